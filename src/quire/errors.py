@@ -1,0 +1,121 @@
+"""The whole error tree.
+
+QuireError
+├── ConfigError (ValueError)            the arguments are wrong, before anything is loaded
+│   └── UnknownArgumentError            a key that nobody knows; names the nearest known one
+├── ModelError                          the model's folder cannot be used
+│   ├── ModelNotFoundError              no such folder, or a file of it is missing
+│   ├── UnsupportedModelError           an architecture or a format that this engine does not run
+│   └── WeightsError                    weights truncated, of a wrong shape, or in an unsafe format
+├── RequestError (ValueError)           one request is wrong; the engine lives on
+│   ├── MessageError                    empty conversation, unknown role, roles out of order
+│   ├── TemplateError                   the conversation cannot be rendered with this template
+│   ├── ToolError                       the list of tools cannot be read
+│   ├── SamplingError                   an option out of its range
+│   ├── UnsupportedOptionError          an option that this engine cannot honour
+│   ├── PromptTooLongError              the prompt leaves no room in the context
+│   └── MediaError                      an image, a video or a sound that cannot be used
+└── EngineError (RuntimeError)          the engine could not do it
+    ├── EngineClosedError               the engine was closed
+    ├── EngineDeadError                 the engine has failed for good
+    ├── GenerationError                 a fault in a step ended this request
+    ├── OutOfMemoryError                not enough KV memory, even for one sequence
+    └── RequestTimeoutError             the request's own time limit passed
+
+A `RequestError` harms that request alone. Texts say what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QuireError(Exception):
+    """The root of everything that quire raises on purpose."""
+
+
+class ConfigError(QuireError, ValueError):
+    """The arguments are wrong."""
+
+
+class UnknownArgumentError(ConfigError):
+    """A key that nobody knows."""
+
+
+class ModelError(QuireError):
+    """The model's folder cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """No such model, or a file of it is missing."""
+
+
+class UnsupportedModelError(ModelError):
+    """An architecture, or a format, that this engine does not run."""
+
+
+class WeightsError(ModelError):
+    """Weights that are truncated, of a wrong shape, or in an unsafe format."""
+
+
+class RequestError(QuireError, ValueError):
+    """One request is wrong; the engine lives on."""
+
+
+class MessageError(RequestError):
+    """Messages that form no conversation."""
+
+
+class TemplateError(RequestError):
+    """The conversation cannot be rendered with this template."""
+
+
+class ToolError(RequestError):
+    """The list of tools cannot be read."""
+
+
+class SamplingError(RequestError):
+    """An option is out of its range."""
+
+
+class UnsupportedOptionError(RequestError):
+    """An option that this engine cannot honour."""
+
+
+class PromptTooLongError(RequestError):
+    """The prompt leaves no room in the context."""
+
+
+class MediaError(RequestError):
+    """An image, a video or a sound that cannot be used."""
+
+
+class EngineError(QuireError, RuntimeError):
+    """The engine could not do it."""
+
+
+class EngineClosedError(EngineError):
+    """The engine was closed."""
+
+
+class EngineDeadError(EngineError):
+    """The engine has failed for good."""
+
+
+class GenerationError(EngineError):
+    """A fault in a step ended this request."""
+
+
+class OutOfMemoryError(EngineError):
+    """Not enough KV memory, even for one sequence."""
+
+
+class RequestTimeoutError(EngineError):
+    """The request's own time limit passed."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,0 +1,310 @@
+"""Messages: pure, comparable values. Both LLaMA-Factory's and OpenAI's forms are read into them.
+
+The caller's own dictionaries are never changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from quire.errors import MessageError, ToolError, nearest
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A run of text. `literal` text is never searched for media placeholders."""
+
+    text: str
+    literal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image, a video or a sound, as the caller gave it (path, bytes, URL, array, ...)."""
+
+    kind: Literal["image", "video", "audio"]
+    source: Any
+
+
+Part: TypeAlias = Text | Media
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool: its name, and its arguments as JSON text exactly as they were written."""
+
+    name: str
+    arguments: str
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn.
+
+    `reasoning` is the assistant's thought where it was given apart from the answer; a thought
+    inside the text stays there, and the template deals with it.
+    """
+
+    role: Role
+    parts: tuple[Part, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All text parts, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Media))
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a template renders: the turns without the system message, which stands apart.
+
+    `tools` holds the tools as dictionaries, each `{"name", "description", "parameters"}` or
+    `{"type": "function", "function": {...}}`, just as the caller wrote them. `system` is None
+    where none was given: the template's default then holds.
+    """
+
+    messages: tuple[Message, ...]
+    system: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "function": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
+_MESSAGE_KEYS = frozenset(
+    {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "refusal"}
+)
+_MEDIA_PARTS: dict[str, Literal["image", "video", "audio"]] = {
+    "image": "image",
+    "image_url": "image",
+    "input_image": "image",
+    "video": "video",
+    "video_url": "video",
+    "audio": "audio",
+    "audio_url": "audio",
+    "input_audio": "audio",
+}
+
+
+def read_conversation(
+    messages: Sequence[Mapping[str, Any] | Message],
+    system: str | None = None,
+    tools: str | Sequence[Mapping[str, Any]] | None = None,
+) -> Conversation:
+    """Read a conversation from the caller's messages, in either form.
+
+    A system message in front is taken out and becomes `system`, unless `system` is given, which
+    wins. Roles must alternate: user or tool results, then assistant, and so on, ending with a
+    user's turn or tool results.
+
+    Raises:
+        MessageError: the messages form no conversation.
+        ToolError: `tools` is no list of tools.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
+        raise MessageError('messages must be a list of {"role": ..., "content": ...}.')
+    turns = [read_message(message, place) for place, message in enumerate(messages)]
+    while turns and turns[0].role == "system":
+        first = turns.pop(0)
+        system = first.text if system is None else system
+    _check_order(turns)
+    return Conversation(tuple(turns), system, read_tools(tools))
+
+
+def read_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> tuple[dict[str, Any], ...]:
+    """Read the tools, a JSON string or a list, kept as they were written; names are checked."""
+    if tools is None or tools == "":
+        return ()
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise ToolError(f"tools is no valid JSON: {error}.") from None
+    if isinstance(tools, Mapping):
+        tools = [tools]
+    if not isinstance(tools, Sequence) or isinstance(tools, (str, bytes)):
+        raise ToolError("tools must be a list of tools, or JSON text of one.")
+    for place, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str) or not name:
+            raise ToolError(f"tools[{place}] has no name.")
+    return tuple(dict(tool) for tool in tools)
+
+
+def read_message(message: Mapping[str, Any] | Message, place: int = 0) -> Message:
+    """Read one message. `place` is its position, for the error's text."""
+    if isinstance(message, Message):
+        return message
+    if not isinstance(message, Mapping):
+        raise MessageError(f"messages[{place}] is a {type(message).__name__}, not a dictionary.")
+    for key in message:
+        if key not in _MESSAGE_KEYS:
+            raise MessageError(
+                f"messages[{place}] has an unknown key {key!r}{nearest(str(key), _MESSAGE_KEYS)}"
+            )
+    name = message.get("role")
+    role = _ROLES.get(name) if isinstance(name, str) else None
+    if role is None:
+        known = ", ".join(_ROLES)
+        raise MessageError(f"messages[{place}] has the role {name!r}; known are {known}.")
+    calls = _read_calls(message, place) if role == "assistant" else ()
+    parts = () if name in ("function", "function_call") else _read_parts(message.get("content"), place)
+    if name in ("function", "function_call"):
+        parts, calls = _read_function(message.get("content"), place)
+    return Message(
+        role=role,
+        parts=parts,
+        tool_calls=calls,
+        reasoning=_optional_text(message, "reasoning_content", place)
+        or _optional_text(message, "reasoning", place),
+        tool_call_id=_optional_text(message, "tool_call_id", place),
+        name=_optional_text(message, "name", place),
+    )
+
+
+def _optional_text(message: Mapping[str, Any], key: str, place: int) -> str | None:
+    value = message.get(key)
+    if value is not None and not isinstance(value, str):
+        raise MessageError(f"messages[{place}][{key!r}] must be a string.")
+    return value
+
+
+def _read_parts(content: Any, place: int) -> tuple[Part, ...]:
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (Text(_checked(content, place)),) if content else ()
+    if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
+        raise MessageError(f"messages[{place}]['content'] must be a string or a list of parts.")
+    return tuple(_read_part(part, place) for part in content)
+
+
+def _checked(text: str, place: int) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise MessageError(
+            f"messages[{place}] holds a lone surrogate at character {error.start}: not valid Unicode text."
+        ) from None
+    return text
+
+
+def _read_part(part: Any, place: int) -> Part:
+    if isinstance(part, (Text, Media)):
+        return part
+    if isinstance(part, str):
+        return Text(_checked(part, place))
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
+        return Text(_checked(part["text"], place))
+    if kind in _MEDIA_PARTS:
+        source = part.get(kind, part.get("source"))
+        if isinstance(source, Mapping):
+            source = source.get("url", source.get("data"))
+        if source is not None:
+            return Media(_MEDIA_PARTS[str(kind)], source)
+    known = ", ".join(["text", *_MEDIA_PARTS])
+    raise MessageError(f"messages[{place}] has a part of type {kind!r}; known are {known}.")
+
+
+def _read_function(content: Any, place: int) -> tuple[tuple[Part, ...], tuple[ToolCall, ...]]:
+    """Read LLaMA-Factory's `function` turn: JSON of one call or a list, text around it kept."""
+    if not isinstance(content, str):
+        raise MessageError(f"messages[{place}]: a function turn's content must be JSON text.")
+    before, found = _cut_json(content)
+    try:
+        calls = json.loads(found)
+        calls = calls if isinstance(calls, list) else [calls]
+        read = tuple(
+            ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False)) for call in calls
+        )
+    except (ValueError, KeyError, TypeError):
+        raise MessageError(
+            f"messages[{place}]: a function turn needs JSON with name and arguments, "
+            f"not {content[:80]!r}."
+        ) from None
+    return ((Text(_checked(before, place)),) if before else ()), read
+
+
+def _cut_json(content: str) -> tuple[str, str]:
+    """Split a thought, or text with `<tool_call>` tags, from the JSON of the calls."""
+    start, end = content.find("<tool_call>"), content.find("</tool_call>")
+    if 0 <= start < end:
+        inside = content[start + len("<tool_call>") : end]
+        return content[:start] + content[end + len("</tool_call>") :], inside
+    thought = content.rfind("</think>")
+    if thought >= 0:
+        cut = thought + len("</think>")
+        cut += len(content[cut:]) - len(content[cut:].lstrip("\n"))
+        return content[:cut], content[cut:]
+    return "", content
+
+
+def _read_calls(message: Mapping[str, Any], place: int) -> tuple[ToolCall, ...]:
+    calls = message.get("tool_calls") or ()
+    try:
+        return tuple(_read_call(call) for call in calls)
+    except (KeyError, TypeError, AttributeError):
+        raise MessageError(
+            f"messages[{place}]['tool_calls'] must be a list of "
+            '{"function": {"name": ..., "arguments": ...}}.'
+        ) from None
+
+
+def _read_call(call: Mapping[str, Any] | ToolCall) -> ToolCall:
+    if isinstance(call, ToolCall):
+        return call
+    function = call.get("function", call)
+    arguments = function["arguments"]
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    if not isinstance(function["name"], str):
+        raise TypeError
+    return ToolCall(function["name"], arguments, call.get("id"))
+
+
+def _check_order(turns: Sequence[Message]) -> None:
+    if not turns:
+        raise MessageError("The conversation is empty: give at least one user message.")
+    previous: Role = "assistant"
+    for place, turn in enumerate(turns):
+        if turn.role == "system":
+            raise MessageError("A system message must come first.")
+        if turn.role == "tool" and place == 0:
+            raise MessageError("A tool's result needs the assistant's call before it.")
+        if (turn.role == "assistant") == (previous == "assistant"):
+            if turn.role == "tool" and previous == "tool":
+                continue
+            raise MessageError(
+                f"Roles out of order: turn {place} is {turn.role!r} after {previous!r}. User turns "
+                "and assistant turns alternate, beginning with the user."
+                if place
+                else "The first turn must be the user's."
+            )
+        previous = turn.role
+    if turns[-1].role == "assistant":
+        raise MessageError("The last turn must be the user's or a tool's result, not the assistant's.")

@@ -1,0 +1,58 @@
+"""What crosses from the scheduler to the runner in one step: plain arrays, and the runner's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The tokens of one step, prefill chunks and decodes alike, in T rows of S sequences.
+
+    Sequence `s` owns the rows `query_start[s]:query_start[s + 1]`; they are its newest tokens, at
+    consecutive positions that end at `context_lens[s] - 1`. The key and value of row `t` are written
+    to slot `slots[t]` (block id * block size + offset) before attention reads them. Row `t` of
+    sequence `s` attends to positions `0..positions[t]` through `block_tables[s]`.
+    """
+
+    token_ids: NDArray[np.int32]  # (T,)
+    positions: NDArray[np.int32]  # (T,)
+    slots: NDArray[np.int64]  # (T,)
+    query_start: NDArray[np.int32]  # (S + 1,)
+    context_lens: NDArray[np.int32]  # (S,) tokens in the KV cache once this step has run
+    block_tables: NDArray[np.int32]  # (S, B) block ids in order, padded with 0
+    logits_rows: NDArray[np.int32]  # (L,) rows whose logits are wanted
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.context_lens)
+
+
+class Runner(Protocol):
+    """A model and its KV cache on one device."""
+
+    block_size: int
+    num_blocks: int
+    vocab_size: int
+    max_model_len: int
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Run the model over one batch. Returns logits (L, vocab_size), valid until the next call."""
+        ...
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
+        ...
+
+    def close(self) -> None:
+        """Free the weights and the cache, and end the threads."""
+        ...

@@ -1,0 +1,55 @@
+"""What an engine emits: plain values, the same from every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The log-probability (natural) of one token, and those of its likeliest rivals.
+
+    `top` maps token ids to log-probabilities, the likeliest first; it holds as many entries as
+    `SamplingParams.logprobs` asked for. They are taken from the distribution after penalties and
+    biases and before temperature and truncation.
+    """
+
+    token_id: int
+    logprob: float
+    top: dict[int, float]
+    rank: int = 0
+    """1 for the likeliest token of the vocabulary, 0 where it was not asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of tokens: of the prompt, how many of those came from the cache, and generated."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one completion gained since its last delta.
+
+    `index` tells the completions of one request apart (0 to n-1). `text` may be empty while a
+    character or a possible stop string is incomplete. The last delta of each index carries
+    `finish_reason`, `usage` and, where a stop string or stop token ended it, `stop_reason`.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    usage: Usage | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """On the first delta of index 0 where asked for; the first prompt token has None."""
+    error: str | None = None
+    """Why, where `finish_reason` is "error"."""
