@@ -1,0 +1,52 @@
+# Every target sets up what it needs in .venv; a second run is quick.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo chat check test bench models clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(BIN)/python:
+	@echo "Creating $(VENV) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quire needs Python 3.11 or newer")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.quire: $(BIN)/python pyproject.toml
+	@echo "Installing quire ..."
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.quire
+	@echo "Installing the tools of the developers ..."
+	@$(PIP) install --editable '.[test,dev]'
+	@touch $@
+
+demo: $(VENV)/.quire  ## a scripted conversation on the demo model
+	@$(BIN)/quire demo
+
+chat: $(VENV)/.quire  ## chat with the demo model in the terminal
+	@$(BIN)/quire chat
+
+check: $(VENV)/.dev  ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: $(VENV)/.dev  ## all tests
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+bench: $(VENV)/.dev  ## the figures of the README
+	$(BIN)/python -m benchmarks
+
+models: $(VENV)/.dev  ## make the demo models again, in under an hour
+	$(BIN)/python -m quire.demo.make all
+
+clean:           ## remove the environment and all caches
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

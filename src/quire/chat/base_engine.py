@@ -1,0 +1,264 @@
+"""BaseEngine: the one seam. Chat is written here once, over each engine's `generate`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
+from quire.chat.completion import CompletionCollector, CompletionReader
+from quire.chat.reply import ReasoningSplitter, ReplyReader
+from quire.chat.response import ChatDelta, Response
+from quire.errors import (
+    GenerationError,
+    MediaError,
+    RequestTimeoutError,
+    UnsupportedOptionError,
+)
+from quire.messages import Conversation, Message, read_conversation
+from quire.outputs import Delta
+from quire.prompt import Prompt
+from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
+from quire.template.template import Template
+from quire.tokenizer import Tokenizer
+
+Messages = Sequence[Mapping[str, Any] | Message]
+Tools = str | Sequence[Mapping[str, Any]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request made ready for an engine, and what is needed to read its answer."""
+
+    prompt: Prompt
+    params: SamplingParams
+    adapter: str | None = None
+    request_id: str | None = None
+    hidden: frozenset[str] = frozenset()
+    """Texts of special tokens which the engine shows and the reader hides."""
+    starts_in_thought: bool = False
+    tools_offered: bool = False
+
+
+class BaseEngine(ABC):
+    """An engine with a model loaded.
+
+    A subclass sets the attributes below and implements `generate`, `health` and `close`.
+    """
+
+    name: str
+    model_args: ModelArguments
+    data_args: DataArguments
+    finetuning_args: FinetuningArguments
+    generating_args: GeneratingArguments
+    tokenizer: Tokenizer
+    template: Template
+    generation_config: Mapping[str, Any]
+    context_length: int
+    eos_token_ids: tuple[int, ...]
+    can_generate: bool = True
+    loop_bound: bool = False
+    """True where `generate` must always be called from one and the same event loop."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        adapter: str | None = None,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """Complete one prompt. Closing the iterator, or cancelling its task, aborts the request."""
+
+    @abstractmethod
+    async def health(self) -> None:
+        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Free all memory and end all threads and processes. May be called twice."""
+
+    async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
+        """Score each text with a reward model (`stage: rm`)."""
+        raise NotImplementedError(f"{self.name} does not score texts.")
+
+    # --- chat, over generate ---------------------------------------------------------------------
+
+    async def chat(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> list[Response]:
+        """Answer a conversation. Returns exactly `num_return_sequences` responses, in order.
+
+        Raises:
+            RequestError: the request is wrong.
+            EngineError: the engine could not do it.
+        """
+        collected: dict[int, CompletionCollector] = {}
+        stream = self.stream(messages, system, tools, images, videos, audios, **input_kwargs)
+        async with aclosing(stream):
+            async for delta in stream:
+                collected.setdefault(delta.index, CompletionCollector()).add(delta)
+        return [collected[index].response(index) for index in sorted(collected)]
+
+    async def stream_chat(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        """Answer a conversation, text alone, as it is written."""
+        count = input_kwargs.get("num_return_sequences") or input_kwargs.get("n") or 1
+        if count != 1:
+            raise UnsupportedOptionError(
+                "stream_chat gives the text of one completion; for several use stream, whose deltas "
+                "carry an index."
+            )
+        stream = self.stream(messages, system, tools, images, videos, audios, **input_kwargs)
+        async with aclosing(stream):
+            async for delta in stream:
+                if delta.text:
+                    yield delta.text
+
+    async def stream(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """Answer a conversation as deltas with index, token ids, log-probabilities and usage."""
+        if images or videos or audios:
+            raise MediaError("This model takes text alone: no images, videos or audios.")
+        # Rendering and tokenising a long conversation takes milliseconds: off the event loop.
+        request = await asyncio.to_thread(self.prepare, messages, system, tools, input_kwargs)
+        readers: dict[int, CompletionReader] = {}
+        async with aclosing(self._generate_in_time(request)) as deltas:
+            async for delta in deltas:
+                reader = readers.get(delta.index)
+                if reader is None:
+                    reader = readers[delta.index] = CompletionReader(self._reply_reader(request))
+                yield reader.read(delta)
+
+    def prepare(
+        self,
+        messages: Messages,
+        system: str | None,
+        tools: Tools,
+        options: Mapping[str, Any],
+    ) -> Request:
+        """Check and render one request. Pure and thread-safe; takes no engine resources."""
+        check_option_names(options)
+        conversation = read_conversation(messages, system, tools)
+        self._check_media(conversation)
+        thinking = options.get("enable_thinking")
+        preserve = options.get("preserve_thinking")
+        elements = self.template.render(
+            conversation,
+            enable_thinking=self.data_args.enable_thinking if thinking is None else thinking,
+            preserve_thinking=self.data_args.preserve_thinking if preserve is None else preserve,
+        )
+        prompt = Prompt(self.template.encode_elements(elements, self.tokenizer))
+        params = self._params(options, len(prompt))
+        hidden = self._hidden(params)
+        return Request(
+            prompt=prompt,
+            params=replace(params, skip_special_tokens=False) if hidden else params,
+            adapter=options.get("adapter"),
+            request_id=options.get("request_id"),
+            hidden=hidden,
+            starts_in_thought=self.template.starts_in_thought(elements),
+            tools_offered=bool(conversation.tools),
+        )
+
+    def _check_media(self, conversation: Conversation) -> None:
+        for place, message in enumerate(conversation.messages):
+            if message.media:
+                kind = message.media[0].kind
+                raise MediaError(
+                    f"messages[{place}] holds {kind} input, but this model takes text alone."
+                )
+
+    def _params(self, options: Mapping[str, Any], prompt_length: int) -> SamplingParams:
+        sampling = {name: value for name, value in options.items() if name in SAMPLING_OPTIONS}
+        return resolve(
+            sampling,
+            self.generating_args.explicit(),
+            self.generation_config,
+            prompt_length=prompt_length,
+            context_length=self.context_length,
+            eos_token_ids=self.eos_token_ids,
+            stop_token_ids=self.template.stop_token_ids(self.tokenizer),
+            stop_strings=self.template.stop_strings(self.tokenizer),
+        )
+
+    def _hidden(self, params: SamplingParams) -> frozenset[str]:
+        """Special tokens' texts that the reader must hide, since it needs markers among them.
+
+        Empty where no marker of thoughts or calls is a special token: the engine hides them then.
+        """
+        if not params.skip_special_tokens:
+            return frozenset()
+        special = self.tokenizer.special_texts
+        tool_format = self.template.tool_format
+        markers = {word.strip() for word in self.template.thought_words}
+        markers.update(tool_format.markers if tool_format else ())
+        return special if markers & special else frozenset()
+
+    def _reply_reader(self, request: Request) -> ReplyReader:
+        tool_format = self.template.tool_format
+        return ReplyReader(
+            special=request.hidden,
+            reasoning=ReasoningSplitter(
+                self.template.thought_words, inside=request.starts_in_thought
+            ),
+            tools=tool_format.parser() if tool_format and request.tools_offered else None,
+        )
+
+    async def _generate_in_time(self, request: Request) -> AsyncGenerator[Delta, None]:
+        """`generate`, with the request's own time limit and its faults as exceptions."""
+        timeout = request.params.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        deltas = self.generate(
+            request.prompt, request.params, adapter=request.adapter, request_id=request.request_id
+        )
+        async with aclosing(deltas):
+            while True:
+                try:
+                    async with asyncio.timeout(_remaining(deadline)):
+                        delta = await anext(deltas, None)
+                except TimeoutError:
+                    raise RequestTimeoutError(
+                        f"The request's timeout of {timeout:g} s passed."
+                    ) from None
+                if delta is None:
+                    return
+                if delta.finish_reason == "error":
+                    raise GenerationError(
+                        delta.error or "The engine failed in a step of this request."
+                    )
+                yield delta
+
+
+def _remaining(deadline: float | None) -> float | None:
+    """Seconds from now to a `time.monotonic` deadline."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

@@ -1,0 +1,211 @@
+"""ChatModel: one model, chatted with from any thread and any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from quire.arguments import ModelArguments, get_infer_args
+from quire.chat.base_engine import BaseEngine, Messages, Tools
+from quire.chat.loop_thread import LoopThread
+from quire.chat.response import ChatDelta, Response
+from quire.errors import ConfigError
+
+
+class ChatModel:
+    """A model ready to chat.
+
+    The asynchronous methods are the engine's own; the synchronous ones are derived from them
+    through one event loop, which runs in a thread of this object. All of them may be called from
+    any number of threads and loops at once. Abandoning a stream aborts its request.
+
+    Args:
+        args: the arguments as a dictionary, or the path of a YAML or JSON file, or command-line
+            words; None reads the process's own command line.
+
+    Raises:
+        ConfigError: the arguments are wrong.
+        ModelError: the model cannot be loaded.
+    """
+
+    def __init__(self, args: Mapping[str, Any] | str | Path | Sequence[str] | None = None) -> None:
+        model_args, data_args, finetuning_args, generating_args = get_infer_args(args)
+        engine_class = engine_class_for(model_args)
+        self._start(lambda: engine_class(model_args, data_args, finetuning_args, generating_args))
+
+    @classmethod
+    def from_engine(cls, engine: BaseEngine) -> Self:
+        """Make a ChatModel over an engine that exists already; closing it closes the engine."""
+        model = cls.__new__(cls)
+        model._start(lambda: engine)
+        return model
+
+    def _start(self, make_engine: Callable[[], BaseEngine]) -> None:
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._loop = LoopThread("quire-loop")
+        try:
+            self.engine = make_engine()
+        except BaseException:
+            self._loop.stop()
+            raise
+
+    # --- synchronous -----------------------------------------------------------------------------
+
+    def chat(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> list[Response]:
+        """Answer a conversation; see BaseEngine.chat."""
+        return self._loop.run(
+            self.engine.chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        )
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> Generator[str, None, None]:
+        """Answer a conversation as text while it is written; see BaseEngine.stream_chat."""
+        return self._loop.iterate(
+            self.engine.stream_chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        )
+
+    def stream(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> Generator[ChatDelta, None, None]:
+        """Answer a conversation as deltas; see BaseEngine.stream."""
+        return self._loop.iterate(
+            self.engine.stream(messages, system, tools, images, videos, audios, **input_kwargs)
+        )
+
+    def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
+        """Score texts with a reward model; see BaseEngine.get_scores."""
+        return self._loop.run(self.engine.get_scores(batch_input, **input_kwargs))
+
+    # --- asynchronous ----------------------------------------------------------------------------
+
+    async def achat(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> list[Response]:
+        """Answer a conversation; see BaseEngine.chat."""
+        return await self._loop.wait(
+            self.engine.chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        )
+
+    def astream_chat(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> AsyncGenerator[str, None]:
+        """Answer a conversation as text while it is written; see BaseEngine.stream_chat."""
+        return self._loop.aiterate(
+            self.engine.stream_chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        )
+
+    def astream(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """Answer a conversation as deltas; see BaseEngine.stream."""
+        return self._loop.aiterate(
+            self.engine.stream(messages, system, tools, images, videos, audios, **input_kwargs)
+        )
+
+    async def aget_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
+        """Score texts with a reward model; see BaseEngine.get_scores."""
+        return await self._loop.wait(self.engine.get_scores(batch_input, **input_kwargs))
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End all requests, free the memory, end the threads and processes. Twice does no harm."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        try:
+            self._loop.run(self.engine.close())
+        finally:
+            self._loop.stop()
+
+    async def aclose(self) -> None:
+        """`close`, without blocking the caller's loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def engine_class_for(model_args: ModelArguments) -> type[BaseEngine]:
+    """Choose the engine by `infer_backend`; `auto` is native in this version.
+
+    Raises:
+        ConfigError: `vllm`, which this version does not have.
+    """
+    if model_args.infer_backend == "vllm":
+        raise ConfigError(
+            "infer_backend 'vllm' is not in this version of quire; use 'native' or 'auto'."
+        )
+    from quire.chat.native_engine import NativeEngine
+
+    return NativeEngine
