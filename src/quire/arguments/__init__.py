@@ -1,0 +1,23 @@
+"""The arguments: read from a dict, a YAML or JSON file, or the command line, and checked once."""
+
+from quire.arguments.groups import (
+    DataArguments,
+    FinetuningArguments,
+    GeneratingArguments,
+    ModelArguments,
+)
+from quire.arguments.infer import ArgumentSource, InferArgs, get_infer_args, read_arguments
+from quire.arguments.words import FIELDS, read_words
+
+__all__ = [
+    "FIELDS",
+    "ArgumentSource",
+    "DataArguments",
+    "FinetuningArguments",
+    "GeneratingArguments",
+    "InferArgs",
+    "ModelArguments",
+    "get_infer_args",
+    "read_arguments",
+    "read_words",
+]

@@ -1,0 +1,220 @@
+"""The four groups of arguments, named as in LLaMA-Factory, with quire's own `native_*` settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+
+from quire.arguments.base import Arguments, Names, Number, Whole
+from quire.arguments.files import read_mapping
+
+_UNITS = {
+    "": 1,
+    **{unit: 1000**power for power, unit in enumerate("kmgt", start=1)},
+    **{f"{unit}i": 1024**power for power, unit in enumerate("kmgt", start=1)},
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
+
+
+def _read_bytes(value: Any) -> Any:
+    """A size: a number of bytes, or text such as `2GiB`, `512 MB`."""
+    if isinstance(value, bool):
+        raise ValueError("a number of bytes is needed, not true or false")
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"a size is needed, such as 2GiB or 512MB, not {value!r}")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def _read_dictionary(value: Any) -> Any:
+    """A dictionary: as it is, as JSON text, or the path of a JSON or YAML file."""
+    if not isinstance(value, (str, Path)):
+        return value
+    text = str(value).strip()
+    if not text:
+        return None
+    if not text.startswith("{"):
+        return read_mapping(Path(text))
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"no valid JSON: {error}") from None
+
+
+def _none_is_null(value: Any) -> Any:
+    return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
+
+
+def _native_for_huggingface(value: Any) -> Any:
+    name = str(value).lower()
+    if name in ("sglang", "ktransformers", "kt"):
+        raise ValueError(f"{value} is no engine of quire; use auto, vllm or native")
+    return "native" if name in ("huggingface", "hf") else value
+
+
+def _known_stage(value: Any) -> Any:
+    if value in ("ppo", "dpo", "kto"):
+        raise ValueError(
+            f"{value} is a way of training; leave stage out to chat with what came of it, or give rm "
+            "for a reward model"
+        )
+    return value
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+Backend = Annotated[Literal["auto", "vllm", "native"], BeforeValidator(_native_for_huggingface)]
+Size = Annotated[int, BeforeValidator(_read_bytes), Field(ge=1)]
+Dictionary = Annotated[dict[str, Any], BeforeValidator(_read_dictionary)]
+PathText = Annotated[str, BeforeValidator(_as_text)]
+RopeScaling = Annotated[
+    Literal["linear", "dynamic", "yarn", "llama3"] | None, BeforeValidator(_none_is_null)
+]
+Count = Annotated[Whole, Field(ge=1)]
+
+
+class ModelArguments(Arguments):
+    """Which model, on which engine, and how the engine runs it."""
+
+    model_name_or_path: PathText = Field(min_length=1)
+    """A folder in Hugging Face's form, or a name on the Hugging Face Hub."""
+    adapter_name_or_path: Names = None
+    """LoRA adapters; the first is the default of every request."""
+    adapter_folder: PathText | None = None
+    """Where adapters named by a request are looked for."""
+    cache_dir: PathText | None = None
+    model_revision: str = "main"
+    hf_hub_token: SecretStr | None = None
+    use_fast_tokenizer: bool = True
+    split_special_tokens: bool = False
+    add_tokens: Names = None
+    add_special_tokens: Names = None
+    trust_remote_code: bool = False
+
+    infer_backend: Backend = "auto"
+    infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    rope_scaling: RopeScaling = None
+    quantization_bit: Whole | None = None
+    quantization_method: Literal[
+        "bnb", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8"
+    ] = "bnb"
+    use_kv_cache: bool = True
+
+    image_max_pixels: Count = 768 * 768
+    image_min_pixels: Count = 32 * 32
+    video_max_pixels: Count = 256 * 256
+    video_min_pixels: Count = 16 * 16
+    video_fps: Annotated[Number, Field(gt=0)] = 2.0
+    """Frames a second that are sampled from a video."""
+    video_maxlen: Count = 128
+    """The most frames sampled from one video."""
+    use_audio_in_video: bool = False
+    audio_sampling_rate: Count = 16000
+    """Hertz."""
+
+    vllm_maxlen: Count = 4096
+    """The most tokens of prompt and answer together, on every engine."""
+    vllm_gpu_util: Annotated[Number, Field(gt=0, le=1)] = 0.7
+    vllm_enforce_eager: bool = False
+    vllm_max_lora_rank: Count = 32
+    vllm_config: Dictionary | None = None
+    """Engine arguments of vLLM that override all others: a dict, JSON text, or a file's path."""
+
+    native_block_size: Annotated[Whole, Field(ge=1, le=1024)] = 16
+    """Tokens in one block of the KV cache."""
+    native_kv_cache_memory: Size | None = None
+    """Bytes of the KV cache, or text such as `2GiB`; None takes a share of what is free."""
+    native_memory_util: Annotated[Number, Field(gt=0, le=1)] = 0.7
+    """The share of free memory that the KV cache may take at most."""
+    native_max_sequences: Count = 256
+    """The most sequences that run at once; others wait."""
+    native_max_batch_tokens: Count = 2048
+    """The most tokens computed in one step; longer prompts are computed in several."""
+    native_num_threads: Count | None = None
+    """Threads of the kernels; None takes all cores that this process may use."""
+    native_prefix_caching: bool = True
+
+    @model_validator(mode="after")
+    def _check_pixels(self) -> Self:
+        for kind in ("image", "video"):
+            low, high = getattr(self, f"{kind}_min_pixels"), getattr(self, f"{kind}_max_pixels")
+            if high < low:
+                raise ValueError(
+                    f"{kind}_max_pixels ({high:,}) cannot be below {kind}_min_pixels ({low:,})"
+                )
+        return self
+
+
+class DataArguments(Arguments):
+    """How conversations become prompts, and where batches come from."""
+
+    template: Annotated[str | None, BeforeValidator(_none_is_null)] = None
+    """A named template; None takes the model's own chat template."""
+    tool_format: Annotated[str | None, BeforeValidator(_none_is_null)] = None
+    default_system: str | None = None
+    enable_thinking: bool | None = True
+    """False asks a reasoning model to answer at once; None leaves it to the template."""
+    preserve_thinking: bool = False
+    """Whether thoughts of earlier turns stay in the prompt."""
+
+    dataset: Names = None
+    dataset_dir: PathText = "data"
+    media_dir: PathText | None = None
+    """Where relative paths of media are looked for; None takes `dataset_dir`."""
+    cutoff_len: Count = 2048
+    max_samples: Count | None = None
+
+
+class FinetuningArguments(Arguments):
+    """How the model was trained, as far as inference must know."""
+
+    stage: Annotated[Literal["pt", "sft", "rm"], BeforeValidator(_known_stage)] = "sft"
+    """`pt` and `sft` generate, `rm` scores."""
+    finetuning_type: Literal["lora", "oft", "freeze", "full"] = "lora"
+
+
+class GeneratingArguments(Arguments):
+    """The configuration's sampling settings; a request's own win over them."""
+
+    do_sample: bool = True
+    temperature: Annotated[Number, Field(ge=0, le=100)] = 0.95
+    top_p: Annotated[Number, Field(ge=0, le=1)] = 0.7
+    """0 means unset: 1.0."""
+    top_k: Annotated[Whole, Field(ge=-1)] = 50
+    """0 and -1 mean all tokens."""
+    num_beams: Annotated[Whole, Field(ge=1)] = 1
+    max_length: Count = 1024
+    max_new_tokens: Count = 1024
+    repetition_penalty: Annotated[Number, Field(ge=0, le=100)] = 1.0
+    """0 means unset: 1.0."""
+    length_penalty: Number = 1.0
+    skip_special_tokens: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _non_positive_is_unset(cls, values: Any) -> Any:
+        """LLaMA-Factory reads `max_new_tokens: 0` or below as "use max_length"."""
+        if not isinstance(values, dict):
+            return values
+        value = values.get("max_new_tokens")
+        unset = isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0
+        return {k: v for k, v in values.items() if not (unset and k == "max_new_tokens")}
+
+    @model_validator(mode="after")
+    def _refuse_beams(self) -> Self:
+        if self.num_beams != 1:
+            raise ValueError(
+                "num_beams above 1 (beam search) is not supported; sample several answers with "
+                "num_return_sequences"
+            )
+        if self.length_penalty != 1.0:
+            raise ValueError("length_penalty belongs to beam search, which is not supported")
+        return self

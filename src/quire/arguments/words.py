@@ -1,0 +1,113 @@
+"""The words of a command line: `config.yaml key=value --key value --key=value --flag`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from quire.arguments.base import Arguments
+from quire.arguments.files import SUFFIXES, parse_scalar, read_mapping
+from quire.arguments.groups import (
+    DataArguments,
+    FinetuningArguments,
+    GeneratingArguments,
+    ModelArguments,
+)
+from quire.errors import ConfigError
+
+GROUPS: tuple[type[Arguments], ...] = (
+    ModelArguments,
+    DataArguments,
+    FinetuningArguments,
+    GeneratingArguments,
+)
+FIELDS: Mapping[str, FieldInfo] = {
+    key: field for group in GROUPS for key, field in group.model_fields.items()
+}
+_ASSIGNMENT = re.compile(r"[A-Za-z_][\w-]*=")
+_BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
+
+
+def read_words(words: Sequence[str]) -> dict[str, Any]:
+    """Read a command line's words into keys and values; later ones win.
+
+    The first word may be a YAML or JSON file, or the model's folder or name. Values are typed as
+    YAML scalars where the argument is not text.
+
+    Raises:
+        ConfigError: a word that is none of these, a missing value, or a file that cannot be read.
+    """
+    rest = list(words)
+    values: dict[str, Any] = {}
+    if rest and not rest[0].startswith("-") and not _ASSIGNMENT.match(rest[0]):
+        values |= _first_word(rest.pop(0))
+    while rest:
+        key, value = _take(rest)
+        values[key] = value
+    return values
+
+
+def _first_word(word: str) -> dict[str, Any]:
+    if word.lower().endswith(SUFFIXES):
+        return read_mapping(Path(word))
+    return {"model_name_or_path": word}
+
+
+def _take(rest: list[str]) -> tuple[str, Any]:
+    """Take one key and its value from the front of `rest`."""
+    word = rest.pop(0)
+    dashed = word.startswith("--")
+    key, equals, text = word.removeprefix("--").partition("=")
+    key = key.replace("-", "_")
+    if not key.isidentifier() or not (dashed or equals):
+        raise ConfigError(f"{word!r} is neither key=value nor --key value.")
+    if equals:
+        return key, typed(key, text)
+    if _is_flag(key, rest):
+        return _flag(key)
+    if not rest or rest[0].startswith("--"):
+        raise ConfigError(f"--{key} needs a value.")
+    return key, typed(key, rest.pop(0))
+
+
+def _is_flag(key: str, rest: Sequence[str]) -> bool:
+    following = rest[0] if rest else "--"
+    if key in FIELDS:
+        return _is_boolean(key) and following.lower() not in _BOOLEANS
+    if _negated(key):
+        return True
+    return following.startswith("--") or _ASSIGNMENT.match(following) is not None
+
+
+def _flag(key: str) -> tuple[str, bool]:
+    positive = _negated(key)
+    return (positive, False) if positive and key not in FIELDS else (key, True)
+
+
+def _negated(key: str) -> str | None:
+    """The boolean argument that `--no_key` turns off."""
+    positive = key.removeprefix("no_")
+    return positive if positive != key and positive in FIELDS and _is_boolean(positive) else None
+
+
+def typed(key: str, text: str) -> Any:
+    """Give a word's text the type that argument `key` wants."""
+    if key not in FIELDS:
+        return parse_scalar(text)
+    if _kinds(key) <= {bool, int, float}:
+        return parse_scalar(text)
+    return None if text == "null" else text
+
+
+def _is_boolean(key: str) -> bool:
+    return _kinds(key) == {bool}
+
+
+def _kinds(key: str) -> set[Any]:
+    annotation = FIELDS[key].annotation
+    return set(get_args(annotation) or (annotation,)) - {NoneType}
