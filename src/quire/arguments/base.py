@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated, Any, Self, TypeAlias, get_args
 
 from pydantic import (
     BaseModel,
@@ -36,7 +36,7 @@ Names: TypeAlias = Annotated[tuple[str, ...] | None, BeforeValidator(_split_comm
 
 
 class Arguments(BaseModel):
-    """A group of arguments.
+    """A group of arguments: a value that does not change; `replace` makes another.
 
     `model_fields_set` names those that were given explicitly; None for a setting that needs a value
     means "not given".
@@ -44,7 +44,7 @@ class Arguments(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        validate_assignment=True,
+        frozen=True,
         allow_inf_nan=False,
         coerce_numbers_to_str=True,
         protected_namespaces=(),
@@ -53,12 +53,6 @@ class Arguments(BaseModel):
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
-        except ValidationError as error:
-            raise _in_our_words(error, type(self)) from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        try:
-            super().__setattr__(name, value)
         except ValidationError as error:
             raise _in_our_words(error, type(self)) from None
 
@@ -85,6 +79,10 @@ class Arguments(BaseModel):
             for key in type(self).model_fields
             if key in self.model_fields_set
         }
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a checked copy with `changes`; those given explicitly before stay so."""
+        return type(self)(**{**self.explicit(), **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values; secrets are masked."""
