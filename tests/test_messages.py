@@ -1,0 +1,113 @@
+"""Both forms of messages, read into the same values; what is no conversation is refused."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from quire.errors import MessageError, ToolError
+from quire.messages import Media, Message, Text, ToolCall, read_conversation, read_tools
+
+USER = {"role": "user", "content": "Hi"}
+
+
+def test_both_forms_give_the_same_values() -> None:
+    ours = read_conversation(
+        [
+            USER,
+            {"role": "function", "content": '[{"name": "f", "arguments": {"a": "é"}}]'},
+            {"role": "observation", "content": "21"},
+        ],
+        system="Be brief.",
+    )
+    openai = read_conversation(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"type": "function", "function": {"name": "f", "arguments": '{"a": "é"}'}}
+                ],
+            },
+            {"role": "tool", "content": "21"},
+        ]
+    )
+    assert ours == openai
+    assert ours.messages[1] == Message("assistant", tool_calls=(ToolCall("f", '{"a": "é"}'),))
+
+
+def test_the_callers_messages_are_never_changed() -> None:
+    messages = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": [{"type": "text", "text": "x"}]},
+    ]
+    before = copy.deepcopy(messages)
+    read_conversation(messages)
+    assert messages == before
+
+
+def test_a_thought_before_a_function_call_is_kept() -> None:
+    turn = {
+        "role": "function",
+        "content": '<think>\nso\n</think>\n\n{"name": "f", "arguments": {}}',
+    }
+    message = read_conversation([USER, turn, {"role": "tool", "content": "1"}]).messages[1]
+    assert message.text == "<think>\nso\n</think>\n\n"
+    assert message.tool_calls == (ToolCall("f", "{}"),)
+
+
+def test_media_parts() -> None:
+    parts = [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+        {"type": "text", "text": "What is it?"},
+        {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+    ]
+    (message,) = read_conversation([{"role": "user", "content": parts}]).messages
+    assert message.parts == (
+        Media("image", "data:image/png;base64,AA=="),
+        Text("What is it?"),
+        Media("audio", "AA=="),
+    )
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([], "empty"),
+        ([{"role": "system", "content": "x"}], "empty"),
+        ("hello", "must be a list"),
+        ([3], r"messages\[0\] is a int"),
+        ([{"role": "wizard", "content": "x"}], "role 'wizard'"),
+        ([{"content": "x"}], "role None"),
+        ([{"role": "user", "contents": "x"}], "did you mean 'content'"),
+        ([{"role": "user", "content": 3}], "must be a string or a list"),
+        ([{"role": "user", "content": [{"type": "picture"}]}], "part of type 'picture'"),
+        ([{"role": "assistant", "content": "x"}], "first turn must be the user's"),
+        ([USER, USER], "out of order"),
+        ([USER, {"role": "assistant", "content": "x"}], "last turn"),
+        ([{"role": "tool", "content": "x"}], "needs the assistant's call"),
+        ([USER, {"role": "system", "content": "x"}], "system message must come first"),
+        ([USER, {"role": "function", "content": "no json"}], "needs JSON"),
+        ([USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}], "tool_calls"),
+        ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(messages: object, told: str) -> None:
+    with pytest.raises(MessageError, match=told):
+        read_conversation(messages)  # type: ignore[arg-type]
+
+
+def test_tools_as_text_or_list() -> None:
+    tool = {"name": "f", "parameters": {}}
+    assert read_tools('[{"name": "f", "parameters": {}}]') == read_tools([tool]) == (tool,)
+    assert read_tools(None) == read_tools("") == ()
+    for wrong, told in [
+        ("[", "no valid JSON"),
+        ([{}], r"tools\[0\] has no name"),
+        (3, "must be a list"),
+    ]:
+        with pytest.raises(ToolError, match=told):
+            read_tools(wrong)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+"""One merge of request over configuration over generation_config over defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quire.errors import PromptTooLongError, SamplingError, UnsupportedOptionError
+from quire.sampling import SamplingParams, resolve
+
+
+def merged(
+    request: dict[str, Any] | None = None,
+    configured: dict[str, Any] | None = None,
+    generation_config: dict[str, Any] | None = None,
+    prompt_length: int = 10,
+    context_length: int = 4096,
+) -> SamplingParams:
+    return resolve(
+        request or {},
+        configured or {},
+        generation_config or {},
+        prompt_length=prompt_length,
+        context_length=context_length,
+    )
+
+
+def test_defaults_are_those_of_llamafactory() -> None:
+    params = merged()
+    assert (params.temperature, params.top_p, params.top_k) == (0.95, 0.7, 50)
+    assert (params.max_tokens, params.repetition_penalty, params.n) == (1024, 1.0, 1)
+
+
+def test_each_source_beats_the_next() -> None:
+    model = {"temperature": 0.1, "top_p": 0.2, "top_k": 3, "eos_token_id": 7}
+    params = merged({"temperature": 0.5}, {"temperature": 0.4, "top_p": 0.6}, model)
+    assert (params.temperature, params.top_p, params.top_k) == (0.5, 0.6, 3)
+
+
+def test_none_in_a_request_is_not_given() -> None:
+    assert merged({"temperature": None, "seed": None}).temperature == 0.95
+
+
+def test_zero_means_unset() -> None:
+    params = merged({"top_p": 0, "top_k": 0, "repetition_penalty": 0})
+    assert (params.top_p, params.top_k, params.repetition_penalty) == (1.0, 0, 1.0)
+    assert merged({"top_k": -1}).top_k == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "configured", "model", "greedy"),
+    [
+        ({"temperature": 0}, {}, {}, True),
+        ({"do_sample": False}, {}, {}, True),
+        ({"do_sample": False, "temperature": 0.5}, {}, {}, True),
+        ({}, {"do_sample": False}, {"temperature": 0.5}, True),
+        ({}, {}, {"do_sample": False}, True),
+        ({"temperature": 0.5}, {"do_sample": False}, {}, False),
+        ({"do_sample": True}, {"do_sample": False}, {}, False),
+        ({}, {"temperature": 0.5}, {"do_sample": False}, False),
+    ],
+)
+def test_greedy(request_: dict, configured: dict, model: dict, greedy: bool) -> None:
+    assert merged(request_, configured, model).greedy is greedy
+
+
+@pytest.mark.parametrize(
+    ("request_", "configured", "prompt", "expected"),
+    [
+        ({}, {}, 10, 1024),
+        ({"max_new_tokens": 5}, {"max_new_tokens": 7}, 10, 5),
+        ({"max_length": 50}, {"max_new_tokens": 7}, 10, 40),
+        ({"max_length": 5}, {}, 10, 1),
+        ({}, {"max_length": 64}, 10, 54),
+        ({}, {"max_new_tokens": 7, "max_length": 64}, 10, 7),
+        ({"max_new_tokens": 10_000}, {}, 4000, 96),
+        ({}, {}, 4095, 1),
+    ],
+)
+def test_max_tokens(request_: dict, configured: dict, prompt: int, expected: int) -> None:
+    assert merged(request_, configured, prompt_length=prompt).max_tokens == expected
+
+
+def test_a_prompt_that_fills_the_context_is_refused() -> None:
+    with pytest.raises(PromptTooLongError, match="4,096 tokens and the context holds 4,096"):
+        merged(prompt_length=4096)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("temperature", -1, "temperature must be between 0"),
+        ("temperature", float("nan"), "temperature must be a number"),
+        ("temperature", "hot", "temperature must be a number"),
+        ("n", 0, "n must be at least 1"),
+        ("num_return_sequences", 0, "n must be at least 1"),
+        ("n", 1.5, "n must be a whole number"),
+        ("top_p", 2, "top_p must be between 0 and 1"),
+        ("top_k", -2, "top_k must be at least -1"),
+        ("min_p", 1.1, "min_p"),
+        ("presence_penalty", 3, "presence_penalty must be between -2 and 2"),
+        ("stop", [""], "stop must be"),
+        ("stop", [3], "stop must be"),
+        ("logit_bias", {"x": 1}, "no token id"),
+        ("logit_bias", {"1": 200}, "logit_bias"),
+        ("timeout", 0, "timeout must be above 0"),
+        ("seed", "a", "seed must be a whole number"),
+        ("do_sample", "no", "do_sample must be true or false"),
+        ("max_new_tokens", 0, "max_new_tokens must be at least 1"),
+        ("logprobs", 1000, "logprobs must be at least 0 and at most 64"),
+        ("response_format", "json", "response_format"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(name: str, value: object, told: str) -> None:
+    with pytest.raises(SamplingError, match=told):
+        merged({name: value})
+
+
+def test_unknown_and_unsupported_options_are_refused_by_name() -> None:
+    with pytest.raises(UnsupportedOptionError, match="did you mean 'temperature'"):
+        merged({"temprature": 1})
+    with pytest.raises(UnsupportedOptionError, match="num_beams"):
+        merged({"num_beams": 4})
+    with pytest.raises(UnsupportedOptionError, match="length_penalty"):
+        merged({"length_penalty": 2.0})
+    with pytest.raises(SamplingError, match="not both"):
+        merged({"n": 2, "num_return_sequences": 2})
+
+
+def test_stop_words_of_the_template_and_of_the_request_add_up() -> None:
+    params = resolve(
+        {"stop": "x"},
+        {},
+        {},
+        prompt_length=1,
+        context_length=10,
+        eos_token_ids=(2,),
+        stop_token_ids=(5,),
+        stop_strings=("###",),
+    )
+    assert (params.stop, params.stop_token_ids, params.eos_token_ids) == (("###", "x"), (5,), (2,))
