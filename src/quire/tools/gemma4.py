@@ -1,0 +1,125 @@
+"""The format of Gemma 4: an object notation of its own, whose strings stand between `<|"|>`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quire.messages import ToolCall
+from quire.prompt import Spans
+from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.stream import PlainParser
+from quire.tools.writing import (
+    description_of,
+    join,
+    join_with,
+    literal,
+    load,
+    mapping,
+    name_of,
+    sequence,
+    unwrap,
+)
+
+_QUOTE = '<|"|>'
+
+
+class Gemma4Format(ToolFormat):
+    """Keys are sorted and unquoted, as in the reference."""
+
+    name = "gemma4"
+    markers = ("<|tool_call>", "<tool_call|>", _QUOTE)
+
+    def list_tools(self, tools: Sequence[dict[str, Any]]) -> Spans:
+        return join_with("\n", [_declare(tool) for tool in tools])
+
+    def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
+        return join(*(_write_call(call) for call in calls))
+
+    def parser(self) -> ToolParser:
+        return PlainParser()
+
+
+def _quoted(text: str) -> Spans:
+    return join(_QUOTE, literal(text), _QUOTE)
+
+
+def _fields(fields: Mapping[str, Spans]) -> Spans:
+    written = [join(f"{name}:", value) for name, value in fields.items()]
+    return join("{", join_with(",", written), "}")
+
+
+def _declare(tool: dict[str, Any]) -> Spans:
+    fields = {"description": _quoted(description_of(tool))}
+    if schema := mapping(unwrap(tool).get("parameters")):
+        fields["parameters"] = _declare_parameters(schema)
+    if response := mapping(unwrap(tool).get("response")):
+        fields["response"] = _declare_response(response)
+    return join("declaration:", literal(name_of(tool)), _fields(fields))
+
+
+def _declare_parameters(schema: Mapping[str, Any]) -> Spans:
+    fields: dict[str, Spans] = {}
+    if properties := mapping(schema.get("properties")):
+        written = [
+            join(literal(name), ":", _declare_parameter(mapping(parameter)))
+            for name, parameter in properties.items()
+        ]
+        fields["properties"] = join("{", join_with(",", written), "}")
+    if required := sequence(schema.get("required")):
+        names = join_with(",", [_quoted(str(name)) for name in required])
+        fields["required"] = join("[", names, "]")
+    if schema.get("type"):
+        fields["type"] = _quoted(str(schema["type"]).upper())
+    return _fields(fields)
+
+
+def _declare_parameter(parameter: Mapping[str, Any]) -> Spans:
+    fields: dict[str, Spans] = {}
+    if parameter.get("description"):
+        fields["description"] = _quoted(str(parameter["description"]))
+    if parameter.get("type"):
+        fields["type"] = _quoted(str(parameter["type"]).upper())
+    return _fields(fields)
+
+
+def _declare_response(response: Mapping[str, Any]) -> Spans:
+    fields: dict[str, Spans] = {}
+    if response.get("description"):
+        fields["description"] = _quoted(str(response["description"]))
+    if str(response.get("type", "")).upper() == "OBJECT":
+        fields["type"] = _quoted("OBJECT")
+    return _fields(fields)
+
+
+def _write_call(call: ToolCall) -> Spans:
+    return join(
+        "<|tool_call>call:", literal(call.name), "{", _write_arguments(call), "}<tool_call|>"
+    )
+
+
+def _write_arguments(call: ToolCall) -> Spans:
+    """What stands between the call's braces; arguments that are no JSON stand as they are."""
+    try:
+        arguments = load(call.arguments)
+    except ValueError:
+        arguments = call.arguments
+    if isinstance(arguments, dict):
+        return _members(arguments)
+    return join(literal(arguments)) if isinstance(arguments, str) else _value(arguments)
+
+
+def _members(value: Mapping[str, Any]) -> Spans:
+    written = [join(literal(key), ":", _value(value[key])) for key in sorted(value)]
+    return join_with(",", written)
+
+
+def _value(value: Any) -> Spans:
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, dict):
+        return join("{", _members(value), "}")
+    if isinstance(value, list):
+        return join("[", join_with(",", [_value(item) for item in value]), "]")
+    words = {None: "null", True: "true", False: "false"}
+    return join(words[value] if value is None or isinstance(value, bool) else literal(str(value)))

@@ -1,0 +1,58 @@
+"""The format of MiniMax M2: `<invoke>` and `<parameter>` tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quire.messages import ToolCall
+from quire.prompt import Spans
+from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.stream import PlainParser
+from quire.tools.writing import arguments_object, dump, join, join_with, literal, unwrap, value_text
+
+_BEFORE = """
+
+# Tools
+
+You may call one or more tools to assist with the user query.
+Here are the tools available in JSONSchema format:
+
+<tools>
+"""
+_AFTER = """</tools>
+
+When making tool calls, use XML format to invoke tools and pass parameters:
+
+<minimax:tool_call>
+<invoke name="tool-name-1">
+<parameter name="param-key-1">param-value-1</parameter>
+<parameter name="param-key-2">param-value-2</parameter>
+...
+</invoke>
+</minimax:tool_call>"""
+
+
+class MiniMax2Format(ToolFormat):
+    """Calls are written without the outer tag, as in the reference; read with it and without."""
+
+    name = "minimax2"
+    markers = ("<minimax:tool_call>", "</minimax:tool_call>")
+
+    def list_tools(self, tools: Sequence[dict[str, Any]]) -> Spans:
+        listed = [join("<tool>", literal(dump(unwrap(tool))), "</tool>\n") for tool in tools]
+        return join(_BEFORE, *listed, _AFTER) if tools else ()
+
+    def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
+        return join_with("\n", [_write_call(call) for call in calls])
+
+    def parser(self) -> ToolParser:
+        return PlainParser()
+
+
+def _write_call(call: ToolCall) -> Spans:
+    arguments = [
+        join('\n<parameter name="', literal(key), '">', literal(value_text(value)), "</parameter>")
+        for key, value in arguments_object(call).items()
+    ]
+    return join('<invoke name="', literal(call.name), '">', *arguments, "\n</invoke>")

@@ -1,0 +1,74 @@
+"""The format of Qwen 3.5 and Qwen3-Coder: `<function=>` and `<parameter=>` tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quire.messages import ToolCall
+from quire.prompt import Spans
+from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.stream import PlainParser
+from quire.tools.writing import arguments_object, dump, join, join_with, literal, unwrap, value_text
+
+_BEFORE = """
+
+# Tools
+
+You have access to the following functions:
+
+<tools>"""
+_AFTER = """
+</tools>
+
+If you choose to call a function ONLY reply in the following format with NO suffix:
+
+<tool_call>
+<function=example_function_name>
+<parameter=example_parameter_1>
+value_1
+</parameter>
+<parameter=example_parameter_2>
+This is the value for the second parameter
+that can span
+multiple lines
+</parameter>
+</function>
+</tool_call>
+
+<IMPORTANT>
+Reminder:
+- Function calls MUST follow the specified format: an inner <function=...></function> block must \
+be nested within <tool_call></tool_call> XML tags
+- Required parameters MUST be specified
+- You may provide optional reasoning for your function call in natural language BEFORE the \
+function call, but NOT after
+- If there is no function call available, answer the question like normal with your current \
+knowledge and do not tell the user about function calls
+</IMPORTANT>"""
+
+
+class Qwen35Format(ToolFormat):
+    """A parameter's value stands on lines of its own, so it keeps its own newlines."""
+
+    name = "qwen3_5"
+    markers = ("<tool_call>", "</tool_call>")
+
+    def list_tools(self, tools: Sequence[dict[str, Any]]) -> Spans:
+        listed = [join("\n", literal(dump(unwrap(tool)))) for tool in tools]
+        return join(_BEFORE, *listed, _AFTER) if tools else ()
+
+    def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
+        return join_with("\n", [_write_call(call) for call in calls])
+
+    def parser(self) -> ToolParser:
+        return PlainParser()
+
+
+def _write_call(call: ToolCall) -> Spans:
+    arguments = [
+        join("\n<parameter=", literal(key), ">\n", literal(value_text(value)), "\n</parameter>")
+        for key, value in arguments_object(call).items()
+    ]
+    name = literal(call.name)
+    return join("<tool_call>\n<function=", name, ">", *arguments, "\n</function>\n</tool_call>")

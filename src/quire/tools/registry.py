@@ -1,0 +1,87 @@
+"""The tool formats by name, and the one that a model's own chat template speaks."""
+
+from __future__ import annotations
+
+from quire.errors import ConfigError, nearest
+from quire.tools.base import ToolFormat
+from quire.tools.default import DefaultFormat
+from quire.tools.gemma4 import Gemma4Format
+from quire.tools.glm4 import GLM4Format
+from quire.tools.glm4_moe import GLM4MoeFormat
+from quire.tools.lfm2 import LFM2Format
+from quire.tools.ling import LingFormat
+from quire.tools.llama3 import Llama3Format
+from quire.tools.minimax1 import MiniMax1Format
+from quire.tools.minimax2 import MiniMax2Format
+from quire.tools.mistral import MistralFormat
+from quire.tools.phi4_mini import Phi4MiniFormat
+from quire.tools.qwen import QwenFormat
+from quire.tools.qwen3_5 import Qwen35Format
+from quire.tools.seed_oss import SeedFormat
+
+_FORMATS: dict[str, ToolFormat] = {
+    form.name: form
+    for form in (
+        DefaultFormat(),
+        Gemma4Format(),
+        GLM4Format(),
+        GLM4MoeFormat(),
+        LFM2Format(),
+        LingFormat(),
+        Llama3Format(),
+        MiniMax1Format(),
+        MiniMax2Format(),
+        MistralFormat(),
+        Phi4MiniFormat(),
+        QwenFormat(),
+        Qwen35Format(),
+        SeedFormat(),
+    )
+}
+
+# What a chat template holds of each format, the most telling first.
+_SIGNS: tuple[tuple[str, str], ...] = (
+    ("<minimax:tool_call>", "minimax2"),
+    ("<seed:tool_call>", "seed_oss"),
+    ("<|tool_call_start|>", "lfm2"),
+    ("<|tool_call>call:", "gemma4"),
+    ("<arg_key>", "glm4_moe"),
+    ("<function=", "qwen3_5"),
+    ("[TOOL_CALLS]", "mistral"),
+    ("<tool_calls>", "minimax1"),
+    ("<tool_call>", "qwen"),
+    ("<|python_tag|>", "llama3"),
+    ('{"name": function name, "parameters":', "llama3"),
+    ("Action Input:", "default"),
+    ("请使用 Json 格式表示调用的参数", "glm4"),
+)
+
+
+def get_tool_format(name: str) -> ToolFormat:
+    """The format of this name, as LLaMA-Factory's `tool_format` argument names it.
+
+    Raises:
+        ConfigError: no format has this name.
+    """
+    if name not in _FORMATS:
+        known = ", ".join(tool_format_names())
+        raise ConfigError(
+            f"Unknown tool_format {name!r}{nearest(name, _FORMATS)}. Known are {known}."
+        )
+    return _FORMATS[name]
+
+
+def tool_format_names() -> tuple[str, ...]:
+    """All names that `get_tool_format` knows, sorted."""
+    return tuple(sorted(_FORMATS))
+
+
+def detect_tool_format(chat_template: str) -> ToolFormat | None:
+    """The format in which a model answers whose own chat template (Jinja) this is.
+
+    Seen by the strings that the template writes for calls; None where it holds none of them.
+    """
+    for sign, name in _SIGNS:
+        if sign in chat_template:
+            return _FORMATS[name]
+    return None
