@@ -218,8 +218,8 @@ def test_a_stage_of_training_says_what_to_do() -> None:
 
 def test_the_token_is_never_shown() -> None:
     given = model(hf_hub_token="hf_secret")
-    assert given.hf_hub_token is not None
-    assert given.hf_hub_token.get_secret_value() == "hf_secret"
+    assert given.hub_token() == "hf_secret"
+    assert model().hub_token() is None
     assert "hf_secret" not in f"{given!r}{given}{given.to_dict()}{given.explicit()}"
     with pytest.raises(ConfigError) as caught:
         model(hf_hub_token=["hf_secret"])

@@ -142,6 +142,10 @@ class ModelArguments(Arguments):
     """Threads of the kernels; None takes all cores that this process may use."""
     native_prefix_caching: bool = True
 
+    def hub_token(self) -> str | None:
+        """The hub's token in plain text, for the hub's client alone."""
+        return None if self.hf_hub_token is None else self.hf_hub_token.get_secret_value()
+
     @model_validator(mode="after")
     def _check_pixels(self) -> Self:
         for kind in ("image", "video"):
