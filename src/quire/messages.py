@@ -95,7 +95,16 @@ _ROLES: dict[str, Role] = {
     "tool": "tool",
 }
 _MESSAGE_KEYS = frozenset(
-    {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "refusal"}
+    {
+        "role",
+        "content",
+        "tool_calls",
+        "tool_call_id",
+        "name",
+        "reasoning_content",
+        "reasoning",
+        "refusal",
+    }
 )
 _MEDIA_PARTS: dict[str, Literal["image", "video", "audio"]] = {
     "image": "image",
@@ -172,7 +181,9 @@ def read_message(message: Mapping[str, Any] | Message, place: int = 0) -> Messag
         known = ", ".join(_ROLES)
         raise MessageError(f"messages[{place}] has the role {name!r}; known are {known}.")
     calls = _read_calls(message, place) if role == "assistant" else ()
-    parts = () if name in ("function", "function_call") else _read_parts(message.get("content"), place)
+    parts = (
+        () if name in ("function", "function_call") else _read_parts(message.get("content"), place)
+    )
     if name in ("function", "function_call"):
         parts, calls = _read_function(message.get("content"), place)
     return Message(
@@ -240,7 +251,8 @@ def _read_function(content: Any, place: int) -> tuple[tuple[Part, ...], tuple[To
         calls = json.loads(found)
         calls = calls if isinstance(calls, list) else [calls]
         read = tuple(
-            ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False)) for call in calls
+            ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False))
+            for call in calls
         )
     except (ValueError, KeyError, TypeError):
         raise MessageError(
@@ -307,4 +319,6 @@ def _check_order(turns: Sequence[Message]) -> None:
             )
         previous = turn.role
     if turns[-1].role == "assistant":
-        raise MessageError("The last turn must be the user's or a tool's result, not the assistant's.")
+        raise MessageError(
+            "The last turn must be the user's or a tool's result, not the assistant's."
+        )

@@ -95,7 +95,12 @@ SAMPLING_OPTIONS = frozenset(DEFAULTS) | {
 }
 """What a request may give for sampling; `REQUEST_OPTIONS` adds what templates and engines take."""
 
-REQUEST_OPTIONS = SAMPLING_OPTIONS | {"enable_thinking", "preserve_thinking", "adapter", "request_id"}
+REQUEST_OPTIONS = SAMPLING_OPTIONS | {
+    "enable_thinking",
+    "preserve_thinking",
+    "adapter",
+    "request_id",
+}
 
 _FROM_MODEL = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -139,7 +144,9 @@ def resolve(
     given = {name: value for name, value in request.items() if value is not None}
     if "n" in given and "num_return_sequences" in given:
         raise SamplingError("Give n or num_return_sequences, not both: they mean the same.")
-    from_model = {name: generation_config[name] for name in _FROM_MODEL if name in generation_config}
+    from_model = {
+        name: generation_config[name] for name in _FROM_MODEL if name in generation_config
+    }
     own = {name: value for name, value in configured.items() if value is not None}
     merged = {**DEFAULTS, **{k: v for k, v in from_model.items() if v is not None}, **own, **given}
     _refuse_beams(merged)
@@ -151,9 +158,14 @@ def resolve(
         top_p=_number("top_p", merged["top_p"], 0.0, 1.0) or 1.0,
         top_k=max(_integer("top_k", merged["top_k"], -1), 0),
         min_p=_number("min_p", merged.get("min_p", 0.0), 0.0, 1.0),
-        repetition_penalty=_number("repetition_penalty", merged["repetition_penalty"], 0.0, 100.0) or 1.0,
-        presence_penalty=_number("presence_penalty", merged.get("presence_penalty", 0.0), -2.0, 2.0),
-        frequency_penalty=_number("frequency_penalty", merged.get("frequency_penalty", 0.0), -2.0, 2.0),
+        repetition_penalty=_number("repetition_penalty", merged["repetition_penalty"], 0.0, 100.0)
+        or 1.0,
+        presence_penalty=_number(
+            "presence_penalty", merged.get("presence_penalty", 0.0), -2.0, 2.0
+        ),
+        frequency_penalty=_number(
+            "frequency_penalty", merged.get("frequency_penalty", 0.0), -2.0, 2.0
+        ),
         seed=_optional_integer("seed", merged.get("seed"), -(2**63), 2**64 - 1),
         stop=(*stop_strings, *_strings("stop", merged.get("stop", ()))),
         stop_token_ids=tuple(stop_token_ids),
@@ -176,7 +188,9 @@ def _refuse_beams(merged: Mapping[str, Any]) -> None:
             "num_beams above 1 (beam search) is not supported; sample several with num_return_sequences."
         )
     if _number("length_penalty", merged["length_penalty"], -math.inf, math.inf) != 1.0:
-        raise UnsupportedOptionError("length_penalty belongs to beam search, which is not supported.")
+        raise UnsupportedOptionError(
+            "length_penalty belongs to beam search, which is not supported."
+        )
 
 
 def _max_tokens(
@@ -262,7 +276,9 @@ def _logit_bias(value: Any) -> Mapping[int, float]:
         try:
             token_id = int(token)
         except (TypeError, ValueError):
-            raise SamplingError(f"logit_bias has the key {token!r}, which is no token id.") from None
+            raise SamplingError(
+                f"logit_bias has the key {token!r}, which is no token id."
+            ) from None
         bias[token_id] = _number(f"logit_bias[{token_id}]", amount, -100.0, 100.0)
     return MappingProxyType(bias)
 
