@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from quire.template.registry import get_template
-from quire.tokenizer import Tokenizer
-
 from quire.arguments import get_infer_args
 from quire.chat.base_engine import BaseEngine
 from quire.errors import EngineClosedError
 from quire.outputs import Delta, Usage
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
+from quire.template.registry import get_template
+from quire.tokenizer import Tokenizer
 
 
 class EchoEngine(BaseEngine):
