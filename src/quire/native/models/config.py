@@ -1,0 +1,84 @@
+"""Reading a Hugging Face `config.json`: typed look-ups whose errors name the key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
+
+
+class HubConfig:
+    """The top level of a `config.json`. A key that is absent or null takes the default."""
+
+    def __init__(self, values: Mapping[str, Any], source: str = "config.json") -> None:
+        self._values = values
+        self.source = source
+
+    @classmethod
+    def read(cls, folder: Path) -> HubConfig:
+        """Read `folder/config.json`. Raises ModelNotFoundError or ModelError."""
+        path = folder / "config.json"
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"{folder} is not a folder")
+        if not path.is_file():
+            raise ModelNotFoundError(f"{folder} has no config.json: is it a model's folder?")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise ModelError(f"{path} holds no JSON object")
+        return cls(values, str(path))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, or the default where it is absent or null."""
+        value = self._values.get(key)
+        return default if value is None else value
+
+    def __contains__(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def is_null(self, key: str) -> bool:
+        """Whether the key is there and null."""
+        return key in self._values and self._values[key] is None
+
+    def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """A whole number of at least `minimum`. Without a default the key must be there."""
+        value = self.get(key, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise self.wrong(key, value, f"a whole number of at least {minimum}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A positive number."""
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self.wrong(key, value, "a positive number")
+        return float(value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise self.wrong(key, value, "true or false")
+        return value
+
+    def wrong(self, key: str, value: Any, wanted: str) -> ModelError:
+        """The error for a value that is missing or not what it should be."""
+        said = "is missing" if value is None else f"is {value!r}"
+        return ModelError(f"{self.source}: {key} {said}; it must be {wanted}")
+
+    def require(self, key: str, allowed: tuple[Any, ...], default: Any) -> None:
+        """Refuse a model whose `key` has a value that the engine does not compute."""
+        value = self.get(key, default)
+        if value not in allowed:
+            known = ", ".join(str(one) for one in allowed)
+            raise UnsupportedModelError(
+                f"{self.source}: {key} is {value!r}; the native engine computes {known}. "
+                "infer_backend: vllm may run this model"
+            )

@@ -1,0 +1,28 @@
+"""Qwen2 and Qwen2.5: Llama with biases on queries, keys and values, and windows on some layers."""
+
+from __future__ import annotations
+
+from quire.native.models.config import HubConfig
+from quire.native.models.llama import common
+from quire.native.models.spec import DecoderSpec
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `qwen2`."""
+    return DecoderSpec(**common(config), windows=windows(config), qkv_bias=True)
+
+
+def windows(config: HubConfig) -> tuple[int, ...]:
+    """Each layer's window, 0 for none: `layer_types` says, else layers from `max_window_layers`."""
+    layers = config.integer("num_hidden_layers")
+    if not config.flag("use_sliding_window"):
+        return (0,) * layers
+    window = config.integer("sliding_window", 4096)
+    types = config.get("layer_types")
+    if types is None:
+        first = config.integer("max_window_layers", 28, minimum=0)
+        return tuple(window if layer >= first else 0 for layer in range(layers))
+    known = {"sliding_attention": window, "full_attention": 0}
+    if not isinstance(types, list) or len(types) != layers or not set(types) <= set(known):
+        raise config.wrong("layer_types", types, f"{layers} of {', '.join(known)}")
+    return tuple(known[name] for name in types)
