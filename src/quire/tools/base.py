@@ -36,7 +36,7 @@ class ToolFormat(ABC):
     """The name in LLaMA-Factory's `tool_format` argument."""
 
     markers: ClassVar[tuple[str, ...]] = ()
-    """Control strings that the format itself writes in calls, e.g. `<tool_call>`."""
+    """Control strings that stand in calls as the model writes them, e.g. `<tool_call>`."""
 
     @abstractmethod
     def list_tools(self, tools: Sequence[dict[str, Any]]) -> Spans:
@@ -47,12 +47,18 @@ class ToolFormat(ABC):
         """The calls as the model writes them; names and arguments are literal."""
 
     @abstractmethod
-    def parser(self) -> ToolParser:
-        """A fresh parser for one answer."""
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        """A fresh parser for one answer.
 
-    def parse(self, text: str) -> tuple[str, tuple[ToolCall, ...]]:
+        `tools` are those that the model was given. Formats that write no types take them from the
+        tools' schemas; formats with no markers take from them which names are calls.
+        """
+
+    def parse(
+        self, text: str, tools: Sequence[dict[str, Any]] = ()
+    ) -> tuple[str, tuple[ToolCall, ...]]:
         """Split a whole answer into its text and its calls."""
-        parser = self.parser()
+        parser = self.parser(tools)
         pieces = [*parser.add(text), *parser.flush()]
         calls = tuple(piece for piece in pieces if isinstance(piece, ToolCall))
         return "".join(piece for piece in pieces if isinstance(piece, str)), calls

@@ -8,8 +8,10 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.json_calls import read_arguments
+from quire.tools.stream import Grammar, Reading, Source, StreamParser
 from quire.tools.writing import (
+    arguments_text,
     description_of,
     dump,
     join,
@@ -32,6 +34,28 @@ Action Input: the input to the tool, in a JSON format representing the kwargs \
 """
 
 
+class ActionCalls(Grammar):
+    """`Action:` and `Action Input:` with a JSON object, in a code fence or not."""
+
+    triggers = frozenset("A`")
+
+    def read(self, source: Source) -> Reading[None]:
+        fenced = yield from source.literal("```\n")
+        yield from source.require("Action:")
+        yield from source.spaces()
+        name = yield from source.name("")
+        yield from source.spaces()
+        yield from source.require("Action Input:")
+        yield from source.spaces()
+        inner = yield from source.literal("```")
+        if inner:
+            yield from source.literal("json")
+            yield from source.spaces()
+        source.accept(ToolCall(name, (yield from read_arguments(source))))
+        for _ in range(fenced + inner):
+            yield from source.closing("```")
+
+
 class DefaultFormat(ToolFormat):
     """Arguments are written as they are; read back are those that are a JSON object."""
 
@@ -48,12 +72,12 @@ class DefaultFormat(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join_with("\n", [_write_call(call) for call in calls])
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(ActionCalls())
 
 
 def _write_call(call: ToolCall) -> Spans:
-    return join("Action: ", literal(call.name), "\nAction Input: ", literal(call.arguments))
+    return join("Action: ", literal(call.name), "\nAction Input: ", literal(arguments_text(call)))
 
 
 def _list_tool(tool: dict[str, Any]) -> Spans:

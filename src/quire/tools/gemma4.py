@@ -8,9 +8,11 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.json_calls import MAX_DEPTH, read_string
+from quire.tools.stream import MAX_NAME, Grammar, Reading, Refuted, Source, StreamParser
 from quire.tools.writing import (
     description_of,
+    dump,
     join,
     join_with,
     literal,
@@ -22,6 +24,102 @@ from quire.tools.writing import (
 )
 
 _QUOTE = '<|"|>'
+
+
+class Gemma4Calls(Grammar):
+    """`<|tool_call>call:name{key:value,...}<tool_call|>`; the end tag may be missing."""
+
+    triggers = frozenset("<")
+
+    def read(self, source: Source) -> Reading[None]:
+        wrapped = yield from source.literal("<|tool>")
+        yield from source.require("<|tool_call>")
+        yield from source.spaces()
+        yield from source.require("call:")
+        name = yield from source.name("{}<>")
+        yield from source.spaces()
+        arguments = yield from _read_members(source)
+        source.accept(ToolCall(name, dump(arguments)))
+        yield from source.closing("<tool_call|>")
+        if wrapped:
+            yield from source.closing("<tool|>")
+
+
+def _read_members(source: Source, depth: int = 0) -> Reading[dict[str, Any]]:
+    members: dict[str, Any] = {}
+    yield from source.require("{")
+    yield from source.spaces()
+    if (yield from source.literal("}")):
+        return members
+    while True:
+        key = yield from _read_key(source)
+        yield from source.require(":")
+        members[key] = yield from _read_value(source, depth + 1)
+        if (yield from source.literal("}")):
+            return members
+        yield from source.require(",")
+        yield from source.spaces()
+
+
+def _read_key(source: Source) -> Reading[str]:
+    if (yield from source.literal(_QUOTE)):
+        return (yield from source.until(_QUOTE))
+    return (yield from source.run(':,{}[]<>"\n', MAX_NAME)).strip('"')
+
+
+def _read_value(source: Source, depth: int) -> Reading[Any]:
+    """A value and the whitespace around it.
+
+    Raises:
+        Refuted: none follows, or it is nested too deeply.
+    """
+    if depth > MAX_DEPTH:
+        raise Refuted
+    yield from source.spaces()
+    if (yield from source.literal(_QUOTE)):
+        value: Any = yield from source.until(_QUOTE)
+    elif (char := (yield from source.peek())) == "{":
+        value = yield from _read_members(source, depth)
+    elif char == '"':
+        value = yield from _read_json_string(source)
+    elif char == "[":
+        value = yield from _read_items(source, depth)
+    else:
+        value = _word((yield from source.run(",{}[]<>\n")).strip())
+    yield from source.spaces()
+    return value
+
+
+def _read_json_string(source: Source) -> Reading[str]:
+    start = source.at
+    yield from read_string(source)
+    try:
+        return load(source.since(start))
+    except ValueError:
+        raise Refuted from None
+
+
+def _read_items(source: Source, depth: int) -> Reading[list[Any]]:
+    items: list[Any] = []
+    yield from source.require("[")
+    yield from source.spaces()
+    if (yield from source.literal("]")):
+        return items
+    while True:
+        items.append((yield from _read_value(source, depth + 1)))
+        if (yield from source.literal("]")):
+            return items
+        yield from source.require(",")
+
+
+def _word(text: str) -> Any:
+    """A number, `true`, `false` or `null`, or a string that stands without its quotes."""
+    if not text:
+        raise Refuted
+    try:
+        return load(text)
+    except ValueError:
+        return text
 
 
 class Gemma4Format(ToolFormat):
@@ -36,8 +134,8 @@ class Gemma4Format(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join(*(_write_call(call) for call in calls))
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(Gemma4Calls())
 
 
 def _quoted(text: str) -> Spans:

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
-from quire.tools.writing import dump, join, join_with, literal, name_of, unwrap
+from quire.tools.json_calls import read_arguments
+from quire.tools.stream import Grammar, Reading, Refuted, Source, StreamParser
+from quire.tools.writing import arguments_text, dump, join, join_with, literal, name_of, unwrap
 
 _BEFORE = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，"
     "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具"
 )
 _AFTER_EACH = "\n在调用上述函数时，请使用 Json 格式表示调用的参数。"
+
+
+class NamedLines(Grammar):
+    """A name alone on its line, then a JSON object. Where tools are known, only their names."""
+
+    triggers = frozenset("\n")
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]] = ()) -> None:
+        self._names = frozenset(name_of(tool) for tool in tools)
+
+    def read(self, source: Source) -> Reading[None]:
+        if not source.fresh:
+            yield from source.require("\n")
+            source.release()  # text, whatever follows
+        name = yield from source.name("{}[]<>\"'`")
+        if self._names and name not in self._names:
+            raise Refuted
+        line_end = source.at
+        yield from source.spaces()
+        if "\n" not in source.since(line_end) or (yield from source.peek()) != "{":
+            source.at = line_end
+            raise Refuted
+        source.accept(ToolCall(name, (yield from read_arguments(source))))
 
 
 class GLM4Format(ToolFormat):
@@ -31,11 +55,11 @@ class GLM4Format(ToolFormat):
         return join(_BEFORE, *(_list_tool(tool) for tool in tools)) if tools else ()
 
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
-        written = [join(literal(call.name), "\n", literal(call.arguments)) for call in calls]
+        written = [join(literal(call.name), "\n", literal(arguments_text(call))) for call in calls]
         return join_with("\n", written)
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(NamedLines(tools))
 
 
 def _list_tool(tool: dict[str, Any]) -> Spans:

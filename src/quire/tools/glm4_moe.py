@@ -8,7 +8,8 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.stream import StreamParser
+from quire.tools.tag_calls import PairCalls
 from quire.tools.writing import arguments_object, dump, join, join_with, literal, value_text, wrap
 
 _BEFORE = """
@@ -53,8 +54,8 @@ class GLM4MoeFormat(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join_with("\n", [_write_call(call) for call in calls])
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(PairCalls(tools))
 
 
 def _write_call(call: ToolCall) -> Spans:

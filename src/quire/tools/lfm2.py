@@ -8,7 +8,8 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.python_calls import PythonCalls
+from quire.tools.stream import StreamParser
 from quire.tools.writing import arguments_object, dump, join, join_with, literal, unwrap
 
 
@@ -28,8 +29,8 @@ class LFM2Format(ToolFormat):
         written = join_with(", ", [_write_call(call) for call in calls])
         return join("<|tool_call_start|>[", written, "]<|tool_call_end|>")
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(PythonCalls(*self.markers))
 
 
 def _write_call(call: ToolCall) -> Spans:

@@ -9,7 +9,8 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.json_calls import JsonCalls
+from quire.tools.stream import StreamParser
 from quire.tools.writing import call_object, dump, join, join_with, literal, wrap
 
 _BEFORE = """\
@@ -47,5 +48,5 @@ class Llama3Format(ToolFormat):
         written = join_with(", ", [call_object(call, "parameters") for call in calls])
         return written if len(calls) == 1 else join("[", written, "]")
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(JsonCalls("<|python_tag|>", bare=True))

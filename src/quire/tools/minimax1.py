@@ -8,7 +8,8 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.json_calls import JsonCalls
+from quire.tools.stream import StreamParser
 from quire.tools.writing import call_object, dump, join, join_with, literal, unwrap
 
 _BEFORE = "You are provided with these tools:\n<tools>\n"
@@ -36,5 +37,5 @@ class MiniMax1Format(ToolFormat):
         written = join_with("\n", [call_object(call, "arguments") for call in calls])
         return join("<tool_calls>\n", written, "\n</tool_calls>")
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(JsonCalls("<tool_calls>", "</tool_calls>"))

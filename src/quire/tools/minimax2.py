@@ -8,7 +8,8 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.stream import StreamParser
+from quire.tools.tag_calls import TagCalls, Tags
 from quire.tools.writing import arguments_object, dump, join, join_with, literal, unwrap, value_text
 
 _BEFORE = """
@@ -32,6 +33,15 @@ When making tool calls, use XML format to invoke tools and pass parameters:
 </invoke>
 </minimax:tool_call>"""
 
+_TAGS = Tags(
+    outer="<minimax:tool_call>",
+    outer_end="</minimax:tool_call>",
+    function='<invoke name="',
+    function_end="</invoke>",
+    parameter='<parameter name="',
+    key_end='">',
+)
+
 
 class MiniMax2Format(ToolFormat):
     """Calls are written without the outer tag, as in the reference; read with it and without."""
@@ -46,8 +56,8 @@ class MiniMax2Format(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join_with("\n", [_write_call(call) for call in calls])
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(TagCalls(_TAGS, tools))
 
 
 def _write_call(call: ToolCall) -> Spans:

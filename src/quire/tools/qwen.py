@@ -8,7 +8,8 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.json_calls import JsonCalls
+from quire.tools.stream import StreamParser
 from quire.tools.writing import call_object, dump, join, join_with, literal, wrap
 
 _BEFORE = """\
@@ -41,8 +42,8 @@ class QwenFormat(ToolFormat):
         written = [call_object(call, "arguments") for call in calls]
         return join_with("\n", [join("<tool_call>\n", call, "\n</tool_call>") for call in written])
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(JsonCalls("<tool_call>", "</tool_call>"))
 
 
 def list_hermes(tools: Sequence[dict[str, Any]]) -> Spans:

@@ -8,7 +8,8 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.stream import StreamParser
+from quire.tools.tag_calls import TagCalls, Tags
 from quire.tools.writing import arguments_object, dump, join, join_with, literal, unwrap, value_text
 
 _BEFORE = """
@@ -47,6 +48,16 @@ function call, but NOT after
 knowledge and do not tell the user about function calls
 </IMPORTANT>"""
 
+_TAGS = Tags(
+    outer="<tool_call>",
+    outer_end="</tool_call>",
+    function="<function=",
+    function_end="</function>",
+    parameter="<parameter=",
+    key_end=">",
+    own_lines=True,
+)
+
 
 class Qwen35Format(ToolFormat):
     """A parameter's value stands on lines of its own, so it keeps its own newlines."""
@@ -61,8 +72,8 @@ class Qwen35Format(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join_with("\n", [_write_call(call) for call in calls])
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(TagCalls(_TAGS, tools))
 
 
 def _write_call(call: ToolCall) -> Spans:

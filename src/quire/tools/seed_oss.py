@@ -8,7 +8,8 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.stream import PlainParser
+from quire.tools.stream import StreamParser
+from quire.tools.tag_calls import TagCalls, Tags
 from quire.tools.writing import arguments_object, dump, join, join_with, literal, value_text
 
 _BEFORE = """\
@@ -30,6 +31,16 @@ multiple lines</parameter>
 </seed:tool_call>
 """
 
+_TAGS = Tags(
+    outer="<seed:tool_call>",
+    outer_end="</seed:tool_call>",
+    function="<function=",
+    function_end="</function>",
+    parameter="<parameter=",
+    key_end=">",
+    lead="\n",
+)
+
 
 class SeedFormat(ToolFormat):
     """The function's tag is written unclosed, as in the reference; read closed and unclosed."""
@@ -43,8 +54,8 @@ class SeedFormat(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join_with("\n", [_write_call(call) for call in calls])
 
-    def parser(self) -> ToolParser:
-        return PlainParser()
+    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
+        return StreamParser(TagCalls(_TAGS, tools))
 
 
 def _write_call(call: ToolCall) -> Spans:

@@ -77,6 +77,11 @@ def load(text: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def arguments_text(call: ToolCall) -> str:
+    """The call's arguments as they were written; none at all become `{}`."""
+    return call.arguments if call.arguments.strip() else "{}"
+
+
 def arguments_json(call: ToolCall) -> str:
     """The call's arguments as a JSON value: none become `{}`, text that is no JSON a JSON string."""
     try:
