@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from itertools import groupby
 from typing import TypeAlias, TypeVar
 
 from quire.messages import ToolCall
@@ -43,6 +42,7 @@ class Source:
         self.called = False
         self._chars: list[str] = []  # a list: appending to a long string would copy it
         self._found: list[Piece] = []
+        self._texts: list[str] = []  # given out after what was found, not yet joined
         self._given = 0
 
     def feed(self, text: str) -> None:
@@ -71,6 +71,7 @@ class Source:
 
     def accept(self, call: ToolCall) -> None:
         """Give out a call; what was held before it was the format's own."""
+        self._join_texts()
         self._found.append(call)
         self.called = True
         self.skip()
@@ -87,21 +88,24 @@ class Source:
     def release(self) -> None:
         """Give out all that was read as text. No reader may hold a position across this."""
         if self.at > self.mark:
-            self._found.append(self.since(self.mark))
+            self._texts.append(self.since(self.mark))
             self.fresh = False
-        del self._chars[: self.at]
-        self._given += self.at
-        self.at = self.mark = 0
+        self.mark = self.at
+        if 2 * self.at >= len(self._chars):  # not each time: that would move the rest too often
+            del self._chars[: self.at]
+            self._given += self.at
+            self.at = self.mark = 0
 
     def take_found(self) -> list[Piece]:
-        """What was given out since the last time, neighbouring texts joined."""
+        """What was given out since the last time."""
+        self._join_texts()
         found, self._found = self._found, []
-        pieces: list[Piece] = []
-        for call, group in groupby(
-            found, lambda piece: piece if isinstance(piece, ToolCall) else None
-        ):
-            pieces += ["".join(map(str, group))] if call is None else list(group)
-        return pieces
+        return found
+
+    def _join_texts(self) -> None:
+        if self._texts:
+            self._found.append("".join(self._texts))
+            self._texts = []
 
     def peek(self) -> Reading[str]:
         """The next character, not taken; empty at the end of the stream."""
@@ -125,6 +129,7 @@ class Source:
         while True:
             self.advance(stops)
             if limit is not None and self.at - start > limit:
+                self.at = start + limit + 1  # where it is known, however the text was cut
                 raise Refuted
             if self.ended or not self.exhausted:
                 return self.since(start)
