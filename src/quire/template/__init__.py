@@ -1,1 +1,1 @@
-
+"""Templates: a conversation in, the model's prompt out."""

@@ -1,0 +1,40 @@
+"""Hunyuan."""
+
+from __future__ import annotations
+
+from quire.template.format import BOS, Format
+
+HUNYUAN = Format(
+    name="hunyuan",
+    user="{content}<|extra_0|>",
+    assistant="{content}<|eos|>",
+    system="{content}<|extra_4|>",
+    prefix="<|startoftext|>",
+    stop_words=("<|eos|>",),
+)
+
+HUNYUAN_SMALL = Format(
+    name="hunyuan_small",
+    user="<｜hy_User｜>{content}<｜hy_place▁holder▁no▁8｜>",
+    assistant="{content}<｜hy_place▁holder▁no▁2｜>",
+    system="{content}<｜hy_place▁holder▁no▁3｜>",
+    prefix="<｜hy_begin▁of▁sentence｜>",
+    stop_words=("<｜hy_place▁holder▁no▁2｜>",),
+)
+
+HY3 = Format(
+    name="hy3",
+    user="<｜hy_User｜>{content}<｜hy_Assistant｜>",
+    assistant="{content}<｜hy_eos｜>",
+    prefix=(BOS,),
+    stop_words=("<｜hy_eos｜>",),
+    reasoning=True,
+    thought_words=("<think>", "</think>"),
+    replace_eos=True,
+)
+
+FORMATS = (
+    HUNYUAN,
+    HUNYUAN_SMALL,
+    HY3,
+)

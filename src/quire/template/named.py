@@ -1,0 +1,189 @@
+"""A template made from a named format's declaration."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+from quire.errors import TemplateError
+from quire.messages import Conversation, Message, ToolCall
+from quire.prompt import Element, Span, Spans, TextElement
+from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers, merge_spans
+from quire.template.template import Template, refuse_media
+from quire.tools.base import ToolFormat
+from quire.tools.registry import get_tool_format
+
+
+class NamedTemplate(Template):
+    """One of the formats of `formats/`, with the tool format and default system that were chosen.
+
+    Literal, so that no control token arises from it, is all text of the conversation: system, user,
+    assistant, tools, calls and results. The one exception is a thought at the start of an
+    assistant's text: the words around it stay control tokens, for the model wrote them as such.
+    """
+
+    def __init__(
+        self,
+        declaration: Format,
+        *,
+        tool_format: str | None = None,
+        default_system: str | None = None,
+    ) -> None:
+        self.format = declaration
+        self.name = declaration.name
+        self.stop_words = declaration.stop_words
+        self.thought_words = declaration.thought_words
+        self.reasoning = declaration.reasoning
+        self.efficient_eos = declaration.efficient_eos
+        self.replace_eos = declaration.replace_eos
+        self.media = declaration.media
+        self.default_system = declaration.default_system
+        if default_system is not None:
+            self.default_system = default_system
+        self._own_default = default_system is None
+        self._tools = get_tool_format(tool_format or declaration.tools)
+        self.tool_format: ToolFormat | None = self._tools
+        self._function = declaration.function_slots
+        if tool_format is not None:  # as in the reference, calls then stand in the plainest turn
+            self._function = CONTENT if declaration.efficient_eos else (CONTENT, EOS)
+        self._controls = _control_texts(declaration, self._tools)
+
+    def control_texts(self) -> frozenset[str]:
+        return self._controls
+
+    def render(
+        self,
+        conversation: Conversation,
+        *,
+        enable_thinking: bool | None = True,
+        preserve_thinking: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[Element]:
+        if variables:
+            given = ", ".join(variables)
+            raise TemplateError(
+                f"The named template {self.name!r} takes no further variables (given: {given}); "
+                "only a model's own chat template does."
+            )
+        refuse_media(conversation, self.name)
+        keep = preserve_thinking or not self.reasoning
+        elements = fill(self.format.prefix)
+        system = self._system(conversation)
+        if system is not None and not self.format.system_in_user:
+            elements += fill(self.format.system, system)
+            system = None
+        for slots, content in self._turns(conversation, keep):
+            if system is not None:
+                content = (*_first_text(fill(self.format.system, system)), *content)
+                system = None
+            elements += fill(slots, content)
+        if self.reasoning and not enable_thinking:
+            elements.append(TextElement((Span(self._empty_thought()),)))
+        return elements
+
+    def _system(self, conversation: Conversation) -> Spans | None:
+        """The system text with the tools after it; None where there is neither."""
+        given = Span(conversation.system or "", literal=True)
+        if not given.text:
+            given = Span(self.default_system, literal=not self._own_default)
+        tools = self._tools.list_tools(conversation.tools) if conversation.tools else ()
+        return (given, *tools) if given.text or conversation.tools else None
+
+    def _turns(self, conversation: Conversation, keep: bool) -> Iterator[tuple[Slots, Spans]]:
+        """The slots and the text of each turn; results in a row are one turn."""
+        for role, group in groupby(conversation.messages, key=lambda message: message.role):
+            messages = list(group)
+            if role == "tool":
+                yield self.format.observation_slots, self._results(messages)
+                continue
+            for message in messages:
+                if role == "user":
+                    yield self.format.user, (Span(message.text, literal=True),)
+                else:
+                    calls = bool(message.tool_calls)
+                    slots = self._function if calls else self.format.assistant
+                    yield slots, self._answer(message, keep)
+
+    def _results(self, messages: list[Message]) -> Spans:
+        between = str(self.format.result_join)
+        spans: list[Span] = []
+        for message in messages:
+            spans += [Span(between), Span(message.text, literal=True)]
+        return tuple(spans[1:])
+
+    def _answer(self, message: Message, keep: bool) -> Spans:
+        text, opened = message.text, ""
+        if not keep:
+            text = self._without_thoughts(text)
+        elif message.reasoning and self.reasoning:
+            opened = message.reasoning
+        thought: Spans = ()
+        if opened:
+            before, after = self.thought_words
+            thought = (Span(before), Span(opened, literal=True), Span(after))
+            said: Spans = (Span(text, literal=True),)
+        else:
+            said = self._mark_thought(text)
+        return (*thought, *said, *self._calls(message.tool_calls))
+
+    def _calls(self, calls: tuple[ToolCall, ...]) -> Spans:
+        return self._tools.write_calls(calls) if calls else ()
+
+    def _without_thoughts(self, text: str) -> str:
+        before, after = map(re.escape, self.thought_words)
+        return re.sub(f"{before}.*?{after}", "", text, flags=re.DOTALL).lstrip("\n")
+
+    def _mark_thought(self, text: str) -> Spans:
+        """The words around a thought at the start are the format's own; the rest is literal."""
+        before, after = (re.escape(word.strip()) for word in self.thought_words)
+        found = re.match(rf"\s*({before})(.*?)({after})", text, re.DOTALL)
+        if found is None:
+            return (Span(text, literal=True),)
+        return merge_spans(
+            (
+                Span(text[: found.end(1)]),
+                Span(found[2], literal=True),
+                Span(found[3]),
+                Span(text[found.end() :], literal=True),
+            )
+        )
+
+    def _empty_thought(self) -> str:
+        empty = self.format.empty_thought
+        return "".join(self.thought_words) if empty is None else empty
+
+
+def _first_text(elements: list[Element]) -> Spans:
+    return next((element.spans for element in elements if isinstance(element, TextElement)), ())
+
+
+_SAMPLE_TOOL: dict[str, Any] = {
+    "name": "tool",
+    "description": "a tool",
+    "parameters": {
+        "type": "object",
+        "properties": {"text": {"type": "string", "description": "a text", "enum": ["a", "b"]}},
+        "required": ["text"],
+    },
+}
+_SAMPLE_CALL = ToolCall("tool", '{"text": "a"}')
+
+
+@functools.cache
+def _control_texts(declaration: Format, tools: ToolFormat) -> frozenset[str]:
+    """Markers in all that the format writes itself, and the words that it names as such."""
+    written: list[str] = [*declaration.thought_words, declaration.default_system]
+    words: list[str] = [*declaration.stop_words, *declaration.media.texts, *declaration.controls]
+    for slot in declaration.all_slots:
+        if isinstance(slot, str):
+            written.append(slot)
+        elif slot.text:
+            words.append(slot.text)
+    spans = (*tools.list_tools((_SAMPLE_TOOL,)), *tools.write_calls((_SAMPLE_CALL,)))
+    written += [span.text for span in spans if not span.literal]
+    words += [word.strip() for word in (*declaration.thought_words, *tools.markers)]
+    markers = (marker for text in written for marker in find_markers(text))
+    return frozenset(word for word in (*words, *markers) if word)

@@ -1,0 +1,193 @@
+"""What a model folder says about its tokenizer: the files that transformers reads, read alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from quire.errors import ModelNotFoundError, UnsupportedModelError
+
+ChatTemplate: TypeAlias = str | dict[str, str] | None
+"""One chat template, or several by name, or none."""
+
+_NAMED = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+_OLD_FILES = (
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The special tokens by name, and the chat template."""
+
+    special_tokens: dict[str, str]
+    chat_template: ChatTemplate
+
+
+def load_backend(folder: Path) -> Backend:
+    """Load `tokenizer.json`, or convert the older files of a folder without it.
+
+    Raises:
+        ModelNotFoundError: the folder holds no tokenizer.
+        UnsupportedModelError: the tokenizer's files cannot be read.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        if not any((folder / name).is_file() for name in _OLD_FILES):
+            raise ModelNotFoundError(f"{folder} holds no tokenizer: tokenizer.json is missing.")
+        path = _convert(folder)
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # the library raises Exception itself
+        raise UnsupportedModelError(f"{path} is no tokenizer that can be read: {error}.") from None
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _convert(folder: Path) -> Path:
+    """Convert a SentencePiece (or other older) tokenizer with transformers, once; keep the result."""
+    sources = [folder / name for name in (*_OLD_FILES, "tokenizer_config.json", "merges.txt")]
+    digest = hashlib.sha256()
+    for source in sources:
+        if source.is_file():
+            digest.update(source.name.encode() + source.read_bytes())
+    cache = (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire" / "tokenizers"
+    )
+    path = cache / f"{digest.hexdigest()[:32]}.json"
+    if path.is_file():
+        return path
+    try:
+        from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UnsupportedModelError(
+            f"{folder} has no tokenizer.json, only an older form of tokenizer. Converting it needs "
+            "`pip install quire[convert]`; or save it once with transformers: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+        ) from None
+    try:
+        converted = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        text = converted.backend_tokenizer.to_str()
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"The tokenizer of {folder} cannot be converted: {error}."
+        ) from None
+    cache.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def load_settings(folder: Path, backend: Backend) -> Settings:
+    """Read the configuration files, and give the backend the added tokens that they name.
+
+    Raises:
+        UnsupportedModelError: a file is no valid JSON of its kind.
+    """
+    config = _read_json(folder / "tokenizer_config.json")
+    decoder = config.get("added_tokens_decoder")
+    if not isinstance(decoder, dict):
+        decoder = {}
+        # Folders of old: what the configuration now holds was in two files of its own.
+        config.update(_read_json(folder / "special_tokens_map.json"))
+        for text, number in _read_json(folder / "added_tokens.json").items():
+            if backend.id_to_token(number) != text:
+                decoder[str(number)] = {"content": text}
+    special = {name: text for name in _NAMED if (text := _text(config.get(name)))}
+    wanted = [token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
+    _add_tokens(backend, wanted, [config[name] for name in special], _extra_tokens(config))
+    return Settings(special, _chat_template(folder, config))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(f"{path} is no valid JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise UnsupportedModelError(f"{path} must hold a JSON object.")
+    return value
+
+
+def _text(token: Any) -> str | None:
+    """A token's text: written as a string, or as an object with its flags."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _extra_tokens(config: dict[str, Any]) -> list[Any]:
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    return list(extra.values()) if isinstance(extra, dict) else list(extra)
+
+
+def _add_tokens(backend: Backend, listed: list[Any], named: list[Any], extra: list[Any]) -> None:
+    """Add what the backend lacks: listed tokens with their flags, the others as special ones."""
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    missing: list[AddedToken] = []
+    names = {_text(token) for token in named}
+    for token in listed:
+        made = _make_token(token, special=_text(token) in names)
+        old = known.get(made.content)
+        if old is None or any(getattr(old, flag) != getattr(made, flag) for flag in _FLAGS):
+            missing.append(made)
+            known[made.content] = made
+    for token in (*named, *extra):
+        if (text := _text(token)) and text not in known:
+            known[text] = _make_token(token, special=True)
+            missing.append(known[text])
+    if missing:
+        backend.add_tokens(missing)
+
+
+def _make_token(token: Any, special: bool) -> AddedToken:
+    flags = token if isinstance(token, dict) else {}
+    special = special or bool(flags.get("special", False))
+    chosen = {flag: bool(flags[flag]) for flag in _FLAGS[:4] if flag in flags}
+    return AddedToken(_text(token) or "", special=special, **{"normalized": not special, **chosen})
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> ChatTemplate:
+    """The chat template: files of its own win over the configuration's entry."""
+    found: dict[str, str] = {}
+    single = folder / "chat_template.jinja"
+    if single.is_file():
+        found["default"] = single.read_text(encoding="utf-8")
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        found[path.stem] = path.read_text(encoding="utf-8")
+    if not found:
+        entry = _read_json(folder / "chat_template.json").get("chat_template")
+        return _named_templates(entry or config.get("chat_template"))
+    return found["default"] if list(found) == ["default"] else found
+
+
+def _named_templates(entry: Any) -> ChatTemplate:
+    """One template as a string; several as a list of names and templates, or by name."""
+    if isinstance(entry, list):
+        entry = {item["name"]: item["template"] for item in entry if isinstance(item, dict)}
+    if isinstance(entry, dict):
+        return {str(name): str(text) for name, text in entry.items()} or None
+    return entry if isinstance(entry, str) else None

@@ -1,0 +1,188 @@
+"""Encoding that keeps control tokens out of literal text and changes nothing else.
+
+The text is encoded as it is, and the control ids that come out are looked at. Where each of them
+comes from the format's own text, these ids are the answer. Where one touches literal text, a second
+tokenizer encodes a changed text: in it every control token has another name, one that nobody can
+write because it is drawn at random in each process. The format's own control texts are renamed in
+the text; the literal ones are not, and have nothing left to match. Normaliser, pre-tokenizer, model
+and the ids of all tokens are the same, so that everything else is encoded as before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from quire.prompt import Spans
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class Guard:
+    """The guarded encoding of one tokenizer with one set of control texts."""
+
+    def __init__(self, backend: Backend, control: frozenset[str], unk_id: int | None) -> None:
+        self._backend = backend
+        self._unk_id = unk_id
+        added = backend.get_added_tokens_decoder()
+        self._added = {token.content: token for token in added.values() if token.content}
+        self._controls = {
+            number: token.content
+            for number, token in added.items()
+            if token.content and (token.special or token.content in control)
+        }
+        self._texts = frozenset(self._controls.values())
+        # The library matches the leftmost added token, the longest of several: so does this.
+        longest_first = sorted(self._added, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._reach = max(map(len, longest_first), default=0)
+        self._lock = threading.Lock()
+        self._renamed: tuple[Backend, dict[str, str]] | None = None
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        return frozenset(self._controls)
+
+    def encode(self, spans: Spans) -> list[int]:
+        """The ids of the spans as one string; no control id comes from a literal one."""
+        text = "".join(span.text for span in spans)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        ids = encoding.ids
+        found = [place for place, number in enumerate(ids) if number in self._controls]
+        regions = _Regions(spans)
+        cores = [self._core(text, encoding.token_to_chars(place), ids[place]) for place in found]
+        seen = {core for core in cores if core is not None}
+        if any(regions.touches_literal(*core) for core in seen) or self._missing(
+            text, regions, seen
+        ):
+            return self._encode_renamed(text, regions)
+        return ids
+
+    def _core(self, text: str, span: tuple[int, int] | None, number: int) -> tuple[int, int] | None:
+        """Where in the text the token itself stands: some also swallow the white space around."""
+        if span is None:
+            return None
+        start, end = span
+        content = self._controls[number]
+        place = text.find(content, start, end)
+        if place >= 0:
+            return place, place + len(content)
+        if number == self._unk_id:  # characters that the model does not know, not the token's text
+            return None
+        inner = text[start:end]
+        start += len(inner) - len(inner.lstrip())
+        return start, max(start, end - (len(inner) - len(inner.rstrip())))
+
+    def _missing(self, text: str, regions: _Regions, seen: set[tuple[int, int]]) -> bool:
+        """Whether a control token of the format was lost to literal text beside it."""
+        return any(
+            (start, end) not in seen
+            and regions.near_literal(start - self._reach, end + self._reach)
+            for start, end in self._own_controls(text, regions)
+        )
+
+    def _own_controls(self, text: str, regions: _Regions) -> Iterator[tuple[int, int]]:
+        """The places of the control texts in the format's own text."""
+        for start, end in regions.own:
+            for match in self._pattern.finditer(text, start, end):
+                if match[0] in self._texts and self._stands_free(text, match):
+                    yield match.span()
+
+    def _stands_free(self, text: str, match: re.Match[str]) -> bool:
+        """A token may ask to stand between word boundaries."""
+        if not self._added[match[0]].single_word:
+            return True
+        around = text[: match.start()][-1:] + text[match.end() :][:1]
+        return not re.search(r"\w", around)
+
+    def _encode_renamed(self, text: str, regions: _Regions) -> list[int]:
+        backend, names = self._renamed_backend()
+        pieces: list[str] = []
+        done = 0
+        for start, end in self._own_controls(text, regions):
+            pieces += [text[done:start], names[text[start:end]]]
+            done = end
+        return backend.encode("".join(pieces) + text[done:], add_special_tokens=False).ids
+
+    def _renamed_backend(self) -> tuple[Backend, dict[str, str]]:
+        with self._lock:
+            if self._renamed is None:
+                names = _new_names(self._texts, self._added.values())
+                self._renamed = _rename(self._backend, names), names
+            return self._renamed
+
+
+class _Regions:
+    """Which parts of a text are literal and which are the format's own, as ranges of characters."""
+
+    def __init__(self, spans: Spans) -> None:
+        self.own: list[tuple[int, int]] = []
+        self._literal: list[tuple[int, int]] = []
+        place = 0
+        for span in spans:
+            end = place + len(span.text)
+            ranges = self._literal if span.literal else self.own
+            if ranges and ranges[-1][1] == place:
+                place = ranges.pop()[0]
+            if end > place:
+                ranges.append((place, end))
+            place = end
+        self._starts = [start for start, _ in self._literal]
+
+    def touches_literal(self, start: int, end: int) -> bool:
+        """Whether any character from `start` to `end` is literal."""
+        place = bisect_right(self._starts, end - 1) - 1
+        return end > start and place >= 0 and self._literal[place][1] > start
+
+    near_literal = touches_literal
+
+
+def _new_names(texts: Iterable[str], added: Iterable[AddedToken]) -> dict[str, str]:
+    """A random name for each text, of lower-case letters, which normalisers leave alone.
+
+    No added token ends as a name begins: literal text before a name cannot swallow its beginning.
+    """
+    last = {token.content[-1:].lower() for token in added}
+    first = secrets.choice([letter for letter in _LETTERS if letter not in last] or _LETTERS)
+    return {text: first + "".join(secrets.choice(_LETTERS) for _ in range(25)) for text in texts}
+
+
+def _rename(backend: Backend, names: Mapping[str, str]) -> Backend:
+    """A copy of the tokenizer in which these tokens have other names and the same ids."""
+    state: dict[str, Any] = json.loads(backend.to_str())
+    state["truncation"] = state["padding"] = state["post_processor"] = None
+    for token in state["added_tokens"]:
+        if token["content"] in names:
+            token["content"] = names[token["content"]]
+            token["single_word"] = False  # looked at before a text is renamed
+    _rename_model(state["model"], names)
+    renamed = Backend.from_str(json.dumps(state, ensure_ascii=False))
+    assert all(backend.token_to_id(old) == renamed.token_to_id(new) for old, new in names.items())
+    return renamed
+
+
+def _rename_model(model: dict[str, Any], names: Mapping[str, str]) -> None:
+    """Rename the model's own entries too: else it could make them again out of literal text."""
+    vocab = model["vocab"]
+    if isinstance(vocab, list):  # Unigram: pieces with their scores
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocab]
+    else:
+        model["vocab"] = {names.get(piece, piece): number for piece, number in vocab.items()}
+    if "merges" in model:
+        model["merges"] = [merge for merge in model["merges"] if not _makes(merge, names)]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+
+
+def _makes(merge: str | Sequence[str], names: Mapping[str, str]) -> bool:
+    """Whether a merge makes a renamed token, or is made of one."""
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return left in names or right in names or left + right in names
