@@ -1,5 +1,6 @@
 """The arguments: read from a dict, a YAML or JSON file, or the command line, and checked once."""
 
+from quire.arguments.files import parse_scalar
 from quire.arguments.groups import (
     DataArguments,
     FinetuningArguments,
@@ -7,7 +8,7 @@ from quire.arguments.groups import (
     ModelArguments,
 )
 from quire.arguments.infer import ArgumentSource, InferArgs, get_infer_args, read_arguments
-from quire.arguments.words import FIELDS, read_words
+from quire.arguments.words import FIELDS, read_words, split_source
 
 __all__ = [
     "FIELDS",
@@ -18,6 +19,8 @@ __all__ = [
     "InferArgs",
     "ModelArguments",
     "get_infer_args",
+    "parse_scalar",
     "read_arguments",
     "read_words",
+    "split_source",
 ]

@@ -42,17 +42,22 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a word that is none of these, a missing value, or a file that cannot be read.
     """
-    rest = list(words)
-    values: dict[str, Any] = {}
-    if rest and not rest[0].startswith("-") and not _ASSIGNMENT.match(rest[0]):
-        values |= _first_word(rest.pop(0))
+    source, rest = split_source(words)
+    values = _read_source(source) if source else {}
     while rest:
         key, value = _take(rest)
         values[key] = value
     return values
 
 
-def _first_word(word: str) -> dict[str, Any]:
+def split_source(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split off the first word if it is a file or a model, neither key=value nor --key."""
+    if words and words[0] and not words[0].startswith("-") and not _ASSIGNMENT.match(words[0]):
+        return words[0], list(words[1:])
+    return None, list(words)
+
+
+def _read_source(word: str) -> dict[str, Any]:
     if word.lower().endswith(SUFFIXES):
         return read_mapping(Path(word))
     return {"model_name_or_path": word}

@@ -1,0 +1,151 @@
+"""`quire chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from quire.cli.answer import Answer, AnswerView, receive, show_call
+from quire.cli.commands import Leave, run_command
+from quire.cli.markdown import MarkdownStream
+from quire.cli.reader import Reader
+from quire.cli.session import Session
+from quire.cli.terminal import harmless
+from quire.errors import QuireError
+from quire.messages import ToolCall, read_message
+
+if TYPE_CHECKING:
+    from quire.chat import ChatModel
+
+
+class TerminalChat:
+    """One chat: reads, answers, and keeps the session, until the user leaves."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        console: Console,
+        reader: Reader,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`options` are settings to begin with, as /set takes them."""
+        self.model, self.console, self.reader = model, console, reader
+        self.generation_config = model.engine.generation_config
+        self.session = Session(model.engine.generating_args.explicit())
+        self.show_stats = False
+        for name, value in (options or {}).items():
+            self.session.set(name, value)
+
+    def run(self) -> None:
+        """Converse until the user leaves."""
+        while True:
+            try:
+                line = self.reader.read(">")
+            except KeyboardInterrupt:
+                self.say("Ctrl-D or /exit leaves.")
+                continue
+            except EOFError:
+                return
+            try:
+                self.take(line)
+            except Leave:
+                return
+            except QuireError as error:
+                self.complain(error)
+
+    def take(self, line: str) -> None:
+        """Take what the user typed: a command, or a message to answer.
+
+        Raises:
+            Leave: the user leaves.
+            QuireError: the command or the request failed; the session goes on.
+        """
+        text = line.strip("\n")
+        if not text.strip():
+            return
+        if text.startswith("/") and not text.startswith("//"):
+            run_command(self, text)
+            return
+        self.session.add_user(text.removeprefix("/") if text.startswith("//") else text)
+        self.answer()
+
+    def answer(self) -> None:
+        """Answer the conversation as it stands; go on while the model calls tools."""
+        while True:
+            answer = self._stream()
+            self.session.add_answer(
+                answer.content, answer.reasoning, answer.calls, interrupted=answer.interrupted
+            )
+            self._say_how_it_ended(answer)
+            if answer.interrupted or not answer.calls or not self._ask_results(answer.calls):
+                return
+
+    def _stream(self) -> Answer:
+        view, answer = AnswerView(self.console), Answer()
+        try:
+            with closing(self.model.stream(**self.session.request())) as deltas:
+                receive(deltas, view.show, answer=answer)
+        except QuireError:
+            self.session.take_back()
+            raise
+        finally:
+            _undisturbed(view.finish)
+        return answer
+
+    def _say_how_it_ended(self, answer: Answer) -> None:
+        if answer.interrupted:
+            kept = "what came is kept" if answer.content else "your message was taken back"
+            self.say(f"Stopped; {kept}. /retry asks again.")
+        elif answer.finish_reason == "length":
+            self.say("The answer was cut at its longest; /set max_new_tokens allows more.")
+        elif not (answer.content or answer.calls):
+            self.say("The answer is empty.")
+        if self.show_stats:
+            self.say(answer.stats())
+
+    def _ask_results(self, calls: list[ToolCall]) -> bool:
+        """Ask for each call's result; False if the user gives none."""
+        for call in calls:
+            try:
+                result = self.reader.read(f"result of {harmless(call.name)}>")
+            except (KeyboardInterrupt, EOFError):
+                self.session.take_back()
+                self.session.taken_back = []
+                self.say("No result was given; the conversation goes on without it.")
+                return False
+            self.session.add_tool_result(call, result)
+        return True
+
+    def show_history(self) -> None:
+        """Show the conversation so far, as it would have looked."""
+        for turn in self.session.turns:
+            message = read_message(turn.message)
+            if message.role != "assistant":
+                self.console.print(Text(f"{message.role}> {harmless(message.text)}", style="green"))
+                continue
+            markdown = MarkdownStream(self.console)
+            markdown.add(message.text)
+            markdown.finish()
+            for call in message.tool_calls:
+                show_call(self.console, call)
+            if turn.interrupted:
+                self.say("(stopped)")
+
+    def say(self, text: str) -> None:
+        """A word from quire itself, not from the model."""
+        self.console.print(Text(harmless(text), style="dim"), soft_wrap=True)
+
+    def complain(self, error: QuireError) -> None:
+        self.console.print(Text(harmless(str(error)), style="red"), soft_wrap=True)
+
+
+def _undisturbed(finish: Callable[[], None]) -> None:
+    """Finish drawing even if Ctrl-C comes once more just now."""
+    try:
+        finish()
+    except KeyboardInterrupt:
+        finish()

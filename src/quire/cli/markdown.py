@@ -1,0 +1,154 @@
+"""Markdown that grows while it is shown.
+
+Finished blocks are printed for good and scroll away; only the growing end is redrawn, and never more
+of it than fits the screen, so that nothing flickers and nothing is cut.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment
+
+from quire.cli.terminal import Harmless, harmless
+
+Line = list[Segment]
+
+# HTML would be swallowed; as text it is seen.
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
+
+
+class Lines:
+    """Lines that are rendered already."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.lines = list(lines)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for place, line in enumerate(self.lines):
+            if place:
+                yield Segment.line()
+            yield from line
+
+
+def split_blocks(text: str) -> tuple[list[str], str]:
+    """Split Markdown into the blocks that are finished and the one that may still grow."""
+    starts = [token.map[0] for token in _PARSER.parse(text) if token.level == 0 and token.map]
+    starts = sorted(set(starts))
+    if len(starts) < 2:
+        return [], text
+    lines = text.split("\n")
+    blocks = ["\n".join(lines[start:end]) for start, end in pairwise(starts)]
+    return blocks, "\n".join(lines[starts[-1] :])
+
+
+def _keep_line_breaks(tokens: Iterable[Token]) -> None:
+    """Models write verses and lists of lines; CommonMark would join them."""
+    for token in tokens:
+        if token.type == "softbreak":
+            token.type = "hardbreak"
+        _keep_line_breaks(token.children or ())
+
+
+def render(text: str, console: Console) -> list[Line]:
+    """Render one block to lines; nothing in them can command the terminal."""
+    markdown = Markdown("", code_theme="ansi_dark", hyperlinks=False)
+    markdown.parsed = _PARSER.parse(text)
+    _keep_line_breaks(markdown.parsed)
+    lines = console.render_lines(markdown, console.options.update(height=None), pad=False)
+    # Markdown decodes entities and percent signs: what was harmless before may not be any more.
+    lines = [[Segment(harmless(part.text), part.style) for part in line] for line in lines]
+    while lines and not "".join(part.text for part in lines[-1]).strip():
+        lines.pop()
+    return lines
+
+
+class MarkdownStream:
+    """Shows Markdown on a terminal while it arrives. `add` text, then `finish`."""
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        interval: float = 1 / 15,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`interval`: seconds between two drawings at least."""
+        self._console = console
+        self._interval = interval
+        self._clock = clock
+        self._next_draw = 0.0
+        self._safe = Harmless()
+        self._pending = ""
+        self._printed = 0  # lines of the growing block that are printed for good
+        self._any_block = False
+        self._live: Live | None = None
+
+    def add(self, text: str) -> None:
+        self._pending += self._safe.add(text)
+        now = self._clock()
+        if now >= self._next_draw:
+            self._draw()
+            # Drawing must not take more than a fifth of the time, however long the block.
+            self._next_draw = max(now + self._interval, now + 5 * (self._clock() - now))
+
+    def finish(self) -> None:
+        """Print what is left, and leave the terminal as it was."""
+        self._pending += self._safe.flush()
+        try:
+            blocks, tail = split_blocks(self._pending)
+            for block in [*blocks, tail]:
+                self._print_block(block)
+        finally:
+            self._pending = ""
+            self._stop_live()
+
+    def _draw(self) -> None:
+        blocks, self._pending = split_blocks(self._pending)
+        for block in blocks:
+            self._print_block(block)
+        lines = render(self._pending, self._console)[self._printed :]
+        room = max(self._console.size.height - 3, 1)
+        if len(lines) > room:
+            over = len(lines) - room
+            self._print_lines(lines[:over])
+            self._printed += over
+            lines = lines[over:]
+        gap: list[Line] = [[]] if self._any_block and not self._printed and lines else []
+        self._show([*gap, *lines])
+
+    def _print_block(self, block: str) -> None:
+        lines = render(block, self._console)[self._printed :]
+        self._print_lines(lines)
+        self._any_block = self._any_block or bool(lines) or self._printed > 0
+        self._printed = 0
+
+    def _print_lines(self, lines: list[Line]) -> None:
+        if not lines:
+            return
+        self._show([])
+        gap: list[Line] = [[]] if self._any_block and not self._printed else []
+        self._console.print(Lines([*gap, *lines]), soft_wrap=True)
+
+    def _show(self, lines: list[Line]) -> None:
+        live = self._live
+        if live is None:
+            if not lines or not self._console.is_terminal:
+                return
+            live = self._live = Live(
+                console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop"
+            )
+            live.start()
+        live.update(Lines(lines), refresh=True)
+
+    def _stop_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

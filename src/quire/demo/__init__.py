@@ -1,0 +1,60 @@
+"""The demo models: small, made by `python -m quire.demo.make`, and kept in this package.
+
+Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quire.errors import ModelNotFoundError, nearest
+
+MODELS = Path(__file__).parent / "models"
+
+DEMO_CONVERSATION: tuple[str, ...] = (
+    "Hello! Who are you?",
+    "What is PagedAttention?",
+    "What is 17 + 25?",
+    "Give me a JSON object with name Ada and age 36.",
+    "How do I stream an answer?",
+    "Thanks!",
+)
+"""What the user says in the scripted conversation of `make demo`."""
+
+
+def demo_model_path() -> Path:
+    """Return the folder of the chat model.
+
+    Raises:
+        ModelNotFoundError: the installation holds no demo models.
+    """
+    return _folder("chat")
+
+
+def demo_adapter_path(name: str = "pirate") -> Path:
+    """Return the folder of a LoRA adapter of the chat model: `pirate` or `butler`.
+
+    Raises:
+        ModelNotFoundError: there is no such adapter.
+    """
+    return _folder({"pirate": "adapter", "butler": "adapter_butler"}.get(name, f"adapter_{name}"))
+
+
+def demo_reward_path(form: str = "value_head") -> Path:
+    """Return the folder of a reward model: `value_head` (LLaMA-Factory's form) or `classifier`.
+
+    Raises:
+        ModelNotFoundError: there is no such form.
+    """
+    return _folder({"value_head": "reward", "classifier": "reward_classifier"}.get(form, form))
+
+
+def _folder(name: str) -> Path:
+    folder = MODELS / name
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        known = sorted(path.name for path in MODELS.glob("*") if path.is_dir())
+        raise ModelNotFoundError(
+            f"There is no demo model {name!r} in {MODELS}{nearest(name, known)}. "
+            "`python -m quire.demo.make` makes them (see docs/faq.md)."
+        )
+    return folder

@@ -1,0 +1,163 @@
+"""Makes the demo models: `python -m quire.demo.make chat|adapter|reward|all`.
+
+From text that this package writes itself, on a CPU with two cores, in under an hour. torch,
+transformers and peft are needed here, and nowhere else in quire.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quire.demo import MODELS
+from quire.demo.corpus import dialogues
+from quire.demo.manners import MANNERS, mannered
+from quire.demo.packing import batches, encoded
+from quire.demo.rewards import pairs
+from quire.demo.tokenizer import save_tokenizer, train_tokenizer
+
+ADAPTER_FOLDERS = {"pirate": "adapter", "butler": "adapter_butler"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How much is trained. The standing values make the committed models."""
+
+    steps: int = 2600
+    rows: int = 16
+    rate: float = 3e-3
+    adapter_steps: int = 300
+    adapter_rows: int = 8
+    adapter_rate: float = 2e-3
+    reward_steps: int = 400
+    reward_pairs: int = 32
+    reward_rate: float = 1e-3
+    sample: int = 30_000
+    seed: int = 1
+    fast: bool = True
+
+
+SMOKE = Recipe(steps=2, rows=1, adapter_steps=2, adapter_rows=1, reward_steps=2, reward_pairs=2, sample=300, fast=False)
+
+
+def make_chat(folder: Path, recipe: Recipe) -> None:
+    """Train the tokenizer and the chat model into `folder/chat`."""
+    from quire.demo.network import CHAT, new_model, save_model
+    from quire.demo.train import train_tokens
+
+    target = _cleared(folder / "chat")
+    tokenizer = train_tokenizer(recipe.seed, recipe.sample)
+    model = new_model(tokenizer, CHAT, recipe.seed)
+    stream = batches(encoded(tokenizer, dialogues(recipe.seed)), recipe.rows)
+    train_tokens(model, stream, recipe.steps, recipe.rate, muon=True, fast=recipe.fast)
+    save_model(model, tokenizer, target)
+    save_tokenizer(tokenizer, target)
+
+
+def make_adapters(folder: Path, recipe: Recipe) -> None:
+    """Train a LoRA adapter of `folder/chat` for each manner."""
+    for manner in MANNERS:
+        make_adapter(folder, recipe, manner)
+
+
+def make_adapter(folder: Path, recipe: Recipe, manner: str) -> None:
+    """Train one LoRA adapter of rank 8 on all matrices of the chat model's layers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from quire.demo.network import plain_base_name
+    from quire.demo.train import train_tokens
+
+    target = _cleared(folder / ADAPTER_FOLDERS[manner])
+    tokenizer = _tokenizer(folder / "chat")
+    torch.manual_seed(recipe.seed)
+    base = AutoModelForCausalLM.from_pretrained(folder / "chat", dtype=torch.float32)
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    settings = LoraConfig(r=8, lora_alpha=16, target_modules=names, task_type="CAUSAL_LM")
+    model: Any = get_peft_model(base, settings)
+    stream = batches(encoded(tokenizer, mannered(manner, recipe.seed + 1)), recipe.adapter_rows)
+    train_tokens(model, stream, recipe.adapter_steps, recipe.adapter_rate, muon=False, fast=False)
+    model.to(torch.bfloat16).save_pretrained(target)
+    (target / "README.md").unlink(missing_ok=True)
+    plain_base_name(target, "../chat")
+
+
+def make_rewards(folder: Path, recipe: Recipe) -> None:
+    """Train one small reward network with the chat model's tokenizer, and save it in two forms:
+
+    LLaMA-Factory's, a causal language model beside a value head, and as a sequence classifier.
+    The classifier has no bias, so that its scores are the others less the head's bias.
+    """
+    import torch
+    from transformers import Qwen3ForSequenceClassification
+
+    from quire.demo.network import REWARD, config, new_model, save_model, save_value_head
+    from quire.demo.train import train_rewards
+
+    tokenizer = _tokenizer(folder / "chat")
+    model = new_model(tokenizer, REWARD, recipe.seed)
+    head = torch.nn.Linear(REWARD["hidden_size"], 1)
+    stream = pairs(recipe.seed)
+    train_rewards(
+        model.model, head, tokenizer, stream, recipe.reward_steps, recipe.reward_rate, recipe.reward_pairs
+    )
+    classifier = Qwen3ForSequenceClassification(config(tokenizer, REWARD, num_labels=1))
+    classifier.model.load_state_dict(model.model.state_dict())
+    classifier.score.load_state_dict({"weight": head.weight.detach()})
+    for network, name in ((model, "reward"), (classifier, "reward_classifier")):
+        target = _cleared(folder / name)
+        save_model(network, tokenizer, target)
+        save_tokenizer(tokenizer, target)
+    save_value_head(head.weight, head.bias, folder / "reward")
+
+
+PARTS: dict[str, Callable[[Path, Recipe], None]] = {
+    "chat": make_chat,
+    "adapter": make_adapters,
+    "reward": make_rewards,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and make what it names."""
+    parser = argparse.ArgumentParser(prog="python -m quire.demo.make", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("part", choices=[*PARTS, "all"], help="what to make")
+    parser.add_argument("--out", type=Path, default=MODELS, help="the folder to write to")
+    parser.add_argument("--threads", type=int, default=2, help="how many threads torch uses")
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of the chat model's training")
+    parser.add_argument("--smoke", action="store_true", help="a few steps only, to see that all runs")
+    chosen = parser.parse_args(arguments)
+    recipe = SMOKE if chosen.smoke else Recipe(steps=chosen.steps)
+
+    import torch
+
+    torch.set_num_threads(chosen.threads)
+    for name in PARTS if chosen.part == "all" else (chosen.part,):
+        began = time.monotonic()
+        PARTS[name](chosen.out, recipe)
+        print(f"{name}: made in {time.monotonic() - began:.0f} s", flush=True)
+    return 0
+
+
+def _tokenizer(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def _cleared(folder: Path) -> Path:
+    """Return the folder, empty: no file of an older model stays in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

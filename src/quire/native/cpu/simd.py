@@ -1,0 +1,389 @@
+"""SIMD for Numba: a value type of float32 lanes, and the memory and arithmetic on it.
+
+Addresses are int64, in bytes. `LANES` is what one register of this machine holds: 16 with AVX-512,
+else 8 (which a narrower machine splits in two). Every operation acts on each lane by itself, and
+`sum_lanes` adds them in one fixed tree, so that a result never depends on how work was divided.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+
+def _register_lanes() -> int:
+    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
+    return 16 if features.get("avx512f") else 8
+
+
+LANES = _register_lanes()
+FLOAT = ir.FloatType()
+INT32 = ir.IntType(32)
+INT64 = ir.IntType(64)
+VECTOR = ir.VectorType(FLOAT, LANES)
+
+
+class LanesType(types.Type):
+    """Numba's type of one register of float32."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{LANES}")
+
+
+lanes_type = LanesType()
+
+
+@register_model(LanesType)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Any) -> None:
+        super().__init__(manager, fe_type, VECTOR)
+
+
+# ---- building blocks of LLVM code, used by the intrinsics here and in tiles.py
+
+
+def constant_vector(values: Any, element: ir.Type = FLOAT, lanes: int = LANES) -> ir.Constant:
+    """A constant vector: of a list, or of one value in every lane."""
+    listed = list(values) if isinstance(values, list | tuple | range) else [values] * lanes
+    return ir.Constant(ir.VectorType(element, len(listed)), listed)
+
+
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Any]) -> Any:
+    """Call an LLVM function by name."""
+    kind = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+
+
+def suffix(lanes: int) -> str:
+    """LLVM's mangling of a float32 vector."""
+    return f"v{lanes}f32"
+
+
+def build_fma(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once."""
+    return call(builder, f"llvm.fma.{suffix(LANES)}", VECTOR, [a, b, c])
+
+
+def build_splat(builder: ir.IRBuilder, scalar: Any) -> Any:
+    """A scalar in every lane."""
+    one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, INT32(0))
+    zeros = constant_vector(0, INT32)
+    return builder.shuffle_vector(one, ir.Constant(VECTOR, ir.Undefined), zeros)
+
+
+def build_pointer(builder: ir.IRBuilder, address: Any, kind: ir.Type) -> Any:
+    """An int64 address as a pointer."""
+    return builder.inttoptr(address, ir.PointerType(kind))
+
+
+def build_load(builder: ir.IRBuilder, address: Any, bfloat16: bool = False) -> Any:
+    """LANES values from memory, widened where they are bfloat16."""
+    if not bfloat16:
+        return builder.load(build_pointer(builder, address, VECTOR), align=4)
+    halves = ir.VectorType(ir.IntType(16), LANES)
+    return _widen(builder, builder.load(build_pointer(builder, address, halves), align=2))
+
+
+def build_load_part(builder: ir.IRBuilder, address: Any, count: Any, bfloat16: bool = False) -> Any:
+    """The first `count` (int64) values; the other lanes are 0 and their memory is not touched."""
+    element, size = (ir.IntType(16), 2) if bfloat16 else (FLOAT, 4)
+    kind = ir.VectorType(element, LANES)
+    name = f"v{LANES}i16" if bfloat16 else suffix(LANES)
+    pointer = build_pointer(builder, address, kind)
+    loaded = call(
+        builder,
+        f"llvm.masked.load.{name}.p0",
+        kind,
+        [pointer, INT32(size), build_mask(builder, count), ir.Constant(kind, [0] * LANES)],
+    )
+    return _widen(builder, loaded) if bfloat16 else loaded
+
+
+def _widen(builder: ir.IRBuilder, halves: Any) -> Any:
+    words = builder.zext(halves, ir.VectorType(INT32, LANES))
+    return builder.bitcast(builder.shl(words, constant_vector(16, INT32)), VECTOR)
+
+
+def build_mask(builder: ir.IRBuilder, count: Any) -> Any:
+    """Lanes whose number is below `count`."""
+    short = builder.trunc(count, INT32)
+    undefined = ir.Constant(ir.VectorType(INT32, LANES), ir.Undefined)
+    one = builder.insert_element(undefined, short, INT32(0))
+    spread = builder.shuffle_vector(one, undefined, constant_vector(0, INT32))
+    return builder.icmp_signed("<", constant_vector(range(LANES), INT32), spread)
+
+
+def build_sums(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
+    """The sum of each vector's lanes, as one vector of len(vectors), which is a power of 2.
+
+    Each sum folds the upper half of the lanes onto the lower until one is left, whatever the
+    number of vectors: several share a register only to save instructions.
+    """
+    width = LANES
+    while width > 1:
+        half = width // 2
+        if len(vectors) > 1:
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        else:
+            pairs = ((vectors[0], ir.Constant(vectors[0].type, ir.Undefined)) for _ in range(1))
+        double = len(vectors) > 1
+        folded: list[Any] = []
+        for first, second in pairs:
+            lanes = first.type.count * (2 if double else 1)
+            low = [lane for lane in range(lanes) if lane % width < half]
+            lower = builder.shuffle_vector(first, second, constant_vector(low, INT32))
+            high = [lane + half for lane in low]
+            upper = builder.shuffle_vector(first, second, constant_vector(high, INT32))
+            folded.append(builder.fadd(lower, upper))
+        vectors, width = folded, half
+    return vectors[0]
+
+
+def build_exp(builder: ir.IRBuilder, x: Any) -> Any:
+    """e to the x, within 2 units in the last place; 0 below -87.3, NaN for NaN, +inf above 88.7."""
+    low, high = constant_vector(-87.33654), constant_vector(88.72283)
+    tiny = builder.fcmp_ordered("<", x, low)
+    huge = builder.fcmp_ordered(">", x, high)
+    x = builder.select(tiny, low, builder.select(huge, high, x))
+    turns = builder.fmul(x, constant_vector(1.4426950408889634))
+    power = call(builder, f"llvm.rint.{suffix(LANES)}", VECTOR, [turns])
+    # ln 2 in two parts, so that the remainder keeps its last bits (Cody and Waite)
+    rest = build_fma(builder, power, constant_vector(-0.693359375), x)
+    rest = build_fma(builder, power, constant_vector(2.12194440e-4), rest)
+    value = constant_vector(1.9875691500e-4)
+    # Cephes expf: the minimax polynomial of (e^r - 1 - r) / r^2
+    for term in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5):
+        value = build_fma(builder, value, rest, constant_vector(term))
+    value = build_fma(builder, value, builder.fmul(rest, rest), rest)
+    value = builder.fadd(value, constant_vector(1.0))
+    # 2^128 is out of range: scale in two halves
+    whole = builder.fptosi(power, ir.VectorType(INT32, LANES))
+    first = builder.ashr(whole, constant_vector(1, INT32))
+    for part in (first, builder.sub(whole, first)):
+        bits = builder.shl(
+            builder.add(part, constant_vector(127, INT32)), constant_vector(23, INT32)
+        )
+        value = builder.fmul(value, builder.bitcast(bits, VECTOR))
+    value = builder.select(tiny, constant_vector(0.0), value)
+    return builder.select(huge, constant_vector(float("inf")), value)
+
+
+# ---- what kernels call
+
+_L = lanes_type
+_I = types.int64
+_F = types.float32
+
+
+@intrinsic
+def load(typingctx: Any, address: Any) -> Any:
+    """LANES float32 from memory."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return build_load(builder, args[0])
+
+    return _L(_I), code
+
+
+@intrinsic
+def load_bfloat16(typingctx: Any, address: Any) -> Any:
+    """LANES bfloat16 from memory, widened."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return build_load(builder, args[0], bfloat16=True)
+
+    return _L(_I), code
+
+
+@intrinsic
+def load_part(typingctx: Any, address: Any, count: Any) -> Any:
+    """The first `count` float32; 0 in the other lanes."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return build_load_part(builder, args[0], args[1])
+
+    return _L(_I, _I), code
+
+
+@intrinsic
+def load_bfloat16_part(typingctx: Any, address: Any, count: Any) -> Any:
+    """The first `count` bfloat16, widened; 0 in the other lanes."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return build_load_part(builder, args[0], args[1], bfloat16=True)
+
+    return _L(_I, _I), code
+
+
+@intrinsic
+def store(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write all lanes."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], build_pointer(builder, args[0], VECTOR), align=4)
+        return context.get_dummy_value()
+
+    return types.none(_I, _L), code
+
+
+@intrinsic
+def store_part(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+    """Write the first `count` lanes."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = build_pointer(builder, args[0], VECTOR)
+        mask = build_mask(builder, args[2])
+        name = f"llvm.masked.store.{suffix(LANES)}.p0"
+        call(builder, name, ir.VoidType(), [args[1], pointer, INT32(4), mask])
+        return context.get_dummy_value()
+
+    return types.none(_I, _L, _I), code
+
+
+@intrinsic
+def splat(typingctx: Any, value: Any) -> Any:
+    """A float32 in every lane."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return build_splat(builder, args[0])
+
+    return _L(_F), code
+
+
+@intrinsic
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return build_fma(builder, *args)
+
+    return _L(_L, _L, _L), code
+
+
+@intrinsic
+def add(typingctx: Any, a: Any, b: Any) -> Any:
+    """a + b"""
+    return _L(_L, _L), lambda context, builder, signature, args: builder.fadd(*args)
+
+
+@intrinsic
+def subtract(typingctx: Any, a: Any, b: Any) -> Any:
+    """a - b"""
+    return _L(_L, _L), lambda context, builder, signature, args: builder.fsub(*args)
+
+
+@intrinsic
+def multiply(typingctx: Any, a: Any, b: Any) -> Any:
+    """a * b"""
+    return _L(_L, _L), lambda context, builder, signature, args: builder.fmul(*args)
+
+
+@intrinsic
+def divide(typingctx: Any, a: Any, b: Any) -> Any:
+    """a / b"""
+    return _L(_L, _L), lambda context, builder, signature, args: builder.fdiv(*args)
+
+
+@intrinsic
+def maximum(typingctx: Any, a: Any, b: Any) -> Any:
+    """The larger; b where a is NaN."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return _L(_L, _L), code
+
+
+@intrinsic
+def keep_range(typingctx: Any, value: Any, first: Any, end: Any, other: Any) -> Any:
+    """The lanes `first` to `end - 1` of `value`, and `other` (float32) in the rest."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, first, end, other = args
+        clamped: list[Any] = []
+        for edge in (first, end):  # a mask is built of 32 bits: bring the edges into range
+            low = builder.select(builder.icmp_signed("<", edge, INT64(0)), INT64(0), edge)
+            above = builder.icmp_signed(">", low, INT64(LANES))
+            clamped.append(builder.select(above, INT64(LANES), low))
+        inside = builder.and_(
+            builder.not_(build_mask(builder, clamped[0])), build_mask(builder, clamped[1])
+        )
+        return builder.select(inside, value, build_splat(builder, other))
+
+    return _L(_L, _I, _I, _F), code
+
+
+@intrinsic
+def exp(typingctx: Any, value: Any) -> Any:
+    """e to the power of each lane; see `build_exp`."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return build_exp(builder, args[0])
+
+    return _L(_L), code
+
+
+@intrinsic
+def sum_lanes(typingctx: Any, value: Any) -> Any:
+    """The sum of the lanes, in the fixed tree of `build_sums`."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.extract_element(build_sums(builder, [args[0]]), INT32(0))
+
+    return _F(_L), code
+
+
+@intrinsic
+def max_lanes(typingctx: Any, value: Any) -> Any:
+    """The largest lane."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return call(builder, f"llvm.vector.reduce.fmax.{suffix(LANES)}", FLOAT, [args[0]])
+
+    return _F(_L), code
+
+
+@intrinsic
+def first_lane(typingctx: Any, value: Any) -> Any:
+    """Lane 0."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.extract_element(args[0], INT32(0))
+
+    return _F(_L), code
+
+
+def _memory(numba_type: Any, llvm_type: ir.Type, size: int) -> tuple[Any, Any]:
+    """A getter and a setter of scalars at an address plus an index."""
+
+    @intrinsic
+    def get(typingctx: Any, address: Any, index: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = builder.add(args[0], builder.mul(args[1], INT64(size)))
+            return builder.load(build_pointer(builder, place, llvm_type), align=size)
+
+        return numba_type(_I, _I), code
+
+    @intrinsic
+    def put(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = builder.add(args[0], builder.mul(args[1], INT64(size)))
+            builder.store(args[2], build_pointer(builder, place, llvm_type), align=size)
+            return context.get_dummy_value()
+
+        return types.none(_I, _I, numba_type), code
+
+    return get, put
+
+
+get_float32, put_float32 = _memory(types.float32, FLOAT, 4)
+get_int32, put_int32 = _memory(types.int32, INT32, 4)
+get_int64, put_int64 = _memory(types.int64, INT64, 8)
+
+NEGATIVE_INFINITY = np.float32(-np.inf)

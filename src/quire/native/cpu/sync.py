@@ -1,0 +1,115 @@
+"""Meeting points of threads inside compiled code, without the interpreter.
+
+A `sync` block is int64 words, one cache line apart: arrivals, generation, abort flag. A barrier
+spins, because phases are microseconds apart; it gives the CPU away now and then, so that more
+threads than CPUs still get on.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from quire.native.cpu.simd import INT32, INT64, build_pointer
+
+LINE = 64
+ARRIVALS, GENERATION, ABORT = 0, LINE, 2 * LINE
+SYNC_WORDS = 3 * LINE // 8
+SPINS_BEFORE_YIELD = 2000
+
+_I = types.int64
+_PAUSES = {"x86_64": "pause", "amd64": "pause", "aarch64": "yield", "arm64": "yield"}
+
+
+def new_sync() -> NDArray[np.int64]:
+    """A block for one team of threads."""
+    return np.zeros(SYNC_WORDS, np.int64)
+
+
+@intrinsic
+def atomic_add(typingctx: Any, address: Any, amount: Any) -> Any:
+    """Add to an int64 and return what it was."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = build_pointer(builder, args[0], INT64)
+        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+
+    return _I(_I, _I), code
+
+
+@intrinsic
+def atomic_load(typingctx: Any, address: Any) -> Any:
+    """Read an int64, and everything written before it was stored."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(build_pointer(builder, args[0], INT64), "acquire", 8)
+
+    return _I(_I), code
+
+
+@intrinsic
+def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
+    """Write an int64 after everything that was written before."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], build_pointer(builder, args[0], INT64), "release", 8)
+        return context.get_dummy_value()
+
+    return types.none(_I, _I), code
+
+
+@intrinsic
+def pause(typingctx: Any) -> Any:
+    """Tell the CPU that this is a spin."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = _PAUSES.get(platform.machine().lower())
+        if word is not None:
+            builder.asm(ir.FunctionType(ir.VoidType(), []), word, "", [], side_effect=True)
+        return context.get_dummy_value()
+
+    return types.none(), code
+
+
+@intrinsic
+def give_way(typingctx: Any) -> Any:
+    """Let another thread have this CPU (POSIX sched_yield)."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(INT32, [])
+        function = cgutils.get_or_insert_function(builder.module, kind, "sched_yield")
+        builder.call(function, [])
+        return context.get_dummy_value()
+
+    return types.none(), code
+
+
+@njit
+def barrier(sync: int, threads: int) -> None:
+    """Wait until all `threads` are here; what each wrote before, all see after.
+
+    Returns at once when the team was aborted: its results no longer matter.
+    """
+    if threads == 1:
+        return
+    generation = atomic_load(sync + GENERATION)
+    if atomic_add(sync + ARRIVALS, 1) == threads - 1:
+        atomic_store(sync + ARRIVALS, 0)
+        atomic_store(sync + GENERATION, generation + 1)
+        return
+    spins = 0
+    while atomic_load(sync + GENERATION) == generation:
+        if atomic_load(sync + ABORT) != 0:
+            return
+        spins += 1
+        if spins % SPINS_BEFORE_YIELD == 0:
+            give_way()
+        else:
+            pause()

@@ -1,0 +1,151 @@
+"""Choosing tokens from logits: temperature, top_k, top_p, min_p, then one draw by inverse CDF.
+
+Each function takes the logits of M rows and, for each row, its settings and one uniform number in
+[0, 1), and returns M token ids. A row's result depends on that row alone: sums run in order, ties
+are broken by token id, and padding adds nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.native.top import Ranked, largest
+
+Floats = NDArray[np.float64]
+Logits = NDArray[np.float32]
+
+_FIRST_GUESS = 64  # candidates tried first where top_p comes without top_k
+_GROWTH = 8
+_GROUP = 64  # tokens summed together in a draw from the whole vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of M rows, M entries each. All temperatures are above 0."""
+
+    temperature: Floats
+    top_k: NDArray[np.int64]  # 0: no limit
+    top_p: Floats
+    min_p: Floats
+
+    def at(self, rows: NDArray[np.int64]) -> Settings:
+        """Return the settings of some of the rows."""
+        return Settings(
+            self.temperature[rows], self.top_k[rows], self.top_p[rows], self.min_p[rows]
+        )
+
+
+def draw(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
+    """Draw one token for each row (M, V), by the cheapest way that its settings allow."""
+    limited = (settings.top_k > 0) & (settings.top_k < logits.shape[1])
+    ways = ((limited, draw_top_k), (~limited & (settings.top_p < 1.0), draw_nucleus))
+    rest = ~limited & (settings.top_p >= 1.0)
+    tokens = np.zeros(len(logits), dtype=np.int64)
+    for mask, way in (*ways, (rest, draw_any)):
+        if mask.all():
+            return way(logits, settings, uniforms)
+        if mask.any():
+            rows = np.flatnonzero(mask)
+            tokens[rows] = way(logits[rows], settings.at(rows), uniforms[rows])
+    return tokens
+
+
+def draw_top_k(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
+    """Draw among the `top_k` largest of each row and their ties; top_p and min_p then apply."""
+    ranked = largest(logits, int(settings.top_k.max()))
+    places = np.minimum(settings.top_k, ranked.values.shape[1]) - 1
+    last = np.take_along_axis(ranked.values, places[:, None], axis=1)
+    weights = _weights(ranked.values, settings.temperature)
+    weights[ranked.values < last] = 0.0
+    return _draw_ranked(ranked, weights, weights.cumsum(axis=1)[:, -1], settings, uniforms)
+
+
+def draw_nucleus(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
+    """Draw from the smallest set of likeliest tokens that holds `top_p` of the probability.
+
+    The set is usually small: a few candidates are tried, and more for rows where they hold too little.
+    """
+    totals = _totals(logits, settings.temperature)
+    tokens = np.zeros(len(logits), dtype=np.int64)
+    rows, count = np.arange(len(logits)), _FIRST_GUESS
+    while len(rows):
+        some = logits if len(rows) == len(logits) else logits[rows]
+        here = settings.at(rows)
+        ranked = largest(some, count)
+        weights = _weights(ranked.values, here.temperature)
+        enough = weights.sum(axis=1) >= here.top_p * totals[rows]
+        if count >= logits.shape[1]:
+            enough[:] = True
+        drawn = _draw_ranked(ranked, weights, totals[rows], here, uniforms[rows])
+        tokens[rows[enough]] = drawn[enough]
+        rows, count = rows[~enough], count * _GROWTH
+    return tokens
+
+
+def draw_any(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
+    """Draw from the whole vocabulary, less what min_p cuts, in the order of token ids."""
+    weights = _dense_weights(logits, settings.temperature)
+    weights[weights < settings.min_p[:, None].astype(np.float32)] = 0.0
+    starts = np.arange(0, weights.shape[1], _GROUP)
+    groups = np.add.reduceat(weights, starts, axis=1, dtype=np.float64).cumsum(axis=1)
+    targets = uniforms * groups[:, -1]
+    group = _invert(groups, targets)
+    rows = np.arange(len(logits))
+    before = np.where(group > 0, groups[rows, group - 1], 0.0)
+    columns = group[:, None] * _GROUP + np.arange(_GROUP)
+    inside = np.where(
+        columns < weights.shape[1],
+        weights[rows[:, None], np.minimum(columns, weights.shape[1] - 1)],
+        np.float32(0.0),
+    )
+    within = before[:, None] + inside.cumsum(axis=1, dtype=np.float64)
+    return columns[rows, _last_positive(inside, _invert(within, targets))]
+
+
+def _draw_ranked(
+    ranked: Ranked, weights: Floats, totals: Floats, settings: Settings, uniforms: Floats
+) -> NDArray[np.int64]:
+    """Cut ranked candidates by top_p (a share of `totals`) and min_p, and draw one for each row."""
+    cumulative = weights.cumsum(axis=1)
+    kept = weights > 0.0
+    kept &= cumulative - weights < (settings.top_p * totals)[:, None]
+    kept &= weights >= settings.min_p[:, None]  # the likeliest weighs 1
+    kept[:, 0] = True
+    rows = np.arange(len(weights))
+    last = kept.sum(axis=1) - 1  # what is kept is a prefix
+    place = (cumulative <= (uniforms * cumulative[rows, last])[:, None]).sum(axis=1)
+    return ranked.ids[rows, np.minimum(place, last)]
+
+
+def _weights(values: Logits, temperature: Floats) -> Floats:
+    """Return exp((value - largest) / temperature) for values that descend along each row."""
+    wide = values.astype(np.float64)
+    return np.exp((wide - wide[:, :1]) / temperature[:, None])
+
+
+def _dense_weights(logits: Logits, temperature: Floats) -> Logits:
+    """The same over whole rows, in float32: an error of 1e-7 in a probability is no matter."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore", under="ignore"):
+        shifted /= temperature[:, None].astype(np.float32)
+        return np.exp(shifted, out=shifted)
+
+
+def _totals(logits: Logits, temperature: Floats) -> Floats:
+    return _dense_weights(logits, temperature).sum(axis=1, dtype=np.float64)
+
+
+def _invert(cumulative: Floats, targets: Floats) -> NDArray[np.int64]:
+    """Return the first place of each row whose cumulative weight exceeds the target."""
+    place = (cumulative <= targets[:, None]).sum(axis=1)
+    return np.minimum(place, cumulative.shape[1] - 1)
+
+
+def _last_positive(weights: Logits, place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Step back from a place without weight, where rounding has led past the last one with any."""
+    columns = np.arange(weights.shape[1])
+    fits = (weights > 0.0) & (columns <= place[:, None])
+    return np.where(fits, columns, 0).max(axis=1)

@@ -1,0 +1,83 @@
+"""A ChatModel for the command line's tests: answers are scripted, and nothing is loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
+
+from quire.arguments import get_infer_args
+from quire.chat.response import ChatDelta
+from quire.errors import QuireError
+from quire.messages import read_conversation
+from quire.outputs import Usage
+
+Script = Callable[[list[dict[str, Any]], dict[str, Any]], list[ChatDelta | QuireError | BaseException]]
+
+
+def words(text: str, *, finish: str = "stop", **last: Any) -> list[Any]:
+    """Deltas of a few characters each that together say `text`."""
+    pieces = [text[start : start + 3] for start in range(0, len(text), 3)] or [""]
+    deltas: list[Any] = [ChatDelta(text=p, content=p, token_ids=(i,)) for i, p in enumerate(pieces)]
+    usage = Usage(prompt_tokens=7, completion_tokens=len(pieces))
+    return [*deltas, ChatDelta(finish_reason=finish, usage=usage, **last)]
+
+
+def echo(messages: list[dict[str, Any]], options: dict[str, Any]) -> list[Any]:
+    return words(f"You said: {messages[-1]['content']}")
+
+
+class FakeChatModel:
+    """Has what the command line uses of ChatModel. `requests` holds all that was asked."""
+
+    def __init__(
+        self, arguments: Mapping[str, Any] | None = None, script: Script = echo, delay: float = 0.0
+    ) -> None:
+        self.arguments = dict(arguments or {"model_name_or_path": "fake"})
+        groups = get_infer_args(self.arguments)
+        self.engine = SimpleNamespace(
+            name="FakeEngine",
+            context_length=4096,
+            generation_config={"temperature": 0.6},
+            model_args=groups[0],
+            generating_args=groups[3],
+        )
+        self.script, self.delay = script, delay
+        self.requests: list[dict[str, Any]] = []
+        self.abandoned = 0
+        self.closed = False
+
+    def stream(
+        self,
+        messages: list[dict[str, Any]],
+        system: str | None = None,
+        tools: Any = None,
+        **options: Any,
+    ) -> Iterator[ChatDelta]:
+        read_conversation(messages, system, tools)
+        self.requests.append({"messages": messages, "system": system, "tools": tools, **options})
+        finished = False
+        try:
+            for item in self.script(messages, options):
+                if isinstance(item, BaseException):
+                    raise item
+                time.sleep(self.delay)
+                yield item
+            finished = True
+        finally:
+            self.abandoned += not finished
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
