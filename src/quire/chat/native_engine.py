@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
 from quire.chat.model_folder import eos_token_ids, find_model_folder, read_json
-from quire.errors import ConfigError, UnsupportedOptionError
+from quire.chat.native_options import check_arguments, check_request
+from quire.errors import ConfigError
+from quire.native.batch import Runner
+from quire.native.cpu.loading import load_model
+from quire.native.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.template.registry import get_template
 from quire.tokenizer import Tokenizer
-
-logger = logging.getLogger("quire")
 
 
 class NativeEngine(BaseEngine):
@@ -39,11 +41,11 @@ class NativeEngine(BaseEngine):
         finetuning_args: FinetuningArguments,
         generating_args: GeneratingArguments,
     ) -> None:
-        _refuse_unsupported(model_args, finetuning_args)
+        check_arguments(model_args, finetuning_args)
         self.model_args, self.data_args = model_args, data_args
         self.finetuning_args, self.generating_args = finetuning_args, generating_args
         folder = find_model_folder(model_args)
-        self.tokenizer = Tokenizer.from_folder(folder)
+        self.tokenizer = _load_tokenizer(folder, model_args)
         self.template = get_template(
             data_args.template,
             self.tokenizer,
@@ -53,10 +55,24 @@ class NativeEngine(BaseEngine):
         self.generation_config = read_json(folder, "generation_config.json")
         self.eos_token_ids = eos_token_ids(folder, self.tokenizer.eos_token_id)
         runner = _load_runner(folder, model_args)
+        try:
+            _check_vocabulary(self.tokenizer, model_args, runner)
+            engine = self._make_engine(runner)
+        except BaseException:
+            runner.close()
+            raise
         self.context_length = runner.max_model_len
         self._request_numbers = itertools.count()
-        self._thread = EngineThread(
-            _make_engine(runner, model_args, self.tokenizer), "quire-native"
+        self._thread = EngineThread(engine, "quire-native")
+
+    def _make_engine(self, runner: Runner) -> Engine:
+        args = self.model_args
+        return Engine(
+            runner,
+            self.tokenizer,
+            max_sequences=args.native_max_sequences,
+            max_batch_tokens=args.native_max_batch_tokens,
+            prefix_caching=args.native_prefix_caching,
         )
 
     async def generate(
@@ -68,14 +84,7 @@ class NativeEngine(BaseEngine):
         request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see BaseEngine."""
-        if params.response_format is not None:
-            raise UnsupportedOptionError(
-                "response_format is not supported by the native engine yet; infer_backend: vllm has it."
-            )
-        if adapter is not None:
-            raise UnsupportedOptionError(
-                "adapter is not supported by the native engine yet; infer_backend: vllm has it."
-            )
+        check_request(params, adapter)
         name = request_id or f"request-{next(self._request_numbers)}"
         async for delta in self._thread.generate(name, prompt, params, adapter):
             yield delta
@@ -87,3 +96,38 @@ class NativeEngine(BaseEngine):
     async def close(self) -> None:
         """End the engine's threads and free the weights and the KV cache."""
         await asyncio.to_thread(self._thread.close)
+
+
+def _load_tokenizer(folder: Path, model_args: ModelArguments) -> Tokenizer:
+    tokenizer = Tokenizer.from_folder(folder)
+    tokenizer.add_tokens(model_args.add_tokens or ())
+    tokenizer.add_tokens(model_args.add_special_tokens or (), special=True)
+    return tokenizer
+
+
+def _check_vocabulary(tokenizer: Tokenizer, model_args: ModelArguments, runner: Runner) -> None:
+    """A token that was added must have a row in the embedding, or it would be another's."""
+    for token in (*(model_args.add_tokens or ()), *(model_args.add_special_tokens or ())):
+        number = tokenizer.token_to_id(token)
+        if number is None or number >= runner.vocab_size:
+            raise ConfigError(
+                f"The token {token!r} cannot be added: the model's embedding has "
+                f"{runner.vocab_size:,} rows, and none is left for it. Use the folder that was "
+                "saved after training with the token."
+            )
+
+
+def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:
+    return load_model(
+        folder,
+        dtype=model_args.infer_dtype,
+        rope_scaling=model_args.rope_scaling,
+        max_model_len=model_args.vllm_maxlen,
+        max_model_len_is_wish="vllm_maxlen" not in model_args.explicit(),
+        block_size=model_args.native_block_size,
+        kv_cache_memory=model_args.native_kv_cache_memory,
+        memory_util=model_args.native_memory_util,
+        max_sequences=model_args.native_max_sequences,
+        max_batch_tokens=model_args.native_max_batch_tokens,
+        num_threads=model_args.native_num_threads,
+    )

@@ -1,0 +1,117 @@
+"""Tokens a second at 1, 8, 32 and 64 streams: a whole ChatModel beside transformers' `generate`.
+
+Float32, greedy, 128 new tokens for each prompt. quire does all of its work (templates, scheduler,
+sampling, detokenising, one task a stream); transformers gets one padded batch of the same ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from benchmarks.measure import in_turns, report, table
+from benchmarks.models import qwen2_26m
+
+STREAMS = (1, 8, 32, 64)
+NEW_TOKENS = 128
+REPEATS = 5
+WORDS = "a paged cache holds the keys and values of many voices at once in small blocks ".split()
+
+
+def conversations(count: int) -> list[list[dict[str, str]]]:
+    """Conversations of different words and lengths."""
+    return [
+        [{"role": "user", "content": " ".join(WORDS[(i * 7 + j) % 16] for j in range(24 + i % 16))}]
+        for i in range(count)
+    ]
+
+
+class Quire:
+    def __init__(self) -> None:
+        from quire import ChatModel
+
+        self.model = ChatModel({"model_name_or_path": str(qwen2_26m()), "template": "qwen"})
+
+    def rate(self, streams: int) -> float:
+        """Tokens a second."""
+
+        async def answer_all() -> int:
+            options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS}
+            answers = await asyncio.gather(
+                *(
+                    self.model.achat(conversation, ignore_eos=True, **options)
+                    for conversation in conversations(streams)
+                )
+            )
+            return sum(answer[0].response_length for answer in answers)
+
+        began = time.perf_counter()
+        tokens = asyncio.run(answer_all())
+        took = time.perf_counter() - began
+        assert tokens == streams * NEW_TOKENS
+        return tokens / took
+
+    def prompts(self, count: int) -> list[list[int]]:
+        engine = self.model.engine
+        return [
+            list(engine.prepare(conversation, None, None, {}).prompt.token_ids)
+            for conversation in conversations(count)
+        ]
+
+
+class Transformers:
+    def __init__(self, prompts: list[list[int]]) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.torch, self.prompts = torch, prompts
+        self.model = AutoModelForCausalLM.from_pretrained(qwen2_26m(), dtype=torch.float32).eval()
+
+    def rate(self, streams: int) -> float:
+        """Tokens a second."""
+        prompts = self.prompts[:streams]
+        longest = max(map(len, prompts))
+        ids = self.torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
+        mask = self.torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+        began = time.perf_counter()
+        with self.torch.inference_mode():
+            found = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=False,
+                min_new_tokens=NEW_TOKENS,
+                max_new_tokens=NEW_TOKENS,
+                pad_token_id=0,
+            )
+        took = time.perf_counter() - began
+        assert found.shape[1] == longest + NEW_TOKENS
+        return streams * NEW_TOKENS / took
+
+
+def main() -> None:
+    quire = Quire()
+    peer = Transformers(quire.prompts(max(STREAMS)))
+    rows: list[list[object]] = []
+    figures: dict[str, Any] = {}
+    for streams in STREAMS:
+        found = in_turns(
+            {
+                "quire": lambda streams=streams: quire.rate(streams),
+                "transformers": lambda streams=streams: peer.rate(streams),
+            },
+            REPEATS,
+            warm_up=1,
+        )
+        ratio = found["quire"] / found["transformers"]
+        rows.append(
+            [streams, f"{found['quire']:.0f}", f"{found['transformers']:.0f}", f"{ratio:.2f}"]
+        )
+        figures[str(streams)] = {**found, "ratio": ratio}
+    text = table(["streams", "quire, tokens/s", "transformers generate, tokens/s", "ratio"], rows)
+    report("throughput", "Tokens a second, float32, Qwen2 of 26 M parameters", text, figures)
+    quire.model.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Which arguments the native engine honours: the others are refused, or named as without effect."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from quire.arguments import FinetuningArguments, ModelArguments
+from quire.errors import ConfigError, UnsupportedOptionError
+from quire.sampling import SamplingParams
+
+logger = logging.getLogger("quire")
+
+_WITHOUT_EFFECT = (
+    "use_fast_tokenizer",
+    "trust_remote_code",
+    "use_kv_cache",
+    "vllm_gpu_util",
+    "vllm_enforce_eager",
+    "vllm_max_lora_rank",
+    "vllm_config",
+)
+"""They change no answer: tokenizers are always the fast ones, no remote code is ever run, the KV
+cache is always used, and the rest is vLLM's own."""
+
+
+def check_arguments(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> None:
+    """Refuse by name what would change answers, and name in one line what has no effect.
+
+    Raises:
+        ConfigError: an argument that the native engine cannot honour.
+    """
+    problems = list(_problems(model_args, finetuning_args))
+    if problems:
+        raise ConfigError(" ".join(problems))
+    ignored = [name for name in _WITHOUT_EFFECT if name in model_args.explicit()]
+    if ignored:
+        logger.info("Without effect on the native engine: %s.", ", ".join(ignored))
+
+
+def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> Iterator[str]:
+    if model_args.adapter_name_or_path or model_args.adapter_folder:
+        yield (
+            "adapter_name_or_path and adapter_folder: the native engine runs no LoRA adapters yet; "
+            "merge the adapter into the model first (peft's merge_and_unload, or "
+            "`llamafactory-cli export`)."
+        )
+    if model_args.quantization_bit is not None:
+        yield "quantization_bit: the native engine quantises no weights yet; leave it out."
+    if model_args.split_special_tokens:
+        yield (
+            "split_special_tokens: users' text never becomes control tokens here, and the "
+            "template's always do; leave it out."
+        )
+    if finetuning_args.stage == "rm":
+        yield "stage rm: the native engine runs no reward models yet."
+
+
+def check_request(params: SamplingParams, adapter: str | None) -> None:
+    """Refuse by name what the native engine cannot do for one request.
+
+    Raises:
+        UnsupportedOptionError: constrained output, or an adapter.
+    """
+    if params.response_format is not None:
+        raise UnsupportedOptionError("response_format: the native engine constrains no output yet.")
+    if adapter is not None:
+        raise UnsupportedOptionError("adapter: the native engine runs no LoRA adapters yet.")

@@ -1,0 +1,58 @@
+"""The core runs without torch and transformers: they are oracles of the tests and nothing more."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import quire
+
+SOURCE = Path(quire.__file__).parent
+FORBIDDEN = {"torch", "transformers", "peft", "vllm"}
+MAKERS = {"make.py", "train.py", "network.py", "rewards.py"}  # of the demo models
+CONVERSION = SOURCE / "tokenizer" / "folder.py"  # `quire[convert]`, inside one function
+
+WITHOUT_TORCH = """
+import sys
+for name in ("torch", "transformers", "peft", "vllm", "scipy", "pandas"):
+    sys.modules[name] = None  # importing it raises ImportError
+from quire import ChatModel
+from quire.demo import demo_model_path
+with ChatModel({"model_name_or_path": str(demo_model_path())}) as model:
+    response, = model.chat([{"role": "user", "content": "Hello!"}], max_new_tokens=4)
+    assert response.response_length > 0
+"""
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The top-level packages that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+def test_no_file_of_the_core_imports_torch() -> None:
+    offenders = {
+        str(path.relative_to(SOURCE)): found
+        for path in SOURCE.rglob("*.py")
+        if not (path.parent.name == "demo" and path.name in MAKERS)
+        and path != CONVERSION
+        and (found := FORBIDDEN & set(imports_of(path)))
+    }
+    assert offenders == {}
+
+
+def test_a_chat_without_torch() -> None:
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True, timeout=240)
+
+
+def test_import_quire_is_light() -> None:
+    code = "import sys, quire; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"numba", "numpy", "tokenizers", "pydantic", "rich", "jinja2"}
