@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -67,6 +68,13 @@ class FakeChatModel:
             finished = True
         finally:
             self.abandoned += not finished
+
+    async def astream(
+        self, messages: list[dict[str, Any]], *args: Any, **options: Any
+    ) -> AsyncGenerator[ChatDelta, None]:
+        for delta in self.stream(messages, *args, **options):
+            await asyncio.sleep(0)
+            yield delta
 
     def close(self) -> None:
         self.closed = True

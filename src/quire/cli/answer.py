@@ -45,21 +45,36 @@ class Answer:
         self.usage = delta.usage or self.usage
         self.finish_reason = delta.finish_reason or self.finish_reason
 
+    @property
+    def count(self) -> int:
+        """How many tokens were written."""
+        return self.usage.completion_tokens if self.usage else self.tokens
+
+    @property
+    def writing(self) -> float:
+        """Seconds from the first token to the last."""
+        return 0.0 if self.first_at is None else self.last_at - self.first_at
+
     def stats(self) -> str:
         """Tokens, time to the first of them, and the rate after it."""
-        tokens = self.usage.completion_tokens if self.usage else self.tokens
         if self.first_at is None:
             return "no tokens"
+        tokens = self.count
         parts = [f"{tokens} tokens", f"first after {self.first_at - self.asked_at:.2f} s"]
-        writing = self.last_at - self.first_at
-        if tokens > 1 and writing > 0:
-            parts.append(f"{(tokens - 1) / writing:,.0f} tokens/s")
+        if tokens > 1 and self.writing > 0:
+            parts.append(f"{(tokens - 1) / self.writing:,.0f} tokens/s")
         if self.usage:
             cached = (
                 f", {self.usage.cached_tokens} of them cached" if self.usage.cached_tokens else ""
             )
             parts.append(f"prompt {self.usage.prompt_tokens} tokens{cached}")
         return " · ".join(parts)
+
+
+def total(answers: Iterable[Answer]) -> tuple[int, float]:
+    """The tokens of all answers, and the seconds that writing them took one after the other."""
+    answers = list(answers)
+    return sum(answer.count for answer in answers), sum(answer.writing for answer in answers)
 
 
 class AnswerView:

@@ -37,6 +37,7 @@ class TerminalChat:
         self.generation_config = model.engine.generation_config
         self.session = Session(model.engine.generating_args.explicit())
         self.show_stats = False
+        self.answers: list[Answer] = []
         for name, value in (options or {}).items():
             self.session.set(name, value)
 
@@ -77,6 +78,7 @@ class TerminalChat:
         """Answer the conversation as it stands; go on while the model calls tools."""
         while True:
             answer = self._stream()
+            self.answers.append(answer)
             self.session.add_answer(
                 answer.content, answer.reasoning, answer.calls, interrupted=answer.interrupted
             )

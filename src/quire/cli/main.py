@@ -10,18 +10,25 @@ import logging
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from quire import __version__
 from quire.cli.model import MakeModel, load_model, read_start, say_demo
-from quire.cli.plain import end_quietly, read_message_text, run_filter
-from quire.cli.terminal import is_terminal, report_error, show_log
-from quire.errors import ConfigError, QuireError, RequestError
+from quire.cli.terminal import end_quietly, is_terminal, report_error, show_log
+from quire.errors import ConfigError, QuireError, RequestError, nearest
 
-Words = Annotated[str, Parameter(allow_leading_hyphen=True)]
-Flag = Annotated[bool, Parameter(negative=())]
+# Imports beyond these stand in the functions that use them: `quire --help` loads no engine.
+
+Words = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+Value = Annotated[str | None, Parameter(show_default=False)]
+
+_HELP = """Chat inference for language models.
+
+A first look: quire demo. A model of your own: quire chat FOLDER.
+"""
 
 
 def main(argv: Sequence[str] | None = None, *, make_model: MakeModel = load_model) -> int:
@@ -33,14 +40,13 @@ def main(argv: Sequence[str] | None = None, *, make_model: MakeModel = load_mode
     """
     _write_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
+    app = build_app(make_model)
     try:
-        result = build_app(make_model)(
-            words, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
         return int(result or 0)
     except CycloptsError as error:
-        report_error(str(error))
+        report_error(_in_our_words(error, words, app))
         return 2
     except QuireError as error:
         report_error(str(error))
@@ -55,16 +61,69 @@ def main(argv: Sequence[str] | None = None, *, make_model: MakeModel = load_mode
 
 def build_app(make_model: MakeModel) -> App:
     """The tree of commands."""
-    app = App(name="quire", version=__version__, help="Chat inference for language models.")
+    app = App(name="quire", version=__version__, help=_HELP, help_format="plaintext")
 
-    @app.command
+    @app.command(usage="Usage: quire demo")
+    def demo() -> int:
+        """Watch a scripted conversation with the demo model, and what to do next."""
+        from quire.cli.demo import run_demo
+
+        show_log(logging.WARNING)
+        run_demo(make_model)
+        return 0
+
+    @app.command(usage="Usage: quire chat [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]")
     def chat(*words: Words) -> int:
         """Chat with a model in the terminal; with piped input, answer it and end.
 
-        The words are a YAML or JSON file or a model's folder, then any arguments as `key=value` or
-        `--key value`: `quire chat config.yaml temperature=0`. Without a model it is the demo model.
+        First comes a model's folder or name, or a YAML or JSON file; without it the demo model
+        answers. Then any arguments, LLaMA-Factory's names, and any option of a request:
+
+          quire chat saves/my-model template=qwen3 temperature=0
+          quire chat config.yaml --max_new_tokens 200 --seed 1
+          echo "Name a prime." | quire chat saves/my-model > answer.txt
         """
         return _chat(words, make_model)
+
+    @app.command(
+        usage="Usage: quire prompt [FOLDER | CONFIG.yaml] [OPTIONS] [KEY=VALUE ...] [< CONVERSATION]"
+    )
+    def prompt(
+        *words: Words,
+        template: Value = None,
+        message: Value = None,
+        elements: Flag = False,
+        ids: Flag = False,
+        diff: Value = None,
+    ) -> int:
+        """Show what is sent to the model, its control tokens coloured.
+
+        The conversation comes from the standard input: JSON with messages, and perhaps system,
+        tools and enable_thinking, as /save writes it; or plain text, one message. A folder's own
+        chat template is taken unless a template is named; a named one needs no folder.
+
+          quire prompt saves/my-model --ids < conversation.json
+          quire prompt --template llama3 --diff qwen3 --message "Hello"
+
+        Parameters
+        ----------
+        template
+            A named template, in place of the model's own.
+        message
+            One message of a user, in place of the standard input.
+        elements
+            Print JSON of the template's elements; needs no model with a named template.
+        ids
+            Show each token with its id.
+        diff
+            Show the difference to this template.
+        """
+        from quire.cli.prompt import PromptOptions, show_prompt
+
+        show_log(logging.WARNING)
+        options = PromptOptions(template, message, elements, ids, diff)
+        show_prompt(words, options, sys.stdin, sys.stdout)
+        return 0
 
     return app
 
@@ -80,10 +139,23 @@ def _chat(words: Sequence[str], make_model: MakeModel) -> int:
 
         chat_in_terminal(start, make_model)
         return 0
+    from quire.cli.plain import read_message_text, run_filter
+
     text = read_message_text(sys.stdin)
     with make_model(start.arguments) as model:
         run_filter(model, text, sys.stdout, start.options)
     return 0
+
+
+def _in_our_words(error: CycloptsError, words: Sequence[str], app: App[Any]) -> str:
+    if not isinstance(error, UnknownCommandError) or not words:
+        return str(error)
+    commands = [name for name in app if not name.startswith("-")]
+    options = ["--help", "--version"]
+    known = options if words[0].startswith("-") else commands
+    kind = "option" if words[0].startswith("-") else "command"
+    near = nearest(words[0], known) or f"; there are {', '.join([*commands, *options])}."
+    return f"Unknown {kind} {words[0]!r}{near}"
 
 
 def _write_any_text() -> None:

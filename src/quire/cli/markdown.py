@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
 
-from quire.cli.terminal import Harmless, harmless
+from quire.cli.terminal import Harmless, can_redraw, harmless
 
 Line = list[Segment]
 
@@ -26,16 +26,19 @@ _PARSER = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enab
 
 
 class Lines:
-    """Lines that are rendered already."""
+    """Lines that are rendered already. `ended`: the last one ends with a line break too."""
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    def __init__(self, lines: Iterable[Line], *, ended: bool = False) -> None:
         self.lines = list(lines)
+        self.ended = ended
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for place, line in enumerate(self.lines):
             if place:
                 yield Segment.line()
             yield from line
+        if self.ended:
+            yield Segment.line()
 
 
 def split_blocks(text: str) -> tuple[list[str], str]:
@@ -64,10 +67,22 @@ def render(text: str, console: Console) -> list[Line]:
     _keep_line_breaks(markdown.parsed)
     lines = console.render_lines(markdown, console.options.update(height=None), pad=False)
     # Markdown decodes entities and percent signs: what was harmless before may not be any more.
-    lines = [[Segment(harmless(part.text), part.style) for part in line] for line in lines]
+    lines = [
+        _without_padding([Segment(harmless(part.text), part.style) for part in line])
+        for line in lines
+    ]
     while lines and not "".join(part.text for part in lines[-1]).strip():
         lines.pop()
     return lines
+
+
+def _without_padding(line: Line) -> Line:
+    """Leave out blanks at the end that nobody sees, but who copies the text would get."""
+    while line and (line[-1].style is None or line[-1].style.bgcolor is None):
+        last = line.pop()
+        if kept := last.text.rstrip(" "):
+            return [*line, Segment(kept, last.style)]
+    return line
 
 
 class MarkdownStream:
@@ -135,12 +150,12 @@ class MarkdownStream:
             return
         self._show([])
         gap: list[Line] = [[]] if self._any_block and not self._printed else []
-        self._console.print(Lines([*gap, *lines]), soft_wrap=True)
+        self._console.print(Lines([*gap, *lines], ended=True), soft_wrap=True)
 
     def _show(self, lines: list[Line]) -> None:
         live = self._live
         if live is None:
-            if not lines or not self._console.is_terminal:
+            if not lines or not can_redraw(self._console):
                 return
             live = self._live = Live(
                 console=self._console, auto_refresh=False, transient=True, vertical_overflow="crop"

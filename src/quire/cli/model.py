@@ -7,9 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from quire.arguments import FIELDS, read_words, split_source
-from quire.sampling import REQUEST_OPTIONS
-
 if TYPE_CHECKING:
     from quire.chat import ChatModel
 
@@ -34,6 +31,10 @@ def read_start(words: Sequence[str]) -> Start:
     Raises:
         ConfigError: the words make no sense.
     """
+    # Here, not above: reading arguments takes pydantic, which `quire --help` need not wait for.
+    from quire.arguments import FIELDS, read_words, split_source
+    from quire.sampling import REQUEST_OPTIONS
+
     source, rest = split_source(words)
     values = read_words(rest)
     options = {key: values.pop(key) for key in list(values) if key in REQUEST_OPTIONS - set(FIELDS)}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, TextIO
@@ -50,9 +48,3 @@ def run_filter(model: ChatModel, text: str, output: TextIO, options: Mapping[str
     rest = (safe.flush() if safe else "") + ("" if last.endswith("\n") else "\n")
     output.write(rest)
     output.flush()
-
-
-def end_quietly() -> None:
-    """The reader went away: let nothing more be written, not even at exit."""
-    with open(os.devnull, "w", encoding="utf-8") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())

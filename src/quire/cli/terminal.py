@@ -6,7 +6,10 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _HARMLESS: dict[int, str] = {
@@ -55,6 +58,11 @@ def has_colour(stream: TextIO) -> bool:
     )
 
 
+def can_redraw(console: Console) -> bool:
+    """Whether what stands on the console's terminal can be drawn over."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def report_error(text: str) -> None:
     """Write one line, red on a terminal, to the standard error."""
     line = "quire: " + " ".join(harmless(text).split())
@@ -88,3 +96,9 @@ def state_folder() -> Path:
     """Where quire keeps what is the user's own: `$XDG_STATE_HOME/quire`."""
     home = os.environ.get("XDG_STATE_HOME")
     return (Path(home) if home else Path.home() / ".local" / "state") / "quire"
+
+
+def end_quietly() -> None:
+    """The reader went away: let nothing more be written, not even at exit."""
+    with open(os.devnull, "w", encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
