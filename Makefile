@@ -35,7 +35,7 @@ chat: $(VENV)/.quire  ## chat with the demo model in the terminal
 check: $(VENV)/.dev  ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
 test: $(VENV)/.dev  ## all tests

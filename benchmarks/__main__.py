@@ -19,7 +19,9 @@ def main(names: list[str]) -> int:
     print(machine())
     failed = 0
     for name in names or ALL:
-        failed |= subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], env=os.environ).returncode
+        failed |= subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}"], env=os.environ
+        ).returncode
     return 1 if failed else 0
 
 

@@ -9,11 +9,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from quire.arguments import ModelArguments, get_infer_args
+from quire.arguments import (
+    DataArguments,
+    FinetuningArguments,
+    GeneratingArguments,
+    ModelArguments,
+    get_infer_args,
+)
 from quire.chat.base_engine import BaseEngine, Messages, Tools
 from quire.chat.loop_thread import LoopThread
 from quire.chat.response import ChatDelta, Response
 from quire.errors import ConfigError
+
+EngineClass = Callable[
+    [ModelArguments, DataArguments, FinetuningArguments, GeneratingArguments], BaseEngine
+]
 
 
 class ChatModel:
@@ -196,7 +206,7 @@ class ChatModel:
         await self.aclose()
 
 
-def engine_class_for(model_args: ModelArguments) -> type[BaseEngine]:
+def engine_class_for(model_args: ModelArguments) -> EngineClass:
     """Choose the engine by `infer_backend`; `auto` is native in this version.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,14 @@ from quire.cli.commands import Leave, run_command
 from quire.cli.markdown import MarkdownStream
 from quire.cli.reader import Reader
 from quire.cli.session import Session
-from quire.cli.terminal import harmless
+from quire.cli.terminal import harmless, no_echo
 from quire.errors import QuireError
 from quire.messages import ToolCall, read_message
 
 if TYPE_CHECKING:
     from quire.chat import ChatModel
+
+logger = logging.getLogger("quire")
 
 
 class TerminalChat:
@@ -55,8 +58,15 @@ class TerminalChat:
                 self.take(line)
             except Leave:
                 return
+            except KeyboardInterrupt:
+                self.session.take_back()
+                self.say("Stopped.")
             except QuireError as error:
-                self.complain(error)
+                self.complain(str(error))
+            except Exception as error:  # a fault of our own must not cost the conversation
+                logger.debug("A fault in the chat", exc_info=True)
+                self.session.take_back()
+                self.complain(f"{type(error).__name__}: {error}. The conversation goes on.")
 
     def take(self, line: str) -> None:
         """Take what the user typed: a command, or a message to answer.
@@ -89,7 +99,10 @@ class TerminalChat:
     def _stream(self) -> Answer:
         view, answer = AnswerView(self.console), Answer()
         try:
-            with closing(self.model.stream(**self.session.request())) as deltas:
+            with (
+                no_echo(),
+                closing(self.model.stream(**self.session.request())) as deltas,
+            ):
                 receive(deltas, view.show, answer=answer)
         except QuireError:
             self.session.take_back()
@@ -127,7 +140,8 @@ class TerminalChat:
         for turn in self.session.turns:
             message = read_message(turn.message)
             if message.role != "assistant":
-                self.console.print(Text(f"{message.role}> {harmless(message.text)}", style="green"))
+                label = ">" if message.role == "user" else f"result of {message.name or 'a tool'}>"
+                self.console.print(Text(f"{harmless(label)} {harmless(message.text)}", "green"))
                 continue
             markdown = MarkdownStream(self.console)
             markdown.add(message.text)
@@ -139,10 +153,11 @@ class TerminalChat:
 
     def say(self, text: str) -> None:
         """A word from quire itself, not from the model."""
-        self.console.print(Text(harmless(text), style="dim"), soft_wrap=True)
+        self.console.print(Text(harmless(text), style="dim"))
 
-    def complain(self, error: QuireError) -> None:
-        self.console.print(Text(harmless(str(error)), style="red"), soft_wrap=True)
+    def complain(self, text: str) -> None:
+        """An error, in one line."""
+        self.console.print(Text(" ".join(harmless(text).split()), style="red"))
 
 
 def _undisturbed(finish: Callable[[], None]) -> None:

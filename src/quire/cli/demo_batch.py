@@ -57,9 +57,7 @@ async def _ask_all(
     return max(answer.last_at for answer in answers) - start
 
 
-async def _ask(
-    model: ChatModel, question: str, options: Mapping[str, Any], answer: Answer
-) -> None:
+async def _ask(model: ChatModel, question: str, options: Mapping[str, Any], answer: Answer) -> None:
     answer.asked_at = time.monotonic()
     stream = model.astream([{"role": "user", "content": question}], **options)
     async with aclosing(stream) as deltas:

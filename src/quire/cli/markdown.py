@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from itertools import pairwise
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.markdown import Markdown
 from rich.segment import Segment
 
-from quire.cli.terminal import Harmless, can_redraw, harmless
-
-Line = list[Segment]
-
-# HTML would be swallowed; as text it is seen.
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
+from quire.cli.markdown_blocks import Line, render, split_blocks
+from quire.cli.terminal import Harmless, can_redraw
 
 
 class Lines:
@@ -39,50 +31,6 @@ class Lines:
             yield from line
         if self.ended:
             yield Segment.line()
-
-
-def split_blocks(text: str) -> tuple[list[str], str]:
-    """Split Markdown into the blocks that are finished and the one that may still grow."""
-    starts = [token.map[0] for token in _PARSER.parse(text) if token.level == 0 and token.map]
-    starts = sorted(set(starts))
-    if len(starts) < 2:
-        return [], text
-    lines = text.split("\n")
-    blocks = ["\n".join(lines[start:end]) for start, end in pairwise(starts)]
-    return blocks, "\n".join(lines[starts[-1] :])
-
-
-def _keep_line_breaks(tokens: Iterable[Token]) -> None:
-    """Models write verses and lists of lines; CommonMark would join them."""
-    for token in tokens:
-        if token.type == "softbreak":
-            token.type = "hardbreak"
-        _keep_line_breaks(token.children or ())
-
-
-def render(text: str, console: Console) -> list[Line]:
-    """Render one block to lines; nothing in them can command the terminal."""
-    markdown = Markdown("", code_theme="ansi_dark", hyperlinks=False)
-    markdown.parsed = _PARSER.parse(text)
-    _keep_line_breaks(markdown.parsed)
-    lines = console.render_lines(markdown, console.options.update(height=None), pad=False)
-    # Markdown decodes entities and percent signs: what was harmless before may not be any more.
-    lines = [
-        _without_padding([Segment(harmless(part.text), part.style) for part in line])
-        for line in lines
-    ]
-    while lines and not "".join(part.text for part in lines[-1]).strip():
-        lines.pop()
-    return lines
-
-
-def _without_padding(line: Line) -> Line:
-    """Leave out blanks at the end that nobody sees, but who copies the text would get."""
-    while line and (line[-1].style is None or line[-1].style.bgcolor is None):
-        last = line.pop()
-        if kept := last.text.rstrip(" "):
-            return [*line, Segment(kept, last.style)]
-    return line
 
 
 class MarkdownStream:

@@ -85,7 +85,7 @@ class Session:
         taken: list[Turn] = []
         while self.turns and self.turns[-1].message["role"] in ("user", "tool"):
             taken.insert(0, self.turns.pop())
-        self.taken_back = taken
+        self.taken_back = taken or self.taken_back
 
     def retry(self) -> bool:
         """Make ready to answer the last question again; False if there is none."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -61,6 +63,28 @@ def has_colour(stream: TextIO) -> bool:
 def can_redraw(console: Console) -> bool:
     """Whether what stands on the console's terminal can be drawn over."""
     return console.is_terminal and not console.is_dumb_terminal
+
+
+@contextmanager
+def no_echo() -> Iterator[None]:
+    """What is typed meanwhile does not spoil what is drawn; it waits for the next prompt."""
+    try:
+        import termios
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    try:
+        number = sys.stdin.fileno()
+        before = termios.tcgetattr(number)
+    except (OSError, ValueError, termios.error):  # no terminal
+        yield
+        return
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(number, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(number, termios.TCSADRAIN, before)
 
 
 def report_error(text: str) -> None:

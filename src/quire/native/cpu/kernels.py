@@ -10,18 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from quire.native.cpu import simd
-from quire.native.cpu.simd import LANES
+from quire.native.cpu.jit import kernel
+from quire.native.cpu.layout import LANES
 from quire.native.cpu.tiles import make_dot_tile
 
 TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as registers hold
 ROW_BLOCK_BYTES = 384 * 1024  # of activations, to stay in the second-level cache
+NO, YES = np.int64(0), np.int64(1)  # typed, or Numba compiles the callee anew for each literal
 COLUMN_GRAIN = 16  # columns, so that threads do not write to one cache line
 
 
-@njit(inline="always")
+@kernel
 def share(thread: int, threads: int, count: int, grain: int) -> tuple[int, int]:
     """This thread's range of `count` things, in whole grains."""
     grains = (count + grain - 1) // grain
@@ -30,7 +31,7 @@ def share(thread: int, threads: int, count: int, grain: int) -> tuple[int, int]:
     return min(first, count), min(end, count)
 
 
-@njit
+@kernel
 def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
     """RMS norm of `size` floats at address `x`, which may be `out`."""
     total = simd.splat(np.float32(0))
@@ -43,7 +44,7 @@ def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
         value = simd.load_part(x + 4 * whole, rest)
         total = simd.fma(value, value, total)
     mean = simd.sum_lanes(total) / np.float32(size)
-    scale = simd.splat(np.float32(1) / np.sqrt(mean + np.float32(eps)))
+    scale = simd.divide(simd.splat(np.float32(1)), simd.sqrt(simd.splat(mean + np.float32(eps))))
     for k in range(0, whole, LANES):
         value = simd.multiply(simd.load(x + 4 * k), scale)
         simd.store(out + 4 * k, simd.multiply(simd.load(weight + 4 * k), value))
@@ -53,40 +54,42 @@ def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
         simd.store_part(out + 4 * whole, value, rest)
 
 
-@njit
-def rms_norm(thread: int, threads: int, x: Any, weight: Any, eps: float, out: Any) -> None:
-    """`out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` for (T, size) float32."""
-    rows, size = x.shape
+@kernel
+def rms_norm(
+    thread: int, threads: int, x: int, rows: int, size: int, weight: int, eps: float, out: int
+) -> None:
+    """`out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` for (rows, size)."""
     first, end = share(thread, threads, rows, 1)
     for row in range(first, end):
         offset = row * size * 4
-        normalise_row(
-            x.ctypes.data + offset, weight.ctypes.data, out.ctypes.data + offset, size, eps
-        )
+        normalise_row(x + offset, weight, out + offset, size, eps)
 
 
-@njit
-def gather_rows(thread: int, threads: int, table: Any, indices: Any, out: Any) -> None:
-    """`out[t] = table[indices[t]]`: embeddings of float32, or of bfloat16 as uint16, widened."""
-    first, end = share(thread, threads, len(indices), 1)
-    size = table.shape[1]
-    narrow = table.itemsize == 2
+@kernel
+def gather_rows(
+    thread: int, threads: int, table: int, narrow: int, size: int, indices: int, rows: int, out: int
+) -> None:
+    """`out[t] = table[indices[t]]` for (n, size) of float32, or of bfloat16 if `narrow`."""
+    first, end = share(thread, threads, rows, 1)
     whole = size // LANES * LANES
+    rest = size - whole
     for row in range(first, end):
-        source = table.ctypes.data + np.int64(indices[row]) * size * table.itemsize
-        target = out.ctypes.data + row * size * 4
-        for k in range(0, whole, LANES):
-            if narrow:
+        index = np.int64(simd.get_int32(indices, row))
+        target = out + row * size * 4
+        if narrow:
+            source = table + index * size * 2
+            for k in range(0, whole, LANES):
                 simd.store(target + 4 * k, simd.load_bfloat16(source + 2 * k))
-            else:
-                simd.store(target + 4 * k, simd.load(source + 4 * k))
-        if size > whole:
-            rest = size - whole
-            if narrow:
+            if rest:
                 value = simd.load_bfloat16_part(source + 2 * whole, rest)
-            else:
+                simd.store_part(target + 4 * whole, value, rest)
+        else:
+            source = table + index * size * 4
+            for k in range(0, whole, LANES):
+                simd.store(target + 4 * k, simd.load(source + 4 * k))
+            if rest:
                 value = simd.load_part(source + 4 * whole, rest)
-            simd.store_part(target + 4 * whole, value, rest)
+                simd.store_part(target + 4 * whole, value, rest)
 
 
 def _make_product(bfloat16: bool) -> Any:
@@ -98,7 +101,7 @@ def _make_product(bfloat16: bool) -> Any:
     small = make_dot_tile(1, 4, bfloat16)
     single = make_dot_tile(1, 1, bfloat16)
 
-    @njit
+    @kernel
     def block(
         x: int, x_stride: int, rows: int, w: int, depth: int, columns: int, out: int,
         out_stride: int, bias: int, accumulate: int,
@@ -143,115 +146,123 @@ _block_float32 = _make_product(False)
 _block_bfloat16 = _make_product(True)
 
 
-@njit
+@kernel
 def linear_columns(
-    x: Any, weight: int, narrow: bool, bias: int, out: Any, first: int, end: int, accumulate: int
-) -> None:
-    """Columns `first` to `end - 1` of `linear`; `weight` and `bias` are addresses."""
-    rows, depth = x.shape
+    x: int, rows: int, depth: int, weight: int, narrow: int, bias: int, out: int, columns: int,
+    first: int, end: int, accumulate: int,
+) -> None:  # fmt: skip
+    """Columns `first` to `end - 1` of `linear`."""
     if first >= end:
         return
     tiles = max(1, ROW_BLOCK_BYTES // (4 * depth * TILE_ROWS))
     step = tiles * TILE_ROWS
-    out_stride = out.shape[1] * 4
     shift = bias + 4 * first if bias else 0
-    for row in range(0, rows, step):
+    row = 0
+    while row < rows:
         count = min(step, rows - row)
-        source = x.ctypes.data + row * depth * 4
-        target = out.ctypes.data + row * out_stride + 4 * first
+        source = x + row * depth * 4
+        target = out + row * columns * 4 + 4 * first
         if narrow:
             _block_bfloat16(source, depth * 4, count, weight + first * depth * 2, depth,
-                            end - first, target, out_stride, shift, accumulate)  # fmt: skip
+                            end - first, target, columns * 4, shift, accumulate)  # fmt: skip
         else:
             _block_float32(source, depth * 4, count, weight + first * depth * 4, depth,
-                           end - first, target, out_stride, shift, accumulate)  # fmt: skip
+                           end - first, target, columns * 4, shift, accumulate)  # fmt: skip
+        row += step
 
 
-@njit
+@kernel
 def linear(
-    thread: int, threads: int, x: Any, weight: int, narrow: bool, bias: int, out: Any,
-    accumulate: int,
+    thread: int, threads: int, x: int, rows: int, depth: int, weight: int, narrow: int, bias: int,
+    out: int, columns: int, accumulate: int,
 ) -> None:  # fmt: skip
-    """`out (+)= x @ weight.T + bias`: x (T, depth), weight (columns, depth), out (T, columns).
+    """`out (+)= x @ weight.T + bias`: x (rows, depth), weight (columns, depth), out (rows, columns).
 
-    `weight` is the address of float32, or of bfloat16 where `narrow`; `bias` that of float32, or 0.
+    `weight` is float32, or bfloat16 if `narrow`; `bias` is float32, or address 0 for none.
     """
-    first, end = share(thread, threads, out.shape[1], COLUMN_GRAIN)
-    linear_columns(x, weight, narrow, bias, out, first, end, accumulate)
+    first, end = share(thread, threads, columns, COLUMN_GRAIN)
+    linear_columns(x, rows, depth, weight, narrow, bias, out, columns, first, end, accumulate)
 
 
-@njit
-def silu_gate(gate: Any, up: Any, first: int, end: int) -> None:
+@kernel
+def silu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) -> None:
     """`gate = gate / (1 + exp(-gate)) * up` in the columns `first` to `end - 1`."""
-    rows, size = gate.shape
     one = simd.splat(np.float32(1))
     zero = simd.splat(np.float32(0))
     for row in range(rows):
         for column in range(first, end, LANES):
             count = min(LANES, end - column)
             offset = 4 * (row * size + column)
-            g = simd.load_part(gate.ctypes.data + offset, count)
-            u = simd.load_part(up.ctypes.data + offset, count)
+            g = simd.load_part(gate + offset, count)
+            u = simd.load_part(up + offset, count)
             g = simd.divide(g, simd.add(one, simd.exp(simd.subtract(zero, g))))
-            simd.store_part(gate.ctypes.data + offset, simd.multiply(g, u), count)
+            simd.store_part(gate + offset, simd.multiply(g, u), count)
 
 
-@njit
+@kernel
 def gated_ffn(
-    thread: int, threads: int, x: Any, weights: Any, gate: Any, up: Any
+    thread: int, threads: int, x: int, rows: int, depth: int, maps: int, gate: int, up: int,
+    columns: int,
 ) -> None:  # fmt: skip
     """`gate = silu(x @ gate_w.T + gate_b) * (x @ up_w.T + up_b)`; `up` is scratch of its shape.
 
-    `weights`: (gate address, narrow, bias address, up address, narrow, bias address), int64.
+    `maps`: address of (gate weight, narrow, bias, up weight, narrow, bias), as in `linear`.
     """
-    first, end = share(thread, threads, gate.shape[1], COLUMN_GRAIN)
-    linear_columns(x, weights[0], weights[1] != 0, weights[2], gate, first, end, 0)
-    linear_columns(x, weights[3], weights[4] != 0, weights[5], up, first, end, 0)
-    silu_gate(gate, up, first, end)
+    first, end = share(thread, threads, columns, COLUMN_GRAIN)
+    linear_columns(x, rows, depth, simd.get_int64(maps, 0), simd.get_int64(maps, 1),
+                   simd.get_int64(maps, 2), gate, columns, first, end, NO)  # fmt: skip
+    linear_columns(x, rows, depth, simd.get_int64(maps, 3), simd.get_int64(maps, 4),
+                   simd.get_int64(maps, 5), up, columns, first, end, NO)  # fmt: skip
+    silu_gate(gate, up, rows, columns, first, end)
 
 
-@njit
-def _rotate(x: int, cosines: Any, sines: Any) -> None:
+@kernel
+def _rotate(x: int, cosines: int, sines: int, half: int) -> None:
     """Turn each pair (x[i], x[i + half]) of the head at address `x`."""
-    half = len(cosines)
     for i in range(half):
         first, second = simd.get_float32(x, i), simd.get_float32(x, i + half)
-        simd.put_float32(x, i, first * cosines[i] - second * sines[i])
-        simd.put_float32(x, i + half, second * cosines[i] + first * sines[i])
+        c, s = simd.get_float32(cosines, i), simd.get_float32(sines, i)
+        simd.put_float32(x, i, first * c - second * s)
+        simd.put_float32(x, i + half, second * c + first * s)
 
 
-@njit
+@kernel
 def rotate_and_store(
-    thread: int, threads: int, q: Any, k: Any, v: Any, norms: Any, eps: float, scale: float,
-    positions: Any, slots: Any, cosines: Any, sines: Any, k_cache: Any, v_cache: Any,
+    thread: int, threads: int, q: int, k: int, v: int, rows: int, heads: int, kv_heads: int,
+    size: int, q_norm: int, k_norm: int, eps: float, scale: float, positions: int, slots: int,
+    cosines: int, sines: int, block_size: int, k_cache: int, v_cache: int,
 ) -> None:  # fmt: skip
     """Head norms, rotary embedding and scale on q; the same, less the scale, on k; k, v to cache.
 
-    q (T, heads, size), k and v (T, kv heads, size) are changed in place. `norms` holds the
-    addresses of the query's and the key's norm, or zeros. `k_cache` is (blocks, kv heads, size,
-    block size), keys side by side; `v_cache` (blocks, kv heads, block size, padded size).
+    q (rows, heads, size), k and v (rows, kv_heads, size) are changed in place. `q_norm` and
+    `k_norm` are 0 for none. `k_cache` is (blocks, kv_heads, size, block_size), keys side by side;
+    `v_cache` (blocks, kv_heads, block_size, padded size). Cosines and sines are (positions,
+    size / 2); positions int32, slots int64.
     """
-    rows, heads, size = q.shape
-    kv_heads = k.shape[1]
-    block_size = k_cache.shape[3]
+    width = (size + LANES - 1) // LANES * LANES
+    half = size // 2
     first, end = share(thread, threads, rows * (heads + kv_heads), 1)
     for task in range(first, end):
         row, head = task // (heads + kv_heads), task % (heads + kv_heads)
-        angle_c, angle_s = cosines[positions[row]], sines[positions[row]]
+        angles = np.int64(simd.get_int32(positions, row)) * half * 4
         if head < heads:
-            at = q.ctypes.data + (row * heads + head) * size * 4
-            if norms[0] != 0:
-                normalise_row(at, norms[0], at, size, eps)
-            _rotate(at, angle_c, angle_s)
+            at = q + (row * heads + head) * size * 4
+            if q_norm:
+                normalise_row(at, q_norm, at, size, eps)
+            _rotate(at, cosines + angles, sines + angles, half)
             for i in range(size):
-                q[row, head, i] *= np.float32(scale)
+                simd.put_float32(at, i, simd.get_float32(at, i) * np.float32(scale))
             continue
         head -= heads
-        at = k.ctypes.data + (row * kv_heads + head) * size * 4
-        if norms[1] != 0:
-            normalise_row(at, norms[1], at, size, eps)
-        _rotate(at, angle_c, angle_s)
-        block, offset = slots[row] // block_size, slots[row] % block_size
+        at = k + (row * kv_heads + head) * size * 4
+        if k_norm:
+            normalise_row(at, k_norm, at, size, eps)
+        _rotate(at, cosines + angles, sines + angles, half)
+        slot = simd.get_int64(slots, row)
+        block, offset = slot // block_size, slot % block_size
+        keys = k_cache + 4 * ((block * kv_heads + head) * size * block_size + offset)
+        values = v_cache + 4 * ((block * kv_heads + head) * block_size + offset) * width
+        source = v + (row * kv_heads + head) * size * 4
         for i in range(size):
-            k_cache[block, head, i, offset] = k[row, head, i]
-            v_cache[block, head, offset, i] = v[row, head, i]
+            simd.put_float32(keys, i * block_size, simd.get_float32(at, i))
+            simd.put_float32(values, i, simd.get_float32(source, i))

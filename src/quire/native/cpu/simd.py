@@ -9,20 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from quire.native.cpu.layout import LANES
 
-def _register_lanes() -> int:
-    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
-    return 16 if features.get("avx512f") else 8
-
-
-LANES = _register_lanes()
 FLOAT = ir.FloatType()
 INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
@@ -288,6 +282,16 @@ def multiply(typingctx: Any, a: Any, b: Any) -> Any:
 def divide(typingctx: Any, a: Any, b: Any) -> Any:
     """a / b"""
     return _L(_L, _L), lambda context, builder, signature, args: builder.fdiv(*args)
+
+
+@intrinsic
+def sqrt(typingctx: Any, value: Any) -> Any:
+    """The square root of each lane."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return call(builder, f"llvm.sqrt.{suffix(LANES)}", VECTOR, [args[0]])
+
+    return _L(_L), code
 
 
 @intrinsic

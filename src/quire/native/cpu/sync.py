@@ -10,27 +10,24 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-from quire.native.cpu.simd import INT32, INT64, build_pointer
+from quire.native.cpu.jit import kernel
+from quire.native.cpu.layout import ABORT, ARRIVALS, GENERATION
+from quire.native.cpu.simd import INT32, INT64, build_pointer, call
 
-LINE = 64
-ARRIVALS, GENERATION, ABORT = 0, LINE, 2 * LINE
-SYNC_WORDS = 3 * LINE // 8
 SPINS_BEFORE_YIELD = 2000
 
 _I = types.int64
-_PAUSES = {"x86_64": "pause", "amd64": "pause", "aarch64": "yield", "arm64": "yield"}
-
-
-def new_sync() -> NDArray[np.int64]:
-    """A block for one team of threads."""
-    return np.zeros(SYNC_WORDS, np.int64)
+_PAUSES: dict[str, tuple[str, list[ir.Constant]]] = {
+    "x86_64": ("llvm.x86.sse2.pause", []),
+    "amd64": ("llvm.x86.sse2.pause", []),
+    "aarch64": ("llvm.aarch64.hint", [INT32(1)]),
+    "arm64": ("llvm.aarch64.hint", [INT32(1)]),
+}
 
 
 @intrinsic
@@ -70,9 +67,9 @@ def pause(typingctx: Any) -> Any:
     """Tell the CPU that this is a spin."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = _PAUSES.get(platform.machine().lower())
-        if word is not None:
-            builder.asm(ir.FunctionType(ir.VoidType(), []), word, "", [], side_effect=True)
+        known = _PAUSES.get(platform.machine().lower())
+        if known is not None:
+            call(builder, known[0], ir.VoidType(), known[1])
         return context.get_dummy_value()
 
     return types.none(), code
@@ -91,7 +88,7 @@ def give_way(typingctx: Any) -> Any:
     return types.none(), code
 
 
-@njit
+@kernel
 def barrier(sync: int, threads: int) -> None:
     """Wait until all `threads` are here; what each wrote before, all see after.
 

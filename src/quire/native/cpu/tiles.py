@@ -14,7 +14,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from quire.native.cpu import simd
-from quire.native.cpu.simd import FLOAT, INT64, LANES, VECTOR
+from quire.native.cpu.layout import LANES
+from quire.native.cpu.simd import FLOAT, INT64, VECTOR
 
 _I = types.int64
 
