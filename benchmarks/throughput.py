@@ -16,7 +16,10 @@ from benchmarks.models import qwen2_26m
 STREAMS = (1, 8, 32, 64)
 NEW_TOKENS = 128
 REPEATS = 5
-WORDS = "a paged cache holds the keys and values of many voices at once in small blocks ".split()
+WORDS = (
+    *("a", "paged", "cache", "holds", "the", "keys", "and", "values"),
+    *("of", "many", "voices", "at", "once", "in", "small", "blocks"),
+)
 
 
 def conversations(count: int) -> list[list[dict[str, str]]]:
