@@ -54,7 +54,9 @@ def logit_rules(
     """
     for token in params.logit_bias:
         if not 0 <= token < vocab_size:
-            raise SamplingError(f"logit_bias names token {token}; the vocabulary ends at {vocab_size - 1}.")
+            raise SamplingError(
+                f"logit_bias names token {token}; the vocabulary ends at {vocab_size - 1}."
+            )
     if params.bad_words and encode is None:
         raise UnsupportedOptionError("bad_words needs a tokenizer, and this engine has none.")
     return LogitRules(

@@ -112,8 +112,13 @@ class Sequence:
 
     @property
     def remaining(self) -> int:
-        """How many tokens are not computed yet; 1 when it decodes."""
+        """How many tokens are not computed yet."""
         return self.num_tokens - self.computed_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether all but the last generated token is computed."""
+        return self.num_tokens - self.computed_tokens == 1 and self.num_tokens > self.prompt_length
 
     @property
     def last_token(self) -> int:

@@ -1,0 +1,98 @@
+"""From a plan to the arrays that the runner takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.native.batch import Batch
+from quire.native.scheduler import Plan
+from quire.native.sequence import Sequence
+
+
+@dataclass(slots=True)
+class LogitsRows:
+    """Which rows of the logits are for what; row numbers are those of the runner's result (L, V)."""
+
+    batch_rows: list[int] = field(default_factory=list[int])  # (L,) rows of the batch
+    drawn: list[int] = field(default_factory=list[int])  # one for each sequence of `drawing`
+    drawing: list[Sequence] = field(default_factory=list[Sequence])  # who gets a token
+    prompts: list[tuple[Sequence, int, int]] = field(
+        default_factory=list[tuple[Sequence, int, int]]
+    )  # prompt log-probabilities: rows start to end
+
+
+def build_batch(plan: Plan, block_size: int) -> tuple[Batch, LogitsRows]:
+    """Lay out one step."""
+    counts = np.array(plan.counts, dtype=np.int32)
+    query_start = np.zeros(len(counts) + 1, dtype=np.int32)
+    np.cumsum(counts, out=query_start[1:])
+    starts = np.array([s.computed_tokens for s in plan.sequences], dtype=np.int32)
+    owner = np.repeat(np.arange(len(counts)), counts)
+    positions = np.arange(query_start[-1], dtype=np.int32) - query_start[owner] + starts[owner]
+    tables = _block_tables(plan.sequences)
+    blocks = tables[owner, positions // block_size].astype(np.int64)
+    rows = _logits_rows(plan, query_start)
+    batch = Batch(
+        token_ids=_token_ids(plan, query_start),
+        positions=positions,
+        slots=blocks * block_size + positions % block_size,
+        query_start=query_start,
+        context_lens=starts + counts,
+        block_tables=tables,
+        logits_rows=np.array(rows.batch_rows, dtype=np.int32),
+    )
+    return batch, rows
+
+
+def _block_tables(sequences: list[Sequence]) -> NDArray[np.int32]:
+    width = max(len(sequence.table) for sequence in sequences)
+    tables = np.zeros((len(sequences), width), dtype=np.int32)
+    for row, sequence in zip(tables, sequences, strict=True):
+        array = sequence.table.array
+        row[: len(array)] = array
+    return tables
+
+
+def _token_ids(plan: Plan, query_start: NDArray[np.int32]) -> NDArray[np.int32]:
+    decodes = plan.num_decodes
+    token_ids = np.empty(query_start[-1], dtype=np.int32)
+    token_ids[:decodes] = [sequence.last_token for sequence in plan.sequences[:decodes]]
+    row = decodes
+    for sequence, count in zip(plan.sequences[decodes:], plan.counts[decodes:], strict=True):
+        start = sequence.computed_tokens
+        token_ids[row : row + count] = sequence.tokens[start : start + count]
+        row += count
+    return token_ids
+
+
+def _logits_rows(plan: Plan, query_start: NDArray[np.int32]) -> LogitsRows:
+    decodes = plan.num_decodes
+    rows = LogitsRows(
+        batch_rows=list(range(decodes)),
+        drawn=list(range(decodes)),
+        drawing=plan.sequences[:decodes],
+    )
+    for number in range(decodes, len(plan.sequences)):
+        _add_rows(rows, plan.sequences[number], plan.counts[number], int(query_start[number]))
+    return rows
+
+
+def _add_rows(rows: LogitsRows, sequence: Sequence, count: int, first: int) -> None:
+    start = sequence.computed_tokens
+    logprobs = sequence.request.prompt_logprobs
+    if logprobs is not None:
+        wanted = logprobs.rows(start, start + count)
+        if wanted:
+            place = len(rows.batch_rows)
+            rows.batch_rows += [first + position - start for position in wanted]
+            rows.prompts.append((sequence, place, place + len(wanted)))
+    if start + count < sequence.num_tokens:
+        return
+    drawing = sequence.request.sequences if sequence.is_leader else [sequence]
+    for one in drawing:
+        rows.drawn.append(len(rows.batch_rows))
+        rows.drawing.append(one)
+    rows.batch_rows.append(first + count - 1)

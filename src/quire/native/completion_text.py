@@ -1,0 +1,38 @@
+"""The text of one completion on its way out: detokenised, and cut before a stop string."""
+
+from __future__ import annotations
+
+from quire.native.detokenizer import Detokenizer
+from quire.native.stopping import StopStrings
+from quire.sampling import SamplingParams
+
+
+class CompletionText:
+    """Turns a completion's tokens into the text that may be shown.
+
+    Invariant: the strings returned by all `add` calls and `flush` are the completion's text or,
+    where a stop string was found, the text before it.
+    """
+
+    __slots__ = ("_detokenizer", "_stops")
+
+    def __init__(self, detokenizer: Detokenizer, params: SamplingParams) -> None:
+        self._detokenizer = detokenizer
+        self._stops = StopStrings(params.stop) if params.stop else None
+
+    @property
+    def found(self) -> str | None:
+        """The stop string that ends the completion, if one has come."""
+        return None if self._stops is None else self._stops.found
+
+    def add(self, token: int, *, armed: bool) -> str:
+        """Take one more token. A stop string counts only while `armed` (from `min_tokens` on)."""
+        text = self._detokenizer.add(token)
+        return text if self._stops is None else self._stops.add(text, armed=armed)
+
+    def flush(self) -> str:
+        """Return what was held back; the completion has ended."""
+        text = self._detokenizer.flush()
+        if self._stops is None or self._stops.found is not None:
+            return text if self._stops is None else ""
+        return self._stops.add(text) + self._stops.flush()

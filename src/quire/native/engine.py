@@ -1,0 +1,310 @@
+"""The engine: continuous batching over a paged KV cache. One thread owns it; it knows no other."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, RequestError
+from quire.native.adjustments import Encode
+from quire.native.admission import Limits, check_request, make_request
+from quire.native.batch import Runner
+from quire.native.batching import LogitsRows, build_batch
+from quire.native.blocks import BlockPool
+from quire.native.detokenizer import MakeDetokenizer
+from quire.native.ending import Ending, ending_after, usage_of
+from quire.native.sampler import Sampled, Sampler
+from quire.native.scheduler import Plan, Scheduler
+from quire.native.sequence import Request, Sequence
+from quire.native.statistics import EngineStatistics
+from quire.outputs import Delta, TokenLogprob
+from quire.prompt import Prompt
+from quire.sampling import SamplingParams
+
+logger = logging.getLogger("quire")
+
+Outputs = list[tuple[str, Delta]]
+
+_LOGITS_BYTES = 128 * 2**20  # at most so much for the logits of one prompt's log-probabilities
+
+_BAD_LOGITS = (
+    "The model gave no usable logits here: NaN or infinity, or every token is banned. Weights may be "
+    "damaged, or the type too narrow: try infer_dtype: float32."
+)
+
+
+class Engine:
+    """Completes prompts, many at once.
+
+    `add` requests, call `step` while `has_work`, and read the deltas that it returns. A request's
+    tokens depend on nothing but the request: not on the others, not on how its prompt is cut into
+    chunks, and not on preemptions. `SamplingParams.timeout` is kept by the caller, who aborts.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        make_detokenizer: MakeDetokenizer,
+        *,
+        max_sequences: int = 256,
+        max_batch_tokens: int = 2048,
+        prefix_caching: bool = True,
+        encode: Encode | None = None,
+    ) -> None:
+        """Take over a runner; `close` closes it.
+
+        Args:
+            make_detokenizer: makes one for each completion; see `detokenizer_factory`.
+            max_sequences: sequences that run at once.
+            max_batch_tokens: tokens computed in one step; at least `max_sequences`.
+            prefix_caching: keep computed blocks and use them again for equal beginnings.
+            encode: encodes bad words; without it they are refused.
+
+        Raises:
+            ConfigError: limits that cannot work.
+            OutOfMemoryError: a KV cache without a single block.
+        """
+        if not 1 <= max_sequences <= max_batch_tokens:
+            raise ConfigError(
+                f"max_sequences ({max_sequences}) must be at least 1 and at most max_batch_tokens "
+                f"({max_batch_tokens}): a step gives each running sequence a token."
+            )
+        if runner.num_blocks < 1:
+            raise OutOfMemoryError("The KV cache holds no block: give it more memory.")
+        self._runner = runner
+        self._make_detokenizer = make_detokenizer
+        self._encode = encode
+        self._limits = Limits(
+            runner.vocab_size, runner.max_model_len, runner.block_size, runner.num_blocks
+        )
+        self._pool = BlockPool(runner.num_blocks, caching=prefix_caching)
+        self._scheduler = Scheduler(
+            self._pool,
+            runner.block_size,
+            max_sequences=max_sequences,
+            max_batch_tokens=max_batch_tokens,
+            max_logits_rows=max(1, _LOGITS_BYTES // (4 * runner.vocab_size)),
+        )
+        self._sampler = Sampler()
+        self._requests: dict[str, Request] = {}
+        self._added = self._steps = self._failed_steps = self._generated = 0
+        self._closed = False
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def add(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        arrival: float | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
+
+        Raises:
+            RequestError: the request is wrong, or its id is in use.
+            OutOfMemoryError: the KV cache could never hold it.
+            EngineClosedError: the engine was closed.
+        """
+        if self._closed:
+            raise EngineClosedError("The engine was closed.")
+        if request_id in self._requests:
+            raise RequestError(f"The request id {request_id!r} is in use.")
+        check_request(prompt, params, adapter, self._limits)
+        request = make_request(
+            request_id,
+            self._added,
+            prompt,
+            params,
+            time.monotonic() if arrival is None else arrival,
+            vocab_size=self._limits.vocab_size,
+            make_detokenizer=self._make_detokenizer,
+            encode=self._encode,
+        )
+        self._added += 1
+        self._requests[request_id] = request
+        self._scheduler.add(request.sequences[0])
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request and free its blocks. One that is not there is ignored."""
+        request = self._requests.pop(request_id, None)
+        for sequence in request.sequences if request is not None else ():
+            if not sequence.finished:
+                sequence.finished = True
+                self._scheduler.remove(sequence)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+        return bool(self._requests)
+
+    def close(self) -> None:
+        """Forget every request and close the runner. May be called twice."""
+        if not self._closed:
+            self._closed = True
+            for request_id in list(self._requests):
+                self.abort(request_id)
+            self._runner.close()
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def step(self) -> Outputs:
+        """Compute some tokens of some requests and return what their completions gained.
+
+        A fault ends the requests that it concerns, with finish reason "error", and no other.
+        """
+        plan = self._scheduler.schedule()
+        if not plan.sequences:
+            return []
+        self._steps += 1
+        try:
+            sampled, rows = self._run(plan)
+        except Exception as error:
+            logger.exception("A step of the native engine failed.")
+            self._failed_steps += 1
+            return self._fail(plan.sequences, f"The step failed: {error!r}.")
+        return self._commit(plan, rows, sampled)
+
+    def _run(self, plan: Plan) -> tuple[Sampled, LogitsRows]:
+        batch, rows = build_batch(plan, self._limits.block_size)
+        if plan.copies:
+            self._runner.copy_blocks(plan.copies)
+        logits = self._runner.run(batch)
+        self._read_prompts(rows, logits)
+        return self._sampler.sample(logits, rows.drawn, rows.drawing), rows
+
+    def _read_prompts(self, rows: LogitsRows, logits: NDArray[np.float32]) -> None:
+        for sequence, start, end in rows.prompts:
+            logprobs = sequence.request.prompt_logprobs
+            if logprobs is not None:
+                logprobs.add(logits[start:end])
+
+    def _commit(self, plan: Plan, rows: LogitsRows, sampled: Sampled) -> Outputs:
+        outputs: Outputs = []
+        faulty = _faulty(rows, sampled)
+        for sequence, count in zip(plan.sequences, plan.counts, strict=True):
+            if sequence not in faulty:
+                self._advance(sequence, count)
+        logprobs = sampled.logprobs
+        for place, sequence in enumerate(rows.drawing):
+            if sequence not in faulty:
+                one = None if logprobs is None else logprobs[place]
+                outputs.append(self._accept(sequence, sampled.tokens[place], one))
+        return outputs + self._fail(list(faulty), _BAD_LOGITS) if faulty else outputs
+
+    def _advance(self, sequence: Sequence, count: int) -> None:
+        """Note what was computed; once that is the prompt, its completions part."""
+        sequence.computed_tokens += count
+        if sequence.computed_tokens // self._limits.block_size > sequence.published:
+            self._scheduler.publish(sequence)
+        if sequence.is_leader and not sequence.remaining:
+            sequence.request.forked = True
+            for sibling in sequence.request.sequences[1:]:
+                self._scheduler.fork(sequence, sibling)
+
+    def _accept(
+        self, sequence: Sequence, token: int, logprob: TokenLogprob | None
+    ) -> tuple[str, Delta]:
+        """Give a sequence its next token and return what it may show of it."""
+        sequence.append(token)
+        self._generated += 1
+        request = sequence.request
+        try:
+            text, ending = ending_after(sequence, token)
+        except Exception as error:  # a detokenizer at fault
+            logger.exception("A token of the native engine could not be read.")
+            text, ending = "", Ending("error", error=f"Token {token} cannot be read: {error!r}.")
+        delta = Delta(
+            sequence.index,
+            text,
+            (token,),
+            None if logprob is None else (logprob,),
+            ending.finish_reason,
+            ending.stop_reason,
+            None if ending.finish_reason is None else usage_of(sequence),
+            _prompt_logprobs(sequence),
+            ending.error,
+        )
+        if ending.finish_reason is not None:
+            self._finish(sequence)
+        return request.request_id, delta
+
+    # --- the end of sequences --------------------------------------------------------------------
+
+    def _fail(self, sequences: list[Sequence], error: str) -> Outputs:
+        """End these sequences, and those that wait for a prompt that they compute."""
+        outputs: Outputs = []
+        for sequence in sequences:
+            concerned = sequence.request.sequences if sequence.is_leader else [sequence]
+            for one in concerned:
+                if one.finished:
+                    continue
+                delta = Delta(
+                    one.index, "", finish_reason="error", usage=usage_of(one), error=error
+                )
+                outputs.append((one.request.request_id, delta))
+                self._finish(one, discard=True)
+        return outputs
+
+    def _finish(self, sequence: Sequence, *, discard: bool = False) -> None:
+        sequence.finished = True
+        self._scheduler.remove(sequence, discard=discard)
+        if sequence.request.is_finished:
+            del self._requests[sequence.request.request_id]
+
+    # --- figures ---------------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        scheduler, pool = self._scheduler, self._pool
+        return EngineStatistics(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            total_blocks=pool.num_blocks,
+            free_blocks=pool.num_available,
+            cached_blocks=pool.num_idle,
+            steps=self._steps,
+            failed_steps=self._failed_steps,
+            preemptions=scheduler.num_preemptions,
+            prompt_tokens=scheduler.num_prompt_tokens,
+            prefix_hit_tokens=scheduler.num_hit_tokens,
+            generated_tokens=self._generated,
+        )
+
+    def check_integrity(self) -> None:
+        """Assert that every request, sequence and block is accounted for."""
+        self._scheduler.check_integrity()
+        queued = {*self._scheduler.running, *self._scheduler.waiting}
+        for request in self._requests.values():
+            assert not request.is_finished
+            started = request.sequences if request.forked else request.sequences[:1]
+            for sequence in started:
+                assert sequence.finished != (sequence in queued)
+                queued.discard(sequence)
+        assert not queued, "a sequence of no request is queued"
+
+
+def _faulty(rows: LogitsRows, sampled: Sampled) -> dict[Sequence, None]:
+    """Return whose logits were unusable, in order."""
+    faulty: dict[Sequence, None] = {}
+    if not all(sampled.usable):
+        for sequence, fine in zip(rows.drawing, sampled.usable, strict=True):
+            if not fine:
+                faulty[sequence] = None
+    for sequence, _, _ in rows.prompts:
+        logprobs = sequence.request.prompt_logprobs
+        if logprobs is not None and not logprobs.is_usable:
+            faulty[sequence] = None
+    return faulty
+
+
+def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprob | None, ...] | None:
+    logprobs = sequence.request.prompt_logprobs
+    if logprobs is None or sequence.index or sequence.num_outputs != 1:
+        return None
+    return tuple(logprobs.entries)

@@ -1,0 +1,58 @@
+"""Log-probabilities of chosen tokens, their ranks, and their likeliest rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.native.top import largest
+from quire.outputs import TokenLogprob
+
+_GROUP = 256  # rows done together: bounds the memory of the float64 exponentials
+
+
+def token_logprobs(
+    logits: NDArray[np.float32], tokens: NDArray[np.int64], tops: Sequence[int]
+) -> list[TokenLogprob]:
+    """Return the log-probability of `tokens` (M,) under the softmax of `logits` (M, V).
+
+    `tops` (M,) says how many of the likeliest tokens to name beside each.
+    """
+    found: list[TokenLogprob] = []
+    for start in range(0, len(logits), _GROUP):
+        end = start + _GROUP
+        found += _group(logits[start:end], tokens[start:end], tops[start:end])
+    return found
+
+
+def _group(
+    logits: NDArray[np.float32], tokens: NDArray[np.int64], tops: Sequence[int]
+) -> list[TokenLogprob]:
+    normalisers = log_sum_exp(logits)
+    values = logits[np.arange(len(logits)), tokens]
+    ranks = 1 + (logits > values[:, None]).sum(axis=1)
+    chosen = values - normalisers
+    most = max(tops, default=0)
+    if not most:
+        named: list[dict[int, float]] = [{} for _ in tops]
+    else:
+        ranked = largest(logits, most)
+        scores = (ranked.values[:, :most] - normalisers[:, None]).tolist()
+        named = [
+            dict(zip(ids[:top], row[:top], strict=True))
+            for ids, row, top in zip(ranked.ids[:, :most].tolist(), scores, tops, strict=True)
+        ]
+    return [
+        TokenLogprob(*one)
+        for one in zip(tokens.tolist(), chosen.tolist(), named, ranks.tolist(), strict=True)
+    ]
+
+
+def log_sum_exp(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the logarithm of the sum of the exponentials of each row (M, V)."""
+    highest = logits.max(axis=1)
+    with np.errstate(invalid="ignore"):  # a row without usable numbers gives NaN
+        exponentials = np.exp((logits - highest[:, None]).astype(np.float64))
+        return highest + np.log(exponentials.sum(axis=1))

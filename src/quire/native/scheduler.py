@@ -1,0 +1,239 @@
+"""Who runs in the next step, on which blocks.
+
+Every sequence catches up: a step gives it some of the tokens that are not computed yet. One token
+is missing while it decodes, many while its prompt (or, after a preemption, prompt and answer) is
+computed in chunks; both share a batch.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from quire.native.blocks import BlockPool
+from quire.native.sequence import Key, Sequence
+
+
+def _key(sequence: Sequence) -> Key:
+    return sequence.key
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step: sequences, how many tokens of each, and the blocks to copy before.
+
+    The first `num_decodes` sequences get the one token that they miss, their last generated one.
+    """
+
+    sequences: list[Sequence] = field(default_factory=list[Sequence])
+    counts: list[int] = field(default_factory=list[int])
+    copies: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    num_decodes: int = 0
+
+    def add(self, sequence: Sequence, count: int) -> None:
+        self.sequences.append(sequence)
+        self.counts.append(count)
+
+
+class Scheduler:
+    """Keeps the running and the waiting sequences, each in the order of their keys.
+
+    - Decodes come first, then prompts under way, then new ones, within `max_batch_tokens`.
+    - A sequence is admitted when blocks for all its tokens are there; it takes them at once. The
+      first in the queue is never overtaken, so a long prompt does not wait for ever.
+    - When a decode finds no block, the last running sequence gives up its blocks and waits again:
+      the first one always goes on, and in the end has the whole pool to itself.
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_size: int,
+        *,
+        max_sequences: int,
+        max_batch_tokens: int,
+        max_logits_rows: int,
+    ) -> None:
+        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []
+        self.num_preemptions = 0
+        self.num_prompt_tokens = 0  # looked up in the prefix cache
+        self.num_hit_tokens = 0  # found there
+        self._pool = pool
+        self._block_size = block_size
+        self._max_sequences = max_sequences
+        self._max_batch_tokens = max_batch_tokens
+        self._max_logits_rows = max_logits_rows
+        self._reserve = max(1, pool.num_blocks // 100)  # kept for decodes when others are admitted
+        self._refused: tuple[Sequence, int] | None = None  # who did not fit, and into how many
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait for its admission."""
+        insort(self.waiting, sequence, key=_key)
+
+    def fork(self, leader: Sequence, sibling: Sequence) -> None:
+        """Let a sibling go on from what the leader has computed, on the same blocks."""
+        if len(self.running) >= self._max_sequences:
+            self.add(sibling)
+            return
+        self._pool.share(leader.table.blocks)
+        sibling.table.extend(leader.table.blocks)
+        sibling.computed_tokens = leader.computed_tokens
+        sibling.published = leader.published
+        insort(self.running, sibling, key=_key)
+
+    def remove(self, sequence: Sequence, *, discard: bool = False) -> None:
+        """Take a sequence out and give its blocks back. `discard` forgets what they hold."""
+        for queue in (self.running, self.waiting):
+            place = bisect_left(queue, sequence.key, key=_key)
+            if place < len(queue) and queue[place] is sequence:
+                del queue[place]
+                break
+        self._pool.release(sequence.forget_computed(), discard=discard)
+
+    def schedule(self) -> Plan:
+        """Choose the next step. It is empty only when nobody runs or waits."""
+        plan = Plan()
+        self._schedule_decodes(plan)
+        budget = self._max_batch_tokens - plan.num_decodes
+        budget = self._schedule_prefills(plan, budget)
+        self._admit(plan, budget)
+        return plan
+
+    def _schedule_decodes(self, plan: Plan) -> None:
+        running, place = self.running, 0
+        while place < len(running):  # preemptions shorten it from its end
+            sequence = running[place]
+            if sequence.is_decoding:
+                if not self._prepare_last_block(sequence, plan):
+                    break
+                plan.add(sequence, 1)
+            place += 1
+        plan.num_decodes = len(plan.sequences)
+
+    def _schedule_prefills(self, plan: Plan, budget: int) -> int:
+        for sequence in self.running:
+            if budget and not sequence.is_decoding:
+                count = self._chunk(sequence, budget)
+                plan.add(sequence, count)
+                budget -= count
+        return budget
+
+    def _admit(self, plan: Plan, budget: int) -> None:
+        while budget and self.waiting and len(self.running) < self._max_sequences:
+            sequence = self.waiting[0]
+            if not self._take_blocks(sequence):
+                return
+            del self.waiting[0]
+            insort(self.running, sequence, key=_key)
+            count = self._chunk(sequence, budget)
+            plan.add(sequence, count)
+            budget -= count
+
+    def _chunk(self, sequence: Sequence, budget: int) -> int:
+        count = min(sequence.remaining, budget)
+        logprobs = sequence.request.prompt_logprobs
+        if logprobs is not None and not logprobs.is_complete:
+            count = min(count, self._max_logits_rows)
+        return count
+
+    # --- blocks ----------------------------------------------------------------------------------
+
+    def _prepare_last_block(self, sequence: Sequence, plan: Plan) -> bool:
+        """See that the next token has a slot of its own. False: the sequence was preempted."""
+        place = sequence.computed_tokens // self._block_size
+        blocks, pool = sequence.table.blocks, self._pool
+        while True:
+            if place == len(blocks):
+                if pool.num_available:
+                    sequence.table.extend((pool.take(),))
+                    return True
+            elif not pool.is_shared(blocks[place]):
+                return True
+            elif pool.num_available:
+                copy = pool.take()
+                plan.copies.append((blocks[place], copy))
+                pool.release((blocks[place],))
+                sequence.table.replace(place, copy)
+                return True
+            if self._preempt_last() is sequence:
+                return False
+
+    def _preempt_last(self) -> Sequence:
+        victim = self.running.pop()
+        self._pool.release(victim.forget_computed())
+        self.add(victim)
+        self.num_preemptions += 1
+        return victim
+
+    def _take_blocks(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence blocks for all its tokens, if they are there."""
+        available = self._pool.num_available
+        if self.running and self._refused is not None:
+            refused, then = self._refused
+            if refused is sequence and available <= then:
+                return False
+        hits = self._pool.match(sequence.request.root, self._full_blocks(sequence))
+        fresh = -(-sequence.num_tokens // self._block_size) - len(hits)
+        revived = sum(map(self._pool.is_idle, hits))
+        reserve = self._reserve if self.running else 0
+        if fresh + revived + reserve > available:
+            self._refused = (sequence, available)
+            return False
+        self._refused = None
+        self._pool.share(hits)
+        sequence.table.extend(hits)
+        sequence.table.extend(self._pool.take() for _ in range(fresh))
+        sequence.published = len(hits)
+        sequence.computed_tokens = len(hits) * self._block_size
+        self._count_hits(sequence)
+        return True
+
+    def _full_blocks(self, sequence: Sequence) -> Iterator[bytes]:
+        """Yield the tokens of the blocks that may come from the prefix cache.
+
+        The last token is always computed, since its logits are wanted; so are the rows before it
+        whose log-probabilities are.
+        """
+        tokens, size = sequence.tokens, self._block_size
+        limit = sequence.num_tokens - 1
+        logprobs = sequence.request.prompt_logprobs
+        if logprobs is not None and not logprobs.is_complete:
+            limit = logprobs.next_row
+        for start in range(0, limit - size + 1, size):
+            yield tokens[start : start + size].tobytes()
+
+    def _count_hits(self, sequence: Sequence) -> None:
+        request = sequence.request
+        if request.cached_tokens is None:
+            request.cached_tokens = sequence.computed_tokens
+            self.num_prompt_tokens += request.prompt_length
+            self.num_hit_tokens += sequence.computed_tokens
+
+    def publish(self, sequence: Sequence) -> None:
+        """Enter the blocks that have become full and computed into the prefix cache."""
+        if not self._pool.caching:
+            return
+        size, table = self._block_size, sequence.table
+        for place in range(sequence.published, sequence.computed_tokens // size):
+            parent = table.blocks[place - 1] if place else sequence.request.root
+            tokens = sequence.tokens[place * size : (place + 1) * size].tobytes()
+            table.replace(place, self._pool.publish(parent, tokens, table.blocks[place]))
+        sequence.published = sequence.computed_tokens // size
+
+    def check_integrity(self) -> None:
+        """Assert that queues, tables and blocks agree."""
+        for queue in (self.running, self.waiting):
+            keys = [sequence.key for sequence in queue]
+            assert keys == sorted(set(keys)), "a queue is out of order"
+            assert not any(sequence.finished for sequence in queue)
+        assert len(self.running) <= self._max_sequences
+        for sequence in self.waiting:
+            assert not sequence.table.blocks
+            assert not sequence.computed_tokens
+        for sequence in self.running:
+            assert 0 <= sequence.computed_tokens < sequence.num_tokens
+            assert len(sequence.table) * self._block_size >= sequence.computed_tokens
+            assert sequence.table.array.tolist() == sequence.table.blocks
+        self._pool.check_integrity([sequence.table.blocks for sequence in self.running])

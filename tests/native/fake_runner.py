@@ -1,0 +1,115 @@
+"""A runner whose KV cache holds token ids, so that any fault in the books changes what comes out.
+
+The logits of a row are a hash of all tokens before it, read back through the block tables. A wrong
+table, a block shared that should be a copy, a stale cached block: each gives other tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.native.batch import Batch
+
+_EMPTY = -1
+
+
+def fake_logits(tokens: Sequence[int], vocab_size: int, spread: float = 4.0) -> NDArray[np.float32]:
+    """Return the logits (vocab_size,) after these tokens, within ±spread."""
+    state = 1469598103934665603
+    for token in tokens:
+        state = (state ^ (token + 1)) * 1099511628211 % 2**64
+    with np.errstate(over="ignore"):
+        bits = np.uint64(state) + np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits ^= bits >> np.uint64(31)
+    unit = (bits >> np.uint64(40)).astype(np.float64) / 2**24
+    return ((unit * 2 - 1) * spread).astype(np.float32)
+
+
+class FakeRunner:
+    """Satisfies `quire.native.batch.Runner`; `before_run` may look at a batch, or raise."""
+
+    def __init__(
+        self,
+        *,
+        num_blocks: int = 64,
+        block_size: int = 4,
+        vocab_size: int = 40,
+        max_model_len: int = 512,
+    ) -> None:
+        self.num_blocks, self.block_size = num_blocks, block_size
+        self.vocab_size, self.max_model_len = vocab_size, max_model_len
+        self.slots = np.full(num_blocks * block_size, _EMPTY, dtype=np.int64)
+        self.before_run: Callable[[Batch], None] | None = None
+        self.after_run: Callable[[Batch, NDArray[np.float32]], None] | None = None
+        self.batches: list[Batch] = []
+        self.closed = False
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        self._check(batch)
+        self.batches.append(batch)
+        if self.before_run is not None:
+            self.before_run(batch)
+        self.slots[batch.slots] = batch.token_ids
+        logits = np.empty((len(batch.logits_rows), self.vocab_size), dtype=np.float32)
+        owner = np.searchsorted(batch.query_start, batch.logits_rows, side="right") - 1
+        for number, (row, sequence) in enumerate(
+            zip(batch.logits_rows.tolist(), owner.tolist(), strict=True)
+        ):
+            logits[number] = fake_logits(self._context(batch, sequence, row), self.vocab_size)
+        if self.after_run is not None:
+            self.after_run(batch, logits)
+        return logits
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        blocks = self.slots.reshape(self.num_blocks, self.block_size)
+        for source, destination in pairs:
+            blocks[destination] = blocks[source]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _context(self, batch: Batch, sequence: int, row: int) -> list[int]:
+        places = np.arange(batch.positions[row] + 1)
+        blocks = batch.block_tables[sequence][places // self.block_size].astype(np.int64)
+        tokens = self.slots[blocks * self.block_size + places % self.block_size]
+        assert (tokens != _EMPTY).all(), "a slot is read that was never written"
+        return tokens.tolist()
+
+    def _check(self, batch: Batch) -> None:
+        """Hold a batch to what `Batch` promises."""
+        sequences = batch.num_sequences
+        assert batch.query_start[0] == 0
+        assert batch.query_start[-1] == batch.num_rows
+        assert (np.diff(batch.query_start) > 0).all()
+        assert len(batch.block_tables) == sequences
+        assert len(set(batch.slots.tolist())) == batch.num_rows, "two rows write to one slot"
+        assert len(set(batch.logits_rows.tolist())) == len(batch.logits_rows)
+        for s in range(sequences):
+            rows = slice(batch.query_start[s], batch.query_start[s + 1])
+            length = int(batch.context_lens[s])
+            positions = batch.positions[rows]
+            assert positions.tolist() == list(range(length - len(positions), length))
+            blocks = batch.block_tables[s][positions // self.block_size]
+            expected = blocks.astype(np.int64) * self.block_size + positions % self.block_size
+            assert batch.slots[rows].tolist() == expected.tolist()
+        assert batch.token_ids.dtype == batch.positions.dtype == np.int32
+        assert batch.slots.dtype == np.int64
+        assert batch.block_tables.dtype == batch.context_lens.dtype == np.int32
+        assert batch.logits_rows.dtype == batch.query_start.dtype == np.int32
+
+
+class NumberText:
+    """A detokenizer for tests without a tokenizer: token 7 reads "7 "."""
+
+    def add(self, token: int) -> str:
+        return f"{token} "
+
+    def flush(self) -> str:
+        return ""
