@@ -94,6 +94,7 @@ class TerminalChat:
             )
             self._say_how_it_ended(answer)
             if answer.interrupted or not answer.calls or not self._ask_results(answer.calls):
+                self.console.print()
                 return
 
     def _stream(self) -> Answer:

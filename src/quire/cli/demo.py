@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 OPTIONS = {"temperature": 0, "max_new_tokens": 160}
 """Greedy, so that every run shows the same; bounded, so that no run is long."""
 
-WEATHER_TOOL = {
+WEATHER_TOOL: dict[str, Any] = {
     "name": "get_weather",
     "description": "Look up the weather in a city",
     "parameters": {
@@ -105,6 +105,7 @@ class Demo:
             f"quire {__version__} · the demo model · {engine.name}, "
             f"{engine.context_length:,} tokens of context"
         )
+        self.console.print()
         alone = self._converse("A conversation, streamed", DEMO_CONVERSATION, [])
         alone += self._converse("A tool, offered and called", [WEATHER_QUESTION], [WEATHER_TOOL])
         self._section(f"{len(QUESTIONS)} questions at once, in one batch")
@@ -115,14 +116,12 @@ class Demo:
         self.console.print(Text(NEXT), soft_wrap=True)
 
     def _converse(
-        self, title: str, lines: Sequence[str], tools: list[dict[str, object]]
+        self, title: str, lines: Sequence[str], tools: list[dict[str, Any]]
     ) -> list[Answer]:
         self._section(title)
         chat = TerminalChat(self.model, self.console, self._reader, OPTIONS)
         chat.session.tools = tools
-        for place, line in enumerate(lines):
-            if place:
-                self.console.print()
+        for line in lines:
             chat.take(self._reader.type(">", line))
         return chat.answers
 
@@ -130,7 +129,7 @@ class Demo:
         self.console.print(Text(text, style="bold"), soft_wrap=True)
 
     def _section(self, title: str) -> None:
-        self.console.print(Text(f"\n── {title} ──\n", style="dim"), soft_wrap=True)
+        self.console.print(Text(f"── {title} ──\n", style="dim"), soft_wrap=True)
 
 
 def figures(

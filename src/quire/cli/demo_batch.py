@@ -48,7 +48,10 @@ async def _ask_all(
 ) -> float:
     start = time.monotonic()
     asking = asyncio.gather(
-        *(_ask(model, question, options, answer) for question, answer in zip(questions, answers))
+        *(
+            _ask(model, question, options, answer)
+            for question, answer in zip(questions, answers, strict=True)
+        )
     )
     while not asking.done():
         show()

@@ -27,17 +27,20 @@ def chat_in_terminal(start: Start, make_model: MakeModel) -> None:
         model = make_model(start.arguments)
     console = Console(highlight=False)
     with model:
-        _greet(console, name, model)
+        _greet(console, name, model, is_demo=start.is_demo)
         TerminalChat(model, console, TerminalReader(), start.options).run()
 
 
-def _greet(console: Console, name: str, model: ChatModel) -> None:
+def _greet(console: Console, name: str, model: ChatModel, *, is_demo: bool) -> None:
     engine = model.engine
+    hints = ["/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."]
+    if is_demo:
+        hints.append("No model was named: this is a small one. For yours: quire chat FOLDER")
     console.print(
         Text.assemble(
             (f"quire {__version__}", "bold"),
             f" · {harmless(name)} · {engine.name}, {engine.context_length:,} tokens of context",
-            ("\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.", "dim"),
+            ("".join(f"\n{hint}" for hint in hints), "dim"),
         ),
-        soft_wrap=True,
     )
+    console.print()

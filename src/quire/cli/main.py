@@ -10,13 +10,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 from quire import __version__
-from quire.cli.model import MakeModel, load_model, read_start, say_demo
-from quire.cli.terminal import end_quietly, is_terminal, report_error, show_log
+from quire.cli.model import MakeModel, load_model, read_start
+from quire.cli.terminal import end_quietly, is_terminal, note, report_error, show_log
 from quire.errors import ConfigError, QuireError, RequestError, nearest
 
 # Imports beyond these stand in the functions that use them: `quire --help` loads no engine.
@@ -132,8 +132,6 @@ def _chat(words: Sequence[str], make_model: MakeModel) -> int:
     interactive = is_terminal(sys.stdin) and is_terminal(sys.stdout)
     show_log(logging.INFO if interactive else logging.WARNING)
     start = read_start(words)
-    if start.is_demo:
-        say_demo()
     if interactive:
         from quire.cli.interactive import chat_in_terminal
 
@@ -142,12 +140,14 @@ def _chat(words: Sequence[str], make_model: MakeModel) -> int:
     from quire.cli.plain import read_message_text, run_filter
 
     text = read_message_text(sys.stdin)
+    if start.is_demo:
+        note("No model was named: quire's small demo model answers.")
     with make_model(start.arguments) as model:
         run_filter(model, text, sys.stdout, start.options)
     return 0
 
 
-def _in_our_words(error: CycloptsError, words: Sequence[str], app: App[Any]) -> str:
+def _in_our_words(error: CycloptsError, words: Sequence[str], app: App) -> str:
     if not isinstance(error, UnknownCommandError) or not words:
         return str(error)
     commands = [name for name in app if not name.startswith("-")]

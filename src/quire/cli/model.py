@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -45,14 +44,6 @@ def read_start(words: Sequence[str]) -> Start:
 
         arguments["model_name_or_path"] = str(demo_model_path())
     return Start(arguments, options, is_demo)
-
-
-def say_demo() -> None:
-    """Tell that the demo model answers, since no other was named."""
-    sys.stderr.write(
-        "No model was named: this is quire's small demo model. "
-        "For another: quire chat FOLDER, or quire chat config.yaml\n"
-    )
 
 
 def load_model(arguments: Mapping[str, Any]) -> ChatModel:

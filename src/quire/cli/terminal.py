@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -66,7 +66,7 @@ def can_redraw(console: Console) -> bool:
 
 
 @contextmanager
-def no_echo() -> Iterator[None]:
+def no_echo() -> Generator[None]:
     """What is typed meanwhile does not spoil what is drawn; it waits for the next prompt."""
     try:
         import termios
@@ -94,13 +94,18 @@ def report_error(text: str) -> None:
     sys.stderr.flush()
 
 
+def note(text: str) -> None:
+    """Tell something beside the matter, on the standard error."""
+    line = harmless(text)
+    sys.stderr.write(f"\x1b[2m{line}\x1b[0m\n" if has_colour(sys.stderr) else f"{line}\n")
+    sys.stderr.flush()
+
+
 class StderrHandler(logging.Handler):
     """Writes the log to what `sys.stderr` is at that moment: a live display may stand in for it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = harmless(self.format(record))
-        sys.stderr.write(f"\x1b[2m{line}\x1b[0m\n" if has_colour(sys.stderr) else f"{line}\n")
-        sys.stderr.flush()
+        note(self.format(record))
 
 
 def show_log(level: int) -> None:

@@ -1,0 +1,179 @@
+"""`quire prompt`: what is sent to the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from quire.cli.terminal import is_terminal, note
+from quire.errors import ConfigError, MessageError
+
+if TYPE_CHECKING:
+    from quire.arguments import DataArguments
+    from quire.messages import Conversation
+    from quire.prompt import Element
+    from quire.template.template import Template
+    from quire.tokenizer import Tokenizer
+
+SAMPLE: Mapping[str, Any] = {
+    "system": "You are brief.",
+    "messages": [
+        {"role": "user", "content": "Hello!"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Name a prime."},
+    ],
+}
+"""Shown where a person gives no conversation."""
+
+_NO_MODEL = "(none)"
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """The command's own options; see `quire prompt --help`."""
+
+    template: str | None = None
+    message: str | None = None
+    elements: bool = False
+    ids: bool = False
+    diff: str | None = None
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One conversation in one template. Without a folder there is no tokenizer."""
+
+    name: str
+    template: Template
+    tokenizer: Tokenizer | None
+    elements: list[Element]
+
+
+def show_prompt(
+    words: Sequence[str], options: PromptOptions, source: TextIO, output: TextIO
+) -> None:
+    """Render the conversation that `source` holds, and write it to `output` as asked.
+
+    Raises:
+        QuireError: the words, the conversation or the model are wrong.
+    """
+    if options.elements and (options.ids or options.diff is not None):
+        raise ConfigError("--elements is given alone, without --ids or --diff.")
+    data, tokenizer = _read_words(words, options)
+    content = _read_content(options, source)
+    if options.elements:
+        rendering = _render(content, data, data.template, tokenizer)
+        _write_elements(rendering, output)
+        return
+    from quire.cli.prompt_view import show_difference, show_rendering
+
+    content = _without_last_answer(content)
+    first = _render(content, data, data.template, tokenizer)
+    if options.diff is None:
+        show_rendering(first, output, ids=options.ids)
+    else:
+        second = _render(content, data, options.diff, tokenizer)
+        show_difference(first, second, output, ids=options.ids)
+
+
+def _read_words(
+    words: Sequence[str], options: PromptOptions
+) -> tuple[DataArguments, Tokenizer | None]:
+    """The arguments of the template, and the tokenizer if there is a folder or need of one."""
+    from quire.arguments import get_infer_args, read_words
+
+    values = read_words(words)
+    if options.template is not None:
+        values["template"] = options.template
+    named = values.setdefault("model_name_or_path", _NO_MODEL) != _NO_MODEL
+    model_args, data, _, _ = get_infer_args(values)
+    if not named and data.template and not options.ids:
+        return data, None
+    from quire.tokenizer import Tokenizer
+
+    if named:
+        from quire.chat.model_folder import find_model_folder
+
+        return data, Tokenizer.from_folder(find_model_folder(model_args))
+    from quire.demo import demo_model_path
+
+    folder = demo_model_path()
+    note("No model was named: the tokenizer is that of quire's demo model.")
+    return data, Tokenizer.from_folder(folder)
+
+
+def _read_content(options: PromptOptions, source: TextIO) -> dict[str, Any]:
+    """The conversation as a dictionary, in the form that `/save` writes."""
+    if options.message is not None:
+        return {"messages": [{"role": "user", "content": options.message}]}
+    if is_terminal(source):
+        note("No conversation was given: this is a sample. Pipe one in, or use --message.")
+        return dict(SAMPLE)
+    from quire.cli.plain import read_message_text
+    from quire.cli.session import check_content
+
+    text = read_message_text(source)
+    if not options.elements and not text.lstrip().startswith(("{", "[")):
+        return {"messages": [{"role": "user", "content": text}]}
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise MessageError(f"The input is no JSON: {error}. For plain text: --message.") from None
+    if isinstance(content, list):
+        content = {"messages": content}
+    return check_content(content, "The input")
+
+
+def _without_last_answer(content: dict[str, Any]) -> dict[str, Any]:
+    """A saved conversation ends with an answer: what was sent for it is what stands before."""
+    messages: list[dict[str, Any]] = content["messages"]
+    if len(messages) > 1 and messages[-1].get("role") == "assistant":
+        note("The last answer is left out: this is what was sent for it.")
+        messages = messages[:-1]
+    return {**content, "messages": messages}
+
+
+def _render(
+    content: Mapping[str, Any],
+    data: DataArguments,
+    name: str | None,
+    tokenizer: Tokenizer | None,
+) -> Rendering:
+    from quire.template.registry import get_template
+
+    template = get_template(
+        name, tokenizer, tool_format=data.tool_format, default_system=data.default_system
+    )
+    settings: Mapping[str, Any] = content.get("settings") or {}
+    thinking = content.get("enable_thinking")
+    elements = template.render(
+        _conversation(content),
+        enable_thinking=data.enable_thinking if thinking is None else thinking,
+        preserve_thinking=bool(settings.get("preserve_thinking", data.preserve_thinking)),
+    )
+    return Rendering(name or "the model's own", template, tokenizer, elements)
+
+
+def _conversation(content: Mapping[str, Any]) -> Conversation:
+    from quire.messages import read_conversation
+
+    messages = [
+        {key: value for key, value in message.items() if key != "interrupted"}
+        for message in content["messages"]
+    ]
+    return read_conversation(messages, content.get("system"), content.get("tools"))
+
+
+def _write_elements(rendering: Rendering, output: TextIO) -> None:
+    from quire.template.encode import elements_to_json
+
+    encoding = (getattr(output, "encoding", None) or "utf-8").lower()
+    text = json.dumps(
+        elements_to_json(rendering.elements),
+        ensure_ascii=not encoding.startswith("utf"),
+        indent=2,
+    )
+    output.write(text + "\n")
+    output.flush()
