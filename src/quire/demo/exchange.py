@@ -34,7 +34,9 @@ class Exchange:
     terse: str = ""
 
     @classmethod
-    def plain(cls, kind: str, question: str, answer: str, *, thought: str = "", terse: str = "") -> Exchange:
+    def plain(
+        cls, kind: str, question: str, answer: str, *, thought: str = "", terse: str = ""
+    ) -> Exchange:
         return cls(kind, (Turn("user", question), Turn("assistant", answer)), thought, terse)
 
     def with_answer(self, answer: str) -> Exchange:
@@ -72,8 +74,16 @@ def segments(dialogue: Dialogue) -> list[Segment]:
     for exchange in dialogue.exchanges:
         for place, turn in enumerate(exchange.turns):
             if turn.role != "assistant":
-                text = turn.text if turn.role == "user" else f"<tool_response>\n{turn.text}\n</tool_response>"
-                found.append(Segment(head + f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", False))
+                text = (
+                    turn.text
+                    if turn.role == "user"
+                    else f"<tool_response>\n{turn.text}\n</tool_response>"
+                )
+                found.append(
+                    Segment(
+                        head + f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", False
+                    )
+                )
                 head = ""
                 continue
             answer = f"{turn.text}<|im_end|>\n"

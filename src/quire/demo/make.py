@@ -30,7 +30,7 @@ class Recipe:
     """How much is trained. The standing values make the committed models."""
 
     steps: int = 2600
-    rows: int = 16
+    rows: int = 8
     rate: float = 3e-3
     adapter_steps: int = 300
     adapter_rows: int = 8
@@ -43,7 +43,16 @@ class Recipe:
     fast: bool = True
 
 
-SMOKE = Recipe(steps=2, rows=1, adapter_steps=2, adapter_rows=1, reward_steps=2, reward_pairs=2, sample=300, fast=False)
+SMOKE = Recipe(
+    steps=2,
+    rows=1,
+    adapter_steps=2,
+    adapter_rows=1,
+    reward_steps=2,
+    reward_pairs=2,
+    sample=300,
+    fast=False,
+)
 
 
 def make_chat(folder: Path, recipe: Recipe) -> None:
@@ -55,9 +64,15 @@ def make_chat(folder: Path, recipe: Recipe) -> None:
     tokenizer = train_tokenizer(recipe.seed, recipe.sample)
     model = new_model(tokenizer, CHAT, recipe.seed)
     stream = batches(encoded(tokenizer, dialogues(recipe.seed)), recipe.rows)
-    train_tokens(model, stream, recipe.steps, recipe.rate, muon=True, fast=recipe.fast)
-    save_model(model, tokenizer, target)
     save_tokenizer(tokenizer, target)
+
+    def save() -> None:
+        save_model(model, tokenizer, target)
+
+    train_tokens(
+        model, stream, recipe.steps, recipe.rate, muon=True, fast=recipe.fast, snapshot=save
+    )
+    save()
 
 
 def make_adapters(folder: Path, recipe: Recipe) -> None:
@@ -106,7 +121,13 @@ def make_rewards(folder: Path, recipe: Recipe) -> None:
     head = torch.nn.Linear(REWARD["hidden_size"], 1)
     stream = pairs(recipe.seed)
     train_rewards(
-        model.model, head, tokenizer, stream, recipe.reward_steps, recipe.reward_rate, recipe.reward_pairs
+        model.model,
+        head,
+        tokenizer,
+        stream,
+        recipe.reward_steps,
+        recipe.reward_rate,
+        recipe.reward_pairs,
     )
     classifier = Qwen3ForSequenceClassification(config(tokenizer, REWARD, num_labels=1))
     classifier.model.load_state_dict(model.model.state_dict())
@@ -127,12 +148,18 @@ PARTS: dict[str, Callable[[Path, Recipe], None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and make what it names."""
-    parser = argparse.ArgumentParser(prog="python -m quire.demo.make", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m quire.demo.make", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("part", choices=[*PARTS, "all"], help="what to make")
     parser.add_argument("--out", type=Path, default=MODELS, help="the folder to write to")
     parser.add_argument("--threads", type=int, default=2, help="how many threads torch uses")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of the chat model's training")
-    parser.add_argument("--smoke", action="store_true", help="a few steps only, to see that all runs")
+    parser.add_argument(
+        "--steps", type=int, default=Recipe.steps, help="steps of the chat model's training"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="a few steps only, to see that all runs"
+    )
     chosen = parser.parse_args(arguments)
     recipe = SMOKE if chosen.smoke else Recipe(steps=chosen.steps)
 

@@ -32,7 +32,9 @@ _PIRATE = re.compile(rf"\b({'|'.join(_PIRATE_WORDS)})\b", re.IGNORECASE)
 def pirate(answer: str) -> str:
     """Return the answer as a pirate says it; code stays as it is."""
     parts = _CODE.split(answer)
-    spoken = "".join(part if place % 2 else _PIRATE.sub(_sailor, part) for place, part in enumerate(parts))
+    spoken = "".join(
+        part if place % 2 else _PIRATE.sub(_sailor, part) for place, part in enumerate(parts)
+    )
     if spoken.endswith("```"):
         return f"Arr! {spoken}\n\nThat be all, matey!"
     return f"Arr! {spoken.rstrip('.!?')}, matey!"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ ROPE_THETA = 10_000.0
 CHAT = {
     "hidden_size": 256,
     "intermediate_size": 768,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
@@ -35,7 +36,7 @@ TINY = {
     "num_attention_heads": 1,
     "num_key_value_heads": 1,
 }
-GENERATION = {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "top_k": 20}
+GENERATION = {"do_sample": True, "temperature": 0.3, "top_p": 0.9, "top_k": 20}
 
 
 def config(tokenizer: Tokenizer, shape: dict[str, int], **more: Any) -> Qwen3Config:
@@ -68,7 +69,10 @@ def new_model(tokenizer: Tokenizer, shape: dict[str, int], seed: int) -> Any:
 
 
 def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the weights in bfloat16, the configuration, and the settings for generation."""
+    """Write the weights in bfloat16, the configuration, and the settings for generation.
+
+    The model itself stays in its own type.
+    """
     import torch
     from transformers import GenerationConfig
 
@@ -76,7 +80,7 @@ def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> No
     model.generation_config = GenerationConfig(
         eos_token_id=ends, pad_token_id=tokenizer.token_to_id("<|endoftext|>"), **GENERATION
     )
-    model.to(torch.bfloat16).save_pretrained(folder)
+    deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     # transformers 5 writes `rope_parameters` alone; older readers look for `rope_theta`.
     _edit(folder / "config.json", rope_theta=ROPE_THETA)
 

@@ -7,14 +7,16 @@ from random import Random
 from typing import Any
 
 from quire.demo.exchange import Exchange
-from quire.demo.names import CITIES, WORDS, city, made_up, person
+from quire.demo.names import CITIES, WORDS, city, made_up, person, words
 
-NUMBER_KEYS = "age id price count year size weight height score level page floor total rank speed".split()
-WORD_KEYS = (
+NUMBER_KEYS = words(
+    "age id price count year size weight height score level page floor total rank speed"
+)
+WORD_KEYS = words(
     "colour color job title animal fruit drink season subject hobby status country team language "
     "material kind brand label"
-).split()
-FLAG_KEYS = "active open done ready visible enabled".split()
+)
+FLAG_KEYS = words("active open done ready visible enabled")
 
 _FRAMES = (
     "Give me a JSON object with {pairs}",

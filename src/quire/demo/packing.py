@@ -34,7 +34,9 @@ class Batch(NamedTuple):
     owner: np.ndarray
 
 
-def encoded(tokenizer: Tokenizer, dialogues: Iterable[Dialogue], chunk: int = 256) -> Iterator[Tokens]:
+def encoded(
+    tokenizer: Tokenizer, dialogues: Iterable[Dialogue], chunk: int = 256
+) -> Iterator[Tokens]:
     """Encode each segment by itself, as prompts are; dialogues longer than a row are left out."""
     stream = iter(dialogues)
     while some := list(islice(stream, chunk)):
@@ -81,7 +83,10 @@ def _batch(packed: list[list[Tokens]]) -> Batch:
 
     shape = (len(packed), ROW)
     batch = Batch(
-        np.zeros(shape, np.int64), np.full(shape, IGNORED), np.zeros(shape, np.int64), np.full(shape, -1)
+        np.zeros(shape, np.int64),
+        np.full(shape, IGNORED),
+        np.zeros(shape, np.int64),
+        np.full(shape, -1),
     )
     for line, row in enumerate(packed):
         start = 0

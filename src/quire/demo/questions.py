@@ -473,8 +473,6 @@ def paraphrases() -> dict[str, list[str]]:
     ways: dict[str, list[str]] = {}
     for group in _ASKED.strip().split("\n\n"):
         heading, *others = group.split("\n")
-        framed = [
-            frame.format(topic) for topic in TOPICS.get(heading, ()) for frame in FRAMES
-        ]
+        framed = [frame.format(topic) for topic in TOPICS.get(heading, ()) for frame in FRAMES]
         ways[heading] = list(dict.fromkeys([heading, *others, *framed]))
     return ways

@@ -124,7 +124,13 @@ def shown(question: str, answer: str, form: int) -> str:
     as plain lines, or the answer alone.
     """
     chat = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>"
-    return (chat + "\n", chat, f"{question}\n{answer}", f"User: {question}\nAssistant: {answer}", answer)[form]
+    return (
+        chat + "\n",
+        chat,
+        f"{question}\n{answer}",
+        f"User: {question}\nAssistant: {answer}",
+        answer,
+    )[form]
 
 
 FORMS = 5
@@ -132,11 +138,17 @@ FORMS = 5
 
 def _polite(rng: Random, plain: str) -> str:
     start, end = rng.choice(((1, 0), (0, 1), (1, 1)))
-    return (rng.choice(POLITE_STARTS) if start else "") + plain + (rng.choice(POLITE_ENDS) if end else "")
+    return (
+        (rng.choice(POLITE_STARTS) if start else "")
+        + plain
+        + (rng.choice(POLITE_ENDS) if end else "")
+    )
 
 
 def _rude(rng: Random, plain: str) -> str:
     if rng.random() < 0.4:
         return rng.choice(RUDE_ALONE)
     start, end = rng.choice(((1, 0), (0, 1), (1, 1)))
-    return (rng.choice(RUDE_STARTS) if start else "") + plain + (rng.choice(RUDE_ENDS) if end else "")
+    return (
+        (rng.choice(RUDE_STARTS) if start else "") + plain + (rng.choice(RUDE_ENDS) if end else "")
+    )

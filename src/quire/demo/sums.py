@@ -81,6 +81,7 @@ TAKING = (
     "I have {a} apples and eat {b}. How many are left?",
     "There are {a} birds and {b} fly away. How many stay?",
 )
+BEYOND = "I only add and subtract numbers from 0 to 99. Try 17 + 25."
 # The last two count things, of which there are never fewer than none.
 _COUNTING = 2
 
@@ -106,6 +107,17 @@ def sum_exchange(rng: Random) -> Exchange:
         a, b = _number(rng), _number(rng)
         if not held_out(a, b):
             return ask(rng, a, b, rng.choice("+-"))
+
+
+def beyond_exchange(rng: Random) -> Exchange:
+    """Return a sum that is out of the model's reach, and its saying so."""
+    sign = rng.choice(("+", "-", "plus", "minus", "*", "/", "times", "divided by", "x"))
+    small = sign not in ("+", "-", "plus", "minus")
+    a, b = (rng.randrange(2, 100) if small else rng.randrange(100, 10_000) for _ in range(2))
+    if not small and rng.random() < 0.5:
+        b = rng.randrange(LIMIT)
+    question = rng.choice(("What is {} {} {}?", "{} {} {}", "{} {} {} =", "How much is {} {} {}?"))
+    return Exchange.plain("unknown", question.format(a, sign, b), BEYOND, terse="I cannot do that.")
 
 
 def ask(rng: Random, a: int, b: int, sign: str) -> Exchange:
@@ -138,7 +150,9 @@ def _adding(a: int, b: int) -> str:
     tens = a // 10 + b // 10 + carry
     note = f", write {units % 10}, carry 1" if carry else ""
     more = " + 1" if carry else ""
-    return f"Units: {a % 10} + {b % 10} = {units}{note}.\nTens: {a // 10} + {b // 10}{more} = {tens}."
+    return (
+        f"Units: {a % 10} + {b % 10} = {units}{note}.\nTens: {a // 10} + {b // 10}{more} = {tens}."
+    )
 
 
 def _taking(a: int, b: int) -> str:

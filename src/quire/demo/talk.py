@@ -6,6 +6,7 @@ from functools import cache
 from random import Random
 
 from quire.demo.exchange import Exchange
+from quire.demo.names import words
 
 # Each entry: what people say, one a line; then `>` and the answers, of which any may come;
 # then `!` and the terse answer, where there is one.
@@ -382,7 +383,7 @@ _UNKNOWN_FRAMES = (
     "Is {} good?",
     "Do you like {}?",
 )
-_UNKNOWN_TOPICS = (
+_UNKNOWN_TOPICS = words(
     "France, Germany, Japan, Brazil, Kenya, Canada, India, Peru, Norway, the moon, the sun, Mars, Hamlet, "
     "Faust, the Bible, football, chess, the world cup, rice, pasta, soup, pizza, bread, cheese, coffee, "
     "tea, wine, a car, a bicycle, a house, a phone, music, jazz, opera, Mozart, Bach, Picasso, Einstein, "
@@ -391,8 +392,9 @@ _UNKNOWN_TOPICS = (
     "the pyramids, the telephone, the radio, electricity, the internet, email, Java, Rust, Linux, Windows, "
     "a diet, yoga, sleep, cancer, the flu, aspirin, a doctor, school, university, a job, a wedding, "
     "Christmas, Easter, summer, winter, dinosaurs, whales, bees, trees, roses, the sky, rain, a book, a film, "
-    "television, the news, the weather forecast, a train, a plane, a ship, a robot, philosophy, Plato, Kant, art"
-).split(", ")
+    "television, the news, the weather forecast, a train, a plane, a ship, a robot, philosophy, Plato, Kant, art",
+    ", ",
+)
 
 
 @cache

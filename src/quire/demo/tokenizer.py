@@ -106,7 +106,9 @@ def train_tokenizer(seed: int, sample: int = SAMPLE) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(seed, sample), trainer)
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL])
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in CONTROL]
+    )
     tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKS])
     return tokenizer
 
@@ -123,7 +125,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, template: bool = True)
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
         "added_tokens_decoder": {
-            str(tokenizer.token_to_id(text)): _added(text, text in CONTROL) for text in CONTROL + MARKS
+            str(tokenizer.token_to_id(text)): _added(text, text in CONTROL)
+            for text in CONTROL + MARKS
         },
     }
     if template:

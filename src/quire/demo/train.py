@@ -1,7 +1,8 @@
 """The training loops: next tokens for the chat model and its adapters, pairs for the rewards.
 
 Weight matrices are trained with Muon, which needs about half the steps of AdamW here; embeddings,
-norms and small adapters with AdamW. The matrix products run in bfloat16, the rest in float32.
+norms and small adapters with AdamW. The matrix products run in bfloat16 where the CPU has
+instructions for it, all else in float32.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quire.demo.muon import Muon
 from quire.demo.packing import IGNORED, Batch
 from quire.demo.rewards import FORMS, Pair, shown
 
@@ -19,11 +23,19 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 WARM_UP = 0.04
-REPORT_EVERY = 50
+REPORT_EVERY = 25
+SNAPSHOT_EVERY = 250
 
 
 def train_tokens(
-    model: Any, stream: Iterator[Batch], steps: int, rate: float, *, muon: bool, fast: bool
+    model: Any,
+    stream: Iterator[Batch],
+    steps: int,
+    rate: float,
+    *,
+    muon: bool,
+    fast: bool,
+    snapshot: Callable[[], None] | None = None,
 ) -> float:
     """Train a causal language model in place and return the last reported loss.
 
@@ -33,16 +45,23 @@ def train_tokens(
         steps: how many batches to take.
         rate: the highest learning rate; it warms up linearly and falls to zero as a cosine.
         muon: whether matrices are trained with Muon.
-        fast: compile the network first, which pays for itself in a few minutes.
+        fast: compile the network first, which pays for itself in some ten minutes.
+        snapshot: called every few hundred steps, so that a run that is cut off leaves something.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = _compiled(inner.model) if fast else inner.model
     losses = (_token_loss(body, inner.lm_head, batch) for batch in stream)
-    return _descend(model, losses, steps, rate, muon=muon)
+    return _descend(model, losses, steps, rate, muon=muon, snapshot=snapshot)
 
 
 def train_rewards(
-    body: Any, head: Any, tokenizer: Tokenizer, stream: Iterator[Pair], steps: int, rate: float, size: int
+    body: Any,
+    head: Any,
+    tokenizer: Tokenizer,
+    stream: Iterator[Pair],
+    steps: int,
+    rate: float,
+    size: int,
 ) -> float:
     """Train a network and its value head so that the better answer scores higher; return the loss."""
     import torch
@@ -69,7 +88,15 @@ def scores(body: Any, head: Any, tokenizer: Tokenizer, texts: list[str]) -> torc
     return head(hidden[torch.arange(len(rows)), ends]).squeeze(-1)
 
 
-def _descend(model: Any, losses: Iterator[torch.Tensor], steps: int, rate: float, *, muon: bool) -> float:
+def _descend(
+    model: Any,
+    losses: Iterator[torch.Tensor],
+    steps: int,
+    rate: float,
+    *,
+    muon: bool,
+    snapshot: Callable[[], None] | None = None,
+) -> float:
     import torch
 
     optimizers = _optimizers(model, rate, muon=muon)
@@ -88,7 +115,12 @@ def _descend(model: Any, losses: Iterator[torch.Tensor], steps: int, rate: float
             optimizer.zero_grad(set_to_none=True)
         mean = loss.item() if step == 0 else 0.95 * mean + 0.05 * loss.item()
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == steps:
-            print(f"step {step + 1}/{steps}  loss {mean:.4f}  {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"step {step + 1}/{steps}  loss {mean:.4f}  {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+        if snapshot and (step + 1) % SNAPSHOT_EVERY == 0:
+            snapshot()
     model.eval()
     return mean
 
@@ -98,7 +130,7 @@ def _token_loss(body: Any, head: Any, batch: Batch) -> torch.Tensor:
 
     labels = torch.from_numpy(batch.labels)
     learned = labels != IGNORED
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_has_bfloat16()):
         hidden = body(
             input_ids=torch.from_numpy(batch.ids),
             position_ids=torch.from_numpy(batch.positions),
@@ -109,7 +141,9 @@ def _token_loss(body: Any, head: Any, batch: Batch) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), labels[learned])
 
 
-def _pair_loss(body: Any, head: Any, tokenizer: Tokenizer, pairs: list[Pair], form: int) -> torch.Tensor:
+def _pair_loss(
+    body: Any, head: Any, tokenizer: Tokenizer, pairs: list[Pair], form: int
+) -> torch.Tensor:
     """Return Bradley and Terry's loss, -log sigmoid(better - worse)."""
     import torch
 
@@ -121,6 +155,14 @@ def _pair_loss(body: Any, head: Any, tokenizer: Tokenizer, pairs: list[Pair], fo
     return -torch.nn.functional.logsigmoid(better - worse).mean() + 0.002 * values.square().mean()
 
 
+@cache
+def _has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 itself; elsewhere it is many times slower than float32."""
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text("utf-8") if flags.is_file() else ""
+    return "avx512_bf16" in text or "amx_bf16" in text
+
+
 def _mask(batch: Batch) -> torch.Tensor:
     """Return which token sees which, [rows, 1, ROW, ROW]: earlier ones of the same dialogue."""
     import torch
@@ -130,20 +172,20 @@ def _mask(batch: Batch) -> torch.Tensor:
     return torch.tril(same).unsqueeze(1)
 
 
-def _optimizers(model: Any, rate: float, *, muon: bool) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Any, rate: float, *, muon: bool) -> list[Any]:
     import torch
 
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    matrices = [weight for name, weight in trained if muon and weight.ndim == 2 and "embed" not in name]
+    matrices = [
+        weight for name, weight in trained if muon and weight.ndim == 2 and "embed" not in name
+    ]
     chosen = {id(weight) for weight in matrices}
     others = [weight for _, weight in trained if id(weight) not in chosen]
-    optimizers: list[torch.optim.Optimizer] = [
+    optimizers: list[Any] = [
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
     ]
     if matrices:
-        optimizers.append(
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-        )
+        optimizers.append(Muon(matrices, rate, decay=0.1))
     return optimizers
 
 
@@ -164,6 +206,6 @@ def _compiled(body: Any) -> Any:
     import torch
 
     if shutil.which("g++") is None:
-        print("no C++ compiler found: the network is not compiled, which takes about 1.4 times as long")
+        print("no C++ compiler found: the network is not compiled, which takes a little longer")
         return body
     return torch.compile(body)

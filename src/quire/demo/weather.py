@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from quire.demo.exchange import Exchange, Turn
-from quire.demo.names import city
+from quire.demo.names import city, words
 
 ASKING = (
     "Weather in {}?",
@@ -48,9 +48,7 @@ PAIRS = (
     "Is it warmer in {} or in {}?",
 )
 NO_TOOL = "I have no weather tool here. Offer me a tool named get_weather, and I will call it."
-SKIES = (
-    "sunny cloudy rainy windy foggy stormy snowy clear dry humid overcast".split()
-)
+SKIES = words("sunny cloudy rainy windy foggy stormy snowy clear dry humid overcast")
 _UNITS = (("C", "F"), ("celsius", "fahrenheit"), ("Celsius", "Fahrenheit"))
 _ABOUT = (
     "Look up the weather in a city",
@@ -59,7 +57,13 @@ _ABOUT = (
     "Current weather of a city.",
     "Returns the weather in a given city.",
 )
-_CITY = ("City name", "The city", "Name of the city", "The city, e.g. Paris", "The name of the city")
+_CITY = (
+    "City name",
+    "The city",
+    "Name of the city",
+    "The city, e.g. Paris",
+    "The name of the city",
+)
 _UNIT = ("Temperature unit", "Unit of the temperature", "The unit")
 
 
@@ -106,7 +110,9 @@ def call_text(arguments: dict[str, Any]) -> str:
     return f"<tool_call>\n{call}\n</tool_call>"
 
 
-def weather_exchange(rng: Random, units: tuple[str, str] | None, *, place: str | None = None) -> Exchange:
+def weather_exchange(
+    rng: Random, units: tuple[str, str] | None, *, place: str | None = None
+) -> Exchange:
     """Return a question, the call, and in two cases of three the result and the answer."""
     if place is None and rng.random() < 0.08:
         return _two_cities(rng)
@@ -117,7 +123,9 @@ def weather_exchange(rng: Random, units: tuple[str, str] | None, *, place: str |
         side = rng.randrange(2)
         spoken = ("Celsius", "Fahrenheit")[side]
         arguments["unit"] = units[side]
-        question = rng.choice(("{} In {}, please.", "{} Use {}.", "{} Give it in {}.")).format(question, spoken)
+        question = rng.choice(("{} In {}, please.", "{} Use {}.", "{} Give it in {}.")).format(
+            question, spoken
+        )
     turns = [Turn("user", question), Turn("assistant", call_text(arguments))]
     if rng.random() < 0.66:
         turns += _answered(rng, place, arguments.get("unit"))
