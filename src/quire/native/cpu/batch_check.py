@@ -1,0 +1,59 @@
+"""What must hold of a batch before compiled code follows its numbers into memory."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.native.batch import Batch
+
+
+class Limits(Protocol):
+    """The sizes of a runner that a batch must keep to."""
+
+    block_size: int
+    num_blocks: int
+    vocab_size: int
+    max_model_len: int
+    max_batch_tokens: int
+
+
+def check_batch(batch: Batch, limits: Limits) -> None:
+    """Raise ValueError for a batch that does not fit the runner: a fault of the scheduler."""
+    rows, sequences = batch.num_rows, batch.num_sequences
+    if rows > limits.max_batch_tokens:
+        raise ValueError(f"a batch of {rows} rows; the runner takes {limits.max_batch_tokens}")
+    if len(batch.positions) != rows or len(batch.slots) != rows:
+        raise ValueError("token_ids, positions and slots of a batch differ in length")
+    starts = batch.query_start
+    if len(starts) != sequences + 1 or len(batch.block_tables) != sequences:
+        raise ValueError("query_start and block_tables do not fit the number of sequences")
+    if starts[0] != 0 or starts[-1] != rows or (sequences and np.diff(starts).min() < 1):
+        raise ValueError("query_start does not cut the rows into sequences")
+    _below("token_ids", batch.token_ids, limits.vocab_size)
+    _below("positions", batch.positions, limits.max_model_len)
+    _below("slots", batch.slots, limits.num_blocks * limits.block_size)
+    _below("block_tables", batch.block_tables, limits.num_blocks)
+    _below("logits_rows", batch.logits_rows, rows)
+    if rows:
+        _check_positions(batch, limits.block_size)
+
+
+def _check_positions(batch: Batch, block_size: int) -> None:
+    last = batch.query_start[1:] - 1
+    lengths = batch.context_lens
+    if (batch.positions[last] + 1 != lengths).any():
+        raise ValueError("context_lens are not one more than each sequence's last position")
+    steps = batch.positions[1:] - batch.positions[:-1]
+    steps[last[:-1]] = 1
+    if (steps != 1).any():
+        raise ValueError("positions of a sequence are not consecutive")
+    if lengths.max() > batch.block_tables.shape[1] * block_size:
+        raise ValueError("a block table is shorter than its sequence")
+
+
+def _below(name: str, values: NDArray[np.integer], limit: int) -> None:
+    if len(values) and values.size and (values.min() < 0 or values.max() >= limit):
+        raise ValueError(f"{name} of a batch must lie in 0..{limit - 1}")

@@ -1,0 +1,36 @@
+"""How many threads of compute this process should have."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CPUS = Path("/sys/devices/system/cpu")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def default_threads() -> int:
+    """The cores that this process may use: two threads of one core share its arithmetic units."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not on this platform
+        return os.cpu_count() or 1
+    cores = {_core(cpu) for cpu in allowed}
+    return max(1, min(len(cores), _quota()))
+
+
+def _core(cpu: int) -> str:
+    """The CPUs that share a core with `cpu`, as the kernel writes them."""
+    try:
+        return (_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(cpu)
+
+
+def _quota() -> int:
+    """The CPUs that the control group's quota is worth."""
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return os.cpu_count() or 1

@@ -1,0 +1,64 @@
+"""What the compiled step reads: int64 tables of sizes and addresses, and the shape of the caches.
+
+Python fills these tables and compiled code reads them; nothing here needs Numba, so that a start
+with compiled kernels does not import it.
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding as llvm
+
+
+def _register_lanes() -> int:
+    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
+    return 16 if features.get("avx512f") else 8
+
+
+LANES = _register_lanes()
+"""Float32 values of one register: 16 with AVX-512, else 8 (a narrower machine splits it in two)."""
+
+CHUNK = 256  # positions of the context between two rescalings of the softmax
+TILE_PAIRS = 32  # (row, query head) pairs of a tile that share the keys and values they read
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # whole registers, whole parts of a chunk
+
+# The table: the model's sizes, its addresses, scratch, and the batch of this step.
+(
+    LAYERS, HIDDEN, FFN, HEADS, KV_HEADS, HEAD_DIM, VOCAB, BLOCK_SIZE,
+    EPS, SCALE,  # float32, in the first 4 bytes of their word
+    EMBEDDINGS, EMBEDDINGS_NARROW, FINAL_NORM, HEAD, HEAD_NARROW, LAYER_TABLE,
+    RESIDUAL, NORMED, QUERIES, KEYS, VALUES, MIXED, GATE, UP,
+    TILES, COUNTERS, SYNC, SCRATCH, SCRATCH_BYTES, THREADS,
+    COSINES, SINES, ROWS, SEQUENCES, TOKEN_IDS, POSITIONS, SLOTS, QUERY_START,
+    BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
+    TABLE_WORDS,
+) = range(45)  # fmt: skip
+
+# One layer's row. Each linear map takes three words: address, whether it is bfloat16, bias or 0.
+(
+    WINDOW, ATTENTION_NORM, FFN_NORM, Q_NORM, K_NORM, K_CACHE, V_CACHE,
+    FIRST_LINEAR,
+) = range(8)  # fmt: skip
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+Q, K, V, O, GATE_MAP, UP_MAP, DOWN = (FIRST_LINEAR + 3 * i for i in range(len(LINEARS)))
+LAYER_WORDS = FIRST_LINEAR + 3 * len(LINEARS)
+
+# A sync block: one cache line each for arrivals, generation and the abort flag.
+LINE = 64
+ARRIVALS, GENERATION, ABORT = 0, LINE, 2 * LINE
+SYNC_WORDS = 3 * LINE // 8
+
+
+def padded(size: int) -> int:
+    """`size` rounded up to whole registers."""
+    return -(-size // LANES) * LANES
+
+
+def scratch_floats(group: int, head_dim: int) -> int:
+    """The floats that one thread needs for attention: scores, queries, outputs and states."""
+    pairs = max(TILE_PAIRS, group)
+    return pairs * (CHUNK + padded(head_dim) * 2 + 2 * LANES)
+
+
+def tiles_needed(rows: int, sequences: int, group: int) -> int:
+    """The most tiles that `plan_tiles` makes of this many rows and sequences."""
+    return rows // max(1, TILE_PAIRS // group) + sequences

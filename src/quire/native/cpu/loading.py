@@ -1,0 +1,101 @@
+"""From a model's folder to a runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from quire.errors import ConfigError
+from quire.native.cpu.cpus import default_threads
+from quire.native.cpu.layout import BLOCK_SIZES
+from quire.native.cpu.machine_code import load_step
+from quire.native.cpu.memory import count_blocks
+from quire.native.cpu.runner import CpuRunner
+from quire.native.cpu.weights import Weights, WeightsDtype, load_weights
+from quire.native.models.registry import read_spec
+from quire.native.models.rope import override_rope
+from quire.native.models.spec import DecoderSpec
+
+logger = logging.getLogger("quire")
+
+
+def load_model(
+    folder: Path | str,
+    *,
+    dtype: WeightsDtype = "auto",
+    rope_scaling: str | None = None,
+    max_model_len: int | None = None,
+    max_model_len_is_wish: bool = False,
+    block_size: int = 16,
+    kv_cache_memory: int | None = None,
+    memory_util: float = 0.7,
+    num_threads: int | None = None,
+    max_batch_tokens: int = 2048,
+    max_sequences: int = 256,
+    on_compile: Callable[[str], None] | None = None,
+) -> CpuRunner:
+    """Load the model in `folder`.
+
+    Args:
+        dtype: of the matrices; "auto" keeps what is stored, float16 becomes float32.
+        rope_scaling: a kind of `rope.OVERRIDES`; None or "none" keeps the model's own.
+        max_model_len: the most tokens of one sequence; None takes the model's own number.
+        max_model_len_is_wish: take the model's own number where it is smaller, without an error.
+        kv_cache_memory: bytes; None takes `memory_util` of what is free.
+        num_threads: None takes a thread for each core that this process may use.
+        max_batch_tokens: the most rows of one batch; scratch is sized by it.
+        max_sequences: the most sequences at once; the KV cache never holds more.
+        on_compile: gets one line of text when the kernels must be compiled first.
+
+    Raises ModelError (see `read_spec` and `load_weights`), ConfigError (an argument that does not
+    fit the model) or OutOfMemoryError (the KV cache would not hold one sequence).
+    """
+    if block_size not in BLOCK_SIZES:
+        known = ", ".join(map(str, BLOCK_SIZES))
+        raise ConfigError(f"native_block_size {block_size} is not one of {known}")
+    spec = override_rope(read_spec(folder), rope_scaling)
+    length = _model_length(spec, max_model_len, max_model_len_is_wish)
+    weights = load_weights(spec, folder, dtype)
+    num_blocks = count_blocks(
+        spec,
+        block_size=block_size,
+        max_model_len=length,
+        max_sequences=max_sequences,
+        memory=kv_cache_memory,
+        memory_util=memory_util,
+        reserved=weights_bytes(weights) + scratch_bytes(spec, max_batch_tokens),
+    )
+    return CpuRunner(
+        weights,
+        load_step(on_compile),
+        max_model_len=length,
+        num_blocks=num_blocks,
+        block_size=block_size,
+        num_threads=num_threads or default_threads(),
+        max_batch_tokens=max_batch_tokens,
+    )
+
+
+def _model_length(spec: DecoderSpec, wanted: int | None, wish: bool) -> int:
+    if wanted is None or (wish and wanted > spec.max_positions):
+        return spec.max_positions
+    if wanted > spec.max_positions:
+        raise ConfigError(
+            f"vllm_maxlen {wanted} is more than the {spec.max_positions} positions that this model "
+            "knows; lower it, or set rope_scaling (linear, dynamic, yarn or llama3) to stretch them"
+        )
+    return wanted
+
+
+def weights_bytes(weights: Weights) -> int:
+    """Bytes of all tensors, those that are tied counted once."""
+    arrays = [*weights.tensors.values(), *(a for layer in weights.layers for a in layer.values())]
+    return sum({array.ctypes.data: array.nbytes for array in arrays}.values())
+
+
+def scratch_bytes(spec: DecoderSpec, rows: int) -> int:
+    """Bytes of the activations of a batch of `rows`."""
+    columns = 2 * (spec.hidden_size + spec.q_size + spec.kv_size + spec.ffn_size)
+    return 4 * rows * columns

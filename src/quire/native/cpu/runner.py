@@ -1,0 +1,203 @@
+"""The runner: a model's weights, its paged KV cache, and one compiled call a thread for each step."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.errors import EngineClosedError
+from quire.native.batch import Batch
+from quire.native.cpu import layout
+from quire.native.cpu.batch_check import check_batch
+from quire.native.cpu.layout import padded, scratch_floats, tiles_needed
+from quire.native.cpu.machine_code import StepFunction
+from quire.native.cpu.memory import aligned_zeros
+from quire.native.cpu.team import Team
+from quire.native.cpu.weights import Weights
+from quire.native.models.rope import cosines_and_sines, inverse_frequencies
+
+FIRST_ANGLES = 1024  # positions whose cosines are made at the start; more when they are met
+
+
+class CpuRunner:
+    """A decoder on the CPU; satisfies `quire.native.batch.Runner`. Usable from any thread.
+
+    A row's logits are bitwise the same whatever else is in the batch, however its prompt was cut
+    into chunks, and whatever the number of threads.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        step: StepFunction,
+        *,
+        max_model_len: int,
+        num_blocks: int,
+        block_size: int = 16,
+        num_threads: int = 1,
+        max_batch_tokens: int = 2048,
+    ) -> None:
+        spec = weights.spec
+        self.block_size, self.num_blocks = block_size, num_blocks
+        self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
+        self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
+        self._spec = spec
+        self._lock = threading.Lock()
+        self._table = np.zeros(layout.TABLE_WORDS, np.int64)
+        # Everything whose address is in a table; it lives as long as they do.
+        self._arrays: dict[str, NDArray[Any]] = {}
+        heads, size = spec.num_kv_heads, spec.head_dim
+        self._keys = aligned_zeros((spec.num_layers, num_blocks, heads, size, block_size))
+        self._values = aligned_zeros((spec.num_layers, num_blocks, heads, block_size, padded(size)))
+        self._weights: Weights | None = weights
+        self._layers = self._fill_layers(weights)
+        self._fill_model(weights)
+        self._fill_scratch()
+        self._extend_angles(min(FIRST_ANGLES, max_model_len))
+        self._team = Team(num_threads, step, self._table)
+        self._finalizer = weakref.finalize(self, self._team.close)
+
+    # ---- the tables
+
+    def _keep(self, name: str, array: NDArray[Any]) -> int:
+        self._arrays[name] = array
+        return array.ctypes.data
+
+    def _fill_layers(self, weights: Weights) -> NDArray[np.int64]:
+        table = np.zeros((weights.spec.num_layers, layout.LAYER_WORDS), np.int64)
+        for number, (row, tensors) in enumerate(zip(table, weights.layers, strict=True)):
+            row[layout.WINDOW] = weights.spec.windows[number]
+            for word, role in (
+                (layout.ATTENTION_NORM, "attention_norm"), (layout.FFN_NORM, "ffn_norm"),
+                (layout.Q_NORM, "q_norm"), (layout.K_NORM, "k_norm"),
+            ):  # fmt: skip
+                row[word] = _address(tensors.get(role))
+            row[layout.K_CACHE] = self._keys[number].ctypes.data
+            row[layout.V_CACHE] = self._values[number].ctypes.data
+            for i, role in enumerate(layout.LINEARS):
+                first = layout.FIRST_LINEAR + 3 * i
+                row[first : first + 3] = (
+                    _address(tensors[role]), _narrow(tensors[role]),
+                    _address(tensors.get(f"{role}_bias")),
+                )  # fmt: skip
+        return table
+
+    def _fill_model(self, weights: Weights) -> None:
+        spec, table, tensors = weights.spec, self._table, weights.tensors
+        table[layout.LAYERS], table[layout.HIDDEN] = spec.num_layers, spec.hidden_size
+        table[layout.FFN], table[layout.VOCAB] = spec.ffn_size, spec.vocab_size
+        table[layout.HEADS], table[layout.KV_HEADS] = spec.num_heads, spec.num_kv_heads
+        table[layout.HEAD_DIM], table[layout.BLOCK_SIZE] = spec.head_dim, self.block_size
+        table.view(np.float32)[2 * layout.EPS] = spec.norm_eps
+        table.view(np.float32)[2 * layout.SCALE] = spec.attention_scale
+        table[layout.EMBEDDINGS] = _address(tensors["embeddings"])
+        table[layout.EMBEDDINGS_NARROW] = _narrow(tensors["embeddings"])
+        table[layout.FINAL_NORM] = _address(tensors["final_norm"])
+        table[layout.HEAD], table[layout.HEAD_NARROW] = (
+            _address(tensors["head"]), _narrow(tensors["head"]),
+        )  # fmt: skip
+        table[layout.LAYER_TABLE] = self._layers.ctypes.data
+
+    def _fill_scratch(self) -> None:
+        spec, rows = self._spec, self.max_batch_tokens
+        for word, columns in (
+            (layout.RESIDUAL, spec.hidden_size), (layout.NORMED, spec.hidden_size),
+            (layout.QUERIES, spec.q_size), (layout.KEYS, spec.kv_size),
+            (layout.VALUES, spec.kv_size), (layout.MIXED, spec.q_size),
+            (layout.GATE, spec.ffn_size), (layout.UP, spec.ffn_size),
+        ):  # fmt: skip
+            self._table[word] = self._keep(f"scratch {word}", aligned_zeros((rows, columns)))
+        group = spec.num_heads // spec.num_kv_heads
+        floats = scratch_floats(group, spec.head_dim)
+        own = aligned_zeros((self.num_threads, padded(floats)))
+        self._table[layout.SCRATCH] = self._keep("attention", own)
+        self._table[layout.SCRATCH_BYTES] = own.strides[0]
+        # A sequence has at least one row, so there are no more sequences than rows.
+        tiles = np.zeros((tiles_needed(rows, rows, group), 3), np.int64)
+        self._table[layout.TILES] = self._keep("tiles", tiles)
+        self._table[layout.COUNTERS] = self._keep("counters", np.zeros(spec.num_layers, np.int64))
+
+    def _extend_angles(self, length: int) -> None:
+        frequencies, scale = inverse_frequencies(
+            self._spec.rope, self._spec.head_dim, self.max_model_len
+        )
+        cosines, sines = cosines_and_sines(frequencies, scale, length)
+        self._table[layout.COSINES] = self._keep("cosines", np.ascontiguousarray(cosines))
+        self._table[layout.SINES] = self._keep("sines", np.ascontiguousarray(sines))
+        self._num_angles = length
+
+    # ---- the runner's protocol
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Run the model over one batch; see `Runner`.
+
+        Raises ValueError for a batch that is too large or points outside the cache or the
+        vocabulary, EngineClosedError after `close`.
+        """
+        with self._lock:
+            if self._weights is None:
+                raise EngineClosedError("the runner was closed")
+            check_batch(batch, self)
+            highest = int(batch.positions.max(initial=0))
+            if highest >= self._num_angles:
+                self._extend_angles(min(self.max_model_len, max(highest + 1, 2 * self._num_angles)))
+            logits = self._fill_batch(batch)
+            if batch.num_rows:
+                self._team.run()
+            return logits
+
+    def _fill_batch(self, batch: Batch) -> NDArray[np.float32]:
+        table = self._table
+        for word, values, kind in (
+            (layout.TOKEN_IDS, batch.token_ids, np.int32),
+            (layout.POSITIONS, batch.positions, np.int32),
+            (layout.SLOTS, batch.slots, np.int64),
+            (layout.QUERY_START, batch.query_start, np.int32),
+            (layout.BLOCK_TABLES, batch.block_tables, np.int32),
+            (layout.LOGITS_ROWS, batch.logits_rows, np.int32),
+        ):
+            table[word] = self._keep(f"batch {word}", np.ascontiguousarray(values, kind))
+        table[layout.ROWS], table[layout.SEQUENCES] = batch.num_rows, batch.num_sequences
+        table[layout.TABLE_WIDTH] = batch.block_tables.shape[1]
+        table[layout.LOGITS_COUNT] = count = len(batch.logits_rows)
+        self._arrays["counters"][:] = 0
+        room = self._arrays.get("logits")
+        if room is None or len(room) < count:
+            room = aligned_zeros((max(8, 1 << (count - 1).bit_length()), self.vocab_size))
+        table[layout.LOGITS] = self._keep("logits", room)
+        return room[:count]
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
+        with self._lock:
+            if self._weights is None:
+                raise EngineClosedError("the runner was closed")
+            for source, destination in pairs:
+                for cache in (self._keys, self._values):
+                    cache[:, destination] = cache[:, source]
+
+    def close(self) -> None:
+        """End the threads and let go of the weights and the cache. May be called again."""
+        with self._lock:
+            self._team.close()
+            self._weights = None
+            self._arrays.clear()
+            self._keys = self._values = np.zeros((0, 0), np.float32)
+
+
+def _address(array: NDArray[Any] | None) -> int:
+    """Where a contiguous array begins; 0 for none."""
+    if array is None:
+        return 0
+    assert array.flags.c_contiguous
+    return array.ctypes.data
+
+
+def _narrow(array: NDArray[Any]) -> int:
+    """1 for bfloat16, which is held as uint16."""
+    return int(array.dtype == np.uint16)

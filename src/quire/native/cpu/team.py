@@ -1,0 +1,82 @@
+"""A team of threads that enter the compiled step together, and sleep between steps."""
+
+from __future__ import annotations
+
+import os
+import threading
+from queue import SimpleQueue
+
+import numpy as np
+
+from quire.native.cpu.layout import ABORT, SYNC, SYNC_WORDS, THREADS
+from quire.native.cpu.machine_code import StepFunction
+from quire.native.cpu.memory import aligned_zeros
+
+_GO, _END = True, False
+
+
+class Team:
+    """`size` threads for one runner: the caller's own and `size - 1` that this class keeps.
+
+    `table` is the runner's; its words SYNC and THREADS are written here. Not to be entered by two
+    callers at once.
+    """
+
+    def __init__(self, size: int, step: StepFunction, table: np.ndarray) -> None:
+        self._size, self._step, self._table = size, step, table
+        self._closed = False
+        self._start()
+
+    def _start(self) -> None:
+        # A block of its own for each set of threads: an aborted one may still be looking at it.
+        self._sync = aligned_zeros((SYNC_WORDS,), np.int64)
+        self._table[SYNC], self._table[THREADS] = self._sync.ctypes.data, self._size
+        self._process = os.getpid()
+        self._signals: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(self._size - 1)]
+        self._threads = [
+            threading.Thread(
+                target=_work,
+                args=(self._step, number, self._table.ctypes.data, signal),
+                name=f"quire-kernels-{number}",
+                daemon=True,
+            )
+            for number, signal in enumerate(self._signals, 1)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def run(self) -> None:
+        """Run one step. Returns when its results are there."""
+        if os.getpid() != self._process:  # a forked child has no threads but its own
+            self._start()
+        try:
+            for signal in self._signals:
+                signal.put(_GO)
+            self._step(0, self._table.ctypes.data)
+        except BaseException:  # an interrupt before this thread came to the first barrier
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """Let threads that wait at a barrier go, end them, and start anew."""
+        self._sync[ABORT // 8] = 1
+        self._end()
+        self._start()
+
+    def _end(self) -> None:
+        for signal in self._signals:
+            signal.put(_END)
+        if os.getpid() == self._process:
+            for thread in self._threads:
+                thread.join()
+
+    def close(self) -> None:
+        """End the threads. Nothing happens the second time."""
+        if not self._closed:
+            self._closed = True
+            self._end()
+
+
+def _work(step: StepFunction, number: int, table: int, signal: SimpleQueue[bool]) -> None:
+    while signal.get():
+        step(number, table)
