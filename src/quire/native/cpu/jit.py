@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+from numba import extending, njit
+
+intrinsic: Any = extending.intrinsic
+"""Numba's `intrinsic`; type checkers cannot see that it takes the first parameter away."""
 
 
 def kernel(function: Callable[..., Any]) -> Any:

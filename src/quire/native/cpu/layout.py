@@ -39,7 +39,9 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)  # whole registers, whole parts of a chunk
     FIRST_LINEAR,
 ) = range(8)  # fmt: skip
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
-Q, K, V, O, GATE_MAP, UP_MAP, DOWN = (FIRST_LINEAR + 3 * i for i in range(len(LINEARS)))
+Q_MAP, K_MAP, V_MAP, O_MAP, GATE_MAP, UP_MAP, DOWN_MAP = (
+    FIRST_LINEAR + 3 * i for i in range(len(LINEARS))
+)
 LAYER_WORDS = FIRST_LINEAR + 3 * len(LINEARS)
 
 # A sync block: one cache line each for arrivals, generation and the abort flag.

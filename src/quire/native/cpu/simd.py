@@ -13,8 +13,9 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
+from quire.native.cpu.jit import intrinsic
 from quire.native.cpu.layout import LANES
 
 FLOAT = ir.FloatType()

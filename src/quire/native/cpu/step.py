@@ -53,11 +53,11 @@ def _project(thread: int, table: int, layer: int) -> None:
     size = get_int64(table, layout.HEAD_DIM)
     q_size = get_int64(table, layout.HEADS) * size
     kv_size = get_int64(table, layout.KV_HEADS) * size
-    _map(thread, table, layer + _WORD * layout.Q, normed, hidden,
+    _map(thread, table, layer + _WORD * layout.Q_MAP, normed, hidden,
          get_int64(table, layout.QUERIES), q_size, NO)  # fmt: skip
-    _map(thread, table, layer + _WORD * layout.K, normed, hidden,
+    _map(thread, table, layer + _WORD * layout.K_MAP, normed, hidden,
          get_int64(table, layout.KEYS), kv_size, NO)  # fmt: skip
-    _map(thread, table, layer + _WORD * layout.V, normed, hidden,
+    _map(thread, table, layer + _WORD * layout.V_MAP, normed, hidden,
          get_int64(table, layout.VALUES), kv_size, NO)  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _layer(thread: int, table: int, layer: int, number: int) -> None:
     _wait(table)
     _attend(thread, table, layer, number)
     _wait(table)
-    _map(thread, table, layer + _WORD * layout.O, get_int64(table, layout.MIXED), q_size,
+    _map(thread, table, layer + _WORD * layout.O_MAP, get_int64(table, layout.MIXED), q_size,
          residual, hidden, YES)  # fmt: skip
     _wait(table)
     _norm(thread, table, get_int64(layer, layout.FFN_NORM))
@@ -134,7 +134,7 @@ def _layer(thread: int, table: int, layer: int, number: int) -> None:
     gated_ffn(thread, threads, normed, rows, hidden, layer + _WORD * layout.GATE_MAP, gate, up,
               ffn)  # fmt: skip
     _wait(table)
-    _map(thread, table, layer + _WORD * layout.DOWN, gate, ffn, residual, hidden, YES)
+    _map(thread, table, layer + _WORD * layout.DOWN_MAP, gate, ffn, residual, hidden, YES)
     _wait(table)
 
 

@@ -13,9 +13,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from quire.native.cpu.jit import kernel
+from quire.native.cpu.jit import intrinsic, kernel
 from quire.native.cpu.layout import ABORT, ARRIVALS, GENERATION
 from quire.native.cpu.simd import INT32, INT64, build_pointer, call
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from quire.native.cpu import simd
+from quire.native.cpu.jit import intrinsic
 from quire.native.cpu.layout import LANES
 from quire.native.cpu.simd import FLOAT, INT64, VECTOR
 
