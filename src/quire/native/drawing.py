@@ -1,8 +1,8 @@
 """Choosing tokens from logits: temperature, top_k, top_p, min_p, then one draw by inverse CDF.
 
 Each function takes the logits of M rows and, for each row, its settings and one uniform number in
-[0, 1), and returns M token ids. A row's result depends on that row alone: sums run in order, ties
-are broken by token id, and padding adds nothing.
+[0, 1), and returns M token ids. A row's result depends on that row alone: sums run in one order,
+ties are broken by token id, and padding adds nothing. Every row has a finite entry.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.native.top import Ranked, largest
+from quire.native.top import GROUP, Ranked, grouped, largest
 
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]
 
 _FIRST_GUESS = 64  # candidates tried first where top_p comes without top_k
 _GROWTH = 8
-_GROUP = 64  # tokens summed together in a draw from the whole vocabulary
+_COLDEST = 1e-30  # what float32 can divide by
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def draw_nucleus(logits: Logits, settings: Settings, uniforms: Floats) -> NDArra
         here = settings.at(rows)
         ranked = largest(some, count)
         weights = _weights(ranked.values, here.temperature)
-        enough = weights.sum(axis=1) >= here.top_p * totals[rows]
+        enough = weights.cumsum(axis=1)[:, -1] >= here.top_p * totals[rows]
         if count >= logits.shape[1]:
             enough[:] = True
         drawn = _draw_ranked(ranked, weights, totals[rows], here, uniforms[rows])
@@ -86,23 +86,35 @@ def draw_nucleus(logits: Logits, settings: Settings, uniforms: Floats) -> NDArra
 
 
 def draw_any(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
-    """Draw from the whole vocabulary, less what min_p cuts, in the order of token ids."""
+    """Draw from the whole vocabulary, less what min_p cuts, group by group of tokens.
+
+    First a group is drawn, then a token in it, with one number for both. Columns that are in no
+    group come after all groups, each for itself.
+    """
     weights = _dense_weights(logits, settings.temperature)
-    weights[weights < settings.min_p[:, None].astype(np.float32)] = 0.0
-    starts = np.arange(0, weights.shape[1], _GROUP)
-    groups = np.add.reduceat(weights, starts, axis=1, dtype=np.float64).cumsum(axis=1)
-    targets = uniforms * groups[:, -1]
-    group = _invert(groups, targets)
+    if settings.min_p.any():
+        weights[weights < settings.min_p[:, None].astype(np.float32)] = 0.0
+    body, rest = grouped(weights)
+    sums = np.concatenate([body.sum(axis=1), rest], axis=1)
+    ends = sums.astype(np.float64).cumsum(axis=1)
+    targets = np.minimum(uniforms * ends[:, -1], np.nextafter(ends[:, -1], 0.0))
+    group = _invert(ends, targets)
     rows = np.arange(len(logits))
-    before = np.where(group > 0, groups[rows, group - 1], 0.0)
-    columns = group[:, None] * _GROUP + np.arange(_GROUP)
-    inside = np.where(
-        columns < weights.shape[1],
-        weights[rows[:, None], np.minimum(columns, weights.shape[1] - 1)],
-        np.float32(0.0),
-    )
-    within = before[:, None] + inside.cumsum(axis=1, dtype=np.float64)
+    before = ends[rows, group] - sums[rows, group]
+    columns, inside = _members(weights, body.shape[2], group)
+    within = before[:, None] + inside.astype(np.float64).cumsum(axis=1)
     return columns[rows, _last_positive(inside, _invert(within, targets))]
+
+
+def _members(
+    weights: Logits, groups: int, group: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Logits]:
+    """Return the columns of one group a row, and their weights (M, GROUP); 0 where there is none."""
+    first = np.where(group < groups, group, groups * GROUP + group - groups)
+    columns = first[:, None] + groups * np.arange(GROUP)
+    real = (group < groups)[:, None] | (np.arange(GROUP) == 0)
+    inside = weights[np.arange(len(weights))[:, None], np.where(real, columns, 0)]
+    return columns, np.where(real, inside, np.float32(0.0))
 
 
 def _draw_ranked(
@@ -130,7 +142,7 @@ def _dense_weights(logits: Logits, temperature: Floats) -> Logits:
     """The same over whole rows, in float32: an error of 1e-7 in a probability is no matter."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     with np.errstate(over="ignore", under="ignore"):
-        shifted /= temperature[:, None].astype(np.float32)
+        shifted /= np.maximum(temperature, _COLDEST)[:, None].astype(np.float32)
         return np.exp(shifted, out=shifted)
 
 

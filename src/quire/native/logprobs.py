@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from quire.native.top import largest
 from quire.outputs import TokenLogprob
 
-_GROUP = 256  # rows done together: bounds the memory of the float64 exponentials
+_GROUP = 256  # rows done together: bounds the memory of their exponentials
 
 
 def token_logprobs(
@@ -32,7 +32,7 @@ def _group(
 ) -> list[TokenLogprob]:
     normalisers = log_sum_exp(logits)
     values = logits[np.arange(len(logits)), tokens]
-    ranks = 1 + (logits > values[:, None]).sum(axis=1)
+    ranks = [1 + int(np.count_nonzero(above)) for above in logits > values[:, None]]
     chosen = values - normalisers
     most = max(tops, default=0)
     if not most:
@@ -46,7 +46,7 @@ def _group(
         ]
     return [
         TokenLogprob(*one)
-        for one in zip(tokens.tolist(), chosen.tolist(), named, ranks.tolist(), strict=True)
+        for one in zip(tokens.tolist(), chosen.tolist(), named, ranks, strict=True)
     ]
 
 
@@ -54,5 +54,6 @@ def log_sum_exp(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the logarithm of the sum of the exponentials of each row (M, V)."""
     highest = logits.max(axis=1)
     with np.errstate(invalid="ignore"):  # a row without usable numbers gives NaN
-        exponentials = np.exp((logits - highest[:, None]).astype(np.float64))
-        return highest + np.log(exponentials.sum(axis=1))
+        exponentials = logits - highest[:, None]
+        np.exp(exponentials, out=exponentials)
+        return highest + np.log(exponentials.sum(axis=1, dtype=np.float64))
