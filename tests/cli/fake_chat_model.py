@@ -14,7 +14,9 @@ from quire.errors import QuireError
 from quire.messages import read_conversation
 from quire.outputs import Usage
 
-Script = Callable[[list[dict[str, Any]], dict[str, Any]], list[ChatDelta | QuireError | BaseException]]
+Script = Callable[
+    [list[dict[str, Any]], dict[str, Any]], list[ChatDelta | QuireError | BaseException]
+]
 
 
 def words(text: str, *, finish: str = "stop", **last: Any) -> list[Any]:

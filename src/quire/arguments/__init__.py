@@ -8,7 +8,7 @@ from quire.arguments.groups import (
     ModelArguments,
 )
 from quire.arguments.infer import ArgumentSource, InferArgs, get_infer_args, read_arguments
-from quire.arguments.words import FIELDS, read_words, split_source
+from quire.arguments.words import FIELDS, read_assignments, read_words, split_source
 
 __all__ = [
     "FIELDS",
@@ -21,6 +21,7 @@ __all__ = [
     "get_infer_args",
     "parse_scalar",
     "read_arguments",
+    "read_assignments",
     "read_words",
     "split_source",
 ]

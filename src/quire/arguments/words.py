@@ -43,7 +43,17 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
         ConfigError: a word that is none of these, a missing value, or a file that cannot be read.
     """
     source, rest = split_source(words)
-    values = _read_source(source) if source else {}
+    return {**(_read_source(source) if source else {}), **read_assignments(rest)}
+
+
+def read_assignments(words: Sequence[str]) -> dict[str, Any]:
+    """Read the words after the first: `key=value`, `--key value`, `--key=value`, `--flag`.
+
+    Raises:
+        ConfigError: a word that is none of these, or a missing value.
+    """
+    rest = list(words)
+    values: dict[str, Any] = {}
     while rest:
         key, value = _take(rest)
         values[key] = value

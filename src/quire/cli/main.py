@@ -61,7 +61,13 @@ def main(argv: Sequence[str] | None = None, *, make_model: MakeModel = load_mode
 
 def build_app(make_model: MakeModel) -> App:
     """The tree of commands."""
-    app = App(name="quire", version=__version__, help=_HELP, help_format="plaintext")
+    app = App(
+        name="quire",
+        version=__version__,
+        help=_HELP,
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+    )
 
     @app.command(usage="Usage: quire demo")
     def demo() -> int:

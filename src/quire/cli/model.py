@@ -31,11 +31,11 @@ def read_start(words: Sequence[str]) -> Start:
         ConfigError: the words make no sense.
     """
     # Here, not above: reading arguments takes pydantic, which `quire --help` need not wait for.
-    from quire.arguments import FIELDS, read_words, split_source
+    from quire.arguments import FIELDS, read_assignments, read_words, split_source
     from quire.sampling import REQUEST_OPTIONS
 
     source, rest = split_source(words)
-    values = read_words(rest)
+    values = read_assignments(rest)
     options = {key: values.pop(key) for key in list(values) if key in REQUEST_OPTIONS - set(FIELDS)}
     arguments = {**read_words([source] if source else []), **values}
     is_demo = arguments.get("model_name_or_path") is None
