@@ -95,8 +95,8 @@ def draw_any(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np
     if settings.min_p.any():
         weights[weights < settings.min_p[:, None].astype(np.float32)] = 0.0
     body, rest = grouped(weights)
-    sums = np.concatenate([body.sum(axis=1), rest], axis=1)
-    ends = sums.astype(np.float64).cumsum(axis=1)
+    sums = np.concatenate([body.sum(axis=1), rest], axis=1).astype(np.float64)
+    ends = sums.cumsum(axis=1)
     targets = np.minimum(uniforms * ends[:, -1], np.nextafter(ends[:, -1], 0.0))
     group = _invert(ends, targets)
     rows = np.arange(len(logits))
