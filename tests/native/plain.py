@@ -1,0 +1,97 @@
+"""Sampling and completion as one would first write them: one token, one request, nothing shared.
+
+The slow versions that the engine is compared with. They use Python floats and sorted lists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from quire.native.randomness import Uniforms
+from quire.native.top import GROUP
+from quire.sampling import SamplingParams
+from tests.native.fake_runner import fake_logits
+
+
+def adjusted(
+    logits: Sequence[float], params: SamplingParams, prompt: Sequence[int], output: Sequence[int]
+) -> list[float]:
+    """Return the logits with biases, bans and penalties; no bad words here."""
+    values = [float(value) for value in logits]
+    for token, amount in params.logit_bias.items():
+        values[token] += amount
+    if len(output) < params.min_tokens:
+        eos = () if params.ignore_eos else params.eos_token_ids
+        for token in (*eos, *params.stop_token_ids):
+            values[token] = -math.inf
+    for token in {*prompt, *output}:
+        value, factor = values[token], params.repetition_penalty
+        value = value / factor if value > 0 else value * factor
+        count = output.count(token)
+        value -= params.frequency_penalty * count + params.presence_penalty * (count > 0)
+        values[token] = value
+    return values
+
+
+def probabilities(values: Sequence[float], params: SamplingParams) -> dict[int, float]:
+    """Return what may be drawn and how likely it is, the likeliest first."""
+    order = sorted(range(len(values)), key=lambda token: (-values[token], token))
+    order = [token for token in order if values[token] > -math.inf]
+    best = values[order[0]]
+    if params.greedy:
+        return {order[0]: 1.0}
+    weights = {token: math.exp((values[token] - best) / params.temperature) for token in order}
+    if 0 < params.top_k < len(values):
+        last = values[order[min(params.top_k, len(order)) - 1]]
+        weights = {token: w for token, w in weights.items() if values[token] >= last}
+    total, before, nucleus = sum(weights.values()), 0.0, dict[int, float]()
+    for token, weight in weights.items():
+        if before < params.top_p * total:
+            nucleus[token] = weight
+        before += weight
+    kept = {token: w for token, w in nucleus.items() if w >= params.min_p}
+    total = sum(kept.values())
+    return {token: weight / total for token, weight in kept.items()}
+
+
+def draw_plainly(values: Sequence[float], params: SamplingParams, uniform: float) -> int:
+    """Draw one token by the inverse of the cumulative distribution.
+
+    The likeliest token is first; where neither top_k nor top_p cuts, groups of tokens are.
+    """
+    shares = probabilities(values, params)
+    if not 0 < params.top_k < len(values) and params.top_p == 1.0 and not params.greedy:
+        groups = len(values) // GROUP
+        grouped = groups * GROUP
+        shares = dict(
+            sorted(
+                shares.items(), key=lambda s: (s[0] % groups if s[0] < grouped else groups, s[0])
+            )
+        )
+    reached = 0.0
+    for token, share in shares.items():
+        reached += share
+        if uniform < reached:
+            return token
+    return list(shares)[-1]
+
+
+def complete_plainly(
+    prompt: Sequence[int], params: SamplingParams, index: int, vocab_size: int
+) -> list[int]:
+    """Return the tokens of completion `index` on a FakeRunner's model."""
+    assert params.greedy or params.seed is not None
+    uniforms = Uniforms(params.seed or 0, index)
+    output: list[int] = []
+    while len(output) < params.max_tokens:
+        logits = fake_logits([*prompt, *output], vocab_size).astype(np.float64)
+        values = adjusted(logits.tolist(), params, prompt, output)
+        token = draw_plainly(values, params, 0.0 if params.greedy else uniforms[len(output)])
+        output.append(token)
+        eos = () if params.ignore_eos else params.eos_token_ids
+        if len(output) >= params.min_tokens and token in (*eos, *params.stop_token_ids):
+            break
+    return output
