@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
 from quire.native.engine import Engine
+from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
@@ -100,6 +101,11 @@ class EngineThread:
                 return
             self._commands.append(request_id)
         self._wake.release()
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """The engine's figures; read from another thread, they may be a step apart."""
+        return self._engine.statistics
 
     def check(self) -> None:
         """Raise the error for which the thread has ended, if it has."""

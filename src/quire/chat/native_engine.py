@@ -15,7 +15,9 @@ from quire.chat.native_options import check_arguments, check_request
 from quire.errors import ConfigError
 from quire.native.batch import Runner
 from quire.native.cpu.loading import load_model
+from quire.native.detokenizer import detokenizer_factory
 from quire.native.engine import Engine
+from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
@@ -69,7 +71,8 @@ class NativeEngine(BaseEngine):
         args = self.model_args
         return Engine(
             runner,
-            self.tokenizer,
+            detokenizer_factory(self.tokenizer),
+            encode=self.tokenizer.encode_literal,
             max_sequences=args.native_max_sequences,
             max_batch_tokens=args.native_max_batch_tokens,
             prefix_caching=args.native_prefix_caching,
@@ -88,6 +91,11 @@ class NativeEngine(BaseEngine):
         name = request_id or f"request-{next(self._request_numbers)}"
         async for delta in self._thread.generate(name, prompt, params, adapter):
             yield delta
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Figures of the engine at this moment."""
+        return self._thread.statistics
 
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
