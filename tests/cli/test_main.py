@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.fake_chat_model import FakeChatModel, words
 
 from quire import __version__
 from quire.chat.response import ChatDelta
 from quire.cli.main import main
 from quire.errors import EngineDeadError, GenerationError, ModelNotFoundError, PromptTooLongError
 from quire.messages import ToolCall
+from tests.cli.fake_chat_model import FakeChatModel, words
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -1,0 +1,169 @@
+"""A real terminal: a person chats, stops an answer, saves, loads and leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from fcntl import ioctl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SERVE = """
+import sys
+from quire.cli.main import main
+from tests.cli.fake_chat_model import FakeChatModel, echo, words
+
+def script(messages, options):
+    if messages[-1]["content"] == "long":
+        return words("word " * 5000)
+    if messages[-1]["content"] == "settings":
+        return words(f"temperature is {options.get('temperature')}")
+    return echo(messages, options)
+
+make = lambda arguments: FakeChatModel(arguments, script, delay=0.002)
+sys.exit(main(sys.argv[1:], make_model=make))
+"""
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|.)")
+CTRL_C, CTRL_D = "\x03", "\x04"
+
+
+class Person:
+    """Sits at a terminal of 80 by 24, types, and reads what appears."""
+
+    def __init__(self, tmp_path: Path, **environment: str) -> None:
+        self._master, slave = pty.openpty()
+        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.slave = slave
+        environment = {
+            **{key: value for key, value in os.environ.items() if key != "NO_COLOR"},
+            "TERM": "xterm-256color",
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+            **environment,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, "chat", "folder"],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        self.raw = ""
+        self._seen = 0
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def sees(self, pattern: str, seconds: float = 10.0) -> str:
+        """Wait until `pattern` appears in what is new; return all that came before and with it."""
+        end = time.monotonic() + seconds
+        while True:
+            new = ESCAPES.sub("", self.raw[self._seen :]).replace("\r", "")
+            if match := re.search(pattern, new):
+                self._seen = len(self.raw)
+                return new[: match.end()]
+            assert time.monotonic() < end, f"no {pattern!r} in {new[-500:]!r}"
+            if select.select([self._master], [], [], 0.1)[0]:
+                data = os.read(self._master, 65536).decode(errors="replace")
+                self.raw += data
+                if "\x1b[6n" in data:  # a terminal tells where its cursor is when asked
+                    self.type("\x1b[1;1R")
+
+    def leaves(self) -> int:
+        code = self.process.wait(30)
+        return code
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+        os.close(self.slave)
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Iterator[Person]:
+    one = Person(tmp_path)
+    yield one
+    one.close()
+
+
+def test_a_session(person: Person, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    person.sees("/help lists the commands")
+    person.sees("(?m)^>")
+    person.type("Hello\r")
+    person.sees("You said: Hello\n")
+    person.type("/set temperature 0\r")
+    person.sees(r"temperature = 0  \(set here\)")
+    person.type("settings\r")
+    person.sees("temperature is 0")
+
+    person.type("long\r")
+    person.sees("word word word")
+    person.type(CTRL_C)
+    person.sees("Stopped; what came is kept")
+    person.type(f"/save {file}\r")
+    person.sees("Saved 6 messages")
+    person.type("/retry\r")
+    person.sees("word word word")
+    person.type(CTRL_C)
+    person.sees("Stopped; what came is kept")
+
+    person.type("/clear\r")
+    person.sees("begins anew")
+    person.type(f"/load {file}\r")
+    shown = person.sees("Loaded 6 messages")
+    assert "You said: Hello" in shown
+    person.type("again\r")
+    person.sees("You said: again")
+    person.type("/exit\r")
+    assert person.leaves() == 0
+
+    saved: dict[str, Any] = json.loads(file.read_text())
+    assert saved["settings"] == {"temperature": 0}
+    assert saved["messages"][-1]["interrupted"] is True
+    assert saved["messages"][-1]["content"].startswith("word word")
+    assert "set temperature" in (tmp_path / "state" / "quire" / "chat_history").read_text()
+
+
+def test_the_terminal_is_left_as_it_was(person: Person) -> None:
+    before = termios.tcgetattr(person.slave)
+    person.sees("(?m)^>")
+    person.type("long\r")
+    person.sees("word word word")
+    person.type(CTRL_C)
+    person.sees("Stopped")
+    person.sees("(?m)^>")
+    person.type(CTRL_C)
+    person.sees("/exit leaves")
+    person.type(CTRL_D)
+    assert person.leaves() == 0
+    assert termios.tcgetattr(person.slave)[3] == before[3]
+    assert person.raw.count("\x1b[?25l") <= person.raw.count("\x1b[?25h")
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
+def test_without_colours(tmp_path: Path, environment: dict[str, str]) -> None:
+    person = Person(tmp_path, **environment)
+    try:
+        person.sees("(?m)^>")
+        person.type("**Hello**\r")
+        person.sees("You said: Hello\n")
+        person.type("/exit\r")
+        assert person.leaves() == 0
+        colours = re.findall(r"\x1b\[[\d;]*3\d(?:;[\d;]*)?m", person.raw)
+        assert colours == []
+    finally:
+        person.close()
