@@ -11,8 +11,9 @@ from typing import Any
 from quire.errors import TemplateError
 from quire.messages import Conversation, Message, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
-from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers, merge_spans
+from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers
 from quire.template.template import Template, refuse_media
+from quire.template.thoughts import mark_thought
 from quire.tools.base import ToolFormat
 from quire.tools.registry import get_tool_format
 
@@ -126,7 +127,7 @@ class NamedTemplate(Template):
             thought = (Span(before), Span(opened, literal=True), Span(after))
             said: Spans = (Span(text, literal=True),)
         else:
-            said = self._mark_thought(text)
+            said = mark_thought(text, self.thought_words)
         return (*thought, *said, *self._calls(message.tool_calls))
 
     def _calls(self, calls: tuple[ToolCall, ...]) -> Spans:
@@ -135,21 +136,6 @@ class NamedTemplate(Template):
     def _without_thoughts(self, text: str) -> str:
         before, after = map(re.escape, self.thought_words)
         return re.sub(f"{before}.*?{after}", "", text, flags=re.DOTALL).lstrip("\n")
-
-    def _mark_thought(self, text: str) -> Spans:
-        """The words around a thought at the start are the format's own; the rest is literal."""
-        before, after = (re.escape(word.strip()) for word in self.thought_words)
-        found = re.match(rf"\s*({before})(.*?)({after})", text, re.DOTALL)
-        if found is None:
-            return (Span(text, literal=True),)
-        return merge_spans(
-            (
-                Span(text[: found.end(1)]),
-                Span(found[2], literal=True),
-                Span(found[3]),
-                Span(text[found.end() :], literal=True),
-            )
-        )
 
     def _empty_thought(self) -> str:
         empty = self.format.empty_thought

@@ -34,7 +34,7 @@ class Tokenizer:
         self.special_tokens = dict(special_tokens or {})
         self._lock = threading.Lock()
         self._guards: dict[frozenset[str], Guard] = {}
-        self._special_ids = self._find_special_ids()
+        self._look_at_added()
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -95,6 +95,16 @@ class Tokenizer:
         """The ids of all tokens marked special: those that `decode` skips."""
         return self._special_ids
 
+    @property
+    def special_texts(self) -> frozenset[str]:
+        """The texts of all tokens marked special."""
+        return self._special_texts
+
+    @property
+    def added_texts(self) -> frozenset[str]:
+        """The texts of all added tokens, special or not."""
+        return self._added_texts
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, with no special tokens around; control tokens in it are seen as such."""
         return self.backend.encode(text, add_special_tokens=False).ids
@@ -151,12 +161,15 @@ class Tokenizer:
                 [AddedToken(token, special=special, normalized=not special) for token in wanted]
             )
             self._guards.clear()
-            self._special_ids = self._find_special_ids()
+            self._look_at_added()
         return len(new)
 
     def _id_of(self, token: str | None) -> int | None:
         return None if token is None else self.backend.token_to_id(token)
 
-    def _find_special_ids(self) -> frozenset[int]:
+    def _look_at_added(self) -> None:
         added = self.backend.get_added_tokens_decoder()
-        return frozenset(number for number, token in added.items() if token.special)
+        special = {number: token for number, token in added.items() if token.special}
+        self._special_ids = frozenset(special)
+        self._special_texts = frozenset(token.content for token in special.values())
+        self._added_texts = frozenset(token.content for token in added.values())

@@ -1,0 +1,212 @@
+"""Jinja's filters and tests for chat templates: marks are kept, and work is paid for."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import markupsafe
+from jinja2 import pass_environment
+from jinja2.filters import make_attrgetter
+
+from quire.errors import TemplateError
+from quire.template.formatting import percent
+from quire.template.marked import Marked, is_own, join, join_with, own
+
+REMOVED = ("urlize", "wordwrap", "random", "lipsum")
+"""What no chat template needs, and whose work has no bound, or whose result is chance."""
+_CHEAP_TESTS = frozenset(
+    [
+        "boolean",
+        "callable",
+        "defined",
+        "divisibleby",
+        "even",
+        "false",
+        "filter",
+        "float",
+        "integer",
+        "iterable",
+        "mapping",
+        "none",
+        "number",
+        "odd",
+        "sameas",
+        "sequence",
+        "string",
+        "test",
+        "true",
+        "undefined",
+    ]
+)
+_SHALLOW_FILTERS = frozenset(
+    [
+        "attr",
+        "batch",
+        "count",
+        "d",
+        "default",
+        "first",
+        "items",
+        "last",
+        "length",
+        "list",
+        "map",
+        "reject",
+        "rejectattr",
+        "reverse",
+        "select",
+        "selectattr",
+        "slice",
+    ]
+)
+_COMPARING = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
+_ITERATING = _COMPARING | frozenset(
+    ["batch", "join", "list", "map", "reject", "rejectattr", "select", "selectattr", "slice", "sum"]
+)
+_GROWING = frozenset({"batch", "center", "indent", "round", "slice"})
+
+
+@pass_environment
+def _join(environment: Any, value: Any, d: Any = "", attribute: Any = None) -> str:
+    if attribute is not None:
+        value = map(make_attrgetter(environment, attribute), value)
+    texts = [environment.text(item) for item in value]
+    environment.spend(sum(map(len, texts)) + len(d) * len(texts))
+    return join_with(environment.text(d), texts)
+
+
+@pass_environment
+def _replace(environment: Any, s: Any, old: Any, new: Any, count: Any = None) -> str:
+    text, old, new = map(environment.text, (s, old, new))
+    environment.spend(str.count(text, old) * (len(new) + 16))
+    marked = text if type(text) is Marked else Marked(text)
+    return marked.replace(old, new, -1 if count is None else count)
+
+
+@pass_environment
+def _string(environment: Any, value: Any) -> str:
+    return environment.text(value)
+
+
+@pass_environment
+def _escape(environment: Any, value: Any) -> str:
+    text = environment.text(value)
+    pieces = text.runs() if type(text) is Marked else (text,)
+    escaped = [(type(run) is Marked, str.__str__(markupsafe.escape(run))) for run in pieces]
+    return join([own(run) if is_marked else run for is_marked, run in escaped])
+
+
+@pass_environment
+def _sum(environment: Any, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
+    if attribute is not None:
+        iterable = map(make_attrgetter(environment, attribute), iterable)
+    total = start
+    for item in iterable:
+        total = environment.charge(total + item)
+    return total
+
+
+def _format(value: Any, *args: Any, **kwargs: Any) -> str:
+    if args and kwargs:
+        raise TypeError("can't handle positional and keyword arguments at the same time")
+    return percent(value, kwargs or args)
+
+
+@pass_environment
+def _tojson(
+    environment: Any,
+    x: Any,
+    ensure_ascii: Any = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: Any = False,
+) -> str:
+    """JSON text with no HTML escapes, as transformers has it."""
+    if isinstance(indent, int) and indent > 1000:
+        raise TemplateError("The chat template indents JSON too far.")
+    encoder = json.JSONEncoder(
+        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+    if indent is None:
+        return encoder.encode(x)
+    pieces: list[str] = []
+    for piece in encoder.iterencode(x):  # the indents may be far larger than the value
+        environment.spend(len(piece))
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+FILTERS: dict[str, Callable[..., Any]] = {
+    "e": _escape,
+    "escape": _escape,
+    "forceescape": _escape,
+    "format": _format,
+    "join": _join,
+    "replace": _replace,
+    "safe": _string,
+    "string": _string,
+    "sum": _sum,
+    "tojson": _tojson,
+}
+"""Filters of our own in place of Jinja's: the same results, with marks."""
+
+
+def meter_filters(environment: Any) -> None:
+    """Have every filter pay for what it looks at and makes."""
+    for name, function in environment.filters.items():
+        environment.filters[name] = _metered(environment, name, function)
+
+
+def meter_tests(environment: Any) -> None:
+    """Have the tests that look into values pay for it."""
+    for name, function in environment.tests.items():
+        if name not in _CHEAP_TESTS:
+            environment.tests[name] = _metered(environment, name, function)
+
+
+def _metered(environment: Any, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def metered(*args: Any, **kwargs: Any) -> Any:
+        environment.tick(8)
+        values = (*args, *kwargs.values())
+        if name in _ITERATING:  # a string is taken apart into its characters
+            environment.spend(16 * sum(len(value) for value in values if isinstance(value, str)))
+        if name in _COMPARING:
+            args = tuple(map(environment.operand, args))
+        elif name not in _SHALLOW_FILTERS:
+            for value in values:
+                environment.flat(value)
+        if name in _GROWING:
+            _pay_for_growth(environment, values)
+        result = environment.charge(function(*args, **kwargs))
+        if type(result) is str and result and _all_own(values):
+            return own(result)
+        return result
+
+    return metered
+
+
+def _pay_for_growth(environment: Any, values: tuple[Any, ...]) -> None:
+    """Filters whose result grows with a number, or a text to indent with, that they are given."""
+    size = max((len(value) for value in values if isinstance(value, (str, list, dict))), default=1)
+    for value in values[1:]:
+        if isinstance(value, int):
+            if abs(value) > 1_000_000:
+                raise TemplateError("The chat template gives a filter too large a number.")
+            environment.spend(abs(value) * max(size, 1))
+        elif isinstance(value, str):
+            environment.spend(len(value) * max(size, 1))
+
+
+def _all_own(values: tuple[Any, ...]) -> bool:
+    """Whether nothing among a filter's values is literal, or may hold literal text."""
+    texts = [value for value in values if isinstance(value, str)]
+    others = (list, tuple, dict, set)
+    return (
+        bool(texts)
+        and all(map(is_own, texts))
+        and not any(isinstance(value, others) for value in values)
+    )

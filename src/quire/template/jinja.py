@@ -1,0 +1,213 @@
+"""A model's own chat template, in Jinja, rendered as transformers renders it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from quire.errors import ConfigError, TemplateError
+from quire.messages import Conversation, Message, ToolCall
+from quire.prompt import Element, TextElement
+from quire.template.format import MediaTokens, find_markers
+from quire.template.marked import join, own
+from quire.template.sandbox import Arguments, Renderer
+from quire.template.template import Template, refuse_media
+from quire.template.thoughts import mark_thought
+from quire.tokenizer import Tokenizer
+from quire.tools.registry import detect_tool_format, get_tool_format
+from quire.tools.writing import wrap
+
+_THOUGHTS = (
+    ("<think>\n", "\n</think>\n\n"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel>thought\n", "<channel|>"),
+    ("◁think▷", "◁/think▷"),
+    ("[THINK]", "[/THINK]"),
+    ("<thought>\n", "\n</thought>\n"),
+)
+"""What opens and closes a thought; the template that holds either thinks in these words."""
+
+
+class JinjaTemplate(Template):
+    """The chat template of a model's folder.
+
+    The template sees what transformers' `apply_chat_template` would show it: `messages` (the system
+    message in front), `tools` in OpenAI's form or None, `documents` None, `add_generation_prompt`
+    True, the special tokens by name, `enable_thinking` where it is given, and `variables`.
+
+    The format of tool calls, the words around thoughts, and the word that ends a turn are read off
+    the template; `tool_format` names another one.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        tool_format: str | None = None,
+        default_system: str | None = None,
+    ) -> None:
+        """Compile.
+
+        Raises:
+            ConfigError: the template has an error, or the tool format is unknown.
+        """
+        sources = tokenizer.chat_template
+        named = {"default": sources} if isinstance(sources, str) else dict(sources or {})
+        self.name = "the model's own"
+        self.default_system = default_system or ""
+        self.efficient_eos = self.replace_eos = False
+        self.media = MediaTokens()
+        self._special = {name: own(text) for name, text in tokenizer.special_tokens.items()}
+        try:
+            self._renderers = {name: Renderer(text) for name, text in named.items()}
+        except TemplateError as error:
+            raise ConfigError(
+                f"{error} Mend it, or name another template (`template: ...`)."
+            ) from None
+        whole = "\n".join(named.values())
+        found = detect_tool_format(whole)
+        self.tool_format = get_tool_format(tool_format) if tool_format else found
+        words = next((pair for pair in _THOUGHTS if _holds(whole, pair)), None)
+        self.reasoning = words is not None
+        self.thought_words = words or _THOUGHTS[0]
+        self._none_content = _asks_for_none(whole)
+        self._controls = self._find_controls(tokenizer)
+        self.stop_words = self._find_stop_words(tokenizer)
+
+    def control_texts(self) -> frozenset[str]:
+        return self._controls
+
+    def render(
+        self,
+        conversation: Conversation,
+        *,
+        enable_thinking: bool | None = True,
+        preserve_thinking: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[Element]:
+        refuse_media(conversation, self.name)
+        given: dict[str, Any] = {**self._special, **(variables or {})}
+        if enable_thinking is not None:
+            given.setdefault("enable_thinking", enable_thinking)
+        if preserve_thinking:
+            given.setdefault("preserve_thinking", True)
+        given |= {"documents": None, "add_generation_prompt": True}
+        given["tools"] = [wrap(tool) for tool in conversation.tools] or None
+        renderer = self._renderer(bool(conversation.tools))
+        try:
+            spans = renderer.render(given | {"messages": self._messages(conversation)})
+        except TemplateError:
+            # A few templates want identities that many callers, and LLaMA-Factory's form, leave out.
+            numbered = _number_calls(conversation)
+            if numbered == conversation:
+                raise
+            spans = renderer.render(given | {"messages": self._messages(numbered)})
+        return [TextElement(spans)] if spans else []
+
+    def _renderer(self, with_tools: bool) -> Renderer:
+        for name in ("tool_use", "default") if with_tools else ("default",):
+            if name in self._renderers:
+                return self._renderers[name]
+        if len(self._renderers) == 1:
+            return next(iter(self._renderers.values()))
+        names = ", ".join(self._renderers)
+        raise TemplateError(
+            f"The model has several chat templates ({names}), and none is named default."
+        )
+
+    def _messages(self, conversation: Conversation) -> list[dict[str, Any]]:
+        system = conversation.system
+        if system is None and self.default_system:
+            system = self.default_system
+        front = [] if system is None else [{"role": own("system"), "content": system}]
+        return [*front, *(self._message(message) for message in conversation.messages)]
+
+    def _message(self, message: Message) -> dict[str, Any]:
+        content: str | None = message.text
+        if message.role == "assistant":
+            spans = mark_thought(message.text, self.thought_words)
+            content = join([span.text if span.literal else own(span.text) for span in spans])
+        if not content and message.tool_calls and self._none_content:
+            content = None
+        shown: dict[str, Any] = {"role": own(message.role), "content": content}
+        if message.reasoning is not None:
+            shown["reasoning_content"] = message.reasoning
+        if message.tool_calls:
+            shown["tool_calls"] = [_call(call) for call in message.tool_calls]
+        if message.tool_call_id is not None:
+            shown["tool_call_id"] = message.tool_call_id
+        if message.name is not None:
+            shown["name"] = message.name
+        return shown
+
+    def _find_controls(self, tokenizer: Tokenizer) -> frozenset[str]:
+        """The added tokens, and whatever looks like one, that the template writes itself."""
+        texts = [text for renderer in self._renderers.values() for text in renderer.own_texts]
+        written = "\n".join(texts)
+        added = {text for text in tokenizer.added_texts if text.strip() and text in written}
+        words = [*self._special.values(), *(word.strip() for word in self.thought_words)]
+        words += self.tool_format.markers if self.tool_format else ()
+        return frozenset(added | find_markers(written) | {str.__str__(word) for word in words})
+
+    def _find_stop_words(self, tokenizer: Tokenizer) -> tuple[str, ...]:
+        """The control token that the template writes right after an assistant's text."""
+        said = "a b c"
+        turns = (("user", "a"), ("assistant", said), ("user", "a"))
+        messages = [{"role": own(role), "content": text} for role, text in turns]
+        given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}
+        try:
+            spans = self._renderer(False).render({**given, "messages": messages})
+        except TemplateError:
+            return ()
+        places = [place for place, span in enumerate(spans) if span.literal and said in span.text]
+        after = spans[places[0] + 1].text.lstrip() if places and places[0] + 1 < len(spans) else ""
+        ends = [text for text in tokenizer.special_texts if after.startswith(text)]
+        return (max(ends, key=len),) if ends else ()
+
+
+def _holds(template: str, words: tuple[str, str]) -> bool:
+    return any(word.strip() in template for word in words)
+
+
+def _asks_for_none(template: str) -> bool:
+    """Whether the template tells calls without text by a content that is none."""
+    bare = template.replace("'", "").replace('"', "").replace("]", "").replace("[", ".")
+    return any(f"content is {test}" in bare for test in ("none", "not none"))
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    try:
+        value = json.loads(call.arguments) if call.arguments.strip() else {}
+    except (ValueError, RecursionError):
+        value = call.arguments
+    arguments = Arguments(value, call.arguments) if isinstance(value, dict) else call.arguments
+    shown: dict[str, Any] = {"type": own("function")}
+    if call.id is not None:
+        shown["id"] = call.id
+    return shown | {"function": {"name": call.name, "arguments": arguments}}
+
+
+def _number_calls(conversation: Conversation) -> Conversation:
+    """Give calls, and the results that follow them, the identities that they lack."""
+    numbers = _identities()
+    waiting: list[str] = []
+    messages: list[Message] = []
+    for message in conversation.messages:
+        if message.tool_calls:
+            calls = tuple(
+                call if call.id else replace(call, id=next(numbers)) for call in message.tool_calls
+            )
+            waiting = [call.id for call in calls if call.id]
+            message = replace(message, tool_calls=calls)
+        elif message.role == "tool" and waiting:
+            first = waiting.pop(0)
+            message = replace(message, tool_call_id=message.tool_call_id or first)
+        messages.append(message)
+    return replace(conversation, messages=tuple(messages))
+
+
+def _identities() -> Iterator[str]:
+    """Nine letters and digits, as the templates that check them want."""
+    return (f"call{number:05d}" for number in range(100_000))

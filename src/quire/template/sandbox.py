@@ -1,0 +1,360 @@
+"""The environment in which a model's own chat template runs.
+
+It renders what transformers renders, and holds the template to a budget. Every loop's body, macro
+and call spends some of it, every string or list that is made spends its length, and what makes
+something large is refused before it is made. So no template runs, or grows, without end, and that
+takes no signals, threads or processes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, ItemsView, Iterable, KeysView, Mapping, ValuesView
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Undefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from quire.errors import TemplateError
+from quire.prompt import Spans
+from quire.template.codegen import MarkingGenerator, add_ticks
+from quire.template.filters import FILTERS, REMOVED, meter_filters, meter_tests
+from quire.template.formatting import MarkedFormatter, percent
+from quire.template.marked import Marked, join, join_with, own, to_spans
+
+SECONDS = 10.0
+"""The longest that one rendering may take."""
+FREE_WORK = 10_000_000
+WORK_PER_CHARACTER = 2_000
+"""What a rendering may spend: so much, and so much more for each character of the conversation."""
+_CLOCK_EVERY = 500_000
+_NODE = 4  # what visiting one node of the template, or one item of a value, costs
+PIECE = 16
+"""What each of many strings costs that are cut out of one, or put together."""
+_MAX_BITS = 1 << 15
+_PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
+_REFUSED = frozenset({"translate", "encode", "to_bytes"})
+_MAX_SOURCE = 1_000_000
+_NESTED = (list, tuple, set, frozenset, dict, KeysView, ValuesView, ItemsView, Namespace)
+
+
+class Arguments(dict[str, Any]):
+    """A call's arguments: a dictionary which, put into text as it is, is its own JSON text."""
+
+    def __init__(self, value: Mapping[str, Any], text: str) -> None:
+        super().__init__(value)
+        self.text = text
+
+
+class GenerationTag(Extension):
+    """`{% generation %}`: marks what the model wrote, for training. Here it has no effect."""
+
+    tags = {"generation"}  # noqa: RUF012  # as the base class declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_body")
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _body(self, caller: Any) -> Any:
+        return caller()
+
+
+class ChatEnvironment(ImmutableSandboxedEnvironment):
+    """One template's environment: its constants, and the budget of the rendering under way."""
+
+    code_generator_class = MarkingGenerator
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
+
+    def __init__(self) -> None:
+        self.constants: list[Any] = []
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            extensions=[GenerationTag, loopcontrols],
+        )
+        self.concat = self.join_texts
+        self.filters.update(FILTERS)
+        for name in REMOVED:
+            self.filters.pop(name, None)
+            self.globals.pop(name, None)
+        meter_filters(self)
+        meter_tests(self)
+        self.globals["raise_exception"] = self._raise_exception
+        self.globals["strftime_now"] = lambda form: own(datetime.now().strftime(form))
+        self._left = 0
+        self._check_at = 0
+        self._deadline = 0.0
+
+    def constant(self, value: Any) -> int:
+        """Keep a constant of the template, its strings marked as own; return its number."""
+        self.constants.append(_mark(value))
+        return len(self.constants) - 1
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        return add_ticks(super()._parse(source, name, filename))
+
+    # --- the budget ----------------------------------------------------------------------------
+
+    def begin(self, characters: int) -> None:
+        """Start the budget of one rendering, of a conversation of so many characters."""
+        self._left = FREE_WORK + WORK_PER_CHARACTER * characters
+        self._check_at = self._left
+        self._deadline = time.monotonic() + SECONDS
+
+    def spend(self, work: int) -> None:
+        """Take from the budget.
+
+        Raises:
+            TemplateError: it is used up, or the time is.
+        """
+        self._left -= work
+        if self._left < self._check_at:
+            self._check_at = self._left - _CLOCK_EVERY
+            if self._left < 0:
+                raise TemplateError(
+                    "The chat template does too much work for this conversation: it seems to loop, "
+                    "or to grow, without end."
+                )
+            if time.monotonic() > self._deadline:
+                raise TemplateError(f"The chat template took longer than {SECONDS:g} s.")
+
+    def tick(self, count: int) -> bool:
+        """A body of `count` nodes is run once more; true, so that it can stand in a condition."""
+        self.spend(count * _NODE)
+        return True
+
+    def charge(self, value: Any) -> Any:
+        """Pay for a value that was just made; return it."""
+        if isinstance(value, str):
+            self.spend(len(value))
+        elif isinstance(value, (list, tuple, dict)):
+            self.spend(8 * len(value))
+        return value
+
+    def flat(self, value: Any) -> Any:
+        """Pay for looking through a nested value, before something does so; return it.
+
+        A value may hold another one many times, and so be far larger than what it took to make it.
+        """
+        if isinstance(value, _NESTED):
+            waiting: list[Any] = [value]
+            while waiting:
+                inner = waiting.pop()
+                if isinstance(inner, _NESTED):
+                    items = _items(inner)
+                    self.spend(_NODE * (len(items) + 1))
+                    waiting += items
+                elif isinstance(inner, str):
+                    self.spend(len(inner))
+        return value
+
+    def operand(self, value: Any) -> Any:
+        """One side of a comparison: `in` would take the items out of a generator unseen."""
+        return self.flat(list(value) if isinstance(value, Generator) else value)
+
+    # --- what the compiled template calls ------------------------------------------------------
+
+    def text(self, value: Any) -> str:
+        """`str(value)`; numbers are the template's own."""
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Arguments):
+            return value.text
+        if value is None or isinstance(value, (bool, int, float, Undefined)):
+            return own(str(value))
+        return self.charge(str(self.flat(value)))
+
+    def join_texts(self, pieces: Iterable[Any]) -> str:
+        texts = [self.text(piece) for piece in pieces]
+        self.spend(sum(map(len, texts)))
+        return join(texts)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and isinstance(left, (str, Arguments)):
+            left, right = _as_text(left, right), _as_text(right, left)
+        elif operator == "%" and isinstance(left, str):
+            return self.charge(percent(left, self.flat(right)))
+        elif isinstance(left, int) and isinstance(right, int):
+            _check_bits(operator, left, right)
+        elif operator == "*":
+            self._check_product(left, right)
+        return self.charge(self.binop_table[operator](left, right))
+
+    def _check_product(self, left: Any, right: Any) -> None:
+        """Pay for a repeated string or list before it is made."""
+        for items, count in ((left, right), (right, left)):
+            if isinstance(items, (str, list, tuple)) and isinstance(count, int):
+                self.spend(max(0, count) * len(items) * (1 if isinstance(items, str) else 8))
+
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.spend(_NODE * 8)
+        owner = getattr(function, "__self__", None) if callable(function) else None
+        if owner is not None and owner is not self:
+            function = self._method(owner, function, args, kwargs)
+        return self.charge(super().call(context, function, *args, **kwargs))
+
+    def _method(self, owner: Any, method: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Pay for what a method looks at and makes; take one that keeps marks."""
+        name = method.__name__
+        if name in _REFUSED:
+            raise TemplateError(f"Chat templates may not call {name} here.")
+        for value in (*args, *kwargs.values()):
+            self.flat(value)
+        if isinstance(owner, (list, tuple)):
+            self.flat(owner)  # index and count compare
+        if not isinstance(owner, str):
+            return method
+        self._pay_for_text(owner, name, args)
+        if name == "join":
+            return lambda items: self._join_with(owner, items)
+        follows = type(owner) is str and name == "replace"
+        return getattr(Marked(owner), name) if follows else method
+
+    def _pay_for_text(self, owner: str, name: str, args: tuple[Any, ...]) -> None:
+        """Pay for what a string's method makes, before it does."""
+        if name in _PADDING:
+            wide = sum(abs(value) for value in args if isinstance(value, int))
+            self.spend(wide * max(1, owner.count("\t")))
+        elif name == "replace" and len(args) > 1:
+            self.spend(owner.count(args[0]) * (len(args[1]) + PIECE))
+        elif name in ("split", "rsplit", "splitlines") and type(owner) is Marked:
+            self.spend(len(owner) * PIECE)
+
+    def _join_with(self, separator: str, items: Iterable[Any]) -> str:
+        self.spend(len(items) * PIECE if isinstance(items, str) else 0)
+        kept = list(items)
+        self.spend(sum(len(item) + len(separator) for item in kept if isinstance(item, str)))
+        return join_with(separator, kept)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        if super().wrap_str_format(value) is None:
+            return None
+        text, form = value.__self__, MarkedFormatter(self).vformat
+        if value.__name__ == "format_map":
+            return lambda values, /: form(text, (), values)
+        return lambda *args, **kwargs: form(text, args, kwargs)
+
+    def _raise_exception(self, message: Any) -> None:
+        raise jinja2.TemplateError(self.text(message))
+
+
+class Renderer:
+    """One chat template, compiled. One rendering runs at a time; others wait for it."""
+
+    def __init__(self, source: str) -> None:
+        """Compile.
+
+        Raises:
+            TemplateError: the source is no Jinja template.
+        """
+        self._environment = ChatEnvironment()
+        self._lock = threading.Lock()
+        if len(source) > _MAX_SOURCE:
+            raise TemplateError(f"The chat template is longer than {_MAX_SOURCE:,} characters.")
+        try:
+            self._template = self._environment.from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(
+                f"The chat template has an error in line {error.lineno}: {error.message}."
+            ) from None
+        except (
+            jinja2.TemplateError,
+            RecursionError,
+            SyntaxError,
+            ValueError,
+            MemoryError,
+        ) as error:
+            raise TemplateError(f"The chat template cannot be compiled: {error}.") from None
+
+    @property
+    def own_texts(self) -> tuple[str, ...]:
+        """All strings that stand in the template."""
+        return tuple(text for value in self._environment.constants for text in _strings(value))
+
+    def render(self, variables: Mapping[str, Any]) -> Spans:
+        """Render to spans: own is what the template itself wrote.
+
+        Raises:
+            TemplateError: the template refuses the conversation, fails, or works without end.
+        """
+        with self._lock:
+            self._environment.begin(sum(map(len, _strings(variables))))
+            try:
+                return to_spans(self._pieces(variables))
+            except TemplateError:
+                raise
+            except jinja2.TemplateError as error:
+                raise TemplateError(f"The chat template says: {_short(error)}") from None
+            except RecursionError:
+                raise TemplateError("The chat template calls itself too deeply.") from None
+            except Exception as error:
+                raise TemplateError(
+                    f"The chat template failed with {type(error).__name__}: {_short(error)}."
+                ) from None
+
+    def _pieces(self, variables: Mapping[str, Any]) -> list[str]:
+        context = self._template.new_context(dict(variables))
+        pieces: list[str] = []
+        for piece in self._template.root_render_func(context):
+            self._environment.spend(len(piece))
+            pieces.append(piece)
+        return pieces
+
+
+def _short(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= 500 else text[:500] + "…"
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, Namespace):  # hides its attributes from vars()
+        return list(object.__getattribute__(value, "_Namespace__attrs").values())
+    return list(value)
+
+
+def _strings(value: Any) -> Iterable[str]:
+    """All strings in a value of strings, lists and mappings."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, _NESTED):
+            waiting += _items(inner)
+
+
+def _mark(value: Any) -> Any:
+    if isinstance(value, str):
+        return own(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_mark(item) for item in value)
+    if isinstance(value, dict):
+        return {_mark(key): _mark(item) for key, item in value.items()}
+    return value
+
+
+def _as_text(value: Any, other: Any) -> Any:
+    """A call's arguments beside a text are text too."""
+    return value.text if isinstance(value, Arguments) and isinstance(other, str) else value
+
+
+def _check_bits(operator: str, left: int, right: int) -> None:
+    bits = left.bit_length()
+    if operator == "*":
+        bits += right.bit_length()
+    elif operator == "**" and bits > 1:
+        bits *= abs(right)
+    if bits > _MAX_BITS:
+        raise TemplateError("The chat template computes with numbers that are too large.")
