@@ -110,7 +110,7 @@ def _soften(
 
     Positions `first` to `end - 1` of the chunk are seen. `state`: its maximum and its sum so far.
     """
-    if first >= end:
+    if first >= min(end, length):
         zero = simd.splat(np.float32(0))
         for j in range(0, length, LANES):
             simd.store(scores + 4 * j, zero)
