@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from quire.cli.answer import Answer
@@ -31,11 +30,11 @@ def ask_at_once(
 
     def show() -> None:
         if live is not None:
-            live.update(_table(questions, answers), refresh=True)
+            live.update(_lines(questions, answers, console.width), refresh=True)
 
     with live or nullcontext():
         seconds = asyncio.run(_ask_all(model, questions, options, answers, show))
-    console.print(_table(questions, answers))
+    console.print(_lines(questions, answers, console.width), soft_wrap=True)
     return answers, seconds
 
 
@@ -44,7 +43,7 @@ async def _ask_all(
     questions: Sequence[str],
     options: Mapping[str, Any],
     answers: Sequence[Answer],
-    show: Any,
+    show: Callable[[], None],
 ) -> float:
     start = time.monotonic()
     asking = asyncio.gather(
@@ -68,12 +67,14 @@ async def _ask(model: ChatModel, question: str, options: Mapping[str, Any], answ
             answer.add(delta, time.monotonic())
 
 
-def _table(questions: Sequence[str], answers: Sequence[Answer]) -> Table:
-    """One line for each question; a long answer is cut to the window."""
-    table = Table.grid(padding=(0, 2), expand=False)
-    table.add_column(style="green", no_wrap=True, overflow="ellipsis", ratio=2)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+def _lines(questions: Sequence[str], answers: Sequence[Answer], width: int) -> Text:
+    """One line for each question; what is too long for the window is cut."""
+    column = min(max(map(len, questions)), width * 2 // 5)
+    lines: list[Text] = []
     for question, answer in zip(questions, answers, strict=True):
-        written = " ".join((answer.content or answer.reasoning).split())
-        table.add_row(question, Text(harmless(written)))
-    return table
+        asked = Text(question, style="green")
+        asked.truncate(column, overflow="ellipsis", pad=True)
+        written = Text(harmless(" ".join((answer.content or answer.reasoning).split())))
+        written.truncate(max(width - column - 2, 1), overflow="ellipsis")
+        lines.append(Text.assemble(asked, "  ", written))
+    return Text("\n").join(lines)

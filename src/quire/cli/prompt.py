@@ -96,7 +96,10 @@ def _read_words(
     if named:
         from quire.chat.model_folder import find_model_folder
 
-        return data, Tokenizer.from_folder(find_model_folder(model_args))
+        tokenizer = Tokenizer.from_folder(find_model_folder(model_args))
+        tokenizer.add_tokens(model_args.add_tokens or ())
+        tokenizer.add_tokens(model_args.add_special_tokens or (), special=True)
+        return data, tokenizer
     from quire.demo import demo_model_path
 
     folder = demo_model_path()

@@ -105,7 +105,7 @@ class StderrHandler(logging.Handler):
     """Writes the log to what `sys.stderr` is at that moment: a live display may stand in for it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(self.format(record))
+        note(f"quire: {record.getMessage()}")  # one line: a traceback is for a program's own log
 
 
 def show_log(level: int) -> None:
@@ -114,9 +114,7 @@ def show_log(level: int) -> None:
     logger.handlers = [
         handler for handler in logger.handlers if not isinstance(handler, StderrHandler)
     ]
-    handler = StderrHandler()
-    handler.setFormatter(logging.Formatter("quire: %(message)s"))
-    logger.addHandler(handler)
+    logger.addHandler(StderrHandler())
     logger.setLevel(level)
     logger.propagate = False
 
