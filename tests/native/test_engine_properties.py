@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -22,6 +23,10 @@ BLOCK = 4
 prompts = st.one_of(
     # Many share a beginning, some are multiples of the block size.
     st.builds(lambda length, last: (*range(length), last), st.integers(0, 17), st.integers(0, 3)),
+    # Equal blocks after different ones.
+    st.lists(st.sampled_from([(1, 2, 3, 4), (5, 6, 7, 8)]), min_size=1, max_size=4).map(
+        lambda blocks: (*chain.from_iterable(blocks), 9)
+    ),
     st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=12).map(tuple),
 )
 options = st.fixed_dictionaries(
@@ -44,7 +49,7 @@ options = st.fixed_dictionaries(
 )
 shapes = st.fixed_dictionaries(
     {
-        "num_blocks": st.integers(9, 20),
+        "num_blocks": st.integers(8, 20),
         "max_sequences": st.integers(1, 5),
         "extra_tokens": st.integers(0, 12),
         "prefix_caching": st.booleans(),
