@@ -45,7 +45,7 @@ def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
     """
     with _lock:
         if not _loaded:
-            _loaded.append(_load(_object_code(on_compile or logger.warning)))
+            _loaded.append(_load(object_code(on_compile or logger.warning)))
         return _loaded[0][0]
 
 
@@ -71,11 +71,12 @@ def cache_key() -> str:
     return digest.hexdigest()[:24]
 
 
-def _object_code(say: Callable[[str], None]) -> bytes:
+def object_code(say: Callable[[str], None]) -> bytes:
+    """The object file, from the cache folder or compiled."""
     path = cache_folder() / f"step-{cache_key()}.bin"
     code = _read(path)
     if code is None:
-        code = _compile(say)
+        code = compile_with_progress(say)
         _write(path, code)
     return code
 
@@ -109,7 +110,8 @@ def _write(path: Path, code: bytes) -> None:
         )
 
 
-def _compile(say: Callable[[str], None]) -> bytes:
+def compile_with_progress(say: Callable[[str], None]) -> bytes:
+    """Compile; `say` gets one line before."""
     say("Compiling kernels for this machine, once; it takes about half a minute ...")
     start = time.perf_counter()
     from quire.native.cpu.compiler import compile_step  # imports Numba

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def block_bytes(spec: DecoderSpec, block_size: int) -> int:
 
 def available_memory() -> int:
     """Bytes that this process may still take: the machine's, or what its control groups leave."""
-    found = [_machine_memory(), *_group_memory()]
+    found = [_machine_memory(), *group_memory()]
     return min(found)
 
 
@@ -52,15 +53,13 @@ def _machine_memory() -> int:
 
 def _physical_memory() -> int:
     """Half of all memory, where nothing says how much of it is free."""
-    import os
-
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError, AttributeError):
         return 4 * 2**30
 
 
-def _group_memory(
+def group_memory(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> list[int]:
     """What each control group of this process leaves of its limit, versions 2 and 1."""

@@ -1,0 +1,200 @@
+"""Each compiled kernel beside its plain NumPy twin, and the same result for any number of threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from quire.native.batch import Batch
+from quire.native.cpu import attention, kernels, reference
+from quire.native.cpu.layout import padded, scratch_floats, tiles_needed
+from quire.native.cpu.weights import round_to_bfloat16
+from quire.native.models.rope import cosines_and_sines
+from tests.native.cpu.batches import make_batch, table_of
+
+GENERATOR = np.random.default_rng(5)
+
+
+def floats(*shape: int) -> NDArray[np.float32]:
+    return GENERATOR.standard_normal(shape, np.float32)
+
+
+def at(array: NDArray[Any] | None) -> int:
+    return 0 if array is None else array.ctypes.data
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 64, 100])
+def test_rms_norm(size: int) -> None:
+    x, weight = floats(5, size), floats(size)
+    out = np.full_like(x, np.nan)
+    for thread in range(3):
+        kernels.rms_norm(thread, 3, at(x), 5, size, at(weight), 1e-5, at(out))
+    np.testing.assert_allclose(out, reference.rms_norm(x, weight, 1e-5), rtol=2e-6)
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_gather_rows(size: int, narrow: bool) -> None:
+    table: NDArray[Any] = floats(9, size)
+    if narrow:
+        table = round_to_bfloat16(table)
+    indices = np.array([3, 3, 8, 0], np.int32)
+    out = np.zeros((4, size), np.float32)
+    for thread in range(2):
+        kernels.gather_rows(thread, 2, at(table), int(narrow), size, at(indices), 4, at(out))
+    np.testing.assert_array_equal(out, reference.gather_rows(table, indices))
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "depth", "columns"), [(1, 64, 37), (2, 9, 48), (7, 130, 50), (200, 700, 8), (3, 3, 3)]
+)
+def test_linear(rows: int, depth: int, columns: int, narrow: bool) -> None:
+    x, bias, before = floats(rows, depth), floats(columns), floats(rows, columns)
+    weight: NDArray[Any] = floats(columns, depth)
+    if narrow:
+        weight = round_to_bfloat16(weight)
+    for use_bias, accumulate in ((False, 0), (True, 0), (True, 1)):
+        shift = bias if use_bias else None
+        wanted = reference.linear(x, weight, shift) + before * accumulate
+        found = []
+        for threads in (1, 2, 5):
+            out = before.copy()
+            for thread in range(threads):
+                kernels.linear(
+                    thread, threads, at(x), rows, depth, at(weight), int(narrow), at(shift),
+                    at(out), columns, accumulate,
+                )  # fmt: skip
+            found.append(out)
+        np.testing.assert_allclose(found[0], wanted, atol=1e-5 * depth**0.5)
+        for other in found[1:]:
+            np.testing.assert_array_equal(other, found[0])
+
+
+def test_a_row_of_linear_is_the_same_in_any_company() -> None:
+    x, weight, alone = floats(23, 70), floats(45, 70), np.zeros((23, 45), np.float32)
+    for row in range(23):
+        kernels.linear(0, 1, at(x[row]), 1, 70, at(weight), 0, 0, at(alone[row]), 45, 0)
+    for rows in range(1, 24):
+        out = np.zeros((rows, 45), np.float32)
+        kernels.linear(0, 1, at(x), rows, 70, at(weight), 0, 0, at(out), 45, 0)
+        np.testing.assert_array_equal(out, alone[:rows])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_gated_ffn(bias: bool) -> None:
+    rows, depth, columns = 5, 48, 37
+    x = floats(rows, depth)
+    tensors: dict[str, NDArray[Any]] = {
+        "gate": floats(columns, depth) * 10,  # some beyond what exp can hold
+        "up": round_to_bfloat16(floats(columns, depth)),
+    }
+    if bias:
+        tensors |= {"gate_bias": floats(columns), "up_bias": floats(columns)}
+    maps = np.array(
+        [
+            *(at(tensors["gate"]), 0, at(tensors.get("gate_bias"))),
+            *(at(tensors["up"]), 1, at(tensors.get("up_bias"))),
+        ]
+    )
+    gate, up = np.zeros((2, rows, columns), np.float32)
+    for thread in range(2):
+        kernels.gated_ffn(thread, 2, at(x), rows, depth, at(maps), at(gate), at(up), columns)
+    np.testing.assert_allclose(gate, reference.gated_ffn(x, tensors), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("size", [6, 16, 20])
+def test_rotate_and_store(size: int, norms: bool) -> None:
+    rows, heads, kv_heads, block_size, eps, scale = 5, 4, 2, 16, 1e-6, 0.3
+    q, k, v = floats(rows, heads, size), floats(rows, kv_heads, size), floats(rows, kv_heads, size)
+    q_norm, k_norm = (floats(size), floats(size)) if norms else (None, None)
+    positions = np.array([3, 0, 31, 7, 8], np.int32)
+    slots = np.array([40, 2, 17, 16, 63], np.int64)
+    frequencies = 1 / 100 ** (np.arange(size // 2, dtype=np.float32) / size)
+    cosines, sines = cosines_and_sines(frequencies, 1.0, 32)
+    caches = [
+        np.zeros((4, kv_heads, *shape), np.float32)
+        for shape in ((size, block_size), (block_size, padded(size)))
+    ]
+    wanted = [cache.copy() for cache in caches]
+
+    def turned(x: NDArray[np.float32], norm: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        x = x if norm is None else reference.rms_norm(x, norm, eps)
+        return reference.rotate(x, cosines[positions], sines[positions])
+
+    expected_q = turned(q, q_norm) * np.float32(scale)
+    reference.store(turned(k, k_norm), v, slots, *wanted)
+    for thread in range(3):
+        kernels.rotate_and_store(
+            thread, 3, at(q), at(k), at(v), rows, heads, kv_heads, size, at(q_norm), at(k_norm),
+            eps, scale, at(positions), at(slots), at(cosines), at(sines), block_size,
+            at(caches[0]), at(caches[1]),
+        )  # fmt: skip
+    np.testing.assert_allclose(q, expected_q, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(caches[0], wanted[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(caches[1], wanted[1])
+
+
+def run_attention(
+    batch: Batch, q: NDArray[np.float32], k_cache: NDArray[np.float32],
+    v_cache: NDArray[np.float32], window: int,
+) -> NDArray[np.float32]:  # fmt: skip
+    heads, size = q.shape[1:]
+    kv_heads, block_size = k_cache.shape[1], k_cache.shape[3]
+    group = heads // kv_heads
+    tiles = np.zeros((tiles_needed(batch.num_rows, batch.num_sequences, group), 3), np.int64)
+    count = attention.plan_tiles(at(batch.query_start), batch.num_sequences, group, at(tiles))
+    assert count <= len(tiles)
+    assert tiles[:count, 2].sum() == batch.num_rows
+    out, counter = np.full_like(q, np.nan), np.zeros(1, np.int64)
+    scratch = np.full(scratch_floats(group, size), np.nan, np.float32)
+    attention.attention(
+        at(q), heads, kv_heads, size, at(batch.positions), at(batch.block_tables),
+        batch.block_tables.shape[1], block_size, at(k_cache), at(v_cache), window, at(tiles),
+        count, at(counter), at(out), at(scratch),
+    )  # fmt: skip
+    return out
+
+
+@pytest.mark.parametrize("window", [0, 1, 20, 300])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size", "block_size"),
+    [(4, 2, 64, 16), (3, 3, 20, 32), (7, 1, 80, 16), (40, 1, 16, 16), (8, 2, 128, 64)],
+)
+def test_attention(heads: int, kv_heads: int, size: int, block_size: int, window: int) -> None:
+    spans = ((1, 700), (37, 0), (70, 250), (1, 0))  # new rows, tokens before them
+    rows, first = [], 0
+    for count, before in spans:
+        table = table_of(before + count, first, block_size)
+        rows.append((range(count), before, table))
+        first += len(table)
+    batch = make_batch(rows, block_size)
+    q = floats(batch.num_rows, heads, size) * np.float32(size**-0.5)
+    k_cache = floats(first, kv_heads, size, block_size)
+    v_cache = floats(first, kv_heads, block_size, padded(size))
+    found = run_attention(batch, q, k_cache, v_cache, window)
+    wanted = reference.attention(q, batch, k_cache, v_cache, window)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_attention_far_from_zero() -> None:
+    """Scores that overflow exp unless the largest is taken off."""
+    batch = make_batch([(range(3), 300, table_of(303))])
+    q = floats(3, 2, 16) * 100
+    k_cache, v_cache = floats(19, 2, 16, 16) * 10, floats(19, 2, 16, 16)
+    found = run_attention(batch, q, k_cache, v_cache, 0)
+    wanted = reference.attention(q, batch, k_cache, v_cache, 0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_shares_cover_everything_once() -> None:
+    for count in (0, 1, 15, 16, 100):
+        for threads in (1, 2, 7):
+            shares = [kernels.share(thread, threads, count, 16) for thread in range(threads)]
+            covered = [i for first, end in shares for i in range(first, end)]
+            assert covered == list(range(count))
+            assert all(first % 16 == 0 or first == count for first, _ in shares)
