@@ -95,6 +95,39 @@ def test_llama_factorys_inference_file(tmp_path: Path, caplog: pytest.LogCapture
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        (
+            "model_name_or_path: saves/full\ntemplate: llama3\ninfer_backend: vllm\n"
+            "vllm_enforce_eager: true\ntrust_remote_code: true\n"
+        ),
+        (
+            "model_name_or_path: vision/model\ntemplate: qwen3_vl_nothink\n"
+            "infer_backend: huggingface  # choices: [huggingface, vllm]\ntrust_remote_code: true\n"
+        ),
+        "model_name_or_path: m\ntemplate: llava\ninfer_backend: huggingface\n",
+        (
+            "model_name_or_path: m\nadapter_name_or_path: a\ntemplate: llama3\n"
+            "finetuning_type: lora\ninfer_backend: huggingface\n"
+        ),
+    ],
+)
+def test_llama_factorys_other_inference_files(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "inference.yaml"
+    file.write_text(text)
+    model, data, _, _ = get_infer_args(file)
+    assert model.infer_backend == ("vllm" if "vllm_" in text else "native")
+    assert data.template in text
+
+
+@pytest.mark.parametrize("name", ["sglang", "ktransformers"])
+def test_an_engine_that_quire_lacks_is_refused_by_name(name: str) -> None:
+    settings = {"cpu_infer": 32, "chunk_size": 8192, "kt_maxlen": 4096, "sglang_maxlen": 4096}
+    with pytest.raises(ConfigError, match=f"{name} is no engine of quire; use auto, vllm"):
+        read(infer_backend=name, **settings)
+
+
 def test_a_training_file_is_read_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -150,6 +150,12 @@ def test_an_empty_input_is_refused(run: Run, text: str) -> None:
     assert "empty" in err
 
 
+def test_an_input_that_is_no_text_is_refused(run: Run) -> None:
+    code, out, err = run("chat", "m", text="caf\udce9", model=FakeChatModel())
+    assert (code, out) == (2, "")
+    assert "no UTF-8 text" in err
+
+
 def test_several_answers_have_no_place_in_a_filter(run: Run) -> None:
     code, out, err = run("chat", "m", "n=2", model=FakeChatModel())
     assert (code, out) == (2, "")

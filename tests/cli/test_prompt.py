@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from quire.cli.main import main
+from quire.cli.prompt import PromptOptions, show_prompt
 from tests.cli.tiny_tokenizer import write_tokenizer
 
 GOLDEN = json.loads(
@@ -43,14 +44,24 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return run
 
 
-def test_all_golden_prompts(run: Any) -> None:
-    """Every template and conversation of the golden file, through the command itself."""
+def test_all_golden_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every template and conversation of the golden file."""
     for name, entry in GOLDEN["templates"].items():
         for key, expected in entry["prompts"].items():
             scenario, _, think = key.partition("/think=")
             content = {**GOLDEN["scenarios"][scenario], "enable_thinking": think != "off"}
-            out, err = run("--template", name, "--elements", content=content)
-            assert (_dateless(json.loads(out)), err) == (_dateless(expected), ""), (name, key)
+            output = io.StringIO()
+            options = PromptOptions(template=name, elements=True)
+            show_prompt([], options, io.StringIO(json.dumps(content)), output)
+            assert _dateless(json.loads(output.getvalue())) == _dateless(expected), (name, key)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_elements_through_the_command_itself(run: Any) -> None:
+    content = {**GOLDEN["scenarios"]["tool_result"], "enable_thinking": False}
+    out, err = run("--template", "qwen3", "--elements", content=content)
+    assert json.loads(out) == GOLDEN["templates"]["qwen3"]["prompts"]["tool_result/think=off"]
+    assert err == ""
 
 
 def _dateless(elements: list[Any]) -> list[Any]:

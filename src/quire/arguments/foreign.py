@@ -114,6 +114,8 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "resize_vocab": "the embedding is taken as the weights have it",
     "ms_hub_token": "models come from a folder or from the Hugging Face Hub",
     "om_hub_token": "models come from a folder or from the Hugging Face Hub",
+    "cpu_infer": "it belongs to KTransformers",
+    "chunk_size": "it belongs to KTransformers",
     "double_quantization": "it belongs to bitsandbytes",
     "quantization_device_map": "it belongs to bitsandbytes",
 }

@@ -82,8 +82,9 @@ def build_app(make_model: MakeModel) -> App:
     def chat(*words: Words) -> int:
         """Chat with a model in the terminal; with piped input, answer it and end.
 
-        First comes a model's folder or name, or a YAML or JSON file; without it the demo model
-        answers. Then any arguments, LLaMA-Factory's names, and any option of a request:
+        First comes a model's folder or name, or a YAML or JSON file; without it
+        the demo model answers. Then any arguments, in LLaMA-Factory's names, and
+        any options of a request:
 
           quire chat saves/my-model template=qwen3 temperature=0
           quire chat config.yaml --max_new_tokens 200 --seed 1
@@ -92,7 +93,7 @@ def build_app(make_model: MakeModel) -> App:
         return _chat(words, make_model)
 
     @app.command(
-        usage="Usage: quire prompt [FOLDER | CONFIG.yaml] [OPTIONS] [KEY=VALUE ...] [< CONVERSATION]"
+        usage="Usage: quire prompt [FOLDER | CONFIG.yaml] [OPTIONS] [KEY=VALUE ...] [< JSON]"
     )
     def prompt(
         *words: Words,
@@ -104,9 +105,10 @@ def build_app(make_model: MakeModel) -> App:
     ) -> int:
         """Show what is sent to the model, its control tokens coloured.
 
-        The conversation comes from the standard input: JSON with messages, and perhaps system,
-        tools and enable_thinking, as /save writes it; or plain text, one message. A folder's own
-        chat template is taken unless a template is named; a named one needs no folder.
+        The conversation comes from the standard input: JSON with messages, and
+        perhaps system, tools and enable_thinking, as /save writes it; or plain
+        text, one message. A folder's own chat template is taken unless a template
+        is named; a named one needs no folder.
 
           quire prompt saves/my-model --ids < conversation.json
           quire prompt --template llama3 --diff qwen3 --message "Hello"
@@ -145,6 +147,8 @@ def _chat(words: Sequence[str], make_model: MakeModel) -> int:
         return 0
     from quire.cli.plain import read_message_text, run_filter
 
+    if is_terminal(sys.stdin):
+        note("Type the message; Ctrl-D ends it.")
     text = read_message_text(sys.stdin)
     if start.is_demo:
         note("No model was named: quire's small demo model answers.")

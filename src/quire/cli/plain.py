@@ -21,7 +21,8 @@ def read_message_text(stream: TextIO) -> str:
     """
     try:
         text = stream.read()
-    except UnicodeDecodeError as error:
+        text.encode()  # bytes that are no text may have come as lone surrogates
+    except UnicodeError as error:
         raise MessageError(f"The input is no UTF-8 text: {error}.") from None
     if not text.strip():
         raise MessageError(
