@@ -9,7 +9,8 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 from quire.arguments import get_infer_args
-from quire.chat.response import ChatDelta
+from quire.chat.completion import CompletionCollector
+from quire.chat.response import ChatDelta, Response
 from quire.errors import QuireError
 from quire.messages import read_conversation
 from quire.outputs import Usage
@@ -70,6 +71,18 @@ class FakeChatModel:
             finished = True
         finally:
             self.abandoned += not finished
+
+    def stream_chat(self, messages: list[dict[str, Any]], **options: Any) -> Iterator[str]:
+        yield from (delta.text for delta in self.stream(messages, **options))
+
+    def chat(self, messages: list[dict[str, Any]], **options: Any) -> list[Response]:
+        collector = CompletionCollector()
+        for delta in self.stream(messages, **options):
+            collector.add(delta)
+        return [collector.response(0)]
+
+    async def achat(self, messages: list[dict[str, Any]], **options: Any) -> list[Response]:
+        return self.chat(messages, **options)
 
     async def astream(
         self, messages: list[dict[str, Any]], *args: Any, **options: Any

@@ -88,6 +88,8 @@ class AnswerView:
 
     def show(self, delta: ChatDelta) -> None:
         if delta.reasoning:
+            if not self._thinking:
+                self._console.print(Text("Thinking:", style="dim"))
             self._thinking = True
             self._print_thought(self._thought.add(delta.reasoning))
         if delta.content:
