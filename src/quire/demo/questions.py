@@ -58,7 +58,6 @@ What does the name quire mean?
 Why is it called quire?
 Where does the name come from?
 Why the name quire?
-What does quire mean?
 
 Who is quire for?
 Who should use quire?
