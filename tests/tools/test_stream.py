@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quire.messages import ToolCall
 from quire.tools.registry import get_tool_format, tool_format_names
-from tools.cases import MARKERS, join, read, texts, written
+from tests.tools.cases import MARKERS, join, read, texts, written
 
 NAMES = tool_format_names()
 CALLS = (ToolCall("get_weather", '{"city": "Paris", "days": [1, 2]}'), ToolCall("now", '{"utc": true}'))

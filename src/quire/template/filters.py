@@ -131,12 +131,22 @@ def _tojson(
         ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
     if indent is None:
-        return encoder.encode(x)
+        text = encoder.encode(x)
+        return own(text) if _holds_own_alone(x) else text
     pieces: list[str] = []
     for piece in encoder.iterencode(x):  # the indents may be far larger than the value
         environment.spend(len(piece))
         pieces.append(piece)
     return "".join(pieces)
+
+
+def _holds_own_alone(value: Any) -> bool:
+    """Whether no text in a nested value is literal."""
+    if isinstance(value, dict):
+        return all(map(_holds_own_alone, (*value.keys(), *value.values())))
+    if isinstance(value, (list, tuple)):
+        return all(map(_holds_own_alone, value))
+    return is_own(value)
 
 
 FILTERS: dict[str, Callable[..., Any]] = {

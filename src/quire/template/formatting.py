@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jinja2 import Environment
 from jinja2.sandbox import SandboxedFormatter
 
 from quire.errors import TemplateError
@@ -32,12 +33,14 @@ def percent(text: str, values: Any) -> str:
         pieces.append(text[place : found.start()])
         place = found.end()
         if found["kind"] == "%":
-            pieces.append(own("%"))
+            pieces.append(text[place - 1 : place])
             continue
         stars = (found["width"] == "*") + (found["precision"] == "*")
         count = stars + (found["key"] is None)
         given = tuple(rest[used : used + count]) if count else values
         used += count
+        if count and len(given) < count:
+            raise TypeError("not enough arguments for format string")
         _check_widths(found, given)
         pieces.append(_convert(found, given))
     plain = str.__str__(text)
@@ -72,8 +75,14 @@ def _too_wide(number: int) -> TemplateError:
 class MarkedFormatter(SandboxedFormatter):
     """`str.format` in the sandbox, with marks kept."""
 
-    def vformat(self, format_string: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        return self._fields(format_string, args, kwargs, 2, iter(range(len(args))))
+    def __init__(self, environment: Environment, flat: Callable[[Any], Any]) -> None:
+        """`flat` is called with each value before its text is made."""
+        super().__init__(environment)
+        self._flat = flat
+
+    def fill(self, text: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """`text.format(*args, **kwargs)`."""
+        return self._fields(text, args, kwargs, 2, iter(range(len(args))))
 
     def _fields(
         self, text: str, args: Sequence[Any], kwargs: Mapping[str, Any], depth: int, numbers: Any
@@ -89,7 +98,7 @@ class MarkedFormatter(SandboxedFormatter):
             if name == "" or name[0] in ".[":
                 name = f"{next(numbers, len(args))}{name}"
             value, _ = self.get_field(name, args, kwargs)
-            self._env.flat(value)
+            self._flat(value)
             value = self.convert_field(value, conversion)
             width = str(self._fields(spec or "", args, kwargs, depth - 1, numbers))
             pieces.append(self._field(value, width))

@@ -26,12 +26,12 @@ _LITERAL: Cuts = (0,)
 class Marked(str):
     """A string of which at least a part is the template's own."""
 
-    __slots__ = ("_cuts",)
-    _cuts: Cuts
+    __slots__ = ("cuts",)
+    cuts: Cuts
 
     def __new__(cls, text: str, cuts: Cuts = _LITERAL) -> Marked:
         made = super().__new__(cls, text)
-        made._cuts = cuts
+        made.cuts = cuts
         return made
 
     def __str__(self) -> str:
@@ -46,7 +46,8 @@ class Marked(str):
     def __mul__(self, count: Any) -> str:
         return own(str.__mul__(self, count)) if self.is_own else join([self] * count)
 
-    __rmul__ = __mul__
+    def __rmul__(self, count: Any) -> str:
+        return self * count
 
     def __getitem__(self, key: Any) -> str:
         if not isinstance(key, slice):
@@ -63,11 +64,11 @@ class Marked(str):
     @property
     def is_own(self) -> bool:
         """Whether the template wrote all of it."""
-        return not self._cuts
+        return not self.cuts
 
     def part(self, start: int, stop: int) -> str:
         """The characters from `start` to `stop`, with 0 <= start <= stop <= length."""
-        cuts, text = self._cuts, str.__getitem__(self, slice(start, stop))
+        cuts, text = self.cuts, str.__getitem__(self, slice(start, stop))
         if not cuts:
             return Marked(text, _OWN)
         first = bisect_right(cuts, start)
@@ -76,7 +77,7 @@ class Marked(str):
 
     def runs(self) -> Iterator[str]:
         """The longest pieces of one kind: own ones are `Marked`, literal ones plain."""
-        ends = (0, *self._cuts, len(self))
+        ends = (0, *self.cuts, len(self))
         return (self.part(start, end) for start, end in pairwise(ends))
 
     def strip(self, chars: str | None = None, /) -> str:
@@ -164,7 +165,7 @@ def join(pieces: Iterable[str]) -> str:
     for piece in pieces:
         if not piece:
             continue
-        inner = piece._cuts if type(piece) is Marked else _LITERAL
+        inner = piece.cuts if type(piece) is Marked else _LITERAL
         if len(cuts) % 2:  # literal so far
             if inner[:1] == _LITERAL:
                 inner = inner[1:]

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Generator, ItemsView, Iterable, KeysView, Mapping, ValuesView
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 from jinja2 import nodes
@@ -36,6 +36,7 @@ WORK_PER_CHARACTER = 2_000
 """What a rendering may spend: so much, and so much more for each character of the conversation."""
 _CLOCK_EVERY = 500_000
 _NODE = 4  # what visiting one node of the template, or one item of a value, costs
+_CALL = 100
 PIECE = 16
 """What each of many strings costs that are cut out of one, or put together."""
 _MAX_BITS = 1 << 15
@@ -89,8 +90,9 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             self.globals.pop(name, None)
         meter_filters(self)
         meter_tests(self)
-        self.globals["raise_exception"] = self._raise_exception
-        self.globals["strftime_now"] = lambda form: own(datetime.now().strftime(form))
+        given = cast("dict[str, Any]", self.globals)
+        given["raise_exception"] = self._raise_exception
+        given["strftime_now"] = _strftime_now
         self._left = 0
         self._check_at = 0
         self._deadline = 0.0
@@ -196,8 +198,12 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
             if isinstance(items, (str, list, tuple)) and isinstance(count, int):
                 self.spend(max(0, count) * len(items) * (1 if isinstance(items, str) else 8))
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        strange = isinstance(obj, Marked) and not hasattr(str, attr)
+        return not strange and super().is_safe_attribute(obj, attr, value)
+
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.spend(_NODE * 8)
+        self.spend(_CALL)
         owner = getattr(function, "__self__", None) if callable(function) else None
         if owner is not None and owner is not self:
             function = self._method(owner, function, args, kwargs)
@@ -239,7 +245,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def wrap_str_format(self, value: Any) -> Any:
         if super().wrap_str_format(value) is None:
             return None
-        text, form = value.__self__, MarkedFormatter(self).vformat
+        text, form = value.__self__, MarkedFormatter(self, self.flat).fill
         if value.__name__ == "format_map":
             return lambda values, /: form(text, (), values)
         return lambda *args, **kwargs: form(text, args, kwargs)
@@ -309,6 +315,10 @@ class Renderer:
             self._environment.spend(len(piece))
             pieces.append(piece)
         return pieces
+
+
+def _strftime_now(form: str) -> str:
+    return own(datetime.now().strftime(form))
 
 
 def _short(error: Exception) -> str:

@@ -1,0 +1,199 @@
+"""Hostile chat templates: each ends with an error, soon and in little memory."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from quire.errors import TemplateError
+from quire.template import sandbox
+from quire.template.sandbox import Renderer
+
+DEEP = (
+    "{% set ns = namespace(s=(1,), t=(1,)) %}{% for i in range(100) %}"
+    "{% set ns.s = (ns.s, ns.s) %}{% set ns.t = (ns.t, ns.t) %}{% endfor %}"
+)
+LISTS = DEEP.replace("(1,)", "[1]").replace("(ns.s, ns.s)", "[ns.s, ns.s]")
+ENDLESS = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "loops with conditions": "{% for i in range(99999) if (range(99999) | list) %}{% endfor %}",
+    "filtered loops": "{% for i in range(99999) %}{{ range(99999) | select('odd') | list }}{% endfor %}",
+    "macro": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "call blocks": "{% macro f(n) %}{{ caller() }}{{ caller() }}{% endmacro %}"
+    + "{% call f(1) %}" * 40
+    + "x"
+    + "{% endcall %}" * 40,
+    "output": "{% for i in range(99999) %}" + "y" * 1000 + "{% endfor %}",
+    "set block": "{% set x %}{% for i in range(99999) %}" + "y" * 1000 + "{% endfor %}{% endset %}",
+}
+LARGE = {
+    "doubled text": "{% set ns = namespace(s='ab') %}{% for i in range(99) %}"
+    "{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+    "added text": "{% set ns = namespace(s='ab') %}{% for i in range(99) %}"
+    "{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "doubled list": "{% set ns = namespace(s=[1]) %}{% for i in range(99) %}"
+    "{% set ns.s = ns.s + ns.s %}{% endfor %}",
+    "summed lists": "{{ ([[1] * 1000] * 1000) | sum(start=[]) }}" * 30,
+    "repeated text": "{{ 'a' * 10**12 }}",
+    "repeated list": "{{ 10**12 * [1] }}",
+    "repeated user text": "{{ messages[0].content * 10**12 }}",
+    "same text often": "{% set s = 'x' * 1000000 %}{{ [s, s, s, s, s, s, s, s, s, s, s] | tojson }}",
+    "replace": "{{ ('a' * 1000000) | replace('a', 'b' * 10000) }}",
+    "replace method": "{{ ('a' * 1000000).replace('a', 'b' * 10000) }}",
+    "join": "{{ ('a' * 1000000) | join('b' * 10000) }}",
+    "join method": "{{ ('b' * 10000).join('a' * 1000000) }}",
+    "center": "{{ 'x'.center(10**10) }}",
+    "ljust": "{{ messages[0].content.ljust(10**10) }}",
+    "zfill": "{{ 'x'.zfill(10**10) }}",
+    "expandtabs": "{{ ('\\t' * 1000).expandtabs(10**8) }}",
+    "map": "{{ range(99999) | map('center', 10000) | list | length }}",
+    "split": "{{ ('a ' * 2000000).split() | length }}",
+    "list": "{{ ('a' * 2000000) | list | length }}",
+}
+REFUSED = {
+    "large power": ("{{ 10 ** (10 ** 6) }}", "too large"),
+    "large product": (
+        "{% set ns = namespace(n=9) %}{% for i in range(99) %}{% set ns.n = ns.n * ns.n %}{% endfor %}",
+        "too large",
+    ),
+    "center filter": ("{{ 'x' | center(10**10) }}", "too large"),
+    "indent": ("{{ 'x' | indent(10**10) }}", "too large"),
+    "batch": ("{{ [1] | batch(10**10, 'x') | list }}", "too large"),
+    "round": ("{{ 1.0 | round(10**9, 'ceil') }}", "too large"),
+    "percent": ("{{ '%10000000000d' % 3 }}", "width"),
+    "percent with a star": ("{{ '%*d' % (10000000000, 3) }}", "width"),
+    "format": ("{{ '{:10000000000}'.format(3) }}", "width"),
+    "nested format": ("{{ '{:{}}'.format(3, 10**10) }}", "width"),
+    "format_map": ("{{ '{a:10000000000}'.format_map({'a': 3}) }}", "width"),
+    "format filter": ("{{ '%10000000000d' | format(3) }}", "width"),
+    "json": ("{{ [[1]] | tojson(indent=10**10) }}", "indents JSON"),
+    "bytes of a number": ("{{ (1).to_bytes(10**10, 'big') }}", "to_bytes"),
+    "bytes": ("{{ 'x'.encode().center(10**10) }}", "encode"),
+    "translate": ("{{ 'xx'.translate({120: 'y' * 100}) }}", "translate"),
+    "range": ("{{ range(10**9) | list }}", "Range too big"),
+    "own call": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "too deeply"),
+    "recursive loop": ("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "too deeply"),
+    "private attribute": ("{{ ''.__class__.__mro__ }}", "unsafe|undefined|no attribute"),
+    "globals": ("{{ raise_exception.__globals__.x }}", "unsafe"),
+    "format to private": ("{{ '{0.__class__.x}'.format(1) }}", "unsafe"),
+    "changing a list": ("{{ messages.append(1) }}", "unsafe|not safely"),
+    "changing a dictionary": ("{{ messages[0].update({}) }}", "unsafe|not safely"),
+    "other templates": ("{% include 'other' %}", "loader|no loader"),
+    "marks": ("{{ 'a'.cuts.x }}", "unsafe"),
+}
+NESTED = {
+    "text": "{{ ns.s }}",
+    "json": "{{ ns.s | tojson }}",
+    "equal": "{{ ns.s == ns.t }}",
+    "in": "{{ ns.s in [ns.t] }}",
+    "in a generator": "{{ ns.s in ([ns.t] | map('list')) }}",
+    "key": "{{ {ns.s: 1} }}",
+    "get": "{{ {}.get(ns.s) }}",
+    "item": "{{ messages[ns.s] }}",
+    "exception": "{{ raise_exception(ns.s) }}",
+    "format": "{{ '{}'.format(ns.s) }}",
+    "percent": "{{ '%s' % (ns.s,) }}",
+    "namespace": "{{ ns }}",
+    "string": "{{ [ns.s] | map('string') | list }}",
+    "unique": "{{ [[ns.s], [ns.t]] | map(attribute=0) | unique | list }}",
+    "sort": "{{ [ns.s, ns.t] | sort }}",
+    "index": "{{ [ns.s].index(ns.t) }}",
+    "test": "{{ ns.s is eq(ns.t) }}",
+    "upper": "{{ ns.s is upper }}",
+    "changed": "{% for i in [1, 2] %}{{ loop.changed(ns.s) }}{% endfor %}",
+    "joined": "{{ [ns.s] | join }}",
+    "concatenated": "{{ ns.s ~ '' }}",
+}
+
+
+@pytest.fixture(autouse=True)
+def _small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same mechanism with a smaller budget, so that the tests take seconds."""
+    monkeypatch.setattr(sandbox, "FREE_WORK", 400_000)
+
+
+def render(source: str, **variables: Any) -> str:
+    given = {"messages": [{"role": "user", "content": "Hello"}], **variables}
+    return "".join(span.text for span in Renderer(source).render(given))
+
+
+@pytest.mark.parametrize("source", [*ENDLESS.values(), *LARGE.values()], ids=[*ENDLESS, *LARGE])
+def test_work_without_end(source: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(TemplateError, match="too much work"):
+            render(source)
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("use", list(NESTED.values()), ids=list(NESTED))
+def test_values_that_are_small_to_make_and_large_to_read(use: str) -> None:
+    for before in (DEEP, LISTS):
+        with pytest.raises(TemplateError, match=r"too much work|unhashable|too deeply"):
+            render(before + use)
+
+
+@pytest.mark.parametrize(("source", "says"), list(REFUSED.values()), ids=list(REFUSED))
+def test_what_is_refused(source: str, says: str) -> None:
+    with pytest.raises(TemplateError, match=says):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("{% autoescape true %}x{% endautoescape %}", "autoescape"),
+        ("{{ 'x' | urlize }}", "urlize"),
+        ("x" * 1_000_001, "longer than"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "compiled"),
+        ("\n\n{% for %}", "line 3"),
+    ],
+)
+def test_templates_that_cannot_be_compiled(source: str, says: str) -> None:
+    with pytest.raises(TemplateError, match=says):
+        Renderer(source)
+
+
+def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "FREE_WORK", 10**12)
+    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
+    with pytest.raises(TemplateError, match=r"longer than 0\.2 s"):
+        render(ENDLESS["loops"])
+
+
+def test_a_fault_leaves_the_template_usable_in_any_thread() -> None:
+    renderer = Renderer("{% if bad %}" + ENDLESS["loops"] + "{% endif %}ok")
+    found: list[str] = []
+
+    def work() -> None:
+        with pytest.raises(TemplateError):
+            renderer.render({"bad": True})
+        found.append("".join(span.text for span in renderer.render({"bad": False})))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["ok"] * 3
+
+
+def test_the_budget_grows_with_the_conversation() -> None:
+    """A template that copies the text once for each turn is not refused on a long conversation."""
+    source = (
+        "{% set ns = namespace(t='') %}{% for m in messages %}"
+        "{% set ns.t = ns.t ~ m.content %}{% endfor %}{{ ns.t }}"
+    )
+    messages = [{"role": "user", "content": "x" * 1000}] * 300
+    assert len(render(source, messages=messages)) == 300_000
+
+
+def test_the_date() -> None:
+    from datetime import datetime
+
+    assert render("{{ strftime_now('%Y') }}") == str(datetime.now().year)
