@@ -41,10 +41,12 @@ class Settings:
 def draw(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
     """Draw one token for each row (M, V), by the cheapest way that its settings allow."""
     limited = (settings.top_k > 0) & (settings.top_k < logits.shape[1])
-    ways = ((limited, draw_top_k), (~limited & (settings.top_p < 1.0), draw_nucleus))
-    rest = ~limited & (settings.top_p >= 1.0)
+    if limited.all():
+        return draw_top_k(logits, settings, uniforms)
+    nucleus = ~limited & (settings.top_p < 1.0)
+    ways = ((limited, draw_top_k), (nucleus, draw_nucleus), (~(limited | nucleus), draw_any))
     tokens = np.zeros(len(logits), dtype=np.int64)
-    for mask, way in (*ways, (rest, draw_any)):
+    for mask, way in ways:
         if mask.all():
             return way(logits, settings, uniforms)
         if mask.any():
@@ -57,10 +59,11 @@ def draw_top_k(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[
     """Draw among the `top_k` largest of each row and their ties; top_p and min_p then apply."""
     ranked = largest(logits, int(settings.top_k.max()))
     places = np.minimum(settings.top_k, ranked.values.shape[1]) - 1
-    last = np.take_along_axis(ranked.values, places[:, None], axis=1)
+    last = ranked.values[np.arange(len(logits)), places, None]
     weights = _weights(ranked.values, settings.temperature)
     weights[ranked.values < last] = 0.0
-    return _draw_ranked(ranked, weights, weights.cumsum(axis=1)[:, -1], settings, uniforms)
+    cumulative = weights.cumsum(axis=1)
+    return _draw_ranked(ranked, weights, cumulative, cumulative[:, -1], settings, uniforms)
 
 
 def draw_nucleus(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
@@ -76,10 +79,11 @@ def draw_nucleus(logits: Logits, settings: Settings, uniforms: Floats) -> NDArra
         here = settings.at(rows)
         ranked = largest(some, count)
         weights = _weights(ranked.values, here.temperature)
-        enough = weights.cumsum(axis=1)[:, -1] >= here.top_p * totals[rows]
+        cumulative = weights.cumsum(axis=1)
+        enough = cumulative[:, -1] >= here.top_p * totals[rows]
         if count >= logits.shape[1]:
             enough[:] = True
-        drawn = _draw_ranked(ranked, weights, totals[rows], here, uniforms[rows])
+        drawn = _draw_ranked(ranked, weights, cumulative, totals[rows], here, uniforms[rows])
         tokens[rows[enough]] = drawn[enough]
         rows, count = rows[~enough], count * _GROWTH
     return tokens
@@ -118,10 +122,14 @@ def _members(
 
 
 def _draw_ranked(
-    ranked: Ranked, weights: Floats, totals: Floats, settings: Settings, uniforms: Floats
+    ranked: Ranked,
+    weights: Floats,
+    cumulative: Floats,
+    totals: Floats,
+    settings: Settings,
+    uniforms: Floats,
 ) -> NDArray[np.int64]:
     """Cut ranked candidates by top_p (a share of `totals`) and min_p, and draw one for each row."""
-    cumulative = weights.cumsum(axis=1)
     kept = weights > 0.0
     kept &= cumulative - weights < (settings.top_p * totals)[:, None]
     kept &= weights >= settings.min_p[:, None]  # the likeliest weighs 1

@@ -60,20 +60,26 @@ def _candidates(logits: NDArray[np.float32], k: int) -> tuple[Rows, Rows]:
     groups = body.shape[2]
     if groups < 2 * k:
         bound = _kth(logits, min(k, logits.shape[1]))
-        row, column = np.nonzero(logits >= bound)
-        return row, column
+        return _places(logits >= bound)
     best = body.max(axis=1)
     bound = _kth(best, k)
-    of_row, group = np.nonzero(best >= bound)
-    which, member = np.nonzero(body[of_row, :, group] >= bound[of_row])
+    of_row, group = _places(best >= bound)
+    which, member = _places(body[of_row, :, group] >= bound[of_row])
     row, column = of_row[which], member * groups + group[which]
     if rest.shape[1]:
-        more, place = np.nonzero(rest >= bound)
+        more, place = _places(rest >= bound)
         row = np.concatenate([row, more])
         column = np.concatenate([column, place + groups * GROUP])
         order = row.argsort(kind="stable")
         row, column = row[order], column[order]
     return row, column
+
+
+def _places(mask: NDArray[np.bool_]) -> tuple[Rows, Rows]:
+    """Return rows and columns of what is true: np.nonzero, but several times faster."""
+    found = np.flatnonzero(mask)
+    row = found // mask.shape[1]
+    return row, found - row * mask.shape[1]
 
 
 def _kth(values: NDArray[np.float32], k: int) -> NDArray[np.float32]:
