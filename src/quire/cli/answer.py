@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from quire.cli.markdown import MarkdownStream
-from quire.cli.terminal import Harmless, harmless
+from quire.cli.terminal import harmless
+from quire.cli.thought import ThoughtStream
 from quire.messages import ToolCall
 from quire.outputs import FinishReason, Usage
 
@@ -83,37 +84,22 @@ class AnswerView:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._markdown = MarkdownStream(console)
-        self._thought = Harmless()
-        self._thinking = False
+        self._thought = ThoughtStream(console)
 
     def show(self, delta: ChatDelta) -> None:
         if delta.reasoning:
-            if not self._thinking:
-                self._console.print(Text("Thinking:", style="dim"))
-            self._thinking = True
-            self._print_thought(self._thought.add(delta.reasoning))
+            self._thought.add(delta.reasoning)
         if delta.content:
-            self._end_thought()
+            self._thought.finish()
             self._markdown.add(delta.content)
         for call in delta.tool_calls:
-            self._end_thought()
-            self._markdown.finish()
+            self.finish()
             show_call(self._console, call)
 
     def finish(self) -> None:
         """Print what is left, and leave the terminal as it was."""
-        self._end_thought()
+        self._thought.finish()
         self._markdown.finish()
-
-    def _print_thought(self, text: str) -> None:
-        # The terminal itself breaks the lines here: text that stands is never moved.
-        self._console.print(Text(text, style="dim italic"), end="", soft_wrap=True)
-
-    def _end_thought(self) -> None:
-        if self._thinking:
-            self._print_thought(self._thought.flush())
-            self._console.print("\n")
-            self._thinking = False
 
 
 def show_call(console: Console, call: ToolCall) -> None:
