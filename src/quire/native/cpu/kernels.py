@@ -95,9 +95,9 @@ def gather_rows(
 def _make_product(bfloat16: bool) -> Any:
     """The product of a block of rows with some columns, by the widest tiles that fit."""
     size = 2 if bfloat16 else 4
-    tall = make_dot_tile(TILE_ROWS, 4, bfloat16)
-    middle = make_dot_tile(2, 4, bfloat16)
-    flat = make_dot_tile(1, 8, bfloat16)
+    tall = make_dot_tile(TILE_ROWS, 4, bfloat16, lines=2)
+    middle = make_dot_tile(2, 4, bfloat16, lines=2)
+    flat = make_dot_tile(1, 8, bfloat16, lines=0)  # one row: nothing but weights is read
     small = make_dot_tile(1, 4, bfloat16)
     single = make_dot_tile(1, 1, bfloat16)
 
@@ -112,31 +112,42 @@ def _make_product(bfloat16: bool) -> Any:
         if rows == 1:
             while column + 8 <= columns:
                 shift = bias + 4 * column if bias else 0
-                flat(x, x_stride, w + column * stride, stride, depth, out + 4 * column,
-                     out_stride, shift, accumulate)  # fmt: skip
+                weights = w + column * stride
+                flat(x, x_stride, weights, stride, depth, out + 4 * column, out_stride, shift,
+                     accumulate, weights + 8 * stride, 8 * LANES * size)  # fmt: skip
                 column += 8
+        # While the rows take their turns with 4 weight rows, the next 4 come from memory.
+        tiles = max(1, rows // TILE_ROWS + (rows % TILE_ROWS + 1) // 2)
+        pace = 4 * LANES * size // tiles
         while column + 4 <= columns:
             shift = bias + 4 * column if bias else 0
             weights, target = w + column * stride, out + 4 * column
+            ahead = weights + 4 * stride
             row = 0
             while row + TILE_ROWS <= rows:
                 tall(x + row * x_stride, x_stride, weights, stride, depth,
-                     target + row * out_stride, out_stride, shift, accumulate)  # fmt: skip
+                     target + row * out_stride, out_stride, shift, accumulate, ahead,
+                     pace)  # fmt: skip
                 row += TILE_ROWS
+                ahead += 4 * stride // tiles
             while row + 2 <= rows:
                 middle(x + row * x_stride, x_stride, weights, stride, depth,
-                       target + row * out_stride, out_stride, shift, accumulate)  # fmt: skip
+                       target + row * out_stride, out_stride, shift, accumulate, ahead,
+                       pace)  # fmt: skip
                 row += 2
+                ahead += 4 * stride // tiles
             if row < rows:
                 small(x + row * x_stride, x_stride, weights, stride, depth,
-                      target + row * out_stride, out_stride, shift, accumulate)  # fmt: skip
+                      target + row * out_stride, out_stride, shift, accumulate, ahead,
+                      pace)  # fmt: skip
             column += 4
         while column < columns:
             shift = bias + 4 * column if bias else 0
+            weights = w + column * stride
             for row in range(rows):
-                single(x + row * x_stride, x_stride, w + column * stride, stride, depth,
-                       out + row * out_stride + 4 * column, out_stride, shift,
-                       accumulate)  # fmt: skip
+                single(x + row * x_stride, x_stride, weights, stride, depth,
+                       out + row * out_stride + 4 * column, out_stride, shift, accumulate,
+                       weights + stride, LANES * size)  # fmt: skip
             column += 1
 
     return block

@@ -105,6 +105,13 @@ def _widen(builder: ir.IRBuilder, halves: Any) -> Any:
     return builder.bitcast(builder.shl(words, constant_vector(16, INT32)), VECTOR)
 
 
+def build_prefetch(builder: ir.IRBuilder, address: Any) -> None:
+    """Call the line at an address, which need not exist, into the second-level cache."""
+    pointer = build_pointer(builder, address, ir.IntType(8))
+    read, second_level, data = INT32(0), INT32(2), INT32(1)
+    call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, second_level, data])
+
+
 def build_mask(builder: ir.IRBuilder, count: Any) -> Any:
     """Lanes whose number is below `count`."""
     short = builder.trunc(count, INT32)

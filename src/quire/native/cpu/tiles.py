@@ -14,7 +14,7 @@ from numba import types
 
 from quire.native.cpu import simd
 from quire.native.cpu.jit import intrinsic
-from quire.native.cpu.layout import LANES
+from quire.native.cpu.layout import LANES, LINE
 from quire.native.cpu.simd import FLOAT, INT64, VECTOR
 
 _I = types.int64
@@ -48,11 +48,13 @@ def _loop(builder: ir.IRBuilder, trips: Any, state: list[Any], body: Any) -> lis
     return phis
 
 
-def make_dot_tile(rows: int, columns: int, bfloat16: bool) -> Any:
-    """`tile(x, x_stride, w, w_stride, depth, out, out_stride, bias, accumulate)`, all int64.
+def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> Any:
+    """`tile(x, x_stride, w, w_stride, depth, out, out_stride, bias, accumulate, ahead, pace)`.
 
     `out[r, c] = sum_k x[r, k] * w[c, k]`, plus `bias[c]` unless `bias` is 0, plus what `out` held
-    where `accumulate`. Strides are in bytes; x and out are float32, w bfloat16 or float32.
+    where `accumulate`. All are int64, strides in bytes; x and out are float32, w bfloat16 or
+    float32. From `ahead` on, `pace` bytes a register, `lines` lines of weights are called into
+    the cache.
     """
     size = 2 if bfloat16 else 4
 
@@ -74,12 +76,16 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool) -> Any:
         return result
 
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        x, x_stride, w, w_stride, depth, out, out_stride, bias, accumulate = args
+        x, x_stride, w, w_stride, depth, out, out_stride, bias, accumulate, ahead, pace = args
         xs = [_offset(builder, x, x_stride, r) for r in range(rows)]
         ws = [_offset(builder, w, w_stride, c) for c in range(columns)]
 
         def step(index: Any, sums: list[Any]) -> list[Any]:
             x_at, w_at = (builder.mul(index, INT64(LANES * width)) for width in (4, size))
+            line = builder.add(ahead, builder.mul(index, pace))
+            for _ in range(lines):
+                simd.build_prefetch(builder, line)
+                line = builder.add(line, INT64(LINE))
             return products(
                 builder,
                 [builder.add(address, x_at) for address in xs],
@@ -109,9 +115,9 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool) -> Any:
     @intrinsic
     def dot_tile(
         typingctx: Any, x: Any, x_stride: Any, w: Any, w_stride: Any, depth: Any, out: Any,
-        out_stride: Any, bias: Any, accumulate: Any,
+        out_stride: Any, bias: Any, accumulate: Any, ahead: Any, pace: Any,
     ) -> Any:  # fmt: skip
-        return types.none(*[_I] * 9), code
+        return types.none(*[_I] * 11), code
 
     return dot_tile
 
