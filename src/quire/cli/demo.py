@@ -111,7 +111,7 @@ class Demo:
         self._section(f"{len(QUESTIONS)} questions at once, in one batch")
         together, seconds = ask_at_once(self.model, QUESTIONS, OPTIONS, self.console)
         self.console.print()
-        self._title(figures(ready, alone, together, seconds))
+        self.console.print(Text(figures(ready, alone, together, seconds), style="bold"))
         self.console.print()
         self.console.print(Text(NEXT), soft_wrap=True)
 
@@ -139,8 +139,8 @@ def figures(
     tokens, writing = total(alone)
     count, _ = total(together)
     return (
-        f"Ready in {ready:.1f} s · one answer: {_rate(tokens - len(alone), writing)} "
-        f"({tokens} tokens) · {len(together)} at once: {_rate(count, seconds)} ({count} tokens)"
+        f"Ready in {ready:.1f} s · {tokens + count} tokens · {_rate(tokens - len(alone), writing)} "
+        f"one at a time, {_rate(count, seconds)} {len(together)} at once"
     )
 
 
