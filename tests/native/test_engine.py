@@ -307,6 +307,14 @@ def test_limits_that_cannot_work_are_refused() -> None:
         make_engine(FakeRunner(num_blocks=0))
 
 
+def test_a_bad_word_that_cannot_be_encoded_harms_nobody_else() -> None:
+    encode = byte_level().encode
+    engine = make_engine(encode=encode)
+    with pytest.raises(RequestError, match="cannot be prepared"):
+        engine.add("it", Prompt(PROMPT), greedy(bad_words=("\ud800",)))
+    assert not engine.has_work
+
+
 def test_bad_words_never_come() -> None:
     engine = make_engine(encode=lambda text: [int(text)] if text.strip().isdigit() else [])
     engine.add("it", Prompt(PROMPT), greedy(12, bad_words=(str(ANSWER[0]), str(ANSWER[5]))))

@@ -46,7 +46,8 @@ class Runner(Protocol):
     max_model_len: int
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Run the model over one batch. Returns logits (L, vocab_size), valid until the next call."""
+        """Run the model over one batch. Returns logits (L, vocab_size), valid until the next
+        call; the caller may change them."""
         ...
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:

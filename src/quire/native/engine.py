@@ -8,7 +8,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, RequestError
+from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, QuireError, RequestError
 from quire.native.adjustments import Encode
 from quire.native.admission import Limits, check_request, make_request
 from quire.native.batch import Runner
@@ -28,7 +28,7 @@ logger = logging.getLogger("quire")
 
 Outputs = list[tuple[str, Delta]]
 
-_LOGITS_BYTES = 128 * 2**20  # at most so much for the logits of one prompt's log-probabilities
+_LOGITS_BYTES = 64 * 2**20  # at most so much for the logits of one prompt's log-probabilities
 
 _BAD_LOGITS = (
     "The model gave no usable logits here: NaN or infinity, or every token is banned. Weights may be "
@@ -116,16 +116,21 @@ class Engine:
         if request_id in self._requests:
             raise RequestError(f"The request id {request_id!r} is in use.")
         check_request(prompt, params, adapter, self._limits)
-        request = make_request(
-            request_id,
-            self._added,
-            prompt,
-            params,
-            time.monotonic() if arrival is None else arrival,
-            vocab_size=self._limits.vocab_size,
-            make_detokenizer=self._make_detokenizer,
-            encode=self._encode,
-        )
+        try:
+            request = make_request(
+                request_id,
+                self._added,
+                prompt,
+                params,
+                time.monotonic() if arrival is None else arrival,
+                vocab_size=self._limits.vocab_size,
+                make_detokenizer=self._make_detokenizer,
+                encode=self._encode,
+            )
+        except QuireError:
+            raise
+        except Exception as error:  # a tokenizer at fault, or half a surrogate pair in a bad word
+            raise RequestError(f"The request cannot be prepared: {error!r}.") from error
         self._added += 1
         self._requests[request_id] = request
         self._scheduler.add(request.sequences[0])
