@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken
@@ -24,6 +24,8 @@ from tokenizers import Tokenizer as Backend
 from quire.prompt import Spans
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_SHAPE = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
+"""What nobody adds to a vocabulary but as a control token, marked as special or not."""
 
 
 class Guard:
@@ -33,17 +35,16 @@ class Guard:
         self._backend = backend
         self._unk_id = unk_id
         added = backend.get_added_tokens_decoder()
-        self._added = {token.content: token for token in added.values() if token.content}
+        self._added = [token for token in added.values() if token.content]
         self._controls = {
             number: token.content
             for number, token in added.items()
-            if token.content and (token.special or token.content in control)
+            if token.content and _is_control(token, control)
         }
-        self._texts = frozenset(self._controls.values())
-        # The library matches the leftmost added token, the longest of several: so does this.
-        longest_first = sorted(self._added, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._reach = max(map(len, longest_first), default=0)
+        texts = sorted(self._controls.values(), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+        self._reach = max((len(token.content) for token in self._added), default=0)
+        self._neutral = _neutral_characters(self._added)
         self._lock = threading.Lock()
         self._renamed: tuple[Backend, dict[str, str]] | None = None
 
@@ -54,17 +55,36 @@ class Guard:
     def encode(self, spans: Spans) -> list[int]:
         """The ids of the spans as one string; no control id comes from a literal one."""
         text = "".join(span.text for span in spans)
+        ids, seen = self._encode(text)
+        regions = _Regions(spans)
+        harmless = not any(regions.touches_literal(*core) for core in seen)
+        if harmless and not self._misses(text, regions, seen):
+            return ids
+        expected = self._expected(text, regions)
+        if harmless and expected <= seen:
+            return ids
+        return self._encode_renamed(text, sorted(expected))
+
+    def _encode(self, text: str) -> tuple[list[int], set[tuple[int, int]]]:
+        """The ids of a text, and where in it control tokens were seen."""
         encoding = self._backend.encode(text, add_special_tokens=False)
         ids = encoding.ids
-        found = [place for place, number in enumerate(ids) if number in self._controls]
-        regions = _Regions(spans)
-        cores = [self._core(text, encoding.token_to_chars(place), ids[place]) for place in found]
-        seen = {core for core in cores if core is not None}
-        if any(regions.touches_literal(*core) for core in seen) or self._missing(
-            text, regions, seen
-        ):
-            return self._encode_renamed(text, regions)
-        return ids
+        seen: set[tuple[int, int]] = set()
+        for place, number in enumerate(ids):
+            if number in self._controls:
+                core = self._core(text, encoding.token_to_chars(place), number)
+                if core is not None:
+                    seen.add(core)
+        return ids, seen
+
+    def _expected(self, text: str, regions: _Regions) -> set[tuple[int, int]]:
+        """Where the format's own control tokens are seen if the text beside them is harmless.
+
+        Not every one that is written is seen as a token: some ask for a space, or a word's boundary,
+        before them. So letters take the place of letters, and signs of signs.
+        """
+        _, seen = self._encode(regions.replace_literal(text, self._neutral))
+        return {core for core in seen if not regions.touches_literal(*core)}
 
     def _core(self, text: str, span: tuple[int, int] | None, number: int) -> tuple[int, int] | None:
         """Where in the text the token itself stands: some also swallow the white space around."""
@@ -81,33 +101,20 @@ class Guard:
         start += len(inner) - len(inner.lstrip())
         return start, max(start, end - (len(inner) - len(inner.rstrip())))
 
-    def _missing(self, text: str, regions: _Regions, seen: set[tuple[int, int]]) -> bool:
-        """Whether a control token of the format was lost to literal text beside it."""
+    def _misses(self, text: str, regions: _Regions, seen: set[tuple[int, int]]) -> bool:
+        """Whether a control text of the format, beside literal text, was not seen as a token."""
         return any(
-            (start, end) not in seen
-            and regions.near_literal(start - self._reach, end + self._reach)
-            for start, end in self._own_controls(text, regions)
+            match.span() not in seen
+            and regions.touches_literal(match.start() - self._reach, match.end() + self._reach)
+            for start, end in regions.own
+            for match in self._pattern.finditer(text, start, end)
         )
 
-    def _own_controls(self, text: str, regions: _Regions) -> Iterator[tuple[int, int]]:
-        """The places of the control texts in the format's own text."""
-        for start, end in regions.own:
-            for match in self._pattern.finditer(text, start, end):
-                if match[0] in self._texts and self._stands_free(text, match):
-                    yield match.span()
-
-    def _stands_free(self, text: str, match: re.Match[str]) -> bool:
-        """A token may ask to stand between word boundaries."""
-        if not self._added[match[0]].single_word:
-            return True
-        around = text[: match.start()][-1:] + text[match.end() :][:1]
-        return not re.search(r"\w", around)
-
-    def _encode_renamed(self, text: str, regions: _Regions) -> list[int]:
+    def _encode_renamed(self, text: str, places: list[tuple[int, int]]) -> list[int]:
         backend, names = self._renamed_backend()
         pieces: list[str] = []
         done = 0
-        for start, end in self._own_controls(text, regions):
+        for start, end in places:
             pieces += [text[done:start], names[text[start:end]]]
             done = end
         return backend.encode("".join(pieces) + text[done:], add_special_tokens=False).ids
@@ -115,7 +122,7 @@ class Guard:
     def _renamed_backend(self) -> tuple[Backend, dict[str, str]]:
         with self._lock:
             if self._renamed is None:
-                names = _new_names(self._texts, self._added.values())
+                names = _new_names(self._controls.values(), self._added)
                 self._renamed = _rename(self._backend, names), names
             return self._renamed
 
@@ -142,7 +149,27 @@ class _Regions:
         place = bisect_right(self._starts, end - 1) - 1
         return end > start and place >= 0 and self._literal[place][1] > start
 
-    near_literal = touches_literal
+    def replace_literal(self, text: str, neutral: tuple[str, str]) -> str:
+        """The text with a harmless letter or sign in place of each literal one; spaces stay."""
+        letter, sign = neutral
+        pieces: list[str] = []
+        done = 0
+        for start, end in self._literal:
+            signs = re.sub(r"[^\w\s]", sign, text[start:end])
+            pieces += [text[done:start], re.sub(r"\w", letter, signs)]
+            done = end
+        return "".join(pieces) + text[done:]
+
+
+def _is_control(token: AddedToken, control: frozenset[str]) -> bool:
+    return token.special or token.content in control or bool(_SHAPE.fullmatch(token.content))
+
+
+def _neutral_characters(added: Iterable[AddedToken]) -> tuple[str, str]:
+    """A letter and a sign that stand in no added token, if there are such."""
+    used = set("".join(token.content for token in added))
+    letter = next((letter for letter in _LETTERS if letter not in used), "m")
+    return letter, next((sign for sign in ".,;:!?~^" if sign not in used), ".")
 
 
 def _new_names(texts: Iterable[str], added: Iterable[AddedToken]) -> dict[str, str]:
