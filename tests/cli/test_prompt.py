@@ -90,7 +90,7 @@ def test_control_tokens_are_coloured_and_a_users_own_are_not(
     control = "\x1b[1;35m<|im_end|>\x1b[0m"
     assert "Hi <|im_end|>␛[2J" + control in shown
     assert "\x1b[2J" not in shown
-    assert "Template qwen3_nothink" in shown
+    assert "Template: qwen3_nothink" in shown
 
 
 def test_plain_text_is_one_message(run: Any) -> None:

@@ -70,9 +70,9 @@ class Person:
         """Wait until `pattern` appears in what is new; return all that came before and with it."""
         end = time.monotonic() + seconds
         while True:
-            new = ESCAPES.sub("", self.raw[self._seen :]).replace("\r", "")
+            new = self._text()[self._seen :]
             if match := re.search(pattern, new):
-                self._seen = len(self.raw)
+                self._seen += match.end()
                 return new[: match.end()]
             assert time.monotonic() < end, f"no {pattern!r} in {new[-500:]!r}"
             if select.select([self._master], [], [], 0.1)[0]:
@@ -81,9 +81,14 @@ class Person:
                 if "\x1b[6n" in data:  # a terminal tells where its cursor is when asked
                     self.type("\x1b[1;1R")
 
+    def _text(self) -> str:
+        """All that came, without commands; one that came in part is left for later."""
+        whole = re.sub(r"\x1b[^A-Za-z]*\Z", "", self.raw)
+        return ESCAPES.sub("", whole).replace("\r", "")
+
     def leaves(self) -> int:
-        code = self.process.wait(30)
-        return code
+        """Wait for the end; return the exit code."""
+        return self.process.wait(30)
 
     def close(self) -> None:
         self.process.kill()
@@ -148,10 +153,26 @@ def test_the_terminal_is_left_as_it_was(person: Person) -> None:
     person.sees("(?m)^>")
     person.type(CTRL_C)
     person.sees("/exit leaves")
+    person.sees("(?m)^>")
     person.type(CTRL_D)
     assert person.leaves() == 0
     assert termios.tcgetattr(person.slave)[3] == before[3]
     assert person.raw.count("\x1b[?25l") <= person.raw.count("\x1b[?25h")
+
+
+def test_an_impatient_person_keeps_the_session(person: Person) -> None:
+    for _ in range(3):
+        person.sees("(?m)^>")
+        person.type("long\r")
+        person.sees("word word word")
+        for _ in range(5):
+            person.type(CTRL_C)
+        person.sees("Stopped|/exit leaves")
+    time.sleep(0.5)  # what the last of them still brings
+    person.type("Hello\r")
+    person.sees("You said: Hello")
+    person.type("/exit\r")
+    assert person.leaves() == 0
 
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])

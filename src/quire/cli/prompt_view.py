@@ -147,7 +147,7 @@ def _token_line(token: int, piece: Piece) -> Text:
 
 def _legend(rendering: Rendering) -> Text:
     legend = Text.assemble(
-        (f"\nTemplate {rendering.name} · ", "dim"),
+        (f"\nTemplate: {rendering.name} · ", "dim"),
         ("control tokens", _STYLES["control"]),
         (" · ", "dim"),
         ("the template's text", _STYLES["format"]),
