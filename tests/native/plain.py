@@ -60,10 +60,10 @@ def probabilities(values: Sequence[float], params: SamplingParams) -> dict[int, 
 def draw_plainly(values: Sequence[float], params: SamplingParams, uniform: float) -> int:
     """Draw one token by the inverse of the cumulative distribution.
 
-    The likeliest token is first; where neither top_k nor top_p cuts, groups of tokens are.
+    The likeliest token is first; where many tokens are left, groups of tokens are.
     """
     shares = probabilities(values, params)
-    if not 0 < params.top_k < len(values) and params.top_p == 1.0 and not params.greedy:
+    if is_wide(values, params):
         groups = len(values) // GROUP
         grouped = groups * GROUP
         shares = dict(
@@ -77,6 +77,15 @@ def draw_plainly(values: Sequence[float], params: SamplingParams, uniform: float
         if uniform < reached:
             return token
     return list(shares)[-1]
+
+
+def is_wide(values: Sequence[float], params: SamplingParams) -> bool:
+    """Whether no top_k cuts, and top_p leaves more than the 64 likeliest tokens."""
+    if params.greedy or 0 < params.top_k < len(values):
+        return False
+    best = max(values)
+    weights = sorted((math.exp((v - best) / params.temperature) for v in values), reverse=True)
+    return params.top_p == 1.0 or sum(weights[:64]) < params.top_p * sum(weights)
 
 
 def complete_plainly(

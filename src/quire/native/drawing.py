@@ -17,8 +17,7 @@ from quire.native.top import GROUP, Ranked, grouped, largest
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]
 
-_FIRST_GUESS = 64  # candidates tried first where top_p comes without top_k
-_GROWTH = 8
+_CANDIDATES = 64  # looked at first where top_p comes without top_k
 _COLDEST = 1e-30  # what float32 can divide by
 
 
@@ -69,41 +68,60 @@ def draw_top_k(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[
 def draw_nucleus(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
     """Draw from the smallest set of likeliest tokens that holds `top_p` of the probability.
 
-    The set is usually small: a few candidates are tried, and more for rows where they hold too little.
+    The set is usually small, and a few candidates hold it. Rows where they do not are sorted.
     """
-    totals = _totals(logits, settings.temperature)
-    tokens = np.zeros(len(logits), dtype=np.int64)
-    rows, count = np.arange(len(logits)), _FIRST_GUESS
-    while len(rows):
-        some = logits if len(rows) == len(logits) else logits[rows]
-        here = settings.at(rows)
-        ranked = largest(some, count)
-        weights = _weights(ranked.values, here.temperature)
-        cumulative = weights.cumsum(axis=1)
-        enough = cumulative[:, -1] >= here.top_p * totals[rows]
-        if count >= logits.shape[1]:
-            enough[:] = True
-        drawn = _draw_ranked(ranked, weights, cumulative, totals[rows], here, uniforms[rows])
-        tokens[rows[enough]] = drawn[enough]
-        rows, count = rows[~enough], count * _GROWTH
+    dense = _dense_weights(logits, settings.temperature)
+    totals = dense.sum(axis=1, dtype=np.float64)
+    ranked = largest(logits, _CANDIDATES)
+    weights = _weights(ranked.values, settings.temperature)
+    cumulative = weights.cumsum(axis=1)
+    tokens = _draw_ranked(ranked, weights, cumulative, totals, settings, uniforms)
+    held = cumulative[:, min(_CANDIDATES, cumulative.shape[1]) - 1]
+    wide = np.flatnonzero(held < settings.top_p * totals)
+    if len(wide):
+        rest = dense[wide]
+        for row, total, share in zip(rest, totals[wide], settings.top_p[wide], strict=True):
+            _cut_nucleus(row, float(total), float(share))
+        tokens[wide] = _draw_dense(rest, settings.min_p[wide], uniforms[wide])
     return tokens
 
 
 def draw_any(logits: Logits, settings: Settings, uniforms: Floats) -> NDArray[np.int64]:
-    """Draw from the whole vocabulary, less what min_p cuts, group by group of tokens.
-
-    First a group is drawn, then a token in it, with one number for both. Columns that are in no
-    group come after all groups, each for itself.
-    """
+    """Draw from the whole vocabulary, less what min_p cuts."""
     weights = _dense_weights(logits, settings.temperature)
-    if settings.min_p.any():
-        weights[weights < settings.min_p[:, None].astype(np.float32)] = 0.0
+    return _draw_dense(weights, settings.min_p, uniforms)
+
+
+def _cut_nucleus(weights: Logits, total: float, share: float) -> None:
+    """Set to 0 what comes after the likeliest tokens that hold a share of the total (V,), in place.
+
+    All weights below `floor` together are less than what may be left out: they need no sorting.
+    """
+    floor = (1.0 - share) * total / len(weights)
+    descending = np.sort(weights[weights >= floor])[::-1]
+    ends = descending.cumsum(dtype=np.float64)
+    kept = min(int(np.searchsorted(ends, share * total)) + 1, len(ends))
+    last = descending[kept - 1]
+    weights[weights < last] = 0.0
+    ties = np.flatnonzero(weights == last)
+    above = int(np.count_nonzero(weights > last))
+    weights[ties[kept - above :]] = 0.0
+
+
+def _draw_dense(weights: Logits, min_p: Floats, uniforms: Floats) -> NDArray[np.int64]:
+    """Draw in proportion to the weights (M, V), whose largest is 1, less what min_p cuts.
+
+    First a group of tokens is drawn, then a token in it, with one number for both. Columns that are
+    in no group come after all groups, each for itself.
+    """
+    if min_p.any():
+        weights[weights < min_p[:, None].astype(np.float32)] = 0.0
     body, rest = grouped(weights)
     sums = np.concatenate([body.sum(axis=1), rest], axis=1).astype(np.float64)
     ends = sums.cumsum(axis=1)
     targets = np.minimum(uniforms * ends[:, -1], np.nextafter(ends[:, -1], 0.0))
     group = _invert(ends, targets)
-    rows = np.arange(len(logits))
+    rows = np.arange(len(weights))
     before = ends[rows, group] - sums[rows, group]
     columns, inside = _members(weights, body.shape[2], group)
     within = before[:, None] + inside.astype(np.float64).cumsum(axis=1)
@@ -152,10 +170,6 @@ def _dense_weights(logits: Logits, temperature: Floats) -> Logits:
     with np.errstate(over="ignore", under="ignore"):
         shifted /= np.maximum(temperature, _COLDEST)[:, None].astype(np.float32)
         return np.exp(shifted, out=shifted)
-
-
-def _totals(logits: Logits, temperature: Floats) -> Floats:
-    return _dense_weights(logits, temperature).sum(axis=1, dtype=np.float64)
 
 
 def _invert(cumulative: Floats, targets: Floats) -> NDArray[np.int64]:
