@@ -56,7 +56,9 @@ MARKERS = (
 
 characters = st.characters(exclude_categories=["Cs"])
 texts = st.text(characters, max_size=30) | st.lists(
-    st.sampled_from([*MARKERS, " ", "\n", '"', "'", "\\", "<", "é", "🦆", "a", "21", ">", ")", ","]),
+    st.sampled_from(
+        [*MARKERS, " ", "\n", '"', "'", "\\", "<", "é", "🦆", "a", "21", ">", ")", ","]
+    ),
     max_size=8,
 ).map("".join)
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,24}", fullmatch=True) | st.sampled_from(

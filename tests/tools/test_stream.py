@@ -13,18 +13,23 @@ from quire.tools.registry import get_tool_format, tool_format_names
 from tests.tools.cases import MARKERS, join, read, texts, written
 
 NAMES = tool_format_names()
-CALLS = (ToolCall("get_weather", '{"city": "Paris", "days": [1, 2]}'), ToolCall("now", '{"utc": true}'))
-PROSE = "If a < b, then use {x} or [1] or A; see `code`.\n\n1 < 2 and\nso on: \"quoted\" [a](b)"
+CALLS = (
+    ToolCall("get_weather", '{"city": "Paris", "days": [1, 2]}'),
+    ToolCall("get_current_time", '{"utc": true, "zone": "Z"}'),
+)
+PROSE = 'If a < b, then use {x} or [1] or A; see `code`.\n\n1 < 2 and\nso on: "quoted" [a](b)'
 
 fragments = st.lists(
-    st.sampled_from([*MARKERS, "f", "a", "x y", ">", "\n", " ", "{", "}", "[", "]", '"', "1", ",", ":"])
+    st.sampled_from(
+        [*MARKERS, "f", "a", "x y", ">", "\n", " ", "{", "}", "[", "]", '"', "1", ",", ":"]
+    )
     | st.text(max_size=5),
     max_size=25,
 ).map("".join)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_cut_gives_the_same(name: str, data: st.DataObject) -> None:
     form = get_tool_format(name)
@@ -65,7 +70,8 @@ def test_plain_text_flows(name: str) -> None:
     for place, char in enumerate(PROSE, start=1):
         out += "".join(map(str, parser.add(char)))
         held = PROSE[len(out) : place]
-        assert len(held) <= 13 and " " not in held, held
+        assert len(held) <= 13, held
+        assert " " not in held.rstrip(" "), held
     assert out + "".join(map(str, parser.flush())) == PROSE
 
 
@@ -113,11 +119,11 @@ def test_text_around_calls_is_kept_in_order(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_work_is_linear(name: str) -> None:
-    """100,000 characters of a marker's beginning, one at a time."""
+    """12,000 characters of a marker's beginning, one at a time: squared, they would take a minute."""
     form = get_tool_format(name)
     opening = written(form, CALLS)[: written(form, CALLS).index("Paris")]
     for text in ("<", "[", "{", opening, MARKERS[0], "A\n", "`"):
-        whole = text * (100_000 // len(text) // 4)
+        whole = text * (12_000 // len(text))
         start = time.process_time()
         pieces = read(form, whole, step=1)
         assert time.process_time() - start < 5
