@@ -63,7 +63,8 @@ def test_each_command_has_help(run: Run, command: str, flag: str) -> None:
         (["chta"], "did you mean 'chat'"),
         (["--versoin"], "did you mean '--version'"),
         (["xyz"], "there are"),
-        (["demo", "fast"], "fast"),
+        (["help"], "did you mean '--help'"),
+        (["demo", "fast"], "'fast' is more than the command takes"),
         (["chat", "m", "temprature=1"], "did you mean 'temperature'"),
         (["chat", "m", "--temprature", "1"], "did you mean 'temperature'"),
         (["chat", "m", "temperature=hot"], "temperature must be a number"),
@@ -73,7 +74,7 @@ def test_each_command_has_help(run: Run, command: str, flag: str) -> None:
         (["chat", "m", "infer_backend=gpu"], "infer_backend"),
         (["prompt", "--template", "qwen33"], "did you mean 'qwen3'"),
         (["prompt", "--template", "qwen3", "--elements", "--ids"], "--elements is given alone"),
-        (["prompt", "--diff"], "--diff"),
+        (["prompt", "--diff"], "--diff needs a value"),
     ],
 )
 def test_wrong_words_are_one_line_and_exit_code_2(run: Run, argv: list[str], text: str) -> None:

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+from cyclopts import (
+    App,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 
 from quire import __version__
 from quire.cli.model import MakeModel, load_model, read_start
@@ -158,14 +165,23 @@ def _chat(words: Sequence[str], make_model: MakeModel) -> int:
 
 
 def _in_our_words(error: CycloptsError, words: Sequence[str], app: App) -> str:
-    if not isinstance(error, UnknownCommandError) or not words:
-        return str(error)
+    if isinstance(error, UnknownCommandError) and words:
+        return _unknown(words[0], app)
+    if isinstance(error, UnusedCliTokensError):
+        return f"{' '.join(error.unused_tokens or [])!r} is more than the command takes; see --help."
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return f"{error.argument.name} needs a value."
+    return str(error)
+
+
+def _unknown(word: str, app: App) -> str:
     commands = [name for name in app if not name.startswith("-")]
     options = ["--help", "--version"]
-    known = options if words[0].startswith("-") else commands
-    kind = "option" if words[0].startswith("-") else "command"
-    near = nearest(words[0], known) or f"; there are {', '.join([*commands, *options])}."
-    return f"Unknown {kind} {words[0]!r}{near}"
+    if f"--{word}" in options:
+        return f"Unknown command {word!r}; did you mean '--{word}'?"
+    kind, known = ("option", options) if word.startswith("-") else ("command", commands)
+    near = nearest(word, known) or f"; there are {', '.join([*commands, *options])}."
+    return f"Unknown {kind} {word!r}{near}"
 
 
 def _write_any_text() -> None:
