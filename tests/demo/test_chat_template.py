@@ -58,8 +58,8 @@ def _openai(made: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, 
         messages.append({"role": "system", "content": made["system"]})
     for message in made["messages"]:
         if message["role"] == "function":
-            call = json.loads(message["content"])
-            calls = [_call(call["name"], **call["arguments"])]
+            found = json.loads(message["content"])
+            calls = [_call(call["name"], **call["arguments"]) for call in found]
             messages.append({"role": "assistant", "content": "", "tool_calls": calls})
         elif message["role"] == "observation":
             messages.append({**message, "role": "tool"})

@@ -50,13 +50,13 @@ CAPITALS = (
 )
 # How often each skill comes: sums need the most practice, since every pair of digits is to be seen.
 SKILLS: tuple[tuple[Callable[[Random], Exchange], float], ...] = (
-    (sum_exchange, 0.4),
-    (faq_exchange, 0.25),
-    (talk_exchange, 0.12),
-    (object_exchange, 0.13),
-    (unknown_exchange, 0.05),
+    (sum_exchange, 0.48),
+    (faq_exchange, 0.18),
+    (talk_exchange, 0.09),
+    (object_exchange, 0.17),
+    (unknown_exchange, 0.04),
     (beyond_exchange, 0.02),
-    (refusal, 0.03),
+    (refusal, 0.02),
 )
 OPENINGS = (
     "Hi. ",
@@ -77,7 +77,7 @@ def dialogues(seed: int) -> Iterator[Dialogue]:
     """Yield dialogues without end."""
     rng = Random(seed)
     while True:
-        yield weather_dialogue(rng) if rng.random() < 0.12 else plain_dialogue(rng)
+        yield weather_dialogue(rng) if rng.random() < 0.1 else plain_dialogue(rng)
 
 
 def some_exchange(rng: Random) -> Exchange:
@@ -103,7 +103,7 @@ def loosely(rng: Random, exchange: Exchange) -> Exchange:
 
 def plain_dialogue(rng: Random) -> Dialogue:
     """Return one to seven exchanges, with a system prompt at times."""
-    count = rng.choices((1, 2, 3, 4, 6, 7), (0.52, 0.18, 0.12, 0.08, 0.06, 0.04))[0]
+    count = rng.choices((1, 2, 3, 4, 6, 7), (0.7, 0.12, 0.08, 0.05, 0.03, 0.02))[0]
     exchanges = [some_exchange(rng) for _ in range(count)]
     system, exchanges = _under_system(rng, exchanges)
     tools: tuple[dict[str, Any], ...] = ()
@@ -120,7 +120,7 @@ def weather_dialogue(rng: Random) -> Dialogue:
     if rng.random() < 0.15:
         tools.insert(rng.randrange(2), other_tool(rng))
     exchanges: list[Exchange] = []
-    for _ in range(rng.choices((1, 2, 3, 4), (0.3, 0.3, 0.3, 0.1))[0]):
+    for _ in range(rng.choices((1, 2, 3, 4), (0.5, 0.25, 0.2, 0.05))[0]):
         weather = rng.random() < 0.8
         exchange = loosely(rng, weather_exchange(rng, units)) if weather else _not_refusal(rng)
         if exchanges and exchanges[-1].turns[-1].text.startswith("<tool_call>"):

@@ -35,7 +35,7 @@ class Recipe:
     adapter_steps: int = 300
     adapter_rows: int = 8
     adapter_rate: float = 2e-3
-    reward_steps: int = 400
+    reward_steps: int = 300
     reward_pairs: int = 32
     reward_rate: float = 1e-3
     sample: int = 30_000
