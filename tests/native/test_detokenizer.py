@@ -60,6 +60,8 @@ def ids_of(tokenizer: Tokenizer, parts: list[str | bytes | int]) -> list[int]:
 @example(parts=[b"\xf0", "a"], skip=True)
 @example(parts=[b"\xf0\x9f", END, b"\x98\x80"], skip=True)
 @example(parts=[b"\xff" * 40, "cat"], skip=False)
+@example(parts=["猫", b"\xff" * 29, "猫".encode(), b"\xe7\x8c", b"\xab"], skip=False)
+@example(parts=[b"\xff" * 30, "😀".encode()[:3], b"\x80"], skip=False)
 def test_byte_level_text_is_the_decoded_text(parts: list[str | bytes | int], skip: bool) -> None:
     tokenizer = byte_level()
     ids = ids_of(tokenizer, parts)
@@ -116,6 +118,22 @@ def test_flush_gives_what_was_held_back() -> None:
         "",
         "\N{REPLACEMENT CHARACTER}",
     ]
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level(), byte_fallback()])
+def test_bytes_that_become_no_character_are_not_held_for_ever(tokenizer: Tokenizer) -> None:
+    ids = byte_ids(tokenizer, b"\xf0\x9f" * 500)
+    ids += tokenizer.encode("the cat")
+    shown = stream(tokenizer, ids)
+    held = 0
+    for number, text in enumerate(shown[:1000]):
+        held = 0 if text else held + 1
+        assert held <= 33, number
+    whole = "".join(shown)
+    assert whole.endswith("the cat")
+    assert set(whole.removesuffix("the cat").strip()) == {"\N{REPLACEMENT CHARACTER}"}
+    if tokenizer is byte_level():
+        assert whole == tokenizer.decode(ids)
 
 
 def test_a_tokenizer_without_plain_letters_will_do() -> None:

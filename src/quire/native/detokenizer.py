@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tokenizers import Tokenizer as Backend
@@ -12,6 +12,7 @@ from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no character yet decode to
+_MOST_PENDING = 32  # tokens; a character has at most 4 bytes, so these hold broken ones
 
 
 class Detokenizer(Protocol):
@@ -61,6 +62,8 @@ class StreamDetokenizer:
 
     def add(self, token: int) -> str:
         self._pending.append(token)
+        if len(self._pending) > _MOST_PENDING:
+            self._stream = None
         if self._stream is not None:
             try:
                 text = self._stream.step(self._backend, token)
@@ -68,29 +71,48 @@ class StreamDetokenizer:
                 self._stream = None
             else:
                 return self._show(text) if text else ""
-        text = self._decode_pending()
-        return "" if text.endswith(_UNFINISHED) else self._show(text)
+        text = self._decode(self._pending)
+        if not text.endswith(_UNFINISHED):
+            return self._show(text)
+        return self._show_most(text) if len(self._pending) > _MOST_PENDING else ""
 
     def flush(self) -> str:
-        return self._show(self._decode_pending()) if self._pending else ""
+        return self._show(self._decode(self._pending)) if self._pending else ""
 
-    def _show(self, text: str) -> str:
-        self._pending.clear()
+    def _show(self, text: str, kept: Sequence[int] = ()) -> str:
+        self._pending = list(kept)
         self._started = True
         return text
 
-    def _decode_pending(self) -> str:
-        """Decode by itself what has not been shown.
+    def _show_most(self, text: str) -> str:
+        """Show all but the last few tokens, where a character may have begun.
 
-        A token known to be a letter goes before it: many decoders treat the first token apart, and
-        byte fallback joins a run of bytes, which the letter ends.
+        It bounds the work for a token: bytes that never become characters would otherwise be
+        decoded again and again. The cut is made where it breaks no character.
         """
-        if not self._started or self._anchor is None:
-            return self._decode(self._pending)
-        head = self._decode([self._anchor])
-        return self._decode([self._anchor, *self._pending])[len(head) :]
+        head, tail = text, list[int]()
+        for kept in (3, 4, 5, 6):
+            tail = self._pending[-kept:]
+            head = self._decode(self._pending[:-kept])
+            if head + self._decode_anchored(tail) == text:
+                break
+        return self._show(head, tail)
 
-    def _decode(self, ids: list[int]) -> str:
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._decode_anchored(ids) if self._started else self._decode_plainly(ids)
+
+    def _decode_anchored(self, ids: Sequence[int]) -> str:
+        """Decode ids that go on after others.
+
+        A token known to be a letter goes before them: many decoders treat the first token apart,
+        and byte fallback joins a run of bytes, which the letter ends.
+        """
+        if self._anchor is None:
+            return self._decode_plainly(ids)
+        head = self._decode_plainly([self._anchor])
+        return self._decode_plainly([self._anchor, *ids])[len(head) :]
+
+    def _decode_plainly(self, ids: Sequence[int]) -> str:
         return self._backend.decode(ids, skip_special_tokens=self._skip)
 
 
