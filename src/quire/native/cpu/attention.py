@@ -8,23 +8,57 @@ are positions in the scores; values lie `(block, size)`, so that lanes are dimen
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from quire.native.cpu import simd
 from quire.native.cpu.jit import kernel
-from quire.native.cpu.layout import CHUNK, LANES, TILE_PAIRS
+from quire.native.cpu.layout import CHUNK, LANES, SCORE_STRIDE, TILE_PAIRS
 from quire.native.cpu.sync import atomic_add
 from quire.native.cpu.tiles import make_outer_tile
 
-_scores_8 = make_outer_tile(8, 1, False)
-_scores_4 = make_outer_tile(4, 1, False)
-_scores_2 = make_outer_tile(2, 1, False)
-_scores_1 = make_outer_tile(1, 1, False)
-_values_4x4 = make_outer_tile(4, 4, True)
-_values_2x4 = make_outer_tile(2, 4, True)
-_values_1x4 = make_outer_tile(1, 4, True)
-_values_4x1 = make_outer_tile(4, 1, True)
-_values_1x1 = make_outer_tile(1, 1, True)
+SPAN = 16  # positions that a tile of scores takes at once: no block is smaller
+TALL = 6 if LANES == 8 else 12  # pairs of a tile: its sums and what they need fill the registers
+
+
+def _make_scores(rows: int) -> Any:
+    """The scores of `rows` pairs against one block of keys."""
+    tile = make_outer_tile(rows, SPAN // LANES, False)
+
+    @kernel
+    def scores_of(q: int, size: int, keys: int, block_size: int, scores: int) -> None:
+        for lane in range(0, block_size, SPAN):
+            tile(q, size * 4, keys + 4 * lane, block_size * 4, size, scores + 4 * lane,
+                 SCORE_STRIDE * 4)  # fmt: skip
+
+    return scores_of
+
+
+def _make_values(rows: int, vectors: int) -> Any:
+    """Add weighted values to the outputs of `rows` pairs, `vectors` registers wide where it fits."""
+    wide = make_outer_tile(rows, vectors, True)
+    narrow = make_outer_tile(rows, 1, True)
+
+    @kernel
+    def add_values(p: int, values: int, count: int, width: int, out: int) -> None:
+        lane, stride = 0, width * 4
+        while lane + vectors * LANES <= width:
+            wide(p, SCORE_STRIDE * 4, values + 4 * lane, stride, count, out + 4 * lane, stride)
+            lane += vectors * LANES
+        while lane < width:
+            narrow(p, SCORE_STRIDE * 4, values + 4 * lane, stride, count, out + 4 * lane, stride)
+            lane += LANES
+
+    return add_values
+
+
+_scores_tall, _scores_4, _scores_2, _scores_1 = (_make_scores(rows) for rows in (TALL, 4, 2, 1))
+_values_tall, _values_2, _values_1 = (
+    _make_values(6, TALL // 3),
+    _make_values(2, 4),
+    _make_values(1, 4),
+)
 
 
 @kernel
@@ -51,55 +85,38 @@ def plan_tiles(query_start: int, sequences: int, group: int, tiles: int) -> int:
 @kernel
 def _score_block(q: int, size: int, pairs: int, keys: int, block_size: int, scores: int) -> None:
     """scores[pair, 0:block_size] = q[pair] . keys, for keys (size, block_size)."""
-    q_stride, stride, out_stride = size * 4, block_size * 4, CHUNK * 4
-    for lane in range(0, block_size, LANES):
-        k, out = keys + 4 * lane, scores + 4 * lane
-        pair = 0
-        while pair + 8 <= pairs:
-            _scores_8(q + pair * q_stride, q_stride, k, stride, size, out + pair * out_stride,
-                      out_stride)  # fmt: skip
-            pair += 8
-        if pair + 4 <= pairs:
-            _scores_4(q + pair * q_stride, q_stride, k, stride, size, out + pair * out_stride,
-                      out_stride)  # fmt: skip
+    pair = 0
+    while pair < pairs:
+        left, source, out = pairs - pair, q + pair * size * 4, scores + pair * SCORE_STRIDE * 4
+        if left >= TALL:
+            _scores_tall(source, size, keys, block_size, out)
+            pair += TALL
+        elif left >= 4:
+            _scores_4(source, size, keys, block_size, out)
             pair += 4
-        if pair + 2 <= pairs:
-            _scores_2(q + pair * q_stride, q_stride, k, stride, size, out + pair * out_stride,
-                      out_stride)  # fmt: skip
+        elif left >= 2:
+            _scores_2(source, size, keys, block_size, out)
             pair += 2
-        if pair < pairs:
-            _scores_1(q + pair * q_stride, q_stride, k, stride, size, out + pair * out_stride,
-                      out_stride)  # fmt: skip
+        else:
+            _scores_1(source, size, keys, block_size, out)
+            pair += 1
 
 
 @kernel
 def _add_values(p: int, pairs: int, values: int, count: int, width: int, out: int) -> None:
     """out[pair] += sum of p[pair, j] * values[j] over `count` positions; `width` in floats."""
-    stride, p_stride = width * 4, CHUNK * 4
-    lane = 0
-    while lane < width:
-        wide = lane + 4 * LANES <= width
-        v, target = values + 4 * lane, out + 4 * lane
-        pair = 0
-        while pair + 4 <= pairs:
-            a, o = p + pair * p_stride, target + pair * stride
-            if wide:
-                _values_4x4(a, p_stride, v, stride, count, o, stride)
-            else:
-                _values_4x1(a, p_stride, v, stride, count, o, stride)
-            pair += 4
-        while wide and pair + 2 <= pairs:
-            a, o = p + pair * p_stride, target + pair * stride
-            _values_2x4(a, p_stride, v, stride, count, o, stride)
+    pair = 0
+    while pair < pairs:
+        left, weights, target = pairs - pair, p + pair * SCORE_STRIDE * 4, out + pair * width * 4
+        if left >= 6:
+            _values_tall(weights, values, count, width, target)
+            pair += 6
+        elif left >= 2:
+            _values_2(weights, values, count, width, target)
             pair += 2
-        while pair < pairs:
-            a, o = p + pair * p_stride, target + pair * stride
-            if wide:
-                _values_1x4(a, p_stride, v, stride, count, o, stride)
-            else:
-                _values_1x1(a, p_stride, v, stride, count, o, stride)
+        else:
+            _values_1(weights, values, count, width, target)
             pair += 1
-        lane += 4 * LANES if wide else LANES
 
 
 @kernel
@@ -117,20 +134,20 @@ def _soften(
         return
     top = simd.splat(simd.NEGATIVE_INFINITY)
     for j in range(0, length, LANES):
-        value = simd.keep_range(
-            simd.load(scores + 4 * j), first - j, end - j, simd.NEGATIVE_INFINITY
-        )
-        simd.store(scores + 4 * j, value)
+        value = simd.load(scores + 4 * j)
+        if first > j or end < j + LANES:
+            value = simd.keep_range(value, first - j, end - j, simd.NEGATIVE_INFINITY)
+            simd.store(scores + 4 * j, value)
         top = simd.maximum(value, top)
     old = simd.get_float32(state, 0)
     new = max(old, simd.max_lanes(top))
     highest = simd.splat(new)
     total = simd.splat(np.float32(0))
     for j in range(0, length, LANES):
-        value = simd.exp(simd.subtract(simd.load(scores + 4 * j), highest))
+        value = simd.exp_negative(simd.subtract(simd.load(scores + 4 * j), highest))
         simd.store(scores + 4 * j, value)
         total = simd.add(total, value)
-    shrink = simd.exp(simd.subtract(simd.splat(old), highest))
+    shrink = simd.exp_negative(simd.subtract(simd.splat(old), highest))
     simd.put_float32(state, 0, new)
     kept = simd.get_float32(state, 1) * simd.first_lane(shrink)
     simd.put_float32(state, 1, kept + simd.sum_lanes(total))
@@ -150,7 +167,7 @@ def _attend_tile(
     # scratch: queries, scores, outputs, states
     queries = scratch
     scores = queries + pairs * width * 4
-    outs = scores + pairs * CHUNK * 4
+    outs = scores + pairs * SCORE_STRIDE * 4
     states = outs + pairs * width * 4
     for pair in range(pairs):
         source = q + ((row + pair // group) * heads + head * group + pair % group) * size * 4
@@ -178,7 +195,7 @@ def _attend_tile(
         for pair in range(pairs):
             position = np.int64(simd.get_int32(positions, row + pair // group))
             first = max(0, position + 1 - window) if window else 0
-            _soften(scores + 4 * (pair * CHUNK + low - chunk), first - low, position + 1 - low,
+            _soften(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, position + 1 - low,
                     length, states + 8 * pair, outs + pair * width * 4, width)  # fmt: skip
         place = low
         while place < high:

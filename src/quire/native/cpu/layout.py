@@ -17,9 +17,10 @@ def _register_lanes() -> int:
 LANES = _register_lanes()
 """Float32 values of one register: 16 with AVX-512, else 8 (a narrower machine splits it in two)."""
 
-CHUNK = 256  # positions of the context between two rescalings of the softmax
-TILE_PAIRS = 32  # (row, query head) pairs of a tile that share the keys and values they read
-BLOCK_SIZES = (16, 32, 64, 128, 256)  # whole registers, whole parts of a chunk
+CHUNK = 128  # positions of the context between two rescalings of the softmax
+SCORE_STRIDE = CHUNK + 16  # floats between the scores of two pairs: no power of 2, for the cache
+TILE_PAIRS = 24  # (row, query head) pairs of a tile that share the keys and values they read
+BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
 
 # The table: the model's sizes, its addresses, scratch, and the batch of this step.
 (
@@ -58,7 +59,7 @@ def padded(size: int) -> int:
 def scratch_floats(group: int, head_dim: int) -> int:
     """The floats that one thread needs for attention: scores, queries, outputs and states."""
     pairs = max(TILE_PAIRS, group)
-    return pairs * (CHUNK + padded(head_dim) * 2 + 2 * LANES)
+    return pairs * (SCORE_STRIDE + padded(head_dim) * 2 + 2 * LANES)
 
 
 def tiles_needed(rows: int, sequences: int, group: int) -> int:

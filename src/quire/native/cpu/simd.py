@@ -147,12 +147,16 @@ def build_sums(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
     return vectors[0]
 
 
-def build_exp(builder: ir.IRBuilder, x: Any) -> Any:
-    """e to the x, within 2 units in the last place; 0 below -87.3, NaN for NaN, +inf above 88.7."""
+def build_exp(builder: ir.IRBuilder, x: Any, negative: bool = False) -> Any:
+    """e to the x, within 2 units in the last place; 0 below -87.3, NaN for NaN, +inf above 88.7.
+
+    With `negative` x must not be above 0, which saves work.
+    """
     low, high = constant_vector(-87.33654), constant_vector(88.72283)
-    tiny = builder.fcmp_ordered("<", x, low)
-    huge = builder.fcmp_ordered(">", x, high)
-    x = builder.select(tiny, low, builder.select(huge, high, x))
+    tiny, huge = builder.fcmp_ordered("<", x, low), builder.fcmp_ordered(">", x, high)
+    x = builder.select(tiny, low, x)
+    if not negative:
+        x = builder.select(huge, high, x)
     turns = builder.fmul(x, constant_vector(1.4426950408889634))
     power = call(builder, f"llvm.rint.{suffix(LANES)}", VECTOR, [turns])
     # ln 2 in two parts, so that the remainder keeps its last bits (Cody and Waite)
@@ -164,16 +168,17 @@ def build_exp(builder: ir.IRBuilder, x: Any) -> Any:
         value = build_fma(builder, value, rest, constant_vector(term))
     value = build_fma(builder, value, builder.fmul(rest, rest), rest)
     value = builder.fadd(value, constant_vector(1.0))
-    # 2^128 is out of range: scale in two halves
     whole = builder.fptosi(power, ir.VectorType(INT32, LANES))
-    first = builder.ashr(whole, constant_vector(1, INT32))
-    for part in (first, builder.sub(whole, first)):
-        bits = builder.shl(
-            builder.add(part, constant_vector(127, INT32)), constant_vector(23, INT32)
-        )
+    parts = [whole]
+    if not negative:  # 2^128 is out of range: scale in two halves
+        first = builder.ashr(whole, constant_vector(1, INT32))
+        parts = [first, builder.sub(whole, first)]
+    for part in parts:
+        bits = builder.add(part, constant_vector(127, INT32))
+        bits = builder.shl(bits, constant_vector(23, INT32))
         value = builder.fmul(value, builder.bitcast(bits, VECTOR))
     value = builder.select(tiny, constant_vector(0.0), value)
-    return builder.select(huge, constant_vector(float("inf")), value)
+    return value if negative else builder.select(huge, constant_vector(float("inf")), value)
 
 
 # ---- what kernels call
@@ -337,6 +342,16 @@ def exp(typingctx: Any, value: Any) -> Any:
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return build_exp(builder, args[0])
+
+    return _L(_L), code
+
+
+@intrinsic
+def exp_negative(typingctx: Any, value: Any) -> Any:
+    """e to the power of each lane, none of which is above 0."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return build_exp(builder, args[0], negative=True)
 
     return _L(_L), code
 
