@@ -397,10 +397,13 @@ def test_bad_logits_of_a_prompt_end_a_request_that_wants_them() -> None:
 
     runner.after_run = spoil
     engine = make_engine(runner)
-    engine.add("wants", Prompt(PROMPT), greedy(3, prompt_logprobs=1))
+    engine.add("wants", Prompt(PROMPT), greedy(3, prompt_logprobs=1, n=2))
     engine.add("does not", Prompt(PROMPT), greedy(3))
     found = run(engine)
-    assert [d.finish_reason for d in found["wants"]] == ["error"]
+    assert [(d.index, d.finish_reason, d.token_ids) for d in found["wants"]] == [
+        (0, "error", ()),
+        (1, "error", ()),
+    ]
     assert tokens_of(found["does not"]) == ANSWER[:3]
 
 

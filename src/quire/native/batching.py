@@ -23,6 +23,27 @@ class LogitsRows:
         default_factory=list[tuple[Sequence, int, int]]
     )  # prompt log-probabilities: rows start to end
 
+    def read_prompts(self, logits: NDArray[np.float32]) -> None:
+        """Take the prompts' log-probabilities out of the logits (L, V)."""
+        for sequence, start, end in self.prompts:
+            logprobs = sequence.request.prompt_logprobs
+            if logprobs is not None:
+                logprobs.add(logits[start:end])
+
+    def unusable(self, usable: list[bool]) -> dict[Sequence, None]:
+        """Return whom unusable logits concern, in order; `usable` is of the `drawing`."""
+        found: dict[Sequence, None] = {}
+        if not all(usable):
+            for sequence, fine in zip(self.drawing, usable, strict=True):
+                if not fine:
+                    found[sequence] = None
+        for sequence, _, _ in self.prompts:
+            logprobs = sequence.request.prompt_logprobs
+            if logprobs is not None and not logprobs.is_usable:
+                siblings = sequence.request.sequences if sequence.is_leader else [sequence]
+                found.update(dict.fromkeys(siblings))
+        return found
+
 
 def build_batch(plan: Plan, block_size: int) -> tuple[Batch, LogitsRows]:
     """Lay out one step."""

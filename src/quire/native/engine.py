@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import time
 
-import numpy as np
-from numpy.typing import NDArray
-
 from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, QuireError, RequestError
 from quire.native.adjustments import Encode
 from quire.native.admission import Limits, check_request, make_request
@@ -180,18 +177,12 @@ class Engine:
         if plan.copies:
             self._runner.copy_blocks(plan.copies)
         logits = self._runner.run(batch)
-        self._read_prompts(rows, logits)
+        rows.read_prompts(logits)
         return self._sampler.sample(logits, rows.drawn, rows.drawing), rows
-
-    def _read_prompts(self, rows: LogitsRows, logits: NDArray[np.float32]) -> None:
-        for sequence, start, end in rows.prompts:
-            logprobs = sequence.request.prompt_logprobs
-            if logprobs is not None:
-                logprobs.add(logits[start:end])
 
     def _commit(self, plan: Plan, rows: LogitsRows, sampled: Sampled) -> Outputs:
         outputs: Outputs = []
-        faulty = _faulty(rows, sampled)
+        faulty = rows.unusable(sampled.usable)
         for sequence, count in zip(plan.sequences, plan.counts, strict=True):
             if sequence not in faulty:
                 self._advance(sequence, count)
@@ -292,20 +283,6 @@ class Engine:
                 assert sequence.finished != (sequence in queued)
                 queued.discard(sequence)
         assert not queued, "a sequence of no request is queued"
-
-
-def _faulty(rows: LogitsRows, sampled: Sampled) -> dict[Sequence, None]:
-    """Return whose logits were unusable, in order."""
-    faulty: dict[Sequence, None] = {}
-    if not all(sampled.usable):
-        for sequence, fine in zip(rows.drawing, sampled.usable, strict=True):
-            if not fine:
-                faulty[sequence] = None
-    for sequence, _, _ in rows.prompts:
-        logprobs = sequence.request.prompt_logprobs
-        if logprobs is not None and not logprobs.is_usable:
-            faulty[sequence] = None
-    return faulty
 
 
 def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprob | None, ...] | None:

@@ -92,6 +92,16 @@ class Scheduler:
                 break
         self._pool.release(sequence.forget_computed(), discard=discard)
 
+    def publish(self, sequence: Sequence) -> None:
+        """Enter the blocks that have become full and computed into the prefix cache."""
+        size, table = self._block_size, sequence.table
+        full = sequence.computed_tokens // size
+        for place in range(sequence.published, full if self._pool.caching else 0):
+            parent = table.blocks[place - 1] if place else sequence.request.root
+            tokens = sequence.tokens[place * size : (place + 1) * size].tobytes()
+            table.replace(place, self._pool.publish(parent, tokens, table.blocks[place]))
+        sequence.published = full
+
     def schedule(self) -> Plan:
         """Choose the next step. It is empty only when nobody runs or waits."""
         plan = Plan()
@@ -210,17 +220,6 @@ class Scheduler:
             request.cached_tokens = sequence.computed_tokens
             self.num_prompt_tokens += request.prompt_length
             self.num_hit_tokens += sequence.computed_tokens
-
-    def publish(self, sequence: Sequence) -> None:
-        """Enter the blocks that have become full and computed into the prefix cache."""
-        if not self._pool.caching:
-            return
-        size, table = self._block_size, sequence.table
-        for place in range(sequence.published, sequence.computed_tokens // size):
-            parent = table.blocks[place - 1] if place else sequence.request.root
-            tokens = sequence.tokens[place * size : (place + 1) * size].tobytes()
-            table.replace(place, self._pool.publish(parent, tokens, table.blocks[place]))
-        sequence.published = sequence.computed_tokens // size
 
     def check_integrity(self) -> None:
         """Assert that queues, tables and blocks agree."""

@@ -54,7 +54,8 @@ class Sequence:
     """One completion: prompt and answer in one growing array, and how far the KV cache follows it.
 
     `computed_tokens` of its `num_tokens` tokens have keys and values in `table`'s blocks, of which
-    the first `published` are in the prefix cache. A sequence that waits has no blocks.
+    the first `published` are full, and in the prefix cache where there is one. A sequence that
+    waits has no blocks.
     """
 
     __slots__ = (
