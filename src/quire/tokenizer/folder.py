@@ -116,9 +116,15 @@ def load_settings(folder: Path, backend: Backend) -> Settings:
             if backend.id_to_token(number) != text:
                 decoder[str(number)] = {"content": text}
     special = {name: text for name in _NAMED if (text := _text(config.get(name)))}
-    wanted = [token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
-    _add_tokens(backend, wanted, [config[name] for name in special], _extra_tokens(config))
-    return Settings(special, _chat_template(folder, config))
+    try:
+        wanted = [token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
+        _add_tokens(backend, wanted, [config[name] for name in special], _extra_tokens(config))
+        return Settings(special, _chat_template(folder, config))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"{folder / 'tokenizer_config.json'} holds tokens or templates of an unknown form: "
+            f"{type(error).__name__}: {error}."
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -165,9 +171,12 @@ def _add_tokens(backend: Backend, listed: list[Any], named: list[Any], extra: li
 
 def _make_token(token: Any, special: bool) -> AddedToken:
     flags = token if isinstance(token, dict) else {}
+    text = _text(token)
+    if not text:
+        raise ValueError(f"a token without text, {token!r}")
     special = special or bool(flags.get("special", False))
     chosen = {flag: bool(flags[flag]) for flag in _FLAGS[:4] if flag in flags}
-    return AddedToken(_text(token) or "", special=special, **{"normalized": not special, **chosen})
+    return AddedToken(text, special=special, **{"normalized": not special, **chosen})
 
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> ChatTemplate:
