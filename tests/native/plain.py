@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -88,19 +89,54 @@ def is_wide(values: Sequence[float], params: SamplingParams) -> bool:
     return params.top_p == 1.0 or sum(weights[:64]) < params.top_p * sum(weights)
 
 
-def complete_plainly(
+@dataclass(frozen=True)
+class Completion:
+    tokens: list[int]
+    text: str
+    finish_reason: str
+    stop_reason: str | int | None
+
+
+def answer_plainly(
     prompt: Sequence[int], params: SamplingParams, index: int, vocab_size: int
-) -> list[int]:
-    """Return the tokens of completion `index` on a FakeRunner's model."""
+) -> Completion:
+    """Complete a prompt on a FakeRunner's model; the text is that of NumberText."""
     assert params.greedy or params.seed is not None
     uniforms = Uniforms(params.seed or 0, index)
+    eos = () if params.ignore_eos else params.eos_token_ids
     output: list[int] = []
+    text = ""
     while len(output) < params.max_tokens:
         logits = fake_logits([*prompt, *output], vocab_size).astype(np.float64)
         values = adjusted(logits.tolist(), params, prompt, output)
         token = draw_plainly(values, params, 0.0 if params.greedy else uniforms[len(output)])
         output.append(token)
-        eos = () if params.ignore_eos else params.eos_token_ids
-        if len(output) >= params.min_tokens and token in (*eos, *params.stop_token_ids):
-            break
-    return output
+        armed = len(output) >= params.min_tokens
+        if armed and token in (*eos, *params.stop_token_ids):
+            reason = token if token in params.stop_token_ids else None
+            return Completion(output, text, "stop", reason)
+        before, text = len(text), f"{text}{token} "
+        cut = first_stop(text, params.stop, before) if armed else None
+        if cut is not None:
+            return Completion(output, text[: cut[0]], "stop", cut[1])
+    return Completion(output, text, "length", None)
+
+
+def first_stop(text: str, strings: Sequence[str], before: int = 0) -> tuple[int, str] | None:
+    """Return where the text is to be cut, and for which string.
+
+    The first to be complete counts, of several the longest; none that ended at `before` or earlier.
+    """
+    for end in range(before + 1, len(text) + 1):
+        complete = [string for string in strings if text[:end].endswith(string)]
+        if complete:
+            longest = max(complete, key=len)
+            return end - len(longest), longest
+    return None
+
+
+def complete_plainly(
+    prompt: Sequence[int], params: SamplingParams, index: int, vocab_size: int
+) -> list[int]:
+    """Return the tokens of completion `index` on a FakeRunner's model."""
+    return answer_plainly(prompt, params, index, vocab_size).tokens

@@ -15,7 +15,7 @@ from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from tests.native.fake_runner import FakeRunner, NumberText
-from tests.native.plain import complete_plainly
+from tests.native.plain import Completion, answer_plainly
 
 VOCAB = 24
 BLOCK = 4
@@ -43,6 +43,9 @@ options = st.fixed_dictionaries(
         "repetition_penalty": st.just(1.3),
         "min_tokens": st.integers(0, 4),
         "stop_token_ids": st.just((5, 6, 7)),
+        "eos_token_ids": st.just((7, 8)),
+        "ignore_eos": st.booleans(),
+        "stop": st.sampled_from([("3 1",), ("1", "11 "), ("2 2", " 9")]),
         "prompt_logprobs": st.integers(0, 2),
         "logprobs": st.integers(0, 2),
     },
@@ -125,12 +128,11 @@ class Arrivals(RuleBasedStateMachine):
     def check(self, deltas: list[Delta], prompt: tuple[int, ...], params: SamplingParams) -> None:
         index = deltas[0].index
         tokens = [token for delta in deltas for token in delta.token_ids]
-        assert tokens == complete_plainly(prompt, params, index, VOCAB)
-        assert [d.finish_reason is not None for d in deltas] == [False] * (len(deltas) - 1) + [True]
-        stopped = tokens[-1] in params.stop_token_ids
-        assert deltas[-1].finish_reason == ("stop" if stopped else "length")
-        shown = tokens[:-1] if stopped else tokens
-        assert "".join(d.text for d in deltas) == "".join(f"{token} " for token in shown)
+        expected = answer_plainly(prompt, params, index, VOCAB)
+        last = deltas[-1]
+        text = "".join(delta.text for delta in deltas)
+        assert Completion(tokens, text, last.finish_reason or "", last.stop_reason) == expected
+        assert all(delta.finish_reason is None for delta in deltas[:-1])
         usage = deltas[-1].usage
         assert usage is not None
         assert (usage.prompt_tokens, usage.completion_tokens) == (len(prompt), len(tokens))

@@ -6,20 +6,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quire.native.stopping import StopStrings
+from tests.native.plain import first_stop
 
 texts = st.text(alphabet="ab\n<>", max_size=40)
 stops = st.lists(st.text(alphabet="ab\n<>", min_size=1, max_size=5), min_size=1, max_size=4)
 pieces = st.lists(st.text(alphabet="ab\n<>", max_size=6), max_size=12)
-
-
-def first_stop(text: str, strings: list[str]) -> tuple[int, str] | None:
-    """Return where the text is to be cut, and for which string: the first complete, the longest."""
-    for end in range(1, len(text) + 1):
-        complete = [string for string in strings if text[:end].endswith(string)]
-        if complete:
-            longest = max(complete, key=len)
-            return end - len(longest), longest
-    return None
 
 
 def longest_beginning(text: str, strings: list[str]) -> int:
@@ -64,12 +55,8 @@ def test_nothing_is_found_before_it_is_armed(
     for chunk in late:
         if stream.found is None:
             shown += stream.add(chunk)
-    text, start = "".join([*early, *late]), len("".join(early))
-    ends = (
-        (end, max((s for s in strings if text[:end].endswith(s)), key=len, default=""))
-        for end in range(start + 1, len(text) + 1)
-    )
-    cut = next(((end - len(string), string) for end, string in ends if string), None)
+    text = "".join([*early, *late])
+    cut = first_stop(text, strings, len("".join(early)))
     if cut is None:
         assert shown + stream.flush() == text
     else:
