@@ -127,3 +127,10 @@ def test_from_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert found == [expected] * 80
+
+
+def test_unknown_characters_are_no_control_tokens() -> None:
+    """Unigram's unknown token is special, and stands for any character that it lacks."""
+    tokenizer = make("unigram")
+    spans = (own(END), said("Yes & no 🦆🦆"), own(END))
+    assert tokenizer.encode_spans(spans) == tokenizer.encode(f"{END}Yes & no 🦆🦆{END}")

@@ -33,7 +33,7 @@ class Guard:
 
     def __init__(self, backend: Backend, control: frozenset[str], unk_id: int | None) -> None:
         self._backend = backend
-        self._unk_id = unk_id
+        self._unknown = {unk_id, *_unknown_ids(backend)}
         added = backend.get_added_tokens_decoder()
         self._added = [token for token in added.values() if token.content]
         self._controls = {
@@ -95,7 +95,7 @@ class Guard:
         place = text.find(content, start, end)
         if place >= 0:
             return place, place + len(content)
-        if number == self._unk_id:  # characters that the model does not know, not the token's text
+        if number in self._unknown:  # characters that the model does not know, not the token's text
             return None
         inner = text[start:end]
         start += len(inner) - len(inner.lstrip())
@@ -163,6 +163,14 @@ class _Regions:
 
 def _is_control(token: AddedToken, control: frozenset[str]) -> bool:
     return token.special or token.content in control or bool(_SHAPE.fullmatch(token.content))
+
+
+def _unknown_ids(backend: Backend) -> list[int]:
+    """What the model makes of a character that no vocabulary holds."""
+    try:
+        return [token.id for token in backend.model.tokenize("\U0010fffd")]
+    except Exception:  # the library raises Exception itself, where there is no unknown token
+        return []
 
 
 def _neutral_characters(added: Iterable[AddedToken]) -> tuple[str, str]:
