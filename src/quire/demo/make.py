@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=MODELS, help="the folder to write to")
     parser.add_argument("--threads", type=int, default=2, help="how many threads torch uses")
     parser.add_argument(
-        "--steps", type=int, default=Recipe.steps, help="steps of the chat model's training"
+        "--steps", type=int, default=Recipe().steps, help="steps of the chat model's training"
     )
     parser.add_argument(
         "--smoke", action="store_true", help="a few steps only, to see that all runs"
