@@ -44,6 +44,7 @@ def test_streamed_text_is_the_text_cut_at_the_first_stop(
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(early=pieces, late=pieces, strings=stops)
+@example(early=["aba"], late=["ba"], strings=["aba"])
 def test_nothing_is_found_before_it_is_armed(
     early: list[str], late: list[str], strings: list[str]
 ) -> None:

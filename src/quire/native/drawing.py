@@ -151,7 +151,6 @@ def _draw_ranked(
     kept = weights > 0.0
     kept &= cumulative - weights < (settings.top_p * totals)[:, None]
     kept &= weights >= settings.min_p[:, None]  # the likeliest weighs 1
-    kept[:, 0] = True
     rows = np.arange(len(weights))
     last = kept.sum(axis=1) - 1  # what is kept is a prefix
     place = (cumulative <= (uniforms * cumulative[rows, last])[:, None]).sum(axis=1)
