@@ -128,12 +128,17 @@ def test_rotate_and_store(size: int, norms: bool) -> None:
 
     expected_q = turned(q, q_norm) * np.float32(scale)
     reference.store(turned(k, k_norm), v, slots, *wanted)
-    for thread in range(3):
-        kernels.rotate_and_store(
-            thread, 3, at(q), at(k), at(v), rows, heads, kv_heads, size, at(q_norm), at(k_norm),
-            eps, scale, at(positions), at(slots), at(cosines), at(sines), block_size,
-            at(caches[0]), at(caches[1]),
+    for first in range(2):  # half of the heads at a time
+        kernels.rotate_heads(
+            at(q), rows, heads, size, 2 * first, 2 * first + 2, at(q_norm), eps, scale,
+            at(positions), at(cosines), at(sines),
         )  # fmt: skip
+        one_head = (kv_heads, size, first, first + 1)
+        kernels.rotate_heads(
+            at(k), rows, *one_head, at(k_norm), eps, 1.0, at(positions), at(cosines), at(sines)
+        )
+        kernels.store_keys(at(k), rows, *one_head, at(slots), block_size, at(caches[0]))
+        kernels.store_values(at(v), rows, *one_head, at(slots), block_size, at(caches[1]))
     np.testing.assert_allclose(q, expected_q, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(caches[0], wanted[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(caches[1], wanted[1])
@@ -150,13 +155,14 @@ def run_attention(
     count = attention.plan_tiles(at(batch.query_start), batch.num_sequences, group, at(tiles))
     assert count <= len(tiles)
     assert tiles[:count, 2].sum() == batch.num_rows
-    out, counter = np.full_like(q, np.nan), np.zeros(1, np.int64)
+    out = np.full_like(q, np.nan)
     scratch = np.full(scratch_floats(group, size), np.nan, np.float32)
-    attention.attention(
-        at(q), heads, kv_heads, size, at(batch.positions), at(batch.block_tables),
-        batch.block_tables.shape[1], block_size, at(k_cache), at(v_cache), window, at(tiles),
-        count, at(counter), at(out), at(scratch),
-    )  # fmt: skip
+    for task in range(count * kv_heads):
+        attention.attention(
+            task, at(q), heads, kv_heads, size, at(batch.positions), at(batch.block_tables),
+            batch.block_tables.shape[1], block_size, at(k_cache), at(v_cache), window, at(tiles),
+            at(out), at(scratch),
+        )  # fmt: skip
     return out
 
 

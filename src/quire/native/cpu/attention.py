@@ -15,7 +15,6 @@ import numpy as np
 from quire.native.cpu import simd
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.layout import CHUNK, LANES, SCORE_STRIDE, TILE_PAIRS
-from quire.native.cpu.sync import atomic_add
 from quire.native.cpu.tiles import make_outer_tile
 
 SPAN = 16  # positions that a tile of scores takes at once: no block is smaller
@@ -215,22 +214,18 @@ def _attend_tile(
 
 @kernel
 def attention(
-    q: int, heads: int, kv_heads: int, size: int, positions: int, block_tables: int,
+    task: int, q: int, heads: int, kv_heads: int, size: int, positions: int, block_tables: int,
     table_width: int, block_size: int, k_cache: int, v_cache: int, window: int, tiles: int,
-    tile_count: int, counter: int, out: int, scratch: int,
+    out: int, scratch: int,
 ) -> None:  # fmt: skip
-    """Attend: q (T, heads, size), scaled and rotated, to out of its shape; all addresses.
+    """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
 
-    Threads take tiles off `counter`, an int64 that begins at 0. `window` is the number of
-    positions that a row sees, or 0. Caches as in `kernels.rotate_and_store`; `scratch` is this
-    thread's own `scratch_floats`.
+    q is scaled and rotated, out has its shape, all are addresses. `window` is the number of
+    positions that a row sees, or 0. Caches as in `kernels.store_keys` and `store_values`;
+    `scratch` is this thread's own `scratch_floats`.
     """
-    while True:
-        task = atomic_add(counter, 1)
-        if task >= tile_count * kv_heads:
-            return
-        tile, head = tiles + 24 * (task // kv_heads), task % kv_heads
-        table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
-        _attend_tile(q, heads, kv_heads, size, simd.get_int64(tile, 1), simd.get_int64(tile, 2),
-                     head, positions, table, block_size, k_cache, v_cache, window, out,
-                     scratch)  # fmt: skip
+    tile, head = tiles + 24 * (task // kv_heads), task % kv_heads
+    table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
+    _attend_tile(q, heads, kv_heads, size, simd.get_int64(tile, 1), simd.get_int64(tile, 2),
+                 head, positions, table, block_size, k_cache, v_cache, window, out,
+                 scratch)  # fmt: skip

@@ -1,8 +1,8 @@
-"""The phases of a decoder but attention, for one thread of a team.
+"""What a decoder's phases are made of, but attention.
 
-Each takes `(thread, threads, ...)` first and does its share: rows of a norm, columns of a product.
+Those that take `(task, tasks, ...)` do one of so many parts: rows of a norm, columns of a product.
 `reference.py` has the same functions in plain NumPy. A row's result never depends on which other
-rows are there, nor on the number of threads: see `simd` and `tiles`.
+rows are there, nor on the number of tasks or threads: see `simd` and `tiles`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ import numpy as np
 
 from quire.native.cpu import simd
 from quire.native.cpu.jit import kernel
-from quire.native.cpu.layout import LANES
+from quire.native.cpu.layout import COLUMN_GRAIN, LANES
 from quire.native.cpu.tiles import make_dot_tile
 
 TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as registers hold
 ROW_BLOCK_BYTES = 384 * 1024  # of activations, to stay in the second-level cache
 NO, YES = np.int64(0), np.int64(1)  # typed, or Numba compiles the callee anew for each literal
-COLUMN_GRAIN = 16  # columns, so that threads do not write to one cache line
 
 
 @kernel
-def share(thread: int, threads: int, count: int, grain: int) -> tuple[int, int]:
-    """This thread's range of `count` things, in whole grains."""
+def share(task: int, tasks: int, count: int, grain: int) -> tuple[int, int]:
+    """The range of `count` things, in whole grains, that is one task of so many."""
     grains = (count + grain - 1) // grain
-    first = grains * thread // threads * grain
-    end = grains * (thread + 1) // threads * grain
+    first = grains * task // tasks * grain
+    end = grains * (task + 1) // tasks * grain
     return min(first, count), min(end, count)
 
 
@@ -56,10 +55,10 @@ def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
 
 @kernel
 def rms_norm(
-    thread: int, threads: int, x: int, rows: int, size: int, weight: int, eps: float, out: int
+    task: int, tasks: int, x: int, rows: int, size: int, weight: int, eps: float, out: int
 ) -> None:
     """`out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` for (rows, size)."""
-    first, end = share(thread, threads, rows, 1)
+    first, end = share(task, tasks, rows, 1)
     for row in range(first, end):
         offset = row * size * 4
         normalise_row(x + offset, weight, out + offset, size, eps)
@@ -67,10 +66,10 @@ def rms_norm(
 
 @kernel
 def gather_rows(
-    thread: int, threads: int, table: int, narrow: int, size: int, indices: int, rows: int, out: int
+    task: int, tasks: int, table: int, narrow: int, size: int, indices: int, rows: int, out: int
 ) -> None:
     """`out[t] = table[indices[t]]` for (n, size) of float32, or of bfloat16 if `narrow`."""
-    first, end = share(thread, threads, rows, 1)
+    first, end = share(task, tasks, rows, 1)
     whole = size // LANES * LANES
     rest = size - whole
     for row in range(first, end):
@@ -106,7 +105,7 @@ def _make_product(bfloat16: bool) -> Any:
         x: int, x_stride: int, rows: int, w: int, depth: int, columns: int, out: int,
         out_stride: int, bias: int, accumulate: int,
     ) -> None:  # fmt: skip
-        """Addresses, strides in bytes; `w` is this thread's first weight row."""
+        """Addresses, strides in bytes; `w` is the first weight row."""
         stride = depth * size
         column = 0
         if rows == 1:
@@ -184,14 +183,14 @@ def linear_columns(
 
 @kernel
 def linear(
-    thread: int, threads: int, x: int, rows: int, depth: int, weight: int, narrow: int, bias: int,
+    task: int, tasks: int, x: int, rows: int, depth: int, weight: int, narrow: int, bias: int,
     out: int, columns: int, accumulate: int,
 ) -> None:  # fmt: skip
     """`out (+)= x @ weight.T + bias`: x (rows, depth), weight (columns, depth), out (rows, columns).
 
     `weight` is float32, or bfloat16 if `narrow`; `bias` is float32, or address 0 for none.
     """
-    first, end = share(thread, threads, columns, COLUMN_GRAIN)
+    first, end = share(task, tasks, columns, COLUMN_GRAIN)
     linear_columns(x, rows, depth, weight, narrow, bias, out, columns, first, end, accumulate)
 
 
@@ -212,14 +211,14 @@ def silu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) ->
 
 @kernel
 def gated_ffn(
-    thread: int, threads: int, x: int, rows: int, depth: int, maps: int, gate: int, up: int,
+    task: int, tasks: int, x: int, rows: int, depth: int, maps: int, gate: int, up: int,
     columns: int,
 ) -> None:  # fmt: skip
     """`gate = silu(x @ gate_w.T + gate_b) * (x @ up_w.T + up_b)`; `up` is scratch of its shape.
 
     `maps`: address of (gate weight, narrow, bias, up weight, narrow, bias), as in `linear`.
     """
-    first, end = share(thread, threads, columns, COLUMN_GRAIN)
+    first, end = share(task, tasks, columns, COLUMN_GRAIN)
     linear_columns(x, rows, depth, simd.get_int64(maps, 0), simd.get_int64(maps, 1),
                    simd.get_int64(maps, 2), gate, columns, first, end, NO)  # fmt: skip
     linear_columns(x, rows, depth, simd.get_int64(maps, 3), simd.get_int64(maps, 4),
@@ -228,52 +227,67 @@ def gated_ffn(
 
 
 @kernel
-def _rotate(x: int, cosines: int, sines: int, half: int) -> None:
-    """Turn each pair (x[i], x[i + half]) of the head at address `x`."""
-    for i in range(half):
-        first, second = simd.get_float32(x, i), simd.get_float32(x, i + half)
-        c, s = simd.get_float32(cosines, i), simd.get_float32(sines, i)
-        simd.put_float32(x, i, first * c - second * s)
-        simd.put_float32(x, i + half, second * c + first * s)
+def _rotate(x: int, cosines: int, sines: int, half: int, scale: float) -> None:
+    """Turn each pair (x[i], x[i + half]) of the head at address `x`, and scale it."""
+    factor = simd.splat(np.float32(scale))
+    for i in range(0, half, LANES):
+        count = min(LANES, half - i)
+        low, high = x + 4 * i, x + 4 * (i + half)
+        first, second = simd.load_part(low, count), simd.load_part(high, count)
+        c, s = simd.load_part(cosines + 4 * i, count), simd.load_part(sines + 4 * i, count)
+        turned = simd.subtract(simd.multiply(first, c), simd.multiply(second, s))
+        simd.store_part(low, simd.multiply(turned, factor), count)
+        turned = simd.add(simd.multiply(second, c), simd.multiply(first, s))
+        simd.store_part(high, simd.multiply(turned, factor), count)
 
 
 @kernel
-def rotate_and_store(
-    thread: int, threads: int, q: int, k: int, v: int, rows: int, heads: int, kv_heads: int,
-    size: int, q_norm: int, k_norm: int, eps: float, scale: float, positions: int, slots: int,
-    cosines: int, sines: int, block_size: int, k_cache: int, v_cache: int,
+def rotate_heads(
+    x: int, rows: int, heads: int, size: int, first: int, end: int, norm: int, eps: float,
+    scale: float, positions: int, cosines: int, sines: int,
 ) -> None:  # fmt: skip
-    """Head norms, rotary embedding and scale on q; the same, less the scale, on k; k, v to cache.
+    """Norm, rotary embedding and scale of the heads `first` to `end - 1`, in place.
 
-    q (rows, heads, size), k and v (rows, kv_heads, size) are changed in place. `q_norm` and
-    `k_norm` are 0 for none. `k_cache` is (blocks, kv_heads, size, block_size), keys side by side;
-    `v_cache` (blocks, kv_heads, block_size, padded size). Cosines and sines are (positions,
-    size / 2); positions int32, slots int64.
+    x (rows, heads, size); `norm` is 0 for none; cosines and sines (positions, size / 2).
     """
-    width = (size + LANES - 1) // LANES * LANES
-    half = size // 2
-    first, end = share(thread, threads, rows * (heads + kv_heads), 1)
-    for task in range(first, end):
-        row, head = task // (heads + kv_heads), task % (heads + kv_heads)
-        angles = np.int64(simd.get_int32(positions, row)) * half * 4
-        if head < heads:
-            at = q + (row * heads + head) * size * 4
-            if q_norm:
-                normalise_row(at, q_norm, at, size, eps)
-            _rotate(at, cosines + angles, sines + angles, half)
-            for i in range(size):
-                simd.put_float32(at, i, simd.get_float32(at, i) * np.float32(scale))
-            continue
-        head -= heads
-        at = k + (row * kv_heads + head) * size * 4
-        if k_norm:
-            normalise_row(at, k_norm, at, size, eps)
-        _rotate(at, cosines + angles, sines + angles, half)
+    for row in range(rows):
+        angles = np.int64(simd.get_int32(positions, row)) * (size // 2) * 4
+        for head in range(first, end):
+            at = x + (row * heads + head) * size * 4
+            if norm:
+                normalise_row(at, norm, at, size, eps)
+            _rotate(at, cosines + angles, sines + angles, size // 2, scale)
+
+
+@kernel
+def store_keys(
+    k: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
+    cache: int,
+) -> None:  # fmt: skip
+    """Heads of k (rows, heads, size) to their slots in (blocks, heads, size, block_size)."""
+    for row in range(rows):
         slot = simd.get_int64(slots, row)
         block, offset = slot // block_size, slot % block_size
-        keys = k_cache + 4 * ((block * kv_heads + head) * size * block_size + offset)
-        values = v_cache + 4 * ((block * kv_heads + head) * block_size + offset) * width
-        source = v + (row * kv_heads + head) * size * 4
-        for i in range(size):
-            simd.put_float32(keys, i * block_size, simd.get_float32(at, i))
-            simd.put_float32(values, i, simd.get_float32(source, i))
+        for head in range(first, end):
+            source = k + (row * heads + head) * size * 4
+            target = cache + 4 * ((block * heads + head) * size * block_size + offset)
+            for i in range(size):
+                simd.put_float32(target, i * block_size, simd.get_float32(source, i))
+
+
+@kernel
+def store_values(
+    v: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
+    cache: int,
+) -> None:  # fmt: skip
+    """Heads of v (rows, heads, size) to their slots in (blocks, heads, block_size, padded size)."""
+    width = (size + LANES - 1) // LANES * LANES
+    for row in range(rows):
+        slot = simd.get_int64(slots, row)
+        block, offset = slot // block_size, slot % block_size
+        for head in range(first, end):
+            source = v + (row * heads + head) * size * 4
+            target = cache + 4 * ((block * heads + head) * block_size + offset) * width
+            for i in range(0, size, LANES):
+                count = min(LANES, size - i)
+                simd.store_part(target + 4 * i, simd.load_part(source + 4 * i, count), count)

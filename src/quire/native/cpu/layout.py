@@ -20,19 +20,20 @@ LANES = _register_lanes()
 CHUNK = 128  # positions of the context between two rescalings of the softmax
 SCORE_STRIDE = CHUNK + 16  # floats between the scores of two pairs: no power of 2, for the cache
 TILE_PAIRS = 24  # (row, query head) pairs of a tile that share the keys and values they read
+COLUMN_GRAIN = 16  # columns, so that threads do not write to one cache line
 BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
 
 # The table: the model's sizes, its addresses, scratch, and the batch of this step.
 (
     LAYERS, HIDDEN, FFN, HEADS, KV_HEADS, HEAD_DIM, VOCAB, BLOCK_SIZE,
-    EPS, SCALE,  # float32, in the first 4 bytes of their word
+    EPS, SCALE, UNIT,  # float32, in the first 4 bytes of their word
     EMBEDDINGS, EMBEDDINGS_NARROW, FINAL_NORM, HEAD, HEAD_NARROW, LAYER_TABLE,
     RESIDUAL, NORMED, QUERIES, KEYS, VALUES, MIXED, GATE, UP,
     TILES, COUNTERS, SYNC, SCRATCH, SCRATCH_BYTES, THREADS,
     COSINES, SINES, ROWS, SEQUENCES, TOKEN_IDS, POSITIONS, SLOTS, QUERY_START,
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
     TABLE_WORDS,
-) = range(45)  # fmt: skip
+) = range(46)  # fmt: skip
 
 # One layer's row. Each linear map takes three words: address, whether it is bfloat16, bias or 0.
 (
@@ -45,10 +46,14 @@ Q_MAP, K_MAP, V_MAP, O_MAP, GATE_MAP, UP_MAP, DOWN_MAP = (
 )
 LAYER_WORDS = FIRST_LINEAR + 3 * len(LINEARS)
 
-# A sync block: one cache line each for arrivals, generation and the abort flag.
-LINE = 64
-ARRIVALS, GENERATION, ABORT = 0, LINE, 2 * LINE
-SYNC_WORDS = 3 * LINE // 8
+# What the threads of a step share. Each phase has two counters: tasks taken, tasks done.
+LINE = 64  # bytes of a cache line; what different threads write lies on different ones
+LEFT, ABORT = 0, LINE
+SYNC_WORDS = 2 * LINE // 8
+PHASE_BYTES, DONE = 2 * LINE, LINE
+FIRST_PHASES, LAYER_PHASES, LAST_PHASES = 1, 7, 2
+TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
+OWN_ROWS = 64  # norms of so few rows (times threads) are not worth a phase: each thread has its own
 
 
 def padded(size: int) -> int:
@@ -56,10 +61,18 @@ def padded(size: int) -> int:
     return -(-size // LANES) * LANES
 
 
-def scratch_floats(group: int, head_dim: int) -> int:
-    """The floats that one thread needs for attention: scores, queries, outputs and states."""
+def scratch_floats(group: int, head_dim: int, hidden: int = 0) -> int:
+    """The floats that one thread needs, for its own norms or, at another time, for attention.
+
+    Attention keeps scores, queries, outputs and states of its pairs.
+    """
     pairs = max(TILE_PAIRS, group)
-    return pairs * (SCORE_STRIDE + padded(head_dim) * 2 + 2 * LANES)
+    return max(OWN_ROWS * hidden, pairs * (SCORE_STRIDE + padded(head_dim) * 2 + 2 * LANES))
+
+
+def num_phases(layers: int) -> int:
+    """The phases of a step."""
+    return FIRST_PHASES + LAYER_PHASES * layers + LAST_PHASES
 
 
 def tiles_needed(rows: int, sequences: int, group: int) -> int:

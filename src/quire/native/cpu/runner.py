@@ -14,7 +14,7 @@ from quire.errors import EngineClosedError
 from quire.native.batch import Batch
 from quire.native.cpu import layout
 from quire.native.cpu.batch_check import check_batch
-from quire.native.cpu.layout import padded, scratch_floats, tiles_needed
+from quire.native.cpu.layout import num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import aligned_zeros
 from quire.native.cpu.team import Team
@@ -95,6 +95,7 @@ class CpuRunner:
         table[layout.HEAD_DIM], table[layout.BLOCK_SIZE] = spec.head_dim, self.block_size
         table.view(np.float32)[2 * layout.EPS] = spec.norm_eps
         table.view(np.float32)[2 * layout.SCALE] = spec.attention_scale
+        table.view(np.float32)[2 * layout.UNIT] = 1
         table[layout.EMBEDDINGS] = _address(tensors["embeddings"])
         table[layout.EMBEDDINGS_NARROW] = _narrow(tensors["embeddings"])
         table[layout.FINAL_NORM] = _address(tensors["final_norm"])
@@ -113,14 +114,15 @@ class CpuRunner:
         ):  # fmt: skip
             self._table[word] = self._keep(f"scratch {word}", aligned_zeros((rows, columns)))
         group = spec.num_heads // spec.num_kv_heads
-        floats = scratch_floats(group, spec.head_dim)
-        own = aligned_zeros((self.num_threads, padded(floats)))
-        self._table[layout.SCRATCH] = self._keep("attention", own)
+        floats = scratch_floats(group, spec.head_dim, spec.hidden_size)
+        own = aligned_zeros((self.num_threads, -(-floats // 16) * 16))
+        self._table[layout.SCRATCH] = self._keep("own", own)
         self._table[layout.SCRATCH_BYTES] = own.strides[0]
         # A sequence has at least one row, so there are no more sequences than rows.
         tiles = np.zeros((tiles_needed(rows, rows, group), 3), np.int64)
         self._table[layout.TILES] = self._keep("tiles", tiles)
-        self._table[layout.COUNTERS] = self._keep("counters", np.zeros(spec.num_layers, np.int64))
+        counters = aligned_zeros((num_phases(spec.num_layers) * layout.PHASE_BYTES // 8,), np.int64)
+        self._table[layout.COUNTERS] = self._keep("counters", counters)
 
     def _extend_angles(self, length: int) -> None:
         frequencies, scale = inverse_frequencies(
@@ -143,6 +145,7 @@ class CpuRunner:
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
             check_batch(batch, self)
+            self._team.settle()
             highest = int(batch.positions.max(initial=0))
             if highest >= self._num_angles:
                 self._extend_angles(min(self.max_model_len, max(highest + 1, 2 * self._num_angles)))

@@ -1,6 +1,7 @@
-"""One step of a decoder as one compiled call per thread: every layer, with barriers between phases.
+"""One step of a decoder as one compiled call per thread, over all layers.
 
-`layout` names the words of the tables that it reads.
+A step is a row of phases; a phase is a number of tasks that the threads take one after another.
+`layout` names the words of the tables that are read here.
 """
 
 from __future__ import annotations
@@ -14,169 +15,281 @@ from quire.native.cpu.kernels import (
     gated_ffn,
     gather_rows,
     linear,
+    linear_columns,
     rms_norm,
-    rotate_and_store,
+    rotate_heads,
+    share,
+    store_keys,
+    store_values,
 )
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
-from quire.native.cpu.sync import barrier
+from quire.native.cpu.sync import finish_task, leave, take_task, wait_for_tasks
 
 _WORD = 8
+_ONE = YES  # typed, see kernels
 
 
 @kernel
-def _map(
-    thread: int, table: int, words: int, x: int, depth: int, out: int, columns: int, accumulate: int
-) -> None:
-    """The linear map whose three words lie at `words`, on all rows."""
-    linear(thread, get_int64(table, layout.THREADS), x, get_int64(table, layout.ROWS), depth,
-           get_int64(words, 0), get_int64(words, 1), get_int64(words, 2), out, columns,
-           accumulate)  # fmt: skip
-
-
-@kernel
-def _norm(thread: int, table: int, weight: int) -> None:
-    """The norm of the residual stream."""
-    rms_norm(thread, get_int64(table, layout.THREADS), get_int64(table, layout.RESIDUAL),
-             get_int64(table, layout.ROWS), get_int64(table, layout.HIDDEN), weight,
-             get_float32(table, 2 * layout.EPS), get_int64(table, layout.NORMED))  # fmt: skip
-
-
-@kernel
-def _wait(table: int) -> None:
-    barrier(get_int64(table, layout.SYNC), get_int64(table, layout.THREADS))
-
-
-@kernel
-def _project(thread: int, table: int, layer: int) -> None:
-    """Queries, keys and values of the normed rows."""
-    normed, hidden = get_int64(table, layout.NORMED), get_int64(table, layout.HIDDEN)
-    size = get_int64(table, layout.HEAD_DIM)
-    q_size = get_int64(table, layout.HEADS) * size
-    kv_size = get_int64(table, layout.KV_HEADS) * size
-    _map(thread, table, layer + _WORD * layout.Q_MAP, normed, hidden,
-         get_int64(table, layout.QUERIES), q_size, NO)  # fmt: skip
-    _map(thread, table, layer + _WORD * layout.K_MAP, normed, hidden,
-         get_int64(table, layout.KEYS), kv_size, NO)  # fmt: skip
-    _map(thread, table, layer + _WORD * layout.V_MAP, normed, hidden,
-         get_int64(table, layout.VALUES), kv_size, NO)  # fmt: skip
-
-
-@kernel
-def _rotate_and_store(thread: int, table: int, layer: int) -> None:
-    rotate_and_store(
-        thread,
-        get_int64(table, layout.THREADS),
-        get_int64(table, layout.QUERIES),
-        get_int64(table, layout.KEYS),
-        get_int64(table, layout.VALUES),
-        get_int64(table, layout.ROWS),
-        get_int64(table, layout.HEADS),
-        get_int64(table, layout.KV_HEADS),
-        get_int64(table, layout.HEAD_DIM),
-        get_int64(layer, layout.Q_NORM),
-        get_int64(layer, layout.K_NORM),
-        get_float32(table, 2 * layout.EPS),
-        get_float32(table, 2 * layout.SCALE),
-        get_int64(table, layout.POSITIONS),
-        get_int64(table, layout.SLOTS),
-        get_int64(table, layout.COSINES),
-        get_int64(table, layout.SINES),
-        get_int64(table, layout.BLOCK_SIZE),
-        get_int64(layer, layout.K_CACHE),
-        get_int64(layer, layout.V_CACHE),
-    )
-
-
-@kernel
-def _attend(thread: int, table: int, layer: int, number: int) -> None:
-    attention(
-        get_int64(table, layout.QUERIES),
-        get_int64(table, layout.HEADS),
-        get_int64(table, layout.KV_HEADS),
-        get_int64(table, layout.HEAD_DIM),
-        get_int64(table, layout.POSITIONS),
-        get_int64(table, layout.BLOCK_TABLES),
-        get_int64(table, layout.TABLE_WIDTH),
-        get_int64(table, layout.BLOCK_SIZE),
-        get_int64(layer, layout.K_CACHE),
-        get_int64(layer, layout.V_CACHE),
-        get_int64(layer, layout.WINDOW),
-        get_int64(table, layout.TILES),
-        get_int64(table, layout.TILE_COUNT),
-        get_int64(table, layout.COUNTERS) + _WORD * number,
-        get_int64(table, layout.MIXED),
-        get_int64(table, layout.SCRATCH) + thread * get_int64(table, layout.SCRATCH_BYTES),
-    )
-
-
-@kernel
-def _layer(thread: int, table: int, layer: int, number: int) -> None:
-    """One layer; `layer` is the address of its row, `number` counts from 0."""
-    threads, rows = get_int64(table, layout.THREADS), get_int64(table, layout.ROWS)
-    hidden, ffn = get_int64(table, layout.HIDDEN), get_int64(table, layout.FFN)
-    residual, normed = get_int64(table, layout.RESIDUAL), get_int64(table, layout.NORMED)
-    gate, up = get_int64(table, layout.GATE), get_int64(table, layout.UP)
-    q_size = get_int64(table, layout.HEADS) * get_int64(table, layout.HEAD_DIM)
-
-    _norm(thread, table, get_int64(layer, layout.ATTENTION_NORM))
-    _wait(table)
-    _project(thread, table, layer)
-    _wait(table)
-    _rotate_and_store(thread, table, layer)
-    _wait(table)
-    _attend(thread, table, layer, number)
-    _wait(table)
-    _map(thread, table, layer + _WORD * layout.O_MAP, get_int64(table, layout.MIXED), q_size,
-         residual, hidden, YES)  # fmt: skip
-    _wait(table)
-    _norm(thread, table, get_int64(layer, layout.FFN_NORM))
-    _wait(table)
-    gated_ffn(thread, threads, normed, rows, hidden, layer + _WORD * layout.GATE_MAP, gate, up,
-              ffn)  # fmt: skip
-    _wait(table)
-    _map(thread, table, layer + _WORD * layout.DOWN_MAP, gate, ffn, residual, hidden, YES)
-    _wait(table)
-
-
-@kernel
-def _start(thread: int, table: int) -> None:
-    """Embeddings of the batch's tokens, and the tiles of attention."""
+def _split(table: int, units: int) -> int:
+    """Into how many tasks to split so many columns, heads or rows."""
     threads = get_int64(table, layout.THREADS)
-    if thread == threads - 1:
-        group = get_int64(table, layout.HEADS) // get_int64(table, layout.KV_HEADS)
-        count = plan_tiles(get_int64(table, layout.QUERY_START),
-                           get_int64(table, layout.SEQUENCES), group,
-                           get_int64(table, layout.TILES))  # fmt: skip
-        put_int64(table, layout.TILE_COUNT, count)
-    gather_rows(thread, threads, get_int64(table, layout.EMBEDDINGS),
-                get_int64(table, layout.EMBEDDINGS_NARROW), get_int64(table, layout.HIDDEN),
-                get_int64(table, layout.TOKEN_IDS), get_int64(table, layout.ROWS),
-                get_int64(table, layout.RESIDUAL))  # fmt: skip
+    return 1 if threads == 1 else min(units, threads * layout.TASKS_PER_THREAD)
 
 
 @kernel
-def _finish(thread: int, table: int) -> None:
+def _counters(table: int, phase: int) -> int:
+    return get_int64(table, layout.COUNTERS) + phase * layout.PHASE_BYTES
+
+
+@kernel
+def _wait(table: int, phase: int, tasks: int) -> None:
+    wait_for_tasks(_counters(table, phase), tasks, get_int64(table, layout.SYNC))
+
+
+@kernel
+def _scratch(thread: int, table: int) -> int:
+    return get_int64(table, layout.SCRATCH) + thread * get_int64(table, layout.SCRATCH_BYTES)
+
+
+# ---- norms: in a phase of their own, or, of few rows, by each thread for itself
+
+
+@kernel
+def _norms_apart(table: int, rows: int) -> bool:
+    return rows * get_int64(table, layout.THREADS) > layout.OWN_ROWS
+
+
+@kernel
+def _norm_phase(table: int, x: int, rows: int, weight: int, phase: int) -> None:
+    """NORMED = the norm of x, where that is a phase."""
+    if not _norms_apart(table, rows):
+        return
+    counters, tasks = _counters(table, phase), _split(table, rows)
+    task = take_task(counters)
+    while task < tasks:
+        rms_norm(task, tasks, x, rows, get_int64(table, layout.HIDDEN), weight,
+                 get_float32(table, 2 * layout.EPS), get_int64(table, layout.NORMED))  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase, tasks)
+
+
+@kernel
+def _normed(thread: int, table: int, x: int, rows: int, weight: int) -> int:
+    """Where the norm of x is: made by `_norm_phase`, or made now in this thread's scratch."""
+    if _norms_apart(table, rows):
+        return get_int64(table, layout.NORMED)
+    own = _scratch(thread, table)
+    rms_norm(NO, _ONE, x, rows, get_int64(table, layout.HIDDEN), weight,
+             get_float32(table, 2 * layout.EPS), own)  # fmt: skip
+    return own
+
+
+# ---- the phases of a layer
+
+
+@kernel
+def _project_heads(
+    table: int, words: int, normed: int, out: int, heads: int, first: int, end: int
+) -> None:
+    """The columns of some heads of queries, keys or values."""
+    size = get_int64(table, layout.HEAD_DIM)
+    linear_columns(normed, get_int64(table, layout.ROWS), get_int64(table, layout.HIDDEN),
+                   get_int64(words, 0), get_int64(words, 1), get_int64(words, 2), out,
+                   heads * size, first * size, end * size, NO)  # fmt: skip
+
+
+@kernel
+def _rotate(table: int, x: int, heads: int, first: int, end: int, norm: int, scale: float) -> None:
+    rotate_heads(x, get_int64(table, layout.ROWS), heads, get_int64(table, layout.HEAD_DIM),
+                 first, end, norm, get_float32(table, 2 * layout.EPS), scale,
+                 get_int64(table, layout.POSITIONS), get_int64(table, layout.COSINES),
+                 get_int64(table, layout.SINES))  # fmt: skip
+
+
+@kernel
+def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> None:
+    """Heads `first` to `end - 1` of the queries, keys and values in a row, ready for attention."""
+    rows, size = get_int64(table, layout.ROWS), get_int64(table, layout.HEAD_DIM)
+    heads, kv_heads = get_int64(table, layout.HEADS), get_int64(table, layout.KV_HEADS)
+    slots, block_size = get_int64(table, layout.SLOTS), get_int64(table, layout.BLOCK_SIZE)
+    if first < heads:
+        queries, last = get_int64(table, layout.QUERIES), min(end, heads)
+        _project_heads(table, layer + _WORD * layout.Q_MAP, normed, queries, heads, first, last)
+        _rotate(table, queries, heads, first, last, get_int64(layer, layout.Q_NORM),
+                get_float32(table, 2 * layout.SCALE))  # fmt: skip
+    first, end = max(first - heads, 0), end - heads
+    if first < min(end, kv_heads):
+        keys, last = get_int64(table, layout.KEYS), min(end, kv_heads)
+        _project_heads(table, layer + _WORD * layout.K_MAP, normed, keys, kv_heads, first, last)
+        _rotate(table, keys, kv_heads, first, last, get_int64(layer, layout.K_NORM),
+                get_float32(table, 2 * layout.UNIT))  # fmt: skip
+        store_keys(keys, rows, kv_heads, size, first, last, slots, block_size,
+                   get_int64(layer, layout.K_CACHE))  # fmt: skip
+    first, end = max(first - kv_heads, 0), end - kv_heads
+    if first < end:
+        values = get_int64(table, layout.VALUES)
+        _project_heads(table, layer + _WORD * layout.V_MAP, normed, values, kv_heads, first, end)
+        store_values(values, rows, kv_heads, size, first, end, slots, block_size,
+                     get_int64(layer, layout.V_CACHE))  # fmt: skip
+
+
+@kernel
+def _project(thread: int, table: int, layer: int, phase: int) -> None:
+    """Norm, queries, keys, values, rotary embedding, the write to the cache."""
+    x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
+    weight = get_int64(layer, layout.ATTENTION_NORM)
+    _norm_phase(table, x, rows, weight, phase)
+    counters = _counters(table, phase + 1)
+    units = get_int64(table, layout.HEADS) + 2 * get_int64(table, layout.KV_HEADS)
+    tasks = _split(table, units)
+    task = take_task(counters)
+    normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    while task < tasks:
+        first, end = share(task, tasks, units, _ONE)
+        _project_task(table, layer, normed, first, end)
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + 1, tasks)
+
+
+@kernel
+def _attend(thread: int, table: int, layer: int, phase: int) -> None:
+    counters, kv_heads = _counters(table, phase), get_int64(table, layout.KV_HEADS)
+    tasks = get_int64(table, layout.TILE_COUNT) * kv_heads
+    task = take_task(counters)
+    while task < tasks:
+        attention(
+            task,
+            get_int64(table, layout.QUERIES),
+            get_int64(table, layout.HEADS),
+            kv_heads,
+            get_int64(table, layout.HEAD_DIM),
+            get_int64(table, layout.POSITIONS),
+            get_int64(table, layout.BLOCK_TABLES),
+            get_int64(table, layout.TABLE_WIDTH),
+            get_int64(table, layout.BLOCK_SIZE),
+            get_int64(layer, layout.K_CACHE),
+            get_int64(layer, layout.V_CACHE),
+            get_int64(layer, layout.WINDOW),
+            get_int64(table, layout.TILES),
+            get_int64(table, layout.MIXED),
+            _scratch(thread, table),
+        )
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase, tasks)
+
+
+@kernel
+def _add_map(table: int, words: int, x: int, depth: int, phase: int) -> None:
+    """Add the linear map whose three words lie at `words` to the residual stream."""
+    counters, columns = _counters(table, phase), get_int64(table, layout.HIDDEN)
+    tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    while task < tasks:
+        linear(task, tasks, x, get_int64(table, layout.ROWS), depth, get_int64(words, 0),
+               get_int64(words, 1), get_int64(words, 2), get_int64(table, layout.RESIDUAL),
+               columns, YES)  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase, tasks)
+
+
+@kernel
+def _gate(thread: int, table: int, layer: int, phase: int) -> None:
+    """Norm, and the gated first half of the FFN."""
+    x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
+    weight = get_int64(layer, layout.FFN_NORM)
+    _norm_phase(table, x, rows, weight, phase)
+    counters, columns = _counters(table, phase + 1), get_int64(table, layout.FFN)
+    tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    while task < tasks:
+        gated_ffn(task, tasks, normed, rows, get_int64(table, layout.HIDDEN),
+                  layer + _WORD * layout.GATE_MAP, get_int64(table, layout.GATE),
+                  get_int64(table, layout.UP), columns)  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + 1, tasks)
+
+
+@kernel
+def _layer(thread: int, table: int, layer: int, phase: int) -> None:
+    """One layer; `layer` is the address of its row, `phase` the number of its first phase."""
+    q_size = get_int64(table, layout.HEADS) * get_int64(table, layout.HEAD_DIM)
+    _project(thread, table, layer, phase)
+    _attend(thread, table, layer, phase + 2)
+    _add_map(table, layer + _WORD * layout.O_MAP, get_int64(table, layout.MIXED), q_size,
+             phase + 3)  # fmt: skip
+    _gate(thread, table, layer, phase + 4)
+    _add_map(table, layer + _WORD * layout.DOWN_MAP, get_int64(table, layout.GATE),
+             get_int64(table, layout.FFN), phase + 6)  # fmt: skip
+
+
+# ---- before and after the layers
+
+
+@kernel
+def _start(table: int) -> None:
+    """The embeddings of the batch's tokens, and as the last task the tiles of attention."""
+    rows = get_int64(table, layout.ROWS)
+    counters, parts = _counters(table, 0), _split(table, rows)
+    task = take_task(counters)
+    while task <= parts:
+        if task == parts:
+            group = get_int64(table, layout.HEADS) // get_int64(table, layout.KV_HEADS)
+            count = plan_tiles(get_int64(table, layout.QUERY_START),
+                               get_int64(table, layout.SEQUENCES), group,
+                               get_int64(table, layout.TILES))  # fmt: skip
+            put_int64(table, layout.TILE_COUNT, count)
+        else:
+            gather_rows(task, parts, get_int64(table, layout.EMBEDDINGS),
+                        get_int64(table, layout.EMBEDDINGS_NARROW),
+                        get_int64(table, layout.HIDDEN), get_int64(table, layout.TOKEN_IDS),
+                        rows, get_int64(table, layout.RESIDUAL))  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, 0, parts + 1)
+
+
+@kernel
+def _finish(table: int, phase: int) -> None:
     """The last norm and the head, for the rows whose logits are wanted."""
-    threads, count = get_int64(table, layout.THREADS), get_int64(table, layout.LOGITS_COUNT)
-    hidden, normed = get_int64(table, layout.HIDDEN), get_int64(table, layout.NORMED)
-    gather_rows(thread, threads, get_int64(table, layout.RESIDUAL), NO, hidden,
-                get_int64(table, layout.LOGITS_ROWS), count, normed)  # fmt: skip
-    # The same share of rows as the gather's: no barrier between.
-    rms_norm(thread, threads, normed, count, hidden, get_int64(table, layout.FINAL_NORM),
-             get_float32(table, 2 * layout.EPS), normed)  # fmt: skip
-    _wait(table)
-    linear(thread, threads, normed, count, hidden, get_int64(table, layout.HEAD),
-           get_int64(table, layout.HEAD_NARROW), NO, get_int64(table, layout.LOGITS),
-           get_int64(table, layout.VOCAB), NO)  # fmt: skip
-    _wait(table)
+    count, hidden = get_int64(table, layout.LOGITS_COUNT), get_int64(table, layout.HIDDEN)
+    normed, vocab = get_int64(table, layout.NORMED), get_int64(table, layout.VOCAB)
+    counters, tasks = _counters(table, phase), _split(table, count)
+    task = take_task(counters)
+    while task < tasks:
+        gather_rows(task, tasks, get_int64(table, layout.RESIDUAL), NO, hidden,
+                    get_int64(table, layout.LOGITS_ROWS), count, normed)  # fmt: skip
+        rms_norm(task, tasks, normed, count, hidden, get_int64(table, layout.FINAL_NORM),
+                 get_float32(table, 2 * layout.EPS), normed)  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase, tasks)
+    counters, tasks = _counters(table, phase + 1), _split(table, vocab // layout.COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    while task < tasks:
+        linear(task, tasks, normed, count, hidden, get_int64(table, layout.HEAD),
+               get_int64(table, layout.HEAD_NARROW), NO, get_int64(table, layout.LOGITS), vocab,
+               NO)  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + 1, tasks)
 
 
 @kernel
 def step(thread: int, table: int) -> None:
-    """Run the batch that `table` (the address of `layout`'s words) describes, as one of its threads."""
-    _start(thread, table)
-    _wait(table)
-    layers = get_int64(table, layout.LAYER_TABLE)
-    for number in range(get_int64(table, layout.LAYERS)):
-        _layer(thread, table, layers + _WORD * layout.LAYER_WORDS * number, number)
-    _finish(thread, table)
+    """Run the batch that `table` (the address of `layout`'s words) describes, as one of its threads.
+
+    When one thread returns, the results are there; others may still be on their way out.
+    """
+    _start(table)
+    layers, count = get_int64(table, layout.LAYER_TABLE), get_int64(table, layout.LAYERS)
+    for number in range(count):
+        _layer(thread, table, layers + _WORD * layout.LAYER_WORDS * number,
+               layout.FIRST_PHASES + layout.LAYER_PHASES * number)  # fmt: skip
+    _finish(table, layout.FIRST_PHASES + layout.LAYER_PHASES * count)
+    leave(get_int64(table, layout.SYNC))

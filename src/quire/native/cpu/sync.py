@@ -1,8 +1,7 @@
-"""Meeting points of threads inside compiled code, without the interpreter.
+"""How threads inside compiled code share the tasks of a phase, without the interpreter.
 
-A `sync` block is int64 words, one cache line apart: arrivals, generation, abort flag. A barrier
-spins, because phases are microseconds apart; it gives the CPU away now and then, so that more
-threads than CPUs still get on.
+A phase is over when its tasks are done, not when all threads have come: a thread that is off its
+CPU holds up the others only if it sleeps in the middle of a task.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 
 from quire.native.cpu.jit import intrinsic, kernel
-from quire.native.cpu.layout import ABORT, ARRIVALS, GENERATION
+from quire.native.cpu.layout import ABORT, DONE, LEFT
 from quire.native.cpu.simd import INT32, INT64, build_pointer, call
 
 SPINS_BEFORE_YIELD = 2000
@@ -88,20 +87,26 @@ def give_way(typingctx: Any) -> Any:
 
 
 @kernel
-def barrier(sync: int, threads: int) -> None:
-    """Wait until all `threads` are here; what each wrote before, all see after.
+def take_task(counters: int) -> int:
+    """The number of a task that nobody has; at or above the phase's tasks there is none left."""
+    return atomic_add(counters, 1)
 
-    Returns at once when the team was aborted: its results no longer matter.
+
+@kernel
+def finish_task(counters: int) -> None:
+    """Say that a task is done: whoever waits for the phase sees what it wrote."""
+    atomic_add(counters + DONE, 1)
+
+
+@kernel
+def wait_for_tasks(counters: int, tasks: int, sync: int) -> None:
+    """Wait until all tasks of a phase are done.
+
+    It spins, because phases are microseconds apart, and gives the CPU away now and then. Returns at
+    once when the step was abandoned: its results no longer matter.
     """
-    if threads == 1:
-        return
-    generation = atomic_load(sync + GENERATION)
-    if atomic_add(sync + ARRIVALS, 1) == threads - 1:
-        atomic_store(sync + ARRIVALS, 0)
-        atomic_store(sync + GENERATION, generation + 1)
-        return
     spins = 0
-    while atomic_load(sync + GENERATION) == generation:
+    while atomic_load(counters + DONE) < tasks:
         if atomic_load(sync + ABORT) != 0:
             return
         spins += 1
@@ -109,3 +114,9 @@ def barrier(sync: int, threads: int) -> None:
             give_way()
         else:
             pause()
+
+
+@kernel
+def leave(sync: int) -> None:
+    """Say that this thread looks at nothing of the step any more."""
+    atomic_add(sync + LEFT, 1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from queue import SimpleQueue
 
 import numpy as np
 
-from quire.native.cpu.layout import ABORT, SYNC, SYNC_WORDS, THREADS
+from quire.native.cpu.layout import ABORT, LEFT, SYNC, SYNC_WORDS, THREADS
 from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import aligned_zeros
 
@@ -32,6 +33,7 @@ class Team:
         self._sync = aligned_zeros((SYNC_WORDS,), np.int64)
         self._table[SYNC], self._table[THREADS] = self._sync.ctypes.data, self._size
         self._process = os.getpid()
+        self._running = False
         self._signals: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(self._size - 1)]
         self._threads = [
             threading.Thread(
@@ -45,20 +47,31 @@ class Team:
         for thread in self._threads:
             thread.start()
 
-    def run(self) -> None:
-        """Run one step. Returns when its results are there."""
+    def settle(self) -> None:
+        """Wait until no thread looks at the last step, so that the tables may change.
+
+        Mostly they left long ago: only one that was off its CPU can be late.
+        """
         if os.getpid() != self._process:  # a forked child has no threads but its own
             self._start()
+        while self._running and self._sync[LEFT // 8] < self._size:
+            time.sleep(0)
+        self._running = False
+
+    def run(self) -> None:
+        """Run one step on settled tables. Returns when its results are there."""
+        self._sync[LEFT // 8] = 0
+        self._running = True
         try:
             for signal in self._signals:
                 signal.put(_GO)
             self._step(0, self._table.ctypes.data)
-        except BaseException:  # an interrupt before this thread came to the first barrier
+        except BaseException:  # an interrupt before this thread came to the step
             self._abandon()
             raise
 
     def _abandon(self) -> None:
-        """Let threads that wait at a barrier go, end them, and start anew."""
+        """Let threads that wait for a task go, end them, and start anew."""
         self._sync[ABORT // 8] = 1
         self._end()
         self._start()
