@@ -2,8 +2,8 @@
 
 A runner that does nothing returns the same logits again and again (a shuffled Zipf distribution,
 about as peaked as a language model's). What is left is scheduling, batches, sampling, detokenising
-and the deltas. All settings are measured in turn, several times over, and the median is told, since
-other programs on the machine disturb single measurements.
+and the deltas. It runs in one thread, and its processor time is told rather than the clock's, as
+other programs on the machine would be measured too; of several rounds the median.
 
     python benchmarks/scheduler_overhead.py [--repeats 5] [--steps 100]
 """
@@ -82,7 +82,7 @@ def byte_level_tokenizer(vocab_size: int) -> Tokenizer:
 
 
 def seconds_a_step(streams: int, vocab_size: int, options: dict[str, Any], steps: int) -> float:
-    """Return the mean time of a step in which every stream decodes one token."""
+    """Return the mean processor time of a step in which every stream decodes one token."""
     engine = Engine(NullRunner(vocab_size), detokenizer_factory(byte_level_tokenizer(vocab_size)))
     random = np.random.default_rng(1)
     for number in range(streams):
@@ -90,10 +90,10 @@ def seconds_a_step(streams: int, vocab_size: int, options: dict[str, Any], steps
         engine.add(str(number), Prompt(ids), SamplingParams(max_tokens=steps + 64, **options))
     while engine.statistics.generated_tokens < 4 * streams:
         engine.step()
-    start = time.perf_counter()
+    start = time.process_time()
     for _ in range(steps):
         engine.step()
-    return (time.perf_counter() - start) / steps
+    return (time.process_time() - start) / steps
 
 
 def main() -> None:
