@@ -74,6 +74,19 @@ class MarkingGenerator(CodeGenerator):
             self.write(", ")
         self.write("))")
 
+    def visit_Add(self, node: nodes.Add, frame: Frame) -> None:
+        """`a + b + c` at once: one string is made, not one for each sign."""
+        terms: list[nodes.Expr] = []
+        left: nodes.Expr = node
+        while isinstance(left, nodes.Add):
+            terms.append(left.right)
+            left = left.left
+        self.write("environment.add_all(context, (")
+        for term in (left, *reversed(terms)):
+            self.visit(term, frame)
+            self.write(", ")
+        self.write("))")
+
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         self.write("(")
         self._operand(node.expr, frame)

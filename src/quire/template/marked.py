@@ -159,19 +159,27 @@ def is_own(value: Any) -> bool:
 
 def join(pieces: Iterable[str]) -> str:
     """The pieces as one string."""
-    pieces = list(pieces)
+    pieces = pieces if isinstance(pieces, (list, tuple)) else list(pieces)
     cuts: list[int] = []
     place = 0
+    literal = False
     for piece in pieces:
         if not piece:
             continue
-        inner = piece.cuts if type(piece) is Marked else _LITERAL
-        if len(cuts) % 2:  # literal so far
-            if inner[:1] == _LITERAL:
-                inner = inner[1:]
-            else:
+        if type(piece) is not Marked:
+            if not literal:
                 cuts.append(place)
-        cuts += [place + cut for cut in inner]
+                literal = True
+        elif inner := piece.cuts:
+            if literal and inner[0] == 0:
+                inner = inner[1:]
+            elif literal:
+                cuts.append(place)
+            cuts += [place + cut for cut in inner]
+            literal = len(cuts) % 2 == 1
+        elif literal:
+            cuts.append(place)
+            literal = False
         place += len(piece)
     return _make("".join(pieces), tuple(cuts))
 

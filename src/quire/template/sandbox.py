@@ -177,9 +177,18 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return self.charge(str(self.flat(value)))
 
     def join_texts(self, pieces: Iterable[Any]) -> str:
-        texts = [self.text(piece) for piece in pieces]
+        texts = [piece if isinstance(piece, str) else self.text(piece) for piece in pieces]
         self.spend(sum(map(len, texts)))
         return join(texts)
+
+    def add_all(self, context: Context, terms: tuple[Any, ...]) -> Any:
+        """`a + b + ...`, from the left."""
+        if all(isinstance(term, str) for term in terms):
+            return self.join_texts(terms)
+        total = terms[0]
+        for term in terms[1:]:
+            total = self.call_binop(context, "+", total, term)
+        return total
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and isinstance(left, (str, Arguments)):

@@ -45,6 +45,12 @@ class Guard:
         self._pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
         self._reach = max((len(token.content) for token in self._added), default=0)
         self._neutral = _neutral_characters(self._added)
+        texts = sorted((token.content for token in self._added), key=len, reverse=True)
+        self._anywhere = re.compile(f"(?=({'|'.join(map(re.escape, texts))}))") if texts else None
+        # Only then is every added token looked for in the text as it is.
+        self._is_plain = backend.normalizer is None or not any(
+            token.normalized for token in self._added
+        )
         self._lock = threading.Lock()
         self._renamed: tuple[Backend, dict[str, str]] | None = None
 
@@ -55,6 +61,8 @@ class Guard:
     def encode(self, spans: Spans) -> list[int]:
         """The ids of the spans as one string; no control id comes from a literal one."""
         text = "".join(span.text for span in spans)
+        if self._is_plain and self._is_harmless(spans, text):
+            return encode_fast(self._backend, text)
         ids, seen = self._encode(text)
         regions = _Regions(spans)
         harmless = not any(regions.touches_literal(*core) for core in seen)
@@ -64,6 +72,28 @@ class Guard:
         if harmless and expected <= seen:
             return ids
         return self._encode_renamed(text, sorted(expected))
+
+    def _is_harmless(self, spans: Spans, text: str) -> bool:
+        """Whether no control text stands in a literal span, and no added token across a border."""
+        place = 0
+        for span in spans:
+            if span.literal and self._pattern.search(span.text):
+                return False
+            if place and self._straddles(text, place):
+                return False
+            place += len(span.text)
+        return True
+
+    def _straddles(self, text: str, border: int) -> bool:
+        """Whether the text of any added token stands across the border."""
+        if self._anywhere is None:
+            return False
+        start = max(0, border - self._reach + 1)
+        around = text[start : border + self._reach - 1]
+        border -= start
+        return any(
+            match.start() < border < match.end(1) for match in self._anywhere.finditer(around)
+        )
 
     def _encode(self, text: str) -> tuple[list[int], set[tuple[int, int]]]:
         """The ids of a text, and where in it control tokens were seen."""
@@ -125,6 +155,11 @@ class Guard:
                 names = _new_names(self._controls.values(), self._added)
                 self._renamed = _rename(self._backend, names), names
             return self._renamed
+
+
+def encode_fast(backend: Backend, text: str) -> list[int]:
+    """The ids alone: the library then keeps no account of where each token stands."""
+    return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 
 class _Regions:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from quire.errors import ConfigError
 from quire.prompt import Span, Spans
 from quire.tokenizer.folder import ChatTemplate, load_backend, load_settings
-from quire.tokenizer.guard import Guard
+from quire.tokenizer.guard import Guard, encode_fast
 
 
 class Tokenizer:
@@ -107,7 +107,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, with no special tokens around; control tokens in it are seen as such."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        return encode_fast(self.backend, text)
 
     def encode_spans(self, spans: Spans, control: frozenset[str] = frozenset()) -> list[int]:
         """The ids of the spans as one string, with no control token arising from literal text.
