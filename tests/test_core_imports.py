@@ -12,7 +12,7 @@ import quire
 
 SOURCE = Path(quire.__file__).parent
 FORBIDDEN = {"torch", "transformers", "peft", "vllm"}
-MAKERS = {"make.py", "train.py", "network.py", "rewards.py"}  # of the demo models
+MAKERS = {"make.py", "train.py", "muon.py", "network.py", "rewards.py"}  # of the demo models
 CONVERSION = SOURCE / "tokenizer" / "folder.py"  # `quire[convert]`, inside one function
 
 WITHOUT_TORCH = """
