@@ -48,7 +48,7 @@ LAYER_WORDS = FIRST_LINEAR + 3 * len(LINEARS)
 
 # What the threads of a step share. Each phase has two counters: tasks taken, tasks done.
 LINE = 64  # bytes of a cache line; what different threads write lies on different ones
-LEFT, ABORT = 0, LINE
+OPEN, INSIDE = 0, LINE
 SYNC_WORDS = 2 * LINE // 8
 PHASE_BYTES, DONE = 2 * LINE, LINE
 FIRST_PHASES, LAYER_PHASES, LAST_PHASES = 1, 7, 2

@@ -23,7 +23,7 @@ from quire.native.cpu.kernels import (
     store_values,
 )
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
-from quire.native.cpu.sync import finish_task, leave, take_task, wait_for_tasks
+from quire.native.cpu.sync import enter, finish_task, leave, take_task, wait_for_tasks
 
 _WORD = 8
 _ONE = YES  # typed, see kernels
@@ -43,7 +43,7 @@ def _counters(table: int, phase: int) -> int:
 
 @kernel
 def _wait(table: int, phase: int, tasks: int) -> None:
-    wait_for_tasks(_counters(table, phase), tasks, get_int64(table, layout.SYNC))
+    wait_for_tasks(_counters(table, phase), tasks)
 
 
 @kernel
@@ -284,12 +284,16 @@ def _finish(table: int, phase: int) -> None:
 def step(thread: int, table: int) -> None:
     """Run the batch that `table` (the address of `layout`'s words) describes, as one of its threads.
 
-    When one thread returns, the results are there; others may still be on their way out.
+    When thread 0 returns, the results are there. Others need not have come, and may still be on
+    their way out.
     """
+    sync = get_int64(table, layout.SYNC)
+    if not enter(sync):
+        return
     _start(table)
     layers, count = get_int64(table, layout.LAYER_TABLE), get_int64(table, layout.LAYERS)
     for number in range(count):
         _layer(thread, table, layers + _WORD * layout.LAYER_WORDS * number,
                layout.FIRST_PHASES + layout.LAYER_PHASES * number)  # fmt: skip
     _finish(table, layout.FIRST_PHASES + layout.LAYER_PHASES * count)
-    leave(get_int64(table, layout.SYNC))
+    leave(sync, thread == 0)

@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 
 from quire.native.cpu.jit import intrinsic, kernel
-from quire.native.cpu.layout import ABORT, DONE, LEFT
+from quire.native.cpu.layout import DONE, INSIDE, OPEN
 from quire.native.cpu.simd import INT32, INT64, build_pointer, call
 
 SPINS_BEFORE_YIELD = 2000
@@ -44,7 +44,7 @@ def atomic_load(typingctx: Any, address: Any) -> Any:
     """Read an int64, and everything written before it was stored."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load_atomic(build_pointer(builder, args[0], INT64), "acquire", 8)
+        return builder.load_atomic(build_pointer(builder, args[0], INT64), "seq_cst", 8)
 
     return _I(_I), code
 
@@ -99,16 +99,13 @@ def finish_task(counters: int) -> None:
 
 
 @kernel
-def wait_for_tasks(counters: int, tasks: int, sync: int) -> None:
+def wait_for_tasks(counters: int, tasks: int) -> None:
     """Wait until all tasks of a phase are done.
 
-    It spins, because phases are microseconds apart, and gives the CPU away now and then. Returns at
-    once when the step was abandoned: its results no longer matter.
+    It spins, because phases are microseconds apart, and gives the CPU away now and then.
     """
     spins = 0
     while atomic_load(counters + DONE) < tasks:
-        if atomic_load(sync + ABORT) != 0:
-            return
         spins += 1
         if spins % SPINS_BEFORE_YIELD == 0:
             give_way()
@@ -117,6 +114,21 @@ def wait_for_tasks(counters: int, tasks: int, sync: int) -> None:
 
 
 @kernel
-def leave(sync: int) -> None:
-    """Say that this thread looks at nothing of the step any more."""
-    atomic_add(sync + LEFT, 1)
+def enter(sync: int) -> bool:
+    """Join the step that runs, if one does; whoever joins must `leave`.
+
+    A thread that wakes too late finds the step closed, or helps with the next one.
+    """
+    atomic_add(sync + INSIDE, 1)
+    if atomic_load(sync + OPEN) != 0:
+        return True
+    atomic_add(sync + INSIDE, -1)
+    return False
+
+
+@kernel
+def leave(sync: int, closes: bool) -> None:
+    """Say that this thread looks at nothing of the step any more; if it `closes`, nobody may join."""
+    if closes:
+        atomic_add(sync + OPEN, -1)
+    atomic_add(sync + INSIDE, -1)

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from quire.native.cpu.layout import ABORT, LEFT, SYNC, SYNC_WORDS, THREADS
+from quire.native.cpu.layout import INSIDE, OPEN, SYNC, SYNC_WORDS, THREADS
 from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import aligned_zeros
 
@@ -29,11 +29,9 @@ class Team:
         self._start()
 
     def _start(self) -> None:
-        # A block of its own for each set of threads: an aborted one may still be looking at it.
         self._sync = aligned_zeros((SYNC_WORDS,), np.int64)
         self._table[SYNC], self._table[THREADS] = self._sync.ctypes.data, self._size
         self._process = os.getpid()
-        self._running = False
         self._signals: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(self._size - 1)]
         self._threads = [
             threading.Thread(
@@ -48,33 +46,27 @@ class Team:
             thread.start()
 
     def settle(self) -> None:
-        """Wait until no thread looks at the last step, so that the tables may change.
+        """Wait until no thread is inside the last step, so that the tables may change.
 
-        Mostly they left long ago: only one that was off its CPU can be late.
+        Mostly they left long ago. One that never came to the step is not waited for.
         """
         if os.getpid() != self._process:  # a forked child has no threads but its own
             self._start()
-        while self._running and self._sync[LEFT // 8] < self._size:
+        while self._sync[INSIDE // 8]:
             time.sleep(0)
-        self._running = False
 
     def run(self) -> None:
         """Run one step on settled tables. Returns when its results are there."""
-        self._sync[LEFT // 8] = 0
-        self._running = True
+        self._sync[OPEN // 8] = 1
         try:
             for signal in self._signals:
                 signal.put(_GO)
             self._step(0, self._table.ctypes.data)
-        except BaseException:  # an interrupt before this thread came to the step
-            self._abandon()
+        except BaseException:
+            # An interrupt before this thread came to the step: the others do it all, and end.
+            self._end()
+            self._start()
             raise
-
-    def _abandon(self) -> None:
-        """Let threads that wait for a task go, end them, and start anew."""
-        self._sync[ABORT // 8] = 1
-        self._end()
-        self._start()
 
     def _end(self) -> None:
         for signal in self._signals:
