@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from quire.native.top import largest
 from quire.outputs import TokenLogprob
 
-_GROUP = 256  # rows done together: bounds the memory of their exponentials
+_GROUP_ENTRIES = 2**20  # done together: bounds the memory of what comes in between
 
 
 def token_logprobs(
@@ -21,8 +21,9 @@ def token_logprobs(
     `tops` (M,) says how many of the likeliest tokens to name beside each.
     """
     found: list[TokenLogprob] = []
-    for start in range(0, len(logits), _GROUP):
-        end = start + _GROUP
+    group = max(1, _GROUP_ENTRIES // logits.shape[1])
+    for start in range(0, len(logits), group):
+        end = start + group
         found += _group(logits[start:end], tokens[start:end], tops[start:end])
     return found
 

@@ -112,8 +112,7 @@ def _logprobs(
         return None
     tops = [sequences[place].request.params.logprobs or 0 for place in wanting]
     result: list[TokenLogprob | None] = [None] * len(sequences)
-    for place, one in zip(
-        wanting, token_logprobs(logits[wanting], tokens[wanting], tops), strict=True
-    ):
+    some = logits if len(wanting) == len(sequences) else logits[wanting]
+    for place, one in zip(wanting, token_logprobs(some, tokens[wanting], tops), strict=True):
         result[place] = one
     return result
