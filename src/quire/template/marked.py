@@ -203,11 +203,13 @@ def join_with(separator: str, items: Iterable[Any]) -> str:
 def to_spans(pieces: Iterable[str]) -> Spans:
     """The pieces as one text's spans, neighbours of one kind merged."""
     text = join(pieces)
-    if not text:
-        return ()
-    if type(text) is not Marked:
-        return (Span(str(text), literal=True),)
-    return tuple(Span(str.__str__(run), type(run) is not Marked) for run in text.runs() if run)
+    cuts = text.cuts if type(text) is Marked else _LITERAL
+    plain, ends = str.__str__(text), pairwise((0, *cuts, len(text)))
+    return tuple(
+        Span(plain[start:end], literal=place % 2 == 1)
+        for place, (start, end) in enumerate(ends)
+        if start < end
+    )
 
 
 def _by_runs(name: str) -> Callable[[Marked], str]:

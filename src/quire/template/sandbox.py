@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, ItemsView, Iterable, KeysView, Mapping, ValuesView
+from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -43,7 +43,8 @@ _MAX_BITS = 1 << 15
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 _REFUSED = frozenset({"translate", "encode", "to_bytes"})
 _MAX_SOURCE = 1_000_000
-_NESTED = (list, tuple, set, frozenset, dict, KeysView, ValuesView, ItemsView, Namespace)
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_NESTED = (list, tuple, dict, set, frozenset, *_VIEWS, Namespace)
 
 
 class Arguments(dict[str, Any]):
@@ -303,8 +304,8 @@ class Renderer:
             TemplateError: the template refuses the conversation, fails, or works without end.
         """
         with self._lock:
-            self._environment.begin(sum(map(len, _strings(variables))))
             try:
+                self._environment.begin(_size(dict(variables)))
                 return to_spans(self._pieces(variables))
             except TemplateError:
                 raise
@@ -336,11 +337,20 @@ def _short(error: Exception) -> str:
 
 
 def _items(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if isinstance(value, Namespace):  # hides its attributes from vars()
         return list(object.__getattribute__(value, "_Namespace__attrs").values())
     return list(value)
+
+
+def _size(value: Any) -> int:
+    """How many characters the texts in a value have; keys count as one."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return len(value) + sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def _strings(value: Any) -> Iterable[str]:
