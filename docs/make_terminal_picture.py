@@ -6,7 +6,6 @@ Run from the repository's root: `python docs/make_terminal_picture.py`.
 from __future__ import annotations
 
 import io
-import json
 import re
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from rich.terminal_theme import DIMMED_MONOKAI
 
 from quire.chat import ChatModel
 from quire.cli.chat import TerminalChat
-from quire.cli.demo import WEATHER, WEATHER_TOOL, ScriptedReader
+from quire.cli.demo import ScriptedReader
 from quire.cli.interactive import greet
 from quire.demo import demo_model_path
 
@@ -24,8 +23,8 @@ LINES = (
     "Hello! Who are you?",
     "What is PagedAttention?",
     "/stats on",
-    f"/tools {json.dumps(WEATHER_TOOL)}",
-    "What is the weather in Lisbon?",
+    "How do I stream an answer?",
+    "/set temperature 0.2",
 )
 
 
@@ -41,7 +40,7 @@ def main() -> None:
         highlight=False,
         _environ={"TERM": "dumb"},
     )
-    reader = ScriptedReader(console, json.dumps(WEATHER))
+    reader = ScriptedReader(console, tool_result="")
     with ChatModel({"model_name_or_path": str(demo_model_path())}) as model:
         greet(console, "the demo model", model)
         chat = TerminalChat(model, console, reader, {"temperature": 0})

@@ -79,8 +79,6 @@ def test_a_fault_ends_the_demo_with_exit_code_1(
 
 
 def test_figures() -> None:
-    assert demo.figures(1.23, [], [], 0.0) == (
-        "Ready in 1.2 s · 0 tokens · - one at a time, - 0 at once"
-    )
+    assert demo.figures(1.23, [], [], 0.0) == ("Ready in 1.2 s · 0 tokens · - alone, - 0 at once")
     age = demo.process_age()
     assert age is None or age > 0

@@ -65,9 +65,7 @@ class Answer:
         if tokens > 1 and self.writing > 0:
             parts.append(f"{(tokens - 1) / self.writing:,.0f} tokens/s")
         if self.usage:
-            cached = (
-                f", {self.usage.cached_tokens} of them cached" if self.usage.cached_tokens else ""
-            )
+            cached = f", {self.usage.cached_tokens} cached" if self.usage.cached_tokens else ""
             parts.append(f"prompt {self.usage.prompt_tokens} tokens{cached}")
         return " · ".join(parts)
 

@@ -68,9 +68,7 @@ class ScriptedReader:
         self._tool_result = tool_result
 
     def type(self, label: str, line: str) -> str:
-        self._console.print(
-            Text.assemble((f"{label} ", "bold green"), (line, "bold")), soft_wrap=True
-        )
+        self._console.print(Text.assemble((f"{label} ", "bold green"), (line, "bold")))
         return line
 
     def read(self, label: str) -> str:
@@ -140,7 +138,7 @@ def figures(
     count, _ = total(together)
     return (
         f"Ready in {ready:.1f} s · {tokens + count} tokens · {_rate(tokens - len(alone), writing)} "
-        f"one at a time, {_rate(count, seconds)} {len(together)} at once"
+        f"alone, {_rate(count, seconds)} {len(together)} at once"
     )
 
 

@@ -168,7 +168,9 @@ def _in_our_words(error: CycloptsError, words: Sequence[str], app: App) -> str:
     if isinstance(error, UnknownCommandError) and words:
         return _unknown(words[0], app)
     if isinstance(error, UnusedCliTokensError):
-        return f"{' '.join(error.unused_tokens or [])!r} is more than the command takes; see --help."
+        return (
+            f"{' '.join(error.unused_tokens or [])!r} is more than the command takes; see --help."
+        )
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         return f"{error.argument.name} needs a value."
     return str(error)
