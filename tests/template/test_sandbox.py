@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from quire.errors import TemplateError
-from quire.template import sandbox
-from quire.template.sandbox import Renderer
+from quire.template import budget
+from quire.template.renderer import Renderer
 
 DEEP = (
     "{% set ns = namespace(s=(1,), t=(1,)) %}{% for i in range(100) %}"
@@ -112,7 +112,7 @@ NESTED = {
 @pytest.fixture(autouse=True)
 def _small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same mechanism with a smaller budget, so that the tests take seconds."""
-    monkeypatch.setattr(sandbox, "FREE_WORK", 400_000)
+    monkeypatch.setattr(budget, "FREE_WORK", 400_000)
 
 
 def render(source: str, **variables: Any) -> str:
@@ -160,8 +160,8 @@ def test_templates_that_cannot_be_compiled(source: str, says: str) -> None:
 
 
 def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "FREE_WORK", 10**12)
-    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
+    monkeypatch.setattr(budget, "FREE_WORK", 10**12)
+    monkeypatch.setattr(budget, "SECONDS", 0.2)
     with pytest.raises(TemplateError, match=r"longer than 0\.2 s"):
         render(ENDLESS["loops"])
 

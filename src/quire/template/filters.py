@@ -12,6 +12,7 @@ from jinja2 import pass_environment
 from jinja2.filters import make_attrgetter
 
 from quire.errors import TemplateError
+from quire.template.budget import PIECE
 from quire.template.formatting import percent
 from quire.template.marked import Marked, is_own, join, join_with, own
 
@@ -81,7 +82,7 @@ def _join(environment: Any, value: Any, d: Any = "", attribute: Any = None) -> s
 @pass_environment
 def _replace(environment: Any, s: Any, old: Any, new: Any, count: Any = None) -> str:
     text, old, new = map(environment.text, (s, old, new))
-    environment.spend(str.count(text, old) * (len(new) + 16))
+    environment.spend(str.count(text, old) * (len(new) + PIECE))
     marked = text if type(text) is Marked else Marked(text)
     return marked.replace(old, new, -1 if count is None else count)
 
@@ -183,7 +184,7 @@ def _metered(environment: Any, name: str, function: Callable[..., Any]) -> Calla
         environment.tick(8)
         values = (*args, *kwargs.values())
         if name in _ITERATING:  # a string is taken apart into its characters
-            environment.spend(16 * sum(len(value) for value in values if isinstance(value, str)))
+            environment.spend(PIECE * sum(len(value) for value in values if isinstance(value, str)))
         if name in _COMPARING:
             args = tuple(map(environment.operand, args))
         elif name not in _SHALLOW_FILTERS:

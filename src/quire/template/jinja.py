@@ -12,7 +12,8 @@ from quire.messages import Conversation, Message, ToolCall
 from quire.prompt import Element, TextElement
 from quire.template.format import MediaTokens, find_markers
 from quire.template.marked import join, own
-from quire.template.sandbox import Arguments, Renderer
+from quire.template.renderer import Renderer
+from quire.template.sandbox import Arguments
 from quire.template.template import Template, refuse_media
 from quire.template.thoughts import mark_thought
 from quire.tokenizer import Tokenizer

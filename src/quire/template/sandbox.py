@@ -8,9 +8,7 @@ takes no signals, threads or processes.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -20,31 +18,17 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 
 from quire.errors import TemplateError
-from quire.prompt import Spans
+from quire.template.budget import CALL, PIECE, Budget
 from quire.template.codegen import MarkingGenerator, add_ticks
 from quire.template.filters import FILTERS, REMOVED, meter_filters, meter_tests
 from quire.template.formatting import MarkedFormatter, percent
-from quire.template.marked import Marked, join, join_with, own, to_spans
+from quire.template.marked import Marked, join, join_with, own
 
-SECONDS = 10.0
-"""The longest that one rendering may take."""
-FREE_WORK = 10_000_000
-WORK_PER_CHARACTER = 2_000
-"""What a rendering may spend: so much, and so much more for each character of the conversation."""
-_CLOCK_EVERY = 500_000
-_NODE = 4  # what visiting one node of the template, or one item of a value, costs
-_CALL = 100
-PIECE = 16
-"""What each of many strings costs that are cut out of one, or put together."""
 _MAX_BITS = 1 << 15
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 _REFUSED = frozenset({"translate", "encode", "to_bytes"})
-_MAX_SOURCE = 1_000_000
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
-_NESTED = (list, tuple, dict, set, frozenset, *_VIEWS, Namespace)
 
 
 class Arguments(dict[str, Any]):
@@ -70,7 +54,7 @@ class GenerationTag(Extension):
         return caller()
 
 
-class ChatEnvironment(ImmutableSandboxedEnvironment):
+class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
     """One template's environment: its constants, and the budget of the rendering under way."""
 
     code_generator_class = MarkingGenerator
@@ -94,9 +78,6 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         given = cast("dict[str, Any]", self.globals)
         given["raise_exception"] = self._raise_exception
         given["strftime_now"] = _strftime_now
-        self._left = 0
-        self._check_at = 0
-        self._deadline = 0.0
 
     def constant(self, value: Any) -> int:
         """Keep a constant of the template, its strings marked as own; return its number."""
@@ -105,65 +86,6 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return add_ticks(super()._parse(source, name, filename))
-
-    # --- the budget ----------------------------------------------------------------------------
-
-    def begin(self, characters: int) -> None:
-        """Start the budget of one rendering, of a conversation of so many characters."""
-        self._left = FREE_WORK + WORK_PER_CHARACTER * characters
-        self._check_at = self._left
-        self._deadline = time.monotonic() + SECONDS
-
-    def spend(self, work: int) -> None:
-        """Take from the budget.
-
-        Raises:
-            TemplateError: it is used up, or the time is.
-        """
-        self._left -= work
-        if self._left < self._check_at:
-            self._check_at = self._left - _CLOCK_EVERY
-            if self._left < 0:
-                raise TemplateError(
-                    "The chat template does too much work for this conversation: it seems to loop, "
-                    "or to grow, without end."
-                )
-            if time.monotonic() > self._deadline:
-                raise TemplateError(f"The chat template took longer than {SECONDS:g} s.")
-
-    def tick(self, count: int) -> bool:
-        """A body of `count` nodes is run once more; true, so that it can stand in a condition."""
-        self.spend(count * _NODE)
-        return True
-
-    def charge(self, value: Any) -> Any:
-        """Pay for a value that was just made; return it."""
-        if isinstance(value, str):
-            self.spend(len(value))
-        elif isinstance(value, (list, tuple, dict)):
-            self.spend(8 * len(value))
-        return value
-
-    def flat(self, value: Any) -> Any:
-        """Pay for looking through a nested value, before something does so; return it.
-
-        A value may hold another one many times, and so be far larger than what it took to make it.
-        """
-        if isinstance(value, _NESTED):
-            waiting: list[Any] = [value]
-            while waiting:
-                inner = waiting.pop()
-                if isinstance(inner, _NESTED):
-                    items = _items(inner)
-                    self.spend(_NODE * (len(items) + 1))
-                    waiting += items
-                elif isinstance(inner, str):
-                    self.spend(len(inner))
-        return value
-
-    def operand(self, value: Any) -> Any:
-        """One side of a comparison: `in` would take the items out of a generator unseen."""
-        return self.flat(list(value) if isinstance(value, Generator) else value)
 
     # --- what the compiled template calls ------------------------------------------------------
 
@@ -213,7 +135,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         return not strange and super().is_safe_attribute(obj, attr, value)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.spend(_CALL)
+        self.spend(CALL)
         owner = getattr(function, "__self__", None) if callable(function) else None
         if owner is not None and owner is not self:
             function = self._method(owner, function, args, kwargs)
@@ -264,104 +186,8 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
         raise jinja2.TemplateError(self.text(message))
 
 
-class Renderer:
-    """One chat template, compiled. One rendering runs at a time; others wait for it."""
-
-    def __init__(self, source: str) -> None:
-        """Compile.
-
-        Raises:
-            TemplateError: the source is no Jinja template.
-        """
-        self._environment = ChatEnvironment()
-        self._lock = threading.Lock()
-        if len(source) > _MAX_SOURCE:
-            raise TemplateError(f"The chat template is longer than {_MAX_SOURCE:,} characters.")
-        try:
-            self._template = self._environment.from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(
-                f"The chat template has an error in line {error.lineno}: {error.message}."
-            ) from None
-        except (
-            jinja2.TemplateError,
-            RecursionError,
-            SyntaxError,
-            ValueError,
-            MemoryError,
-        ) as error:
-            raise TemplateError(f"The chat template cannot be compiled: {error}.") from None
-
-    @property
-    def own_texts(self) -> tuple[str, ...]:
-        """All strings that stand in the template."""
-        return tuple(text for value in self._environment.constants for text in _strings(value))
-
-    def render(self, variables: Mapping[str, Any]) -> Spans:
-        """Render to spans: own is what the template itself wrote.
-
-        Raises:
-            TemplateError: the template refuses the conversation, fails, or works without end.
-        """
-        with self._lock:
-            try:
-                self._environment.begin(_size(dict(variables)))
-                return to_spans(self._pieces(variables))
-            except TemplateError:
-                raise
-            except jinja2.TemplateError as error:
-                raise TemplateError(f"The chat template says: {_short(error)}") from None
-            except RecursionError:
-                raise TemplateError("The chat template calls itself too deeply.") from None
-            except Exception as error:
-                raise TemplateError(
-                    f"The chat template failed with {type(error).__name__}: {_short(error)}."
-                ) from None
-
-    def _pieces(self, variables: Mapping[str, Any]) -> list[str]:
-        context = self._template.new_context(dict(variables))
-        pieces: list[str] = []
-        for piece in self._template.root_render_func(context):
-            self._environment.spend(len(piece))
-            pieces.append(piece)
-        return pieces
-
-
 def _strftime_now(form: str) -> str:
     return own(datetime.now().strftime(form))
-
-
-def _short(error: Exception) -> str:
-    text = str(error)
-    return text if len(text) <= 500 else text[:500] + "…"
-
-
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [*value.keys(), *value.values()]
-    if isinstance(value, Namespace):  # hides its attributes from vars()
-        return list(object.__getattribute__(value, "_Namespace__attrs").values())
-    return list(value)
-
-
-def _size(value: Any) -> int:
-    """How many characters the texts in a value have; keys count as one."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return len(value) + sum(map(_size, value.values()))
-    return sum(map(_size, value)) if isinstance(value, (list, tuple)) else 0
-
-
-def _strings(value: Any) -> Iterable[str]:
-    """All strings in a value of strings, lists and mappings."""
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, str):
-            yield inner
-        elif isinstance(inner, _NESTED):
-            waiting += _items(inner)
 
 
 def _mark(value: Any) -> Any:
