@@ -9,8 +9,8 @@ from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
 from quire.tools.stream import StreamParser
-from quire.tools.tag_calls import TagCalls, Tags
-from quire.tools.writing import arguments_object, dump, join, join_with, literal, unwrap, value_text
+from quire.tools.tag_calls import TagCalls, Tags, write_parameters
+from quire.tools.writing import dump, join, join_with, literal, unwrap
 
 _BEFORE = """
 
@@ -61,8 +61,5 @@ class MiniMax2Format(ToolFormat):
 
 
 def _write_call(call: ToolCall) -> Spans:
-    arguments = [
-        join('\n<parameter name="', literal(key), '">', literal(value_text(value)), "</parameter>")
-        for key, value in arguments_object(call).items()
-    ]
+    arguments = write_parameters(call, _TAGS)
     return join('<invoke name="', literal(call.name), '">', *arguments, "\n</invoke>")

@@ -9,8 +9,8 @@ from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import ToolFormat, ToolParser
 from quire.tools.stream import StreamParser
-from quire.tools.tag_calls import TagCalls, Tags
-from quire.tools.writing import arguments_object, dump, join, join_with, literal, unwrap, value_text
+from quire.tools.tag_calls import TagCalls, Tags, write_parameters
+from quire.tools.writing import dump, join, join_with, literal, unwrap
 
 _BEFORE = """
 
@@ -77,9 +77,6 @@ class Qwen35Format(ToolFormat):
 
 
 def _write_call(call: ToolCall) -> Spans:
-    arguments = [
-        join("\n<parameter=", literal(key), ">\n", literal(value_text(value)), "\n</parameter>")
-        for key, value in arguments_object(call).items()
-    ]
+    arguments = write_parameters(call, _TAGS)
     name = literal(call.name)
     return join("<tool_call>\n<function=", name, ">", *arguments, "\n</function>\n</tool_call>")

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quire.messages import ToolCall
+from quire.prompt import Spans
 from quire.tools.stream import Grammar, Reading, Refuted, Source
 from quire.tools.typed_values import Schemas
+from quire.tools.writing import arguments_object, join, literal, value_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,25 @@ class Tags:
     lead: str = ""
     own_lines: bool = False
     parameter_end: str = "</parameter>"
+
+
+def write_parameters(call: ToolCall, tags: Tags) -> list[Spans]:
+    """Each of the call's arguments on a line of its own.
+
+    Raises:
+        ToolError: the arguments are not a JSON object.
+    """
+    line = "\n" if tags.own_lines else ""
+    return [
+        join(
+            "\n" + tags.parameter,
+            literal(key),
+            tags.key_end + line,
+            literal(value_text(value)),
+            line + tags.parameter_end,
+        )
+        for key, value in arguments_object(call).items()
+    ]
 
 
 class TagCalls(Grammar):
