@@ -45,9 +45,15 @@ def test_no_word_is_lost_and_short_words_fit_their_lines(pieces: list[str], widt
     text = "".join(pieces)
     lines = shown(pieces, width)
     assert "".join(lines.removeprefix("Thinking:").split()) == "".join(text.split())
-    if "  " not in text.expandtabs(2) and all(cell_len(word) < width for word in text.split()):
+    single = "  " not in text and "\t" not in text
+    if single and all(cell_len(word) < width for word in text.split()):
         assert all(cell_len(line.rstrip()) <= width for line in lines.split("\n")[1:])
 
 
 def test_control_characters_are_made_harmless() -> None:
     assert "␛[2J" in shown(["a\x1b", "[2J"])
+
+
+def test_a_line_that_is_full_is_broken() -> None:
+    assert shown(["aaaaa\ta"], width=8) == "Thinking:\naaaaa   \na\n\n"
+    assert shown(["aaaaaaaa a"], width=8) == "Thinking:\naaaaaaaa\na\n\n"

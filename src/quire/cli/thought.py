@@ -48,11 +48,17 @@ class ThoughtStream:
 
     def _placed(self, part: str) -> str:
         """The part, after a line break if it would not fit any more."""
-        part = part.expandtabs(4)
-        breaks = self._column > 0 and self._column + cell_len(part.rstrip()) > self._console.width
+        part, width = part.expandtabs(4), self._console.width
+        breaks = self._column > 0 and self._column + cell_len(part.rstrip()) > width
         start = 0 if breaks else self._column
         *above, last = part.split("\n")
-        self._column = cell_len(last) if above else (start + cell_len(part)) % self._console.width
+        self._column = cell_len(last) + (0 if above else start)
+        if self._column > width:
+            word = part.rstrip(" ")
+            if start + cell_len(word) <= width and not above:  # blanks alone go over the edge
+                part, self._column = word, width
+            else:  # the terminal itself breaks the line
+                self._column %= width
         return ("\n" if breaks else "") + part
 
     def _print(self, text: str) -> None:
