@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from quire.prompt import Span
 from quire.tokenizer import Tokenizer
+from quire.tokenizer.guard import longest_of
 from tests.tokenizer.kinds import KINDS, make_backend
 
 END = "<|end|>"
@@ -134,3 +138,24 @@ def test_unknown_characters_are_no_control_tokens() -> None:
     tokenizer = make("unigram")
     spans = (own(END), said("Yes & no 🦆🦆"), own(END))
     assert tokenizer.encode_spans(spans) == tokenizer.encode(f"{END}Yes & no 🦆🦆{END}")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(st.text("ab<|(", min_size=1, max_size=5), max_size=8),
+    text=st.text("ab<|(", max_size=20),
+)
+def test_the_longest_text_at_a_place(texts: list[str], text: str) -> None:
+    pattern = re.compile(longest_of(texts))
+    for place in range(len(text) + 1):
+        standing = [item for item in texts if text.startswith(item, place)]
+        found = pattern.match(text, place)
+        assert (found[0] if found else None) == max(standing, key=len, default=None)
+
+
+def test_thousands_of_added_tokens() -> None:
+    more = [AddedToken(f"<unused{number}>", special=False) for number in range(3000)]
+    tokenizer = make("metaspace_bpe", *more)
+    ids = tokenizer.encode_spans((own(END), said(f"a <unused7> {END}"), own(END)))
+    assert ids.count(tokenizer.token_to_id(END) or -1) == 2
+    assert tokenizer.token_to_id("<unused7>") in ids

@@ -41,12 +41,10 @@ class Guard:
             for number, token in added.items()
             if token.content and _is_control(token, control)
         }
-        texts = sorted(self._controls.values(), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, texts)) or r"(?!)")
+        self._pattern = re.compile(longest_of(self._controls.values()))
         self._reach = max((len(token.content) for token in self._added), default=0)
         self._neutral = _neutral_characters(self._added)
-        texts = sorted((token.content for token in self._added), key=len, reverse=True)
-        self._anywhere = re.compile(f"(?=({'|'.join(map(re.escape, texts))}))") if texts else None
+        self._anywhere = re.compile(f"(?=({longest_of(token.content for token in self._added)}))")
         # Only then is every added token looked for in the text as it is.
         self._is_plain = backend.normalizer is None or not any(
             token.normalized for token in self._added
@@ -86,8 +84,6 @@ class Guard:
 
     def _straddles(self, text: str, border: int) -> bool:
         """Whether the text of any added token stands across the border."""
-        if self._anywhere is None:
-            return False
         start = max(0, border - self._reach + 1)
         around = text[start : border + self._reach - 1]
         border -= start
@@ -155,6 +151,31 @@ class Guard:
                 names = _new_names(self._controls.values(), self._added)
                 self._renamed = _rename(self._backend, names), names
             return self._renamed
+
+
+def longest_of(texts: Iterable[str]) -> str:
+    """A regular expression for the longest of these texts that stands at a place.
+
+    It branches as the texts do, so that thousands of them are looked for at once.
+    """
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for character in text:
+            node = node.setdefault(character, {})
+        node[""] = None
+    return _branches(tree) if tree else r"(?!)"
+
+
+def _branches(node: dict[str, Any]) -> str:
+    stem = ""
+    while len(node) == 1 and "" not in node:
+        ((character, node),) = node.items()
+        stem += re.escape(character)
+    branches = [re.escape(key) + _branches(child) for key, child in node.items() if key]
+    if not branches:
+        return stem
+    return f"{stem}(?:{'|'.join(branches)}){'?' if '' in node else ''}"
 
 
 def encode_fast(backend: Backend, text: str) -> list[int]:
