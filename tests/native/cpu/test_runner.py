@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -304,3 +305,49 @@ def test_an_interrupted_step_leaves_the_runner_usable(
     interrupts.append(False)
     np.testing.assert_array_equal(logits_of(runner, ids), wanted)
     assert len(threads_of_kernels()) == before
+
+
+def test_threads_that_come_late_or_never_are_not_waited_for(
+    folders: Callable[..., Path], load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, woken = load_step(), threading.Event()
+
+    def step(number: int, table: int) -> None:
+        if number == 2:
+            woken.wait(60)
+        elif number == 1:
+            time.sleep(0.002)
+        real(number, table)
+
+    ids = random_ids(60)
+    wanted = logits_of(load(folders("qwen3")), ids)
+    monkeypatch.setattr(loading, "load_step", lambda on_compile: step)
+    runner = load(folders("qwen3"), num_threads=3)
+    np.testing.assert_array_equal(logits_of(runner, ids, [20] + [1] * 20), wanted)
+    woken.set()
+    np.testing.assert_array_equal(logits_of(runner, ids, [1] * 30), wanted)
+
+
+def test_nan_stays_in_its_own_sequence(
+    folders: Callable[..., Path], load: Load, tmp_path: Path
+) -> None:
+    folder = make_random_model(tmp_path / "model", "llama2")
+    poison_embedding(folder, token=7)
+    runner, healthy = load(folder, num_threads=2), [5, 6, 8, 9]
+    alone = logits_of(runner, healthy)
+    batch = make_batch([([3, 7, 4], 0, [1]), (healthy, 0, [0])])
+    together = runner.run(batch)
+    assert np.isnan(together[1:3]).all()
+    np.testing.assert_array_equal(together[3:], alone)
+    # Nor does what it leaves in a block reach the sequence that has the block next.
+    after = runner.run(make_batch([(healthy, 0, [1])]))
+    np.testing.assert_array_equal(after, alone)
+
+
+def poison_embedding(folder: Path, token: int) -> None:
+    """Make a token's embedding NaN in the folder's weights."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][token] = np.nan
+    save_file(tensors, folder / "model.safetensors")

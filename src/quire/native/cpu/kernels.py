@@ -96,8 +96,9 @@ def _make_product(bfloat16: bool) -> Any:
     size = 2 if bfloat16 else 4
     tall = make_dot_tile(TILE_ROWS, 4, bfloat16, lines=2)
     middle = make_dot_tile(2, 4, bfloat16, lines=2)
-    flat = make_dot_tile(1, 8, bfloat16, lines=0)  # one row: nothing but weights is read
-    small = make_dot_tile(1, 4, bfloat16)
+    small = make_dot_tile(1, 4, bfloat16, lines=2)
+    # One row reads nothing but weights: long rows of float32 come fastest unasked, 8 at a time.
+    flat = make_dot_tile(1, 8, bfloat16, lines=0)
     single = make_dot_tile(1, 1, bfloat16)
 
     @kernel
@@ -108,7 +109,7 @@ def _make_product(bfloat16: bool) -> Any:
         """Addresses, strides in bytes; `w` is the first weight row."""
         stride = depth * size
         column = 0
-        if rows == 1:
+        if rows == 1 and not bfloat16:
             while column + 8 <= columns:
                 shift = bias + 4 * column if bias else 0
                 weights = w + column * stride
