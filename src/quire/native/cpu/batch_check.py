@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.native.batch import Batch
+
+_UNSIGNED: dict[Any, Any] = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}
 
 
 class Limits(Protocol):
@@ -30,7 +32,7 @@ def check_batch(batch: Batch, limits: Limits) -> None:
     starts = batch.query_start
     if len(starts) != sequences + 1 or len(batch.block_tables) != sequences:
         raise ValueError("query_start and block_tables do not fit the number of sequences")
-    if starts[0] != 0 or starts[-1] != rows or (sequences and np.diff(starts).min() < 1):
+    if starts[0] != 0 or starts[-1] != rows or (starts[1:] <= starts[:-1]).any():
         raise ValueError("query_start does not cut the rows into sequences")
     _below("token_ids", batch.token_ids, limits.vocab_size)
     _below("positions", batch.positions, limits.max_model_len)
@@ -54,6 +56,7 @@ def _check_positions(batch: Batch, block_size: int) -> None:
         raise ValueError("a block table is shorter than its sequence")
 
 
-def _below(name: str, values: NDArray[np.integer], limit: int) -> None:
-    if len(values) and values.size and (values.min() < 0 or values.max() >= limit):
+def _below(name: str, values: NDArray[Any], limit: int) -> None:
+    # Seen as unsigned, a negative number is a very large one: one pass instead of two.
+    if values.size and np.maximum.reduce(values.view(_UNSIGNED[values.dtype]), axis=None) >= limit:
         raise ValueError(f"{name} of a batch must lie in 0..{limit - 1}")

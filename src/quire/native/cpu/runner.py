@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class CpuRunner:
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
         self._spec = spec
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._table = np.zeros(layout.TABLE_WORDS, np.int64)
         # Everything whose address is in a table; it lives as long as they do.
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -133,6 +134,12 @@ class CpuRunner:
         self._table[layout.SINES] = self._keep("sines", np.ascontiguousarray(sines))
         self._num_angles = length
 
+    def _own_lock(self) -> threading.Lock:
+        """The lock; a new one in a forked child, where nobody would open one that was closed."""
+        if os.getpid() != self._process:
+            self._lock, self._process = threading.Lock(), os.getpid()
+        return self._lock
+
     # ---- the runner's protocol
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
@@ -141,7 +148,7 @@ class CpuRunner:
         Raises ValueError for a batch that is too large or points outside the cache or the
         vocabulary, EngineClosedError after `close`.
         """
-        with self._lock:
+        with self._own_lock():
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
             check_batch(batch, self)
@@ -177,7 +184,7 @@ class CpuRunner:
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
-        with self._lock:
+        with self._own_lock():
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
             for source, destination in pairs:
@@ -186,7 +193,7 @@ class CpuRunner:
 
     def close(self) -> None:
         """End the threads and let go of the weights and the cache. May be called again."""
-        with self._lock:
+        with self._own_lock():
             self._team.close()
             self._weights = None
             self._arrays.clear()
