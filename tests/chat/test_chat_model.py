@@ -247,3 +247,14 @@ def test_context_manager(echo: Echo) -> None:
         assert model.chat(HELLO)[0].response_text == "hi"
     with pytest.raises(EngineClosedError):
         model.chat(HELLO)
+
+
+def test_the_parser_knows_the_tools_that_were_offered(echo: Echo) -> None:
+    """This format writes no types: a parser takes them from the tool's schema."""
+    tool = {
+        "name": "count",
+        "parameters": {"type": "object", "properties": {"text": {"type": "string"}}},
+    }
+    call = "<tool_call>count\n<arg_key>text</arg_key>\n<arg_value>12</arg_value>\n</tool_call>"
+    (response,) = echo("glm4_moe", reply=call).chat(HELLO, tools=[tool])
+    assert [(c.name, c.arguments) for c in response.tool_calls] == [("count", '{"text": "12"}')]

@@ -42,7 +42,8 @@ class Request:
     hidden: frozenset[str] = frozenset()
     """Texts of special tokens which the engine shows and the reader hides."""
     starts_in_thought: bool = False
-    tools_offered: bool = False
+    tools: tuple[dict[str, Any], ...] = ()
+    """Those that were offered; an answer is searched for calls only where there are some."""
 
 
 class BaseEngine(ABC):
@@ -187,7 +188,7 @@ class BaseEngine(ABC):
             request_id=options.get("request_id"),
             hidden=hidden,
             starts_in_thought=self.template.starts_in_thought(elements),
-            tools_offered=bool(conversation.tools),
+            tools=conversation.tools,
         )
 
     def _check_media(self, conversation: Conversation) -> None:
@@ -231,7 +232,7 @@ class BaseEngine(ABC):
             reasoning=ReasoningSplitter(
                 self.template.thought_words, inside=request.starts_in_thought
             ),
-            tools=tool_format.parser() if tool_format and request.tools_offered else None,
+            tools=tool_format.parser(request.tools) if tool_format and request.tools else None,
         )
 
     async def _generate_in_time(self, request: Request) -> AsyncGenerator[Delta, None]:
