@@ -80,6 +80,24 @@ def test_a_progress_line() -> None:
     assert said == ["Compiling kernels for this machine, once; it takes about half a minute ..."]
 
 
+def test_code_that_cannot_be_kept_still_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[tuple[int, int]] = []
+
+    def compile_(say: object) -> bytes:
+        raise machine_code.BoundToProcessError(
+            "the machine code calls Py_DecRef", lambda thread, table: ran.append((thread, table))
+        )
+
+    monkeypatch.setattr(machine_code, "compile_with_progress", compile_)
+    step, _ = machine_code.find_step(print)
+    step(1, 2)
+    assert ran == [(1, 2)]
+    assert "Py_DecRef" in caplog.text
+    assert not folder.exists()
+
+
 def test_a_warm_start_imports_no_numba() -> None:
     machine_code.load_step()  # compiled by now, whatever ran before
     program = (

@@ -5,26 +5,28 @@ from __future__ import annotations
 import llvmlite.binding as llvm
 from numba import cfunc
 
+from quire.native.cpu.machine_code import BoundToProcessError
 from quire.native.cpu.step import step
 
 ENTRY = "quire_step"
 _KNOWN_SYMBOLS = frozenset({"sched_yield", "memset", "memcpy", "memmove"})  # every C library's
 
 
-class UnexpectedSymbolsError(Exception):
-    """The machine code calls into Numba or Python: it would not run without them."""
-
-
 def compile_step() -> bytes:
     """Compile the step and return an object file whose one entry is `void quire_step(int64, int64)`.
 
-    Raises UnexpectedSymbolsError when it would need more than the C library.
+    Raises BoundToProcessError when it would need more than the C library.
     """
     callback = cfunc("void(int64, int64)", error_model="numpy")(step.py_func)
     module = llvm.parse_assembly(callback.inspect_llvm())
     native = callback.native_name.removeprefix("cfunc.")
     module.link_in(llvm.parse_assembly(_entry(native)))
-    return _emit(module)
+    machine = _prepare(module)
+    declared = {f.name for f in module.functions if f.is_declaration and f.name[:5] != "llvm."}
+    if not declared <= _KNOWN_SYMBOLS:
+        unknown = ", ".join(sorted(declared - _KNOWN_SYMBOLS))
+        raise BoundToProcessError(f"the machine code calls {unknown}", callback.ctypes)
+    return machine.emit_object(module)
 
 
 def _entry(native: str) -> str:
@@ -40,8 +42,8 @@ def _entry(native: str) -> str:
     """
 
 
-def _emit(module: llvm.ModuleRef) -> bytes:
-    """Drop what the entry does not reach, and generate code for this machine."""
+def _prepare(module: llvm.ModuleRef) -> llvm.TargetMachine:
+    """Drop what the entry does not reach; return what generates code for this machine."""
     for function in module.functions:
         if not function.is_declaration and function.name != ENTRY:
             function.linkage = "internal"
@@ -58,7 +60,4 @@ def _emit(module: llvm.ModuleRef) -> bytes:
     passes.add_global_dead_code_eliminate_pass()
     passes.add_strip_dead_prototype_pass()
     passes.run(module, llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options()))
-    declared = {f.name for f in module.functions if f.is_declaration and f.name[:5] != "llvm."}
-    if not declared <= _KNOWN_SYMBOLS:
-        raise UnexpectedSymbolsError(", ".join(sorted(declared - _KNOWN_SYMBOLS)))
-    return machine.emit_object(module)
+    return machine

@@ -37,6 +37,17 @@ _lock = threading.Lock()
 _loaded: list[tuple[StepFunction, object]] = []  # the function, and what keeps its code alive
 
 
+class BoundToProcessError(Exception):
+    """A version of Numba made code that calls into Numba or Python, so it cannot be kept.
+
+    `step` is that code, which this process can run.
+    """
+
+    def __init__(self, reason: str, step: StepFunction) -> None:
+        super().__init__(reason)
+        self.step = step
+
+
 def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
     """The compiled step, the same for every model in the process.
 
@@ -45,8 +56,17 @@ def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
     """
     with _lock:
         if not _loaded:
-            _loaded.append(_load(object_code(on_compile or logger.warning)))
+            _loaded.append(find_step(on_compile or logger.warning))
         return _loaded[0][0]
+
+
+def find_step(say: Callable[[str], None]) -> tuple[StepFunction, object]:
+    """The step, from kept code where that can be, and what keeps it alive."""
+    try:
+        return _load(object_code(say))
+    except BoundToProcessError as error:
+        logger.warning("The compiled kernels cannot be kept: %s", error)
+        return error.step, error
 
 
 def cache_folder() -> Path:
