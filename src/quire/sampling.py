@@ -140,15 +140,7 @@ def resolve(
         UnsupportedOptionError: an unknown option, or one that no engine here honours.
         PromptTooLongError: the prompt leaves no room for a single token.
     """
-    check_option_names(request)
-    given = {name: value for name, value in request.items() if value is not None}
-    if "n" in given and "num_return_sequences" in given:
-        raise SamplingError("Give n or num_return_sequences, not both: they mean the same.")
-    from_model = {
-        name: generation_config[name] for name in _FROM_MODEL if name in generation_config
-    }
-    own = {name: value for name, value in configured.items() if value is not None}
-    merged = {**DEFAULTS, **{k: v for k, v in from_model.items() if v is not None}, **own, **given}
+    given, own, merged = _merge(request, configured, generation_config)
     _refuse_beams(merged)
     return SamplingParams(
         max_tokens=_max_tokens(given, own, prompt_length, context_length),
@@ -180,6 +172,23 @@ def resolve(
         priority=_integer("priority", merged.get("priority", 0), -(2**31), 2**31 - 1),
         timeout=_timeout(merged.get("timeout")),
     )
+
+
+def _merge(
+    request: Mapping[str, Any], configured: Mapping[str, Any], generation_config: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What the request gives, what the configuration does, and all sources as one; None is unset."""
+    check_option_names(request)
+    given = {name: value for name, value in request.items() if value is not None}
+    if "n" in given and "num_return_sequences" in given:
+        raise SamplingError("Give n or num_return_sequences, not both: they mean the same.")
+    own = {name: value for name, value in configured.items() if value is not None}
+    from_model = {
+        name: generation_config[name]
+        for name in _FROM_MODEL
+        if generation_config.get(name) is not None
+    }
+    return given, own, {**DEFAULTS, **from_model, **own, **given}
 
 
 def _refuse_beams(merged: Mapping[str, Any]) -> None:
