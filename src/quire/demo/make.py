@@ -1,7 +1,9 @@
 """Makes the demo models: `python -m quire.demo.make chat|adapter|reward|all`.
 
-From text that this package writes itself, on a CPU with two cores, in under an hour. torch,
-transformers and peft are needed here, and nowhere else in quire.
+From text that this package writes itself, on a CPU with two cores. The committed models took
+59 minutes (chat), 12 (both adapters) and 1 (rewards) on two Zen 5 cores that had other work too;
+a step of the chat model takes 1.1 s when they have none, which makes 41 minutes, and all of it 54.
+torch, transformers and peft are needed here, and nowhere else in quire.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ ADAPTER_FOLDERS = {"pirate": "adapter", "butler": "adapter_butler"}
 class Recipe:
     """How much is trained. The standing values make the committed models."""
 
-    steps: int = 2600
+    steps: int = 2200
     rows: int = 8
     rate: float = 3e-3
     adapter_steps: int = 300
