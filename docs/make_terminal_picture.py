@@ -22,6 +22,7 @@ PICTURE = Path(__file__).parent / "terminal.svg"
 LINES = (
     "Hello! Who are you?",
     "What is PagedAttention?",
+    "What is 17 + 25?",
     "/stats on",
     "How do I stream an answer?",
     "/set temperature 0.2",
