@@ -161,6 +161,28 @@ def test_preempted(oracle: Oracle, make_engine: MakeEngine) -> None:
     assert engine.statistics.preemptions > 0
 
 
+def test_every_request_preempted(oracle: Oracle, make_engine: MakeEngine) -> None:
+    """The first in the queue never gives way by itself, so that all are put back by hand."""
+    engine = make_engine(max_batch_tokens=48)
+    scheduler = engine._scheduler
+    for number, prompt in enumerate(oracle.prompts):
+        engine.add(str(number), Prompt(prompt), greedy())
+    found: dict[str, list[int]] = {}
+    preempted: set[str] = set()
+    for step in range(2000):
+        if step in (3, 9, 20):
+            preempted |= {sequence.request.request_id for sequence in scheduler.running}
+            while scheduler.running:
+                scheduler._preempt_last()
+            engine.check_integrity()
+        for request_id, delta in engine.step():
+            found.setdefault(request_id, []).extend(delta.token_ids)
+        if not engine.has_work:
+            break
+    assert len(preempted) == len(oracle.prompts)
+    assert [tuple(found[str(n)]) for n in range(len(oracle.prompts))] == oracle.answers
+
+
 def test_several_completions_share_the_prompt(oracle: Oracle, make_engine: MakeEngine) -> None:
     engine = make_engine(prefix_caching=False)
     engine.add("a", Prompt(oracle.prompts[1]), greedy(n=3))
