@@ -119,3 +119,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def sentence(text: str) -> str:
+    """`text` with a full stop where it has no end of its own."""
+    return text if text.endswith((".", "?")) else f"{text}."

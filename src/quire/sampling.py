@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from quire.errors import PromptTooLongError, SamplingError, UnsupportedOptionError, nearest
+from quire.errors import (
+    PromptTooLongError,
+    SamplingError,
+    UnsupportedOptionError,
+    nearest,
+    sentence,
+)
 
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
@@ -110,7 +116,7 @@ def check_option_names(options: Iterable[str]) -> None:
     for name in options:
         if name not in REQUEST_OPTIONS:
             raise UnsupportedOptionError(
-                f"Unknown request option {name!r}{nearest(name, REQUEST_OPTIONS)}."
+                sentence(f"Unknown request option {name!r}{nearest(name, REQUEST_OPTIONS)}")
             )
 
 

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from quire.errors import ConfigError, UnknownArgumentError, nearest
+from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
 
 
 def _refuse_boolean(value: Any) -> Any:
@@ -87,11 +87,6 @@ class Arguments(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """Return all values; secrets are masked."""
         return {key: _masked(key, getattr(self, key)) for key in type(self).model_fields}
-
-
-def sentence(text: str) -> str:
-    """`text` with a full stop where it has no end of its own."""
-    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _masked(key: str, value: Any) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from quire.arguments.base import sentence
 from quire.arguments.files import read_mapping
 from quire.arguments.foreign import (
     FOREIGN_KEYS,
@@ -25,7 +24,7 @@ from quire.arguments.groups import (
     ModelArguments,
 )
 from quire.arguments.words import FIELDS, GROUPS, read_words
-from quire.errors import ConfigError, UnknownArgumentError, nearest
+from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
 from quire.sampling import REQUEST_OPTIONS
 
 logger = logging.getLogger("quire")

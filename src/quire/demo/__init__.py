@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quire.errors import ModelNotFoundError, nearest
+from quire.errors import ModelNotFoundError, nearest, sentence
 
 MODELS = Path(__file__).parent / "models"
 
@@ -54,7 +54,7 @@ def _folder(name: str) -> Path:
     if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         known = sorted(path.name for path in MODELS.glob("*") if path.is_dir())
         raise ModelNotFoundError(
-            f"There is no demo model {name!r} in {MODELS}{nearest(name, known)}. "
-            "`python -m quire.demo.make` makes them (see docs/faq.md)."
+            sentence(f"There is no demo model {name!r} in {MODELS}{nearest(name, known)}")
+            + " `python -m quire.demo.make` makes them (see docs/faq.md)."
         )
     return folder

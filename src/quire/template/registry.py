@@ -6,7 +6,7 @@ import functools
 import importlib
 import pkgutil
 
-from quire.errors import ConfigError, nearest
+from quire.errors import ConfigError, nearest, sentence
 from quire.template import formats
 from quire.template.format import Format
 from quire.template.named import NamedTemplate
@@ -32,8 +32,8 @@ def get_template(
         declaration = _formats().get(name)
         if declaration is None:
             raise ConfigError(
-                f"Unknown template {name!r}{nearest(name, _formats())} "
-                "`quire.template.registry.template_names()` lists all; leave it out to use the "
+                sentence(f"Unknown template {name!r}{nearest(name, _formats())}")
+                + " `quire.template.registry.template_names()` lists all; leave it out to use the "
                 "model's own chat template."
             )
         return NamedTemplate(declaration, tool_format=tool_format, default_system=default_system)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire.errors import ConfigError, nearest
+from quire.errors import ConfigError, nearest, sentence
 from quire.tools.base import ToolFormat
 from quire.tools.default import DefaultFormat
 from quire.tools.gemma4 import Gemma4Format
@@ -66,7 +66,8 @@ def get_tool_format(name: str) -> ToolFormat:
     if name not in _FORMATS:
         known = ", ".join(tool_format_names())
         raise ConfigError(
-            f"Unknown tool_format {name!r}{nearest(name, _FORMATS)}. Known are {known}."
+            sentence(f"Unknown tool_format {name!r}{nearest(name, _FORMATS)}")
+            + f" Known are {known}."
         )
     return _FORMATS[name]
 
