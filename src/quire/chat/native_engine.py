@@ -11,7 +11,7 @@ from quire.arguments import DataArguments, FinetuningArguments, GeneratingArgume
 from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
 from quire.chat.model_folder import eos_token_ids, find_model_folder, read_json
-from quire.chat.native_options import check_arguments, check_request
+from quire.chat.native_options import check_arguments
 from quire.errors import ConfigError
 from quire.native.batch import Runner
 from quire.native.cpu.loading import load_model
@@ -87,7 +87,6 @@ class NativeEngine(BaseEngine):
         request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see BaseEngine."""
-        check_request(params, adapter)
         name = request_id or f"request-{next(self._request_numbers)}"
         async for delta in self._thread.generate(name, prompt, params, adapter):
             yield delta

@@ -1,4 +1,7 @@
-"""Which arguments the native engine honours: the others are refused, or named as without effect."""
+"""Which arguments the native engine honours: the others are refused, or named as without effect.
+
+What one request may ask for is checked by the engine itself (`native/admission.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,7 @@ import logging
 from collections.abc import Iterator
 
 from quire.arguments import FinetuningArguments, ModelArguments
-from quire.errors import ConfigError, UnsupportedOptionError
-from quire.sampling import SamplingParams
+from quire.errors import ConfigError
 
 logger = logging.getLogger("quire")
 
@@ -54,15 +56,3 @@ def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) 
         )
     if finetuning_args.stage == "rm":
         yield "stage rm: the native engine runs no reward models yet."
-
-
-def check_request(params: SamplingParams, adapter: str | None) -> None:
-    """Refuse by name what the native engine cannot do for one request.
-
-    Raises:
-        UnsupportedOptionError: constrained output, or an adapter.
-    """
-    if params.response_format is not None:
-        raise UnsupportedOptionError("response_format: the native engine constrains no output yet.")
-    if adapter is not None:
-        raise UnsupportedOptionError("adapter: the native engine runs no LoRA adapters yet.")
