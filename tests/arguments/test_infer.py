@@ -178,7 +178,7 @@ def test_unknown_keys_name_the_nearest(values: dict[str, Any], words: str) -> No
         ({"mixture_of_depths": "load"}, "mixture-of-depths"),
         ({"quantization_type": "fp4"}, "bitsandbytes"),
         ({"new_special_tokens_config": "x.yaml"}, "add_special_tokens"),
-        ({"infer_backend": "sglang"}, "use auto, vllm or native"),
+        ({"infer_backend": "sglang"}, "use auto, vllm, native or remote"),
         (
             {"adapter_name_or_path": "a", "finetuning_type": "full"},
             "finetuning_type lora, not full",

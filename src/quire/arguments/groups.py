@@ -54,7 +54,7 @@ def _none_is_null(value: Any) -> Any:
 def _native_for_huggingface(value: Any) -> Any:
     name = str(value).lower()
     if name in ("sglang", "ktransformers", "kt"):
-        raise ValueError(f"{value} is no engine of quire; use auto, vllm or native")
+        raise ValueError(f"{value} is no engine of quire; use auto, vllm, native or remote")
     return "native" if name in ("huggingface", "hf") else value
 
 
@@ -71,7 +71,9 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-Backend = Annotated[Literal["auto", "vllm", "native"], BeforeValidator(_native_for_huggingface)]
+Backend = Annotated[
+    Literal["auto", "vllm", "native", "remote"], BeforeValidator(_native_for_huggingface)
+]
 Size = Annotated[int, BeforeValidator(_read_bytes), Field(ge=1)]
 Dictionary = Annotated[dict[str, Any], BeforeValidator(_read_dictionary)]
 PathText = Annotated[str, BeforeValidator(_as_text)]
@@ -127,6 +129,21 @@ class ModelArguments(Arguments):
     vllm_max_lora_rank: Count = 32
     vllm_config: Dictionary | None = None
     """Engine arguments of vLLM that override all others: a dict, JSON text, or a file's path."""
+    vllm_start_timeout: Annotated[Number, Field(gt=0)] = 600.0
+    """Seconds that vLLM may take to start; then it is ended, with an error."""
+    vllm_max_restarts: Annotated[Whole, Field(ge=0)] = 0
+    """How often an engine of vLLM that died is started again, in all."""
+
+    remote_base_url: Names = None
+    """Addresses of running vLLM or quire servers, such as `http://10.0.0.5:8000`; the one with the
+    fewest requests of this process under way gets the next."""
+    remote_api: Literal["auto", "tokens", "chat"] = "auto"
+    """What is sent there: token ids (needs the model's folder here, for its template and
+    tokenizer), or messages; auto takes tokens where `model_name_or_path` is a folder."""
+    remote_model: str | None = None
+    """The model's name at the servers; None takes the first that they list."""
+    remote_api_key: SecretStr | None = None
+    """None takes the environment's QUIRE_REMOTE_API_KEY, if it is there."""
 
     native_block_size: Annotated[Whole, Field(ge=1, le=1024)] = 16
     """Tokens in one block of the KV cache."""

@@ -21,6 +21,12 @@ _WITHOUT_EFFECT = (
     "vllm_enforce_eager",
     "vllm_max_lora_rank",
     "vllm_config",
+    "vllm_start_timeout",
+    "vllm_max_restarts",
+    "remote_base_url",
+    "remote_api",
+    "remote_model",
+    "remote_api_key",
 )
 """They change no answer: tokenizers are always the fast ones, no remote code is ever run, the KV
 cache is always used, and the rest is vLLM's own."""
