@@ -6,17 +6,20 @@ QuireError
 ├── ModelError                          the model's folder cannot be used
 │   ├── ModelNotFoundError              no such folder, or a file of it is missing
 │   ├── UnsupportedModelError           an architecture or a format that this engine does not run
-│   └── WeightsError                    weights truncated, of a wrong shape, or in an unsafe format
+│   ├── WeightsError                    weights truncated, of a wrong shape, or in an unsafe format
+│   └── AdapterError                    a LoRA adapter that does not fit, or changes nothing
 ├── RequestError (ValueError)           one request is wrong; the engine lives on
 │   ├── MessageError                    empty conversation, unknown role, roles out of order
 │   ├── TemplateError                   the conversation cannot be rendered with this template
 │   ├── ToolError                       the list of tools cannot be read
 │   ├── SamplingError                   an option out of its range
 │   ├── UnsupportedOptionError          an option that this engine cannot honour
+│   ├── UnknownAdapterError             the request names an adapter that is not served
 │   ├── PromptTooLongError              the prompt leaves no room in the context
 │   └── MediaError                      an image, a video or a sound that cannot be used
 └── EngineError (RuntimeError)          the engine could not do it
     ├── EngineClosedError               the engine was closed
+    ├── EngineStartError                the engine did not start
     ├── EngineDeadError                 the engine has failed for good
     ├── GenerationError                 a fault in a step ended this request
     ├── OutOfMemoryError                not enough KV memory, even for one sequence
@@ -59,6 +62,10 @@ class WeightsError(ModelError):
     """Weights that are truncated, of a wrong shape, or in an unsafe format."""
 
 
+class AdapterError(ModelError):
+    """A LoRA adapter that does not fit the model, changes nothing, or is in an unsafe format."""
+
+
 class RequestError(QuireError, ValueError):
     """One request is wrong; the engine lives on."""
 
@@ -83,6 +90,10 @@ class UnsupportedOptionError(RequestError):
     """An option that this engine cannot honour."""
 
 
+class UnknownAdapterError(RequestError):
+    """The request names an adapter that is not served."""
+
+
 class PromptTooLongError(RequestError):
     """The prompt leaves no room in the context."""
 
@@ -97,6 +108,10 @@ class EngineError(QuireError, RuntimeError):
 
 class EngineClosedError(EngineError):
     """The engine was closed."""
+
+
+class EngineStartError(EngineError):
+    """The engine did not start: it failed, or took too long."""
 
 
 class EngineDeadError(EngineError):

@@ -1,0 +1,1 @@
+"""LoRA adapters: their folders, checked, and which of them a model serves."""
