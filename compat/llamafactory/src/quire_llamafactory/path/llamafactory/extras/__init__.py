@@ -1,0 +1,1 @@
+"""The few helpers that scripts around a ChatModel import."""

@@ -1,0 +1,5 @@
+"""DataArguments, as in quire.arguments."""
+
+from quire.arguments import DataArguments
+
+__all__ = ["DataArguments"]

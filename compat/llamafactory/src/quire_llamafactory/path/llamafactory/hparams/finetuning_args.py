@@ -1,0 +1,5 @@
+"""FinetuningArguments, as in quire.arguments."""
+
+from quire.arguments import FinetuningArguments
+
+__all__ = ["FinetuningArguments"]

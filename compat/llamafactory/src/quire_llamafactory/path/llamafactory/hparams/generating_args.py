@@ -1,0 +1,5 @@
+"""GeneratingArguments, as in quire.arguments."""
+
+from quire.arguments import GeneratingArguments
+
+__all__ = ["GeneratingArguments"]
