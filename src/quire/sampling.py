@@ -19,6 +19,7 @@ from quire.errors import (
     nearest,
     sentence,
 )
+from quire.response_format import Constraint, read_response_format
 
 _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 
@@ -55,10 +56,12 @@ class SamplingParams:
     bad_words: tuple[str, ...] = ()
     logprobs: int | None = None
     prompt_logprobs: int | None = None
-    response_format: Mapping[str, Any] | None = None
+    response_format: Constraint | None = None
     skip_special_tokens: bool = True
     priority: int = 0
     timeout: float | None = None
+    streamed: bool = True
+    """False where the caller reads whole answers only: an engine may then emit one delta each."""
 
     @property
     def greedy(self) -> bool:
@@ -173,7 +176,7 @@ def resolve(
         bad_words=_strings("bad_words", merged.get("bad_words", ())),
         logprobs=_logprobs("logprobs", merged.get("logprobs")),
         prompt_logprobs=_logprobs("prompt_logprobs", merged.get("prompt_logprobs")),
-        response_format=_response_format(merged.get("response_format")),
+        response_format=read_response_format(merged.get("response_format")),
         skip_special_tokens=_boolean("skip_special_tokens", merged["skip_special_tokens"]),
         priority=_integer("priority", merged.get("priority", 0), -(2**31), 2**31 - 1),
         timeout=_timeout(merged.get("timeout")),
@@ -296,14 +299,6 @@ def _logit_bias(value: Any) -> Mapping[int, float]:
             ) from None
         bias[token_id] = _number(f"logit_bias[{token_id}]", amount, -100.0, 100.0)
     return MappingProxyType(bias)
-
-
-def _response_format(value: Any) -> Mapping[str, Any] | None:
-    if value is None or value == {"type": "text"}:
-        return None
-    if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
-        raise SamplingError('response_format must be a dictionary with a "type".')
-    return MappingProxyType(dict(value))
 
 
 def _timeout(value: Any) -> float | None:
