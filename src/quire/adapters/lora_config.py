@@ -1,0 +1,283 @@
+"""adapter_config.json: what of it this project serves, and what it refuses by name.
+
+A LoRA adapter of the plain kind adds `scaling * B @ A` to some matrices, and nothing else. Whatever
+option makes peft compute something else must not be passed over: the answers would be wrong without
+a word.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from quire.errors import AdapterError
+
+logger = logging.getLogger("quire")
+
+_Value = TypeVar("_Value")
+
+CONFIG_FILE = "adapter_config.json"
+
+_MERGE = "merge the adapter into the model (peft's merge_and_unload) and serve the result"
+_PLAIN = f"train a plain LoRA without it, or {_MERGE}"
+
+_REFUSED: dict[str, str] = {
+    "modules_to_save": f"such an adapter replaces whole modules; {_MERGE}",
+    "trainable_token_indices": f"such an adapter changes the embeddings of tokens; {_MERGE}",
+    "target_parameters": f"such an adapter changes bare parameters, not modules; {_MERGE}",
+    "layer_replication": f"such an adapter adds layers to the model; {_MERGE}",
+    "use_dora": _PLAIN,
+    "lora_bias": _PLAIN,
+    "fan_in_fan_out": f"the model stores its matrices transposed; {_MERGE}",
+    "use_qalora": _PLAIN,
+    "use_bdlora": _PLAIN,
+    "alora_invocation_tokens": f"the adapter works on a part of the prompt only; {_PLAIN}",
+    "arrow_config": f"the adapter routes between others; {_PLAIN}",
+    "kasa_config": _PLAIN,
+    "monteclora_config": _PLAIN,
+    "megatron_config": f"convert the adapter to peft's own layers first, or {_MERGE}",
+}
+"""Options that change the sums, with what to do. Their falsy values have no effect."""
+
+_KNOWN = frozenset(
+    [
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+        "velora_config",
+    ]
+)
+"""Options that are read here, or that matter to training alone (velora_config changes gradients)."""
+
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+_LARGEST_RANK = 1 << 16
+_LARGEST_ALPHA = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """What is needed of adapter_config.json to serve the adapter."""
+
+    rank: int
+    alpha: float
+    use_rslora: bool
+    base_model: str | None
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    target_modules: tuple[str, ...]
+    """The names that the config lists; empty where it gives a pattern, or excludes modules."""
+
+    def rank_of(self, module: str) -> int:
+        """The rank of one module."""
+        return _by_pattern(self.rank_pattern, module, self.rank)
+
+    def scaling_of(self, module: str) -> float:
+        """The factor of `B @ A` in one module."""
+        alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
+        return self._scaling(self.rank_of(module), alpha)
+
+    @property
+    def scaling(self) -> float:
+        """The factor of `B @ A` in modules that no pattern names."""
+        return self._scaling(self.rank, self.alpha)
+
+    @property
+    def largest_rank(self) -> int:
+        """The largest rank that the config names, for whatever module."""
+        return max(self.rank, *self.rank_pattern.values(), 1)
+
+    def _scaling(self, rank: int, alpha: float) -> float:
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value) -> _Value:
+    """The value of the first key that matches the end of the module's name, as in peft."""
+    return next(
+        (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default
+    )
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """Read the folder's adapter_config.json.
+
+    Raises:
+        AdapterError: it is missing, unreadable, no plain LoRA, or has an option that is not served.
+    """
+    config = _read_json(folder)
+    _check_kind(folder, config)
+    _check_options(folder, config)
+    _check_start(folder, config.get("init_lora_weights", True))
+    base_model = config.get("base_model_name_or_path")
+    return LoraConfig(
+        rank=_rank(folder, "r", config.get("r")),
+        alpha=_alpha(folder, "lora_alpha", config.get("lora_alpha")),
+        use_rslora=bool(config.get("use_rslora")),
+        base_model=base_model if isinstance(base_model, str) and base_model else None,
+        rank_pattern={
+            key: _rank(folder, f"rank_pattern of {key!r}", value)
+            for key, value in _pattern(folder, config, "rank_pattern").items()
+        },
+        alpha_pattern={
+            key: _alpha(folder, f"alpha_pattern of {key!r}", value)
+            for key, value in _pattern(folder, config, "alpha_pattern").items()
+        },
+        target_modules=_target_modules(folder, config),
+    )
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not folder.is_dir():
+        raise AdapterError(
+            f"There is no adapter folder {folder}. An adapter is a local folder, as peft's "
+            "save_pretrained writes it; one of the hub must be downloaded first."
+        )
+    if not path.is_file():
+        raise AdapterError(f"The adapter {folder} has no {CONFIG_FILE}{_what_else(folder)}.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise AdapterError(
+            f"The adapter's {path} cannot be read ({error}). Copy the adapter again."
+        ) from None
+    if not isinstance(config, dict):
+        raise AdapterError(f"The adapter's {path} holds no JSON object. Copy the adapter again.")
+    return config
+
+
+def _what_else(folder: Path) -> str:
+    if (folder / "config.json").is_file():
+        return ", but a config.json: it is a whole model. Give it as model_name_or_path"
+    return "; give the folder that peft's save_pretrained wrote"
+
+
+def _check_kind(folder: Path, config: dict[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise AdapterError(
+            f"The adapter {folder} has peft_type {_short(kind)}; only LORA is served."
+        )
+    missing = [key for key in ("r", "lora_alpha", "target_modules") if config.get(key) is None]
+    if missing:
+        raise AdapterError(
+            f"The adapter's {folder / CONFIG_FILE} does not say {' and '.join(missing)}. Copy the "
+            "adapter again, or save it anew with peft."
+        )
+
+
+def _check_options(folder: Path, config: dict[str, Any]) -> None:
+    for key, advice in _REFUSED.items():
+        if config.get(key):
+            raise AdapterError(
+                f"The adapter {folder} has {key} {_short(config[key])}, which is not served: {advice}."
+            )
+    if config.get("bias") not in (None, "none"):
+        raise AdapterError(
+            f"The adapter {folder} has bias {_short(config['bias'])}, which is not served: {_PLAIN}."
+        )
+    unknown = sorted(key for key in config if key not in _KNOWN | _REFUSED.keys() and config[key])
+    if unknown:
+        logger.warning(
+            "The adapter %s has options that quire does not know and passes over: %s",
+            folder,
+            ", ".join(unknown),
+        )
+
+
+def _check_start(folder: Path, start: Any) -> None:
+    """Refuse a start of training that moves a part of the base model's weights into the adapter.
+
+    peft saves such an adapter (pissa, olora, corda, loftq, lora_ga) as it is, unless it is told to
+    convert it, and then it writes `true` here. Unconverted it is right over the changed base only.
+    """
+    if start is None or isinstance(start, bool) or start in _PLAIN_STARTS:
+        return
+    raise AdapterError(
+        f"The adapter {folder} has init_lora_weights {_short(start)}: it was trained over a changed base "
+        "model. Save it with peft's path_initial_model_for_weight_conversion, or set "
+        f"init_lora_weights to true in its {CONFIG_FILE} where the model served is the changed one."
+    )
+
+
+def _rank(folder: Path, name: str, value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST_RANK:
+        return value
+    raise AdapterError(
+        f"The adapter {folder} has {name} {_short(value)}, which is no rank; a whole number from 1 "
+        "on is needed. Save it anew with peft."
+    )
+
+
+def _alpha(folder: Path, name: str, value: Any) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and 0 < abs(value) <= _LARGEST_ALPHA:
+        return float(value)
+    why = "with which it changes nothing" if number and value == 0 else "which is no factor"
+    raise AdapterError(
+        f"The adapter {folder} has {name} {_short(value)}, {why}. Save it anew with peft."
+    )
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "too large"
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _pattern(folder: Path, config: dict[str, Any], name: str) -> dict[str, Any]:
+    value = config.get(name) or {}
+    try:
+        for key in value:
+            re.compile(rf"(.*\.)?({key})$")
+        if isinstance(value, dict):
+            return value
+    except (re.error, TypeError, RecursionError, OverflowError):
+        pass
+    raise AdapterError(
+        f"The adapter {folder} has {name} {_short(value)}, which is no mapping of regular "
+        "expressions. Save it anew with peft."
+    )
+
+
+def _target_modules(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
+    value = config["target_modules"]
+    if isinstance(value, str) or config.get("exclude_modules"):
+        return ()
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise AdapterError(
+            f"The adapter {folder} has target_modules {_short(value)}, which is no list of names. "
+            "Save it anew with peft."
+        )
+    return tuple(value)
