@@ -15,7 +15,7 @@ from pathlib import Path
 PATH = Path(__file__).parent / "path"
 """The folder that holds quire's package `llamafactory`."""
 
-__all__ = ["PATH", "activate", "check_alone", "real_package"]
+__all__ = ["PATH", "activate", "check_alone", "first_found", "real_package"]
 
 
 def activate() -> bool:
@@ -35,9 +35,9 @@ def activate() -> bool:
 
 def real_package() -> str | None:
     """Name the real LLaMA-Factory, if it is there: what it is, and where. Imports nothing."""
-    origin = _first_found()
+    origin = first_found()
     version = _installed_version()
-    if origin and not origin.is_relative_to(PATH):
+    if origin and not origin.resolve().is_relative_to(PATH.resolve()):
         return f"the package in {origin.parent}"
     return f"LLaMA-Factory {version}, which is installed" if version else None
 
@@ -66,7 +66,7 @@ def _installed_version() -> str | None:
         return None
 
 
-def _first_found() -> Path | None:
+def first_found() -> Path | None:
     """The file of the `llamafactory` that Python imports; None too for a folder without code."""
     try:
         spec = importlib.util.find_spec("llamafactory")

@@ -13,7 +13,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-from quire_llamafactory import PATH, real_package
+from quire_llamafactory import first_found, real_package
 
 NAMES = ("llamafactory-cli", "lmf")
 _MARK = "# Written by `python -m quire_llamafactory install`."
@@ -73,8 +73,7 @@ def uninstall(scripts: Path) -> list[str]:
 def status(scripts: Path) -> list[str]:
     """Say whose `llamafactory` is imported here, and whose the commands are."""
     real = real_package()
-    on_path = str(PATH) in sys.path
-    found = "quire's" if on_path else "not importable: see quire_llamafactory.activate"
+    found = "quire's" if first_found() else "not importable: see quire_llamafactory.activate"
     owners = {
         "quire": "quire's",
         "foreign": "another package's",
