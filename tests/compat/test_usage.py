@@ -64,6 +64,29 @@ def test_the_example_fails_where_one_answer_is_missing() -> None:
         run_usage_example(TwoAnswers, ARGS)
 
 
+_ONE_TOKEN = """
+from llamafactory.chat import ChatModel
+
+chat_model = ChatModel(ARGS)  # never closed, as such code does: the process must end all the same
+messages = [{"role": "user", "content": "Hi"}]
+whole = chat_model.chat(messages)[0]
+print(whole.response_length, "".join(chat_model.stream_chat(messages)) == whole.response_text)
+"""
+
+
+def test_settings_of_a_finetuned_model(run_python: RunPython) -> None:
+    args = {
+        "model_name_or_path": str(demo_model_path()),
+        "finetuning_type": "lora",
+        "template": "llama3",
+        "infer_dtype": "float16",
+        "do_sample": False,
+        "max_new_tokens": 1,
+    }
+    result = run_python("-c", _ONE_TOKEN.replace("ARGS", repr(args)))
+    assert (result.returncode, result.stdout) == (0, "1 True\n"), result.stderr
+
+
 _ASYNC = """
 import asyncio
 from llamafactory.chat import ChatModel
