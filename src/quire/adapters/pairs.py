@@ -56,15 +56,24 @@ def read_pairs(folder: Path) -> dict[str, Pair]:
     for name, entry in entries.items():
         match = _NAME.fullmatch(name)
         if match is None:
-            raise AdapterError(
-                f"The adapter {folder} has the tensor {name}, which is not served. Only "
-                "base_model.model.<module>.lora_A.weight and .lora_B.weight are; merge the adapter "
-                "into the model (peft's merge_and_unload) and serve the result."
-            )
+            raise _other_tensor(folder, name)
         sides.setdefault(match["module"], {})[match["side"]] = entry
     if not sides:
         raise AdapterError(f"The adapter {folder} changes nothing: its weights are empty. {_AGAIN}")
     return {module: _pair(folder, module, sides[module]) for module in sorted(sides)}
+
+
+def _other_tensor(folder: Path, name: str) -> AdapterError:
+    advice = "Merge the adapter into the model (peft's merge_and_unload) and serve the result."
+    if name.endswith((".base_layer.weight", ".embed_tokens.weight", ".lm_head.weight")):
+        advice = (
+            "It is a matrix of the model itself: save the adapter with save_embedding_layers=False "
+            "where it was not trained, else merge the adapter into the model (merge_and_unload)."
+        )
+    return AdapterError(
+        f"The adapter {folder} has the tensor {name}, which is not served; only "
+        f"base_model.model.<module>.lora_A.weight and .lora_B.weight are. {advice}"
+    )
 
 
 def _read_entries(folder: Path) -> dict[str, TensorEntry]:
