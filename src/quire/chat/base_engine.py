@@ -8,8 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.completion import CompletionCollector, CompletionReader
 from quire.chat.reply import ReasoningSplitter, ReplyReader
@@ -89,6 +91,31 @@ class BaseEngine(ABC):
         """Score each text with a reward model (`stage: rm`)."""
         raise NotImplementedError(f"{self.name} does not score texts.")
 
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRA adapters that requests may name; "base" is the model without one."""
+        return ()
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Check an adapter's folder and serve it from now on, by default under the folder's name.
+
+        Raises:
+            AdapterError: it is broken, or does not fit the model.
+            UnsupportedOptionError: this engine serves no adapters.
+        """
+        raise UnsupportedOptionError(f"{self.name} does not serve adapters.")
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more.
+
+        Raises:
+            UnknownAdapterError: there is none of this name.
+            UnsupportedOptionError: this engine serves no adapters.
+        """
+        raise UnsupportedOptionError(f"{self.name} does not serve adapters.")
+
     # --- chat, over generate ---------------------------------------------------------------------
 
     async def chat(
@@ -108,7 +135,9 @@ class BaseEngine(ABC):
             EngineError: the engine could not do it.
         """
         collected: dict[int, CompletionCollector] = {}
-        stream = self.stream(messages, system, tools, images, videos, audios, **input_kwargs)
+        stream = self._stream(
+            messages, system, tools, images, videos, audios, input_kwargs, streamed=False
+        )
         async with aclosing(stream):
             async for delta in stream:
                 collected.setdefault(delta.index, CompletionCollector()).add(delta)
@@ -137,7 +166,7 @@ class BaseEngine(ABC):
                 if delta.text:
                     yield delta.text
 
-    async def stream(
+    def stream(
         self,
         messages: Messages,
         system: str | None = None,
@@ -148,10 +177,27 @@ class BaseEngine(ABC):
         **input_kwargs: Any,
     ) -> AsyncGenerator[ChatDelta, None]:
         """Answer a conversation as deltas with index, token ids, log-probabilities and usage."""
+        return self._stream(
+            messages, system, tools, images, videos, audios, input_kwargs, streamed=True
+        )
+
+    async def _stream(
+        self,
+        messages: Messages,
+        system: str | None,
+        tools: Tools,
+        images: Sequence[Any] | None,
+        videos: Sequence[Any] | None,
+        audios: Sequence[Any] | None,
+        options: Mapping[str, Any],
+        *,
+        streamed: bool,
+    ) -> AsyncGenerator[ChatDelta, None]:
         if images or videos or audios:
             raise MediaError("This model takes text alone: no images, videos or audios.")
         # Rendering and tokenising a long conversation takes milliseconds: off the event loop.
-        request = await asyncio.to_thread(self.prepare, messages, system, tools, input_kwargs)
+        request = await asyncio.to_thread(self.prepare, messages, system, tools, options)
+        request = replace(request, params=replace(request.params, streamed=streamed))
         readers: dict[int, CompletionReader] = {}
         async with aclosing(self._generate_in_time(request)) as deltas:
             async for delta in deltas:
@@ -235,6 +281,10 @@ class BaseEngine(ABC):
             tools=tool_format.parser(request.tools) if tool_format and request.tools else None,
         )
 
+    def timed_out(self, params: SamplingParams) -> RequestTimeoutError:
+        """The error of a request whose time limit has passed."""
+        return RequestTimeoutError(f"The request's timeout of {params.timeout:g} s passed.")
+
     async def _generate_in_time(self, request: Request) -> AsyncGenerator[Delta, None]:
         """`generate`, with the request's own time limit and its faults as exceptions."""
         timeout = request.params.timeout
@@ -248,9 +298,7 @@ class BaseEngine(ABC):
                     async with asyncio.timeout(_remaining(deadline)):
                         delta = await anext(deltas, None)
                 except TimeoutError:
-                    raise RequestTimeoutError(
-                        f"The request's timeout of {timeout:g} s passed."
-                    ) from None
+                    raise self.timed_out(request.params) from None
                 if delta is None:
                     return
                 if delta.finish_reason == "error":

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from quire.adapters.folder import Adapter
 from quire.arguments import (
     DataArguments,
     FinetuningArguments,
@@ -19,7 +20,7 @@ from quire.arguments import (
 from quire.chat.base_engine import BaseEngine, Messages, Tools
 from quire.chat.loop_thread import LoopThread
 from quire.chat.response import ChatDelta, Response
-from quire.errors import ConfigError
+from quire.vllm.devices import gpu_is_present, vllm_is_installed
 
 EngineClass = Callable[
     [ModelArguments, DataArguments, FinetuningArguments, GeneratingArguments], BaseEngine
@@ -166,6 +167,29 @@ class ChatModel:
         """Score texts with a reward model; see BaseEngine.get_scores."""
         return await self._loop.wait(self.engine.get_scores(batch_input, **input_kwargs))
 
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRA adapters that requests may name; "base" is the model without one."""
+        return self.engine.adapters
+
+    def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see BaseEngine.load_adapter."""
+        return self._loop.run(self.engine.load_adapter(path, name))
+
+    def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more; see BaseEngine.drop_adapter."""
+        return self._loop.run(self.engine.drop_adapter(name))
+
+    async def aload_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see BaseEngine.load_adapter."""
+        return await self._loop.wait(self.engine.load_adapter(path, name))
+
+    async def adrop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more; see BaseEngine.drop_adapter."""
+        return await self._loop.wait(self.engine.drop_adapter(name))
+
     # --- life ------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -207,15 +231,14 @@ class ChatModel:
 
 
 def engine_class_for(model_args: ModelArguments) -> EngineClass:
-    """Choose the engine by `infer_backend`; `auto` is native in this version.
+    """Choose the engine by `infer_backend`; `auto` is vLLM where it is installed and a GPU is here."""
+    backend = model_args.infer_backend
+    if backend == "auto":
+        backend = "vllm" if vllm_is_installed() and gpu_is_present() else "native"
+    if backend == "vllm":
+        from quire.chat.vllm_engine import VllmEngine
 
-    Raises:
-        ConfigError: `vllm`, which this version does not have.
-    """
-    if model_args.infer_backend == "vllm":
-        raise ConfigError(
-            "infer_backend 'vllm' is not in this version of quire; use 'native' or 'auto'."
-        )
+        return VllmEngine
     from quire.chat.native_engine import NativeEngine
 
     return NativeEngine

@@ -10,9 +10,9 @@ from pathlib import Path
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
-from quire.chat.model_folder import eos_token_ids, find_model_folder, read_json
 from quire.chat.native_options import check_arguments
-from quire.errors import ConfigError
+from quire.chat.tokenizer_loading import check_vocabulary, load_tokenizer
+from quire.model_folder import eos_token_ids, find_model_folder, read_json
 from quire.native.batch import Runner
 from quire.native.cpu.loading import load_model
 from quire.native.detokenizer import detokenizer_factory
@@ -22,7 +22,6 @@ from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.template.registry import get_template
-from quire.tokenizer import Tokenizer
 
 
 class NativeEngine(BaseEngine):
@@ -47,7 +46,7 @@ class NativeEngine(BaseEngine):
         self.model_args, self.data_args = model_args, data_args
         self.finetuning_args, self.generating_args = finetuning_args, generating_args
         folder = find_model_folder(model_args)
-        self.tokenizer = _load_tokenizer(folder, model_args)
+        self.tokenizer = load_tokenizer(folder, model_args)
         self.template = get_template(
             data_args.template,
             self.tokenizer,
@@ -58,7 +57,7 @@ class NativeEngine(BaseEngine):
         self.eos_token_ids = eos_token_ids(folder, self.tokenizer.eos_token_id)
         runner = _load_runner(folder, model_args)
         try:
-            _check_vocabulary(self.tokenizer, model_args, runner)
+            check_vocabulary(self.tokenizer, model_args, runner.vocab_size)
             engine = self._make_engine(runner)
         except BaseException:
             runner.close()
@@ -103,25 +102,6 @@ class NativeEngine(BaseEngine):
     async def close(self) -> None:
         """End the engine's threads and free the weights and the KV cache."""
         await asyncio.to_thread(self._thread.close)
-
-
-def _load_tokenizer(folder: Path, model_args: ModelArguments) -> Tokenizer:
-    tokenizer = Tokenizer.from_folder(folder)
-    tokenizer.add_tokens(model_args.add_tokens or ())
-    tokenizer.add_tokens(model_args.add_special_tokens or (), special=True)
-    return tokenizer
-
-
-def _check_vocabulary(tokenizer: Tokenizer, model_args: ModelArguments, runner: Runner) -> None:
-    """A token that was added must have a row in the embedding, or it would be another's."""
-    for token in (*(model_args.add_tokens or ()), *(model_args.add_special_tokens or ())):
-        number = tokenizer.token_to_id(token)
-        if number is None or number >= runner.vocab_size:
-            raise ConfigError(
-                f"The token {token!r} cannot be added: the model's embedding has "
-                f"{runner.vocab_size:,} rows, and none is left for it. Use the folder that was "
-                "saved after training with the token."
-            )
 
 
 def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:

@@ -94,7 +94,7 @@ def _read_words(
     from quire.tokenizer import Tokenizer
 
     if named:
-        from quire.chat.model_folder import find_model_folder
+        from quire.model_folder import find_model_folder
 
         tokenizer = Tokenizer.from_folder(find_model_folder(model_args))
         tokenizer.add_tokens(model_args.add_tokens or ())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quire.errors import ConfigError
-from quire.native.cpu.cpus import default_threads
+from quire.machine.cpus import default_threads
 from quire.native.cpu.layout import BLOCK_SIZES
 from quire.native.cpu.machine_code import load_step
 from quire.native.cpu.memory import count_blocks

@@ -34,3 +34,16 @@ def _quota() -> int:
         return max(1, -(-int(quota) // int(period)))
     except (OSError, ValueError):
         return os.cpu_count() or 1
+
+
+def instruction_sets(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """The instruction sets of this CPU as the kernel names them, such as `avx2`, `avx512_bf16`."""
+    try:
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()

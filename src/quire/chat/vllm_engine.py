@@ -1,0 +1,287 @@
+"""VllmEngine: real vLLM behind the one seam."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quire.adapters.book import AdapterBook
+from quire.adapters.folder import Adapter
+from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
+from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
+from quire.chat.tokenizer_loading import added_tokens, check_vocabulary, load_tokenizer
+from quire.errors import EngineError, MediaError, SamplingError
+from quire.model_folder import eos_token_ids, find_model_folder, read_json
+from quire.outputs import Delta
+from quire.prompt import Prompt
+from quire.sampling import SamplingParams
+from quire.template.registry import get_template
+from quire.tokenizer import Tokenizer
+from quire.vllm.adapters import ServedAdapters
+from quire.vllm.devices import find_devices
+from quire.vllm.failures import translate
+from quire.vllm.launch import Started, engine_argument_names, import_vllm
+from quire.vllm.model_facts import ModelFacts, read_model_facts
+from quire.vllm.outputs import DeltaReader
+from quire.vllm.plan import AdapterNeeds, Plan, make_plan
+from quire.vllm.request import to_vllm
+from quire.vllm.scoring import score
+from quire.vllm.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+
+logger = logging.getLogger("quire")
+
+
+class VllmEngine(BaseEngine):
+    """The production engine, on GPUs or a CPU. Its requests all run on one event loop.
+
+    Raises, when made:
+        ConfigError: vLLM is not installed, or an argument that it cannot honour.
+        ModelError: the model's folder or an adapter cannot be used.
+        EngineStartError: vLLM failed to start, or took longer than `vllm_start_timeout`.
+        OutOfMemoryError: the KV cache would not hold one sequence.
+    """
+
+    name = "VllmEngine"
+    loop_bound = True
+
+    def __init__(
+        self,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        finetuning_args: FinetuningArguments,
+        generating_args: GeneratingArguments,
+    ) -> None:
+        self.model_args, self.data_args = model_args, data_args
+        self.finetuning_args, self.generating_args = finetuning_args, generating_args
+        self.can_generate = finetuning_args.stage != "rm"
+        folder = find_model_folder(model_args)
+        facts = read_model_facts(folder)
+        self.tokenizer = load_tokenizer(folder, model_args)
+        check_vocabulary(self.tokenizer, model_args, facts.vocab_size)
+        self.template = get_template(
+            data_args.template,
+            self.tokenizer,
+            tool_format=data_args.tool_format,
+            default_system=data_args.default_system,
+        )
+        self.generation_config = read_json(folder, "generation_config.json")
+        self.eos_token_ids = eos_token_ids(folder, self.tokenizer.eos_token_id)
+        book = _adapter_book(model_args, folder)
+        self._request_numbers = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # A restart reads it again, so it stays until the engine is closed.
+        self._scratch = tempfile.TemporaryDirectory(prefix="quire-tokenizer-")
+        tokens = _tokenizer_folder(self.tokenizer, model_args, folder, Path(self._scratch.name))
+        plan = self._make_plan(facts, book, tokens)
+        self._supervisor = Supervisor(
+            plan, model_args.vllm_start_timeout, model_args.vllm_max_restarts
+        )
+        self._adapters = ServedAdapters(book)
+        self.context_length = self._supervisor.current().engine.model_config.max_model_len
+
+    def _make_plan(self, facts: ModelFacts, book: AdapterBook, tokenizer: Path | None) -> Plan:
+        version = import_vllm()
+        args = self.model_args
+        devices = find_devices()
+        needs = AdapterNeeds(book.largest_rank, len(book.names), args.adapter_folder is not None)
+        plan = make_plan(
+            args,
+            self.finetuning_args,
+            facts,
+            devices,
+            needs,
+            tokenizer=tokenizer,
+            known=engine_argument_names(),
+        )
+        chosen = "".join(f"; {note}" for note in plan.notes)
+        logger.info("Starting vLLM %s on %s%s.", version, _described(devices), chosen)
+        return plan
+
+    # --- the seam --------------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        adapter: str | None = None,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """Complete one prompt; see BaseEngine."""
+        reader = DeltaReader(params, len(prompt))
+        outputs = self._outputs(prompt, params, adapter, request_id)
+        async with aclosing(outputs):
+            async for output in outputs:
+                for delta in reader.read(output):
+                    yield delta
+        if reader.unfinished:
+            raise EngineError("vLLM ended the request before its completions were finished.")
+
+    async def _outputs(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        adapter: str | None,
+        request_id: str | None,
+        *,
+        cumulative: bool = False,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """vLLM's own outputs, with its errors as ours; closing it aborts the request in vLLM."""
+        from vllm.inputs import tokens_input
+
+        self._check_request(prompt, params)
+        started = self._running()
+        settings = to_vllm(params, cumulative=cumulative)
+        lora = await self._adapters.request(started, adapter)
+        stream = started.engine.generate(
+            tokens_input(list(prompt.token_ids)),
+            settings,
+            request_id or f"request-{next(self._request_numbers)}",
+            lora_request=lora,
+            priority=params.priority,
+        )
+        try:
+            async with aclosing(stream):
+                async for output in stream:
+                    yield output
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise translate(error) from error
+
+    async def _generate(
+        self,
+        messages: Messages,
+        system: str | None = None,
+        tools: Tools = None,
+        images: Sequence[Any] | None = None,
+        videos: Sequence[Any] | None = None,
+        audios: Sequence[Any] | None = None,
+        **input_kwargs: Any,
+    ) -> AsyncIterator[RequestOutput]:
+        """Answer a conversation as vLLM's own outputs, each with all that was written so far.
+
+        Several completions come in one output, at their end. Awaiting it gives the iterator.
+        """
+        if images or videos or audios:
+            raise MediaError("This model takes text alone: no images, videos or audios.")
+        request = await asyncio.to_thread(self.prepare, messages, system, tools, input_kwargs)
+        if request.params.greedy and request.params.n > 1:
+            raise SamplingError("Greedy completions are all the same: ask _generate for one.")
+        return self._own_outputs(request)
+
+    async def _own_outputs(self, request: Request) -> AsyncIterator[RequestOutput]:
+        # Special tokens are shown only where our own reader needs them among the text.
+        skip = request.params.skip_special_tokens or bool(request.hidden)
+        params = replace(request.params, skip_special_tokens=skip)
+        outputs = self._outputs(
+            request.prompt, params, request.adapter, request.request_id, cumulative=True
+        )
+        try:
+            async with asyncio.timeout(params.timeout), aclosing(outputs):
+                async for output in outputs:
+                    yield output
+        except TimeoutError:
+            raise self.timed_out(params) from None
+
+    async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
+        """Score each text with a reward model that vLLM can pool (`stage: rm`).
+
+        Raises:
+            NotImplementedError: the stage is not rm.
+            UnsupportedOptionError: an option that scoring does not have.
+        """
+        if self.can_generate:
+            raise NotImplementedError("Scores need a reward model: load it with stage: rm.")
+        started = self._running()
+        ids = await asyncio.to_thread(lambda: [self.tokenizer.encode(text) for text in batch_input])
+        return await score(started, ids, self.context_length, input_kwargs)
+
+    async def health(self) -> None:
+        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        self._supervisor.current()
+
+    async def close(self) -> None:
+        """End vLLM and all its processes."""
+        self._adapters.forget()
+        await asyncio.to_thread(self._supervisor.close)
+        self._scratch.cleanup()
+
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters that requests may name."""
+        return self._adapters.book.adapters
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see BaseEngine."""
+        started = self._running()
+        self._check_lora(started)
+        return await self._adapters.add(started, name, str(path))
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more; see BaseEngine."""
+        return await self._adapters.drop(self._running(), name)
+
+    # --- checks ----------------------------------------------------------------------------------
+
+    def _running(self) -> Started:
+        """The engine, which answers one event loop alone."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise EngineError(
+                "A VllmEngine serves the event loop of its first request, and this is another one. "
+                "A ChatModel may be used from any number of loops and threads."
+            )
+        return self._supervisor.current()
+
+    def _check_request(self, prompt: Prompt, params: SamplingParams) -> None:
+        if prompt.media:
+            raise MediaError("This model takes text alone: no images, videos or audios.")
+        if not self.can_generate:
+            raise EngineError("A reward model (stage: rm) scores texts and writes none.")
+        if not len(prompt):
+            raise SamplingError("The prompt is empty: give it at least one token.")
+
+    def _check_lora(self, started: Started) -> None:
+        if started.engine.vllm_config.lora_config is None:
+            raise EngineError(
+                "vLLM was started without room for adapters: give adapter_name_or_path or "
+                'adapter_folder, or vllm_config {"enable_lora": true}.'
+            )
+
+
+def _adapter_book(args: ModelArguments, folder: Path) -> AdapterBook:
+    return AdapterBook(
+        args.adapter_name_or_path or (), folder=args.adapter_folder, model_folder=folder
+    )
+
+
+def _tokenizer_folder(
+    tokenizer: Tokenizer, args: ModelArguments, folder: Path, scratch: Path
+) -> Path | None:
+    """The tokenizer with its added tokens as files, since vLLM reads its own; None where equal."""
+    if not added_tokens(args):
+        return None
+    tokenizer.backend.save(str(scratch / "tokenizer.json"))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            (scratch / name).write_bytes((folder / name).read_bytes())
+    return scratch
+
+
+def _described(devices: Any) -> str:
+    return "the CPU" if devices.is_cpu else f"{devices.count} x {devices.kind}"

@@ -1,0 +1,182 @@
+"""Where vLLM's own log goes: into a file, from which progress and the causes of failures are read.
+
+Users who set one of vLLM's logging variables keep what they set.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from multiprocessing import spawn
+from pathlib import Path
+
+_OWN_SETTINGS = (
+    "VLLM_CONFIGURE_LOGGING",
+    "VLLM_LOGGING_CONFIG_PATH",
+    "VLLM_LOGGING_LEVEL",
+)
+
+_PHASES = (
+    ("Initializing a V1 LLM engine", "the engine's process is there"),
+    ("Starting to load model", "loading the weights"),
+    ("Loading weights took", "the weights are loaded"),
+    ("Compiling a graph", "compiling"),
+    ("Warming up model", "compiling and warming up"),
+    ("KV cache size", "the KV cache is there"),
+    ("Capturing CUDA graph", "capturing CUDA graphs"),
+    ("Graph capturing finished", "CUDA graphs are captured"),
+)
+"""Words of vLLM's log, in the order in which they come, and what they tell a user."""
+
+_LONGEST_FIRST_LINE = 120
+"""Characters of `#!` and what follows that every Linux takes."""
+
+_CAUSE = re.compile(r"(?:^|\s)([A-Za-z_.]*(?:Error|Exception|Interrupt)): (.+)")
+
+
+@functools.cache
+def log_file() -> Path | None:
+    """The file of this process's engines; None where the user's own settings rule.
+
+    It is deleted when the process ends, unless `keep` was called.
+    """
+    if any(os.environ.get(name) for name in _OWN_SETTINGS):
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="quire-vllm-"))
+    atexit.register(_delete, folder)
+    settings = folder / "logging.json"
+    settings.write_text(json.dumps(_settings(folder / "vllm.log")), encoding="utf-8")
+    return folder / "vllm.log"
+
+
+def logging_environment() -> dict[str, str]:
+    """The variables that make vLLM and its processes write to `log_file`."""
+    path = log_file()
+    if path is None:
+        return {}
+    return {"VLLM_LOGGING_CONFIG_PATH": str(path.parent / "logging.json")}
+
+
+@contextmanager
+def children_write_to_log() -> Generator[None]:
+    """Let what the processes started inside print go to the log: warnings, crashes, C++ libraries.
+
+    They inherit standard output otherwise, where an answer may be on its way into a file. Each
+    first runs a line that puts the log in its place.
+    """
+    path = log_file()
+    wrapper = None if path is None else _wrapper(path)
+    if wrapper is None:
+        yield
+        return
+    before = spawn.get_executable()
+    multiprocessing.set_executable(str(wrapper))
+    try:
+        yield
+    finally:
+        multiprocessing.set_executable(before)
+
+
+def _wrapper(path: Path) -> Path | None:
+    """A program that does as Python does, its output in the log; None where none can be made."""
+    first = f"#!{sys.executable} -IS"
+    if len(first) > _LONGEST_FIRST_LINE or " " in sys.executable:
+        return None
+    wrapper = path.parent / "python"
+    wrapper.write_text(
+        f"{first}\n"
+        "import os, sys\n"
+        f"log = os.open({str(path)!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)\n"
+        "os.dup2(log, 1), os.dup2(log, 2), os.close(log)\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n",
+        encoding="utf-8",
+    )
+    wrapper.chmod(0o700)
+    return wrapper
+
+
+def quiet_until_configured() -> None:
+    """vLLM warns while it is imported, before its own settings of the log take effect."""
+    if log_file() is not None:
+        own = logging.getLogger("vllm")
+        own.addHandler(logging.NullHandler())
+        own.propagate = False
+
+
+def _settings(path: Path) -> dict[str, object]:
+    line = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": line}},
+        "handlers": {
+            "file": {"class": "logging.FileHandler", "filename": str(path), "formatter": "line"}
+        },
+        "loggers": {"vllm": {"handlers": ["file"], "level": "INFO", "propagate": False}},
+    }
+
+
+_kept: set[Path] = set()
+
+
+def keep() -> Path | None:
+    """Keep the log for the user to read; returns its path."""
+    path = log_file()
+    if path is None or not path.is_file():
+        return None
+    _kept.add(path.parent)
+    return path
+
+
+def _delete(folder: Path) -> None:
+    if folder not in _kept:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class LogReader:
+    """Reads what was written to the log since it was made."""
+
+    def __init__(self) -> None:
+        self._path = log_file()
+        self._start = self._position = _size(self._path)
+        self._told: set[str] = set()
+
+    def phases(self) -> list[str]:
+        """What has begun since the last call, in words."""
+        text, self._position = _read(self._path, self._position)
+        found = [words for mark, words in _PHASES if mark in text and words not in self._told]
+        self._told.update(found)
+        return found
+
+    def cause(self) -> str | None:
+        """The error that was logged first: those that follow are its consequences."""
+        text, _ = _read(self._path, self._start)
+        for line in text[max(0, text.find(" ERROR ")) :].splitlines():
+            match = _CAUSE.search(line)
+            if match is not None:
+                return f"{match[1]}: {match[2].strip()}"
+        return None
+
+
+def _size(path: Path | None) -> int:
+    return path.stat().st_size if path is not None and path.is_file() else 0
+
+
+def _read(path: Path | None, position: int) -> tuple[str, int]:
+    """The text from a position on, and where it ends."""
+    if path is None or not path.is_file():
+        return "", position
+    with path.open("rb") as file:
+        file.seek(position)
+        content = file.read()
+    return content.decode("utf-8", "replace"), position + len(content)

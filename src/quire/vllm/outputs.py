@@ -1,0 +1,106 @@
+"""From vLLM's outputs to deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from quire.outputs import Delta, FinishReason, TokenLogprob, Usage
+from quire.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from vllm import CompletionOutput, RequestOutput
+
+_FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "abort": "abort",
+    "error": "error",
+    "repetition": "stop",
+}
+
+
+class DeltaReader:
+    """Reads the outputs of one request, deltas or whole ones.
+
+    Invariant: each of the request's completions gets exactly one delta with a finish reason.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_length: int) -> None:
+        self._params = params
+        self._prompt_length = prompt_length
+        self._copies = params.n if params.greedy else 1
+        self._counts: dict[int, int] = {}
+        self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+        self.unfinished = params.n
+
+    def read(self, output: RequestOutput) -> Iterator[Delta]:
+        """The deltas in one output."""
+        if output.prompt_logprobs and self._prompt_logprobs is None:
+            self._prompt_logprobs = _prompt_logprobs(
+                output.prompt_token_ids or [], output.prompt_logprobs, self._params.prompt_logprobs
+            )
+        for completion in output.outputs:
+            delta = self._delta(completion, output.num_cached_tokens or 0)
+            if delta is None:
+                continue
+            self.unfinished -= self._copies if delta.finish_reason is not None else 0
+            yield delta
+            for index in range(1, self._copies):
+                yield replace(delta, index=index, prompt_logprobs=None)
+
+    def _delta(self, completion: CompletionOutput, cached: int) -> Delta | None:
+        index, tokens = completion.index, tuple(completion.token_ids)
+        reason = _finish_reason(completion.finish_reason)
+        if not tokens and not completion.text and reason is None:
+            return None
+        count = self._counts[index] = self._counts.get(index, 0) + len(tokens)
+        prompt_logprobs = None
+        if index == 0:
+            prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
+        return Delta(
+            index=index,
+            text=completion.text,
+            token_ids=tokens,
+            logprobs=self._logprobs(tokens, completion.logprobs),
+            finish_reason=reason,
+            stop_reason=self._stop_reason(completion.stop_reason),
+            usage=None if reason is None else Usage(self._prompt_length, count, cached),
+            prompt_logprobs=prompt_logprobs,
+            error="vLLM failed in a step of this request." if reason == "error" else None,
+        )
+
+    def _logprobs(self, tokens: tuple[int, ...], found: Any) -> tuple[TokenLogprob, ...] | None:
+        top = self._params.logprobs
+        if top is None or found is None:
+            return None
+        return tuple(_token_logprob(t, row, top) for t, row in zip(tokens, found, strict=True))
+
+    def _stop_reason(self, reason: str | int | None) -> str | int | None:
+        """EOS is an end of its own, though vLLM was given it as one of the stop tokens."""
+        if reason in self._params.stop_token_ids or isinstance(reason, str):
+            return reason
+        return None
+
+
+def _finish_reason(reason: str | None) -> FinishReason | None:
+    """Ours for vLLM's; a word that a later version brings is an end like any other."""
+    return None if reason is None else _FINISH_REASONS.get(reason, "stop")
+
+
+def _token_logprob(token: int, row: Mapping[int, Any], top: int) -> TokenLogprob:
+    """One token's; vLLM's row holds it and its rivals, with ranks."""
+    chosen = row[token]
+    ranked = sorted((entry.rank or 0, other, entry.logprob) for other, entry in row.items())
+    rivals = {other: logprob for rank, other, logprob in ranked if 0 < rank <= top}
+    return TokenLogprob(token, chosen.logprob, rivals, chosen.rank or 0)
+
+
+def _prompt_logprobs(
+    tokens: list[int], rows: Any, top: int | None
+) -> tuple[TokenLogprob | None, ...]:
+    return tuple(
+        None if row is None else _token_logprob(token, row, top or 0)
+        for token, row in zip(tokens, rows, strict=True)
+    )

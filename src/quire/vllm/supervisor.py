@@ -1,0 +1,139 @@
+"""The engine that runs now: watched, and started again after a death where that is asked for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
+from quire.vllm.launch import Started, start, stop
+from quire.vllm.plan import Plan
+
+logger = logging.getLogger("quire")
+
+_LOOK_EVERY = 0.25
+"""Seconds between two looks at the engine's processes."""
+
+_GONE = "vLLM's engine has died."
+
+
+class Supervisor:
+    """Holds the running engine. `current` may be called from any thread.
+
+    Args:
+        plan: what to start.
+        timeout: seconds that a start may take.
+        max_restarts: how often a dead engine is started again, in all; with a back-off that doubles
+            from one second.
+
+    Raises, when made:
+        ConfigError, EngineStartError, OutOfMemoryError: see `launch.start`.
+    """
+
+    def __init__(self, plan: Plan, timeout: float, max_restarts: int) -> None:
+        self._plan, self._timeout, self._max_restarts = plan, timeout, max_restarts
+        self.restarts = 0
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._unusable: EngineError | None = None
+        self._started = start(plan, timeout)
+        self._watcher = threading.Thread(target=self._watch, name="quire-vllm-watch", daemon=True)
+        self._watcher.start()
+
+    def current(self) -> Started:
+        """The running engine.
+
+        Raises:
+            EngineClosedError, EngineDeadError: there is none.
+        """
+        unusable = self._unusable
+        if unusable is not None:
+            raise unusable
+        started = self._started
+        if _is_dead(started):
+            raise self._died()
+        return started
+
+    def close(self) -> None:
+        """End the engine and its processes; twice does no harm."""
+        with self._lock:
+            if self._closing.is_set():
+                return
+            self._closing.set()
+            self._unusable = EngineClosedError("The engine was closed.")
+        if threading.current_thread() is not self._watcher:
+            self._watcher.join()
+        stop(self._started)
+        del self._started  # the last reference: vLLM frees what it holds
+
+    # --- in the watcher's thread -----------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._closing.wait(_LOOK_EVERY):
+            if not _is_dead(self._started):
+                continue
+            self._set_unusable(self._died())
+            stop(self._started)
+            if not self._restart():
+                return
+
+    def _restart(self) -> bool:
+        """Start again until it succeeds; False when there are no more tries."""
+        delay = 1.0
+        while self.restarts < self._max_restarts:
+            self.restarts += 1
+            logger.warning(
+                "vLLM's engine has died; starting it again (%d of %d) in %.0f s.",
+                self.restarts, self._max_restarts, delay,
+            )  # fmt: skip
+            if self._closing.wait(delay):
+                return False
+            delay *= 2
+            try:
+                started = start(self._plan, self._timeout)
+            except QuireError as error:
+                logger.error("vLLM could not be started again: %s", error)
+                continue
+            return self._take(started)
+        self._set_unusable(EngineDeadError(_GONE + self._counted()))
+        return False
+
+    def _take(self, started: Started) -> bool:
+        with self._lock:
+            if not self._closing.is_set():
+                self._started, self._unusable = started, None
+                logger.info("vLLM's engine runs again.")
+                return True
+        stop(started)
+        return False
+
+    def _set_unusable(self, error: EngineError) -> None:
+        with self._lock:
+            if not self._closing.is_set():
+                self._unusable = error
+
+    def _died(self) -> EngineDeadError:
+        if self.restarts < self._max_restarts:
+            return EngineDeadError("vLLM's engine has died and is being started again.")
+        return EngineDeadError(_GONE + self._counted())
+
+    def _counted(self) -> str:
+        if not self._max_restarts:
+            return " Set vllm_max_restarts to have it started again by itself."
+        return f" It was started again {self.restarts} times (vllm_max_restarts)."
+
+
+def _is_dead(started: Started) -> bool:
+    """Whether vLLM says so, or its first process is gone."""
+    if started.engine.errored:
+        return True
+    return bool(started.processes) and not _runs(started)
+
+
+def _runs(started: Started) -> bool:
+    import psutil
+
+    try:
+        return started.processes[0].status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
