@@ -1,0 +1,1 @@
+"""From quire's arguments to servers elsewhere: `vllm serve` commands and Ray Serve's YAML."""
