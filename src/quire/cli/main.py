@@ -140,6 +140,53 @@ def build_app(make_model: MakeModel) -> App:
         show_prompt(words, options, sys.stdin, sys.stdout)
         return 0
 
+    @app.command(
+        usage="Usage: quire deploy vllm|ray [CONFIG.yaml | FOLDER | NAME] [OPTIONS] [KEY=VALUE ...]"
+    )
+    def deploy(
+        *words: Words,
+        gpus: Value = None,
+        nodes: Value = None,
+        gpus_per_node: Value = None,
+        multi_node: Value = None,
+        address: Value = None,
+        memory: Value = None,
+        adapter_storage: Value = None,
+    ) -> int:
+        """Print the vllm serve command, or Ray Serve's YAML, of a configuration.
+
+        Neither vLLM nor a GPU is needed here: the server's are described by options.
+
+          quire deploy vllm config.yaml --gpus 4
+          quire deploy vllm config.yaml --nodes 2 --gpus-per-node 8 --multi-node ray
+          quire deploy ray config.yaml --gpus 8 > serve.yaml
+
+        Parameters
+        ----------
+        gpus
+            GPUs of the server: 1 if not given; 0 is a server with a CPU alone.
+        nodes
+            Machines of the server.
+        gpus_per_node
+            GPUs on each of them.
+        multi_node
+            What joins them: vllm, its own launcher, or ray.
+        address
+            The first machine's address, as the others reach it.
+        memory
+            Free memory of a CPU server, such as 64GiB; this machine's if not given.
+        adapter_storage
+            Where Ray Serve finds the adapters, such as s3://bucket/adapters.
+        """
+        from quire.cli.deploy import DeployOptions, write_deployment
+
+        show_log(logging.WARNING)
+        options = DeployOptions(
+            gpus, nodes, gpus_per_node, multi_node, address, memory, adapter_storage
+        )
+        write_deployment(words, options, sys.stdout)
+        return 0
+
     return app
 
 

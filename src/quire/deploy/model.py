@@ -1,0 +1,89 @@
+"""The model as the target's machines will find it, and what is known of it here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from quire.arguments import ModelArguments
+from quire.errors import ConfigError, ModelNotFoundError
+from quire.model_folder import read_json
+from quire.vllm.model_facts import ModelFacts, read_model_facts
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model by its name: an absolute path, or a name of the hub.
+
+    `folder` is where its files lie here; None where they do not, and then `facts` hold no sizes.
+    """
+
+    name: str
+    facts: ModelFacts
+    folder: Path | None = None
+    from_hub: bool = False
+    generation_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def is_known(self) -> bool:
+        return self.folder is not None
+
+
+def find_served_model(args: ModelArguments) -> ServedModel:
+    """Read the facts of the model where its files are here; nothing is downloaded.
+
+    Raises:
+        ConfigError: facts are needed that only the model's files tell.
+        ModelNotFoundError: the name is that of a file, or its folder holds no readable config.
+    """
+    name = args.model_name_or_path
+    local = Path(name).expanduser()
+    if local.exists() and not local.is_dir():
+        raise ModelNotFoundError(f"model_name_or_path must be a folder, but {name} is a file.")
+    if local.is_dir():
+        return _known(str(local.absolute()), local.absolute())
+    if not _is_hub_name(name):
+        return _unknown(str(local.absolute()), args)
+    cached = _cached_folder(name, args)
+    if cached is None:
+        return replace(_unknown(name, args), from_hub=True)
+    return replace(_known(name, cached), from_hub=True)
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _known(name: str, folder: Path) -> ServedModel:
+    facts = replace(read_model_facts(folder), folder=Path(name))
+    return ServedModel(name, facts, folder, generation_config=_generation_config(folder))
+
+
+def _generation_config(folder: Path) -> Mapping[str, Any]:
+    return read_json(folder, "generation_config.json")
+
+
+def _unknown(name: str, args: ModelArguments) -> ServedModel:
+    """Without sizes: every number of devices divides it, and its text is as long as is asked for."""
+    if args.rope_scaling is not None and "hf_overrides" not in (args.vllm_config or {}):
+        raise ConfigError(
+            f"rope_scaling stretches the length that {name} was trained for, which stands in its "
+            "config.json, and that is not on this machine. Run the command where the model is, or "
+            "leave rope_scaling out and give vllm_config the key hf_overrides."
+        )
+    return ServedModel(name, ModelFacts(Path(name), max_positions=args.vllm_maxlen))
+
+
+def _cached_folder(name: str, args: ModelArguments) -> Path | None:
+    """The hub's snapshot in the cache of this machine, if its config is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        path = try_to_load_from_cache(
+            name, "config.json", cache_dir=args.cache_dir, revision=args.model_revision
+        )
+    except ValueError:  # no name that the hub could have
+        return None
+    return Path(path).parent if isinstance(path, str) else None

@@ -1,0 +1,162 @@
+"""Ray Serve's configuration of a server.
+
+The fields are those of ray.serve.llm's LLMConfig and LLMServingArgs in Ray 2.60.0
+(python/ray/llm/_internal/serve/core), which refuse any other. Ray is not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+import yaml
+
+from quire.deploy.blueprint import Blueprint
+from quire.deploy.spread import DATA, world_size
+from quire.deploy.text import comments
+from quire.deploy.vllm_serve import SERVER_PORT, ray_cluster_commands
+from quire.errors import ConfigError
+
+STORAGE = "s3://YOUR-BUCKET/adapters"
+_STORAGES = ("s3://", "gs://", "abfss://", "azure://")
+
+_RAYS_OWN = frozenset({"distributed_executor_backend", "served_model_name", "disable_log_stats"})
+"""Ray sets these itself, and refuses to be told otherwise."""
+
+
+def ray_config(blueprint: Blueprint, storage: str | None = None) -> str:
+    """The YAML that `serve run` and `serve deploy` take, below comments on what it assumes.
+
+    Args:
+        storage: where Ray finds the adapters, each in a folder of its own: s3://, gs://, abfss://
+            or azure://.
+
+    Raises:
+        ConfigError: Ray cannot read from such a storage.
+    """
+    if storage is not None and not storage.startswith(_STORAGES):
+        raise ConfigError(
+            f"--adapter-storage must begin with {', '.join(_STORAGES)}: Ray Serve reads adapters "
+            f"from nowhere else, and {storage!r} does not."
+        )
+    application = {
+        "name": "quire",
+        "route_prefix": "/",
+        **_builder(blueprint, _llm_config(blueprint, storage)),
+    }
+    content = yaml.safe_dump(
+        {"applications": [application]},
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+    )
+    return f"{comments(_notes(blueprint, storage))}\n\n{content}"
+
+
+def _builder(blueprint: Blueprint, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Ranks of data parallelism that work together are a builder of their own."""
+    if blueprint.engine_args.get(DATA, 1) > 1:
+        return {
+            "import_path": "ray.serve.llm:build_dp_openai_app",
+            "args": {"llm_config": config},
+        }
+    return {"import_path": "ray.serve.llm:build_openai_app", "args": {"llm_configs": [config]}}
+
+
+def _llm_config(blueprint: Blueprint, storage: str | None) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "model_loading_config": {
+            "model_id": model_id(blueprint),
+            "model_source": blueprint.model,
+        },
+        "engine_kwargs": _engine_kwargs(blueprint),
+        "deployment_config": {
+            "autoscaling_config": {"min_replicas": 1, "max_replicas": _replicas(blueprint)}
+        },
+    }
+    if not blueprint.target.gpus:
+        config["accelerator_config"] = {"kind": "cpu"}
+    if _has_adapters(blueprint):
+        most = blueprint.engine_args.get("max_cpu_loras", 16)
+        config["lora_config"] = {
+            "dynamic_lora_loading_path": (storage or STORAGE).rstrip("/"),
+            "max_num_adapters_per_replica": most,
+        }
+    if blueprint.environment:
+        config["runtime_env"] = {"env_vars": dict(blueprint.environment)}
+    return config
+
+
+def model_id(blueprint: Blueprint) -> str:
+    """The name that requests give; what follows a colon would be an adapter's."""
+    given = blueprint.engine_args.get("served_model_name")
+    name = given[0] if isinstance(given, (list, tuple)) and given else given
+    return str(name or PurePosixPath(blueprint.model).name).replace(":", "-")
+
+
+def _engine_kwargs(blueprint: Blueprint) -> dict[str, Any]:
+    values = {**blueprint.engine_args, **blueprint.server_args}
+    return {key: _plain(value) for key, value in values.items() if key not in _RAYS_OWN}
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dicts alone, which YAML writes without tags."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _replicas(blueprint: Blueprint) -> int:
+    """As many copies as the GPUs hold; with data parallelism, groups of copies."""
+    return max(1, blueprint.target.total_gpus // world_size(blueprint.engine_args))
+
+
+def _has_adapters(blueprint: Blueprint) -> bool:
+    return bool(blueprint.adapters or blueprint.adapter_folder)
+
+
+def _notes(blueprint: Blueprint, storage: str | None) -> list[str]:
+    name, address = model_id(blueprint), blueprint.target.address
+    notes = [
+        f"Ray Serve's configuration of a server of {blueprint.model}, as quire's VllmEngine would "
+        "run it. Save it as serve.yaml; on each node: pip install 'ray[serve,llm]'.",
+        *blueprint.notes,
+        *(
+            f"Set {variable} where `ray start` runs, on every node; it is not shown here."
+            for variable in blueprint.secrets
+        ),
+    ]
+    if _has_adapters(blueprint):
+        notes += _adapter_notes(blueprint, name, storage)
+    if blueprint.target.nodes > 1:
+        for part in ray_cluster_commands(blueprint):
+            where, line = part.removeprefix("# ").replace("\n#   ", " ").split("\n", 1)
+            notes.append(f"{where} {line}")
+        notes.append("On the first node: serve deploy serve.yaml")
+    else:
+        notes.append("Start it with: serve run serve.yaml")
+    where = address if blueprint.target.nodes > 1 else "127.0.0.1"
+    notes.append(
+        f"quire talks to it with infer_backend: remote, remote_base_url: "
+        f"http://{where}:{SERVER_PORT} and remote_model: {name} (docs/remote.md)."
+    )
+    return notes
+
+
+def _adapter_notes(blueprint: Blueprint, name: str, storage: str | None) -> list[str]:
+    notes = [
+        f"Copy the adapter's folder {one.path} to {storage or STORAGE}/{one.name}; requests ask for "
+        f"it as {name}:{one.name}."
+        for one in blueprint.adapters
+    ]
+    if blueprint.adapter_folder:
+        notes.append(
+            f"Copy the folders in {blueprint.adapter_folder} to {storage or STORAGE}, too; requests "
+            f"ask for them as {name}:FOLDER."
+        )
+    if storage is None:
+        notes.append("Put your own storage in place of YOUR-BUCKET, or give --adapter-storage.")
+    return notes
