@@ -140,3 +140,10 @@ def test_stop_words_of_the_template_and_of_the_request_add_up() -> None:
         stop_strings=("###",),
     )
     assert (params.stop, params.stop_token_ids, params.eos_token_ids) == (("###", "x"), (5,), (2,))
+
+
+def test_ignored_eos_ends_nothing_even_as_a_stop_token() -> None:
+    ends = {"eos_token_ids": (2, 3), "stop_token_ids": (3, 9), "prompt_length": 1}
+    ignoring = resolve({"ignore_eos": True}, {}, {}, context_length=100, **ends)
+    assert ignoring.stop_token_ids == (9,)
+    assert resolve({}, {}, {}, context_length=100, **ends).stop_token_ids == (3, 9)

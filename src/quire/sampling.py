@@ -151,6 +151,9 @@ def resolve(
     """
     given, own, merged = _merge(request, configured, generation_config)
     _refuse_beams(merged)
+    ignore_eos = _boolean("ignore_eos", merged.get("ignore_eos", False))
+    # A template names the end of a turn, which often is EOS itself: ignored, it ends nothing.
+    ignored = frozenset(eos_token_ids) if ignore_eos else frozenset[int]()
     return SamplingParams(
         max_tokens=_max_tokens(given, own, prompt_length, context_length),
         n=_integer("n", given.get("n", given.get("num_return_sequences", 1)), 1, MAX_COMPLETIONS),
@@ -169,9 +172,9 @@ def resolve(
         ),
         seed=_optional_integer("seed", merged.get("seed"), -(2**63), 2**64 - 1),
         stop=(*stop_strings, *_strings("stop", merged.get("stop", ()))),
-        stop_token_ids=tuple(stop_token_ids),
+        stop_token_ids=tuple(token for token in stop_token_ids if token not in ignored),
         eos_token_ids=tuple(eos_token_ids),
-        ignore_eos=_boolean("ignore_eos", merged.get("ignore_eos", False)),
+        ignore_eos=ignore_eos,
         logit_bias=_logit_bias(merged.get("logit_bias") or {}),
         bad_words=_strings("bad_words", merged.get("bad_words", ())),
         logprobs=_logprobs("logprobs", merged.get("logprobs")),

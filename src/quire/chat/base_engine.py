@@ -25,6 +25,7 @@ from quire.errors import (
 from quire.messages import Conversation, Message, read_conversation
 from quire.outputs import Delta
 from quire.prompt import Prompt
+from quire.response_format import read_response_format
 from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
@@ -217,13 +218,18 @@ class BaseEngine(ABC):
         check_option_names(options)
         conversation = read_conversation(messages, system, tools)
         self._check_media(conversation)
-        thinking = options.get("enable_thinking")
         preserve = options.get("preserve_thinking")
+        constrained = read_response_format(options.get("response_format")) is not None
         elements = self.template.render(
             conversation,
-            enable_thinking=self.data_args.enable_thinking if thinking is None else thinking,
+            enable_thinking=self._thinking(options.get("enable_thinking"), constrained),
             preserve_thinking=self.data_args.preserve_thinking if preserve is None else preserve,
         )
+        if constrained and self.template.starts_in_thought(elements):
+            raise UnsupportedOptionError(
+                "This model always begins with a thought, and response_format constrains an answer "
+                "from its first token: the two do not go together."
+            )
         prompt = Prompt(self.template.encode_elements(elements, self.tokenizer))
         params = self._params(options, len(prompt))
         hidden = self._hidden(params)
@@ -236,6 +242,17 @@ class BaseEngine(ABC):
             starts_in_thought=self.template.starts_in_thought(elements),
             tools=conversation.tools,
         )
+
+    def _thinking(self, wanted: bool | None, constrained: bool) -> bool | None:
+        """A constraint holds from the first token on, so that there is no room for a thought."""
+        if not constrained:
+            return self.data_args.enable_thinking if wanted is None else wanted
+        if wanted:
+            raise UnsupportedOptionError(
+                "response_format constrains an answer from its first token, which leaves no room for "
+                "a thought: leave enable_thinking out, or set it to false."
+            )
+        return False
 
     def _check_media(self, conversation: Conversation) -> None:
         for place, message in enumerate(conversation.messages):

@@ -31,6 +31,7 @@ from quire.vllm.processes import end, engine_processes
 
 if TYPE_CHECKING:
     import psutil
+    from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
 logger = logging.getLogger("quire")
@@ -184,7 +185,7 @@ def _make_engine(engine_args: Mapping[str, Any]) -> AsyncLLM:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
-        arguments = AsyncEngineArgs(**engine_args)
+        arguments = AsyncEngineArgs(**_with_configs(AsyncEngineArgs, engine_args))
         # The server's context: the default one gives far smaller batches on large GPUs.
         config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -195,6 +196,21 @@ def _make_engine(engine_args: Mapping[str, Any]) -> AsyncLLM:
         disable_log_stats=arguments.disable_log_stats,
         enable_log_requests=arguments.enable_log_requests,
     )
+
+
+def _with_configs(kind: type[AsyncEngineArgs], engine_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Dictionaries in place of vLLM's configuration objects become these; vLLM does it for some."""
+    import dataclasses
+
+    values = dict(engine_args)
+    for item in dataclasses.fields(kind):
+        value = values.get(item.name)
+        if not isinstance(value, dict) or item.default_factory is dataclasses.MISSING:
+            continue
+        default = item.default_factory()
+        if dataclasses.is_dataclass(default) and not isinstance(default, type):
+            values[item.name] = type(default)(**value)
+    return values
 
 
 def _start_error(error: Exception | None, cause: str | None) -> QuireError:

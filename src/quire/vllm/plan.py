@@ -27,6 +27,9 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `max_lora_rank`."""
 
 MEDIA_LIMITS = {"image": 4, "video": 2, "audio": 2}
+STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
+"""llguidance, as on the native engine. Where white space is free, a model may write it without end."""
+
 CPU_SEQUENCES = 128
 """vLLM's own `max_num_seqs` for a server on a CPU; the KV cache is cut to what they can fill."""
 
@@ -131,6 +134,7 @@ def _base(
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "limit_mm_per_prompt": dict(MEDIA_LIMITS),
+        "structured_outputs_config": dict(STRUCTURED_OUTPUTS),
     }
     if precision.quantization is not None:
         values["quantization"] = precision.quantization
@@ -138,7 +142,8 @@ def _base(
         values["hf_overrides"] = _rope_override(args.rope_scaling, model)
     if finetuning.stage == "rm":
         values |= {"runner": "pooling", "convert": "classify"}
-        del values["scheduling_policy"], values["max_logprobs"]
+        for name in ("scheduling_policy", "max_logprobs", "structured_outputs_config"):
+            del values[name]
     return values
 
 

@@ -1,0 +1,40 @@
+"""What many tests share: the one real vLLM engine of a session, and a server of vLLM's own over it.
+
+Starting vLLM takes many seconds, so it is done once, when the first test asks for it. There is no
+skipping: a missing vLLM makes these tests fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from quire.chat import ChatModel
+from tests.vllm.serving import serve
+
+
+@pytest.fixture(scope="session")
+def vllm_model() -> Iterator[ChatModel]:
+    """The demo model on VllmEngine, in float32, with both demo adapters."""
+    from quire.demo import demo_adapter_path, demo_model_path
+
+    adapters = [str(demo_adapter_path("pirate")), str(demo_adapter_path("butler"))]
+    arguments = {
+        "model_name_or_path": str(demo_model_path()),
+        "infer_backend": "vllm",
+        "infer_dtype": "float32",
+        "vllm_enforce_eager": True,
+        "vllm_maxlen": 1024,
+        "adapter_name_or_path": ",".join(adapters),
+        "adapter_folder": str(demo_adapter_path("pirate").parent),
+    }
+    with ChatModel(arguments) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def vllm_server_url(vllm_model: ChatModel) -> Iterator[str]:
+    """The address of vLLM's own API server, over the same engine."""
+    with serve(vllm_model) as address:
+        yield address
