@@ -33,6 +33,7 @@ from quire.remote.completions import CompletionsReader, completion_body
 from quire.remote.greeting import greet
 from quire.remote.options import api_key, check_arguments, check_chat_arguments, sends_tokens
 from quire.remote.reading import AnswerReader
+from quire.response_format import read_response_format
 from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
 from quire.template.registry import get_template
 
@@ -293,7 +294,11 @@ class RemoteChatEngine(RemoteEngine):
 
     def _template_variables(self, options: Mapping[str, Any]) -> dict[str, Any]:
         thinking, preserve = options.get("enable_thinking"), options.get("preserve_thinking")
-        thinking = self.data_args.enable_thinking if thinking is None else thinking
+        if thinking is None:
+            # A constraint leaves no room for a thought, unless the server is known to take thoughts
+            # apart from it; then the request may ask for one.
+            constrained = read_response_format(options.get("response_format")) is not None
+            thinking = False if constrained else self.data_args.enable_thinking
         preserve = self.data_args.preserve_thinking if preserve is None else preserve
         variables: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         return variables | ({"preserve_thinking": True} if preserve else {})
