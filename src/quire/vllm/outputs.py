@@ -75,7 +75,9 @@ class DeltaReader:
         top = self._params.logprobs
         if top is None or found is None:
             return None
-        return tuple(_token_logprob(t, row, top) for t, row in zip(tokens, found, strict=True))
+        # vLLM before 0.32 appends all rows again to a last output that has no token of its own.
+        rows = found[: len(tokens)]
+        return tuple(_token_logprob(t, row, top) for t, row in zip(tokens, rows, strict=True))
 
     def _stop_reason(self, reason: str | int | None) -> str | int | None:
         """EOS is an end of its own, though vLLM was given it as one of the stop tokens."""
