@@ -19,7 +19,7 @@ from quire.errors import (
     sentence,
 )
 
-_DEAD = {"EngineDeadError", "EngineShutdownError"}
+_DEAD = {"EngineDeadError"}
 _BUSY = {"QueueOverflowError", "MaxQueuedTokensError", "GracefulHTTPError"}
 _NO_ADAPTER = {"LoRAAdapterNotFoundError"}
 _WRONG = {"VLLMClientError", "VLLMValidationError", "VLLMNotFoundError", "ValueError", "TypeError"}
