@@ -50,8 +50,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"{folder} has no config.json: is it a model's folder?")
     config = read_json(folder, "config.json")
-    inner = config.get("text_config") or config.get("llm_config") or config.get("thinker_config")
-    text: Mapping[str, Any] = inner if isinstance(inner, Mapping) else config
+    text = _text_config(config)
     heads = _number(text, "num_attention_heads", "n_head")
     hidden = _number(text, "hidden_size", "n_embd")
     rope = text.get("rope_parameters") or text.get("rope_scaling")
@@ -73,6 +72,15 @@ def read_model_facts(folder: Path) -> ModelFacts:
         num_experts=_number(text, "num_experts", "num_local_experts", "n_routed_experts"),
         rope=rope if isinstance(rope, Mapping) else None,
     )  # fmt: skip
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The text decoder's part; a thinker holds one more such part."""
+    for name in ("thinker_config", "text_config", "llm_config"):
+        inner = config.get(name)
+        if isinstance(inner, Mapping) and inner:
+            config = inner
+    return config
 
 
 def _number(values: Mapping[str, Any], *names: str) -> int:
