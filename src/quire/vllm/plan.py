@@ -217,9 +217,9 @@ def _cpu_kv_bytes(
     token = model.kv_bytes_per_token(precision.element_bytes)
     if not token:
         return 0
-    length = int(own.get("max_model_len", _max_model_len(args, model)))
-    sequences = int(own.get("max_num_seqs", CPU_SEQUENCES))
-    share = float(own.get("gpu_memory_utilization", args.vllm_gpu_util))
+    length = int(_given(own, "max_model_len", _max_model_len(args, model)))
+    sequences = int(_given(own, "max_num_seqs", CPU_SEQUENCES))
+    share = _given(own, "gpu_memory_utilization", args.vllm_gpu_util)
     weights = model.weight_bytes * (2 if precision.dtype == "float32" else 1)
     room = int(share * max(0, devices.free_memory - weights))
     block = 128  # tokens; vLLM's block on a CPU
@@ -231,6 +231,13 @@ def _cpu_kv_bytes(
             "vllm_maxlen, or raise vllm_gpu_util."
         )
     return min(room, (sequences + 1) * one)
+
+
+def _given(own: Mapping[str, Any], key: str, default: float) -> float:
+    """The user's number; the default where there is none, or a word for vLLM's own choice."""
+    value = own.get(key)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and value > 0 else default
 
 
 def _lora(args: ModelArguments, adapters: AdapterNeeds) -> dict[str, Any]:
