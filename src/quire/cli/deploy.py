@@ -38,9 +38,8 @@ def write_deployment(words: Sequence[str], options: DeployOptions, output: TextI
     from quire.arguments import get_infer_args, read_words
     from quire.deploy.blueprint import make_blueprint
 
-    values = read_words(rest)
-    _check_keys(values)
-    blueprint = make_blueprint(get_infer_args(values), target)
+    _check_keys(rest)
+    blueprint = make_blueprint(get_infer_args(read_words(rest)), target)
     if kind == "ray":
         from quire.deploy.ray_serve import ray_config
 
@@ -64,18 +63,17 @@ def _split_kind(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     return kind, rest
 
 
-def _check_keys(values: dict[str, object]) -> None:
+def _check_keys(words: Sequence[str]) -> None:
     """A misspelt option of this command looks like an argument: name the option."""
-    from quire.arguments import FIELDS
+    from quire.arguments import FIELDS, read_assignments, split_source
 
     names = [name.replace("_", "-") for name in DeployOptions.__dataclass_fields__]
-    for key in values:
+    for key in read_assignments(split_source(words)[1]):
         word = key.replace("_", "-")
         near = nearest(word, names)
         if key not in FIELDS and not nearest(key, FIELDS) and near:
-            raise ConfigError(
-                f"Unknown option '--{word}'{near.replace(chr(39), chr(39) + '--', 1)}"
-            )
+            offer = near.replace(" '", " '--")
+            raise ConfigError(f"Unknown option '--{word}'{offer}")
 
 
 def _read_target(kind: str, options: DeployOptions) -> Target:

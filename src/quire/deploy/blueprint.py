@@ -36,7 +36,7 @@ class Blueprint:
     """What a server is started with.
 
     `engine_args` are vLLM's, without the model's name, what equals a default, and secrets;
-    `server_args` are the OpenAI server's own. `environment` is that of its processes, and `secrets`
+    `server_args` are the OpenAI server's own. `is_dense` is a model known to have no experts. `environment` is that of its processes, and `secrets`
     names the variables that a person must set. `notes` are sentences for comments.
     """
 
@@ -48,6 +48,7 @@ class Blueprint:
     adapters: tuple[ServedAdapter, ...]
     adapter_folder: str | None
     target: Target
+    is_dense: bool
     notes: tuple[str, ...]
 
 
@@ -87,6 +88,7 @@ def make_blueprint(arguments: InferArgs, target: Target) -> Blueprint:
         adapters=adapters,
         adapter_folder=args.adapter_folder,
         target=target,
+        is_dense=model.is_known and not model.facts.num_experts,
         notes=(
             target.described(),
             *model_notes(model, args, adapters),

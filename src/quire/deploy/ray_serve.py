@@ -14,7 +14,7 @@ import yaml
 
 from quire.deploy.blueprint import Blueprint
 from quire.deploy.spread import DATA, world_size
-from quire.deploy.text import comments
+from quire.deploy.text import comments, shown
 from quire.deploy.vllm_serve import SERVER_PORT, ray_cluster_commands
 from quire.errors import ConfigError
 
@@ -23,6 +23,9 @@ _STORAGES = ("s3://", "gs://", "abfss://", "azure://")
 
 _RAYS_OWN = frozenset({"distributed_executor_backend", "served_model_name", "disable_log_stats"})
 """Ray sets these itself, and refuses to be told otherwise."""
+_RANKS = frozenset(
+    {DATA, "data_parallel_size_local", "data_parallel_backend", "data_parallel_address"}
+)
 
 
 def ray_config(blueprint: Blueprint, storage: str | None = None) -> str:
@@ -46,17 +49,23 @@ def ray_config(blueprint: Blueprint, storage: str | None = None) -> str:
         **_builder(blueprint, _llm_config(blueprint, storage)),
     }
     content = yaml.safe_dump(
-        {"applications": [application]},
+        {"http_options": _http_options(blueprint), "applications": [application]},
         sort_keys=False,
         allow_unicode=True,
         default_flow_style=False,
     )
-    return f"{comments(_notes(blueprint, storage))}\n\n{content}"
+    return f"{_head(blueprint, storage)}\n\n{content}"
+
+
+def _http_options(blueprint: Blueprint) -> dict[str, Any]:
+    """Ray Serve asks for no key, so one machine's server answers that machine alone."""
+    host = "127.0.0.1" if blueprint.target.nodes == 1 else "0.0.0.0"
+    return {"host": host, "port": SERVER_PORT}
 
 
 def _builder(blueprint: Blueprint, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Ranks of data parallelism that work together are a builder of their own."""
-    if blueprint.engine_args.get(DATA, 1) > 1:
+    """Ranks of data parallelism that work together have a builder of their own."""
+    if _ranks(blueprint) > 1 and not blueprint.is_dense:
         return {
             "import_path": "ray.serve.llm:build_dp_openai_app",
             "args": {"llm_config": config},
@@ -71,9 +80,7 @@ def _llm_config(blueprint: Blueprint, storage: str | None) -> dict[str, Any]:
             "model_source": blueprint.model,
         },
         "engine_kwargs": _engine_kwargs(blueprint),
-        "deployment_config": {
-            "autoscaling_config": {"min_replicas": 1, "max_replicas": _replicas(blueprint)}
-        },
+        "deployment_config": {"autoscaling_config": _replicas(blueprint)},
     }
     if not blueprint.target.gpus:
         config["accelerator_config"] = {"kind": "cpu"}
@@ -97,7 +104,8 @@ def model_id(blueprint: Blueprint) -> str:
 
 def _engine_kwargs(blueprint: Blueprint) -> dict[str, Any]:
     values = {**blueprint.engine_args, **blueprint.server_args}
-    return {key: _plain(value) for key, value in values.items() if key not in _RAYS_OWN}
+    left_out = _RAYS_OWN | (_RANKS if blueprint.is_dense else set())
+    return {key: _plain(value) for key, value in values.items() if key not in left_out}
 
 
 def _plain(value: Any) -> Any:
@@ -109,41 +117,56 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _replicas(blueprint: Blueprint) -> int:
-    """As many copies as the GPUs hold; with data parallelism, groups of copies."""
-    return max(1, blueprint.target.total_gpus // world_size(blueprint.engine_args))
+def _ranks(blueprint: Blueprint) -> int:
+    return blueprint.engine_args.get(DATA, 1)
+
+
+def _replicas(blueprint: Blueprint) -> dict[str, int]:
+    """As many copies as the GPUs hold; of a model with experts, groups of data-parallel ranks."""
+    groups = max(1, blueprint.target.total_gpus // world_size(blueprint.engine_args))
+    least = _ranks(blueprint) if blueprint.is_dense else 1
+    return {"min_replicas": least, "max_replicas": groups * least}
 
 
 def _has_adapters(blueprint: Blueprint) -> bool:
     return bool(blueprint.adapters or blueprint.adapter_folder)
 
 
-def _notes(blueprint: Blueprint, storage: str | None) -> list[str]:
-    name, address = model_id(blueprint), blueprint.target.address
+def _head(blueprint: Blueprint, storage: str | None) -> str:
+    name = model_id(blueprint)
     notes = [
-        f"Ray Serve's configuration of a server of {blueprint.model}, as quire's VllmEngine would "
-        "run it. Save it as serve.yaml; on each node: pip install 'ray[serve,llm]'.",
+        f"Ray Serve's configuration of {blueprint.model}, as quire's VllmEngine would run it.",
         *blueprint.notes,
         *(
             f"Set {variable} where `ray start` runs, on every node; it is not shown here."
             for variable in blueprint.secrets
         ),
     ]
+    if _ranks(blueprint) > 1 and blueprint.is_dense:
+        notes.append(f"The model has no experts, so its {_ranks(blueprint)} ranks are replicas.")
     if _has_adapters(blueprint):
         notes += _adapter_notes(blueprint, name, storage)
-    if blueprint.target.nodes > 1:
-        for part in ray_cluster_commands(blueprint):
-            where, line = part.removeprefix("# ").replace("\n#   ", " ").split("\n", 1)
-            notes.append(f"{where} {line}")
-        notes.append("On the first node: serve deploy serve.yaml")
-    else:
-        notes.append("Start it with: serve run serve.yaml")
-    where = address if blueprint.target.nodes > 1 else "127.0.0.1"
-    notes.append(
-        f"quire talks to it with infer_backend: remote, remote_base_url: "
-        f"http://{where}:{SERVER_PORT} and remote_model: {name} (docs/remote.md)."
+    return "\n".join([comments(notes), *_how_to_start(blueprint, name)])
+
+
+def _how_to_start(blueprint: Blueprint, name: str) -> list[str]:
+    lines = [
+        comments(["Ray Serve asks for no key. Save this as serve.yaml, and on each node:"]),
+        shown("pip install 'ray[serve,llm]'"),
+    ]
+    several = blueprint.target.nodes > 1
+    for where, line in ray_cluster_commands(blueprint) if several else ():
+        lines += [comments([where]), shown(line)]
+    lines += [
+        comments(["On the first node:" if several else "Start it with:"]),
+        shown("serve deploy serve.yaml" if several else "serve run serve.yaml"),
+    ]
+    server = f"http://{blueprint.target.address if several else '127.0.0.1'}:{SERVER_PORT}"
+    note = (
+        f"quire talks to it with infer_backend: remote, remote_base_url: {server} and "
+        f"remote_model: {name} (docs/remote.md)."
     )
-    return notes
+    return [*lines, comments([note])]
 
 
 def _adapter_notes(blueprint: Blueprint, name: str, storage: str | None) -> list[str]:

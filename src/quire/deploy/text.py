@@ -30,6 +30,11 @@ def comments(sentences: Iterable[str]) -> str:
     return "\n".join(comment(sentence) for sentence in sentences)
 
 
+def shown(line: str) -> str:
+    """A command to be read in a comment, on one line of its own."""
+    return f"#     {line}"
+
+
 def exports(environment: Mapping[str, str]) -> str:
     """`export` lines for the variables of a command."""
     return "\n".join(f"export {name}={quoted(value)}" for name, value in environment.items())

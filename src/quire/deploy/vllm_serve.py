@@ -46,19 +46,22 @@ def vllm_commands(blueprint: Blueprint) -> str:
 
 def _head(blueprint: Blueprint) -> str:
     address = "127.0.0.1" if blueprint.target.nodes == 1 else blueprint.target.address
+    server = f"http://{address}:{SERVER_PORT}"
     notes = [
         f"An OpenAI-compatible server of {blueprint.model}, as quire's VllmEngine would run it.",
         *blueprint.notes,
         *(f"Set {name} in the environment first; it is not shown here." for name in blueprint.secrets),
         *([_ADAPTER_FOLDER] if blueprint.adapter_folder else []),
-        "The server listens on all interfaces and asks for no key: set VLLM_API_KEY, or add --host "
-        "127.0.0.1.",
-        f"quire talks to it with infer_backend: remote and remote_base_url: "
-        f"http://{address}:{SERVER_PORT} (docs/remote.md).",
+        _OPEN,
+        f"quire talks to it with infer_backend: remote, remote_base_url: {server} (docs/remote.md).",
     ]  # fmt: skip
     return comments(notes)
 
 
+_OPEN = (
+    "The server listens on all interfaces and asks for no key: set VLLM_API_KEY, or add --host "
+    "127.0.0.1."
+)
 _ADAPTER_FOLDER = (
     "Adapters of adapter_folder are found when a request names them, but only those whose "
     "adapter_config.json has exactly the server's model in base_model_name_or_path. Whoever reaches "
@@ -146,21 +149,25 @@ def _on_nodes(blueprint: Blueprint) -> list[str]:
 def _on_ray(blueprint: Blueprint) -> list[str]:
     """A Ray cluster below one `vllm serve`."""
     return [
-        *ray_cluster_commands(blueprint),
+        comment("On each node, beside vLLM: pip install 'ray[cgraph]'"),
+        *(f"{comment(where)}\n{line}" for where, line in ray_cluster_commands(blueprint)),
         comment("On the first node again, once `ray status` shows all GPUs:"),
         *_with_environment(blueprint, _ray_options(blueprint)),
     ]
 
 
-def ray_cluster_commands(blueprint: Blueprint) -> list[str]:
-    """The commands that join the nodes into a Ray cluster."""
+def ray_cluster_commands(blueprint: Blueprint) -> list[tuple[str, str]]:
+    """The commands that join the nodes into a Ray cluster, each after where it is given."""
     address = blueprint.target.address
-    first = command(["ray", "start", "--head", f"--port={RAY_PORT}"], [])
-    other = command(["ray", "start", f"--address={address}:{RAY_PORT}"], [])
     return [
-        comment("On the first node (Ray asks for no password: keep its ports on your own network):")
-        + f"\n{first}",
-        comment(f"On each other node; {address} is the first node's address:") + f"\n{other}",
+        (
+            "On the first node. Ray asks for no password: keep its ports on a network of your own.",
+            command(["ray", "start", "--head", f"--port={RAY_PORT}"], []),
+        ),
+        (
+            f"On each other node; {address} is the first node's address:",
+            command(["ray", "start", f"--address={address}:{RAY_PORT}"], []),
+        ),
     ]
 
 
