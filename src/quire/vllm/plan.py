@@ -236,8 +236,9 @@ def _cpu_kv_bytes(
 def _given(own: Mapping[str, Any], key: str, default: float) -> float:
     """The user's number; the default where there is none, or a word for vLLM's own choice."""
     value = own.get(key)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and value > 0 else default
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return default
+    return value if value > 0 else default
 
 
 def _lora(args: ModelArguments, adapters: AdapterNeeds) -> dict[str, Any]:
