@@ -1,0 +1,112 @@
+"""`quire deploy` as a command: words, options and exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from quire.cli.main import main
+from quire.demo import demo_model_path
+
+DEMO = str(demo_model_path())
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"model_name_or_path: {DEMO}\ntemplate: qwen3\ntemperature: 0.5\n")
+    return str(file)
+
+
+def test_a_yaml_file_becomes_a_command(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "vllm", config, "vllm_maxlen=512", "--temperature", "0.25"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert f"\nvllm serve {DEMO} \\\n" in out
+    assert "--max-model-len 512" in out
+    assert '"temperature": 0.25' in out
+    assert "The template qwen3 is quire's" in out
+
+
+def test_a_yaml_file_becomes_yaml(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "ray", config, "--gpus", "2"]) == 0
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert content["applications"][0]["import_path"] == "ray.serve.llm:build_openai_app"
+
+
+def test_options_stand_anywhere(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--nodes", "2", "--gpus-per-node=8", config, "--multi-node", "ray", "vllm_maxlen=256"]
+    assert main(["deploy", "vllm", *words, "--address", "10.0.0.1"]) == 0
+    out = capsys.readouterr().out
+    assert "ray start --address=10.0.0.1:6379" in out
+    assert "--pipeline-parallel-size 4" in out  # the demo model has 4 heads
+    assert "--max-model-len 256" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "quire deploy vllm CONFIG.yaml"),
+        (["vllm"], "Which model?"),
+        (["vlm", DEMO], "did you mean 'vllm'"),
+        (["docker", DEMO], "there are vllm and ray"),
+        (["vllm", "/nowhere.yaml"], "No such file: /nowhere.yaml"),
+        (["vllm", "temperature=1"], "model_name_or_path is required"),
+        (["vllm", DEMO, "tempature=1"], "did you mean 'temperature'"),
+        (["vllm", DEMO, "--gpu", "8"], "did you mean '--gpus'"),
+        (["vllm", DEMO, "--gpus"], "--gpus needs a value"),
+        (["vllm", DEMO, "--gpus", "many"], "--gpus must be a whole number"),
+        (["vllm", DEMO, "--gpus", "-1"], "--gpus must be a whole number"),
+        (["vllm", DEMO, "--nodes", "0", "--gpus", "1"], "--nodes must be a whole number"),
+        (["vllm", DEMO, "--nodes", "2"], "--nodes needs --gpus-per-node"),
+        (["vllm", DEMO, "--nodes", "2", "--gpus", "0"], "with GPUs only"),
+        (["vllm", DEMO, "--gpus", "2", "--gpus-per-node", "2"], "are the same"),
+        (["vllm", DEMO, "--multi-node", "ray"], "go with --nodes of 2 or more"),
+        (
+            ["vllm", DEMO, "--nodes", "2", "--gpus", "1", "--multi-node", "ssh"],
+            "--multi-node is vllm or ray",
+        ),
+        (["ray", DEMO, "--nodes", "2", "--gpus", "1", "--multi-node", "vllm"], "with Ray"),
+        (["ray", DEMO, "--adapter-storage", "/mnt"], "must begin with s3://"),
+        (["vllm", DEMO, "--adapter-storage", "s3://b"], "goes with quire deploy ray"),
+        (["vllm", DEMO, "--memory", "8GiB"], "goes with --gpus 0"),
+        (["vllm", DEMO, "--gpus", "0", "--memory", "much"], "--memory is a size"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_code_2(
+    words: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["deploy", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert text in err
+    assert err.startswith("quire: ")
+    assert err.count("\n") == 1
+
+
+def test_too_little_memory_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", "vllm", DEMO, "--gpus", "0", "--memory", "1MiB"]) == 1
+    assert "KV cache of one sequence" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", flag]) == 0
+    out = capsys.readouterr().out
+    assert "quire deploy vllm|ray" in out
+    assert "--gpus-per-node" in out
+
+
+def test_neither_vllm_nor_ray_is_imported() -> None:
+    code = (
+        "import sys; from quire.cli.main import main\n"
+        f"assert main(['deploy', 'vllm', {DEMO!r}]) == 0\n"
+        f"assert main(['deploy', 'ray', {DEMO!r}]) == 0\n"
+        "found = {'vllm', 'ray', 'torch', 'transformers'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
