@@ -28,7 +28,7 @@ from quire.vllm.adapters import ServedAdapters
 from quire.vllm.devices import find_devices
 from quire.vllm.failures import translate
 from quire.vllm.launch import Started, engine_argument_names, import_vllm
-from quire.vllm.model_facts import ModelFacts, read_model_facts
+from quire.vllm.model_facts import ModelFacts, check_weights, read_model_facts
 from quire.vllm.outputs import DeltaReader
 from quire.vllm.plan import AdapterNeeds, Plan, make_plan
 from quire.vllm.request import to_vllm
@@ -66,6 +66,8 @@ class VllmEngine(BaseEngine):
         self.can_generate = finetuning_args.stage != "rm"
         folder = find_model_folder(model_args)
         facts = read_model_facts(folder)
+        if "load_format" not in (model_args.vllm_config or {}):
+            check_weights(folder)
         self.tokenizer = load_tokenizer(folder, model_args)
         check_vocabulary(self.tokenizer, model_args, facts.vocab_size)
         self.template = get_template(

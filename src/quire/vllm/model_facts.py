@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quire.errors import ModelNotFoundError
+from quire.adapters.safetensors_header import read_header
+from quire.errors import ModelNotFoundError, WeightsError
 from quire.model_folder import read_json
 
 _DEFAULT_POSITIONS = 2048
@@ -81,6 +82,28 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(inner, Mapping) and inner:
             config = inner
     return config
+
+
+def check_weights(folder: Path) -> None:
+    """See that there are weights and that no file of them was cut short, before vLLM is started.
+
+    Raises:
+        WeightsError: a truncated file, or weights in pickle's format alone.
+        ModelNotFoundError: no weights at all.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and any(folder.glob("*.bin")):
+        raise WeightsError(
+            f"{folder} holds weights as .bin files alone, which are pickles and may run code. Save "
+            "the model again with save_pretrained, which writes safetensors."
+        )
+    if not files:
+        raise ModelNotFoundError(f"{folder} holds no weights: no .safetensors file is there.")
+    for path in files:
+        try:
+            read_header(path)
+        except ValueError as error:
+            raise WeightsError(f"{path}: {error}. Copy or download it again.") from None
 
 
 def _number(values: Mapping[str, Any], *names: str) -> int:
