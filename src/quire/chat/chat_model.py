@@ -239,6 +239,10 @@ def engine_class_for(model_args: ModelArguments) -> EngineClass:
         from quire.chat.vllm_engine import VllmEngine
 
         return VllmEngine
+    if backend == "remote":
+        from quire.chat.remote_engine import RemoteEngine
+
+        return RemoteEngine
     from quire.chat.native_engine import NativeEngine
 
     return NativeEngine
