@@ -27,6 +27,7 @@ FIELDS = {
     "SamplingParams": "vllm.sampling_params",
     "StructuredOutputsParams": "vllm.sampling_params",
     "PoolingParams": "vllm.pooling_params",
+    "StructuredOutputsConfig": "vllm.config",
     "LoRARequest": "vllm.lora.request",
     "CompletionOutput": "vllm.outputs",
     "PoolingOutput": "vllm.outputs",
