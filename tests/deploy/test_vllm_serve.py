@@ -378,6 +378,7 @@ def test_a_cpu_server_is_described_and_bound_by_its_memory() -> None:
     values = {"model_name_or_path": str(demo_model_path())}
     script = vllm_commands(blueprint_of(values, CPU))
     assert "a CPU server with 8.0 GiB of free memory (as given)" in script
+    assert "PackageNotFoundError" in script
     words = read_commands(script)[0]
     assert 0 < int(option(words, "--kv-cache-memory-bytes")) < MEMORY
     assert read_environment(script, "VLLM_CPU_OMP_THREADS_BIND") == "nobind"

