@@ -21,8 +21,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
 FIELDS = {
     "SamplingParams": "vllm.sampling_params",
     "StructuredOutputsParams": "vllm.sampling_params",
@@ -43,6 +41,7 @@ PLATFORM_NAMES = ("device_count", "device_type", "is_cpu", "is_cuda")
 
 def main() -> None:
     """Print the recording of the vLLM of this Python."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     json.dump(record(), sys.stdout, indent=1, sort_keys=True)
     print()
 

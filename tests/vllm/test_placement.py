@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.vllm.launch import import_vllm
 from quire.vllm.placement import choose_placement
 from tests.vllm.facts import gpus, qwen
 
@@ -21,7 +21,7 @@ SIZES = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16, 20, 24, 25, 28, 32,
 @pytest.fixture(scope="module")
 def vllm_takes() -> Any:
     """Whether vLLM's own checks pass for these heads and this tensor-parallel size."""
-    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    import_vllm()
     from vllm.config.model import ModelConfig
     from vllm.distributed.utils import divide
 

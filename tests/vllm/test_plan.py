@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from quire.errors import ConfigError, OutOfMemoryError, UnsupportedModelError
 from quire.sampling import MAX_LOGPROBS
+from quire.vllm.launch import import_vllm
 from quire.vllm.plan import LORA_RANKS, UNIPROC, AdapterNeeds, Plan, make_plan
 from tests.vllm.facts import FOLDER, GIB, arguments, cpu, finetuning, gpus, qwen
 
@@ -197,9 +198,10 @@ def test_ranks_are_rounded_up(rank: int, expected: int) -> None:
 
 
 def test_ranks_are_those_of_the_installed_vllm() -> None:
+    import_vllm()
     from vllm.config.lora import MaxLoRARanks
 
-    assert LORA_RANKS == MaxLoRARanks.__args__
+    assert MaxLoRARanks.__args__ == LORA_RANKS
 
 
 @given(st.integers(0, 512), st.integers(1, 512), st.booleans(), st.booleans())
