@@ -314,6 +314,14 @@ def test_two_nodes_with_ray(parse: Parse, tmp_path: Path) -> None:
     assert found.distributed_executor_backend == "ray"
 
 
+def test_parts_divide_the_nodes_gpus_too(parse: Parse, tmp_path: Path) -> None:
+    """7 divides this model, but a node's 8 GPUs only by leaving one idle."""
+    folder = make_config(tmp_path / "model", num_key_value_heads=28, intermediate_size=5600)
+    blueprint = blueprint_of({"model_name_or_path": str(folder)}, Target(gpus=8, nodes=2))
+    _, found = parse(read_commands(vllm_commands(blueprint))[0])
+    assert (found.tensor_parallel_size, found.pipeline_parallel_size) == (4, 4)
+
+
 @pytest.mark.parametrize("launcher", ["vllm", "ray"])
 def test_data_parallel_ranks_on_two_nodes(parse: Parse, launcher: Any) -> None:
     own = {"tensor_parallel_size": 4, "data_parallel_size": 4, "enable_expert_parallel": True}
