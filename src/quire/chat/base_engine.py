@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -14,12 +13,12 @@ from typing import Any
 from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.completion import CompletionCollector, CompletionReader
+from quire.chat.in_time import in_time
 from quire.chat.reply import ReasoningSplitter, ReplyReader
 from quire.chat.response import ChatDelta, Response
 from quire.errors import (
     GenerationError,
     MediaError,
-    RequestTimeoutError,
     UnsupportedOptionError,
 )
 from quire.messages import Conversation, Message, read_conversation
@@ -199,9 +198,16 @@ class BaseEngine(ABC):
         # Rendering and tokenising a long conversation takes milliseconds: off the event loop.
         request = await asyncio.to_thread(self.prepare, messages, system, tools, options)
         request = replace(request, params=replace(request.params, streamed=streamed))
+        deltas = self.generate(
+            request.prompt, request.params, adapter=request.adapter, request_id=request.request_id
+        )
         readers: dict[int, CompletionReader] = {}
-        async with aclosing(self._generate_in_time(request)) as deltas:
-            async for delta in deltas:
+        async with aclosing(in_time(deltas, request.params.timeout)) as timed:
+            async for delta in timed:
+                if delta.finish_reason == "error":
+                    raise GenerationError(
+                        delta.error or "The engine failed in a step of this request."
+                    )
                 reader = readers.get(delta.index)
                 if reader is None:
                     reader = readers[delta.index] = CompletionReader(self._reply_reader(request))
@@ -297,34 +303,3 @@ class BaseEngine(ABC):
             ),
             tools=tool_format.parser(request.tools) if tool_format and request.tools else None,
         )
-
-    def timed_out(self, params: SamplingParams) -> RequestTimeoutError:
-        """The error of a request whose time limit has passed."""
-        return RequestTimeoutError(f"The request's timeout of {params.timeout:g} s passed.")
-
-    async def _generate_in_time(self, request: Request) -> AsyncGenerator[Delta, None]:
-        """`generate`, with the request's own time limit and its faults as exceptions."""
-        timeout = request.params.timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
-        deltas = self.generate(
-            request.prompt, request.params, adapter=request.adapter, request_id=request.request_id
-        )
-        async with aclosing(deltas):
-            while True:
-                try:
-                    async with asyncio.timeout(_remaining(deadline)):
-                        delta = await anext(deltas, None)
-                except TimeoutError:
-                    raise self.timed_out(request.params) from None
-                if delta is None:
-                    return
-                if delta.finish_reason == "error":
-                    raise GenerationError(
-                        delta.error or "The engine failed in a step of this request."
-                    )
-                yield delta
-
-
-def _remaining(deadline: float | None) -> float | None:
-    """Seconds from now to a `time.monotonic` deadline."""
-    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from quire.chat.outbox import Inbox, Outbox
 from quire.errors import EngineClosedError, EngineError
 
 T = TypeVar("T")
@@ -29,6 +31,9 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        self._outboxes_lock = threading.Lock()
+        # By the loop's id: an outbox lives as long as a stream uses it, and keeps its loop so long.
+        self._outboxes: weakref.WeakValueDictionary[int, Outbox] = weakref.WeakValueDictionary()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
@@ -65,23 +70,23 @@ class LoopThread:
 
     async def aiterate(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """Iterate a stream from any loop."""
-        loop = asyncio.get_running_loop()
-        items: asyncio.Queue[T | _End] = asyncio.Queue()
-
-        def put(item: T | _End) -> None:
-            try:
-                loop.call_soon_threadsafe(items.put_nowait, item)
-            except RuntimeError:  # the caller's loop was closed: nobody reads any more
-                raise asyncio.CancelledError from None
-
-        pump = self._submit(_pump(stream, put))
+        inbox: Inbox[T | _End] = Inbox(self._outbox(asyncio.get_running_loop()))
+        pump = self._submit(_pump(stream, inbox.put))
         try:
-            while not isinstance(item := await items.get(), _End):
+            while not isinstance(item := await inbox.get(), _End):
                 yield item
             if item.error is not None:
                 raise item.error
         finally:
             pump.cancel()
+
+    def _outbox(self, loop: asyncio.AbstractEventLoop) -> Outbox:
+        """The way to a caller's loop, one for all of its streams."""
+        with self._outboxes_lock:
+            outbox = self._outboxes.get(id(loop))
+            if outbox is None:
+                outbox = self._outboxes[id(loop)] = Outbox(loop)
+            return outbox
 
     def stop(self) -> None:
         """Cancel what still runs, then end the loop and its thread."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,13 +11,13 @@ from typing import Any, Self, TypeVar
 
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
+from quire.chat.in_time import in_time
 from quire.chat.response import ChatDelta
 from quire.chat.tokenizer_loading import load_tokenizer
 from quire.errors import (
     GenerationError,
     MediaError,
     PromptTooLongError,
-    RequestTimeoutError,
     UnsupportedOptionError,
 )
 from quire.messages import Conversation, read_conversation
@@ -229,7 +228,7 @@ class RemoteChatEngine(RemoteEngine):
             self._model.asked(options.get("adapter")),
             template_variables=self._template_variables(options),
         )
-        parts = _in_time(self._parts(body, params, options), params.timeout)
+        parts = in_time(self._parts(body, params, options), params.timeout)
         async with aclosing(parts):
             async for part in parts:
                 if part.finish_reason == "error":
@@ -334,23 +333,3 @@ def _chat_delta(part: ChatPart) -> ChatDelta:
         stop_reason=part.stop_reason,
         usage=part.usage,
     )
-
-
-async def _in_time(
-    parts: AsyncGenerator[Part, None], timeout: float | None
-) -> AsyncGenerator[Part, None]:
-    """The same parts, until `timeout` seconds have passed; then a RequestTimeoutError."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    async with aclosing(parts):
-        while True:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            try:
-                async with asyncio.timeout(left):
-                    part = await anext(parts, None)
-            except TimeoutError:
-                raise RequestTimeoutError(
-                    f"The request's timeout of {timeout:g} s passed."
-                ) from None
-            if part is None:
-                return
-            yield part

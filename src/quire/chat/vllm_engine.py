@@ -16,6 +16,7 @@ from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
+from quire.chat.in_time import in_time
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary, load_tokenizer
 from quire.errors import EngineError, MediaError, SamplingError
 from quire.model_folder import eos_token_ids, find_model_folder, read_json
@@ -189,12 +190,9 @@ class VllmEngine(BaseEngine):
         outputs = self._outputs(
             request.prompt, params, request.adapter, request.request_id, cumulative=True
         )
-        try:
-            async with asyncio.timeout(params.timeout), aclosing(outputs):
-                async for output in outputs:
-                    yield output
-        except TimeoutError:
-            raise self.timed_out(params) from None
+        async with aclosing(in_time(outputs, params.timeout)) as timed:
+            async for output in timed:
+                yield output
 
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score each text with a reward model that vLLM can pool (`stage: rm`).
