@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -35,11 +37,31 @@ def end(processes: Iterable[psutil.Process], patience: float) -> None:
     import psutil
 
     listed = list(processes)
-    _, alive = psutil.wait_procs(listed, timeout=patience)
-    for process in alive:
-        try:
+    for process in _wait(listed, patience):
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=5)
-    multiprocessing.active_children()  # reaps those that have ended
+    _wait(listed, 5)
+
+
+def _wait(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until all have ended; returns those that still run after so many seconds.
+
+    Not psutil's own waiting: it would reap children behind the back of `multiprocessing`, which
+    takes them for alive from then on, and at exit sends signals to whoever has their ids by then.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        multiprocessing.active_children()  # reaps those that have ended
+        alive = [process for process in processes if _runs(process)]
+        if not alive or time.monotonic() >= until:
+            return alive
+        time.sleep(0.05)
+
+
+def _runs(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
