@@ -51,17 +51,19 @@ def _wait(processes: list[psutil.Process], seconds: float) -> list[psutil.Proces
     """
     until = time.monotonic() + seconds
     while True:
-        multiprocessing.active_children()  # reaps those that have ended
-        alive = [process for process in processes if _runs(process)]
+        own = {child.pid for child in multiprocessing.active_children()}  # reaps those that ended
+        alive = [process for process in processes if _runs(process, own)]
         if not alive or time.monotonic() >= until:
             return alive
         time.sleep(0.05)
 
 
-def _runs(process: psutil.Process) -> bool:
+def _runs(process: psutil.Process, own: set[int | None]) -> bool:
+    """Whether a process runs; one of `own`, children not reaped yet, may only look like a zombie."""
     import psutil
 
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return process.is_running() and (process.pid in own or not zombie)
     except psutil.NoSuchProcess:
         return False
