@@ -195,8 +195,7 @@ class BaseEngine(ABC):
     ) -> AsyncGenerator[ChatDelta, None]:
         if images or videos or audios:
             raise MediaError("This model takes text alone: no images, videos or audios.")
-        # Rendering and tokenising a long conversation takes milliseconds: off the event loop.
-        request = await asyncio.to_thread(self.prepare, messages, system, tools, options)
+        request = await self.prepared(messages, system, tools, options)
         request = replace(request, params=replace(request.params, streamed=streamed))
         deltas = self.generate(
             request.prompt, request.params, adapter=request.adapter, request_id=request.request_id
@@ -212,6 +211,21 @@ class BaseEngine(ABC):
                 if reader is None:
                     reader = readers[delta.index] = CompletionReader(self._reply_reader(request))
                 yield reader.read(delta)
+
+    async def prepared(
+        self,
+        messages: Messages,
+        system: str | None,
+        tools: Tools,
+        options: Mapping[str, Any],
+    ) -> Request:
+        """`prepare` for an event loop: a long conversation takes milliseconds, and goes to a thread.
+
+        A short one takes less than the way to a thread and back.
+        """
+        if tools is None and _is_short(messages):
+            return self.prepare(messages, system, tools, options)
+        return await asyncio.to_thread(self.prepare, messages, system, tools, options)
 
     def prepare(
         self,
@@ -303,3 +317,22 @@ class BaseEngine(ABC):
             ),
             tools=tool_format.parser(request.tools) if tool_format and request.tools else None,
         )
+
+
+_SHORT = 4000
+"""Characters of a conversation that are rendered and tokenised within about half a millisecond."""
+
+
+def _is_short(messages: Messages) -> bool:
+    """Whether all of it is plain text, and little. What is no conversation is not short."""
+    if not isinstance(messages, (list, tuple)) or len(messages) > _SHORT // 100:
+        return False
+    length = 0
+    for message in messages:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(content, str):
+            return False
+        length += len(content) + 100  # a turn of its own
+        if length > _SHORT:
+            return False
+    return True

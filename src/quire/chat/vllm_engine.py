@@ -178,7 +178,7 @@ class VllmEngine(BaseEngine):
         """
         if images or videos or audios:
             raise MediaError("This model takes text alone: no images, videos or audios.")
-        request = await asyncio.to_thread(self.prepare, messages, system, tools, input_kwargs)
+        request = await self.prepared(messages, system, tools, input_kwargs)
         if request.params.greedy and request.params.n > 1:
             raise SamplingError("Greedy completions are all the same: ask _generate for one.")
         return self._own_outputs(request)
