@@ -38,7 +38,8 @@ def qwen(**changes: Any) -> ModelFacts:
 
 
 def arguments(**given: Any) -> ModelArguments:
-    return ModelArguments(**{"model_name_or_path": str(FOLDER), **given})
+    values: dict[str, Any] = {"model_name_or_path": str(FOLDER), **given}
+    return ModelArguments(**values)
 
 
 def finetuning(**given: Any) -> FinetuningArguments:

@@ -39,10 +39,12 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
 
 def made(name: str, *ancestors: str, root: type[Exception] = Exception) -> type[Exception]:
     """A class of that name, under classes of these names: the first is the nearest."""
-    kind = root
+    kind: type[Exception] = root
     for ancestor in reversed(ancestors):
-        kind = type(ancestor, (kind,), {})
-    return type(name, (kind,), {})
+        above: Any = type(ancestor, (kind,), {})
+        kind = above
+    made: Any = type(name, (kind,), {})
+    return made
 
 
 CLIENT = ("VLLMClientError", "VLLMError")

@@ -26,7 +26,8 @@ def vllm() -> Any:
 
 
 def params(**values: Any) -> SamplingParams:
-    return SamplingParams(**{"max_tokens": 64, **values})
+    found: dict[str, Any] = {"max_tokens": 64, **values}
+    return SamplingParams(**found)
 
 
 def completion(
@@ -260,7 +261,8 @@ def test_prompt_logprobs_come_once_with_index_0() -> None:
     )
     carriers = [delta for delta in deltas if delta.prompt_logprobs is not None]
     assert [delta.text for delta in carriers] == ["y"]
-    nothing, first, second = carriers[0].prompt_logprobs or ()
+    assert carriers[0].prompt_logprobs is not None
+    nothing, first, second = carriers[0].prompt_logprobs
     assert nothing is None
     assert first is not None
     assert (first.token_id, first.rank, first.top) == (12, 7, {101: -1.0})

@@ -92,7 +92,7 @@ def test_an_unknown_key_names_the_nearest() -> None:
 )
 def test_what_vllm_cannot_do_is_refused_by_name(option: str, value: bool) -> None:
     with pytest.raises(ConfigError, match=option):
-        plan_of(**{option: value})
+        make_plan(arguments(**{option: value}), finetuning(), qwen(), gpus())
 
 
 def test_a_model_that_the_device_cannot_run() -> None:

@@ -59,7 +59,8 @@ ELSEWHERE = {
 
 
 def params(**values: Any) -> SamplingParams:
-    return SamplingParams(**{"max_tokens": 16, **values})
+    found: dict[str, Any] = {"max_tokens": 16, **values}
+    return SamplingParams(**found)
 
 
 def test_every_field_has_a_decision() -> None:
