@@ -8,7 +8,15 @@ import sys
 
 from benchmarks.measure import machine
 
-ALL = ("start", "environment", "throughput", "decode", "prompt", "scheduler_overhead")
+ALL = (
+    "start",
+    "environment",
+    "throughput",
+    "decode",
+    "prompt",
+    "scheduler_overhead",
+    "vllm_overhead",
+)
 
 
 def main(names: list[str]) -> int:

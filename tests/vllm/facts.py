@@ -34,7 +34,8 @@ def qwen(**changes: Any) -> ModelFacts:
         "vocab_size": 152064,
         "weight_bytes": GIB,
     }
-    return ModelFacts(**(values | changes))
+    values |= changes
+    return ModelFacts(**{"trained_positions": values["max_positions"], **values})
 
 
 def arguments(**given: Any) -> ModelArguments:

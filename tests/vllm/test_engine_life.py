@@ -26,6 +26,7 @@ from quire.errors import (
     QuireError,
     WeightsError,
 )
+from tests.compat.usage_example import example_args, run_usage_example
 
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
 LONG = {"max_new_tokens": 900, "ignore_eos": True}
@@ -112,8 +113,9 @@ def test_death_restart_death_and_close() -> None:
         model.chat(HELLO)
 
     model.close()
+    model.close()
     left = {process.pid for process in psutil.Process().children(recursive=True)} - before
-    assert [pid for pid in left if "vllm" in " ".join(psutil.Process(pid).cmdline())] == []
+    assert [pid for pid in left if "vllm" in command_of(pid)] == []
     with pytest.raises(EngineClosedError):
         asyncio.run(model.engine.health())
 
@@ -133,17 +135,29 @@ def wait_until_healthy(model: ChatModel) -> None:
         time.sleep(0.2)
 
 
-def test_close_leaves_no_process_and_the_environment_as_it_was() -> None:
+def test_the_usage_example_runs_and_leaves_nothing_behind() -> None:
     environment = dict(os.environ)
-    model = ChatModel(arguments(adapter_name_or_path=None, infer_dtype="auto"))
-    core = core_of(model)
-    assert {name for name in os.environ if os.environ[name] != environment.get(name)} <= {
-        name for name in os.environ if name.startswith(("VLLM_", "TORCH", "LOCAL_"))
-    }
-    model.chat(HELLO, max_new_tokens=2)
-    model.close()
-    model.close()
-    assert is_gone(core.pid)
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    cores: list[int] = []
+
+    def make(args: dict[str, Any]) -> ChatModel:
+        model = ChatModel(args={**args, "vllm_enforce_eager": True})
+        cores.append(core_of(model).pid)
+        return model
+
+    run_usage_example(make, example_args(str(demo_model_path()), "vllm", "llama2"))
+    assert all(is_gone(pid) for pid in cores)
+    after = {process.pid for process in psutil.Process().children(recursive=True)}
+    assert not [pid for pid in after - before if "spawn_main" in command_of(pid)]
+    changed = {name for name in os.environ if os.environ[name] != environment.get(name)}
+    assert all(name.startswith(("VLLM_", "TORCH", "LOCAL_")) for name in changed), changed
+
+
+def command_of(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def test_rewards_are_pooled() -> None:
@@ -180,8 +194,7 @@ def no_process_left() -> Iterator[None]:
     before = {process.pid for process in psutil.Process().children(recursive=True)}
     yield
     after = {process.pid for process in psutil.Process().children(recursive=True)}
-    running = [psutil.Process(pid) for pid in after - before]
-    assert [p for p in running if "spawn_main" in " ".join(p.cmdline())] == []
+    assert [pid for pid in after - before if "spawn_main" in command_of(pid)] == []
 
 
 @pytest.mark.usefixtures("no_process_left")

@@ -43,6 +43,7 @@ def test_llama(tmp_path: Path) -> None:
         num_layers=32,
         intermediate_size=14336,
         max_positions=8192,
+        trained_positions=8192,
         vocab_size=128256,
         weight_bytes=1234,
         weight_dtype="bfloat16",

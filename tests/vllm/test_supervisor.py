@@ -50,7 +50,7 @@ class World:
         self.processes: tuple[psutil.Process, ...] = ()
         self.attempts = 0
 
-    def start(self, plan: Plan, timeout: float) -> Started:
+    def start(self, plan: Plan, timeout: float, given_up: Any = None) -> Started:
         assert (plan, timeout) == (PLAN, 5.0)
         self.attempts += 1
         if self.next:
@@ -294,7 +294,7 @@ def test_nothing_is_left_and_the_bound_holds_whatever_happens(
     with pytest.MonkeyPatch.context() as patch:
         world = make_world(patch)
 
-        def start(plan: Plan, timeout: float) -> Started:
+        def start(plan: Plan, timeout: float, given_up: Any = None) -> Started:
             fate = fates[world.attempts - 1] if 0 < world.attempts <= len(fates) else "dies"
             if fate == "fails":
                 world.next.append(fails)

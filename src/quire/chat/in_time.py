@@ -13,18 +13,18 @@ from quire.errors import RequestTimeoutError
 T = TypeVar("T")
 
 
-async def in_time(items: AsyncGenerator[T, None], timeout: float | None) -> AsyncGenerator[T, None]:
+def in_time(items: AsyncGenerator[T, None], timeout: float | None) -> AsyncGenerator[T, None]:
     """The same items, until `timeout` seconds have passed since the first was asked for.
 
     Raises:
         RequestTimeoutError: they have; the items' generator is closed.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    return items if timeout is None else _until(items, timeout)
+
+
+async def _until(items: AsyncGenerator[T, None], timeout: float) -> AsyncGenerator[T, None]:
+    deadline = time.monotonic() + timeout
     async with aclosing(items):
-        if deadline is None:
-            async for item in items:
-                yield item
-            return
         while True:
             try:
                 async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):

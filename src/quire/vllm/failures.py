@@ -18,6 +18,7 @@ from quire.errors import (
     UnknownAdapterError,
     sentence,
 )
+from quire.vllm.log import hint
 
 _DEAD = {"EngineDeadError"}
 _BUSY = {"QueueOverflowError", "MaxQueuedTokensError", "GracefulHTTPError"}
@@ -33,7 +34,7 @@ def translate(error: BaseException) -> QuireError:
         return error
     names = _names(error)
     if names & _DEAD:
-        return EngineDeadError("vLLM's engine has died; its log says why.")
+        return EngineDeadError(f"vLLM's engine has died.{hint()}")
     if "EngineGenerateError" in names and error.__cause__ is not None:
         return _of_cause(error.__cause__)
     if names & _BUSY:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quire.errors import (
     ConfigError,
+    EngineClosedError,
     EngineStartError,
     OutOfMemoryError,
     QuireError,
@@ -22,7 +23,7 @@ from quire.errors import (
 from quire.vllm.log import (
     LogReader,
     children_write_to_log,
-    keep,
+    hint,
     logging_environment,
     quiet_until_configured,
 )
@@ -81,15 +82,17 @@ def engine_argument_names() -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(AsyncEngineArgs))
 
 
-def start(plan: Plan, timeout: float) -> Started:
+def start(plan: Plan, timeout: float, given_up: threading.Event | None = None) -> Started:
     """Start the engine of a plan; vLLM has been imported.
 
     Args:
         timeout: seconds after which a start that has not ended is broken off.
+        given_up: breaks it off when it is set.
 
     Raises:
         ConfigError: vLLM refuses the arguments.
         EngineStartError: it failed, or took too long.
+        EngineClosedError: it was given up.
         OutOfMemoryError: there is not enough memory.
     """
     before = [process.pid for process in engine_processes()]
@@ -101,10 +104,11 @@ def start(plan: Plan, timeout: float) -> Started:
         try:
             while not attempt.done.wait(0.2):
                 _tell(progress, began)
+                if given_up is not None and given_up.is_set():
+                    raise EngineClosedError("The engine was closed while it started.")
                 if time.monotonic() - began > timeout:
                     raise EngineStartError(
-                        f"vLLM did not start within {timeout:g} s (vllm_start_timeout)."
-                        + _log_hint()
+                        f"vLLM did not start within {timeout:g} s (vllm_start_timeout)." + hint()
                     )
         except BaseException:
             end(engine_processes(before), 0)  # which makes the attempt fail, too
@@ -225,20 +229,15 @@ def _start_error(error: Exception | None, cause: str | None) -> QuireError:
         return OutOfMemoryError(
             sentence(f"vLLM has not enough memory: {text}")
             + " Lower vllm_maxlen or vllm_gpu_util, or free memory."
-            + _log_hint()
+            + hint()
         )
-    return EngineStartError(sentence(f"vLLM did not start: {text}") + _log_hint())
+    return EngineStartError(sentence(f"vLLM did not start: {text}") + hint())
 
 
 def _first_lines(error: BaseException) -> str:
     """What an error says, in one line; pydantic's name what is wrong in their second and third."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return sentence(" ".join(lines[:3])) if lines else sentence(type(error).__name__)
-
-
-def _log_hint() -> str:
-    path = keep()
-    return "" if path is None else f" Its log: {path}"
 
 
 def _tell(progress: LogReader, began: float) -> None:

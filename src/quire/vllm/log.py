@@ -138,6 +138,12 @@ def keep() -> Path | None:
     return path
 
 
+def hint() -> str:
+    """Where to read on, as the end of an error's text; the log is kept."""
+    path = keep()
+    return "" if path is None else f" Its log: {path}"
+
+
 def _delete(folder: Path) -> None:
     if folder not in _kept:
         shutil.rmtree(folder, ignore_errors=True)

@@ -36,6 +36,10 @@ class ModelFacts:
     num_experts: int = 0
     rope: Mapping[str, Any] | None = None
     """The config's own rotary parameters, in whichever spelling."""
+    trained_positions: int = _DEFAULT_POSITIONS
+    """The longest text before any scaling of the rotary embeddings."""
+    is_part: bool = False
+    """Whether the decoder is one part of the model, with a config inside the model's."""
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes that one token takes in the KV cache, over all layers."""
@@ -64,7 +68,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
         intermediate_size=_number(text, "intermediate_size", "n_inner"),
         max_positions=_max_positions(text, rope),
         vocab_size=_number(text, "vocab_size"),
-        weight_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        weight_bytes=sum(path.stat().st_size for path in weight_files(folder)),
         weight_dtype=str(
             text.get("dtype") or text.get("torch_dtype") or config.get("dtype")
             or config.get("torch_dtype") or "bfloat16"
@@ -72,6 +76,8 @@ def read_model_facts(folder: Path) -> ModelFacts:
         quantization=_quantization(config),
         num_experts=_number(text, "num_experts", "num_local_experts", "n_routed_experts"),
         rope=rope if isinstance(rope, Mapping) else None,
+        trained_positions=_trained_positions(text, rope),
+        is_part=text is not config,
     )  # fmt: skip
 
 
@@ -84,6 +90,13 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights. Mistral's own form may lie beside Hugging Face's, with the same ones."""
+    files = sorted(folder.glob("*.safetensors"))
+    usual = [path for path in files if not path.name.startswith("consolidated")]
+    return usual or files
+
+
 def check_weights(folder: Path) -> None:
     """See that there are weights and that no file of them was cut short, before vLLM is started.
 
@@ -91,7 +104,7 @@ def check_weights(folder: Path) -> None:
         WeightsError: a truncated file, or weights in pickle's format alone.
         ModelNotFoundError: no weights at all.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files and any(folder.glob("*.bin")):
         raise WeightsError(
             f"{folder} holds weights as .bin files alone, which are pickles and may run code. Save "
@@ -126,6 +139,14 @@ def _max_positions(text: Mapping[str, Any], rope: Any) -> int:
         trained = _number(rope, "original_max_position_embeddings") or positions
         return max(positions, int(trained * factor))
     return positions
+
+
+def _trained_positions(text: Mapping[str, Any], rope: Any) -> int:
+    if isinstance(rope, Mapping):
+        original = _number(rope, "original_max_position_embeddings")
+        if original:
+            return original
+    return _max_positions(text, None)
 
 
 def _quantization(config: Mapping[str, Any]) -> str | None:

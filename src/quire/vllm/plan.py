@@ -151,20 +151,28 @@ def _max_model_len(args: ModelArguments, model: ModelFacts) -> int:
     """The user's length; the default is a wish, cut to what the model knows."""
     if "vllm_maxlen" in args.explicit():
         return args.vllm_maxlen
-    stretch = 2 if args.rope_scaling is not None else 1
-    return min(args.vllm_maxlen, model.max_positions * stretch)
+    longest = model.max_positions
+    if args.rope_scaling is not None:
+        longest = 2 * model.trained_positions
+    return min(args.vllm_maxlen, longest)
 
 
 def _rope_override(kind: str, model: ModelFacts) -> dict[str, Any]:
     """Twice the trained length, as LLaMA-Factory's `rope_scaling` gives it."""
-    own = dict(model.rope or {})
+    if model.is_part:
+        raise ConfigError(
+            "rope_scaling: the text decoder is one part of this model, and vLLM takes no scaling for "
+            'it by this name; give vllm_config {"hf_overrides": {...}} instead.'
+        )
+    trained = model.trained_positions
+    own = model.rope or {}
     theta = {"rope_theta": own["rope_theta"]} if "rope_theta" in own else {}
     scaling = {"rope_type": kind, "factor": 2.0, **theta}
     if kind in ("yarn", "llama3"):
-        scaling["original_max_position_embeddings"] = model.max_positions
+        scaling["original_max_position_embeddings"] = trained
     if kind == "llama3":
         scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    return {"rope_parameters": scaling, "max_position_embeddings": 2 * model.max_positions}
+    return {"rope_parameters": scaling, "max_position_embeddings": 2 * trained}
 
 
 def _add_devices(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
-from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
+from quire.errors import EngineClosedError, EngineDeadError, EngineError, sentence
 from quire.vllm.launch import Started, start, stop
+from quire.vllm.log import LogReader, hint
 from quire.vllm.plan import Plan
 
 logger = logging.getLogger("quire")
@@ -37,6 +38,8 @@ class Supervisor:
         self._closing = threading.Event()
         self._unusable: EngineError | None = None
         self._started = start(plan, timeout)
+        self._log = LogReader()
+        self._cause: str | None = None
         self._watcher = threading.Thread(target=self._watch, name="quire-vllm-watch", daemon=True)
         self._watcher.start()
 
@@ -72,6 +75,7 @@ class Supervisor:
         while not self._closing.wait(_LOOK_EVERY):
             if not _is_dead(self._started):
                 continue
+            self._cause = self._log.cause()
             self._set_unusable(self._died())
             stop(self._started)
             if not self._restart():
@@ -90,18 +94,19 @@ class Supervisor:
                 return False
             delay *= 2
             try:
-                started = start(self._plan, self._timeout)
-            except QuireError as error:
+                started = start(self._plan, self._timeout, self._closing)
+            except Exception as error:  # whatever it is, the watch goes on
                 logger.error("vLLM could not be started again: %s", error)
                 continue
             return self._take(started)
-        self._set_unusable(EngineDeadError(_GONE + self._counted()))
+        self._set_unusable(EngineDeadError(self._gone()))
         return False
 
     def _take(self, started: Started) -> bool:
         with self._lock:
             if not self._closing.is_set():
                 self._started, self._unusable = started, None
+                self._log, self._cause = LogReader(), None
                 logger.info("vLLM's engine runs again.")
                 return True
         stop(started)
@@ -115,12 +120,16 @@ class Supervisor:
     def _died(self) -> EngineDeadError:
         if self.restarts < self._max_restarts:
             return EngineDeadError("vLLM's engine has died and is being started again.")
-        return EngineDeadError(_GONE + self._counted())
+        return EngineDeadError(self._gone())
 
-    def _counted(self) -> str:
-        if not self._max_restarts:
-            return " Set vllm_max_restarts to have it started again by itself."
-        return f" It was started again {self.restarts} times (vllm_max_restarts)."
+    def _gone(self) -> str:
+        cause = "." if self._cause is None else sentence(f": {self._cause}")
+        tried = (
+            f"It was started again {self.restarts} times (vllm_max_restarts)."
+            if self._max_restarts
+            else "Set vllm_max_restarts to have it started again by itself."
+        )
+        return f"vLLM's engine has died{cause} {tried}{hint()}"
 
 
 def _is_dead(started: Started) -> bool:
