@@ -19,7 +19,7 @@ def compile_step() -> bytes:
     """
     callback = cfunc("void(int64, int64)", error_model="numpy")(step.py_func)
     module = llvm.parse_assembly(callback.inspect_llvm())
-    native = callback.native_name.removeprefix("cfunc.")
+    native = str(callback.native_name).removeprefix("cfunc.")
     module.link_in(llvm.parse_assembly(_entry(native)))
     machine = _prepare(module)
     declared = {f.name for f in module.functions if f.is_declaration and f.name[:5] != "llvm."}

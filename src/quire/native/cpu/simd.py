@@ -13,7 +13,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import models, register_model
+from numba.core.datamodel.models import PrimitiveModel
+from numba.core.datamodel.registry import register_default
 
 from quire.native.cpu.jit import intrinsic
 from quire.native.cpu.layout import LANES
@@ -34,8 +35,8 @@ class LanesType(types.Type):
 lanes_type = LanesType()
 
 
-@register_model(LanesType)
-class _LanesModel(models.PrimitiveModel):
+@register_default(LanesType)
+class _LanesModel(PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Any) -> None:
         super().__init__(manager, fe_type, VECTOR)
 
