@@ -99,95 +99,99 @@ def build_app(make_model: MakeModel) -> App:
         """
         return _chat(words, make_model)
 
-    @app.command(
-        usage="Usage: quire prompt [FOLDER | CONFIG.yaml] [OPTIONS] [KEY=VALUE ...] [< JSON]"
+    app.command(
+        prompt,
+        usage="Usage: quire prompt [FOLDER | CONFIG.yaml] [OPTIONS] [KEY=VALUE ...] [< JSON]",
     )
-    def prompt(
-        *words: Words,
-        template: Value = None,
-        message: Value = None,
-        elements: Flag = False,
-        ids: Flag = False,
-        diff: Value = None,
-    ) -> int:
-        """Show what is sent to the model, its control tokens coloured.
-
-        The conversation comes from the standard input: JSON with messages, and
-        perhaps system, tools and enable_thinking, as /save writes it; or plain
-        text, one message. A folder's own chat template is taken unless a template
-        is named; a named one needs no folder.
-
-          quire prompt saves/my-model --ids < conversation.json
-          quire prompt --template llama3 --diff qwen3 --message "Hello"
-
-        Parameters
-        ----------
-        template
-            A named template, in place of the model's own.
-        message
-            One message of a user, in place of the standard input.
-        elements
-            Print JSON of the template's elements; needs no model with a named template.
-        ids
-            Show each token with its id.
-        diff
-            Show the difference to this template.
-        """
-        from quire.cli.prompt import PromptOptions, show_prompt
-
-        show_log(logging.WARNING)
-        options = PromptOptions(template, message, elements, ids, diff)
-        show_prompt(words, options, sys.stdin, sys.stdout)
-        return 0
-
-    @app.command(
-        usage="Usage: quire deploy vllm|ray [CONFIG.yaml | FOLDER | NAME] [OPTIONS] [KEY=VALUE ...]"
+    app.command(
+        deploy,
+        usage="Usage: quire deploy vllm|ray [CONFIG.yaml | FOLDER | NAME] [OPTIONS] [KEY=VALUE ...]",
     )
-    def deploy(
-        *words: Words,
-        gpus: Value = None,
-        nodes: Value = None,
-        gpus_per_node: Value = None,
-        multi_node: Value = None,
-        address: Value = None,
-        memory: Value = None,
-        adapter_storage: Value = None,
-    ) -> int:
-        """Print the vllm serve command, or Ray Serve's YAML, of a configuration.
-
-        Neither vLLM nor a GPU is needed here: the server's are described by options.
-
-          quire deploy vllm config.yaml --gpus 4
-          quire deploy vllm config.yaml --nodes 2 --gpus-per-node 8 --multi-node ray
-          quire deploy ray config.yaml --gpus 8 > serve.yaml
-
-        Parameters
-        ----------
-        gpus
-            GPUs of the server: 1 if not given; 0 is a server with a CPU alone.
-        nodes
-            Machines of the server.
-        gpus_per_node
-            GPUs on each of them.
-        multi_node
-            What joins them: vllm, its own launcher, or ray.
-        address
-            The first machine's address, as the others reach it.
-        memory
-            Free memory of a CPU server, such as 64GiB; this machine's if not given.
-        adapter_storage
-            Where Ray Serve finds the adapters, such as s3://bucket/adapters.
-        """
-        from quire.cli.deploy import DeployOptions, write_deployment
-
-        show_log(logging.WARNING)
-        options = DeployOptions(
-            gpus, nodes, gpus_per_node, multi_node, address, memory, adapter_storage
-        )
-        write_deployment(words, options, sys.stdout)
-        return 0
-
     return app
+
+
+def prompt(
+    *words: Words,
+    template: Value = None,
+    message: Value = None,
+    elements: Flag = False,
+    ids: Flag = False,
+    diff: Value = None,
+) -> int:
+    """Show what is sent to the model, its control tokens coloured.
+
+    The conversation comes from the standard input: JSON with messages, and
+    perhaps system, tools and enable_thinking, as /save writes it; or plain
+    text, one message. A folder's own chat template is taken unless a template
+    is named; a named one needs no folder.
+
+      quire prompt saves/my-model --ids < conversation.json
+      quire prompt --template llama3 --diff qwen3 --message "Hello"
+
+    Parameters
+    ----------
+    template
+        A named template, in place of the model's own.
+    message
+        One message of a user, in place of the standard input.
+    elements
+        Print JSON of the template's elements; needs no model with a named template.
+    ids
+        Show each token with its id.
+    diff
+        Show the difference to this template.
+    """
+    from quire.cli.prompt import PromptOptions, show_prompt
+
+    show_log(logging.WARNING)
+    options = PromptOptions(template, message, elements, ids, diff)
+    show_prompt(words, options, sys.stdin, sys.stdout)
+    return 0
+
+
+def deploy(
+    *words: Words,
+    gpus: Value = None,
+    nodes: Value = None,
+    gpus_per_node: Value = None,
+    multi_node: Value = None,
+    address: Value = None,
+    memory: Value = None,
+    adapter_storage: Value = None,
+) -> int:
+    """Print the vllm serve command, or Ray Serve's YAML, of a configuration.
+
+    Neither vLLM nor a GPU is needed here: the server's are described by options.
+
+      quire deploy vllm config.yaml --gpus 4
+      quire deploy vllm config.yaml --nodes 2 --gpus-per-node 8 --multi-node ray
+      quire deploy ray config.yaml --gpus 8 > serve.yaml
+
+    Parameters
+    ----------
+    gpus
+        GPUs of the server: 1 if not given; 0 is a server with a CPU alone.
+    nodes
+        Machines of the server.
+    gpus_per_node
+        GPUs on each of them.
+    multi_node
+        What joins them: vllm, its own launcher, or ray.
+    address
+        The first machine's address, as the others reach it.
+    memory
+        Free memory of a CPU server, such as 64GiB; this machine's if not given.
+    adapter_storage
+        Where Ray Serve finds the adapters, such as s3://bucket/adapters.
+    """
+    from quire.cli.deploy import DeployOptions, write_deployment
+
+    show_log(logging.WARNING)
+    options = DeployOptions(
+        gpus, nodes, gpus_per_node, multi_node, address, memory, adapter_storage
+    )
+    write_deployment(words, options, sys.stdout)
+    return 0
 
 
 def _chat(words: Sequence[str], make_model: MakeModel) -> int:
