@@ -16,16 +16,19 @@ from quire.chat.completion import CompletionCollector, CompletionReader
 from quire.chat.in_time import in_time
 from quire.chat.reply import ReasoningSplitter, ReplyReader
 from quire.chat.response import ChatDelta, Response
+from quire.chat.tokenizer_loading import load_tokenizer
 from quire.errors import (
     GenerationError,
     MediaError,
     UnsupportedOptionError,
 )
 from quire.messages import Conversation, Message, read_conversation
+from quire.model_folder import eos_token_ids, read_json
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.response_format import read_response_format
 from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
+from quire.template.registry import get_template
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 
@@ -67,6 +70,33 @@ class BaseEngine(ABC):
     can_generate: bool = True
     loop_bound: bool = False
     """True where `generate` must always be called from one and the same event loop."""
+
+    def __init__(
+        self,
+        model_args: ModelArguments,
+        data_args: DataArguments,
+        finetuning_args: FinetuningArguments,
+        generating_args: GeneratingArguments,
+    ) -> None:
+        self.model_args, self.data_args = model_args, data_args
+        self.finetuning_args, self.generating_args = finetuning_args, generating_args
+
+    def read_folder(self, folder: Path) -> None:
+        """Take from a model's folder what prompts are made with: all but the weights.
+
+        Raises:
+            ConfigError: no template of the name that the arguments give.
+            ModelError: a file of the folder is missing or cannot be read.
+        """
+        self.tokenizer = load_tokenizer(folder, self.model_args)
+        self.template = get_template(
+            self.data_args.template,
+            self.tokenizer,
+            tool_format=self.data_args.tool_format,
+            default_system=self.data_args.default_system,
+        )
+        self.generation_config = read_json(folder, "generation_config.json")
+        self.eos_token_ids = eos_token_ids(folder, self.tokenizer.eos_token_id)
 
     @abstractmethod
     def generate(

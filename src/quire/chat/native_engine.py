@@ -11,8 +11,8 @@ from quire.arguments import DataArguments, FinetuningArguments, GeneratingArgume
 from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
 from quire.chat.native_options import check_arguments
-from quire.chat.tokenizer_loading import check_vocabulary, load_tokenizer
-from quire.model_folder import eos_token_ids, find_model_folder, read_json
+from quire.chat.tokenizer_loading import check_vocabulary
+from quire.model_folder import find_model_folder
 from quire.native.batch import Runner
 from quire.native.cpu.loading import load_model
 from quire.native.detokenizer import detokenizer_factory
@@ -21,7 +21,6 @@ from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
-from quire.template.registry import get_template
 
 
 class NativeEngine(BaseEngine):
@@ -43,18 +42,9 @@ class NativeEngine(BaseEngine):
         generating_args: GeneratingArguments,
     ) -> None:
         check_arguments(model_args, finetuning_args)
-        self.model_args, self.data_args = model_args, data_args
-        self.finetuning_args, self.generating_args = finetuning_args, generating_args
+        super().__init__(model_args, data_args, finetuning_args, generating_args)
         folder = find_model_folder(model_args)
-        self.tokenizer = load_tokenizer(folder, model_args)
-        self.template = get_template(
-            data_args.template,
-            self.tokenizer,
-            tool_format=data_args.tool_format,
-            default_system=data_args.default_system,
-        )
-        self.generation_config = read_json(folder, "generation_config.json")
-        self.eos_token_ids = eos_token_ids(folder, self.tokenizer.eos_token_id)
+        self.read_folder(folder)
         runner = _load_runner(folder, model_args)
         try:
             check_vocabulary(self.tokenizer, model_args, runner.vocab_size)

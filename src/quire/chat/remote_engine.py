@@ -13,7 +13,6 @@ from quire.arguments import DataArguments, FinetuningArguments, GeneratingArgume
 from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
 from quire.chat.in_time import in_time
 from quire.chat.response import ChatDelta
-from quire.chat.tokenizer_loading import load_tokenizer
 from quire.errors import (
     GenerationError,
     MediaError,
@@ -21,7 +20,7 @@ from quire.errors import (
     UnsupportedOptionError,
 )
 from quire.messages import Conversation, read_conversation
-from quire.model_folder import eos_token_ids, read_json
+from quire.model_folder import read_json
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.remote import chat_requests, completions
@@ -34,7 +33,6 @@ from quire.remote.options import api_key, check_arguments, check_chat_arguments,
 from quire.remote.reading import AnswerReader
 from quire.response_format import read_response_format
 from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
-from quire.template.registry import get_template
 
 Part = TypeVar("Part")
 
@@ -72,8 +70,7 @@ class RemoteEngine(BaseEngine):
         generating_args: GeneratingArguments,
     ) -> None:
         check_arguments(model_args, finetuning_args)
-        self.model_args, self.data_args = model_args, data_args
-        self.finetuning_args, self.generating_args = finetuning_args, generating_args
+        super().__init__(model_args, data_args, finetuning_args, generating_args)
         addresses, key = read_addresses(model_args.remote_base_url), check_key(api_key(model_args))
         self._model, lost = greet(addresses, key, model_args.remote_model)
         self._client = RemoteClient(addresses, key)
@@ -127,15 +124,7 @@ class RemoteTokensEngine(RemoteEngine):
     ) -> None:
         super().__init__(model_args, data_args, finetuning_args, generating_args)
         folder = Path(model_args.model_name_or_path).expanduser()
-        self.tokenizer = load_tokenizer(folder, model_args)
-        self.template = get_template(
-            data_args.template,
-            self.tokenizer,
-            tool_format=data_args.tool_format,
-            default_system=data_args.default_system,
-        )
-        self.generation_config = read_json(folder, "generation_config.json")
-        self.eos_token_ids = eos_token_ids(folder, self.tokenizer.eos_token_id)
+        self.read_folder(folder)
         self.context_length = _context_length(folder, model_args, self._model.context_length)
 
     async def generate(

@@ -17,13 +17,12 @@ from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
 from quire.chat.in_time import in_time
-from quire.chat.tokenizer_loading import added_tokens, check_vocabulary, load_tokenizer
+from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
 from quire.errors import EngineError, MediaError, SamplingError
-from quire.model_folder import eos_token_ids, find_model_folder, read_json
+from quire.model_folder import find_model_folder
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
-from quire.template.registry import get_template
 from quire.tokenizer import Tokenizer
 from quire.vllm.adapters import ServedAdapters
 from quire.vllm.devices import find_devices
@@ -62,23 +61,15 @@ class VllmEngine(BaseEngine):
         finetuning_args: FinetuningArguments,
         generating_args: GeneratingArguments,
     ) -> None:
-        self.model_args, self.data_args = model_args, data_args
-        self.finetuning_args, self.generating_args = finetuning_args, generating_args
+        super().__init__(model_args, data_args, finetuning_args, generating_args)
         self.can_generate = finetuning_args.stage != "rm"
         folder = find_model_folder(model_args)
         facts = read_model_facts(folder)
         if "load_format" not in (model_args.vllm_config or {}):
             check_weights(folder)
-        self.tokenizer = load_tokenizer(folder, model_args)
-        check_vocabulary(self.tokenizer, model_args, facts.vocab_size)
-        self.template = get_template(
-            data_args.template,
-            self.tokenizer,
-            tool_format=data_args.tool_format,
-            default_system=data_args.default_system,
-        )
-        self.generation_config = read_json(folder, "generation_config.json")
-        self.eos_token_ids = eos_token_ids(folder, self.tokenizer.eos_token_id)
+        self.read_folder(folder)
+        if facts.vocab_size:
+            check_vocabulary(self.tokenizer, model_args, facts.vocab_size)
         book = _adapter_book(model_args, folder)
         self._request_numbers = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
