@@ -10,7 +10,6 @@ FrontendArgs, but not `model` and `served_model_name` (engines/vllm/vllm_models.
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from quire.demo import demo_adapter_path, demo_model_path
 from quire.deploy.ray_serve import ray_config
 from quire.deploy.target import Target
 from quire.errors import ConfigError
+from quire.vllm.launch import import_vllm
 from tests.deploy.printed import blueprint_of, make_config
 
 LLM_CONFIG = {
@@ -37,7 +37,7 @@ LORA_CONFIG = {
 @pytest.fixture(scope="module")
 def vllms_fields() -> frozenset[str]:
     """What Ray lets through as `engine_kwargs`."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import_vllm()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import FrontendArgs
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from quire.deploy.blueprint import DEFAULTS, IN_PROCESS
 from quire.deploy.target import Target
 from quire.deploy.vllm_serve import NO_FLAG, ONLY_SWITCHED_ON, vllm_commands
 from quire.errors import ConfigError
+from quire.vllm.launch import import_vllm
 from quire.vllm.model_facts import read_model_facts
 from quire.vllm.plan import AdapterNeeds, make_plan
 from tests.deploy.printed import (
@@ -34,7 +34,7 @@ Parse = Callable[[list[str]], tuple[argparse.Namespace, Any]]
 @pytest.fixture(scope="module")
 def parser() -> argparse.ArgumentParser:
     """vLLM's own parser of `vllm serve`."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import_vllm()
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
