@@ -375,6 +375,14 @@ async def test_many_cancelled_at_any_moment(vllm_model: ChatModel) -> None:
     await asyncio.to_thread(wait_until_idle, vllm_model)
 
 
+def test_priorities_are_taken(vllm_model: ChatModel) -> None:
+    engine = engine_of(vllm_model)._supervisor.current().engine
+    assert engine.vllm_config.scheduler_config.policy == "priority"
+    for priority in (-3, 0, 7):
+        (answer,) = vllm_model.chat(HELLO, temperature=0, priority=priority)
+        assert answer.finish_reason == "stop"
+
+
 # --- wrong requests ------------------------------------------------------------------------------
 
 
