@@ -48,6 +48,7 @@ class Overhead:
         self.ids = [
             list(engine.prepare(one, None, None, {}).prompt.token_ids) for one in self.conversations
         ]
+        self.texts = [engine.tokenizer.decode(ids, skip_special_tokens=False) for ids in self.ids]
         self.number = 0
 
     # Each of the four gives the seconds to the first token where it is asked for, of each stream.
@@ -71,7 +72,18 @@ class Overhead:
             first = first or time.perf_counter() - began
         return first
 
-    def _generate(self, place: int, *, streamed: bool) -> Any:
+    async def raw_text_stream(self, place: int) -> float:
+        """As `raw_stream`, but vLLM gets the rendered text and tokenises it itself."""
+        began, first = time.perf_counter(), 0.0
+        async for _ in self._generate(place, streamed=True, prompt=self.texts[place]):
+            first = first or time.perf_counter() - began
+        return first
+
+    async def first_alone(self, stream: Callable[[int], Awaitable[float]]) -> float:
+        """Seconds to the first token with nothing else under way, the median of some."""
+        return statistics.median([await stream(place) for place in range(3)])
+
+    def _generate(self, place: int, *, streamed: bool, prompt: str | None = None) -> Any:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
@@ -81,7 +93,8 @@ class Overhead:
         settings = SamplingParams(
             temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, output_kind=kind
         )
-        return self.raw.generate(tokens_input(self.ids[place]), settings, f"raw-{self.number}")
+        given = tokens_input(self.ids[place]) if prompt is None else prompt
+        return self.raw.generate(given, settings, f"raw-{self.number}")
 
     def on_loop(self, work: Callable[[int], Awaitable[Any]]) -> list[Any]:
         """All streams at once in the engine's own loop, as a server would run raw vLLM."""
@@ -119,23 +132,36 @@ def measure_overhead() -> None:
             "streams, quire": lambda: rate(bench.from_outside, bench.quire_stream),
             "first, raw": lambda: first(bench.on_loop, bench.raw_stream),
             "first, quire": lambda: first(bench.from_outside, bench.quire_stream),
+            "first, raw text": lambda: first(bench.on_loop, bench.raw_text_stream),
+            "alone, raw": lambda: 1000 * bench.model._loop.run(bench.first_alone(bench.raw_stream)),
+            "alone, quire": lambda: 1000 * asyncio.run(bench.first_alone(bench.quire_stream)),
         },
         REPEATS,
         warm_up=2,
     )
     bench.raw = None
     bench.model.close()
-    rows = [
+    rows: list[list[object]] = [
         [what, *(f"{found[f'{name}, {side}']:.{digits}f}" for side in ("quire", "raw")), verdict]
         for what, name, digits, verdict in (
             ("whole answers, tokens/s", "whole", 0, _ratio(found, "whole")),
             ("streams, tokens/s", "streams", 0, _ratio(found, "streams")),
-            ("time to first token, ms", "first", 1,
-             f"{found['first, quire'] - found['first, raw']:+.1f} ms"),
+            ("time to first token of 64 at once, ms", "first", 1, _more(found, "first", "raw")),
+            ("time to first token of one alone, ms", "alone", 1, _more(found, "alone", "raw")),
         )
-    ]  # fmt: skip
+    ]
+    text_first = found["first, raw text"]
+    rows.insert(
+        3,
+        ["the same, vLLM given texts, ms", f"{found['first, quire']:.1f}", f"{text_first:.1f}",
+         _more(found, "first", "raw text")],
+    )  # fmt: skip
     text = table(["64 streams", "ChatModel", "raw AsyncLLM", "quire against raw"], rows)
     report("vllm_overhead", "What quire adds to vLLM", text, found)
+
+
+def _more(found: dict[str, float], name: str, raw: str) -> str:
+    return f"{found[f'{name}, quire'] - found[f'{name}, {raw}']:+.1f} ms"
 
 
 def _ratio(found: dict[str, float], name: str) -> str:
