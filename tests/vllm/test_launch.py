@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,25 @@ def test_a_start_and_its_end(makes: Any, file: Path, fails: bool) -> None:
         launch._SHUTDOWN_PATIENCE = launch_patience
     assert engine.shutdowns == 2
     assert not any(process.is_running() for process in started.processes)
+
+
+def test_two_starts_at_once_have_processes_of_their_own(
+    makes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_SHUTDOWN_PATIENCE", 0.2)
+
+    def make() -> Engine:
+        start_process()
+        return Engine()
+
+    makes(make)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: start(PLAN, 60), range(2))
+    assert len(first.processes) == len(second.processes) == 1
+    assert first.processes[0].pid != second.processes[0].pid
+    stop(first)
+    assert second.processes[0].is_running()
+    stop(second)
 
 
 def test_phases_are_told(makes: Any, file: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -95,11 +95,11 @@ def start(plan: Plan, timeout: float, given_up: threading.Event | None = None) -
         EngineClosedError: it was given up.
         OutOfMemoryError: there is not enough memory.
     """
-    before = [process.pid for process in engine_processes()]
     attempt = _Attempt(plan)
-    progress = LogReader()
-    began = time.monotonic()
     with environment({**logging_environment(), **plan.environment}), children_write_to_log():
+        # Here, where no other start is under way: what comes now belongs to this one.
+        before = [process.pid for process in engine_processes()]
+        progress, began = LogReader(), time.monotonic()
         attempt.thread.start()
         try:
             while not attempt.done.wait(0.2):
@@ -114,11 +114,12 @@ def start(plan: Plan, timeout: float, given_up: threading.Event | None = None) -
             end(engine_processes(before), 0)  # which makes the attempt fail, too
             attempt.abandon()
             raise
+        processes = tuple(engine_processes(before))
     if attempt.engine is None:
-        end(engine_processes(before), 1)
+        end(processes, 1)
         raise _start_error(attempt.error, progress.cause())
     _tell(progress, began)
-    return Started(attempt.engine, tuple(engine_processes(before)))
+    return Started(attempt.engine, processes)
 
 
 def stop(started: Started) -> None:
