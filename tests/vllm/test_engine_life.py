@@ -135,6 +135,7 @@ def wait_until_healthy(model: ChatModel) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.usefixtures("vllm_model")  # what vLLM imports at its first start sets more, once
 def test_the_usage_example_runs_and_leaves_nothing_behind() -> None:
     environment = dict(os.environ)
     before = {process.pid for process in psutil.Process().children(recursive=True)}
