@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from quire.native.batch import Batch
-from quire.native.cpu import attention, kernels, reference
+from quire.native.cpu import attention, kernels, layout, reference
 from quire.native.cpu.layout import padded, scratch_floats, tiles_needed
 from quire.native.cpu.weights import round_to_bfloat16
 from quire.native.models.rope import cosines_and_sines
@@ -24,6 +24,15 @@ def floats(*shape: int) -> NDArray[np.float32]:
 
 def at(array: NDArray[Any] | None) -> int:
     return 0 if array is None else array.ctypes.data
+
+
+def map_words(weight: NDArray[Any], bias: NDArray[np.float32] | None = None) -> NDArray[np.int64]:
+    """The words of one linear map."""
+    words = np.zeros(layout.MAP_WORDS, np.int64)
+    words[layout.WEIGHT], words[layout.BIAS] = at(weight), at(bias)
+    words[layout.KIND] = layout.BFLOAT16 if weight.dtype == np.uint16 else layout.FLOAT32
+    words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
+    return words
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 64, 100])
@@ -64,10 +73,8 @@ def test_linear(rows: int, depth: int, columns: int, narrow: bool) -> None:
         for threads in (1, 2, 5):
             out = before.copy()
             for thread in range(threads):
-                kernels.linear(
-                    thread, threads, at(x), rows, depth, at(weight), int(narrow), at(shift),
-                    at(out), columns, accumulate,
-                )  # fmt: skip
+                words = map_words(weight, shift)
+                kernels.linear(thread, threads, at(x), rows, at(words), at(out), accumulate)
             found.append(out)
         np.testing.assert_allclose(found[0], wanted, atol=1e-5 * depth**0.5)
         for other in found[1:]:
@@ -76,11 +83,12 @@ def test_linear(rows: int, depth: int, columns: int, narrow: bool) -> None:
 
 def test_a_row_of_linear_is_the_same_in_any_company() -> None:
     x, weight, alone = floats(23, 70), floats(45, 70), np.zeros((23, 45), np.float32)
+    words = map_words(weight)
     for row in range(23):
-        kernels.linear(0, 1, at(x[row]), 1, 70, at(weight), 0, 0, at(alone[row]), 45, 0)
+        kernels.linear(0, 1, at(x[row]), 1, at(words), at(alone[row]), 0)
     for rows in range(1, 24):
         out = np.zeros((rows, 45), np.float32)
-        kernels.linear(0, 1, at(x), rows, 70, at(weight), 0, 0, at(out), 45, 0)
+        kernels.linear(0, 1, at(x), rows, at(words), at(out), 0)
         np.testing.assert_array_equal(out, alone[:rows])
 
 
@@ -94,15 +102,10 @@ def test_gated_ffn(bias: bool) -> None:
     }
     if bias:
         tensors |= {"gate_bias": floats(columns), "up_bias": floats(columns)}
-    maps = np.array(
-        [
-            *(at(tensors["gate"]), 0, at(tensors.get("gate_bias"))),
-            *(at(tensors["up"]), 1, at(tensors.get("up_bias"))),
-        ]
-    )
+    gate_map, up_map = (map_words(tensors[n], tensors.get(f"{n}_bias")) for n in ("gate", "up"))
     gate, up = np.zeros((2, rows, columns), np.float32)
     for thread in range(2):
-        kernels.gated_ffn(thread, 2, at(x), rows, depth, at(maps), at(gate), at(up), columns)
+        kernels.gated_ffn(thread, 2, at(x), rows, at(gate_map), at(up_map), at(gate), at(up))
     np.testing.assert_allclose(gate, reference.gated_ffn(x, tensors), rtol=1e-4, atol=1e-3)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from quire.native.cpu import simd
+from quire.native.cpu import layout, simd
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.layout import COLUMN_GRAIN, LANES
 from quire.native.cpu.tiles import make_dot_tile
@@ -159,12 +159,17 @@ _block_bfloat16 = _make_product(True)
 
 @kernel
 def linear_columns(
-    x: int, rows: int, depth: int, weight: int, narrow: int, bias: int, out: int, columns: int,
-    first: int, end: int, accumulate: int,
-) -> None:  # fmt: skip
+    x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
+) -> None:
     """Columns `first` to `end - 1` of `linear`."""
     if first >= end:
         return
+    weight, bias = (
+        simd.get_int64(linear_map, layout.WEIGHT),
+        simd.get_int64(linear_map, layout.BIAS),
+    )
+    depth = simd.get_int64(linear_map, layout.MAP_DEPTH)
+    columns = simd.get_int64(linear_map, layout.MAP_COLUMNS)
     tiles = max(1, ROW_BLOCK_BYTES // (4 * depth * TILE_ROWS))
     step = tiles * TILE_ROWS
     shift = bias + 4 * first if bias else 0
@@ -173,7 +178,7 @@ def linear_columns(
         count = min(step, rows - row)
         source = x + row * depth * 4
         target = out + row * columns * 4 + 4 * first
-        if narrow:
+        if simd.get_int64(linear_map, layout.KIND) == layout.BFLOAT16:
             _block_bfloat16(source, depth * 4, count, weight + first * depth * 2, depth,
                             end - first, target, columns * 4, shift, accumulate)  # fmt: skip
         else:
@@ -184,15 +189,14 @@ def linear_columns(
 
 @kernel
 def linear(
-    task: int, tasks: int, x: int, rows: int, depth: int, weight: int, narrow: int, bias: int,
-    out: int, columns: int, accumulate: int,
-) -> None:  # fmt: skip
+    task: int, tasks: int, x: int, rows: int, linear_map: int, out: int, accumulate: int
+) -> None:
     """`out (+)= x @ weight.T + bias`: x (rows, depth), weight (columns, depth), out (rows, columns).
 
-    `weight` is float32, or bfloat16 if `narrow`; `bias` is float32, or address 0 for none.
+    `linear_map` is the address of `layout`'s words of one map: weight, bias and sizes.
     """
-    first, end = share(task, tasks, columns, COLUMN_GRAIN)
-    linear_columns(x, rows, depth, weight, narrow, bias, out, columns, first, end, accumulate)
+    first, end = share(task, tasks, simd.get_int64(linear_map, layout.MAP_COLUMNS), COLUMN_GRAIN)
+    linear_columns(x, rows, linear_map, out, first, end, accumulate)
 
 
 @kernel
@@ -212,18 +216,16 @@ def silu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) ->
 
 @kernel
 def gated_ffn(
-    task: int, tasks: int, x: int, rows: int, depth: int, maps: int, gate: int, up: int,
-    columns: int,
-) -> None:  # fmt: skip
+    task: int, tasks: int, x: int, rows: int, gate_map: int, up_map: int, gate: int, up: int
+) -> None:
     """`gate = silu(x @ gate_w.T + gate_b) * (x @ up_w.T + up_b)`; `up` is scratch of its shape.
 
-    `maps`: address of (gate weight, narrow, bias, up weight, narrow, bias), as in `linear`.
+    The maps are addresses as in `linear`.
     """
+    columns = simd.get_int64(gate_map, layout.MAP_COLUMNS)
     first, end = share(task, tasks, columns, COLUMN_GRAIN)
-    linear_columns(x, rows, depth, simd.get_int64(maps, 0), simd.get_int64(maps, 1),
-                   simd.get_int64(maps, 2), gate, columns, first, end, NO)  # fmt: skip
-    linear_columns(x, rows, depth, simd.get_int64(maps, 3), simd.get_int64(maps, 4),
-                   simd.get_int64(maps, 5), up, columns, first, end, NO)  # fmt: skip
+    linear_columns(x, rows, gate_map, gate, first, end, NO)
+    linear_columns(x, rows, up_map, up, first, end, NO)
     silu_gate(gate, up, rows, columns, first, end)
 
 

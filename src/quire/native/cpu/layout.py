@@ -27,31 +27,43 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
 (
     LAYERS, HIDDEN, FFN, HEADS, KV_HEADS, HEAD_DIM, VOCAB, BLOCK_SIZE,
     EPS, SCALE, UNIT,  # float32, in the first 4 bytes of their word
-    EMBEDDINGS, EMBEDDINGS_NARROW, FINAL_NORM, HEAD, HEAD_NARROW, LAYER_TABLE,
+    EMBEDDINGS, EMBEDDINGS_NARROW, FINAL_NORM, HEAD_MAP, LAYER_TABLE,
     RESIDUAL, NORMED, QUERIES, KEYS, VALUES, MIXED, GATE, UP,
     TILES, COUNTERS, SYNC, SCRATCH, SCRATCH_BYTES, THREADS,
     COSINES, SINES, ROWS, SEQUENCES, TOKEN_IDS, POSITIONS, SLOTS, QUERY_START,
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
     TABLE_WORDS,
-) = range(46)  # fmt: skip
+) = range(45)  # fmt: skip
 
-# One layer's row. Each linear map takes three words: address, whether it is bfloat16, bias or 0.
+# One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
+(
+    WEIGHT, KIND, BIAS, MAP_COLUMNS, MAP_DEPTH, SCALES, ZEROS, GROUP,
+    MAP_WORDS,
+) = range(9)  # fmt: skip
+FLOAT32, BFLOAT16 = range(2)  # what KIND may be
+
+# One layer's row. Each linear map is the address of its MAP_WORDS.
 (
     WINDOW, ATTENTION_NORM, FFN_NORM, Q_NORM, K_NORM, K_CACHE, V_CACHE,
     FIRST_LINEAR,
 ) = range(8)  # fmt: skip
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 Q_MAP, K_MAP, V_MAP, O_MAP, GATE_MAP, UP_MAP, DOWN_MAP = (
-    FIRST_LINEAR + 3 * i for i in range(len(LINEARS))
+    FIRST_LINEAR + i for i in range(len(LINEARS))
 )
-LAYER_WORDS = FIRST_LINEAR + 3 * len(LINEARS)
+LAYER_WORDS = FIRST_LINEAR + len(LINEARS)
 
 # What the threads of a step share. Each phase has two counters: tasks taken, tasks done.
 LINE = 64  # bytes of a cache line; what different threads write lies on different ones
 OPEN, INSIDE = 0, LINE
 SYNC_WORDS = 2 * LINE // 8
 PHASE_BYTES, DONE = 2 * LINE, LINE
-FIRST_PHASES, LAYER_PHASES, LAST_PHASES = 1, 7, 2
+(
+    ATTENTION_NORM_PHASE, PROJECT_PHASE, ATTEND_PHASE, OUTPUT_PHASE,
+    FFN_NORM_PHASE, GATE_PHASE, DOWN_PHASE,
+    LAYER_PHASES,
+) = range(8)  # fmt: skip
+FIRST_PHASES, LAST_PHASES = 1, 2
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
 OWN_ROWS = 64  # norms of so few rows (times threads) are not worth a phase: each thread has its own
 

@@ -81,12 +81,19 @@ class CpuRunner:
             row[layout.K_CACHE] = self._keys[number].ctypes.data
             row[layout.V_CACHE] = self._values[number].ctypes.data
             for i, role in enumerate(layout.LINEARS):
-                first = layout.FIRST_LINEAR + 3 * i
-                row[first : first + 3] = (
-                    _address(tensors[role]), _narrow(tensors[role]),
-                    _address(tensors.get(f"{role}_bias")),
-                )  # fmt: skip
+                words = self._linear_map(tensors[role], tensors.get(f"{role}_bias"))
+                row[layout.FIRST_LINEAR + i] = self._keep(f"map {number} {role}", words)
         return table
+
+    def _linear_map(
+        self, weight: NDArray[Any], bias: NDArray[np.float32] | None = None
+    ) -> NDArray[np.int64]:
+        """The words of one linear map."""
+        words = np.zeros(layout.MAP_WORDS, np.int64)
+        words[layout.WEIGHT], words[layout.BIAS] = _address(weight), _address(bias)
+        words[layout.KIND] = layout.BFLOAT16 if _narrow(weight) else layout.FLOAT32
+        words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
+        return words
 
     def _fill_model(self, weights: Weights) -> None:
         spec, table, tensors = weights.spec, self._table, weights.tensors
@@ -100,9 +107,7 @@ class CpuRunner:
         table[layout.EMBEDDINGS] = _address(tensors["embeddings"])
         table[layout.EMBEDDINGS_NARROW] = _narrow(tensors["embeddings"])
         table[layout.FINAL_NORM] = _address(tensors["final_norm"])
-        table[layout.HEAD], table[layout.HEAD_NARROW] = (
-            _address(tensors["head"]), _narrow(tensors["head"]),
-        )  # fmt: skip
+        table[layout.HEAD_MAP] = self._keep("head map", self._linear_map(tensors["head"]))
         table[layout.LAYER_TABLE] = self._layers.ctypes.data
 
     def _fill_scratch(self) -> None:

@@ -90,13 +90,12 @@ def _normed(thread: int, table: int, x: int, rows: int, weight: int) -> int:
 
 @kernel
 def _project_heads(
-    table: int, words: int, normed: int, out: int, heads: int, first: int, end: int
+    table: int, linear_map: int, normed: int, out: int, first: int, end: int
 ) -> None:
     """The columns of some heads of queries, keys or values."""
     size = get_int64(table, layout.HEAD_DIM)
-    linear_columns(normed, get_int64(table, layout.ROWS), get_int64(table, layout.HIDDEN),
-                   get_int64(words, 0), get_int64(words, 1), get_int64(words, 2), out,
-                   heads * size, first * size, end * size, NO)  # fmt: skip
+    linear_columns(normed, get_int64(table, layout.ROWS), linear_map, out, first * size,
+                   end * size, NO)  # fmt: skip
 
 
 @kernel
@@ -115,13 +114,13 @@ def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> 
     slots, block_size = get_int64(table, layout.SLOTS), get_int64(table, layout.BLOCK_SIZE)
     if first < heads:
         queries, last = get_int64(table, layout.QUERIES), min(end, heads)
-        _project_heads(table, layer + _WORD * layout.Q_MAP, normed, queries, heads, first, last)
+        _project_heads(table, get_int64(layer, layout.Q_MAP), normed, queries, first, last)
         _rotate(table, queries, heads, first, last, get_int64(layer, layout.Q_NORM),
                 get_float32(table, 2 * layout.SCALE))  # fmt: skip
     first, end = max(first - heads, 0), end - heads
     if first < min(end, kv_heads):
         keys, last = get_int64(table, layout.KEYS), min(end, kv_heads)
-        _project_heads(table, layer + _WORD * layout.K_MAP, normed, keys, kv_heads, first, last)
+        _project_heads(table, get_int64(layer, layout.K_MAP), normed, keys, first, last)
         _rotate(table, keys, kv_heads, first, last, get_int64(layer, layout.K_NORM),
                 get_float32(table, 2 * layout.UNIT))  # fmt: skip
         store_keys(keys, rows, kv_heads, size, first, last, slots, block_size,
@@ -129,7 +128,7 @@ def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> 
     first, end = max(first - kv_heads, 0), end - kv_heads
     if first < end:
         values = get_int64(table, layout.VALUES)
-        _project_heads(table, layer + _WORD * layout.V_MAP, normed, values, kv_heads, first, end)
+        _project_heads(table, get_int64(layer, layout.V_MAP), normed, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
                      get_int64(layer, layout.V_CACHE))  # fmt: skip
 
@@ -139,8 +138,9 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     """Norm, queries, keys, values, rotary embedding, the write to the cache."""
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.ATTENTION_NORM)
-    _norm_phase(table, x, rows, weight, phase)
-    counters = _counters(table, phase + 1)
+    _norm_phase(table, x, rows, weight, phase + layout.ATTENTION_NORM_PHASE)
+    phase += layout.PROJECT_PHASE
+    counters = _counters(table, phase)
     units = get_int64(table, layout.HEADS) + 2 * get_int64(table, layout.KV_HEADS)
     tasks = _split(table, units)
     task = take_task(counters)
@@ -150,7 +150,7 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
         _project_task(table, layer, normed, first, end)
         finish_task(counters)
         task = take_task(counters)
-    _wait(table, phase + 1, tasks)
+    _wait(table, phase, tasks)
 
 
 @kernel
@@ -182,15 +182,14 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
-def _add_map(table: int, words: int, x: int, depth: int, phase: int) -> None:
-    """Add the linear map whose three words lie at `words` to the residual stream."""
+def _add_map(table: int, linear_map: int, x: int, phase: int) -> None:
+    """Add a linear map of x to the residual stream."""
     counters, columns = _counters(table, phase), get_int64(table, layout.HIDDEN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     while task < tasks:
-        linear(task, tasks, x, get_int64(table, layout.ROWS), depth, get_int64(words, 0),
-               get_int64(words, 1), get_int64(words, 2), get_int64(table, layout.RESIDUAL),
-               columns, YES)  # fmt: skip
+        linear(task, tasks, x, get_int64(table, layout.ROWS), linear_map,
+               get_int64(table, layout.RESIDUAL), YES)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -201,31 +200,31 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
     """Norm, and the gated first half of the FFN."""
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.FFN_NORM)
-    _norm_phase(table, x, rows, weight, phase)
-    counters, columns = _counters(table, phase + 1), get_int64(table, layout.FFN)
+    _norm_phase(table, x, rows, weight, phase + layout.FFN_NORM_PHASE)
+    phase += layout.GATE_PHASE
+    counters, columns = _counters(table, phase), get_int64(table, layout.FFN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
     while task < tasks:
-        gated_ffn(task, tasks, normed, rows, get_int64(table, layout.HIDDEN),
-                  layer + _WORD * layout.GATE_MAP, get_int64(table, layout.GATE),
-                  get_int64(table, layout.UP), columns)  # fmt: skip
+        gated_ffn(task, tasks, normed, rows, get_int64(layer, layout.GATE_MAP),
+                  get_int64(layer, layout.UP_MAP), get_int64(table, layout.GATE),
+                  get_int64(table, layout.UP))  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
-    _wait(table, phase + 1, tasks)
+    _wait(table, phase, tasks)
 
 
 @kernel
 def _layer(thread: int, table: int, layer: int, phase: int) -> None:
     """One layer; `layer` is the address of its row, `phase` the number of its first phase."""
-    q_size = get_int64(table, layout.HEADS) * get_int64(table, layout.HEAD_DIM)
     _project(thread, table, layer, phase)
-    _attend(thread, table, layer, phase + 2)
-    _add_map(table, layer + _WORD * layout.O_MAP, get_int64(table, layout.MIXED), q_size,
-             phase + 3)  # fmt: skip
-    _gate(thread, table, layer, phase + 4)
-    _add_map(table, layer + _WORD * layout.DOWN_MAP, get_int64(table, layout.GATE),
-             get_int64(table, layout.FFN), phase + 6)  # fmt: skip
+    _attend(thread, table, layer, phase + layout.ATTEND_PHASE)
+    _add_map(table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
+             phase + layout.OUTPUT_PHASE)  # fmt: skip
+    _gate(thread, table, layer, phase)
+    _add_map(table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
+             phase + layout.DOWN_PHASE)  # fmt: skip
 
 
 # ---- before and after the layers
@@ -272,9 +271,8 @@ def _finish(table: int, phase: int) -> None:
     counters, tasks = _counters(table, phase + 1), _split(table, vocab // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     while task < tasks:
-        linear(task, tasks, normed, count, hidden, get_int64(table, layout.HEAD),
-               get_int64(table, layout.HEAD_NARROW), NO, get_int64(table, layout.LOGITS), vocab,
-               NO)  # fmt: skip
+        linear(task, tasks, normed, count, get_int64(table, layout.HEAD_MAP),
+               get_int64(table, layout.LOGITS), NO)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase + 1, tasks)
