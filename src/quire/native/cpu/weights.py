@@ -7,6 +7,7 @@ compiled code. NumPy has no bfloat16: such a tensor is a view of uint16, its upp
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import struct
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import ModelNotFoundError, WeightsError
-from quire.native.models.spec import DecoderSpec, TensorSpec
+from quire.native.models.spec import DecoderSpec, Rows, TensorSpec
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -127,11 +128,13 @@ class SafetensorsFile:
 class WeightsFolder:
     """The tensors of one folder, in one file or in the many that an index names.
 
+    `spellings`: beginnings of names in the folder, and what they are called here.
+
     Raises ModelNotFoundError where the folder or a file of it is missing, WeightsError where the
     weights are in another format or damaged.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, spellings: tuple[tuple[str, str], ...] = ()) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise ModelNotFoundError(f"{self.folder} is not a folder")
@@ -142,6 +145,7 @@ class WeightsFolder:
             self._where = dict.fromkeys(self._file(_SINGLE).names(), _SINGLE)
         else:
             raise self._nothing_to_read()
+        self._names = {_respell(name, spellings): name for name in self._where}
 
     def _nothing_to_read(self) -> ModelNotFoundError | WeightsError:
         pickled = sorted(p.name for s in ("*.bin", "*.pt", "*.pth") for p in self.folder.glob(s))
@@ -174,21 +178,35 @@ class WeightsFolder:
         return self._files[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return name in self._names
 
     def tensor(self, spec: TensorSpec) -> StoredTensor:
-        """The tensor that `spec` names, checked against its shape."""
-        if spec.name not in self._where:
-            raise WeightsError(f"{self.folder}: the weights lack {spec.name} {spec.shape}")
-        found = self._file(self._where[spec.name]).tensor(spec.name)
-        if found.values.shape != spec.shape:
+        """The tensor, or the part of one, that `spec` names, checked against its shape."""
+        if spec.name not in self._names:
+            raise WeightsError(f"{self.folder}: the weights lack {spec.name} {spec.stored_shape}")
+        name = self._names[spec.name]
+        found = self._file(self._where[name]).tensor(name)
+        if found.values.shape != spec.stored_shape:
             raise WeightsError(
-                f"{found.path}: {spec.name} has shape {found.values.shape}, "
-                f"config.json asks for {spec.shape}"
+                f"{found.path}: {name} has shape {found.values.shape}, "
+                f"config.json asks for {spec.stored_shape}"
             )
         if found.dtype not in ("F32", "F16", "BF16", "F64"):
-            raise WeightsError(f"{found.path}: {spec.name} is stored as {found.dtype}, no float")
-        return found
+            raise WeightsError(f"{found.path}: {name} is stored as {found.dtype}, no float")
+        return dataclasses.replace(found, values=_take_rows(found.values, spec.rows))
+
+
+def _respell(name: str, spellings: tuple[tuple[str, str], ...]) -> str:
+    for there, here in spellings:
+        if name.startswith(there):
+            return here + name.removeprefix(there)
+    return name
+
+
+def _take_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
+    """Some rows, without a copy where they lie together; all of them where none are named."""
+    parts = [values[first:end] for first, end in rows] or [values]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +226,12 @@ def load_weights(spec: DecoderSpec, folder: Path | str, dtype: WeightsDtype = "a
     kernels compute in float32 and have no cheap widening of it. The other values convert matrices
     where they differ from it, which copies them. Raises as `WeightsFolder` does.
     """
-    source = WeightsFolder(folder)
+    source = WeightsFolder(folder, spec.names.spellings)
 
     def read(tensor: TensorSpec) -> NDArray[Any]:
         stored = source.tensor(tensor)
-        return convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
+        values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
+        return values + np.float32(tensor.offset) if tensor.offset else values
 
     tensors = {tensor.role: read(tensor) for tensor in spec.global_tensors()}
     tensors.setdefault("head", tensors["embeddings"])
@@ -221,6 +240,14 @@ def load_weights(spec: DecoderSpec, folder: Path | str, dtype: WeightsDtype = "a
         for layer in range(spec.num_layers)
     )
     return Weights(spec, tensors, layers)
+
+
+def embedding_scale(weights: Weights) -> np.float32:
+    """What embeddings are multiplied by; see `DecoderSpec.round_embedding_scale`."""
+    scale = np.float32(weights.spec.embedding_scale)
+    if weights.spec.round_embedding_scale and weights.tensors["embeddings"].dtype == np.uint16:
+        return widen(round_to_bfloat16(np.array([scale])))[0]
+    return scale
 
 
 def convert(stored: StoredTensor, dtype: WeightsDtype) -> NDArray[Any]:
