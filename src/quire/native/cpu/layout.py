@@ -6,15 +6,20 @@ with compiled kernels does not import it.
 
 from __future__ import annotations
 
+import os
+
 import llvmlite.binding as llvm
 
 
-def _register_lanes() -> int:
-    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
-    return 16 if features.get("avx512f") else 8
+def cpu_features() -> frozenset[str]:
+    """What this processor can do, in LLVM's words; QUIRE_SIMD=avx2 leaves out what came after."""
+    found = {name for name, there in dict(llvm.get_host_cpu_features()).items() if there}
+    if os.environ.get("QUIRE_SIMD") == "avx2":
+        found = {name for name in found if not name.startswith(("avx512", "avxvnni"))}
+    return frozenset(found)
 
 
-LANES = _register_lanes()
+LANES = 16 if "avx512f" in cpu_features() else 8
 """Float32 values of one register: 16 with AVX-512, else 8 (a narrower machine splits it in two)."""
 
 CHUNK = 128  # positions of the context between two rescalings of the softmax
