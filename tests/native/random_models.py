@@ -99,7 +99,10 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "gemma": (GemmaConfig, {"head_dim": 24, "tie_word_embeddings": True}),
     "gemma2": (Gemma2Config, {**_GEMMA, "sliding_window": 24}),
     "gemma3": (Gemma3Config, {**_GEMMA, "sliding_window": 24, "sliding_window_pattern": 2}),
-    "gemma3_text": (Gemma3TextConfig, {**_GEMMA, "sliding_window": 24, "sliding_window_pattern": 3}),
+    "gemma3_text": (
+        Gemma3TextConfig,
+        {**_GEMMA, "sliding_window": 24, "sliding_window_pattern": 3},
+    ),
     "glm": (GlmConfig, {"head_dim": 24, "partial_rotary_factor": 0.5}),
     "glm4": (Glm4Config, {"head_dim": 24, "attention_bias": False}),
     "granite": (GraniteConfig, _GRANITE),

@@ -191,7 +191,16 @@ def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool)
         )  # fmt: skip
         one_head = (kv_heads, size, first, first + 1)
         kernels.rotate_heads(
-            at(k), rows, *one_head, at(k_norm), eps, 1.0, at(positions), *angles, rotary, interleaved
+            at(k),
+            rows,
+            *one_head,
+            at(k_norm),
+            eps,
+            1.0,
+            at(positions),
+            *angles,
+            rotary,
+            interleaved,
         )
         kernels.store_keys(at(k), rows, *one_head, at(slots), block_size, at(caches[0]))
         kernels.store_values(at(v), rows, *one_head, at(slots), block_size, at(caches[1]))

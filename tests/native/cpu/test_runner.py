@@ -140,7 +140,9 @@ def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], 
     np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen3", "llama3", "gemma2", "glm", "granite", "olmo3"])
+@pytest.mark.parametrize(
+    "kind", ["mistral", "qwen3", "llama3", "gemma2", "glm", "granite", "olmo3"]
+)
 def test_chunks_threads_and_blocks_change_no_bit(
     kind: str, folders: Callable[..., Path], load: Load
 ) -> None:

@@ -57,9 +57,7 @@ def gelu_gate(gate: Floats, up: Floats) -> Floats:
     return (gate * (1 + np.tanh(inner)) / 2 * up).astype(np.float32)
 
 
-def gated_ffn(
-    x: Floats, tensors: Mapping[str, Matrix], activation: Activation = "silu"
-) -> Floats:
+def gated_ffn(x: Floats, tensors: Mapping[str, Matrix], activation: Activation = "silu") -> Floats:
     """silu(x @ gate.T + gate_bias) * (x @ up.T + up_bias), or gelu for silu."""
     gate = linear(x, tensors["gate"], tensors.get("gate_bias"))
     curve = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]

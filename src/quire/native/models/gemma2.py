@@ -34,9 +34,7 @@ DEFAULTS: dict[str, Any] = {
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `gemma2`."""
     config = config.with_defaults(DEFAULTS)
-    return with_windows(
-        config, pattern=2, attention_cap=cap(config, "attn_logit_softcapping")
-    )
+    return with_windows(config, pattern=2, attention_cap=cap(config, "attn_logit_softcapping"))
 
 
 def cap(config: HubConfig, key: str) -> float:

@@ -27,9 +27,7 @@ def decoder(config: HubConfig) -> DecoderSpec:
     theta = config.number("rope_theta", 1_000_000.0)
     rope, local_rope = read_ropes_by_layer(config, theta, local_theta)
     pattern = config.integer("sliding_window_pattern", 6)
-    return with_windows(
-        config, pattern=pattern, rope=rope, local_rope=local_rope, head_norms=True
-    )
+    return with_windows(config, pattern=pattern, rope=rope, local_rope=local_rope, head_norms=True)
 
 
 def multimodal(config: HubConfig) -> DecoderSpec:

@@ -43,7 +43,9 @@ def read_rope(
             f"{config.source}: rotary parameters that differ by layer are not computed by the "
             "native engine for this model_type. infer_backend: vllm may run this model"
         )
-    return _read(config, values, config.number("rope_theta", default_theta), partial, longrope_names)
+    return _read(
+        config, values, config.number("rope_theta", default_theta), partial, longrope_names
+    )
 
 
 def read_ropes_by_layer(
