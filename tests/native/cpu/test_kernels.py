@@ -115,17 +115,18 @@ def test_gated_ffn(bias: bool, activation: Activation) -> None:
 
 def test_gates_everywhere() -> None:
     """Every size of gate, tiny and huge, of both signs, and what is no number."""
-    tiny = 10.0 ** np.arange(-30, 3, dtype=np.float32)
-    values = [*tiny, *-tiny, *np.linspace(-9, 9, 500), 0, np.inf, np.nan]
-    for kernel, plain in (
-        (kernels.silu_gate, reference.silu_gate), (kernels.gelu_gate, reference.gelu_gate),
-    ):  # fmt: skip
-        gate = np.array([values], np.float32)
-        up = np.ones_like(gate)
-        with np.errstate(all="ignore"):
-            wanted = plain(gate.astype(np.float64), up)
-        kernel(at(gate), at(up), 1, gate.size, 0, gate.size)
-        np.testing.assert_allclose(gate, wanted, rtol=1e-5, atol=1e-37)
+    tiny = 10.0 ** np.arange(-30, 3)
+    values = np.array([*tiny, *-tiny, *np.linspace(-9, 9, 500), 0, np.inf, np.nan], np.float32)
+    wide = values.astype(np.float64)
+    with np.errstate(over="ignore"):
+        for kernel, exponent in (
+            (kernels.silu_gate, wide),
+            (kernels.gelu_gate, np.sqrt(8 / np.pi) * (wide + 0.044715 * wide**3)),
+        ):
+            gate, up = values.copy(), np.full_like(values, 2)
+            kernel(at(gate), at(up), 1, gate.size, 0, gate.size)
+            wanted = 2 * wide / (1 + np.exp(-exponent))
+            np.testing.assert_allclose(gate, wanted, rtol=1e-5, atol=1e-36)
 
 
 @pytest.mark.parametrize("cap", [0.0, 0.5, 50.0])

@@ -6,7 +6,7 @@ A folder with a vision tower (`gemma3`) is read for its text: what the tower nee
 from __future__ import annotations
 
 from quire.native.models.config import HubConfig
-from quire.native.models.gemma2 import DEFAULTS, every, with_windows
+from quire.native.models.gemma2 import DEFAULTS, with_windows
 from quire.native.models.multimodal import text_of
 from quire.native.models.rope import read_ropes_by_layer
 from quire.native.models.spec import DecoderSpec
