@@ -203,10 +203,10 @@ class DecoderSpec:
             ("down", names.down, self.hidden_size, self.ffn_size, self.mlp_bias),
         )
         for role, own_name, rows, columns, bias in linears:
-            name, *part = self._fused(role) or (own_name, (), 0)
-            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), *part)
+            name, part, whole = self._fused(role) or (own_name, (), 0)
+            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), part, whole)
             if bias:
-                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), *part)
+                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
         for role, name, size in self._norms():
             yield TensorSpec(role, f"{prefix}{name}.weight", (size,), offset=self.norm_offset)
 
