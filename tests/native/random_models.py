@@ -13,10 +13,13 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 _SMALL: dict[str, Any] = {
@@ -50,6 +53,27 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "mistral": (MistralConfig, {"sliding_window": 24, "head_dim": 16}),
     "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3Config, {"head_dim": 24, "attention_bias": False}),
+    "mixtral": (MixtralConfig, {"num_local_experts": 5, "intermediate_size": 72}),
+    "qwen2_moe": (
+        Qwen2MoeConfig,
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen3_moe": (
+        Qwen3MoeConfig,
+        {
+            "head_dim": 24,
+            "num_experts": 20,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 36,
+            "norm_topk_prob": True,
+        },
+    ),
     "yi": (LlamaConfig, {"hidden_size": 96, "rms_norm_eps": 1e-6, "vocab_size": 299}),
 }
 
@@ -63,13 +87,15 @@ def make_random_model(
     seed: int = 0,
     dtype: str = "float32",
     max_shard_size: str = "5GB",
+    fused_experts: bool = False,
     **overrides: Any,
 ) -> Path:
     """Write a random model of one of `KINDS` into `folder` and return the folder.
 
     `overrides` are keys of the model's `config.json`; `max_shard_size="100KB"` makes several files.
     Biases and norm weights are random too (transformers starts them at 0 and 1, which hides faults).
-    The same arguments make the same weights.
+    `fused_experts` writes all experts of a layer as one tensor, as some folders have them; else each
+    has its own. The same arguments make the same weights.
     """
     folder = Path(folder)
     config_class, changes = _KINDS[kind]
@@ -82,7 +108,9 @@ def make_random_model(
                 if parameter.ndim == 1:
                     centre = 0.0 if name.endswith("bias") else 1.0
                     parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
+    model.to(getattr(torch, dtype)).save_pretrained(
+        folder, max_shard_size=max_shard_size, save_original_format=not fused_experts
+    )
     return folder
 
 

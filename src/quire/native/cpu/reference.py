@@ -18,6 +18,7 @@ from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.layout import padded
 from quire.native.cpu.weights import Weights, widen
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
+from quire.native.models.spec import ExpertsSpec
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[Any]  # float32, or bfloat16 as uint16
@@ -54,6 +55,38 @@ def gated_ffn(x: Floats, tensors: Mapping[str, Matrix]) -> Floats:
     """silu(x @ gate.T + gate_bias) * (x @ up.T + up_bias)."""
     gate = linear(x, tensors["gate"], tensors.get("gate_bias"))
     return silu_gate(gate, linear(x, tensors["up"], tensors.get("up_bias")))
+
+
+def choose_experts(scores: Floats, spec: ExpertsSpec) -> tuple[NDArray[np.int64], Floats]:
+    """The experts of each row and their weights, (rows, per_token), by falling probability.
+
+    Equal ones come in the order of their numbers.
+    """
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    chosen = np.argsort(-weights, axis=-1, kind="stable")[:, : spec.per_token]
+    weights = np.take_along_axis(weights, chosen, axis=-1)
+    if spec.normalised:
+        weights /= weights.sum(-1, keepdims=True)
+    return chosen, weights
+
+
+def experts(x: Floats, tensors: Mapping[str, Matrix], spec: ExpertsSpec) -> Floats:
+    """The weighted sum of each row's experts, the shared one among them."""
+    chosen, weights = choose_experts(linear(x, tensors["router"]), spec)
+    out: Floats = np.zeros_like(x)
+    for expert in range(spec.count):
+        rows, ranks = np.nonzero(chosen == expert)
+        out[rows] += weights[rows, ranks, None] * _expert(x[rows], tensors, expert)
+    if spec.shared_size:
+        score = 1 / (1 + np.exp(-linear(x, tensors["shared_score"])))
+        out += score * _expert(x, tensors, spec.count)
+    return out
+
+
+def _expert(x: Floats, tensors: Mapping[str, Matrix], expert: int) -> Floats:
+    own = {role: tensors[f"experts.{expert}.{role}"] for role in ("gate", "up", "down")}
+    return linear(gated_ffn(x, own), own["down"])
 
 
 def rotate(x: Floats, cosines: Floats, sines: Floats) -> Floats:
@@ -125,7 +158,11 @@ class ReferenceRunner:
         for number, layer in enumerate(self._weights.layers):
             normed = rms_norm(x, layer["attention_norm"], eps)
             x = x + linear(self._attend(normed, batch, number), layer["o"], layer.get("o_bias"))
-            gated = gated_ffn(rms_norm(x, layer["ffn_norm"], eps), layer)
+            normed, sparse = rms_norm(x, layer["ffn_norm"], eps), self._spec.sparse_ffn(number)
+            if sparse:
+                x = x + experts(normed, layer, sparse)
+                continue
+            gated = gated_ffn(normed, layer)
             x = x + linear(gated, layer["down"], layer.get("down_bias"))
         return linear(rms_norm(x[batch.logits_rows], tensors["final_norm"], eps), tensors["head"])
 

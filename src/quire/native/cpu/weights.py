@@ -178,6 +178,12 @@ class WeightsFolder:
 
     def tensor(self, spec: TensorSpec) -> StoredTensor:
         """The tensor that `spec` names, checked against its shape."""
+        if spec.name not in self._where and spec.within and spec.within.name in self._where:
+            part = spec.within
+            whole = self.tensor(TensorSpec(spec.role, part.name, part.shape))
+            rows = whole.values.reshape(-1, part.shape[-1])
+            values = rows[part.first_row : part.first_row + spec.shape[0]]
+            return StoredTensor(spec.name, whole.path, whole.dtype, values)
         if spec.name not in self._where:
             raise WeightsError(f"{self.folder}: the weights lack {spec.name} {spec.shape}")
         found = self._file(self._where[spec.name]).tensor(spec.name)

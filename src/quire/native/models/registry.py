@@ -6,15 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quire.errors import UnsupportedModelError
-from quire.native.models import llama, mistral, qwen2, qwen3
+from quire.native.models import llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
 from quire.native.models.config import HubConfig
 from quire.native.models.spec import DecoderSpec
 
 DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "llama": llama.decoder,  # Yi too: its folders say llama
     "mistral": mistral.decoder,
+    "mixtral": mixtral.decoder,
     "qwen2": qwen2.decoder,
+    "qwen2_moe": qwen2_moe.decoder,
     "qwen3": qwen3.decoder,
+    "qwen3_moe": qwen3_moe.decoder,
 }
 
 
