@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.native.cpu import layout
+from quire.native.cpu.packed import Tensor
 from quire.native.models.spec import ExpertsSpec
 
-LinearMap = Callable[[NDArray[Any]], NDArray[np.int64]]
+LinearMap = Callable[[Tensor], NDArray[np.int64]]
 """From a weight to the words of its linear map."""
 
 
@@ -46,7 +47,7 @@ class ExpertTable:
     def __init__(
         self,
         spec: ExpertsSpec,
-        tensors: Mapping[str, NDArray[Any]],
+        tensors: Mapping[str, Tensor],
         linear_map: LinearMap,
         scratch: ExpertScratch,
     ) -> None:

@@ -13,6 +13,7 @@ from quire.native.cpu import layout, simd
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.kernels import NO, YES, linear, linear_columns, share, silu_gate
 from quire.native.cpu.layout import COLUMN_GRAIN, LANES, OWN_ROWS
+from quire.native.cpu.quantized import quantize_rows
 from quire.native.cpu.simd import get_float32, get_int32, get_int64, put_float32, put_int32
 
 _WORD = 8
@@ -27,13 +28,16 @@ def _expert_map(table: int, expert: int, which: int) -> int:
 
 
 @kernel
-def router_scores(task: int, tasks: int, table: int, x: int, rows: int) -> None:
-    """Columns of the router's logits of x (rows, hidden); the last task has the shared score too."""
-    linear(task, tasks, x, rows, get_int64(table, layout.ROUTER_MAP),
+def router_scores(task: int, tasks: int, table: int, x: int, whole: int, rows: int) -> None:
+    """Columns of the router's logits of x (rows, hidden); the last task has the shared score too.
+
+    `whole` as in `linear`.
+    """
+    linear(task, tasks, x, whole, rows, get_int64(table, layout.ROUTER_MAP),
            get_int64(table, layout.ROUTER_SCORES), NO)  # fmt: skip
     score = get_int64(table, layout.SHARED_SCORE_MAP)
     if score and task == tasks - 1:
-        linear(NO, YES, x, rows, score, get_int64(table, layout.SHARED_SCORES), NO)
+        linear(NO, YES, x, whole, rows, score, get_int64(table, layout.SHARED_SCORES), NO)
 
 
 @kernel
@@ -159,6 +163,17 @@ def _gather(x: int, size: int, rows_of: int, count: int, out: int) -> int:
 
 
 @kernel
+def _quantized(linear_map: int, x: int, rows: int, out: int) -> int:
+    """Where the rows of x are in whole numbers: written to `out` if the map wants them so, else 0."""
+    if get_int64(linear_map, layout.KIND) < layout.INT8:
+        return 0
+    quantize_rows(NO, rows, x, get_int64(linear_map, layout.MAP_DEPTH),
+                  get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
+                  out)  # fmt: skip
+    return out
+
+
+@kernel
 def _hidden_rows(table: int, expert: int, first: int) -> int:
     """Bytes before the first half's values of an expert's grouped row `first`.
 
@@ -175,17 +190,19 @@ def _hidden_rows(table: int, expert: int, first: int) -> int:
 @kernel
 def experts_gate(
     part: int, parts: int, group: int, groups: int, table: int, x: int, hidden: int, gate: int,
-    up: int, scratch: int,
+    up: int, scratch: int, whole: int,
 ) -> None:  # fmt: skip
     """Columns of the gated first half, one of `parts`, of every `groups`-th expert from `group` on.
 
-    x (rows, hidden); `gate` and `up` hold the grouped rows' values; `scratch` OWN_ROWS of x.
+    x (rows, hidden); `gate` and `up` hold the grouped rows' values; `scratch` has room for OWN_ROWS
+    of x, `whole` for so many in whole numbers.
     """
     starts = get_int64(table, layout.EXPERT_STARTS)
     rows_of = get_int64(table, layout.GROUPED_ROWS)
     expert = group
     while expert < get_int64(table, layout.ALL_EXPERTS):
         gate_map, up_map = _expert_map(table, expert, NO), _expert_map(table, expert, YES)
+        maps = gate_map if get_int64(gate_map, layout.KIND) >= layout.INT8 else up_map
         columns = get_int64(gate_map, layout.MAP_COLUMNS)
         first, end = share(part, parts, columns, COLUMN_GRAIN)
         row, last = get_int64(starts, expert), get_int64(starts, expert + 1)
@@ -193,8 +210,9 @@ def experts_gate(
             count = min(OWN_ROWS, last - row)
             source = _gather(x, hidden, rows_of + 4 * row, count, scratch)
             offset = _hidden_rows(table, expert, row)
-            linear_columns(source, count, gate_map, gate + offset, first, end, NO)
-            linear_columns(source, count, up_map, up + offset, first, end, NO)
+            numbers = _quantized(maps, source, count, whole)
+            linear_columns(source, numbers, count, gate_map, gate + offset, first, end, NO)
+            linear_columns(source, numbers, count, up_map, up + offset, first, end, NO)
             silu_gate(gate + offset, up + offset, count, columns, first, end)
             row += count
         expert += groups
@@ -202,11 +220,12 @@ def experts_gate(
 
 @kernel
 def experts_down(
-    task: int, tasks: int, table: int, hidden: int, gate: int, out: int, scratch: int
+    task: int, tasks: int, table: int, hidden: int, gate: int, out: int, scratch: int, whole: int
 ) -> None:
     """Add the experts' weighted second halves to some columns of out (rows, hidden).
 
-    `gate` as `experts_gate` made it; `scratch` OWN_ROWS of out.
+    `gate` as `experts_gate` made it; `scratch` has room for OWN_ROWS of out, `whole` for so many of
+    the widest FFN in whole numbers.
     """
     starts, rows_of = (
         get_int64(table, layout.EXPERT_STARTS),
@@ -216,11 +235,12 @@ def experts_down(
     first, end = share(task, tasks, hidden, COLUMN_GRAIN)
     for expert in range(get_int64(table, layout.ALL_EXPERTS)):
         row, last = get_int64(starts, expert), get_int64(starts, expert + 1)
+        down_map = _expert_map(table, expert, YES + YES)
         while row < last:
             count = min(OWN_ROWS, last - row)
-            linear_columns(gate + _hidden_rows(table, expert, row), count,
-                           _expert_map(table, expert, YES + YES), scratch, first, end,
-                           NO)  # fmt: skip
+            source = gate + _hidden_rows(table, expert, row)
+            numbers = _quantized(down_map, source, count, whole)
+            linear_columns(source, numbers, count, down_map, scratch, first, end, NO)
             for i in range(count):
                 target = out + 4 * hidden * np.int64(get_int32(rows_of, row + i))
                 weight = get_float32(weights_of, row + i)
