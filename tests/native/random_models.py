@@ -117,6 +117,9 @@ def make_random_model(
 def load_oracle(folder: Path | str) -> PreTrainedModel:
     """Return transformers' own model of `folder`, in float32 with eager attention."""
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
+        folder,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        experts_implementation="eager",  # others want sizes in whole 16 bytes
     )
     return model.eval()
