@@ -19,7 +19,7 @@ from quire.native.cpu import experts, layout, reference
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable, expert_scratch_bytes
 from quire.native.cpu.loading import load_model, scratch_bytes
 from quire.native.cpu.machine_code import load_step
-from quire.native.cpu.packed import pack
+from quire.native.cpu.packed import PackedMatrix, pack
 from quire.native.cpu.runner import CpuRunner
 from quire.native.cpu.weights import Weights, load_weights
 from quire.native.models.registry import read_spec
@@ -29,7 +29,7 @@ from tests.native.cpu.batches import logits_of, make_batch, random_ids, table_of
 from tests.native.cpu.test_kernels import map_words
 from tests.native.random_models import load_oracle, make_random_model
 
-MOE_KINDS = ("mixtral", "qwen2_moe", "qwen3_moe")
+MOE_KINDS = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
 LENGTH = 130
 GENERATOR = np.random.default_rng(11)
 
@@ -176,6 +176,8 @@ VARIATIONS: list[tuple[str, dict[str, Any]]] = [
     ("mixtral", {"num_experts_per_tok": 1, "sliding_window": 24}),
     ("mixtral", {"hidden_size": 72, "head_dim": 18, "intermediate_size": 101}),
     ("mixtral", {"dtype": "bfloat16"}),
+    ("mixtral", {"hidden_act": "gelu_pytorch_tanh"}),
+    ("olmoe", {"norm_topk_prob": True, "attention_bias": True}),
     ("qwen2_moe", {"norm_topk_prob": True, "decoder_sparse_step": 2, "mlp_only_layers": []}),
     ("qwen2_moe", {"num_experts_per_tok": 6, "shared_expert_intermediate_size": 300}),
     ("qwen2_moe", {"shared_expert_intermediate_size": 17, "moe_intermediate_size": 5}),
@@ -257,6 +259,32 @@ def quantise(weight: NDArray[np.float32], bits: int) -> QuantizedMatrix:
         codes=codes.astype(np.uint8).reshape(weight.shape),
         scales=scales.astype(np.float32),
         zeros=np.full(scales.shape, middle, np.uint8),
+    )
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_experts_quantised_at_load(
+    kind: str, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All linear maps but the router's, in both layouts of folders, and kept for the next start."""
+    monkeypatch.setattr("quire.native.cpu.packer.cache_folder", lambda: tmp_path / "cache")
+    ids, found = random_ids(LENGTH), []
+    changes = {"moe_intermediate_size": 64, "num_experts": 6}
+    for fused in (False, True):
+        folder = make_random_model(
+            tmp_path / str(fused), "qwen2_moe", fused_experts=fused, **changes
+        )
+        weights = load_weights(read_spec(folder), folder, quantize=kind)
+        layer = weights.layers[0]
+        assert isinstance(layer["experts.3.down"], PackedMatrix)
+        assert isinstance(layer["experts.6.gate"], PackedMatrix)  # the shared one
+        assert not isinstance(layer["router"], PackedMatrix)
+        found += [logits_of(load(folder, quantize=kind), ids) for _ in range(2)]
+    full = logits_of(load(folder), ids)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+    assert (
+        0 < np.sqrt(np.mean((found[0] - full) ** 2)) < (0.1 if kind == "int8" else 1) * full.std()
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from quire.native.cpu import layout, simd
+from quire.native.cpu.curves import gelu_gate
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.kernels import NO, YES, linear, linear_columns, share, silu_gate
 from quire.native.cpu.layout import COLUMN_GRAIN, LANES, OWN_ROWS
@@ -65,13 +66,13 @@ def take_largest(x: int, size: int) -> int:
 
     NaN comes last, so that there is a place while fewer than `size` are taken.
     """
-    best, place = _TAKEN, np.int64(-1)
+    best, place = _TAKEN, -1
     for i in range(size):
         value = get_float32(x, i)
         if value > best:
             best, place = value, i
     if place < 0:
-        place = np.int64(0)
+        place = 0
         while get_float32(x, place) == _TAKEN:
             place += 1
     return place
@@ -150,7 +151,7 @@ def _group_shared(table: int, rows: int) -> None:
 @kernel
 def _gather(x: int, size: int, rows_of: int, count: int, out: int) -> int:
     """Where the `count` rows of x lie in a row: where they are, or copied to `out`."""
-    first = np.int64(get_int32(rows_of, 0))
+    first: int = np.int64(get_int32(rows_of, 0))
     if np.int64(get_int32(rows_of, count - 1)) - first == count - 1:
         return x + 4 * first * size
     for i in range(count):
@@ -190,12 +191,12 @@ def _hidden_rows(table: int, expert: int, first: int) -> int:
 @kernel
 def experts_gate(
     part: int, parts: int, group: int, groups: int, table: int, x: int, hidden: int, gate: int,
-    up: int, scratch: int, whole: int,
+    up: int, activation: int, scratch: int, whole: int,
 ) -> None:  # fmt: skip
     """Columns of the gated first half, one of `parts`, of every `groups`-th expert from `group` on.
 
-    x (rows, hidden); `gate` and `up` hold the grouped rows' values; `scratch` has room for OWN_ROWS
-    of x, `whole` for so many in whole numbers.
+    x (rows, hidden); `gate` and `up` hold the grouped rows' values; `activation` as in `gated_ffn`;
+    `scratch` has room for OWN_ROWS of x, `whole` for so many in whole numbers.
     """
     starts = get_int64(table, layout.EXPERT_STARTS)
     rows_of = get_int64(table, layout.GROUPED_ROWS)
@@ -213,7 +214,10 @@ def experts_gate(
             numbers = _quantized(maps, source, count, whole)
             linear_columns(source, numbers, count, gate_map, gate + offset, first, end, NO)
             linear_columns(source, numbers, count, up_map, up + offset, first, end, NO)
-            silu_gate(gate + offset, up + offset, count, columns, first, end)
+            if activation == layout.GELU_TANH:
+                gelu_gate(gate + offset, up + offset, count, columns, first, end)
+            else:
+                silu_gate(gate + offset, up + offset, count, columns, first, end)
             row += count
         expert += groups
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quire.native.models.config import HubConfig
 from quire.native.models.llama import common
-from quire.native.models.rope import context_length, read_rope
+from quire.native.models.rope import read_rope
 from quire.native.models.spec import DecoderSpec, ExpertNames, ExpertsSpec
 
 _NAMES = ExpertNames(
@@ -20,14 +20,11 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `mixtral`."""
     layers = config.integer("num_hidden_layers")
     window = config.integer("sliding_window", 0, minimum=0)
-    rope = read_rope(config, 1e6)
-    fields = {
-        **common(config),
-        "rope": rope,
-        "max_positions": context_length(rope, config.integer("max_position_embeddings", 131072)),
-        "norm_eps": config.number("rms_norm_eps", 1e-5),
-    }
-    return DecoderSpec(**fields, windows=(window,) * layers, experts=_experts(config, layers))
+    return DecoderSpec(
+        **common(config, rope=read_rope(config, 1e6), norm_eps=1e-5),
+        windows=(window,) * layers,
+        experts=_experts(config, layers),
+    )
 
 
 def _experts(config: HubConfig, layers: int) -> ExpertsSpec:
