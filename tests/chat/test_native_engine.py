@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
 
 from quire import ChatModel
 from quire.errors import (
@@ -30,6 +32,7 @@ from quire.errors import (
     WeightsError,
 )
 from tests.chat.model_folders import make_model_folder
+from tests.native.random_models import load_oracle
 
 HELLO = [{"role": "user", "content": "Hello"}]
 LONG = {"max_new_tokens": 200, "ignore_eos": True}
@@ -89,6 +92,21 @@ async def test_many_requests_of_one_loop(make: MakeModel) -> None:
     )
     assert [answer[0].token_ids for answer in together] == alone
     assert len(set(alone)) > 1
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "phi4_mini", "glm4"])
+def test_other_decoders_answer_as_transformers(kind: str, make: MakeModel, tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, kind)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False)
+    ids = torch.tensor([tokenizer.encode(text)])
+    settings = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    with torch.inference_mode():
+        wanted = load_oracle(folder).generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    model = make(folder)
+    answer = model.chat(HELLO, temperature=0, max_new_tokens=20, ignore_eos=True)[0]
+    assert answer.token_ids == tuple(wanted[0, ids.shape[1] :].tolist())
+    assert answer.prompt_length == ids.shape[1]
 
 
 def test_exactly_n(make: MakeModel) -> None:

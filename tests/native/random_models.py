@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
@@ -180,7 +182,7 @@ def make_random_model(
     config = _config(config_class, {**_SMALL, **changes, **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        model = _auto_class(config).from_config(config, attn_implementation="eager")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1:
@@ -192,6 +194,11 @@ def make_random_model(
     if kind == "internlm2":
         _write_as_internlm2(folder)
     return folder
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    towers = (Gemma3Config, Mistral3Config)
+    return AutoModelForImageTextToText if isinstance(config, towers) else AutoModelForCausalLM
 
 
 def _config(config_class: type[PretrainedConfig], values: dict[str, Any]) -> PretrainedConfig:
@@ -243,8 +250,10 @@ def _write_as_internlm2(folder: Path) -> None:
 def load_oracle(folder: Path | str) -> PreTrainedModel:
     """Return transformers' own model of `folder`, in float32 with eager attention."""
     own = Path(folder) / ORACLE
-    model = AutoModelForCausalLM.from_pretrained(
-        own if own.is_dir() else folder,
+    folder = own if own.is_dir() else folder
+    auto_class = _auto_class(AutoConfig.from_pretrained(folder))
+    model = auto_class.from_pretrained(
+        folder,
         dtype=torch.float32,
         attn_implementation="eager",
         experts_implementation="eager",  # others want sizes in whole 16 bytes

@@ -80,7 +80,27 @@ SIZES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_equal_transformers(kind: str, folders: Callable[..., Path], load: Load) -> None:
     folder, ids = folders(kind), random_ids(LENGTH)
-    np.testing.assert_allclose(logits_of(load(folder), ids), oracle_logits(folder, ids), atol=1e-4)
+    found = logits_of(load(folder, max_model_len=256), ids)
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
+def test_longrope_of_long_texts(folders: Callable[..., Path], load: Load) -> None:
+    """A runner that takes more than the original length has the long factors for every text."""
+    folder, ids = folders("phi4_mini"), random_ids(300)
+    found = logits_of(load(folder, max_batch_tokens=512), ids, [100])
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
+def test_rounded_embedding_scale(folders: Callable[..., Path], load: Load) -> None:
+    """With bfloat16 weights, Gemma's scale is what its training multiplied by: rounded."""
+    folder, ids = folders("gemma3_text", dtype="bfloat16", hidden_size=72), random_ids(40)
+    model = load_oracle(folder)
+    for held, scale in (("auto", 8.5), ("float32", 72**0.5)):
+        model.model.embed_tokens.embed_scale.fill_(scale)
+        with torch.inference_mode():
+            wanted = model(torch.tensor([ids])).logits[0].numpy()
+        found = logits_of(load(folder, dtype=held), ids)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("changes", SIZES, ids=str)
@@ -120,7 +140,9 @@ def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], 
     np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen3", "llama3"])
+@pytest.mark.parametrize(
+    "kind", ["mistral", "qwen3", "llama3", "gemma2", "glm", "granite", "olmo3"]
+)
 def test_chunks_threads_and_blocks_change_no_bit(
     kind: str, folders: Callable[..., Path], load: Load
 ) -> None:

@@ -185,22 +185,25 @@ class ReferenceRunner:
         """Run the model over one batch; see `Runner`."""
         check_batch(batch, self)
         spec, tensors, eps = self._spec, self._weights.tensors, self._spec.norm_eps
-        x = gather_rows(tensors["embeddings"], batch.token_ids) * embedding_scale(self._weights)
-        scale = np.float32(spec.residual_scale)
+        x: Floats = gather_rows(tensors["embeddings"], batch.token_ids)
+        x = x * embedding_scale(self._weights)
         for number, layer in enumerate(self._weights.layers):
             mixed = self._attend(self._norm(x, number, "attention_norm"), batch, number)
             mixed = linear(mixed, layer["o"], layer.get("o_bias"))
-            x = x + self._norm(mixed, number, "post_attention_norm") * scale
+            x = self._sum(x, self._norm(mixed, number, "post_attention_norm"))
             normed, sparse = self._norm(x, number, "ffn_norm"), spec.sparse_ffn(number)
             if sparse:
                 x = x + experts(normed, layer, sparse, spec.activation)
                 continue
             gated = gated_ffn(normed, layer, spec.activation)
             gated = linear(gated, layer["down"], layer.get("down_bias"))
-            x = x + self._norm(gated, number, "post_ffn_norm") * scale
+            x = self._sum(x, self._norm(gated, number, "post_ffn_norm"))
         x = rms_norm(x[batch.logits_rows], tensors["final_norm"], eps)
         logits = linear(x, tensors["head"]) * np.float32(spec.logits_scale)
         return soft_cap(logits, spec.logits_cap)
+
+    def _sum(self, x: Floats, y: Floats) -> Floats:
+        return (x + y * np.float32(self._spec.residual_scale)).astype(np.float32, copy=False)
 
     def _norm(self, x: Floats, number: int, role: str) -> Floats:
         """The norm of a role in a layer; x itself where there is none."""

@@ -305,10 +305,10 @@ class DecoderSpec:
         )
         experts = self.sparse_ffn(layer)
         for role, own_name, rows, columns, bias in linears if experts else (*linears, *dense):
-            name, *part = self._fused(role) or (own_name, (), 0)
-            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), *part)
+            name, part, whole = self._fused(role) or (own_name, (), 0)
+            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), part, whole)
             if bias:
-                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), *part)
+                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
         if experts:
             yield from experts.tensors(prefix, self.hidden_size)
         for role, name, size in self._norms():
