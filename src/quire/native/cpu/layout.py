@@ -65,7 +65,18 @@ LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 Q_MAP, K_MAP, V_MAP, O_MAP, GATE_MAP, UP_MAP, DOWN_MAP = (
     FIRST_LINEAR + i for i in range(len(LINEARS))
 )
-LAYER_WORDS = FIRST_LINEAR + len(LINEARS)
+EXPERTS = FIRST_LINEAR + len(LINEARS)  # the address of EXPERTS_WORDS; 0 where the FFN is dense
+LAYER_WORDS = EXPERTS + 1
+
+# The experts of one layer: sizes, maps, and scratch that all layers share.
+(
+    EXPERT_COUNT, ALL_EXPERTS,  # without and with the shared one
+    PER_TOKEN, NORMALISED, EXPERT_FFN, ROUTER_MAP, SHARED_SCORE_MAP,
+    EXPERT_MAPS,  # gate, up, down of each expert, the shared one last: MAP_WORDS each
+    ROUTER_SCORES, SHARED_SCORES, CHOSEN, CHOSEN_WEIGHTS,
+    EXPERT_STARTS, GROUPED_ROWS, GROUPED_WEIGHTS,
+    EXPERTS_WORDS,
+) = range(16)  # fmt: skip
 
 # What the threads of a step share. Each phase has two counters: tasks taken, tasks done.
 LINE = 64  # bytes of a cache line; what different threads write lies on different ones
@@ -77,12 +88,14 @@ PHASE_BYTES, DONE = 2 * LINE, LINE
     FFN_NORM_PHASE, GATE_PHASE, DOWN_PHASE,
     WIDTH_NORM_PHASE, ATTENTION_SUM_PHASE, FFN_SUM_PHASE,
     PROJECT_ROWS_PHASE, OUTPUT_ROWS_PHASE, GATE_ROWS_PHASE, DOWN_ROWS_PHASE,
+    SCORE_PHASE, CHOOSE_PHASE, GROUP_PHASE,
     LAYER_PHASES,
-) = range(15)  # fmt: skip
+) = range(18)  # fmt: skip
 LAST_NORM_PHASE, HEAD_ROWS_PHASE, HEAD_PHASE, LAST_PHASES = range(4)
 FIRST_PHASES = 1
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
 OWN_ROWS = 64  # norms of so few rows (times threads) are not worth a phase: each thread has its own
+# An expert's rows, too, are taken so many at a time.
 
 
 def padded(size: int) -> int:

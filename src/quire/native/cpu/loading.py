@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quire.errors import ConfigError
 from quire.machine.cpus import default_threads
+from quire.native.cpu.expert_tables import expert_scratch_bytes
 from quire.native.cpu.layout import BLOCK_SIZES
 from quire.native.cpu.machine_code import load_step
 from quire.native.cpu.memory import KvDtype, count_blocks
@@ -109,5 +110,6 @@ def weights_bytes(weights: Weights) -> int:
 
 def scratch_bytes(spec: DecoderSpec, rows: int) -> int:
     """Bytes of the activations of a batch of `rows`."""
-    columns = 2 * (spec.hidden_size + spec.q_size + spec.kv_size + spec.ffn_size)
-    return 4 * rows * columns
+    columns = 2 * (spec.hidden_size + spec.q_size + spec.kv_size + spec.ffn_width)
+    routing = expert_scratch_bytes(spec.experts, rows) if spec.experts else 0
+    return 4 * rows * columns + routing

@@ -15,6 +15,7 @@ from quire.errors import EngineClosedError
 from quire.native.batch import Batch
 from quire.native.cpu import layout
 from quire.native.cpu.batch_check import check_batch
+from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
 from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
@@ -56,6 +57,7 @@ class CpuRunner:
         self._table = np.zeros(layout.TABLE_WORDS, np.int64)
         # Everything whose address is in a table; it lives as long as they do.
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._expert_tables: list[ExpertTable] = []
         heads, size = spec.num_kv_heads, spec.head_dim
         kind = self._table[layout.KV_KIND] = KV_KINDS[kv_dtype]
         self._keys, self._values = (
@@ -81,6 +83,8 @@ class CpuRunner:
 
     def _fill_layers(self, weights: Weights) -> NDArray[np.int64]:
         table = np.zeros((weights.spec.num_layers, layout.LAYER_WORDS), np.int64)
+        experts = weights.spec.experts
+        scratch = ExpertScratch(experts, self.max_batch_tokens) if experts else None
         for number, (row, tensors) in enumerate(zip(table, weights.layers, strict=True)):
             row[layout.WINDOW] = weights.spec.windows[number]
             for word, role in (
@@ -93,7 +97,13 @@ class CpuRunner:
             row[layout.ROPE] = _rope_word(weights.spec, number)
             row[layout.K_CACHE] = self._keys[number].ctypes.data
             row[layout.V_CACHE] = self._values[number].ctypes.data
+            if scratch and experts and experts.sparse[number]:
+                sparse = ExpertTable(experts, tensors, self._linear_map, scratch)
+                self._expert_tables.append(sparse)
+                row[layout.EXPERTS] = sparse.address
             for i, role in enumerate(layout.LINEARS):
+                if role not in tensors:  # the layer has experts instead
+                    continue
                 words = self._linear_map(tensors[role], tensors.get(f"{role}_bias"))
                 row[layout.FIRST_LINEAR + i] = self._keep(f"map {number} {role}", words)
         return table
@@ -148,7 +158,7 @@ class CpuRunner:
             (layout.RESIDUAL, spec.hidden_size), (layout.NORMED, spec.hidden_size),
             (layout.QUERIES, spec.q_size), (layout.KEYS, spec.kv_size),
             (layout.VALUES, spec.kv_size), (layout.MIXED, spec.q_size),
-            (layout.GATE, spec.ffn_size), (layout.UP, spec.ffn_size),
+            (layout.GATE, spec.ffn_width), (layout.UP, spec.ffn_width),
         ):  # fmt: skip
             self._table[word] = self._keep(f"scratch {word}", aligned_zeros((rows, columns)))
         group = spec.num_heads // spec.num_kv_heads
@@ -241,6 +251,7 @@ class CpuRunner:
             self._team.close()
             self._weights = None
             self._arrays.clear()
+            self._expert_tables.clear()
             self._keys = self._values = np.zeros((0, 0), np.float32)
 
 
