@@ -49,14 +49,14 @@ def test_the_search_beats_plain_grids(group: int, seed: int) -> None:
     about_0, ranged = plain_grids(matrix, group)
     symmetric = squares(matrix, bits=4, group=group)
     free = squares(matrix, bits=4, group=group, symmetric=False)
-    assert symmetric < 0.9 * about_0
-    assert free < 0.9 * ranged
-    assert free <= symmetric
+    assert symmetric < 0.93 * about_0
+    assert free < 0.93 * ranged
+    assert free < 0.92 * symmetric
 
 
 @pytest.mark.parametrize("group", [32, 128])
 def test_the_search_is_close_to_the_best(group: int) -> None:
-    """Within a few per cent of 400 grids, each with the scale that fits best."""
+    """Within 2 % of 400 grids, each with the scale that fits best."""
     parts = weights(16, 256).reshape(-1, group).astype(np.float64)
     total = (parts**2).sum(1)
     best = np.full(len(parts), np.inf)
@@ -67,7 +67,7 @@ def test_the_search_is_close_to_the_best(group: int) -> None:
             along, length = (parts * numbers).sum(1), (numbers**2).sum(1)
             best = np.minimum(best, total - along**2 / np.maximum(length, 1e-9))
     matrix = parts.reshape(16, 256).astype(np.float32)
-    assert squares(matrix, bits=4, group=group) < 1.05 * best.sum()
+    assert squares(matrix, bits=4, group=group) < 1.02 * best.sum()
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -166,12 +166,15 @@ def test_weights_that_are_no_numbers(value: float, bits: Any) -> None:
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_largest_numbers(bits: Any, symmetric: bool) -> None:
-    """No silent nonsense: numbers near the end of float32 are rounded or refused."""
+    """Sums of squares do not end before the numbers do."""
     matrix = weights(4, 64)
-    matrix[2] *= 1e38 / np.abs(matrix[2]).max()
-    try:
-        found = quantize(matrix, bits=bits, group=32, symmetric=symmetric).dequantized()
-    except WeightsError as error:
-        assert "too large" in str(error)
-    else:
-        np.testing.assert_allclose(found, matrix, atol=1e37)
+    matrix *= 1e36 / np.abs(matrix).max()
+    found = quantize(matrix, bits=bits, group=32, symmetric=symmetric).dequantized()
+    np.testing.assert_allclose(found / 1e36, matrix / 1e36, atol=0.1)
+
+
+def test_a_range_without_a_scale() -> None:
+    matrix = np.full((1, 32), 3e38, np.float32)
+    matrix[0, :16] = -3e38
+    with pytest.raises(WeightsError, match="too large"):
+        quantize(matrix, bits=8, group=32, symmetric=False)

@@ -24,9 +24,11 @@ from quire.native.cpu.bfloat16 import widen
 from quire.native.quantization.quantized import QuantizedMatrix
 
 _CHUNK = 1 << 15  # weights of a pass: with what lies between, they stay in a core's own cache
-_SYMMETRIC_STEPS = 8 + 0.25 * np.arange(-4, 4, dtype=np.float32)
-"""Steps from 0 to the weight of the largest magnitude; beyond 8 its number is cut off."""
-_RANGE_STEPS = 15 + 0.4 * np.arange(-1, 8, dtype=np.float32)
+# Chosen one after another so that each lowers the error the most over groups of 32, 64 and 128
+# numbers of a normal and of a t distribution: together within 1 % of 60 grids.
+_SYMMETRIC_STEPS = np.array([6.875, 7.25, 7.875, 8.125, 8.375, 8.625, 9, 9.5], np.float32)
+"""Steps from 0 to the weight of the largest magnitude; beyond 8 it is cut off."""
+_RANGE_STEPS = np.array([13, 13.75, 14.5, 15, 15.5, 15.75, 16.25, 17], np.float32)
 """Steps from the smallest weight to the largest; beyond 15 both ends are cut off."""
 
 Floats = NDArray[np.float32]
@@ -153,9 +155,9 @@ def _search(weights: Floats, symmetric: bool, room: _Room) -> tuple[Floats, Floa
         numbers = _round(weights, scales, zeros, 4, room.numbers)
         along = np.multiply(weights, numbers, out=room.products).sum(axis=0)
         length = np.multiply(numbers, numbers, out=room.products).sum(axis=0)
-        # sum((w - s n)^2) is least at s = along / length, and less by along * s than at s = 0.
+        # sum((w - s n)^2) is least at s = along / length, and there less by gain^2 than at s = 0.
         fitted = np.divide(along, length, out=np.zeros_like(along), where=length > 0)
-        gain = along * fitted
+        gain = np.abs(fitted) * np.sqrt(length)
         better = gain > best_gain
         np.copyto(best_gain, gain, where=better)
         np.copyto(best_scales, fitted, where=better)
@@ -166,13 +168,14 @@ def _search(weights: Floats, symmetric: bool, room: _Room) -> tuple[Floats, Floa
 def _candidates(weights: Floats, symmetric: bool) -> Iterator[tuple[Floats, Floats]]:
     """Grids to try: scales and zero points of every group."""
     low, high = _range(weights)
-    # The side with the extreme gets the eighth step: the scale is negative where that is above.
-    extreme = np.where(high > -low, high, low)
-    middle = np.full_like(low, 8)
-    for steps in _SYMMETRIC_STEPS:
-        yield extreme / -steps, middle
-    if not symmetric:
-        for steps in _RANGE_STEPS:
-            scales = (high - low) / steps
-            # The grid's middle at the range's, so that both ends are cut off alike.
-            yield scales, _nearest_zero((scales * 15 - low - high) / 2, scales, 15)
+    if symmetric:
+        # The side with the extreme gets the eighth step: the scale is negative where that is above.
+        extreme = np.where(high > -low, high, low)
+        middle = np.full_like(low, 8)
+        for steps in _SYMMETRIC_STEPS:
+            yield extreme / -steps, middle
+        return
+    for steps in _RANGE_STEPS:
+        scales = (high - low) / steps
+        # The grid's middle at the range's, so that both ends are cut off alike.
+        yield scales, _nearest_zero((scales * 15 - low - high) / 2, scales, 15)
