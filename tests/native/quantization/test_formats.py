@@ -54,6 +54,8 @@ def test_gptq() -> None:
     assert of({**GPTQ, "desc_act": True, "sym": False}) == (
         ModuleScheme("gptq", 4, 128, symmetric=False, act_order=True)
     )
+    newer = {"method": "gptq", "format": "gptq_v2", "bits": 4, "group_size": 64, "sym": True}
+    assert of(newer) == ModuleScheme("gptq_v2", 4, 64)
     assert found(GPTQ).scheme_of("model.embed_tokens", "Embedding") is None
 
 

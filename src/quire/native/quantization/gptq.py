@@ -87,7 +87,7 @@ def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -
     return QuantizedMatrix(
         bits,
         group,
-        np.ascontiguousarray(codes if order is None else codes[:, order]),
+        np.ascontiguousarray(codes) if order is None else np.take(codes, order, axis=1),
         np.ascontiguousarray(scales.T),
         _zeros(zeros, scheme, columns),
         order,
