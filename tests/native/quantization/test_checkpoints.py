@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrain
 
 from quire.errors import UnsupportedModelError, WeightsError
 from quire.native.cpu.loading import load_model
+from quire.native.cpu.packed import PackedMatrix
 from quire.native.cpu.reference import ReferenceRunner
 from quire.native.cpu.weights import load_weights, widen
 from quire.native.engine import Engine
@@ -81,7 +82,7 @@ def quantise_folder(folder: Path, name: str, **options: Any) -> tuple[Path, Path
 
 def runner_logits(folder: Path) -> NDArray[np.float32]:
     runner = ReferenceRunner(
-        load_weights(read_spec(folder), folder), max_model_len=64, num_blocks=4
+        load_weights(read_spec(folder), folder, "float32"), max_model_len=64, num_blocks=4
     )
     return logits_of(runner, IDS)
 
@@ -98,8 +99,22 @@ def test_logits_equal_transformers_with_the_weights_multiplied_out(
     folder, full = quantise_folder(tmp_path, name)
     np.testing.assert_allclose(runner_logits(folder), oracle_logits(load_oracle(full)), atol=1e-4)
     tied = read_spec(folder).tied_embeddings
-    weights = load_weights(read_spec(folder), folder)
+    weights = load_weights(read_spec(folder), folder, "float32")
     assert (weights.tensors["head"] is weights.tensors["embeddings"]) == tied
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_whole_numbers_give_nearly_the_same_logits(name: str, tmp_path: Path) -> None:
+    """As the kernels compute it: weights stay as they are stored, activations become bytes."""
+    folder, full = quantise_folder(tmp_path, name)
+    runner = load_model(folder, max_model_len=128, max_batch_tokens=64, num_threads=2)
+    spec = read_spec(folder)
+    kinds = {type(one) for layer in load_weights(spec, folder).layers for one in layer.values()}
+    assert PackedMatrix in kinds
+    found, wanted = logits_of(runner, IDS), oracle_logits(load_oracle(full))
+    runner.close()
+    error = np.sqrt(np.mean((found - wanted) ** 2) / np.mean(wanted**2))
+    assert 0 < error < 0.05
 
 
 class NoText:
@@ -117,7 +132,9 @@ def engine_and_oracle(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[Engine, PreTrainedModel]]:
     folder, full = quantise_folder(tmp_path, request.param)
-    runner = load_model(folder, max_model_len=128, max_batch_tokens=16, num_threads=1)
+    runner = load_model(
+        folder, dtype="float32", max_model_len=128, max_batch_tokens=16, num_threads=1
+    )
     engine = Engine(runner, lambda params: NoText(), max_sequences=4, max_batch_tokens=16)
     yield engine, load_oracle(full)
     engine.close()
@@ -270,7 +287,7 @@ def test_compressed_tensors(name: str, kind: str, sources: dict[str, Path], tmp_
     oracle = AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=CompressedTensorsConfig(dequantize=True)
     ).eval()
-    weights = load_weights(read_spec(folder), folder)
+    weights = load_weights(read_spec(folder), folder, "float32")
     assert (weights.tensors["head"] is weights.tensors["embeddings"]) == tied
     for layer, module in zip(weights.layers, oracle.model.layers, strict=True):
         for role, linear in (
