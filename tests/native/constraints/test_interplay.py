@@ -57,7 +57,8 @@ def test_max_tokens_leave_the_beginning_of_a_match(seed: int) -> None:
     pattern = r'\{"name":"[a-z猫]{20,30}"\}'
     deltas = alone(regex(pattern, 12, seed=seed))
     assert deltas[-1].finish_reason == "length"
-    assert partial_regex.fullmatch(pattern, text(deltas), partial=True)
+    whole_characters = text(deltas).rstrip("\N{REPLACEMENT CHARACTER}")
+    assert partial_regex.fullmatch(pattern, whole_characters, partial=True)
 
 
 def test_the_last_token_may_be_the_last_of_max_tokens_too() -> None:
@@ -65,7 +66,7 @@ def test_the_last_token_may_be_the_last_of_max_tokens_too() -> None:
 
 
 def test_ids_beyond_the_tokenizer_never_come() -> None:
-    bias = {token: 100.0 for token in range(TOKENS, VOCAB)}
+    bias = dict.fromkeys(range(TOKENS, VOCAB), 100.0)
     for seed in SEEDS:
         deltas = alone(regex(".{5,9}", seed=seed, logit_bias=bias))
         assert max(tokens(deltas)) < TOKENS
@@ -74,7 +75,7 @@ def test_ids_beyond_the_tokenizer_never_come() -> None:
 
 def test_min_tokens_hold_back_eos_but_add_nothing_to_a_grammar_that_has_ended() -> None:
     for seed in SEEDS:
-        deltas = alone(regex("[0-9]{1,9}", seed=seed, min_tokens=5, logit_bias={EOS: 9.0}))
+        deltas = alone(regex("[0-9]{1,9}", seed=seed, min_tokens=5, logit_bias={EOS: 100.0}))
         assert len(tokens(deltas)) == 6
         assert re.fullmatch("[0-9]{5}", text(deltas))
     deltas = alone(regex("[0-9]{2}", min_tokens=5))
@@ -106,8 +107,10 @@ def test_penalties_work_among_what_is_allowed() -> None:
     plain = text(alone(regex("[ab]{30}", temperature=0.0)))
     spread = text(alone(regex("[ab]{30}", temperature=0.0, frequency_penalty=2.0)))
     assert re.fullmatch("[ab]{30}", spread)
-    assert abs(spread.count("a") - spread.count("b")) < abs(plain.count("a") - plain.count("b")) + 2
     assert spread != plain
+    (a,) = ids("a")
+    leaning = regex("[ab]{30}", temperature=0.0, frequency_penalty=2.0, logit_bias={a: 30.0})
+    assert text(alone(leaning)).count("a") in range(16, 26)  # 30 / 2 more than of the other
 
 
 def test_a_stop_string_cuts() -> None:
@@ -195,7 +198,7 @@ def test_each_is_what_it_would_be_alone_however_often_preempted(
 
 def test_preemptions_do_happen_there() -> None:
     engine = make_engine(FakeRunner(vocab_size=VOCAB, num_blocks=8), max_sequences=4)
-    params: list[SamplingParams] = [regex("[0-9]{18}", seed=seed) for seed in range(4)]
+    params: list[SamplingParams] = [regex("[0-9]{18}", 20, seed=seed) for seed in range(4)]
     for number, one in enumerate(params):
         add(engine, str(number), one)
     found = run(engine)

@@ -74,7 +74,7 @@ def test_both_kinds_of_tokenizers_write_what_is_asked(tokenizer: Tokenizer) -> N
     written: list[int] = []
     while not matcher.is_complete:
         allowed = np.flatnonzero(~matcher.banned()).tolist()
-        (x,) = [token for token in allowed if tokenizer.id_to_token(token) == "x"] or [None]
+        (x,) = [token for token in allowed if tokenizer.decode([token]) == "x"] or [None]
         written.append(next(token for token in allowed if token != x))
         matcher.accept(written[-1])
         matcher.prepare()
@@ -115,9 +115,9 @@ def test_a_grammar_that_becomes_too_complex_says_so() -> None:
     (matcher,) = compiler().compile(regex("((a{1,100}){1,100}){1,100}"))
     for _ in range(5000):
         matcher.accept(int(np.flatnonzero(~matcher.banned())[-1]))
-        if matcher.is_complete or matcher.error:
-            break
         matcher.prepare()
+        if matcher.error:
+            break
     assert matcher.error is not None
     assert "too many" in matcher.error
     matcher.prepare()
@@ -164,7 +164,7 @@ async def test_compiling_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> No
     release = threading.Event()
     monkeypatch.setattr(own, "compile", lambda params: release.wait(5))
     try:
-        with pytest.raises(SamplingError, match="within 0.05 s"):
+        with pytest.raises(SamplingError, match=r"within 0\.05 s"):
             await own.matchers(regex("[0-9]{3}"))
     finally:
         release.set()
