@@ -158,6 +158,10 @@ class ModelArguments(Arguments):
     native_num_threads: Count | None = None
     """Threads of the kernels; None takes all cores that this process may use."""
     native_prefix_caching: bool = True
+    native_speculation: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """The most tokens that a stream guesses ahead in one step, from what followed the same words in
+    its prompt and answer; 0 for none. It makes answers that repeat their prompt faster and changes
+    no token; 8 is a good number."""
 
     def hub_token(self) -> str | None:
         """The hub's token in plain text, for the hub's client alone."""

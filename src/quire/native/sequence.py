@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms
 from quire.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from quire.native.speculation import Drafter
 
 Key: TypeAlias = tuple[int, float, int, int]
 """Who is served first: priority, arrival, number of the request, index of the completion."""
@@ -62,6 +65,7 @@ class Sequence:
         "_tokens",
         "computed_tokens",
         "counts",
+        "drafter",
         "finished",
         "index",
         "key",
@@ -88,6 +92,7 @@ class Sequence:
         self.text = text
         self.uniforms = uniforms  # None: greedy
         self.counts = counts  # None: no penalties
+        self.drafter: Drafter | None = None  # set where the engine speculates
         self.prompt_length = self.num_tokens = request.prompt_length
         self._tokens = np.empty(
             self.num_tokens + min(request.params.max_tokens, 64), dtype=np.int32
