@@ -23,6 +23,14 @@ class Draft:
     row: int
     tokens: list[int]
 
+    def came_true(self, number: int) -> bool:
+        """Whether the token of this number is the newest of the sequence, which goes on."""
+        return (
+            number < len(self.tokens)
+            and not self.sequence.finished
+            and self.sequence.last_token == self.tokens[number]
+        )
+
 
 @dataclass(slots=True)
 class LogitsRows:

@@ -19,7 +19,7 @@ from quire.native.ending import Ending, ending_after, usage_of
 from quire.native.sampler import Sampled, Sampler
 from quire.native.scheduler import Plan, Scheduler
 from quire.native.sequence import Request, Sequence
-from quire.native.speculation import give_drafters
+from quire.native.speculation import make_drafters
 from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta, TokenLogprob
 from quire.prompt import Prompt
@@ -138,8 +138,10 @@ class Engine:
             raise
         except Exception as error:  # a tokenizer at fault, or half a surrogate pair in a bad word
             raise RequestError(f"The request cannot be prepared: {error!r}.") from error
-        if self._speculates:
-            give_drafters(request)
+        if self._speculates and params.response_format is None:  # a mask is made for one row a step
+            drafters = make_drafters(request.prompt_length, params.n)
+            for sequence, drafter in zip(request.sequences, drafters, strict=True):
+                sequence.drafter = drafter
         self._added += 1
         self._requests[request_id] = request
         self._scheduler.add(request.sequences[0])
@@ -211,28 +213,33 @@ class Engine:
         """
         outputs: Outputs = []
         self._drafted += sum(len(draft.tokens) for draft in drafts)
-        going, number = [draft for draft in drafts if _is_right(draft, 0)], 0
-        while going:
+        going, number = drafts, 0
+        while going := [draft for draft in going if draft.came_true(number)]:
             self._accepted += len(going)
             number += 1
-            sequences = [draft.sequence for draft in going]
-            try:
-                sampled = self._sampler.sample(logits, [d.row + number for d in going], sequences)
-            except Exception as error:
-                logger.exception("Drafts of the native engine could not be verified.")
-                self._failed_steps += 1
-                return outputs + self._fail(sequences, f"The step failed: {error!r}.")
-            fine = zip(sequences, sampled.usable, strict=True)
-            faulty = {sequence: None for sequence, usable in fine if not usable}
-            for sequence in sequences:
-                if sequence not in faulty:
-                    self._advance(sequence, 1)
-            outputs += self._accept_all(sequences, sampled, faulty)
-            going = [draft for draft in going if _is_right(draft, number)]
+            rows = [draft.row + number for draft in going]
+            outputs += self._draw_on([draft.sequence for draft in going], rows, logits)
         for draft in drafts:
             if not draft.sequence.finished:
                 self._scheduler.settle(draft.sequence)
         return outputs
+
+    def _draw_on(
+        self, sequences: list[Sequence], rows: list[int], logits: NDArray[np.float32]
+    ) -> Outputs:
+        """Draw one more token for sequences whose newest token was computed as a draft."""
+        try:
+            sampled = self._sampler.sample(logits, rows, sequences)
+        except Exception as error:
+            logger.exception("Drafts of the native engine could not be verified.")
+            self._failed_steps += 1
+            return self._fail(sequences, f"The step failed: {error!r}.")
+        fine = zip(sequences, sampled.usable, strict=True)
+        faulty = {sequence: None for sequence, usable in fine if not usable}
+        for sequence in sequences:
+            if sequence not in faulty:
+                self._advance(sequence, 1)
+        return self._accept_all(sequences, sampled, faulty)
 
     def _accept_all(
         self, sequences: list[Sequence], sampled: Sampled, faulty: dict[Sequence, None]
@@ -337,16 +344,6 @@ class Engine:
                 assert sequence.finished != (sequence in queued)
                 queued.discard(sequence)
         assert not queued, "a sequence of no request is queued"
-
-
-def _is_right(draft: Draft, number: int) -> bool:
-    """Whether the sequence goes on, and its newest token is the draft's token of this number."""
-    sequence = draft.sequence
-    return (
-        number < len(draft.tokens)
-        and not sequence.finished
-        and sequence.last_token == draft.tokens[number]
-    )
 
 
 def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprob | None, ...] | None:

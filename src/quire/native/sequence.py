@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,8 @@ from quire.native.completion_text import CompletionText
 from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms
+from quire.native.speculation import Drafter
 from quire.sampling import SamplingParams
-
-if TYPE_CHECKING:
-    from quire.native.speculation import Drafter
 
 Key: TypeAlias = tuple[int, float, int, int]
 """Who is served first: priority, arrival, number of the request, index of the completion."""

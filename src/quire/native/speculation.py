@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.native.sequence import Request
-
 SIZES = (3, 2, 1)
 """Lengths of the runs that are looked up, the longest first."""
 
@@ -120,13 +118,10 @@ def _go_on(tokens: NDArray[np.int32], start: int, most: int) -> list[int]:
     return taken
 
 
-def give_drafters(request: Request) -> None:
-    """Let the completions of a request speculate. One that is constrained does not."""
-    if request.params.response_format is not None:
-        return
+def make_drafters(prompt_length: int, count: int) -> list[Drafter]:
+    """Return one for each of a request's completions."""
     prompt = NgramIndex()
-    for sequence in request.sequences:
-        sequence.drafter = Drafter(prompt, request.prompt_length)
+    return [Drafter(prompt, prompt_length) for _ in range(count)]
 
 
 @dataclass(slots=True)
