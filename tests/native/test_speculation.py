@@ -281,17 +281,23 @@ def test_rejected_drafts_give_their_blocks_back_and_are_not_cached() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "length", "reason"),
-    [({"stop_token_ids": (3,)}, 2, "stop"), ({"stop": ("3 1 2",)}, 4, "stop"), ({}, 5, "length")],
+    [
+        ({"stop_token_ids": (3,)}, 2, "stop"),
+        ({"stop": ("1 2 3 1",)}, 6, "stop"),
+        ({"max_tokens": 7}, 7, "length"),
+    ],
 )
 def test_an_end_among_accepted_tokens_drops_the_rest(
     changes: dict[str, Any], length: int, reason: str
 ) -> None:
     engine = make_engine()
-    params = greedy(5, **changes)
-    prompt = (1, 2, 3) * 9
-    (answer,) = run(engine, {"it": ((*prompt, 1), params)})["it"]
+    params = greedy(**{"max_tokens": 12, **changes})
+    (answer,) = run(engine, {"it": (LOOP, params)})["it"]
     assert (len(answer[0]), answer[2]) == (length, reason)
-    assert engine.statistics.steps <= 2
+    statistics = engine.statistics
+    assert statistics.generated_tokens == length == statistics.steps + statistics.accepted_tokens
+    # What could never be accepted is not drafted, but where a stop will come is not known.
+    assert (statistics.drafted_tokens > statistics.accepted_tokens) == (reason == "stop")
 
 
 def test_bad_logits_of_a_draft_end_its_sequence_where_they_would_alone() -> None:
@@ -334,19 +340,19 @@ def test_a_text_without_repetition_costs_few_rows() -> None:
     runner = FakeRunner(num_blocks=200, vocab_size=VOCAB)
     engine = make_engine(runner, max_batch_tokens=256)
     run(engine, {"it": ((1, 2, 3), SamplingParams(max_tokens=400, seed=1))})
-    assert engine.statistics.drafted_tokens < 30
+    assert engine.statistics.drafted_tokens < 100, "a quarter of a row a step"
 
 
 # --- real models ---------------------------------------------------------------------------------
 
 
-def both_ways(make: Callable[[int], Engine], requests: Requests) -> None:
-    """Compare the answers with drafts and without; most of the tokens must come from drafts."""
+def both_ways(make: Callable[[int], Engine], requests: Requests, least: float) -> None:
+    """Compare the answers with drafts and without; a share of the tokens must come from drafts."""
     plain, fast = make(0), make(8)
     try:
         assert run(fast, requests) == run(plain, requests)
-        accepted = fast.statistics.accepted_tokens
-        assert accepted > fast.statistics.generated_tokens / 4
+        statistics = fast.statistics
+        assert statistics.accepted_tokens > least * statistics.generated_tokens
     finally:
         plain.close()
         fast.close()
@@ -369,14 +375,12 @@ def test_random_models_answer_the_same(kind: str, tmp_path: Path) -> None:
         requests[f"strict {number}"] = (text * 2, strict)
 
     def make(speculation: int) -> Engine:
-        runner = load_model(
-            folder, max_model_len=128, block_size=8, kv_cache_memory=2**20, num_threads=2
-        )
+        runner = load_model(folder, max_model_len=128, kv_cache_memory=2**20, num_threads=2)
         return Engine(
             runner, lambda params: NumberText(), max_batch_tokens=256, speculation=speculation
         )
 
-    both_ways(make, requests)
+    both_ways(make, requests, least=0.2)
 
 
 def test_the_demo_model_answers_the_same() -> None:
@@ -399,4 +403,4 @@ def test_the_demo_model_answers_the_same() -> None:
             speculation=speculation,
         )
 
-    both_ways(make, requests)
+    both_ways(make, requests, least=0.02)  # it writes words of its own
