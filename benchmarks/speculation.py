@@ -7,7 +7,7 @@ greedy; only which token comes is given, by raising its logit, since a random mo
     prose   the prompt is a page of the documentation, the answer the page's next tokens
     random  tokens without any repetition but by chance: what speculation costs at worst
 
-Prompts of 384 tokens, 128 new ones for each; only the steps after the first new tokens are timed.
+Prompts of 256 tokens, 128 new ones for each; only the steps after the first new tokens are timed.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
 
-STREAMS = (1, 8, 32)
-PROMPT_TOKENS, NEW_TOKENS = 384, 128
+STREAMS = (1, 8)
+PROMPT_TOKENS, NEW_TOKENS = 256, 128
 DRAFT = 8
 REPEATS = 3
 ROOT = Path(__file__).parents[1]
