@@ -35,6 +35,7 @@ from tests.native.fake_runner import NumberText
 ROUNDS = 20
 LONGEST = 100  # tokens of prompt and answer
 OPEN = 20  # requests at once
+BLOCKS = 16  # of 16 tokens: twelve sequences that run at once want up to 80
 WRONG: tuple[dict[str, Any], ...] = (
     {"prompt": ()},
     {"prompt": (-1, 3)},
@@ -268,7 +269,7 @@ def tiny_runner(folder: Path) -> Runner:
     """A model of one layer on a cache that is too small for all."""
     from quire.native.cpu.loading import load_model
 
-    return load_model(folder, max_model_len=LONGEST, kv_cache_memory=30 * 4096, num_threads=1)
+    return load_model(folder, max_model_len=LONGEST, kv_cache_memory=BLOCKS * 4096, num_threads=1)
 
 
 def make_tiny_model(folder: Path) -> Path:
