@@ -67,6 +67,7 @@ class NativeEngine(BaseEngine):
             max_sequences=args.native_max_sequences,
             max_batch_tokens=args.native_max_batch_tokens,
             prefix_caching=args.native_prefix_caching,
+            speculation=args.native_speculation,
         )
 
     async def generate(
