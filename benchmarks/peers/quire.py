@@ -54,9 +54,7 @@ class Quire:
             return self._stream(prompts[0], options, on_token)
         return asyncio.run(self._answer_all(prompts, options))
 
-    def _stream(
-        self, prompt: Prompt, options: dict[str, Any], on_token: Callable[[], None]
-    ) -> int:
+    def _stream(self, prompt: Prompt, options: dict[str, Any], on_token: Callable[[], None]) -> int:
         count = 0
         for delta in self.model.stream(_conversation(prompt), **options):
             count += len(delta.token_ids)
