@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.peers import (
@@ -132,10 +132,8 @@ class Run:
         for process in processes:
             prompts = self.prompts.make(point.streams, point.prompt_tokens, point.shared)
             count = point.new_tokens if point.kind == "decode" and point.streams == 1 else 4
-            try:
+            with suppress(Refused):  # it will be said in its turn
                 process.ask(prompts, min(count, point.new_tokens))
-            except Refused:
-                pass  # it will be said in its turn
 
     def _once(self, point: Point, process: Process, prompts: Sequence[Prompt]) -> float:
         if point.kind == "cold":
