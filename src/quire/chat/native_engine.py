@@ -10,7 +10,7 @@ from pathlib import Path
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
-from quire.chat.native_options import check_arguments
+from quire.chat.native_options import check_arguments, quantization
 from quire.chat.tokenizer_loading import check_vocabulary
 from quire.model_folder import find_model_folder
 from quire.native.batch import Runner
@@ -98,6 +98,7 @@ def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:
     return load_model(
         folder,
         dtype=model_args.infer_dtype,
+        quantize=quantization(model_args),
         rope_scaling=model_args.rope_scaling,
         max_model_len=model_args.vllm_maxlen,
         max_model_len_is_wish="vllm_maxlen" not in model_args.explicit(),

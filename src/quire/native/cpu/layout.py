@@ -6,15 +6,20 @@ with compiled kernels does not import it.
 
 from __future__ import annotations
 
+import os
+
 import llvmlite.binding as llvm
 
 
-def _register_lanes() -> int:
-    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
-    return 16 if features.get("avx512f") else 8
+def cpu_features() -> frozenset[str]:
+    """What this processor can do, in LLVM's words; QUIRE_SIMD=avx2 leaves out what came after."""
+    found = {name for name, there in dict(llvm.get_host_cpu_features()).items() if there}
+    if os.environ.get("QUIRE_SIMD") == "avx2":
+        found = {name for name in found if not name.startswith(("avx512", "avxvnni"))}
+    return frozenset(found)
 
 
-LANES = _register_lanes()
+LANES = 16 if "avx512f" in cpu_features() else 8
 """Float32 values of one register: 16 with AVX-512, else 8 (a narrower machine splits it in two)."""
 
 CHUNK = 128  # positions of the context between two rescalings of the softmax
@@ -32,9 +37,12 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     TILES, COUNTERS, SYNC, SCRATCH, SCRATCH_BYTES, THREADS,
     COSINES, SINES, ROWS, SEQUENCES, TOKEN_IDS, POSITIONS, SLOTS, QUERY_START,
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
+    ACTIVATION, EMBEDDING_SCALE, RESIDUAL_SCALE, LOGITS_SCALE, ATTENTION_CAP, LOGITS_CAP,
+    ROTARY_DIM, INTERLEAVED, WIDTH_NORMS, LOCAL_COSINES, LOCAL_SINES,
     QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
     TABLE_WORDS,
-) = range(47)  # fmt: skip
+) = range(58)  # fmt: skip
+SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
 (
@@ -48,8 +56,10 @@ QUANT_BLOCK = 16  # columns of a quantised map that lie together
 # One layer's row. Each linear map is the address of its MAP_WORDS.
 (
     WINDOW, ATTENTION_NORM, FFN_NORM, Q_NORM, K_NORM, K_CACHE, V_CACHE,
+    POST_ATTENTION_NORM, POST_FFN_NORM, ROPE,
     FIRST_LINEAR,
-) = range(8)  # fmt: skip
+) = range(11)  # fmt: skip
+NO_ROPE, GLOBAL_ROPE, LOCAL_ROPE = range(3)  # what ROPE may be
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 Q_MAP, K_MAP, V_MAP, O_MAP, GATE_MAP, UP_MAP, DOWN_MAP = (
     FIRST_LINEAR + i for i in range(len(LINEARS))
@@ -64,9 +74,10 @@ PHASE_BYTES, DONE = 2 * LINE, LINE
 (
     ATTENTION_NORM_PHASE, PROJECT_PHASE, ATTEND_PHASE, OUTPUT_PHASE,
     FFN_NORM_PHASE, GATE_PHASE, DOWN_PHASE,
+    WIDTH_NORM_PHASE, ATTENTION_SUM_PHASE, FFN_SUM_PHASE,
     PROJECT_ROWS_PHASE, OUTPUT_ROWS_PHASE, GATE_ROWS_PHASE, DOWN_ROWS_PHASE,
     LAYER_PHASES,
-) = range(12)  # fmt: skip
+) = range(15)  # fmt: skip
 LAST_NORM_PHASE, HEAD_ROWS_PHASE, HEAD_PHASE, LAST_PHASES = range(4)
 FIRST_PHASES = 1
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
