@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 PERCENTILES = (50, 90, 99)
@@ -130,15 +130,14 @@ class Figures:
     loads: tuple[LoadFigures, ...]
     memory: Memory
     quality: Quality | None = None
-    notes: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; of the quality the summary alone."""
         content = {**asdict(self), "arguments": _without_secrets(self.arguments)}
         if self.quality is not None:
             content["quality"] = {
-                "perplexity": self.quality.perplexity,
-                "standard_error": self.quality.error,
+                "perplexity": _finite(self.quality.perplexity),
+                "standard_error": _finite(self.quality.error),
                 "tokens": len(self.quality.logprobs),
             }
         return content
@@ -167,6 +166,11 @@ def _exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return math.inf
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 _SECRETS = ("hf_hub_token", "remote_api_key")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
@@ -13,9 +14,7 @@ from quire.chat import ChatModel
 from quire.errors import GenerationError
 
 
-def run_load(
-    model: ChatModel, questions: Sequence[str], options: Mapping[str, Any]
-) -> LoadTimes:
+def run_load(model: ChatModel, questions: Sequence[str], options: Mapping[str, Any]) -> LoadTimes:
     """Ask all questions at once, and take the time of each token.
 
     Raises:
@@ -24,9 +23,7 @@ def run_load(
     return asyncio.run(_run(model, questions, options))
 
 
-async def _run(
-    model: ChatModel, questions: Sequence[str], options: Mapping[str, Any]
-) -> LoadTimes:
+async def _run(model: ChatModel, questions: Sequence[str], options: Mapping[str, Any]) -> LoadTimes:
     began = time.perf_counter()
     answers = await asyncio.gather(*(_answer(model, text, options) for text in questions))
     return LoadTimes(time.perf_counter() - began, tuple(answers))
@@ -59,6 +56,6 @@ async def _answer(model: ChatModel, text: str, options: Mapping[str, Any]) -> An
 def _gaps(arrivals: Sequence[tuple[float, int]]) -> list[float]:
     """Seconds between tokens after the first arrival."""
     found: list[float] = []
-    for (before, _), (now, count) in zip(arrivals, arrivals[1:], strict=False):
+    for (before, _), (now, count) in itertools.pairwise(arrivals):
         found += [(now - before) / count] * count
     return found

@@ -61,4 +61,6 @@ async def _score(model: ChatModel, window: tuple[int, ...]) -> list[float]:
                 raise GenerationError(delta.error or "The engine failed while it scored the text.")
             if delta.prompt_logprobs is not None:
                 return [entry.logprob for entry in delta.prompt_logprobs if entry is not None]
-    raise UnsupportedOptionError("This engine gives no log-probabilities of a prompt: no --quality.")
+    raise UnsupportedOptionError(
+        "This engine gives no log-probabilities of a prompt: no --quality."
+    )

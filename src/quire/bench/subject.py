@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -105,10 +106,8 @@ class ProcessSubject:
     def close(self) -> None:
         """End the process; once it is gone this does nothing."""
         if self._process.stdin is not None:
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            except BrokenPipeError:
-                pass
         try:
             self._process.wait(timeout=_GRACE)
         except subprocess.TimeoutExpired:

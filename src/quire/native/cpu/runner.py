@@ -35,6 +35,9 @@ class CpuRunner:
     into chunks, and whatever the number of threads.
     """
 
+    weights_bytes: int = 0
+    """For people; `load_model` says it."""
+
     def __init__(
         self,
         weights: Weights,
@@ -58,6 +61,7 @@ class CpuRunner:
         heads, size = spec.num_kv_heads, spec.head_dim
         self._keys = aligned_zeros((spec.num_layers, num_blocks, heads, size, block_size))
         self._values = aligned_zeros((spec.num_layers, num_blocks, heads, block_size, padded(size)))
+        self.kv_cache_bytes = self._keys.nbytes + self._values.nbytes
         self._weights: Weights | None = weights
         self._layers = self._fill_layers(weights)
         self._fill_model(weights)
