@@ -87,13 +87,13 @@ class _Bench:
         return subject.load(streams, settings.prompt_tokens, settings.new_tokens)
 
     def measure_quality(self) -> None:
-        """Perplexity, where there is a text to measure it on."""
-        if self._settings.text is None:
+        """Perplexity, where there is something to measure it on."""
+        if not self._settings.passages:
             return
         for place, subject in enumerate(self._subjects):
             self._progress(f"{self._configurations[place].name}: perplexity")
             with self._naming(place):
-                self._qualities[place] = subject.quality(self._settings.text)
+                self._qualities[place] = subject.quality(self._settings.passages)
 
     def figures(self) -> list[Figures]:
         """All that was measured; the memory is asked for last, when it has been at its most."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quire.bench.text import Passage
 from quire.errors import ConfigError
 
 MAX_STREAMS = 4096
@@ -16,7 +17,7 @@ class BenchSettings:
 
     Each load is as many requests at once as `streams` says, of about `prompt_tokens` tokens and with
     `new_tokens` tokens of answer; EOS ends none of them. `starts` counts the processes that are
-    started for each configuration. `text` is what perplexity is measured on; None measures none.
+    started for each configuration. `passages` are what perplexity is measured on; none measures none.
     """
 
     streams: tuple[int, ...] = (1, 8, 32)
@@ -24,7 +25,7 @@ class BenchSettings:
     new_tokens: int = 64
     turns: int = 3
     starts: int = 1
-    text: str | None = None
+    passages: tuple[Passage, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a number that makes no sense."""
@@ -37,8 +38,6 @@ class BenchSettings:
         _check("--new-tokens", self.new_tokens, 2, MAX_TOKENS)
         _check("--turns", self.turns, 1, 1000)
         _check("--starts", self.starts, 1, 1000)
-        if self.text is not None and not self.text.strip():
-            raise ConfigError("The text to measure the quality on is empty.")
 
 
 def _check(name: str, value: int, low: int, high: int) -> None:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from quire import errors
 from quire.bench.figures import LoadTimes, Memory, Quality, Start
+from quire.bench.text import Passage
 from quire.errors import EngineStartError, QuireError
 
 _GRACE = 30.0
@@ -41,8 +42,8 @@ class Subject(Protocol):
         """One turn of one load."""
         ...
 
-    def quality(self, text: str) -> Quality:
-        """The log-probabilities of the text's tokens."""
+    def quality(self, passages: Sequence[Passage]) -> Quality:
+        """The log-probabilities of the passages' tokens."""
         ...
 
     def memory(self) -> Memory:
@@ -63,7 +64,7 @@ class ProcessSubject:
     """
 
     def __init__(self, configuration: Configuration) -> None:
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         began = time.perf_counter()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "quire.bench.worker"],
@@ -95,9 +96,10 @@ class ProcessSubject:
         )
         return LoadTimes.read(found)
 
-    def quality(self, text: str) -> Quality:
+    def quality(self, passages: Sequence[Passage]) -> Quality:
         """See Subject."""
-        return Quality(tuple(self._ask("quality", text=text)["logprobs"]))
+        found = self._ask("quality", passages=[asdict(passage) for passage in passages])
+        return Quality(tuple(found["logprobs"]))
 
     def memory(self) -> Memory:
         """See Subject."""

@@ -71,12 +71,12 @@ def _quality_rows(figures: Sequence[Figures]) -> Iterator[Row]:
     if len(qualities) != len(figures):
         return
     counts = tuple(f"{len(quality.logprobs):,}" for quality in qualities)
-    values = tuple(f"{quality.perplexity:.4g} ± {quality.error:.2g}" for quality in qualities)
+    values = tuple(f"{_perplexity(one.perplexity)} ± {one.error:.1g}" for one in qualities)
     yield Row("perplexity", values, _ratio([quality.perplexity for quality in qualities]))
     yield Row("  tokens", counts)
     if len(qualities) == 2 and counts[0] == counts[1]:
         mean, error = qualities[1].against(qualities[0])
-        yield Row("  more nats a token", ("", f"{mean:+.5f} ± {error:.5f}"))
+        yield Row("  more nats a token", ("", f"{mean:+.2g} ± {error:.1g}"))
 
 
 def _row(label: str, values: Sequence[float | None], show: Callable[[float], str]) -> Row:
@@ -105,6 +105,11 @@ def size(value: float) -> str:
             return f"{value:.0f} {unit}"
         value /= 1024
     return f"{value:.2f} GiB"
+
+
+def _perplexity(value: float) -> str:
+    """Near 1 it is the small differences that tell."""
+    return f"{value:.5f}" if value < 10 else f"{value:,.2f}"
 
 
 def _rate(value: float) -> str:

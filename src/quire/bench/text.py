@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from quire.errors import ConfigError, ModelNotFoundError
 
-PAGES = ("faq.md", "architecture.md", "deployment.md")
-_INSTALLED = Path(__file__).parent / "pages"
-_REPOSITORY = Path(__file__).parents[3] / "docs"
+PAGE = "faq.md"
+_PLACES = (Path(__file__).parent / PAGE, Path(__file__).parents[3] / "docs" / PAGE)
+"""In an installed package, and in the repository."""
 
 
-def own_text() -> str:
-    """quire's own documentation, which comes with it: about 4,000 words.
+@dataclass(frozen=True)
+class Passage:
+    """Text to be foretold: the answer to a question in the model's own format, or bare text."""
+
+    text: str
+    question: str | None = None
+
+
+def own_page() -> str:
+    """quire's own page of questions and answers, which comes with it.
 
     Raises:
         ModelNotFoundError: the installation lacks it.
     """
-    for folder in (_INSTALLED, _REPOSITORY):
-        if all((folder / page).is_file() for page in PAGES):
-            return "\n\n".join((folder / page).read_text(encoding="utf-8") for page in PAGES)
-    raise ModelNotFoundError(
-        f"This installation of quire lacks {', '.join(PAGES)}: install it again, or give --text FILE."
-    )
+    for file in _PLACES:
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    raise ModelNotFoundError(f"This installation of quire lacks {PAGE}: install it again.")
 
 
-def read_text(path: Path) -> str:
-    """The user's own text.
+def own_passages() -> tuple[Passage, ...]:
+    """The page's answers, each with its question: the headings of the third level."""
+    found: list[Passage] = []
+    for block in own_page().split("\n### ")[1:]:
+        heading, _, text = block.partition("\n")
+        found.append(Passage(text.split("\n## ")[0].strip(), heading.strip()))
+    return tuple(found)
+
+
+def read_passages(path: Path) -> tuple[Passage, ...]:
+    """The user's own text, as one bare passage.
 
     Raises:
-        ConfigError: it cannot be read, or is no UTF-8 text.
+        ConfigError: it cannot be read, is no UTF-8 text, or is empty.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"Cannot read {path}: {reason}.") from None
+    if not text.strip():
+        raise ConfigError(f"{path} is empty: there is nothing to measure the perplexity on.")
+    return (Passage(text),)
 
 
 class Questions:

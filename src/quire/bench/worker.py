@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from quire.bench.load import run_load
 from quire.bench.memory import peak_rss
 from quire.bench.quality import run_quality
-from quire.bench.text import Questions, own_text
+from quire.bench.text import Passage, Questions, own_page
 from quire.chat import ChatModel
 from quire.errors import QuireError
 
@@ -31,7 +31,7 @@ class Worker:
     def __init__(self, model: ChatModel, options: Mapping[str, Any]) -> None:
         """`options` are those of every request."""
         self.model, self.options = model, options
-        text = own_text()
+        text = own_page()
         tokenizer = getattr(model.engine, "tokenizer", None)
         part = text[:4000]
         tokens = len(tokenizer.encode_literal(part)) if tokenizer is not None else 0
@@ -47,7 +47,8 @@ class Worker:
         if kind == "load":
             return self.load(command["streams"], command["prompt_tokens"], command["new_tokens"])
         if kind == "quality":
-            return {"logprobs": run_quality(self.model, command["text"])}
+            passages = [Passage(**passage) for passage in command["passages"]]
+            return {"logprobs": run_quality(self.model, passages)}
         assert kind == "memory", kind
         return self.memory()
 

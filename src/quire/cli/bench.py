@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quire.bench.figures import Figures
     from quire.bench.settings import BenchSettings
     from quire.bench.subject import Configuration
+    from quire.bench.text import Passage
 
 AGAINST = "--against"
 
@@ -164,21 +165,22 @@ def _renamed(one: Configuration, name: str) -> Configuration:
 
 def _read_settings(options: BenchOptions) -> BenchSettings:
     from quire.bench.settings import BenchSettings
-    from quire.bench.text import own_text, read_text
+    from quire.bench.text import own_passages, read_passages
 
+    passages: tuple[Passage, ...] = ()
     if options.text is not None:
-        text = read_text(Path(options.text).expanduser())
-    else:
-        text = own_text() if options.quality else None
+        passages = read_passages(Path(options.text).expanduser())
+    elif options.quality:
+        passages = own_passages()
     numbers = {
         name: _whole(f"--{name.replace('_', '-')}", value)
         for name in ("prompt_tokens", "new_tokens", "turns", "starts")
         if (value := getattr(options, name)) is not None
     }
     if options.streams is None:
-        return BenchSettings(**numbers, text=text)
+        return BenchSettings(**numbers, passages=passages)
     streams = tuple(_whole("--streams", part.strip()) for part in options.streams.split(","))
-    return BenchSettings(streams=tuple(dict.fromkeys(streams)), **numbers, text=text)
+    return BenchSettings(streams=tuple(dict.fromkeys(streams)), **numbers, passages=passages)
 
 
 def _whole(name: str, text: str) -> int:
@@ -257,7 +259,7 @@ def _write_json(figures: Sequence[Figures], settings: BenchSettings, file: Path)
     content = {
         "quire": __version__,
         "machine": describe(),
-        "settings": {key: value for key, value in asdict(settings).items() if key != "text"},
+        "settings": {key: value for key, value in asdict(settings).items() if key != "passages"},
         "configurations": [one.as_json() for one in figures],
     }
     try:

@@ -233,9 +233,9 @@ def bench(
     starts
         Processes started for each configuration: 1 if not given.
     quality
-        Measure the perplexity too, on quire's own documentation.
+        Measure the perplexity too, of the answers of quire's own FAQ.
     text
-        A file to measure the perplexity on, in its place.
+        A file of plain text to measure the perplexity on, in their place.
     json
         Write all figures to this file.
     plot
