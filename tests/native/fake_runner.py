@@ -54,6 +54,7 @@ class FakeRunner:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.vocab_size, self.max_model_len = vocab_size, max_model_len
         self.habit = habit
+        self.weights_bytes = self.kv_cache_bytes = 0
         self.slots = np.full(num_blocks * block_size, _EMPTY, dtype=np.int64)
         self.before_run: Callable[[Batch], None] | None = None
         self.after_run: Callable[[Batch, NDArray[np.float32]], None] | None = None
