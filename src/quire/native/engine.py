@@ -196,6 +196,7 @@ class Engine:
             self._failed_steps += 1
             return self._fail(plan.sequences, f"The step failed: {error!r}.")
         outputs = self._commit(plan, rows, sampled)
+        self._prepare_masks(rows)
         if rows.drafts:
             outputs += self._verify(rows.drafts, logits)
         return outputs
@@ -262,7 +263,6 @@ class Engine:
                 outputs.append(self._accept(sequence, sampled.tokens[place], one))
         if faulty:
             outputs += self._fail(list(faulty), _BAD_LOGITS)
-        self._prepare_masks(rows)
         return outputs
 
     def _prepare_masks(self, rows: LogitsRows) -> None:
