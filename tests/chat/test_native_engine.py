@@ -84,6 +84,20 @@ def test_many_threads_get_what_one_gets(make: MakeModel) -> None:
         assert set(pool.map(lambda _: text_of(model), range(24))) == {expected}
 
 
+def test_speculation_changes_no_answer(make: MakeModel) -> None:
+    options = {"max_new_tokens": 60, "ignore_eos": True, "num_return_sequences": 2, "seed": 4}
+    plain, fast = make(), make(native_speculation=6)
+    for temperature in (0, 0.2):
+        expected = plain.chat(HELLO, temperature=temperature, logprobs=1, **options)
+        assert fast.chat(HELLO, temperature=temperature, logprobs=1, **options) == expected
+    text = "".join(fast.stream_chat(HELLO, temperature=0, **{**options, "num_return_sequences": 1}))
+    assert text == plain.chat(HELLO, temperature=0, **options)[0].response_text
+    assert fast.engine.statistics.accepted_tokens > 0
+    assert plain.engine.statistics.drafted_tokens == 0
+    with pytest.raises(ConfigError, match="native_speculation"):
+        make(native_speculation=65)
+
+
 async def test_many_requests_of_one_loop(make: MakeModel) -> None:
     model = make()
     options = {"temperature": 1.0, "max_new_tokens": 12, "ignore_eos": True}
