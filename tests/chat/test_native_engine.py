@@ -27,6 +27,7 @@ from quire.errors import (
     PromptTooLongError,
     QuireError,
     RequestTimeoutError,
+    SamplingError,
     UnsupportedModelError,
     UnsupportedOptionError,
     WeightsError,
@@ -148,7 +149,7 @@ def test_timeout_ends_one_request_alone(make: MakeModel) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "word"),
     [
-        ({"response_format": {"type": "json_object"}}, UnsupportedOptionError, "response_format"),
+        ({"response_format": {"type": "regex", "regex": "(open"}}, SamplingError, "unclosed group"),
         ({"adapter": "pirate"}, UnsupportedOptionError, "adapter"),
         ({"logit_bias": {99999: 1}}, QuireError, "99999"),
         ({"max_length": 0}, QuireError, "max_length"),
@@ -175,7 +176,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_never_cut(make: MakeModel) -
     ("arguments", "word"),
     [
         ({"adapter_name_or_path": "x"}, "adapter_name_or_path"),
-        ({"quantization_bit": 4}, "quantization_bit"),
+        ({"quantization_bit": 3}, "quantization_bit"),
         ({"stage": "rm"}, "rm"),
         ({"vllm_maxlen": 100_000}, "vllm_maxlen"),
         ({"add_special_tokens": ",".join(f"<{i}>" for i in range(400))}, "<"),

@@ -21,13 +21,13 @@ async def test_items_of_many_streams_arrive_in_order() -> None:
     thread = threading.Thread(target=send_all)
     thread.start()
     for place, inbox in enumerate(inboxes):
-        assert [await inbox.get() for _ in range(200)] == list(range(place, 1000, 5))
+        assert [await _next(inbox) for _ in range(200)] == list(range(place, 1000, 5))
     thread.join()
 
 
 async def test_a_reader_that_waits_is_woken() -> None:
     inbox: Inbox[str] = Inbox(Outbox(asyncio.get_running_loop()))
-    waiting = asyncio.create_task(inbox.get())
+    waiting = asyncio.create_task(_next(inbox))
     await asyncio.sleep(0)
     await asyncio.to_thread(inbox.put, "come")
     assert await asyncio.wait_for(waiting, 5) == "come"
@@ -35,13 +35,13 @@ async def test_a_reader_that_waits_is_woken() -> None:
 
 async def test_a_cancelled_reader_loses_nothing() -> None:
     inbox: Inbox[str] = Inbox(Outbox(asyncio.get_running_loop()))
-    waiting = asyncio.create_task(inbox.get())
+    waiting = asyncio.create_task(_next(inbox))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.to_thread(inbox.put, "late")
-    assert await asyncio.wait_for(inbox.get(), 5) == "late"
+    assert await asyncio.wait_for(_next(inbox), 5) == "late"
 
 
 def test_a_closed_loop_cancels_every_sender() -> None:
@@ -54,3 +54,8 @@ def test_a_closed_loop_cancels_every_sender() -> None:
     for inbox in (first, second, first):
         with pytest.raises(asyncio.CancelledError):
             inbox.put(2)
+
+
+async def _next(inbox: Inbox[int]) -> int:
+    await inbox.more()
+    return inbox.items.popleft()

@@ -26,13 +26,17 @@ from transformers import (
     MinistralConfig,
     Mistral3Config,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     Olmo3Config,
+    OlmoeConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
@@ -123,6 +127,31 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     ),
     "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3Config, {"head_dim": 24, "attention_bias": False}),
+    "olmoe": (
+        OlmoeConfig,
+        {"intermediate_size": 40, "num_experts": 7, "num_experts_per_tok": 3, "rms_norm_eps": 1e-5},
+    ),
+    "mixtral": (MixtralConfig, {"num_local_experts": 5, "intermediate_size": 72}),
+    "qwen2_moe": (
+        Qwen2MoeConfig,
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen3_moe": (
+        Qwen3MoeConfig,
+        {
+            "head_dim": 24,
+            "num_experts": 20,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 36,
+            "norm_topk_prob": True,
+        },
+    ),
     "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
     "yi": (LlamaConfig, {"hidden_size": 96, "rms_norm_eps": 1e-6, "vocab_size": 299}),
 }
@@ -138,13 +167,15 @@ def make_random_model(
     seed: int = 0,
     dtype: str = "float32",
     max_shard_size: str = "5GB",
+    fused_experts: bool = False,
     **overrides: Any,
 ) -> Path:
     """Write a random model of one of `KINDS` into `folder` and return the folder.
 
     `overrides` are keys of the model's `config.json`; `max_shard_size="100KB"` makes several files.
     Biases and norm weights are random too (transformers starts them at 0 and 1, which hides faults).
-    The same arguments make the same weights.
+    `fused_experts` writes all experts of a layer as one tensor, as some folders have them; else each
+    has its own. The same arguments make the same weights.
     """
     folder = Path(folder)
     config_class, changes = _KINDS[kind]
@@ -157,7 +188,9 @@ def make_random_model(
                 if parameter.ndim == 1:
                     at_zero = name.endswith("bias") or kind.startswith("gemma")
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
+    model.to(getattr(torch, dtype)).save_pretrained(
+        folder, max_shard_size=max_shard_size, save_original_format=not fused_experts
+    )
     if kind == "internlm2":
         _write_as_internlm2(folder)
     return folder
@@ -219,5 +252,10 @@ def load_oracle(folder: Path | str) -> PreTrainedModel:
     own = Path(folder) / ORACLE
     folder = own if own.is_dir() else folder
     auto_class = _auto_class(AutoConfig.from_pretrained(folder))
-    model = auto_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    model = auto_class.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        experts_implementation="eager",  # others want sizes in whole 16 bytes
+    )
     return model.eval()

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from quire.adapters.folder import Adapter
 from quire.arguments import (
@@ -21,6 +21,8 @@ from quire.chat.base_engine import BaseEngine, Messages, Tools
 from quire.chat.loop_thread import LoopThread
 from quire.chat.response import ChatDelta, Response
 from quire.vllm.devices import gpu_is_present, vllm_is_installed
+
+T = TypeVar("T")
 
 EngineClass = Callable[
     [ModelArguments, DataArguments, FinetuningArguments, GeneratingArguments], BaseEngine
@@ -144,7 +146,7 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> AsyncGenerator[str, None]:
         """Answer a conversation as text while it is written; see BaseEngine.stream_chat."""
-        return self._loop.aiterate(
+        return self._anywhere(
             self.engine.stream_chat(messages, system, tools, images, videos, audios, **input_kwargs)
         )
 
@@ -159,9 +161,13 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> AsyncGenerator[ChatDelta, None]:
         """Answer a conversation as deltas; see BaseEngine.stream."""
-        return self._loop.aiterate(
+        return self._anywhere(
             self.engine.stream(messages, system, tools, images, videos, audios, **input_kwargs)
         )
+
+    def _anywhere(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """The engine's stream for the caller's loop: as it is, where the engine serves any loop."""
+        return self._loop.aiterate(stream) if self.engine.loop_bound else stream
 
     async def aget_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score texts with a reward model; see BaseEngine.get_scores."""

@@ -18,6 +18,8 @@ class CompletionReader:
         self._has_called = False
 
     def read(self, delta: Delta) -> ChatDelta:
+        if self._reader.passes_through:  # most tokens; it is paid for each
+            return _chat_delta(delta, delta.text, delta.text, "", (), delta.finish_reason)
         part = self._reader.add(delta.text)
         text, content, reasoning = part.text, part.content, part.reasoning
         calls, finish_reason = part.tool_calls, delta.finish_reason
@@ -28,19 +30,30 @@ class CompletionReader:
         self._has_called = self._has_called or bool(calls)
         if finish_reason == "stop" and self._has_called:
             finish_reason = "tool_calls"
-        return ChatDelta(
-            index=delta.index,
-            text=text,
-            content=content,
-            reasoning=reasoning,
-            tool_calls=calls,
-            token_ids=delta.token_ids,
-            logprobs=delta.logprobs,
-            prompt_logprobs=delta.prompt_logprobs,
-            finish_reason=finish_reason,
-            stop_reason=delta.stop_reason,
-            usage=delta.usage,
-        )
+        return _chat_delta(delta, text, content, reasoning, calls, finish_reason)
+
+
+def _chat_delta(
+    delta: Delta,
+    text: str,
+    content: str,
+    reasoning: str,
+    calls: tuple[ToolCall, ...],
+    finish_reason: FinishReason | None,
+) -> ChatDelta:
+    return ChatDelta(
+        delta.index,
+        text,
+        content,
+        reasoning,
+        calls,
+        delta.token_ids,
+        delta.logprobs,
+        delta.prompt_logprobs,
+        finish_reason,
+        delta.stop_reason,
+        delta.usage,
+    )
 
 
 @dataclass

@@ -72,8 +72,14 @@ class LoopThread:
         """Iterate a stream from any loop."""
         inbox: Inbox[T | _End] = Inbox(self._outbox(asyncio.get_running_loop()))
         pump = self._submit(_pump(stream, inbox.put))
+        items = inbox.items
         try:
-            while not isinstance(item := await inbox.get(), _End):
+            while True:
+                if not items:
+                    await inbox.more()
+                item = items.popleft()
+                if isinstance(item, _End):
+                    break
                 yield item
             if item.error is not None:
                 raise item.error

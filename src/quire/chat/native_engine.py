@@ -10,10 +10,11 @@ from pathlib import Path
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
-from quire.chat.native_options import check_arguments
+from quire.chat.native_options import check_arguments, quantization
 from quire.chat.tokenizer_loading import check_vocabulary
 from quire.model_folder import find_model_folder
 from quire.native.batch import Runner
+from quire.native.constraints.compiler import ConstraintCompiler
 from quire.native.cpu.loading import load_model
 from quire.native.detokenizer import detokenizer_factory
 from quire.native.engine import Engine
@@ -54,6 +55,7 @@ class NativeEngine(BaseEngine):
             raise
         self.context_length = runner.max_model_len
         self._request_numbers = itertools.count()
+        self._constraints = ConstraintCompiler(self.tokenizer, runner.vocab_size)
         self._thread = EngineThread(engine, "quire-native")
 
     def _make_engine(self, runner: Runner) -> Engine:
@@ -77,7 +79,8 @@ class NativeEngine(BaseEngine):
     ) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see BaseEngine."""
         name = request_id or f"request-{next(self._request_numbers)}"
-        async for delta in self._thread.generate(name, prompt, params, adapter):
+        matchers = await self._constraints.matchers(params)
+        async for delta in self._thread.generate(name, prompt, params, adapter, matchers):
             yield delta
 
     @property
@@ -91,6 +94,7 @@ class NativeEngine(BaseEngine):
 
     async def close(self) -> None:
         """End the engine's threads and free the weights and the KV cache."""
+        self._constraints.close()
         await asyncio.to_thread(self._thread.close)
 
 
@@ -98,11 +102,13 @@ def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:
     return load_model(
         folder,
         dtype=model_args.infer_dtype,
+        quantize=quantization(model_args),
         rope_scaling=model_args.rope_scaling,
         max_model_len=model_args.vllm_maxlen,
         max_model_len_is_wish="vllm_maxlen" not in model_args.explicit(),
         block_size=model_args.native_block_size,
         kv_cache_memory=model_args.native_kv_cache_memory,
+        kv_dtype=model_args.native_kv_cache_dtype,
         memory_util=model_args.native_memory_util,
         max_sequences=model_args.native_max_sequences,
         max_batch_tokens=model_args.native_max_batch_tokens,

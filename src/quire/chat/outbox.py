@@ -47,11 +47,11 @@ class Outbox:
 
 
 class Inbox(Generic[T]):
-    """One stream's items; `get` and `arrive` run in the loop of the outbox, `put` anywhere else."""
+    """One stream's items; `more` and `arrive` run in the loop of the outbox, `put` anywhere else."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._items: deque[T] = deque()
+        self.items: deque[T] = deque()
         self._waiting: asyncio.Future[None] | None = None
 
     def put(self, item: T) -> None:
@@ -60,17 +60,16 @@ class Inbox(Generic[T]):
 
     def arrive(self, item: T) -> None:
         """An item has come."""
-        self._items.append(item)
+        self.items.append(item)
         waiting = self._waiting
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    async def get(self) -> T:
-        """The next item, once it is there; only one task may wait."""
-        while not self._items:
+    async def more(self) -> None:
+        """Wait until there are `items`; only one task may wait."""
+        while not self.items:
             self._waiting = asyncio.get_running_loop().create_future()
             try:
                 await self._waiting
             finally:
                 self._waiting = None
-        return self._items.popleft()

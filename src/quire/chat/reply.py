@@ -85,6 +85,11 @@ class ReasoningSplitter:
         rest, self._pending = self._pending, ""
         return (rest.rstrip("\n"), "") if self._state == "inside" else ("", rest)
 
+    @property
+    def is_past(self) -> bool:
+        """Whether all that comes is answer, as it is."""
+        return self._state == "after" and not self._fresh and not self._pending
+
     def _look_for_start(self) -> None:
         begun = self._pending.lstrip()
         if self._start and begun.startswith(self._start):
@@ -130,6 +135,12 @@ class ReplyReader:
         self._answer = SpecialTokenFilter(special)
         self._splitter = reasoning
         self._tools = tools
+        self._is_bare = not special and tools is None
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether text is content as it is from here to the end: nothing is hidden or taken out."""
+        return self._is_bare and self._splitter.is_past
 
     def add(self, text: str) -> ReplyPart:
         reasoning, answer = self._splitter.add(text)

@@ -128,6 +128,102 @@ def test_qwen_windows(model_type: str) -> None:
         spec(**on, layer_types=["sliding_attention"])
 
 
+MOE: dict[str, Any] = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+
+def test_experts_of_every_kind() -> None:
+    mixtral = spec(model_type="mixtral", num_local_experts=4)
+    assert (mixtral.experts.count, mixtral.experts.per_token) == (4, 2)
+    assert mixtral.experts.ffn_size == PLAIN["intermediate_size"]
+    assert mixtral.experts.sparse == (True, True)
+    assert mixtral.experts.normalised
+    assert mixtral.rope.theta == 1e6
+    qwen2 = spec(model_type="qwen2_moe", **MOE, shared_expert_intermediate_size=40)
+    assert (qwen2.experts.shared_size, qwen2.experts.normalised) == (40, False)
+    assert qwen2.qkv_bias
+    assert qwen2.ffn_width == max(112, 2 * 24 + 40)
+    qwen3 = spec(model_type="qwen3_moe", **MOE, norm_topk_prob=True)
+    assert (qwen3.experts.shared_size, qwen3.experts.normalised) == (0, True)
+    assert qwen3.head_norms
+    both_names = spec(model_type="qwen3_moe", **{**MOE, "num_local_experts": 5})
+    assert both_names.experts.count == 5  # the name that transformers 5 writes
+
+
+@pytest.mark.parametrize(
+    ("changes", "sparse"),
+    [
+        ({}, (True, True)),
+        ({"decoder_sparse_step": 2}, (False, True)),
+        ({"mlp_only_layers": [1]}, (True, False)),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [1]}, None),
+        ({"num_experts": 0}, None),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["qwen2_moe", "qwen3_moe"])
+def test_sparse_layers(model_type: str, changes: dict[str, Any], sparse: Any) -> None:
+    found = spec(model_type=model_type, **{**MOE, **changes})
+    assert (found.experts and found.experts.sparse) == sparse
+    for layer in range(2):
+        roles = {tensor.role for tensor in found.layer_tensors(layer)}
+        assert ("router" in roles) == bool(sparse and sparse[layer])
+        assert ("gate" in roles) != ("router" in roles)
+
+
+def test_windows_of_models_with_experts() -> None:
+    on = {"use_sliding_window": True, "sliding_window": 9}
+    assert spec(model_type="mixtral", sliding_window=None).windows == (0, 0)
+    assert spec(model_type="mixtral", sliding_window=7).windows == (7, 7)
+    assert spec(model_type="qwen2_moe", **MOE, sliding_window=9).windows == (0, 0)
+    assert spec(model_type="qwen2_moe", **MOE, **on).windows == (9, 0)
+    types = ["full_attention", "sliding_attention"]
+    assert spec(model_type="qwen2_moe", **MOE, **on, layer_types=types).windows == (0, 9)
+    assert spec(model_type="qwen3_moe", **MOE, **on).windows == (9, 9)
+    assert spec(model_type="qwen3_moe", **MOE, sliding_window=9).windows == (0, 0)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"num_experts_per_tok": 7}, "num_experts_per_tok is 7; it must be at most the 6 experts"),
+        ({"num_experts_per_tok": 0}, "num_experts_per_tok is 0"),
+        ({"num_local_experts": "six"}, "num_local_experts is 'six'"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+    ],
+)
+def test_wrong_experts(model_type: str, changes: dict[str, Any], text: str) -> None:
+    values = {**MOE, "num_local_experts": 6, **changes}
+    with pytest.raises(ModelError, match=text):
+        spec(model_type=model_type, **values)
+
+
+def test_olmoes_clipping_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="clip_qkv is 8"):
+        spec(model_type="olmoe", clip_qkv=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"mlp_only_layers": 3}, "mlp_only_layers is 3"),
+        ({"mlp_only_layers": ["a"]}, "mlp_only_layers"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step is 0"),
+        ({"moe_intermediate_size": -1}, "moe_intermediate_size is -1"),
+        ({"shared_expert_intermediate_size": -1}, "shared_expert_intermediate_size is -1"),
+        ({"norm_topk_prob": "yes"}, "norm_topk_prob is 'yes'"),
+    ],
+)
+def test_wrong_values_of_qwen2_moe(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        spec(model_type="qwen2_moe", **{**MOE, **changes})
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "gpt_oss", "phimoe"])
+def test_other_models_with_experts_are_refused_with_what_is_known(model_type: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"mixtral.*qwen2_moe.*qwen3_moe.*vllm"):
+        spec(model_type=model_type)
+
+
 def test_unknown_model_type_names_the_known_and_vllm() -> None:
     with pytest.raises(UnsupportedModelError, match=r"'bloom'.*llama, ministral, mistral.*vllm"):
         spec(model_type="bloom")
@@ -138,7 +234,7 @@ def test_unknown_model_type_names_the_known_and_vllm() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quant_method is .fp8."),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, "mrope"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ by layer"),

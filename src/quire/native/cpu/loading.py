@@ -8,9 +8,11 @@ from pathlib import Path
 
 from quire.errors import ConfigError
 from quire.machine.cpus import default_threads
+from quire.native.cpu.expert_tables import expert_scratch_bytes
 from quire.native.cpu.layout import BLOCK_SIZES
 from quire.native.cpu.machine_code import load_step
-from quire.native.cpu.memory import count_blocks
+from quire.native.cpu.memory import KvDtype, count_blocks
+from quire.native.cpu.packer import QuantizedKind
 from quire.native.cpu.runner import CpuRunner
 from quire.native.cpu.weights import Weights, WeightsDtype, load_weights
 from quire.native.models.registry import read_spec
@@ -24,11 +26,13 @@ def load_model(
     folder: Path | str,
     *,
     dtype: WeightsDtype = "auto",
+    quantize: QuantizedKind | None = None,
     rope_scaling: str | None = None,
     max_model_len: int | None = None,
     max_model_len_is_wish: bool = False,
     block_size: int = 16,
     kv_cache_memory: int | None = None,
+    kv_dtype: KvDtype = "float32",
     memory_util: float = 0.7,
     num_threads: int | None = None,
     max_batch_tokens: int = 2048,
@@ -39,9 +43,11 @@ def load_model(
 
     Args:
         dtype: of the matrices; "auto" keeps what is stored, float16 becomes float32.
+        quantize: round matrices of full precision to so many bits.
         rope_scaling: a kind of `rope.OVERRIDES`; None or "none" keeps the model's own.
         max_model_len: the most tokens of one sequence; None takes the model's own number.
         max_model_len_is_wish: take the model's own number where it is smaller, without an error.
+        kv_dtype: of the KV cache's elements.
         kv_cache_memory: bytes; None takes `memory_util` of what is free.
         num_threads: None takes a thread for each core that this process may use.
         max_batch_tokens: the most rows of one batch; scratch is sized by it.
@@ -56,7 +62,13 @@ def load_model(
         raise ConfigError(f"native_block_size {block_size} is not one of {known}")
     spec = override_rope(read_spec(folder), rope_scaling)
     length = _model_length(spec, max_model_len, max_model_len_is_wish)
-    weights = load_weights(spec, folder, dtype)
+    if quantize is not None and spec.quantization is not None:
+        raise ConfigError(
+            f"native_quantization {quantize}: the weights are quantised already "
+            f"({spec.quantization.method}); leave it out"
+        )
+    threads = num_threads or default_threads()
+    weights = load_weights(spec, folder, dtype, quantize, threads=threads, say=on_compile)
     num_blocks = count_blocks(
         spec,
         block_size=block_size,
@@ -65,6 +77,7 @@ def load_model(
         memory=kv_cache_memory,
         memory_util=memory_util,
         reserved=weights_bytes(weights) + scratch_bytes(spec, max_batch_tokens),
+        kv_dtype=kv_dtype,
     )
     return CpuRunner(
         weights,
@@ -72,8 +85,9 @@ def load_model(
         max_model_len=length,
         num_blocks=num_blocks,
         block_size=block_size,
-        num_threads=num_threads or default_threads(),
+        num_threads=threads,
         max_batch_tokens=max_batch_tokens,
+        kv_dtype=kv_dtype,
     )
 
 
@@ -90,11 +104,12 @@ def _model_length(spec: DecoderSpec, wanted: int | None, wish: bool) -> int:
 
 def weights_bytes(weights: Weights) -> int:
     """Bytes of all tensors, those that are tied counted once."""
-    arrays = [*weights.tensors.values(), *(a for layer in weights.layers for a in layer.values())]
-    return sum({array.ctypes.data: array.nbytes for array in arrays}.values())
+    tensors = [*weights.tensors.values(), *(a for layer in weights.layers for a in layer.values())]
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
 
 def scratch_bytes(spec: DecoderSpec, rows: int) -> int:
     """Bytes of the activations of a batch of `rows`."""
-    columns = 2 * (spec.hidden_size + spec.q_size + spec.kv_size + spec.ffn_size)
-    return 4 * rows * columns
+    columns = 2 * (spec.hidden_size + spec.q_size + spec.kv_size + spec.ffn_width)
+    routing = expert_scratch_bytes(spec.experts, rows) if spec.experts else 0
+    return 4 * rows * columns + routing

@@ -18,7 +18,7 @@ from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.layout import padded
 from quire.native.cpu.weights import Weights, embedding_scale, widen
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
-from quire.native.models.spec import Activation
+from quire.native.models.spec import Activation, ExpertsSpec
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[Any]  # float32, or bfloat16 as uint16
@@ -62,6 +62,42 @@ def gated_ffn(x: Floats, tensors: Mapping[str, Matrix], activation: Activation =
     gate = linear(x, tensors["gate"], tensors.get("gate_bias"))
     curve = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]
     return curve(gate, linear(x, tensors["up"], tensors.get("up_bias")))
+
+
+def choose_experts(scores: Floats, spec: ExpertsSpec) -> tuple[NDArray[np.int64], Floats]:
+    """The experts of each row and their weights, (rows, per_token), by falling probability.
+
+    Equal ones come in the order of their numbers.
+    """
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    chosen = np.argsort(-weights, axis=-1, kind="stable")[:, : spec.per_token]
+    weights = np.take_along_axis(weights, chosen, axis=-1)
+    if spec.normalised:
+        weights /= weights.sum(-1, keepdims=True)
+    return chosen, weights
+
+
+def experts(
+    x: Floats, tensors: Mapping[str, Matrix], spec: ExpertsSpec, activation: Activation = "silu"
+) -> Floats:
+    """The weighted sum of each row's experts, the shared one among them."""
+    chosen, weights = choose_experts(linear(x, tensors["router"]), spec)
+    out: Floats = np.zeros_like(x)
+    for expert in range(spec.count):
+        rows, ranks = np.nonzero(chosen == expert)
+        out[rows] += weights[rows, ranks, None] * _expert(x[rows], tensors, expert, activation)
+    if spec.shared_size:
+        score = 1 / (1 + np.exp(-linear(x, tensors["shared_score"])))
+        out += score * _expert(x, tensors, spec.count, activation)
+    return out
+
+
+def _expert(
+    x: Floats, tensors: Mapping[str, Matrix], expert: int, activation: Activation
+) -> Floats:
+    own = {role: tensors[f"experts.{expert}.{role}"] for role in ("gate", "up", "down")}
+    return linear(gated_ffn(x, own, activation), own["down"])
 
 
 def soft_cap(x: Floats, cap: float) -> Floats:
@@ -155,7 +191,11 @@ class ReferenceRunner:
             mixed = self._attend(self._norm(x, number, "attention_norm"), batch, number)
             mixed = linear(mixed, layer["o"], layer.get("o_bias"))
             x = self._sum(x, self._norm(mixed, number, "post_attention_norm"))
-            gated = gated_ffn(self._norm(x, number, "ffn_norm"), layer, spec.activation)
+            normed, sparse = self._norm(x, number, "ffn_norm"), spec.sparse_ffn(number)
+            if sparse:
+                x = x + experts(normed, layer, sparse, spec.activation)
+                continue
+            gated = gated_ffn(normed, layer, spec.activation)
             gated = linear(gated, layer["down"], layer.get("down_bias"))
             x = self._sum(x, self._norm(gated, number, "post_ffn_norm"))
         x = rms_norm(x[batch.logits_rows], tensors["final_norm"], eps)

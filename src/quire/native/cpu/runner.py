@@ -15,9 +15,11 @@ from quire.errors import EngineClosedError
 from quire.native.batch import Batch
 from quire.native.cpu import layout
 from quire.native.cpu.batch_check import check_batch
-from quire.native.cpu.layout import num_phases, padded, scratch_floats, tiles_needed
+from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
+from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.machine_code import StepFunction
-from quire.native.cpu.memory import aligned_zeros
+from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
+from quire.native.cpu.packed import PackedMatrix, Tensor
 from quire.native.cpu.team import Team
 from quire.native.cpu.weights import Weights, embedding_scale
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
@@ -44,6 +46,7 @@ class CpuRunner:
         block_size: int = 16,
         num_threads: int = 1,
         max_batch_tokens: int = 2048,
+        kv_dtype: KvDtype = "float32",
     ) -> None:
         spec = weights.spec
         self.block_size, self.num_blocks = block_size, num_blocks
@@ -54,13 +57,20 @@ class CpuRunner:
         self._table = np.zeros(layout.TABLE_WORDS, np.int64)
         # Everything whose address is in a table; it lives as long as they do.
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._expert_tables: list[ExpertTable] = []
         heads, size = spec.num_kv_heads, spec.head_dim
-        self._keys = aligned_zeros((spec.num_layers, num_blocks, heads, size, block_size))
-        self._values = aligned_zeros((spec.num_layers, num_blocks, heads, block_size, padded(size)))
+        kind = self._table[layout.KV_KIND] = KV_KINDS[kv_dtype]
+        self._keys, self._values = (
+            aligned_zeros(
+                (spec.num_layers, num_blocks, heads, kv_head_bytes(kind, width, block_size)),
+                np.uint8,
+            )
+            for width in (size, padded(size))
+        )
         self._weights: Weights | None = weights
         self._layers = self._fill_layers(weights)
         self._fill_model(weights)
-        self._fill_scratch()
+        self._fill_scratch(weights)
         self._extend_angles(min(FIRST_ANGLES, max_model_len))
         self._team = Team(num_threads, step, self._table)
         self._finalizer = weakref.finalize(self, self._team.close)
@@ -73,6 +83,8 @@ class CpuRunner:
 
     def _fill_layers(self, weights: Weights) -> NDArray[np.int64]:
         table = np.zeros((weights.spec.num_layers, layout.LAYER_WORDS), np.int64)
+        experts = weights.spec.experts
+        scratch = ExpertScratch(experts, self.max_batch_tokens) if experts else None
         for number, (row, tensors) in enumerate(zip(table, weights.layers, strict=True)):
             row[layout.WINDOW] = weights.spec.windows[number]
             for word, role in (
@@ -85,19 +97,34 @@ class CpuRunner:
             row[layout.ROPE] = _rope_word(weights.spec, number)
             row[layout.K_CACHE] = self._keys[number].ctypes.data
             row[layout.V_CACHE] = self._values[number].ctypes.data
+            if scratch and experts and experts.sparse[number]:
+                sparse = ExpertTable(experts, tensors, self._linear_map, scratch)
+                self._expert_tables.append(sparse)
+                row[layout.EXPERTS] = sparse.address
             for i, role in enumerate(layout.LINEARS):
+                if role not in tensors:  # the layer has experts instead
+                    continue
                 words = self._linear_map(tensors[role], tensors.get(f"{role}_bias"))
                 row[layout.FIRST_LINEAR + i] = self._keep(f"map {number} {role}", words)
         return table
 
     def _linear_map(
-        self, weight: NDArray[Any], bias: NDArray[np.float32] | None = None
+        self, weight: Tensor, bias: NDArray[np.float32] | None = None
     ) -> NDArray[np.int64]:
         """The words of one linear map."""
         words = np.zeros(layout.MAP_WORDS, np.int64)
-        words[layout.WEIGHT], words[layout.BIAS] = _address(weight), _address(bias)
-        words[layout.KIND] = layout.BFLOAT16 if _narrow(weight) else layout.FLOAT32
+        words[layout.BIAS] = _address(bias)
         words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
+        if not isinstance(weight, PackedMatrix):
+            words[layout.WEIGHT] = _address(weight)
+            words[layout.KIND] = layout.BFLOAT16 if _narrow(weight) else layout.FLOAT32
+            return words
+        words[layout.KIND] = layout.INT8 if weight.bits == 8 else layout.INT4
+        words[layout.WEIGHT], words[layout.SCALES] = _address(weight.codes), _address(weight.scales)
+        words[layout.ZEROS] = _address(weight.zeros)
+        words[layout.SPAN], words[layout.REPEAT] = weight.span, weight.repeat
+        words[layout.QUANT_DEPTH] = weight.packed_depth
+        words.view(np.float32)[2 * layout.UNIT_SCALE] = weight.unit
         return words
 
     def _fill_model(self, weights: Weights) -> None:
@@ -125,18 +152,21 @@ class CpuRunner:
         table[layout.HEAD_MAP] = self._keep("head map", self._linear_map(tensors["head"]))
         table[layout.LAYER_TABLE] = self._layers.ctypes.data
 
-    def _fill_scratch(self) -> None:
+    def _fill_scratch(self, weights: Weights) -> None:
         spec, rows = self._spec, self.max_batch_tokens
         for word, columns in (
             (layout.RESIDUAL, spec.hidden_size), (layout.NORMED, spec.hidden_size),
             (layout.QUERIES, spec.q_size), (layout.KEYS, spec.kv_size),
             (layout.VALUES, spec.kv_size), (layout.MIXED, spec.q_size),
-            (layout.GATE, spec.ffn_size), (layout.UP, spec.ffn_size),
+            (layout.GATE, spec.ffn_width), (layout.UP, spec.ffn_width),
         ):  # fmt: skip
             self._table[word] = self._keep(f"scratch {word}", aligned_zeros((rows, columns)))
         group = spec.num_heads // spec.num_kv_heads
         floats = scratch_floats(group, spec.head_dim, spec.hidden_size)
-        own = aligned_zeros((self.num_threads, -(-floats // 16) * 16))
+        floats, whole = -(-floats // 16) * 16, _quantized_row_bytes(weights)
+        own = aligned_zeros((self.num_threads, floats + layout.OWN_ROWS * whole // 4))
+        self._table[layout.OWN_QUANTIZED] = 4 * floats
+        self._table[layout.QUANTIZED] = self._keep("whole", aligned_zeros((rows, whole), np.uint8))
         self._table[layout.SCRATCH] = self._keep("own", own)
         self._table[layout.SCRATCH_BYTES] = own.strides[0]
         # A sequence has at least one row, so there are no more sequences than rows.
@@ -221,7 +251,22 @@ class CpuRunner:
             self._team.close()
             self._weights = None
             self._arrays.clear()
+            self._expert_tables.clear()
             self._keys = self._values = np.zeros((0, 0), np.float32)
+
+
+def _quantized_row_bytes(weights: Weights) -> int:
+    """Bytes for a row of the widest input in whole numbers; a cache line where nothing wants it."""
+    matrices = [
+        weights.tensors["head"],
+        *(one for layer in weights.layers for one in layer.values()),
+    ]
+    wanted = [
+        layout.quantized_row_bytes(one.packed_depth, one.span)
+        for one in matrices
+        if isinstance(one, PackedMatrix)
+    ]
+    return max(wanted, default=layout.LINE)
 
 
 def _rope_word(spec: DecoderSpec, layer: int) -> int:

@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from quire.native.cpu import layout
 from quire.native.cpu.attention import attention, plan_tiles
+from quire.native.cpu.experts import (
+    choose_experts,
+    experts_down,
+    experts_gate,
+    group_rows,
+    router_scores,
+)
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.kernels import (
     NO,
@@ -22,9 +29,9 @@ from quire.native.cpu.kernels import (
     rotate_heads,
     scale_rows,
     share,
-    store_keys,
-    store_values,
 )
+from quire.native.cpu.kv_cache import store_keys, store_values
+from quire.native.cpu.quantized import quantize_rows
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
 from quire.native.cpu.sync import enter, finish_task, leave, take_task, wait_for_tasks
 
@@ -93,16 +100,61 @@ def _normed(thread: int, table: int, x: int, rows: int, weight: int) -> int:
     return own
 
 
+# ---- rows in whole numbers, for maps whose weights are: as norms, in a phase or by each thread
+
+
+@kernel
+def _is_quantized(linear_map: int) -> bool:
+    return get_int64(linear_map, layout.KIND) >= layout.INT8
+
+
+@kernel
+def _quantize_phase(table: int, linear_map: int, x: int, rows: int, phase: int) -> None:
+    """QUANTIZED = the rows of x, where the map wants them so and that is a phase."""
+    if not (_is_quantized(linear_map) and _norms_apart(table, rows)):
+        return
+    counters, tasks = _counters(table, phase), _split(table, rows)
+    task = take_task(counters)
+    while task < tasks:
+        first, end = share(task, tasks, rows, _ONE)
+        quantize_rows(first, end, x, get_int64(linear_map, layout.MAP_DEPTH),
+                      get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
+                      get_int64(table, layout.QUANTIZED))  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase, tasks)
+
+
+@kernel
+def _whole(thread: int, table: int, linear_map: int, x: int, rows: int) -> int:
+    """Where the rows of x are in whole numbers, made now if they are few; 0 where not wanted."""
+    if not _is_quantized(linear_map):
+        return 0
+    if _norms_apart(table, rows):
+        return get_int64(table, layout.QUANTIZED)
+    own = _scratch(thread, table) + get_int64(table, layout.OWN_QUANTIZED)
+    quantize_rows(NO, rows, x, get_int64(linear_map, layout.MAP_DEPTH),
+                  get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
+                  own)  # fmt: skip
+    return own
+
+
+@kernel
+def _quantized_of(first: int, second: int) -> int:
+    """That of two maps which is quantised, if one is."""
+    return first if _is_quantized(first) else second
+
+
 # ---- the phases of a layer
 
 
 @kernel
 def _project_heads(
-    table: int, linear_map: int, normed: int, out: int, first: int, end: int
+    table: int, linear_map: int, normed: int, whole: int, out: int, first: int, end: int
 ) -> None:
     """The columns of some heads of queries, keys or values."""
     size = get_int64(table, layout.HEAD_DIM)
-    linear_columns(normed, get_int64(table, layout.ROWS), linear_map, out, first * size,
+    linear_columns(normed, whole, get_int64(table, layout.ROWS), linear_map, out, first * size,
                    end * size, NO)  # fmt: skip
 
 
@@ -146,11 +198,11 @@ def _finish_keys(
             row, rows)  # fmt: skip
     store_keys(keys + 4 * row * kv_heads * size, rows, kv_heads, size, first, end,
                get_int64(table, layout.SLOTS) + 8 * row, get_int64(table, layout.BLOCK_SIZE),
-               get_int64(layer, layout.K_CACHE))  # fmt: skip
+               get_int64(table, layout.KV_KIND), get_int64(layer, layout.K_CACHE))  # fmt: skip
 
 
 @kernel
-def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> None:
+def _project_task(table: int, layer: int, normed: int, whole: int, first: int, end: int) -> None:
     """Heads `first` to `end - 1` of the queries, keys and values in a row, ready for attention.
 
     Where norms go over all heads, queries and keys get theirs in `_norm_widths`.
@@ -161,23 +213,23 @@ def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> 
     later = get_int64(table, layout.WIDTH_NORMS)
     if first < heads:
         queries, last = get_int64(table, layout.QUERIES), min(end, heads)
-        _project_heads(table, get_int64(layer, layout.Q_MAP), normed, queries, first, last)
+        _project_heads(table, get_int64(layer, layout.Q_MAP), normed, whole, queries, first, last)
         if not later:
             norm = get_int64(layer, layout.Q_NORM)
             _finish_queries(table, layer, first, last, norm, NO, rows)
     first, end = max(first - heads, 0), end - heads
     if first < min(end, kv_heads):
         keys, last = get_int64(table, layout.KEYS), min(end, kv_heads)
-        _project_heads(table, get_int64(layer, layout.K_MAP), normed, keys, first, last)
+        _project_heads(table, get_int64(layer, layout.K_MAP), normed, whole, keys, first, last)
         if not later:
             norm = get_int64(layer, layout.K_NORM)
             _finish_keys(table, layer, first, last, norm, NO, rows)
     first, end = max(first - kv_heads, 0), end - kv_heads
     if first < end:
         values = get_int64(table, layout.VALUES)
-        _project_heads(table, get_int64(layer, layout.V_MAP), normed, values, first, end)
+        _project_heads(table, get_int64(layer, layout.V_MAP), normed, whole, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
-                     get_int64(layer, layout.V_CACHE))  # fmt: skip
+                     get_int64(table, layout.KV_KIND), get_int64(layer, layout.V_CACHE))  # fmt: skip
 
 
 @kernel
@@ -208,6 +260,10 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.ATTENTION_NORM)
     _norm_phase(table, x, rows, weight, phase + layout.ATTENTION_NORM_PHASE)
+    maps = _quantized_of(get_int64(layer, layout.K_MAP), get_int64(layer, layout.V_MAP))
+    maps = _quantized_of(get_int64(layer, layout.Q_MAP), maps)
+    _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
+                    phase + layout.PROJECT_ROWS_PHASE)  # fmt: skip
     width_phase = phase + layout.WIDTH_NORM_PHASE
     phase += layout.PROJECT_PHASE
     counters = _counters(table, phase)
@@ -215,9 +271,10 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     tasks = _split(table, units)
     task = take_task(counters)
     normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    whole = _whole(thread, table, maps, normed, rows) if task < tasks else 0
     while task < tasks:
         first, end = share(task, tasks, units, _ONE)
-        _project_task(table, layer, normed, first, end)
+        _project_task(table, layer, normed, whole, first, end)
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -241,6 +298,7 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
             get_int64(table, layout.BLOCK_TABLES),
             get_int64(table, layout.TABLE_WIDTH),
             get_int64(table, layout.BLOCK_SIZE),
+            get_int64(table, layout.KV_KIND),
             get_int64(layer, layout.K_CACHE),
             get_int64(layer, layout.V_CACHE),
             get_int64(layer, layout.WINDOW),
@@ -272,17 +330,22 @@ def _sum(table: int, norm: int, phase: int) -> None:
 
 
 @kernel
-def _add_map(table: int, linear_map: int, x: int, norm: int, phase: int, sum_phase: int) -> None:
+def _add_map(
+    thread: int, table: int, linear_map: int, x: int, norm: int, rows_phase: int, phase: int,
+    sum_phase: int,
+) -> None:  # fmt: skip
     """Add a linear map of x to the residual stream: at once, or after a norm or a scale."""
     # NORMED is free: what was normed there has been read when x is complete.
     apart = norm != 0 or get_float32(table, 2 * layout.RESIDUAL_SCALE) != 1
     out = get_int64(table, layout.NORMED if apart else layout.RESIDUAL)
+    rows = get_int64(table, layout.ROWS)
+    _quantize_phase(table, linear_map, x, rows, rows_phase)
     counters, columns = _counters(table, phase), get_int64(table, layout.HIDDEN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
+    whole = _whole(thread, table, linear_map, x, rows) if task < tasks else 0
     while task < tasks:
-        linear(task, tasks, x, get_int64(table, layout.ROWS), linear_map, out,
-               NO if apart else YES)  # fmt: skip
+        linear(task, tasks, x, whole, rows, linear_map, out, NO if apart else YES)
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -296,13 +359,17 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.FFN_NORM)
     _norm_phase(table, x, rows, weight, phase + layout.FFN_NORM_PHASE)
+    maps = _quantized_of(get_int64(layer, layout.GATE_MAP), get_int64(layer, layout.UP_MAP))
+    _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
+                    phase + layout.GATE_ROWS_PHASE)  # fmt: skip
     phase += layout.GATE_PHASE
     counters, columns = _counters(table, phase), get_int64(table, layout.FFN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    whole = _whole(thread, table, maps, normed, rows) if task < tasks else 0
     while task < tasks:
-        gated_ffn(task, tasks, normed, rows, get_int64(layer, layout.GATE_MAP),
+        gated_ffn(task, tasks, normed, whole, rows, get_int64(layer, layout.GATE_MAP),
                   get_int64(layer, layout.UP_MAP), get_int64(table, layout.GATE),
                   get_int64(table, layout.UP), get_int64(table, layout.ACTIVATION))  # fmt: skip
         finish_task(counters)
@@ -311,17 +378,89 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
+def _route(thread: int, table: int, layer: int, phase: int) -> None:
+    """Norm, the experts of each row, the rows of each expert."""
+    x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
+    weight, experts = get_int64(layer, layout.FFN_NORM), get_int64(layer, layout.EXPERTS)
+    _norm_phase(table, x, rows, weight, phase + layout.FFN_NORM_PHASE)
+    score = get_int64(experts, layout.SHARED_SCORE_MAP)
+    maps = get_int64(experts, layout.ROUTER_MAP)
+    maps = _quantized_of(maps, score) if score else maps
+    _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
+                    phase + layout.GATE_ROWS_PHASE)  # fmt: skip
+    counters = _counters(table, phase + layout.SCORE_PHASE)
+    parts = _split(table, get_int64(experts, layout.EXPERT_COUNT) // layout.COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    normed = _normed(thread, table, x, rows, weight) if task < parts else 0
+    whole = _whole(thread, table, maps, normed, rows) if task < parts else 0
+    while task <= parts:
+        if task < parts:
+            router_scores(task, parts, experts, normed, whole, rows)
+        elif not _norms_apart(table, rows):  # the experts' rows are gathered from there
+            rms_norm(NO, _ONE, x, rows, get_int64(table, layout.HIDDEN), weight,
+                     get_float32(table, 2 * layout.EPS), get_int64(table, layout.NORMED))  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + layout.SCORE_PHASE, parts + 1)
+    counters, tasks = _counters(table, phase + layout.CHOOSE_PHASE), _split(table, rows)
+    task = take_task(counters)
+    while task < tasks:
+        choose_experts(task, tasks, experts, rows)
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + layout.CHOOSE_PHASE, tasks)
+    counters = _counters(table, phase + layout.GROUP_PHASE)
+    if take_task(counters) == 0:
+        group_rows(experts, rows)
+        finish_task(counters)
+    _wait(table, phase + layout.GROUP_PHASE, _ONE)
+
+
+@kernel
+def _experts(thread: int, table: int, experts: int, phase: int) -> None:
+    """The experts' FFNs, added to the residual stream."""
+    hidden, gate = get_int64(table, layout.HIDDEN), get_int64(table, layout.GATE)
+    scratch = _scratch(thread, table)
+    whole = scratch + get_int64(table, layout.OWN_QUANTIZED)
+    counters = _counters(table, phase + layout.GATE_PHASE)
+    parts = _split(table, get_int64(experts, layout.EXPERT_FFN) // layout.COLUMN_GRAIN + 1)
+    # Narrow experts have too few columns for many threads: then some experts are one task.
+    groups = max(_ONE, _split(table, get_int64(experts, layout.ALL_EXPERTS)) // parts)
+    task = take_task(counters)
+    while task < parts * groups:
+        experts_gate(task // groups, parts, task % groups, groups, experts,
+                     get_int64(table, layout.NORMED), hidden, gate, get_int64(table, layout.UP),
+                     get_int64(table, layout.ACTIVATION), scratch, whole)  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + layout.GATE_PHASE, parts * groups)
+    counters = _counters(table, phase + layout.DOWN_PHASE)
+    tasks = _split(table, hidden // layout.COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    while task < tasks:
+        experts_down(task, tasks, experts, hidden, gate, get_int64(table, layout.RESIDUAL),
+                     scratch, whole)  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + layout.DOWN_PHASE, tasks)
+
+
+@kernel
 def _layer(thread: int, table: int, layer: int, phase: int) -> None:
     """One layer; `layer` is the address of its row, `phase` the number of its first phase."""
     _project(thread, table, layer, phase)
     _attend(thread, table, layer, phase + layout.ATTEND_PHASE)
-    _add_map(table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
-             get_int64(layer, layout.POST_ATTENTION_NORM), phase + layout.OUTPUT_PHASE,
-             phase + layout.ATTENTION_SUM_PHASE)  # fmt: skip
+    _add_map(thread, table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
+             get_int64(layer, layout.POST_ATTENTION_NORM), phase + layout.OUTPUT_ROWS_PHASE,
+             phase + layout.OUTPUT_PHASE, phase + layout.ATTENTION_SUM_PHASE)  # fmt: skip
+    if get_int64(layer, layout.EXPERTS):
+        _route(thread, table, layer, phase)
+        _experts(thread, table, get_int64(layer, layout.EXPERTS), phase)
+        return
     _gate(thread, table, layer, phase)
-    _add_map(table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
-             get_int64(layer, layout.POST_FFN_NORM), phase + layout.DOWN_PHASE,
-             phase + layout.FFN_SUM_PHASE)  # fmt: skip
+    _add_map(thread, table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
+             get_int64(layer, layout.POST_FFN_NORM), phase + layout.DOWN_ROWS_PHASE,
+             phase + layout.DOWN_PHASE, phase + layout.FFN_SUM_PHASE)  # fmt: skip
 
 
 # ---- before and after the layers
@@ -354,11 +493,12 @@ def _start(table: int) -> None:
 
 
 @kernel
-def _finish(table: int, phase: int) -> None:
+def _finish(thread: int, table: int, phase: int) -> None:
     """The last norm and the head, for the rows whose logits are wanted."""
     count, hidden = get_int64(table, layout.LOGITS_COUNT), get_int64(table, layout.HIDDEN)
     normed, vocab = get_int64(table, layout.NORMED), get_int64(table, layout.VOCAB)
-    counters, tasks = _counters(table, phase), _split(table, count)
+    counters = _counters(table, phase + layout.LAST_NORM_PHASE)
+    tasks = _split(table, count)
     task = take_task(counters)
     while task < tasks:
         gather_rows(task, tasks, get_int64(table, layout.RESIDUAL), NO, hidden,
@@ -367,19 +507,23 @@ def _finish(table: int, phase: int) -> None:
                  get_float32(table, 2 * layout.EPS), normed)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
-    _wait(table, phase, tasks)
+    _wait(table, phase + layout.LAST_NORM_PHASE, tasks)
+    head = get_int64(table, layout.HEAD_MAP)
+    _quantize_phase(table, head, normed, count, phase + layout.HEAD_ROWS_PHASE)
+    phase += layout.HEAD_PHASE
     scale = get_float32(table, 2 * layout.LOGITS_SCALE)
     cap = get_float32(table, 2 * layout.LOGITS_CAP)
-    counters, tasks = _counters(table, phase + 1), _split(table, vocab // layout.COLUMN_GRAIN + 1)
+    counters, tasks = _counters(table, phase), _split(table, vocab // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
+    whole = _whole(thread, table, head, normed, count) if task < tasks else 0
     while task < tasks:
-        linear(task, tasks, normed, count, get_int64(table, layout.HEAD_MAP),
-               get_int64(table, layout.LOGITS), NO)  # fmt: skip
+        linear(task, tasks, normed, whole, count, head, get_int64(table, layout.LOGITS),
+               NO)  # fmt: skip
         if scale != 1 or cap != 0:
             bend_logits(task, tasks, get_int64(table, layout.LOGITS), count, vocab, scale, cap)
         finish_task(counters)
         task = take_task(counters)
-    _wait(table, phase + 1, tasks)
+    _wait(table, phase, tasks)
 
 
 @kernel
@@ -397,5 +541,5 @@ def step(thread: int, table: int) -> None:
     for number in range(count):
         _layer(thread, table, layers + _WORD * layout.LAYER_WORDS * number,
                layout.FIRST_PHASES + layout.LAYER_PHASES * number)  # fmt: skip
-    _finish(table, layout.FIRST_PHASES + layout.LAYER_PHASES * count)
+    _finish(thread, table, layout.FIRST_PHASES + layout.LAYER_PHASES * count)
     leave(sync, thread == 0)

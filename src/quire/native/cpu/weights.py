@@ -1,17 +1,11 @@
-"""Weights from a Hugging Face folder: safetensors, mapped into memory and not copied.
-
-A safetensors file is 8 bytes of header length, a JSON header and the data. The header is read here
-and every number of it is checked against the file, because the mapped addresses are then handed to
-compiled code. NumPy has no bfloat16: such a tensor is a view of uint16, its upper halves of float32.
-"""
+"""Weights from a Hugging Face folder: mapped where they can be, packed where they are quantised."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import math
-import struct
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,109 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import ModelNotFoundError, WeightsError
+from quire.native.cpu.bfloat16 import round_to_bfloat16, widen
+from quire.native.cpu.packed import Tensor
+from quire.native.cpu.packer import Packer, QuantizedKind, take_columns
+from quire.native.cpu.safetensors_file import SafetensorsFile, StoredTensor
 from quire.native.models.spec import DecoderSpec, Rows, TensorSpec
+from quire.native.quantization.quantized import QuantizedMatrix
+from quire.native.quantization.reading import read_quantized
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_HEADER_LIMIT = 100_000_000  # the format's own bound
-_TYPES: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
+_OLD_GPTQ = "gptq_model*.safetensors"  # as AutoGPTQ named its one file
 _CONVERT = (
     'python -c "import sys; from transformers import AutoModelForCausalLM as M; '
     "M.from_pretrained(sys.argv[1], weights_only=True, dtype='auto')"
     '.save_pretrained(sys.argv[1])" {folder}'
 )
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """A tensor where it lies in a mapped file; `values` of a BF16 tensor is uint16."""
-
-    name: str
-    path: Path
-    dtype: str
-    values: NDArray[Any]
-
-
-class SafetensorsFile:
-    """One mapped file. Raises WeightsError for whatever does not fit the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._bytes = np.memmap(path, np.uint8, mode="r")
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{path} cannot be mapped: {error}") from error
-        self._data, self._entries = self._read_header()
-
-    def names(self) -> list[str]:
-        """The names of the tensors."""
-        return list(self._entries)
-
-    def _read_header(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        if len(self._bytes) < 8:
-            raise WeightsError(f"{self.path} is truncated: {len(self._bytes)} bytes")
-        (length,) = struct.unpack("<Q", self._bytes[:8].tobytes())
-        if length > min(_HEADER_LIMIT, len(self._bytes) - 8):
-            raise WeightsError(
-                f"{self.path} is truncated or no safetensors file: its header would be "
-                f"{length} bytes of {len(self._bytes)}"
-            )
-        try:
-            header = json.loads(self._bytes[8 : 8 + length].tobytes())
-        except ValueError as error:
-            raise WeightsError(f"{self.path}: the header is no JSON: {error}") from error
-        if not isinstance(header, dict):
-            raise WeightsError(f"{self.path}: the header is no JSON object")
-        header.pop("__metadata__", None)
-        return self._bytes[8 + length :], header
-
-    def tensor(self, name: str) -> StoredTensor:
-        """The tensor `name`, mapped."""
-        entry = self._entries.get(name)
-        if not isinstance(entry, Mapping):
-            raise WeightsError(f"{self.path} has no tensor {name}")
-        try:
-            dtype, shape = str(entry["dtype"]), entry["shape"]
-            start, end = entry["data_offsets"]
-            if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            message = f"{self.path}: the header's entry of {name} is malformed"
-            raise WeightsError(message) from None
-        kind = _TYPES.get(dtype)
-        if kind is None:
-            raise WeightsError(f"{self.path}: {name} has the unknown type {dtype!r}")
-        return StoredTensor(name, self.path, dtype, self._view(name, kind, shape, start, end))
-
-    def _view(self, name: str, kind: Any, shape: Any, start: int, end: int) -> NDArray[Any]:
-        wanted = math.prod(shape) * np.dtype(kind).itemsize
-        if end - start != wanted:
-            raise WeightsError(
-                f"{self.path}: {name} of shape {tuple(shape)} needs {wanted} bytes, "
-                f"the header gives {end - start}"
-            )
-        if end > len(self._data):
-            raise WeightsError(
-                f"{self.path} is truncated: {name} ends at byte {end} of the data, "
-                f"which has {len(self._data)}"
-            )
-        raw = self._data[start:end]
-        if raw.ctypes.data % np.dtype(kind).itemsize:  # the format allows it, NumPy's views do not
-            raw = raw.copy()
-        return raw.view(kind).reshape(shape)
 
 
 class WeightsFolder:
@@ -139,13 +48,21 @@ class WeightsFolder:
         if not self.folder.is_dir():
             raise ModelNotFoundError(f"{self.folder} is not a folder")
         self._files: dict[str, SafetensorsFile] = {}
-        if (self.folder / _INDEX).is_file() and not (self.folder / _SINGLE).is_file():
+        single = self._single()
+        if single is not None:
+            self._where = dict.fromkeys(self._file(single).names(), single)
+        elif (self.folder / _INDEX).is_file():
             self._where = self._read_index()
-        elif (self.folder / _SINGLE).is_file():
-            self._where = dict.fromkeys(self._file(_SINGLE).names(), _SINGLE)
         else:
             raise self._nothing_to_read()
         self._names = {_respell(name, spellings): name for name in self._where}
+
+    def _single(self) -> str | None:
+        """The name of the file that holds all tensors; None where there is none."""
+        if (self.folder / _SINGLE).is_file():
+            return _SINGLE
+        old = [] if (self.folder / _INDEX).is_file() else list(self.folder.glob(_OLD_GPTQ))
+        return old[0].name if len(old) == 1 else None
 
     def _nothing_to_read(self) -> ModelNotFoundError | WeightsError:
         pickled = sorted(p.name for s in ("*.bin", "*.pt", "*.pth") for p in self.folder.glob(s))
@@ -180,19 +97,41 @@ class WeightsFolder:
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
+    def fingerprint(self, samples: int, size: int) -> bytes:
+        """A hash of the tensors' names, shapes and types, and of some bytes of each."""
+        digest = hashlib.sha256()
+        for name in sorted(self._names):
+            tensor = self.stored(name)
+            digest.update(repr((name, tensor.dtype, tensor.values.shape)).encode())
+            flat = tensor.values.reshape(-1).view(np.uint8)
+            for start in np.linspace(0, max(0, len(flat) - size), samples, dtype=np.int64):
+                digest.update(flat[start : start + size].tobytes())
+        return digest.digest()
+
+    def stored(self, name: str) -> StoredTensor:
+        """The tensor `name`, whatever its shape and type."""
+        if name not in self._names:
+            raise WeightsError(f"{self.folder}: the weights lack {name}")
+        there = self._names[name]
+        return self._file(self._where[there]).tensor(there)
+
     def tensor(self, spec: TensorSpec) -> StoredTensor:
         """The tensor, or the part of one, that `spec` names, checked against its shape."""
+        if spec.name not in self._names and spec.within and spec.within.name in self._names:
+            whole = self.tensor(TensorSpec(spec.role, spec.within.name, spec.within.shape))
+            rows = whole.values.reshape(-1, whole.values.shape[-1])
+            first = spec.within.first_row
+            return dataclasses.replace(whole, values=rows[first : first + spec.shape[0]])
         if spec.name not in self._names:
             raise WeightsError(f"{self.folder}: the weights lack {spec.name} {spec.stored_shape}")
-        name = self._names[spec.name]
-        found = self._file(self._where[name]).tensor(name)
+        found = self.stored(spec.name)
         if found.values.shape != spec.stored_shape:
             raise WeightsError(
-                f"{found.path}: {name} has shape {found.values.shape}, "
+                f"{found.path}: {found.name} has shape {found.values.shape}, "
                 f"config.json asks for {spec.stored_shape}"
             )
         if found.dtype not in ("F32", "F16", "BF16", "F64"):
-            raise WeightsError(f"{found.path}: {name} is stored as {found.dtype}, no float")
+            raise WeightsError(f"{found.path}: {found.name} is stored as {found.dtype}, no float")
         return dataclasses.replace(found, values=_take_rows(found.values, spec.rows))
 
 
@@ -211,35 +150,67 @@ def _take_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A decoder's weights by role. Matrices are float32, or bfloat16 as uint16; vectors float32."""
+    """A decoder's weights by role.
+
+    Matrices are float32, bfloat16 as uint16, or `PackedMatrix`; vectors float32.
+    """
 
     spec: DecoderSpec
-    tensors: dict[str, NDArray[Any]]
+    tensors: dict[str, Any]
     """`embeddings`, `final_norm` and `head`; the same array twice where they are tied."""
-    layers: tuple[dict[str, NDArray[Any]], ...]
+    layers: tuple[dict[str, Any], ...]
 
 
-def load_weights(spec: DecoderSpec, folder: Path | str, dtype: WeightsDtype = "auto") -> Weights:
+def load_weights(
+    spec: DecoderSpec,
+    folder: Path | str,
+    dtype: WeightsDtype = "auto",
+    quantize: QuantizedKind | None = None,
+    *,
+    threads: int = 1,
+    say: Callable[[str], None] | None = None,
+) -> Weights:
     """Map the weights that `spec` names. Tensors that it does not name are left alone.
 
     `auto` keeps float32 and bfloat16 as they are stored; float16 becomes float32, because the
     kernels compute in float32 and have no cheap widening of it. The other values convert matrices
-    where they differ from it, which copies them. Raises as `WeightsFolder` does.
+    where they differ from it, which copies them. Matrices that the folder holds quantised stay so
+    with `auto`, and are multiplied out with the others. `quantize` quantises those that are not,
+    and keeps the result for the next start; `say` gets a line of text when that takes time.
+    Raises as `WeightsFolder` does.
     """
     source = WeightsFolder(folder, spec.names.spellings)
+    packer = Packer(spec, source, quantize, threads, say)
 
-    def read(tensor: TensorSpec) -> NDArray[Any]:
+    def read(tensor: TensorSpec) -> Tensor:
+        stored_whole = dataclasses.replace(tensor, shape=tensor.stored_shape)
+        quantized = read_quantized(source, stored_whole, spec.quantization)
+        if quantized is not None:
+            part = take_columns(quantized, tensor.rows)
+            wanted = dtype == "auto" and tensor.role != "embeddings"  # rows of which are looked up
+            packed = packer.packed(part) if wanted else None
+            return unpack_quantized(part, dtype) if packed is None else packed
         stored = source.tensor(tensor)
+        if packer.wants(tensor.role):
+            return packer.quantized(tensor, stored.values)
         values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
         return values + np.float32(tensor.offset) if tensor.offset else values
 
     tensors = {tensor.role: read(tensor) for tensor in spec.global_tensors()}
-    tensors.setdefault("head", tensors["embeddings"])
+    if "head" not in tensors:
+        tensors["head"] = read(spec.tied_head()) if packer.wants("head") else tensors["embeddings"]
     layers = tuple(
         {tensor.role: read(tensor) for tensor in spec.layer_tensors(layer)}
         for layer in range(spec.num_layers)
     )
+    packer.keep()
     return Weights(spec, tensors, layers)
+
+
+def unpack_quantized(matrix: QuantizedMatrix, dtype: WeightsDtype) -> NDArray[Any]:
+    """A quantised matrix multiplied out, which takes the room of a full one."""
+    values = matrix.dequantized()
+    return round_to_bfloat16(values) if dtype == "bfloat16" else values
 
 
 def embedding_scale(weights: Weights) -> np.float32:
@@ -256,15 +227,3 @@ def convert(stored: StoredTensor, dtype: WeightsDtype) -> NDArray[Any]:
         return stored.values if dtype in ("auto", "bfloat16") else widen(stored.values)
     values = stored.values.astype(np.float32, copy=False)
     return round_to_bfloat16(values) if dtype == "bfloat16" else values
-
-
-def widen(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Bfloat16, as uint16, to float32: exact."""
-    return (halves.astype(np.uint32) << 16).view(np.float32)
-
-
-def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Float32 to bfloat16, as uint16: to nearest, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16
-    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)

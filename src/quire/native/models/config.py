@@ -18,13 +18,13 @@ class HubConfig:
         self.source = source
 
     @classmethod
-    def read(cls, folder: Path) -> HubConfig:
+    def read(cls, folder: Path, name: str = "config.json") -> HubConfig:
         """Read `folder/config.json`. Raises ModelNotFoundError or ModelError."""
-        path = folder / "config.json"
+        path = folder / name
         if not folder.is_dir():
             raise ModelNotFoundError(f"{folder} is not a folder")
         if not path.is_file():
-            raise ModelNotFoundError(f"{folder} has no config.json: is it a model's folder?")
+            raise ModelNotFoundError(f"{folder} has no {name}: is it a model's folder?")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -32,6 +32,10 @@ class HubConfig:
         if not isinstance(values, dict):
             raise ModelError(f"{path} holds no JSON object")
         return cls(values, str(path))
+
+    def with_changes(self, changes: Mapping[str, Any]) -> HubConfig:
+        """The same with other values of some keys."""
+        return HubConfig({**self.values, **changes}, self.source)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`, or the default where it is absent or null."""
@@ -42,9 +46,12 @@ class HubConfig:
         """The same config with values for keys that it does not have. A null stays a null."""
         return HubConfig({**defaults, **self.values}, self.source)
 
-    def inner(self, key: str) -> HubConfig:
-        """The object at `key`, as a config of its own; raises ModelError where there is none."""
-        value = self.get(key)
+    def inner(self, key: str, value: Any = None) -> HubConfig:
+        """The object at `key`, or the one given, as a config of its own.
+
+        Raises ModelError where it is no object.
+        """
+        value = self.get(key) if value is None else value
         if not isinstance(value, Mapping):
             raise self.wrong(key, value, "an object")
         return HubConfig(value, f"{self.source}: {key}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from quire.errors import UnsupportedModelError
@@ -15,14 +16,19 @@ from quire.native.models import (
     internlm2,
     llama,
     mistral,
+    mixtral,
     olmo,
+    olmoe,
     phi3,
     qwen2,
+    qwen2_moe,
     qwen3,
+    qwen3_moe,
     smollm3,
 )
 from quire.native.models.config import HubConfig
 from quire.native.models.spec import DecoderSpec
+from quire.native.quantization.formats import read_quantization
 
 DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "gemma": gemma.decoder,
@@ -37,11 +43,15 @@ DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "ministral": mistral.ministral,
     "mistral": mistral.decoder,
     "mistral3": mistral.multimodal,
+    "mixtral": mixtral.decoder,
     "olmo2": olmo.olmo2,
     "olmo3": olmo.olmo3,
+    "olmoe": olmoe.decoder,
     "phi3": phi3.decoder,  # Phi-4 too
     "qwen2": qwen2.decoder,
+    "qwen2_moe": qwen2_moe.decoder,
     "qwen3": qwen3.decoder,
+    "qwen3_moe": qwen3_moe.decoder,
     "smollm3": smollm3.decoder,
 }
 
@@ -53,11 +63,16 @@ def read_spec(folder: Path | str) -> DecoderSpec:
     a rope type, an activation or a quantisation that this engine does not run) or ModelError (a
     config.json that cannot be read or contradicts itself).
     """
-    return spec_of(HubConfig.read(Path(folder)))
+    folder = Path(folder)
+    return spec_of(HubConfig.read(folder), folder)
 
 
-def spec_of(config: HubConfig) -> DecoderSpec:
-    """The spec of a config that was read already; raises as `read_spec` does."""
+def spec_of(config: HubConfig, folder: Path | None = None) -> DecoderSpec:
+    """The spec of a config that was read already; raises as `read_spec` does.
+
+    Old folders say in a file of their own how their weights are quantised: it is looked for in
+    `folder`.
+    """
     model_type = config.get("model_type")
     builder = DECODERS.get(model_type) if isinstance(model_type, str) else None
     if builder is None:
@@ -66,9 +81,4 @@ def spec_of(config: HubConfig) -> DecoderSpec:
             f"{config.source}: model_type {said}. The native engine runs "
             f"{', '.join(sorted(DECODERS))}; infer_backend: vllm may run others"
         )
-    if "quantization_config" in config:
-        raise UnsupportedModelError(
-            f"{config.source}: the weights are quantised, which the native engine does not run. "
-            "infer_backend: vllm may run this model"
-        )
-    return builder(config)
+    return replace(builder(config), quantization=read_quantization(config, folder))
