@@ -59,7 +59,6 @@ class Run:
         self.limits = Process(limits.PEER, limits.PEER.configurations[0], self.folder)
         for peer in peers:
             self._start(peer)
-        self._check_idle()
 
     def _start(self, peer: Peer) -> None:
         try:
@@ -81,13 +80,18 @@ class Run:
             self.configurations[name] = (peer, configuration)
             self.results.runs(name, process.version)
 
-    def _check_idle(self) -> None:
-        """A process that spins while others are measured takes their time."""
-        time.sleep(REST)
-        for process in self.processes:
-            share = process.idle_share(0.2)
+    @contextmanager
+    def _alone(self, process: Process) -> Iterator[None]:
+        """Tell of each other process that spins meanwhile: it takes the time of who is measured."""
+        others = [other for other in self.processes if other is not process]
+        before, began = [other.cpu_seconds() for other in others], time.perf_counter()
+        yield
+        took = max(time.perf_counter() - began, 0.1)
+        for other, start in zip(others, before, strict=True):
+            share = (other.cpu_seconds() - start) / took
             if share > IDLE_SHARE:
-                print(f"{process.name} takes {share:.0%} of a core while it waits", flush=True)
+                text = f"{other.name} took {share:.0%} of a core in a turn of {process.name}"
+                print(text, file=sys.stderr, flush=True)
 
     def measure_limits(self) -> None:
         """Let the machine's own limits be measured."""
@@ -111,7 +115,8 @@ class Run:
                 time.sleep(REST)
                 began = time.perf_counter()
                 try:
-                    samples[process.name].append(self._once(point, process, prompts))
+                    with self._alone(process):
+                        samples[process.name].append(self._once(point, process, prompts))
                 except Refused as error:
                     self.results.refused(f"{process.name}, {point.name}", str(error))
                     waiting.remove(process)

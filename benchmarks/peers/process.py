@@ -125,11 +125,11 @@ class Process:
             pass  # the reply tells
         return self._read()
 
-    def idle_share(self, seconds: float = 1.0) -> float:
-        """The share of one core that the process takes while it has nothing to do."""
-        before = _cpu_seconds(self.pid)
-        time.sleep(seconds)
-        return (_cpu_seconds(self.pid) - before) / seconds
+    def cpu_seconds(self) -> float:
+        """What it has computed so far, all threads together."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+        user, system = fields.split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
         if self._process.stdin is not None:
@@ -163,8 +163,3 @@ def cold_seconds(
         return time.perf_counter() - began
     finally:
         process.close()
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
