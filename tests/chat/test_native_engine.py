@@ -175,7 +175,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_never_cut(make: MakeModel) -
     ("arguments", "word"),
     [
         ({"adapter_name_or_path": "x"}, "adapter_name_or_path"),
-        ({"quantization_bit": 4}, "quantization_bit"),
+        ({"quantization_bit": 3}, "quantization_bit"),
         ({"stage": "rm"}, "rm"),
         ({"vllm_maxlen": 100_000}, "vllm_maxlen"),
         ({"add_special_tokens": ",".join(f"<{i}>" for i in range(400))}, "<"),

@@ -104,6 +104,7 @@ def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:
         max_model_len_is_wish="vllm_maxlen" not in model_args.explicit(),
         block_size=model_args.native_block_size,
         kv_cache_memory=model_args.native_kv_cache_memory,
+        kv_dtype=model_args.native_kv_cache_dtype,
         memory_util=model_args.native_memory_util,
         max_sequences=model_args.native_max_sequences,
         max_batch_tokens=model_args.native_max_batch_tokens,

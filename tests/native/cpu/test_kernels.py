@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from quire.native.batch import Batch
-from quire.native.cpu import attention, kernels, layout, reference
+from quire.native.cpu import attention, kernels, kv_cache, layout, reference
 from quire.native.cpu.layout import padded, scratch_floats, tiles_needed
 from quire.native.cpu.weights import round_to_bfloat16
 from quire.native.models.rope import cosines_and_sines
@@ -205,19 +205,73 @@ def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool)
             rotary,
             interleaved,
         )
-        kernels.store_keys(at(k), rows, *one_head, at(slots), block_size, at(caches[0]))
-        kernels.store_values(at(v), rows, *one_head, at(slots), block_size, at(caches[1]))
+        kv_cache.store_keys(at(k), rows, *one_head, at(slots), block_size, 0, at(caches[0]))
+        kv_cache.store_values(at(v), rows, *one_head, at(slots), block_size, 0, at(caches[1]))
     np.testing.assert_allclose(q, expected_q, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(caches[0], wanted[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(caches[1], wanted[1])
 
 
+def stored_as(
+    kind: int, k_cache: NDArray[np.float32], v_cache: NDArray[np.float32], size: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The caches as memory of some kind, written by the kernels position by position."""
+    blocks, heads, _, block_size = k_cache.shape
+    keys, values = (
+        np.zeros((blocks, heads, layout.kv_head_bytes(kind, width, block_size)), np.uint8)
+        for width in (size, padded(size))
+    )
+    slots = np.arange(blocks * block_size)
+    k = np.ascontiguousarray(k_cache.transpose(0, 3, 1, 2)).reshape(-1, heads, size)
+    v = np.ascontiguousarray(v_cache[..., :size].transpose(0, 2, 1, 3)).reshape(-1, heads, size)
+    sizes = (len(slots), heads, size, 0, heads)
+    kv_cache.store_keys(at(k), *sizes, at(slots), block_size, kind, at(keys))
+    kv_cache.store_values(at(v), *sizes, at(slots), block_size, kind, at(values))
+    return keys, values
+
+
+@pytest.mark.parametrize(("kind", "error"), [(layout.KV_FLOAT16, 1e-3), (layout.KV_INT8, 4e-2)])
+def test_attention_over_narrow_caches(kind: int, error: float) -> None:
+    """Near the result of float32; and exactly that of the numbers that are stored."""
+    rows = [(range(5), 200, table_of(205)), (range(1), 31, table_of(32, 13))]
+    batch = make_batch(rows)
+    q = floats(batch.num_rows, 6, 40) * np.float32(40**-0.5)
+    k_cache, v_cache = floats(15, 2, 40, 16), floats(15, 2, 16, padded(40))
+    found = run_attention(batch, q, k_cache, v_cache, 0, kind=kind)
+    wanted = reference.attention(q, batch, k_cache, v_cache, 0)
+    assert np.abs(found - wanted).max() < error
+    assert np.abs(found - wanted).max() > error / 300  # something was rounded
+    k_held, v_held = held_by(kind, k_cache, axis=2), held_by(kind, v_cache, axis=3)
+    exact = reference.attention(q, batch, k_held, v_held, 0)
+    np.testing.assert_allclose(found, exact, atol=2e-5)
+
+
+def held_by(kind: int, cache: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """What a cache of some kind holds of these numbers; `axis` runs over one head's."""
+    if kind == layout.KV_FLOAT16:
+        return cache.astype(np.float16).astype(np.float32)
+    inner = cache if axis == 2 else cache[..., :40]
+    scale = np.abs(inner).max(axis=axis, keepdims=True) / np.float32(127)
+    return (np.rint(cache / scale).clip(-127, 127) * scale).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", [layout.KV_FLOAT32, layout.KV_FLOAT16, layout.KV_INT8])
+def test_a_number_that_is_none_shows_in_attention(kind: int) -> None:
+    batch = make_batch([(range(2), 20, table_of(22))])
+    q, k_cache, v_cache = floats(2, 2, 16), floats(2, 2, 16, 16), floats(2, 2, 16, 16)
+    v_cache[0, 1, 3] = np.nan
+    found = run_attention(batch, q, k_cache, v_cache, 0, kind=kind)
+    assert np.isfinite(found[:, 0]).all()
+    assert not np.isfinite(found[:, 1]).any()
+
+
 def run_attention(
     batch: Batch, q: NDArray[np.float32], k_cache: NDArray[np.float32],
-    v_cache: NDArray[np.float32], window: int, cap: float = 0.0,
+    v_cache: NDArray[np.float32], window: int, cap: float = 0.0, kind: int = layout.KV_FLOAT32,
 ) -> NDArray[np.float32]:  # fmt: skip
     heads, size = q.shape[1:]
     kv_heads, block_size = k_cache.shape[1], k_cache.shape[3]
+    keys, values = stored_as(kind, k_cache, v_cache, size)
     group = heads // kv_heads
     tiles = np.zeros((tiles_needed(batch.num_rows, batch.num_sequences, group), 3), np.int64)
     count = attention.plan_tiles(at(batch.query_start), batch.num_sequences, group, at(tiles))
@@ -228,7 +282,7 @@ def run_attention(
     for task in range(count * kv_heads):
         attention.attention(
             task, at(q), heads, kv_heads, size, at(batch.positions), at(batch.block_tables),
-            batch.block_tables.shape[1], block_size, at(k_cache), at(v_cache), window, at(tiles),
+            batch.block_tables.shape[1], block_size, kind, at(keys), at(values), window, at(tiles),
             at(out), at(scratch), cap,
         )  # fmt: skip
     return out

@@ -39,9 +39,9 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
     ACTIVATION, EMBEDDING_SCALE, RESIDUAL_SCALE, LOGITS_SCALE, ATTENTION_CAP, LOGITS_CAP,
     ROTARY_DIM, INTERLEAVED, WIDTH_NORMS, LOCAL_COSINES, LOCAL_SINES,
-    QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
+    KV_KIND, QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
     TABLE_WORDS,
-) = range(58)  # fmt: skip
+) = range(59)  # fmt: skip
 SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
@@ -51,6 +51,7 @@ SILU, GELU_TANH = range(2)  # what ACTIVATION may be
     MAP_WORDS,
 ) = range(12)  # fmt: skip
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)  # what KIND may be
+KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # what KV_KIND may be
 QUANT_BLOCK = 16  # columns of a quantised map that lie together
 
 # One layer's row. Each linear map is the address of its MAP_WORDS.
@@ -114,6 +115,13 @@ def scratch_floats(group: int, head_dim: int, hidden: int = 0) -> int:
 def quantized_row_bytes(depth: int, span: int) -> int:
     """Bytes from one quantised row to the next: see `quantized`. `depth` is a multiple of `span`."""
     return (depth + 8 * (depth // span) + LINE - 1) // LINE * LINE
+
+
+def kv_head_bytes(kind: int, size: int, block_size: int) -> int:
+    """Bytes of one head in a block of keys, or (for padded sizes) of values: see `kv_cache`."""
+    if kind == KV_INT8:
+        return size * block_size + 4 * block_size
+    return size * block_size * (4 if kind == KV_FLOAT32 else 2)
 
 
 def num_phases(layers: int) -> int:

@@ -11,7 +11,7 @@ from quire.machine.cpus import default_threads
 from quire.native.cpu.expert_tables import expert_scratch_bytes
 from quire.native.cpu.layout import BLOCK_SIZES
 from quire.native.cpu.machine_code import load_step
-from quire.native.cpu.memory import count_blocks
+from quire.native.cpu.memory import KvDtype, count_blocks
 from quire.native.cpu.packer import QuantizedKind
 from quire.native.cpu.runner import CpuRunner
 from quire.native.cpu.weights import Weights, WeightsDtype, load_weights
@@ -32,6 +32,7 @@ def load_model(
     max_model_len_is_wish: bool = False,
     block_size: int = 16,
     kv_cache_memory: int | None = None,
+    kv_dtype: KvDtype = "float32",
     memory_util: float = 0.7,
     num_threads: int | None = None,
     max_batch_tokens: int = 2048,
@@ -46,6 +47,7 @@ def load_model(
         rope_scaling: a kind of `rope.OVERRIDES`; None or "none" keeps the model's own.
         max_model_len: the most tokens of one sequence; None takes the model's own number.
         max_model_len_is_wish: take the model's own number where it is smaller, without an error.
+        kv_dtype: of the KV cache's elements.
         kv_cache_memory: bytes; None takes `memory_util` of what is free.
         num_threads: None takes a thread for each core that this process may use.
         max_batch_tokens: the most rows of one batch; scratch is sized by it.
@@ -75,6 +77,7 @@ def load_model(
         memory=kv_cache_memory,
         memory_util=memory_util,
         reserved=weights_bytes(weights) + scratch_bytes(spec, max_batch_tokens),
+        kv_dtype=kv_dtype,
     )
     return CpuRunner(
         weights,
@@ -84,6 +87,7 @@ def load_model(
         block_size=block_size,
         num_threads=threads,
         max_batch_tokens=max_batch_tokens,
+        kv_dtype=kv_dtype,
     )
 
 

@@ -16,9 +16,9 @@ from quire.native.batch import Batch
 from quire.native.cpu import layout
 from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
-from quire.native.cpu.layout import num_phases, padded, scratch_floats, tiles_needed
+from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.machine_code import StepFunction
-from quire.native.cpu.memory import aligned_zeros
+from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
 from quire.native.cpu.packed import PackedMatrix, Tensor
 from quire.native.cpu.team import Team
 from quire.native.cpu.weights import Weights, embedding_scale
@@ -46,6 +46,7 @@ class CpuRunner:
         block_size: int = 16,
         num_threads: int = 1,
         max_batch_tokens: int = 2048,
+        kv_dtype: KvDtype = "float32",
     ) -> None:
         spec = weights.spec
         self.block_size, self.num_blocks = block_size, num_blocks
@@ -58,8 +59,14 @@ class CpuRunner:
         self._arrays: dict[str, NDArray[Any]] = {}
         self._expert_tables: list[ExpertTable] = []
         heads, size = spec.num_kv_heads, spec.head_dim
-        self._keys = aligned_zeros((spec.num_layers, num_blocks, heads, size, block_size))
-        self._values = aligned_zeros((spec.num_layers, num_blocks, heads, block_size, padded(size)))
+        kind = self._table[layout.KV_KIND] = KV_KINDS[kv_dtype]
+        self._keys, self._values = (
+            aligned_zeros(
+                (spec.num_layers, num_blocks, heads, kv_head_bytes(kind, width, block_size)),
+                np.uint8,
+            )
+            for width in (size, padded(size))
+        )
         self._weights: Weights | None = weights
         self._layers = self._fill_layers(weights)
         self._fill_model(weights)

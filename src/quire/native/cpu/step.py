@@ -29,9 +29,8 @@ from quire.native.cpu.kernels import (
     rotate_heads,
     scale_rows,
     share,
-    store_keys,
-    store_values,
 )
+from quire.native.cpu.kv_cache import store_keys, store_values
 from quire.native.cpu.quantized import quantize_rows
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
 from quire.native.cpu.sync import enter, finish_task, leave, take_task, wait_for_tasks
@@ -199,7 +198,7 @@ def _finish_keys(
             row, rows)  # fmt: skip
     store_keys(keys + 4 * row * kv_heads * size, rows, kv_heads, size, first, end,
                get_int64(table, layout.SLOTS) + 8 * row, get_int64(table, layout.BLOCK_SIZE),
-               get_int64(layer, layout.K_CACHE))  # fmt: skip
+               get_int64(table, layout.KV_KIND), get_int64(layer, layout.K_CACHE))  # fmt: skip
 
 
 @kernel
@@ -230,7 +229,7 @@ def _project_task(table: int, layer: int, normed: int, whole: int, first: int, e
         values = get_int64(table, layout.VALUES)
         _project_heads(table, get_int64(layer, layout.V_MAP), normed, whole, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
-                     get_int64(layer, layout.V_CACHE))  # fmt: skip
+                     get_int64(table, layout.KV_KIND), get_int64(layer, layout.V_CACHE))  # fmt: skip
 
 
 @kernel
@@ -299,6 +298,7 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
             get_int64(table, layout.BLOCK_TABLES),
             get_int64(table, layout.TABLE_WIDTH),
             get_int64(table, layout.BLOCK_SIZE),
+            get_int64(table, layout.KV_KIND),
             get_int64(layer, layout.K_CACHE),
             get_int64(layer, layout.V_CACHE),
             get_int64(layer, layout.WINDOW),
