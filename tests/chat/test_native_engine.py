@@ -27,6 +27,7 @@ from quire.errors import (
     PromptTooLongError,
     QuireError,
     RequestTimeoutError,
+    SamplingError,
     UnsupportedModelError,
     UnsupportedOptionError,
     WeightsError,
@@ -148,7 +149,7 @@ def test_timeout_ends_one_request_alone(make: MakeModel) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "word"),
     [
-        ({"response_format": {"type": "json_object"}}, UnsupportedOptionError, "response_format"),
+        ({"response_format": {"type": "regex", "regex": "(open"}}, SamplingError, "unclosed group"),
         ({"adapter": "pirate"}, UnsupportedOptionError, "adapter"),
         ({"logit_bias": {99999: 1}}, QuireError, "99999"),
         ({"max_length": 0}, QuireError, "max_length"),

@@ -10,10 +10,11 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
+from quire.native.constraints.matcher import Matcher
 from quire.native.engine import Engine
 from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta
@@ -41,6 +42,7 @@ class _Submission:
     prompt: Prompt
     params: SamplingParams
     adapter: str | None
+    matchers: Sequence[Matcher]
     inbox: _Inbox
     unfinished: int
 
@@ -73,12 +75,17 @@ class EngineThread:
         self._thread.start()
 
     async def generate(
-        self, request_id: str, prompt: Prompt, params: SamplingParams, adapter: str | None
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        adapter: str | None,
+        matchers: Sequence[Matcher] = (),
     ) -> AsyncGenerator[Delta, None]:
         """Submit one request and yield its deltas; aborts it when closed or cancelled."""
         inbox = _Inbox(asyncio.get_running_loop())
         unfinished = params.n
-        self._submit(_Submission(request_id, prompt, params, adapter, inbox, unfinished))
+        self._submit(_Submission(request_id, prompt, params, adapter, matchers, inbox, unfinished))
         try:
             while unfinished:
                 if not inbox.waiting:
@@ -156,7 +163,11 @@ class EngineThread:
     def _add(self, request: _Submission) -> None:
         try:
             self._engine.add(
-                request.request_id, request.prompt, request.params, adapter=request.adapter
+                request.request_id,
+                request.prompt,
+                request.params,
+                adapter=request.adapter,
+                matchers=request.matchers,
             )
         except QuireError as error:
             self._send([(request.inbox, error)])

@@ -14,6 +14,7 @@ from quire.chat.native_options import check_arguments, quantization
 from quire.chat.tokenizer_loading import check_vocabulary
 from quire.model_folder import find_model_folder
 from quire.native.batch import Runner
+from quire.native.constraints.compiler import ConstraintCompiler
 from quire.native.cpu.loading import load_model
 from quire.native.detokenizer import detokenizer_factory
 from quire.native.engine import Engine
@@ -54,6 +55,7 @@ class NativeEngine(BaseEngine):
             raise
         self.context_length = runner.max_model_len
         self._request_numbers = itertools.count()
+        self._constraints = ConstraintCompiler(self.tokenizer, runner.vocab_size)
         self._thread = EngineThread(engine, "quire-native")
 
     def _make_engine(self, runner: Runner) -> Engine:
@@ -77,7 +79,8 @@ class NativeEngine(BaseEngine):
     ) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see BaseEngine."""
         name = request_id or f"request-{next(self._request_numbers)}"
-        async for delta in self._thread.generate(name, prompt, params, adapter):
+        matchers = await self._constraints.matchers(params)
+        async for delta in self._thread.generate(name, prompt, params, adapter, matchers):
             yield delta
 
     @property
@@ -91,6 +94,7 @@ class NativeEngine(BaseEngine):
 
     async def close(self) -> None:
         """End the engine's threads and free the weights and the KV cache."""
+        self._constraints.close()
         await asyncio.to_thread(self._thread.close)
 
 

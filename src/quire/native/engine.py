@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence as Many
 
 from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, QuireError, RequestError
 from quire.native.adjustments import Encode
@@ -11,6 +12,8 @@ from quire.native.admission import Limits, check_request, make_request
 from quire.native.batch import Runner
 from quire.native.batching import LogitsRows, build_batch
 from quire.native.blocks import BlockPool
+from quire.native.constraints.masking import MaskMaker
+from quire.native.constraints.matcher import Matcher
 from quire.native.detokenizer import MakeDetokenizer
 from quire.native.ending import Ending, ending_after, usage_of
 from quire.native.sampler import Sampled, Sampler
@@ -28,8 +31,9 @@ Outputs = list[tuple[str, Delta]]
 _LOGITS_BYTES = 64 * 2**20  # at most so much for the logits of one prompt's log-probabilities
 
 _BAD_LOGITS = (
-    "The model gave no usable logits here: NaN or infinity, or every token is banned. Weights may be "
-    "damaged, or the type too narrow: try infer_dtype: float32."
+    "The model gave no usable logits here: NaN or infinity, or every token is banned (bad_words or "
+    "min_tokens may leave nothing of what response_format allows). Weights may be damaged, or the type "
+    "too narrow: try infer_dtype: float32."
 )
 
 
@@ -86,6 +90,7 @@ class Engine:
             max_logits_rows=max(1, _LOGITS_BYTES // (4 * runner.vocab_size)),
         )
         self._sampler = Sampler()
+        self._masks = MaskMaker()
         self._requests: dict[str, Request] = {}
         self._added = self._steps = self._failed_steps = self._generated = 0
         self._closed = False
@@ -100,8 +105,11 @@ class Engine:
         *,
         arrival: float | None = None,
         adapter: str | None = None,
+        matchers: Many[Matcher] = (),
     ) -> None:
         """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
+
+        `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
 
         Raises:
             RequestError: the request is wrong, or its id is in use.
@@ -112,7 +120,7 @@ class Engine:
             raise EngineClosedError("The engine was closed.")
         if request_id in self._requests:
             raise RequestError(f"The request id {request_id!r} is in use.")
-        check_request(prompt, params, adapter, self._limits)
+        check_request(prompt, params, adapter, self._limits, matchers)
         try:
             request = make_request(
                 request_id,
@@ -123,6 +131,7 @@ class Engine:
                 vocab_size=self._limits.vocab_size,
                 make_detokenizer=self._make_detokenizer,
                 encode=self._encode,
+                matchers=matchers,
             )
         except QuireError:
             raise
@@ -151,6 +160,7 @@ class Engine:
             self._closed = True
             for request_id in list(self._requests):
                 self.abort(request_id)
+            self._masks.close()
             self._runner.close()
 
     # --- one step --------------------------------------------------------------------------------
@@ -191,7 +201,16 @@ class Engine:
             if sequence not in faulty:
                 one = None if logprobs is None else logprobs[place]
                 outputs.append(self._accept(sequence, sampled.tokens[place], one))
-        return outputs + self._fail(list(faulty), _BAD_LOGITS) if faulty else outputs
+        if faulty:
+            outputs += self._fail(list(faulty), _BAD_LOGITS)
+        self._prepare_masks(rows)
+        return outputs
+
+    def _prepare_masks(self, rows: LogitsRows) -> None:
+        """Begin to find out what the grammars allow next; it goes on while the model computes."""
+        matchers = [s.matcher for s in rows.drawing if s.matcher and not s.finished]
+        if matchers:
+            self._masks.start(matchers)
 
     def _advance(self, sequence: Sequence, count: int) -> None:
         """Note what was computed; once that is the prompt, its completions part."""
@@ -241,7 +260,11 @@ class Engine:
                 if one.finished:
                     continue
                 delta = Delta(
-                    one.index, "", finish_reason="error", usage=usage_of(one), error=error
+                    one.index,
+                    "",
+                    finish_reason="error",
+                    usage=usage_of(one),
+                    error=_grammar_error(one) or error,
                 )
                 outputs.append((one.request.request_id, delta))
                 self._finish(one, discard=True)
@@ -283,6 +306,11 @@ class Engine:
                 assert sequence.finished != (sequence in queued)
                 queued.discard(sequence)
         assert not queued, "a sequence of no request is queued"
+
+
+def _grammar_error(sequence: Sequence) -> str | None:
+    failed = sequence.matcher is not None and sequence.matcher.error
+    return f"response_format: {failed}" if failed else None
 
 
 def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprob | None, ...] | None:

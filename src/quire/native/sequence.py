@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from quire.native.adjustments import LogitRules, TokenCounts
 from quire.native.block_table import BlockTable
 from quire.native.completion_text import CompletionText
+from quire.native.constraints.matcher import Matcher
 from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms
@@ -65,6 +66,7 @@ class Sequence:
         "finished",
         "index",
         "key",
+        "matcher",
         "num_tokens",
         "prompt_length",
         "published",
@@ -81,6 +83,7 @@ class Sequence:
         text: CompletionText,
         uniforms: Uniforms | None,
         counts: TokenCounts | None,
+        matcher: Matcher | None = None,
     ) -> None:
         self.request = request
         self.index = index
@@ -88,6 +91,7 @@ class Sequence:
         self.text = text
         self.uniforms = uniforms  # None: greedy
         self.counts = counts  # None: no penalties
+        self.matcher = matcher  # None: no constraint
         self.prompt_length = self.num_tokens = request.prompt_length
         self._tokens = np.empty(
             self.num_tokens + min(request.params.max_tokens, 64), dtype=np.int32

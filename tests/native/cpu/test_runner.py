@@ -110,6 +110,16 @@ def test_odd_sizes(changes: dict[str, Any], folders: Callable[..., Path], load: 
     np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["gemma2", "glm4", "granite", "internlm2", "olmo2", "phi3"])
+def test_odd_sizes_of_other_kinds(kind: str, folders: Callable[..., Path], load: Load) -> None:
+    """No size is a whole number of registers; one key head, and one of GLM's pairs is left over."""
+    sizes = {"hidden_size": 72, "intermediate_size": 101, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 1, "head_dim": 18 if kind != "glm4" else 20}
+    folder, ids = folders(kind, **sizes), random_ids(LENGTH)
+    found = logits_of(load(folder, num_threads=2), ids, [100, 1])
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
 def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Load) -> None:
     """More heads than a tile of attention has pairs."""
     folder = folders(
@@ -119,7 +129,7 @@ def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Lo
     np.testing.assert_allclose(logits_of(load(folder), ids), oracle_logits(folder, ids), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama3"])
+@pytest.mark.parametrize("kind", ["qwen2", "llama3", "phi3", "olmo2", "granite"])
 def test_bfloat16_weights(kind: str, folders: Callable[..., Path], load: Load) -> None:
     folder, ids = folders(kind, dtype="bfloat16", hidden_size=72, head_dim=18), random_ids(LENGTH)
     runner = load(folder)

@@ -234,7 +234,7 @@ def test_unknown_model_type_names_the_known_and_vllm() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quant_method is .fp8."),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, "mrope"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ by layer"),

@@ -187,7 +187,8 @@ def load_weights(
         quantized = read_quantized(source, stored_whole, spec.quantization)
         if quantized is not None:
             part = take_columns(quantized, tensor.rows)
-            packed = packer.packed(part) if dtype == "auto" else None
+            wanted = dtype == "auto" and tensor.role != "embeddings"  # rows of which are looked up
+            packed = packer.packed(part) if wanted else None
             return unpack_quantized(part, dtype) if packed is None else packed
         stored = source.tensor(tensor)
         if packer.wants(tensor.role):
