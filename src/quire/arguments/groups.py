@@ -168,6 +168,10 @@ class ModelArguments(Arguments):
         Literal["int8", "int4"] | None, BeforeValidator(_none_for_full)
     ] = None
     """Round the weights to so many bits at load; the result is kept in the cache folder."""
+    native_speculation: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """The most tokens that a stream guesses ahead in one step, from what followed the same words in
+    its prompt and answer; 0 for none. It makes answers that repeat their prompt faster and changes
+    no token; 8 is a good number."""
 
     def hub_token(self) -> str | None:
         """The hub's token in plain text, for the hub's client alone."""

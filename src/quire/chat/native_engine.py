@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
-from quire.chat.base_engine import BaseEngine
+from quire.chat.base_engine import BaseEngine, EngineMemory
 from quire.chat.engine_thread import EngineThread
 from quire.chat.native_options import check_arguments, quantization
 from quire.chat.tokenizer_loading import check_vocabulary
@@ -54,6 +54,7 @@ class NativeEngine(BaseEngine):
             runner.close()
             raise
         self.context_length = runner.max_model_len
+        self._memory = EngineMemory(runner.weights_bytes, runner.kv_cache_bytes)
         self._request_numbers = itertools.count()
         self._constraints = ConstraintCompiler(self.tokenizer, runner.vocab_size)
         self._thread = EngineThread(engine, "quire-native")
@@ -67,6 +68,7 @@ class NativeEngine(BaseEngine):
             max_sequences=args.native_max_sequences,
             max_batch_tokens=args.native_max_batch_tokens,
             prefix_caching=args.native_prefix_caching,
+            speculation=args.native_speculation,
         )
 
     async def generate(
@@ -87,6 +89,11 @@ class NativeEngine(BaseEngine):
     def statistics(self) -> EngineStatistics:
         """Figures of the engine at this moment."""
         return self._thread.statistics
+
+    @property
+    def memory(self) -> EngineMemory:
+        """Bytes of weights, mapped ones among them, and of the KV cache, touched or not."""
+        return self._memory
 
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""

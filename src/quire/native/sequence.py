@@ -15,6 +15,7 @@ from quire.native.constraints.matcher import Matcher
 from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms
+from quire.native.speculation import Drafter
 from quire.sampling import SamplingParams
 
 Key: TypeAlias = tuple[int, float, int, int]
@@ -63,6 +64,7 @@ class Sequence:
         "_tokens",
         "computed_tokens",
         "counts",
+        "drafter",
         "finished",
         "index",
         "key",
@@ -92,6 +94,7 @@ class Sequence:
         self.uniforms = uniforms  # None: greedy
         self.counts = counts  # None: no penalties
         self.matcher = matcher  # None: no constraint
+        self.drafter: Drafter | None = None  # set where the engine speculates
         self.prompt_length = self.num_tokens = request.prompt_length
         self._tokens = np.empty(
             self.num_tokens + min(request.params.max_tokens, 64), dtype=np.int32

@@ -69,6 +69,7 @@ def load_model(
         )
     threads = num_threads or default_threads()
     weights = load_weights(spec, folder, dtype, quantize, threads=threads, say=on_compile)
+    size = weights_bytes(weights)
     num_blocks = count_blocks(
         spec,
         block_size=block_size,
@@ -76,10 +77,10 @@ def load_model(
         max_sequences=max_sequences,
         memory=kv_cache_memory,
         memory_util=memory_util,
-        reserved=weights_bytes(weights) + scratch_bytes(spec, max_batch_tokens),
+        reserved=size + scratch_bytes(spec, max_batch_tokens),
         kv_dtype=kv_dtype,
     )
-    return CpuRunner(
+    runner = CpuRunner(
         weights,
         load_step(on_compile),
         max_model_len=length,
@@ -89,6 +90,8 @@ def load_model(
         max_batch_tokens=max_batch_tokens,
         kv_dtype=kv_dtype,
     )
+    runner.weights_bytes = size
+    return runner
 
 
 def _model_length(spec: DecoderSpec, wanted: int | None, wish: bool) -> int:

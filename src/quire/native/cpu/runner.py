@@ -36,6 +36,9 @@ class CpuRunner:
     into chunks, and whatever the number of threads.
     """
 
+    weights_bytes: int = 0
+    """For people; `load_model` says it."""
+
     def __init__(
         self,
         weights: Weights,
@@ -67,6 +70,7 @@ class CpuRunner:
             )
             for width in (size, padded(size))
         )
+        self.kv_cache_bytes = self._keys.nbytes + self._values.nbytes
         self._weights: Weights | None = weights
         self._layers = self._fill_layers(weights)
         self._fill_model(weights)
