@@ -109,7 +109,7 @@ async def test_many_requests_of_one_loop(make: MakeModel) -> None:
     assert len(set(alone)) > 1
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "phi4_mini", "glm4"])
+@pytest.mark.parametrize("kind", ["gemma3", "phi4_mini", "glm4", "qwen2_moe", "qwen3_moe"])
 def test_other_decoders_answer_as_transformers(kind: str, make: MakeModel, tmp_path: Path) -> None:
     folder = make_model_folder(tmp_path, kind)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
