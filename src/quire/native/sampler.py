@@ -48,7 +48,9 @@ class Sampler:
         if count != len(logits) or any(map(int.__ne__, rows, range(count))):
             logits = logits[rows]
         adjust(logits, _adjustments(sequences))
-        mask(logits, [(row, s.matcher) for row, s in enumerate(sequences) if s.matcher])
+        constrained = [(row, s.matcher) for row, s in enumerate(sequences) if s.matcher]
+        if constrained:
+            mask(logits, constrained)
         tokens = logits.argmax(axis=1)
         usable = np.isfinite(logits[np.arange(count), tokens])
         self._draw(logits, sequences, tokens, usable)

@@ -20,12 +20,20 @@ from quire.errors import EngineClosedError, SamplingError, UnsupportedOptionErro
 from quire.native.constraints import compiler as compiling
 from quire.native.constraints.compiler import ConstraintCompiler
 from quire.native.constraints.masking import MaskMaker
+from quire.native.constraints.matcher import Matcher
 from quire.response_format import Constraint
 from quire.tokenizer import Tokenizer
 from tests.native.constraints.running import EOS, TOKENS, VOCAB, compiler, regex, settings
 from tests.native.small_tokenizers import byte_fallback, byte_level
 
 PATTERNS = ["[0-9]{2,4}", "(the )?cat( sat)*", "[ab]*c", "1|2 [a-z]{3}"]
+
+
+def allowed_by(matcher: Matcher) -> list[int]:
+    bias = matcher.bias()
+    assert bias.dtype == np.float32
+    assert np.isin(bias, [0.0, -np.inf]).all()
+    return np.flatnonzero(bias == 0.0).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,7 @@ def test_masks_are_what_a_plain_look_at_every_token_finds(
     (matcher,) = compiler().compile(regex(pattern))
     so_far = ""
     for _ in range(12):
-        allowed = np.flatnonzero(~matcher.banned()).tolist()
+        allowed = allowed_by(matcher)
         accepts = partial_regex.fullmatch(pattern, so_far) is not None
         assert (EOS in allowed) == accepts
         some = {
@@ -73,7 +81,7 @@ def test_both_kinds_of_tokenizers_write_what_is_asked(tokenizer: Tokenizer) -> N
     (matcher,) = own.compile(settings(Constraint("choice", (wanted, "x"))))
     written: list[int] = []
     while not matcher.is_complete:
-        allowed = np.flatnonzero(~matcher.banned()).tolist()
+        allowed = allowed_by(matcher)
         (x,) = [token for token in allowed if tokenizer.decode([token]) == "x"] or [None]
         written.append(next(token for token in allowed if token != x))
         matcher.accept(written[-1])
@@ -114,27 +122,27 @@ def test_many_choices_are_no_problem() -> None:
 def test_a_grammar_that_becomes_too_complex_says_so() -> None:
     (matcher,) = compiler().compile(regex("((a{1,100}){1,100}){1,100}"))
     for _ in range(5000):
-        matcher.accept(int(np.flatnonzero(~matcher.banned())[-1]))
+        matcher.accept(allowed_by(matcher)[-1])
         matcher.prepare()
         if matcher.error:
             break
     assert matcher.error is not None
     assert "too many" in matcher.error
     matcher.prepare()
-    assert matcher.banned().all()
+    assert not allowed_by(matcher)
 
 
 def test_a_kept_grammar_is_at_its_beginning_again() -> None:
     own = ConstraintCompiler(byte_level(), VOCAB)
     (first,) = own.compile(regex("[0-9]{3}"))
-    before = first.banned().copy()
-    first.accept(int(np.flatnonzero(~before)[0]))
+    before = allowed_by(first)
+    first.accept(before[0])
     first.prepare()
     (second,) = own.compile(regex("[0-9]{3}"))
-    assert np.array_equal(second.banned(), before)
+    assert allowed_by(second) == before
     for number in range(40):  # more than are kept
         own.compile(regex(f"[0-9]{{{number + 4}}}"))
-    assert np.array_equal(own.compile(regex("[0-9]{3}"))[0].banned(), before)
+    assert allowed_by(own.compile(regex("[0-9]{3}"))[0]) == before
 
 
 def test_masks_are_made_elsewhere() -> None:
@@ -149,10 +157,10 @@ def test_masks_are_made_elsewhere() -> None:
 
         def expect(self, prepared: Any) -> None: ...
 
-    matcher.accept(int(np.flatnonzero(~matcher.banned())[0]))
+    matcher.accept(allowed_by(matcher)[0])
     maker.start([Watched(), matcher])  # type: ignore[list-item]
     assert not names
-    matcher.banned()
+    matcher.bias()
     assert names
     assert names[0] != threading.current_thread().name
     maker.close()

@@ -18,7 +18,7 @@ class MaskMaker:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="quire-masks")
 
     def start(self, matchers: Sequence[Matcher]) -> None:
-        """Begin to prepare these; each one's `banned` waits for it."""
+        """Begin to prepare these; each one's `bias` waits for it."""
         prepared = self._pool.submit(_prepare, matchers)
         for matcher in matchers:
             matcher.expect(prepared)
@@ -34,5 +34,7 @@ def _prepare(matchers: Iterable[Matcher]) -> None:
 
 def mask(logits: NDArray[np.float32], matchers: Iterable[tuple[int, Matcher]]) -> None:
     """Ban what the grammars of these rows of the logits (M, V) do not allow, in place."""
-    for row, matcher in matchers:
-        np.copyto(logits[row], -np.inf, where=matcher.banned())
+    with np.errstate(invalid="ignore"):  # infinity less infinity: such a row is of no use anyhow
+        for row, matcher in matchers:
+            allowed = logits[row]
+            allowed += matcher.bias()
