@@ -32,8 +32,9 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     TILES, COUNTERS, SYNC, SCRATCH, SCRATCH_BYTES, THREADS,
     COSINES, SINES, ROWS, SEQUENCES, TOKEN_IDS, POSITIONS, SLOTS, QUERY_START,
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
+    ADAPTERS,
     TABLE_WORDS,
-) = range(45)  # fmt: skip
+) = range(46)  # fmt: skip
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
 (
@@ -61,11 +62,30 @@ PHASE_BYTES, DONE = 2 * LINE, LINE
 (
     ATTENTION_NORM_PHASE, PROJECT_PHASE, ATTEND_PHASE, OUTPUT_PHASE,
     FFN_NORM_PHASE, GATE_PHASE, DOWN_PHASE,
+    LORA_PROJECT_PHASE, LORA_OUTPUT_PHASE, LORA_GATE_PHASE, LORA_DOWN_PHASE,
     LAYER_PHASES,
-) = range(8)  # fmt: skip
-FIRST_PHASES, LAST_PHASES = 1, 2
+) = range(12)  # fmt: skip
+FIRST_PHASES, LAST_PHASES = 1, 3
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
 OWN_ROWS = 64  # norms of so few rows (times threads) are not worth a phase: each thread has its own
+
+# The adapters of a batch in which some row has one: the address of these words is in ADAPTERS.
+(
+    RUN_COUNT, RUNS, HEAD_RUN_COUNT, HEAD_RUNS, HEAD_COUNT, HEADS_OF_ROWS,
+    LORA_H, LORA_H_BYTES, LORA_H_STRIDE, LORA_MASK,
+    ADAPTERS_WORDS,
+) = range(11)  # fmt: skip
+# A run of rows: what they have (an adapter's table; in HEADS_OF_ROWS a head's map, or 0).
+RUN_ADAPTER, RUN_FIRST, RUN_ROWS, RUN_WORDS = range(4)
+# An adapter's table: its own embeddings or 0, then an entry for each map: the MAP_WORDS of a, where
+# b and shift are or 0. LORA_MASK has the bits of the entries of one layer, over all layers.
+OWN_EMBEDDINGS, OWN_EMBEDDINGS_NARROW, FIRST_ENTRY = range(3)
+LORA_B, LORA_SHIFT, LORA_WORDS = range(MAP_WORDS, MAP_WORDS + 3)
+EMBEDDINGS_ENTRY, HEAD_ENTRY, FIRST_LAYER_ENTRY = range(3)
+LORA_MAPS = len(LINEARS)  # entries of a layer
+LORA_PANEL = 16  # columns of b that lie together; whole registers
+LORA_GRAIN, LORA_PIECES = 4, 4  # the rank is cut into so many columns at least, so many pieces at most
+LORA_RUN_ROWS = 64  # at most, for the tasks and for the cache
 
 
 def padded(size: int) -> int:

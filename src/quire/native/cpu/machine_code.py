@@ -30,6 +30,7 @@ logger = logging.getLogger("quire")
 _ENTRY = "quire_step"
 _SOURCES = (
     "layout", "jit", "simd", "sync", "tiles", "attention", "kernels", "step", "compiler",
+    "lora", "lora_step",
 )  # fmt: skip
 _MAGIC = b"quire step 1\n"
 

@@ -7,15 +7,17 @@ and ready without compiling anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.adapters.folder import Adapter
 from quire.native.batch import Batch
 from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.layout import padded
+from quire.native.cpu.lora_weights import LoraWeights, MapChange, lora_weights
 from quire.native.cpu.weights import Weights, widen
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
 
@@ -50,10 +52,23 @@ def silu_gate(gate: Floats, up: Floats) -> Floats:
         return (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
 
 
-def gated_ffn(x: Floats, tensors: Mapping[str, Matrix]) -> Floats:
+AddLora = Callable[[str, Floats, Floats], Floats]
+"""`add(role, x, out)`: out, and what the rows' adapters add to the linear map of x of that role."""
+
+
+def add_product(x: Floats, change: MapChange, out: Floats) -> Floats:
+    """out + x @ a.T @ b + shift."""
+    if change.shift is not None:
+        out = out + change.shift
+    return out if change.a is None or change.b is None else out + x @ change.a.T @ change.b
+
+
+def gated_ffn(
+    x: Floats, tensors: Mapping[str, Matrix], add: AddLora = lambda role, x, out: out
+) -> Floats:
     """silu(x @ gate.T + gate_bias) * (x @ up.T + up_bias)."""
-    gate = linear(x, tensors["gate"], tensors.get("gate_bias"))
-    return silu_gate(gate, linear(x, tensors["up"], tensors.get("up_bias")))
+    gate = add("gate", x, linear(x, tensors["gate"], tensors.get("gate_bias")))
+    return silu_gate(gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
 
 
 def rotate(x: Floats, cosines: Floats, sines: Floats) -> Floats:
@@ -94,6 +109,53 @@ def attention(q: Floats, batch: Batch, k_cache: Floats, v_cache: Floats, window:
     return out
 
 
+class ReferenceAdapter:
+    """An adapter as it is read; satisfies `quire.native.batch.LoadedAdapter`."""
+
+    def __init__(self, weights: LoraWeights) -> None:
+        self.number, self.weights = weights.adapter.number, weights
+
+
+def _adapted_rows(batch: Batch) -> Iterator[tuple[LoraWeights, slice]]:
+    """The adapter and the rows of each sequence that has one."""
+    for sequence, adapter in enumerate(batch.adapters or ()):
+        if isinstance(adapter, ReferenceAdapter):
+            yield adapter.weights, slice(*batch.query_start[sequence : sequence + 2])
+
+
+def _adder(batch: Batch, number: int) -> AddLora:
+    def add(role: str, x: Floats, out: Floats) -> Floats:
+        for weights, rows in _adapted_rows(batch):
+            change = weights.layers[number].get(role)
+            if change is not None:
+                out[rows] = add_product(x[rows], change, out[rows])
+        return out
+
+    return add
+
+
+def _embed(batch: Batch, embeddings: Matrix) -> Floats:
+    x = gather_rows(embeddings, batch.token_ids)
+    for weights, rows in _adapted_rows(batch):
+        ids, change = batch.token_ids[rows], weights.tables.get("embeddings")
+        if "embeddings" in weights.whole:
+            x[rows] = gather_rows(weights.whole["embeddings"], ids)
+        if change is not None and change.a is not None and change.b is not None:
+            x[rows] = x[rows] + change.a.T[ids] @ change.b
+    return x
+
+
+def _logits(batch: Batch, x: Floats, head: Matrix) -> Floats:
+    """The logits of all rows."""
+    logits = linear(x, head)
+    for weights, rows in _adapted_rows(batch):
+        if "head" in weights.whole:
+            logits[rows] = linear(x[rows], weights.whole["head"])
+        if "head" in weights.tables:
+            logits[rows] = add_product(x[rows], weights.tables["head"], logits[rows])
+    return logits
+
+
 class ReferenceRunner:
     """A decoder in NumPy; satisfies `quire.native.batch.Runner`."""
 
@@ -121,18 +183,21 @@ class ReferenceRunner:
         """Run the model over one batch; see `Runner`."""
         check_batch(batch, self)
         tensors, eps = self._weights.tensors, self._spec.norm_eps
-        x = gather_rows(tensors["embeddings"], batch.token_ids)
+        x = _embed(batch, tensors["embeddings"])
         for number, layer in enumerate(self._weights.layers):
-            normed = rms_norm(x, layer["attention_norm"], eps)
-            x = x + linear(self._attend(normed, batch, number), layer["o"], layer.get("o_bias"))
-            gated = gated_ffn(rms_norm(x, layer["ffn_norm"], eps), layer)
-            x = x + linear(gated, layer["down"], layer.get("down_bias"))
-        return linear(rms_norm(x[batch.logits_rows], tensors["final_norm"], eps), tensors["head"])
+            add = _adder(batch, number)
+            mixed = self._attend(rms_norm(x, layer["attention_norm"], eps), batch, number)
+            x = x + add("o", mixed, linear(mixed, layer["o"], layer.get("o_bias")))
+            gated = gated_ffn(rms_norm(x, layer["ffn_norm"], eps), layer, add)
+            x = x + add("down", gated, linear(gated, layer["down"], layer.get("down_bias")))
+        normed = rms_norm(x, tensors["final_norm"], eps)
+        return _logits(batch, normed, tensors["head"])[batch.logits_rows]
 
     def _attend(self, normed: Floats, batch: Batch, number: int) -> Floats:
         spec, layer = self._spec, self._weights.layers[number]
+        add = _adder(batch, number)
         q, k, v = (
-            linear(normed, layer[role], layer.get(f"{role}_bias")).reshape(
+            add(role, normed, linear(normed, layer[role], layer.get(f"{role}_bias"))).reshape(
                 batch.num_rows, -1, spec.head_dim
             )
             for role in ("q", "k", "v")
@@ -145,6 +210,10 @@ class ReferenceRunner:
         store(rotate(k, *angles), v, batch.slots, self._keys[number], self._values[number])
         mixed = attention(q, batch, self._keys[number], self._values[number], spec.windows[number])
         return mixed.reshape(batch.num_rows, -1)
+
+    def load_adapter(self, adapter: Adapter) -> ReferenceAdapter:
+        """Read an adapter for batches to come; see `Runner`."""
+        return ReferenceAdapter(lora_weights(adapter, self._weights))
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""

@@ -6,6 +6,8 @@ A step is a row of phases; a phase is a number of tasks that the threads take on
 
 from __future__ import annotations
 
+import numpy as np
+
 from quire.native.cpu import layout
 from quire.native.cpu.attention import attention, plan_tiles
 from quire.native.cpu.jit import kernel
@@ -22,11 +24,20 @@ from quire.native.cpu.kernels import (
     store_keys,
     store_values,
 )
+from quire.native.cpu.lora import add_lora
+from quire.native.cpu.lora_step import (
+    adapt_embeddings,
+    adapted_head,
+    head_products,
+    layer_products,
+)
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
 from quire.native.cpu.sync import enter, finish_task, leave, take_task, wait_for_tasks
 
 _WORD = 8
 _ONE = YES  # typed, see kernels
+_MAPS_OF_X, _MAPS_OF_GATE = np.int64(3), np.int64(2)  # q, k and v; gate and up
+_Q, _K, _V, _O, _GATE, _UP, _DOWN = map(np.int64, range(len(layout.LINEARS)))
 
 
 @kernel
@@ -49,6 +60,14 @@ def _wait(table: int, phase: int, tasks: int) -> None:
 @kernel
 def _scratch(thread: int, table: int) -> int:
     return get_int64(table, layout.SCRATCH) + thread * get_int64(table, layout.SCRATCH_BYTES)
+
+
+@kernel
+def _entry(table: int, layer: int, linear: int) -> int:
+    """The number of the entry that adapters have for one of a layer's LINEARS."""
+    layers = get_int64(table, layout.LAYER_TABLE)
+    number = (layer - layers) // (_WORD * layout.LAYER_WORDS)
+    return layout.FIRST_LAYER_ENTRY + number * layout.LORA_MAPS + linear
 
 
 # ---- norms: in a phase of their own, or, of few rows, by each thread for itself
@@ -90,12 +109,14 @@ def _normed(thread: int, table: int, x: int, rows: int, weight: int) -> int:
 
 @kernel
 def _project_heads(
-    table: int, linear_map: int, normed: int, out: int, first: int, end: int
+    table: int, layer: int, place: int, normed: int, out: int, first: int, end: int
 ) -> None:
-    """The columns of some heads of queries, keys or values."""
-    size = get_int64(table, layout.HEAD_DIM)
+    """The columns of some heads of queries, keys or values; `place` is _Q, _K or _V."""
+    size, linear_map = get_int64(table, layout.HEAD_DIM), get_int64(layer, layout.Q_MAP + place)
     linear_columns(normed, get_int64(table, layout.ROWS), linear_map, out, first * size,
                    end * size, NO)  # fmt: skip
+    add_lora(get_int64(table, layout.ADAPTERS), _entry(table, layer, place), place, out,
+             get_int64(linear_map, layout.MAP_COLUMNS), first * size, end * size)  # fmt: skip
 
 
 @kernel
@@ -114,13 +135,13 @@ def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> 
     slots, block_size = get_int64(table, layout.SLOTS), get_int64(table, layout.BLOCK_SIZE)
     if first < heads:
         queries, last = get_int64(table, layout.QUERIES), min(end, heads)
-        _project_heads(table, get_int64(layer, layout.Q_MAP), normed, queries, first, last)
+        _project_heads(table, layer, _Q, normed, queries, first, last)
         _rotate(table, queries, heads, first, last, get_int64(layer, layout.Q_NORM),
                 get_float32(table, 2 * layout.SCALE))  # fmt: skip
     first, end = max(first - heads, 0), end - heads
     if first < min(end, kv_heads):
         keys, last = get_int64(table, layout.KEYS), min(end, kv_heads)
-        _project_heads(table, get_int64(layer, layout.K_MAP), normed, keys, first, last)
+        _project_heads(table, layer, _K, normed, keys, first, last)
         _rotate(table, keys, kv_heads, first, last, get_int64(layer, layout.K_NORM),
                 get_float32(table, 2 * layout.UNIT))  # fmt: skip
         store_keys(keys, rows, kv_heads, size, first, last, slots, block_size,
@@ -128,7 +149,7 @@ def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> 
     first, end = max(first - kv_heads, 0), end - kv_heads
     if first < end:
         values = get_int64(table, layout.VALUES)
-        _project_heads(table, get_int64(layer, layout.V_MAP), normed, values, first, end)
+        _project_heads(table, layer, _V, normed, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
                      get_int64(layer, layout.V_CACHE))  # fmt: skip
 
@@ -139,12 +160,18 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.ATTENTION_NORM)
     _norm_phase(table, x, rows, weight, phase + layout.ATTENTION_NORM_PHASE)
+    normed = 0
+    if get_int64(table, layout.ADAPTERS):
+        normed = _normed(thread, table, x, rows, weight)
+        layer_products(table, _entry(table, layer, _Q), _MAPS_OF_X, normed,
+                       phase + layout.LORA_PROJECT_PHASE)  # fmt: skip
     phase += layout.PROJECT_PHASE
     counters = _counters(table, phase)
     units = get_int64(table, layout.HEADS) + 2 * get_int64(table, layout.KV_HEADS)
     tasks = _split(table, units)
     task = take_task(counters)
-    normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    if task < tasks and not normed:
+        normed = _normed(thread, table, x, rows, weight)
     while task < tasks:
         first, end = share(task, tasks, units, _ONE)
         _project_task(table, layer, normed, first, end)
@@ -182,14 +209,17 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
-def _add_map(table: int, linear_map: int, x: int, phase: int) -> None:
-    """Add a linear map of x to the residual stream."""
+def _add_map(table: int, linear_map: int, x: int, entry: int, phase: int) -> None:
+    """Add a linear map of x to the residual stream; `entry` is what adapters have for it."""
     counters, columns = _counters(table, phase), get_int64(table, layout.HIDDEN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     while task < tasks:
         linear(task, tasks, x, get_int64(table, layout.ROWS), linear_map,
                get_int64(table, layout.RESIDUAL), YES)  # fmt: skip
+        first, end = share(task, tasks, columns, layout.COLUMN_GRAIN)
+        add_lora(get_int64(table, layout.ADAPTERS), entry, NO, get_int64(table, layout.RESIDUAL),
+                 columns, first, end)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -201,15 +231,22 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.FFN_NORM)
     _norm_phase(table, x, rows, weight, phase + layout.FFN_NORM_PHASE)
+    normed, adapters = 0, get_int64(table, layout.ADAPTERS)
+    if adapters:
+        normed = _normed(thread, table, x, rows, weight)
+        layer_products(table, _entry(table, layer, _GATE), _MAPS_OF_GATE, normed,
+                       phase + layout.LORA_GATE_PHASE)  # fmt: skip
     phase += layout.GATE_PHASE
     counters, columns = _counters(table, phase), get_int64(table, layout.FFN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
-    normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    if task < tasks and not normed:
+        normed = _normed(thread, table, x, rows, weight)
     while task < tasks:
         gated_ffn(task, tasks, normed, rows, get_int64(layer, layout.GATE_MAP),
                   get_int64(layer, layout.UP_MAP), get_int64(table, layout.GATE),
-                  get_int64(table, layout.UP))  # fmt: skip
+                  get_int64(table, layout.UP), adapters,
+                  _entry(table, layer, _GATE))  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -220,11 +257,13 @@ def _layer(thread: int, table: int, layer: int, phase: int) -> None:
     """One layer; `layer` is the address of its row, `phase` the number of its first phase."""
     _project(thread, table, layer, phase)
     _attend(thread, table, layer, phase + layout.ATTEND_PHASE)
-    _add_map(table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
-             phase + layout.OUTPUT_PHASE)  # fmt: skip
+    x, entry = get_int64(table, layout.MIXED), _entry(table, layer, _O)
+    layer_products(table, entry, _ONE, x, phase + layout.LORA_OUTPUT_PHASE)
+    _add_map(table, get_int64(layer, layout.O_MAP), x, entry, phase + layout.OUTPUT_PHASE)
     _gate(thread, table, layer, phase)
-    _add_map(table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
-             phase + layout.DOWN_PHASE)  # fmt: skip
+    x, entry = get_int64(table, layout.GATE), _entry(table, layer, _DOWN)
+    layer_products(table, entry, _ONE, x, phase + layout.LORA_DOWN_PHASE)
+    _add_map(table, get_int64(layer, layout.DOWN_MAP), x, entry, phase + layout.DOWN_PHASE)
 
 
 # ---- before and after the layers
@@ -248,6 +287,8 @@ def _start(table: int) -> None:
                         get_int64(table, layout.EMBEDDINGS_NARROW),
                         get_int64(table, layout.HIDDEN), get_int64(table, layout.TOKEN_IDS),
                         rows, get_int64(table, layout.RESIDUAL))  # fmt: skip
+            if get_int64(table, layout.ADAPTERS):
+                adapt_embeddings(task, parts, table)
         finish_task(counters)
         task = take_task(counters)
     _wait(table, 0, parts + 1)
@@ -268,11 +309,15 @@ def _finish(table: int, phase: int) -> None:
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
+    head_products(table, normed, phase + 2)
     counters, tasks = _counters(table, phase + 1), _split(table, vocab // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     while task < tasks:
-        linear(task, tasks, normed, count, get_int64(table, layout.HEAD_MAP),
-               get_int64(table, layout.LOGITS), NO)  # fmt: skip
+        if get_int64(table, layout.ADAPTERS):
+            adapted_head(task, tasks, table, normed)
+        else:
+            linear(task, tasks, normed, count, get_int64(table, layout.HEAD_MAP),
+                   get_int64(table, layout.LOGITS), NO)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase + 1, tasks)
