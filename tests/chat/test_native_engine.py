@@ -25,6 +25,7 @@ from quire.errors import (
     PromptTooLongError,
     QuireError,
     RequestTimeoutError,
+    UnknownAdapterError,
     UnsupportedModelError,
     UnsupportedOptionError,
     WeightsError,
@@ -131,7 +132,7 @@ def test_timeout_ends_one_request_alone(make: MakeModel) -> None:
     ("options", "error", "word"),
     [
         ({"response_format": {"type": "json_object"}}, UnsupportedOptionError, "response_format"),
-        ({"adapter": "pirate"}, UnsupportedOptionError, "adapter"),
+        ({"adapter": "pirate"}, UnknownAdapterError, "No adapter 'pirate'"),
         ({"logit_bias": {99999: 1}}, QuireError, "99999"),
         ({"max_length": 0}, QuireError, "max_length"),
     ],
@@ -156,7 +157,6 @@ def test_a_prompt_beyond_the_context_is_refused_and_never_cut(make: MakeModel) -
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ({"adapter_name_or_path": "x"}, "adapter_name_or_path"),
         ({"quantization_bit": 4}, "quantization_bit"),
         ({"stage": "rm"}, "rm"),
         ({"vllm_maxlen": 100_000}, "vllm_maxlen"),

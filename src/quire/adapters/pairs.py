@@ -125,7 +125,9 @@ def _other_kind(name: str) -> tuple[str, str]:
     return "", ""
 
 
-def _embedding_sides(others: dict[str, dict[str, TensorEntry]]) -> dict[str, dict[str, TensorEntry]]:
+def _embedding_sides(
+    others: dict[str, dict[str, TensorEntry]],
+) -> dict[str, dict[str, TensorEntry]]:
     found: dict[str, dict[str, TensorEntry]] = {}
     for side in "AB":
         for module, entry in others[f"embedding_{side.lower()}"].items():

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
+from quire.native.batch import LoadedAdapter
 from quire.native.engine import Engine
 from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta
@@ -40,7 +41,7 @@ class _Submission:
     request_id: str
     prompt: Prompt
     params: SamplingParams
-    adapter: str | None
+    adapter: LoadedAdapter | None
     inbox: _Inbox
     unfinished: int
 
@@ -73,7 +74,11 @@ class EngineThread:
         self._thread.start()
 
     async def generate(
-        self, request_id: str, prompt: Prompt, params: SamplingParams, adapter: str | None
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        adapter: LoadedAdapter | None,
     ) -> AsyncGenerator[Delta, None]:
         """Submit one request and yield its deltas; aborts it when closed or cancelled."""
         inbox = _Inbox(asyncio.get_running_loop())

@@ -7,9 +7,12 @@ import itertools
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from quire.adapters.book import AdapterBook
+from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
+from quire.chat.native_adapters import NativeAdapters
 from quire.chat.native_options import check_arguments
 from quire.chat.tokenizer_loading import check_vocabulary
 from quire.model_folder import find_model_folder
@@ -28,7 +31,7 @@ class NativeEngine(BaseEngine):
 
     Raises, when made:
         ConfigError: an argument that this engine cannot honour.
-        ModelError: the model's folder cannot be used.
+        ModelError: the model's folder or an adapter cannot be used.
         OutOfMemoryError: the KV cache would not hold one sequence.
     """
 
@@ -45,9 +48,16 @@ class NativeEngine(BaseEngine):
         super().__init__(model_args, data_args, finetuning_args, generating_args)
         folder = find_model_folder(model_args)
         self.read_folder(folder)
+        book = AdapterBook(
+            model_args.adapter_name_or_path or (),
+            folder=model_args.adapter_folder,
+            model_folder=folder,
+            extended=True,
+        )
         runner = _load_runner(folder, model_args)
         try:
             check_vocabulary(self.tokenizer, model_args, runner.vocab_size)
+            self._adapters = NativeAdapters(book, runner)
             engine = self._make_engine(runner)
         except BaseException:
             runner.close()
@@ -76,14 +86,35 @@ class NativeEngine(BaseEngine):
         request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see BaseEngine."""
+        self._thread.check()
+        loaded = await self._adapters.request(adapter)
         name = request_id or f"request-{next(self._request_numbers)}"
-        async for delta in self._thread.generate(name, prompt, params, adapter):
+        async for delta in self._thread.generate(name, prompt, params, loaded):
             yield delta
 
     @property
     def statistics(self) -> EngineStatistics:
         """Figures of the engine at this moment."""
         return self._thread.statistics
+
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters that requests may name."""
+        return self._adapters.book.adapters
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see BaseEngine."""
+        self._thread.check()
+        return await self._adapters.add(name, str(path))
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more; see BaseEngine. Its memory is freed with the last request of it."""
+        self._thread.check()
+        return await self._adapters.drop(name)
+
+    # --- life ------------------------------------------------------------------------------------
 
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
@@ -92,6 +123,7 @@ class NativeEngine(BaseEngine):
     async def close(self) -> None:
         """End the engine's threads and free the weights and the KV cache."""
         await asyncio.to_thread(self._thread.close)
+        self._adapters.forget()
 
 
 def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:

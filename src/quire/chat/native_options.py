@@ -47,12 +47,6 @@ def check_arguments(model_args: ModelArguments, finetuning_args: FinetuningArgum
 
 
 def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> Iterator[str]:
-    if model_args.adapter_name_or_path or model_args.adapter_folder:
-        yield (
-            "adapter_name_or_path and adapter_folder: the native engine runs no LoRA adapters yet; "
-            "merge the adapter into the model first (peft's merge_and_unload, or "
-            "`llamafactory-cli export`)."
-        )
     if model_args.quantization_bit is not None:
         yield "quantization_bit: the native engine quantises no weights yet; leave it out."
     if model_args.split_special_tokens:

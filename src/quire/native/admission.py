@@ -16,6 +16,7 @@ from quire.errors import (
     UnsupportedOptionError,
 )
 from quire.native.adjustments import Encode, LogitRules, TokenCounts, logit_rules
+from quire.native.batch import LoadedAdapter
 from quire.native.completion_text import CompletionText
 from quire.native.detokenizer import MakeDetokenizer
 from quire.native.prompt_logprobs import PromptLogprobs
@@ -35,9 +36,7 @@ class Limits:
     num_blocks: int
 
 
-def check_request(
-    prompt: Prompt, params: SamplingParams, adapter: str | None, limits: Limits
-) -> None:
+def check_request(prompt: Prompt, params: SamplingParams, limits: Limits) -> None:
     """Refuse what could never run.
 
     Raises:
@@ -45,7 +44,7 @@ def check_request(
         PromptTooLongError: prompt and answer do not fit the model's context.
         OutOfMemoryError: they do not fit the KV cache, even alone.
     """
-    _check_options(prompt, params, adapter)
+    _check_options(prompt, params)
     _check_tokens(prompt, limits)
     total = len(prompt) + params.max_tokens
     if total > limits.max_model_len:
@@ -61,11 +60,9 @@ def check_request(
         )
 
 
-def _check_options(prompt: Prompt, params: SamplingParams, adapter: str | None) -> None:
+def _check_options(prompt: Prompt, params: SamplingParams) -> None:
     if prompt.media:
         raise MediaError("The native engine takes text alone: no images, videos or audios.")
-    if adapter is not None:
-        raise UnsupportedOptionError("The native engine does not take adapters.")
     if params.response_format is not None:
         raise UnsupportedOptionError("The native engine does not honour response_format.")
     if params.max_tokens < 1 or params.n < 1:
@@ -91,6 +88,7 @@ def make_request(
     params: SamplingParams,
     arrival: float,
     *,
+    adapter: LoadedAdapter | None = None,
     vocab_size: int,
     make_detokenizer: MakeDetokenizer,
     encode: Encode | None,
@@ -109,9 +107,10 @@ def make_request(
         priority=params.priority,
         arrival=arrival,
         number=number,
-        root=(),
+        root=() if adapter is None else (f"adapter {adapter.number}",),
         rules=_rules(params, vocab_size, encode),
         prompt_logprobs=None if top is None else PromptLogprobs(prompt_ids, top),
+        adapter=adapter,
     )
     seed = random_seed() if params.seed is None else params.seed
     for index in range(params.n):

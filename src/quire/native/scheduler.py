@@ -19,6 +19,11 @@ def _key(sequence: Sequence) -> Key:
     return sequence.key
 
 
+def _adapter_number(planned: tuple[Sequence, int]) -> int:
+    adapter = planned[0].request.adapter
+    return 0 if adapter is None else adapter.number
+
+
 @dataclass(slots=True)
 class Plan:
     """One step: sequences, how many tokens of each, and the blocks to copy before.
@@ -34,6 +39,21 @@ class Plan:
     def add(self, sequence: Sequence, count: int) -> None:
         self.sequences.append(sequence)
         self.counts.append(count)
+
+    def group_adapters(self) -> None:
+        """Bring sequences of one adapter together, among the decodes and among the others.
+
+        Their rows are then computed with one look at its weights. The order says nothing else.
+        """
+        if not any([sequence.request.adapter for sequence in self.sequences]):
+            return
+        cut = self.num_decodes
+        pairs = list(zip(self.sequences, self.counts, strict=True))
+        pairs = [
+            *sorted(pairs[:cut], key=_adapter_number),
+            *sorted(pairs[cut:], key=_adapter_number),
+        ]
+        self.sequences, self.counts = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 class Scheduler:
@@ -109,6 +129,7 @@ class Scheduler:
         budget = self._max_batch_tokens - plan.num_decodes
         budget = self._schedule_prefills(plan, budget)
         self._admit(plan, budget)
+        plan.group_adapters()
         return plan
 
     def _schedule_decodes(self, plan: Plan) -> None:

@@ -84,7 +84,10 @@ LORA_B, LORA_SHIFT, LORA_WORDS = range(MAP_WORDS, MAP_WORDS + 3)
 EMBEDDINGS_ENTRY, HEAD_ENTRY, FIRST_LAYER_ENTRY = range(3)
 LORA_MAPS = len(LINEARS)  # entries of a layer
 LORA_PANEL = 16  # columns of b that lie together; whole registers
-LORA_GRAIN, LORA_PIECES = 4, 4  # the rank is cut into so many columns at least, so many pieces at most
+LORA_GRAIN, LORA_PIECES = (
+    4,
+    4,
+)  # the rank is cut into so many columns at least, so many pieces at most
 LORA_RUN_ROWS = 64  # at most, for the tasks and for the cache
 
 

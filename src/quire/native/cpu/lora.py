@@ -28,21 +28,19 @@ def run_entry(run: int, number: int) -> int:
 
 
 @kernel
-def _add_shift(
-    shift: int, rows: int, out: int, columns: int, first: int, end: int
-) -> None:
+def _add_shift(shift: int, rows: int, out: int, columns: int, first: int, end: int) -> None:
     for row in range(rows):
         for column in range(first, end, LANES):
             count = min(LANES, end - column)
             place = out + 4 * (row * columns + column)
-            total = simd.add(simd.load_part(place, count), simd.load_part(shift + 4 * column, count))
+            total = simd.add(
+                simd.load_part(place, count), simd.load_part(shift + 4 * column, count)
+            )
             simd.store_part(place, total, count)
 
 
 @kernel
-def _add_whole_panel(
-    h: int, rank: int, rows: int, panel: int, out: int, out_stride: int
-) -> None:
+def _add_whole_panel(h: int, rank: int, rows: int, panel: int, out: int, out_stride: int) -> None:
     row = 0
     while row + TALL <= rows:
         _tall(h + row * rank * 4, rank * 4, panel, LORA_PANEL * 4, rank, out + row * out_stride,
