@@ -45,7 +45,7 @@ class Plan:
 
         Their rows are then computed with one look at its weights. The order says nothing else.
         """
-        if not any([sequence.request.adapter for sequence in self.sequences]):
+        if not any(sequence.request.adapter for sequence in self.sequences):
             return
         cut = self.num_decodes
         pairs = list(zip(self.sequences, self.counts, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_the_two_products(rows: int, depth: int, rank: int, columns: int, shift:
     found = []
     for cuts in ([0, columns], [0, columns // 3, columns // 2, columns], [*range(columns + 1)]):
         total = out.copy()
-        for first, end in zip(cuts, cuts[1:], strict=False):
+        for first, end in itertools.pairwise(cuts):
             lora.add_product(
                 words.ctypes.data, h.ctypes.data, rows, total.ctypes.data, columns, first, end
             )
