@@ -66,7 +66,7 @@ class Runner(Protocol):
     def load_adapter(self, adapter: Adapter) -> LoadedAdapter:
         """Read an adapter for batches to come, from any thread and while others run.
 
-        Raises AdapterError where it does not fit the model, or changes nothing.
+        Raises AdapterError where it does not fit the model, or changes nothing; OutOfMemoryError.
         """
         ...
 

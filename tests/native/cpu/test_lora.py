@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quire.errors import AdapterError
+from quire.errors import AdapterError, OutOfMemoryError
 from quire.native.batch import LoadedAdapter
 from quire.native.cpu import kernels, layout, lora, reference
 from quire.native.cpu.adapters import _panels
@@ -313,6 +313,14 @@ def test_another_models_adapter(folders: Any, load: Any, tmp_path: Path) -> None
         checked(adapter, model)
     with pytest.raises(AdapterError, match=r"shape \[64, 96\]|shape \[96"):
         load(model).load_adapter(loaded_again(adapter))
+
+
+def test_more_than_the_memory(folders: Any, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, adapter = folders("plain")
+    runner = load(model)
+    monkeypatch.setattr("quire.native.cpu.lora_weights.available_memory", lambda: 1000)
+    with pytest.raises(OutOfMemoryError, match="Drop other adapters"):
+        runner.load_adapter(checked(adapter, model))
 
 
 def test_a_head_as_saved_along_changes_nothing(folders: Any, load: Any, tmp_path: Path) -> None:

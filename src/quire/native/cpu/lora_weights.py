@@ -9,10 +9,13 @@ import numpy as np
 
 from quire.adapters.folder import Adapter
 from quire.adapters.model_modules import ModelModules
+from quire.adapters.pairs import WEIGHTS_FILE
 from quire.adapters.safetensors_header import TensorEntry
 from quire.adapters.tensors import Floats, LoraPair, Matrix, read_tensors
-from quire.errors import AdapterError
+from quire.errors import AdapterError, OutOfMemoryError
+from quire.machine.memory import available_memory
 from quire.native.cpu.layout import LINEARS
+from quire.native.cpu.memory import MIB
 from quire.native.cpu.weights import Weights
 from quire.native.models.spec import DecoderSpec, TensorSpec
 
@@ -64,7 +67,9 @@ def lora_weights(adapter: Adapter, weights: Weights) -> LoraWeights:
     Raises:
         AdapterError: it changes something that this engine cannot change, has other shapes than the
             model, or changes nothing.
+        OutOfMemoryError: there is not enough free memory to load it.
     """
+    _check_memory(adapter)
     tensors = read_tensors(adapter)
     found = LoraWeights(adapter, tuple({} for _ in weights.layers))
     places = _Places(weights.spec)
@@ -90,6 +95,16 @@ def lora_weights(adapter: Adapter, weights: Weights) -> LoraWeights:
             "zero, as before training. Give one that was trained."
         )
     return found
+
+
+def _check_memory(adapter: Adapter) -> None:
+    size = (adapter.path / WEIGHTS_FILE).stat().st_size
+    needed, free = 4 * size, available_memory()  # float32 of 16 bits, as read and as packed
+    if needed > free:
+        raise OutOfMemoryError(
+            f"Loading the adapter {adapter.path} takes {needed / MIB:.0f} MiB, and {free / MIB:.0f} MiB "
+            "are free. Drop other adapters, or lower native_memory_util or native_kv_cache_memory."
+        )
 
 
 class _Places:

@@ -198,7 +198,7 @@ class CpuRunner:
     def load_adapter(self, adapter: Adapter) -> CpuAdapter:
         """Read an adapter for batches to come; see `Runner`. Steps go on meanwhile.
 
-        Raises AdapterError, or EngineClosedError after `close`.
+        Raises AdapterError, OutOfMemoryError, or EngineClosedError after `close`.
         """
         weights = self._weights
         if weights is None:
