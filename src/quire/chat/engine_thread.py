@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
+from quire.native.batch import LoadedAdapter
 from quire.native.constraints.matcher import Matcher
 from quire.native.engine import Engine
 from quire.native.statistics import EngineStatistics
@@ -41,7 +42,7 @@ class _Submission:
     request_id: str
     prompt: Prompt
     params: SamplingParams
-    adapter: str | None
+    adapter: LoadedAdapter | None
     matchers: Sequence[Matcher]
     inbox: _Inbox
     unfinished: int
@@ -79,7 +80,7 @@ class EngineThread:
         request_id: str,
         prompt: Prompt,
         params: SamplingParams,
-        adapter: str | None,
+        adapter: LoadedAdapter | None,
         matchers: Sequence[Matcher] = (),
     ) -> AsyncGenerator[Delta, None]:
         """Submit one request and yield its deltas; aborts it when closed or cancelled."""

@@ -7,9 +7,12 @@ import itertools
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+from quire.adapters.book import AdapterBook
+from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, EngineMemory
 from quire.chat.engine_thread import EngineThread
+from quire.chat.native_adapters import NativeAdapters
 from quire.chat.native_options import check_arguments, quantization
 from quire.chat.tokenizer_loading import check_vocabulary
 from quire.model_folder import find_model_folder
@@ -29,7 +32,7 @@ class NativeEngine(BaseEngine):
 
     Raises, when made:
         ConfigError: an argument that this engine cannot honour.
-        ModelError: the model's folder cannot be used.
+        ModelError: the model's folder or an adapter cannot be used.
         OutOfMemoryError: the KV cache would not hold one sequence.
     """
 
@@ -46,9 +49,16 @@ class NativeEngine(BaseEngine):
         super().__init__(model_args, data_args, finetuning_args, generating_args)
         folder = find_model_folder(model_args)
         self.read_folder(folder)
+        book = AdapterBook(
+            model_args.adapter_name_or_path or (),
+            folder=model_args.adapter_folder,
+            model_folder=folder,
+            extended=True,
+        )
         runner = _load_runner(folder, model_args)
         try:
             check_vocabulary(self.tokenizer, model_args, runner.vocab_size)
+            self._adapters = NativeAdapters(book, runner)
             engine = self._make_engine(runner)
         except BaseException:
             runner.close()
@@ -80,9 +90,11 @@ class NativeEngine(BaseEngine):
         request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see BaseEngine."""
+        self._thread.check()
+        loaded = await self._adapters.request(adapter)
         name = request_id or f"request-{next(self._request_numbers)}"
         matchers = await self._constraints.matchers(params)
-        async for delta in self._thread.generate(name, prompt, params, adapter, matchers):
+        async for delta in self._thread.generate(name, prompt, params, loaded, matchers):
             yield delta
 
     @property
@@ -95,6 +107,25 @@ class NativeEngine(BaseEngine):
         """Bytes of weights, mapped ones among them, and of the KV cache, touched or not."""
         return self._memory
 
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters that requests may name."""
+        return self._adapters.book.adapters
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see BaseEngine."""
+        self._thread.check()
+        return await self._adapters.add(name, str(path))
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more; see BaseEngine. Its memory is freed with the last request of it."""
+        self._thread.check()
+        return await self._adapters.drop(name)
+
+    # --- life ------------------------------------------------------------------------------------
+
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
         self._thread.check()
@@ -103,6 +134,7 @@ class NativeEngine(BaseEngine):
         """End the engine's threads and free the weights and the KV cache."""
         self._constraints.close()
         await asyncio.to_thread(self._thread.close)
+        self._adapters.forget()
 
 
 def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:

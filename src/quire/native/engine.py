@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, QuireError, RequestError
 from quire.native.adjustments import Encode
 from quire.native.admission import Limits, check_request, make_request
-from quire.native.batch import Runner
+from quire.native.batch import LoadedAdapter, Runner
 from quire.native.batching import Draft, LogitsRows, build_batch
 from quire.native.blocks import BlockPool
 from quire.native.constraints.masking import MaskMaker
@@ -114,12 +114,12 @@ class Engine:
         params: SamplingParams,
         *,
         arrival: float | None = None,
-        adapter: str | None = None,
+        adapter: LoadedAdapter | None = None,
         matchers: Many[Matcher] = (),
     ) -> None:
         """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
 
-        `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
+        `adapter` is one that the runner has loaded; None is the base model. `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
 
         Raises:
             RequestError: the request is wrong, or its id is in use.
@@ -130,7 +130,7 @@ class Engine:
             raise EngineClosedError("The engine was closed.")
         if request_id in self._requests:
             raise RequestError(f"The request id {request_id!r} is in use.")
-        check_request(prompt, params, adapter, self._limits, matchers)
+        check_request(prompt, params, self._limits, matchers)
         try:
             request = make_request(
                 request_id,
@@ -138,6 +138,7 @@ class Engine:
                 prompt,
                 params,
                 time.monotonic() if arrival is None else arrival,
+                adapter=adapter,
                 vocab_size=self._limits.vocab_size,
                 make_detokenizer=self._make_detokenizer,
                 encode=self._encode,
