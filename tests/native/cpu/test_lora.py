@@ -143,7 +143,7 @@ def test_the_two_products(rows: int, depth: int, rank: int, columns: int, shift:
     change = MapChange(a, b, bias if shift else None)
     words, kept = entry_of(change)
     h = np.zeros((rows, rank), np.float32)
-    kernels.linear(0, 1, x.ctypes.data, rows, words.ctypes.data, h.ctypes.data, 0)
+    kernels.linear(0, 1, x.ctypes.data, 0, rows, words.ctypes.data, h.ctypes.data, 0)
     found = []
     for cuts in ([0, columns], [0, columns // 3, columns // 2, columns], [*range(columns + 1)]):
         total = out.copy()
