@@ -14,6 +14,7 @@ ALL = (
     "throughput",
     "decode",
     "prompt",
+    "peers",
     "scheduler_overhead",
     "vllm_overhead",
 )

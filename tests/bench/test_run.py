@@ -67,7 +67,7 @@ def test_an_error_ends_all_processes_and_names_whose_it_is() -> None:
 
 def test_a_second_that_does_not_start_ends_the_first() -> None:
     log: list[str] = []
-    with pytest.raises(GenerationError, match="^b: "):
+    with pytest.raises(GenerationError, match=r"^b: "):
         bench(log, a={}, b={"fails": "start"})
     assert log == ["a start", "b start", "a close"]
 
