@@ -186,6 +186,7 @@ class Engine:
         batch, rows = build_batch(plan, self._limits.block_size)
         if plan.copies:
             self._runner.copy_blocks(plan.copies)
+        self._masks.start()
         logits = self._runner.run(batch)
         rows.read_prompts(logits)
         return self._sampler.sample(logits, rows.drawn, rows.drawing), rows
@@ -203,14 +204,8 @@ class Engine:
                 outputs.append(self._accept(sequence, sampled.tokens[place], one))
         if faulty:
             outputs += self._fail(list(faulty), _BAD_LOGITS)
-        self._prepare_masks(rows)
+        self._masks.add(s.matcher for s in rows.drawing if s.matcher and not s.finished)
         return outputs
-
-    def _prepare_masks(self, rows: LogitsRows) -> None:
-        """Begin to find out what the grammars allow next; it goes on while the model computes."""
-        matchers = [s.matcher for s in rows.drawing if s.matcher and not s.finished]
-        if matchers:
-            self._masks.start(matchers)
 
     def _advance(self, sequence: Sequence, count: int) -> None:
         """Note what was computed; once that is the prompt, its completions part."""
