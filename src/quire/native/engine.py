@@ -197,7 +197,7 @@ class Engine:
             self._failed_steps += 1
             return self._fail(plan.sequences, f"The step failed: {error!r}.")
         outputs = self._commit(plan, rows, sampled)
-        self._prepare_masks(rows)
+        self._masks.add(s.matcher for s in rows.drawing if s.matcher and not s.finished)
         if rows.drafts:
             outputs += self._verify(rows.drafts, logits)
         return outputs
@@ -206,6 +206,7 @@ class Engine:
         batch, rows = build_batch(plan, self._limits.block_size)
         if plan.copies:
             self._runner.copy_blocks(plan.copies)
+        self._masks.start()
         logits = self._runner.run(batch)
         rows.read_prompts(logits)
         return logits, rows
@@ -265,12 +266,6 @@ class Engine:
         if faulty:
             outputs += self._fail(list(faulty), _BAD_LOGITS)
         return outputs
-
-    def _prepare_masks(self, rows: LogitsRows) -> None:
-        """Begin to find out what the grammars allow next; it goes on while the model computes."""
-        matchers = [s.matcher for s in rows.drawing if s.matcher and not s.finished]
-        if matchers:
-            self._masks.start(matchers)
 
     def _advance(self, sequence: Sequence, count: int) -> None:
         """Note what was computed; once that is the prompt, its completions part."""
