@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Batch:
     context_lens: NDArray[np.int32]  # (S,) tokens in the KV cache once this step has run
     block_tables: NDArray[np.int32]  # (S, B) block ids in order, padded with 0
     logits_rows: NDArray[np.int32]  # (L,) rows whose logits are wanted
+    hidden_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
+    """(H,) rows whose hidden states are wanted, after the last norm."""
 
     @property
     def num_rows(self) -> int:
@@ -48,6 +52,14 @@ class Runner(Protocol):
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Run the model over one batch. Returns logits (L, vocab_size), valid until the next
         call; the caller may change them."""
+        ...
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """The hidden states (H, hidden_size) of the last batch's `hidden_rows`, as `run` left them.
+
+        They have passed the last norm; valid until the next call of `run`.
+        """
         ...
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:

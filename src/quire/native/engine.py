@@ -13,6 +13,8 @@ from quire.native.batching import LogitsRows, build_batch
 from quire.native.blocks import BlockPool
 from quire.native.detokenizer import MakeDetokenizer
 from quire.native.ending import Ending, ending_after, usage_of
+from quire.native.pooling import Pooled, PoolingParams
+from quire.native.pooling_request import check_pooling, make_pooling_request
 from quire.native.sampler import Sampled, Sampler
 from quire.native.scheduler import Plan, Scheduler
 from quire.native.sequence import Request, Sequence
@@ -108,10 +110,7 @@ class Engine:
             OutOfMemoryError: the KV cache could never hold it.
             EngineClosedError: the engine was closed.
         """
-        if self._closed:
-            raise EngineClosedError("The engine was closed.")
-        if request_id in self._requests:
-            raise RequestError(f"The request id {request_id!r} is in use.")
+        self._check_new(request_id)
         check_request(prompt, params, adapter, self._limits)
         try:
             request = make_request(
@@ -128,8 +127,35 @@ class Engine:
             raise
         except Exception as error:  # a tokenizer at fault, or half a surrogate pair in a bad word
             raise RequestError(f"The request cannot be prepared: {error!r}.") from error
+        self._enter(request)
+
+    def add_pooling(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        pooling: PoolingParams,
+        *,
+        arrival: float | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        """Take a request for a vector, which shares steps with all others; it ends with a `Pooled`.
+
+        Raises as `add` does.
+        """
+        self._check_new(request_id)
+        check_pooling(prompt, adapter, self._limits)
+        when = time.monotonic() if arrival is None else arrival
+        self._enter(make_pooling_request(request_id, self._added, prompt, pooling, when))
+
+    def _check_new(self, request_id: str) -> None:
+        if self._closed:
+            raise EngineClosedError("The engine was closed.")
+        if request_id in self._requests:
+            raise RequestError(f"The request id {request_id!r} is in use.")
+
+    def _enter(self, request: Request) -> None:
         self._added += 1
-        self._requests[request_id] = request
+        self._requests[request.request_id] = request
         self._scheduler.add(request.sequences[0])
 
     def abort(self, request_id: str) -> None:
@@ -178,6 +204,8 @@ class Engine:
             self._runner.copy_blocks(plan.copies)
         logits = self._runner.run(batch)
         rows.read_prompts(logits)
+        if rows.pooling:
+            rows.read_hidden(self._runner.hidden)
         return self._sampler.sample(logits, rows.drawn, rows.drawing), rows
 
     def _commit(self, plan: Plan, rows: LogitsRows, sampled: Sampled) -> Outputs:
@@ -191,6 +219,9 @@ class Engine:
             if sequence not in faulty:
                 one = None if logprobs is None else logprobs[place]
                 outputs.append(self._accept(sequence, sampled.tokens[place], one))
+        for sequence, _, _ in rows.pooling:
+            if sequence not in faulty and not sequence.remaining:
+                outputs.append(self._finish_pooling(sequence))
         return outputs + self._fail(list(faulty), _BAD_LOGITS) if faulty else outputs
 
     def _advance(self, sequence: Sequence, count: int) -> None:
@@ -229,6 +260,15 @@ class Engine:
         if ending.finish_reason is not None:
             self._finish(sequence)
         return request.request_id, delta
+
+    def _finish_pooling(self, sequence: Sequence) -> tuple[str, Delta]:
+        request = sequence.request
+        assert request.pool is not None
+        pooled = Pooled(
+            0, "", finish_reason="stop", usage=usage_of(sequence), vector=request.pool.vector()
+        )
+        self._finish(sequence)
+        return request.request_id, pooled
 
     # --- the end of sequences --------------------------------------------------------------------
 

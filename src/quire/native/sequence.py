@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from quire.native.adjustments import LogitRules, TokenCounts
 from quire.native.block_table import BlockTable
 from quire.native.completion_text import CompletionText
+from quire.native.pooling import Pool
 from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms
@@ -25,7 +26,7 @@ class Request:
     """One prompt and its `n` completions.
 
     `rules` is None where the request never changes its logits. `prompt_logprobs` is None where it
-    did not ask for them.
+    did not ask for them. `pool` is None where it generates.
     """
 
     request_id: str
@@ -40,6 +41,7 @@ class Request:
     sequences: list[Sequence] = field(default_factory=list["Sequence"])  # filled by the engine
     forked: bool = False  # set once the prompt is computed and every completion goes its own way
     cached_tokens: int | None = None  # set at the first admission
+    pool: Pool | None = None
 
     @property
     def prompt_length(self) -> int:

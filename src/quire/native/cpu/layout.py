@@ -32,8 +32,9 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     TILES, COUNTERS, SYNC, SCRATCH, SCRATCH_BYTES, THREADS,
     COSINES, SINES, ROWS, SEQUENCES, TOKEN_IDS, POSITIONS, SLOTS, QUERY_START,
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
+    NORMED_COUNT,  # rows of LOGITS_ROWS that get the last norm; the head is for the first of them
     TABLE_WORDS,
-) = range(45)  # fmt: skip
+) = range(46)  # fmt: skip
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
 (

@@ -33,6 +33,7 @@ def load_model(
     num_threads: int | None = None,
     max_batch_tokens: int = 2048,
     max_sequences: int = 256,
+    with_head: bool = True,
     on_compile: Callable[[str], None] | None = None,
 ) -> CpuRunner:
     """Load the model in `folder`.
@@ -46,6 +47,7 @@ def load_model(
         num_threads: None takes a thread for each core that this process may use.
         max_batch_tokens: the most rows of one batch; scratch is sized by it.
         max_sequences: the most sequences at once; the KV cache never holds more.
+        with_head: False for a model that writes no text, and may lack the head.
         on_compile: gets one line of text when the kernels must be compiled first.
 
     Raises ModelError (see `read_spec` and `load_weights`), ConfigError (an argument that does not
@@ -56,7 +58,7 @@ def load_model(
         raise ConfigError(f"native_block_size {block_size} is not one of {known}")
     spec = override_rope(read_spec(folder), rope_scaling)
     length = _model_length(spec, max_model_len, max_model_len_is_wish)
-    weights = load_weights(spec, folder, dtype)
+    weights = load_weights(spec, folder, dtype, with_head=with_head)
     num_blocks = count_blocks(
         spec,
         block_size=block_size,

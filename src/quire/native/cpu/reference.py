@@ -111,6 +111,7 @@ class ReferenceRunner:
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens = max_batch_tokens
         self._spec, self._weights = spec, weights
+        self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
         caches = (spec.num_layers, num_blocks, spec.num_kv_heads)
         self._keys = np.zeros((*caches, spec.head_dim, block_size), np.float32)
         self._values = np.zeros((*caches, block_size, padded(spec.head_dim)), np.float32)
@@ -127,7 +128,13 @@ class ReferenceRunner:
             x = x + linear(self._attend(normed, batch, number), layer["o"], layer.get("o_bias"))
             gated = gated_ffn(rms_norm(x, layer["ffn_norm"], eps), layer)
             x = x + linear(gated, layer["down"], layer.get("down_bias"))
-        return linear(rms_norm(x[batch.logits_rows], tensors["final_norm"], eps), tensors["head"])
+        self.hidden = rms_norm(x[batch.hidden_rows], tensors["final_norm"], eps)
+        normed = rms_norm(x[batch.logits_rows], tensors["final_norm"], eps)
+        return (
+            linear(normed, tensors["head"])
+            if len(normed)
+            else np.zeros((0, self.vocab_size), np.float32)
+        )
 
     def _attend(self, normed: Floats, batch: Batch, number: int) -> Floats:
         spec, layer = self._spec, self._weights.layers[number]

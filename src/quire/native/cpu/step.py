@@ -255,8 +255,8 @@ def _start(table: int) -> None:
 
 @kernel
 def _finish(table: int, phase: int) -> None:
-    """The last norm and the head, for the rows whose logits are wanted."""
-    count, hidden = get_int64(table, layout.LOGITS_COUNT), get_int64(table, layout.HIDDEN)
+    """The last norm for the rows whose logits or hidden states are wanted, the head for the former."""
+    count, hidden = get_int64(table, layout.NORMED_COUNT), get_int64(table, layout.HIDDEN)
     normed, vocab = get_int64(table, layout.NORMED), get_int64(table, layout.VOCAB)
     counters, tasks = _counters(table, phase), _split(table, count)
     task = take_task(counters)
@@ -268,6 +268,9 @@ def _finish(table: int, phase: int) -> None:
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
+    count = get_int64(table, layout.LOGITS_COUNT)
+    if count == 0:
+        return
     counters, tasks = _counters(table, phase + 1), _split(table, vocab // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     while task < tasks:

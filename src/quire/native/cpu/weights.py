@@ -180,14 +180,21 @@ class WeightsFolder:
         """The tensor that `spec` names, checked against its shape."""
         if spec.name not in self._where:
             raise WeightsError(f"{self.folder}: the weights lack {spec.name} {spec.shape}")
-        found = self._file(self._where[spec.name]).tensor(spec.name)
+        found = self.stored(spec.name)
         if found.values.shape != spec.shape:
             raise WeightsError(
                 f"{found.path}: {spec.name} has shape {found.values.shape}, "
                 f"config.json asks for {spec.shape}"
             )
+        return found
+
+    def stored(self, name: str) -> StoredTensor:
+        """The tensor `name` of floats, whatever its shape."""
+        if name not in self._where:
+            raise WeightsError(f"{self.folder}: the weights lack {name}")
+        found = self._file(self._where[name]).tensor(name)
         if found.dtype not in ("F32", "F16", "BF16", "F64"):
-            raise WeightsError(f"{found.path}: {spec.name} is stored as {found.dtype}, no float")
+            raise WeightsError(f"{found.path}: {name} is stored as {found.dtype}, no float")
         return found
 
 
@@ -197,16 +204,23 @@ class Weights:
 
     spec: DecoderSpec
     tensors: dict[str, NDArray[Any]]
-    """`embeddings`, `final_norm` and `head`; the same array twice where they are tied."""
+    """`embeddings`, `final_norm` and mostly `head`; the same array twice where they are tied."""
     layers: tuple[dict[str, NDArray[Any]], ...]
 
 
-def load_weights(spec: DecoderSpec, folder: Path | str, dtype: WeightsDtype = "auto") -> Weights:
+def load_weights(
+    spec: DecoderSpec,
+    folder: Path | str,
+    dtype: WeightsDtype = "auto",
+    *,
+    with_head: bool = True,
+) -> Weights:
     """Map the weights that `spec` names. Tensors that it does not name are left alone.
 
     `auto` keeps float32 and bfloat16 as they are stored; float16 becomes float32, because the
     kernels compute in float32 and have no cheap widening of it. The other values convert matrices
-    where they differ from it, which copies them. Raises as `WeightsFolder` does.
+    where they differ from it, which copies them. `with_head=False` leaves the head out, which a
+    model that writes no text may lack. Raises as `WeightsFolder` does.
     """
     source = WeightsFolder(folder)
 
@@ -214,8 +228,13 @@ def load_weights(spec: DecoderSpec, folder: Path | str, dtype: WeightsDtype = "a
         stored = source.tensor(tensor)
         return convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
 
-    tensors = {tensor.role: read(tensor) for tensor in spec.global_tensors()}
-    tensors.setdefault("head", tensors["embeddings"])
+    tensors = {
+        tensor.role: read(tensor)
+        for tensor in spec.global_tensors()
+        if with_head or tensor.role != "head"
+    }
+    if with_head:
+        tensors.setdefault("head", tensors["embeddings"])
     layers = tuple(
         {tensor.role: read(tensor) for tensor in spec.layer_tensors(layer)}
         for layer in range(spec.num_layers)
