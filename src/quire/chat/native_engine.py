@@ -101,15 +101,17 @@ class NativeEngine(BaseEngine):
             RequestError: a text or an option is wrong; no other request is harmed.
             EngineError: the engine could not do it.
         """
-        if self._reward is None:
+        reward = self._reward
+        if reward is None:
             raise NotImplementedError("Scores need a reward model: load it with stage: rm.")
         options = score_options(input_kwargs)
-        prompts = await asyncio.to_thread(
-            read_texts, batch_input, self.tokenizer, options, self.context_length
-        )
-        prompts = [self._reward.scored(prompt) for prompt in prompts]
-        params = PoolingParams(head=self._reward.head, priority=options.priority)
-        pooled = await pool_texts(self._thread, prompts, params, options.timeout)
+
+        def read() -> list[Prompt]:
+            prompts = read_texts(batch_input, self.tokenizer, options, self.context_length)
+            return [reward.scored(prompt) for prompt in prompts]
+
+        params = PoolingParams(head=reward.head, priority=options.priority)
+        pooled = await pool_texts(self._thread, read, params, options.timeout)
         return [one.vector[0] for one in pooled]
 
     async def embed(
@@ -117,11 +119,12 @@ class NativeEngine(BaseEngine):
     ) -> list[Embedding]:
         """Embed texts; see BaseEngine."""
         options = embedding_options(input_kwargs)
-        prompts = await asyncio.to_thread(
-            read_texts, batch_input, self.tokenizer, options, self.context_length
-        )
+
+        def read() -> list[Prompt]:
+            return read_texts(batch_input, self.tokenizer, options, self.context_length)
+
         params = PoolingParams(options.pooling, options.normalize, priority=options.priority)
-        pooled = await pool_texts(self._thread, prompts, params, options.timeout)
+        pooled = await pool_texts(self._thread, read, params, options.timeout)
         return [Embedding(one.vector, _usage(one)) for one in pooled]
 
     @property

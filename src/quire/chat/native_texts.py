@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from quire.chat.engine_thread import EngineThread
@@ -20,17 +20,23 @@ _numbers = itertools.count()
 
 
 async def pool_texts(
-    thread: EngineThread, prompts: Iterable[Prompt], params: PoolingParams, timeout: float | None
+    thread: EngineThread,
+    read: Callable[[], list[Prompt]],
+    params: PoolingParams,
+    timeout: float | None,
 ) -> list[Pooled]:
-    """Pool each prompt, all at once; whatever ends the call early aborts those under way.
+    """Pool each prompt that `read` returns, all at once. What ends the call early aborts them.
+
+    `read` runs off the event loop: it tokenises.
 
     Raises:
-        RequestError: the engine refuses one of them.
+        RequestError: `read` or the engine refuses one of them.
         RequestTimeoutError: `timeout` seconds have passed.
         EngineError: the engine could not do it.
     """
     try:
         async with asyncio.timeout(timeout):
+            prompts = await asyncio.to_thread(read)
             return await _all_of(
                 thread.pool(f"text-{next(_numbers)}", prompt, params) for prompt in prompts
             )

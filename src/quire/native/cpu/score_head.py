@@ -74,8 +74,8 @@ def read_reward_model(folder: Path | str) -> RewardModel:
 
 def _value_head(path: Path, hidden: int) -> ScoreHead:
     file = SafetensorsFile(path)
-    weight = file.tensor("v_head.summary.weight")
-    bias = file.tensor("v_head.summary.bias")
+    weight = file.floats("v_head.summary.weight")
+    bias = file.floats("v_head.summary.bias")
     return _head(path, convert(weight, "float32"), convert(bias, "float32"), hidden)
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +106,13 @@ class SafetensorsFile:
             raise WeightsError(f"{self.path}: {name} has the unknown type {dtype!r}")
         return StoredTensor(name, self.path, dtype, self._view(name, kind, shape, start, end))
 
+    def floats(self, name: str) -> StoredTensor:
+        """The tensor `name`, which must be stored as floats."""
+        found = self.tensor(name)
+        if found.dtype not in ("F32", "F16", "BF16", "F64"):
+            raise WeightsError(f"{found.path}: {name} is stored as {found.dtype}, no float")
+        return found
+
     def _view(self, name: str, kind: Any, shape: Any, start: int, end: int) -> NDArray[Any]:
         wanted = math.prod(shape) * np.dtype(kind).itemsize
         if end - start != wanted:
@@ -192,10 +199,7 @@ class WeightsFolder:
         """The tensor `name` of floats, whatever its shape."""
         if name not in self._where:
             raise WeightsError(f"{self.folder}: the weights lack {name}")
-        found = self._file(self._where[name]).tensor(name)
-        if found.dtype not in ("F32", "F16", "BF16", "F64"):
-            raise WeightsError(f"{found.path}: {name} is stored as {found.dtype}, no float")
-        return found
+        return self._file(self._where[name]).floats(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +223,13 @@ def load_weights(
 
     `auto` keeps float32 and bfloat16 as they are stored; float16 becomes float32, because the
     kernels compute in float32 and have no cheap widening of it. The other values convert matrices
-    where they differ from it, which copies them. `with_head=False` leaves the head out, which a
+    where they differ from it, which copies them. A folder that holds the decoder alone, as models
+    for embeddings do, has names without a prefix, and those are found too. `with_head=False` leaves the head out, which a
     model that writes no text may lack. Raises as `WeightsFolder` does.
     """
     source = WeightsFolder(folder)
+    if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
+        spec = replace(spec, names=spec.names.bare())
 
     def read(tensor: TensorSpec) -> NDArray[Any]:
         stored = source.tensor(tensor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3"]
@@ -49,6 +49,15 @@ class WeightNames:
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
+
+    def bare(self) -> WeightNames:
+        """The names in a folder that holds the decoder alone (transformers' `AutoModel`)."""
+        return replace(
+            self,
+            embeddings=self.embeddings.removeprefix("model."),
+            final_norm=self.final_norm.removeprefix("model."),
+            layers=self.layers.removeprefix("model."),
+        )
 
 
 @dataclass(frozen=True, slots=True)
