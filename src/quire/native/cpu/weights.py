@@ -187,13 +187,14 @@ class WeightsFolder:
         """The tensor that `spec` names, checked against its shape."""
         if spec.name not in self._where:
             raise WeightsError(f"{self.folder}: the weights lack {spec.name} {spec.shape}")
-        found = self.stored(spec.name)
+        file = self._file(self._where[spec.name])
+        found = file.tensor(spec.name)
         if found.values.shape != spec.shape:
             raise WeightsError(
                 f"{found.path}: {spec.name} has shape {found.values.shape}, "
                 f"config.json asks for {spec.shape}"
             )
-        return found
+        return file.floats(spec.name)
 
     def stored(self, name: str) -> StoredTensor:
         """The tensor `name` of floats, whatever its shape."""
