@@ -25,6 +25,14 @@ def in_turns(
     runs: Mapping[str, Callable[[], float]], repeats: int, *, warm_up: int = 0
 ) -> dict[str, float]:
     """The median of each measurement, taken in turns, so that a slow minute hits all alike."""
+    found = rounds(runs, repeats, warm_up=warm_up)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def rounds(
+    runs: Mapping[str, Callable[[], float]], repeats: int, *, warm_up: int = 0
+) -> dict[str, list[float]]:
+    """Every measurement of `in_turns`: entry i of each list is of the same round."""
     for _ in range(warm_up):
         for run in runs.values():
             run()
@@ -32,7 +40,7 @@ def in_turns(
     for _ in range(repeats):
         for name, run in runs.items():
             found[name].append(run())
-    return {name: statistics.median(values) for name, values in found.items()}
+    return found
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -17,13 +17,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from benchmarks.measure import in_turns, report, table
+from benchmarks.measure import report, rounds, table
 from benchmarks.models import qwen2_26m
 from benchmarks.throughput import conversations
 
 STREAMS = 64
 NEW_TOKENS = 128
-REPEATS = 7
+REPEATS = 9
 STARTS = 2
 OPTIONS: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
 RESULT = "RESULT "
@@ -124,7 +124,7 @@ def measure_overhead() -> None:
     ) -> float:
         return 1000 * statistics.median(run(work))
 
-    found = in_turns(
+    measured = rounds(
         {
             "whole, raw": lambda: rate(bench.on_loop, bench.raw_whole),
             "whole, quire": lambda: rate(bench.from_outside, bench.quire_whole),
@@ -141,31 +141,37 @@ def measure_overhead() -> None:
     )
     bench.raw = None
     bench.model.close()
+    found = {name: statistics.median(values) for name, values in measured.items()}
     rows: list[list[object]] = [
         [what, *(f"{found[f'{name}, {side}']:.{digits}f}" for side in ("quire", "raw")), verdict]
         for what, name, digits, verdict in (
-            ("whole answers, tokens/s", "whole", 0, _ratio(found, "whole")),
-            ("streams, tokens/s", "streams", 0, _ratio(found, "streams")),
-            ("time to first token of 64 at once, ms", "first", 1, _more(found, "first", "raw")),
-            ("time to first token of one alone, ms", "alone", 1, _more(found, "alone", "raw")),
+            ("whole answers, tokens/s", "whole", 0, _ratio(measured, "whole")),
+            ("streams, tokens/s", "streams", 0, _ratio(measured, "streams")),
+            ("time to first token of 64 at once, ms", "first", 1, _more(measured, "first", "raw")),
+            ("time to first token of one alone, ms", "alone", 1, _more(measured, "alone", "raw")),
         )
     ]
     text_first = found["first, raw text"]
     rows.insert(
         3,
         ["the same, vLLM given texts, ms", f"{found['first, quire']:.1f}", f"{text_first:.1f}",
-         _more(found, "first", "raw text")],
+         _more(measured, "first", "raw text")],
     )  # fmt: skip
     text = table(["64 streams", "ChatModel", "raw AsyncLLM", "quire against raw"], rows)
-    report("vllm_overhead", "What quire adds to vLLM", text, found)
+    report("vllm_overhead", "What quire adds to vLLM", text, measured)
 
 
-def _more(found: dict[str, float], name: str, raw: str) -> str:
-    return f"{found[f'{name}, quire'] - found[f'{name}, {raw}']:+.1f} ms"
+def _more(measured: dict[str, list[float]], name: str, raw: str) -> str:
+    """Median and range of the differences within each round: rounds differ more than sides."""
+    pairs = zip(measured[f"{name}, quire"], measured[f"{name}, {raw}"], strict=True)
+    more = sorted(quire - other for quire, other in pairs)
+    return f"{statistics.median(more):+.1f} ms ({more[0]:+.1f} to {more[-1]:+.1f})"
 
 
-def _ratio(found: dict[str, float], name: str) -> str:
-    return f"{found[f'{name}, quire'] / found[f'{name}, raw']:.3f}"
+def _ratio(measured: dict[str, list[float]], name: str) -> str:
+    """Median of the ratios within each round."""
+    pairs = zip(measured[f"{name}, quire"], measured[f"{name}, raw"], strict=True)
+    return f"{statistics.median(quire / raw for quire, raw in pairs):.3f}"
 
 
 def measure_starts() -> None:

@@ -74,7 +74,7 @@ def test_linear(rows: int, depth: int, columns: int, narrow: bool) -> None:
             out = before.copy()
             for thread in range(threads):
                 words = map_words(weight, shift)
-                kernels.linear(thread, threads, at(x), rows, at(words), at(out), accumulate)
+                kernels.linear(thread, threads, at(x), 0, rows, at(words), at(out), accumulate)
             found.append(out)
         np.testing.assert_allclose(found[0], wanted, atol=1e-5 * depth**0.5)
         for other in found[1:]:
@@ -85,10 +85,10 @@ def test_a_row_of_linear_is_the_same_in_any_company() -> None:
     x, weight, alone = floats(23, 70), floats(45, 70), np.zeros((23, 45), np.float32)
     words = map_words(weight)
     for row in range(23):
-        kernels.linear(0, 1, at(x[row]), 1, at(words), at(alone[row]), 0)
+        kernels.linear(0, 1, at(x[row]), 0, 1, at(words), at(alone[row]), 0)
     for rows in range(1, 24):
         out = np.zeros((rows, 45), np.float32)
-        kernels.linear(0, 1, at(x), rows, at(words), at(out), 0)
+        kernels.linear(0, 1, at(x), 0, rows, at(words), at(out), 0)
         np.testing.assert_array_equal(out, alone[:rows])
 
 
@@ -105,7 +105,7 @@ def test_gated_ffn(bias: bool) -> None:
     gate_map, up_map = (map_words(tensors[n], tensors.get(f"{n}_bias")) for n in ("gate", "up"))
     gate, up = np.zeros((2, rows, columns), np.float32)
     for thread in range(2):
-        kernels.gated_ffn(thread, 2, at(x), rows, at(gate_map), at(up_map), at(gate), at(up))
+        kernels.gated_ffn(thread, 2, at(x), 0, rows, at(gate_map), at(up_map), at(gate), at(up))
     np.testing.assert_allclose(gate, reference.gated_ffn(x, tensors), rtol=1e-4, atol=1e-3)
 
 

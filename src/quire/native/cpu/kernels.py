@@ -14,6 +14,7 @@ import numpy as np
 from quire.native.cpu import layout, simd
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.layout import COLUMN_GRAIN, LANES
+from quire.native.cpu.quantized import quantized_columns
 from quire.native.cpu.tiles import make_dot_tile
 
 TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as registers hold
@@ -159,10 +160,15 @@ _block_bfloat16 = _make_product(True)
 
 @kernel
 def linear_columns(
-    x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
-) -> None:
+    x: int, whole: int, rows: int, linear_map: int, out: int, first: int, end: int,
+    accumulate: int,
+) -> None:  # fmt: skip
     """Columns `first` to `end - 1` of `linear`."""
     if first >= end:
+        return
+    kind = simd.get_int64(linear_map, layout.KIND)
+    if kind >= layout.INT8:
+        quantized_columns(whole, rows, linear_map, out, first, end, accumulate)
         return
     weight, bias = (
         simd.get_int64(linear_map, layout.WEIGHT),
@@ -178,7 +184,7 @@ def linear_columns(
         count = min(step, rows - row)
         source = x + row * depth * 4
         target = out + row * columns * 4 + 4 * first
-        if simd.get_int64(linear_map, layout.KIND) == layout.BFLOAT16:
+        if kind == layout.BFLOAT16:
             _block_bfloat16(source, depth * 4, count, weight + first * depth * 2, depth,
                             end - first, target, columns * 4, shift, accumulate)  # fmt: skip
         else:
@@ -189,14 +195,16 @@ def linear_columns(
 
 @kernel
 def linear(
-    task: int, tasks: int, x: int, rows: int, linear_map: int, out: int, accumulate: int
-) -> None:
+    task: int, tasks: int, x: int, whole: int, rows: int, linear_map: int, out: int,
+    accumulate: int,
+) -> None:  # fmt: skip
     """`out (+)= x @ weight.T + bias`: x (rows, depth), weight (columns, depth), out (rows, columns).
 
-    `linear_map` is the address of `layout`'s words of one map: weight, bias and sizes.
+    `linear_map` is the address of `layout`'s words of one map: weight, bias and sizes. Where the
+    weight is quantised, `whole` has the rows of x as `quantize_rows` makes them.
     """
     first, end = share(task, tasks, simd.get_int64(linear_map, layout.MAP_COLUMNS), COLUMN_GRAIN)
-    linear_columns(x, rows, linear_map, out, first, end, accumulate)
+    linear_columns(x, whole, rows, linear_map, out, first, end, accumulate)
 
 
 @kernel
@@ -216,16 +224,17 @@ def silu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) ->
 
 @kernel
 def gated_ffn(
-    task: int, tasks: int, x: int, rows: int, gate_map: int, up_map: int, gate: int, up: int
-) -> None:
+    task: int, tasks: int, x: int, whole: int, rows: int, gate_map: int, up_map: int, gate: int,
+    up: int,
+) -> None:  # fmt: skip
     """`gate = silu(x @ gate_w.T + gate_b) * (x @ up_w.T + up_b)`; `up` is scratch of its shape.
 
     The maps are addresses as in `linear`.
     """
     columns = simd.get_int64(gate_map, layout.MAP_COLUMNS)
     first, end = share(task, tasks, columns, COLUMN_GRAIN)
-    linear_columns(x, rows, gate_map, gate, first, end, NO)
-    linear_columns(x, rows, up_map, up, first, end, NO)
+    linear_columns(x, whole, rows, gate_map, gate, first, end, NO)
+    linear_columns(x, whole, rows, up_map, up, first, end, NO)
     silu_gate(gate, up, rows, columns, first, end)
 
 

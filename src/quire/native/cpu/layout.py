@@ -32,16 +32,19 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     TILES, COUNTERS, SYNC, SCRATCH, SCRATCH_BYTES, THREADS,
     COSINES, SINES, ROWS, SEQUENCES, TOKEN_IDS, POSITIONS, SLOTS, QUERY_START,
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
+    QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
     NORMED_COUNT,  # rows of LOGITS_ROWS that get the last norm; the head is for the first of them
     TABLE_WORDS,
-) = range(46)  # fmt: skip
+) = range(48)  # fmt: skip
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
 (
-    WEIGHT, KIND, BIAS, MAP_COLUMNS, MAP_DEPTH, SCALES, ZEROS, GROUP,
+    WEIGHT, KIND, BIAS, MAP_COLUMNS, MAP_DEPTH,
+    SCALES, ZEROS, REPEAT, SPAN, QUANT_DEPTH, UNIT_SCALE,  # of quantised ones: see `quantized_tiles`
     MAP_WORDS,
-) = range(9)  # fmt: skip
-FLOAT32, BFLOAT16 = range(2)  # what KIND may be
+) = range(12)  # fmt: skip
+FLOAT32, BFLOAT16, INT8, INT4 = range(4)  # what KIND may be
+QUANT_BLOCK = 16  # columns of a quantised map that lie together
 
 # One layer's row. Each linear map is the address of its MAP_WORDS.
 (
@@ -62,9 +65,11 @@ PHASE_BYTES, DONE = 2 * LINE, LINE
 (
     ATTENTION_NORM_PHASE, PROJECT_PHASE, ATTEND_PHASE, OUTPUT_PHASE,
     FFN_NORM_PHASE, GATE_PHASE, DOWN_PHASE,
+    PROJECT_ROWS_PHASE, OUTPUT_ROWS_PHASE, GATE_ROWS_PHASE, DOWN_ROWS_PHASE,
     LAYER_PHASES,
-) = range(8)  # fmt: skip
-FIRST_PHASES, LAST_PHASES = 1, 2
+) = range(12)  # fmt: skip
+LAST_NORM_PHASE, HEAD_ROWS_PHASE, HEAD_PHASE, LAST_PHASES = range(4)
+FIRST_PHASES = 1
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
 OWN_ROWS = 64  # norms of so few rows (times threads) are not worth a phase: each thread has its own
 
@@ -81,6 +86,11 @@ def scratch_floats(group: int, head_dim: int, hidden: int = 0) -> int:
     """
     pairs = max(TILE_PAIRS, group)
     return max(OWN_ROWS * hidden, pairs * (SCORE_STRIDE + padded(head_dim) * 2 + 2 * LANES))
+
+
+def quantized_row_bytes(depth: int, span: int) -> int:
+    """Bytes from one quantised row to the next: see `quantized`. `depth` is a multiple of `span`."""
+    return (depth + 8 * (depth // span) + LINE - 1) // LINE * LINE
 
 
 def num_phases(layers: int) -> int:

@@ -29,7 +29,8 @@ logger = logging.getLogger("quire")
 
 _ENTRY = "quire_step"
 _SOURCES = (
-    "layout", "jit", "simd", "sync", "tiles", "attention", "kernels", "step", "compiler",
+    "layout", "jit", "simd", "sync", "tiles", "quantized_tiles", "quantized", "attention", "kernels", "step",
+    "compiler",
 )  # fmt: skip
 _MAGIC = b"quire step 1\n"
 

@@ -18,6 +18,7 @@ from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.layout import num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import aligned_zeros
+from quire.native.cpu.packed import PackedMatrix, Tensor
 from quire.native.cpu.team import Team
 from quire.native.cpu.weights import Weights
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
@@ -58,7 +59,7 @@ class CpuRunner:
         self._weights: Weights | None = weights
         self._layers = self._fill_layers(weights)
         self._fill_model(weights)
-        self._fill_scratch()
+        self._fill_scratch(weights)
         self._extend_angles(min(FIRST_ANGLES, max_model_len))
         self._team = Team(num_threads, step, self._table)
         self._finalizer = weakref.finalize(self, self._team.close)
@@ -86,13 +87,22 @@ class CpuRunner:
         return table
 
     def _linear_map(
-        self, weight: NDArray[Any], bias: NDArray[np.float32] | None = None
+        self, weight: Tensor, bias: NDArray[np.float32] | None = None
     ) -> NDArray[np.int64]:
         """The words of one linear map."""
         words = np.zeros(layout.MAP_WORDS, np.int64)
-        words[layout.WEIGHT], words[layout.BIAS] = _address(weight), _address(bias)
-        words[layout.KIND] = layout.BFLOAT16 if _narrow(weight) else layout.FLOAT32
+        words[layout.BIAS] = _address(bias)
         words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
+        if not isinstance(weight, PackedMatrix):
+            words[layout.WEIGHT] = _address(weight)
+            words[layout.KIND] = layout.BFLOAT16 if _narrow(weight) else layout.FLOAT32
+            return words
+        words[layout.KIND] = layout.INT8 if weight.bits == 8 else layout.INT4
+        words[layout.WEIGHT], words[layout.SCALES] = _address(weight.codes), _address(weight.scales)
+        words[layout.ZEROS] = _address(weight.zeros)
+        words[layout.SPAN], words[layout.REPEAT] = weight.span, weight.repeat
+        words[layout.QUANT_DEPTH] = weight.packed_depth
+        words.view(np.float32)[2 * layout.UNIT_SCALE] = weight.unit
         return words
 
     def _fill_model(self, weights: Weights) -> None:
@@ -111,7 +121,7 @@ class CpuRunner:
             table[layout.HEAD_MAP] = self._keep("head map", self._linear_map(tensors["head"]))
         table[layout.LAYER_TABLE] = self._layers.ctypes.data
 
-    def _fill_scratch(self) -> None:
+    def _fill_scratch(self, weights: Weights) -> None:
         spec, rows = self._spec, self.max_batch_tokens
         for word, columns in (
             (layout.RESIDUAL, spec.hidden_size), (layout.NORMED, spec.hidden_size),
@@ -122,7 +132,10 @@ class CpuRunner:
             self._table[word] = self._keep(f"scratch {word}", aligned_zeros((rows, columns)))
         group = spec.num_heads // spec.num_kv_heads
         floats = scratch_floats(group, spec.head_dim, spec.hidden_size)
-        own = aligned_zeros((self.num_threads, -(-floats // 16) * 16))
+        floats, whole = -(-floats // 16) * 16, _quantized_row_bytes(weights)
+        own = aligned_zeros((self.num_threads, floats + layout.OWN_ROWS * whole // 4))
+        self._table[layout.OWN_QUANTIZED] = 4 * floats
+        self._table[layout.QUANTIZED] = self._keep("whole", aligned_zeros((rows, whole), np.uint8))
         self._table[layout.SCRATCH] = self._keep("own", own)
         self._table[layout.SCRATCH_BYTES] = own.strides[0]
         # A sequence has at least one row, so there are no more sequences than rows.
@@ -220,6 +233,20 @@ def _normed_rows(batch: Batch) -> NDArray[np.int32]:
     if not len(batch.hidden_rows):
         return batch.logits_rows
     return np.concatenate([batch.logits_rows, batch.hidden_rows])
+
+
+def _quantized_row_bytes(weights: Weights) -> int:
+    """Bytes for a row of the widest input in whole numbers; a cache line where nothing wants it."""
+    matrices = [
+        *weights.tensors.values(),
+        *(one for layer in weights.layers for one in layer.values()),
+    ]
+    wanted = [
+        layout.quantized_row_bytes(one.packed_depth, one.span)
+        for one in matrices
+        if isinstance(one, PackedMatrix)
+    ]
+    return max(wanted, default=layout.LINE)
 
 
 def _address(array: NDArray[Any] | None) -> int:

@@ -81,7 +81,7 @@ def _value_head(path: Path, hidden: int) -> ScoreHead:
 
 def _classifier(folder: Path, hidden: int) -> ScoreHead:
     source = WeightsFolder(folder)
-    weight = convert(source.stored("score.weight"), "float32")
+    weight = convert(source.floats("score.weight"), "float32")
     bias = np.zeros(len(weight), np.float32)
     if "score.bias" in source:
         bias = convert(source.tensor(TensorSpec("bias", "score.bias", bias.shape)), "float32")

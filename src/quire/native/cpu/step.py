@@ -22,6 +22,7 @@ from quire.native.cpu.kernels import (
     store_keys,
     store_values,
 )
+from quire.native.cpu.quantized import quantize_rows
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
 from quire.native.cpu.sync import enter, finish_task, leave, take_task, wait_for_tasks
 
@@ -85,16 +86,61 @@ def _normed(thread: int, table: int, x: int, rows: int, weight: int) -> int:
     return own
 
 
+# ---- rows in whole numbers, for maps whose weights are: as norms, in a phase or by each thread
+
+
+@kernel
+def _is_quantized(linear_map: int) -> bool:
+    return get_int64(linear_map, layout.KIND) >= layout.INT8
+
+
+@kernel
+def _quantize_phase(table: int, linear_map: int, x: int, rows: int, phase: int) -> None:
+    """QUANTIZED = the rows of x, where the map wants them so and that is a phase."""
+    if not (_is_quantized(linear_map) and _norms_apart(table, rows)):
+        return
+    counters, tasks = _counters(table, phase), _split(table, rows)
+    task = take_task(counters)
+    while task < tasks:
+        first, end = share(task, tasks, rows, _ONE)
+        quantize_rows(first, end, x, get_int64(linear_map, layout.MAP_DEPTH),
+                      get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
+                      get_int64(table, layout.QUANTIZED))  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase, tasks)
+
+
+@kernel
+def _whole(thread: int, table: int, linear_map: int, x: int, rows: int) -> int:
+    """Where the rows of x are in whole numbers, made now if they are few; 0 where not wanted."""
+    if not _is_quantized(linear_map):
+        return 0
+    if _norms_apart(table, rows):
+        return get_int64(table, layout.QUANTIZED)
+    own = _scratch(thread, table) + get_int64(table, layout.OWN_QUANTIZED)
+    quantize_rows(NO, rows, x, get_int64(linear_map, layout.MAP_DEPTH),
+                  get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
+                  own)  # fmt: skip
+    return own
+
+
+@kernel
+def _quantized_of(first: int, second: int) -> int:
+    """That of two maps which is quantised, if one is."""
+    return first if _is_quantized(first) else second
+
+
 # ---- the phases of a layer
 
 
 @kernel
 def _project_heads(
-    table: int, linear_map: int, normed: int, out: int, first: int, end: int
+    table: int, linear_map: int, normed: int, whole: int, out: int, first: int, end: int
 ) -> None:
     """The columns of some heads of queries, keys or values."""
     size = get_int64(table, layout.HEAD_DIM)
-    linear_columns(normed, get_int64(table, layout.ROWS), linear_map, out, first * size,
+    linear_columns(normed, whole, get_int64(table, layout.ROWS), linear_map, out, first * size,
                    end * size, NO)  # fmt: skip
 
 
@@ -107,20 +153,20 @@ def _rotate(table: int, x: int, heads: int, first: int, end: int, norm: int, sca
 
 
 @kernel
-def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> None:
+def _project_task(table: int, layer: int, normed: int, whole: int, first: int, end: int) -> None:
     """Heads `first` to `end - 1` of the queries, keys and values in a row, ready for attention."""
     rows, size = get_int64(table, layout.ROWS), get_int64(table, layout.HEAD_DIM)
     heads, kv_heads = get_int64(table, layout.HEADS), get_int64(table, layout.KV_HEADS)
     slots, block_size = get_int64(table, layout.SLOTS), get_int64(table, layout.BLOCK_SIZE)
     if first < heads:
         queries, last = get_int64(table, layout.QUERIES), min(end, heads)
-        _project_heads(table, get_int64(layer, layout.Q_MAP), normed, queries, first, last)
+        _project_heads(table, get_int64(layer, layout.Q_MAP), normed, whole, queries, first, last)
         _rotate(table, queries, heads, first, last, get_int64(layer, layout.Q_NORM),
                 get_float32(table, 2 * layout.SCALE))  # fmt: skip
     first, end = max(first - heads, 0), end - heads
     if first < min(end, kv_heads):
         keys, last = get_int64(table, layout.KEYS), min(end, kv_heads)
-        _project_heads(table, get_int64(layer, layout.K_MAP), normed, keys, first, last)
+        _project_heads(table, get_int64(layer, layout.K_MAP), normed, whole, keys, first, last)
         _rotate(table, keys, kv_heads, first, last, get_int64(layer, layout.K_NORM),
                 get_float32(table, 2 * layout.UNIT))  # fmt: skip
         store_keys(keys, rows, kv_heads, size, first, last, slots, block_size,
@@ -128,7 +174,7 @@ def _project_task(table: int, layer: int, normed: int, first: int, end: int) -> 
     first, end = max(first - kv_heads, 0), end - kv_heads
     if first < end:
         values = get_int64(table, layout.VALUES)
-        _project_heads(table, get_int64(layer, layout.V_MAP), normed, values, first, end)
+        _project_heads(table, get_int64(layer, layout.V_MAP), normed, whole, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
                      get_int64(layer, layout.V_CACHE))  # fmt: skip
 
@@ -139,15 +185,20 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.ATTENTION_NORM)
     _norm_phase(table, x, rows, weight, phase + layout.ATTENTION_NORM_PHASE)
+    maps = _quantized_of(get_int64(layer, layout.K_MAP), get_int64(layer, layout.V_MAP))
+    maps = _quantized_of(get_int64(layer, layout.Q_MAP), maps)
+    _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
+                    phase + layout.PROJECT_ROWS_PHASE)  # fmt: skip
     phase += layout.PROJECT_PHASE
     counters = _counters(table, phase)
     units = get_int64(table, layout.HEADS) + 2 * get_int64(table, layout.KV_HEADS)
     tasks = _split(table, units)
     task = take_task(counters)
     normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    whole = _whole(thread, table, maps, normed, rows) if task < tasks else 0
     while task < tasks:
         first, end = share(task, tasks, units, _ONE)
-        _project_task(table, layer, normed, first, end)
+        _project_task(table, layer, normed, whole, first, end)
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -182,14 +233,17 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
-def _add_map(table: int, linear_map: int, x: int, phase: int) -> None:
+def _add_map(thread: int, table: int, linear_map: int, x: int, rows_phase: int, phase: int) -> None:
     """Add a linear map of x to the residual stream."""
+    rows = get_int64(table, layout.ROWS)
+    _quantize_phase(table, linear_map, x, rows, rows_phase)
     counters, columns = _counters(table, phase), get_int64(table, layout.HIDDEN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
+    whole = _whole(thread, table, linear_map, x, rows) if task < tasks else 0
     while task < tasks:
-        linear(task, tasks, x, get_int64(table, layout.ROWS), linear_map,
-               get_int64(table, layout.RESIDUAL), YES)  # fmt: skip
+        linear(task, tasks, x, whole, rows, linear_map, get_int64(table, layout.RESIDUAL),
+               YES)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -201,13 +255,17 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.FFN_NORM)
     _norm_phase(table, x, rows, weight, phase + layout.FFN_NORM_PHASE)
+    maps = _quantized_of(get_int64(layer, layout.GATE_MAP), get_int64(layer, layout.UP_MAP))
+    _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
+                    phase + layout.GATE_ROWS_PHASE)  # fmt: skip
     phase += layout.GATE_PHASE
     counters, columns = _counters(table, phase), get_int64(table, layout.FFN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    whole = _whole(thread, table, maps, normed, rows) if task < tasks else 0
     while task < tasks:
-        gated_ffn(task, tasks, normed, rows, get_int64(layer, layout.GATE_MAP),
+        gated_ffn(task, tasks, normed, whole, rows, get_int64(layer, layout.GATE_MAP),
                   get_int64(layer, layout.UP_MAP), get_int64(table, layout.GATE),
                   get_int64(table, layout.UP))  # fmt: skip
         finish_task(counters)
@@ -220,11 +278,11 @@ def _layer(thread: int, table: int, layer: int, phase: int) -> None:
     """One layer; `layer` is the address of its row, `phase` the number of its first phase."""
     _project(thread, table, layer, phase)
     _attend(thread, table, layer, phase + layout.ATTEND_PHASE)
-    _add_map(table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
-             phase + layout.OUTPUT_PHASE)  # fmt: skip
+    _add_map(thread, table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
+             phase + layout.OUTPUT_ROWS_PHASE, phase + layout.OUTPUT_PHASE)  # fmt: skip
     _gate(thread, table, layer, phase)
-    _add_map(table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
-             phase + layout.DOWN_PHASE)  # fmt: skip
+    _add_map(thread, table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
+             phase + layout.DOWN_ROWS_PHASE, phase + layout.DOWN_PHASE)  # fmt: skip
 
 
 # ---- before and after the layers
@@ -254,11 +312,12 @@ def _start(table: int) -> None:
 
 
 @kernel
-def _finish(table: int, phase: int) -> None:
+def _finish(thread: int, table: int, phase: int) -> None:
     """The last norm for the rows whose logits or hidden states are wanted, the head for the former."""
     count, hidden = get_int64(table, layout.NORMED_COUNT), get_int64(table, layout.HIDDEN)
     normed, vocab = get_int64(table, layout.NORMED), get_int64(table, layout.VOCAB)
-    counters, tasks = _counters(table, phase), _split(table, count)
+    counters = _counters(table, phase + layout.LAST_NORM_PHASE)
+    tasks = _split(table, count)
     task = take_task(counters)
     while task < tasks:
         gather_rows(task, tasks, get_int64(table, layout.RESIDUAL), NO, hidden,
@@ -267,18 +326,22 @@ def _finish(table: int, phase: int) -> None:
                  get_float32(table, 2 * layout.EPS), normed)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
-    _wait(table, phase, tasks)
+    _wait(table, phase + layout.LAST_NORM_PHASE, tasks)
     count = get_int64(table, layout.LOGITS_COUNT)
     if count == 0:
         return
-    counters, tasks = _counters(table, phase + 1), _split(table, vocab // layout.COLUMN_GRAIN + 1)
+    head = get_int64(table, layout.HEAD_MAP)
+    _quantize_phase(table, head, normed, count, phase + layout.HEAD_ROWS_PHASE)
+    phase += layout.HEAD_PHASE
+    counters, tasks = _counters(table, phase), _split(table, vocab // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
+    whole = _whole(thread, table, head, normed, count) if task < tasks else 0
     while task < tasks:
-        linear(task, tasks, normed, count, get_int64(table, layout.HEAD_MAP),
-               get_int64(table, layout.LOGITS), NO)  # fmt: skip
+        linear(task, tasks, normed, whole, count, head, get_int64(table, layout.LOGITS),
+               NO)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
-    _wait(table, phase + 1, tasks)
+    _wait(table, phase, tasks)
 
 
 @kernel
@@ -296,5 +359,5 @@ def step(thread: int, table: int) -> None:
     for number in range(count):
         _layer(thread, table, layers + _WORD * layout.LAYER_WORDS * number,
                layout.FIRST_PHASES + layout.LAYER_PHASES * number)  # fmt: skip
-    _finish(table, layout.FIRST_PHASES + layout.LAYER_PHASES * count)
+    _finish(thread, table, layout.FIRST_PHASES + layout.LAYER_PHASES * count)
     leave(sync, thread == 0)

@@ -20,11 +20,11 @@ from quire.native.cpu.simd import FLOAT, INT64, VECTOR
 _I = types.int64
 
 
-def _offset(builder: ir.IRBuilder, address: Any, stride: Any, count: int) -> Any:
+def build_offset(builder: ir.IRBuilder, address: Any, stride: Any, count: int) -> Any:
     return address if count == 0 else builder.add(address, builder.mul(stride, INT64(count)))
 
 
-def _loop(builder: ir.IRBuilder, trips: Any, state: list[Any], body: Any) -> list[Any]:
+def build_loop(builder: ir.IRBuilder, trips: Any, state: list[Any], body: Any) -> list[Any]:
     """`for index in range(trips): state = body(index, state)`, the state in registers."""
     before = builder.block
     head = builder.append_basic_block("head")
@@ -77,8 +77,8 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
 
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         x, x_stride, w, w_stride, depth, out, out_stride, bias, accumulate, ahead, pace = args
-        xs = [_offset(builder, x, x_stride, r) for r in range(rows)]
-        ws = [_offset(builder, w, w_stride, c) for c in range(columns)]
+        xs = [build_offset(builder, x, x_stride, r) for r in range(rows)]
+        ws = [build_offset(builder, w, w_stride, c) for c in range(columns)]
 
         def step(index: Any, sums: list[Any]) -> list[Any]:
             x_at, w_at = (builder.mul(index, INT64(LANES * width)) for width in (4, size))
@@ -95,7 +95,7 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
 
         zero = simd.constant_vector(0.0)
         whole = builder.sdiv(depth, INT64(LANES))
-        sums = _loop(builder, whole, [zero] * (rows * columns), step)
+        sums = build_loop(builder, whole, [zero] * (rows * columns), step)
         done = builder.mul(whole, INT64(LANES))
         sums = _tail(
             builder,
@@ -159,7 +159,7 @@ def _write(
     adds = builder.icmp_signed("!=", accumulate, INT64(0))
     for r in range(rows):
         total = simd.build_sums(builder, sums[r * columns : (r + 1) * columns])
-        place = _offset(builder, out, out_stride, r)
+        place = build_offset(builder, out, out_stride, r)
         total = builder.fadd(builder.fadd(total, shift), optional(adds, place))
         builder.store(total, simd.build_pointer(builder, place, kind), align=4)
 
@@ -172,9 +172,9 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool) -> Any:
 
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         a, a_stride, b, b_stride, count, out, out_stride = args
-        lefts = [_offset(builder, a, a_stride, r) for r in range(rows)]
+        lefts = [build_offset(builder, a, a_stride, r) for r in range(rows)]
         places = [
-            builder.add(_offset(builder, out, out_stride, r), INT64(v * LANES * 4))
+            builder.add(build_offset(builder, out, out_stride, r), INT64(v * LANES * 4))
             for r in range(rows)
             for v in range(vectors)
         ]
@@ -198,7 +198,7 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool) -> Any:
                     result.append(simd.build_fma(builder, spread, loaded[v], sums[r * vectors + v]))
             return result
 
-        for place, value in zip(places, _loop(builder, count, state, step), strict=True):
+        for place, value in zip(places, build_loop(builder, count, state, step), strict=True):
             builder.store(value, simd.build_pointer(builder, place, VECTOR), align=4)
         return context.get_dummy_value()
 

@@ -19,12 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import ModelNotFoundError, WeightsError
+from quire.native.cpu.bfloat16 import round_to_bfloat16, widen
 from quire.native.models.spec import DecoderSpec, TensorSpec
+from quire.native.quantization.quantized import QuantizedMatrix
+from quire.native.quantization.reading import read_quantized
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_OLD_GPTQ = "gptq_model*.safetensors"  # as AutoGPTQ named its one file
 _HEADER_LIMIT = 100_000_000  # the format's own bound
 _TYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -108,10 +112,7 @@ class SafetensorsFile:
 
     def floats(self, name: str) -> StoredTensor:
         """The tensor `name`, which must be stored as floats."""
-        found = self.tensor(name)
-        if found.dtype not in ("F32", "F16", "BF16", "F64"):
-            raise WeightsError(f"{found.path}: {name} is stored as {found.dtype}, no float")
-        return found
+        return _checked_floats(self.tensor(name))
 
     def _view(self, name: str, kind: Any, shape: Any, start: int, end: int) -> NDArray[Any]:
         wanted = math.prod(shape) * np.dtype(kind).itemsize
@@ -131,6 +132,12 @@ class SafetensorsFile:
         return raw.view(kind).reshape(shape)
 
 
+def _checked_floats(found: StoredTensor) -> StoredTensor:
+    if found.dtype not in ("F32", "F16", "BF16", "F64"):
+        raise WeightsError(f"{found.path}: {found.name} is stored as {found.dtype}, no float")
+    return found
+
+
 class WeightsFolder:
     """The tensors of one folder, in one file or in the many that an index names.
 
@@ -143,12 +150,20 @@ class WeightsFolder:
         if not self.folder.is_dir():
             raise ModelNotFoundError(f"{self.folder} is not a folder")
         self._files: dict[str, SafetensorsFile] = {}
-        if (self.folder / _INDEX).is_file() and not (self.folder / _SINGLE).is_file():
+        single = self._single()
+        if single is not None:
+            self._where = dict.fromkeys(self._file(single).names(), single)
+        elif (self.folder / _INDEX).is_file():
             self._where = self._read_index()
-        elif (self.folder / _SINGLE).is_file():
-            self._where = dict.fromkeys(self._file(_SINGLE).names(), _SINGLE)
         else:
             raise self._nothing_to_read()
+
+    def _single(self) -> str | None:
+        """The name of the file that holds all tensors; None where there is none."""
+        if (self.folder / _SINGLE).is_file():
+            return _SINGLE
+        old = [] if (self.folder / _INDEX).is_file() else list(self.folder.glob(_OLD_GPTQ))
+        return old[0].name if len(old) == 1 else None
 
     def _nothing_to_read(self) -> ModelNotFoundError | WeightsError:
         pickled = sorted(p.name for s in ("*.bin", "*.pt", "*.pth") for p in self.folder.glob(s))
@@ -183,24 +198,27 @@ class WeightsFolder:
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
+    def stored(self, name: str) -> StoredTensor:
+        """The tensor `name`, whatever its shape and type."""
+        if name not in self._where:
+            raise WeightsError(f"{self.folder}: the weights lack {name}")
+        return self._file(self._where[name]).tensor(name)
+
     def tensor(self, spec: TensorSpec) -> StoredTensor:
         """The tensor that `spec` names, checked against its shape."""
         if spec.name not in self._where:
             raise WeightsError(f"{self.folder}: the weights lack {spec.name} {spec.shape}")
-        file = self._file(self._where[spec.name])
-        found = file.tensor(spec.name)
+        found = self.stored(spec.name)
         if found.values.shape != spec.shape:
             raise WeightsError(
                 f"{found.path}: {spec.name} has shape {found.values.shape}, "
                 f"config.json asks for {spec.shape}"
             )
-        return file.floats(spec.name)
+        return self.floats(spec.name)
 
-    def stored(self, name: str) -> StoredTensor:
-        """The tensor `name` of floats, whatever its shape."""
-        if name not in self._where:
-            raise WeightsError(f"{self.folder}: the weights lack {name}")
-        return self._file(self._where[name]).floats(name)
+    def floats(self, name: str) -> StoredTensor:
+        """The tensor `name`, whatever its shape, which must be stored as floats."""
+        return _checked_floats(self.stored(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +242,19 @@ def load_weights(
 
     `auto` keeps float32 and bfloat16 as they are stored; float16 becomes float32, because the
     kernels compute in float32 and have no cheap widening of it. The other values convert matrices
-    where they differ from it, which copies them. A folder that holds the decoder alone, as models
-    for embeddings do, has names without a prefix, and those are found too. `with_head=False` leaves the head out, which a
-    model that writes no text may lack. Raises as `WeightsFolder` does.
+    where they differ from it, which copies them. Matrices that the folder holds quantised are
+    read as `spec.quantization` says. A folder that holds the decoder alone, as models for
+    embeddings do, has names without a prefix, which are found too. `with_head=False` leaves the
+    head out, which a model that writes no text may lack. Raises as `WeightsFolder` does.
     """
     source = WeightsFolder(folder)
     if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
         spec = replace(spec, names=spec.names.bare())
 
     def read(tensor: TensorSpec) -> NDArray[Any]:
+        quantized = read_quantized(source, tensor, spec.quantization)
+        if quantized is not None:
+            return unpack_quantized(quantized, dtype)
         stored = source.tensor(tensor)
         return convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
 
@@ -250,21 +272,18 @@ def load_weights(
     return Weights(spec, tensors, layers)
 
 
+def unpack_quantized(matrix: QuantizedMatrix, dtype: WeightsDtype) -> NDArray[Any]:
+    """The matrix that the kernels read for a quantised one: its numbers multiplied out.
+
+    This is the one place where a quantised checkpoint takes the room of a full one.
+    """
+    values = matrix.dequantized()
+    return round_to_bfloat16(values) if dtype == "bfloat16" else values
+
+
 def convert(stored: StoredTensor, dtype: WeightsDtype) -> NDArray[Any]:
     """The tensor as float32, or as the upper halves of bfloat16; without a copy where it is so."""
     if stored.dtype == "BF16":
         return stored.values if dtype in ("auto", "bfloat16") else widen(stored.values)
     values = stored.values.astype(np.float32, copy=False)
     return round_to_bfloat16(values) if dtype == "bfloat16" else values
-
-
-def widen(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Bfloat16, as uint16, to float32: exact."""
-    return (halves.astype(np.uint32) << 16).view(np.float32)
-
-
-def round_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Float32 to bfloat16, as uint16: to nearest, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    rounded = (bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16
-    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)

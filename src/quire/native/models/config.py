@@ -18,13 +18,13 @@ class HubConfig:
         self.source = source
 
     @classmethod
-    def read(cls, folder: Path) -> HubConfig:
+    def read(cls, folder: Path, name: str = "config.json") -> HubConfig:
         """Read `folder/config.json`. Raises ModelNotFoundError or ModelError."""
-        path = folder / "config.json"
+        path = folder / name
         if not folder.is_dir():
             raise ModelNotFoundError(f"{folder} is not a folder")
         if not path.is_file():
-            raise ModelNotFoundError(f"{folder} has no config.json: is it a model's folder?")
+            raise ModelNotFoundError(f"{folder} has no {name}: is it a model's folder?")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -32,6 +32,16 @@ class HubConfig:
         if not isinstance(values, dict):
             raise ModelError(f"{path} holds no JSON object")
         return cls(values, str(path))
+
+    def inner(self, key: str, value: Any) -> HubConfig:
+        """An object inside this one, which errors call `key`."""
+        if not isinstance(value, Mapping):
+            raise self.wrong(key, value, "an object")
+        return HubConfig(value, f"{self.source}: {key}")
+
+    def with_changes(self, changes: Mapping[str, Any]) -> HubConfig:
+        """The same with other values of some keys."""
+        return HubConfig({**self._values, **changes}, self.source)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`, or the default where it is absent or null."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from quire.errors import UnsupportedModelError
 from quire.native.models import llama, mistral, qwen2, qwen3
 from quire.native.models.config import HubConfig
 from quire.native.models.spec import DecoderSpec
+from quire.native.quantization.formats import read_quantization
 
 DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "llama": llama.decoder,  # Yi too: its folders say llama
@@ -25,11 +27,16 @@ def read_spec(folder: Path | str) -> DecoderSpec:
     a rope type, an activation or a quantisation that this engine does not run) or ModelError (a
     config.json that cannot be read or contradicts itself).
     """
-    return spec_of(HubConfig.read(Path(folder)))
+    folder = Path(folder)
+    return spec_of(HubConfig.read(folder), folder)
 
 
-def spec_of(config: HubConfig) -> DecoderSpec:
-    """The spec of a config that was read already; raises as `read_spec` does."""
+def spec_of(config: HubConfig, folder: Path | None = None) -> DecoderSpec:
+    """The spec of a config that was read already; raises as `read_spec` does.
+
+    Old folders say in a file of their own how their weights are quantised: it is looked for in
+    `folder`.
+    """
     model_type = config.get("model_type")
     builder = DECODERS.get(model_type) if isinstance(model_type, str) else None
     if builder is None:
@@ -38,9 +45,4 @@ def spec_of(config: HubConfig) -> DecoderSpec:
             f"{config.source}: model_type {said}. The native engine runs "
             f"{', '.join(sorted(DECODERS))}; infer_backend: vllm may run others"
         )
-    if "quantization_config" in config:
-        raise UnsupportedModelError(
-            f"{config.source}: the weights are quantised, which the native engine does not run. "
-            "infer_backend: vllm may run this model"
-        )
-    return builder(config)
+    return replace(builder(config), quantization=read_quantization(config, folder))

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from quire.native.quantization.schemes import Quantization
+
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3"]
 
 
@@ -93,6 +95,8 @@ class DecoderSpec:
     """RMS norms over `head_dim` of each query and key head, before the rotary embedding."""
     tied_embeddings: bool = False
     names: WeightNames = WeightNames()
+    quantization: Quantization | None = None
+    """Which matrices the folder may hold as small whole numbers, and how."""
 
     @property
     def num_layers(self) -> int:

@@ -1,0 +1,1 @@
+"""Weights as small whole numbers: checkpoints that hold them, and rounding to them."""
