@@ -5,18 +5,33 @@ Torch and transformers make them and are also the oracle; nothing under `src` se
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    Glm4Config,
+    GlmConfig,
+    GraniteConfig,
     LlamaConfig,
+    MinistralConfig,
+    Mistral3Config,
     MistralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 _SMALL: dict[str, Any] = {
@@ -43,16 +58,74 @@ _LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0, 1.2, 1.5, 1.9, 2.5, 3.0],
+    "long_factor": [1.0, 2.0, 5.0, 9.0, 20.0, 40.0],
+}
+
+_GEMMA: dict[str, Any] = {"head_dim": 24, "query_pre_attn_scalar": 30, "tie_word_embeddings": True}
+
+_YARN_OF_FULL_LAYERS = {
+    "full_attention": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 4.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+}
+
+_GRANITE = {
+    "embedding_multiplier": 3.0,
+    "attention_multiplier": 0.3,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 2.5,
+}
+
+_VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "head_dim": 8,
+}
+
 # kind: the configuration's class and what it changes of `_SMALL`.
 _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama2": (LlamaConfig, {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
     "llama3": (LlamaConfig, {"rope_parameters": _LLAMA3_ROPE, "tie_word_embeddings": True}),
     "mistral": (MistralConfig, {"sliding_window": 24, "head_dim": 16}),
+    "gemma": (GemmaConfig, {"head_dim": 24, "tie_word_embeddings": True}),
+    "gemma2": (Gemma2Config, {**_GEMMA, "sliding_window": 24}),
+    "gemma3": (Gemma3Config, {**_GEMMA, "sliding_window": 24, "sliding_window_pattern": 2}),
+    "gemma3_text": (
+        Gemma3TextConfig,
+        {**_GEMMA, "sliding_window": 24, "sliding_window_pattern": 3},
+    ),
+    "glm": (GlmConfig, {"head_dim": 24, "partial_rotary_factor": 0.5}),
+    "glm4": (Glm4Config, {"head_dim": 24, "attention_bias": False}),
+    "granite": (GraniteConfig, _GRANITE),
+    "internlm2": (LlamaConfig, {"attention_bias": True}),
+    "ministral": (MinistralConfig, {"sliding_window": 24, "head_dim": 16}),
+    "mistral3": (Mistral3Config, {"sliding_window": None, "head_dim": 16}),
+    "olmo2": (Olmo2Config, {}),
+    "olmo3": (Olmo3Config, {"sliding_window": 24, "rope_parameters": _YARN_OF_FULL_LAYERS}),
+    "phi3": (Phi3Config, {"sliding_window": 24}),
+    "phi4_mini": (
+        Phi3Config,
+        {
+            "rope_parameters": _LONGROPE,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 256,
+            "tie_word_embeddings": True,
+        },
+    ),
     "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3Config, {"head_dim": 24, "attention_bias": False}),
+    "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
     "yi": (LlamaConfig, {"hidden_size": 96, "rms_norm_eps": 1e-6, "vocab_size": 299}),
 }
 
+ORACLE = "oracle"  # the folder inside a model's of its equal, where transformers lacks the type
 KINDS = tuple(_KINDS)
 
 
@@ -73,22 +146,71 @@ def make_random_model(
     """
     folder = Path(folder)
     config_class, changes = _KINDS[kind]
-    config = config_class(**{**_SMALL, **changes, **overrides})
+    config = _config(config_class, {**_SMALL, **changes, **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1:
-                    centre = 0.0 if name.endswith("bias") else 1.0
-                    parameter.copy_(centre + 0.2 * torch.randn_like(parameter))
+                    at_zero = name.endswith("bias") or kind.startswith("gemma")
+                    parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
     model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
+    if kind == "internlm2":
+        _write_as_internlm2(folder)
     return folder
+
+
+def _config(config_class: type[PretrainedConfig], values: dict[str, Any]) -> PretrainedConfig:
+    if config_class not in (Gemma3Config, Mistral3Config):
+        return config_class(**values)
+    text_class = {Gemma3Config: Gemma3TextConfig, Mistral3Config: MistralConfig}[config_class]
+    return config_class(
+        text_config=text_class(**values).to_dict(),
+        vision_config=_VISION,
+        tie_word_embeddings=values["tie_word_embeddings"],
+    )
+
+
+def _write_as_internlm2(folder: Path) -> None:
+    """Turn a Llama's folder into InternLM2's, which transformers does not have; Llama goes inside.
+
+    The layout is that of InternLM2's own code: `wqkv` viewed as (kv heads, group + 2, head, hidden)
+    has the group's queries, then its key, then its value.
+    """
+    own = folder / ORACLE
+    own.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).rename(own / name)
+    config, tensors = json.loads((own / "config.json").read_text()), load_file(own / name)
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    names = {
+        "embed_tokens": "tok_embeddings", "lm_head": "output", "self_attn.o_proj": "attention.wo",
+        "mlp.gate_proj": "feed_forward.w1", "mlp.up_proj": "feed_forward.w3",
+        "mlp.down_proj": "feed_forward.w2", "input_layernorm": "attention_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }  # fmt: skip
+    made: dict[str, torch.Tensor] = {}
+    for name, value in tensors.items():
+        if ".q_proj." in name:
+            parts = [tensors[name.replace("q_proj", f"{role}_proj")] for role in "qkv"]
+            groups = [part.view(kv_heads, -1, size, *part.shape[1:]) for part in parts]
+            fused = torch.cat(groups, dim=1).reshape(-1, *value.shape[1:])
+            made[name.replace("self_attn.q_proj", "attention.wqkv")] = fused
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            for llama, internlm2 in names.items():
+                name = name.replace(llama, internlm2)
+            made[name] = value
+    save_file(made, folder / "model.safetensors")
+    config |= {"model_type": "internlm2", "bias": config["attention_bias"]}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def load_oracle(folder: Path | str) -> PreTrainedModel:
     """Return transformers' own model of `folder`, in float32 with eager attention."""
+    own = Path(folder) / ORACLE
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
+        own if own.is_dir() else folder, dtype=torch.float32, attn_implementation="eager"
     )
     return model.eval()

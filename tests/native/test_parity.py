@@ -35,7 +35,7 @@ class Oracle:
         self.folder = make_random_model(folder, kind)
         self.model: PreTrainedModel = load_oracle(self.folder)
         generator = np.random.default_rng(7)
-        vocabulary = int(self.model.config.vocab_size)
+        vocabulary = int(self.model.config.get_text_config().vocab_size)
         self.prompts = [
             tuple(generator.integers(3, vocabulary, length).tolist()) for length in LENGTHS
         ]
@@ -91,7 +91,7 @@ def make_engine(oracle: Oracle) -> Iterator[MakeEngine]:
 
 def _block_bytes(oracle: Oracle, block_size: int) -> int:
     """Bytes of one block in float32: keys and values of all layers, whole registers each."""
-    config = oracle.model.config
+    config = oracle.model.config.get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     padded = -(-size // 16) * 16
     heads, layers = config.num_key_value_heads, config.num_hidden_layers

@@ -51,6 +51,10 @@ def _none_is_null(value: Any) -> Any:
     return None if isinstance(value, str) and value.strip().lower() in ("", "none") else value
 
 
+def _none_for_full(value: Any) -> Any:
+    return None if value in ("none", "") else value
+
+
 def _native_for_huggingface(value: Any) -> Any:
     name = str(value).lower()
     if name in ("sglang", "ktransformers", "kt"):
@@ -158,6 +162,10 @@ class ModelArguments(Arguments):
     native_num_threads: Count | None = None
     """Threads of the kernels; None takes all cores that this process may use."""
     native_prefix_caching: bool = True
+    native_quantization: Annotated[
+        Literal["int8", "int4"] | None, BeforeValidator(_none_for_full)
+    ] = None
+    """Round the weights to so many bits at load; the result is kept in the cache folder."""
 
     def hub_token(self) -> str | None:
         """The hub's token in plain text, for the hub's client alone."""

@@ -11,7 +11,7 @@ from typing import Any
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
-from quire.chat.native_options import check_arguments
+from quire.chat.native_options import check_arguments, quantization
 from quire.chat.native_texts import pool_texts, read_texts
 from quire.chat.text_options import embedding_options, score_options
 from quire.chat.tokenizer_loading import check_vocabulary
@@ -162,6 +162,7 @@ def _load_runner(folder: Path, model_args: ModelArguments, *, with_head: bool) -
     return load_model(
         folder,
         dtype=model_args.infer_dtype,
+        quantize=quantization(model_args),
         rope_scaling=model_args.rope_scaling,
         max_model_len=model_args.vllm_maxlen,
         max_model_len_is_wish="vllm_maxlen" not in model_args.explicit(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 from quire.arguments import FinetuningArguments, ModelArguments
 from quire.errors import ConfigError
@@ -46,6 +47,13 @@ def check_arguments(model_args: ModelArguments, finetuning_args: FinetuningArgum
         logger.info("Without effect on the native engine: %s.", ", ".join(ignored))
 
 
+def quantization(model_args: ModelArguments) -> Literal["int8", "int4"] | None:
+    """How weights are rounded at load; `quantization_bit`, whatever its method, is ours."""
+    if model_args.quantization_bit is not None:
+        return "int8" if model_args.quantization_bit == 8 else "int4"
+    return model_args.native_quantization
+
+
 def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> Iterator[str]:
     if model_args.adapter_name_or_path or model_args.adapter_folder:
         yield (
@@ -53,8 +61,17 @@ def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) 
             "merge the adapter into the model first (peft's merge_and_unload, or "
             "`llamafactory-cli export`)."
         )
-    if model_args.quantization_bit is not None:
-        yield "quantization_bit: the native engine quantises no weights yet; leave it out."
+    if model_args.quantization_bit not in (None, 4, 8):
+        yield (
+            f"quantization_bit {model_args.quantization_bit}: the native engine rounds weights to 8 "
+            "or 4 bits."
+        )
+    bits = {8: "int8", 4: "int4"}.get(model_args.quantization_bit or 0)
+    if bits and model_args.native_quantization not in (None, bits):
+        yield (
+            f"quantization_bit {model_args.quantization_bit} and native_quantization "
+            f"{model_args.native_quantization} contradict each other: leave one out."
+        )
     if model_args.split_special_tokens:
         yield (
             "split_special_tokens: users' text never becomes control tokens here, and the "

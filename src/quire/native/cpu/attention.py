@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from quire.native.cpu import simd
+from quire.native.cpu.curves import soft_cap
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.layout import CHUNK, LANES, SCORE_STRIDE, TILE_PAIRS
 from quire.native.cpu.tiles import make_outer_tile
@@ -120,17 +121,20 @@ def _add_values(p: int, pairs: int, values: int, count: int, width: int, out: in
 
 @kernel
 def _soften(
-    scores: int, first: int, end: int, length: int, state: int, out: int, width: int
+    scores: int, first: int, end: int, length: int, state: int, out: int, width: int, cap: float
 ) -> None:
     """One pair's softmax over a chunk: scores become weights, the rest of its state is rescaled.
 
     Positions `first` to `end - 1` of the chunk are seen. `state`: its maximum and its sum so far.
+    `cap`: of the scores, 0 for none.
     """
     if first >= min(end, length):
         zero = simd.splat(np.float32(0))
         for j in range(0, length, LANES):
             simd.store(scores + 4 * j, zero)
         return
+    if cap != 0:
+        soft_cap(scores, length, np.float32(1), cap)
     top = simd.splat(simd.NEGATIVE_INFINITY)
     for j in range(0, length, LANES):
         value = simd.load(scores + 4 * j)
@@ -158,6 +162,7 @@ def _soften(
 def _attend_tile(
     q: int, heads: int, kv_heads: int, size: int, row: int, rows: int, head: int, positions: int,
     table: int, block_size: int, k_cache: int, v_cache: int, window: int, out: int, scratch: int,
+    cap: float,
 ) -> None:  # fmt: skip
     """One tile: `rows` rows from `row` on, key-value head `head`."""
     group = heads // kv_heads
@@ -195,7 +200,7 @@ def _attend_tile(
             position = np.int64(simd.get_int32(positions, row + pair // group))
             first = max(0, position + 1 - window) if window else 0
             _soften(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, position + 1 - low,
-                    length, states + 8 * pair, outs + pair * width * 4, width)  # fmt: skip
+                    length, states + 8 * pair, outs + pair * width * 4, width, cap)  # fmt: skip
         place = low
         while place < high:
             start = max(place, begin)
@@ -216,16 +221,17 @@ def _attend_tile(
 def attention(
     task: int, q: int, heads: int, kv_heads: int, size: int, positions: int, block_tables: int,
     table_width: int, block_size: int, k_cache: int, v_cache: int, window: int, tiles: int,
-    out: int, scratch: int,
+    out: int, scratch: int, cap: float,
 ) -> None:  # fmt: skip
     """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
 
     q is scaled and rotated, out has its shape, all are addresses. `window` is the number of
     positions that a row sees, or 0. Caches as in `kernels.store_keys` and `store_values`;
-    `scratch` is this thread's own `scratch_floats`.
+    `scratch` is this thread's own `scratch_floats`. A score s becomes `cap * tanh(s / cap)`, unless
+    `cap` is 0.
     """
     tile, head = tiles + 24 * (task // kv_heads), task % kv_heads
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
     _attend_tile(q, heads, kv_heads, size, simd.get_int64(tile, 1), simd.get_int64(tile, 2),
                  head, positions, table, block_size, k_cache, v_cache, window, out,
-                 scratch)  # fmt: skip
+                 scratch, cap)  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from quire.native.cpu import layout, simd
+from quire.native.cpu.curves import gelu_gate, soft_cap
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.layout import COLUMN_GRAIN, LANES
 from quire.native.cpu.quantized import quantized_columns
@@ -225,17 +226,49 @@ def silu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) ->
 @kernel
 def gated_ffn(
     task: int, tasks: int, x: int, whole: int, rows: int, gate_map: int, up_map: int, gate: int,
-    up: int,
+    up: int, activation: int = layout.SILU,
 ) -> None:  # fmt: skip
     """`gate = silu(x @ gate_w.T + gate_b) * (x @ up_w.T + up_b)`; `up` is scratch of its shape.
 
-    The maps are addresses as in `linear`.
+    The maps are addresses as in `linear`; `activation` is one of `layout`'s.
     """
     columns = simd.get_int64(gate_map, layout.MAP_COLUMNS)
     first, end = share(task, tasks, columns, COLUMN_GRAIN)
     linear_columns(x, whole, rows, gate_map, gate, first, end, NO)
     linear_columns(x, whole, rows, up_map, up, first, end, NO)
-    silu_gate(gate, up, rows, columns, first, end)
+    if activation == layout.GELU_TANH:
+        gelu_gate(gate, up, rows, columns, first, end)
+    else:
+        silu_gate(gate, up, rows, columns, first, end)
+
+
+@kernel
+def scale_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float) -> None:
+    """`x[t] *= scale` for (rows, size)."""
+    first, end = share(task, tasks, rows, 1)
+    soft_cap(x + first * size * 4, (end - first) * size, scale, np.float32(0))
+
+
+@kernel
+def add_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float, out: int) -> None:
+    """`out[t] += x[t] * scale` for (rows, size)."""
+    first, end = share(task, tasks, rows, 1)
+    factor = simd.splat(np.float32(scale))
+    for k in range(first * size, end * size, LANES):
+        count = min(LANES, end * size - k)
+        value = simd.multiply(simd.load_part(x + 4 * k, count), factor)
+        value = simd.add(simd.load_part(out + 4 * k, count), value)
+        simd.store_part(out + 4 * k, value, count)
+
+
+@kernel
+def bend_logits(
+    task: int, tasks: int, logits: int, rows: int, columns: int, scale: float, cap: float
+) -> None:
+    """Scale and soft cap of (rows, columns), in the columns that `linear` gives to the same task."""
+    first, end = share(task, tasks, columns, COLUMN_GRAIN)
+    for row in range(rows):
+        soft_cap(logits + 4 * (row * columns + first), end - first, scale, cap)
 
 
 @kernel
@@ -254,21 +287,39 @@ def _rotate(x: int, cosines: int, sines: int, half: int, scale: float) -> None:
 
 
 @kernel
+def _rotate_neighbours(x: int, cosines: int, sines: int, half: int, scale: float) -> None:
+    """Turn each pair (x[2 i], x[2 i + 1]) of the head at address `x`, and scale it."""
+    factor = np.float32(scale)
+    for i in range(half):
+        first, second = simd.get_float32(x, 2 * i), simd.get_float32(x, 2 * i + 1)
+        c, s = simd.get_float32(cosines, i), simd.get_float32(sines, i)
+        simd.put_float32(x, 2 * i, (first * c - second * s) * factor)
+        simd.put_float32(x, 2 * i + 1, (second * c + first * s) * factor)
+
+
+@kernel
 def rotate_heads(
     x: int, rows: int, heads: int, size: int, first: int, end: int, norm: int, eps: float,
-    scale: float, positions: int, cosines: int, sines: int,
+    scale: float, positions: int, cosines: int, sines: int, rotary: int, interleaved: int,
 ) -> None:  # fmt: skip
     """Norm, rotary embedding and scale of the heads `first` to `end - 1`, in place.
 
-    x (rows, heads, size); `norm` is 0 for none; cosines and sines (positions, size / 2).
+    x (rows, heads, size), of which the first `rotary` turn, in neighbouring pairs if `interleaved`;
+    `norm` is 0 for none; cosines and sines (positions, rotary / 2), 0 for no rotary embedding.
     """
+    turned = rotary if cosines else 0
     for row in range(rows):
-        angles = np.int64(simd.get_int32(positions, row)) * (size // 2) * 4
+        angles = np.int64(simd.get_int32(positions, row)) * (rotary // 2) * 4
         for head in range(first, end):
             at = x + (row * heads + head) * size * 4
             if norm:
                 normalise_row(at, norm, at, size, eps)
-            _rotate(at, cosines + angles, sines + angles, size // 2, scale)
+            if turned and interleaved:
+                _rotate_neighbours(at, cosines + angles, sines + angles, rotary // 2, scale)
+            elif turned:
+                _rotate(at, cosines + angles, sines + angles, rotary // 2, scale)
+            if turned < size:
+                soft_cap(at + 4 * turned, size - turned, scale, np.float32(0))
 
 
 @kernel

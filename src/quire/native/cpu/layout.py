@@ -32,10 +32,13 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     TILES, COUNTERS, SYNC, SCRATCH, SCRATCH_BYTES, THREADS,
     COSINES, SINES, ROWS, SEQUENCES, TOKEN_IDS, POSITIONS, SLOTS, QUERY_START,
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
+    ACTIVATION, EMBEDDING_SCALE, RESIDUAL_SCALE, LOGITS_SCALE, ATTENTION_CAP, LOGITS_CAP,
+    ROTARY_DIM, INTERLEAVED, WIDTH_NORMS, LOCAL_COSINES, LOCAL_SINES,
     QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
     NORMED_COUNT,  # rows of LOGITS_ROWS that get the last norm; the head is for the first of them
     TABLE_WORDS,
-) = range(48)  # fmt: skip
+) = range(59)  # fmt: skip
+SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
 (
@@ -49,8 +52,10 @@ QUANT_BLOCK = 16  # columns of a quantised map that lie together
 # One layer's row. Each linear map is the address of its MAP_WORDS.
 (
     WINDOW, ATTENTION_NORM, FFN_NORM, Q_NORM, K_NORM, K_CACHE, V_CACHE,
+    POST_ATTENTION_NORM, POST_FFN_NORM, ROPE,
     FIRST_LINEAR,
-) = range(8)  # fmt: skip
+) = range(11)  # fmt: skip
+NO_ROPE, GLOBAL_ROPE, LOCAL_ROPE = range(3)  # what ROPE may be
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 Q_MAP, K_MAP, V_MAP, O_MAP, GATE_MAP, UP_MAP, DOWN_MAP = (
     FIRST_LINEAR + i for i in range(len(LINEARS))
@@ -65,9 +70,10 @@ PHASE_BYTES, DONE = 2 * LINE, LINE
 (
     ATTENTION_NORM_PHASE, PROJECT_PHASE, ATTEND_PHASE, OUTPUT_PHASE,
     FFN_NORM_PHASE, GATE_PHASE, DOWN_PHASE,
+    WIDTH_NORM_PHASE, ATTENTION_SUM_PHASE, FFN_SUM_PHASE,
     PROJECT_ROWS_PHASE, OUTPUT_ROWS_PHASE, GATE_ROWS_PHASE, DOWN_ROWS_PHASE,
     LAYER_PHASES,
-) = range(12)  # fmt: skip
+) = range(15)  # fmt: skip
 LAST_NORM_PHASE, HEAD_ROWS_PHASE, HEAD_PHASE, LAST_PHASES = range(4)
 FIRST_PHASES = 1
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others

@@ -11,6 +11,7 @@ from quire.machine.cpus import default_threads
 from quire.native.cpu.layout import BLOCK_SIZES
 from quire.native.cpu.machine_code import load_step
 from quire.native.cpu.memory import count_blocks
+from quire.native.cpu.packer import QuantizedKind
 from quire.native.cpu.runner import CpuRunner
 from quire.native.cpu.weights import Weights, WeightsDtype, load_weights
 from quire.native.models.registry import read_spec
@@ -24,6 +25,7 @@ def load_model(
     folder: Path | str,
     *,
     dtype: WeightsDtype = "auto",
+    quantize: QuantizedKind | None = None,
     rope_scaling: str | None = None,
     max_model_len: int | None = None,
     max_model_len_is_wish: bool = False,
@@ -40,6 +42,7 @@ def load_model(
 
     Args:
         dtype: of the matrices; "auto" keeps what is stored, float16 becomes float32.
+        quantize: round matrices of full precision to so many bits.
         rope_scaling: a kind of `rope.OVERRIDES`; None or "none" keeps the model's own.
         max_model_len: the most tokens of one sequence; None takes the model's own number.
         max_model_len_is_wish: take the model's own number where it is smaller, without an error.
@@ -58,7 +61,15 @@ def load_model(
         raise ConfigError(f"native_block_size {block_size} is not one of {known}")
     spec = override_rope(read_spec(folder), rope_scaling)
     length = _model_length(spec, max_model_len, max_model_len_is_wish)
-    weights = load_weights(spec, folder, dtype, with_head=with_head)
+    if quantize is not None and spec.quantization is not None:
+        raise ConfigError(
+            f"native_quantization {quantize}: the weights are quantised already "
+            f"({spec.quantization.method}); leave it out"
+        )
+    threads = num_threads or default_threads()
+    weights = load_weights(
+        spec, folder, dtype, quantize, threads=threads, say=on_compile, with_head=with_head
+    )
     num_blocks = count_blocks(
         spec,
         block_size=block_size,
@@ -74,7 +85,7 @@ def load_model(
         max_model_len=length,
         num_blocks=num_blocks,
         block_size=block_size,
-        num_threads=num_threads or default_threads(),
+        num_threads=threads,
         max_batch_tokens=max_batch_tokens,
     )
 
@@ -92,8 +103,8 @@ def _model_length(spec: DecoderSpec, wanted: int | None, wish: bool) -> int:
 
 def weights_bytes(weights: Weights) -> int:
     """Bytes of all tensors, those that are tied counted once."""
-    arrays = [*weights.tensors.values(), *(a for layer in weights.layers for a in layer.values())]
-    return sum({array.ctypes.data: array.nbytes for array in arrays}.values())
+    tensors = [*weights.tensors.values(), *(a for layer in weights.layers for a in layer.values())]
+    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
 
 
 def scratch_bytes(spec: DecoderSpec, rows: int) -> int:

@@ -95,7 +95,7 @@ def _interleave(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         steps = codes.reshape(blocks, QUANT_BLOCK, depth // 4, 4)
     else:
         pairs = codes.reshape(blocks, QUANT_BLOCK, depth // 8, 2, 4)
-        steps = pairs[:, :, :, 0] | (pairs[:, :, :, 1] << 4)
+        steps = pairs[:, :, :, 0] | (pairs[:, :, :, 1] << np.uint8(4))
     return np.ascontiguousarray(steps.transpose(0, 2, 1, 3))
 
 

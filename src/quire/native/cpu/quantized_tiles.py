@@ -70,7 +70,8 @@ def _pairs(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     sixteen = simd.constant_vector(16, INT32)
     low = [builder.ashr(builder.shl(value, sixteen), sixteen) for value in (a, b)]
     high = [builder.ashr(value, sixteen) for value in (a, b)]
-    return builder.add(builder.mul(*low), builder.mul(*high))
+    lower, upper = builder.mul(low[0], low[1]), builder.mul(high[0], high[1])
+    return builder.add(lower, upper)
 
 
 def _splat_word(builder: ir.IRBuilder, address: Any) -> Any:

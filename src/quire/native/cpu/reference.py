@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from quire.native.batch import Batch
 from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.layout import padded
-from quire.native.cpu.weights import Weights, widen
+from quire.native.cpu.weights import Weights, embedding_scale, widen
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
+from quire.native.models.spec import Activation
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[Any]  # float32, or bfloat16 as uint16
@@ -50,18 +51,38 @@ def silu_gate(gate: Floats, up: Floats) -> Floats:
         return (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
 
 
-def gated_ffn(x: Floats, tensors: Mapping[str, Matrix]) -> Floats:
-    """silu(x @ gate.T + gate_bias) * (x @ up.T + up_bias)."""
+def gelu_gate(gate: Floats, up: Floats) -> Floats:
+    """gate * (1 + tanh(sqrt(2 / pi) * (gate + 0.044715 gate^3))) / 2 * up."""
+    inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate * gate * gate)
+    return (gate * (1 + np.tanh(inner)) / 2 * up).astype(np.float32)
+
+
+def gated_ffn(x: Floats, tensors: Mapping[str, Matrix], activation: Activation = "silu") -> Floats:
+    """silu(x @ gate.T + gate_bias) * (x @ up.T + up_bias), or gelu for silu."""
     gate = linear(x, tensors["gate"], tensors.get("gate_bias"))
-    return silu_gate(gate, linear(x, tensors["up"], tensors.get("up_bias")))
+    curve = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]
+    return curve(gate, linear(x, tensors["up"], tensors.get("up_bias")))
 
 
-def rotate(x: Floats, cosines: Floats, sines: Floats) -> Floats:
-    """Turn each pair (x[i], x[i + half]) of (rows, heads, size) by its row's angles (rows, half)."""
-    first, second = np.split(x, 2, axis=-1)
+def soft_cap(x: Floats, cap: float) -> Floats:
+    """cap * tanh(x / cap); x for a cap of 0."""
+    return (cap * np.tanh(x / np.float32(cap))).astype(np.float32) if cap else x
+
+
+def rotate(x: Floats, cosines: Floats, sines: Floats, interleaved: bool = False) -> Floats:
+    """Turn pairs of (rows, heads, size) by their row's angles (rows, half).
+
+    The pairs are (x[i], x[i + half]), or (x[2 i], x[2 i + 1]) if `interleaved`; what lies beyond
+    twice `half` stays.
+    """
+    half = cosines.shape[1]
+    order = np.arange(2 * half).reshape((half, 2) if interleaved else (2, half))
+    low, high = order.T if interleaved else order
     c, s = cosines[:, None], sines[:, None]
-    turned = np.concatenate([first * c - second * s, second * c + first * s], axis=-1)
-    return turned.astype(np.float32, copy=False)
+    turned = x.copy()
+    turned[..., low] = x[..., low] * c - x[..., high] * s
+    turned[..., high] = x[..., high] * c + x[..., low] * s
+    return turned
 
 
 def store(k: Floats, v: Floats, slots: NDArray[np.int64], k_cache: Floats, v_cache: Floats) -> None:
@@ -71,7 +92,9 @@ def store(k: Floats, v: Floats, slots: NDArray[np.int64], k_cache: Floats, v_cac
     v_cache[blocks, :, offsets, : v.shape[2]] = v
 
 
-def attention(q: Floats, batch: Batch, k_cache: Floats, v_cache: Floats, window: int) -> Floats:
+def attention(
+    q: Floats, batch: Batch, k_cache: Floats, v_cache: Floats, window: int, cap: float = 0.0
+) -> Floats:
     """Attend: q (rows, heads, size), scaled and rotated. Returns its shape."""
     size = q.shape[2]
     group = q.shape[1] // k_cache.shape[1]
@@ -84,7 +107,7 @@ def attention(q: Floats, batch: Batch, k_cache: Floats, v_cache: Floats, window:
         values = v_cache[table][..., :size].transpose(1, 0, 2, 3).reshape(keys.shape)
         keys = np.repeat(keys[:, :length], group, axis=0)
         values = np.repeat(values[:, :length], group, axis=0)
-        scores = np.einsum("rhd,hpd->hrp", q[start:end], keys)
+        scores = soft_cap(np.einsum("rhd,hpd->hrp", q[start:end], keys), cap)
         distance = batch.positions[start:end, None] - np.arange(length)
         seen = (distance >= 0) & ((distance < window) if window else True)
         scores = np.where(seen, scores, -np.inf)
@@ -115,42 +138,57 @@ class ReferenceRunner:
         caches = (spec.num_layers, num_blocks, spec.num_kv_heads)
         self._keys = np.zeros((*caches, spec.head_dim, block_size), np.float32)
         self._values = np.zeros((*caches, block_size, padded(spec.head_dim)), np.float32)
-        frequencies, scale = inverse_frequencies(spec.rope, spec.head_dim, max_model_len)
-        self._cosines, self._sines = cosines_and_sines(frequencies, scale, max_model_len)
+        self._angles = {
+            rope: cosines_and_sines(
+                *inverse_frequencies(rope, spec.head_dim, max_model_len), max_model_len
+            )
+            for rope in (spec.rope, spec.local_rope)
+            if rope is not None
+        }
 
     def run(self, batch: Batch) -> Floats:
         """Run the model over one batch; see `Runner`."""
         check_batch(batch, self)
-        tensors, eps = self._weights.tensors, self._spec.norm_eps
-        x = gather_rows(tensors["embeddings"], batch.token_ids)
+        spec, tensors, eps = self._spec, self._weights.tensors, self._spec.norm_eps
+        x = gather_rows(tensors["embeddings"], batch.token_ids) * embedding_scale(self._weights)
+        scale = np.float32(spec.residual_scale)
         for number, layer in enumerate(self._weights.layers):
-            normed = rms_norm(x, layer["attention_norm"], eps)
-            x = x + linear(self._attend(normed, batch, number), layer["o"], layer.get("o_bias"))
-            gated = gated_ffn(rms_norm(x, layer["ffn_norm"], eps), layer)
-            x = x + linear(gated, layer["down"], layer.get("down_bias"))
+            mixed = self._attend(self._norm(x, number, "attention_norm"), batch, number)
+            mixed = linear(mixed, layer["o"], layer.get("o_bias"))
+            x = x + self._norm(mixed, number, "post_attention_norm") * scale
+            gated = gated_ffn(self._norm(x, number, "ffn_norm"), layer, spec.activation)
+            gated = linear(gated, layer["down"], layer.get("down_bias"))
+            x = x + self._norm(gated, number, "post_ffn_norm") * scale
         self.hidden = rms_norm(x[batch.hidden_rows], tensors["final_norm"], eps)
-        normed = rms_norm(x[batch.logits_rows], tensors["final_norm"], eps)
-        return (
-            linear(normed, tensors["head"])
-            if len(normed)
-            else np.zeros((0, self.vocab_size), np.float32)
-        )
+        if "head" not in tensors:
+            return np.zeros((0, self.vocab_size), np.float32)
+        x = rms_norm(x[batch.logits_rows], tensors["final_norm"], eps)
+        logits = linear(x, tensors["head"]) * np.float32(spec.logits_scale)
+        return soft_cap(logits, spec.logits_cap)
+
+    def _norm(self, x: Floats, number: int, role: str) -> Floats:
+        """The norm of a role in a layer; x itself where there is none."""
+        weight = self._weights.layers[number].get(role)
+        return x if weight is None else rms_norm(x, weight, self._spec.norm_eps)
 
     def _attend(self, normed: Floats, batch: Batch, number: int) -> Floats:
         spec, layer = self._spec, self._weights.layers[number]
-        q, k, v = (
-            linear(normed, layer[role], layer.get(f"{role}_bias")).reshape(
-                batch.num_rows, -1, spec.head_dim
-            )
-            for role in ("q", "k", "v")
-        )
+        q, k, v = (linear(normed, layer[r], layer.get(f"{r}_bias")) for r in ("q", "k", "v"))
+        if spec.width_norms:
+            q, k = self._norm(q, number, "q_norm"), self._norm(k, number, "k_norm")
+        q, k, v = (x.reshape(batch.num_rows, -1, spec.head_dim) for x in (q, k, v))
         if spec.head_norms:
-            q = rms_norm(q, layer["q_norm"], spec.norm_eps)
-            k = rms_norm(k, layer["k_norm"], spec.norm_eps)
-        angles = self._cosines[batch.positions], self._sines[batch.positions]
-        q = rotate(q, *angles) * np.float32(spec.attention_scale)
-        store(rotate(k, *angles), v, batch.slots, self._keys[number], self._values[number])
-        mixed = attention(q, batch, self._keys[number], self._values[number], spec.windows[number])
+            q, k = self._norm(q, number, "q_norm"), self._norm(k, number, "k_norm")
+        rope = spec.rope_of(number)
+        if rope is not None:
+            cosines, sines = (table[batch.positions] for table in self._angles[rope])
+            q, k = (rotate(x, cosines, sines, spec.interleaved_rope) for x in (q, k))
+        q = q * np.float32(spec.attention_scale)
+        store(k, v, batch.slots, self._keys[number], self._values[number])
+        mixed = attention(
+            q, batch, self._keys[number], self._values[number], spec.windows[number],
+            spec.attention_cap,
+        )  # fmt: skip
         return mixed.reshape(batch.num_rows, -1)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:

@@ -20,9 +20,11 @@ from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import aligned_zeros
 from quire.native.cpu.packed import PackedMatrix, Tensor
 from quire.native.cpu.team import Team
-from quire.native.cpu.weights import Weights
+from quire.native.cpu.weights import Weights, embedding_scale
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
+from quire.native.models.spec import DecoderSpec
 
+_ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
 FIRST_ANGLES = 1024  # positions whose cosines are made at the start; more when they are met
 
 
@@ -77,8 +79,11 @@ class CpuRunner:
             for word, role in (
                 (layout.ATTENTION_NORM, "attention_norm"), (layout.FFN_NORM, "ffn_norm"),
                 (layout.Q_NORM, "q_norm"), (layout.K_NORM, "k_norm"),
+                (layout.POST_ATTENTION_NORM, "post_attention_norm"),
+                (layout.POST_FFN_NORM, "post_ffn_norm"),
             ):  # fmt: skip
                 row[word] = _address(tensors.get(role))
+            row[layout.ROPE] = _rope_word(weights.spec, number)
             row[layout.K_CACHE] = self._keys[number].ctypes.data
             row[layout.V_CACHE] = self._values[number].ctypes.data
             for i, role in enumerate(layout.LINEARS):
@@ -114,6 +119,16 @@ class CpuRunner:
         table.view(np.float32)[2 * layout.EPS] = spec.norm_eps
         table.view(np.float32)[2 * layout.SCALE] = spec.attention_scale
         table.view(np.float32)[2 * layout.UNIT] = 1
+        for word, value in (
+            (layout.EMBEDDING_SCALE, embedding_scale(weights)),
+            (layout.RESIDUAL_SCALE, spec.residual_scale),
+            (layout.LOGITS_SCALE, spec.logits_scale),
+            (layout.ATTENTION_CAP, spec.attention_cap), (layout.LOGITS_CAP, spec.logits_cap),
+        ):  # fmt: skip
+            table.view(np.float32)[2 * word] = value
+        table[layout.ROTARY_DIM], table[layout.INTERLEAVED] = spec.rotary_dim, spec.interleaved_rope
+        table[layout.WIDTH_NORMS] = spec.width_norms
+        table[layout.ACTIVATION] = _ACTIVATIONS[spec.activation]
         table[layout.EMBEDDINGS] = _address(tensors["embeddings"])
         table[layout.EMBEDDINGS_NARROW] = _narrow(tensors["embeddings"])
         table[layout.FINAL_NORM] = _address(tensors["final_norm"])
@@ -145,12 +160,16 @@ class CpuRunner:
         self._table[layout.COUNTERS] = self._keep("counters", counters)
 
     def _extend_angles(self, length: int) -> None:
-        frequencies, scale = inverse_frequencies(
-            self._spec.rope, self._spec.head_dim, self.max_model_len
-        )
-        cosines, sines = cosines_and_sines(frequencies, scale, length)
-        self._table[layout.COSINES] = self._keep("cosines", np.ascontiguousarray(cosines))
-        self._table[layout.SINES] = self._keep("sines", np.ascontiguousarray(sines))
+        spec, table = self._spec, self._table
+        for rope, cosine_word, sine_word in (
+            (spec.rope, layout.COSINES, layout.SINES),
+            (spec.local_rope, layout.LOCAL_COSINES, layout.LOCAL_SINES),
+        ):
+            if rope is not None:
+                frequencies, scale = inverse_frequencies(rope, spec.head_dim, self.max_model_len)
+                cosines, sines = cosines_and_sines(frequencies, scale, length)
+                for word, values in ((cosine_word, cosines), (sine_word, sines)):
+                    table[word] = self._keep(f"angles {word}", np.ascontiguousarray(values))
         self._num_angles = length
 
     def _own_lock(self) -> threading.Lock:
@@ -247,6 +266,14 @@ def _quantized_row_bytes(weights: Weights) -> int:
         if isinstance(one, PackedMatrix)
     ]
     return max(wanted, default=layout.LINE)
+
+
+def _rope_word(spec: DecoderSpec, layer: int) -> int:
+    """Which angles turn a layer's queries and keys."""
+    rope = spec.rope_of(layer)
+    if rope is None:
+        return layout.NO_ROPE
+    return layout.LOCAL_ROPE if rope is spec.local_rope else layout.GLOBAL_ROPE
 
 
 def _address(array: NDArray[Any] | None) -> int:

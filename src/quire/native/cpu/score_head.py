@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quire.errors import ModelError, UnsupportedModelError, WeightsError
-from quire.native.cpu.weights import SafetensorsFile, WeightsFolder, convert
+from quire.native.cpu.safetensors_file import SafetensorsFile, StoredTensor
+from quire.native.cpu.weights import WeightsFolder, convert
 from quire.native.models.config import HubConfig
-from quire.native.models.spec import TensorSpec
 from quire.native.pooling import ScoreHead
 from quire.prompt import Prompt
 
@@ -74,21 +75,27 @@ def read_reward_model(folder: Path | str) -> RewardModel:
 
 def _value_head(path: Path, hidden: int) -> ScoreHead:
     file = SafetensorsFile(path)
-    weight = file.floats("v_head.summary.weight")
-    bias = file.floats("v_head.summary.bias")
-    return _head(path, convert(weight, "float32"), convert(bias, "float32"), hidden)
+    weight = _floats(file.tensor("v_head.summary.weight"))
+    return _head(path, weight, _floats(file.tensor("v_head.summary.bias")), hidden)
 
 
 def _classifier(folder: Path, hidden: int) -> ScoreHead:
     source = WeightsFolder(folder)
-    weight = convert(source.floats("score.weight"), "float32")
-    bias = np.zeros(len(weight), np.float32)
-    if "score.bias" in source:
-        bias = convert(source.tensor(TensorSpec("bias", "score.bias", bias.shape)), "float32")
+    weight = _floats(source.stored("score.weight"))
+    has_bias = "score.bias" in source
+    bias = _floats(source.stored("score.bias")) if has_bias else np.zeros(len(weight))
     return _head(folder, weight, bias, hidden)
 
 
-def _head(where: Path, weight: Any, bias: Any, hidden: int) -> ScoreHead:
+def _floats(stored: StoredTensor) -> NDArray[np.float64]:
+    if stored.dtype not in ("F32", "F16", "BF16", "F64"):
+        raise WeightsError(f"{stored.path}: {stored.name} is stored as {stored.dtype}, no float")
+    return convert(stored, "float32").astype(np.float64)
+
+
+def _head(
+    where: Path, weight: NDArray[np.float64], bias: NDArray[np.float64], hidden: int
+) -> ScoreHead:
     if weight.ndim != 2 or weight.shape[1] != hidden or bias.shape != weight.shape[:1]:
         raise WeightsError(
             f"{where}: the score head has the shapes {weight.shape} and {bias.shape}; config.json "
@@ -101,7 +108,7 @@ def _head(where: Path, weight: Any, bias: Any, hidden: int) -> ScoreHead:
             f"{where}: the model has num_labels {len(weight)}, and a score is one number: get_scores "
             "needs a model with one label"
         )
-    return ScoreHead(weight.astype(np.float64), bias.astype(np.float64))
+    return ScoreHead(weight, bias)
 
 
 def _pad_token(config: HubConfig) -> int | None:

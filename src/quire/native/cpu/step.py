@@ -12,12 +12,15 @@ from quire.native.cpu.jit import kernel
 from quire.native.cpu.kernels import (
     NO,
     YES,
+    add_rows,
+    bend_logits,
     gated_ffn,
     gather_rows,
     linear,
     linear_columns,
     rms_norm,
     rotate_heads,
+    scale_rows,
     share,
     store_keys,
     store_values,
@@ -62,8 +65,8 @@ def _norms_apart(table: int, rows: int) -> bool:
 
 @kernel
 def _norm_phase(table: int, x: int, rows: int, weight: int, phase: int) -> None:
-    """NORMED = the norm of x, where that is a phase."""
-    if not _norms_apart(table, rows):
+    """NORMED = the norm of x, where there is one and it is a phase."""
+    if not weight or not _norms_apart(table, rows):
         return
     counters, tasks = _counters(table, phase), _split(table, rows)
     task = take_task(counters)
@@ -77,7 +80,12 @@ def _norm_phase(table: int, x: int, rows: int, weight: int, phase: int) -> None:
 
 @kernel
 def _normed(thread: int, table: int, x: int, rows: int, weight: int) -> int:
-    """Where the norm of x is: made by `_norm_phase`, or made now in this thread's scratch."""
+    """Where the norm of x is: made by `_norm_phase`, or made now in this thread's scratch.
+
+    Without a norm (`weight` is 0) it is x itself.
+    """
+    if not weight:
+        return x
     if _norms_apart(table, rows):
         return get_int64(table, layout.NORMED)
     own = _scratch(thread, table)
@@ -145,38 +153,99 @@ def _project_heads(
 
 
 @kernel
-def _rotate(table: int, x: int, heads: int, first: int, end: int, norm: int, scale: float) -> None:
-    rotate_heads(x, get_int64(table, layout.ROWS), heads, get_int64(table, layout.HEAD_DIM),
-                 first, end, norm, get_float32(table, 2 * layout.EPS), scale,
-                 get_int64(table, layout.POSITIONS), get_int64(table, layout.COSINES),
-                 get_int64(table, layout.SINES))  # fmt: skip
+def _rotate(
+    table: int, layer: int, x: int, heads: int, first: int, end: int, norm: int, scale: float,
+    row: int, rows: int,
+) -> None:  # fmt: skip
+    """`rotate_heads` for `rows` rows from `row` on, by the layer's own angles."""
+    size, rope = get_int64(table, layout.HEAD_DIM), get_int64(layer, layout.ROPE)
+    cosines, sines = get_int64(table, layout.COSINES), get_int64(table, layout.SINES)
+    if rope == layout.LOCAL_ROPE:
+        cosines = get_int64(table, layout.LOCAL_COSINES)
+        sines = get_int64(table, layout.LOCAL_SINES)
+    elif rope == layout.NO_ROPE:
+        cosines = 0
+    rotate_heads(x + 4 * row * heads * size, rows, heads, size, first, end, norm,
+                 get_float32(table, 2 * layout.EPS), scale,
+                 get_int64(table, layout.POSITIONS) + 4 * row, cosines, sines,
+                 get_int64(table, layout.ROTARY_DIM),
+                 get_int64(table, layout.INTERLEAVED))  # fmt: skip
+
+
+@kernel
+def _finish_queries(
+    table: int, layer: int, first: int, end: int, norm: int, row: int, rows: int
+) -> None:
+    """Norm, rotary embedding and scale of some heads of the queries, in `rows` rows from `row`."""
+    _rotate(table, layer, get_int64(table, layout.QUERIES), get_int64(table, layout.HEADS), first,
+            end, norm, get_float32(table, 2 * layout.SCALE), row, rows)  # fmt: skip
+
+
+@kernel
+def _finish_keys(
+    table: int, layer: int, first: int, end: int, norm: int, row: int, rows: int
+) -> None:
+    """Norm and rotary embedding of some heads of the keys, and their way into the cache."""
+    keys, kv_heads = get_int64(table, layout.KEYS), get_int64(table, layout.KV_HEADS)
+    size = get_int64(table, layout.HEAD_DIM)
+    _rotate(table, layer, keys, kv_heads, first, end, norm, get_float32(table, 2 * layout.UNIT),
+            row, rows)  # fmt: skip
+    store_keys(keys + 4 * row * kv_heads * size, rows, kv_heads, size, first, end,
+               get_int64(table, layout.SLOTS) + 8 * row, get_int64(table, layout.BLOCK_SIZE),
+               get_int64(layer, layout.K_CACHE))  # fmt: skip
 
 
 @kernel
 def _project_task(table: int, layer: int, normed: int, whole: int, first: int, end: int) -> None:
-    """Heads `first` to `end - 1` of the queries, keys and values in a row, ready for attention."""
+    """Heads `first` to `end - 1` of the queries, keys and values in a row, ready for attention.
+
+    Where norms go over all heads, queries and keys get theirs in `_norm_widths`.
+    """
     rows, size = get_int64(table, layout.ROWS), get_int64(table, layout.HEAD_DIM)
     heads, kv_heads = get_int64(table, layout.HEADS), get_int64(table, layout.KV_HEADS)
     slots, block_size = get_int64(table, layout.SLOTS), get_int64(table, layout.BLOCK_SIZE)
+    later = get_int64(table, layout.WIDTH_NORMS)
     if first < heads:
         queries, last = get_int64(table, layout.QUERIES), min(end, heads)
         _project_heads(table, get_int64(layer, layout.Q_MAP), normed, whole, queries, first, last)
-        _rotate(table, queries, heads, first, last, get_int64(layer, layout.Q_NORM),
-                get_float32(table, 2 * layout.SCALE))  # fmt: skip
+        if not later:
+            norm = get_int64(layer, layout.Q_NORM)
+            _finish_queries(table, layer, first, last, norm, NO, rows)
     first, end = max(first - heads, 0), end - heads
     if first < min(end, kv_heads):
         keys, last = get_int64(table, layout.KEYS), min(end, kv_heads)
         _project_heads(table, get_int64(layer, layout.K_MAP), normed, whole, keys, first, last)
-        _rotate(table, keys, kv_heads, first, last, get_int64(layer, layout.K_NORM),
-                get_float32(table, 2 * layout.UNIT))  # fmt: skip
-        store_keys(keys, rows, kv_heads, size, first, last, slots, block_size,
-                   get_int64(layer, layout.K_CACHE))  # fmt: skip
+        if not later:
+            norm = get_int64(layer, layout.K_NORM)
+            _finish_keys(table, layer, first, last, norm, NO, rows)
     first, end = max(first - kv_heads, 0), end - kv_heads
     if first < end:
         values = get_int64(table, layout.VALUES)
         _project_heads(table, get_int64(layer, layout.V_MAP), normed, whole, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
                      get_int64(layer, layout.V_CACHE))  # fmt: skip
+
+
+@kernel
+def _norm_widths(table: int, layer: int, phase: int) -> None:
+    """Norms over all heads of each row's queries, and of its keys; then what follows norms."""
+    rows, size = get_int64(table, layout.ROWS), get_int64(table, layout.HEAD_DIM)
+    heads, kv_heads = get_int64(table, layout.HEADS), get_int64(table, layout.KV_HEADS)
+    queries, keys = get_int64(table, layout.QUERIES), get_int64(table, layout.KEYS)
+    eps = get_float32(table, 2 * layout.EPS)
+    counters, tasks = _counters(table, phase), _split(table, rows)
+    task = take_task(counters)
+    while task < tasks:
+        row, end = share(task, tasks, rows, _ONE)
+        rms_norm(task, tasks, queries, rows, heads * size, get_int64(layer, layout.Q_NORM), eps,
+                 queries)  # fmt: skip
+        rms_norm(task, tasks, keys, rows, kv_heads * size, get_int64(layer, layout.K_NORM), eps,
+                 keys)  # fmt: skip
+        _finish_queries(table, layer, NO, heads, NO, row, end - row)
+        _finish_keys(table, layer, NO, kv_heads, NO, row, end - row)
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase, tasks)
 
 
 @kernel
@@ -189,6 +258,7 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     maps = _quantized_of(get_int64(layer, layout.Q_MAP), maps)
     _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
                     phase + layout.PROJECT_ROWS_PHASE)  # fmt: skip
+    width_phase = phase + layout.WIDTH_NORM_PHASE
     phase += layout.PROJECT_PHASE
     counters = _counters(table, phase)
     units = get_int64(table, layout.HEADS) + 2 * get_int64(table, layout.KV_HEADS)
@@ -202,6 +272,8 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
+    if get_int64(table, layout.WIDTH_NORMS):
+        _norm_widths(table, layer, width_phase)
 
 
 @kernel
@@ -226,6 +298,7 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
             get_int64(table, layout.TILES),
             get_int64(table, layout.MIXED),
             _scratch(thread, table),
+            get_float32(table, 2 * layout.ATTENTION_CAP),
         )
         finish_task(counters)
         task = take_task(counters)
@@ -233,8 +306,31 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
-def _add_map(thread: int, table: int, linear_map: int, x: int, rows_phase: int, phase: int) -> None:
-    """Add a linear map of x to the residual stream."""
+def _sum(table: int, norm: int, phase: int) -> None:
+    """Add what is in NORMED to the residual stream: its norm, if there is one, times the scale."""
+    rows, hidden = get_int64(table, layout.ROWS), get_int64(table, layout.HIDDEN)
+    x = get_int64(table, layout.NORMED)
+    counters, tasks = _counters(table, phase), _split(table, rows)
+    task = take_task(counters)
+    while task < tasks:
+        if norm:
+            rms_norm(task, tasks, x, rows, hidden, norm, get_float32(table, 2 * layout.EPS), x)
+        add_rows(task, tasks, x, rows, hidden, get_float32(table, 2 * layout.RESIDUAL_SCALE),
+                 get_int64(table, layout.RESIDUAL))  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase, tasks)
+
+
+@kernel
+def _add_map(
+    thread: int, table: int, linear_map: int, x: int, norm: int, rows_phase: int, phase: int,
+    sum_phase: int,
+) -> None:  # fmt: skip
+    """Add a linear map of x to the residual stream: at once, or after a norm or a scale."""
+    # NORMED is free: what was normed there has been read when x is complete.
+    apart = norm != 0 or get_float32(table, 2 * layout.RESIDUAL_SCALE) != 1
+    out = get_int64(table, layout.NORMED if apart else layout.RESIDUAL)
     rows = get_int64(table, layout.ROWS)
     _quantize_phase(table, linear_map, x, rows, rows_phase)
     counters, columns = _counters(table, phase), get_int64(table, layout.HIDDEN)
@@ -242,11 +338,12 @@ def _add_map(thread: int, table: int, linear_map: int, x: int, rows_phase: int, 
     task = take_task(counters)
     whole = _whole(thread, table, linear_map, x, rows) if task < tasks else 0
     while task < tasks:
-        linear(task, tasks, x, whole, rows, linear_map, get_int64(table, layout.RESIDUAL),
-               YES)  # fmt: skip
+        linear(task, tasks, x, whole, rows, linear_map, out, NO if apart else YES)
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
+    if apart:
+        _sum(table, norm, sum_phase)
 
 
 @kernel
@@ -267,7 +364,7 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
     while task < tasks:
         gated_ffn(task, tasks, normed, whole, rows, get_int64(layer, layout.GATE_MAP),
                   get_int64(layer, layout.UP_MAP), get_int64(table, layout.GATE),
-                  get_int64(table, layout.UP))  # fmt: skip
+                  get_int64(table, layout.UP), get_int64(table, layout.ACTIVATION))  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -279,10 +376,12 @@ def _layer(thread: int, table: int, layer: int, phase: int) -> None:
     _project(thread, table, layer, phase)
     _attend(thread, table, layer, phase + layout.ATTEND_PHASE)
     _add_map(thread, table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
-             phase + layout.OUTPUT_ROWS_PHASE, phase + layout.OUTPUT_PHASE)  # fmt: skip
+             get_int64(layer, layout.POST_ATTENTION_NORM), phase + layout.OUTPUT_ROWS_PHASE,
+             phase + layout.OUTPUT_PHASE, phase + layout.ATTENTION_SUM_PHASE)  # fmt: skip
     _gate(thread, table, layer, phase)
     _add_map(thread, table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
-             phase + layout.DOWN_ROWS_PHASE, phase + layout.DOWN_PHASE)  # fmt: skip
+             get_int64(layer, layout.POST_FFN_NORM), phase + layout.DOWN_ROWS_PHASE,
+             phase + layout.DOWN_PHASE, phase + layout.FFN_SUM_PHASE)  # fmt: skip
 
 
 # ---- before and after the layers
@@ -291,7 +390,7 @@ def _layer(thread: int, table: int, layer: int, phase: int) -> None:
 @kernel
 def _start(table: int) -> None:
     """The embeddings of the batch's tokens, and as the last task the tiles of attention."""
-    rows = get_int64(table, layout.ROWS)
+    rows, scale = get_int64(table, layout.ROWS), get_float32(table, 2 * layout.EMBEDDING_SCALE)
     counters, parts = _counters(table, 0), _split(table, rows)
     task = take_task(counters)
     while task <= parts:
@@ -306,6 +405,9 @@ def _start(table: int) -> None:
                         get_int64(table, layout.EMBEDDINGS_NARROW),
                         get_int64(table, layout.HIDDEN), get_int64(table, layout.TOKEN_IDS),
                         rows, get_int64(table, layout.RESIDUAL))  # fmt: skip
+            if scale != 1:
+                scale_rows(task, parts, get_int64(table, layout.RESIDUAL), rows,
+                           get_int64(table, layout.HIDDEN), scale)  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, 0, parts + 1)
@@ -333,12 +435,16 @@ def _finish(thread: int, table: int, phase: int) -> None:
     head = get_int64(table, layout.HEAD_MAP)
     _quantize_phase(table, head, normed, count, phase + layout.HEAD_ROWS_PHASE)
     phase += layout.HEAD_PHASE
+    scale = get_float32(table, 2 * layout.LOGITS_SCALE)
+    cap = get_float32(table, 2 * layout.LOGITS_CAP)
     counters, tasks = _counters(table, phase), _split(table, vocab // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
     whole = _whole(thread, table, head, normed, count) if task < tasks else 0
     while task < tasks:
         linear(task, tasks, normed, whole, count, head, get_int64(table, layout.LOGITS),
                NO)  # fmt: skip
+        if scale != 1 or cap != 0:
+            bend_logits(task, tasks, get_int64(table, layout.LOGITS), count, vocab, scale, cap)
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)

@@ -14,7 +14,7 @@ class HubConfig:
     """The top level of a `config.json`. A key that is absent or null takes the default."""
 
     def __init__(self, values: Mapping[str, Any], source: str = "config.json") -> None:
-        self._values = values
+        self.values = values
         self.source = source
 
     @classmethod
@@ -33,27 +33,44 @@ class HubConfig:
             raise ModelError(f"{path} holds no JSON object")
         return cls(values, str(path))
 
-    def inner(self, key: str, value: Any) -> HubConfig:
-        """An object inside this one, which errors call `key`."""
+    def with_changes(self, changes: Mapping[str, Any]) -> HubConfig:
+        """The same with other values of some keys."""
+        return HubConfig({**self.values, **changes}, self.source)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`, or the default where it is absent or null."""
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> HubConfig:
+        """The same config with values for keys that it does not have. A null stays a null."""
+        return HubConfig({**defaults, **self.values}, self.source)
+
+    def inner(self, key: str, value: Any = None) -> HubConfig:
+        """The object at `key`, or the one given, as a config of its own.
+
+        Raises ModelError where it is no object.
+        """
+        value = self.get(key) if value is None else value
         if not isinstance(value, Mapping):
             raise self.wrong(key, value, "an object")
         return HubConfig(value, f"{self.source}: {key}")
 
-    def with_changes(self, changes: Mapping[str, Any]) -> HubConfig:
-        """The same with other values of some keys."""
-        return HubConfig({**self._values, **changes}, self.source)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of `key`, or the default where it is absent or null."""
-        value = self._values.get(key)
-        return default if value is None else value
+    def layer_types(self, default: list[str]) -> list[str]:
+        """The attention of each layer: "sliding_attention" or "full_attention"."""
+        types = self.get("layer_types", default)
+        known = ("sliding_attention", "full_attention")
+        layers = self.integer("num_hidden_layers")
+        if not isinstance(types, list) or len(types) != layers or not set(types) <= set(known):
+            raise self.wrong("layer_types", types, f"{layers} of {', '.join(known)}")
+        return types
 
     def __contains__(self, key: str) -> bool:
-        return self._values.get(key) is not None
+        return self.values.get(key) is not None
 
     def is_null(self, key: str) -> bool:
         """Whether the key is there and null."""
-        return key in self._values and self._values[key] is None
+        return key in self.values and self.values[key] is None
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
         """A whole number of at least `minimum`. Without a default the key must be there."""

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from quire.native.models.config import HubConfig
-from quire.native.models.rope import context_length, read_rope
-from quire.native.models.spec import DecoderSpec
+from quire.native.models.rope import check_rope, context_length, read_rope
+from quire.native.models.spec import Activation, DecoderSpec, RopeSpec
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
@@ -21,9 +28,22 @@ def decoder(config: HubConfig) -> DecoderSpec:
     )
 
 
-def common(config: HubConfig, *, head_dim: int | None = None) -> dict[str, Any]:
-    """The fields that Llama, Mistral and Qwen read alike; `head_dim` is the type's default."""
-    config.require("hidden_act", ("silu", "swish"), "silu")
+def common(
+    config: HubConfig,
+    *,
+    head_dim: int | None = None,
+    rope: RopeSpec | None = None,
+    activation: Activation | None = None,
+    norm_eps: float = 1e-6,
+) -> dict[str, Any]:
+    """The fields that all the decoders read alike.
+
+    `head_dim` and `norm_eps` are the type's defaults; `rope` and `activation` are for a type that
+    reads its own.
+    """
+    if activation is None:
+        config.require("hidden_act", tuple(ACTIVATIONS), "silu")
+        activation = ACTIVATIONS[config.get("hidden_act", "silu")]
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kv_heads = config.integer("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -31,7 +51,8 @@ def common(config: HubConfig, *, head_dim: int | None = None) -> dict[str, Any]:
     head_dim = config.integer("head_dim", head_dim or hidden // heads, minimum=2)
     if head_dim % 2:
         raise config.wrong("head_dim", head_dim, "even")
-    rope = read_rope(config)
+    rope = rope or read_rope(config)
+    check_rope(config, rope, head_dim)
     positions = config.integer("max_position_embeddings", 2048)
     return {
         "model_type": config.get("model_type"),
@@ -43,6 +64,7 @@ def common(config: HubConfig, *, head_dim: int | None = None) -> dict[str, Any]:
         "head_dim": head_dim,
         "max_positions": context_length(rope, positions),
         "rope": rope,
-        "norm_eps": config.number("rms_norm_eps", 1e-6),
+        "norm_eps": config.number("rms_norm_eps", norm_eps),
+        "activation": activation,
         "tied_embeddings": config.flag("tie_word_embeddings"),
     }

@@ -7,16 +7,44 @@ from dataclasses import replace
 from pathlib import Path
 
 from quire.errors import UnsupportedModelError
-from quire.native.models import llama, mistral, qwen2, qwen3
+from quire.native.models import (
+    gemma,
+    gemma2,
+    gemma3,
+    glm,
+    granite,
+    internlm2,
+    llama,
+    mistral,
+    olmo,
+    phi3,
+    qwen2,
+    qwen3,
+    smollm3,
+)
 from quire.native.models.config import HubConfig
 from quire.native.models.spec import DecoderSpec
 from quire.native.quantization.formats import read_quantization
 
 DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
+    "gemma": gemma.decoder,
+    "gemma2": gemma2.decoder,
+    "gemma3": gemma3.multimodal,
+    "gemma3_text": gemma3.decoder,
+    "glm": glm.decoder,
+    "glm4": glm.with_post_norms,
+    "granite": granite.decoder,
+    "internlm2": internlm2.decoder,
     "llama": llama.decoder,  # Yi too: its folders say llama
+    "ministral": mistral.ministral,
     "mistral": mistral.decoder,
+    "mistral3": mistral.multimodal,
+    "olmo2": olmo.olmo2,
+    "olmo3": olmo.olmo3,
+    "phi3": phi3.decoder,  # Phi-4 too
     "qwen2": qwen2.decoder,
     "qwen3": qwen3.decoder,
+    "smollm3": smollm3.decoder,
 }
 
 

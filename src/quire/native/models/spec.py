@@ -8,7 +8,10 @@ from typing import Literal
 
 from quire.native.quantization.schemes import Quantization
 
-RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3"]
+RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
+Activation = Literal["silu", "gelu_tanh"]
+Rows = tuple[tuple[int, int], ...]
+"""Ranges of rows, each its first and the one after its last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,14 @@ class RopeSpec:
     truncate: bool = True
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    partial: float = 1.0
+    """The share of a head's dimensions that turn: the first ones. The others stay as they are."""
+
+    def size(self, head_dim: int) -> int:
+        """How many dimensions of a head turn."""
+        return int(head_dim * self.partial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,16 @@ class WeightNames:
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
     down: str = "mlp.down_proj"
+    post_attention_norm: str = ""
+    post_ffn_norm: str = ""
+    qkv: str = ""
+    """The tensor in which queries, keys and values lie one after another; empty where they do not."""
+    qkv_by_group: bool = False
+    """In `qkv`, each key-value head's queries, key and value lie together (InternLM2)."""
+    gate_up: str = ""
+    """The tensor in which gate and up lie one after another; empty where they do not."""
+    spellings: tuple[tuple[str, str], ...] = ()
+    """Beginnings of names in a folder, and what stands here for each: (there, here)."""
 
     def bare(self) -> WeightNames:
         """The names in a folder that holds the decoder alone (transformers' `AutoModel`)."""
@@ -69,11 +90,22 @@ class TensorSpec:
     role: str
     name: str
     shape: tuple[int, ...]
+    rows: Rows = ()
+    """Where it is a part of the tensor of that name: which rows, in order."""
+    of_rows: int = 0
+    """Where it is a part: the rows of the whole."""
+    offset: float = 0.0
+    """What is added to the stored values."""
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in the folder."""
+        return (self.of_rows, *self.shape[1:]) if self.rows else self.shape
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """A decoder-only transformer with RMS norms before attention and before a gated FFN."""
+    """A decoder-only transformer with RMS norms around attention and a gated FFN."""
 
     model_type: str
     vocab_size: int
@@ -87,7 +119,7 @@ class DecoderSpec:
     windows: tuple[int, ...]
     """Per layer: how many positions a token sees, itself included; 0 for all of them."""
     norm_eps: float = 1e-6
-    activation: Literal["silu"] = "silu"
+    activation: Activation = "silu"
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
@@ -97,6 +129,32 @@ class DecoderSpec:
     names: WeightNames = WeightNames()
     quantization: Quantization | None = None
     """Which matrices the folder may hold as small whole numbers, and how."""
+    pre_norms: bool = True
+    """Norms of what goes into attention and into the FFN."""
+    post_norms: bool = False
+    """Norms of what comes out of attention and of the FFN, before it is added to the residual."""
+    norm_offset: float = 0.0
+    """What is added to the stored weights of the norms: 1 for Gemma."""
+    width_norms: bool = False
+    """RMS norms over all query heads together, and over all key heads, instead of `head_norms`."""
+    local_rope: RopeSpec | None = None
+    """The rotary embedding of layers with a window, where it is not `rope`."""
+    no_rope: tuple[int, ...] = ()
+    """Layers without a rotary embedding."""
+    interleaved_rope: bool = False
+    """Pairs of dimensions that turn together are neighbours, instead of half a head apart."""
+    embedding_scale: float = 1.0
+    round_embedding_scale: bool = False
+    """Round that scale to the type in which the embeddings are held, as the model's training did."""
+    attention_multiplier: float | None = None
+    """What scores are multiplied by; None for one by the root of the head size."""
+    residual_scale: float = 1.0
+    """What comes out of attention and of the FFN is multiplied by it before it is added."""
+    logits_scale: float = 1.0
+    attention_cap: float = 0.0
+    """Scores s become cap * tanh(s / cap); 0 for no cap."""
+    logits_cap: float = 0.0
+    """The same of the logits, after their scale."""
 
     @property
     def num_layers(self) -> int:
@@ -112,15 +170,34 @@ class DecoderSpec:
 
     @property
     def attention_scale(self) -> float:
+        if self.attention_multiplier is not None:
+            return self.attention_multiplier
         return self.head_dim**-0.5
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many dimensions of a head turn."""
+        return self.rope.size(self.head_dim)
+
+    def rope_of(self, layer: int) -> RopeSpec | None:
+        """The rotary embedding of a layer, None for none."""
+        if layer in self.no_rope:
+            return None
+        return self.local_rope if self.local_rope and self.windows[layer] else self.rope
 
     def global_tensors(self) -> Iterator[TensorSpec]:
         """The tensors outside the layers: `embeddings`, `final_norm` and, untied, `head`."""
         names = self.names
         yield TensorSpec("embeddings", names.embeddings, (self.vocab_size, self.hidden_size))
-        yield TensorSpec("final_norm", names.final_norm, (self.hidden_size,))
+        yield TensorSpec(
+            "final_norm", names.final_norm, (self.hidden_size,), offset=self.norm_offset
+        )
         if not self.tied_embeddings:
             yield TensorSpec("head", names.head, (self.vocab_size, self.hidden_size))
+
+    def tied_head(self) -> TensorSpec:
+        """The embeddings in the role of the head."""
+        return TensorSpec("head", self.names.embeddings, (self.vocab_size, self.hidden_size))
 
     def layer_tensors(self, layer: int) -> Iterator[TensorSpec]:
         """The tensors of one layer; a linear map's role is followed by its `<role>_bias`."""
@@ -134,14 +211,38 @@ class DecoderSpec:
             ("up", names.up, self.ffn_size, self.hidden_size, self.mlp_bias),
             ("down", names.down, self.hidden_size, self.ffn_size, self.mlp_bias),
         )
-        for role, name, rows, columns, bias in linears:
-            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns))
+        for role, own_name, rows, columns, bias in linears:
+            name, *part = self._fused(role) or (own_name, (), 0)
+            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), *part)
             if bias:
-                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,))
-        norms = [("attention_norm", names.attention_norm, self.hidden_size)]
-        norms += [("ffn_norm", names.ffn_norm, self.hidden_size)]
-        if self.head_norms:
-            norms += [("q_norm", names.q_norm, self.head_dim)]
-            norms += [("k_norm", names.k_norm, self.head_dim)]
-        for role, name, size in norms:
-            yield TensorSpec(role, f"{prefix}{name}.weight", (size,))
+                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), *part)
+        for role, name, size in self._norms():
+            yield TensorSpec(role, f"{prefix}{name}.weight", (size,), offset=self.norm_offset)
+
+    def _norms(self) -> Iterator[tuple[str, str, int]]:
+        """Role, name and size of a layer's norms."""
+        names = self.names
+        if self.pre_norms:
+            yield "attention_norm", names.attention_norm, self.hidden_size
+            yield "ffn_norm", names.ffn_norm, self.hidden_size
+        if self.post_norms:
+            yield "post_attention_norm", names.post_attention_norm, self.hidden_size
+            yield "post_ffn_norm", names.post_ffn_norm, self.hidden_size
+        if self.head_norms or self.width_norms:
+            width = self.width_norms
+            yield "q_norm", names.q_norm, self.q_size if width else self.head_dim
+            yield "k_norm", names.k_norm, self.kv_size if width else self.head_dim
+
+    def _fused(self, role: str) -> tuple[str, Rows, int] | None:
+        """Where a linear map is part of a larger tensor: its name, the part's rows, all its rows."""
+        names, q, kv, ffn = self.names, self.q_size, self.kv_size, self.ffn_size
+        if names.gate_up and role in ("gate", "up"):
+            return names.gate_up, ((0, ffn) if role == "gate" else (ffn, 2 * ffn),), 2 * ffn
+        if not names.qkv or role not in ("q", "k", "v"):
+            return None
+        groups = self.num_kv_heads if names.qkv_by_group else 1
+        q, kv = q // groups, kv // groups
+        first, end = {"q": (0, q), "k": (q, q + kv), "v": (q + kv, q + 2 * kv)}[role]
+        width = q + 2 * kv
+        rows = tuple((start + first, start + end) for start in range(0, groups * width, width))
+        return names.qkv, rows, groups * width
