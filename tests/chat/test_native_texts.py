@@ -129,6 +129,15 @@ def test_many_at_once_are_bitwise_each_alone(reward: ChatModel) -> None:
     assert together == [reward.get_scores([text])[0] for text in TEXTS] * 20
 
 
+def test_quantised_weights_score_alike(form: str) -> None:
+    texts = [shown(pair.question, pair.better, 0) for pair in PAIRS]
+    rude = [shown(pair.question, pair.worse, 0) for pair in PAIRS]
+    with load(demo_reward_path(form), stage="rm", native_quantization="int8") as model:
+        better, worse = model.get_scores(texts), model.get_scores(rude)
+        assert better[:9] == [model.get_scores([text])[0] for text in texts[:9]]
+    assert sum(a > b for a, b in zip(better, worse, strict=True)) >= 97
+
+
 def test_from_a_loop_of_the_callers(reward: ChatModel) -> None:
     async def both() -> list[list[float]]:
         return await asyncio.gather(reward.aget_scores(TEXTS[:3]), reward.aget_scores(TEXTS[3:6]))
