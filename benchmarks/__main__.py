@@ -14,6 +14,7 @@ ALL = (
     "throughput",
     "decode",
     "prompt",
+    "speculation",
     "scheduler_overhead",
     "vllm_overhead",
 )

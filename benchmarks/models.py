@@ -1,12 +1,14 @@
-"""The random model that speed is measured on; made once, and ignored by git."""
+"""The random models that speed is measured on; made once, and ignored by git."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent / "models"
 
-QWEN2_26M = {
+QWEN2_26M: dict[str, Any] = {
     "vocab_size": 4096,
     "hidden_size": 512,
     "intermediate_size": 1408,
@@ -16,41 +18,72 @@ QWEN2_26M = {
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
 }
+QWEN2_05B: dict[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def qwen2_26m() -> Path:
-    """A Qwen2 model of 26 million random parameters, with a tokenizer of 4,096 tokens."""
-    folder = FOLDER / "qwen2-26m"
-    if not (folder / "tokenizer.json").is_file():
-        _make_weights(folder)
-        _make_tokenizer(folder)
+    """A Qwen2 model of 26 million random parameters (float32, 103 MB), with 4,096 tokens."""
+    return _make("qwen2-26m", QWEN2_26M, "float32")
+
+
+def qwen2_05b() -> Path:
+    """Random weights in the shape of Qwen2-0.5B, stored as it is: bfloat16, 1 GB."""
+    return _make("qwen2-0.5b", QWEN2_05B, "bfloat16")
+
+
+def _make(name: str, config: dict[str, Any], dtype: str) -> Path:
+    folder = FOLDER / name
+    if not (folder / "tokenizer_config.json").is_file():
+        _make_weights(folder, config, dtype)
+        _make_tokenizer(folder, config["vocab_size"])
     return folder
 
 
-def _make_weights(folder: Path) -> None:
+def _make_weights(folder: Path, config: dict[str, Any], dtype: str) -> None:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
     # As wide as trained weights: logits then differ enough for greedy tokens to be stable.
-    model = Qwen2ForCausalLM(Qwen2Config(**QWEN2_26M, initializer_range=0.05))
-    model.to(torch.float32).save_pretrained(folder)
+    settings = Qwen2Config(**config, initializer_range=0.05, bos_token_id=0, eos_token_id=0)
+    model = Qwen2ForCausalLM(settings)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
 
 
-def _make_tokenizer(folder: Path) -> None:
-    """A byte-level BPE tokenizer, trained on quire's own source."""
+def _make_tokenizer(folder: Path, size: int) -> None:
+    """A byte-level BPE tokenizer, trained on quire's own source, filled up to `size` tokens.
+
+    What fills it is made-up words that no text contains; a large vocabulary then costs what it costs.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=QWEN2_26M["vocab_size"],
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        vocab_size=min(size, QWEN2_26M["vocab_size"]),
+        special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     root = Path(__file__).parents[1]
     sources = sorted(map(str, [*root.glob("src/quire/**/*.py"), *root.glob("tests/**/*.py")]))
     tokenizer.train(sources, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    content = json.loads(tokenizer.to_str())
+    vocabulary = content["model"]["vocab"]
+    for number in range(len(vocabulary), size):
+        vocabulary[f"Ġfiller{number:06d}"] = number
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    # The class that any version of transformers knows, so that every peer's converter reads it.
+    named = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[0]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named), encoding="utf-8")

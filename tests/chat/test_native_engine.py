@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
 
 from quire import ChatModel
 from quire.errors import (
@@ -25,11 +27,13 @@ from quire.errors import (
     PromptTooLongError,
     QuireError,
     RequestTimeoutError,
+    SamplingError,
     UnsupportedModelError,
     UnsupportedOptionError,
     WeightsError,
 )
 from tests.chat.model_folders import make_model_folder
+from tests.native.random_models import load_oracle
 
 HELLO = [{"role": "user", "content": "Hello"}]
 LONG = {"max_new_tokens": 200, "ignore_eos": True}
@@ -80,6 +84,20 @@ def test_many_threads_get_what_one_gets(make: MakeModel) -> None:
         assert set(pool.map(lambda _: text_of(model), range(24))) == {expected}
 
 
+def test_speculation_changes_no_answer(make: MakeModel) -> None:
+    options = {"max_new_tokens": 60, "ignore_eos": True, "num_return_sequences": 2, "seed": 4}
+    plain, fast = make(), make(native_speculation=6)
+    for temperature in (0, 0.2):
+        expected = plain.chat(HELLO, temperature=temperature, logprobs=1, **options)
+        assert fast.chat(HELLO, temperature=temperature, logprobs=1, **options) == expected
+    text = "".join(fast.stream_chat(HELLO, temperature=0, **{**options, "num_return_sequences": 1}))
+    assert text == plain.chat(HELLO, temperature=0, **options)[0].response_text
+    assert fast.engine.statistics.accepted_tokens > 0
+    assert plain.engine.statistics.drafted_tokens == 0
+    with pytest.raises(ConfigError, match="native_speculation"):
+        make(native_speculation=65)
+
+
 async def test_many_requests_of_one_loop(make: MakeModel) -> None:
     model = make()
     options = {"temperature": 1.0, "max_new_tokens": 12, "ignore_eos": True}
@@ -89,6 +107,21 @@ async def test_many_requests_of_one_loop(make: MakeModel) -> None:
     )
     assert [answer[0].token_ids for answer in together] == alone
     assert len(set(alone)) > 1
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "phi4_mini", "glm4", "qwen2_moe", "qwen3_moe"])
+def test_other_decoders_answer_as_transformers(kind: str, make: MakeModel, tmp_path: Path) -> None:
+    folder = make_model_folder(tmp_path, kind)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, tokenize=False)
+    ids = torch.tensor([tokenizer.encode(text)])
+    settings = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    with torch.inference_mode():
+        wanted = load_oracle(folder).generate(ids, attention_mask=torch.ones_like(ids), **settings)
+    model = make(folder)
+    answer = model.chat(HELLO, temperature=0, max_new_tokens=20, ignore_eos=True)[0]
+    assert answer.token_ids == tuple(wanted[0, ids.shape[1] :].tolist())
+    assert answer.prompt_length == ids.shape[1]
 
 
 def test_exactly_n(make: MakeModel) -> None:
@@ -130,7 +163,7 @@ def test_timeout_ends_one_request_alone(make: MakeModel) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "word"),
     [
-        ({"response_format": {"type": "json_object"}}, UnsupportedOptionError, "response_format"),
+        ({"response_format": {"type": "regex", "regex": "(open"}}, SamplingError, "unclosed group"),
         ({"adapter": "pirate"}, UnsupportedOptionError, "adapter"),
         ({"logit_bias": {99999: 1}}, QuireError, "99999"),
         ({"max_length": 0}, QuireError, "max_length"),
@@ -157,7 +190,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_never_cut(make: MakeModel) -
     ("arguments", "word"),
     [
         ({"adapter_name_or_path": "x"}, "adapter_name_or_path"),
-        ({"quantization_bit": 4}, "quantization_bit"),
+        ({"quantization_bit": 3}, "quantization_bit"),
         ({"stage": "rm", "adapter_name_or_path": "x"}, "stage rm with adapter_name_or_path"),
         ({"vllm_maxlen": 100_000}, "vllm_maxlen"),
         ({"add_special_tokens": ",".join(f"<{i}>" for i in range(400))}, "<"),

@@ -19,8 +19,13 @@ HIDDEN = 6
 _EMPTY = -1
 
 
-def fake_logits(tokens: Sequence[int], vocab_size: int, spread: float = 4.0) -> NDArray[np.float32]:
-    """Return the logits (vocab_size,) after these tokens, within ±spread."""
+def fake_logits(
+    tokens: Sequence[int], vocab_size: int, spread: float = 4.0, habit: float = 0.0
+) -> NDArray[np.float32]:
+    """Return the logits (vocab_size,) after these tokens, within ±spread.
+
+    `habit` is added to the token that came three tokens before: the model likes to repeat itself.
+    """
     state = 1469598103934665603
     for token in tokens:
         state = (state ^ (token + 1)) * 1099511628211 % 2**64
@@ -32,7 +37,9 @@ def fake_logits(tokens: Sequence[int], vocab_size: int, spread: float = 4.0) -> 
         bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         bits ^= bits >> np.uint64(31)
     unit = (bits >> np.uint64(40)).astype(np.float64) / 2**24
-    return ((unit * 2 - 1) * spread).astype(np.float32)
+    logits = ((unit * 2 - 1) * spread).astype(np.float32)
+    logits[list(tokens[-3:-2])] += np.float32(habit)
+    return logits
 
 
 class FakeRunner:
@@ -45,9 +52,12 @@ class FakeRunner:
         block_size: int = 4,
         vocab_size: int = 40,
         max_model_len: int = 512,
+        habit: float = 0.0,
     ) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.vocab_size, self.max_model_len = vocab_size, max_model_len
+        self.habit = habit
+        self.weights_bytes = self.kv_cache_bytes = 0
         self.slots = np.full(num_blocks * block_size, _EMPTY, dtype=np.int64)
         self.before_run: Callable[[Batch], None] | None = None
         self.after_run: Callable[[Batch, NDArray[np.float32]], None] | None = None
@@ -61,7 +71,7 @@ class FakeRunner:
         if self.before_run is not None:
             self.before_run(batch)
         self.slots[batch.slots] = batch.token_ids
-        logits = self._hashes(batch, batch.logits_rows, self.vocab_size)
+        logits = self._hashes(batch, batch.logits_rows, self.vocab_size, self.habit)
         self.hidden = self._hashes(batch, batch.hidden_rows, HIDDEN)
         if self.after_run is not None:
             self.after_run(batch, logits)
@@ -75,11 +85,14 @@ class FakeRunner:
     def close(self) -> None:
         self.closed = True
 
-    def _hashes(self, batch: Batch, rows: NDArray[np.int32], size: int) -> NDArray[np.float32]:
+    def _hashes(
+        self, batch: Batch, rows: NDArray[np.int32], size: int, habit: float = 0.0
+    ) -> NDArray[np.float32]:
         found = np.empty((len(rows), size), dtype=np.float32)
         owner = np.searchsorted(batch.query_start, rows, side="right") - 1
         for number, (row, sequence) in enumerate(zip(rows.tolist(), owner.tolist(), strict=True)):
-            found[number] = fake_logits(self._context(batch, sequence, row), size)
+            context = self._context(batch, sequence, row)
+            found[number] = fake_logits(context, size, habit=habit)
         return found
 
     def _context(self, batch: Batch, sequence: int, row: int) -> list[int]:

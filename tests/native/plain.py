@@ -98,7 +98,11 @@ class Completion:
 
 
 def answer_plainly(
-    prompt: Sequence[int], params: SamplingParams, index: int, vocab_size: int
+    prompt: Sequence[int],
+    params: SamplingParams,
+    index: int,
+    vocab_size: int,
+    habit: float = 0.0,
 ) -> Completion:
     """Complete a prompt on a FakeRunner's model; the text is that of NumberText."""
     assert params.greedy or params.seed is not None
@@ -107,7 +111,7 @@ def answer_plainly(
     output: list[int] = []
     text = ""
     while len(output) < params.max_tokens:
-        logits = fake_logits([*prompt, *output], vocab_size).astype(np.float64)
+        logits = fake_logits([*prompt, *output], vocab_size, habit=habit).astype(np.float64)
         values = adjusted(logits.tolist(), params, prompt, output)
         token = draw_plainly(values, params, 0.0 if params.greedy else uniforms[len(output)])
         output.append(token)

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
@@ -24,13 +26,17 @@ from transformers import (
     MinistralConfig,
     Mistral3Config,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     Olmo3Config,
+    OlmoeConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
@@ -121,6 +127,31 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     ),
     "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
     "qwen3": (Qwen3Config, {"head_dim": 24, "attention_bias": False}),
+    "olmoe": (
+        OlmoeConfig,
+        {"intermediate_size": 40, "num_experts": 7, "num_experts_per_tok": 3, "rms_norm_eps": 1e-5},
+    ),
+    "mixtral": (MixtralConfig, {"num_local_experts": 5, "intermediate_size": 72}),
+    "qwen2_moe": (
+        Qwen2MoeConfig,
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+            "mlp_only_layers": [1],
+        },
+    ),
+    "qwen3_moe": (
+        Qwen3MoeConfig,
+        {
+            "head_dim": 24,
+            "num_experts": 20,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 36,
+            "norm_topk_prob": True,
+        },
+    ),
     "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
     "yi": (LlamaConfig, {"hidden_size": 96, "rms_norm_eps": 1e-6, "vocab_size": 299}),
 }
@@ -136,29 +167,38 @@ def make_random_model(
     seed: int = 0,
     dtype: str = "float32",
     max_shard_size: str = "5GB",
+    fused_experts: bool = False,
     **overrides: Any,
 ) -> Path:
     """Write a random model of one of `KINDS` into `folder` and return the folder.
 
     `overrides` are keys of the model's `config.json`; `max_shard_size="100KB"` makes several files.
     Biases and norm weights are random too (transformers starts them at 0 and 1, which hides faults).
-    The same arguments make the same weights.
+    `fused_experts` writes all experts of a layer as one tensor, as some folders have them; else each
+    has its own. The same arguments make the same weights.
     """
     folder = Path(folder)
     config_class, changes = _KINDS[kind]
     config = _config(config_class, {**_SMALL, **changes, **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        model = _auto_class(config).from_config(config, attn_implementation="eager")
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1:
                     at_zero = name.endswith("bias") or kind.startswith("gemma")
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=max_shard_size)
+    model.to(getattr(torch, dtype)).save_pretrained(
+        folder, max_shard_size=max_shard_size, save_original_format=not fused_experts
+    )
     if kind == "internlm2":
         _write_as_internlm2(folder)
     return folder
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    towers = (Gemma3Config, Mistral3Config)
+    return AutoModelForImageTextToText if isinstance(config, towers) else AutoModelForCausalLM
 
 
 def _config(config_class: type[PretrainedConfig], values: dict[str, Any]) -> PretrainedConfig:
@@ -210,7 +250,12 @@ def _write_as_internlm2(folder: Path) -> None:
 def load_oracle(folder: Path | str) -> PreTrainedModel:
     """Return transformers' own model of `folder`, in float32 with eager attention."""
     own = Path(folder) / ORACLE
-    model = AutoModelForCausalLM.from_pretrained(
-        own if own.is_dir() else folder, dtype=torch.float32, attn_implementation="eager"
+    folder = own if own.is_dir() else folder
+    auto_class = _auto_class(AutoConfig.from_pretrained(folder))
+    model = auto_class.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        experts_implementation="eager",  # others want sizes in whole 16 bytes
     )
     return model.eval()

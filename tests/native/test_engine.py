@@ -24,6 +24,7 @@ from quire.native.detokenizer import detokenizer_factory
 from quire.native.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
+from quire.response_format import Constraint
 from quire.sampling import SamplingParams
 from tests.native.fake_runner import FakeRunner, NumberText, fake_logits
 from tests.native.plain import complete_plainly
@@ -275,7 +276,7 @@ MEDIA = (MediaItem("image", None, "hash", 0, 1),)
         (Prompt((1,) * 40), greedy(10), OutOfMemoryError, "the KV cache holds 48"),
         (Prompt((1,), MEDIA), greedy(), MediaError, "text alone"),
         (Prompt((1,)), greedy(0), SamplingError, "at least 1"),
-        (Prompt((1,)), greedy(response_format={"type": "json_object"}), UnsupportedOptionError, "response_format"),
+        (Prompt((1,)), greedy(response_format=Constraint("json_object")), RequestError, "ConstraintCompiler"),
         (Prompt((1,)), greedy(bad_words=("x",)), UnsupportedOptionError, "bad_words"),
         (Prompt((1,)), greedy(logit_bias={40: 1.0}), SamplingError, "token 40"),
     ],

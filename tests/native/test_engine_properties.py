@@ -56,6 +56,8 @@ shapes = st.fixed_dictionaries(
         "max_sequences": st.integers(1, 5),
         "extra_tokens": st.integers(0, 12),
         "prefix_caching": st.booleans(),
+        "speculation": st.sampled_from([0, 1, 3, 8]),
+        "habit": st.sampled_from([0.0, 4.0, 7.0]),
     }
 )
 
@@ -66,7 +68,11 @@ class Arrivals(RuleBasedStateMachine):
     @initialize(shape=shapes)
     def start(self, shape: dict[str, Any]) -> None:
         self.runner = FakeRunner(
-            num_blocks=shape["num_blocks"], block_size=BLOCK, vocab_size=VOCAB, max_model_len=36
+            num_blocks=shape["num_blocks"],
+            block_size=BLOCK,
+            vocab_size=VOCAB,
+            max_model_len=36,
+            habit=shape["habit"],
         )
         self.engine = Engine(
             self.runner,
@@ -74,6 +80,7 @@ class Arrivals(RuleBasedStateMachine):
             max_sequences=shape["max_sequences"],
             max_batch_tokens=shape["max_sequences"] + shape["extra_tokens"],
             prefix_caching=shape["prefix_caching"],
+            speculation=shape["speculation"],
         )
         self.requests: dict[str, tuple[tuple[int, ...], SamplingParams]] = {}
         self.deltas: dict[str, list[Delta]] = {}
@@ -128,7 +135,7 @@ class Arrivals(RuleBasedStateMachine):
     def check(self, deltas: list[Delta], prompt: tuple[int, ...], params: SamplingParams) -> None:
         index = deltas[0].index
         tokens = [token for delta in deltas for token in delta.token_ids]
-        expected = answer_plainly(prompt, params, index, VOCAB)
+        expected = answer_plainly(prompt, params, index, VOCAB, self.runner.habit)
         last = deltas[-1]
         text = "".join(delta.text for delta in deltas)
         assert Completion(tokens, text, last.finish_reason or "", last.stop_reason) == expected

@@ -162,10 +162,16 @@ class ModelArguments(Arguments):
     native_num_threads: Count | None = None
     """Threads of the kernels; None takes all cores that this process may use."""
     native_prefix_caching: bool = True
+    native_kv_cache_dtype: Literal["float32", "float16", "int8"] = "float32"
+    """What the KV cache holds: float16 halves its memory and its traffic, int8 nearly quarters them."""
     native_quantization: Annotated[
         Literal["int8", "int4"] | None, BeforeValidator(_none_for_full)
     ] = None
     """Round the weights to so many bits at load; the result is kept in the cache folder."""
+    native_speculation: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """The most tokens that a stream guesses ahead in one step, from what followed the same words in
+    its prompt and answer; 0 for none. It makes answers that repeat their prompt faster and changes
+    no token; 8 is a good number."""
 
     def hub_token(self) -> str | None:
         """The hub's token in plain text, for the hub's client alone."""

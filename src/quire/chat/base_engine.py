@@ -51,6 +51,14 @@ class Request:
     """Those that were offered; an answer is searched for calls only where there are some."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """Bytes that an engine in this process took for the model's weights and for its KV cache."""
+
+    weights: int
+    kv_cache: int
+
+
 class BaseEngine(ABC):
     """An engine with a model loaded.
 
@@ -116,6 +124,11 @@ class BaseEngine(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Free all memory and end all threads and processes. May be called twice."""
+
+    @property
+    def memory(self) -> EngineMemory | None:
+        """What weights and KV cache take; None where the engine lives elsewhere."""
+        return None
 
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score each text with a reward model (`stage: rm`)."""

@@ -20,6 +20,9 @@ from quire.arguments import (
 from quire.chat.base_engine import BaseEngine, Messages, Tools
 from quire.chat.loop_thread import LoopThread
 from quire.chat.response import ChatDelta, Response
+from quire.outputs import Delta
+from quire.prompt import Prompt
+from quire.sampling import SamplingParams
 from quire.vllm.devices import gpu_is_present, vllm_is_installed
 
 T = TypeVar("T")
@@ -170,6 +173,10 @@ class ChatModel:
         return self._anywhere(
             self.engine.stream(messages, system, tools, images, videos, audios, **input_kwargs)
         )
+
+    def acomplete(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Complete token ids as they are, without a template; see BaseEngine.generate."""
+        return self._anywhere(self.engine.generate(prompt, params))
 
     def _anywhere(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The engine's stream for the caller's loop: as it is, where the engine serves any loop."""

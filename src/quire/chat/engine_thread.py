@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from quire.errors import (
     GenerationError,
     QuireError,
 )
+from quire.native.constraints.matcher import Matcher
 from quire.native.engine import Engine
 from quire.native.pooling import Pooled, PoolingParams
 from quire.native.statistics import EngineStatistics
@@ -49,6 +50,7 @@ class _Submission:
     prompt: Prompt
     params: SamplingParams | PoolingParams
     adapter: str | None
+    matchers: Sequence[Matcher]
     inbox: _Inbox
     unfinished: int
 
@@ -81,14 +83,21 @@ class EngineThread:
         self._thread.start()
 
     def generate(
-        self, request_id: str, prompt: Prompt, params: SamplingParams, adapter: str | None
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams,
+        adapter: str | None,
+        matchers: Sequence[Matcher] = (),
     ) -> AsyncGenerator[Delta, None]:
         """Submit one request, for the running loop, at the first of its deltas.
 
         It is aborted when the iterator is closed or its task cancelled.
         """
         inbox = _Inbox(asyncio.get_running_loop())
-        return self._deltas(_Submission(request_id, prompt, params, adapter, inbox, params.n))
+        return self._deltas(
+            _Submission(request_id, prompt, params, adapter, matchers, inbox, params.n)
+        )
 
     async def pool(self, request_id: str, prompt: Prompt, params: PoolingParams) -> Pooled:
         """Submit one prompt that becomes a vector; aborts it when cancelled.
@@ -98,7 +107,7 @@ class EngineThread:
             EngineError: the engine could not do it.
         """
         inbox = _Inbox(asyncio.get_running_loop())
-        submission = _Submission(request_id, prompt, params, None, inbox, 1)
+        submission = _Submission(request_id, prompt, params, None, (), inbox, 1)
         async with aclosing(self._deltas(submission)) as deltas:
             last = await anext(deltas)
         if not isinstance(last, Pooled):
@@ -188,7 +197,9 @@ class EngineThread:
             if isinstance(params, PoolingParams):
                 self._engine.add_pooling(name, prompt, params, adapter=request.adapter)
             else:
-                self._engine.add(name, prompt, params, adapter=request.adapter)
+                self._engine.add(
+                    name, prompt, params, adapter=request.adapter, matchers=request.matchers
+                )
         except QuireError as error:
             self._send([(request.inbox, error)])
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
-from quire.chat.base_engine import BaseEngine
+from quire.chat.base_engine import BaseEngine, EngineMemory
 from quire.chat.engine_thread import EngineThread
 from quire.chat.native_options import check_arguments, quantization
 from quire.chat.native_texts import pool_texts, read_texts
@@ -18,6 +18,7 @@ from quire.chat.tokenizer_loading import check_vocabulary
 from quire.errors import EngineError, UnsupportedModelError
 from quire.model_folder import find_model_folder
 from quire.native.batch import Runner
+from quire.native.constraints.compiler import ConstraintCompiler
 from quire.native.cpu.loading import load_model
 from quire.native.cpu.score_head import RewardModel, is_classifier, read_reward_model
 from quire.native.detokenizer import detokenizer_factory
@@ -61,7 +62,9 @@ class NativeEngine(BaseEngine):
             runner.close()
             raise
         self.context_length = runner.max_model_len
+        self._memory = EngineMemory(runner.weights_bytes, runner.kv_cache_bytes)
         self._request_numbers = itertools.count()
+        self._constraints = ConstraintCompiler(self.tokenizer, runner.vocab_size)
         self._thread = EngineThread(engine, "quire-native")
 
     def _make_engine(self, runner: Runner) -> Engine:
@@ -73,6 +76,7 @@ class NativeEngine(BaseEngine):
             max_sequences=args.native_max_sequences,
             max_batch_tokens=args.native_max_batch_tokens,
             prefix_caching=args.native_prefix_caching,
+            speculation=args.native_speculation,
         )
 
     async def generate(
@@ -87,7 +91,8 @@ class NativeEngine(BaseEngine):
         if not self.can_generate:
             raise EngineError("A reward model (stage: rm) scores texts and writes none.")
         name = request_id or f"request-{next(self._request_numbers)}"
-        async for delta in self._thread.generate(name, prompt, params, adapter):
+        matchers = await self._constraints.matchers(params)
+        async for delta in self._thread.generate(name, prompt, params, adapter, matchers):
             yield delta
 
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
@@ -132,12 +137,18 @@ class NativeEngine(BaseEngine):
         """Figures of the engine at this moment."""
         return self._thread.statistics
 
+    @property
+    def memory(self) -> EngineMemory:
+        """Bytes of weights, mapped ones among them, and of the KV cache, touched or not."""
+        return self._memory
+
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
         self._thread.check()
 
     async def close(self) -> None:
         """End the engine's threads and free the weights and the KV cache."""
+        self._constraints.close()
         await asyncio.to_thread(self._thread.close)
 
 
@@ -168,6 +179,7 @@ def _load_runner(folder: Path, model_args: ModelArguments, *, with_head: bool) -
         max_model_len_is_wish="vllm_maxlen" not in model_args.explicit(),
         block_size=model_args.native_block_size,
         kv_cache_memory=model_args.native_kv_cache_memory,
+        kv_dtype=model_args.native_kv_cache_dtype,
         memory_util=model_args.native_memory_util,
         max_sequences=model_args.native_max_sequences,
         max_batch_tokens=model_args.native_max_batch_tokens,

@@ -107,6 +107,10 @@ def build_app(make_model: MakeModel) -> App:
         deploy,
         usage="Usage: quire deploy vllm|ray [CONFIG.yaml | FOLDER | NAME] [OPTIONS] [KEY=VALUE ...]",
     )
+    app.command(
+        bench,
+        usage="Usage: quire bench [CONFIG.yaml | FOLDER] [KEY=VALUE ...] [OPTIONS] [--against ...]",
+    )
     return app
 
 
@@ -191,6 +195,59 @@ def deploy(
         gpus, nodes, gpus_per_node, multi_node, address, memory, adapter_storage
     )
     write_deployment(words, options, sys.stdout)
+    return 0
+
+
+def bench(
+    *words: Words,
+    streams: Value = None,
+    prompt_tokens: Value = None,
+    new_tokens: Value = None,
+    turns: Value = None,
+    starts: Value = None,
+    quality: Flag = False,
+    text: Value = None,
+    json: Value = None,
+    plot: Value = None,
+) -> int:
+    """Measure latency, throughput, start and memory of a configuration, or of two.
+
+    The configuration is given as to quire chat, and each runs in a process of its
+    own. After --against stands another, or what it changes of the first; the two
+    are then measured in turns. Answers are greedy unless a temperature is given.
+
+      quire bench saves/my-model --streams 1,16,64 --plot speed.png
+      quire bench config.yaml --against native_num_threads=1
+      quire bench model-gptq --quality --against model --json result.json
+
+    Parameters
+    ----------
+    streams
+        Requests at once, one load after the other: 1,8,32 if not given.
+    prompt_tokens
+        Tokens of each prompt, about: 64 if not given. The template's come on top.
+    new_tokens
+        Tokens of each answer: 64 if not given.
+    turns
+        How often each load is measured: 3 times if not given.
+    starts
+        Processes started for each configuration: 1 if not given.
+    quality
+        Measure the perplexity too, of the answers of quire's own FAQ.
+    text
+        A file of plain text to measure the perplexity on, in their place.
+    json
+        Write all figures to this file.
+    plot
+        Write a picture to this PNG file; needs matplotlib, as quire[bench] brings it.
+    """
+    from quire.cli.bench import BenchOptions, run_bench_command
+
+    show_log(logging.WARNING)
+    options = BenchOptions(
+        streams, prompt_tokens, new_tokens, turns, starts, quality, text, json, plot
+    )
+    run_bench_command(words, options, sys.stdout)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 _CPUS = Path("/sys/devices/system/cpu")
@@ -34,6 +35,24 @@ def _quota() -> int:
         return max(1, -(-int(quota) // int(period)))
     except (OSError, ValueError):
         return os.cpu_count() or 1
+
+
+def describe(info: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name and how many CPUs this process may use, for people."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next(v.strip() for k, _, v in (x.partition(":") for x in lines) if "model name" in k)
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {len(_allowed())} CPUs"
+
+
+def _allowed() -> set[int]:
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:  # not on this platform
+        return set(range(os.cpu_count() or 1))
 
 
 def instruction_sets(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:

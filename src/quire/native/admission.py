@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from quire.errors import (
 )
 from quire.native.adjustments import Encode, LogitRules, TokenCounts, logit_rules
 from quire.native.completion_text import CompletionText
+from quire.native.constraints.matcher import Matcher
 from quire.native.detokenizer import MakeDetokenizer
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms, random_seed
@@ -36,7 +38,11 @@ class Limits:
 
 
 def check_request(
-    prompt: Prompt, params: SamplingParams, adapter: str | None, limits: Limits
+    prompt: Prompt,
+    params: SamplingParams,
+    adapter: str | None,
+    limits: Limits,
+    matchers: Many[Matcher] = (),
 ) -> None:
     """Refuse what could never run.
 
@@ -45,7 +51,7 @@ def check_request(
         PromptTooLongError: prompt and answer do not fit the model's context.
         OutOfMemoryError: they do not fit the KV cache, even alone.
     """
-    _check_options(prompt, params, adapter)
+    _check_options(prompt, params, adapter, matchers)
     _check_tokens(prompt, limits)
     total = len(prompt) + params.max_tokens
     if total > limits.max_model_len:
@@ -61,15 +67,19 @@ def check_request(
         )
 
 
-def _check_options(prompt: Prompt, params: SamplingParams, adapter: str | None) -> None:
+def _check_options(
+    prompt: Prompt, params: SamplingParams, adapter: str | None, matchers: Many[Matcher]
+) -> None:
     if prompt.media:
         raise MediaError("The native engine takes text alone: no images, videos or audios.")
     if adapter is not None:
         raise UnsupportedOptionError("The native engine does not take adapters.")
-    if params.response_format is not None:
-        raise UnsupportedOptionError("The native engine does not honour response_format.")
     if params.max_tokens < 1 or params.n < 1:
         raise SamplingError("max_tokens and n must be at least 1.")
+    if len(matchers) != (0 if params.response_format is None else params.n):
+        raise RequestError(
+            "response_format needs a matcher for each completion: see ConstraintCompiler."
+        )
 
 
 def _check_tokens(prompt: Prompt, limits: Limits) -> None:
@@ -94,6 +104,7 @@ def make_request(
     vocab_size: int,
     make_detokenizer: MakeDetokenizer,
     encode: Encode | None,
+    matchers: Many[Matcher] = (),
 ) -> Request:
     """Build a request that has been checked, and its sequences.
 
@@ -122,6 +133,7 @@ def make_request(
                 CompletionText(make_detokenizer(params), params),
                 None if params.greedy else Uniforms(seed, index),
                 _counts(request.rules, prompt_ids),
+                matchers[index] if matchers else None,
             )
         )
     return request

@@ -48,6 +48,8 @@ class Runner(Protocol):
     num_blocks: int
     vocab_size: int
     max_model_len: int
+    weights_bytes: int
+    kv_cache_bytes: int
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Run the model over one batch. Returns logits (L, vocab_size), valid until the next

@@ -12,6 +12,26 @@ from quire.native.scheduler import Plan
 from quire.native.sequence import Sequence
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Tokens that a sequence may draw next: the first from row `row` of the logits, and so on.
+
+    There is one row more than tokens: after the last one, too, a token is drawn.
+    """
+
+    sequence: Sequence
+    row: int
+    tokens: list[int]
+
+    def came_true(self, number: int) -> bool:
+        """Whether the token of this number is the newest of the sequence, which goes on."""
+        return (
+            number < len(self.tokens)
+            and not self.sequence.finished
+            and self.sequence.last_token == self.tokens[number]
+        )
+
+
 @dataclass(slots=True)
 class LogitsRows:
     """Which rows of the logits are for what; row numbers are those of the runner's result (L, V)."""
@@ -26,6 +46,7 @@ class LogitsRows:
     pooling: list[tuple[Sequence, int, int]] = field(
         default_factory=list[tuple[Sequence, int, int]]
     )  # who pools hidden states: rows start to end of those (H, hidden)
+    drafts: list[Draft] = field(default_factory=list[Draft])
 
     def read_prompts(self, logits: NDArray[np.float32]) -> None:
         """Take the prompts' log-probabilities out of the logits (L, V)."""
@@ -62,7 +83,7 @@ class LogitsRows:
 
 def build_batch(plan: Plan, block_size: int) -> tuple[Batch, LogitsRows]:
     """Lay out one step."""
-    if plan.num_decodes == len(plan.sequences):
+    if plan.num_decodes == len(plan.sequences) and not plan.drafts:
         return _build_decodes(plan.sequences, block_size)
     counts = np.array(plan.counts, dtype=np.int32)
     query_start = np.zeros(len(counts) + 1, dtype=np.int32)
@@ -120,8 +141,12 @@ def _block_tables(sequences: list[Sequence]) -> NDArray[np.int32]:
 def _token_ids(plan: Plan, query_start: NDArray[np.int32]) -> NDArray[np.int32]:
     decodes = plan.num_decodes
     token_ids = np.empty(query_start[-1], dtype=np.int32)
-    token_ids[:decodes] = [sequence.last_token for sequence in plan.sequences[:decodes]]
-    row = decodes
+    row = int(query_start[decodes])
+    token_ids[:row] = [
+        token
+        for sequence in plan.sequences[:decodes]
+        for token in (sequence.last_token, *plan.drafts.get(sequence, ()))
+    ]
     for sequence, count in zip(plan.sequences[decodes:], plan.counts[decodes:], strict=True):
         start = sequence.computed_tokens
         token_ids[row : row + count] = sequence.tokens[start : start + count]
@@ -132,10 +157,13 @@ def _token_ids(plan: Plan, query_start: NDArray[np.int32]) -> NDArray[np.int32]:
 def _logits_rows(plan: Plan, query_start: NDArray[np.int32]) -> LogitsRows:
     decodes = plan.num_decodes
     rows = LogitsRows(
-        batch_rows=list(range(decodes)),
-        drawn=list(range(decodes)),
+        batch_rows=list(range(query_start[decodes])),
+        drawn=query_start[:decodes].tolist(),
         drawing=plan.sequences[:decodes],
     )
+    for sequence, row in zip(rows.drawing, rows.drawn, strict=True) if plan.drafts else ():
+        if sequence in plan.drafts:
+            rows.drafts.append(Draft(sequence, row, plan.drafts[sequence]))
     for number in range(decodes, len(plan.sequences)):
         _add_rows(rows, plan.sequences[number], plan.counts[number], int(query_start[number]))
     return rows

@@ -41,6 +41,12 @@ class BlockTable:
         self.blocks[place] = block
         self._array[place] = block
 
+    def shrink(self, count: int) -> list[int]:
+        """Keep the first `count` blocks and return the others."""
+        cut = self.blocks[count:]
+        del self.blocks[count:]
+        return cut
+
     def clear(self) -> list[int]:
         """Empty the table and return what it held."""
         held, self.blocks = self.blocks, []

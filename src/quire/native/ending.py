@@ -19,6 +19,7 @@ class Ending:
 
 _GOES_ON = Ending(None)
 _LENGTH = Ending("length")
+_STOP = Ending("stop")
 
 
 def ending_after(sequence: Sequence, token: int) -> tuple[str, Ending]:
@@ -35,10 +36,23 @@ def ending_after(sequence: Sequence, token: int) -> tuple[str, Ending]:
     shown = text.add(token, armed=armed)
     if text.found is not None:
         return shown, Ending("stop", text.found)
-    if sequence.num_outputs < params.max_tokens:
-        return shown, _GOES_ON
+    ending = _follow(sequence, token)
+    if ending is _GOES_ON:
+        return shown, ending
     shown += text.flush()
-    return shown, _LENGTH if text.found is None else Ending("stop", text.found)
+    return shown, ending if text.found is None else Ending("stop", text.found)
+
+
+def _follow(sequence: Sequence, token: int) -> Ending:
+    """Give the token to the grammar, if there is one; where nothing may follow, min_tokens yield."""
+    matcher = sequence.matcher
+    if matcher is not None:
+        matcher.accept(token)
+        if matcher.error is not None:
+            return Ending("error", error=f"response_format: {matcher.error}")
+        if matcher.is_complete:
+            return _STOP
+    return _GOES_ON if sequence.num_outputs < sequence.request.params.max_tokens else _LENGTH
 
 
 def _stop_token(sequence: Sequence, token: int) -> Ending | None:
@@ -46,7 +60,7 @@ def _stop_token(sequence: Sequence, token: int) -> Ending | None:
     if token in params.stop_token_ids:
         return Ending("stop", token)
     if not params.ignore_eos and token in params.eos_token_ids:
-        return Ending("stop")
+        return _STOP
     return None
 
 

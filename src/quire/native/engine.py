@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence as Many
+
+import numpy as np
+from numpy.typing import NDArray
 
 from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, QuireError, RequestError
 from quire.native.adjustments import Encode
 from quire.native.admission import Limits, check_request, make_request
 from quire.native.batch import Runner
-from quire.native.batching import LogitsRows, build_batch
+from quire.native.batching import Draft, LogitsRows, build_batch
 from quire.native.blocks import BlockPool
+from quire.native.constraints.masking import MaskMaker
+from quire.native.constraints.matcher import Matcher
 from quire.native.detokenizer import MakeDetokenizer
 from quire.native.ending import Ending, ending_after, usage_of
 from quire.native.pooling import Pooled, PoolingParams
@@ -18,6 +24,7 @@ from quire.native.pooling_request import check_pooling, make_pooling_request
 from quire.native.sampler import Sampled, Sampler
 from quire.native.scheduler import Plan, Scheduler
 from quire.native.sequence import Request, Sequence
+from quire.native.speculation import make_drafters
 from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta, TokenLogprob
 from quire.prompt import Prompt
@@ -30,8 +37,9 @@ Outputs = list[tuple[str, Delta]]
 _LOGITS_BYTES = 64 * 2**20  # at most so much for the logits of one prompt's log-probabilities
 
 _BAD_LOGITS = (
-    "The model gave no usable logits here: NaN or infinity, or every token is banned. Weights may be "
-    "damaged, or the type too narrow: try infer_dtype: float32."
+    "The model gave no usable logits here: NaN or infinity, or every token is banned (bad_words or "
+    "min_tokens may leave nothing of what response_format allows). Weights may be damaged, or the type "
+    "too narrow: try infer_dtype: float32."
 )
 
 
@@ -52,6 +60,7 @@ class Engine:
         max_batch_tokens: int = 2048,
         prefix_caching: bool = True,
         encode: Encode | None = None,
+        speculation: int = 0,
     ) -> None:
         """Take over a runner; `close` closes it.
 
@@ -61,6 +70,8 @@ class Engine:
             max_batch_tokens: tokens computed in one step; at least `max_sequences`.
             prefix_caching: keep computed blocks and use them again for equal beginnings.
             encode: encodes bad words; without it they are refused.
+            speculation: the most tokens that a sequence drafts in one step (see `speculation.py`);
+                0 for none. It changes when tokens come, not which.
 
         Raises:
             ConfigError: limits that cannot work.
@@ -86,10 +97,14 @@ class Engine:
             max_sequences=max_sequences,
             max_batch_tokens=max_batch_tokens,
             max_logits_rows=max(1, _LOGITS_BYTES // (4 * runner.vocab_size)),
+            max_draft_tokens=speculation,
         )
+        self._speculates = speculation > 0
         self._sampler = Sampler()
+        self._masks = MaskMaker()
         self._requests: dict[str, Request] = {}
         self._added = self._steps = self._failed_steps = self._generated = 0
+        self._drafted = self._accepted = 0
         self._closed = False
 
     # --- requests --------------------------------------------------------------------------------
@@ -102,8 +117,11 @@ class Engine:
         *,
         arrival: float | None = None,
         adapter: str | None = None,
+        matchers: Many[Matcher] = (),
     ) -> None:
         """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
+
+        `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
 
         Raises:
             RequestError: the request is wrong, or its id is in use.
@@ -111,7 +129,7 @@ class Engine:
             EngineClosedError: the engine was closed.
         """
         self._check_new(request_id)
-        check_request(prompt, params, adapter, self._limits)
+        check_request(prompt, params, adapter, self._limits, matchers)
         try:
             request = make_request(
                 request_id,
@@ -122,11 +140,16 @@ class Engine:
                 vocab_size=self._limits.vocab_size,
                 make_detokenizer=self._make_detokenizer,
                 encode=self._encode,
+                matchers=matchers,
             )
         except QuireError:
             raise
         except Exception as error:  # a tokenizer at fault, or half a surrogate pair in a bad word
             raise RequestError(f"The request cannot be prepared: {error!r}.") from error
+        if self._speculates and params.response_format is None:  # a mask is made for one row a step
+            drafters = make_drafters(request.prompt_length, params.n)
+            for sequence, drafter in zip(request.sequences, drafters, strict=True):
+                sequence.drafter = drafter
         self._enter(request)
 
     def add_pooling(
@@ -177,6 +200,7 @@ class Engine:
             self._closed = True
             for request_id in list(self._requests):
                 self.abort(request_id)
+            self._masks.close()
             self._runner.close()
 
     # --- one step --------------------------------------------------------------------------------
@@ -191,14 +215,19 @@ class Engine:
             return []
         self._steps += 1
         try:
-            sampled, rows = self._run(plan)
+            logits, rows = self._run(plan)
+            sampled = self._sampler.sample(logits, rows.drawn, rows.drawing)
         except Exception as error:
             logger.exception("A step of the native engine failed.")
             self._failed_steps += 1
             return self._fail(plan.sequences, f"The step failed: {error!r}.")
-        return self._commit(plan, rows, sampled)
+        outputs = self._commit(plan, rows, sampled)
+        self._prepare_masks(rows)
+        if rows.drafts:
+            outputs += self._verify(rows.drafts, logits)
+        return outputs
 
-    def _run(self, plan: Plan) -> tuple[Sampled, LogitsRows]:
+    def _run(self, plan: Plan) -> tuple[NDArray[np.float32], LogitsRows]:
         batch, rows = build_batch(plan, self._limits.block_size)
         if plan.copies:
             self._runner.copy_blocks(plan.copies)
@@ -206,23 +235,73 @@ class Engine:
         rows.read_prompts(logits)
         if rows.pooling:
             rows.read_hidden(self._runner.hidden)
-        return self._sampler.sample(logits, rows.drawn, rows.drawing), rows
+        return logits, rows
 
     def _commit(self, plan: Plan, rows: LogitsRows, sampled: Sampled) -> Outputs:
-        outputs: Outputs = []
         faulty = rows.unusable(sampled.usable)
         for sequence, count in zip(plan.sequences, plan.counts, strict=True):
             if sequence not in faulty:
-                self._advance(sequence, count)
-        logprobs = sampled.logprobs
-        for place, sequence in enumerate(rows.drawing):
-            if sequence not in faulty:
-                one = None if logprobs is None else logprobs[place]
-                outputs.append(self._accept(sequence, sampled.tokens[place], one))
+                self._advance(sequence, count - len(plan.drafts.get(sequence, ())))
+        outputs = self._accept_all(rows.drawing, sampled, faulty)
         for sequence, _, _ in rows.pooling:
             if sequence not in faulty and not sequence.remaining:
                 outputs.append(self._finish_pooling(sequence))
-        return outputs + self._fail(list(faulty), _BAD_LOGITS) if faulty else outputs
+        return outputs
+
+    def _verify(self, drafts: list[Draft], logits: NDArray[np.float32]) -> Outputs:
+        """Draw from a draft's rows in order, for as long as what is drawn is what was drafted.
+
+        Each row is drawn from as without a draft: its tokens before it are there, its own random
+        number is taken. So tokens and their distribution are those of a run without drafts.
+        """
+        outputs: Outputs = []
+        self._drafted += sum(len(draft.tokens) for draft in drafts)
+        going, number = drafts, 0
+        while going := [draft for draft in going if draft.came_true(number)]:
+            self._accepted += len(going)
+            number += 1
+            rows = [draft.row + number for draft in going]
+            outputs += self._draw_on([draft.sequence for draft in going], rows, logits)
+        for draft in drafts:
+            if not draft.sequence.finished:
+                self._scheduler.settle(draft.sequence)
+        return outputs
+
+    def _draw_on(
+        self, sequences: list[Sequence], rows: list[int], logits: NDArray[np.float32]
+    ) -> Outputs:
+        """Draw one more token for sequences whose newest token was computed as a draft."""
+        try:
+            sampled = self._sampler.sample(logits, rows, sequences)
+        except Exception as error:
+            logger.exception("Drafts of the native engine could not be verified.")
+            self._failed_steps += 1
+            return self._fail(sequences, f"The step failed: {error!r}.")
+        fine = zip(sequences, sampled.usable, strict=True)
+        faulty = {sequence: None for sequence, usable in fine if not usable}
+        for sequence in sequences:
+            if sequence not in faulty:
+                self._advance(sequence, 1)
+        return self._accept_all(sequences, sampled, faulty)
+
+    def _accept_all(
+        self, sequences: list[Sequence], sampled: Sampled, faulty: dict[Sequence, None]
+    ) -> Outputs:
+        outputs: Outputs = []
+        logprobs = sampled.logprobs
+        for place, sequence in enumerate(sequences):
+            if sequence not in faulty:
+                one = None if logprobs is None else logprobs[place]
+                outputs.append(self._accept(sequence, sampled.tokens[place], one))
+        if faulty:
+            outputs += self._fail(list(faulty), _BAD_LOGITS)
+        return outputs
+
+    def _prepare_masks(self, rows: LogitsRows) -> None:
+        """Begin to find out what the grammars allow next; it goes on while the model computes."""
+        matchers = [s.matcher for s in rows.drawing if s.matcher and not s.finished]
+        if matchers:
+            self._masks.start(matchers)
 
     def _advance(self, sequence: Sequence, count: int) -> None:
         """Note what was computed; once that is the prompt, its completions part."""
@@ -281,7 +360,11 @@ class Engine:
                 if one.finished:
                     continue
                 delta = Delta(
-                    one.index, "", finish_reason="error", usage=usage_of(one), error=error
+                    one.index,
+                    "",
+                    finish_reason="error",
+                    usage=usage_of(one),
+                    error=_grammar_error(one) or error,
                 )
                 outputs.append((one.request.request_id, delta))
                 self._finish(one, discard=True)
@@ -310,6 +393,8 @@ class Engine:
             prompt_tokens=scheduler.num_prompt_tokens,
             prefix_hit_tokens=scheduler.num_hit_tokens,
             generated_tokens=self._generated,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
         )
 
     def check_integrity(self) -> None:
@@ -323,6 +408,11 @@ class Engine:
                 assert sequence.finished != (sequence in queued)
                 queued.discard(sequence)
         assert not queued, "a sequence of no request is queued"
+
+
+def _grammar_error(sequence: Sequence) -> str | None:
+    failed = sequence.matcher is not None and sequence.matcher.error
+    return f"response_format: {failed}" if failed else None
 
 
 def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprob | None, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ def token_logprobs(
 ) -> list[TokenLogprob]:
     """Return the log-probability of `tokens` (M,) under the softmax of `logits` (M, V).
 
-    `tops` (M,) says how many of the likeliest tokens to name beside each.
+    `tops` (M,) says how many of the likeliest tokens to name beside each; impossible ones are not.
     """
     found: list[TokenLogprob] = []
     group = max(1, _GROUP_ENTRIES // logits.shape[1])
@@ -42,13 +43,18 @@ def _group(
         ranked = largest(logits, most)
         scores = (ranked.values[:, :most] - normalisers[:, None]).tolist()
         named = [
-            dict(zip(ids[:top], row[:top], strict=True))
+            _possible(ids[:top], row[:top])
             for ids, row, top in zip(ranked.ids[:, :most].tolist(), scores, tops, strict=True)
         ]
     return [
         TokenLogprob(*one)
         for one in zip(tokens.tolist(), chosen.tolist(), named, ranks, strict=True)
     ]
+
+
+def _possible(ids: list[int], scores: list[float]) -> dict[int, float]:
+    """Leave out what was banned: where a constraint allows fewer tokens than are to be named."""
+    return {token: score for token, score in zip(ids, scores, strict=True) if score > -math.inf}
 
 
 def log_sum_exp(logits: NDArray[np.float32]) -> NDArray[np.float64]:

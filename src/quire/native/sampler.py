@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.native.adjustments import Adjustment, adjust
+from quire.native.constraints.masking import mask
 from quire.native.drawing import Settings, draw
 from quire.native.logprobs import token_logprobs
 from quire.native.sequence import Sequence
@@ -47,6 +48,9 @@ class Sampler:
         if count != len(logits) or any(map(int.__ne__, rows, range(count))):
             logits = logits[rows]
         adjust(logits, _adjustments(sequences))
+        constrained = [(row, s.matcher) for row, s in enumerate(sequences) if s.matcher]
+        if constrained:
+            mask(logits, constrained)
         tokens = logits.argmax(axis=1)
         usable = np.isfinite(logits[np.arange(count), tokens])
         self._draw(logits, sequences, tokens, usable)

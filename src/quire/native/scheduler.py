@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from quire.native.blocks import BlockPool
 from quire.native.sequence import Key, Sequence
+from quire.native.speculation import StepLoad
 
 
 def _key(sequence: Sequence) -> Key:
@@ -23,13 +24,15 @@ def _key(sequence: Sequence) -> Key:
 class Plan:
     """One step: sequences, how many tokens of each, and the blocks to copy before.
 
-    The first `num_decodes` sequences get the one token that they miss, their last generated one.
+    The first `num_decodes` sequences get the one token that they miss, their last generated one, and
+    after it their draft, if they have one.
     """
 
     sequences: list[Sequence] = field(default_factory=list[Sequence])
     counts: list[int] = field(default_factory=list[int])
     copies: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     num_decodes: int = 0
+    drafts: dict[Sequence, list[int]] = field(default_factory=dict["Sequence", list[int]])
 
     def add(self, sequence: Sequence, count: int) -> None:
         self.sequences.append(sequence)
@@ -44,6 +47,7 @@ class Scheduler:
       first in the queue is never overtaken, so a long prompt does not wait for ever.
     - When a decode finds no block, the last running sequence gives up its blocks and waits again:
       the first one always goes on, and in the end has the whole pool to itself.
+    - Drafts get what all others leave of the budget and the blocks, and give it back in `settle`.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Scheduler:
         max_sequences: int,
         max_batch_tokens: int,
         max_logits_rows: int,
+        max_draft_tokens: int = 0,
     ) -> None:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -65,6 +70,7 @@ class Scheduler:
         self._max_sequences = max_sequences
         self._max_batch_tokens = max_batch_tokens
         self._max_logits_rows = max_logits_rows
+        self._max_draft_tokens = max_draft_tokens
         self._reserve = max(1, pool.num_blocks // 100)  # kept for decodes when others are admitted
         self._refused: tuple[Sequence, int] | None = None  # who did not fit, and into how many
 
@@ -108,7 +114,9 @@ class Scheduler:
         self._schedule_decodes(plan)
         budget = self._max_batch_tokens - plan.num_decodes
         budget = self._schedule_prefills(plan, budget)
-        self._admit(plan, budget)
+        budget = self._admit(plan, budget)
+        if self._max_draft_tokens:
+            self._add_drafts(plan, min(budget, self._max_logits_rows))
         return plan
 
     def _schedule_decodes(self, plan: Plan) -> None:
@@ -130,16 +138,41 @@ class Scheduler:
                 budget -= count
         return budget
 
-    def _admit(self, plan: Plan, budget: int) -> None:
+    def _admit(self, plan: Plan, budget: int) -> int:
         while budget and self.waiting and len(self.running) < self._max_sequences:
             sequence = self.waiting[0]
             if not self._take_blocks(sequence):
-                return
+                break
             del self.waiting[0]
             insort(self.running, sequence, key=_key)
             count = self._chunk(sequence, budget)
             plan.add(sequence, count)
             budget -= count
+        return budget
+
+    def _add_drafts(self, plan: Plan, budget: int) -> None:
+        """Let decodes speculate, as far as it pays and nobody else is served less for it."""
+        load = StepLoad(sum(plan.counts), plan.num_decodes)
+        for place, sequence in enumerate(plan.sequences[: plan.num_decodes]):
+            missing = sequence.request.params.max_tokens - sequence.num_outputs
+            most = min(
+                self._max_draft_tokens, missing - 1
+            )  # the step gives one more than it drafts
+            if sequence.drafter is None or most < 1:
+                continue
+            draft = sequence.drafter.draft(sequence.tokens, most)
+            most = min(len(draft), budget, self._free_slots(sequence))
+            count = load.take(sequence.drafter.trust, most)
+            if count:
+                self._take_slots(sequence, count)
+                plan.drafts[sequence] = draft[:count]
+                plan.counts[place] += count
+                budget -= count
+
+    def settle(self, sequence: Sequence) -> None:
+        """Take back the blocks that a draft had in excess of what was accepted."""
+        needed = -(-sequence.num_tokens // self._block_size)
+        self._pool.release(sequence.table.shrink(needed))
 
     def _chunk(self, sequence: Sequence, budget: int) -> int:
         count = min(sequence.remaining, budget)
@@ -169,6 +202,15 @@ class Scheduler:
                 return True
             if self._preempt_last() is sequence:
                 return False
+
+    def _free_slots(self, sequence: Sequence) -> int:
+        """How many slots a draft may have: those in its last block, and of blocks to spare."""
+        spare = max(0, self._pool.num_available - self._reserve)
+        return (len(sequence.table) + spare) * self._block_size - sequence.num_tokens
+
+    def _take_slots(self, sequence: Sequence, count: int) -> None:
+        blocks = -(-(sequence.num_tokens + count) // self._block_size) - len(sequence.table)
+        sequence.table.extend(self._pool.take() for _ in range(blocks))
 
     def _preempt_last(self) -> Sequence:
         victim = self.running.pop()
@@ -236,6 +278,7 @@ class Scheduler:
             assert not sequence.computed_tokens
         for sequence in self.running:
             assert 0 <= sequence.computed_tokens < sequence.num_tokens
-            assert len(sequence.table) * self._block_size >= sequence.computed_tokens
+            needed = -(-sequence.num_tokens // self._block_size)
+            assert -(-sequence.computed_tokens // self._block_size) <= len(sequence.table) <= needed
             assert sequence.table.array.tolist() == sequence.table.blocks
         self._pool.check_integrity([sequence.table.blocks for sequence in self.running])

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from quire.native.adjustments import LogitRules, TokenCounts
 from quire.native.block_table import BlockTable
 from quire.native.completion_text import CompletionText
+from quire.native.constraints.matcher import Matcher
 from quire.native.pooling import Pool
 from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms
+from quire.native.speculation import Drafter
 from quire.sampling import SamplingParams
 
 Key: TypeAlias = tuple[int, float, int, int]
@@ -64,9 +66,11 @@ class Sequence:
         "_tokens",
         "computed_tokens",
         "counts",
+        "drafter",
         "finished",
         "index",
         "key",
+        "matcher",
         "num_tokens",
         "prompt_length",
         "published",
@@ -83,6 +87,7 @@ class Sequence:
         text: CompletionText,
         uniforms: Uniforms | None,
         counts: TokenCounts | None,
+        matcher: Matcher | None = None,
     ) -> None:
         self.request = request
         self.index = index
@@ -90,6 +95,8 @@ class Sequence:
         self.text = text
         self.uniforms = uniforms  # None: greedy
         self.counts = counts  # None: no penalties
+        self.matcher = matcher  # None: no constraint
+        self.drafter: Drafter | None = None  # set where the engine speculates
         self.prompt_length = self.num_tokens = request.prompt_length
         self._tokens = np.empty(
             self.num_tokens + min(request.params.max_tokens, 64), dtype=np.int32

@@ -20,3 +20,5 @@ class EngineStatistics:
     prompt_tokens: int  # of admitted requests
     prefix_hit_tokens: int  # of those, found in the prefix cache
     generated_tokens: int
+    drafted_tokens: int  # computed on the chance that they are the next ones
+    accepted_tokens: int  # of those, that were

@@ -91,8 +91,9 @@ def test_rope_scaling_stretches_the_context(folder: Path) -> None:
     scaled.close()
 
 
-def test_positions_beyond_the_first_table_of_angles(tmp_path: Path) -> None:
-    folder = make_random_model(tmp_path / "long", "qwen2", max_position_embeddings=3000)
+@pytest.mark.parametrize("kind", ["qwen2", "gemma3_text"])
+def test_positions_beyond_the_first_table_of_angles(kind: str, tmp_path: Path) -> None:
+    folder = make_random_model(tmp_path / "long", kind, max_position_embeddings=3000)
     runner, ids = load_model(folder, num_threads=1, max_sequences=1), random_ids(2500)
     at_once = load_model(folder, num_threads=1, max_sequences=1, max_batch_tokens=2500)
     grown = logits_of(runner, ids, [1000, 1000])
@@ -118,7 +119,9 @@ def test_an_unknown_block_size(folder: Path, size: int) -> None:
 
 def test_an_unknown_model_type(copy: Path) -> None:
     change_config(copy, model_type="mamba")
-    with pytest.raises(UnsupportedModelError, match=r"mamba.*llama, mistral, qwen2, qwen3.*vllm"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"mamba.*llama, .*mistral, .*qwen2, .*qwen3.*vllm"
+    ):
         load_model(copy)
 
 

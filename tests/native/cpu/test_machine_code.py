@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,19 @@ def test_a_warm_start_imports_no_numba() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, timeout=100
     )
     assert result.stdout.split() == ["False", "False"], result.stderr
+
+
+def test_everything_that_the_step_is_made_of_is_in_the_key() -> None:
+    """A module whose change did not change the key would leave old machine code in use."""
+    here = Path(machine_code.__file__).parent
+    found: set[str] = set()
+    waiting = {"compiler"}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        text = (here / f"{name}.py").read_text(encoding="utf-8")
+        used = set(re.findall(r"^from quire\.native\.cpu\.(\w+) import", text, re.M))
+        for line in re.findall(r"^from quire\.native\.cpu import (.+)$", text, re.M):
+            used |= {part.strip() for part in line.split(",")}
+        waiting |= used - found
+    assert found - {"machine_code"} == set(machine_code._SOURCES)

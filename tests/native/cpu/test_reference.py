@@ -16,7 +16,9 @@ from tests.native.cpu.batches import logits_of, random_ids
 from tests.native.random_models import load_oracle, make_random_model
 
 
-@pytest.mark.parametrize("kind", ["mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "kind", ["mistral", "qwen2", "qwen3", "gemma2", "gemma3", "glm4", "granite", "olmo3"]
+)
 def test_reference_runner(kind: str, tmp_path: Path) -> None:
     folder = make_random_model(tmp_path / "model", kind)
     weights = load_weights(read_spec(folder), folder)

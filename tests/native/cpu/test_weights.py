@@ -65,6 +65,51 @@ def test_bfloat16_is_mapped_sharded_or_not(tmp_path: Path, shards: str) -> None:
     np.testing.assert_array_equal(wide, wanted.float().numpy())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parts_of_fused_tensors_are_mapped(tmp_path: Path, dtype: str) -> None:
+    folder = make_random_model(tmp_path, "phi3", dtype=dtype)
+    layer = load_weights(read_spec(folder), folder).layers[1]
+    stored = WeightsFolder(folder)
+    for name, roles in (("self_attn.qkv_proj", "q k v"), ("mlp.gate_up_proj", "gate up")):
+        parts = [layer[role] for role in roles.split()]
+        assert all(mapped(part) and part.flags.c_contiguous for part in parts)
+        together = np.concatenate(parts)
+        spec = TensorSpec("", f"model.layers.1.{name}.weight", together.shape)
+        np.testing.assert_array_equal(together, stored.tensor(spec).values)
+
+
+def test_only_interleaved_parts_are_copied(tmp_path: Path) -> None:
+    layer = load_weights(read_spec(make_random_model(tmp_path, "internlm2")), tmp_path).layers[0]
+    copied = {role for role, array in layer.items() if array.ndim == 2 and not mapped(array)}
+    assert copied == {"q", "k", "v"}
+
+
+def test_one_is_added_to_gemmas_norms(tmp_path: Path) -> None:
+    folder = make_random_model(tmp_path, "gemma2", dtype="bfloat16")
+    weights = load_weights(read_spec(folder), folder)
+    stored = load_file(folder / "model.safetensors")
+    wanted = 1 + stored["model.layers.0.pre_feedforward_layernorm.weight"].float()
+    np.testing.assert_array_equal(weights.layers[0]["ffn_norm"], wanted.numpy())
+    assert mapped(weights.layers[0]["q"])
+
+
+@pytest.mark.parametrize("spelling", ["language_model.model.", "model.language_model."])
+def test_a_text_decoder_under_either_prefix(tmp_path: Path, spelling: str) -> None:
+    folder = make_random_model(tmp_path, "mistral3")
+    before = load_weights(read_spec(folder), folder)
+    renamed = {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        for prefix in ("language_model.model.", "model.language_model."):
+            name = name.replace(prefix, "TEXT.")
+        renamed[name.replace("TEXT.", spelling)] = value
+    save_file(renamed, folder / "model.safetensors")
+    after = load_weights(read_spec(folder), folder)
+    assert mapped(after.layers[2]["down"])
+    for role, array in after.layers[2].items():
+        np.testing.assert_array_equal(array, before.layers[2][role])
+    np.testing.assert_array_equal(after.tensors["head"], before.tensors["head"])
+
+
 def test_float16_becomes_float32(tmp_path: Path) -> None:
     folder = make_random_model(tmp_path, "llama2", dtype="float16")
     up = load_weights(read_spec(folder), folder).layers[0]["up"]

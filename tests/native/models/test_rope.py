@@ -28,6 +28,12 @@ BASE: dict[str, Any] = {
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128}
 
+LONGROPE = {
+    "short_factor": [1 + pair / 8 for pair in range(32)],
+    "long_factor": [1 + pair for pair in range(32)],
+    "original_max_position_embeddings": 128,
+}
+
 SCALINGS: list[dict[str, Any]] = [
     {"rope_type": "linear", "factor": 4.0},
     {"rope_type": "dynamic", "factor": 3.0},
@@ -35,6 +41,9 @@ SCALINGS: list[dict[str, Any]] = [
     {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.25, "beta_fast": 16.0},
     {"rope_type": "yarn", "factor": 4.0, "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.0},
     {"rope_type": "llama3", "factor": 8.0, **LLAMA3},
+    {"rope_type": "longrope", **LONGROPE},
+    {"rope_type": "longrope", "factor": 3.0, **LONGROPE},
+    {"rope_type": "longrope", "attention_factor": 1.5, **LONGROPE},
 ]
 
 
@@ -60,6 +69,27 @@ def test_scalings_are_those_of_transformers(
     frequencies, scale = inverse_frequencies(found.rope, found.head_dim, length)
     np.testing.assert_allclose(frequencies, wanted.numpy(), rtol=3e-6)
     assert scale == pytest.approx(wanted_scale)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS[:6], ids=lambda s: s["rope_type"])
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_scalings_of_a_part_of_a_head(scaling: dict[str, Any], share: float) -> None:
+    parameters = {**scaling, "rope_theta": 1e4, "partial_rotary_factor": share}
+    found = spec(model_type="glm", head_dim=64, rope_parameters=parameters)
+    changes = {key: value for key, value in BASE.items() if key != "model_type"}
+    config = LlamaConfig(**changes, rope_parameters=dict(parameters))
+    wanted, _ = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, torch.device("cpu"), seq_len=900)
+    frequencies, _ = inverse_frequencies(found.rope, found.head_dim, 900)
+    assert found.rotary_dim == 2 * len(frequencies) == 64 * share
+    np.testing.assert_allclose(frequencies, wanted.numpy(), rtol=3e-6)
+    assert override_rope(found, "linear").rotary_dim == found.rotary_dim
+
+
+def test_an_override_leaves_windows_their_own() -> None:
+    own = spec(model_type="gemma3_text", head_dim=64)
+    found = override_rope(own, "linear")
+    assert found.local_rope is own.local_rope is not None
+    assert (found.rope.kind, found.rope.theta) == ("linear", 1e6)
 
 
 def test_default_and_old_names() -> None:

@@ -43,9 +43,7 @@ def tanh(typingctx: Any, value: Any) -> Any:
 def soft_cap(x: int, size: int, scale: float, cap: float) -> None:
     """`x = cap * tanh(x * scale / cap)`, or `x * scale` for a cap of 0, of `size` floats at `x`."""
     limit = simd.splat(np.float32(cap))
-    if cap != 0:
-        scale = np.float32(scale) / np.float32(cap)
-    factor = simd.splat(np.float32(scale))
+    factor = simd.splat(np.float32(scale / cap if cap != 0 else scale))
     for k in range(0, size, simd.LANES):
         count = min(simd.LANES, size - k)
         value = simd.multiply(simd.load_part(x + 4 * k, count), factor)

@@ -320,37 +320,3 @@ def rotate_heads(
                 _rotate(at, cosines + angles, sines + angles, rotary // 2, scale)
             if turned < size:
                 soft_cap(at + 4 * turned, size - turned, scale, np.float32(0))
-
-
-@kernel
-def store_keys(
-    k: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
-    cache: int,
-) -> None:  # fmt: skip
-    """Heads of k (rows, heads, size) to their slots in (blocks, heads, size, block_size)."""
-    for row in range(rows):
-        slot = simd.get_int64(slots, row)
-        block, offset = slot // block_size, slot % block_size
-        for head in range(first, end):
-            source = k + (row * heads + head) * size * 4
-            target = cache + 4 * ((block * heads + head) * size * block_size + offset)
-            for i in range(size):
-                simd.put_float32(target, i * block_size, simd.get_float32(source, i))
-
-
-@kernel
-def store_values(
-    v: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
-    cache: int,
-) -> None:  # fmt: skip
-    """Heads of v (rows, heads, size) to their slots in (blocks, heads, block_size, padded size)."""
-    width = (size + LANES - 1) // LANES * LANES
-    for row in range(rows):
-        slot = simd.get_int64(slots, row)
-        block, offset = slot // block_size, slot % block_size
-        for head in range(first, end):
-            source = v + (row * heads + head) * size * 4
-            target = cache + 4 * ((block * heads + head) * block_size + offset) * width
-            for i in range(0, size, LANES):
-                count = min(LANES, size - i)
-                simd.store_part(target + 4 * i, simd.load_part(source + 4 * i, count), count)

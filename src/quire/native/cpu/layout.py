@@ -6,15 +6,20 @@ with compiled kernels does not import it.
 
 from __future__ import annotations
 
+import os
+
 import llvmlite.binding as llvm
 
 
-def _register_lanes() -> int:
-    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
-    return 16 if features.get("avx512f") else 8
+def cpu_features() -> frozenset[str]:
+    """What this processor can do, in LLVM's words; QUIRE_SIMD=avx2 leaves out what came after."""
+    found = {name for name, there in dict(llvm.get_host_cpu_features()).items() if there}
+    if os.environ.get("QUIRE_SIMD") == "avx2":
+        found = {name for name in found if not name.startswith(("avx512", "avxvnni"))}
+    return frozenset(found)
 
 
-LANES = _register_lanes()
+LANES = 16 if "avx512f" in cpu_features() else 8
 """Float32 values of one register: 16 with AVX-512, else 8 (a narrower machine splits it in two)."""
 
 CHUNK = 128  # positions of the context between two rescalings of the softmax
@@ -34,10 +39,10 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     BLOCK_TABLES, TABLE_WIDTH, TILE_COUNT, LOGITS_ROWS, LOGITS_COUNT, LOGITS,
     ACTIVATION, EMBEDDING_SCALE, RESIDUAL_SCALE, LOGITS_SCALE, ATTENTION_CAP, LOGITS_CAP,
     ROTARY_DIM, INTERLEAVED, WIDTH_NORMS, LOCAL_COSINES, LOCAL_SINES,
-    QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
+    KV_KIND, QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
     NORMED_COUNT,  # rows of LOGITS_ROWS that get the last norm; the head is for the first of them
     TABLE_WORDS,
-) = range(59)  # fmt: skip
+) = range(60)  # fmt: skip
 SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
@@ -47,6 +52,7 @@ SILU, GELU_TANH = range(2)  # what ACTIVATION may be
     MAP_WORDS,
 ) = range(12)  # fmt: skip
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)  # what KIND may be
+KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # what KV_KIND may be
 QUANT_BLOCK = 16  # columns of a quantised map that lie together
 
 # One layer's row. Each linear map is the address of its MAP_WORDS.
@@ -60,7 +66,18 @@ LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 Q_MAP, K_MAP, V_MAP, O_MAP, GATE_MAP, UP_MAP, DOWN_MAP = (
     FIRST_LINEAR + i for i in range(len(LINEARS))
 )
-LAYER_WORDS = FIRST_LINEAR + len(LINEARS)
+EXPERTS = FIRST_LINEAR + len(LINEARS)  # the address of EXPERTS_WORDS; 0 where the FFN is dense
+LAYER_WORDS = EXPERTS + 1
+
+# The experts of one layer: sizes, maps, and scratch that all layers share.
+(
+    EXPERT_COUNT, ALL_EXPERTS,  # without and with the shared one
+    PER_TOKEN, NORMALISED, EXPERT_FFN, ROUTER_MAP, SHARED_SCORE_MAP,
+    EXPERT_MAPS,  # gate, up, down of each expert, the shared one last: MAP_WORDS each
+    ROUTER_SCORES, SHARED_SCORES, CHOSEN, CHOSEN_WEIGHTS,
+    EXPERT_STARTS, GROUPED_ROWS, GROUPED_WEIGHTS,
+    EXPERTS_WORDS,
+) = range(16)  # fmt: skip
 
 # What the threads of a step share. Each phase has two counters: tasks taken, tasks done.
 LINE = 64  # bytes of a cache line; what different threads write lies on different ones
@@ -72,12 +89,14 @@ PHASE_BYTES, DONE = 2 * LINE, LINE
     FFN_NORM_PHASE, GATE_PHASE, DOWN_PHASE,
     WIDTH_NORM_PHASE, ATTENTION_SUM_PHASE, FFN_SUM_PHASE,
     PROJECT_ROWS_PHASE, OUTPUT_ROWS_PHASE, GATE_ROWS_PHASE, DOWN_ROWS_PHASE,
+    SCORE_PHASE, CHOOSE_PHASE, GROUP_PHASE,
     LAYER_PHASES,
-) = range(15)  # fmt: skip
+) = range(18)  # fmt: skip
 LAST_NORM_PHASE, HEAD_ROWS_PHASE, HEAD_PHASE, LAST_PHASES = range(4)
 FIRST_PHASES = 1
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
 OWN_ROWS = 64  # norms of so few rows (times threads) are not worth a phase: each thread has its own
+# An expert's rows, too, are taken so many at a time.
 
 
 def padded(size: int) -> int:
@@ -97,6 +116,13 @@ def scratch_floats(group: int, head_dim: int, hidden: int = 0) -> int:
 def quantized_row_bytes(depth: int, span: int) -> int:
     """Bytes from one quantised row to the next: see `quantized`. `depth` is a multiple of `span`."""
     return (depth + 8 * (depth // span) + LINE - 1) // LINE * LINE
+
+
+def kv_head_bytes(kind: int, size: int, block_size: int) -> int:
+    """Bytes of one head in a block of keys, or (for padded sizes) of values: see `kv_cache`."""
+    if kind == KV_INT8:
+        return size * block_size + 4 * block_size
+    return size * block_size * (4 if kind == KV_FLOAT32 else 2)
 
 
 def num_phases(layers: int) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from quire.errors import ConfigError
 from quire.machine.cpus import default_threads
+from quire.native.cpu.expert_tables import expert_scratch_bytes
 from quire.native.cpu.layout import BLOCK_SIZES
 from quire.native.cpu.machine_code import load_step
-from quire.native.cpu.memory import count_blocks
+from quire.native.cpu.memory import KvDtype, count_blocks
 from quire.native.cpu.packer import QuantizedKind
 from quire.native.cpu.runner import CpuRunner
 from quire.native.cpu.weights import Weights, WeightsDtype, load_weights
@@ -31,6 +32,7 @@ def load_model(
     max_model_len_is_wish: bool = False,
     block_size: int = 16,
     kv_cache_memory: int | None = None,
+    kv_dtype: KvDtype = "float32",
     memory_util: float = 0.7,
     num_threads: int | None = None,
     max_batch_tokens: int = 2048,
@@ -46,6 +48,7 @@ def load_model(
         rope_scaling: a kind of `rope.OVERRIDES`; None or "none" keeps the model's own.
         max_model_len: the most tokens of one sequence; None takes the model's own number.
         max_model_len_is_wish: take the model's own number where it is smaller, without an error.
+        kv_dtype: of the KV cache's elements.
         kv_cache_memory: bytes; None takes `memory_util` of what is free.
         num_threads: None takes a thread for each core that this process may use.
         max_batch_tokens: the most rows of one batch; scratch is sized by it.
@@ -70,6 +73,7 @@ def load_model(
     weights = load_weights(
         spec, folder, dtype, quantize, threads=threads, say=on_compile, with_head=with_head
     )
+    size = weights_bytes(weights)
     num_blocks = count_blocks(
         spec,
         block_size=block_size,
@@ -77,9 +81,10 @@ def load_model(
         max_sequences=max_sequences,
         memory=kv_cache_memory,
         memory_util=memory_util,
-        reserved=weights_bytes(weights) + scratch_bytes(spec, max_batch_tokens),
+        reserved=size + scratch_bytes(spec, max_batch_tokens),
+        kv_dtype=kv_dtype,
     )
-    return CpuRunner(
+    runner = CpuRunner(
         weights,
         load_step(on_compile),
         max_model_len=length,
@@ -87,7 +92,10 @@ def load_model(
         block_size=block_size,
         num_threads=threads,
         max_batch_tokens=max_batch_tokens,
+        kv_dtype=kv_dtype,
     )
+    runner.weights_bytes = size
+    return runner
 
 
 def _model_length(spec: DecoderSpec, wanted: int | None, wish: bool) -> int:
@@ -109,5 +117,6 @@ def weights_bytes(weights: Weights) -> int:
 
 def scratch_bytes(spec: DecoderSpec, rows: int) -> int:
     """Bytes of the activations of a batch of `rows`."""
-    columns = 2 * (spec.hidden_size + spec.q_size + spec.kv_size + spec.ffn_size)
-    return 4 * rows * columns
+    columns = 2 * (spec.hidden_size + spec.q_size + spec.kv_size + spec.ffn_width)
+    routing = expert_scratch_bytes(spec.experts, rows) if spec.experts else 0
+    return 4 * rows * columns + routing

@@ -22,6 +22,8 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
+from quire.native.cpu.layout import LANES
+
 StepFunction = Callable[[int, int], None]
 """`step(thread, table address)`: see `step.step`. Runs without the interpreter's lock."""
 
@@ -29,8 +31,8 @@ logger = logging.getLogger("quire")
 
 _ENTRY = "quire_step"
 _SOURCES = (
-    "layout", "jit", "simd", "sync", "tiles", "quantized_tiles", "quantized", "attention", "kernels", "step",
-    "compiler",
+    "layout", "jit", "simd", "sync", "tiles", "quantized_tiles", "quantized", "curves",
+    "kv_cache", "attention", "kernels", "experts", "step", "compiler",
 )  # fmt: skip
 _MAGIC = b"quire step 1\n"
 
@@ -87,7 +89,7 @@ def cache_key() -> str:
         digest.update((here / f"{name}.py").read_bytes())
     features = llvm.get_host_cpu_features().flatten()
     versions = [importlib.metadata.version(package) for package in ("numba", "llvmlite")]
-    facts = (*versions, platform.python_version(), llvm.get_host_cpu_name(), features)
+    facts = (*versions, platform.python_version(), llvm.get_host_cpu_name(), features, LANES)
     digest.update(repr((llvm.get_process_triple(), *facts)).encode())
     return digest.hexdigest()[:24]
 

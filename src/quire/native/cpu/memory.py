@@ -5,20 +5,27 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import OutOfMemoryError
 from quire.machine.memory import available_memory
-from quire.native.cpu.layout import padded
+from quire.native.cpu.layout import KV_FLOAT16, KV_FLOAT32, KV_INT8, kv_head_bytes, padded
 from quire.native.models.spec import DecoderSpec
 
 logger = logging.getLogger("quire")
 
 ALIGNMENT = 64  # a cache line, and the widest register
 MIB = 2**20
+
+KvDtype = Literal["float32", "float16", "int8"]
+KV_KINDS: dict[KvDtype, int] = {
+    "float32": KV_FLOAT32,
+    "float16": KV_FLOAT16,
+    "int8": KV_INT8,
+}
 
 
 def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]:
@@ -29,10 +36,12 @@ def aligned_zeros(shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def block_bytes(spec: DecoderSpec, block_size: int) -> int:
+def block_bytes(spec: DecoderSpec, block_size: int, kv_dtype: KvDtype = "float32") -> int:
     """Bytes of one block of the KV cache over all layers."""
-    row = spec.head_dim + padded(spec.head_dim)  # keys are not padded, values are
-    return 4 * spec.num_layers * spec.num_kv_heads * block_size * row
+    kind = KV_KINDS[kv_dtype]
+    widths = spec.head_dim, padded(spec.head_dim)  # keys are not padded, values are
+    each = sum(kv_head_bytes(kind, width, block_size) for width in widths)
+    return spec.num_layers * spec.num_kv_heads * each
 
 
 def count_blocks(
@@ -44,6 +53,7 @@ def count_blocks(
     memory: int | None,
     memory_util: float,
     reserved: int,
+    kv_dtype: KvDtype = "float32",
 ) -> int:
     """The number of KV blocks: what `memory` holds, or `memory_util` of what is free.
 
@@ -51,7 +61,7 @@ def count_blocks(
     `max_sequences` of `max_model_len` is never of use and not taken. Raises OutOfMemoryError when
     not even one sequence of `max_model_len` would fit.
     """
-    one, each = block_bytes(spec, block_size), -(-max_model_len // block_size)
+    one, each = block_bytes(spec, block_size, kv_dtype), -(-max_model_len // block_size)
     free = available_memory()
     budget = memory if memory is not None else int(memory_util * max(0, free - reserved))
     blocks = min(budget // one, max_sequences * each)

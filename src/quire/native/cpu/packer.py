@@ -72,8 +72,12 @@ class Packer:
             self._kept = _read_kept(self._path)
 
     def wants(self, role: str) -> bool:
-        """Whether a full-precision tensor in this role is to be quantised."""
-        return self._kind is not None and (role in LINEARS or role == "head")
+        """Whether a full-precision tensor in this role is to be quantised.
+
+        Not the router and the shared expert's score: they are small, and what they choose jumps.
+        """
+        linear = role.rpartition(".")[2]  # of an expert's: experts.<i>.gate
+        return self._kind is not None and (linear in LINEARS or linear == "head")
 
     def packed(self, matrix: QuantizedMatrix) -> PackedMatrix | None:
         """A checkpoint's matrix for the kernels; None where they do not take its groups.

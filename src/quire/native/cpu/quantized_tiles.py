@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 
 from quire.native.cpu import simd
 from quire.native.cpu.jit import intrinsic
-from quire.native.cpu.layout import LANES, QUANT_BLOCK
+from quire.native.cpu.layout import LANES, QUANT_BLOCK, cpu_features
 from quire.native.cpu.simd import FLOAT, INT32, INT64, VECTOR
 from quire.native.cpu.tiles import build_loop, build_offset
 
@@ -31,19 +30,15 @@ _SHORTS = ir.VectorType(ir.IntType(16), LANES * 2)
 _HALVES = QUANT_BLOCK // LANES  # registers that hold one depth step of a block
 
 
-def _features() -> dict[str, bool]:
-    return dict(llvm.get_host_cpu_features())
-
-
 def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
     """`total` plus, in each lane, the sum of four products: unsigned weights, signed x."""
-    features = _features()
-    if LANES == 16 and features.get("avx512vnni"):
+    features = cpu_features()
+    if LANES == 16 and "avx512vnni" in features:
         return simd.call(builder, "llvm.x86.avx512.vpdpbusd.512", _WORDS, [total, weights, x])
-    if LANES == 8 and features.get("avxvnni"):
+    if LANES == 8 and "avxvnni" in features:
         return simd.call(builder, "llvm.x86.avx512.vpdpbusd.256", _WORDS, [total, weights, x])
     name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[LANES]
-    known = features.get("avx512bw") if LANES == 16 else features.get("avx2")
+    known = ("avx512bw" if LANES == 16 else "avx2") in features
     even, odd = _spread(builder, weights, signed=False), _spread(builder, x, signed=True)
     for w, value in zip(even, odd, strict=True):
         if known:

@@ -18,7 +18,7 @@ from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.layout import padded
 from quire.native.cpu.weights import Weights, embedding_scale, widen
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
-from quire.native.models.spec import Activation
+from quire.native.models.spec import Activation, ExpertsSpec
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[Any]  # float32, or bfloat16 as uint16
@@ -62,6 +62,42 @@ def gated_ffn(x: Floats, tensors: Mapping[str, Matrix], activation: Activation =
     gate = linear(x, tensors["gate"], tensors.get("gate_bias"))
     curve = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]
     return curve(gate, linear(x, tensors["up"], tensors.get("up_bias")))
+
+
+def choose_experts(scores: Floats, spec: ExpertsSpec) -> tuple[NDArray[np.int64], Floats]:
+    """The experts of each row and their weights, (rows, per_token), by falling probability.
+
+    Equal ones come in the order of their numbers.
+    """
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    chosen = np.argsort(-weights, axis=-1, kind="stable")[:, : spec.per_token]
+    weights = np.take_along_axis(weights, chosen, axis=-1)
+    if spec.normalised:
+        weights /= weights.sum(-1, keepdims=True)
+    return chosen, weights
+
+
+def experts(
+    x: Floats, tensors: Mapping[str, Matrix], spec: ExpertsSpec, activation: Activation = "silu"
+) -> Floats:
+    """The weighted sum of each row's experts, the shared one among them."""
+    chosen, weights = choose_experts(linear(x, tensors["router"]), spec)
+    out: Floats = np.zeros_like(x)
+    for expert in range(spec.count):
+        rows, ranks = np.nonzero(chosen == expert)
+        out[rows] += weights[rows, ranks, None] * _expert(x[rows], tensors, expert, activation)
+    if spec.shared_size:
+        score = 1 / (1 + np.exp(-linear(x, tensors["shared_score"])))
+        out += score * _expert(x, tensors, spec.count, activation)
+    return out
+
+
+def _expert(
+    x: Floats, tensors: Mapping[str, Matrix], expert: int, activation: Activation
+) -> Floats:
+    own = {role: tensors[f"experts.{expert}.{role}"] for role in ("gate", "up", "down")}
+    return linear(gated_ffn(x, own, activation), own["down"])
 
 
 def soft_cap(x: Floats, cap: float) -> Floats:
@@ -150,21 +186,28 @@ class ReferenceRunner:
         """Run the model over one batch; see `Runner`."""
         check_batch(batch, self)
         spec, tensors, eps = self._spec, self._weights.tensors, self._spec.norm_eps
-        x = gather_rows(tensors["embeddings"], batch.token_ids) * embedding_scale(self._weights)
-        scale = np.float32(spec.residual_scale)
+        x: Floats = gather_rows(tensors["embeddings"], batch.token_ids)
+        x = x * embedding_scale(self._weights)
         for number, layer in enumerate(self._weights.layers):
             mixed = self._attend(self._norm(x, number, "attention_norm"), batch, number)
             mixed = linear(mixed, layer["o"], layer.get("o_bias"))
-            x = x + self._norm(mixed, number, "post_attention_norm") * scale
-            gated = gated_ffn(self._norm(x, number, "ffn_norm"), layer, spec.activation)
+            x = self._sum(x, self._norm(mixed, number, "post_attention_norm"))
+            normed, sparse = self._norm(x, number, "ffn_norm"), spec.sparse_ffn(number)
+            if sparse:
+                x = x + experts(normed, layer, sparse, spec.activation)
+                continue
+            gated = gated_ffn(normed, layer, spec.activation)
             gated = linear(gated, layer["down"], layer.get("down_bias"))
-            x = x + self._norm(gated, number, "post_ffn_norm") * scale
+            x = self._sum(x, self._norm(gated, number, "post_ffn_norm"))
         self.hidden = rms_norm(x[batch.hidden_rows], tensors["final_norm"], eps)
         if "head" not in tensors:
             return np.zeros((0, self.vocab_size), np.float32)
         x = rms_norm(x[batch.logits_rows], tensors["final_norm"], eps)
         logits = linear(x, tensors["head"]) * np.float32(spec.logits_scale)
         return soft_cap(logits, spec.logits_cap)
+
+    def _sum(self, x: Floats, y: Floats) -> Floats:
+        return (x + y * np.float32(self._spec.residual_scale)).astype(np.float32, copy=False)
 
     def _norm(self, x: Floats, number: int, role: str) -> Floats:
         """The norm of a role in a layer; x itself where there is none."""

@@ -15,9 +15,10 @@ from quire.errors import EngineClosedError
 from quire.native.batch import Batch
 from quire.native.cpu import layout
 from quire.native.cpu.batch_check import check_batch
-from quire.native.cpu.layout import num_phases, padded, scratch_floats, tiles_needed
+from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
+from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.machine_code import StepFunction
-from quire.native.cpu.memory import aligned_zeros
+from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
 from quire.native.cpu.packed import PackedMatrix, Tensor
 from quire.native.cpu.team import Team
 from quire.native.cpu.weights import Weights, embedding_scale
@@ -35,6 +36,9 @@ class CpuRunner:
     into chunks, and whatever the number of threads.
     """
 
+    weights_bytes: int = 0
+    """For people; `load_model` says it."""
+
     def __init__(
         self,
         weights: Weights,
@@ -45,6 +49,7 @@ class CpuRunner:
         block_size: int = 16,
         num_threads: int = 1,
         max_batch_tokens: int = 2048,
+        kv_dtype: KvDtype = "float32",
     ) -> None:
         spec = weights.spec
         self.block_size, self.num_blocks = block_size, num_blocks
@@ -55,9 +60,17 @@ class CpuRunner:
         self._table = np.zeros(layout.TABLE_WORDS, np.int64)
         # Everything whose address is in a table; it lives as long as they do.
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._expert_tables: list[ExpertTable] = []
         heads, size = spec.num_kv_heads, spec.head_dim
-        self._keys = aligned_zeros((spec.num_layers, num_blocks, heads, size, block_size))
-        self._values = aligned_zeros((spec.num_layers, num_blocks, heads, block_size, padded(size)))
+        kind = self._table[layout.KV_KIND] = KV_KINDS[kv_dtype]
+        self._keys, self._values = (
+            aligned_zeros(
+                (spec.num_layers, num_blocks, heads, kv_head_bytes(kind, width, block_size)),
+                np.uint8,
+            )
+            for width in (size, padded(size))
+        )
+        self.kv_cache_bytes = self._keys.nbytes + self._values.nbytes
         self._weights: Weights | None = weights
         self._layers = self._fill_layers(weights)
         self._fill_model(weights)
@@ -74,6 +87,8 @@ class CpuRunner:
 
     def _fill_layers(self, weights: Weights) -> NDArray[np.int64]:
         table = np.zeros((weights.spec.num_layers, layout.LAYER_WORDS), np.int64)
+        experts = weights.spec.experts
+        scratch = ExpertScratch(experts, self.max_batch_tokens) if experts else None
         for number, (row, tensors) in enumerate(zip(table, weights.layers, strict=True)):
             row[layout.WINDOW] = weights.spec.windows[number]
             for word, role in (
@@ -86,7 +101,13 @@ class CpuRunner:
             row[layout.ROPE] = _rope_word(weights.spec, number)
             row[layout.K_CACHE] = self._keys[number].ctypes.data
             row[layout.V_CACHE] = self._values[number].ctypes.data
+            if scratch and experts and experts.sparse[number]:
+                sparse = ExpertTable(experts, tensors, self._linear_map, scratch)
+                self._expert_tables.append(sparse)
+                row[layout.EXPERTS] = sparse.address
             for i, role in enumerate(layout.LINEARS):
+                if role not in tensors:  # the layer has experts instead
+                    continue
                 words = self._linear_map(tensors[role], tensors.get(f"{role}_bias"))
                 row[layout.FIRST_LINEAR + i] = self._keep(f"map {number} {role}", words)
         return table
@@ -142,7 +163,7 @@ class CpuRunner:
             (layout.RESIDUAL, spec.hidden_size), (layout.NORMED, spec.hidden_size),
             (layout.QUERIES, spec.q_size), (layout.KEYS, spec.kv_size),
             (layout.VALUES, spec.kv_size), (layout.MIXED, spec.q_size),
-            (layout.GATE, spec.ffn_size), (layout.UP, spec.ffn_size),
+            (layout.GATE, spec.ffn_width), (layout.UP, spec.ffn_width),
         ):  # fmt: skip
             self._table[word] = self._keep(f"scratch {word}", aligned_zeros((rows, columns)))
         group = spec.num_heads // spec.num_kv_heads
@@ -244,6 +265,7 @@ class CpuRunner:
             self._team.close()
             self._weights = None
             self._arrays.clear()
+            self._expert_tables.clear()
             self._keys = self._values = np.zeros((0, 0), np.float32)
 
 

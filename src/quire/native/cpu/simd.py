@@ -16,8 +16,8 @@ from numba.core import cgutils
 from numba.core.datamodel.models import PrimitiveModel
 from numba.core.datamodel.registry import register_default
 
-from quire.native.cpu.jit import intrinsic
-from quire.native.cpu.layout import LANES
+from quire.native.cpu.jit import intrinsic, kernel
+from quire.native.cpu.layout import KV_FLOAT16, KV_FLOAT32, LANES
 
 FLOAT = ir.FloatType()
 INT32 = ir.IntType(32)
@@ -76,6 +76,19 @@ def build_splat(builder: ir.IRBuilder, scalar: Any) -> Any:
 def build_pointer(builder: ir.IRBuilder, address: Any, kind: ir.Type) -> Any:
     """An int64 address as a pointer."""
     return builder.inttoptr(address, ir.PointerType(kind))
+
+
+def build_load_kv(builder: ir.IRBuilder, address: Any, kind: int) -> Any:
+    """LANES elements of a KV cache of some kind, widened to float32."""
+    if kind == KV_FLOAT32:
+        return build_load(builder, address)
+    if kind == KV_FLOAT16:
+        halves = ir.VectorType(ir.HalfType(), LANES)
+        loaded = builder.load(build_pointer(builder, address, halves), align=2)
+        return builder.fpext(loaded, VECTOR)
+    narrow = ir.VectorType(ir.IntType(8), LANES)
+    loaded = builder.load(build_pointer(builder, address, narrow), align=1)
+    return builder.sitofp(builder.sext(loaded, ir.VectorType(INT32, LANES)), VECTOR)
 
 
 def build_load(builder: ir.IRBuilder, address: Any, bfloat16: bool = False) -> Any:
@@ -414,4 +427,55 @@ get_float32, put_float32 = _memory(types.float32, FLOAT, 4)
 get_int32, put_int32 = _memory(types.int32, INT32, 4)
 get_int64, put_int64 = _memory(types.int64, INT64, 8)
 
+
+@intrinsic
+def put_float16(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+    """A float32 rounded to float16, at an address plus an index."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.add(args[0], builder.mul(args[1], INT64(2)))
+        half = builder.fptrunc(args[2], ir.HalfType())
+        builder.store(half, build_pointer(builder, place, ir.HalfType()), align=2)
+        return context.get_dummy_value()
+
+    return types.none(_I, _I, _F), code
+
+
+@intrinsic
+def put_rounded(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+    """A float32 rounded to a signed byte, kept within -127 and 127; 0 for NaN."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = call(builder, "llvm.rint.f32", FLOAT, [args[2]])
+        high = builder.fcmp_ordered("<", value, FLOAT(127.0))
+        value = builder.select(high, value, FLOAT(127.0))
+        low = builder.fcmp_ordered(">", value, FLOAT(-127.0))
+        value = builder.select(low, value, FLOAT(-127.0))
+        byte = builder.trunc(builder.fptosi(value, INT32), ir.IntType(8))
+        place = builder.add(args[0], args[1])
+        builder.store(byte, build_pointer(builder, place, ir.IntType(8)), align=1)
+        return context.get_dummy_value()
+
+    return types.none(_I, _I, _F), code
+
+
+@kernel
+def max_magnitude(x: int, size: int) -> float:
+    """The largest magnitude of `size` floats; NaN where one is no finite number."""
+    largest = np.float32(0)
+    poison = np.float32(0)
+    for i in range(size):
+        value = get_float32(x, i)
+        poison += value * np.float32(0)
+        largest = max(largest, abs(value))
+    return largest + poison
+
+
+@kernel
+def inverse_of(largest: float) -> float:
+    """What brings the largest magnitude to 127; 0 where there is none."""
+    return np.float32(127) / largest if largest > 0 else np.float32(0)
+
+
+ONE_127TH = np.float32(1 / 127)
 NEGATIVE_INFINITY = np.float32(-np.inf)

@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from quire.native.cpu import layout
 from quire.native.cpu.attention import attention, plan_tiles
+from quire.native.cpu.experts import (
+    choose_experts,
+    experts_down,
+    experts_gate,
+    group_rows,
+    router_scores,
+)
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.kernels import (
     NO,
@@ -22,9 +29,8 @@ from quire.native.cpu.kernels import (
     rotate_heads,
     scale_rows,
     share,
-    store_keys,
-    store_values,
 )
+from quire.native.cpu.kv_cache import store_keys, store_values
 from quire.native.cpu.quantized import quantize_rows
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
 from quire.native.cpu.sync import enter, finish_task, leave, take_task, wait_for_tasks
@@ -192,7 +198,7 @@ def _finish_keys(
             row, rows)  # fmt: skip
     store_keys(keys + 4 * row * kv_heads * size, rows, kv_heads, size, first, end,
                get_int64(table, layout.SLOTS) + 8 * row, get_int64(table, layout.BLOCK_SIZE),
-               get_int64(layer, layout.K_CACHE))  # fmt: skip
+               get_int64(table, layout.KV_KIND), get_int64(layer, layout.K_CACHE))  # fmt: skip
 
 
 @kernel
@@ -223,7 +229,7 @@ def _project_task(table: int, layer: int, normed: int, whole: int, first: int, e
         values = get_int64(table, layout.VALUES)
         _project_heads(table, get_int64(layer, layout.V_MAP), normed, whole, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
-                     get_int64(layer, layout.V_CACHE))  # fmt: skip
+                     get_int64(table, layout.KV_KIND), get_int64(layer, layout.V_CACHE))  # fmt: skip
 
 
 @kernel
@@ -292,6 +298,7 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
             get_int64(table, layout.BLOCK_TABLES),
             get_int64(table, layout.TABLE_WIDTH),
             get_int64(table, layout.BLOCK_SIZE),
+            get_int64(table, layout.KV_KIND),
             get_int64(layer, layout.K_CACHE),
             get_int64(layer, layout.V_CACHE),
             get_int64(layer, layout.WINDOW),
@@ -371,6 +378,74 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
+def _route(thread: int, table: int, layer: int, phase: int) -> None:
+    """Norm, the experts of each row, the rows of each expert."""
+    x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
+    weight, experts = get_int64(layer, layout.FFN_NORM), get_int64(layer, layout.EXPERTS)
+    _norm_phase(table, x, rows, weight, phase + layout.FFN_NORM_PHASE)
+    score = get_int64(experts, layout.SHARED_SCORE_MAP)
+    maps = get_int64(experts, layout.ROUTER_MAP)
+    maps = _quantized_of(maps, score) if score else maps
+    _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
+                    phase + layout.GATE_ROWS_PHASE)  # fmt: skip
+    counters = _counters(table, phase + layout.SCORE_PHASE)
+    parts = _split(table, get_int64(experts, layout.EXPERT_COUNT) // layout.COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    normed = _normed(thread, table, x, rows, weight) if task < parts else 0
+    whole = _whole(thread, table, maps, normed, rows) if task < parts else 0
+    while task <= parts:
+        if task < parts:
+            router_scores(task, parts, experts, normed, whole, rows)
+        elif not _norms_apart(table, rows):  # the experts' rows are gathered from there
+            rms_norm(NO, _ONE, x, rows, get_int64(table, layout.HIDDEN), weight,
+                     get_float32(table, 2 * layout.EPS), get_int64(table, layout.NORMED))  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + layout.SCORE_PHASE, parts + 1)
+    counters, tasks = _counters(table, phase + layout.CHOOSE_PHASE), _split(table, rows)
+    task = take_task(counters)
+    while task < tasks:
+        choose_experts(task, tasks, experts, rows)
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + layout.CHOOSE_PHASE, tasks)
+    counters = _counters(table, phase + layout.GROUP_PHASE)
+    if take_task(counters) == 0:
+        group_rows(experts, rows)
+        finish_task(counters)
+    _wait(table, phase + layout.GROUP_PHASE, _ONE)
+
+
+@kernel
+def _experts(thread: int, table: int, experts: int, phase: int) -> None:
+    """The experts' FFNs, added to the residual stream."""
+    hidden, gate = get_int64(table, layout.HIDDEN), get_int64(table, layout.GATE)
+    scratch = _scratch(thread, table)
+    whole = scratch + get_int64(table, layout.OWN_QUANTIZED)
+    counters = _counters(table, phase + layout.GATE_PHASE)
+    parts = _split(table, get_int64(experts, layout.EXPERT_FFN) // layout.COLUMN_GRAIN + 1)
+    # Narrow experts have too few columns for many threads: then some experts are one task.
+    groups = max(_ONE, _split(table, get_int64(experts, layout.ALL_EXPERTS)) // parts)
+    task = take_task(counters)
+    while task < parts * groups:
+        experts_gate(task // groups, parts, task % groups, groups, experts,
+                     get_int64(table, layout.NORMED), hidden, gate, get_int64(table, layout.UP),
+                     get_int64(table, layout.ACTIVATION), scratch, whole)  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + layout.GATE_PHASE, parts * groups)
+    counters = _counters(table, phase + layout.DOWN_PHASE)
+    tasks = _split(table, hidden // layout.COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    while task < tasks:
+        experts_down(task, tasks, experts, hidden, gate, get_int64(table, layout.RESIDUAL),
+                     scratch, whole)  # fmt: skip
+        finish_task(counters)
+        task = take_task(counters)
+    _wait(table, phase + layout.DOWN_PHASE, tasks)
+
+
+@kernel
 def _layer(thread: int, table: int, layer: int, phase: int) -> None:
     """One layer; `layer` is the address of its row, `phase` the number of its first phase."""
     _project(thread, table, layer, phase)
@@ -378,6 +453,10 @@ def _layer(thread: int, table: int, layer: int, phase: int) -> None:
     _add_map(thread, table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
              get_int64(layer, layout.POST_ATTENTION_NORM), phase + layout.OUTPUT_ROWS_PHASE,
              phase + layout.OUTPUT_PHASE, phase + layout.ATTENTION_SUM_PHASE)  # fmt: skip
+    if get_int64(layer, layout.EXPERTS):
+        _route(thread, table, layer, phase)
+        _experts(thread, table, get_int64(layer, layout.EXPERTS), phase)
+        return
     _gate(thread, table, layer, phase)
     _add_map(thread, table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
              get_int64(layer, layout.POST_FFN_NORM), phase + layout.DOWN_ROWS_PHASE,

@@ -14,7 +14,7 @@ from numba import types
 
 from quire.native.cpu import simd
 from quire.native.cpu.jit import intrinsic
-from quire.native.cpu.layout import LANES, LINE
+from quire.native.cpu.layout import KV_FLOAT16, KV_FLOAT32, KV_INT8, LANES, LINE
 from quire.native.cpu.simd import FLOAT, INT64, VECTOR
 
 _I = types.int64
@@ -164,14 +164,18 @@ def _write(
         builder.store(total, simd.build_pointer(builder, place, kind), align=4)
 
 
-def make_outer_tile(rows: int, vectors: int, accumulate: bool) -> Any:
-    """`tile(a, a_stride, b, b_stride, count, out, out_stride)`, all int64, strides in bytes.
+def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any:
+    """`tile(a, a_stride, b, b_stride, count, out, out_stride, ahead)`, int64, strides in bytes.
 
-    `out[r, :] (+)= sum_j a[r, j] * b[j, :]` over `vectors * LANES` columns, in the order of j.
+    `out[r, :] (+)= sum_j a[r, j] * b[j, :]` over `vectors * LANES` columns, in the order of j; b
+    holds elements of a KV cache of some kind. What lies at `ahead` as b does is called into the
+    cache.
     """
 
+    element = {KV_FLOAT32: 4, KV_FLOAT16: 2, KV_INT8: 1}[kind]
+
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        a, a_stride, b, b_stride, count, out, out_stride = args
+        a, a_stride, b, b_stride, count, out, out_stride, ahead = args
         lefts = [build_offset(builder, a, a_stride, r) for r in range(rows)]
         places = [
             builder.add(build_offset(builder, out, out_stride, r), INT64(v * LANES * 4))
@@ -184,9 +188,12 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool) -> Any:
             state = [simd.constant_vector(0.0)] * (rows * vectors)
 
         def step(index: Any, sums: list[Any]) -> list[Any]:
-            line = builder.add(b, builder.mul(index, b_stride))
+            at = builder.mul(index, b_stride)
+            line, next_line = builder.add(b, at), builder.add(ahead, at)
+            for start in range(0, vectors * LANES * element, LINE):
+                simd.build_prefetch(builder, builder.add(next_line, INT64(start)))
             loaded = [
-                simd.build_load(builder, builder.add(line, INT64(v * LANES * 4)))
+                simd.build_load_kv(builder, builder.add(line, INT64(v * LANES * element)), kind)
                 for v in range(vectors)
             ]
             result: list[Any] = []
@@ -205,8 +212,8 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool) -> Any:
     @intrinsic
     def outer_tile(
         typingctx: Any, a: Any, a_stride: Any, b: Any, b_stride: Any, count: Any, out: Any,
-        out_stride: Any,
+        out_stride: Any, ahead: Any,
     ) -> Any:  # fmt: skip
-        return types.none(*[_I] * 7), code
+        return types.none(*[_I] * 8), code
 
     return outer_tile

@@ -117,6 +117,11 @@ class WeightsFolder:
 
     def tensor(self, spec: TensorSpec) -> StoredTensor:
         """The tensor, or the part of one, that `spec` names, checked against its shape."""
+        if spec.name not in self._names and spec.within and spec.within.name in self._names:
+            whole = self.tensor(TensorSpec(spec.role, spec.within.name, spec.within.shape))
+            rows = whole.values.reshape(-1, whole.values.shape[-1])
+            first = spec.within.first_row
+            return dataclasses.replace(whole, values=rows[first : first + spec.shape[0]])
         if spec.name not in self._names:
             raise WeightsError(f"{self.folder}: the weights lack {spec.name} {spec.stored_shape}")
         found = self.stored(spec.name)
@@ -188,7 +193,8 @@ def load_weights(
         quantized = read_quantized(source, stored_whole, spec.quantization)
         if quantized is not None:
             part = take_columns(quantized, tensor.rows)
-            packed = packer.packed(part) if dtype == "auto" else None
+            wanted = dtype == "auto" and tensor.role != "embeddings"  # rows of which are looked up
+            packed = packer.packed(part) if wanted else None
             return unpack_quantized(part, dtype) if packed is None else packed
         stored = source.tensor(tensor)
         if packer.wants(tensor.role):

@@ -56,14 +56,17 @@ class HubConfig:
             raise self.wrong(key, value, "an object")
         return HubConfig(value, f"{self.source}: {key}")
 
-    def layer_types(self, default: list[str]) -> list[str]:
-        """The attention of each layer: "sliding_attention" or "full_attention"."""
+    def windows(self, window: int, default: list[str]) -> tuple[int, ...]:
+        """Each layer's window, 0 for none, by `layer_types` or else by `default`.
+
+        A layer is "sliding_attention", which has the window, or "full_attention".
+        """
         types = self.get("layer_types", default)
         known = ("sliding_attention", "full_attention")
         layers = self.integer("num_hidden_layers")
         if not isinstance(types, list) or len(types) != layers or not set(types) <= set(known):
             raise self.wrong("layer_types", types, f"{layers} of {', '.join(known)}")
-        return types
+        return tuple(window if name == "sliding_attention" else 0 for name in types)
 
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None

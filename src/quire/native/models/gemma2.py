@@ -55,11 +55,11 @@ def with_windows(
 ) -> DecoderSpec:
     """What Gemma 2 and 3 have in common. One layer in `pattern` sees everything, the last of them."""
     config.require("hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
-    types = config.layer_types(every(pattern, config.integer("num_hidden_layers")))
+    types = every(pattern, config.integer("num_hidden_layers"))
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window")
     return DecoderSpec(
         **gemma(config, rope),
-        windows=tuple(window if name == "sliding_attention" else 0 for name in types),
+        windows=config.windows(window, types),
         post_norms=True,
         attention_multiplier=config.number("query_pre_attn_scalar", 256) ** -0.5,
         logits_cap=cap(config, "final_logit_softcapping"),

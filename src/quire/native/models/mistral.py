@@ -40,9 +40,9 @@ def _window(config: HubConfig) -> int:
 def ministral(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `ministral`."""
     window, layers = _window(config), config.integer("num_hidden_layers")
-    types = config.layer_types(["sliding_attention" if window else "full_attention"] * layers)
-    windows = tuple(window if name == "sliding_attention" else 0 for name in types)
-    return DecoderSpec(**common(config), windows=windows)
+    return DecoderSpec(
+        **common(config), windows=config.windows(window, ["sliding_attention"] * layers)
+    )
 
 
 def multimodal(config: HubConfig) -> DecoderSpec:

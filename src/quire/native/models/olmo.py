@@ -22,10 +22,9 @@ def olmo2(config: HubConfig) -> DecoderSpec:
 
 def olmo3(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `olmo3`: windows on three of four layers."""
-    layers = config.integer("num_hidden_layers")
-    types = config.layer_types(every(4, layers))
+    types = every(4, config.integer("num_hidden_layers"))
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window", 4096)
-    windows = tuple(window if name == "sliding_attention" else 0 for name in types)
+    windows = config.windows(window, types)
     theta = config.number("rope_theta", 500_000.0)
     rope, local_rope = read_ropes_by_layer(config, theta, theta)
     return dataclasses.replace(_olmo(config, rope), windows=windows, local_rope=local_rope)

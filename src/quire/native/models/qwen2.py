@@ -18,11 +18,6 @@ def windows(config: HubConfig) -> tuple[int, ...]:
     if not config.flag("use_sliding_window"):
         return (0,) * layers
     window = config.integer("sliding_window", 4096)
-    types = config.get("layer_types")
-    if types is None:
-        first = config.integer("max_window_layers", 28, minimum=0)
-        return tuple(window if layer >= first else 0 for layer in range(layers))
-    known = {"sliding_attention": window, "full_attention": 0}
-    if not isinstance(types, list) or len(types) != layers or not set(types) <= set(known):
-        raise config.wrong("layer_types", types, f"{layers} of {', '.join(known)}")
-    return tuple(known[name] for name in types)
+    first = config.integer("max_window_layers", 28, minimum=0)
+    by_number = ["sliding_attention" if n >= first else "full_attention" for n in range(layers)]
+    return config.windows(window, by_number)

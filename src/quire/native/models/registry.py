@@ -16,10 +16,14 @@ from quire.native.models import (
     internlm2,
     llama,
     mistral,
+    mixtral,
     olmo,
+    olmoe,
     phi3,
     qwen2,
+    qwen2_moe,
     qwen3,
+    qwen3_moe,
     smollm3,
 )
 from quire.native.models.config import HubConfig
@@ -39,11 +43,15 @@ DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "ministral": mistral.ministral,
     "mistral": mistral.decoder,
     "mistral3": mistral.multimodal,
+    "mixtral": mixtral.decoder,
     "olmo2": olmo.olmo2,
     "olmo3": olmo.olmo3,
+    "olmoe": olmoe.decoder,
     "phi3": phi3.decoder,  # Phi-4 too
     "qwen2": qwen2.decoder,
+    "qwen2_moe": qwen2_moe.decoder,
     "qwen3": qwen3.decoder,
+    "qwen3_moe": qwen3_moe.decoder,
     "smollm3": smollm3.decoder,
 }
 

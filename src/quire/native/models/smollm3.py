@@ -14,16 +14,14 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `smollm3`."""
     config = config.with_defaults({"num_key_value_heads": 4, "tie_word_embeddings": True})
     turned = _turned(config)
-    types = config.layer_types(
-        ["full_attention" if turns else "sliding_attention" for turns in turned]
-    )
+    types = ["full_attention" if turns else "sliding_attention" for turns in turned]
     window = config.integer("sliding_window", 0, minimum=0)
     if not config.flag("use_sliding_window"):
         window = 0
     return dataclasses.replace(
         llama.decoder(config),
         rope=read_rope(config, 2_000_000.0),
-        windows=tuple(window if name == "sliding_attention" else 0 for name in types),
+        windows=config.windows(window, types),
         no_rope=tuple(layer for layer, turns in enumerate(turned) if not turns),
     )
 

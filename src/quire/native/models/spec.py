@@ -96,11 +96,96 @@ class TensorSpec:
     """Where it is a part: the rows of the whole."""
     offset: float = 0.0
     """What is added to the stored values."""
+    within: TensorPart | None = None
+    """Where it may lie instead, in folders that have no tensor of its name."""
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """The shape of the tensor in the folder."""
         return (self.of_rows, *self.shape[1:]) if self.rows else self.shape
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPart:
+    """Rows of a larger tensor, all of whose dimensions but the last are counted as rows."""
+
+    name: str
+    shape: tuple[int, ...]
+    first_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertNames:
+    """Names of a sparse FFN's tensors after the layer's prefix; those of expert i in `experts`.
+
+    Folders have each expert's maps apart, or all experts in one tensor (the `fused` names, without
+    `.weight`): gate and up (experts, 2 * ffn_size, hidden), down (experts, hidden, ffn_size).
+    """
+
+    router: str = "mlp.gate"
+    experts: str = "mlp.experts.{}."
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+    shared: str = "mlp.shared_expert."
+    shared_score: str = "mlp.shared_expert_gate"
+    fused_router: str = "mlp.gate"
+    fused_gate_up: str = "mlp.experts.gate_up_proj"
+    fused_down: str = "mlp.experts.down_proj"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsSpec:
+    """A sparse FFN: `per_token` of `count` gated FFNs, chosen by the softmax of a router.
+
+    The sum is weighted by the probabilities of those chosen; `normalised` makes them sum to 1. A
+    shared expert of `shared_size` (0 for none) is run for every token, weighted by the sigmoid of a
+    score of its own.
+    """
+
+    count: int
+    per_token: int
+    ffn_size: int
+    sparse: tuple[bool, ...]
+    """Per layer: whether its FFN is this one, or dense."""
+    normalised: bool
+    shared_size: int = 0
+    names: ExpertNames = ExpertNames()
+
+    @property
+    def ffn_width(self) -> int:
+        """The values of the FFNs' first halves that one token makes."""
+        return self.per_token * self.ffn_size + self.shared_size
+
+    def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
+        """The tensors of one layer: `router`, `experts.<i>.gate`, `.up` and `.down` and, with a
+        shared expert, `shared_score` and, as the expert after the last, its three.
+        """
+        names, count = self.names, self.count
+        whole = (count, hidden)
+        router = TensorPart(f"{prefix}{names.fused_router}.weight", whole)
+        yield TensorSpec("router", f"{prefix}{names.router}.weight", whole, within=router)
+        for expert in range(count):
+            yield from self._expert_tensors(prefix, hidden, expert)
+        if self.shared_size:
+            yield TensorSpec("shared_score", f"{prefix}{names.shared_score}.weight", (1, hidden))
+            for role, name in (("gate", names.gate), ("up", names.up), ("down", names.down)):
+                shape = (self.shared_size, hidden) if role != "down" else (hidden, self.shared_size)
+                full = f"{prefix}{names.shared}{name}.weight"
+                yield TensorSpec(f"experts.{count}.{role}", full, shape)
+
+    def _expert_tensors(self, prefix: str, hidden: int, expert: int) -> Iterator[TensorSpec]:
+        names, size = self.names, self.ffn_size
+        own = f"{prefix}{names.experts.format(expert)}"
+        gate_up, down = f"{prefix}{names.fused_gate_up}", f"{prefix}{names.fused_down}"
+        both, back = (self.count, 2 * size, hidden), (self.count, hidden, size)
+        first = 2 * size * expert
+        for role, name, shape, part in (
+            ("gate", names.gate, (size, hidden), TensorPart(gate_up, both, first)),
+            ("up", names.up, (size, hidden), TensorPart(gate_up, both, first + size)),
+            ("down", names.down, (hidden, size), TensorPart(down, back, hidden * expert)),
+        ):
+            yield TensorSpec(f"experts.{expert}.{role}", f"{own}{name}.weight", shape, within=part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +240,11 @@ class DecoderSpec:
     """Scores s become cap * tanh(s / cap); 0 for no cap."""
     logits_cap: float = 0.0
     """The same of the logits, after their scale."""
+    experts: ExpertsSpec | None = None
+    """A sparse FFN in some layers or all of them; its kernels add it to the residual as it is."""
+
+    def __post_init__(self) -> None:
+        assert self.experts is None or (self.residual_scale == 1 and not self.post_norms)
 
     @property
     def num_layers(self) -> int:
@@ -185,6 +275,15 @@ class DecoderSpec:
             return None
         return self.local_rope if self.local_rope and self.windows[layer] else self.rope
 
+    @property
+    def ffn_width(self) -> int:
+        """The most values of an FFN's first half that one token makes in a layer."""
+        return max(self.ffn_size, self.experts.ffn_width if self.experts else 0)
+
+    def sparse_ffn(self, layer: int) -> ExpertsSpec | None:
+        """The sparse FFN of a layer; None where it is dense."""
+        return self.experts if self.experts and self.experts.sparse[layer] else None
+
     def global_tensors(self) -> Iterator[TensorSpec]:
         """The tensors outside the layers: `embeddings`, `final_norm` and, untied, `head`."""
         names = self.names
@@ -207,15 +306,20 @@ class DecoderSpec:
             ("k", names.k, self.kv_size, self.hidden_size, self.qkv_bias),
             ("v", names.v, self.kv_size, self.hidden_size, self.qkv_bias),
             ("o", names.o, self.hidden_size, self.q_size, self.o_bias),
+        )
+        dense = (
             ("gate", names.gate, self.ffn_size, self.hidden_size, self.mlp_bias),
             ("up", names.up, self.ffn_size, self.hidden_size, self.mlp_bias),
             ("down", names.down, self.hidden_size, self.ffn_size, self.mlp_bias),
         )
-        for role, own_name, rows, columns, bias in linears:
-            name, *part = self._fused(role) or (own_name, (), 0)
-            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), *part)
+        experts = self.sparse_ffn(layer)
+        for role, own_name, rows, columns, bias in linears if experts else (*linears, *dense):
+            name, part, whole = self._fused(role) or (own_name, (), 0)
+            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), part, whole)
             if bias:
-                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), *part)
+                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
+        if experts:
+            yield from experts.tensors(prefix, self.hidden_size)
         for role, name, size in self._norms():
             yield TensorSpec(role, f"{prefix}{name}.weight", (size,), offset=self.norm_offset)
 

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.native.models.config import HubConfig
-from quire.native.quantization.packing import unpack, words_for
+from quire.native.quantization.packing import words_for
 from quire.native.quantization.quantized import QuantizedMatrix
 from quire.native.quantization.schemes import ModuleScheme, Rule
 from quire.native.quantization.settings import group_size, names, refuse
 from quire.native.quantization.stored import ModuleTensors
 
 _VERSIONS = ("gemm", "exllama", "ipex")  # names of kernels that all read the order of `gemm`
-_FIELD_OF_COLUMN = np.array([0, 4, 1, 5, 2, 6, 3, 7])
+_COLUMN_OF_FIELD = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 def rules(settings: HubConfig) -> Iterator[Rule]:
@@ -55,7 +55,13 @@ def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -
 
 def _unpack(words: NDArray[np.int32], columns: int) -> NDArray[np.uint8]:
     """(rows, words) to (columns, rows)."""
-    fields = unpack(words, 4).reshape(len(words), -1, 8)
-    return np.ascontiguousarray(
-        fields[:, :, _FIELD_OF_COLUMN].reshape(len(words), -1)[:, :columns].T
-    )
+    rows, width = words.shape
+    # Turned around as words, and each field then written along the rows: no byte moves alone.
+    octets = np.ascontiguousarray(words.T).view(np.uint8).reshape(width, rows, 4)
+    numbers = np.empty((width, 8, rows), np.uint8)
+    for field, column in enumerate(_COLUMN_OF_FIELD):
+        if field % 2:
+            np.right_shift(octets[:, :, field // 2], 4, out=numbers[:, column])
+        else:
+            np.bitwise_and(octets[:, :, field // 2], 15, out=numbers[:, column])
+    return numbers.reshape(8 * width, rows)[:columns]

@@ -127,12 +127,10 @@ def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -
     ordered = groups > 1 and (scheme.act_order or "weight_g_idx" in tensors)
     order = order_of_groups(tensors, "weight_g_idx", depth, group) if ordered else None
     codes = _codes(tensors, columns, depth, scheme)
-    if order is not None:
-        codes = codes[:, order]
     return QuantizedMatrix(
         scheme.bits,
         group,
-        np.ascontiguousarray(codes),
+        np.ascontiguousarray(codes) if order is None else np.take(codes, order, axis=1),
         _scales(tensors, columns, groups),
         _zeros(tensors, columns, groups, scheme),
         order,

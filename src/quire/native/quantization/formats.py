@@ -48,7 +48,7 @@ def _settings(config: HubConfig, folder: Path | None) -> HubConfig | None:
 
 def _method(settings: HubConfig) -> Any:
     """The method; old files do not say it, but have keys of their own."""
-    method = settings.get("quant_method")
+    method = settings.get("quant_method", settings.get("method"))
     if isinstance(method, str):
         return method.lower()
     for key, known in (("config_groups", "compressed-tensors"), ("w_bit", "awq"), ("bits", "gptq")):

@@ -83,10 +83,11 @@ def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -
     order = order_of_groups(tensors, "g_idx", depth, group) if "g_idx" in tensors else None
     if scheme.act_order and groups > 1 and "g_idx" not in tensors:
         tensors.integers("g_idx", (depth,))  # raises: without it the groups are unknown
+    codes = unpack(words.T, bits)[:, :depth]
     return QuantizedMatrix(
         bits,
         group,
-        np.ascontiguousarray(unpack(words.T, bits)[:, :depth]),
+        np.ascontiguousarray(codes) if order is None else np.take(codes, order, axis=1),
         np.ascontiguousarray(scales.T),
         _zeros(zeros, scheme, columns),
         order,

@@ -49,13 +49,11 @@ class QuantizedMatrix:
         columns, depth = self.codes.shape
         result = np.empty((columns, depth), np.float32)
         step = max(1, _CHUNK // max(1, depth))
+        places = None if self.order is None else np.argsort(self.order)
         for first in range(0, columns, step):
             rows = slice(first, first + step)
             values = self._values(rows)
-            if self.order is None:
-                result[rows] = values
-            else:
-                result[rows, self.order] = values
+            result[rows] = values if places is None else np.take(values, places, axis=1)
         return result
 
     def _values(self, rows: slice) -> NDArray[np.float32]:

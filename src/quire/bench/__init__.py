@@ -1,0 +1,1 @@
+"""`quire bench`: what a configuration gives, alone or beside another."""

@@ -1,0 +1,75 @@
+"""The KV cache's memory: what a block of one head holds, and writing to it.
+
+A block of keys lies (size, block) and one of values (block, padded size), so that attention's lanes
+are positions in the scores and dimensions in the output. Elements are float32, float16, or signed
+bytes; bytes are followed by one float32 scale for each position, whose largest element is 127.
+"""
+
+from __future__ import annotations
+
+from quire.native.cpu import layout, simd
+from quire.native.cpu.jit import kernel
+from quire.native.cpu.layout import LANES
+
+head_bytes = kernel(layout.kv_head_bytes)
+
+
+@kernel
+def store_keys(
+    k: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
+    kind: int, cache: int,
+) -> None:  # fmt: skip
+    """Heads of k (rows, heads, size) to their slots in (blocks, heads, size, block_size)."""
+    each = head_bytes(kind, size, block_size)
+    for row in range(rows):
+        slot = simd.get_int64(slots, row)
+        block, offset = slot // block_size, slot % block_size
+        for head in range(first, end):
+            source = k + (row * heads + head) * size * 4
+            target = cache + (block * heads + head) * each
+            if kind == layout.KV_FLOAT32:
+                for i in range(size):
+                    simd.put_float32(target, i * block_size + offset, simd.get_float32(source, i))
+            elif kind == layout.KV_FLOAT16:
+                for i in range(size):
+                    simd.put_float16(target, i * block_size + offset, simd.get_float32(source, i))
+            else:
+                largest = simd.max_magnitude(source, size)
+                inverse = simd.inverse_of(largest)
+                for i in range(size):
+                    value = simd.get_float32(source, i) * inverse
+                    simd.put_rounded(target, i * block_size + offset, value)
+                scales = target + size * block_size
+                simd.put_float32(scales, offset, largest * simd.ONE_127TH)
+
+
+@kernel
+def store_values(
+    v: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
+    kind: int, cache: int,
+) -> None:  # fmt: skip
+    """Heads of v (rows, heads, size) to their slots in (blocks, heads, block_size, padded size)."""
+    width = (size + LANES - 1) // LANES * LANES
+    each = head_bytes(kind, width, block_size)
+    for row in range(rows):
+        slot = simd.get_int64(slots, row)
+        block, offset = slot // block_size, slot % block_size
+        for head in range(first, end):
+            source = v + (row * heads + head) * size * 4
+            target = cache + (block * heads + head) * each
+            if kind == layout.KV_FLOAT32:
+                place = target + 4 * offset * width
+                for i in range(0, size, LANES):
+                    count = min(LANES, size - i)
+                    simd.store_part(place + 4 * i, simd.load_part(source + 4 * i, count), count)
+            elif kind == layout.KV_FLOAT16:
+                for i in range(size):
+                    simd.put_float16(target, offset * width + i, simd.get_float32(source, i))
+            else:
+                largest = simd.max_magnitude(source, size)
+                inverse = simd.inverse_of(largest)
+                for i in range(size):
+                    value = simd.get_float32(source, i) * inverse
+                    simd.put_rounded(target, offset * width + i, value)
+                scales = target + width * block_size
+                simd.put_float32(scales, offset, largest * simd.ONE_127TH)
