@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from quire.adapters.folder import Adapter
 from quire.native.batch import Batch
 
+HIDDEN = 6
+"""The size of a hidden state, which is a hash like the logits."""
+
 _EMPTY = -1
 
 
@@ -73,6 +76,7 @@ class FakeRunner:
         self.after_run: Callable[[Batch, NDArray[np.float32]], None] | None = None
         self.batches: list[Batch] = []
         self.closed = False
+        self.hidden = np.empty((0, HIDDEN), np.float32)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         self._check(batch)
@@ -80,13 +84,8 @@ class FakeRunner:
         if self.before_run is not None:
             self.before_run(batch)
         self.slots[batch.slots] = batch.token_ids + 1000 * _numbers(batch)
-        logits = np.empty((len(batch.logits_rows), self.vocab_size), dtype=np.float32)
-        owner = np.searchsorted(batch.query_start, batch.logits_rows, side="right") - 1
-        for number, (row, sequence) in enumerate(
-            zip(batch.logits_rows.tolist(), owner.tolist(), strict=True)
-        ):
-            context = self._context(batch, sequence, row)
-            logits[number] = fake_logits(context, self.vocab_size, habit=self.habit)
+        logits = self._hashes(batch, batch.logits_rows, self.vocab_size, self.habit)
+        self.hidden = self._hashes(batch, batch.hidden_rows, HIDDEN)
         if self.after_run is not None:
             self.after_run(batch, logits)
         return logits
@@ -101,6 +100,16 @@ class FakeRunner:
 
     def close(self) -> None:
         self.closed = True
+
+    def _hashes(
+        self, batch: Batch, rows: NDArray[np.int32], size: int, habit: float = 0.0
+    ) -> NDArray[np.float32]:
+        found = np.empty((len(rows), size), dtype=np.float32)
+        owner = np.searchsorted(batch.query_start, rows, side="right") - 1
+        for number, (row, sequence) in enumerate(zip(rows.tolist(), owner.tolist(), strict=True)):
+            context = self._context(batch, sequence, row)
+            found[number] = fake_logits(context, size, habit=habit)
+        return found
 
     def _context(self, batch: Batch, sequence: int, row: int) -> list[int]:
         places = np.arange(batch.positions[row] + 1)
@@ -117,7 +126,8 @@ class FakeRunner:
         assert (np.diff(batch.query_start) > 0).all()
         assert len(batch.block_tables) == sequences
         assert len(set(batch.slots.tolist())) == batch.num_rows, "two rows write to one slot"
-        assert len(set(batch.logits_rows.tolist())) == len(batch.logits_rows)
+        wanted = [*batch.logits_rows.tolist(), *batch.hidden_rows.tolist()]
+        assert len(set(wanted)) == len(wanted)
         for s in range(sequences):
             rows = slice(batch.query_start[s], batch.query_start[s + 1])
             length = int(batch.context_lens[s])

@@ -71,5 +71,11 @@ def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) 
             "split_special_tokens: users' text never becomes control tokens here, and the "
             "template's always do; leave it out."
         )
-    if finetuning_args.stage == "rm":
-        yield "stage rm: the native engine runs no reward models yet."
+    if finetuning_args.stage == "rm" and (
+        model_args.adapter_name_or_path or model_args.adapter_folder
+    ):
+        yield (
+            "stage rm with adapter_name_or_path or adapter_folder: the native engine reads a reward "
+            "model's head beside the model itself, not in an adapter's folder; export the merged "
+            "model with its value_head.safetensors."
+        )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
 from quire.adapters.folder import Adapter
 
@@ -40,6 +42,8 @@ class Batch:
     block_tables: NDArray[np.int32]  # (S, B) block ids in order, padded with 0
     logits_rows: NDArray[np.int32]  # (L,) rows whose logits are wanted
     adapters: Sequence[LoadedAdapter | None] | None = None  # (S,); None where nobody has one
+    hidden_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
+    """(H,) rows whose hidden states are wanted, after the last norm."""
 
     @property
     def num_rows(self) -> int:
@@ -69,6 +73,14 @@ class Runner(Protocol):
         """Read an adapter for batches to come, from any thread and while others run.
 
         Raises AdapterError where it does not fit the model, or changes nothing; OutOfMemoryError.
+        """
+        ...
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """The hidden states (H, hidden_size) of the last batch's `hidden_rows`, as `run` left them.
+
+        They have passed the last norm; valid until the next call of `run`.
         """
         ...
 

@@ -266,14 +266,17 @@ class Scheduler:
     def _full_blocks(self, sequence: Sequence) -> Iterator[bytes]:
         """Yield the tokens of the blocks that may come from the prefix cache.
 
-        The last token is always computed, since its logits are wanted; so are the rows before it
-        whose log-probabilities are.
+        The last token is always computed, since its logits or its hidden state are wanted; so are
+        the rows before it whose log-probabilities or hidden states are.
         """
         tokens, size = sequence.tokens, self._block_size
         limit = sequence.num_tokens - 1
         logprobs = sequence.request.prompt_logprobs
         if logprobs is not None and not logprobs.is_complete:
             limit = logprobs.next_row
+        pool = sequence.request.pool
+        if pool is not None:
+            limit = min(limit, pool.next_row)
         for start in range(0, limit - size + 1, size):
             yield tokens[start : start + size].tobytes()
 

@@ -41,6 +41,9 @@ def check_batch(batch: Batch, limits: Limits) -> None:
     _below("slots", batch.slots, limits.num_blocks * limits.block_size)
     _below("block_tables", batch.block_tables, limits.num_blocks)
     _below("logits_rows", batch.logits_rows, rows)
+    _below("hidden_rows", batch.hidden_rows, rows)
+    if len(batch.logits_rows) + len(batch.hidden_rows) > limits.max_batch_tokens:
+        raise ValueError("logits and hidden states of more rows than the runner takes")
     if rows:
         _check_positions(batch, limits.block_size)
 

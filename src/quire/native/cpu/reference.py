@@ -235,6 +235,7 @@ class ReferenceRunner:
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens = max_batch_tokens
         self._spec, self._weights = spec, weights
+        self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
         caches = (spec.num_layers, num_blocks, spec.num_kv_heads)
         self._keys = np.zeros((*caches, spec.head_dim, block_size), np.float32)
         self._values = np.zeros((*caches, block_size, padded(spec.head_dim)), np.float32)
@@ -265,6 +266,9 @@ class ReferenceRunner:
             gated = add("down", gated, linear(gated, layer["down"], layer.get("down_bias")))
             x = self._sum(x, self._norm(gated, number, "post_ffn_norm"))
         normed = rms_norm(x, tensors["final_norm"], eps)
+        self.hidden = normed[batch.hidden_rows]
+        if "head" not in tensors:
+            return np.zeros((0, self.vocab_size), np.float32)
         logits = _logits(batch, normed, tensors["head"])[batch.logits_rows]
         logits = logits * np.float32(spec.logits_scale)
         return soft_cap(logits, spec.logits_cap)

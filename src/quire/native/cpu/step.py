@@ -539,8 +539,8 @@ def _start(table: int) -> None:
 
 @kernel
 def _finish(thread: int, table: int, phase: int) -> None:
-    """The last norm and the head, for the rows whose logits are wanted."""
-    count, hidden = get_int64(table, layout.LOGITS_COUNT), get_int64(table, layout.HIDDEN)
+    """The last norm for the rows whose logits or hidden states are wanted, the head for the former."""
+    count, hidden = get_int64(table, layout.NORMED_COUNT), get_int64(table, layout.HIDDEN)
     normed, vocab = get_int64(table, layout.NORMED), get_int64(table, layout.VOCAB)
     counters = _counters(table, phase + layout.LAST_NORM_PHASE)
     tasks = _split(table, count)
@@ -553,6 +553,9 @@ def _finish(thread: int, table: int, phase: int) -> None:
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase + layout.LAST_NORM_PHASE, tasks)
+    count = get_int64(table, layout.LOGITS_COUNT)
+    if count == 0:
+        return
     head = get_int64(table, layout.HEAD_MAP)
     _quantize_phase(table, head, normed, count, phase + layout.HEAD_ROWS_PHASE)
     head_products(table, normed, phase + layout.LORA_HEAD_PHASE)
