@@ -19,7 +19,6 @@ from quire.errors import (
     OutOfMemoryError,
     PromptTooLongError,
     RequestError,
-    UnsupportedOptionError,
 )
 from quire.native.batch import Batch
 from quire.native.cpu.loading import load_model
@@ -309,8 +308,6 @@ def test_what_is_wrong_is_refused() -> None:
     ):
         with pytest.raises(error):
             engine.add_pooling("it", prompt, LAST)
-    with pytest.raises(UnsupportedOptionError):
-        engine.add_pooling("it", Prompt((1,)), LAST, adapter="other")
     engine.add_pooling("it", Prompt((1,)), LAST)
     with pytest.raises(RequestError, match="in use"):
         engine.add_pooling("it", Prompt((1,)), LAST)

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 from quire.bench.text import Passage
 from quire.chat import ChatModel
-from quire.errors import ConfigError, GenerationError, UnsupportedOptionError
+from quire.errors import (
+    ConfigError,
+    GenerationError,
+    PromptTooLongError,
+    UnsupportedOptionError,
+)
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 
@@ -59,7 +64,10 @@ def windows_of(model: ChatModel, passage: Passage) -> Iterator[Window]:
                 yield Window(window, 1)
         return
     messages = [{"role": "user", "content": passage.question}]
-    asked = engine.prepare(messages, None, None, {"enable_thinking": False}).prompt.token_ids
+    try:
+        asked = engine.prepare(messages, None, None, {"enable_thinking": False}).prompt.token_ids
+    except PromptTooLongError:
+        return
     whole = (*asked, *ids)[:room]
     if len(whole) > len(asked):
         yield Window(whole, len(asked))
