@@ -38,7 +38,8 @@ def fake_logits(
         bits ^= bits >> np.uint64(31)
     unit = (bits >> np.uint64(40)).astype(np.float64) / 2**24
     logits = ((unit * 2 - 1) * spread).astype(np.float32)
-    logits[list(tokens[-3:-2])] += np.float32(habit)
+    if habit:
+        logits[list(tokens[-3:-2])] += np.float32(habit)
     return logits
 
 
