@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.adapters.folder import Adapter
 from quire.native.batch import Batch
 
 HIDDEN = 6
@@ -39,8 +40,20 @@ def fake_logits(
     unit = (bits >> np.uint64(40)).astype(np.float64) / 2**24
     logits = ((unit * 2 - 1) * spread).astype(np.float32)
     if habit:
-        logits[list(tokens[-3:-2])] += np.float32(habit)
+        logits[[token % 1000 for token in tokens[-3:-2]]] += np.float32(habit)  # less its adapter
     return logits
+
+
+class FakeAdapter:
+    """Satisfies `LoadedAdapter`: it turns every token into another one."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def adapted(tokens: Sequence[int], number: int) -> list[int]:
+    """The tokens as the adapter of this number (0: none) has them in the KV cache."""
+    return [token + 1000 * number for token in tokens]
 
 
 class FakeRunner:
@@ -71,12 +84,15 @@ class FakeRunner:
         self.batches.append(batch)
         if self.before_run is not None:
             self.before_run(batch)
-        self.slots[batch.slots] = batch.token_ids
+        self.slots[batch.slots] = batch.token_ids + 1000 * _numbers(batch)
         logits = self._hashes(batch, batch.logits_rows, self.vocab_size, self.habit)
         self.hidden = self._hashes(batch, batch.hidden_rows, HIDDEN)
         if self.after_run is not None:
             self.after_run(batch, logits)
         return logits
+
+    def load_adapter(self, adapter: Adapter) -> FakeAdapter:
+        return FakeAdapter(adapter.number)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         blocks = self.slots.reshape(self.num_blocks, self.block_size)
@@ -125,6 +141,16 @@ class FakeRunner:
         assert batch.slots.dtype == np.int64
         assert batch.block_tables.dtype == batch.context_lens.dtype == np.int32
         assert batch.logits_rows.dtype == batch.query_start.dtype == np.int32
+
+
+def _numbers(batch: Batch) -> NDArray[np.int64]:
+    """The number of each row's adapter."""
+    if batch.adapters is None:
+        return np.zeros(batch.num_rows, np.int64)
+    assert any(batch.adapters)
+    assert len(batch.adapters) == batch.num_sequences
+    numbers = [adapter.number if adapter else 0 for adapter in batch.adapters]
+    return np.repeat(numbers, np.diff(batch.query_start))
 
 
 class NumberText:

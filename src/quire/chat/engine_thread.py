@@ -21,6 +21,7 @@ from quire.errors import (
     GenerationError,
     QuireError,
 )
+from quire.native.batch import LoadedAdapter
 from quire.native.constraints.matcher import Matcher
 from quire.native.engine import Engine
 from quire.native.pooling import Pooled, PoolingParams
@@ -49,7 +50,7 @@ class _Submission:
     request_id: str
     prompt: Prompt
     params: SamplingParams | PoolingParams
-    adapter: str | None
+    adapter: LoadedAdapter | None
     matchers: Sequence[Matcher]
     inbox: _Inbox
     unfinished: int
@@ -87,7 +88,7 @@ class EngineThread:
         request_id: str,
         prompt: Prompt,
         params: SamplingParams,
-        adapter: str | None,
+        adapter: LoadedAdapter | None,
         matchers: Sequence[Matcher] = (),
     ) -> AsyncGenerator[Delta, None]:
         """Submit one request, for the running loop, at the first of its deltas.
@@ -195,7 +196,7 @@ class EngineThread:
         name, prompt, params = request.request_id, request.prompt, request.params
         try:
             if isinstance(params, PoolingParams):
-                self._engine.add_pooling(name, prompt, params, adapter=request.adapter)
+                self._engine.add_pooling(name, prompt, params)
             else:
                 self._engine.add(
                     name, prompt, params, adapter=request.adapter, matchers=request.matchers

@@ -8,9 +8,12 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
+from quire.adapters.book import AdapterBook
+from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, EngineMemory
 from quire.chat.engine_thread import EngineThread
+from quire.chat.native_adapters import NativeAdapters
 from quire.chat.native_options import check_arguments, quantization
 from quire.chat.native_texts import pool_texts, read_texts
 from quire.chat.text_options import embedding_options, score_options
@@ -35,7 +38,7 @@ class NativeEngine(BaseEngine):
 
     Raises, when made:
         ConfigError: an argument that this engine cannot honour.
-        ModelError: the model's folder cannot be used.
+        ModelError: the model's folder or an adapter cannot be used.
         OutOfMemoryError: the KV cache would not hold one sequence.
     """
 
@@ -54,9 +57,16 @@ class NativeEngine(BaseEngine):
         self._reward = _reward_model(folder, finetuning_args)
         self.can_generate = self._reward is None
         self.read_folder(folder)
+        book = AdapterBook(
+            model_args.adapter_name_or_path or (),
+            folder=model_args.adapter_folder,
+            model_folder=folder,
+            extended=True,
+        )
         runner = _load_runner(folder, model_args, with_head=self.can_generate)
         try:
             check_vocabulary(self.tokenizer, model_args, runner.vocab_size)
+            self._adapters = NativeAdapters(book, runner)
             engine = self._make_engine(runner)
         except BaseException:
             runner.close()
@@ -90,9 +100,11 @@ class NativeEngine(BaseEngine):
         """Complete one prompt; see BaseEngine."""
         if not self.can_generate:
             raise EngineError("A reward model (stage: rm) scores texts and writes none.")
+        self._thread.check()
+        loaded = await self._adapters.request(adapter)
         name = request_id or f"request-{next(self._request_numbers)}"
         matchers = await self._constraints.matchers(params)
-        async for delta in self._thread.generate(name, prompt, params, adapter, matchers):
+        async for delta in self._thread.generate(name, prompt, params, loaded, matchers):
             yield delta
 
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
@@ -142,6 +154,25 @@ class NativeEngine(BaseEngine):
         """Bytes of weights, mapped ones among them, and of the KV cache, touched or not."""
         return self._memory
 
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters that requests may name."""
+        return self._adapters.book.adapters
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see BaseEngine."""
+        self._thread.check()
+        return await self._adapters.add(name, str(path))
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more; see BaseEngine. Its memory is freed with the last request of it."""
+        self._thread.check()
+        return await self._adapters.drop(name)
+
+    # --- life ------------------------------------------------------------------------------------
+
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
         self._thread.check()
@@ -150,6 +181,7 @@ class NativeEngine(BaseEngine):
         """End the engine's threads and free the weights and the KV cache."""
         self._constraints.close()
         await asyncio.to_thread(self._thread.close)
+        self._adapters.forget()
 
 
 def _usage(pooled: Pooled) -> Usage:

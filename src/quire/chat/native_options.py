@@ -55,12 +55,6 @@ def quantization(model_args: ModelArguments) -> Literal["int8", "int4"] | None:
 
 
 def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> Iterator[str]:
-    if model_args.adapter_name_or_path or model_args.adapter_folder:
-        yield (
-            "adapter_name_or_path and adapter_folder: the native engine runs no LoRA adapters yet; "
-            "merge the adapter into the model first (peft's merge_and_unload, or "
-            "`llamafactory-cli export`)."
-        )
     if model_args.quantization_bit not in (None, 4, 8):
         yield (
             f"quantization_bit {model_args.quantization_bit}: the native engine rounds weights to 8 "

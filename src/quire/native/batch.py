@@ -9,7 +9,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.adapters.folder import Adapter
+
 NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
+
+
+class LoadedAdapter(Protocol):
+    """A LoRA adapter that a runner has made ready for its batches.
+
+    It lives as long as somebody refers to it: who serves it, requests under way, a batch.
+    """
+
+    number: int
+    """Of the adapter's that it was made of: no two in a process's book have the same, ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,7 @@ class Batch:
     context_lens: NDArray[np.int32]  # (S,) tokens in the KV cache once this step has run
     block_tables: NDArray[np.int32]  # (S, B) block ids in order, padded with 0
     logits_rows: NDArray[np.int32]  # (L,) rows whose logits are wanted
+    adapters: Sequence[LoadedAdapter | None] | None = None  # (S,); None where nobody has one
     hidden_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
     """(H,) rows whose hidden states are wanted, after the last norm."""
 
@@ -54,6 +67,13 @@ class Runner(Protocol):
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Run the model over one batch. Returns logits (L, vocab_size), valid until the next
         call; the caller may change them."""
+        ...
+
+    def load_adapter(self, adapter: Adapter) -> LoadedAdapter:
+        """Read an adapter for batches to come, from any thread and while others run.
+
+        Raises AdapterError where it does not fit the model, or changes nothing; OutOfMemoryError.
+        """
         ...
 
     @property

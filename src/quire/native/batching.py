@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.native.batch import Batch
+from quire.native.batch import Batch, LoadedAdapter
 from quire.native.scheduler import Plan
 from quire.native.sequence import Sequence
 
@@ -102,6 +102,7 @@ def build_batch(plan: Plan, block_size: int) -> tuple[Batch, LogitsRows]:
         context_lens=starts + counts,
         block_tables=tables,
         logits_rows=np.array(rows.batch_rows, dtype=np.int32),
+        adapters=_adapters(plan.sequences),
         hidden_rows=np.array(rows.hidden_rows, dtype=np.int32),
     )
     return batch, rows
@@ -125,8 +126,14 @@ def _build_decodes(sequences: list[Sequence], block_size: int) -> tuple[Batch, L
         context_lens=positions + np.int32(1),
         block_tables=_block_tables(sequences),
         logits_rows=np.arange(count, dtype=np.int32),
+        adapters=_adapters(sequences),
     )
     return batch, LogitsRows(batch_rows=rows, drawn=rows, drawing=sequences)
+
+
+def _adapters(sequences: list[Sequence]) -> list[LoadedAdapter | None] | None:
+    adapters = [sequence.request.adapter for sequence in sequences]
+    return adapters if any(adapters) else None
 
 
 def _block_tables(sequences: list[Sequence]) -> NDArray[np.int32]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, QuireError, RequestError
 from quire.native.adjustments import Encode
 from quire.native.admission import Limits, check_request, make_request
-from quire.native.batch import Runner
+from quire.native.batch import LoadedAdapter, Runner
 from quire.native.batching import Draft, LogitsRows, build_batch
 from quire.native.blocks import BlockPool
 from quire.native.constraints.masking import MaskMaker
@@ -116,12 +116,12 @@ class Engine:
         params: SamplingParams,
         *,
         arrival: float | None = None,
-        adapter: str | None = None,
+        adapter: LoadedAdapter | None = None,
         matchers: Many[Matcher] = (),
     ) -> None:
         """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
 
-        `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
+        `adapter` is one that the runner has loaded; None is the base model. `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
 
         Raises:
             RequestError: the request is wrong, or its id is in use.
@@ -129,7 +129,7 @@ class Engine:
             EngineClosedError: the engine was closed.
         """
         self._check_new(request_id)
-        check_request(prompt, params, adapter, self._limits, matchers)
+        check_request(prompt, params, self._limits, matchers)
         try:
             request = make_request(
                 request_id,
@@ -137,6 +137,7 @@ class Engine:
                 prompt,
                 params,
                 time.monotonic() if arrival is None else arrival,
+                adapter=adapter,
                 vocab_size=self._limits.vocab_size,
                 make_detokenizer=self._make_detokenizer,
                 encode=self._encode,
@@ -159,14 +160,13 @@ class Engine:
         pooling: PoolingParams,
         *,
         arrival: float | None = None,
-        adapter: str | None = None,
     ) -> None:
         """Take a request for a vector, which shares steps with all others; it ends with a `Pooled`.
 
         Raises as `add` does.
         """
         self._check_new(request_id)
-        check_pooling(prompt, adapter, self._limits)
+        check_pooling(prompt, self._limits)
         when = time.monotonic() if arrival is None else arrival
         self._enter(make_pooling_request(request_id, self._added, prompt, pooling, when))
 
@@ -222,7 +222,7 @@ class Engine:
             self._failed_steps += 1
             return self._fail(plan.sequences, f"The step failed: {error!r}.")
         outputs = self._commit(plan, rows, sampled)
-        self._prepare_masks(rows)
+        self._masks.add(s.matcher for s in rows.drawing if s.matcher and not s.finished)
         if rows.drafts:
             outputs += self._verify(rows.drafts, logits)
         return outputs
@@ -231,6 +231,7 @@ class Engine:
         batch, rows = build_batch(plan, self._limits.block_size)
         if plan.copies:
             self._runner.copy_blocks(plan.copies)
+        self._masks.start()
         logits = self._runner.run(batch)
         rows.read_prompts(logits)
         if rows.pooling:
@@ -296,12 +297,6 @@ class Engine:
         if faulty:
             outputs += self._fail(list(faulty), _BAD_LOGITS)
         return outputs
-
-    def _prepare_masks(self, rows: LogitsRows) -> None:
-        """Begin to find out what the grammars allow next; it goes on while the model computes."""
-        matchers = [s.matcher for s in rows.drawing if s.matcher and not s.finished]
-        if matchers:
-            self._masks.start(matchers)
 
     def _advance(self, sequence: Sequence, count: int) -> None:
         """Note what was computed; once that is the prompt, its completions part."""

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.adapters.folder import Adapter
 from quire.errors import EngineClosedError
 from quire.native.batch import Batch
 from quire.native.cpu import layout
+from quire.native.cpu.adapters import BatchAdapters, CpuAdapter
 from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
 from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
+from quire.native.cpu.lora_weights import lora_weights
 from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
 from quire.native.cpu.packed import PackedMatrix, Tensor
@@ -76,6 +79,7 @@ class CpuRunner:
         self._fill_model(weights)
         self._fill_scratch(weights)
         self._extend_angles(min(FIRST_ANGLES, max_model_len))
+        self._adapters = BatchAdapters(max_batch_tokens)
         self._team = Team(num_threads, step, self._table)
         self._finalizer = weakref.finalize(self, self._team.close)
 
@@ -220,6 +224,9 @@ class CpuRunner:
             logits = self._fill_batch(batch)
             if batch.num_rows:
                 self._team.run()
+            if self._table[layout.ADAPTERS]:
+                self._team.settle()
+                self._adapters.forget()
             return logits
 
     def _fill_batch(self, batch: Batch) -> NDArray[np.float32]:
@@ -234,6 +241,7 @@ class CpuRunner:
         ):
             table[word] = self._keep(f"batch {word}", np.ascontiguousarray(values, kind))
         table[layout.ROWS], table[layout.SEQUENCES] = batch.num_rows, batch.num_sequences
+        table[layout.ADAPTERS] = self._adapters.fill(batch)
         table[layout.TABLE_WIDTH] = batch.block_tables.shape[1]
         table[layout.LOGITS_COUNT] = count = len(batch.logits_rows)
         table[layout.NORMED_COUNT] = count + len(batch.hidden_rows)
@@ -243,6 +251,16 @@ class CpuRunner:
             room = aligned_zeros((max(8, 1 << (count - 1).bit_length()), self.vocab_size))
         table[layout.LOGITS] = self._keep("logits", room)
         return room[:count]
+
+    def load_adapter(self, adapter: Adapter) -> CpuAdapter:
+        """Read an adapter for batches to come; see `Runner`. Steps go on meanwhile.
+
+        Raises AdapterError, OutOfMemoryError, or EngineClosedError after `close`.
+        """
+        weights = self._weights
+        if weights is None:
+            raise EngineClosedError("the runner was closed")
+        return CpuAdapter(lora_weights(adapter, weights))
 
     @property
     def hidden(self) -> NDArray[np.float32]:
