@@ -15,6 +15,7 @@ ALL = (
     "decode",
     "prompt",
     "speculation",
+    "peers",
     "scheduler_overhead",
     "vllm_overhead",
 )

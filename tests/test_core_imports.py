@@ -18,7 +18,7 @@ CONVERSION = SOURCE / "tokenizer" / "folder.py"  # `quire[convert]`, inside one 
 
 WITHOUT_TORCH = """
 import sys
-for name in ("torch", "transformers", "peft", "vllm", "scipy", "pandas"):
+for name in ("torch", "transformers", "peft", "vllm", "scipy", "pandas", "llguidance"):
     sys.modules[name] = None  # importing it raises ImportError
 from quire import ChatModel
 from quire.demo import demo_model_path

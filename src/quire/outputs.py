@@ -33,6 +33,14 @@ class Usage:
     cached_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One text as a vector (of the model's hidden size), and what it took."""
+
+    vector: tuple[float, ...]
+    usage: Usage
+
+
 @dataclass(slots=True)  # not frozen: that would triple the time it takes to make one a token
 class Delta:
     """What one completion gained since its last delta. A value: nobody changes it.

@@ -28,8 +28,8 @@ from quire.errors import (
     QuireError,
     RequestTimeoutError,
     SamplingError,
+    UnknownAdapterError,
     UnsupportedModelError,
-    UnsupportedOptionError,
     WeightsError,
 )
 from tests.chat.model_folders import make_model_folder
@@ -164,7 +164,7 @@ def test_timeout_ends_one_request_alone(make: MakeModel) -> None:
     ("options", "error", "word"),
     [
         ({"response_format": {"type": "regex", "regex": "(open"}}, SamplingError, "unclosed group"),
-        ({"adapter": "pirate"}, UnsupportedOptionError, "adapter"),
+        ({"adapter": "pirate"}, UnknownAdapterError, "No adapter 'pirate'"),
         ({"logit_bias": {99999: 1}}, QuireError, "99999"),
         ({"max_length": 0}, QuireError, "max_length"),
     ],
@@ -189,9 +189,8 @@ def test_a_prompt_beyond_the_context_is_refused_and_never_cut(make: MakeModel) -
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ({"adapter_name_or_path": "x"}, "adapter_name_or_path"),
         ({"quantization_bit": 3}, "quantization_bit"),
-        ({"stage": "rm"}, "rm"),
+        ({"stage": "rm", "adapter_name_or_path": "x"}, "stage rm with adapter_name_or_path"),
         ({"vllm_maxlen": 100_000}, "vllm_maxlen"),
         ({"add_special_tokens": ",".join(f"<{i}>" for i in range(400))}, "<"),
     ],

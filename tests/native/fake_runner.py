@@ -11,7 +11,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.adapters.folder import Adapter
 from quire.native.batch import Batch
+
+HIDDEN = 6
+"""The size of a hidden state, which is a hash like the logits."""
 
 _EMPTY = -1
 
@@ -35,8 +39,20 @@ def fake_logits(
         bits ^= bits >> np.uint64(31)
     unit = (bits >> np.uint64(40)).astype(np.float64) / 2**24
     logits = ((unit * 2 - 1) * spread).astype(np.float32)
-    logits[list(tokens[-3:-2])] += np.float32(habit)
+    logits[[token % 1000 for token in tokens[-3:-2]]] += np.float32(habit)  # less its adapter
     return logits
+
+
+class FakeAdapter:
+    """Satisfies `LoadedAdapter`: it turns every token into another one."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def adapted(tokens: Sequence[int], number: int) -> list[int]:
+    """The tokens as the adapter of this number (0: none) has them in the KV cache."""
+    return [token + 1000 * number for token in tokens]
 
 
 class FakeRunner:
@@ -60,23 +76,22 @@ class FakeRunner:
         self.after_run: Callable[[Batch, NDArray[np.float32]], None] | None = None
         self.batches: list[Batch] = []
         self.closed = False
+        self.hidden = np.empty((0, HIDDEN), np.float32)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         self._check(batch)
         self.batches.append(batch)
         if self.before_run is not None:
             self.before_run(batch)
-        self.slots[batch.slots] = batch.token_ids
-        logits = np.empty((len(batch.logits_rows), self.vocab_size), dtype=np.float32)
-        owner = np.searchsorted(batch.query_start, batch.logits_rows, side="right") - 1
-        for number, (row, sequence) in enumerate(
-            zip(batch.logits_rows.tolist(), owner.tolist(), strict=True)
-        ):
-            context = self._context(batch, sequence, row)
-            logits[number] = fake_logits(context, self.vocab_size, habit=self.habit)
+        self.slots[batch.slots] = batch.token_ids + 1000 * _numbers(batch)
+        logits = self._hashes(batch, batch.logits_rows, self.vocab_size, self.habit)
+        self.hidden = self._hashes(batch, batch.hidden_rows, HIDDEN)
         if self.after_run is not None:
             self.after_run(batch, logits)
         return logits
+
+    def load_adapter(self, adapter: Adapter) -> FakeAdapter:
+        return FakeAdapter(adapter.number)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         blocks = self.slots.reshape(self.num_blocks, self.block_size)
@@ -85,6 +100,16 @@ class FakeRunner:
 
     def close(self) -> None:
         self.closed = True
+
+    def _hashes(
+        self, batch: Batch, rows: NDArray[np.int32], size: int, habit: float = 0.0
+    ) -> NDArray[np.float32]:
+        found = np.empty((len(rows), size), dtype=np.float32)
+        owner = np.searchsorted(batch.query_start, rows, side="right") - 1
+        for number, (row, sequence) in enumerate(zip(rows.tolist(), owner.tolist(), strict=True)):
+            context = self._context(batch, sequence, row)
+            found[number] = fake_logits(context, size, habit=habit)
+        return found
 
     def _context(self, batch: Batch, sequence: int, row: int) -> list[int]:
         places = np.arange(batch.positions[row] + 1)
@@ -101,7 +126,8 @@ class FakeRunner:
         assert (np.diff(batch.query_start) > 0).all()
         assert len(batch.block_tables) == sequences
         assert len(set(batch.slots.tolist())) == batch.num_rows, "two rows write to one slot"
-        assert len(set(batch.logits_rows.tolist())) == len(batch.logits_rows)
+        wanted = [*batch.logits_rows.tolist(), *batch.hidden_rows.tolist()]
+        assert len(set(wanted)) == len(wanted)
         for s in range(sequences):
             rows = slice(batch.query_start[s], batch.query_start[s + 1])
             length = int(batch.context_lens[s])
@@ -114,6 +140,16 @@ class FakeRunner:
         assert batch.slots.dtype == np.int64
         assert batch.block_tables.dtype == batch.context_lens.dtype == np.int32
         assert batch.logits_rows.dtype == batch.query_start.dtype == np.int32
+
+
+def _numbers(batch: Batch) -> NDArray[np.int64]:
+    """The number of each row's adapter."""
+    if batch.adapters is None:
+        return np.zeros(batch.num_rows, np.int64)
+    assert any(batch.adapters)
+    assert len(batch.adapters) == batch.num_sequences
+    numbers = [adapter.number if adapter else 0 for adapter in batch.adapters]
+    return np.repeat(numbers, np.diff(batch.query_start))
 
 
 class NumberText:

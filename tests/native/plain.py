@@ -14,7 +14,7 @@ import numpy as np
 from quire.native.randomness import Uniforms
 from quire.native.top import GROUP
 from quire.sampling import SamplingParams
-from tests.native.fake_runner import fake_logits
+from tests.native.fake_runner import adapted, fake_logits
 
 
 def adjusted(
@@ -103,15 +103,20 @@ def answer_plainly(
     index: int,
     vocab_size: int,
     habit: float = 0.0,
+    adapter: int = 0,
 ) -> Completion:
-    """Complete a prompt on a FakeRunner's model; the text is that of NumberText."""
+    """Complete a prompt on a FakeRunner's model; the text is that of NumberText.
+
+    `adapter` is the number of its adapter, 0 for none.
+    """
     assert params.greedy or params.seed is not None
     uniforms = Uniforms(params.seed or 0, index)
     eos = () if params.ignore_eos else params.eos_token_ids
     output: list[int] = []
     text = ""
     while len(output) < params.max_tokens:
-        logits = fake_logits([*prompt, *output], vocab_size, habit=habit).astype(np.float64)
+        tokens = adapted([*prompt, *output], adapter)
+        logits = fake_logits(tokens, vocab_size, habit=habit).astype(np.float64)
         values = adjusted(logits.tolist(), params, prompt, output)
         token = draw_plainly(values, params, 0.0 if params.greedy else uniforms[len(output)])
         output.append(token)

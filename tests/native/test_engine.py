@@ -26,8 +26,8 @@ from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.response_format import Constraint
 from quire.sampling import SamplingParams
-from tests.native.fake_runner import FakeRunner, NumberText, fake_logits
-from tests.native.plain import complete_plainly
+from tests.native.fake_runner import FakeAdapter, FakeRunner, NumberText, fake_logits
+from tests.native.plain import answer_plainly, complete_plainly
 from tests.native.small_tokenizers import byte_level
 
 
@@ -292,10 +292,35 @@ def test_what_cannot_run_is_refused(
     assert tokens_of(run(engine)["it"]) == ANSWER[:8]
 
 
-def test_adapters_and_known_ids_are_refused() -> None:
+def test_blocks_of_one_adapter_are_no_other_ones() -> None:
+    """Nor those of the base, nor those of an adapter that had the same name before."""
     engine = make_engine()
-    with pytest.raises(UnsupportedOptionError, match="adapter"):
-        engine.add("it", Prompt(PROMPT), greedy(), adapter="style")
+    hits: list[int] = []
+    for adapter in (None, FakeAdapter(1), FakeAdapter(2), FakeAdapter(1), None):
+        engine.add("it", Prompt(PROMPT), greedy(), adapter=adapter)
+        number = adapter.number if adapter else 0
+        expected = answer_plainly(PROMPT, greedy(), 0, 40, number).tokens
+        assert tokens_of(run(engine)["it"]) == expected
+        hits.append(engine.statistics.prefix_hit_tokens)
+    assert hits[0] == hits[1] == hits[2] == 0
+    assert 0 < hits[3] < hits[4]
+
+
+def test_rows_of_one_adapter_lie_together() -> None:
+    runner = FakeRunner()
+    engine = make_engine(runner)
+    loaded = [None, FakeAdapter(1), FakeAdapter(2)]
+    for number in range(9):
+        engine.add(str(number), Prompt(PROMPT[:3]), greedy(), adapter=loaded[number % 3])
+    run(engine)
+    for batch in runner.batches:
+        assert batch.adapters is not None
+        numbers = [adapter.number if adapter else 0 for adapter in batch.adapters]
+        assert numbers == sorted(numbers)
+
+
+def test_known_ids_are_refused() -> None:
+    engine = make_engine()
     engine.add("it", Prompt(PROMPT), greedy())
     with pytest.raises(RequestError, match="'it' is in use"):
         engine.add("it", Prompt(PROMPT), greedy())

@@ -14,7 +14,7 @@ from quire.native.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
-from tests.native.fake_runner import FakeRunner, NumberText
+from tests.native.fake_runner import FakeAdapter, FakeRunner, NumberText
 from tests.native.plain import Completion, answer_plainly
 
 VOCAB = 24
@@ -83,14 +83,17 @@ class Arrivals(RuleBasedStateMachine):
             speculation=shape["speculation"],
         )
         self.requests: dict[str, tuple[tuple[int, ...], SamplingParams]] = {}
+        self.adapters: dict[str, int] = {}
         self.deltas: dict[str, list[Delta]] = {}
         self.added = 0
 
-    @rule(prompt=prompts, given=options)
-    def add(self, prompt: tuple[int, ...], given: dict[str, Any]) -> None:
+    @rule(prompt=prompts, given=options, adapter=st.sampled_from([0, 0, 1, 2]))
+    def add(self, prompt: tuple[int, ...], given: dict[str, Any], adapter: int) -> None:
         name, self.added = f"request-{self.added}", self.added + 1
         params = SamplingParams(**given)
-        self.engine.add(name, Prompt(prompt), params, arrival=0.0)
+        loaded = FakeAdapter(adapter) if adapter else None
+        self.engine.add(name, Prompt(prompt), params, arrival=0.0, adapter=loaded)
+        self.adapters[name] = adapter
         self.requests[name], self.deltas[name] = (prompt, params), []
 
     @precondition(lambda self: self.requests)
@@ -130,12 +133,15 @@ class Arrivals(RuleBasedStateMachine):
         assert not statistics.waiting
         for name, (prompt, params) in self.requests.items():
             for index in range(params.n):
-                self.check([d for d in self.deltas[name] if d.index == index], prompt, params)
+                deltas = [d for d in self.deltas[name] if d.index == index]
+                self.check(deltas, prompt, params, self.adapters[name])
 
-    def check(self, deltas: list[Delta], prompt: tuple[int, ...], params: SamplingParams) -> None:
+    def check(
+        self, deltas: list[Delta], prompt: tuple[int, ...], params: SamplingParams, adapter: int
+    ) -> None:
         index = deltas[0].index
         tokens = [token for delta in deltas for token in delta.token_ids]
-        expected = answer_plainly(prompt, params, index, VOCAB, self.runner.habit)
+        expected = answer_plainly(prompt, params, index, VOCAB, self.runner.habit, adapter)
         last = deltas[-1]
         text = "".join(delta.text for delta in deltas)
         assert Completion(tokens, text, last.finish_reason or "", last.stop_reason) == expected

@@ -24,7 +24,12 @@ class AdapterBook:
     """
 
     def __init__(
-        self, configured: Sequence[str] = (), *, folder: str | None = None, model_folder: Path
+        self,
+        configured: Sequence[str] = (),
+        *,
+        folder: str | None = None,
+        model_folder: Path,
+        extended: bool = False,
     ) -> None:
         """Read and check the configured adapters; the first is the default.
 
@@ -32,12 +37,13 @@ class AdapterBook:
             configured: paths, or names of folders inside `folder`; the same one twice counts once.
             folder: the folder that holds more adapters, each in a folder of its own.
             model_folder: of the base model, which every adapter must fit.
+            extended: whether the engine serves more than plain LoRA; see `read_adapter`.
 
         Raises:
             AdapterError: an adapter is broken or does not fit, or two have the same name.
         """
         self._folder = Path(folder).expanduser().absolute() if folder else None
-        self._model_folder = model_folder
+        self._model_folder, self._extended = model_folder, extended
         self._lock = threading.Lock()
         self._adapters: dict[str, Adapter] = {}
         self._names: dict[str, str] = {}  # from a configured path to the adapter's name
@@ -64,7 +70,7 @@ class AdapterBook:
         return inside if inside.exists() else path
 
     def _read(self, name: str | None, path: Path) -> Adapter:
-        adapter = read_adapter(path, name)
+        adapter = read_adapter(path, name, extended=self._extended)
         if adapter.name == BASE:
             raise AdapterError(
                 f"The adapter {adapter.path} cannot be called {BASE!r}: that name asks for the "

@@ -45,6 +45,9 @@ _REFUSED: dict[str, str] = {
 }
 """Options that change the sums, with what to do. Their falsy values have no effect."""
 
+_EXTENDED = frozenset(["modules_to_save", "lora_bias"])
+"""Those of them that extended adapters may have."""
+
 _KNOWN = frozenset(
     [
         "alpha_pattern",
@@ -96,6 +99,8 @@ class LoraConfig:
     alpha_pattern: Mapping[str, float]
     target_modules: tuple[str, ...]
     """The names that the config lists; empty where it gives a pattern, or excludes modules."""
+    modules_to_save: tuple[str, ...] = ()
+    """The names of modules whose weights stand whole in the adapter."""
 
     def rank_of(self, module: str) -> int:
         """The rank of one module."""
@@ -127,15 +132,15 @@ def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value) -> 
     )
 
 
-def read_config(folder: Path) -> LoraConfig:
-    """Read the folder's adapter_config.json.
+def read_config(folder: Path, *, extended: bool = False) -> LoraConfig:
+    """Read the folder's adapter_config.json; with more than plain LoRA only if `extended`.
 
     Raises:
         AdapterError: it is missing, unreadable, no plain LoRA, or has an option that is not served.
     """
     config = _read_json(folder)
     _check_kind(folder, config)
-    _check_options(folder, config)
+    _check_options(folder, config, extended=extended)
     _check_start(folder, config.get("init_lora_weights", True))
     base_model = config.get("base_model_name_or_path")
     return LoraConfig(
@@ -152,6 +157,7 @@ def read_config(folder: Path) -> LoraConfig:
             for key, value in _pattern(folder, config, "alpha_pattern").items()
         },
         target_modules=_target_modules(folder, config),
+        modules_to_save=_names(folder, "modules_to_save", config.get("modules_to_save") or []),
     )
 
 
@@ -195,13 +201,14 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _check_options(folder: Path, config: dict[str, Any]) -> None:
+def _check_options(folder: Path, config: dict[str, Any], *, extended: bool) -> None:
     for key, advice in _REFUSED.items():
-        if config.get(key):
+        if config.get(key) and not (extended and key in _EXTENDED):
             raise AdapterError(
                 f"The adapter {folder} has {key} {_short(config[key])}, which is not served: {advice}."
             )
-    if config.get("bias") not in (None, "none"):
+    served = (None, "none", "all", "lora_only") if extended else (None, "none")
+    if config.get("bias") not in served:
         raise AdapterError(
             f"The adapter {folder} has bias {_short(config['bias'])}, which is not served: {_PLAIN}."
         )
@@ -275,9 +282,13 @@ def _target_modules(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
     value = config["target_modules"]
     if isinstance(value, str) or config.get("exclude_modules"):
         return ()
+    return _names(folder, "target_modules", value)
+
+
+def _names(folder: Path, key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise AdapterError(
-            f"The adapter {folder} has target_modules {_short(value)}, which is no list of names. "
+            f"The adapter {folder} has {key} {_short(value)}, which is no list of names. "
             "Save it anew with peft."
         )
     return tuple(value)

@@ -1,15 +1,22 @@
-"""adapter_model.safetensors: the pairs of matrices, checked.
+"""adapter_model.safetensors: what an adapter changes, checked.
 
 peft writes two tensors a module: `base_model.model.<module>.lora_A.weight` of shape [rank, in] and
-`...lora_B.weight` of shape [out, rank]. Any other tensor belongs to another kind of adapter.
+`...lora_B.weight` of shape [out, rank]. An extended adapter may also have
+
+- `...lora_B.bias`, which is scaled and added as B's product is (`lora_bias`);
+- `...lora_embedding_A` [rank, tokens] and `...lora_embedding_B` [hidden, rank] of embeddings;
+- whole `.weight`s, which stand in the place of the model's (`modules_to_save`; or the model's own,
+  which peft saves where embeddings are targets), and whole `.bias`es (`bias`).
+
+Any other tensor belongs to another kind of adapter.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quire.adapters.safetensors_header import FLOATS, TensorEntry, read_bits, read_header
@@ -18,6 +25,13 @@ from quire.errors import AdapterError
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 _NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_EXTENDED = (
+    ("bias_of_b", re.compile(r"base_model\.model\.(?P<module>.+)\.lora_B\.bias")),
+    ("embedding_a", re.compile(r"base_model\.model\.(?P<module>.+)\.lora_embedding_A")),
+    ("embedding_b", re.compile(r"base_model\.model\.(?P<module>.+)\.lora_embedding_B")),
+    ("matrix", re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.weight")),
+    ("bias", re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.bias")),
+)
 _PICKLED = ("adapter_model.bin", "adapter_model.pt")
 _CONVERT = (
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -33,6 +47,8 @@ class Pair:
 
     a: TensorEntry
     b: TensorEntry
+    bias: TensorEntry | None = None
+    """What is added to B's product, of shape [out]."""
 
     @property
     def rank(self) -> int:
@@ -45,25 +61,104 @@ class Pair:
         return self.b.shape[0], self.a.shape[1]
 
 
-def read_pairs(folder: Path) -> dict[str, Pair]:
-    """The pairs of the adapter in `folder`, by the name of the module that each changes.
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Everything that an adapter changes, by the name of the module."""
+
+    pairs: dict[str, Pair]
+    """Of linear maps."""
+    embeddings: dict[str, Pair] = field(default_factory=dict[str, Pair])
+    """Of embeddings: the two are added to the transposed matrix."""
+    matrices: dict[str, TensorEntry] = field(default_factory=dict[str, TensorEntry])
+    """In the place of the module's own weight."""
+    biases: dict[str, TensorEntry] = field(default_factory=dict[str, TensorEntry])
+    """In the place of the module's own bias."""
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Every module that it changes, sorted."""
+        parts = (self.pairs, self.embeddings, self.matrices, self.biases)
+        return tuple(sorted({module for part in parts for module in part}))
+
+    def all_pairs(self) -> Iterator[tuple[str, Pair]]:
+        """The pairs of linear maps and of embeddings."""
+        yield from self.pairs.items()
+        yield from self.embeddings.items()
+
+
+def read_changes(folder: Path, *, extended: bool = False) -> Changes:
+    """What the adapter in `folder` changes; more than pairs of linear maps only if `extended`.
 
     Raises:
-        AdapterError: the weights are missing, pickled, truncated, or not pairs of LoRA matrices.
+        AdapterError: the weights are missing, pickled, truncated, or another kind of adapter's.
     """
-    entries = _read_entries(folder)
     sides: dict[str, dict[str, TensorEntry]] = {}
-    for name, entry in entries.items():
+    others: dict[str, dict[str, TensorEntry]] = {kind: {} for kind, _ in _EXTENDED}
+    for name, entry in _read_entries(folder).items():
         match = _NAME.fullmatch(name)
-        if match is None:
-            raise _other_tensor(folder, name)
-        sides.setdefault(match["module"], {})[match["side"]] = entry
-    if not sides:
+        if match is not None:
+            sides.setdefault(match["module"], {})[match["side"]] = entry
+            continue
+        kind, module = _other_kind(name) if extended else ("", "")
+        if not kind:
+            raise _other_tensor(folder, name, extended=extended)
+        others[kind][module] = entry
+    if not sides and not any(others.values()):
         raise AdapterError(f"The adapter {folder} changes nothing: its weights are empty. {_AGAIN}")
-    return {module: _pair(folder, module, sides[module]) for module in sorted(sides)}
+    changes = Changes(
+        _pairs(folder, sides, others["bias_of_b"]),
+        _pairs(folder, _embedding_sides(others), {}),
+        others["matrix"],
+        others["bias"],
+    )
+    for what, entry in _wholes(changes):
+        _check_type(folder, what, entry)
+    return changes
 
 
-def _other_tensor(folder: Path, name: str) -> AdapterError:
+def _other_kind(name: str) -> tuple[str, str]:
+    """What a tensor of an extended adapter is, and its module; empty for what is unknown."""
+    for kind, pattern in _EXTENDED:
+        match = pattern.fullmatch(name)
+        if match is not None and "lora_" not in match["module"]:
+            return kind, match["module"]
+    return "", ""
+
+
+def _embedding_sides(
+    others: dict[str, dict[str, TensorEntry]],
+) -> dict[str, dict[str, TensorEntry]]:
+    found: dict[str, dict[str, TensorEntry]] = {}
+    for side in "AB":
+        for module, entry in others[f"embedding_{side.lower()}"].items():
+            found.setdefault(module, {})[side] = entry
+    return found
+
+
+def _pairs(
+    folder: Path, sides: dict[str, dict[str, TensorEntry]], biases: dict[str, TensorEntry]
+) -> dict[str, Pair]:
+    for module in biases:
+        sides.setdefault(module, {})
+    return {
+        module: _pair(folder, module, sides[module], biases.get(module)) for module in sorted(sides)
+    }
+
+
+def _wholes(changes: Changes) -> Iterator[tuple[str, TensorEntry]]:
+    """The tensors that are no pairs, and what to call them."""
+    for module, entry in changes.matrices.items():
+        yield f"the weight of {module}", entry
+    for module, entry in changes.biases.items():
+        yield f"the bias of {module}", entry
+
+
+def _other_tensor(folder: Path, name: str, *, extended: bool) -> AdapterError:
+    if extended:
+        return AdapterError(
+            f"The adapter {folder} has the tensor {name}, which belongs to no plain LoRA. Merge the "
+            "adapter into the model (peft's merge_and_unload) and serve the result."
+        )
     advice = "Merge the adapter into the model (peft's merge_and_unload) and serve the result."
     if name.endswith((".base_layer.weight", ".embed_tokens.weight", ".lm_head.weight")):
         advice = (
@@ -97,45 +192,64 @@ def _no_weights(folder: Path) -> AdapterError:
     return AdapterError(f"The adapter {folder} has no {WEIGHTS_FILE}. {_AGAIN}")
 
 
-def _pair(folder: Path, module: str, sides: dict[str, TensorEntry]) -> Pair:
+def _pair(
+    folder: Path, module: str, sides: dict[str, TensorEntry], bias: TensorEntry | None
+) -> Pair:
     if len(sides) < 2:
-        (there,) = sides
-        missing = "B" if there == "A" else "A"
+        there = f"lora_{next(iter(sides))}" if sides else "the bias of lora_B"
+        missing = "A" if "A" not in sides else "B"
         raise AdapterError(
-            f"The adapter {folder} has lora_{there} of {module}, but no lora_{missing}. {_AGAIN}"
+            f"The adapter {folder} has {there} of {module}, but no lora_{missing}. {_AGAIN}"
         )
-    pair = Pair(sides["A"], sides["B"])
+    pair = Pair(sides["A"], sides["B"], bias)
     shapes = f"lora_A {list(pair.a.shape)} and lora_B {list(pair.b.shape)}"
     fits = len(pair.a.shape) == len(pair.b.shape) == 2 and pair.a.shape[0] == pair.b.shape[1]
+    if bias is not None and fits:
+        shapes += f" with a bias {list(bias.shape)}"
+        fits = bias.shape == pair.b.shape[:1]
     if not fits or 0 in (*pair.a.shape, *pair.b.shape):
         raise AdapterError(
             f"The adapter {folder} has {shapes} for {module}; [rank, in] and [out, rank] with one "
             f"rank are needed. {_AGAIN}"
         )
-    for side, entry in (("A", pair.a), ("B", pair.b)):
-        if entry.dtype not in FLOATS:
-            raise AdapterError(
-                f"The adapter {folder} has lora_{side} of {module} in {entry.dtype}; "
-                f"{', '.join(FLOATS)} are served. Save it anew in one of them."
-            )
+    for what, entry in _parts(module, pair):
+        _check_type(folder, what, entry)
     return pair
 
 
-def check_values(folder: Path, pairs: Mapping[str, Pair]) -> None:
-    """Read every matrix once; a module changes nothing where its A or its B is all zero.
+def _parts(module: str, pair: Pair) -> Iterator[tuple[str, TensorEntry]]:
+    """The tensors of a pair, and what to call them."""
+    yield f"lora_A of {module}", pair.a
+    yield f"lora_B of {module}", pair.b
+    if pair.bias is not None:
+        yield f"the bias of lora_B of {module}", pair.bias
+
+
+def _check_type(folder: Path, what: str, entry: TensorEntry) -> None:
+    if entry.dtype not in FLOATS:
+        raise AdapterError(
+            f"The adapter {folder} has {what} in {entry.dtype}; {', '.join(FLOATS)} are served. "
+            "Save it anew in one of them."
+        )
+
+
+def check_values(folder: Path, changes: Changes) -> None:
+    """Read every tensor once; a module changes nothing where its A or its B is all zero.
+
+    A whole weight or bias counts as a change here, since the model's own is not looked at.
 
     Raises:
-        AdapterError: infinity or NaN in a matrix, or no module of the adapter changes anything.
+        AdapterError: infinity or NaN in a tensor, or no module of the adapter changes anything.
     """
     path = folder / WEIGHTS_FILE
-    changes = False
-    for module, pair in pairs.items():
-        there = [
-            _is_something(path, f"lora_{side} of {module}", entry)
-            for side, entry in (("A", pair.a), ("B", pair.b))
-        ]
-        changes = changes or all(there)
-    if not changes:
+    something = False
+    for module, pair in changes.all_pairs():
+        a, b, *bias = [_is_something(path, what, entry) for what, entry in _parts(module, pair)]
+        something |= (a and b) or any(bias)
+    for what, entry in _wholes(changes):
+        _is_something(path, what, entry)
+        something = True
+    if not something:
         raise AdapterError(
             f"The adapter {folder} changes nothing: in every module lora_B (or lora_A) is zero, as "
             "before training. Give one that was trained."
@@ -150,6 +264,8 @@ def _is_something(path: Path, what: str, entry: TensorEntry) -> bool:
         raise AdapterError(f"The adapter's weights {path}: {error}. {_AGAIN}") from None
     kind = FLOATS[entry.dtype]
     bits &= kind.magnitude
+    if not bits.size:
+        return False
     if int(bits.max()) >= kind.exponent:  # without the sign, infinity and NaN are the largest
         raise AdapterError(
             f"The adapter's weights {path} have infinity or NaN in {what}: the training failed, or "

@@ -24,7 +24,7 @@ from quire.errors import (
 )
 from quire.messages import Conversation, Message, read_conversation
 from quire.model_folder import eos_token_ids, read_json
-from quire.outputs import Delta
+from quire.outputs import Delta, Embedding
 from quire.prompt import Prompt
 from quire.response_format import read_response_format
 from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
@@ -133,6 +133,35 @@ class BaseEngine(ABC):
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score each text with a reward model (`stage: rm`)."""
         raise NotImplementedError(f"{self.name} does not score texts.")
+
+    async def get_embeddings(
+        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
+    ) -> list[list[float]]:
+        """Each text (or its token ids) as a vector of the model's hidden size; see `embed`."""
+        return [list(one.vector) for one in await self.embed(batch_input, **input_kwargs)]
+
+    async def embed(
+        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
+    ) -> list[Embedding]:
+        """Embed texts, and say how many tokens each of them has.
+
+        Args:
+            pooling: of the hidden states after the last norm, "last" (the default) or "mean".
+            normalize: whether a vector gets the length 1 (the default).
+            max_length: tokens to which a text is cut; without it, one that is too long is refused.
+            add_special_tokens: whether a text gets those that the tokenizer puts around it (the
+                default). Token ids are taken as they are.
+            timeout: seconds for all of it.
+            priority: a lower number is served earlier.
+
+        Raises:
+            RequestError: a text or an option is wrong; no other request is harmed.
+            UnsupportedOptionError: this engine makes no embeddings.
+            EngineError: the engine could not do it.
+        """
+        raise UnsupportedOptionError(
+            f"{self.name} makes no embeddings; the native engine does (infer_backend: native)."
+        )
 
     # --- adapters --------------------------------------------------------------------------------
 

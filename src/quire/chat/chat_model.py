@@ -121,6 +121,12 @@ class ChatModel:
         """Score texts with a reward model; see BaseEngine.get_scores."""
         return self._loop.run(self.engine.get_scores(batch_input, **input_kwargs))
 
+    def get_embeddings(
+        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
+    ) -> list[list[float]]:
+        """Embed texts or token ids; see BaseEngine.embed for the options."""
+        return self._loop.run(self.engine.get_embeddings(batch_input, **input_kwargs))
+
     # --- asynchronous ----------------------------------------------------------------------------
 
     async def achat(
@@ -179,6 +185,12 @@ class ChatModel:
     async def aget_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score texts with a reward model; see BaseEngine.get_scores."""
         return await self._loop.wait(self.engine.get_scores(batch_input, **input_kwargs))
+
+    async def aget_embeddings(
+        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
+    ) -> list[list[float]]:
+        """Embed texts or token ids; see BaseEngine.embed for the options."""
+        return await self._loop.wait(self.engine.get_embeddings(batch_input, **input_kwargs))
 
     # --- adapters --------------------------------------------------------------------------------
 

@@ -11,11 +11,20 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
+from quire.errors import (
+    EngineClosedError,
+    EngineDeadError,
+    EngineError,
+    GenerationError,
+    QuireError,
+)
+from quire.native.batch import LoadedAdapter
 from quire.native.constraints.matcher import Matcher
 from quire.native.engine import Engine
+from quire.native.pooling import Pooled, PoolingParams
 from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta
 from quire.prompt import Prompt
@@ -40,8 +49,8 @@ class _Submission:
 
     request_id: str
     prompt: Prompt
-    params: SamplingParams
-    adapter: str | None
+    params: SamplingParams | PoolingParams
+    adapter: LoadedAdapter | None
     matchers: Sequence[Matcher]
     inbox: _Inbox
     unfinished: int
@@ -74,18 +83,41 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    async def generate(
+    def generate(
         self,
         request_id: str,
         prompt: Prompt,
         params: SamplingParams,
-        adapter: str | None,
+        adapter: LoadedAdapter | None,
         matchers: Sequence[Matcher] = (),
     ) -> AsyncGenerator[Delta, None]:
-        """Submit one request and yield its deltas; aborts it when closed or cancelled."""
+        """Submit one request, for the running loop, at the first of its deltas.
+
+        It is aborted when the iterator is closed or its task cancelled.
+        """
         inbox = _Inbox(asyncio.get_running_loop())
-        unfinished = params.n
-        self._submit(_Submission(request_id, prompt, params, adapter, matchers, inbox, unfinished))
+        return self._deltas(
+            _Submission(request_id, prompt, params, adapter, matchers, inbox, params.n)
+        )
+
+    async def pool(self, request_id: str, prompt: Prompt, params: PoolingParams) -> Pooled:
+        """Submit one prompt that becomes a vector; aborts it when cancelled.
+
+        Raises:
+            RequestError: the engine refuses it.
+            EngineError: the engine could not do it.
+        """
+        inbox = _Inbox(asyncio.get_running_loop())
+        submission = _Submission(request_id, prompt, params, None, (), inbox, 1)
+        async with aclosing(self._deltas(submission)) as deltas:
+            last = await anext(deltas)
+        if not isinstance(last, Pooled):
+            raise GenerationError(last.error or "The engine failed in a step of this request.")
+        return last
+
+    async def _deltas(self, submission: _Submission) -> AsyncGenerator[Delta, None]:
+        inbox, unfinished = submission.inbox, submission.unfinished
+        self._submit(submission)
         try:
             while unfinished:
                 if not inbox.waiting:
@@ -99,7 +131,7 @@ class EngineThread:
                 yield delta
         finally:
             if unfinished and inbox.error is None:
-                self.abort(request_id)
+                self.abort(submission.request_id)
 
     def abort(self, request_id: str) -> None:
         """Abort a request, wherever it is; one that is not there is ignored."""
@@ -161,14 +193,14 @@ class EngineThread:
                 self._add(command)
 
     def _add(self, request: _Submission) -> None:
+        name, prompt, params = request.request_id, request.prompt, request.params
         try:
-            self._engine.add(
-                request.request_id,
-                request.prompt,
-                request.params,
-                adapter=request.adapter,
-                matchers=request.matchers,
-            )
+            if isinstance(params, PoolingParams):
+                self._engine.add_pooling(name, prompt, params, adapter=request.adapter)
+            else:
+                self._engine.add(
+                    name, prompt, params, adapter=request.adapter, matchers=request.matchers
+                )
         except QuireError as error:
             self._send([(request.inbox, error)])
         else:

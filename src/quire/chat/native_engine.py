@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
+from typing import Any
 
+from quire.adapters.book import AdapterBook
+from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, EngineMemory
 from quire.chat.engine_thread import EngineThread
+from quire.chat.native_adapters import NativeAdapters
 from quire.chat.native_options import check_arguments, quantization
+from quire.chat.native_texts import pool_texts, read_texts
+from quire.chat.text_options import embedding_options, score_options
 from quire.chat.tokenizer_loading import check_vocabulary
+from quire.errors import EngineError, UnsupportedModelError
 from quire.model_folder import find_model_folder
 from quire.native.batch import Runner
 from quire.native.constraints.compiler import ConstraintCompiler
 from quire.native.cpu.loading import load_model
+from quire.native.cpu.score_head import RewardModel, is_classifier, read_reward_model
 from quire.native.detokenizer import detokenizer_factory
 from quire.native.engine import Engine
+from quire.native.pooling import Pooled, PoolingParams
 from quire.native.statistics import EngineStatistics
-from quire.outputs import Delta
+from quire.outputs import Delta, Embedding, Usage
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 
@@ -29,7 +38,7 @@ class NativeEngine(BaseEngine):
 
     Raises, when made:
         ConfigError: an argument that this engine cannot honour.
-        ModelError: the model's folder cannot be used.
+        ModelError: the model's folder or an adapter cannot be used.
         OutOfMemoryError: the KV cache would not hold one sequence.
     """
 
@@ -45,10 +54,19 @@ class NativeEngine(BaseEngine):
         check_arguments(model_args, finetuning_args)
         super().__init__(model_args, data_args, finetuning_args, generating_args)
         folder = find_model_folder(model_args)
+        self._reward = _reward_model(folder, finetuning_args)
+        self.can_generate = self._reward is None
         self.read_folder(folder)
-        runner = _load_runner(folder, model_args)
+        book = AdapterBook(
+            model_args.adapter_name_or_path or (),
+            folder=model_args.adapter_folder,
+            model_folder=folder,
+            extended=True,
+        )
+        runner = _load_runner(folder, model_args, with_head=self.can_generate)
         try:
             check_vocabulary(self.tokenizer, model_args, runner.vocab_size)
+            self._adapters = NativeAdapters(book, runner)
             engine = self._make_engine(runner)
         except BaseException:
             runner.close()
@@ -80,10 +98,51 @@ class NativeEngine(BaseEngine):
         request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see BaseEngine."""
+        if not self.can_generate:
+            raise EngineError("A reward model (stage: rm) scores texts and writes none.")
+        self._thread.check()
+        loaded = await self._adapters.request(adapter)
         name = request_id or f"request-{next(self._request_numbers)}"
         matchers = await self._constraints.matchers(params)
-        async for delta in self._thread.generate(name, prompt, params, adapter, matchers):
+        async for delta in self._thread.generate(name, prompt, params, loaded, matchers):
             yield delta
+
+    async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
+        """Score each text with a reward model (`stage: rm`): the raw number of the model's head.
+
+        The options are max_length (cuts a text at its end, in tokens), timeout (in seconds, for all
+        texts) and priority.
+
+        Raises:
+            NotImplementedError: the stage is not rm.
+            RequestError: a text or an option is wrong; no other request is harmed.
+            EngineError: the engine could not do it.
+        """
+        reward = self._reward
+        if reward is None:
+            raise NotImplementedError("Scores need a reward model: load it with stage: rm.")
+        options = score_options(input_kwargs)
+
+        def read() -> list[Prompt]:
+            prompts = read_texts(batch_input, self.tokenizer, options, self.context_length)
+            return [reward.scored(prompt) for prompt in prompts]
+
+        params = PoolingParams(head=reward.head, priority=options.priority)
+        pooled = await pool_texts(self._thread, read, params, options.timeout)
+        return [one.vector[0] for one in pooled]
+
+    async def embed(
+        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
+    ) -> list[Embedding]:
+        """Embed texts; see BaseEngine."""
+        options = embedding_options(input_kwargs)
+
+        def read() -> list[Prompt]:
+            return read_texts(batch_input, self.tokenizer, options, self.context_length)
+
+        params = PoolingParams(options.pooling, options.normalize, priority=options.priority)
+        pooled = await pool_texts(self._thread, read, params, options.timeout)
+        return [Embedding(one.vector, _usage(one)) for one in pooled]
 
     @property
     def statistics(self) -> EngineStatistics:
@@ -95,6 +154,25 @@ class NativeEngine(BaseEngine):
         """Bytes of weights, mapped ones among them, and of the KV cache, touched or not."""
         return self._memory
 
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters that requests may name."""
+        return self._adapters.book.adapters
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see BaseEngine."""
+        self._thread.check()
+        return await self._adapters.add(name, str(path))
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more; see BaseEngine. Its memory is freed with the last request of it."""
+        self._thread.check()
+        return await self._adapters.drop(name)
+
+    # --- life ------------------------------------------------------------------------------------
+
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
         self._thread.check()
@@ -103,9 +181,27 @@ class NativeEngine(BaseEngine):
         """End the engine's threads and free the weights and the KV cache."""
         self._constraints.close()
         await asyncio.to_thread(self._thread.close)
+        self._adapters.forget()
 
 
-def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:
+def _usage(pooled: Pooled) -> Usage:
+    assert pooled.usage is not None
+    return pooled.usage
+
+
+def _reward_model(folder: Path, finetuning_args: FinetuningArguments) -> RewardModel | None:
+    """What the stage rm needs of the folder; a classifier is refused in any other stage."""
+    if finetuning_args.stage == "rm":
+        return read_reward_model(folder)
+    if is_classifier(folder):
+        raise UnsupportedModelError(
+            f"{folder} holds a model that classifies and writes no text: give stage: rm for its "
+            "scores."
+        )
+    return None
+
+
+def _load_runner(folder: Path, model_args: ModelArguments, *, with_head: bool) -> Runner:
     return load_model(
         folder,
         dtype=model_args.infer_dtype,
@@ -120,4 +216,5 @@ def _load_runner(folder: Path, model_args: ModelArguments) -> Runner:
         max_sequences=model_args.native_max_sequences,
         max_batch_tokens=model_args.native_max_batch_tokens,
         num_threads=model_args.native_num_threads,
+        with_head=with_head,
     )

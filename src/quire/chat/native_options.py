@@ -55,12 +55,6 @@ def quantization(model_args: ModelArguments) -> Literal["int8", "int4"] | None:
 
 
 def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> Iterator[str]:
-    if model_args.adapter_name_or_path or model_args.adapter_folder:
-        yield (
-            "adapter_name_or_path and adapter_folder: the native engine runs no LoRA adapters yet; "
-            "merge the adapter into the model first (peft's merge_and_unload, or "
-            "`llamafactory-cli export`)."
-        )
     if model_args.quantization_bit not in (None, 4, 8):
         yield (
             f"quantization_bit {model_args.quantization_bit}: the native engine rounds weights to 8 "
@@ -77,5 +71,11 @@ def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) 
             "split_special_tokens: users' text never becomes control tokens here, and the "
             "template's always do; leave it out."
         )
-    if finetuning_args.stage == "rm":
-        yield "stage rm: the native engine runs no reward models yet."
+    if finetuning_args.stage == "rm" and (
+        model_args.adapter_name_or_path or model_args.adapter_folder
+    ):
+        yield (
+            "stage rm with adapter_name_or_path or adapter_folder: the native engine reads a reward "
+            "model's head beside the model itself, not in an adapter's folder; export the merged "
+            "model with its value_head.safetensors."
+        )

@@ -14,9 +14,9 @@ from quire.errors import (
     PromptTooLongError,
     RequestError,
     SamplingError,
-    UnsupportedOptionError,
 )
 from quire.native.adjustments import Encode, LogitRules, TokenCounts, logit_rules
+from quire.native.batch import LoadedAdapter
 from quire.native.completion_text import CompletionText
 from quire.native.constraints.matcher import Matcher
 from quire.native.detokenizer import MakeDetokenizer
@@ -40,7 +40,6 @@ class Limits:
 def check_request(
     prompt: Prompt,
     params: SamplingParams,
-    adapter: str | None,
     limits: Limits,
     matchers: Many[Matcher] = (),
 ) -> None:
@@ -51,7 +50,7 @@ def check_request(
         PromptTooLongError: prompt and answer do not fit the model's context.
         OutOfMemoryError: they do not fit the KV cache, even alone.
     """
-    _check_options(prompt, params, adapter, matchers)
+    _check_options(prompt, params, matchers)
     _check_tokens(prompt, limits)
     total = len(prompt) + params.max_tokens
     if total > limits.max_model_len:
@@ -67,13 +66,9 @@ def check_request(
         )
 
 
-def _check_options(
-    prompt: Prompt, params: SamplingParams, adapter: str | None, matchers: Many[Matcher]
-) -> None:
+def _check_options(prompt: Prompt, params: SamplingParams, matchers: Many[Matcher]) -> None:
     if prompt.media:
         raise MediaError("The native engine takes text alone: no images, videos or audios.")
-    if adapter is not None:
-        raise UnsupportedOptionError("The native engine does not take adapters.")
     if params.max_tokens < 1 or params.n < 1:
         raise SamplingError("max_tokens and n must be at least 1.")
     if len(matchers) != (0 if params.response_format is None else params.n):
@@ -101,6 +96,7 @@ def make_request(
     params: SamplingParams,
     arrival: float,
     *,
+    adapter: LoadedAdapter | None = None,
     vocab_size: int,
     make_detokenizer: MakeDetokenizer,
     encode: Encode | None,
@@ -120,9 +116,10 @@ def make_request(
         priority=params.priority,
         arrival=arrival,
         number=number,
-        root=(),
+        root=() if adapter is None else (f"adapter {adapter.number}",),
         rules=_rules(params, vocab_size, encode),
         prompt_logprobs=None if top is None else PromptLogprobs(prompt_ids, top),
+        adapter=adapter,
     )
     seed = random_seed() if params.seed is None else params.seed
     for index in range(params.n):

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
+
+from quire.adapters.folder import Adapter
+
+
+class LoadedAdapter(Protocol):
+    """A LoRA adapter that a runner has made ready for its batches.
+
+    It lives as long as somebody refers to it: who serves it, requests under way, a batch.
+    """
+
+    number: int
+    """Of the adapter's that it was made of: no two in a process's book have the same, ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,9 @@ class Batch:
     context_lens: NDArray[np.int32]  # (S,) tokens in the KV cache once this step has run
     block_tables: NDArray[np.int32]  # (S, B) block ids in order, padded with 0
     logits_rows: NDArray[np.int32]  # (L,) rows whose logits are wanted
+    adapters: Sequence[LoadedAdapter | None] | None = None  # (S,); None where nobody has one
+    hidden_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
+    """(H,) rows whose hidden states are wanted, after the last norm."""
 
     @property
     def num_rows(self) -> int:
@@ -50,6 +67,21 @@ class Runner(Protocol):
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Run the model over one batch. Returns logits (L, vocab_size), valid until the next
         call; the caller may change them."""
+        ...
+
+    def load_adapter(self, adapter: Adapter) -> LoadedAdapter:
+        """Read an adapter for batches to come, from any thread and while others run.
+
+        Raises AdapterError where it does not fit the model, or changes nothing; OutOfMemoryError.
+        """
+        ...
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """The hidden states (H, hidden_size) of the last batch's `hidden_rows`, as `run` left them.
+
+        They have passed the last norm; valid until the next call of `run`.
+        """
         ...
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:

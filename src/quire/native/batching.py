@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.native.batch import Batch
+from quire.native.batch import Batch, LoadedAdapter
 from quire.native.scheduler import Plan
 from quire.native.sequence import Sequence
 
@@ -42,6 +42,10 @@ class LogitsRows:
     prompts: list[tuple[Sequence, int, int]] = field(
         default_factory=list[tuple[Sequence, int, int]]
     )  # prompt log-probabilities: rows start to end
+    hidden_rows: list[int] = field(default_factory=list[int])  # (H,) rows of the batch
+    pooling: list[tuple[Sequence, int, int]] = field(
+        default_factory=list[tuple[Sequence, int, int]]
+    )  # who pools hidden states: rows start to end of those (H, hidden)
     drafts: list[Draft] = field(default_factory=list[Draft])
 
     def read_prompts(self, logits: NDArray[np.float32]) -> None:
@@ -50,6 +54,13 @@ class LogitsRows:
             logprobs = sequence.request.prompt_logprobs
             if logprobs is not None:
                 logprobs.add(logits[start:end])
+
+    def read_hidden(self, hidden: NDArray[np.float32]) -> None:
+        """Give the hidden states (H, hidden) to those that pool them."""
+        for sequence, start, end in self.pooling:
+            pool = sequence.request.pool
+            if pool is not None:
+                pool.add(hidden[start:end])
 
     def unusable(self, usable: list[bool]) -> dict[Sequence, None]:
         """Return whom unusable logits concern, in order; `usable` is of the `drawing`."""
@@ -63,6 +74,10 @@ class LogitsRows:
             if logprobs is not None and not logprobs.is_usable:
                 siblings = sequence.request.sequences if sequence.is_leader else [sequence]
                 found.update(dict.fromkeys(siblings))
+        for sequence, _, _ in self.pooling:
+            pool = sequence.request.pool
+            if pool is not None and not pool.is_usable:
+                found[sequence] = None
         return found
 
 
@@ -87,6 +102,8 @@ def build_batch(plan: Plan, block_size: int) -> tuple[Batch, LogitsRows]:
         context_lens=starts + counts,
         block_tables=tables,
         logits_rows=np.array(rows.batch_rows, dtype=np.int32),
+        adapters=_adapters(plan.sequences),
+        hidden_rows=np.array(rows.hidden_rows, dtype=np.int32),
     )
     return batch, rows
 
@@ -109,8 +126,14 @@ def _build_decodes(sequences: list[Sequence], block_size: int) -> tuple[Batch, L
         context_lens=positions + np.int32(1),
         block_tables=_block_tables(sequences),
         logits_rows=np.arange(count, dtype=np.int32),
+        adapters=_adapters(sequences),
     )
     return batch, LogitsRows(batch_rows=rows, drawn=rows, drawing=sequences)
+
+
+def _adapters(sequences: list[Sequence]) -> list[LoadedAdapter | None] | None:
+    adapters = [sequence.request.adapter for sequence in sequences]
+    return adapters if any(adapters) else None
 
 
 def _block_tables(sequences: list[Sequence]) -> NDArray[np.int32]:
@@ -155,6 +178,14 @@ def _logits_rows(plan: Plan, query_start: NDArray[np.int32]) -> LogitsRows:
 
 def _add_rows(rows: LogitsRows, sequence: Sequence, count: int, first: int) -> None:
     start = sequence.computed_tokens
+    pool = sequence.request.pool
+    if pool is not None:
+        needed = pool.rows(start, start + count)
+        if needed:
+            place = len(rows.hidden_rows)
+            rows.hidden_rows += [first + position - start for position in needed]
+            rows.pooling.append((sequence, place, place + len(needed)))
+        return
     logprobs = sequence.request.prompt_logprobs
     if logprobs is not None:
         wanted = logprobs.rows(start, start + count)

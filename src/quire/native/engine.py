@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, QuireError, RequestError
 from quire.native.adjustments import Encode
 from quire.native.admission import Limits, check_request, make_request
-from quire.native.batch import Runner
+from quire.native.batch import LoadedAdapter, Runner
 from quire.native.batching import Draft, LogitsRows, build_batch
 from quire.native.blocks import BlockPool
 from quire.native.constraints.masking import MaskMaker
 from quire.native.constraints.matcher import Matcher
 from quire.native.detokenizer import MakeDetokenizer
 from quire.native.ending import Ending, ending_after, usage_of
+from quire.native.pooling import Pooled, PoolingParams
+from quire.native.pooling_request import check_pooling, make_pooling_request
 from quire.native.sampler import Sampled, Sampler
 from quire.native.scheduler import Plan, Scheduler
 from quire.native.sequence import Request, Sequence
@@ -114,23 +116,20 @@ class Engine:
         params: SamplingParams,
         *,
         arrival: float | None = None,
-        adapter: str | None = None,
+        adapter: LoadedAdapter | None = None,
         matchers: Many[Matcher] = (),
     ) -> None:
         """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
 
-        `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
+        `adapter` is one that the runner has loaded; None is the base model. `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
 
         Raises:
             RequestError: the request is wrong, or its id is in use.
             OutOfMemoryError: the KV cache could never hold it.
             EngineClosedError: the engine was closed.
         """
-        if self._closed:
-            raise EngineClosedError("The engine was closed.")
-        if request_id in self._requests:
-            raise RequestError(f"The request id {request_id!r} is in use.")
-        check_request(prompt, params, adapter, self._limits, matchers)
+        self._check_new(request_id)
+        check_request(prompt, params, self._limits, matchers)
         try:
             request = make_request(
                 request_id,
@@ -138,6 +137,7 @@ class Engine:
                 prompt,
                 params,
                 time.monotonic() if arrival is None else arrival,
+                adapter=adapter,
                 vocab_size=self._limits.vocab_size,
                 make_detokenizer=self._make_detokenizer,
                 encode=self._encode,
@@ -151,8 +151,35 @@ class Engine:
             drafters = make_drafters(request.prompt_length, params.n)
             for sequence, drafter in zip(request.sequences, drafters, strict=True):
                 sequence.drafter = drafter
+        self._enter(request)
+
+    def add_pooling(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        pooling: PoolingParams,
+        *,
+        arrival: float | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        """Take a request for a vector, which shares steps with all others; it ends with a `Pooled`.
+
+        Raises as `add` does.
+        """
+        self._check_new(request_id)
+        check_pooling(prompt, adapter, self._limits)
+        when = time.monotonic() if arrival is None else arrival
+        self._enter(make_pooling_request(request_id, self._added, prompt, pooling, when))
+
+    def _check_new(self, request_id: str) -> None:
+        if self._closed:
+            raise EngineClosedError("The engine was closed.")
+        if request_id in self._requests:
+            raise RequestError(f"The request id {request_id!r} is in use.")
+
+    def _enter(self, request: Request) -> None:
         self._added += 1
-        self._requests[request_id] = request
+        self._requests[request.request_id] = request
         self._scheduler.add(request.sequences[0])
 
     def abort(self, request_id: str) -> None:
@@ -196,7 +223,7 @@ class Engine:
             self._failed_steps += 1
             return self._fail(plan.sequences, f"The step failed: {error!r}.")
         outputs = self._commit(plan, rows, sampled)
-        self._prepare_masks(rows)
+        self._masks.add(s.matcher for s in rows.drawing if s.matcher and not s.finished)
         if rows.drafts:
             outputs += self._verify(rows.drafts, logits)
         return outputs
@@ -205,8 +232,11 @@ class Engine:
         batch, rows = build_batch(plan, self._limits.block_size)
         if plan.copies:
             self._runner.copy_blocks(plan.copies)
+        self._masks.start()
         logits = self._runner.run(batch)
         rows.read_prompts(logits)
+        if rows.pooling:
+            rows.read_hidden(self._runner.hidden)
         return logits, rows
 
     def _commit(self, plan: Plan, rows: LogitsRows, sampled: Sampled) -> Outputs:
@@ -214,7 +244,11 @@ class Engine:
         for sequence, count in zip(plan.sequences, plan.counts, strict=True):
             if sequence not in faulty:
                 self._advance(sequence, count - len(plan.drafts.get(sequence, ())))
-        return self._accept_all(rows.drawing, sampled, faulty)
+        outputs = self._accept_all(rows.drawing, sampled, faulty)
+        for sequence, _, _ in rows.pooling:
+            if sequence not in faulty and not sequence.remaining:
+                outputs.append(self._finish_pooling(sequence))
+        return outputs
 
     def _verify(self, drafts: list[Draft], logits: NDArray[np.float32]) -> Outputs:
         """Draw from a draft's rows in order, for as long as what is drawn is what was drafted.
@@ -265,12 +299,6 @@ class Engine:
             outputs += self._fail(list(faulty), _BAD_LOGITS)
         return outputs
 
-    def _prepare_masks(self, rows: LogitsRows) -> None:
-        """Begin to find out what the grammars allow next; it goes on while the model computes."""
-        matchers = [s.matcher for s in rows.drawing if s.matcher and not s.finished]
-        if matchers:
-            self._masks.start(matchers)
-
     def _advance(self, sequence: Sequence, count: int) -> None:
         """Note what was computed; once that is the prompt, its completions part."""
         sequence.computed_tokens += count
@@ -307,6 +335,15 @@ class Engine:
         if ending.finish_reason is not None:
             self._finish(sequence)
         return request.request_id, delta
+
+    def _finish_pooling(self, sequence: Sequence) -> tuple[str, Delta]:
+        request = sequence.request
+        assert request.pool is not None
+        pooled = Pooled(
+            0, "", finish_reason="stop", usage=usage_of(sequence), vector=request.pool.vector()
+        )
+        self._finish(sequence)
+        return request.request_id, pooled
 
     # --- the end of sequences --------------------------------------------------------------------
 

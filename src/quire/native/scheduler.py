@@ -20,6 +20,11 @@ def _key(sequence: Sequence) -> Key:
     return sequence.key
 
 
+def _adapter_number(planned: tuple[Sequence, int]) -> int:
+    adapter = planned[0].request.adapter
+    return 0 if adapter is None else adapter.number
+
+
 @dataclass(slots=True)
 class Plan:
     """One step: sequences, how many tokens of each, and the blocks to copy before.
@@ -37,6 +42,21 @@ class Plan:
     def add(self, sequence: Sequence, count: int) -> None:
         self.sequences.append(sequence)
         self.counts.append(count)
+
+    def group_adapters(self) -> None:
+        """Bring sequences of one adapter together, among the decodes and among the others.
+
+        Their rows are then computed with one look at its weights. The order says nothing else.
+        """
+        if not any(sequence.request.adapter for sequence in self.sequences):
+            return
+        cut = self.num_decodes
+        pairs = list(zip(self.sequences, self.counts, strict=True))
+        pairs = [
+            *sorted(pairs[:cut], key=_adapter_number),
+            *sorted(pairs[cut:], key=_adapter_number),
+        ]
+        self.sequences, self.counts = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 class Scheduler:
@@ -117,6 +137,7 @@ class Scheduler:
         budget = self._admit(plan, budget)
         if self._max_draft_tokens:
             self._add_drafts(plan, min(budget, self._max_logits_rows))
+        plan.group_adapters()
         return plan
 
     def _schedule_decodes(self, plan: Plan) -> None:
@@ -245,14 +266,17 @@ class Scheduler:
     def _full_blocks(self, sequence: Sequence) -> Iterator[bytes]:
         """Yield the tokens of the blocks that may come from the prefix cache.
 
-        The last token is always computed, since its logits are wanted; so are the rows before it
-        whose log-probabilities are.
+        The last token is always computed, since its logits or its hidden state are wanted; so are
+        the rows before it whose log-probabilities or hidden states are.
         """
         tokens, size = sequence.tokens, self._block_size
         limit = sequence.num_tokens - 1
         logprobs = sequence.request.prompt_logprobs
         if logprobs is not None and not logprobs.is_complete:
             limit = logprobs.next_row
+        pool = sequence.request.pool
+        if pool is not None:
+            limit = min(limit, pool.next_row)
         for start in range(0, limit - size + 1, size):
             yield tokens[start : start + size].tobytes()
 

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.native.adjustments import LogitRules, TokenCounts
+from quire.native.batch import LoadedAdapter
 from quire.native.block_table import BlockTable
 from quire.native.completion_text import CompletionText
 from quire.native.constraints.matcher import Matcher
+from quire.native.pooling import Pool
 from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms
@@ -27,7 +29,7 @@ class Request:
     """One prompt and its `n` completions.
 
     `rules` is None where the request never changes its logits. `prompt_logprobs` is None where it
-    did not ask for them.
+    did not ask for them, `adapter` where it wants the base model, `pool` where it generates.
     """
 
     request_id: str
@@ -42,6 +44,8 @@ class Request:
     sequences: list[Sequence] = field(default_factory=list["Sequence"])  # filled by the engine
     forked: bool = False  # set once the prompt is computed and every completion goes its own way
     cached_tokens: int | None = None  # set at the first admission
+    adapter: LoadedAdapter | None = None
+    pool: Pool | None = None
 
     @property
     def prompt_length(self) -> int:

@@ -109,6 +109,17 @@ class Tokenizer:
         """The ids of `text`, with no special tokens around; control tokens in it are seen as such."""
         return encode_fast(self.backend, text)
 
+    def encode_whole(self, text: str, max_length: int | None = None) -> list[int]:
+        """The ids of `text` with the special tokens that the tokenizer puts around a text.
+
+        They are kept where `max_length` cuts the text: the ids are those of a call of
+        transformers' tokenizer with `truncation=True`.
+        """
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        if max_length is not None:
+            encoding.truncate(max(0, max_length - self.backend.num_special_tokens_to_add(False)))
+        return self.backend.post_process(encoding, None, True).ids[:max_length]
+
     def encode_spans(self, spans: Spans, control: frozenset[str] = frozenset()) -> list[int]:
         """The ids of the spans as one string, with no control token arising from literal text.
 

@@ -158,7 +158,8 @@ def test_masks_are_made_elsewhere() -> None:
         def expect(self, prepared: Any) -> None: ...
 
     matcher.accept(allowed_by(matcher)[0])
-    maker.start([Watched(), matcher])  # type: ignore[list-item]
+    maker.add([Watched(), matcher])  # type: ignore[list-item]
+    maker.start()
     assert not names
     matcher.bias()
     assert names

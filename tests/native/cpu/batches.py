@@ -8,13 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.native.batch import Batch, Runner
+from quire.native.batch import Batch, LoadedAdapter, Runner
 
 Rows = tuple[Sequence[int], int, Sequence[int]]
 """One sequence of a batch: its new tokens, the position of the first, its block table."""
 
 
-def make_batch(rows: Sequence[Rows], block_size: int = 16) -> Batch:
+def make_batch(
+    rows: Sequence[Rows],
+    block_size: int = 16,
+    adapters: Sequence[LoadedAdapter | None] | None = None,
+) -> Batch:
     """A batch whose every row wants logits."""
     width = max(len(table) for _, _, table in rows)
     positions = [np.arange(start, start + len(ids)) for ids, start, _ in rows]
@@ -32,6 +36,7 @@ def make_batch(rows: Sequence[Rows], block_size: int = 16) -> Batch:
         context_lens=np.array([start + len(ids) for ids, start, _ in rows], np.int32),
         block_tables=np.array([[*t, *[0] * (width - len(t))] for t in tables], np.int32),
         logits_rows=np.arange(sum(counts), dtype=np.int32),
+        adapters=adapters,
     )
 
 
@@ -42,13 +47,17 @@ def table_of(length: int, first: int = 0, block_size: int = 16) -> list[int]:
 
 
 def logits_of(
-    runner: Runner, ids: Sequence[int], chunks: Sequence[int] = (), first_block: int = 0
+    runner: Runner,
+    ids: Sequence[int],
+    chunks: Sequence[int] = (),
+    first_block: int = 0,
+    adapter: LoadedAdapter | None = None,
 ) -> NDArray[np.float32]:
     """The logits of every token, computed in chunks of the given sizes; the rest at once."""
     table = table_of(len(ids), first_block, runner.block_size)
     edges = [0, *np.cumsum(chunks).tolist(), len(ids)]
     found = [
-        runner.run(make_batch([(ids[a:b], a, table)], runner.block_size)).copy()
+        runner.run(make_batch([(ids[a:b], a, table)], runner.block_size, [adapter])).copy()
         for a, b in itertools.pairwise(edges)
         if a < b
     ]

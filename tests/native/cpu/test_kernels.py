@@ -251,8 +251,9 @@ def held_by(kind: int, cache: NDArray[np.float32], axis: int) -> NDArray[np.floa
     if kind == layout.KV_FLOAT16:
         return cache.astype(np.float16).astype(np.float32)
     inner = cache if axis == 2 else cache[..., :40]
-    scale = np.abs(inner).max(axis=axis, keepdims=True) / np.float32(127)
-    return (np.rint(cache / scale).clip(-127, 127) * scale).astype(np.float32)
+    largest = np.abs(inner).max(axis=axis, keepdims=True)
+    codes = np.rint(cache * (np.float32(127) / largest)).clip(-127, 127)  # as the kernel rounds
+    return (codes * (largest * np.float32(1 / 127))).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", [layout.KV_FLOAT32, layout.KV_FLOAT16, layout.KV_INT8])

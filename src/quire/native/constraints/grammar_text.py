@@ -8,9 +8,6 @@ from typing import Any
 from quire.errors import SamplingError
 from quire.response_format import Constraint
 
-_NO_FREE_SPACE = {"whitespace_flexible": False}
-"""Where white space is free, a model may write it without end."""
-
 
 def grammar_text(constraint: Constraint) -> str:
     """Write a constraint as a grammar for llguidance, which checks most of it later.
@@ -29,12 +26,21 @@ def _written(kind: str, value: Any) -> str:
     from llguidance.gbnf_to_lark import any_to_lark
 
     if kind == "json_object":
-        return LLMatcher.grammar_from_json_schema('{"type": "object"}', defaults=_NO_FREE_SPACE)
+        return _json({"type": "object"})
     if kind == "json":
-        return LLMatcher.grammar_from_json_schema(json.dumps(value), defaults=_NO_FREE_SPACE)
+        return _json(value)
     if kind == "regex":
         return LLMatcher.grammar_from_regex(value)
     return LLMatcher.grammar_from_lark(_choice(value) if kind == "choice" else any_to_lark(value))
+
+
+def _json(schema: dict[str, Any]) -> str:
+    """Where white space is free, a model may write it without end: there is none."""
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(
+        json.dumps(schema), defaults={"whitespace_flexible": False}
+    )
 
 
 def _choice(texts: tuple[str, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,16 +12,26 @@ from quire.native.constraints.matcher import Matcher
 
 
 class MaskMaker:
-    """Prepares matchers for their next token, in a thread that starts with the first of them."""
+    """Prepares matchers for their next token, in a thread that begins with the first of them.
+
+    Started when the model is about to compute, it takes Python's lock from nobody.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="quire-masks")
+        self._waiting: list[Matcher] = []
 
-    def start(self, matchers: Sequence[Matcher]) -> None:
-        """Begin to prepare these; each one's `bias` waits for it."""
-        prepared = self._pool.submit(_prepare, matchers)
-        for matcher in matchers:
-            matcher.expect(prepared)
+    def add(self, matchers: Iterable[Matcher]) -> None:
+        """Take matchers that have accepted a token."""
+        self._waiting += matchers
+
+    def start(self) -> None:
+        """Begin to prepare them; each one's `bias` waits for it."""
+        if self._waiting:
+            matchers, self._waiting = self._waiting, []
+            prepared = self._pool.submit(_prepare, matchers)
+            for matcher in matchers:
+                matcher.expect(prepared)
 
     def close(self) -> None:
         self._pool.shutdown()

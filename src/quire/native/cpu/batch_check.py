@@ -29,6 +29,8 @@ def check_batch(batch: Batch, limits: Limits) -> None:
         raise ValueError(f"a batch of {rows} rows; the runner takes {limits.max_batch_tokens}")
     if len(batch.positions) != rows or len(batch.slots) != rows:
         raise ValueError("token_ids, positions and slots of a batch differ in length")
+    if batch.adapters is not None and len(batch.adapters) != sequences:
+        raise ValueError("adapters of a batch are not one for each sequence")
     starts = batch.query_start
     if len(starts) != sequences + 1 or len(batch.block_tables) != sequences:
         raise ValueError("query_start and block_tables do not fit the number of sequences")
@@ -39,6 +41,9 @@ def check_batch(batch: Batch, limits: Limits) -> None:
     _below("slots", batch.slots, limits.num_blocks * limits.block_size)
     _below("block_tables", batch.block_tables, limits.num_blocks)
     _below("logits_rows", batch.logits_rows, rows)
+    _below("hidden_rows", batch.hidden_rows, rows)
+    if len(batch.logits_rows) + len(batch.hidden_rows) > limits.max_batch_tokens:
+        raise ValueError("logits and hidden states of more rows than the runner takes")
     if rows:
         _check_positions(batch, limits.block_size)
 

@@ -15,6 +15,7 @@ from quire.native.cpu import layout, simd
 from quire.native.cpu.curves import gelu_gate, soft_cap
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.layout import COLUMN_GRAIN, LANES
+from quire.native.cpu.lora import add_lora
 from quire.native.cpu.quantized import quantized_columns
 from quire.native.cpu.tiles import make_dot_tile
 
@@ -226,16 +227,20 @@ def silu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) ->
 @kernel
 def gated_ffn(
     task: int, tasks: int, x: int, whole: int, rows: int, gate_map: int, up_map: int, gate: int,
-    up: int, activation: int = layout.SILU,
+    up: int, activation: int = layout.SILU, adapters: int = 0, entry: int = 0,
 ) -> None:  # fmt: skip
     """`gate = silu(x @ gate_w.T + gate_b) * (x @ up_w.T + up_b)`; `up` is scratch of its shape.
 
-    The maps are addresses as in `linear`; `activation` is one of `layout`'s.
+    The maps are addresses as in `linear`; `activation` is one of `layout`'s. `adapters` add to both
+    before the gate (see `add_lora`; `entry` is the number of their entry of the gate's map, followed
+    by that of `up`).
     """
     columns = simd.get_int64(gate_map, layout.MAP_COLUMNS)
     first, end = share(task, tasks, columns, COLUMN_GRAIN)
     linear_columns(x, whole, rows, gate_map, gate, first, end, NO)
     linear_columns(x, whole, rows, up_map, up, first, end, NO)
+    add_lora(adapters, entry, NO, gate, columns, first, end)
+    add_lora(adapters, entry + 1, YES, up, columns, first, end)
     if activation == layout.GELU_TANH:
         gelu_gate(gate, up, rows, columns, first, end)
     else:

@@ -40,8 +40,10 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     ACTIVATION, EMBEDDING_SCALE, RESIDUAL_SCALE, LOGITS_SCALE, ATTENTION_CAP, LOGITS_CAP,
     ROTARY_DIM, INTERLEAVED, WIDTH_NORMS, LOCAL_COSINES, LOCAL_SINES,
     KV_KIND, QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
+    ADAPTERS,
+    NORMED_COUNT,  # rows of LOGITS_ROWS that get the last norm; the head is for the first of them
     TABLE_WORDS,
-) = range(59)  # fmt: skip
+) = range(61)  # fmt: skip
 SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
@@ -89,13 +91,35 @@ PHASE_BYTES, DONE = 2 * LINE, LINE
     WIDTH_NORM_PHASE, ATTENTION_SUM_PHASE, FFN_SUM_PHASE,
     PROJECT_ROWS_PHASE, OUTPUT_ROWS_PHASE, GATE_ROWS_PHASE, DOWN_ROWS_PHASE,
     SCORE_PHASE, CHOOSE_PHASE, GROUP_PHASE,
+    LORA_PROJECT_PHASE, LORA_OUTPUT_PHASE, LORA_GATE_PHASE, LORA_DOWN_PHASE,
     LAYER_PHASES,
-) = range(18)  # fmt: skip
-LAST_NORM_PHASE, HEAD_ROWS_PHASE, HEAD_PHASE, LAST_PHASES = range(4)
+) = range(22)  # fmt: skip
+LAST_NORM_PHASE, HEAD_ROWS_PHASE, LORA_HEAD_PHASE, HEAD_PHASE, LAST_PHASES = range(5)
 FIRST_PHASES = 1
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
 OWN_ROWS = 64  # norms of so few rows (times threads) are not worth a phase: each thread has its own
 # An expert's rows, too, are taken so many at a time.
+
+# The adapters of a batch in which some row has one: the address of these words is in ADAPTERS.
+(
+    RUN_COUNT, RUNS, HEAD_RUN_COUNT, HEAD_RUNS, HEAD_COUNT, HEADS_OF_ROWS,
+    LORA_H, LORA_H_BYTES, LORA_H_STRIDE, LORA_MASK,
+    ADAPTERS_WORDS,
+) = range(11)  # fmt: skip
+# A run of rows: what they have (an adapter's table; in HEADS_OF_ROWS a head's map, or 0).
+RUN_ADAPTER, RUN_FIRST, RUN_ROWS, RUN_WORDS = range(4)
+# An adapter's table: its own embeddings or 0, then an entry for each map: the MAP_WORDS of a, where
+# b and shift are or 0. LORA_MASK has the bits of the entries of one layer, over all layers.
+OWN_EMBEDDINGS, OWN_EMBEDDINGS_NARROW, FIRST_ENTRY = range(3)
+LORA_B, LORA_SHIFT, LORA_WORDS = range(MAP_WORDS, MAP_WORDS + 3)
+EMBEDDINGS_ENTRY, HEAD_ENTRY, FIRST_LAYER_ENTRY = range(3)
+LORA_MAPS = len(LINEARS)  # entries of a layer
+LORA_PANEL = 16  # columns of b that lie together; whole registers
+LORA_GRAIN, LORA_PIECES = (
+    4,
+    4,
+)  # the rank is cut into so many columns at least, so many pieces at most
+LORA_RUN_ROWS = 64  # at most, for the tasks and for the cache
 
 
 def padded(size: int) -> int:

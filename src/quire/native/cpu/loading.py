@@ -37,6 +37,7 @@ def load_model(
     num_threads: int | None = None,
     max_batch_tokens: int = 2048,
     max_sequences: int = 256,
+    with_head: bool = True,
     on_compile: Callable[[str], None] | None = None,
 ) -> CpuRunner:
     """Load the model in `folder`.
@@ -52,6 +53,7 @@ def load_model(
         num_threads: None takes a thread for each core that this process may use.
         max_batch_tokens: the most rows of one batch; scratch is sized by it.
         max_sequences: the most sequences at once; the KV cache never holds more.
+        with_head: False for a model that writes no text, and may lack the head.
         on_compile: gets one line of text when the kernels must be compiled first.
 
     Raises ModelError (see `read_spec` and `load_weights`), ConfigError (an argument that does not
@@ -68,7 +70,9 @@ def load_model(
             f"({spec.quantization.method}); leave it out"
         )
     threads = num_threads or default_threads()
-    weights = load_weights(spec, folder, dtype, quantize, threads=threads, say=on_compile)
+    weights = load_weights(
+        spec, folder, dtype, quantize, threads=threads, say=on_compile, with_head=with_head
+    )
     size = weights_bytes(weights)
     num_blocks = count_blocks(
         spec,

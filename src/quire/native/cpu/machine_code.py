@@ -32,7 +32,7 @@ logger = logging.getLogger("quire")
 _ENTRY = "quire_step"
 _SOURCES = (
     "layout", "jit", "simd", "sync", "tiles", "quantized_tiles", "quantized", "curves",
-    "kv_cache", "attention", "kernels", "experts", "step", "compiler",
+    "kv_cache", "attention", "kernels", "lora", "lora_step", "experts", "step", "compiler",
 )  # fmt: skip
 _MAGIC = b"quire step 1\n"
 

@@ -7,15 +7,17 @@ and ready without compiling anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.adapters.folder import Adapter
 from quire.native.batch import Batch
 from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.layout import padded
+from quire.native.cpu.lora_weights import LoraWeights, MapChange, lora_weights
 from quire.native.cpu.weights import Weights, embedding_scale, widen
 from quire.native.models.rope import cosines_and_sines, inverse_frequencies
 from quire.native.models.spec import Activation, ExpertsSpec
@@ -57,11 +59,27 @@ def gelu_gate(gate: Floats, up: Floats) -> Floats:
     return (gate * (1 + np.tanh(inner)) / 2 * up).astype(np.float32)
 
 
-def gated_ffn(x: Floats, tensors: Mapping[str, Matrix], activation: Activation = "silu") -> Floats:
+AddLora = Callable[[str, Floats, Floats], Floats]
+"""`add(role, x, out)`: out, and what the rows' adapters add to the linear map of x of that role."""
+
+
+def add_product(x: Floats, change: MapChange, out: Floats) -> Floats:
+    """out + x @ a.T @ b + shift."""
+    if change.shift is not None:
+        out = out + change.shift
+    return out if change.a is None or change.b is None else out + x @ change.a.T @ change.b
+
+
+def gated_ffn(
+    x: Floats,
+    tensors: Mapping[str, Matrix],
+    activation: Activation = "silu",
+    add: AddLora = lambda role, x, out: out,
+) -> Floats:
     """silu(x @ gate.T + gate_bias) * (x @ up.T + up_bias), or gelu for silu."""
-    gate = linear(x, tensors["gate"], tensors.get("gate_bias"))
+    gate = add("gate", x, linear(x, tensors["gate"], tensors.get("gate_bias")))
     curve = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]
-    return curve(gate, linear(x, tensors["up"], tensors.get("up_bias")))
+    return curve(gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
 
 
 def choose_experts(scores: Floats, spec: ExpertsSpec) -> tuple[NDArray[np.int64], Floats]:
@@ -153,6 +171,53 @@ def attention(
     return out
 
 
+class ReferenceAdapter:
+    """An adapter as it is read; satisfies `quire.native.batch.LoadedAdapter`."""
+
+    def __init__(self, weights: LoraWeights) -> None:
+        self.number, self.weights = weights.adapter.number, weights
+
+
+def _adapted_rows(batch: Batch) -> Iterator[tuple[LoraWeights, slice]]:
+    """The adapter and the rows of each sequence that has one."""
+    for sequence, adapter in enumerate(batch.adapters or ()):
+        if isinstance(adapter, ReferenceAdapter):
+            yield adapter.weights, slice(*batch.query_start[sequence : sequence + 2])
+
+
+def _adder(batch: Batch, number: int) -> AddLora:
+    def add(role: str, x: Floats, out: Floats) -> Floats:
+        for weights, rows in _adapted_rows(batch):
+            change = weights.layers[number].get(role)
+            if change is not None:
+                out[rows] = add_product(x[rows], change, out[rows])
+        return out
+
+    return add
+
+
+def _embed(batch: Batch, embeddings: Matrix) -> Floats:
+    x = gather_rows(embeddings, batch.token_ids)
+    for weights, rows in _adapted_rows(batch):
+        ids, change = batch.token_ids[rows], weights.tables.get("embeddings")
+        if "embeddings" in weights.whole:
+            x[rows] = gather_rows(weights.whole["embeddings"], ids)
+        if change is not None and change.a is not None and change.b is not None:
+            x[rows] = x[rows] + change.a.T[ids] @ change.b
+    return x
+
+
+def _logits(batch: Batch, x: Floats, head: Matrix) -> Floats:
+    """The logits of all rows."""
+    logits = linear(x, head)
+    for weights, rows in _adapted_rows(batch):
+        if "head" in weights.whole:
+            logits[rows] = linear(x[rows], weights.whole["head"])
+        if "head" in weights.tables:
+            logits[rows] = add_product(x[rows], weights.tables["head"], logits[rows])
+    return logits
+
+
 class ReferenceRunner:
     """A decoder in NumPy; satisfies `quire.native.batch.Runner`."""
 
@@ -170,6 +235,7 @@ class ReferenceRunner:
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens = max_batch_tokens
         self._spec, self._weights = spec, weights
+        self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
         caches = (spec.num_layers, num_blocks, spec.num_kv_heads)
         self._keys = np.zeros((*caches, spec.head_dim, block_size), np.float32)
         self._values = np.zeros((*caches, block_size, padded(spec.head_dim)), np.float32)
@@ -185,21 +251,26 @@ class ReferenceRunner:
         """Run the model over one batch; see `Runner`."""
         check_batch(batch, self)
         spec, tensors, eps = self._spec, self._weights.tensors, self._spec.norm_eps
-        x: Floats = gather_rows(tensors["embeddings"], batch.token_ids)
+        x: Floats = _embed(batch, tensors["embeddings"])
         x = x * embedding_scale(self._weights)
         for number, layer in enumerate(self._weights.layers):
+            add = _adder(batch, number)
             mixed = self._attend(self._norm(x, number, "attention_norm"), batch, number)
-            mixed = linear(mixed, layer["o"], layer.get("o_bias"))
+            mixed = add("o", mixed, linear(mixed, layer["o"], layer.get("o_bias")))
             x = self._sum(x, self._norm(mixed, number, "post_attention_norm"))
             normed, sparse = self._norm(x, number, "ffn_norm"), spec.sparse_ffn(number)
             if sparse:
                 x = x + experts(normed, layer, sparse, spec.activation)
                 continue
-            gated = gated_ffn(normed, layer, spec.activation)
-            gated = linear(gated, layer["down"], layer.get("down_bias"))
+            gated = gated_ffn(normed, layer, spec.activation, add)
+            gated = add("down", gated, linear(gated, layer["down"], layer.get("down_bias")))
             x = self._sum(x, self._norm(gated, number, "post_ffn_norm"))
-        x = rms_norm(x[batch.logits_rows], tensors["final_norm"], eps)
-        logits = linear(x, tensors["head"]) * np.float32(spec.logits_scale)
+        normed = rms_norm(x, tensors["final_norm"], eps)
+        self.hidden = normed[batch.hidden_rows]
+        if "head" not in tensors:
+            return np.zeros((0, self.vocab_size), np.float32)
+        logits = _logits(batch, normed, tensors["head"])[batch.logits_rows]
+        logits = logits * np.float32(spec.logits_scale)
         return soft_cap(logits, spec.logits_cap)
 
     def _sum(self, x: Floats, y: Floats) -> Floats:
@@ -212,7 +283,11 @@ class ReferenceRunner:
 
     def _attend(self, normed: Floats, batch: Batch, number: int) -> Floats:
         spec, layer = self._spec, self._weights.layers[number]
-        q, k, v = (linear(normed, layer[r], layer.get(f"{r}_bias")) for r in ("q", "k", "v"))
+        add = _adder(batch, number)
+        q, k, v = (
+            add(role, normed, linear(normed, layer[role], layer.get(f"{role}_bias")))
+            for role in ("q", "k", "v")
+        )
         if spec.width_norms:
             q, k = self._norm(q, number, "q_norm"), self._norm(k, number, "k_norm")
         q, k, v = (x.reshape(batch.num_rows, -1, spec.head_dim) for x in (q, k, v))
@@ -229,6 +304,10 @@ class ReferenceRunner:
             spec.attention_cap,
         )  # fmt: skip
         return mixed.reshape(batch.num_rows, -1)
+
+    def load_adapter(self, adapter: Adapter) -> ReferenceAdapter:
+        """Read an adapter for batches to come; see `Runner`."""
+        return ReferenceAdapter(lora_weights(adapter, self._weights))
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""

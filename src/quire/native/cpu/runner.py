@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.adapters.folder import Adapter
 from quire.errors import EngineClosedError
 from quire.native.batch import Batch
 from quire.native.cpu import layout
+from quire.native.cpu.adapters import BatchAdapters, CpuAdapter
 from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
 from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
+from quire.native.cpu.lora_weights import lora_weights
 from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
 from quire.native.cpu.packed import PackedMatrix, Tensor
@@ -76,6 +79,7 @@ class CpuRunner:
         self._fill_model(weights)
         self._fill_scratch(weights)
         self._extend_angles(min(FIRST_ANGLES, max_model_len))
+        self._adapters = BatchAdapters(max_batch_tokens)
         self._team = Team(num_threads, step, self._table)
         self._finalizer = weakref.finalize(self, self._team.close)
 
@@ -153,7 +157,8 @@ class CpuRunner:
         table[layout.EMBEDDINGS] = _address(tensors["embeddings"])
         table[layout.EMBEDDINGS_NARROW] = _narrow(tensors["embeddings"])
         table[layout.FINAL_NORM] = _address(tensors["final_norm"])
-        table[layout.HEAD_MAP] = self._keep("head map", self._linear_map(tensors["head"]))
+        if "head" in tensors:  # a reward model has none
+            table[layout.HEAD_MAP] = self._keep("head map", self._linear_map(tensors["head"]))
         table[layout.LAYER_TABLE] = self._layers.ctypes.data
 
     def _fill_scratch(self, weights: Weights) -> None:
@@ -210,6 +215,8 @@ class CpuRunner:
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
             check_batch(batch, self)
+            if len(batch.logits_rows) and not self._table[layout.HEAD_MAP]:
+                raise ValueError("logits are wanted of a model that was loaded without its head")
             self._team.settle()
             highest = int(batch.positions.max(initial=0))
             if highest >= self._num_angles:
@@ -217,6 +224,9 @@ class CpuRunner:
             logits = self._fill_batch(batch)
             if batch.num_rows:
                 self._team.run()
+            if self._table[layout.ADAPTERS]:
+                self._team.settle()
+                self._adapters.forget()
             return logits
 
     def _fill_batch(self, batch: Batch) -> NDArray[np.float32]:
@@ -227,18 +237,36 @@ class CpuRunner:
             (layout.SLOTS, batch.slots, np.int64),
             (layout.QUERY_START, batch.query_start, np.int32),
             (layout.BLOCK_TABLES, batch.block_tables, np.int32),
-            (layout.LOGITS_ROWS, batch.logits_rows, np.int32),
+            (layout.LOGITS_ROWS, _normed_rows(batch), np.int32),
         ):
             table[word] = self._keep(f"batch {word}", np.ascontiguousarray(values, kind))
         table[layout.ROWS], table[layout.SEQUENCES] = batch.num_rows, batch.num_sequences
+        table[layout.ADAPTERS] = self._adapters.fill(batch)
         table[layout.TABLE_WIDTH] = batch.block_tables.shape[1]
         table[layout.LOGITS_COUNT] = count = len(batch.logits_rows)
+        table[layout.NORMED_COUNT] = count + len(batch.hidden_rows)
         self._arrays["counters"][:] = 0
         room = self._arrays.get("logits")
         if room is None or len(room) < count:
             room = aligned_zeros((max(8, 1 << (count - 1).bit_length()), self.vocab_size))
         table[layout.LOGITS] = self._keep("logits", room)
         return room[:count]
+
+    def load_adapter(self, adapter: Adapter) -> CpuAdapter:
+        """Read an adapter for batches to come; see `Runner`. Steps go on meanwhile.
+
+        Raises AdapterError, OutOfMemoryError, or EngineClosedError after `close`.
+        """
+        weights = self._weights
+        if weights is None:
+            raise EngineClosedError("the runner was closed")
+        return CpuAdapter(lora_weights(adapter, weights))
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """The hidden states that the last batch wanted; see `Runner`."""
+        first, end = self._table[layout.LOGITS_COUNT], self._table[layout.NORMED_COUNT]
+        return self._arrays[f"scratch {layout.NORMED}"][first:end]
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
@@ -259,10 +287,17 @@ class CpuRunner:
             self._keys = self._values = np.zeros((0, 0), np.float32)
 
 
+def _normed_rows(batch: Batch) -> NDArray[np.int32]:
+    """The rows that get the last norm: those whose logits are wanted, then those of hidden states."""
+    if not len(batch.hidden_rows):
+        return batch.logits_rows
+    return np.concatenate([batch.logits_rows, batch.hidden_rows])
+
+
 def _quantized_row_bytes(weights: Weights) -> int:
     """Bytes for a row of the widest input in whole numbers; a cache line where nothing wants it."""
     matrices = [
-        weights.tensors["head"],
+        *weights.tensors.values(),
         *(one for layer in weights.layers for one in layer.values()),
     ]
     wanted = [

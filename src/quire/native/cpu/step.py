@@ -6,6 +6,8 @@ A step is a row of phases; a phase is a number of tasks that the threads take on
 
 from __future__ import annotations
 
+import numpy as np
+
 from quire.native.cpu import layout
 from quire.native.cpu.attention import attention, plan_tiles
 from quire.native.cpu.experts import (
@@ -31,12 +33,21 @@ from quire.native.cpu.kernels import (
     share,
 )
 from quire.native.cpu.kv_cache import store_keys, store_values
+from quire.native.cpu.lora import add_lora
+from quire.native.cpu.lora_step import (
+    adapt_embeddings,
+    adapted_head,
+    head_products,
+    layer_products,
+)
 from quire.native.cpu.quantized import quantize_rows
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
 from quire.native.cpu.sync import enter, finish_task, leave, take_task, wait_for_tasks
 
 _WORD = 8
 _ONE = YES  # typed, see kernels
+_MAPS_OF_X, _MAPS_OF_GATE = np.int64(3), np.int64(2)  # q, k and v; gate and up
+_Q, _K, _V, _O, _GATE, _UP, _DOWN = map(np.int64, range(len(layout.LINEARS)))
 
 
 @kernel
@@ -59,6 +70,14 @@ def _wait(table: int, phase: int, tasks: int) -> None:
 @kernel
 def _scratch(thread: int, table: int) -> int:
     return get_int64(table, layout.SCRATCH) + thread * get_int64(table, layout.SCRATCH_BYTES)
+
+
+@kernel
+def _entry(table: int, layer: int, linear: int) -> int:
+    """The number of the entry that adapters have for one of a layer's LINEARS."""
+    layers = get_int64(table, layout.LAYER_TABLE)
+    number = (layer - layers) // (_WORD * layout.LAYER_WORDS)
+    return layout.FIRST_LAYER_ENTRY + number * layout.LORA_MAPS + linear
 
 
 # ---- norms: in a phase of their own, or, of few rows, by each thread for itself
@@ -150,12 +169,14 @@ def _quantized_of(first: int, second: int) -> int:
 
 @kernel
 def _project_heads(
-    table: int, linear_map: int, normed: int, whole: int, out: int, first: int, end: int
+    table: int, layer: int, place: int, normed: int, whole: int, out: int, first: int, end: int
 ) -> None:
-    """The columns of some heads of queries, keys or values."""
-    size = get_int64(table, layout.HEAD_DIM)
+    """The columns of some heads of queries, keys or values; `place` is _Q, _K or _V."""
+    size, linear_map = get_int64(table, layout.HEAD_DIM), get_int64(layer, layout.Q_MAP + place)
     linear_columns(normed, whole, get_int64(table, layout.ROWS), linear_map, out, first * size,
                    end * size, NO)  # fmt: skip
+    add_lora(get_int64(table, layout.ADAPTERS), _entry(table, layer, place), place, out,
+             get_int64(linear_map, layout.MAP_COLUMNS), first * size, end * size)  # fmt: skip
 
 
 @kernel
@@ -213,21 +234,21 @@ def _project_task(table: int, layer: int, normed: int, whole: int, first: int, e
     later = get_int64(table, layout.WIDTH_NORMS)
     if first < heads:
         queries, last = get_int64(table, layout.QUERIES), min(end, heads)
-        _project_heads(table, get_int64(layer, layout.Q_MAP), normed, whole, queries, first, last)
+        _project_heads(table, layer, _Q, normed, whole, queries, first, last)
         if not later:
             norm = get_int64(layer, layout.Q_NORM)
             _finish_queries(table, layer, first, last, norm, NO, rows)
     first, end = max(first - heads, 0), end - heads
     if first < min(end, kv_heads):
         keys, last = get_int64(table, layout.KEYS), min(end, kv_heads)
-        _project_heads(table, get_int64(layer, layout.K_MAP), normed, whole, keys, first, last)
+        _project_heads(table, layer, _K, normed, whole, keys, first, last)
         if not later:
             norm = get_int64(layer, layout.K_NORM)
             _finish_keys(table, layer, first, last, norm, NO, rows)
     first, end = max(first - kv_heads, 0), end - kv_heads
     if first < end:
         values = get_int64(table, layout.VALUES)
-        _project_heads(table, get_int64(layer, layout.V_MAP), normed, whole, values, first, end)
+        _project_heads(table, layer, _V, normed, whole, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
                      get_int64(table, layout.KV_KIND), get_int64(layer, layout.V_CACHE))  # fmt: skip
 
@@ -265,12 +286,18 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
                     phase + layout.PROJECT_ROWS_PHASE)  # fmt: skip
     width_phase = phase + layout.WIDTH_NORM_PHASE
+    normed = 0
+    if get_int64(table, layout.ADAPTERS):
+        normed = _normed(thread, table, x, rows, weight)
+        layer_products(table, _entry(table, layer, _Q), _MAPS_OF_X, normed,
+                       phase + layout.LORA_PROJECT_PHASE)  # fmt: skip
     phase += layout.PROJECT_PHASE
     counters = _counters(table, phase)
     units = get_int64(table, layout.HEADS) + 2 * get_int64(table, layout.KV_HEADS)
     tasks = _split(table, units)
     task = take_task(counters)
-    normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    if task < tasks and not normed:
+        normed = _normed(thread, table, x, rows, weight)
     whole = _whole(thread, table, maps, normed, rows) if task < tasks else 0
     while task < tasks:
         first, end = share(task, tasks, units, _ONE)
@@ -331,10 +358,13 @@ def _sum(table: int, norm: int, phase: int) -> None:
 
 @kernel
 def _add_map(
-    thread: int, table: int, linear_map: int, x: int, norm: int, rows_phase: int, phase: int,
-    sum_phase: int,
+    thread: int, table: int, linear_map: int, x: int, entry: int, norm: int, rows_phase: int,
+    phase: int, sum_phase: int,
 ) -> None:  # fmt: skip
-    """Add a linear map of x to the residual stream: at once, or after a norm or a scale."""
+    """Add a linear map of x to the residual stream: at once, or after a norm or a scale.
+
+    `entry` is what adapters have for it.
+    """
     # NORMED is free: what was normed there has been read when x is complete.
     apart = norm != 0 or get_float32(table, 2 * layout.RESIDUAL_SCALE) != 1
     out = get_int64(table, layout.NORMED if apart else layout.RESIDUAL)
@@ -346,6 +376,8 @@ def _add_map(
     whole = _whole(thread, table, linear_map, x, rows) if task < tasks else 0
     while task < tasks:
         linear(task, tasks, x, whole, rows, linear_map, out, NO if apart else YES)
+        first, end = share(task, tasks, columns, layout.COLUMN_GRAIN)
+        add_lora(get_int64(table, layout.ADAPTERS), entry, NO, out, columns, first, end)
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -362,16 +394,23 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
     maps = _quantized_of(get_int64(layer, layout.GATE_MAP), get_int64(layer, layout.UP_MAP))
     _quantize_phase(table, maps, get_int64(table, layout.NORMED), rows,
                     phase + layout.GATE_ROWS_PHASE)  # fmt: skip
+    normed, adapters = 0, get_int64(table, layout.ADAPTERS)
+    if adapters:
+        normed = _normed(thread, table, x, rows, weight)
+        layer_products(table, _entry(table, layer, _GATE), _MAPS_OF_GATE, normed,
+                       phase + layout.LORA_GATE_PHASE)  # fmt: skip
     phase += layout.GATE_PHASE
     counters, columns = _counters(table, phase), get_int64(table, layout.FFN)
     tasks = _split(table, columns // layout.COLUMN_GRAIN + 1)
     task = take_task(counters)
-    normed = _normed(thread, table, x, rows, weight) if task < tasks else 0
+    if task < tasks and not normed:
+        normed = _normed(thread, table, x, rows, weight)
     whole = _whole(thread, table, maps, normed, rows) if task < tasks else 0
     while task < tasks:
         gated_ffn(task, tasks, normed, whole, rows, get_int64(layer, layout.GATE_MAP),
                   get_int64(layer, layout.UP_MAP), get_int64(table, layout.GATE),
-                  get_int64(table, layout.UP), get_int64(table, layout.ACTIVATION))  # fmt: skip
+                  get_int64(table, layout.UP), get_int64(table, layout.ACTIVATION), adapters,
+                  _entry(table, layer, _GATE))  # fmt: skip
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -450,7 +489,9 @@ def _layer(thread: int, table: int, layer: int, phase: int) -> None:
     """One layer; `layer` is the address of its row, `phase` the number of its first phase."""
     _project(thread, table, layer, phase)
     _attend(thread, table, layer, phase + layout.ATTEND_PHASE)
-    _add_map(thread, table, get_int64(layer, layout.O_MAP), get_int64(table, layout.MIXED),
+    x, entry = get_int64(table, layout.MIXED), _entry(table, layer, _O)
+    layer_products(table, entry, _ONE, x, phase + layout.LORA_OUTPUT_PHASE)
+    _add_map(thread, table, get_int64(layer, layout.O_MAP), x, entry,
              get_int64(layer, layout.POST_ATTENTION_NORM), phase + layout.OUTPUT_ROWS_PHASE,
              phase + layout.OUTPUT_PHASE, phase + layout.ATTENTION_SUM_PHASE)  # fmt: skip
     if get_int64(layer, layout.EXPERTS):
@@ -458,7 +499,9 @@ def _layer(thread: int, table: int, layer: int, phase: int) -> None:
         _experts(thread, table, get_int64(layer, layout.EXPERTS), phase)
         return
     _gate(thread, table, layer, phase)
-    _add_map(thread, table, get_int64(layer, layout.DOWN_MAP), get_int64(table, layout.GATE),
+    x, entry = get_int64(table, layout.GATE), _entry(table, layer, _DOWN)
+    layer_products(table, entry, _ONE, x, phase + layout.LORA_DOWN_PHASE)
+    _add_map(thread, table, get_int64(layer, layout.DOWN_MAP), x, entry,
              get_int64(layer, layout.POST_FFN_NORM), phase + layout.DOWN_ROWS_PHASE,
              phase + layout.DOWN_PHASE, phase + layout.FFN_SUM_PHASE)  # fmt: skip
 
@@ -484,6 +527,8 @@ def _start(table: int) -> None:
                         get_int64(table, layout.EMBEDDINGS_NARROW),
                         get_int64(table, layout.HIDDEN), get_int64(table, layout.TOKEN_IDS),
                         rows, get_int64(table, layout.RESIDUAL))  # fmt: skip
+            if get_int64(table, layout.ADAPTERS):
+                adapt_embeddings(task, parts, table)
             if scale != 1:
                 scale_rows(task, parts, get_int64(table, layout.RESIDUAL), rows,
                            get_int64(table, layout.HIDDEN), scale)  # fmt: skip
@@ -494,8 +539,8 @@ def _start(table: int) -> None:
 
 @kernel
 def _finish(thread: int, table: int, phase: int) -> None:
-    """The last norm and the head, for the rows whose logits are wanted."""
-    count, hidden = get_int64(table, layout.LOGITS_COUNT), get_int64(table, layout.HIDDEN)
+    """The last norm for the rows whose logits or hidden states are wanted, the head for the former."""
+    count, hidden = get_int64(table, layout.NORMED_COUNT), get_int64(table, layout.HIDDEN)
     normed, vocab = get_int64(table, layout.NORMED), get_int64(table, layout.VOCAB)
     counters = _counters(table, phase + layout.LAST_NORM_PHASE)
     tasks = _split(table, count)
@@ -508,8 +553,12 @@ def _finish(thread: int, table: int, phase: int) -> None:
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase + layout.LAST_NORM_PHASE, tasks)
+    count = get_int64(table, layout.LOGITS_COUNT)
+    if count == 0:
+        return
     head = get_int64(table, layout.HEAD_MAP)
     _quantize_phase(table, head, normed, count, phase + layout.HEAD_ROWS_PHASE)
+    head_products(table, normed, phase + layout.LORA_HEAD_PHASE)
     phase += layout.HEAD_PHASE
     scale = get_float32(table, 2 * layout.LOGITS_SCALE)
     cap = get_float32(table, 2 * layout.LOGITS_CAP)
@@ -517,8 +566,11 @@ def _finish(thread: int, table: int, phase: int) -> None:
     task = take_task(counters)
     whole = _whole(thread, table, head, normed, count) if task < tasks else 0
     while task < tasks:
-        linear(task, tasks, normed, whole, count, head, get_int64(table, layout.LOGITS),
-               NO)  # fmt: skip
+        if get_int64(table, layout.ADAPTERS):
+            adapted_head(task, tasks, table, normed, whole)
+        else:
+            linear(task, tasks, normed, whole, count, head, get_int64(table, layout.LOGITS),
+                   NO)  # fmt: skip
         if scale != 1 or cap != 0:
             bend_logits(task, tasks, get_int64(table, layout.LOGITS), count, vocab, scale, cap)
         finish_task(counters)

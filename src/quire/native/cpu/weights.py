@@ -169,6 +169,7 @@ def load_weights(
     *,
     threads: int = 1,
     say: Callable[[str], None] | None = None,
+    with_head: bool = True,
 ) -> Weights:
     """Map the weights that `spec` names. Tensors that it does not name are left alone.
 
@@ -177,9 +178,14 @@ def load_weights(
     where they differ from it, which copies them. Matrices that the folder holds quantised stay so
     with `auto`, and are multiplied out with the others. `quantize` quantises those that are not,
     and keeps the result for the next start; `say` gets a line of text when that takes time.
+    A folder that holds the decoder alone, as models for embeddings do, has names without a prefix,
+    which are found too. `with_head=False` leaves the head out, which a model that writes no text
+    may lack.
     Raises as `WeightsFolder` does.
     """
     source = WeightsFolder(folder, spec.names.spellings)
+    if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
+        spec = dataclasses.replace(spec, names=spec.names.bare())
     packer = Packer(spec, source, quantize, threads, say)
 
     def read(tensor: TensorSpec) -> Tensor:
@@ -196,8 +202,12 @@ def load_weights(
         values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
         return values + np.float32(tensor.offset) if tensor.offset else values
 
-    tensors = {tensor.role: read(tensor) for tensor in spec.global_tensors()}
-    if "head" not in tensors:
+    tensors = {
+        tensor.role: read(tensor)
+        for tensor in spec.global_tensors()
+        if with_head or tensor.role != "head"
+    }
+    if with_head and "head" not in tensors:
         tensors["head"] = read(spec.tied_head()) if packer.wants("head") else tensors["embeddings"]
     layers = tuple(
         {tensor.role: read(tensor) for tensor in spec.layer_tensors(layer)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from quire.native.quantization.schemes import Quantization
@@ -72,6 +72,15 @@ class WeightNames:
     """The tensor in which gate and up lie one after another; empty where they do not."""
     spellings: tuple[tuple[str, str], ...] = ()
     """Beginnings of names in a folder, and what stands here for each: (there, here)."""
+
+    def bare(self) -> WeightNames:
+        """The names in a folder that holds the decoder alone (transformers' `AutoModel`)."""
+        return replace(
+            self,
+            embeddings=self.embeddings.removeprefix("model."),
+            final_norm=self.final_norm.removeprefix("model."),
+            layers=self.layers.removeprefix("model."),
+        )
 
 
 @dataclass(frozen=True, slots=True)
