@@ -39,10 +39,10 @@ class LoadTimes:
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> LoadTimes:
         """The opposite of `dataclasses.asdict`."""
-        answers = (
-            AnswerTimes(**{**answer, "gaps": tuple(answer["gaps"])})
-            for answer in content["answers"]
-        )
+        answers: list[AnswerTimes] = []
+        for answer in content["answers"]:
+            values: dict[str, Any] = {**answer, "gaps": tuple(answer["gaps"])}
+            answers.append(AnswerTimes(**values))
         return cls(content["seconds"], tuple(answers))
 
 

@@ -196,7 +196,7 @@ class EngineThread:
         name, prompt, params = request.request_id, request.prompt, request.params
         try:
             if isinstance(params, PoolingParams):
-                self._engine.add_pooling(name, prompt, params, adapter=request.adapter)
+                self._engine.add_pooling(name, prompt, params)
             else:
                 self._engine.add(
                     name, prompt, params, adapter=request.adapter, matchers=request.matchers

@@ -172,7 +172,7 @@ def _read_settings(options: BenchOptions) -> BenchSettings:
         passages = read_passages(Path(options.text).expanduser())
     elif options.quality:
         passages = own_passages()
-    numbers = {
+    numbers: dict[str, Any] = {
         name: _whole(f"--{name.replace('_', '-')}", value)
         for name in ("prompt_tokens", "new_tokens", "turns", "starts")
         if (value := getattr(options, name)) is not None

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
-
 from quire.adapters.folder import Adapter
+
+NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
 
 class LoadedAdapter(Protocol):

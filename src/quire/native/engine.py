@@ -161,14 +161,13 @@ class Engine:
         pooling: PoolingParams,
         *,
         arrival: float | None = None,
-        adapter: str | None = None,
     ) -> None:
         """Take a request for a vector, which shares steps with all others; it ends with a `Pooled`.
 
         Raises as `add` does.
         """
         self._check_new(request_id)
-        check_pooling(prompt, adapter, self._limits)
+        check_pooling(prompt, self._limits)
         when = time.monotonic() if arrival is None else arrival
         self._enter(make_pooling_request(request_id, self._added, prompt, pooling, when))
 

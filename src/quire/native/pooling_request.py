@@ -15,7 +15,7 @@ from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 
 
-def check_pooling(prompt: Prompt, adapter: str | None, limits: Limits) -> None:
+def check_pooling(prompt: Prompt, limits: Limits) -> None:
     """Refuse what could never run; raises as `check_request` does.
 
     Nothing is generated, so that a prompt may fill the whole context.
@@ -26,7 +26,7 @@ def check_pooling(prompt: Prompt, adapter: str | None, limits: Limits) -> None:
             "shorten it, or have it cut by max_length."
         )
     params = SamplingParams(max_tokens=1)  # the last token of a completion is never computed
-    check_request(prompt, params, adapter, replace(limits, max_model_len=len(prompt) + 1))
+    check_request(prompt, params, replace(limits, max_model_len=len(prompt) + 1))
 
 
 def make_pooling_request(

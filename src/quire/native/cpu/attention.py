@@ -231,7 +231,7 @@ def _soften(
 
 
 @kernel
-def _block(table: int, number: int) -> int:
+def _block(table: int, number: int) -> Any:
     return np.int64(simd.get_int32(table, number))
 
 

@@ -67,7 +67,9 @@ def add_product(x: Floats, change: MapChange, out: Floats) -> Floats:
     """out + x @ a.T @ b + shift."""
     if change.shift is not None:
         out = out + change.shift
-    return out if change.a is None or change.b is None else out + x @ change.a.T @ change.b
+    if change.a is None or change.b is None:
+        return out
+    return out + (x @ change.a.T @ change.b).astype(np.float32, copy=False)
 
 
 def gated_ffn(

@@ -460,7 +460,7 @@ def put_rounded(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
 
 
 @kernel
-def max_magnitude(x: int, size: int) -> float:
+def max_magnitude(x: int, size: int) -> Any:
     """The largest magnitude of `size` floats; NaN where one is no finite number."""
     largest = np.float32(0)
     poison = np.float32(0)
@@ -472,7 +472,7 @@ def max_magnitude(x: int, size: int) -> float:
 
 
 @kernel
-def inverse_of(largest: float) -> float:
+def inverse_of(largest: float) -> Any:
     """What brings the largest magnitude to 127; 0 where there is none."""
     return np.float32(127) / largest if largest > 0 else np.float32(0)
 
