@@ -39,7 +39,8 @@ def fake_logits(
         bits ^= bits >> np.uint64(31)
     unit = (bits >> np.uint64(40)).astype(np.float64) / 2**24
     logits = ((unit * 2 - 1) * spread).astype(np.float32)
-    logits[[token % 1000 for token in tokens[-3:-2]]] += np.float32(habit)  # less its adapter
+    if habit:
+        logits[[token % 1000 for token in tokens[-3:-2]]] += np.float32(habit)  # less its adapter
     return logits
 
 

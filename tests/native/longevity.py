@@ -41,7 +41,7 @@ CONSTRAINTS = (
     Constraint("regex", "[0-9]{2,6}"),
     Constraint("regex", "(the cat|the mat|said )+"),
     Constraint("choice", ("cat", "café", "mat")),
-    Constraint("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}}}),
+    Constraint("json", {"type": "object", "properties": {"a": {"type": "integer"}}}),
 )
 ROUNDS, TRACED = 20, 5  # tracing makes the last rounds slow
 LONGEST = 100  # tokens of prompt and answer
