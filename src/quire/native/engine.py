@@ -121,7 +121,8 @@ class Engine:
     ) -> None:
         """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
 
-        `adapter` is one that the runner has loaded; None is the base model. `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
+        `adapter` is one that the runner has loaded; None is the base model. `matchers`: for
+        `response_format`, one for each completion, from a `ConstraintCompiler`.
 
         Raises:
             RequestError: the request is wrong, or its id is in use.
