@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 PERCENTILES = (50, 90, 99)
@@ -40,7 +40,7 @@ class LoadTimes:
     def read(cls, content: Mapping[str, Any]) -> LoadTimes:
         """The opposite of `dataclasses.asdict`."""
         answers = (
-            AnswerTimes(**{**answer, "gaps": tuple(answer["gaps"])})
+            replace(AnswerTimes(**answer), gaps=tuple(answer["gaps"]))
             for answer in content["answers"]
         )
         return cls(content["seconds"], tuple(answers))

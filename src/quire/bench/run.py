@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from quire.bench.figures import Figures, LoadFigures, LoadTimes, Quality, Start
@@ -118,7 +118,7 @@ class _Bench:
         ]
 
     @contextmanager
-    def _naming(self, place: int) -> Iterator[None]:
+    def _naming(self, place: int) -> Generator[None]:
         """Of several configurations an error says which."""
         try:
             yield
