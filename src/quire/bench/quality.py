@@ -39,6 +39,7 @@ def run_quality(model: ChatModel, passages: Sequence[Passage]) -> list[float]:
 
     Raises:
         ConfigError: there is nothing to score.
+        PromptTooLongError: a question alone fills the context.
         UnsupportedOptionError: the engine has no tokenizer here, or scores no prompts.
     """
     if getattr(model.engine, "tokenizer", None) is None:

@@ -7,8 +7,6 @@ runs in the order of their numbers, the shared one last, whatever else is in the
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from quire.native.cpu import layout, simd
