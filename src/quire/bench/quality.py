@@ -12,7 +12,6 @@ from quire.chat import ChatModel
 from quire.errors import (
     ConfigError,
     GenerationError,
-    PromptTooLongError,
     UnsupportedOptionError,
 )
 from quire.prompt import Prompt
@@ -65,10 +64,7 @@ def windows_of(model: ChatModel, passage: Passage) -> Iterator[Window]:
                 yield Window(window, 1)
         return
     messages = [{"role": "user", "content": passage.question}]
-    try:
-        asked = engine.prepare(messages, None, None, {"enable_thinking": False}).prompt.token_ids
-    except PromptTooLongError:
-        return
+    asked = engine.prepare(messages, None, None, {"enable_thinking": False}).prompt.token_ids
     whole = (*asked, *ids)[:room]
     if len(whole) > len(asked):
         yield Window(whole, len(asked))
