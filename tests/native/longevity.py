@@ -5,7 +5,8 @@
 Requests of every kind come, run side by side and are aborted, on a pool with too few blocks and with
 speculation. Each result is compared with the same request run alone, without speculation, prefix
 cache or company; of an aborted one, what came before. Every twentieth part of the requests is a
-round: at its end nobody is left, every block must be free, and memory is measured.
+round: at its end nobody is left, every block must be free, and memory is measured. A third of the
+requests have one of two LoRA adapters, which are dropped and loaded anew in every round.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from quire.adapters.folder import Adapter
 from quire.errors import QuireError
-from quire.native.batch import Runner
+from quire.native.batch import LoadedAdapter, Runner
 from quire.native.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import Prompt
@@ -59,8 +61,9 @@ class Case:
 class Mix:
     """Draws requests of all kinds."""
 
-    def __init__(self, vocab_size: int, seed: int) -> None:
+    def __init__(self, vocab_size: int, seed: int, adapters: Sequence[str] = ()) -> None:
         self.random = Random(seed)
+        self.adapters = adapters
         self.vocab_size = vocab_size
         self.beginnings = [self.tokens(length) for length in (3, 16, 17, 32, 40)]
 
@@ -68,8 +71,10 @@ class Mix:
         return tuple(self.random.randrange(self.vocab_size) for _ in range(count))
 
     def adapter(self) -> str | None:
-        """Hook: the adapter of the next request. Adapters join the mix by being named here."""
-        return None
+        """The name of the next request's adapter; None is the base model."""
+        if not self.adapters or self.random.random() < 2 / 3:
+            return None
+        return self.random.choice(self.adapters)
 
     def response_format(self) -> Constraint | None:
         """Hook: the constraint of the next request. Constraints join the mix by being made here."""
@@ -151,6 +156,7 @@ class Report:
     compared: int = 0
     aborted: int = 0
     refused: int = 0
+    adapted: int = 0
     different: list[str] = field(default_factory=list[str])
 
 
@@ -166,11 +172,21 @@ def make_engine(runner: Runner, **options: Any) -> Engine:
 class Longevity:
     """One run: a busy engine, and another that gets each request alone."""
 
-    def __init__(self, make_runner: Callable[[], Runner], seed: int, check_every: int = 1) -> None:
-        runner = make_runner()
+    def __init__(
+        self,
+        make_runner: Callable[[], Runner],
+        seed: int,
+        check_every: int = 1,
+        adapters: Sequence[Adapter] = (),
+    ) -> None:
+        runner, other = make_runner(), make_runner()
+        self._runner, self._adapters = runner, adapters
+        self._loaded: dict[str | None, LoadedAdapter] = {}
+        self._loads = 0
+        self._loaded_alone = {adapter.name: other.load_adapter(adapter) for adapter in adapters}
         self.busy = make_engine(runner, max_sequences=12, max_batch_tokens=64, speculation=6)
-        self.alone = make_engine(make_runner(), prefix_caching=False)
-        self.mix = Mix(runner.vocab_size, seed)
+        self.alone = make_engine(other, prefix_caching=False)
+        self.mix = Mix(runner.vocab_size, seed, [adapter.name for adapter in adapters])
         self.report = Report()
         self._check_every = check_every
         self._open: dict[str, Case] = {}
@@ -196,6 +212,7 @@ class Longevity:
         self.alone.close()
 
     def _round(self, requests: int) -> None:
+        self._load_adapters()
         random = self.mix.random
         last = self._added + requests
         while self._added < last or self.busy.has_work:
@@ -211,12 +228,22 @@ class Longevity:
         self.busy.check_integrity()
         assert not self._open
 
+    def _load_adapters(self) -> None:
+        """Drop the adapters of the last round, and load them anew under numbers of their own."""
+        for adapter in self._adapters:
+            self._loads += 1
+            self._loaded[adapter.name] = self._runner.load_adapter(
+                replace(adapter, number=self._loads)
+            )
+
     def _add(self) -> None:
         name, self._added = f"request {self._added}", self._added + 1
         if self.mix.random.random() < 0.02:
             self._refuse(name)
         case = self.mix.case()
-        self.busy.add(name, Prompt(case.prompt), case.params, adapter=case.adapter)
+        adapter = self._loaded.get(case.adapter)
+        self.busy.add(name, Prompt(case.prompt), case.params, adapter=adapter)
+        self.report.adapted += adapter is not None
         self._open[name], self._deltas[name] = case, []
 
     def _refuse(self, name: str) -> None:
@@ -242,7 +269,8 @@ class Longevity:
     def _compare(self, name: str, case: Case, deltas: list[Delta]) -> None:
         if case.params.seed is None and not case.params.greedy:
             return
-        self.alone.add(name, Prompt(case.prompt), case.params, adapter=case.adapter)
+        adapter = self._loaded_alone[case.adapter] if case.adapter else None
+        self.alone.add(name, Prompt(case.prompt), case.params, adapter=adapter)
         expected: list[Delta] = []
         while self.alone.has_work:
             expected += [delta for _, delta in self.alone.step()]
@@ -290,6 +318,15 @@ def make_tiny_model(folder: Path) -> Path:
     )
 
 
+def make_tiny_adapters(folder: Path, model: Path) -> list[Adapter]:
+    from tests.native.random_adapters import checked, make_random_adapter
+
+    return [
+        checked(make_random_adapter(folder / name, model, seed=r, strength=0.3, r=r), model, r)
+        for name, r in (("a", 2), ("b", 5))
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -299,14 +336,17 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = make_tiny_model(Path(name))
-        longevity = Longevity(lambda: tiny_runner(folder), given.seed, check_every=10)
+        adapters = make_tiny_adapters(Path(name) / "adapters", folder)
+        longevity = Longevity(lambda: tiny_runner(folder), given.seed, 10, adapters)
         began = time.perf_counter()
         report = longevity.run(given.requests)
         took = time.perf_counter() - began
     statistics, memory = longevity.busy.statistics, report.memory
     longevity.close()
     print(f"{given.requests:,} requests in {took:.0f} s: {report.compared:,} compared, ", end="")
-    print(f"{report.aborted:,} aborted, {report.refused:,} refused; {statistics}")
+    print(
+        f"{report.aborted:,} aborted, {report.adapted:,} with adapters, {report.refused:,} refused; {statistics}"
+    )
     for values, what in ((memory.resident, "resident bytes"), (memory.blocks, "allocated blocks"),
                          (memory.traced, "traced bytes")):  # fmt: skip
         print(f"{what} after each round: {', '.join(f'{value:,}' for value in values)}")

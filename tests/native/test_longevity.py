@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from quire.adapters.folder import Adapter
 from quire.native.batch import Runner
 from tests.native.fake_runner import FakeRunner
-from tests.native.longevity import BLOCKS, LONGEST, Longevity, Report, make_tiny_model, tiny_runner
+from tests.native.longevity import (
+    BLOCKS,
+    LONGEST,
+    Longevity,
+    Report,
+    make_tiny_adapters,
+    make_tiny_model,
+    tiny_runner,
+)
 
 
-def run(make_runner: Callable[[], Runner], requests: int) -> Report:
-    longevity = Longevity(make_runner, seed=1)
+def run(
+    make_runner: Callable[[], Runner], requests: int, adapters: Sequence[Adapter] = ()
+) -> Report:
+    longevity = Longevity(make_runner, seed=1, adapters=adapters)
     try:
         report = longevity.run(requests)
         statistics = longevity.busy.statistics
@@ -22,6 +33,7 @@ def run(make_runner: Callable[[], Runner], requests: int) -> Report:
         longevity.close()
     assert not report.different
     assert report.compared > requests * 0.9
+    assert report.adapted > requests / 4
     assert min(report.aborted, report.refused, statistics.preemptions) > 0
     assert min(statistics.accepted_tokens, statistics.prefix_hit_tokens) > requests / 4
     assert statistics.drafted_tokens > statistics.accepted_tokens
@@ -39,12 +51,16 @@ def fake_runner() -> FakeRunner:
 
 @pytest.mark.timeout(180)
 def test_hundreds_of_requests_are_what_each_is_alone() -> None:
-    run(fake_runner, 500)
+    adapters = [
+        Adapter(name, Path(name), rank, 1.0, False, (), None) for name, rank in (("a", 1), ("b", 2))
+    ]
+    run(fake_runner, 500, adapters)
 
 
 @pytest.mark.timeout(180)
 def test_memory_stays_flat_on_a_tiny_model(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path)
-    memory = run(lambda: tiny_runner(folder), 2000).memory
+    adapters = make_tiny_adapters(tmp_path / "adapters", folder)
+    memory = run(lambda: tiny_runner(folder), 2000, adapters).memory
     assert max(memory.traced) - memory.traced[0] < 100_000, "bytes, over 400 requests"
     assert memory.resident[-1] - memory.resident[4] < 16 * 2**20
