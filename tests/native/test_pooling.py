@@ -31,7 +31,14 @@ from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.native.cpu.batches import make_batch, random_ids, table_of
-from tests.native.fake_runner import HIDDEN, FakeRunner, NumberText, fake_logits
+from tests.native.fake_runner import (
+    HIDDEN,
+    FakeAdapter,
+    FakeRunner,
+    NumberText,
+    adapted,
+    fake_logits,
+)
 from tests.native.plain import complete_plainly
 from tests.native.random_models import load_oracle, make_random_model
 
@@ -295,6 +302,14 @@ def test_a_prompt_may_fill_the_whole_context_and_the_whole_cache() -> None:
     with pytest.raises(OutOfMemoryError):
         small.add_pooling("it", Prompt(prompt), MEAN)
     assert not small.has_work
+
+
+def test_a_vector_is_that_of_its_adapter() -> None:
+    engine, prompt = fake_engine(), tuple(range(12))
+    for number in (0, 1, 2, 1):
+        adapter = FakeAdapter(number) if number else None
+        engine.add_pooling("it", Prompt(prompt), LAST, adapter=adapter)
+        assert vector_of(run(engine)["it"]) == plainly(adapted(prompt, number), "last")
 
 
 def test_what_is_wrong_is_refused() -> None:
