@@ -2,8 +2,8 @@
 
     python -m tests.native.longevity [--requests 100000] [--seed 0]
 
-Requests of every kind come, run side by side and are aborted, on a pool with too few blocks and with
-speculation. Each result is compared with the same request run alone, without speculation, prefix
+Requests of every kind, with adapters and with constraints, for answers and for vectors, come, run side
+by side and are aborted, on a pool with too few blocks and with speculation. Each result is compared with the same request run alone, without speculation, prefix
 cache or company; of an aborted one, what came before. Every twentieth part of the requests is a
 round: at its end nobody is left, every block must be free, and memory is measured.
 """
@@ -24,14 +24,25 @@ from random import Random
 from typing import Any
 
 from quire.errors import QuireError
-from quire.native.batch import Runner
+from quire.native.batch import LoadedAdapter, Runner
+from quire.native.constraints.compiler import ConstraintCompiler
 from quire.native.engine import Engine
+from quire.native.pooling import PoolingParams
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.response_format import Constraint
 from quire.sampling import SamplingParams
 from tests.native.fake_runner import NumberText
+from tests.native.small_tokenizers import END, byte_level
 
+VOCAB = byte_level().vocab_size
+NUMBER_ADAPTERS = 3
+CONSTRAINTS = (
+    Constraint("regex", "[0-9]{2,6}"),
+    Constraint("regex", "(the cat|the mat|said )+"),
+    Constraint("choice", ("cat", "café", "mat")),
+    Constraint("json", {"type": "object", "properties": {"a": {"type": "integer"}}}),
+)
 ROUNDS, TRACED = 20, 5  # tracing makes the last rounds slow
 LONGEST = 100  # tokens of prompt and answer
 OPEN = 20  # requests at once
@@ -44,16 +55,22 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"max_tokens": 0},
     {"logit_bias": {10**6: 1.0}},
 )
+Side = tuple[Runner, list[LoadedAdapter]]
+"""A runner, and the adapters that it has loaded."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One request, and after how many of its deltas it is aborted (None: never)."""
+    """One request: for answers or, with `pooling`, for a vector.
+
+    `adapter` is a place in the list of those loaded; `abort_after` counts deltas.
+    """
 
     prompt: tuple[int, ...]
     params: SamplingParams
-    adapter: str | None = None
+    adapter: int | None = None
     abort_after: int | None = None
+    pooling: PoolingParams | None = None
 
 
 class Mix:
@@ -67,16 +84,19 @@ class Mix:
     def tokens(self, count: int) -> tuple[int, ...]:
         return tuple(self.random.randrange(self.vocab_size) for _ in range(count))
 
-    def adapter(self) -> str | None:
-        """Hook: the adapter of the next request. Adapters join the mix by being named here."""
-        return None
+    def adapter(self) -> int | None:
+        """The place of the next request's adapter."""
+        return self.random.choice((None, None, *range(NUMBER_ADAPTERS)))
 
     def response_format(self) -> Constraint | None:
-        """Hook: the constraint of the next request. Constraints join the mix by being made here."""
-        return None
+        """The constraint of the next request."""
+        return self.random.choice(CONSTRAINTS) if self.random.random() < 0.1 else None
 
     def case(self) -> Case:
         random = self.random
+        if random.random() < 0.04:
+            pooling = PoolingParams(random.choice(("last", "mean")), random.random() < 0.5)
+            return Case(self.prompt(), SamplingParams(max_tokens=1, seed=0), pooling=pooling)
         abort_after = random.randrange(20) if random.random() < 0.1 else None
         return Case(self.prompt(), self.params(), self.adapter(), abort_after)
 
@@ -98,6 +118,7 @@ class Mix:
             "seed": random.randrange(2**32) if random.random() < 0.97 else None,
             "priority": random.choice((0, 0, 0, -1, 1)),
             "response_format": self.response_format(),
+            "eos_token_ids": (byte_level().token_to_id(END),),
         }
         for share, name, values in self.rare():
             if random.random() < share:
@@ -118,7 +139,6 @@ class Mix:
             (0.1, "bad_words", ((str(some[0]), f"{some[1]} {some[2]}"),)),
             (0.2, "min_tokens", (1, 4)),
             (0.3, "stop_token_ids", (some,)),
-            (0.3, "eos_token_ids", (some[:1],)),
             (0.1, "ignore_eos", (True,)),
             (0.2, "stop", ((f"{some[0]} ", "11 1"),)),
             (0.1, "logprobs", (0, 3)),
@@ -166,11 +186,12 @@ def make_engine(runner: Runner, **options: Any) -> Engine:
 class Longevity:
     """One run: a busy engine, and another that gets each request alone."""
 
-    def __init__(self, make_runner: Callable[[], Runner], seed: int, check_every: int = 1) -> None:
-        runner = make_runner()
-        self.busy = make_engine(runner, max_sequences=12, max_batch_tokens=64, speculation=6)
-        self.alone = make_engine(make_runner(), prefix_caching=False)
-        self.mix = Mix(runner.vocab_size, seed)
+    def __init__(self, make_side: Callable[[], Side], seed: int, check_every: int = 1) -> None:
+        (busy, self._adapters), (alone, self._adapters_alone) = make_side(), make_side()
+        self.busy = make_engine(busy, max_sequences=12, max_batch_tokens=64, speculation=6)
+        self.alone = make_engine(alone, prefix_caching=False)
+        self.compiler = ConstraintCompiler(byte_level(), VOCAB)
+        self.mix = Mix(VOCAB, seed)
         self.report = Report()
         self._check_every = check_every
         self._open: dict[str, Case] = {}
@@ -194,6 +215,7 @@ class Longevity:
     def close(self) -> None:
         self.busy.close()
         self.alone.close()
+        self.compiler.close()
 
     def _round(self, requests: int) -> None:
         random = self.mix.random
@@ -216,8 +238,16 @@ class Longevity:
         if self.mix.random.random() < 0.02:
             self._refuse(name)
         case = self.mix.case()
-        self.busy.add(name, Prompt(case.prompt), case.params, adapter=case.adapter)
+        self._enter(self.busy, self._adapters, name, case)
         self._open[name], self._deltas[name] = case, []
+
+    def _enter(self, engine: Engine, adapters: list[LoadedAdapter], name: str, case: Case) -> None:
+        if case.pooling is not None:
+            engine.add_pooling(name, Prompt(case.prompt), case.pooling)
+            return
+        adapter = None if case.adapter is None else adapters[case.adapter]
+        matchers = self.compiler.compile(case.params)
+        engine.add(name, Prompt(case.prompt), case.params, adapter=adapter, matchers=matchers)
 
     def _refuse(self, name: str) -> None:
         wrong = {"prompt": (1,), "max_tokens": 2, **self.mix.random.choice(WRONG)}
@@ -242,7 +272,7 @@ class Longevity:
     def _compare(self, name: str, case: Case, deltas: list[Delta]) -> None:
         if case.params.seed is None and not case.params.greedy:
             return
-        self.alone.add(name, Prompt(case.prompt), case.params, adapter=case.adapter)
+        self._enter(self.alone, self._adapters_alone, name, case)
         expected: list[Delta] = []
         while self.alone.has_work:
             expected += [delta for _, delta in self.alone.step()]
@@ -260,6 +290,7 @@ def contents(delta: Delta) -> tuple[object, ...]:
     return (
         delta.text, delta.token_ids, delta.logprobs, delta.finish_reason, delta.stop_reason,
         delta.prompt_logprobs, usage and (usage.prompt_tokens, usage.completion_tokens),
+        delta.error, getattr(delta, "vector", None),
     )  # fmt: skip
 
 
@@ -267,20 +298,27 @@ def deltas_end(deltas: list[Delta], index: int) -> bool:
     return any(delta.finish_reason for delta in deltas if delta.index == index)
 
 
-def tiny_runner(folder: Path) -> Runner:
+def tiny_side(folder: Path) -> Side:
     """A model of one layer on a cache that is too small for all."""
     from quire.native.cpu.loading import load_model
+    from tests.native.random_adapters import checked
 
-    return load_model(folder, max_model_len=LONGEST, kv_cache_memory=BLOCKS * 4096, num_threads=1)
+    model = folder / "model"
+    runner = load_model(model, max_model_len=LONGEST, kv_cache_memory=BLOCKS * 4096, num_threads=1)
+    folders = [folder / str(number) for number in range(1, NUMBER_ADAPTERS + 1)]
+    adapters = [checked(path, model, number) for number, path in enumerate(folders, 1)]
+    return runner, [runner.load_adapter(adapter) for adapter in adapters]
 
 
-def make_tiny_model(folder: Path) -> Path:
+def make_tiny_model(folder: Path) -> None:
+    """Write the model and its adapters into a folder."""
+    from tests.native.random_adapters import make_random_adapter
     from tests.native.random_models import make_random_model
 
-    return make_random_model(
-        folder,
+    model = make_random_model(
+        folder / "model",
         "llama2",
-        vocab_size=64,
+        vocab_size=VOCAB,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=1,
@@ -288,6 +326,8 @@ def make_tiny_model(folder: Path) -> Path:
         num_key_value_heads=2,
         initializer_range=0.4,
     )
+    for number in range(1, NUMBER_ADAPTERS + 1):
+        make_random_adapter(folder / str(number), model, seed=number, strength=0.2)
 
 
 def main() -> None:
@@ -298,8 +338,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = make_tiny_model(Path(name))
-        longevity = Longevity(lambda: tiny_runner(folder), given.seed, check_every=10)
+        make_tiny_model(Path(name))
+        longevity = Longevity(lambda: tiny_side(Path(name)), given.seed, check_every=10)
         began = time.perf_counter()
         report = longevity.run(given.requests)
         took = time.perf_counter() - began

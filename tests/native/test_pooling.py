@@ -304,6 +304,14 @@ def test_a_prompt_may_fill_the_whole_context_and_the_whole_cache() -> None:
     assert not small.has_work
 
 
+def test_a_vector_is_that_of_its_adapter() -> None:
+    engine, prompt = fake_engine(), tuple(range(12))
+    for number in (0, 1, 2, 1):
+        adapter = FakeAdapter(number) if number else None
+        engine.add_pooling("it", Prompt(prompt), LAST, adapter=adapter)
+        assert vector_of(run(engine)["it"]) == plainly(adapted(prompt, number), "last")
+
+
 def test_what_is_wrong_is_refused() -> None:
     engine = fake_engine()
     image = MediaItem("image", None, "", 0, 1)

@@ -128,7 +128,8 @@ class NativeEngine(BaseEngine):
             return [reward.scored(prompt) for prompt in prompts]
 
         params = PoolingParams(head=reward.head, priority=options.priority)
-        pooled = await pool_texts(self._thread, read, params, options.timeout)
+        adapter = await self._adapters.request(None)
+        pooled = await pool_texts(self._thread, read, params, options.timeout, adapter)
         return [one.vector[0] for one in pooled]
 
     async def embed(

@@ -91,7 +91,7 @@ def _check_tokens(prompt: Prompt, limits: Limits) -> None:
 
 
 def root_of(adapter: LoadedAdapter | None) -> Root:
-    """What keys and values depend on besides the tokens before them."""
+    """What the keys and values of a request with this adapter depend on, besides its tokens."""
     return () if adapter is None else (f"adapter {adapter.number}",)
 
 

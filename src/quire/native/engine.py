@@ -121,7 +121,8 @@ class Engine:
     ) -> None:
         """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
 
-        `adapter` is one that the runner has loaded; None is the base model. `matchers`: for `response_format`, one for each completion, from a `ConstraintCompiler`.
+        `adapter` is one that the runner has loaded; None is the base model. `matchers`: for
+        `response_format`, one for each completion, from a `ConstraintCompiler`.
 
         Raises:
             RequestError: the request is wrong, or its id is in use.
@@ -164,7 +165,7 @@ class Engine:
     ) -> None:
         """Take a request for a vector, which shares steps with all others; it ends with a `Pooled`.
 
-        `adapter` is one that the runner has loaded. Raises as `add` does.
+        Raises as `add` does.
         """
         self._check_new(request_id)
         check_pooling(prompt, self._limits)

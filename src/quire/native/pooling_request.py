@@ -49,8 +49,8 @@ def make_pooling_request(
         root=root_of(adapter),
         rules=None,
         prompt_logprobs=None,
-        adapter=adapter,
         pool=Pool(pooling, len(prompt)),
+        adapter=adapter,
     )
     text = CompletionText(_NoText(), request.params)
     request.sequences.append(Sequence(request, 0, text, None, None))

@@ -176,9 +176,7 @@ class Scheduler:
         load = StepLoad(sum(plan.counts), plan.num_decodes)
         for place, sequence in enumerate(plan.sequences[: plan.num_decodes]):
             missing = sequence.request.params.max_tokens - sequence.num_outputs
-            most = min(
-                self._max_draft_tokens, missing - 1
-            )  # the step gives one more than it drafts
+            most = min(self._max_draft_tokens, missing - 1)  # one more is drawn than drafted
             if sequence.drafter is None or most < 1:
                 continue
             draft = sequence.drafter.draft(sequence.tokens, most)
