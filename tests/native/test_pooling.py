@@ -353,6 +353,22 @@ def test_hidden_states_that_are_no_numbers_end_that_request_alone(
     assert pool_all(engine, [(1, 2, 3, 4, 5)], params) == [plainly((1, 2, 3, 4, 5), params.kind)]
 
 
+@pytest.mark.parametrize("kind", ["last", "mean"])
+def test_a_vector_of_an_adapter_takes_no_blocks_of_others(kind: Any) -> None:
+    """Each has its own keys and values: the second time, those of the first, and nobody else's."""
+    engine = fake_engine()
+    prompt = tuple(range(11))
+    hits: list[int] = []
+    for adapter in (None, FakeAdapter(1), FakeAdapter(2), FakeAdapter(1), None):
+        engine.add_pooling("it", Prompt(prompt), PoolingParams(kind), adapter=adapter)
+        number = adapter.number if adapter else 0
+        (pooled,) = run(engine)["it"]
+        assert vector_of([pooled]) == plainly(adapted(prompt, number), kind)
+        assert pooled.usage is not None
+        hits.append(pooled.usage.cached_tokens)
+    assert hits == ([0, 0, 0, 8, 8] if kind == "last" else [0] * 5)
+
+
 def test_a_step_that_fails_ends_the_request() -> None:
     runner = FakeRunner()
     engine = Engine(runner, lambda params: NumberText())

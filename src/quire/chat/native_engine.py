@@ -141,8 +141,9 @@ class NativeEngine(BaseEngine):
         def read() -> list[Prompt]:
             return read_texts(batch_input, self.tokenizer, options, self.context_length)
 
+        self._thread.check()
+        adapter = await self._adapters.request(options.adapter)
         params = PoolingParams(options.pooling, options.normalize, priority=options.priority)
-        adapter = await self._adapters.request(None)
         pooled = await pool_texts(self._thread, read, params, options.timeout, adapter)
         return [Embedding(one.vector, _usage(one)) for one in pooled]
 
