@@ -78,7 +78,7 @@ def test_a_progress_line() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("quire.native.cpu.compiler.compile_step", lambda: b"made")
         assert machine_code.compile_with_progress(said.append) == b"made"
-    assert said == ["Compiling kernels for this machine, once; it takes about half a minute ..."]
+    assert said == ["Compiling kernels for this machine, once; it takes about a minute ..."]
 
 
 def test_code_that_cannot_be_kept_still_runs(

@@ -135,7 +135,7 @@ def _write(path: Path, code: bytes) -> None:
 
 def compile_with_progress(say: Callable[[str], None]) -> bytes:
     """Compile; `say` gets one line before."""
-    say("Compiling kernels for this machine, once; it takes about half a minute ...")
+    say("Compiling kernels for this machine, once; it takes about a minute ...")
     start = time.perf_counter()
     from quire.native.cpu.compiler import compile_step  # imports Numba
 
