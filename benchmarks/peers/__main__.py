@@ -12,6 +12,7 @@ that a long table can be measured in pieces. A peer that cannot be had is named 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from benchmarks.peers import (
     vllm,
 )
 from benchmarks.peers.points import MODELS, SHORT, Model, Point
-from benchmarks.peers.process import Configuration, Peer, Process, cold_seconds
+from benchmarks.peers.process import Configuration, Peer, Process, cold_seconds, machine_seconds
 from benchmarks.peers.prompts import PromptMaker
 from benchmarks.peers.results import Results, show
 from benchmarks.peers.worker import Prompt, Refused
@@ -43,8 +44,9 @@ PATIENCE = 8.0
 """Seconds of one configuration at one point, after which it has had its turns."""
 REST = 0.25
 """Seconds between two turns: threads of a pool that still spin come to rest."""
-IDLE_SHARE = 0.1
-"""The share of a core that a waiting process may take."""
+DISTURBED = 0.15
+"""The share of a core that all else on the machine, waiting peers among it, may take in a turn."""
+TRIES = 4
 
 
 class Run:
@@ -64,9 +66,9 @@ class Run:
         try:
             peer.prepare(self.folder)
         except (subprocess.CalledProcessError, OSError) as error:
-            self.results.refused(
-                peer.name, f"cannot be had: {_short(error)}, see {peer.log().name}"
-            )
+            reason = f"cannot be had: {_short(error)}, see {peer.log().name}"
+            for configuration in peer.configurations:
+                self.results.refused(f"{peer.name} {configuration.name}", reason)
             return
         for configuration in peer.configurations:
             name = f"{peer.name} {configuration.name}"
@@ -79,19 +81,6 @@ class Run:
             self.processes.append(process)
             self.configurations[name] = (peer, configuration)
             self.results.runs(name, process.version)
-
-    @contextmanager
-    def _alone(self, process: Process) -> Iterator[None]:
-        """Tell of each other process that spins meanwhile: it takes the time of who is measured."""
-        others = [other for other in self.processes if other is not process]
-        before, began = [other.cpu_seconds() for other in others], time.perf_counter()
-        yield
-        took = max(time.perf_counter() - began, 0.1)
-        for other, start in zip(others, before, strict=True):
-            share = (other.cpu_seconds() - start) / took
-            if share > IDLE_SHARE:
-                text = f"{other.name} took {share:.0%} of a core in a turn of {process.name}"
-                print(text, file=sys.stderr, flush=True)
 
     def measure_limits(self) -> None:
         """Let the machine's own limits be measured."""
@@ -107,6 +96,7 @@ class Run:
         waiting = [p for p in self.processes if not point.peers or p.peer.name in point.peers]
         samples: dict[str, list[float]] = {process.name: [] for process in waiting}
         spent = dict.fromkeys(samples, 0.0)
+        self.results.begin(point.name)
         self._warm_up(point, waiting)
         for _ in range(turns):
             # The same prompts for all; another turn gets others.
@@ -115,10 +105,9 @@ class Run:
                 time.sleep(REST)
                 began = time.perf_counter()
                 try:
-                    with self._alone(process):
-                        samples[process.name].append(self._once(point, process, prompts))
+                    samples[process.name].append(self._undisturbed(point, process, prompts))
                 except Refused as error:
-                    self.results.refused(f"{process.name}, {point.name}", str(error))
+                    self.results.refused_point(point.name, process.name, str(error))
                     waiting.remove(process)
                     continue
                 spent[process.name] += time.perf_counter() - began
@@ -140,6 +129,22 @@ class Run:
             with suppress(Refused):  # it will be said in its turn
                 process.ask(prompts, min(count, point.new_tokens))
 
+    def _undisturbed(self, point: Point, process: Process, prompts: Sequence[Prompt]) -> float:
+        """One turn; again, some times, while something else on the machine computes beside it."""
+        for _ in range(TRIES):
+            before, began = machine_seconds() - _own_seconds(process), time.perf_counter()
+            value = self._once(point, process, prompts)
+            after, took = machine_seconds() - _own_seconds(process), time.perf_counter() - began
+            share = (after - before) / max(took, 0.2)
+            if share < DISTURBED:
+                return value
+            if took > PATIENCE:
+                break
+            prompts = self.prompts.make(point.streams, point.prompt_tokens, point.shared)
+            time.sleep(REST)
+        self.results.disturbed(point.name, process.name, share)
+        return value
+
     def _once(self, point: Point, process: Process, prompts: Sequence[Prompt]) -> float:
         if point.kind == "cold":
             return cold_seconds(*self.configurations[process.name], self.folder, prompts)
@@ -149,6 +154,13 @@ class Run:
     def close(self) -> None:
         for process in (*self.processes, self.limits):
             process.close()
+
+
+def _own_seconds(process: Process) -> float:
+    """What the process, this one, and cold processes that have ended, have computed."""
+    times = os.times()
+    own = times.user + times.system + times.children_user + times.children_system
+    return process.cpu_seconds() + own
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from benchmarks.peers.environment import FOLDER, Environment
 from benchmarks.peers.worker import Prompt, Refused
 
 ROOT = Path(__file__).parents[2]
+TICKS = os.sysconf("SC_CLK_TCK")
 
 Precision = Literal["full", "16-bit", "8-bit", "4-bit"]
 
@@ -126,10 +127,8 @@ class Process:
         return self._read()
 
     def cpu_seconds(self) -> float:
-        """What it has computed so far, all threads together."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
-        user, system = fields.split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        """What it and its children have computed so far, all threads together."""
+        return cpu_seconds(self.pid)
 
     def close(self) -> None:
         if self._process.stdin is not None:
@@ -163,3 +162,22 @@ def cold_seconds(
         return time.perf_counter() - began
     finally:
         process.close()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds that the process, and those below it, have computed; ended ones count nothing."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        below = [(task / "children").read_text(encoding="utf-8") for task in folder.glob("task/*")]
+    except OSError:
+        return 0.0
+    own = (int(fields[11]) + int(fields[12])) / TICKS
+    return own + sum(cpu_seconds(int(child)) for text in below for child in text.split())
+
+
+def machine_seconds() -> float:
+    """Seconds that all CPUs together were busy, or taken away by the machine below, so far."""
+    line = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0]
+    user, nice, system, _idle, _wait, interrupt, soft, stolen = map(int, line.split()[1:9])
+    return (user + nice + system + interrupt + soft + stolen) / TICKS

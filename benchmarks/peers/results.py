@@ -20,7 +20,13 @@ class Results:
 
     def __init__(self, name: str) -> None:
         self.file = RESULTS / f"peers-{name}.json"
-        self.content: dict[str, Any] = {"points": {}, "versions": {}, "refused": {}, "limits": {}}
+        self.content: dict[str, Any] = {
+            "points": {},
+            "versions": {},
+            "refused": {},
+            "limits": {},
+            "disturbed": {},
+        }
         if self.file.is_file():
             self.content |= json.loads(self.file.read_text(encoding="utf-8"))
         self._is_fresh_limit = True
@@ -28,17 +34,19 @@ class Results:
     def runs(self, name: str, version: str) -> None:
         """A configuration has started: what was said against it before no longer holds."""
         self.content["versions"][name] = version
-        self.content["refused"] = {
-            key: text for key, text in self.content["refused"].items() if not _is_of(key, name)
-        }
+        self.content["refused"].pop(name, None)
 
     def refused(self, name: str, reason: str) -> None:
-        """A configuration, or one point of it, is not to be had; its old figures go."""
+        """A configuration is not to be had; its old figures go."""
         self.content["refused"][name] = " ".join(reason.split())
+        self.content["versions"].pop(name, None)
         for found in self.content["points"].values():
-            if ", " not in name or name not in found:
-                for key in [key for key in found if _is_of(key, name)]:
-                    del found[key]
+            found.pop(name, None)
+
+    def refused_point(self, point: str, name: str, reason: str) -> None:
+        """A configuration cannot be measured at this point."""
+        self.content["refused"][f"{point}: {name}"] = " ".join(reason.split())
+        self.content["points"].get(point, {}).pop(name, None)
 
     def limits(self, read: float, multiply: float) -> None:
         """Bytes and floating-point operations a second: the best that was seen in this run."""
@@ -47,6 +55,19 @@ class Results:
         self.content["limits"] = {
             "read": max(read, old.get("read", 0.0)),
             "multiply": max(multiply, old.get("multiply", 0.0)),
+        }
+
+    def disturbed(self, point: str, name: str, share: float) -> None:
+        """A figure that was only to be had while something else computed too."""
+        self.content["disturbed"].setdefault(point, {})[name] = round(share, 2)
+
+    def begin(self, point: str) -> None:
+        """The point is measured again: what was said of it before no longer matters."""
+        self.content["disturbed"].pop(point, None)
+        self.content["refused"] = {
+            name: reason
+            for name, reason in self.content["refused"].items()
+            if not name.startswith(f"{point}: ")
         }
 
     def point(self, name: str, found: dict[str, float]) -> None:
@@ -58,11 +79,6 @@ class Results:
         RESULTS.mkdir(exist_ok=True)
         self.content["machine"] = machine()
         self.file.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
-
-
-def _is_of(key: str, name: str) -> bool:
-    """Whether `key` names a configuration, or a point of one, of what `name` names."""
-    return key == name or key.startswith((f"{name}, ", f"{name} "))
 
 
 def show(results: Results, model: Model, peers: Sequence[Peer], folder: Path) -> None:
@@ -90,6 +106,8 @@ def show(results: Results, model: Model, peers: Sequence[Peer], folder: Path) ->
     _show_goals(content["points"], facts)
     for name, reason in content["refused"].items():
         print(f"- {name}: {reason}")
+    for point, names in content["disturbed"].items():
+        print(f"- {point}, disturbed by other work: {', '.join(names)}")
     print(f"\nVersions: {', '.join(f'{n} {v}' for n, v in content['versions'].items())}.")
 
 

@@ -11,7 +11,7 @@ from quire import ChatModel
 from quire.bench.quality import WINDOW, run_quality, windows_of
 from quire.bench.text import Passage, own_page, own_passages
 from quire.demo import demo_model_path
-from quire.errors import ConfigError, UnsupportedOptionError
+from quire.errors import ConfigError, PromptTooLongError, UnsupportedOptionError
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 
@@ -74,7 +74,8 @@ def test_a_short_context_cuts_an_answer(tokenizer: Tokenizer) -> None:
     with ChatModel.from_engine(EchoEngine(tokenizer, context_length=40)) as model:
         (window,) = windows_of(model, Passage("word " * 100, "Why?"))
         assert len(window.ids) == 39
-        assert not list(windows_of(model, Passage("word", "Why? " * 40)))
+        with pytest.raises(PromptTooLongError):
+            list(windows_of(model, Passage("word", "Why? " * 40)))
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from transformers import (
 
 from quire import ChatModel
 from quire.chat.native_engine import NativeEngine
-from quire.demo import demo_model_path, demo_reward_path
+from quire.demo import demo_adapter_path, demo_model_path, demo_reward_path
 from quire.demo.rewards import held_out_pairs, shown
 from quire.errors import (
     EngineClosedError,
@@ -33,12 +33,14 @@ from quire.errors import (
     RequestError,
     RequestTimeoutError,
     SamplingError,
+    UnknownAdapterError,
     UnsupportedModelError,
     UnsupportedOptionError,
 )
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 from tests.chat.model_folders import make_model_folder
+from tests.native.random_adapters import load_peft
 
 PAIRS = held_out_pairs(100)
 TEXTS = [shown(p.question, p.better, n % 5) for n, p in enumerate(PAIRS[:12])]
@@ -319,6 +321,30 @@ def test_a_folder_that_holds_the_decoder_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+def test_embeddings_of_an_adapter(chat: ChatModel) -> None:
+    """The first one is the default, as for chats; the base and the adapters share a batch."""
+    pirate = demo_adapter_path("pirate")
+    ids = [chat.engine.tokenizer.encode(text) for text in TEXTS[:3]]
+    peft = load_peft(demo_model_path(), pirate)
+    with torch.inference_mode():
+        rows = [peft(torch.tensor([one]), output_hidden_states=True).hidden_states for one in ids]
+    base = chat.get_embeddings(ids, normalize=False)
+    with load(demo_model_path(), adapter_name_or_path=str(pirate)) as model:
+
+        async def all_at_once() -> list[list[list[float]]]:
+            names = ({}, {"adapter": "adapter"}, {"adapter": "base"})
+            calls = (model.aget_embeddings(ids, normalize=False, **name) for name in names)
+            return await asyncio.gather(*calls)
+
+        default, named, plain = asyncio.run(all_at_once())
+        with pytest.raises(UnknownAdapterError, match="corsair"):
+            model.get_embeddings(ids, adapter="corsair")
+    np.testing.assert_allclose(default, [states[-1][0, -1].numpy() for states in rows], atol=1e-3)
+    assert named == default
+    assert plain == base
+    assert default != base
+
+
 def test_usage_tells_the_tokens(chat: ChatModel) -> None:
     found = asyncio.run(chat.engine.embed(TEXTS[:3]))
     lengths = [len(chat.engine.tokenizer.encode(text)) for text in TEXTS[:3]]
@@ -338,6 +364,7 @@ def test_a_reward_model_embeds_too(reward: ChatModel, form: str) -> None:
         ({"pooling": "cls"}, SamplingError, "last, mean"),
         ({"normalize": "yes"}, SamplingError, "normalize"),
         ({"add_special_tokens": 1}, SamplingError, "add_special_tokens"),
+        ({"adapter": 3}, SamplingError, "adapter"),
         ({"dimensions": 64}, UnsupportedOptionError, "dimensions"),
         ({"normalise": True}, UnsupportedOptionError, "did you mean 'normalize'"),
     ],

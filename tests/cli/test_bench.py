@@ -81,11 +81,11 @@ def test_another_file_stands_by_itself(
 def test_words_alone_change_the_first(
     asked: list[tuple[list[Configuration], BenchSettings]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["vllm_maxlen=256", "--against", "native_num_threads=1", "vllm_maxlen=128"]
+    words = ["vllm_maxlen=256", "--against", "native_block_size=32", "vllm_maxlen=128"]
     assert main(["bench", *words, "--streams", "1"]) == 0
     first, second = asked[0][0]
     assert first.arguments == {"model_name_or_path": DEMO, "vllm_maxlen": 256}
-    assert second.arguments == {**first.arguments, "vllm_maxlen": 128, "native_num_threads": 1}
+    assert second.arguments == {**first.arguments, "vllm_maxlen": 128, "native_block_size": 32}
     out, err = capsys.readouterr()
     assert "ratio" in out
     assert "small demo model" in err

@@ -45,15 +45,15 @@ def fake_logits(
 
 
 class FakeAdapter:
-    """Satisfies `LoadedAdapter`: it turns every token into another one."""
+    """Satisfies `LoadedAdapter`: it turns every token into another one, which one `style` says."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, style: int | None = None) -> None:
+        self.number, self.style = number, number if style is None else style
 
 
-def adapted(tokens: Sequence[int], number: int) -> list[int]:
-    """The tokens as the adapter of this number (0: none) has them in the KV cache."""
-    return [token + 1000 * number for token in tokens]
+def adapted(tokens: Sequence[int], style: int) -> list[int]:
+    """The tokens as an adapter of this style (0: none) has them in the KV cache."""
+    return [token + 1000 * style for token in tokens]
 
 
 class FakeRunner:
@@ -84,7 +84,7 @@ class FakeRunner:
         self.batches.append(batch)
         if self.before_run is not None:
             self.before_run(batch)
-        self.slots[batch.slots] = batch.token_ids + 1000 * _numbers(batch)
+        self.slots[batch.slots] = batch.token_ids + 1000 * _styles(batch)
         logits = self._hashes(batch, batch.logits_rows, self.vocab_size, self.habit)
         self.hidden = self._hashes(batch, batch.hidden_rows, HIDDEN)
         if self.after_run is not None:
@@ -92,7 +92,7 @@ class FakeRunner:
         return logits
 
     def load_adapter(self, adapter: Adapter) -> FakeAdapter:
-        return FakeAdapter(adapter.number)
+        return FakeAdapter(adapter.number, adapter.rank)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         blocks = self.slots.reshape(self.num_blocks, self.block_size)
@@ -143,14 +143,16 @@ class FakeRunner:
         assert batch.logits_rows.dtype == batch.query_start.dtype == np.int32
 
 
-def _numbers(batch: Batch) -> NDArray[np.int64]:
-    """The number of each row's adapter."""
+def _styles(batch: Batch) -> NDArray[np.int64]:
+    """The style of each row's adapter."""
     if batch.adapters is None:
         return np.zeros(batch.num_rows, np.int64)
     assert any(batch.adapters)
     assert len(batch.adapters) == batch.num_sequences
-    numbers = [adapter.number if adapter else 0 for adapter in batch.adapters]
-    return np.repeat(numbers, np.diff(batch.query_start))
+    adapters = [adapter for adapter in batch.adapters if isinstance(adapter, FakeAdapter)]
+    assert len(adapters) == sum(adapter is not None for adapter in batch.adapters)
+    styles = [getattr(adapter, "style", 0) for adapter in batch.adapters]
+    return np.repeat(styles, np.diff(batch.query_start))
 
 
 class NumberText:

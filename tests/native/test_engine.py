@@ -299,7 +299,7 @@ def test_blocks_of_one_adapter_are_no_other_ones() -> None:
     for adapter in (None, FakeAdapter(1), FakeAdapter(2), FakeAdapter(1), None):
         engine.add("it", Prompt(PROMPT), greedy(), adapter=adapter)
         number = adapter.number if adapter else 0
-        expected = answer_plainly(PROMPT, greedy(), 0, 40, number).tokens
+        expected = answer_plainly(PROMPT, greedy(), 0, 40, adapter=number).tokens
         assert tokens_of(run(engine)["it"]) == expected
         hits.append(engine.statistics.prefix_hit_tokens)
     assert hits[0] == hits[1] == hits[2] == 0

@@ -55,5 +55,5 @@ def test_hundreds_of_requests_are_what_each_is_alone() -> None:
 def test_memory_stays_flat_on_a_tiny_model(tmp_path: Path) -> None:
     make_tiny_model(tmp_path)
     memory = run(lambda: tiny_side(tmp_path), 1200).memory
-    assert max(memory.traced) - memory.traced[0] < 100_000, "bytes, over 240 requests"
-    assert memory.resident[-1] - memory.resident[4] < 16 * 2**20
+    assert max(memory.traced) - memory.traced[0] < 400_000, "bytes, over 240 requests"
+    assert memory.resident[-1] - memory.resident[4] < 64 * 2**20

@@ -19,7 +19,6 @@ from quire.errors import (
     OutOfMemoryError,
     PromptTooLongError,
     RequestError,
-    UnsupportedOptionError,
 )
 from quire.native.batch import Batch
 from quire.native.cpu.loading import load_model
@@ -32,7 +31,14 @@ from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.native.cpu.batches import make_batch, random_ids, table_of
-from tests.native.fake_runner import HIDDEN, FakeRunner, NumberText, fake_logits
+from tests.native.fake_runner import (
+    HIDDEN,
+    FakeAdapter,
+    FakeRunner,
+    NumberText,
+    adapted,
+    fake_logits,
+)
 from tests.native.plain import complete_plainly
 from tests.native.random_models import load_oracle, make_random_model
 
@@ -298,6 +304,14 @@ def test_a_prompt_may_fill_the_whole_context_and_the_whole_cache() -> None:
     assert not small.has_work
 
 
+def test_a_vector_is_that_of_its_adapter() -> None:
+    engine, prompt = fake_engine(), tuple(range(12))
+    for number in (0, 1, 2, 1):
+        adapter = FakeAdapter(number) if number else None
+        engine.add_pooling("it", Prompt(prompt), LAST, adapter=adapter)
+        assert vector_of(run(engine)["it"]) == plainly(adapted(prompt, number), "last")
+
+
 def test_what_is_wrong_is_refused() -> None:
     engine = fake_engine()
     image = MediaItem("image", None, "", 0, 1)
@@ -309,8 +323,6 @@ def test_what_is_wrong_is_refused() -> None:
     ):
         with pytest.raises(error):
             engine.add_pooling("it", prompt, LAST)
-    with pytest.raises(UnsupportedOptionError):
-        engine.add_pooling("it", Prompt((1,)), LAST, adapter="other")
     engine.add_pooling("it", Prompt((1,)), LAST)
     with pytest.raises(RequestError, match="in use"):
         engine.add_pooling("it", Prompt((1,)), LAST)
@@ -339,6 +351,22 @@ def test_hidden_states_that_are_no_numbers_end_that_request_alone(
     assert engine.statistics.free_blocks == engine.statistics.total_blocks
     runner.after_run = None
     assert pool_all(engine, [(1, 2, 3, 4, 5)], params) == [plainly((1, 2, 3, 4, 5), params.kind)]
+
+
+@pytest.mark.parametrize("kind", ["last", "mean"])
+def test_a_vector_of_an_adapter_takes_no_blocks_of_others(kind: Any) -> None:
+    """Each has its own keys and values: the second time, those of the first, and nobody else's."""
+    engine = fake_engine()
+    prompt = tuple(range(11))
+    hits: list[int] = []
+    for adapter in (None, FakeAdapter(1), FakeAdapter(2), FakeAdapter(1), None):
+        engine.add_pooling("it", Prompt(prompt), PoolingParams(kind), adapter=adapter)
+        number = adapter.number if adapter else 0
+        (pooled,) = run(engine)["it"]
+        assert vector_of([pooled]) == plainly(adapted(prompt, number), kind)
+        assert pooled.usage is not None
+        hits.append(pooled.usage.cached_tokens)
+    assert hits == ([0, 0, 0, 8, 8] if kind == "last" else [0] * 5)
 
 
 def test_a_step_that_fails_ends_the_request() -> None:

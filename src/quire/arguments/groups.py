@@ -162,8 +162,9 @@ class ModelArguments(Arguments):
     native_num_threads: Count | None = None
     """Threads of the kernels; None takes all cores that this process may use."""
     native_prefix_caching: bool = True
-    native_kv_cache_dtype: Literal["float32", "float16", "int8"] = "float32"
-    """What the KV cache holds: float16 halves its memory and its traffic, int8 nearly quarters them."""
+    native_kv_cache_dtype: Literal["auto", "float32", "float16", "int8"] = "auto"
+    """What the KV cache holds: float16 halves its memory and its traffic, int8 nearly quarters them.
+    auto is float16 where weights are quantised, else float32."""
     native_quantization: Annotated[
         Literal["int8", "int4"] | None, BeforeValidator(_none_for_full)
     ] = None

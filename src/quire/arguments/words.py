@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -125,4 +125,7 @@ def _is_boolean(key: str) -> bool:
 
 def _kinds(key: str) -> set[Any]:
     annotation = FIELDS[key].annotation
-    return set(get_args(annotation) or (annotation,)) - {NoneType}
+    parts = get_args(annotation) or (annotation,)
+    return {get_args(part)[0] if get_origin(part) is Annotated else part for part in parts} - {
+        NoneType
+    }

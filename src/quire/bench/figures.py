@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 PERCENTILES = (50, 90, 99)
@@ -39,10 +39,10 @@ class LoadTimes:
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> LoadTimes:
         """The opposite of `dataclasses.asdict`."""
-        answers: list[AnswerTimes] = []
-        for answer in content["answers"]:
-            values: dict[str, Any] = {**answer, "gaps": tuple(answer["gaps"])}
-            answers.append(AnswerTimes(**values))
+        answers = (
+            replace(AnswerTimes(**answer), gaps=tuple(answer["gaps"]))
+            for answer in content["answers"]
+        )
         return cls(content["seconds"], tuple(answers))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,21 +34,28 @@ def write_plot(figures: Sequence[Figures], file: Path) -> None:
     rates, firsts, gaps = picture.subplots(1, 3)
     for number, one in enumerate(figures):
         streams = [load.streams for load in one.loads]
-        rates.plot(streams, [load.rate for load in one.loads], "o-", label=one.name)
+        rates.plot(streams, [load.rate for load in one.loads], "o-", label=_label(one.name))
         for axes, times in ((firsts, _firsts(one.loads)), (gaps, _gaps(one.loads))):
             middle, high = zip(*times, strict=True)
-            axes.plot(streams, middle, "o-", color=f"C{number}", label=f"{one.name}, median")
-            axes.plot(streams, high, "--", color=f"C{number}", label=f"{one.name}, p{_HIGH}")
+            axes.plot(streams, middle, "o-", color=f"C{number}")
+            axes.plot(streams, high, "--", color=f"C{number}")
     for axes, title in (
         (rates, "tokens/s, all streams together"),
-        (firsts, "time to the first token, ms"),
-        (gaps, "time between tokens, ms"),
+        (firsts, f"time to the first token, ms: median, p{_HIGH} dashed"),
+        (gaps, f"time between tokens, ms: median, p{_HIGH} dashed"),
     ):
         _finish(axes, title, figures[0].loads)
+    picture.legend(loc="outside lower center", fontsize=8)
     try:
         picture.savefig(file, format="png", dpi=120)
     except OSError as error:
         raise ConfigError(f"Cannot write {file}: {error.strerror or error}.") from None
+
+
+def _label(name: str) -> str:
+    """A name in few lines; a leading underscore or a dollar sign means nothing here."""
+    shown = textwrap.shorten(name, 300, placeholder=" ...").replace("$", r"\$")
+    return "\n".join(textwrap.wrap("\u200b" + shown, 120, break_on_hyphens=False))
 
 
 def _firsts(loads: Sequence[LoadFigures]) -> list[tuple[float, float]]:
@@ -69,4 +77,3 @@ def _finish(axes: Any, title: str, loads: Sequence[LoadFigures]) -> None:
     axes.set_xticks([load.streams for load in loads], [str(load.streams) for load in loads])
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)

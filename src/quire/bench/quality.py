@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 from quire.bench.text import Passage
 from quire.chat import ChatModel
-from quire.errors import ConfigError, GenerationError, UnsupportedOptionError
+from quire.errors import (
+    ConfigError,
+    GenerationError,
+    UnsupportedOptionError,
+)
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 
@@ -34,6 +38,7 @@ def run_quality(model: ChatModel, passages: Sequence[Passage]) -> list[float]:
 
     Raises:
         ConfigError: there is nothing to score.
+        PromptTooLongError: a question alone fills the context.
         UnsupportedOptionError: the engine has no tokenizer here, or scores no prompts.
     """
     if getattr(model.engine, "tokenizer", None) is None:

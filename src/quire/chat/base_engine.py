@@ -151,6 +151,7 @@ class BaseEngine(ABC):
             max_length: tokens to which a text is cut; without it, one that is too long is refused.
             add_special_tokens: whether a text gets those that the tokenizer puts around it (the
                 default). Token ids are taken as they are.
+            adapter: the LoRA adapter to compute with, as in a chat.
             timeout: seconds for all of it.
             priority: a lower number is served earlier.
 

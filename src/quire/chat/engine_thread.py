@@ -100,7 +100,13 @@ class EngineThread:
             _Submission(request_id, prompt, params, adapter, matchers, inbox, params.n)
         )
 
-    async def pool(self, request_id: str, prompt: Prompt, params: PoolingParams) -> Pooled:
+    async def pool(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: PoolingParams,
+        adapter: LoadedAdapter | None = None,
+    ) -> Pooled:
         """Submit one prompt that becomes a vector; aborts it when cancelled.
 
         Raises:
@@ -108,7 +114,7 @@ class EngineThread:
             EngineError: the engine could not do it.
         """
         inbox = _Inbox(asyncio.get_running_loop())
-        submission = _Submission(request_id, prompt, params, None, (), inbox, 1)
+        submission = _Submission(request_id, prompt, params, adapter, (), inbox, 1)
         async with aclosing(self._deltas(submission)) as deltas:
             last = await anext(deltas)
         if not isinstance(last, Pooled):
@@ -196,7 +202,7 @@ class EngineThread:
         name, prompt, params = request.request_id, request.prompt, request.params
         try:
             if isinstance(params, PoolingParams):
-                self._engine.add_pooling(name, prompt, params)
+                self._engine.add_pooling(name, prompt, params, adapter=request.adapter)
             else:
                 self._engine.add(
                     name, prompt, params, adapter=request.adapter, matchers=request.matchers

@@ -128,7 +128,8 @@ class NativeEngine(BaseEngine):
             return [reward.scored(prompt) for prompt in prompts]
 
         params = PoolingParams(head=reward.head, priority=options.priority)
-        pooled = await pool_texts(self._thread, read, params, options.timeout)
+        adapter = await self._adapters.request(None)
+        pooled = await pool_texts(self._thread, read, params, options.timeout, adapter)
         return [one.vector[0] for one in pooled]
 
     async def embed(
@@ -140,8 +141,10 @@ class NativeEngine(BaseEngine):
         def read() -> list[Prompt]:
             return read_texts(batch_input, self.tokenizer, options, self.context_length)
 
+        self._thread.check()
+        adapter = await self._adapters.request(options.adapter)
         params = PoolingParams(options.pooling, options.normalize, priority=options.priority)
-        pooled = await pool_texts(self._thread, read, params, options.timeout)
+        pooled = await pool_texts(self._thread, read, params, options.timeout, adapter)
         return [Embedding(one.vector, _usage(one)) for one in pooled]
 
     @property

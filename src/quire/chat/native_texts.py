@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from quire.chat.engine_thread import EngineThread
 from quire.chat.text_options import TextOptions
 from quire.errors import PromptTooLongError, RequestError, RequestTimeoutError
+from quire.native.batch import LoadedAdapter
 from quire.native.pooling import Pooled, PoolingParams
 from quire.prompt import Prompt
 from quire.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ async def pool_texts(
     read: Callable[[], list[Prompt]],
     params: PoolingParams,
     timeout: float | None,
+    adapter: LoadedAdapter | None = None,
 ) -> list[Pooled]:
     """Pool each prompt that `read` returns, all at once. What ends the call early aborts them.
 
@@ -38,7 +40,7 @@ async def pool_texts(
         async with asyncio.timeout(timeout):
             prompts = await asyncio.to_thread(read)
             return await _all_of(
-                thread.pool(f"text-{next(_numbers)}", prompt, params) for prompt in prompts
+                thread.pool(f"text-{next(_numbers)}", prompt, params, adapter) for prompt in prompts
             )
     except TimeoutError:
         raise RequestTimeoutError(f"The request's timeout of {timeout:g} s passed.") from None

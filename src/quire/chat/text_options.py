@@ -11,7 +11,7 @@ from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentenc
 from quire.native.pooling import POOLING_KINDS, PoolingKind
 
 _SCORE_OPTIONS = ("max_length", "priority", "timeout")
-_EMBEDDING_OPTIONS = (*_SCORE_OPTIONS, "pooling", "normalize", "add_special_tokens")
+_EMBEDDING_OPTIONS = (*_SCORE_OPTIONS, "pooling", "normalize", "add_special_tokens", "adapter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class TextOptions:
     pooling: PoolingKind = "last"
     normalize: bool = False
     add_special_tokens: bool = False
+    adapter: str | None = None
 
 
 def score_options(options: Mapping[str, Any]) -> TextOptions:
@@ -46,8 +47,12 @@ def embedding_options(options: Mapping[str, Any]) -> TextOptions:
     kind = options.get("pooling", "last")
     if kind not in POOLING_KINDS:
         raise SamplingError(f"pooling must be one of {', '.join(POOLING_KINDS)}, not {kind!r}.")
+    adapter = options.get("adapter")
+    if adapter is not None and not isinstance(adapter, str):
+        raise SamplingError(f"adapter must be a name, not {adapter!r}.")
     return TextOptions(
         **_common(options),
+        adapter=adapter,
         pooling=kind,
         normalize=_flag("normalize", options.get("normalize", True)),
         add_special_tokens=_flag("add_special_tokens", options.get("add_special_tokens", True)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -55,8 +55,6 @@ def run_bench_command(words: Sequence[str], options: BenchOptions, output: TextI
     settings = _read_settings(options)
     configurations = _read_configurations(words)
     _check_files(options)
-    if not words or words[0] == AGAINST:
-        note("No model was named: quire's small demo model is measured.")
     errors = Console(file=sys.stderr)
     with _Progress(errors) as progress:
         figures = run_bench(configurations, settings, progress.say)
@@ -76,6 +74,8 @@ def _read_configurations(words: Sequence[str]) -> list[Configuration]:
     """One configuration, or two: the words before `--against`, and those after it."""
     first, second = _split(words)
     found = [_read_configuration(first)]
+    if read_start(first).is_demo:
+        note("No model was named: quire's small demo model is measured.")
     if second is not None:
         if not second:
             raise ConfigError(f"{AGAINST} needs a configuration: a file, a folder, or KEY=VALUE.")
@@ -158,8 +158,6 @@ def _without_secret(word: str) -> str:
 
 
 def _renamed(one: Configuration, name: str) -> Configuration:
-    from dataclasses import replace
-
     return replace(one, name=name)
 
 
@@ -177,10 +175,11 @@ def _read_settings(options: BenchOptions) -> BenchSettings:
         for name in ("prompt_tokens", "new_tokens", "turns", "starts")
         if (value := getattr(options, name)) is not None
     }
-    if options.streams is None:
-        return BenchSettings(**numbers, passages=passages)
-    streams = tuple(_whole("--streams", part.strip()) for part in options.streams.split(","))
-    return BenchSettings(streams=tuple(dict.fromkeys(streams)), **numbers, passages=passages)
+    settings = BenchSettings(passages=passages)
+    if options.streams is not None:
+        streams = [_whole("--streams", part.strip()) for part in options.streams.split(",")]
+        settings = replace(settings, streams=tuple(dict.fromkeys(streams)))
+    return replace(settings, **numbers)
 
 
 def _whole(name: str, text: str) -> int:

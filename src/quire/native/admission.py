@@ -20,6 +20,7 @@ from quire.native.batch import LoadedAdapter
 from quire.native.completion_text import CompletionText
 from quire.native.constraints.matcher import Matcher
 from quire.native.detokenizer import MakeDetokenizer
+from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms, random_seed
 from quire.native.sequence import Request, Sequence
@@ -89,6 +90,11 @@ def _check_tokens(prompt: Prompt, limits: Limits) -> None:
         )
 
 
+def root_of(adapter: LoadedAdapter | None) -> Root:
+    """What the keys and values of a request with this adapter depend on, besides its tokens."""
+    return () if adapter is None else (f"adapter {adapter.number}",)
+
+
 def make_request(
     request_id: str,
     number: int,
@@ -116,7 +122,7 @@ def make_request(
         priority=params.priority,
         arrival=arrival,
         number=number,
-        root=() if adapter is None else (f"adapter {adapter.number}",),
+        root=root_of(adapter),
         rules=_rules(params, vocab_size, encode),
         prompt_logprobs=None if top is None else PromptLogprobs(prompt_ids, top),
         adapter=adapter,

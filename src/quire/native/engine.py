@@ -161,6 +161,7 @@ class Engine:
         pooling: PoolingParams,
         *,
         arrival: float | None = None,
+        adapter: LoadedAdapter | None = None,
     ) -> None:
         """Take a request for a vector, which shares steps with all others; it ends with a `Pooled`.
 
@@ -169,7 +170,7 @@ class Engine:
         self._check_new(request_id)
         check_pooling(prompt, self._limits)
         when = time.monotonic() if arrival is None else arrival
-        self._enter(make_pooling_request(request_id, self._added, prompt, pooling, when))
+        self._enter(make_pooling_request(request_id, self._added, prompt, pooling, when, adapter))
 
     def _check_new(self, request_id: str) -> None:
         if self._closed:

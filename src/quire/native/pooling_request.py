@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from quire.errors import PromptTooLongError
-from quire.native.admission import Limits, check_request
+from quire.native.admission import Limits, check_request, root_of
+from quire.native.batch import LoadedAdapter
 from quire.native.completion_text import CompletionText
 from quire.native.pooling import Pool, PoolingParams
 from quire.native.sequence import Request, Sequence
@@ -30,7 +31,12 @@ def check_pooling(prompt: Prompt, limits: Limits) -> None:
 
 
 def make_pooling_request(
-    request_id: str, number: int, prompt: Prompt, pooling: PoolingParams, arrival: float
+    request_id: str,
+    number: int,
+    prompt: Prompt,
+    pooling: PoolingParams,
+    arrival: float,
+    adapter: LoadedAdapter | None = None,
 ) -> Request:
     """Build a pooling request that has been checked, and its one sequence, which gets no token."""
     request = Request(
@@ -40,10 +46,11 @@ def make_pooling_request(
         priority=pooling.priority,
         arrival=arrival,
         number=number,
-        root=(),
+        root=root_of(adapter),
         rules=None,
         prompt_logprobs=None,
         pool=Pool(pooling, len(prompt)),
+        adapter=adapter,
     )
     text = CompletionText(_NoText(), request.params)
     request.sequences.append(Sequence(request, 0, text, None, None))

@@ -73,6 +73,20 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"target_modules": [*LINEARS, "embed_tokens"], "ensure_weight_tying": True},
     ),
     "embeddings alone": ("llama2", {}, {"target_modules": ["embed_tokens"], "embeddings": False}),
+    "fused maps": (
+        "phi3",
+        {},
+        {"target_modules": ["qkv_proj", "o_proj", "gate_up_proj"], "lora_bias": True},
+    ),
+    "norms after, caps": (
+        "gemma2",
+        {},
+        {"target_modules": [*LINEARS, "embed_tokens", "lm_head"], "embeddings": False},
+    ),
+    "scaled embeddings saved": ("gemma3_text", {}, {"modules_to_save": ["embed_tokens"]}),
+    "scales": ("granite", {}, {"lora_bias": True}),
+    "norms of widths": ("olmo2", {}, {}),
+    "beside experts": ("qwen3_moe", {}, {"target_modules": ["q_proj", "o_proj"]}),
     "half precision": ("llama2", {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
 }  # fmt: skip
 

@@ -7,8 +7,6 @@ runs in the order of their numbers, the shared one last, whatever else is in the
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from quire.native.cpu import layout, simd
@@ -153,7 +151,7 @@ def _group_shared(table: int, rows: int) -> None:
 @kernel
 def _gather(x: int, size: int, rows_of: int, count: int, out: int) -> int:
     """Where the `count` rows of x lie in a row: where they are, or copied to `out`."""
-    first: Any = np.int64(get_int32(rows_of, 0))
+    first = int(np.int64(get_int32(rows_of, 0)))
     if np.int64(get_int32(rows_of, count - 1)) - first == count - 1:
         return x + 4 * first * size
     for i in range(count):

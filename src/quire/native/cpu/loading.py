@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from quire.errors import ConfigError
 from quire.machine.cpus import default_threads
@@ -12,6 +13,7 @@ from quire.native.cpu.expert_tables import expert_scratch_bytes
 from quire.native.cpu.layout import BLOCK_SIZES
 from quire.native.cpu.machine_code import load_step
 from quire.native.cpu.memory import KvDtype, count_blocks
+from quire.native.cpu.packed import PackedMatrix
 from quire.native.cpu.packer import QuantizedKind
 from quire.native.cpu.runner import CpuRunner
 from quire.native.cpu.weights import Weights, WeightsDtype, load_weights
@@ -32,7 +34,7 @@ def load_model(
     max_model_len_is_wish: bool = False,
     block_size: int = 16,
     kv_cache_memory: int | None = None,
-    kv_dtype: KvDtype = "float32",
+    kv_dtype: KvDtype | Literal["auto"] = "auto",
     memory_util: float = 0.7,
     num_threads: int | None = None,
     max_batch_tokens: int = 2048,
@@ -48,7 +50,8 @@ def load_model(
         rope_scaling: a kind of `rope.OVERRIDES`; None or "none" keeps the model's own.
         max_model_len: the most tokens of one sequence; None takes the model's own number.
         max_model_len_is_wish: take the model's own number where it is smaller, without an error.
-        kv_dtype: of the KV cache's elements.
+        kv_dtype: of the KV cache's elements; "auto" is float16 where weights are quantised, else
+            float32.
         kv_cache_memory: bytes; None takes `memory_util` of what is free.
         num_threads: None takes a thread for each core that this process may use.
         max_batch_tokens: the most rows of one batch; scratch is sized by it.
@@ -74,6 +77,8 @@ def load_model(
         spec, folder, dtype, quantize, threads=threads, say=on_compile, with_head=with_head
     )
     size = weights_bytes(weights)
+    if kv_dtype == "auto":
+        kv_dtype = "float16" if has_packed(weights) else "float32"
     num_blocks = count_blocks(
         spec,
         block_size=block_size,
@@ -107,6 +112,12 @@ def _model_length(spec: DecoderSpec, wanted: int | None, wish: bool) -> int:
             "knows; lower it, or set rope_scaling (linear, dynamic, yarn or llama3) to stretch them"
         )
     return wanted
+
+
+def has_packed(weights: Weights) -> bool:
+    """Whether some matrix is quantised."""
+    tensors = (one for layer in weights.layers for one in layer.values())
+    return any(isinstance(one, PackedMatrix) for one in tensors)
 
 
 def weights_bytes(weights: Weights) -> int:

@@ -16,7 +16,7 @@ from quire.errors import AdapterError, OutOfMemoryError
 from quire.machine.memory import available_memory
 from quire.native.cpu.layout import LINEARS
 from quire.native.cpu.memory import MIB
-from quire.native.cpu.weights import Weights
+from quire.native.cpu.weights import Weights, take_rows
 from quire.native.models.spec import DecoderSpec, TensorSpec
 
 
@@ -55,7 +55,7 @@ class LoraWeights:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A linear map, or one of the two tables, whose weight a module owns."""
+    """A linear map, or one of the two tables, whose weight a module owns, or a part of which."""
 
     layer: int | None
     tensor: TensorSpec
@@ -115,7 +115,7 @@ class _Places:
         entries: dict[str, TensorEntry] = {}
         for place in _all_places(spec):
             name = place.tensor.name
-            entries[name] = TensorEntry("F32", place.tensor.shape, 0)
+            entries[name] = TensorEntry("F32", place.tensor.stored_shape, 0)
             self._by_module.setdefault(name.removesuffix(".weight"), []).append(place)
         self._modules = ModelModules(entries)
 
@@ -155,10 +155,10 @@ def _all_places(spec: DecoderSpec) -> Iterator[_Place]:
 
 
 def _check_shape(adapter: Adapter, module: str, place: _Place, shape: tuple[int, ...]) -> None:
-    if shape != place.tensor.shape:
+    if shape != place.tensor.stored_shape:
         raise AdapterError(
             f"The adapter {adapter.path} changes {module} as a matrix of shape {list(shape)}, but "
-            f"in the model it has shape {list(place.tensor.shape)}. It may belong to another model."
+            f"in the model it has shape {list(place.tensor.stored_shape)}. It may belong to another model."
         )
 
 
@@ -168,17 +168,22 @@ def _change(found: LoraWeights, place: _Place) -> MapChange:
 
 
 def _add_pair(found: LoraWeights, place: _Place, pair: LoraPair) -> None:
-    if pair.is_zero:
+    b = take_rows(pair.b, place.tensor.rows)
+    bias = None if pair.bias is None else take_rows(pair.bias, place.tensor.rows)
+    part = LoraPair(pair.a, b, bias)
+    if part.is_zero:
         return
     change = _change(found, place)
-    if pair.a.any() and pair.b.any():
-        change.a, change.b = pair.a, np.ascontiguousarray(pair.b.T)
-    if pair.bias is not None:
-        change.shift = pair.bias if change.shift is None else change.shift + pair.bias
+    if part.a.any() and b.any():
+        change.a, change.b = part.a, np.ascontiguousarray(b.T)
+    if bias is not None:
+        change.shift = bias if change.shift is None else change.shift + bias
 
 
 def _set_bias(found: LoraWeights, place: _Place, values: Floats, weights: Weights) -> None:
     """Keep what a bias of the adapter adds to the model's own."""
+    if place.tensor.rows and values.shape == place.tensor.stored_shape[:1]:
+        values = take_rows(values, place.tensor.rows)
     layer: Mapping[str, Floats] = {} if place.layer is None else weights.layers[place.layer]
     own = layer.get(f"{place.tensor.role}_bias")
     if own is None or own.shape != values.shape:

@@ -132,7 +132,7 @@ class WeightsFolder:
             )
         if found.dtype not in ("F32", "F16", "BF16", "F64"):
             raise WeightsError(f"{found.path}: {found.name} is stored as {found.dtype}, no float")
-        return dataclasses.replace(found, values=_take_rows(found.values, spec.rows))
+        return dataclasses.replace(found, values=take_rows(found.values, spec.rows))
 
 
 def _respell(name: str, spellings: tuple[tuple[str, str], ...]) -> str:
@@ -142,7 +142,7 @@ def _respell(name: str, spellings: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def _take_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
+def take_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
     """Some rows, without a copy where they lie together; all of them where none are named."""
     parts = [values[first:end] for first, end in rows] or [values]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
