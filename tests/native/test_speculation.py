@@ -259,6 +259,20 @@ def test_drafts_stay_within_budgets_and_preempt_nobody() -> None:
     assert highest == len(LOOP) + 22 - 2, "the last token is never computed"
 
 
+@pytest.mark.parametrize("blocks", range(9, 16))
+def test_drafts_end_where_the_blocks_do(blocks: int) -> None:
+    """Each of the two needs nine blocks in the end, so that one is preempted, with drafts or not."""
+    requests = {name: (LOOP, greedy(28)) for name in ("one", "other")}
+    found: list[object] = []
+    for speculation in (0, 8):
+        runner = FakeRunner(num_blocks=blocks, block_size=4, vocab_size=VOCAB, habit=9.0)
+        engine = make_engine(runner, speculation=speculation, prefix_caching=False)
+        found.append(run(engine, requests))
+        assert engine.statistics.preemptions == 1
+        assert not engine.statistics.failed_steps
+    assert found[0] == found[1]
+
+
 def test_rejected_drafts_give_their_blocks_back_and_are_not_cached() -> None:
     """The model leaves its loop at position 15; what is cached afterwards is right."""
     runner = FakeRunner(num_blocks=32, block_size=4, vocab_size=VOCAB, habit=9.0)
