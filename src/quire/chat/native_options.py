@@ -60,8 +60,7 @@ def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) 
             f"quantization_bit {model_args.quantization_bit}: the native engine rounds weights to 8 "
             "or 4 bits."
         )
-    bits = {8: "int8", 4: "int4"}.get(model_args.quantization_bit or 0)
-    if bits and model_args.native_quantization not in (None, bits):
+    elif model_args.native_quantization not in (None, quantization(model_args)):
         yield (
             f"quantization_bit {model_args.quantization_bit} and native_quantization "
             f"{model_args.native_quantization} contradict each other: leave one out."

@@ -7,11 +7,25 @@ bytes; bytes are followed by one float32 scale for each position, whose largest 
 
 from __future__ import annotations
 
+import numpy as np
+
 from quire.native.cpu import layout, simd
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.layout import LANES
 
+_ONE = np.int64(1)  # typed, see kernels
+
 head_bytes = kernel(layout.kv_head_bytes)
+
+
+@kernel
+def _store_bytes(source: int, size: int, target: int, stride: int, scale: int) -> None:
+    """`size` floats as signed bytes, `stride` bytes apart, and their one scale."""
+    largest = simd.max_magnitude(source, size)
+    inverse = simd.inverse_of(largest)
+    for i in range(size):
+        simd.put_rounded(target, i * stride, simd.get_float32(source, i) * inverse)
+    simd.put_float32(scale, 0, largest * simd.ONE_127TH)
 
 
 @kernel
@@ -34,13 +48,8 @@ def store_keys(
                 for i in range(size):
                     simd.put_float16(target, i * block_size + offset, simd.get_float32(source, i))
             else:
-                largest = simd.max_magnitude(source, size)
-                inverse = simd.inverse_of(largest)
-                for i in range(size):
-                    value = simd.get_float32(source, i) * inverse
-                    simd.put_rounded(target, i * block_size + offset, value)
-                scales = target + size * block_size
-                simd.put_float32(scales, offset, largest * simd.ONE_127TH)
+                _store_bytes(source, size, target + offset, block_size,
+                             target + size * block_size + 4 * offset)  # fmt: skip
 
 
 @kernel
@@ -66,10 +75,5 @@ def store_values(
                 for i in range(size):
                     simd.put_float16(target, offset * width + i, simd.get_float32(source, i))
             else:
-                largest = simd.max_magnitude(source, size)
-                inverse = simd.inverse_of(largest)
-                for i in range(size):
-                    value = simd.get_float32(source, i) * inverse
-                    simd.put_rounded(target, offset * width + i, value)
-                scales = target + width * block_size
-                simd.put_float32(scales, offset, largest * simd.ONE_127TH)
+                _store_bytes(source, size, target + offset * width, _ONE,
+                             target + width * block_size + 4 * offset)  # fmt: skip

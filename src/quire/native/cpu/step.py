@@ -128,6 +128,14 @@ def _is_quantized(linear_map: int) -> bool:
 
 
 @kernel
+def _quantize(linear_map: int, x: int, first: int, end: int, out: int) -> None:
+    """The rows `first` to `end - 1` of x as a quantised map takes them."""
+    quantize_rows(first, end, x, get_int64(linear_map, layout.MAP_DEPTH),
+                  get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
+                  out)  # fmt: skip
+
+
+@kernel
 def _quantize_phase(table: int, linear_map: int, x: int, rows: int, phase: int) -> None:
     """QUANTIZED = the rows of x, where the map wants them so and that is a phase."""
     if not (_is_quantized(linear_map) and _norms_apart(table, rows)):
@@ -136,9 +144,7 @@ def _quantize_phase(table: int, linear_map: int, x: int, rows: int, phase: int) 
     task = take_task(counters)
     while task < tasks:
         first, end = share(task, tasks, rows, _ONE)
-        quantize_rows(first, end, x, get_int64(linear_map, layout.MAP_DEPTH),
-                      get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
-                      get_int64(table, layout.QUANTIZED))  # fmt: skip
+        _quantize(linear_map, x, first, end, get_int64(table, layout.QUANTIZED))
         finish_task(counters)
         task = take_task(counters)
     _wait(table, phase, tasks)
@@ -152,9 +158,7 @@ def _whole(thread: int, table: int, linear_map: int, x: int, rows: int) -> int:
     if _norms_apart(table, rows):
         return get_int64(table, layout.QUANTIZED)
     own = _scratch(thread, table) + get_int64(table, layout.OWN_QUANTIZED)
-    quantize_rows(NO, rows, x, get_int64(linear_map, layout.MAP_DEPTH),
-                  get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
-                  own)  # fmt: skip
+    _quantize(linear_map, x, NO, rows, own)
     return own
 
 
