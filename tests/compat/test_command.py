@@ -43,7 +43,7 @@ def test_chat_answers_piped_input(run_python: RunPython, config: str) -> None:
 
 def test_run_chat_reads_the_command_line(run_python: RunPython, config: str) -> None:
     code = "import sys; from llamafactory.chat.chat_model import run_chat; sys.exit(run_chat())"
-    result = run_python("-c", code, config, "max_new_tokens=4", text="Hello!")
+    result = run_python("-c", code, config, "do_sample=false", "max_new_tokens=4", text="Hello!")
     assert (result.returncode, bool(result.stdout.strip())) == (0, True), result.stderr
 
 
