@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding as llvm
+import numpy as np
 import pytest
 
 from quire.native.cpu import machine_code
@@ -78,23 +80,37 @@ def test_a_progress_line() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("quire.native.cpu.compiler.compile_step", lambda: b"made")
         assert machine_code.compile_with_progress(said.append) == b"made"
-    assert said == ["Compiling kernels for this machine, once; it takes about a minute ..."]
+    assert said == ["Compiling kernels for this machine, once; it takes about half a minute ..."]
+
+
+def _object_file() -> bytes:
+    """Code whose entry writes its first argument to the address that is its second."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(
+        """
+        define void @quire_step(i64 %thread, i64 %table) {
+            %place = inttoptr i64 %table to ptr
+            store i64 %thread, ptr %place
+            ret void
+        }
+        """
+    )
+    machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", jit=True)
+    return machine.emit_object(module)
 
 
 def test_code_that_cannot_be_kept_still_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ran: list[tuple[int, int]] = []
-
     def compile_(say: object) -> bytes:
-        raise machine_code.BoundToProcessError(
-            "the machine code calls Py_DecRef", lambda thread, table: ran.append((thread, table))
-        )
+        raise machine_code.BoundToProcessError("the machine code calls Py_DecRef", _object_file())
 
     monkeypatch.setattr(machine_code, "compile_with_progress", compile_)
-    step, _ = machine_code.find_step(print)
-    step(1, 2)
-    assert ran == [(1, 2)]
+    step, alive = machine_code.find_step(print)
+    written = np.zeros(1, np.int64)
+    step(7, written.ctypes.data)
+    assert (written[0], bool(alive)) == (7, True)
     assert "Py_DecRef" in caplog.text
     assert not folder.exists()
 

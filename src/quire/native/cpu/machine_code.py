@@ -43,12 +43,12 @@ _loaded: list[tuple[StepFunction, object]] = []  # the function, and what keeps 
 class BoundToProcessError(Exception):
     """A version of Numba made code that calls into Numba or Python, so it cannot be kept.
 
-    `step` is that code, which this process can run.
+    `code` is an object file that this process, which has Numba, can run.
     """
 
-    def __init__(self, reason: str, step: StepFunction) -> None:
+    def __init__(self, reason: str, code: bytes) -> None:
         super().__init__(reason)
-        self.step = step
+        self.code = code
 
 
 def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
@@ -69,7 +69,7 @@ def find_step(say: Callable[[str], None]) -> tuple[StepFunction, object]:
         return _load(object_code(say))
     except BoundToProcessError as error:
         logger.warning("The compiled kernels cannot be kept: %s", error)
-        return error.step, error
+        return _load(error.code)
 
 
 def cache_folder() -> Path:
@@ -135,7 +135,7 @@ def _write(path: Path, code: bytes) -> None:
 
 def compile_with_progress(say: Callable[[str], None]) -> bytes:
     """Compile; `say` gets one line before."""
-    say("Compiling kernels for this machine, once; it takes about a minute ...")
+    say("Compiling kernels for this machine, once; it takes about half a minute ...")
     start = time.perf_counter()
     from quire.native.cpu.compiler import compile_step  # imports Numba
 
