@@ -21,6 +21,7 @@ from quire.native.cpu.tiles import make_dot_tile
 
 TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as registers hold
 ROW_BLOCK_BYTES = 384 * 1024  # of activations, to stay in the second-level cache
+WEIGHTS_AHEAD = 2048  # bytes: half a page before they are wanted, weights are called into the cache
 NO, YES = np.int64(0), np.int64(1)  # typed, or Numba compiles the callee anew for each literal
 
 
@@ -100,8 +101,6 @@ def _make_product(bfloat16: bool) -> Any:
     tall = make_dot_tile(TILE_ROWS, 4, bfloat16, lines=2)
     middle = make_dot_tile(2, 4, bfloat16, lines=2)
     small = make_dot_tile(1, 4, bfloat16, lines=2)
-    # One row reads nothing but weights: long rows of float32 come fastest unasked, 8 at a time.
-    flat = make_dot_tile(1, 8, bfloat16, lines=0)
     single = make_dot_tile(1, 1, bfloat16)
 
     @kernel
@@ -112,13 +111,13 @@ def _make_product(bfloat16: bool) -> Any:
         """Addresses, strides in bytes; `w` is the first weight row."""
         stride = depth * size
         column = 0
-        if rows == 1 and not bfloat16:
-            while column + 8 <= columns:
+        if rows == 1:  # it reads nothing but weights: they come fastest one line after the other
+            while column < columns:
                 shift = bias + 4 * column if bias else 0
                 weights = w + column * stride
-                flat(x, x_stride, weights, stride, depth, out + 4 * column, out_stride, shift,
-                     accumulate, weights + 8 * stride, 8 * LANES * size)  # fmt: skip
-                column += 8
+                single(x, x_stride, weights, stride, depth, out + 4 * column, out_stride, shift,
+                       accumulate, weights + WEIGHTS_AHEAD, LANES * size)  # fmt: skip
+                column += 1
         # While the rows take their turns with 4 weight rows, the next 4 come from memory.
         tiles = max(1, rows // TILE_ROWS + (rows % TILE_ROWS + 1) // 2)
         pace = 4 * LANES * size // tiles

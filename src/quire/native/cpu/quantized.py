@@ -16,6 +16,8 @@ from quire.native.cpu.quantized_tiles import make_quantized_tile, quantize_group
 TALL_ROWS = 6 if LANES == 16 else 2
 
 
+WEIGHTS_AHEAD = 1024  # bytes: see `kernels`
+
 quantized_row_bytes = kernel(layout.quantized_row_bytes)
 
 
@@ -38,8 +40,7 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
         make_quantized_tile(rows, 2, bits, zero_points) for rows in (TALL_ROWS, 1)
     )
     tall_1 = make_quantized_tile(TALL_ROWS, 1, bits, zero_points)
-    flat_4 = make_quantized_tile(1, 4, bits, zero_points)
-    flat_1 = make_quantized_tile(1, 1, bits, zero_points)
+    flat = make_quantized_tile(1, 1, bits, zero_points, WEIGHTS_AHEAD)
 
     @kernel
     def columns_of(
@@ -65,7 +66,7 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
             z = simd.get_int64(linear_map, layout.ZEROS) + block * stored
             shift, target = bias + 4 * start if bias else 0, out + 4 * start
             low, high = first - start, end - start
-            wide = left >= 2 if rows > 1 else left >= 4
+            wide = rows > 1 and left >= 2
             row = 0
             while row + TALL_ROWS <= rows:
                 source, place = x + row * x_stride, target + row * out_stride
@@ -78,17 +79,14 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
                 row += TALL_ROWS
             while row < rows:
                 source, place = x + row * x_stride, target + row * out_stride
-                if rows == 1 and wide:
-                    flat_4(source, x_stride, depth, w, s, z, span, repeat, groups, place,
-                           out_stride, unit, shift, accumulate, low, high)  # fmt: skip
-                elif wide:
+                if wide:
                     two_blocks(source, x_stride, depth, w, s, z, span, repeat, groups, place,
                                out_stride, unit, shift, accumulate, low, high)  # fmt: skip
                 else:
-                    flat_1(source, x_stride, depth, w, s, z, span, repeat, groups, place,
-                           out_stride, unit, shift, accumulate, low, high)  # fmt: skip
+                    flat(source, x_stride, depth, w, s, z, span, repeat, groups, place,
+                         out_stride, unit, shift, accumulate, low, high)  # fmt: skip
                 row += 1
-            block += (4 if rows == 1 else 2) if wide else 1
+            block += 2 if wide else 1
 
     return columns_of
 

@@ -99,7 +99,9 @@ def _load_zeros(builder: ir.IRBuilder, address: Any) -> Any:
     return builder.zext(loaded, _WORDS)
 
 
-def make_quantized_tile(rows: int, blocks: int, bits: int, zero_points: bool) -> Any:
+def make_quantized_tile(
+    rows: int, blocks: int, bits: int, zero_points: bool, ahead: int = 0
+) -> Any:
     """`tile(x, x_stride, depth, w, s, z, span, repeat, groups, out, out_stride, unit, bias,
     accumulate, first, end)`, all int64 but `unit`, strides in bytes.
 
@@ -108,9 +110,12 @@ def make_quantized_tile(rows: int, blocks: int, bits: int, zero_points: bool) ->
 
     x: rows as `quantize_rows` makes them, `depth` their bytes of numbers, cut into `groups` groups
     of `span` depths. w, s, z: the first block's numbers, scales (float16) and zero points; a scale
-    serves `repeat` groups. Without `zero_points` every zero is the middle: 128, or 8.
+    serves `repeat` groups. Without `zero_points` every zero is the middle: 128, or 8. Numbers that
+    lie `ahead` bytes further on are called into the cache; 0 for none.
     """
     steps_in_word = 1 if bits == 8 else 2
+    # One row has few sums, each of which waits for the one before: several chains of them do not.
+    unroll = chains = 4 if rows == 1 else 1
     vectors = blocks * _HALVES
     places = [(r, v) for r in range(rows) for v in range(vectors)]
     middle = 128 if bits == 8 else 8
@@ -127,10 +132,11 @@ def make_quantized_tile(rows: int, blocks: int, bits: int, zero_points: bool) ->
         zero_bytes = builder.mul(stored_groups, INT64(QUANT_BLOCK))
         ss = [build_offset(builder, s, scale_bytes, b) for b in range(blocks)]
         zs = [build_offset(builder, z, zero_bytes, b) for b in range(blocks)]
-        words = builder.sdiv(span, INT64(4 * steps_in_word))
+        # A power of two, so that these are shifts; a group is 4 steps at least.
+        trips = builder.lshr(span, INT64((4 * steps_in_word * unroll).bit_length() - 1))
         sums_at = builder.mul(groups, INT64(4))
 
-        def step(start: Any, index: Any, sums: list[Any]) -> list[Any]:
+        def step(start: Any, index: Any, sums: list[Any], number: int) -> list[Any]:
             """One register of weights a column vector: four depths, or eight."""
             result = list(sums)
             at = builder.add(start, builder.mul(index, INT64(4 * steps_in_word)))
@@ -139,6 +145,8 @@ def make_quantized_tile(rows: int, blocks: int, bits: int, zero_points: bool) ->
             for b in range(blocks):
                 for half in range(_HALVES):
                     place = builder.add(ws[b], builder.add(w_at, INT64(half * LANES * 4)))
+                    if ahead and half == 0:
+                        simd.build_prefetch(builder, builder.add(place, INT64(ahead)))
                     weights.append(_unpacked(builder, _load_words(builder, place), bits))
             for r in range(rows):
                 for part in range(steps_in_word):
@@ -146,14 +154,28 @@ def make_quantized_tile(rows: int, blocks: int, bits: int, zero_points: bool) ->
                         builder, builder.add(xs[r], builder.add(at, INT64(4 * part)))
                     )
                     for v in range(vectors):
-                        at_sum = r * vectors + v
+                        chain = (number * steps_in_word + part) % chains
+                        at_sum = chain * len(places) + r * vectors + v
                         result[at_sum] = build_dot4(
                             builder, result[at_sum], weights[v][part], value
                         )
             return result
 
-        def group(index: Any, totals: list[Any]) -> list[Any]:
-            stored = builder.sdiv(index, repeat)
+        def steps(start: Any, index: Any, sums: list[Any]) -> list[Any]:
+            first = builder.mul(index, INT64(unroll))
+            for number in range(unroll):
+                sums = step(start, builder.add(first, INT64(number)), sums, number)
+            return sums
+
+        def merged(sums: list[Any]) -> list[Any]:
+            """The chains added: whole numbers, so that their order does not matter."""
+            result = sums[: len(places)]
+            for at, value in enumerate(sums[len(places) :]):
+                result[at % len(places)] = builder.add(result[at % len(places)], value)
+            return result
+
+        def group(index: Any, state: list[Any]) -> list[Any]:
+            stored, served, *totals = state
             start = builder.mul(index, span)
             scale_at = [
                 builder.add(builder.add(base, depth), builder.mul(index, INT64(4))) for base in xs
@@ -178,7 +200,8 @@ def make_quantized_tile(rows: int, blocks: int, bits: int, zero_points: bool) ->
                     begun.append(builder.mul(_splat(builder, builder.neg(x_sums[r])), zeros[v]))
                 else:
                     begun.append(_splat(builder, builder.mul(x_sums[r], INT32(-middle))))
-            sums = build_loop(builder, words, begun, lambda i, state: step(start, i, state))
+            begun += [ir.Constant(_WORDS, [0] * LANES)] * (len(places) * (chains - 1))
+            sums = merged(build_loop(builder, trips, begun, lambda i, s: steps(start, i, s)))
             scales = [
                 _load_scales(
                     builder,
@@ -189,14 +212,20 @@ def make_quantized_tile(rows: int, blocks: int, bits: int, zero_points: bool) ->
                 for b in range(blocks)
                 for h in range(_HALVES)
             ]
-            result: list[Any] = []
+            served = builder.add(served, INT64(1))  # counted: a division would cost more
+            last = builder.icmp_signed("==", served, repeat)
+            result = [
+                builder.select(last, builder.add(stored, INT64(1)), stored),
+                builder.select(last, INT64(0), served),
+            ]
             for (r, v), whole, total in zip(places, sums, totals, strict=True):
                 value = builder.fmul(builder.sitofp(whole, VECTOR), x_scales[r])
                 result.append(simd.build_fma(builder, value, scales[v], total))
             return result
 
         zero = simd.constant_vector(0.0)
-        totals = build_loop(builder, groups, [zero] * len(places), group)
+        begun = [INT64(0), INT64(0), *[zero] * len(places)]
+        _, _, *totals = build_loop(builder, groups, begun, group)
         spread = simd.build_splat(builder, unit)
         for (r, v), total in zip(places, totals, strict=True):
             column = v * LANES
