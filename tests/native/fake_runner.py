@@ -163,3 +163,6 @@ class NumberText:
 
     def flush(self) -> str:
         return ""
+
+    def read(self, tokens: Sequence[int]) -> str:
+        return "".join(map(self.add, tokens))

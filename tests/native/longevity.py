@@ -143,6 +143,7 @@ class Mix:
             (0.2, "stop", ((f"{some[0]} ", "11 1"),)),
             (0.1, "logprobs", (0, 3)),
             (0.05, "prompt_logprobs", (0, 2)),
+            (0.3, "streamed", (False,)),
         )
 
 

@@ -104,6 +104,38 @@ def test_stop_tokens_and_stop_strings_end_it_earlier(
     assert text == (whole[:cut] if isinstance(reason, str) else shown)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n": 3, "seed": 4, "temperature": 1.0},
+        {"stop": (f" {ANSWER[3]} {ANSWER[4]}",)},
+        {"stop_token_ids": (ANSWER[3],), "logprobs": 2},
+        {"prompt_logprobs": 1, "logprobs": 0, "n": 2},
+    ],
+)
+def test_a_whole_answer_is_one_delta_of_all_that_a_stream_gives(options: dict[str, Any]) -> None:
+    given = {"max_tokens": 12, "temperature": 0.0, **options}
+    engine = make_engine()
+    for name in ("stream", "whole"):
+        streamed = name == "stream"
+        engine.add(name, Prompt(PROMPT), SamplingParams(**given, streamed=streamed))
+    found = run(engine)
+    whole = found["whole"]
+    assert sorted(delta.index for delta in whole) == list(range(given.get("n", 1)))
+    for delta in whole:
+        parts = [part for part in found["stream"] if part.index == delta.index]
+        last = parts[-1]
+        assert delta.text == "".join(part.text for part in parts)
+        assert delta.token_ids == tuple(token for part in parts for token in part.token_ids)
+        assert delta.logprobs == (tuple(o for p in parts for o in p.logprobs or ()) or None)
+        assert delta.prompt_logprobs == parts[0].prompt_logprobs
+        assert (delta.finish_reason, delta.stop_reason) == (last.finish_reason, last.stop_reason)
+        assert delta.usage is not None
+        assert last.usage is not None
+        assert delta.usage.completion_tokens == last.usage.completion_tokens
+
+
 def test_eos_is_ignored_on_request() -> None:
     engine = make_engine()
     engine.add("it", Prompt(PROMPT), greedy(12, eos_token_ids=tuple(ANSWER), ignore_eos=True))

@@ -48,6 +48,7 @@ options = st.fixed_dictionaries(
         "stop": st.sampled_from([("3 1",), ("1", "11 "), ("2 2", " 9")]),
         "prompt_logprobs": st.integers(0, 2),
         "logprobs": st.integers(0, 2),
+        "streamed": st.booleans(),
     },
 )
 shapes = st.fixed_dictionaries(

@@ -26,6 +26,10 @@ class Detokenizer(Protocol):
         """Return the text that was still held back."""
         ...
 
+    def read(self, tokens: Sequence[int]) -> str:
+        """Return the text of a whole completion. Not to be mixed with `add`."""
+        ...
+
 
 MakeDetokenizer = Callable[[SamplingParams], Detokenizer]
 """Makes one for each completion."""
@@ -78,6 +82,9 @@ class StreamDetokenizer:
 
     def flush(self) -> str:
         return self._show(self._decode(self._pending)) if self._pending else ""
+
+    def read(self, tokens: Sequence[int]) -> str:
+        return self._decode_plainly(tokens)
 
     def _show(self, text: str, kept: Sequence[int] = ()) -> str:
         self._pending = list(kept)

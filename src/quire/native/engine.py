@@ -17,6 +17,7 @@ from quire.native.batching import Draft, LogitsRows, build_batch
 from quire.native.blocks import BlockPool
 from quire.native.constraints.masking import MaskMaker
 from quire.native.constraints.matcher import Matcher
+from quire.native.deltas import token_delta, whole_delta
 from quire.native.detokenizer import MakeDetokenizer
 from quire.native.ending import Ending, ending_after, usage_of
 from quire.native.pooling import Pooled, PoolingParams
@@ -295,7 +296,9 @@ class Engine:
         for place, sequence in enumerate(sequences):
             if sequence not in faulty:
                 one = None if logprobs is None else logprobs[place]
-                outputs.append(self._accept(sequence, sampled.tokens[place], one))
+                delta = self._accept(sequence, sampled.tokens[place], one)
+                if delta is not None:
+                    outputs.append((sequence.request.request_id, delta))
         if faulty:
             outputs += self._fail(list(faulty), _BAD_LOGITS)
         return outputs
@@ -310,32 +313,23 @@ class Engine:
             for sibling in sequence.request.sequences[1:]:
                 self._scheduler.fork(sequence, sibling)
 
-    def _accept(
-        self, sequence: Sequence, token: int, logprob: TokenLogprob | None
-    ) -> tuple[str, Delta]:
-        """Give a sequence its next token and return what it may show of it."""
+    def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> Delta | None:
+        """Give a sequence its next token and return what it shows now, if it does."""
         sequence.append(token)
         self._generated += 1
-        request = sequence.request
         try:
             text, ending = ending_after(sequence, token)
         except Exception as error:  # a detokenizer at fault
             logger.exception("A token of the native engine could not be read.")
             text, ending = "", Ending("error", error=f"Token {token} cannot be read: {error!r}.")
-        delta = Delta(
-            sequence.index,
-            text,
-            (token,),
-            None if logprob is None else (logprob,),
-            ending.finish_reason,
-            ending.stop_reason,
-            None if ending.finish_reason is None else usage_of(sequence),
-            _prompt_logprobs(sequence),
-            ending.error,
-        )
+        if sequence.held is None:
+            delta = token_delta(sequence, token, text, logprob, ending)
+        else:
+            sequence.held.append((text, logprob))
+            delta = whole_delta(sequence, ending) if ending.finish_reason is not None else None
         if ending.finish_reason is not None:
             self._finish(sequence)
-        return request.request_id, delta
+        return delta
 
     def _finish_pooling(self, sequence: Sequence) -> tuple[str, Delta]:
         request = sequence.request
@@ -410,10 +404,3 @@ class Engine:
 def _grammar_error(sequence: Sequence) -> str | None:
     failed = sequence.matcher is not None and sequence.matcher.error
     return f"response_format: {failed}" if failed else None
-
-
-def _prompt_logprobs(sequence: Sequence) -> tuple[TokenLogprob | None, ...] | None:
-    logprobs = sequence.request.prompt_logprobs
-    if logprobs is None or sequence.index or sequence.num_outputs != 1:
-        return None
-    return tuple(logprobs.entries)

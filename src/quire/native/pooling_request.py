@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Many
 from dataclasses import replace
 
 import numpy as np
@@ -64,4 +65,7 @@ class _NoText:
         return ""
 
     def flush(self) -> str:
+        return ""
+
+    def read(self, tokens: Many[int]) -> str:
         return ""

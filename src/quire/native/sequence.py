@@ -18,7 +18,11 @@ from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms
 from quire.native.speculation import Drafter
+from quire.outputs import TokenLogprob
 from quire.sampling import SamplingParams
+
+Gain: TypeAlias = tuple[str, TokenLogprob | None]
+"""What a token adds to a completion: text that may be shown, and its log-probability if wanted."""
 
 Key: TypeAlias = tuple[int, float, int, int]
 """Who is served first: priority, arrival, number of the request, index of the completion."""
@@ -61,7 +65,7 @@ class Sequence:
 
     `computed_tokens` of its `num_tokens` tokens have keys and values in `table`'s blocks, of which
     the first `published` are full, and in the prefix cache where there is one. A sequence that
-    waits has no blocks.
+    waits has no blocks. `held` is what it gained so far, where only whole answers are wanted.
     """
 
     __slots__ = (
@@ -70,6 +74,7 @@ class Sequence:
         "counts",
         "drafter",
         "finished",
+        "held",
         "index",
         "key",
         "matcher",
@@ -99,6 +104,7 @@ class Sequence:
         self.counts = counts  # None: no penalties
         self.matcher = matcher  # None: no constraint
         self.drafter: Drafter | None = None  # set where the engine speculates
+        self.held: list[Gain] | None = None if request.params.streamed else []
         self.prompt_length = self.num_tokens = request.prompt_length
         self._tokens = np.empty(
             self.num_tokens + min(request.params.max_tokens, 64), dtype=np.int32
