@@ -183,6 +183,7 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
 
 @kernel
 def _attend(thread: int, table: int, layer: int, phase: int) -> None:
+    """MIXED = attention, in one task for each tile of rows and each head of the keys."""
     counters, kv_heads = counters_of(table, phase), get_int64(table, layout.KV_HEADS)
     tasks = get_int64(table, layout.TILE_COUNT) * kv_heads
     task = take_task(counters)

@@ -1,4 +1,4 @@
-"""What stands before a step's layers and after them: the embeddings, and the head."""
+"""What comes before a step's layers and after them: the embeddings, and the head."""
 
 from __future__ import annotations
 

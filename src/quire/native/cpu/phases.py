@@ -1,7 +1,8 @@
 """What the phases of a step share: their counters, how they are split, where scratch is.
 
-A phase reads the same everywhere: take a task, do it, take the next until none is left, wait.
-Its body stands in the loop, since every function of its own costs Numba time to compile.
+A phase reads the same everywhere: take a task; while it is one of the phase's, do it and take the
+next; wait. The loop is written out each time: a kernel that is given what to do would be compiled
+anew for each phase, which takes Numba a fifth of a second.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from quire.native.cpu.kernels import YES
 from quire.native.cpu.simd import get_int64
 from quire.native.cpu.sync import finish_task, take_task, wait_for_tasks
 
-WORD = 8
+WORD = 8  # bytes
 ONE = YES  # typed, see kernels
-Q, K, V, OUTPUT, GATE, UP, DOWN = map(np.int64, range(len(layout.LINEARS)))
+Q, K, V, OUTPUT, GATE, UP, DOWN = map(np.int64, range(len(layout.LINEARS)))  # see `entry_of`
 
 
 @kernel
@@ -28,6 +29,7 @@ def split(table: int, units: int) -> int:
 
 @kernel
 def counters_of(table: int, phase: int) -> int:
+    """The address of the counters of a phase: see `sync`."""
     return get_int64(table, layout.COUNTERS) + phase * layout.PHASE_BYTES
 
 
@@ -40,11 +42,13 @@ def next_task(counters: int) -> int:
 
 @kernel
 def wait_for_phase(table: int, phase: int, tasks: int) -> None:
+    """Wait until all tasks of a phase are done, by whichever thread."""
     wait_for_tasks(counters_of(table, phase), tasks)
 
 
 @kernel
 def scratch_of(thread: int, table: int) -> int:
+    """The address of the memory that one thread has for itself."""
     return get_int64(table, layout.SCRATCH) + thread * get_int64(table, layout.SCRATCH_BYTES)
 
 

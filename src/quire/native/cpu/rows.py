@@ -1,6 +1,6 @@
 """Rows as a linear map takes them: normed, and in whole numbers where its weights are.
 
-That is a phase of its own, or, of few rows, done by each thread for itself.
+Either is a phase, or, of few rows, is done by each thread for itself.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from quire.native.cpu.quantized import quantize_rows
 from quire.native.cpu.simd import get_float32, get_int64
 from quire.native.cpu.sync import take_task
 
-# ---- norms
+# ---- norms: in a phase of their own, or, of few rows, by each thread for itself
 
 
 @kernel
 def norms_apart(table: int, rows: int) -> bool:
+    """Whether there are so many rows that norms are a phase."""
     return rows * get_int64(table, layout.THREADS) > layout.OWN_ROWS
 
 
@@ -51,7 +52,7 @@ def normed_rows(thread: int, table: int, x: int, rows: int, weight: int) -> int:
     return own
 
 
-# ---- whole numbers
+# ---- rows in whole numbers, for maps whose weights are: as norms, in a phase or by each thread
 
 
 @kernel
