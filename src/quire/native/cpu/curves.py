@@ -8,8 +8,9 @@ import numpy as np
 from llvmlite import ir
 
 from quire.native.cpu import simd
+from quire.native.cpu.builders import build_exp, build_fma, constant_vector
 from quire.native.cpu.jit import intrinsic, kernel
-from quire.native.cpu.simd import build_exp, build_fma, constant_vector, lanes_type
+from quire.native.cpu.simd import lanes_type
 
 GELU_SLOPE = 1.5957691216057308  # twice the root of 2 / pi
 GELU_CUBE = 0.044715

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from quire.native.cpu import layout
 from quire.native.cpu.jit import kernel
-from quire.native.cpu.kernels import NO, YES, gather_rows, linear_columns, share
+from quire.native.cpu.kernels import NO, gather_rows, linear_columns, share
 from quire.native.cpu.layout import LORA_GRAIN, LORA_PIECES
 from quire.native.cpu.lora import add_product, add_products, run_entry
+from quire.native.cpu.phases import ONE, counters_of, next_task, wait_for_phase
 from quire.native.cpu.quantized import quantized_row_bytes
 from quire.native.cpu.simd import get_int64
-from quire.native.cpu.sync import finish_task, take_task, wait_for_tasks
-
-_ONE = YES  # typed, see kernels
+from quire.native.cpu.sync import take_task
 
 
 @kernel
@@ -23,7 +22,7 @@ def has_lora(adapters: int, number: int, maps: int) -> bool:
     mask = get_int64(adapters, layout.LORA_MASK)
     if number >= layout.FIRST_LAYER_ENTRY:
         number = layout.FIRST_LAYER_ENTRY + (number - layout.FIRST_LAYER_ENTRY) % layout.LORA_MAPS
-    return mask >> number & ((_ONE << maps) - 1) != 0
+    return mask >> number & ((ONE << maps) - 1) != 0
 
 
 @kernel
@@ -44,7 +43,7 @@ def small_products(
     table: int, adapters: int, runs: int, count: int, number: int, maps: int, x: int, phase: int
 ) -> None:
     """The phase of the products of x with the a of `maps` maps from `number` on, for `count` runs."""
-    counters = get_int64(table, layout.COUNTERS) + phase * layout.PHASE_BYTES
+    counters = counters_of(table, phase)
     pieces = min(get_int64(table, layout.THREADS), LORA_PIECES)
     tasks = count * maps * pieces
     task = take_task(counters)
@@ -53,9 +52,8 @@ def small_products(
         run = runs + 8 * layout.RUN_WORDS * (part // maps)
         place = part % maps
         _small_product(adapters, run, number + place, place, task % pieces, pieces, x)
-        finish_task(counters)
-        task = take_task(counters)
-    wait_for_tasks(counters, tasks)
+        task = next_task(counters)
+    wait_for_phase(table, phase, tasks)
 
 
 @kernel
@@ -78,13 +76,13 @@ def _adapt_rows(table: int, adapters: int, run: int, first: int, end: int) -> No
     out = get_int64(table, layout.RESIDUAL) + first * hidden * 4
     own = get_int64(adapter, layout.OWN_EMBEDDINGS)
     if own:
-        gather_rows(NO, _ONE, own, get_int64(adapter, layout.OWN_EMBEDDINGS_NARROW), hidden, ids,
+        gather_rows(NO, ONE, own, get_int64(adapter, layout.OWN_EMBEDDINGS_NARROW), hidden, ids,
                     rows, out)  # fmt: skip
     entry = run_entry(run, layout.EMBEDDINGS_ENTRY)
     if get_int64(entry, layout.LORA_B):
         rank = get_int64(entry, layout.MAP_COLUMNS)
         h = get_int64(adapters, layout.LORA_H) + first * get_int64(adapters, layout.LORA_H_STRIDE)
-        gather_rows(NO, _ONE, get_int64(entry, layout.WEIGHT), NO, rank, ids, rows, h)
+        gather_rows(NO, ONE, get_int64(entry, layout.WEIGHT), NO, rank, ids, rows, h)
         add_product(entry, h, rows, out, hidden, NO, hidden)
 
 
@@ -92,7 +90,7 @@ def _adapt_rows(table: int, adapters: int, run: int, first: int, end: int) -> No
 def adapt_embeddings(task: int, tasks: int, table: int) -> None:
     """Put the adapters' own embeddings in the place of the model's, and add their products."""
     adapters = get_int64(table, layout.ADAPTERS)
-    first, end = share(task, tasks, get_int64(table, layout.ROWS), _ONE)
+    first, end = share(task, tasks, get_int64(table, layout.ROWS), ONE)
     for index in range(get_int64(adapters, layout.RUN_COUNT)):
         run = get_int64(adapters, layout.RUNS) + 8 * layout.RUN_WORDS * index
         row = get_int64(run, layout.RUN_FIRST)
@@ -108,9 +106,9 @@ def adapt_embeddings(task: int, tasks: int, table: int) -> None:
 def head_products(table: int, x: int, phase: int) -> None:
     """`small_products` of the head, for the rows whose logits are wanted."""
     adapters = get_int64(table, layout.ADAPTERS)
-    if adapters and has_lora(adapters, layout.HEAD_ENTRY, _ONE):
+    if adapters and has_lora(adapters, layout.HEAD_ENTRY, ONE):
         small_products(table, adapters, get_int64(adapters, layout.HEAD_RUNS),
-                       get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY, _ONE, x,
+                       get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY, ONE, x,
                        phase)  # fmt: skip
 
 
@@ -134,7 +132,7 @@ def adapted_head(task: int, tasks: int, table: int, x: int, whole: int) -> None:
             head = model_head
         linear_columns(x + row * hidden * 4, whole + row * stride, get_int64(part, layout.RUN_ROWS),
                        head, out + row * vocab * 4, first, end, NO)  # fmt: skip
-    if has_lora(adapters, layout.HEAD_ENTRY, _ONE):
+    if has_lora(adapters, layout.HEAD_ENTRY, ONE):
         add_products(get_int64(adapters, layout.HEAD_RUNS),
                      get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY,
                      get_int64(adapters, layout.LORA_H), get_int64(adapters, layout.LORA_H_STRIDE),

@@ -31,8 +31,9 @@ logger = logging.getLogger("quire")
 
 _ENTRY = "quire_step"
 _SOURCES = (
-    "layout", "jit", "simd", "sync", "tiles", "quantized_tiles", "quantized", "curves",
-    "kv_cache", "attention", "kernels", "lora", "lora_step", "experts", "step", "compiler",
+    "layout", "jit", "builders", "simd", "sync", "tiles", "quantized_tiles", "quantized", "curves",
+    "kv_cache", "attention", "kernels", "lora", "lora_step", "experts", "phases", "rows", "residual",
+    "attention_step", "ffn_step", "expert_step", "ends", "step", "compiler",
 )  # fmt: skip
 _MAGIC = b"quire step 1\n"
 

@@ -17,10 +17,10 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from quire.native.cpu import simd
+from quire.native.cpu import builders as simd
+from quire.native.cpu.builders import FLOAT, INT32, INT64, VECTOR
 from quire.native.cpu.jit import intrinsic
 from quire.native.cpu.layout import LANES, QUANT_BLOCK, cpu_features
-from quire.native.cpu.simd import FLOAT, INT32, INT64, VECTOR
 from quire.native.cpu.tiles import build_loop, build_offset
 
 _I = types.int64

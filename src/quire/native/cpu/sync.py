@@ -13,9 +13,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from quire.native.cpu.builders import INT32, INT64, build_pointer, call
 from quire.native.cpu.jit import intrinsic, kernel
 from quire.native.cpu.layout import DONE, INSIDE, OPEN
-from quire.native.cpu.simd import INT32, INT64, build_pointer, call
 
 SPINS_BEFORE_YIELD = 2000
 

@@ -12,10 +12,10 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from quire.native.cpu import simd
+from quire.native.cpu import builders as simd
+from quire.native.cpu.builders import FLOAT, INT64, VECTOR
 from quire.native.cpu.jit import intrinsic
 from quire.native.cpu.layout import KV_FLOAT16, KV_FLOAT32, KV_INT8, LANES, LINE
-from quire.native.cpu.simd import FLOAT, INT64, VECTOR
 
 _I = types.int64
 
