@@ -17,7 +17,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from quire.native.cpu import builders as simd
+from quire.native.cpu import builders
 from quire.native.cpu.builders import FLOAT, INT32, INT64, VECTOR
 from quire.native.cpu.jit import intrinsic
 from quire.native.cpu.layout import LANES, QUANT_BLOCK, cpu_features
@@ -34,16 +34,16 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
     """`total` plus, in each lane, the sum of four products: unsigned weights, signed x."""
     features = cpu_features()
     if LANES == 16 and "avx512vnni" in features:
-        return simd.call(builder, "llvm.x86.avx512.vpdpbusd.512", _WORDS, [total, weights, x])
+        return builders.call(builder, "llvm.x86.avx512.vpdpbusd.512", _WORDS, [total, weights, x])
     if LANES == 8 and "avxvnni" in features:
-        return simd.call(builder, "llvm.x86.avx512.vpdpbusd.256", _WORDS, [total, weights, x])
+        return builders.call(builder, "llvm.x86.avx512.vpdpbusd.256", _WORDS, [total, weights, x])
     name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[LANES]
     known = ("avx512bw" if LANES == 16 else "avx2") in features
     even, odd = _spread(builder, weights, signed=False), _spread(builder, x, signed=True)
     for w, value in zip(even, odd, strict=True):
         if known:
             pair = [builder.bitcast(part, _SHORTS) for part in (w, value)]
-            product = simd.call(builder, name, _WORDS, pair)
+            product = builders.call(builder, name, _WORDS, pair)
         else:
             product = _pairs(builder, w, value)
         total = builder.add(total, product)
@@ -53,7 +53,7 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
 def _spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, Any]:
     """The bytes 0 and 2 of each lane as two numbers of 16 bits, and the bytes 1 and 3."""
     shorts = builder.bitcast(words, _SHORTS)
-    eight = simd.constant_vector(8, ir.IntType(16), LANES * 2)
+    eight = builders.constant_vector(8, ir.IntType(16), LANES * 2)
     shift = builder.ashr if signed else builder.lshr
     odd = shift(shorts, eight)
     even = shift(builder.shl(shorts, eight), eight)
@@ -62,7 +62,7 @@ def _spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, An
 
 def _pairs(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     """Each lane's two products of 16-bit numbers, added, where no instruction does it."""
-    sixteen = simd.constant_vector(16, INT32)
+    sixteen = builders.constant_vector(16, INT32)
     low = [builder.ashr(builder.shl(value, sixteen), sixteen) for value in (a, b)]
     high = [builder.ashr(value, sixteen) for value in (a, b)]
     lower, upper = builder.mul(low[0], low[1]), builder.mul(high[0], high[1])
@@ -71,31 +71,31 @@ def _pairs(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
 
 def _splat_word(builder: ir.IRBuilder, address: Any) -> Any:
     """Four bytes of memory in every lane."""
-    word = builder.load(simd.build_pointer(builder, address, INT32), align=4)
+    word = builder.load(builders.build_pointer(builder, address, INT32), align=4)
     return _splat(builder, word)
 
 
 def _splat(builder: ir.IRBuilder, word: Any) -> Any:
     undefined = ir.Constant(_WORDS, ir.Undefined)
     one = builder.insert_element(undefined, word, INT32(0))
-    return builder.shuffle_vector(one, undefined, simd.constant_vector(0, INT32))
+    return builder.shuffle_vector(one, undefined, builders.constant_vector(0, INT32))
 
 
 def _load_words(builder: ir.IRBuilder, address: Any) -> Any:
-    return builder.load(simd.build_pointer(builder, address, _WORDS), align=4)
+    return builder.load(builders.build_pointer(builder, address, _WORDS), align=4)
 
 
 def _load_scales(builder: ir.IRBuilder, address: Any) -> Any:
     """LANES float16, widened."""
     halves = ir.VectorType(ir.HalfType(), LANES)
-    loaded = builder.load(simd.build_pointer(builder, address, halves), align=2)
+    loaded = builder.load(builders.build_pointer(builder, address, halves), align=2)
     return builder.fpext(loaded, VECTOR)
 
 
 def _load_zeros(builder: ir.IRBuilder, address: Any) -> Any:
     """LANES unsigned bytes, widened."""
     kind = ir.VectorType(ir.IntType(8), LANES)
-    loaded = builder.load(simd.build_pointer(builder, address, kind), align=1)
+    loaded = builder.load(builders.build_pointer(builder, address, kind), align=1)
     return builder.zext(loaded, _WORDS)
 
 
@@ -146,7 +146,7 @@ def make_quantized_tile(
                 for half in range(_HALVES):
                     place = builder.add(ws[b], builder.add(w_at, INT64(half * LANES * 4)))
                     if ahead and half == 0:
-                        simd.build_prefetch(builder, builder.add(place, INT64(ahead)))
+                        builders.build_prefetch(builder, builder.add(place, INT64(ahead)))
                     weights.append(_unpacked(builder, _load_words(builder, place), bits))
             for r in range(rows):
                 for part in range(steps_in_word):
@@ -183,10 +183,10 @@ def make_quantized_tile(
             x_scales: list[Any] = []
             x_sums: list[Any] = []
             for place in scale_at:
-                scale = builder.load(simd.build_pointer(builder, place, FLOAT), align=4)
-                x_scales.append(simd.build_splat(builder, scale))
+                scale = builder.load(builders.build_pointer(builder, place, FLOAT), align=4)
+                x_scales.append(builders.build_splat(builder, scale))
                 total = builder.add(place, sums_at)
-                loaded = builder.load(simd.build_pointer(builder, total, INT32), align=4)
+                loaded = builder.load(builders.build_pointer(builder, total, INT32), align=4)
                 x_sums.append(loaded)
             offset = builder.mul(stored, INT64(QUANT_BLOCK))
             zeros = [
@@ -220,13 +220,13 @@ def make_quantized_tile(
             ]
             for (r, v), whole, total in zip(places, sums, totals, strict=True):
                 value = builder.fmul(builder.sitofp(whole, VECTOR), x_scales[r])
-                result.append(simd.build_fma(builder, value, scales[v], total))
+                result.append(builders.build_fma(builder, value, scales[v], total))
             return result
 
-        zero = simd.constant_vector(0.0)
+        zero = builders.constant_vector(0.0)
         begun = [INT64(0), INT64(0), *[zero] * len(places)]
         _, _, *totals = build_loop(builder, groups, begun, group)
-        spread = simd.build_splat(builder, unit)
+        spread = builders.build_splat(builder, unit)
         for (r, v), total in zip(places, totals, strict=True):
             column = v * LANES
             _write(builder, builder.fmul(total, spread), column,
@@ -248,8 +248,8 @@ def _unpacked(builder: ir.IRBuilder, words: Any, bits: int) -> list[Any]:
     """The weights of one register: itself, or its lower and upper half bytes."""
     if bits == 8:
         return [words]
-    mask = simd.constant_vector(0x0F0F0F0F, INT32)
-    upper = builder.lshr(words, simd.constant_vector(4, INT32))
+    mask = builders.constant_vector(0x0F0F0F0F, INT32)
+    upper = builder.lshr(words, builders.constant_vector(4, INT32))
     return [builder.and_(words, mask), builder.and_(upper, mask)]
 
 
@@ -258,7 +258,7 @@ def _write(
     first: Any, end: Any,
 ) -> None:  # fmt: skip
     """Store one register's columns, from `column` on, as far as they lie in `first` to `end - 1`."""
-    lanes = simd.constant_vector([column + lane for lane in range(LANES)], INT32)
+    lanes = builders.constant_vector([column + lane for lane in range(LANES)], INT32)
     low = builder.icmp_signed(">=", lanes, _splat(builder, builder.trunc(first, INT32)))
     high = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(end, INT32)))
     mask = builder.and_(low, high)
@@ -267,12 +267,12 @@ def _write(
         use = builder.icmp_signed("!=", wanted, INT64(0))
         before = builder.block
         with builder.if_then(use):
-            loaded = simd.call(
+            loaded = builders.call(
                 builder,
-                f"llvm.masked.load.{simd.suffix(LANES)}.p0",
+                f"llvm.masked.load.{builders.suffix(LANES)}.p0",
                 VECTOR,
-                [simd.build_pointer(builder, place, VECTOR), INT32(4), mask,
-                 simd.constant_vector(0.0)],
+                [builders.build_pointer(builder, place, VECTOR), INT32(4), mask,
+                 builders.constant_vector(0.0)],
             )  # fmt: skip
             added = builder.fadd(total, loaded)
             inside = builder.block
@@ -280,9 +280,9 @@ def _write(
         phi.add_incoming(total, before)
         phi.add_incoming(added, inside)
         total = phi
-    pointer = simd.build_pointer(builder, builder.add(row, INT64(4 * column)), VECTOR)
-    simd.call(
-        builder, f"llvm.masked.store.{simd.suffix(LANES)}.p0", ir.VoidType(),
+    pointer = builders.build_pointer(builder, builder.add(row, INT64(4 * column)), VECTOR)
+    builders.call(
+        builder, f"llvm.masked.store.{builders.suffix(LANES)}.p0", ir.VoidType(),
         [total, pointer, INT32(4), mask],
     )  # fmt: skip
 
@@ -307,42 +307,50 @@ def quantize_group(
             left = builder.sub(count, place)
             left = builder.select(builder.icmp_signed("<", left, INT64(0)), INT64(0), left)
             left = builder.select(builder.icmp_signed(">", left, INT64(LANES)), INT64(LANES), left)
-            return simd.build_load_part(builder, builder.add(x, builder.mul(place, INT64(4))), left)
+            return builders.build_load_part(
+                builder, builder.add(x, builder.mul(place, INT64(4))), left
+            )
 
         def measure(index: Any, state: list[Any]) -> list[Any]:
             value = read(index)
-            size = simd.call(builder, f"llvm.fabs.{simd.suffix(LANES)}", VECTOR, [value])
+            size = builders.call(builder, f"llvm.fabs.{builders.suffix(LANES)}", VECTOR, [value])
             largest = builder.select(builder.fcmp_ordered(">", size, state[0]), size, state[0])
-            return [largest, simd.build_fma(builder, value, zero, state[1])]
+            return [largest, builders.build_fma(builder, value, zero, state[1])]
 
-        zero = simd.constant_vector(0.0)
+        zero = builders.constant_vector(0.0)
         largest, poison = build_loop(builder, trips, [zero, zero], measure)
-        most = simd.call(builder, f"llvm.vector.reduce.fmax.{simd.suffix(LANES)}", FLOAT, [largest])
-        bad = builder.extract_element(simd.build_sums(builder, [poison]), INT32(0))
+        most = builders.call(
+            builder, f"llvm.vector.reduce.fmax.{builders.suffix(LANES)}", FLOAT, [largest]
+        )
+        bad = builder.extract_element(builders.build_sums(builder, [poison]), INT32(0))
         unit = builder.fmul(most, FLOAT(1 / 127))
-        builder.store(builder.fadd(unit, bad), simd.build_pointer(builder, scale, FLOAT), align=4)
+        builder.store(
+            builder.fadd(unit, bad), builders.build_pointer(builder, scale, FLOAT), align=4
+        )
         some = builder.fcmp_ordered(">", most, FLOAT(0.0))
         inverse = builder.select(some, builder.fdiv(FLOAT(127.0), most), FLOAT(0.0))
-        spread = simd.build_splat(builder, inverse)
+        spread = builders.build_splat(builder, inverse)
 
         def round_them(index: Any, state: list[Any]) -> list[Any]:
             value = builder.fmul(read(index), spread)
-            value = simd.call(builder, f"llvm.rint.{simd.suffix(LANES)}", VECTOR, [value])
-            limit = simd.constant_vector(127.0)
+            value = builders.call(builder, f"llvm.rint.{builders.suffix(LANES)}", VECTOR, [value])
+            limit = builders.constant_vector(127.0)
             value = builder.select(builder.fcmp_ordered("<", value, limit), value, limit)
-            limit = simd.constant_vector(-127.0)
+            limit = builders.constant_vector(-127.0)
             value = builder.select(builder.fcmp_ordered(">", value, limit), value, limit)
             whole = builder.fptosi(value, _WORDS)
             place = builder.add(codes, builder.mul(index, INT64(LANES)))
             builder.store(
-                builder.trunc(whole, narrow), simd.build_pointer(builder, place, narrow), align=1
+                builder.trunc(whole, narrow),
+                builders.build_pointer(builder, place, narrow),
+                align=1,
             )
             return [builder.add(state[0], whole)]
 
         (sums,) = build_loop(builder, trips, [ir.Constant(_WORDS, [0] * LANES)], round_them)
         name = f"llvm.vector.reduce.add.v{LANES}i32"
-        added = simd.call(builder, name, INT32, [sums])
-        builder.store(added, simd.build_pointer(builder, total, INT32), align=4)
+        added = builders.call(builder, name, INT32, [sums])
+        builder.store(added, builders.build_pointer(builder, total, INT32), align=4)
         return context.get_dummy_value()
 
     return types.none(*[_I] * 6), code

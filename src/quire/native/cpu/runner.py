@@ -18,6 +18,7 @@ from quire.native.cpu import layout
 from quire.native.cpu.adapters import BatchAdapters, CpuAdapter
 from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
+from quire.native.cpu.huge_pages import huge_zeros
 from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.lora_weights import lora_weights
 from quire.native.cpu.machine_code import StepFunction
@@ -67,7 +68,7 @@ class CpuRunner:
         heads, size = spec.num_kv_heads, spec.head_dim
         kind = self._table[layout.KV_KIND] = KV_KINDS[kv_dtype]
         self._keys, self._values = (
-            aligned_zeros(
+            huge_zeros(
                 (spec.num_layers, num_blocks, heads, kv_head_bytes(kind, width, block_size)),
                 np.uint8,
             )

@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from quire.native.cpu import builders as simd
+from quire.native.cpu import builders
 from quire.native.cpu.builders import FLOAT, INT64, VECTOR
 from quire.native.cpu.jit import intrinsic
 from quire.native.cpu.layout import KV_FLOAT16, KV_FLOAT32, KV_INT8, LANES, LINE
@@ -63,8 +63,8 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
     ) -> list[Any]:
         def fetch(address: Any, narrow: bool) -> Any:
             if count is None:
-                return simd.build_load(builder, address, narrow)
-            return simd.build_load_part(builder, address, count, narrow)
+                return builders.build_load(builder, address, narrow)
+            return builders.build_load_part(builder, address, count, narrow)
 
         left = [fetch(address, False) for address in x]
         result = list(sums)
@@ -72,7 +72,7 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
             weight = fetch(address, bfloat16)
             for r in range(rows):
                 at = r * columns + c
-                result[at] = simd.build_fma(builder, left[r], weight, result[at])
+                result[at] = builders.build_fma(builder, left[r], weight, result[at])
         return result
 
     def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -84,7 +84,7 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
             x_at, w_at = (builder.mul(index, INT64(LANES * width)) for width in (4, size))
             line = builder.add(ahead, builder.mul(index, pace))
             for _ in range(lines):
-                simd.build_prefetch(builder, line)
+                builders.build_prefetch(builder, line)
                 line = builder.add(line, INT64(LINE))
             return products(
                 builder,
@@ -93,7 +93,7 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
                 sums,
             )
 
-        zero = simd.constant_vector(0.0)
+        zero = builders.constant_vector(0.0)
         whole = builder.sdiv(depth, INT64(LANES))
         sums = build_loop(builder, whole, [zero] * (rows * columns), step)
         done = builder.mul(whole, INT64(LANES))
@@ -148,7 +148,7 @@ def _write(
     def optional(condition: Any, address: Any) -> Any:
         before = builder.block
         with builder.if_then(condition):
-            loaded = builder.load(simd.build_pointer(builder, address, kind), align=4)
+            loaded = builder.load(builders.build_pointer(builder, address, kind), align=4)
             inside = builder.block
         phi = builder.phi(kind)
         phi.add_incoming(zero, before)
@@ -158,10 +158,10 @@ def _write(
     shift = optional(builder.icmp_signed("!=", bias, INT64(0)), bias)
     adds = builder.icmp_signed("!=", accumulate, INT64(0))
     for r in range(rows):
-        total = simd.build_sums(builder, sums[r * columns : (r + 1) * columns])
+        total = builders.build_sums(builder, sums[r * columns : (r + 1) * columns])
         place = build_offset(builder, out, out_stride, r)
         total = builder.fadd(builder.fadd(total, shift), optional(adds, place))
-        builder.store(total, simd.build_pointer(builder, place, kind), align=4)
+        builder.store(total, builders.build_pointer(builder, place, kind), align=4)
 
 
 def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any:
@@ -183,30 +183,32 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any
             for v in range(vectors)
         ]
         if accumulate:
-            state = [simd.build_load(builder, place) for place in places]
+            state = [builders.build_load(builder, place) for place in places]
         else:
-            state = [simd.constant_vector(0.0)] * (rows * vectors)
+            state = [builders.constant_vector(0.0)] * (rows * vectors)
 
         def step(index: Any, sums: list[Any]) -> list[Any]:
             at = builder.mul(index, b_stride)
             line, next_line = builder.add(b, at), builder.add(ahead, at)
             for start in range(0, vectors * LANES * element, LINE):
-                simd.build_prefetch(builder, builder.add(next_line, INT64(start)))
+                builders.build_prefetch(builder, builder.add(next_line, INT64(start)))
             loaded = [
-                simd.build_load_kv(builder, builder.add(line, INT64(v * LANES * element)), kind)
+                builders.build_load_kv(builder, builder.add(line, INT64(v * LANES * element)), kind)
                 for v in range(vectors)
             ]
             result: list[Any] = []
             for r, left in enumerate(lefts):
                 place = builder.add(left, builder.mul(index, INT64(4)))
-                scalar = builder.load(simd.build_pointer(builder, place, FLOAT), align=4)
-                spread = simd.build_splat(builder, scalar)
+                scalar = builder.load(builders.build_pointer(builder, place, FLOAT), align=4)
+                spread = builders.build_splat(builder, scalar)
                 for v in range(vectors):
-                    result.append(simd.build_fma(builder, spread, loaded[v], sums[r * vectors + v]))
+                    result.append(
+                        builders.build_fma(builder, spread, loaded[v], sums[r * vectors + v])
+                    )
             return result
 
         for place, value in zip(places, build_loop(builder, count, state, step), strict=True):
-            builder.store(value, simd.build_pointer(builder, place, VECTOR), align=4)
+            builder.store(value, builders.build_pointer(builder, place, VECTOR), align=4)
         return context.get_dummy_value()
 
     @intrinsic
