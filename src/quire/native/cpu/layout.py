@@ -82,8 +82,7 @@ LAYER_WORDS = EXPERTS + 1
 
 # What the threads of a step share. Each phase has two counters: tasks taken, tasks done.
 LINE = 64  # bytes of a cache line; what different threads write lies on different ones
-OPEN, INSIDE = 0, LINE
-SYNC_WORDS = 2 * LINE // 8
+OPEN, INSIDE, ASLEEP = 0, LINE, 2 * LINE  # the step's number or 0; threads in it; one for each
 PHASE_BYTES, DONE = 2 * LINE, LINE
 (
     ATTENTION_NORM_PHASE, PROJECT_PHASE, ATTEND_PHASE, OUTPUT_PHASE,
@@ -146,6 +145,11 @@ def kv_head_bytes(kind: int, size: int, block_size: int) -> int:
     if kind == KV_INT8:
         return size * block_size + 4 * block_size
     return size * block_size * (4 if kind == KV_FLOAT32 else 2)
+
+
+def sync_words(threads: int) -> int:
+    """The int64 that so many threads share."""
+    return (ASLEEP + threads * LINE) // 8
 
 
 def num_phases(layers: int) -> int:

@@ -14,7 +14,7 @@ from quire.native.cpu.ffn_step import ffn_half
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.phases import WORD
 from quire.native.cpu.simd import get_int64
-from quire.native.cpu.sync import enter, leave
+from quire.native.cpu.sync import current_step, enter, leave, wait_for_step
 
 
 @kernel
@@ -22,11 +22,23 @@ def step(thread: int, table: int) -> None:
     """Run the batch that `table` (the address of `layout`'s words) describes, as one of its threads.
 
     When thread 0 returns, the results are there. Others need not have come, and may still be on
-    their way out.
+    their way out. They stay for the next step, if it comes soon.
     """
-    sync = get_int64(table, layout.SYNC)
-    if not enter(sync):
+    sync, done = get_int64(table, layout.SYNC), 0
+    if thread == 0:
+        if enter(sync):
+            _compute(thread, table)
+            leave(sync, True)
         return
+    while wait_for_step(sync, thread, done):
+        if enter(sync):
+            done = current_step(sync, done)
+            _compute(thread, table)
+            leave(sync, False)
+
+
+@kernel
+def _compute(thread: int, table: int) -> None:
     embed(table)
     layer, phase = get_int64(table, layout.LAYER_TABLE), layout.FIRST_PHASES
     for _ in range(get_int64(table, layout.LAYERS)):
@@ -39,4 +51,3 @@ def step(thread: int, table: int) -> None:
         layer += WORD * layout.LAYER_WORDS
         phase += layout.LAYER_PHASES
     compute_logits(thread, table, phase)
-    leave(sync, thread == 0)

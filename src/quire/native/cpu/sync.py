@@ -15,9 +15,10 @@ from numba.core import cgutils
 
 from quire.native.cpu.builders import INT32, INT64, build_pointer, call
 from quire.native.cpu.jit import intrinsic, kernel
-from quire.native.cpu.layout import DONE, INSIDE, OPEN
+from quire.native.cpu.layout import ASLEEP, DONE, INSIDE, LINE, OPEN
 
 SPINS_BEFORE_YIELD = 2000
+SPINS_BEFORE_SLEEP = 5000  # 50 to 200 microseconds
 
 _I = types.int64
 _PAUSES: dict[str, tuple[str, list[ir.Constant]]] = {
@@ -127,8 +128,36 @@ def enter(sync: int) -> bool:
 
 
 @kernel
+def current_step(sync: int, otherwise: int) -> int:
+    """The number of the step that runs, for a thread inside it; `otherwise` if it was closed."""
+    number = atomic_load(sync + OPEN)
+    return number if number != 0 else otherwise
+
+
+@kernel
+def wait_for_step(sync: int, thread: int, done: int) -> bool:
+    """Wait a little for a step other than the one `done`; False: the thread should sleep.
+
+    Between two steps of a few sequences pass some hundred microseconds, which is about what it takes
+    to wake a thread that sleeps. Who opens a step wakes those whose word ASLEEP is set.
+    """
+    for _ in range(SPINS_BEFORE_SLEEP):
+        number = atomic_load(sync + OPEN)
+        if number != 0 and number != done:
+            return True
+        pause()
+    own = sync + ASLEEP + LINE * thread
+    atomic_add(own, 1)  # and nothing is read before it is written
+    number = atomic_load(sync + OPEN)
+    if number == 0 or number == done:
+        return False
+    atomic_store(own, 0)  # it was opened meanwhile
+    return True
+
+
+@kernel
 def leave(sync: int, closes: bool) -> None:
     """Say that this thread looks at nothing of the step any more; if it `closes`, nobody may join."""
     if closes:
-        atomic_add(sync + OPEN, -1)
+        atomic_store(sync + OPEN, 0)
     atomic_add(sync + INSIDE, -1)

@@ -1,4 +1,4 @@
-"""A team of threads that enter the compiled step together, and sleep between steps."""
+"""A team of threads that enter the compiled step together, and sleep when none comes for a while."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from quire.native.cpu.layout import INSIDE, OPEN, SYNC, SYNC_WORDS, THREADS
+from quire.native.cpu.layout import ASLEEP, INSIDE, LINE, OPEN, SYNC, THREADS, sync_words
 from quire.native.cpu.machine_code import StepFunction
 from quire.native.cpu.memory import aligned_zeros
 
@@ -29,9 +29,12 @@ class Team:
         self._start()
 
     def _start(self) -> None:
-        self._sync = aligned_zeros((SYNC_WORDS,), np.int64)
+        self._sync = aligned_zeros((sync_words(self._size),), np.int64)
+        self._sync[ASLEEP // 8 :: LINE // 8] = 1
+        self._steps = 0
         self._table[SYNC], self._table[THREADS] = self._sync.ctypes.data, self._size
         self._process = os.getpid()
+        self._asleep = [(ASLEEP + LINE * number) // 8 for number in range(1, self._size)]
         self._signals: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(self._size - 1)]
         self._threads = [
             threading.Thread(
@@ -57,10 +60,13 @@ class Team:
 
     def run(self) -> None:
         """Run one step on settled tables. Returns when its results are there."""
-        self._sync[OPEN // 8] = 1
+        self._steps += 1
+        self._sync[OPEN // 8] = self._steps
         try:
-            for signal in self._signals:
-                signal.put(_GO)
+            for asleep, signal in zip(self._asleep, self._signals, strict=True):
+                if self._sync[asleep]:
+                    self._sync[asleep] = 0
+                    signal.put(_GO)
             self._step(0, self._table.ctypes.data)
         except BaseException:
             # An interrupt before this thread came to the step: the others do it all, and end.
