@@ -21,6 +21,7 @@ from quire.native.cpu.tiles import make_outer_tile
 
 NO = np.int64(0)
 SPAN = 16  # positions that a tile of scores takes at once: no block is smaller
+BLOCKS_AHEAD = 2  # so far before its use a block of keys or values is called into the cache
 TALL = 6 if LANES == 8 else 12  # pairs of a tile: its sums and what they need fill the registers
 
 
@@ -268,13 +269,16 @@ def _attend_tile(
     for chunk in range(begin // CHUNK * CHUNK, last, CHUNK):
         low = max(begin, chunk) // block_size * block_size
         high = min(last, chunk + CHUNK)
-        first_values = v_base + _block(table, low // block_size) * v_block
+        end = (high + block_size - 1) // block_size  # the number of the first block after the chunk
+        count = end - low // block_size
         for place in range(low, high, block_size):
             number = place // block_size
             keys = k_base + _block(table, number) * k_block
-            ahead = k_base + _block(table, min(number + 1, final)) * k_block
-            if place + block_size >= high:
-                ahead = first_values
+            wanted = number + BLOCKS_AHEAD
+            if wanted < end:
+                ahead = k_base + _block(table, wanted) * k_block
+            else:
+                ahead = v_base + _block(table, min(wanted - count, final)) * v_block
             _score_block(kind, queries, size, pairs, keys, block_size, scores + 4 * (place - chunk),
                          ahead)  # fmt: skip
         length = (high - low + LANES - 1) // LANES * LANES
@@ -286,9 +290,11 @@ def _attend_tile(
         for place in range(low, high, block_size):
             start, number = max(place, begin), place // block_size
             values = v_base + _block(table, number) * v_block
-            ahead = v_base + _block(table, min(number + 1, final)) * v_block
-            if place + block_size >= high:
-                ahead = k_base + _block(table, min(number + 1, final)) * k_block
+            wanted = min(number + BLOCKS_AHEAD, final)
+            if wanted < end:
+                ahead = v_base + _block(table, wanted) * v_block
+            else:
+                ahead = k_base + _block(table, wanted) * k_block
             _add_values(kind, scores + 4 * (start - chunk), pairs, values, block_size, start - place,
                         min(place + block_size, high) - start, width, outs, ahead)  # fmt: skip
 
