@@ -20,7 +20,7 @@ from quire.native.cpu.quantized import quantized_columns
 from quire.native.cpu.tiles import make_dot_tile
 
 TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as registers hold
-ROW_BLOCK_BYTES = 384 * 1024  # of activations, to stay in the second-level cache
+ROW_BLOCK_BYTES = 128 * 1024  # of activations, to stay in the second-level cache
 WEIGHTS_AHEAD = 2048  # bytes: half a page before they are wanted, weights are called into the cache
 NO, YES = np.int64(0), np.int64(1)  # typed, or Numba compiles the callee anew for each literal
 

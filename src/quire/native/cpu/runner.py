@@ -263,6 +263,17 @@ class CpuRunner:
             raise EngineClosedError("the runner was closed")
         return CpuAdapter(lora_weights(adapter, weights))
 
+    def time_phases(self) -> NDArray[np.int64]:
+        """Let every step to come write the clock at each phase's end: (phases,) in ticks, 0 for none.
+
+        `layout` numbers the phases.
+        """
+        times = np.zeros(num_phases(self._spec.num_layers), np.int64)
+        with self._own_lock():
+            self._team.settle()
+            self._table[layout.TIMES] = self._keep("times", times)
+        return times
+
     @property
     def hidden(self) -> NDArray[np.float32]:
         """The hidden states that the last batch wanted; see `Runner`."""
