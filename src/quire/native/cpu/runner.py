@@ -16,7 +16,8 @@ from quire.errors import EngineClosedError
 from quire.native.batch import Batch
 from quire.native.cpu import layout
 from quire.native.cpu.adapters import BatchAdapters, CpuAdapter
-from quire.native.cpu.batch_check import check_batch
+from quire.native.cpu.batch_check import check_batch, check_shapes
+from quire.native.cpu.batch_room import BatchRoom
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
 from quire.native.cpu.huge_pages import huge_zeros
 from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
@@ -81,6 +82,7 @@ class CpuRunner:
         self._fill_scratch(weights)
         self._extend_angles(min(FIRST_ANGLES, max_model_len))
         self._adapters = BatchAdapters(max_batch_tokens)
+        self._room = BatchRoom(self._table, max_batch_tokens)
         self._team = Team(num_threads, step, self._table)
         self._finalizer = weakref.finalize(self, self._team.close)
 
@@ -142,6 +144,7 @@ class CpuRunner:
         table[layout.FFN], table[layout.VOCAB] = spec.ffn_size, spec.vocab_size
         table[layout.HEADS], table[layout.KV_HEADS] = spec.num_heads, spec.num_kv_heads
         table[layout.HEAD_DIM], table[layout.BLOCK_SIZE] = spec.head_dim, self.block_size
+        table[layout.NUM_BLOCKS], table[layout.MAX_LEN] = self.num_blocks, self.max_model_len
         table.view(np.float32)[2 * layout.EPS] = spec.norm_eps
         table.view(np.float32)[2 * layout.SCALE] = spec.attention_scale
         table.view(np.float32)[2 * layout.UNIT] = 1
@@ -179,6 +182,7 @@ class CpuRunner:
         self._table[layout.QUANTIZED] = self._keep("whole", aligned_zeros((rows, whole), np.uint8))
         self._table[layout.SCRATCH] = self._keep("own", own)
         self._table[layout.SCRATCH_BYTES] = own.strides[0]
+        self._table[layout.LOGITS] = self._keep("logits", aligned_zeros((8, spec.vocab_size)))
         # A sequence has at least one row, so there are no more sequences than rows.
         tiles = np.zeros((tiles_needed(rows, rows, group), 3), np.int64)
         self._table[layout.TILES] = self._keep("tiles", tiles)
@@ -215,42 +219,32 @@ class CpuRunner:
         with self._own_lock():
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
-            check_batch(batch, self)
+            (check_batch if batch.adapters else check_shapes)(batch, self)  # the step checks the rest
             if len(batch.logits_rows) and not self._table[layout.HEAD_MAP]:
                 raise ValueError("logits are wanted of a model that was loaded without its head")
             self._team.settle()
-            highest = int(batch.positions.max(initial=0))
-            if highest >= self._num_angles:
-                self._extend_angles(min(self.max_model_len, max(highest + 1, 2 * self._num_angles)))
+            length = min(int(batch.context_lens.max(initial=0)), self.max_model_len)
+            if length > self._num_angles:
+                self._extend_angles(min(self.max_model_len, max(length, 2 * self._num_angles)))
             logits = self._fill_batch(batch)
             if batch.num_rows:
                 self._team.run()
+                if self._table[layout.UNSOUND]:
+                    check_batch(batch, self)
+                    raise ValueError("a batch points outside the runner's arrays")
             if self._table[layout.ADAPTERS]:
                 self._team.settle()
                 self._adapters.forget()
             return logits
 
     def _fill_batch(self, batch: Batch) -> NDArray[np.float32]:
-        table = self._table
-        for word, values, kind in (
-            (layout.TOKEN_IDS, batch.token_ids, np.int32),
-            (layout.POSITIONS, batch.positions, np.int32),
-            (layout.SLOTS, batch.slots, np.int64),
-            (layout.QUERY_START, batch.query_start, np.int32),
-            (layout.BLOCK_TABLES, batch.block_tables, np.int32),
-            (layout.LOGITS_ROWS, _normed_rows(batch), np.int32),
-        ):
-            table[word] = self._keep(f"batch {word}", np.ascontiguousarray(values, kind))
-        table[layout.ROWS], table[layout.SEQUENCES] = batch.num_rows, batch.num_sequences
-        table[layout.ADAPTERS] = self._adapters.fill(batch)
-        table[layout.TABLE_WIDTH] = batch.block_tables.shape[1]
-        table[layout.LOGITS_COUNT] = count = len(batch.logits_rows)
-        table[layout.NORMED_COUNT] = count + len(batch.hidden_rows)
-        self._arrays["counters"][:] = 0
-        room = self._arrays.get("logits")
-        if room is None or len(room) < count:
-            room = aligned_zeros((max(8, 1 << (count - 1).bit_length()), self.vocab_size))
-        table[layout.LOGITS] = self._keep("logits", room)
+        self._room.fill(batch)
+        self._table[layout.ADAPTERS] = self._adapters.fill(batch)
+        self._arrays["counters"].fill(0)
+        count, room = len(batch.logits_rows), self._arrays["logits"]
+        if len(room) < count:
+            room = aligned_zeros((1 << (count - 1).bit_length(), self.vocab_size))
+            self._table[layout.LOGITS] = self._keep("logits", room)
         return room[:count]
 
     def load_adapter(self, adapter: Adapter) -> CpuAdapter:
@@ -297,13 +291,6 @@ class CpuRunner:
             self._arrays.clear()
             self._expert_tables.clear()
             self._keys = self._values = np.zeros((0, 0), np.float32)
-
-
-def _normed_rows(batch: Batch) -> NDArray[np.int32]:
-    """The rows that get the last norm: those whose logits are wanted, then those of hidden states."""
-    if not len(batch.hidden_rows):
-        return batch.logits_rows
-    return np.concatenate([batch.logits_rows, batch.hidden_rows])
 
 
 def _quantized_row_bytes(weights: Weights) -> int:
