@@ -42,7 +42,7 @@ def part_of(phase: int, layers: int) -> str:
     """What a phase is counted as."""
     first_last = layout.FIRST_PHASES + layers * layout.LAYER_PHASES
     if phase < layout.FIRST_PHASES:
-        return PYTHON  # waking the threads is most of it
+        return PYTHON
     if phase >= first_last:
         return LAST_PARTS.get(phase - first_last, "norms, activations rounded")
     return LAYER_PARTS.get((phase - layout.FIRST_PHASES) % layout.LAYER_PHASES, "other")
@@ -55,6 +55,8 @@ def parts_of(times: NDArray[np.int64], layers: int) -> dict[str, int]:
     there = there[np.argsort(times[there], kind="stable")]
     for before, phase in itertools.pairwise(there):
         part = part_of(int(phase), layers)
+        if part == PYTHON:  # waking the threads is most of it
+            continue
         found[part] = found.get(part, 0) + int(times[phase] - times[before])
     return found
 
@@ -87,7 +89,8 @@ def profile(streams: int, quantization: str | None, kv: str) -> dict[str, float]
         times[:] = 0
         engine.step()
         whole = time.perf_counter() - start
-        steps.append({"whole": whole, **parts_of(times, layers)})
+        ticks = parts_of(times, layers)
+        steps.append({"whole": whole, "ticks": sum(ticks.values()), **ticks})
     last = int(times.max())
     tick = (time.perf_counter() - began) / (last - first)
     engine.close()
@@ -95,13 +98,11 @@ def profile(streams: int, quantization: str | None, kv: str) -> dict[str, float]
 
 
 def _medians(steps: list[dict[str, float]], tick: float) -> dict[str, float]:
-    names = sorted({name for step in steps for name in step} - {"whole", PYTHON})
-    found = {
-        name: 1e3 * tick * float(np.median([step.get(name, 0) for step in steps])) for name in names
-    }
-    found["whole"] = 1e3 * float(np.median([step["whole"] for step in steps]))
-    found[PYTHON] = found["whole"] - sum(found[name] for name in names)
-    return found
+    names = sorted({name for step in steps for name in step} - {"whole", "ticks", PYTHON})
+    found = {name: tick * float(np.median([s.get(name, 0) for s in steps])) for name in names}
+    found[PYTHON] = float(np.median([s["whole"] - tick * s["ticks"] for s in steps]))
+    found["whole"] = float(np.median([s["whole"] for s in steps]))
+    return {name: 1e3 * value for name, value in found.items()}
 
 
 def main() -> None:

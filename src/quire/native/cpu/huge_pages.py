@@ -10,7 +10,6 @@ import dataclasses
 import math
 import mmap
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,7 @@ def _room(size: int) -> NDArray[np.uint8]:
     return whole[-whole.ctypes.data % PAGE :]
 
 
-def in_huge_pages(weights: Weights, threads: int) -> Weights:
+def in_huge_pages(weights: Weights) -> Weights:
     """The weights copied into huge pages; themselves where there are none, or memory is scarce.
 
     Mapped files have small pages, of whatever size the system's are.
@@ -70,8 +69,8 @@ def in_huge_pages(weights: Weights, threads: int) -> Weights:
     for key, array in arrays.items():
         copies[key] = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         start += _whole_lines(array.nbytes)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(np.copyto, copies.values(), arrays.values()))
+    for key, array in arrays.items():
+        np.copyto(copies[key], array)
 
     def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {role: _moved(tensor, copies) for role, tensor in tensors.items()}

@@ -19,7 +19,7 @@ from quire.native.cpu.adapters import BatchAdapters, CpuAdapter
 from quire.native.cpu.batch_check import check_batch, check_shapes
 from quire.native.cpu.batch_room import BatchRoom
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
-from quire.native.cpu.huge_pages import huge_zeros
+from quire.native.cpu.huge_pages import huge_zeros, in_huge_pages
 from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.lora_weights import lora_weights
 from quire.native.cpu.machine_code import StepFunction
@@ -84,6 +84,7 @@ class CpuRunner:
         self._adapters = BatchAdapters(max_batch_tokens)
         self._room = BatchRoom(self._table, max_batch_tokens)
         self._team = Team(num_threads, step, self._table)
+        self._mover: threading.Thread | None = None
         self._finalizer = weakref.finalize(self, self._team.close)
 
     # ---- the tables
@@ -219,7 +220,9 @@ class CpuRunner:
         with self._own_lock():
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
-            (check_batch if batch.adapters else check_shapes)(batch, self)  # the step checks the rest
+            (check_batch if batch.adapters else check_shapes)(
+                batch, self
+            )  # the step checks the rest
             if len(batch.logits_rows) and not self._table[layout.HEAD_MAP]:
                 raise ValueError("logits are wanted of a model that was loaded without its head")
             self._team.settle()
@@ -229,6 +232,8 @@ class CpuRunner:
             logits = self._fill_batch(batch)
             if batch.num_rows:
                 self._team.run()
+                if self._mover is None:
+                    self._move_weights()
                 if self._table[layout.UNSOUND]:
                     check_batch(batch, self)
                     raise ValueError("a batch points outside the runner's arrays")
@@ -236,6 +241,26 @@ class CpuRunner:
                 self._team.settle()
                 self._adapters.forget()
             return logits
+
+    def _move_weights(self) -> None:
+        """Let the weights be copied into huge pages, while steps go on.
+
+        It begins after the first step, which a start waits for.
+        """
+        self._mover = threading.Thread(
+            target=_move, args=(weakref.ref(self),), name="quire-weights", daemon=True
+        )
+        self._mover.start()
+
+    def _adopt(self, old: Weights, new: Weights) -> None:
+        """Compute with equal weights from the next step on."""
+        with self._own_lock():
+            if self._weights is old:
+                self._team.settle()
+                self._expert_tables.clear()
+                self._layers = self._fill_layers(new)
+                self._fill_model(new)
+                self._weights = new
 
     def _fill_batch(self, batch: Batch) -> NDArray[np.float32]:
         self._room.fill(batch)
@@ -291,6 +316,16 @@ class CpuRunner:
             self._arrays.clear()
             self._expert_tables.clear()
             self._keys = self._values = np.zeros((0, 0), np.float32)
+
+
+def _move(reference: weakref.ref[CpuRunner]) -> None:
+    runner = reference()
+    weights = runner._weights if runner else None  # pyright: ignore[reportPrivateUsage]
+    del runner  # nothing keeps alive what is forgotten meanwhile
+    moved = in_huge_pages(weights) if weights else None
+    runner = reference()
+    if runner is not None and weights is not None and moved is not weights and moved is not None:
+        runner._adopt(weights, moved)  # pyright: ignore[reportPrivateUsage]
 
 
 def _quantized_row_bytes(weights: Weights) -> int:
