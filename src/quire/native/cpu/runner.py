@@ -70,7 +70,7 @@ class CpuRunner:
         kind = self._table[layout.KV_KIND] = KV_KINDS[kv_dtype]
         self._keys, self._values = (
             huge_zeros(
-                (spec.num_layers, num_blocks, heads, kv_head_bytes(kind, width, block_size)),
+                (spec.num_layers, heads, num_blocks, kv_head_bytes(kind, width, block_size)),
                 np.uint8,
             )
             for width in (size, padded(size))
@@ -306,7 +306,7 @@ class CpuRunner:
                 raise EngineClosedError("the runner was closed")
             for source, destination in pairs:
                 for cache in (self._keys, self._values):
-                    cache[:, destination] = cache[:, source]
+                    cache[:, :, destination] = cache[:, :, source]
 
     def close(self) -> None:
         """End the threads and let go of the weights and the cache. May be called again."""
