@@ -170,12 +170,7 @@ async def fetch_url(
     Raises:
         MediaError: the address may not be fetched, does not answer in time or with such data.
     """
-    try:
-        import aiohttp
-    except ImportError:
-        raise MediaError(
-            "addresses need the package aiohttp: pip install 'quire[media]'."
-        ) from None
+    aiohttp = http_library()
     try:
         async with asyncio.timeout(policy.fetch_seconds):
             return await _fetch(check_url(text, policy), kind, policy, resolver, tls)
@@ -256,6 +251,21 @@ def _session(
         auto_decompress=False,
         trust_env=False,
     )
+
+
+def http_library() -> Any:
+    """aiohttp. The first import takes a tenth of a second: not on an event loop.
+
+    Raises:
+        MediaError: it is not installed.
+    """
+    try:
+        import aiohttp
+    except ImportError:
+        raise MediaError(
+            "addresses need the package aiohttp: pip install 'quire[media]'."
+        ) from None
+    return aiohttp
 
 
 def _pinned(host: str, address: str, port: int) -> Any:

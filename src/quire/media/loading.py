@@ -25,6 +25,7 @@ from quire.media.fetch import (
     Kind,
     Resolver,
     fetch_url,
+    http_library,
     is_encoded,
     is_url,
     open_source,
@@ -124,6 +125,7 @@ class MediaLoader:
     async def _fetched(self, source: Any, kind: Kind) -> Any:
         if not is_url(source):
             return source
+        await self._in_thread(lambda *_: http_library(), source)
         return await fetch_url(source, kind, self._policy, self._resolver, self._tls)
 
     async def _load_frames(self, source: Any) -> Clip:
@@ -215,5 +217,5 @@ def _named(source: Any) -> str:
         return ""
     if is_url(source):
         return " (an address)"
-    name = source.rsplit("/", 1)[-1]
+    name = source[-300:].rsplit("/", 1)[-1]
     return f" ({name[:60]!r})"
