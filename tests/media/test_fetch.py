@@ -86,6 +86,15 @@ async def test_private_hosts_are_never_connected_to(host: str) -> None:
     assert private.visits == []
 
 
+async def test_the_trap_sees_who_comes() -> None:
+    """Without the guard's refusal the same address is connected to: the tests here can fail."""
+    policy = MediaPolicy(networks=("127.0.0.1/32",))
+    async with trap() as private:
+        with pytest.raises(MediaError, match="could not be read"):
+            await fetch_url(f"http://127.0.0.1:{private.port}/", "image", policy)
+    assert private.visits
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "[fe80::1]", "10.0.0.1"]
 )
