@@ -85,9 +85,9 @@ def _pair(source: Any, rate: int) -> tuple[Any, int]:
         if _is_rate(first) and not _is_rate(second):
             first, second = second, first
         if _is_rate(second) and not _is_rate(first):
-            if int(second) not in _RATES:
+            if not _RATES.start <= second < _RATES.stop:
                 raise _bad_rate(second)
-            return first, int(second)
+            return first, round(second)
     return source, rate
 
 
