@@ -46,7 +46,13 @@ def animation(form: str, levels: list[int], milliseconds: list[int], size: int =
     file = io.BytesIO()
     options: dict[str, Any] = {"lossless": True} if form == "WEBP" else {}
     frames[0].save(
-        file, form, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, **options
+        file,
+        form,
+        save_all=True,
+        append_images=frames[1:],
+        duration=milliseconds,
+        loop=0,
+        **options,
     )
     return file.getvalue()
 
@@ -59,9 +65,7 @@ def gif_of_dots(count: int) -> bytes:
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
-    return (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    )
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def png_bomb(side: int) -> bytes:

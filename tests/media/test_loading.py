@@ -41,7 +41,8 @@ from tests.media.servers import OPEN_HOST, serving
 
 OPEN = MediaPolicy(networks=(f"{OPEN_HOST}/32",))
 INTERNALS = re.compile(
-    r"PIL|Pillow|av\.|FFmpeg|aiohttp|numpy|Errno|Error|Exception|Traceback|0x[0-9a-f]{6}|/tmp/", re.I
+    r"PIL|Pillow|av\.|FFmpeg|aiohttp|numpy|Errno|Error|Exception|Traceback|0x[0-9a-f]{6}|/tmp/",
+    re.I,
 )
 
 
@@ -230,7 +231,9 @@ async def test_a_path_with_dots_is_refused_under_a_root(tmp_path: Path) -> None:
             await load_one("video", [source], policy)
 
 
-MUTATED = [encoded(gradient(40, 30), form) for form in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")]
+MUTATED = [
+    encoded(gradient(40, 30), form) for form in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP")
+]
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
@@ -243,7 +246,12 @@ def test_damaged_pictures_give_a_picture_or_our_error(data: bytes, draw: Any) ->
     check_garbage("image", bytes(damaged[:cut]))
 
 
-CLIPS = [video(6), video(6, form="matroska"), video(6, form="mpegts"), animation("GIF", [0, 9], [50, 50])]
+CLIPS = [
+    video(6),
+    video(6, form="matroska"),
+    video(6, form="mpegts"),
+    animation("GIF", [0, 9], [50, 50]),
+]
 
 
 @settings(max_examples=60, deadline=None)
@@ -260,11 +268,11 @@ GARBAGE = MediaPolicy(decode_seconds=5, workers=1)
 
 def check_garbage(kind: Any, data: bytes) -> None:
     try:
-        made = asyncio.run(load_one(kind, data, GARBAGE))
+        text = asyncio.run(load_one(kind, data, GARBAGE)).kind
     except MediaError as error:
-        assert not INTERNALS.search(str(error))
-    else:
-        assert made.kind == kind
+        text = str(error)
+    assert not INTERNALS.search(text)
+    assert text.startswith(kind)
 
 
 async def test_the_event_loop_stays_free_while_pictures_are_decoded() -> None:

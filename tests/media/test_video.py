@@ -198,8 +198,7 @@ def test_a_cut_video_gives_its_frames_or_an_error(form: str, part: float) -> Non
     data = video(60, form=form, size=(128, 96))
     try:
         clip = read(data[: int(len(data) * part)])
-    except Exception as error:
-        assert isinstance(error, (MediaError, av.FFmpegError))
+    except (MediaError, av.FFmpegError):  # one error for `MediaLoader`
         return
     assert 1 <= len(clip.frames) == len(clip.timestamps) == len(clip.frame_indices)
     assert levels(clip) == pytest.approx([level(place) for place in clip.frame_indices], abs=6)

@@ -83,7 +83,7 @@ def _decode(
             continue
         pixels = prepared(image, args.video_min_pixels, args.video_max_pixels, policy)
         if frames is None:
-            frames = new_frames(len(places), *pixels.shape[:2], policy)
+            frames = new_frames(len(places), pixels.shape[0], pixels.shape[1], policy)
         frames[wanted[place]] = pixels
     assert frames is not None
     return frames

@@ -111,7 +111,7 @@ def _mono(samples: Any) -> Samples:
         channels = int(np.argmin(wave.shape))
         if wave.shape[channels] > _MAX_CHANNELS:
             raise MediaError(f"it has more than {_MAX_CHANNELS} channels.")
-        return _floats(wave).mean(axis=channels, dtype=np.float32)
+        return np.asarray(_floats(wave).mean(axis=channels), np.float32)
     return _floats(wave)
 
 
@@ -123,7 +123,7 @@ def _floats(wave: np.ndarray[Any, Any]) -> Samples:
     if wave.dtype not in _WHOLE_TYPES:
         raise MediaError(f"samples must be floats, or uint8, int16 or int32, not {wave.dtype}.")
     if wave.dtype == np.uint8:
-        return (wave.astype(np.float32) - 128) / 128
+        return ((wave.astype(np.float32) - 128) / 128).astype(np.float32)
     return (wave / -float(np.iinfo(wave.dtype).min)).astype(np.float32)
 
 

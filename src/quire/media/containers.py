@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -23,7 +23,7 @@ _FORMATS = (
 
 
 @contextmanager
-def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Iterator[InputContainer]:
+def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Generator[InputContainer]:
     """Open a file of video or sound; its header's duration is held to the policy."""
     library = av()
     limits = {

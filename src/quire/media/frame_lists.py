@@ -55,7 +55,7 @@ class FrameList:
             watch.check()
             pixels = read(source)
             if frames is None:
-                frames = new_frames(len(sources), *pixels.shape[:2], self._policy)
+                frames = new_frames(len(sources), pixels.shape[0], pixels.shape[1], self._policy)
             frames[row] = _of_size(pixels, frames.shape[1], frames.shape[2])
         assert frames is not None
         return Clip.of(

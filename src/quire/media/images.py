@@ -7,7 +7,7 @@ twice what is wanted on each side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -46,7 +46,7 @@ def read_picture(file: BinaryIO, low: int, high: int, policy: MediaPolicy, watch
 
 
 @contextmanager
-def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Iterator[Image.Image]:
+def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Generator[Image.Image]:
     """Open an image file: its header is read and its size checked."""
     library = pillow()
     _check_scans(file)
