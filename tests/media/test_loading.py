@@ -276,8 +276,8 @@ def check_garbage(kind: Any, data: bytes) -> None:
 
 
 async def test_the_event_loop_stays_free_while_pictures_are_decoded() -> None:
-    """Speed is not asserted: on a loaded machine a loop is late by itself. What blocks is: eight
-    photos take well over a second here, and no single pause may be near to one of them."""
+    """How late the loop is on a loaded machine is the machine's affair: the pauses allowed here are
+    generous, yet far below what eight photos decoded on the loop would take."""
     photo = encoded(gradient(4000, 3000), "JPEG", quality=90)
     made = loader()
     await made.load([Media("image", PNG)])
@@ -293,9 +293,9 @@ async def test_the_event_loop_stays_free_while_pictures_are_decoded() -> None:
     pictures = await made.load([Media("image", photo)] * 8)
     ticking.cancel()
     assert len({picture.content_hash for picture in pictures}) == 1
-    assert len(pauses) > 20
+    assert len(pauses) > 50
     assert float(np.median(pauses)) < 0.005
-    assert max(pauses) < 0.1
+    assert float(np.percentile(pauses, 90)) < 0.02
 
 
 async def test_no_more_threads_than_allowed_decode_at_once() -> None:

@@ -153,7 +153,7 @@ def test_a_video_without_a_video_stream_is_refused() -> None:
     [
         ({"max_seconds": 5}, "more than 5 seconds"),
         ({"max_frames": 20}, "more than 20 frames"),
-        ({"max_pixels": 1000}, "64 x 48 pixels; the most are 1,000"),
+        ({"max_frame_pixels": 1000}, "64 x 48 pixels; the most are 1,000"),
         ({"max_memory": 20_000}, "lower video_maxlen"),
         ({"decode_seconds": -1}, "takes more than"),
     ],

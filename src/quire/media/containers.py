@@ -30,7 +30,7 @@ def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Generator[Input
         "format_whitelist": _FORMATS,
         "protocol_whitelist": "none",
         "max_streams": "64",
-        "max_pixels": str(policy.max_pixels),
+        "max_pixels": str(policy.max_frame_pixels),
     }
     try:
         container = library.open(
@@ -61,7 +61,7 @@ def video_stream(container: InputContainer, policy: MediaPolicy) -> VideoStream:
         raise MediaError("it has no video stream.")
     stream = moving[0]
     check_pixels(stream.codec_context.width, stream.codec_context.height, policy)
-    stream.codec_context.options = {"max_pixels": str(policy.max_pixels)}
+    stream.codec_context.options = {"max_pixels": str(policy.max_frame_pixels)}
     stream.codec_context.thread_type = "AUTO"
     stream.codec_context.thread_count = 2
     return stream
@@ -78,9 +78,10 @@ def check_pixels(width: int, height: int, policy: MediaPolicy) -> None:
     Raises:
         MediaError: too many.
     """
-    if width * height > policy.max_pixels:
+    if width * height > policy.max_frame_pixels:
         raise MediaError(
-            f"its frames have {width:,} x {height:,} pixels; the most are {policy.max_pixels:,}."
+            f"its frames have {width:,} x {height:,} pixels; "
+            f"the most are {policy.max_frame_pixels:,}."
         )
 
 

@@ -81,7 +81,7 @@ def _check_scans(file: BinaryIO) -> None:
     scans = 0
     if start == b"\xff\xd8\xff":
         tail = b""
-        while piece := file.read(2**20):
+        while piece := file.read(2**17):
             scans += (tail + piece).count(b"\xff\xda")
             tail = piece[-1:]
     file.seek(0)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from quire.errors import MediaError
+from quire.machine.cpus import default_threads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,9 @@ class MediaPolicy:
     max_file_bytes: int = 2 * 2**30
     """Bytes of a local file, which is read piece by piece."""
     max_pixels: int = 64_000_000
-    """Pixels of one picture or frame, before scaling."""
+    """Pixels of one picture, before scaling."""
+    max_frame_pixels: int = 36_000_000
+    """Pixels of one frame of a video, before scaling: 8K. A decoder holds up to 17 of them."""
     max_seconds: float = 3600.0
     """Seconds of a video or a sound."""
     max_frames: int = 250_000
@@ -51,8 +53,8 @@ class MediaPolicy:
     """Seconds for decoding one medium."""
     max_fetches: int = 16
     """Media that are fetched or decoded at once for one event loop; others wait."""
-    workers: int = min(4, os.cpu_count() or 1)
-    """Threads that decode."""
+    workers: int = field(default_factory=lambda: max(1, min(4, default_threads() - 1)))
+    """Threads that decode; a core is left to the event loop where there are several."""
 
     @classmethod
     def for_server(cls, media_root: str | Path | None = None, *, urls: bool = False) -> Self:

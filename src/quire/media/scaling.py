@@ -12,10 +12,15 @@ def fitted(width: int, height: int, low: int, high: int) -> tuple[int, int]:
     `high`, then up to `low`. The cut can leave a picture that was scaled up a few pixels below
     `low`. A side is never 0; where a strip would then have too many pixels, its long side is cut.
     """
-    for limit, wrong in ((high, width * height > high), (low, width * height < low)):
-        if wrong:
-            factor = math.sqrt(limit / (width * height))
-            width, height = max(1, int(width * factor)), max(1, int(height * factor))
-            if width * height > high:
-                width, height = min(width, high), min(height, high)
+    if width * height > high:
+        width, height = _towards(high, width, height)
+        width = min(width, max(1, high // height))
+        height = min(height, max(1, high // width))
+    if width * height < low:
+        width, height = _towards(low, width, height)
     return width, height
+
+
+def _towards(pixels: int, width: int, height: int) -> tuple[int, int]:
+    factor = math.sqrt(pixels / (width * height))
+    return max(1, int(width * factor)), max(1, int(height * factor))
