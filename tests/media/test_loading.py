@@ -131,6 +131,22 @@ async def test_frames_of_different_sizes_get_the_first_ones(tmp_path: Path) -> N
     assert np.abs(clip.frames[0].astype(int) - clip.frames[1]).mean() < 6
 
 
+async def test_frames_from_addresses_keep_together_to_the_limits_of_one_medium() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.05)
+        return web.Response(body=PNG)
+
+    async with serving({"/a": answer}) as address:
+        frames = [f"{address}/a"] * 20
+        assert (await load_one("video", frames, OPEN)).kind == "video"
+        small = MediaPolicy(networks=OPEN.networks, max_bytes=len(PNG) * 10)
+        with pytest.raises(MediaError, match="it has more than"):
+            await load_one("video", frames, small)
+        quick = MediaPolicy(networks=OPEN.networks, fetch_seconds=0.4)
+        with pytest.raises(MediaError, match=r"within 0\.4 seconds"):
+            await load_one("video", frames, quick)
+
+
 async def test_animated_pictures_and_pictures_are_videos() -> None:
     clip = await load_one("video", animation("WEBP", [0, 255], [500, 500]))
     assert isinstance(clip, Clip)

@@ -23,6 +23,7 @@ from quire.errors import MediaError
 from quire.media.animation import picture_form, read_animation
 from quire.media.audio import from_waveform, is_waveform, read_sound
 from quire.media.fetch import (
+    Fetched,
     Kind,
     Resolver,
     fetch_url,
@@ -34,6 +35,7 @@ from quire.media.fetch import (
     resolve_host,
 )
 from quire.media.frame_lists import FrameList, is_frame_list
+from quire.media.guard import too_large
 from quire.media.images import from_array, is_pillow_image, prepared, read_picture
 from quire.media.policy import MediaPolicy, Watch
 from quire.media.values import Clip, Medium, Picture, Pixels, Sound
@@ -134,12 +136,29 @@ class MediaLoader:
 
     async def _load_frames(self, source: Any) -> Clip:
         frames = await self._in_thread(lambda s, _: FrameList(s, self._args, self._policy), source)
-        sources = [await self._fetched(plain_source(taken), "image") for taken in frames.taken]
+        sources = await self._fetched_frames([plain_source(taken) for taken in frames.taken])
 
         def decode(sources: Any, watch: Watch) -> Clip:
             return frames.read(sources, lambda one: self._frame(one, watch), watch)
 
         return await self._in_thread(decode, sources)
+
+    async def _fetched_frames(self, sources: Sequence[Any]) -> list[Any]:
+        """Fetch the frames that are addresses: all together within the limits of one medium."""
+        fetched: list[Any] = []
+        held = 0
+        try:
+            async with asyncio.timeout(self._policy.fetch_seconds):
+                for source in sources:
+                    fetched.append(await self._fetched(source, "image"))
+                    held += len(fetched[-1].getbuffer()) if isinstance(fetched[-1], Fetched) else 0
+                    if held > self._policy.max_bytes:
+                        raise too_large(self._policy.max_bytes)
+        except TimeoutError:
+            raise MediaError(
+                f"its frames did not come within {self._policy.fetch_seconds:g} seconds."
+            ) from None
+        return fetched
 
     async def _in_thread(self, work: Callable[[Any, Watch], T], source: Any) -> T:
         """Run `work` in a thread of the pool; when the caller is cancelled, the thread is told."""

@@ -51,7 +51,7 @@ class MediaPolicy:
     """Seconds for fetching one medium, redirects and all."""
     decode_seconds: float = 60.0
     """Seconds for decoding one medium."""
-    max_fetches: int = 16
+    max_fetches: int = 8
     """Media that are fetched or decoded at once for one event loop; others wait."""
     workers: int = field(default_factory=lambda: max(1, min(4, default_threads() - 1)))
     """Threads that decode; a core is left to the event loop where there are several."""
