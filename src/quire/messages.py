@@ -116,6 +116,7 @@ _MEDIA_PARTS: dict[str, Literal["image", "video", "audio"]] = {
     "audio_url": "audio",
     "input_audio": "audio",
 }
+_LOADED_FORMS = frozenset({"bytes", "path", "frames", "array"})
 
 
 def read_conversation(
@@ -233,13 +234,24 @@ def _read_part(part: Any, place: int) -> Part:
     if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
         return Text(_checked(part["text"], place))
     if kind in _MEDIA_PARTS:
-        source = part.get(kind, part.get("source"))
-        if isinstance(source, Mapping):
-            source = source.get("url", source.get("data"))
+        source = _media_source(part.get(kind, part.get("source")))
         if source is not None:
             return Media(_MEDIA_PARTS[str(kind)], source)
     known = ", ".join(["text", *_MEDIA_PARTS])
     raise MessageError(f"messages[{place}] has a part of type {kind!r}; known are {known}.")
+
+
+def _media_source(source: Any) -> Any:
+    """What a media part holds: OpenAI's `{"url"}`, or its `{"data", "format"}`, as a data URL.
+
+    Dictionaries of other forms (bytes, path, frames, a waveform) are the media loader's to read.
+    """
+    if not isinstance(source, Mapping) or _LOADED_FORMS & source.keys():
+        return source
+    data = source.get("data")
+    if "url" in source or not isinstance(data, str) or data.startswith("data:"):
+        return source.get("url", data)
+    return f"data:;base64,{data}"
 
 
 def _read_function(content: Any, place: int) -> tuple[tuple[Part, ...], tuple[ToolCall, ...]]:
