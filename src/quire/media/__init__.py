@@ -1,0 +1,1 @@
+"""Images, videos and sounds: fetched, decoded, placed, and written as each model family wants them."""
