@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from quire.media.families.family import clip_of
 from quire.media.families.qwen2_vl import Qwen2VL
-from quire.media.families.settings import number as setting
 from quire.media.families.sizes import Size
 from quire.media.placement import Kind
 from quire.media.values import Clip, Medium
@@ -32,13 +30,6 @@ class ErnieVL(Qwen2VL):
     def vllm_placeholder(self, medium: Medium, number: int) -> str:
         inner = self.wrap(medium.kind, f"<|{medium.kind}@placeholder|>")
         return self._numbered(medium, number, inner)
-
-    def clip_grid(self, medium: Medium) -> tuple[int, int]:
-        """All tokens of a clip as one step: an odd frame more adds half of its own."""
-        settings, frames = self.settings.video, len(clip_of(medium).frames)
-        together = setting(settings, "temporal_patch_size", 2)
-        _, tokens = super().clip_grid(medium)
-        return 1, frames * tokens // together
 
     @property
     def controls(self) -> frozenset[str]:

@@ -100,7 +100,7 @@ class MediaFamily(ABC):
         """What vLLM is given for a medium: a clip may bring its sound."""
         yield medium
 
-    def check(self, media: Sequence[Medium]) -> None:
+    def check(self, media: Sequence[Medium]) -> None:  # noqa: B027 - most take anything
         """Raise MediaError where the model does not take these media together."""
 
     # What follows from it.
@@ -172,13 +172,16 @@ class MediaFamily(ABC):
     ) -> tuple[MediaItem, ...]:
         """The range of token ids that each medium fills: from its first feature to its last.
 
-        Tokens that stand between features (ends of rows, times, separators) are inside. A medium
-        whose form has no placeholder token gets an empty range.
+        Tokens that stand between features (ends of rows, times, separators) are inside. In the
+        other forms it is the range of the placeholder, empty where the family writes none.
 
         Raises:
             MediaError: the ids do not hold the placeholder tokens of these media: the template does
-                not fit the model.
+                not fit the model; or a text would be taken for a placeholder.
+            ConfigError: the tokenizer has no such token.
         """
+        if form != "expanded":
+            return self._find_short(token_ids, media, tokenizer, form)
         ids = self._feature_ids(tokenizer)
         counts = [self._count(medium, number, form) for medium, number in numbers(media)]
         places = self.feature_places(token_ids, frozenset(ids.values()), tokenizer)
@@ -193,6 +196,25 @@ class MediaFamily(ABC):
             start = own[0] if own else 0
             length = own[-1] + 1 - start if own else 0
             items.append(MediaItem(medium.kind, medium, medium.content_hash, start, length))
+        return tuple(items)
+
+    def _find_short(
+        self, token_ids: Sequence[int], media: Sequence[Medium], tokenizer: Tokenizer, form: Form
+    ) -> tuple[MediaItem, ...]:
+        """The placeholders' ranges. vLLM finds them by their ids, so that there may be no other."""
+        texts = self.texts(media, form)
+        wanted = {text: tokenizer.encode(text) for text in texts if text}
+        places = {text: _occurrences(token_ids, ids) for text, ids in wanted.items()}
+        for text, due in Counter(text for text in texts if text).items():
+            if len(places[text]) > due:
+                raise MediaError(
+                    f"A text of this prompt holds {text}, which this model would take for a medium."
+                )
+        items: list[MediaItem] = []
+        for medium, text in zip(media, texts, strict=True):
+            start = places[text].pop(0) if text and places[text] else None
+            length = len(wanted[text]) if start is not None else 0
+            items.append(MediaItem(medium.kind, medium, medium.content_hash, start or 0, length))
         return tuple(items)
 
     def vllm_data(self, media: Sequence[Medium]) -> tuple[dict[str, Any], dict[str, list[str]]]:
@@ -277,6 +299,20 @@ def video_metadata(clip: Clip) -> dict[str, Any]:
         "video_backend": "quire",
         "do_sample_frames": False,
     }
+
+
+def _occurrences(token_ids: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """Where the wanted ids stand in a row, without overlap."""
+    ids, wanted = tuple(token_ids), tuple(wanted)
+    found: list[int] = []
+    place = 0
+    while wanted and place + len(wanted) <= len(ids):
+        if ids[place : place + len(wanted)] == wanted:
+            found.append(place)
+            place += len(wanted)
+        else:
+            place += 1
+    return found
 
 
 def _write_message(message: Message, texts: Iterator[str]) -> Message:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -25,9 +25,9 @@ class Qwen2Omni(Qwen2VL):
     def _is_third(self) -> bool:
         return self.token("audio") == "<|audio_pad|>"
 
-    @property
-    def patch(self) -> int:  # type: ignore[override]
-        return 16 if self._is_third else 14
+    def factor(self, settings: Mapping[str, Any]) -> int:
+        patch = setting(settings, "patch_size", 16 if self._is_third else 14)
+        return patch * setting(settings, "merge_size", 2)
 
     def wrap(self, kind: Kind, inner: str) -> str:
         sense = "audio" if kind == "audio" else "vision"
