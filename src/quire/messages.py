@@ -150,6 +150,8 @@ def read_conversation(
     turns = [read_message(message, place) for place, message in enumerate(messages)]
     while turns and turns[0].role == "system":
         first = turns.pop(0)
+        if first.media:
+            raise MessageError(f"A system message holds text alone, not {first.media[0].kind}.")
         system = first.text if system is None else system
     _check_order(turns)
     return Conversation(tuple(turns), system, read_tools(tools))

@@ -51,7 +51,7 @@ def place_media(
         _check_count(kind, len(given[kind]), places[kind])
     if not any(places.values()):
         return conversation
-    left = {kind: iter(items) for kind, items in given.items()}
+    left: dict[Kind, Iterator[Any]] = {kind: iter(items) for kind, items in given.items()}
     pattern = _pattern(kinds)
     messages = tuple(_fill(message, pattern, left) for message in conversation.messages)
     return replace(conversation, messages=messages)

@@ -6,8 +6,7 @@ import math
 
 from quire.media.families.family import MediaFamily, picture_size
 from quire.media.families.settings import flag, number
-from quire.media.families.sizes import Size, closest_grid, fit_pixels
-from quire.media.placement import Kind
+from quire.media.families.sizes import Size, closest_grid, fit_strip
 from quire.media.values import Medium
 from quire.template.format import MediaTokens
 
@@ -38,9 +37,6 @@ class LFMVL(MediaFamily):
             whole = tiles + (f"<|img_thumbnail|>{whole}" if thumbnail else "")
         return f"<|image_start|>{whole}<|image_end|>"
 
-    def wrap(self, kind: Kind, inner: str) -> str:
-        return inner
-
     def _setting(self, name: str, default: int) -> int:
         return number(self.settings.image, name, default)
 
@@ -49,25 +45,19 @@ class LFMVL(MediaFamily):
 
     def _whole_tokens(self, medium: Medium) -> int:
         """Tokens of the whole picture, scaled to fit the limits."""
-        height, width = picture_size(medium)
         factor = self._factor()
         least = self._setting("min_image_tokens", 64) * factor**2
         most = self._setting("max_image_tokens", 256) * factor**2
-        high, wide = (
-            max(factor, round(height / factor) * factor),
-            max(factor, round(width / factor) * factor),
-        )
-        if not least <= high * wide <= most:
-            high, wide = fit_pixels(height, width, factor, least, most)
-        patch, joined = (
-            self._setting("encoder_patch_size", 16),
-            self._setting("downsample_factor", 2),
-        )
-        return math.ceil(high // patch / joined) * math.ceil(wide // patch / joined)
+        height, width = fit_strip(*picture_size(medium), factor, least, most)
+        return self._joined(height) * self._joined(width)
+
+    def _joined(self, pixels: int) -> int:
+        """Tokens along a side."""
+        patches = pixels // self._setting("encoder_patch_size", 16)
+        return math.ceil(patches / self._setting("downsample_factor", 2))
 
     def _tile_tokens(self) -> int:
-        patches = self._setting("tile_size", 512) // self._setting("encoder_patch_size", 16)
-        return math.ceil(patches / self._setting("downsample_factor", 2)) ** 2
+        return self._joined(self._setting("tile_size", 512)) ** 2
 
     def _tiles(self, medium: Medium) -> Size:
         """The grid of tiles; (1, 1) for a picture that is small enough."""

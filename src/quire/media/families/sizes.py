@@ -22,27 +22,24 @@ def check_aspect(height: int, width: int, limit: int = 200) -> None:
         )
 
 
-def fit_pixels(
-    height: int, width: int, factor: int, least: int, most: int, frames: int = 1
-) -> Size:
+def fit_pixels(height: int, width: int, factor: int, least: int, most: int) -> Size:
     """Round both sides to multiples of `factor`, with `least` to `most` pixels, aspect kept.
 
-    Pixels are counted over `frames` frames. Qwen2-VL's rule; Qwen3-VL's and GLM-4V's with frames.
+    Qwen2-VL's rule.
 
     Raises:
         MediaError: one side is more than 200 times the other.
     """
     check_aspect(height, width)
-    high, wide = round(height / factor) * factor, round(width / factor) * factor
-    if frames * high * wide > most:
-        shrink = math.sqrt(frames * height * width / most)
-        high = max(factor, math.floor(height / shrink / factor) * factor)
-        wide = max(factor, math.floor(width / shrink / factor) * factor)
-    elif frames * high * wide < least:
-        grow = math.sqrt(least / (frames * height * width))
-        high = math.ceil(height * grow / factor) * factor
-        wide = math.ceil(width * grow / factor) * factor
-    return high, wide
+    rounded = round(height / factor) * factor, round(width / factor) * factor
+    return _bounded(height, width, rounded, factor, least, most)
+
+
+def fit_strip(height: int, width: int, factor: int, least: int, most: int) -> Size:
+    """As `fit_pixels`, for an image of any shape: each side keeps at least `factor` pixels."""
+    high = max(factor, round(height / factor) * factor)
+    wide = max(factor, round(width / factor) * factor)
+    return _bounded(height, width, (high, wide), factor, least, most)
 
 
 def fit_clip(
@@ -57,17 +54,32 @@ def fit_clip(
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
     check_aspect(height, width)
-    high, wide = round(height / factor) * factor, round(width / factor) * factor
+    rounded = round(height / factor) * factor, round(width / factor) * factor
     counted = round(frames / together) * together
-    if counted * high * wide > most:
+    return _bounded(height, width, rounded, factor, least, most, frames, counted)
+
+
+def _bounded(
+    height: int,
+    width: int,
+    rounded: Size,
+    factor: int,
+    least: int,
+    most: int,
+    frames: int = 1,
+    counted: int = 1,
+) -> Size:
+    """The rounded size where it keeps the limits, else the size scaled to the limit that it breaks."""
+    pixels = counted * rounded[0] * rounded[1]
+    if pixels > most:
         shrink = math.sqrt(frames * height * width / most)
         high = max(factor, math.floor(height / shrink / factor) * factor)
-        wide = max(factor, math.floor(width / shrink / factor) * factor)
-    elif counted * high * wide < least:
+        return high, max(factor, math.floor(width / shrink / factor) * factor)
+    if pixels < least:
         grow = math.sqrt(least / (frames * height * width))
         high = math.ceil(height * grow / factor) * factor
-        wide = math.ceil(width * grow / factor) * factor
-    return high, wide
+        return high, math.ceil(width * grow / factor) * factor
+    return rounded
 
 
 def best_resolution(height: int, width: int, choices: Iterable[Size]) -> Size:
