@@ -5,7 +5,8 @@ Run it with a Python that has transformers and torchvision (which the tests them
     python -m tests.media.record_renderings
 
 Each family has a small processor of our own making, saved as a folder; the files' JSON is kept beside
-the renderings, so that the tests read what transformers wrote.
+the renderings, so that the tests read what transformers wrote. Entries that are not made here stay:
+MiniCPM-V's is of the code in its own repository.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -509,6 +511,52 @@ def minicpm_v_4_6(**options: Any) -> Recorded:
     return entry("MiniCPMV4_6", made, cases, {"model_type": "minicpmv4_6"})
 
 
+def kimi_vl() -> Recorded:
+    """Counted by vLLM: the model's processor is no part of transformers."""
+    from vllm.model_executor.models.kimi_vl import KimiVLProcessingInfo
+
+    settings = {
+        "patch_size": 14,
+        "pad_input": True,
+        "in_token_limit": 400,
+        "merge_kernel_size": [2, 2],
+    }
+    processor = SimpleNamespace(image_processor=SimpleNamespace(**settings))
+    info: Any = SimpleNamespace(get_hf_processor=lambda: processor)
+    cases: list[dict[str, Any]] = []
+    for height, width in SIZES:
+        count = KimiVLProcessingInfo.get_num_image_tokens(
+            info, image_width=width, image_height=height
+        )
+        text = "<|media_start|>image<|media_content|>" + "<|media_pad|>" * count + "<|media_end|>"
+        cases.append({"image": [height, width], "text": shorten(text)})
+    files = {"preprocessor_config.json": settings, "config.json": {"model_type": "kimi_vl"}}
+    return {"family": "KimiVL", "tokens": None, "files": files, "cases": cases}
+
+
+def minicpm_o(pool: int) -> Recorded:
+    """Sounds alone, by vLLM's copy of the model's processor."""
+    from vllm.transformers_utils.processors.minicpmo import MiniCPMOProcessor
+
+    processor: Any = SimpleNamespace(
+        pool_step=pool,
+        feature_extractor=SimpleNamespace(hop_length=160),
+        tokenizer=SimpleNamespace(audio_start="<|audio_start|>", audio_end="<|audio_end|>"),
+    )
+    cases = [
+        {
+            "audio": samples,
+            "text": shorten(MiniCPMOProcessor.get_audio_placeholder(processor, samples, True, 1)),
+        }
+        for samples in SOUNDS
+    ]
+    named = {"audio_start": "<|audio_start|>", "audio_end": "<|audio_end|>"}
+    model = {"model_type": "minicpmo", "audio_pool_step": pool, "audio_chunk_length": 1.0}
+    files = {"config.json": model, "tokenizer_config.json": named}
+    tokens = {"image": "<image>", "video": "<video>", "audio": "<audio>"}
+    return {"family": "MiniCPMV", "tokens": tokens, "files": files, "cases": cases}
+
+
 def record() -> dict[str, Recorded]:
     return {
         "qwen2_vl": qwen2_vl(),
@@ -534,12 +582,15 @@ def record() -> dict[str, Recorded]:
         "qwen2_audio": qwen2_audio(),
         "qwen2_omni": omni(third=False),
         "qwen3_omni": omni(third=True),
+        "kimi_vl": kimi_vl(),
+        "minicpm_o": minicpm_o(2),
+        "minicpm_o-4.5": minicpm_o(5),
         "minicpm_v_4_6": minicpm_v_4_6(),
         "minicpm_v_4_6-4x": minicpm_v_4_6(downsample_mode="4x", scale_resolution=224),
     }
 
 
 if __name__ == "__main__":
-    RENDERINGS.write_text(
-        json.dumps(record(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    made = json.loads(RENDERINGS.read_text(encoding="utf-8")) | record()
+    text = json.dumps(made, indent=1, ensure_ascii=False)
+    RENDERINGS.write_text(text + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from quire.errors import MediaError
 from quire.media.families.family import MediaFamily
 from quire.media.families.registry import FAMILIES, get_family
 from quire.media.families.settings import MediaSettings
+from quire.media.families.youtu_vl import YoutuVL
 from quire.media.placement import place_media
 from quire.media.values import Medium
 from quire.messages import read_conversation
@@ -65,7 +66,7 @@ def test_media_are_found_in_the_ids(name: str, tmp_path: Path) -> None:
     """Twice all recorded media, with text between that holds the very same tokens as text."""
     family = recorded_family(name, tmp_path)
     media = [medium(case) for case in RENDERINGS[name]["cases"]] * 2
-    if name.startswith("minicpm"):
+    if name.startswith("minicpm_v"):
         media = [item for item in media if item.kind == "image"]
     tokenizer = byte_tokenizer()
     hostile = family.expansion(media[0], 0) or "<image>"
@@ -142,6 +143,24 @@ def test_minicpm_refuses_pictures_beside_clips(name: str, tmp_path: Path) -> Non
     assert family is not None
     with pytest.raises(MediaError, match="not both"):
         family.check([picture(), clip()])
+
+
+def test_youtu_vl_has_the_patches_of_its_processor(tmp_path: Path) -> None:
+    """What the model's own processor (transformers 4.56, remote code) was seen to give."""
+    family = FAMILIES["YoutuVL"](MediaSettings())
+    assert isinstance(family, YoutuVL)
+    seen = {
+        (224, 224): (14, 14),
+        (330, 330): (22, 22),
+        (2048, 2048): (128, 128),
+        (1080, 1920): (68, 120),
+        (3000, 4000): (166, 220),
+        (330, 500): (22, 32),
+        (100, 3000): (8, 188),
+        (32, 32): (2, 2),
+    }
+    assert {size: family.patch_grid(*size) for size in seen} == seen
+    assert family.expansion(picture(3000, 4000), 0).count("<|image_pad|>") == 9130
 
 
 def test_a_strip_is_refused_with_its_size(tmp_path: Path) -> None:

@@ -49,7 +49,11 @@ class MiniCPMV(MediaFamily):
         if isinstance(medium, Clip):
             frame = self._sliced(picture_size(medium), 2)
             return frame * len(clip_of(medium).frames)
-        named = f"<image_id>{number}</image_id>" if self._flag("use_image_id") else ""
+        named = (
+            f"<image_id>{number}</image_id>"
+            if flag(self.settings.image, "use_image_id", False)
+            else ""
+        )
         most = setting(self.settings.image, "max_slice_nums", 9)
         return named + self._sliced(picture_size(medium), most)
 
@@ -68,16 +72,13 @@ class MiniCPMV(MediaFamily):
                 places.append(place)
         return places
 
-    def _flag(self, name: str) -> bool:
-        return flag(self.settings.image, name, True)
-
     def _sliced(self, size: Size, most: int) -> str:
         """The whole picture, then its slices row by row."""
         image = self.settings.image
         features = self.feature_tokens("image")[0] * setting(image, "image_feature_size", 64)
         whole = f"<image>{features}</image>"
         grid = sliced_grid(*size, most, setting(image, "scale_resolution", 448))
-        if grid is None or not self._flag("slice_mode"):
+        if grid is None or not flag(self.settings.image, "slice_mode", True):
             return whole
         return whole + "\n".join([f"<slice>{features}</slice>" * grid[1]] * grid[0])
 
