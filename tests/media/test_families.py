@@ -189,6 +189,7 @@ def test_what_vllm_is_given(tmp_path: Path) -> None:
         "audio": 2,
     }
     assert hashes["audio"] == ["s32000", "s16000"]
+    assert data["image"][0].size == (48, 64)
     frames, metadata = data["video"][0]
     assert frames.shape == (4, 60, 90, 3)
     assert metadata["frames_indices"] == [0, 1, 2, 3]

@@ -85,9 +85,11 @@ class MediaFamily(ABC):
         return (self.token(kind),)
 
     def vllm_item(self, medium: Medium) -> Any:
-        """A medium as vLLM takes it: an array, frames with their metadata, samples with their rate."""
+        """A medium as vLLM takes it: Pillow's image, frames with their metadata, samples with a rate."""
         if isinstance(medium, Picture):
-            return medium.pixels
+            from PIL import Image
+
+            return Image.fromarray(medium.pixels)
         if isinstance(medium, Sound):
             return medium.samples, medium.rate
         return medium.frames, video_metadata(medium)

@@ -12,6 +12,7 @@ from quire.media.placement import KINDS, Kind
 from quire.media.values import Clip, Medium, Picture
 from quire.template.format import MediaTokens
 
+_KEPT = 256
 _ARGUMENTS: dict[Kind, str] = {"image": "images", "video": "videos", "audio": "audio"}
 
 
@@ -42,13 +43,17 @@ class General(MediaFamily):
         return tuple(str(name) for name in names) or (self.token(kind),)
 
     def expansion(self, medium: Medium, number: int) -> str:
+        """The text, kept for the next time that this very medium comes."""
         with self._lock:
-            ids = self._run(medium)
-            return str(
-                self._tokenizer.decode(
-                    ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            found = self._seen.get(medium.content_hash)
+            if found is None:
+                found = self._tokenizer.decode(
+                    self._run(medium), skip_special_tokens=False, clean_up_tokenization_spaces=False
                 )
-            )
+                if len(self._seen) >= _KEPT:
+                    self._seen.pop(next(iter(self._seen)))
+                self._seen[medium.content_hash] = found
+            return found
 
     def _run(self, medium: Medium) -> list[int]:
         """The ids that the processor makes of the placeholder alone."""
@@ -84,6 +89,10 @@ class General(MediaFamily):
     @cached_property
     def _lock(self) -> threading.Lock:
         return threading.Lock()
+
+    @cached_property
+    def _seen(self) -> dict[str, str]:
+        return {}
 
     @cached_property
     def _processor(self) -> Any:
