@@ -99,7 +99,7 @@ class General(MediaFamily):
         if self.settings.folder is None:
             raise ConfigError("This model's media need its own processor, from its folder.")
         try:
-            from transformers import AutoProcessor
+            from transformers import AutoProcessor  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ConfigError(
                 "This model's images, videos or audios need its own processor: "
