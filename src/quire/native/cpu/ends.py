@@ -5,7 +5,15 @@ from __future__ import annotations
 from quire.native.cpu import layout
 from quire.native.cpu.attention import plan_tiles
 from quire.native.cpu.jit import kernel
-from quire.native.cpu.kernels import NO, bend_logits, gather_rows, linear, rms_norm, scale_rows
+from quire.native.cpu.kernels import (
+    NO,
+    bend_logits,
+    gather_rows,
+    linear,
+    place_rows,
+    rms_norm,
+    scale_rows,
+)
 from quire.native.cpu.lora_step import adapt_embeddings, adapted_head, head_products
 from quire.native.cpu.phases import counters_of, next_task, split, wait_for_phase
 from quire.native.cpu.rows import quantize_phase, whole_rows
@@ -15,7 +23,7 @@ from quire.native.cpu.sync import take_task
 
 @kernel
 def embed(table: int) -> None:
-    """The embeddings of the batch's tokens, and as the last task the tiles of attention."""
+    """The embeddings of the batch's tokens or those it brings; as the last task attention's tiles."""
     rows, scale = get_int64(table, layout.ROWS), get_float32(table, 2 * layout.EMBEDDING_SCALE)
     counters, parts = counters_of(table, 0), split(table, rows)
     task = take_task(counters)
@@ -36,6 +44,11 @@ def embed(table: int) -> None:
             if scale != 1:
                 scale_rows(task, parts, get_int64(table, layout.RESIDUAL), rows,
                            get_int64(table, layout.HIDDEN), scale)  # fmt: skip
+            if get_int64(table, layout.GIVEN_PLACES):
+                place_rows(task, parts, get_int64(table, layout.GIVEN),
+                           get_int64(table, layout.HIDDEN),
+                           get_int64(table, layout.GIVEN_PLACES), rows,
+                           get_int64(table, layout.RESIDUAL))  # fmt: skip
         task = next_task(counters)
     wait_for_phase(table, 0, parts + 1)
 

@@ -42,8 +42,10 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     KV_KIND, QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
     ADAPTERS,
     NORMED_COUNT,  # rows of LOGITS_ROWS that get the last norm; the head is for the first of them
+    ROPE_POSITIONS,  # which of COSINES and SINES turn a row: POSITIONS, but where M-RoPE has its own
+    GIVEN, GIVEN_PLACES,  # embeddings that the batch brings, and for each row which of them or -1; or 0
     TABLE_WORDS,
-) = range(61)  # fmt: skip
+) = range(64)  # fmt: skip
 SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.

@@ -26,7 +26,7 @@ from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
 from quire.native.cpu.packed import PackedMatrix, Tensor
 from quire.native.cpu.team import Team
 from quire.native.cpu.weights import Weights, embedding_scale
-from quire.native.models.rope import cosines_and_sines, inverse_frequencies
+from quire.native.models.rope import cosines_and_sines, inverse_frequencies, turned_angles
 from quire.native.models.spec import DecoderSpec
 
 _ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
@@ -59,6 +59,7 @@ class CpuRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
+        self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
         self._spec = spec
         self._lock, self._process = threading.Lock(), os.getpid()
         self._table = np.zeros(layout.TABLE_WORDS, np.int64)
@@ -185,6 +186,12 @@ class CpuRunner:
         counters = aligned_zeros((num_phases(spec.num_layers) * layout.PHASE_BYTES // 8,), np.int64)
         self._table[layout.COUNTERS] = self._keep("counters", counters)
 
+    def _need_angles(self, highest: int) -> None:
+        """Have the angles of all places up to the highest."""
+        if highest >= self._num_angles:
+            wish = min(self.max_model_len, 2 * self._num_angles)
+            self._extend_angles(max(highest + 1, wish))
+
     def _extend_angles(self, length: int) -> None:
         spec, table = self._spec, self._table
         for rope, cosine_word, sine_word in (
@@ -196,6 +203,7 @@ class CpuRunner:
                 cosines, sines = cosines_and_sines(frequencies, scale, length)
                 for word, values in ((cosine_word, cosines), (sine_word, sines)):
                     table[word] = self._keep(f"angles {word}", np.ascontiguousarray(values))
+        self._turned = False
         self._num_angles = length
 
     def _own_lock(self) -> threading.Lock:
@@ -219,9 +227,8 @@ class CpuRunner:
             if len(batch.logits_rows) and not self._table[layout.HEAD_MAP]:
                 raise ValueError("logits are wanted of a model that was loaded without its head")
             self._team.settle()
-            highest = int(batch.positions.max(initial=0))
-            if highest >= self._num_angles:
-                self._extend_angles(min(self.max_model_len, max(highest + 1, 2 * self._num_angles)))
+            turns = batch.positions if batch.rope_positions is None else batch.rope_positions
+            self._need_angles(int(turns.max(initial=0)))
             logits = self._fill_batch(batch)
             if batch.num_rows:
                 self._team.run()
@@ -242,6 +249,8 @@ class CpuRunner:
         ):
             table[word] = self._keep(f"batch {word}", np.ascontiguousarray(values, kind))
         table[layout.ROWS], table[layout.SEQUENCES] = batch.num_rows, batch.num_sequences
+        self._fill_turns(batch)
+        self._fill_given(batch)
         table[layout.ADAPTERS] = self._adapters.fill(batch)
         table[layout.TABLE_WIDTH] = batch.block_tables.shape[1]
         table[layout.LOGITS_COUNT] = count = len(batch.logits_rows)
@@ -252,6 +261,38 @@ class CpuRunner:
             room = aligned_zeros((max(8, 1 << (count - 1).bit_length()), self.vocab_size))
         table[layout.LOGITS] = self._keep("logits", room)
         return room[:count]
+
+    def _fill_turns(self, batch: Batch) -> None:
+        """By which angles each row turns.
+
+        Where its three places differ, the batch brings its own table, a row of it for each row.
+        """
+        table, places = self._table, batch.rope_positions
+        if places is not None and not (places == places[0]).all():
+            for word in (layout.COSINES, layout.SINES):
+                angles = turned_angles(self._arrays[f"angles {word}"], places, self._spec.rope)
+                table[word] = self._keep(f"batch {word}", angles)
+            self._turned = True
+            turns = np.arange(batch.num_rows, dtype=np.int32)
+        else:
+            if self._turned:
+                for word in (layout.COSINES, layout.SINES):
+                    table[word] = self._arrays[f"angles {word}"].ctypes.data
+                self._turned = False
+            turns = batch.positions if places is None else places[0]
+        kept = np.ascontiguousarray(turns, np.int32)
+        table[layout.ROPE_POSITIONS] = self._keep("batch turns", kept)
+
+    def _fill_given(self, batch: Batch) -> None:
+        """Which rows have an embedding of their own, and where it is."""
+        if batch.embeds is None:
+            self._table[layout.GIVEN_PLACES] = 0
+            return
+        places = np.full(batch.num_rows, -1, np.int32)
+        places[batch.embed_rows] = np.arange(len(batch.embed_rows), dtype=np.int32)
+        given = np.ascontiguousarray(batch.embeds, np.float32)
+        self._table[layout.GIVEN] = self._keep("batch given", given)
+        self._table[layout.GIVEN_PLACES] = self._keep("batch given places", places)
 
     def load_adapter(self, adapter: Adapter) -> CpuAdapter:
         """Read an adapter for batches to come; see `Runner`. Steps go on meanwhile.
