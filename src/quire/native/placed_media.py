@@ -136,7 +136,7 @@ def check_media(prompt: Prompt, hidden_size: int, uses_mrope: bool) -> None:
 def _check_features(item: MediaItem, hidden_size: int, uses_mrope: bool) -> None:
     features = item.data
     if not isinstance(features, MediaFeatures):
-        raise MediaError(f"The {item.kind} is not in the form that this model takes: no features.")
+        raise MediaError(f"This model takes text alone: the {item.kind} came without features.")
     shape = features.values.shape
     if item.length < 1 or shape != (item.length, hidden_size):
         raise MediaError(
