@@ -14,6 +14,7 @@ from quire.arguments import DataArguments, FinetuningArguments, GeneratingArgume
 from quire.chat.base_engine import BaseEngine, EngineMemory
 from quire.chat.engine_thread import EngineThread
 from quire.chat.native_adapters import NativeAdapters
+from quire.chat.native_media import NativeMedia
 from quire.chat.native_options import check_arguments, quantization
 from quire.chat.native_texts import pool_texts, read_texts
 from quire.chat.text_options import embedding_options, score_options
@@ -57,6 +58,7 @@ class NativeEngine(BaseEngine):
         self._reward = _reward_model(folder, finetuning_args)
         self.can_generate = self._reward is None
         self.read_folder(folder)
+        self.media = NativeMedia(folder)
         book = AdapterBook(
             model_args.adapter_name_or_path or (),
             folder=model_args.adapter_folder,
@@ -101,6 +103,7 @@ class NativeEngine(BaseEngine):
         if not self.can_generate:
             raise EngineError("A reward model (stage: rm) scores texts and writes none.")
         self._thread.check()
+        prompt = await self.media.encode(prompt)
         loaded = await self._adapters.request(adapter)
         name = request_id or f"request-{next(self._request_numbers)}"
         matchers = await self._constraints.matchers(params)

@@ -78,9 +78,7 @@ class Subject:
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind = folder, kind
         self.model = make_media_model(folder, kind)
-        encoder = MediaEncoder.of_folder(folder)
-        assert encoder is not None
-        self.encoder = encoder
+        self.encoder = MediaEncoder.of_folder(folder)
         self.media = scenarios(kind)
         self.prompts = [self._prompt(media, seed) for seed, media in enumerate(self.media)]
         pairs = zip(self.prompts, self.media, strict=True)
@@ -260,7 +258,6 @@ def test_drafts_and_several_completions(subject: Subject, make_engine: MakeEngin
 def test_names_of_weights_as_transformers_5_has_them(subject: Subject, tmp_path: Path) -> None:
     make_media_model(tmp_path, subject.kind, as_on_hub=False)
     encoder = MediaEncoder.of_folder(tmp_path)
-    assert encoder is not None
     for medium in itertools.chain.from_iterable(subject.media):
         found, wanted = encoder.features(medium), subject.encoder.features(medium)
         np.testing.assert_array_equal(found.values, wanted.values)

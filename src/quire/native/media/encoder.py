@@ -21,6 +21,16 @@ logger = logging.getLogger("quire")
 CACHE_BYTES = 256 * 2**20
 
 
+def media_kinds(folder: Path) -> frozenset[Kind]:
+    """What the model in a folder takes besides text on this engine; torch is not needed to say it."""
+    tower = TOWERS.get(_model_type(folder))
+    return frozenset() if tower is None else tower.kinds
+
+
+def _model_type(folder: Path) -> str:
+    return str(HubConfig.read(folder).get("model_type"))
+
+
 class FeatureCache:
     """The features that were used last, up to a number of bytes."""
 
@@ -55,14 +65,13 @@ class MediaEncoder:
         self._lock = threading.Lock()
 
     @classmethod
-    def of_folder(cls, folder: Path) -> MediaEncoder | None:
-        """Load the tower of a model's folder; None for a model of text alone.
+    def of_folder(cls, folder: Path) -> MediaEncoder:
+        """Load the tower of a model's folder, of which `media_kinds` says that it has one.
 
         Raises ConfigError without torch or transformers, ModelError where the folder's tower or
         processor cannot be read.
         """
-        make = TOWERS.get(HubConfig.read(folder).get("model_type"))
-        return None if make is None else cls(make(folder))
+        return cls(TOWERS[_model_type(folder)](folder))
 
     def features(self, subject: Subject) -> MediaFeatures:
         """Compute one medium, or take it from the cache.

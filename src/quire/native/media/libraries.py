@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,12 @@ def _read(auto_class: Any, folder: Path, **options: Any) -> Any:
 @contextlib.contextmanager
 def no_random_weights() -> Iterator[None]:
     """Build modules without drawing weights that are read from the folder right after."""
-    for name in ("transformers.initialization", "transformers.modeling_utils"):
-        with contextlib.suppress(ImportError, AttributeError):
-            skip = importlib.import_module(name).no_init_weights
-            break
-    else:
-        skip = contextlib.nullcontext
-    with skip():
+    with _skipping()():
         yield
+
+
+def _skipping() -> Callable[[], AbstractContextManager[None]]:
+    for name in ("transformers.initialization", "transformers.modeling_utils"):  # since 5, before
+        with contextlib.suppress(ImportError, AttributeError):
+            return importlib.import_module(name).no_init_weights
+    return contextlib.nullcontext

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from quire.native.media.llava import LlavaTower
@@ -23,7 +21,7 @@ class Tower(Protocol):
         ...
 
 
-TOWERS: dict[str, Callable[[Path], Tower]] = {
+TOWERS: dict[str, type[LlavaTower] | type[Qwen2VLTower] | type[Qwen2AudioTower]] = {
     "llava": LlavaTower,  # Yi-VL too
     "qwen2_5_vl": Qwen2VLTower,
     "qwen2_audio": Qwen2AudioTower,
