@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def _read(auto_class: Any, folder: Path, **options: Any) -> Any:
 
 
 @contextlib.contextmanager
-def no_random_weights() -> Iterator[None]:
+def no_random_weights() -> Generator[None]:
     """Build modules without drawing weights that are read from the folder right after."""
     with _skipping()():
         yield
