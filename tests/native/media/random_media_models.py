@@ -193,7 +193,9 @@ KINDS: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
-def make_media_model(folder: Path, kind: str, *, as_on_hub: bool = True) -> PreTrainedModel:
+def make_media_model(
+    folder: Path, kind: str, *, as_on_hub: bool = True, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
     """Write a random model of one of `KINDS` and its processor; return transformers' own model.
 
     `as_on_hub` names the weights as the hub does; else as transformers 5 has them itself.
@@ -209,9 +211,9 @@ def make_media_model(folder: Path, kind: str, *, as_on_hub: bool = True) -> PreT
                 elif kind == "yi_vl" and "projector" in name:
                     parameter.copy_(0.15 * torch.randn_like(parameter))
     model.set_attn_implementation("eager")
-    model.save_pretrained(folder, save_original_format=as_on_hub)
+    model.to(dtype).save_pretrained(folder, save_original_format=as_on_hub)
     _processor(kind).save_pretrained(folder)
-    return model.eval()
+    return model.float().eval()
 
 
 def _processor(kind: str) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from quire.errors import ConfigError, MediaError, ModelError, UnsupportedModelError, WeightsError
 from quire.native.media import libraries
@@ -152,3 +154,17 @@ def test_the_engine_imports_no_torch() -> None:
     code = "import sys, quire.native.media.encoder; print('torch' in sys.modules, 'PIL' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl", "qwen2_audio", "yi_vl"])
+def test_narrow_weights_are_computed_in_float32(kind: str, tmp_path: Path) -> None:
+    model = make_media_model(tmp_path, kind, dtype=torch.bfloat16)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    model.save_pretrained(tmp_path / "wide")
+    for processor in ("preprocessor_config.json", "processor_config.json"):
+        if (tmp_path / processor).exists():
+            shutil.copy(tmp_path / processor, tmp_path / "wide")
+    one = sound(9_000) if kind == "qwen2_audio" else picture(24, 24)
+    narrow, wide = (MediaEncoder.of_folder(f).features(one) for f in (tmp_path, tmp_path / "wide"))
+    assert narrow.values.dtype == np.float32
+    np.testing.assert_array_equal(narrow.values, wide.values)

@@ -46,7 +46,7 @@ class LlavaTower:
         is_yi = bool(getattr(config, "is_yi_vl_derived_model", False))
         is_yi |= "multi_modal_projector.linear_3.weight" in source
         with no_random_weights():
-            tower = imported("transformers").AutoModel.from_config(vision)
+            tower = imported("transformers").AutoModel.from_config(vision, dtype=torch().float32)
             projector = _yi_projector(config) if is_yi else _projector(config)
         self._tower = fill(tower, "vision_tower", source)
         self._projector = fill(projector, "multi_modal_projector", source)

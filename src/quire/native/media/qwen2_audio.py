@@ -28,7 +28,9 @@ class Qwen2AudioTower:
     def __init__(self, folder: Path) -> None:
         config = read_config(folder)
         with no_random_weights():
-            tower = imported("transformers").AutoModel.from_config(config.audio_config)
+            tower = imported("transformers").AutoModel.from_config(
+                config.audio_config, dtype=torch().float32
+            )
             projector = model_module("qwen2_audio").Qwen2AudioMultiModalProjector(config)
         source = tower_weights(folder)
         self._tower = fill(tower, "audio_tower", source)

@@ -46,9 +46,10 @@ class Qwen2VLTower:
     def __init__(self, folder: Path) -> None:
         config = read_config(folder)
         vision = config.vision_config
-        module = model_module(config.model_type)
+        model_type = type(config).model_type  # the instance may give that of its text_config
         with no_random_weights():
-            tower = getattr(module, _CLASSES[config.model_type])._from_config(vision)
+            tower_class = getattr(model_module(model_type), _CLASSES[model_type])
+            tower = tower_class._from_config(vision, dtype=torch().float32)
         self._tower = fill(tower, "visual", tower_weights(folder))
         self._merge = int(vision.spatial_merge_size)
         self._span = int(vision.temporal_patch_size)
