@@ -54,7 +54,8 @@ class MediaPrompts:
         form: Form = "expanded",
     ) -> None:
         self._model_args, self._data_args = model_args, data_args
-        self._family, self._form = family, form
+        self._family = family
+        self._form: Form = form
         self.kinds: tuple[Kind, ...] = tuple(
             kind for kind in KINDS if family and kind in kinds and kind in family.kinds
         )

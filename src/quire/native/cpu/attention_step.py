@@ -50,7 +50,7 @@ def _rotate(
         cosines = 0
     rotate_heads(x + 4 * row * heads * size, rows, heads, size, first, end, norm,
                  get_float32(table, 2 * layout.EPS), scale,
-                 get_int64(table, layout.POSITIONS) + 4 * row, cosines, sines,
+                 get_int64(table, layout.ROPE_POSITIONS) + 4 * row, cosines, sines,
                  get_int64(table, layout.ROTARY_DIM),
                  get_int64(table, layout.INTERLEAVED))  # fmt: skip
 

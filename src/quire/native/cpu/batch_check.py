@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.native.batch import Batch
+from quire.native.placed_media import MAX_ROPE_POSITION
 
 _UNSIGNED: dict[Any, Any] = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}
 
@@ -20,6 +21,8 @@ class Limits(Protocol):
     vocab_size: int
     max_model_len: int
     max_batch_tokens: int
+    hidden_size: int
+    uses_mrope: bool
 
 
 def check_batch(batch: Batch, limits: Limits) -> None:
@@ -36,6 +39,21 @@ def check_batch(batch: Batch, limits: Limits) -> None:
     _below("hidden_rows", batch.hidden_rows, rows)
     if rows:
         _check_positions(batch, limits.block_size)
+    _check_media(batch, limits)
+
+
+def _check_media(batch: Batch, limits: Limits) -> None:
+    rows, embeds, positions = batch.embed_rows, batch.embeds, batch.rope_positions
+    if len(rows) or embeds is not None:
+        if embeds is None or embeds.shape != (len(rows), limits.hidden_size):
+            raise ValueError("embeds of a batch are not (embed_rows, hidden_size)")
+        _below("embed_rows", rows, batch.num_rows)
+        if len(np.unique(rows)) != len(rows):
+            raise ValueError("embed_rows of a batch name a row twice")
+    if positions is not None:
+        if not limits.uses_mrope or positions.shape != (3, batch.num_rows):
+            raise ValueError("rope_positions of a batch are (3, T), for a model with M-RoPE")
+        _below("rope_positions", positions, MAX_ROPE_POSITION)
 
 
 def check_shapes(batch: Batch, limits: Limits) -> None:

@@ -95,6 +95,25 @@ def gather_rows(
                 simd.store_part(target + 4 * whole, value, rest)
 
 
+@kernel
+def place_rows(
+    task: int, tasks: int, given: int, size: int, places: int, rows: int, out: int
+) -> None:
+    """`out[t] = given[places[t]]` for (n, size) of float32, where the place is not negative."""
+    first, end = share(task, tasks, rows, 1)
+    whole = size // LANES * LANES
+    rest = size - whole
+    for row in range(first, end):
+        place = np.int64(simd.get_int32(places, row))
+        if place < 0:
+            continue
+        source, target = given + place * size * 4, out + row * size * 4
+        for k in range(0, whole, LANES):
+            simd.store(target + 4 * k, simd.load(source + 4 * k))
+        if rest:
+            simd.store_part(target + 4 * whole, simd.load_part(source + 4 * whole, rest), rest)
+
+
 def _make_product(bfloat16: bool) -> Any:
     """The product of a block of rows with some columns, by the widest tiles that fit."""
     size = 2 if bfloat16 else 4

@@ -45,8 +45,10 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     TIMES,  # where the clock is written at the end of each phase, or 0
     CONTEXT_LENS, NUM_BLOCKS, MAX_LEN,
     UNSOUND,  # set by a step whose batch points outside its arrays; it computes nothing
+    ROPE_POSITIONS,  # which of COSINES and SINES turn a row: POSITIONS, but where M-RoPE has its own
+    GIVEN, GIVEN_PLACES,  # embeddings that the batch brings, and for each row which of them or -1; or 0
     TABLE_WORDS,
-) = range(66)  # fmt: skip
+) = range(69)  # fmt: skip
 SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.

@@ -27,7 +27,7 @@ from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
 from quire.native.cpu.packed import PackedMatrix, Tensor
 from quire.native.cpu.team import Team
 from quire.native.cpu.weights import Weights, embedding_scale
-from quire.native.models.rope import cosines_and_sines, inverse_frequencies
+from quire.native.models.rope import cosines_and_sines, inverse_frequencies, turned_angles
 from quire.native.models.spec import DecoderSpec
 
 _ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
@@ -60,6 +60,7 @@ class CpuRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
+        self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
         self._spec = spec
         self._lock, self._process = threading.Lock(), os.getpid()
         self._table = np.zeros(layout.TABLE_WORDS, np.int64)
@@ -190,6 +191,15 @@ class CpuRunner:
         counters = aligned_zeros((num_phases(spec.num_layers) * layout.PHASE_BYTES // 8,), np.int64)
         self._table[layout.COUNTERS] = self._keep("counters", counters)
 
+    def _need_angles(self, batch: Batch) -> None:
+        """Have the angles of all places of a batch, whose lengths may still be wrong."""
+        if batch.rope_positions is None:
+            needed = min(int(batch.context_lens.max(initial=0)), self.max_model_len)
+        else:
+            needed = int(batch.rope_positions.max(initial=0)) + 1
+        if needed > self._num_angles:
+            self._extend_angles(max(needed, min(self.max_model_len, 2 * self._num_angles)))
+
     def _extend_angles(self, length: int) -> None:
         spec, table = self._spec, self._table
         for rope, cosine_word, sine_word in (
@@ -201,6 +211,7 @@ class CpuRunner:
                 cosines, sines = cosines_and_sines(frequencies, scale, length)
                 for word, values in ((cosine_word, cosines), (sine_word, sines)):
                     table[word] = self._keep(f"angles {word}", np.ascontiguousarray(values))
+        self._turned = False
         self._num_angles = length
 
     def _own_lock(self) -> threading.Lock:
@@ -220,15 +231,12 @@ class CpuRunner:
         with self._own_lock():
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
-            (check_batch if batch.adapters else check_shapes)(
-                batch, self
-            )  # the step checks the rest
+            plain = not batch.adapters and not batch.has_media
+            (check_shapes if plain else check_batch)(batch, self)  # the step checks the rest
             if len(batch.logits_rows) and not self._table[layout.HEAD_MAP]:
                 raise ValueError("logits are wanted of a model that was loaded without its head")
             self._team.settle()
-            length = min(int(batch.context_lens.max(initial=0)), self.max_model_len)
-            if length > self._num_angles:
-                self._extend_angles(min(self.max_model_len, max(length, 2 * self._num_angles)))
+            self._need_angles(batch)
             logits = self._fill_batch(batch)
             if batch.num_rows:
                 self._team.run()
@@ -264,6 +272,8 @@ class CpuRunner:
 
     def _fill_batch(self, batch: Batch) -> NDArray[np.float32]:
         self._room.fill(batch)
+        self._fill_turns(batch)
+        self._fill_given(batch)
         self._table[layout.ADAPTERS] = self._adapters.fill(batch)
         self._arrays["counters"].fill(0)
         count, room = len(batch.logits_rows), self._arrays["logits"]
@@ -271,6 +281,41 @@ class CpuRunner:
             room = aligned_zeros((1 << (count - 1).bit_length(), self.vocab_size))
             self._table[layout.LOGITS] = self._keep("logits", room)
         return room[:count]
+
+    def _fill_turns(self, batch: Batch) -> None:
+        """By which angles each row turns.
+
+        Where its three places differ, the batch brings its own table, a row of it for each row.
+        """
+        table, places = self._table, batch.rope_positions
+        if places is not None and not (places == places[0]).all():
+            for word in (layout.COSINES, layout.SINES):
+                angles = turned_angles(self._arrays[f"angles {word}"], places, self._spec.rope)
+                table[word] = self._keep(f"batch {word}", angles)
+            self._turned = True
+            turns = np.arange(batch.num_rows, dtype=np.int32)
+        else:
+            if self._turned:
+                for word in (layout.COSINES, layout.SINES):
+                    table[word] = self._arrays[f"angles {word}"].ctypes.data
+                self._turned = False
+            if places is None:
+                table[layout.ROPE_POSITIONS] = table[layout.POSITIONS]
+                return
+            turns = places[0]
+        kept = np.ascontiguousarray(turns, np.int32)
+        table[layout.ROPE_POSITIONS] = self._keep("batch turns", kept)
+
+    def _fill_given(self, batch: Batch) -> None:
+        """Which rows have an embedding of their own, and where it is."""
+        if batch.embeds is None:
+            self._table[layout.GIVEN_PLACES] = 0
+            return
+        places = np.full(batch.num_rows, -1, np.int32)
+        places[batch.embed_rows] = np.arange(len(batch.embed_rows), dtype=np.int32)
+        given = np.ascontiguousarray(batch.embeds, np.float32)
+        self._table[layout.GIVEN] = self._keep("batch given", given)
+        self._table[layout.GIVEN_PLACES] = self._keep("batch given places", places)
 
     def load_adapter(self, adapter: Adapter) -> CpuAdapter:
         """Read an adapter for batches to come; see `Runner`. Steps go on meanwhile.
