@@ -119,6 +119,7 @@ def test_how_large_frames_are(tmp_path: Path) -> None:
     assert video_pixels(tmp_path) == (128 * 28 * 28, 768 * 28 * 28)
     for name, values, wanted in (
         ("preprocessor_config.json", {"min_pixels": 5, "max_pixels": 6}, (5, 6)),
+        ("processor_config.json", {"image_processor": {"min_pixels": 4}}, (4, 768 * 28 * 28)),
         ("video_preprocessor_config.json", {"size": {"shortest_edge": 7, "longest_edge": 8}}, (7, 8)),
         ("processor_config.json", {"video_processor": {"min_pixels": 9}}, (9, 768 * 28 * 28)),
     ):  # fmt: skip

@@ -31,6 +31,7 @@ _CLASSES = {
 _VIDEO_FILES = (
     ("processor_config.json", "video_processor"),
     ("video_preprocessor_config.json", ""),
+    ("processor_config.json", "image_processor"),
     ("preprocessor_config.json", ""),
 )  # the first that is there says how large frames are
 _VIDEO_PIXELS = 128 * 28 * 28, 768 * 28 * 28  # of a frame, where none of the files says
