@@ -145,6 +145,17 @@ def test_minicpm_refuses_pictures_beside_clips(name: str, tmp_path: Path) -> Non
         family.check([picture(), clip()])
 
 
+def test_qwen3_vls_clips_have_their_wrappers_once_on_vllm(tmp_path: Path) -> None:
+    """This transformers replaces the token alone, and vLLM with it."""
+    family = get_family(get_template("qwen3_vl", None), tmp_path)
+    assert family is not None
+    assert family.texts([picture(), clip()], "vllm") == [
+        "<|vision_start|><|image_pad|><|vision_end|>",
+        "<|video_pad|>",
+    ]
+    assert family.texts([clip()], "short") == ["<|vision_start|><|video_pad|><|vision_end|>"]
+
+
 def test_youtu_vl_has_the_patches_of_its_processor(tmp_path: Path) -> None:
     """What the model's own processor (transformers 4.56, remote code) was seen to give."""
     family = FAMILIES["YoutuVL"](MediaSettings())

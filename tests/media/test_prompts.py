@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-from quire.errors import MediaError, MessageError
+from quire.errors import ConfigError, MediaError, MessageError
 from quire.media.families.family import MediaFamily
 from quire.media.families.general import General
 from quire.media.families.registry import get_family
@@ -296,13 +296,11 @@ def test_media_in_results_and_answers(tmp_path: Path) -> None:
 
 
 def test_a_template_that_does_not_fit_the_model_is_told(tmp_path: Path) -> None:
-    template = get_template("llava", None)
-    family = family_of(template, tmp_path, "llava")
-    talk = place_media(read_conversation([{"role": "user", "content": "<image>"}]), images=[1])
-    elements = render_media(template, family, talk, [picture()], form="expanded")
-    with pytest.raises(MediaError, match="does not fit the model"):
-        encode_media(template, family, elements, [], byte_tokenizer(), form="expanded")
+    family = family_of(get_template("llava", None), tmp_path, "llava")
+    with pytest.raises(MediaError, match="0 placeholder tokens of media where 16 are due"):
         family.find_media([1, 2, 3], [picture()], byte_tokenizer())
+    with pytest.raises(ConfigError, match="no token <image>"):
+        family.find_media([1, 2, 3], [picture()], Tokenizer(_bytes_with("<|im_end|>")))
 
 
 def test_media_left_over_are_refused_by_a_template() -> None:

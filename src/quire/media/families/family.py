@@ -375,7 +375,8 @@ class _Expansion:
         """The medium's text, without what the template has written around the token itself."""
         family = self._family
         if self._form != "expanded":
-            return written
+            is_short = written == family.placeholder(medium, number)
+            return family.text_of(medium, number, self._form) if is_short else written
         whole = family.expansion(medium, number)
         if written != family.token(medium.kind):
             return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from functools import cached_property
 from typing import Any
@@ -112,6 +113,23 @@ class General(MediaFamily):
                 "The model's own processor cannot be loaded by transformers "
                 f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})."
             ) from error
+
+
+@functools.cache
+def expands_video_token_alone() -> bool:
+    """Whether transformers' Qwen3-VL processor, and so vLLM, replaces a clip's token alone.
+
+    Older ones replace the wrappers around it as well. Without transformers there is no vLLM.
+    """
+    try:
+        from transformers import ProcessorMixin  # pyright: ignore[reportMissingImports]
+        from transformers.models.qwen3_vl.processing_qwen3_vl import (  # pyright: ignore[reportMissingImports]
+            Qwen3VLProcessor,
+        )
+    except ImportError:
+        return False
+    own = getattr(Qwen3VLProcessor, "replace_video_token", None)
+    return own is not None and own is not getattr(ProcessorMixin, "replace_video_token", None)
 
 
 def _data(medium: Medium) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quire.media.families.family import clip_of
+from quire.media.families.general import expands_video_token_alone
 from quire.media.families.qwen2_vl import Qwen2VL, pixel_limits
 from quire.media.families.settings import flag, number
 from quire.media.families.sizes import Size, fit_clip
@@ -24,6 +25,12 @@ class Qwen3VL(Qwen2VL):
         steps, tokens = self.clip_grid(medium)
         step = self.wrap("video", self.token("video") * tokens)
         return "".join(f"<{time:.1f} seconds>{step}" for time in self.step_times(medium, steps))
+
+    def vllm_placeholder(self, medium: Medium, number: int) -> str:
+        """The clip's token alone where that alone is replaced: else wrappers would stand twice."""
+        if isinstance(medium, Clip) and expands_video_token_alone():
+            return self.token("video")
+        return self.placeholder(medium, number)
 
     def step_times(self, medium: Medium, steps: int) -> list[float]:
         """The middle of each time step in seconds: between its first frame and its last."""
