@@ -97,10 +97,10 @@ class MediaPrompts:
             conversation, media.images, media.videos, media.audios, kinds=self.kinds
         )
         counts = Counter(item.kind for item in all_media(placed))
-        for kind, count in counts.items():
-            if count > self._limits[kind]:
+        for kind, most in self._limits.items():
+            if counts[kind] > most:
                 raise MediaError(
-                    f"{count} {kind}s in one prompt: at most {self._limits[kind]} are taken. Raise "
+                    f"{counts[kind]} {kind}s in one prompt: at most {most} are taken. Raise "
                     f"max_{kind}s for more."
                 )
         return placed
