@@ -6,9 +6,8 @@ import asyncio
 import threading
 from pathlib import Path
 
-from quire.errors import MediaError
-from quire.native.media.encoder import MediaEncoder, media_kinds
-from quire.native.media.subjects import Kind
+from quire.media.placement import Kind
+from quire.native.media.encoder import MediaEncoder, check_kind, media_kinds
 from quire.prompt import Prompt
 
 
@@ -35,8 +34,7 @@ class NativeMedia:
         if not prompt.media:
             return prompt
         for item in prompt.media:
-            if item.kind not in self.kinds:
-                raise MediaError(_refusal(item.kind, self.kinds))
+            check_kind(item.kind, self.kinds)
         return await asyncio.to_thread(self._encode, prompt)
 
     def _encode(self, prompt: Prompt) -> Prompt:
@@ -44,9 +42,3 @@ class NativeMedia:
             if self._encoder is None:
                 self._encoder = MediaEncoder.of_folder(self._folder)
         return self._encoder.encode(prompt)
-
-
-def _refusal(kind: str, kinds: frozenset[Kind]) -> str:
-    if not kinds:
-        return "This model takes text alone: no images, videos or audios."
-    return f"This model takes no {kind}: text and {' and '.join(sorted(kinds))} alone."

@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from quire.errors import MediaError
@@ -22,13 +22,13 @@ from quire.media.guard import (
     scheme_of,
     too_large,
 )
+from quire.media.placement import Kind
 from quire.media.policy import MediaPolicy
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
     from yarl import URL
 
-Kind: TypeAlias = Literal["image", "video", "audio"]
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 """From a host and a port to the host's IP addresses."""
 

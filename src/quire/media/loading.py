@@ -24,7 +24,6 @@ from quire.media.animation import picture_form, read_animation
 from quire.media.audio import from_waveform, is_waveform, read_sound
 from quire.media.fetch import (
     Fetched,
-    Kind,
     Resolver,
     fetch_url,
     http_library,
@@ -37,6 +36,7 @@ from quire.media.fetch import (
 from quire.media.frame_lists import FrameList, is_frame_list
 from quire.media.guard import too_large
 from quire.media.images import from_array, is_pillow_image, prepared, read_picture
+from quire.media.placement import Kind
 from quire.media.policy import MediaPolicy, Watch
 from quire.media.values import Clip, Medium, Picture, Pixels, Sound
 from quire.media.video import read_video

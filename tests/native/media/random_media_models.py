@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
@@ -30,6 +28,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from quire.media.values import Clip, Picture, Sound
 
 IMAGE, VIDEO, AUDIO = 290, 291, 292
 PATCH = 4
@@ -67,31 +67,6 @@ _QWEN_VISION: dict[str, Any] = {
 _TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO}
 
 
-@dataclass(frozen=True)
-class Picture:
-    pixels: NDArray[np.uint8]
-    content_hash: str
-    kind: str = "image"
-
-
-@dataclass(frozen=True)
-class Clip:
-    frames: NDArray[np.uint8]
-    fps: float
-    total_frames: int
-    content_hash: str
-    timestamps: tuple[float, ...] = ()
-    kind: str = "video"
-
-
-@dataclass(frozen=True)
-class Sound:
-    samples: NDArray[np.float32]
-    content_hash: str
-    rate: int = 16_000
-    kind: str = "audio"
-
-
 def picture(height: int, width: int, seed: int = 0) -> Picture:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Picture(pixels, f"picture {height} {width} {seed}")
@@ -101,12 +76,21 @@ def clip(frames: int, height: int, width: int, seed: int = 0) -> Clip:
     """A clip of which two frames a second were taken."""
     shape = (frames, height, width, 3)
     pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-    return Clip(pixels, 24.0, 12 * frames, f"clip {shape} {seed}")
+    return Clip(
+        pixels,
+        timestamps=tuple(number / 2 for number in range(frames)),
+        frame_indices=tuple(range(0, 12 * frames, 12)),
+        fps=24.0,
+        duration=frames / 2,
+        total_frames=12 * frames,
+        sound=None,
+        content_hash=f"clip {shape} {seed}",
+    )
 
 
 def sound(length: int, seed: int = 0) -> Sound:
     samples = np.random.default_rng(seed).normal(0, 0.3, length).astype(np.float32)
-    return Sound(samples, f"sound {length} {seed}")
+    return Sound(samples, 16_000, f"sound {length} {seed}")
 
 
 class YiProjector(nn.Module):

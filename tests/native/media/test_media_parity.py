@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoFeatureExtractor, AutoImageProcessor
 
+from quire.media.values import Clip
 from quire.native.cpu.loading import load_model
 from quire.native.engine import Engine
 from quire.native.media.encoder import MediaEncoder
@@ -30,7 +31,6 @@ from tests.native.media.random_media_models import (
     KINDS,
     PATCH,
     VIDEO,
-    Clip,
     clip,
     make_media_model,
     picture,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quire.errors import MediaError, QuireError
-from quire.native.media.subjects import Kind, Subject
+from quire.media.placement import Kind
+from quire.media.values import Medium
 from quire.native.media.tower import TOWERS, Tower
 from quire.native.models.config import HubConfig
 from quire.native.placed_media import MediaFeatures
@@ -25,6 +27,15 @@ def media_kinds(folder: Path) -> frozenset[Kind]:
     """What the model in a folder takes besides text on this engine; torch is not needed to say it."""
     tower = TOWERS.get(_model_type(folder))
     return frozenset() if tower is None else tower.kinds
+
+
+def check_kind(kind: str, kinds: Collection[str]) -> None:
+    """Raise MediaError for a kind of medium that is not among those that the model takes."""
+    if kind in kinds:
+        return
+    if not kinds:
+        raise MediaError("This model takes text alone: no images, videos or audios.")
+    raise MediaError(f"This model takes no {kind}: text and {' and '.join(sorted(kinds))} alone.")
 
 
 def _model_type(folder: Path) -> str:
@@ -73,18 +84,17 @@ class MediaEncoder:
         """
         return cls(TOWERS[_model_type(folder)](folder))
 
-    def features(self, subject: Subject) -> MediaFeatures:
+    def features(self, medium: Medium) -> MediaFeatures:
         """Compute one medium, or take it from the cache.
 
         Raises MediaError for one that this model cannot take.
         """
-        if subject.kind not in self.kinds:
-            raise MediaError(f"This model takes no {subject.kind}.")
-        key = (subject.kind, subject.content_hash)
+        check_kind(medium.kind, self.kinds)
+        key = (medium.kind, medium.content_hash)
         with self._lock:
             found = self._cache.get(key)
             if found is None:
-                found = self._compute(subject)
+                found = self._compute(medium)
                 self._cache.add(key, found)
         return found
 
@@ -95,19 +105,19 @@ class MediaEncoder:
         return replace(prompt, media=tuple(map(self._encode, prompt.media)))
 
     def _encode(self, item: MediaItem) -> MediaItem:
-        subject: Any = item.data
-        if isinstance(subject, MediaFeatures):
+        medium: Any = item.data
+        if isinstance(medium, MediaFeatures):
             return item
-        return replace(item, data=self.features(subject))
+        return replace(item, data=self.features(medium))
 
-    def _compute(self, subject: Subject) -> MediaFeatures:
+    def _compute(self, medium: Medium) -> MediaFeatures:
         try:
-            return self._tower.features(subject)
+            return self._tower.features(medium)
         except QuireError:
             raise
         except Exception as error:
             logger.warning("A medium could not be computed: %r", error)
             raise MediaError(
-                f"The {subject.kind} cannot be prepared for this model: it may be too small, too "
+                f"The {medium.kind} cannot be prepared for this model: it may be too small, too "
                 "large or too narrow."
             ) from error

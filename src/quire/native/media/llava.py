@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from quire.errors import UnsupportedModelError
+from quire.media.placement import Kind
+from quire.media.values import Medium, Picture
 from quire.native.media.libraries import (
     imported,
     model_module,
@@ -20,7 +22,6 @@ from quire.native.media.libraries import (
     torch,
 )
 from quire.native.media.module_weights import fill, tower_weights
-from quire.native.media.subjects import Kind, Subject, picture
 from quire.native.placed_media import MediaFeatures
 
 _VISION_TYPES = ("clip_vision_model", "siglip_vision_model")
@@ -51,10 +52,11 @@ class LlavaTower:
         self._tower = fill(tower, "vision_tower", source)
         self._projector = fill(projector, "multi_modal_projector", source)
 
-    def features(self, subject: Subject) -> MediaFeatures:
+    def features(self, medium: Medium) -> MediaFeatures:
         """See `Tower`."""
+        assert isinstance(medium, Picture)
         inputs = self._processor(
-            images=picture(subject).pixels, return_tensors="np", input_data_format="channels_last"
+            images=medium.pixels, return_tensors="np", input_data_format="channels_last"
         )
         with torch().inference_mode():
             pixels = torch().tensor(np.asarray(inputs["pixel_values"], np.float32))

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from quire.errors import MediaError
+from quire.media.placement import Kind
+from quire.media.values import Medium, Sound
 from quire.native.media.libraries import (
     imported,
     model_module,
@@ -16,7 +18,6 @@ from quire.native.media.libraries import (
     torch,
 )
 from quire.native.media.module_weights import fill, tower_weights
-from quire.native.media.subjects import Kind, Subject, sound
 from quire.native.placed_media import MediaFeatures
 
 
@@ -37,17 +38,17 @@ class Qwen2AudioTower:
         self._projector = fill(projector, "multi_modal_projector", source)
         self._extractor = read_processor("AutoFeatureExtractor", folder)
 
-    def features(self, subject: Subject) -> MediaFeatures:
+    def features(self, medium: Medium) -> MediaFeatures:
         """See `Tower`."""
-        heard = sound(subject)
-        if heard.rate != self._extractor.sampling_rate:
+        assert isinstance(medium, Sound)
+        if medium.rate != self._extractor.sampling_rate:
             raise MediaError(
-                f"The audio has {heard.rate} samples a second and this model hears "
+                f"The audio has {medium.rate} samples a second and this model hears "
                 f"{self._extractor.sampling_rate}: set audio_sampling_rate to that."
             )
         inputs = self._extractor(
-            heard.samples,
-            sampling_rate=heard.rate,
+            medium.samples,
+            sampling_rate=medium.rate,
             return_attention_mask=True,
             padding="max_length",
             return_tensors="np",

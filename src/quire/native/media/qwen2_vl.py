@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.media.placement import Kind
+from quire.media.values import Clip, Medium, Picture
 from quire.native.media.libraries import (
     model_module,
     no_random_weights,
@@ -21,7 +23,6 @@ from quire.native.media.libraries import (
     torch,
 )
 from quire.native.media.module_weights import fill, tower_weights
-from quire.native.media.subjects import ClipLike, Kind, Subject, clip, picture
 from quire.native.placed_media import MediaFeatures
 
 _CLASSES = {
@@ -61,14 +62,15 @@ class Qwen2VLTower:
             "AutoImageProcessor", folder, min_pixels=least, max_pixels=most
         )
 
-    def features(self, subject: Subject) -> MediaFeatures:
+    def features(self, medium: Medium) -> MediaFeatures:
         """See `Tower`."""
-        if subject.kind == "video":
-            return self._video(clip(subject))
-        patches, grid = _patches(self._images, picture(subject).pixels)
+        if isinstance(medium, Clip):
+            return self._video(medium)
+        assert isinstance(medium, Picture)
+        patches, grid = _patches(self._images, medium.pixels)
         return self._see(patches, grid, 1.0)
 
-    def _video(self, video: ClipLike) -> MediaFeatures:
+    def _video(self, video: Clip) -> MediaFeatures:
         frames = [_patches(self._frames, frame) for frame in video.frames]
         frames += [frames[-1]] * (-len(frames) % self._span)
         _, height, width = frames[0][1]
@@ -109,7 +111,7 @@ def vision_places(time: int, height: int, width: int, interval: float) -> NDArra
     return places.astype(np.int32)
 
 
-def sampled_fps(video: ClipLike) -> float:
+def sampled_fps(video: Clip) -> float:
     """How many frames of a second were taken, as transformers counts them."""
     count = len(video.frames)
     if video.fps > 0 and video.total_frames > 0:

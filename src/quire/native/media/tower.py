@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from quire.media.placement import Kind
+from quire.media.values import Medium
 from quire.native.media.llava import LlavaTower
 from quire.native.media.qwen2_audio import Qwen2AudioTower
 from quire.native.media.qwen2_vl import Qwen2VLTower
-from quire.native.media.subjects import Kind, Subject
 from quire.native.placed_media import MediaFeatures
 
 
@@ -16,7 +17,7 @@ class Tower(Protocol):
 
     kinds: frozenset[Kind]
 
-    def features(self, subject: Subject) -> MediaFeatures:
+    def features(self, medium: Medium) -> MediaFeatures:
         """Compute one medium of a kind of `kinds`, alone, so that company never matters."""
         ...
 
