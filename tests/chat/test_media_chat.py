@@ -154,6 +154,7 @@ def test_a_mixed_crowd_is_each_as_alone(model: ChatModel) -> None:
         ("?", {"images": ["/no/such/picture.png"]}, "picture.png"),
         ("?", {"images": ["http://127.0.0.1:9/picture.png"]}, "an address"),
         ("?", {"images": png()}, "images must be a list"),
+        ("?", {"images": 5}, "images must be a list"),
     ],
 )
 def test_what_is_refused(

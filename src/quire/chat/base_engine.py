@@ -19,6 +19,7 @@ from quire.chat.reply import ReasoningSplitter, ReplyReader
 from quire.chat.response import ChatDelta, Response
 from quire.chat.tokenizer_loading import load_tokenizer
 from quire.errors import GenerationError, MediaError, UnsupportedOptionError
+from quire.media.placement import all_media
 from quire.media.values import Medium
 from quire.messages import Conversation, Message, read_conversation
 from quire.model_folder import eos_token_ids, read_json
@@ -298,9 +299,11 @@ class BaseEngine(ABC):
         """
         if not media and tools is None and _is_short(messages):
             return self.prepare(messages, system, tools, options)
-        conversation = await asyncio.to_thread(self._read, messages, system, tools, options, media)
-        decoded = await self.media_prompts.load(conversation)
-        return await asyncio.to_thread(self._prepare, conversation, decoded, options)
+        begun = await asyncio.to_thread(self._begin, messages, system, tools, options, media)
+        if isinstance(begun, Request):
+            return begun
+        decoded = await self.media_prompts.load(begun)
+        return await asyncio.to_thread(self._prepare, begun, decoded, options)
 
     def prepare(
         self,
@@ -314,21 +317,25 @@ class BaseEngine(ABC):
         Raises:
             MediaError: it holds media, which `prepared` takes.
         """
-        conversation = self._read(messages, system, tools, options, NO_MEDIA)
-        if any(message.media for message in conversation.messages):
+        begun = self._begin(messages, system, tools, options, NO_MEDIA)
+        if not isinstance(begun, Request):
             raise MediaError("Media are fetched and decoded: this request needs `prepared`.")
-        return self._prepare(conversation, (), options)
+        return begun
 
-    def _read(
+    def _begin(
         self,
         messages: Messages,
         system: str | None,
         tools: Tools,
         options: Mapping[str, Any],
         media: CallMedia,
-    ) -> Conversation:
+    ) -> Request | Conversation:
+        """The request, if it is of text alone; else the conversation whose media are to be loaded."""
         check_option_names(options)
-        return self.media_prompts.place(read_conversation(messages, system, tools), media)
+        conversation = self.media_prompts.place(read_conversation(messages, system, tools), media)
+        if all_media(conversation):
+            return conversation
+        return self._prepare(conversation, (), options)
 
     def _prepare(
         self, conversation: Conversation, media: Sequence[Medium], options: Mapping[str, Any]

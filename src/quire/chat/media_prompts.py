@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,12 @@ class CallMedia:
     audios: Sequence[Any] | None = None
 
     def __bool__(self) -> bool:
+        """Whether there is something to place; what is no list is, to be refused there."""
         lists = (self.images, self.videos, self.audios)
-        return any(found is not None and len(found) > 0 for found in lists)
+        return any(
+            found is not None and not (isinstance(found, Sized) and len(found) == 0)
+            for found in lists
+        )
 
 
 NO_MEDIA = CallMedia()
