@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 
 from quire.native.batch import Batch
-from quire.native.cpu.loading import load_model
 from quire.native.cpu.reference import ReferenceRunner
 from quire.native.cpu.runner import CpuRunner
 from quire.native.cpu.weights import load_weights
@@ -33,20 +32,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("qwen2_vl")
     make_media_model(where, "qwen2_vl")
     return where
-
-
-@pytest.fixture
-def load() -> Iterator[Load]:
-    runners: list[CpuRunner] = []
-
-    def load(folder: Path, **options: Any) -> CpuRunner:
-        settings = {"max_sequences": 8, "max_batch_tokens": 256, "num_threads": 1, **options}
-        runners.append(load_model(folder, **settings))
-        return runners[-1]
-
-    yield load
-    for runner in runners:
-        runner.close()
 
 
 def given(seed: int = 0) -> NDArray[np.float32]:

@@ -46,21 +46,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return folder
 
 
-@pytest.fixture
-def load() -> Iterator[Load]:
-    """`load_model` with small limits, closed at the end of the test."""
-    runners: list[CpuRunner] = []
-
-    def load(folder: Path, **options: Any) -> CpuRunner:
-        settings = {"max_sequences": 8, "max_batch_tokens": 256, "num_threads": 1, **options}
-        runners.append(load_model(folder, **settings))
-        return runners[-1]
-
-    yield load
-    for runner in runners:
-        runner.close()
-
-
 def oracle_logits(folder: Path, ids: list[int]) -> NDArray[np.float32]:
     with torch.inference_mode():
         return load_oracle(folder)(torch.tensor([ids])).logits[0].numpy()
