@@ -6,9 +6,28 @@ something is.
 
 from __future__ import annotations
 
+from typing import Any
+
 from quire.native.cpu import layout
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.simd import get_int32, get_int64
+
+
+def _make_within(get: Any) -> Any:
+    """`within(values, count, limit)`: whether so many numbers that `get` reads lie in 0..limit - 1."""
+
+    @kernel
+    def within(values: int, count: int, limit: int) -> bool:
+        for place in range(count):
+            value = get(values, place)
+            if value < 0 or value >= limit:
+                return False
+        return True
+
+    return within
+
+
+_within, _slots_within = _make_within(get_int32), _make_within(get_int64)
 
 
 @kernel
@@ -27,24 +46,6 @@ def is_sound(table: int) -> bool:
                     get_int64(table, layout.NUM_BLOCKS))
         and _cut_well(table, rows, sequences)
     )  # fmt: skip
-
-
-@kernel
-def _within(values: int, count: int, limit: int) -> bool:
-    for place in range(count):
-        value = get_int32(values, place)
-        if value < 0 or value >= limit:
-            return False
-    return True
-
-
-@kernel
-def _slots_within(values: int, count: int, limit: int) -> bool:
-    for place in range(count):
-        value = get_int64(values, place)
-        if value < 0 or value >= limit:
-            return False
-    return True
 
 
 @kernel

@@ -60,7 +60,7 @@ def in_huge_pages(weights: Weights) -> Weights:
 
     Mapped files have small pages, of whatever size the system's are.
     """
-    arrays = {id(array): array for tensor in _tensors(weights) for array in _arrays(tensor)}
+    arrays = {id(array): array for tensor in weights.all_tensors() for array in _arrays(tensor)}
     size = sum(_whole_lines(array.nbytes) for array in arrays.values())
     if size < LEAST or size * SHARE > available_memory() or not has_huge_pages():
         return weights
@@ -77,13 +77,6 @@ def in_huge_pages(weights: Weights) -> Weights:
 
     layers = tuple(map(moved, weights.layers))
     return dataclasses.replace(weights, tensors=moved(weights.tensors), layers=layers)
-
-
-def _tensors(weights: Weights) -> list[Tensor]:
-    return [
-        *weights.tensors.values(),
-        *(one for layer in weights.layers for one in layer.values()),
-    ]
 
 
 def _arrays(tensor: Tensor) -> list[NDArray[Any]]:

@@ -69,6 +69,17 @@ def rms_norm(
 
 
 @kernel
+def _copy_row(source: int, target: int, size: int) -> None:
+    """`size` floats from one address to another."""
+    whole = size // LANES * LANES
+    rest = size - whole
+    for k in range(0, whole, LANES):
+        simd.store(target + 4 * k, simd.load(source + 4 * k))
+    if rest:
+        simd.store_part(target + 4 * whole, simd.load_part(source + 4 * whole, rest), rest)
+
+
+@kernel
 def gather_rows(
     task: int, tasks: int, table: int, narrow: int, size: int, indices: int, rows: int, out: int
 ) -> None:
@@ -87,12 +98,7 @@ def gather_rows(
                 value = simd.load_bfloat16_part(source + 2 * whole, rest)
                 simd.store_part(target + 4 * whole, value, rest)
         else:
-            source = table + index * size * 4
-            for k in range(0, whole, LANES):
-                simd.store(target + 4 * k, simd.load(source + 4 * k))
-            if rest:
-                value = simd.load_part(source + 4 * whole, rest)
-                simd.store_part(target + 4 * whole, value, rest)
+            _copy_row(table + index * size * 4, target, size)
 
 
 @kernel
@@ -101,17 +107,10 @@ def place_rows(
 ) -> None:
     """`out[t] = given[places[t]]` for (n, size) of float32, where the place is not negative."""
     first, end = share(task, tasks, rows, 1)
-    whole = size // LANES * LANES
-    rest = size - whole
     for row in range(first, end):
         place = np.int64(simd.get_int32(places, row))
-        if place < 0:
-            continue
-        source, target = given + place * size * 4, out + row * size * 4
-        for k in range(0, whole, LANES):
-            simd.store(target + 4 * k, simd.load(source + 4 * k))
-        if rest:
-            simd.store_part(target + 4 * whole, simd.load_part(source + 4 * whole, rest), rest)
+        if place >= 0:
+            _copy_row(given + place * size * 4, out + row * size * 4, size)
 
 
 def _make_product(bfloat16: bool) -> Any:

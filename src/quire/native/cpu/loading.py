@@ -122,8 +122,7 @@ def has_packed(weights: Weights) -> bool:
 
 def weights_bytes(weights: Weights) -> int:
     """Bytes of all tensors, those that are tied counted once."""
-    tensors = [*weights.tensors.values(), *(a for layer in weights.layers for a in layer.values())]
-    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
+    return sum({id(tensor): tensor.nbytes for tensor in weights.all_tensors()}.values())
 
 
 def scratch_bytes(spec: DecoderSpec, rows: int) -> int:

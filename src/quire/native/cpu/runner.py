@@ -375,13 +375,9 @@ def _move(reference: weakref.ref[CpuRunner]) -> None:
 
 def _quantized_row_bytes(weights: Weights) -> int:
     """Bytes for a row of the widest input in whole numbers; a cache line where nothing wants it."""
-    matrices = [
-        *weights.tensors.values(),
-        *(one for layer in weights.layers for one in layer.values()),
-    ]
     wanted = [
         layout.quantized_row_bytes(one.packed_depth, one.span)
-        for one in matrices
+        for one in weights.all_tensors()
         if isinstance(one, PackedMatrix)
     ]
     return max(wanted, default=layout.LINE)
