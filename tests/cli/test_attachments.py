@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quire.cli.attachments import local_path, read_sources, shown_text, split_dropped, unquoted
-from quire.cli.session import Session
+from quire.cli.session import Session, Turn
 from quire.errors import MediaError
 from quire.messages import Media, read_message
 from tests.cli.fake_chat_model import Script, echo, words
@@ -314,3 +314,29 @@ def test_a_placeholder_that_was_typed_is_text() -> None:
     (part,) = read_message(session.turns[0].message).parts
     assert part.text == "What does <image> mean?"  # type: ignore[union-attr]
     assert part.literal  # type: ignore[union-attr]
+
+
+def held(turns: list[Turn]) -> list[Any]:
+    return [medium.source for turn in turns for medium in read_message(turn.message).media]
+
+
+@given(st.lists(st.sampled_from(["attach", "attach", "user", "answer", "stopped", "retry"])))
+def test_no_attachment_is_lost_but_with_a_message_that_another_replaces(steps: list[str]) -> None:
+    session, count = Session(), 0
+    kept: list[Any] = []
+    for step in steps:
+        waiting = bool(session.turns) and session.turns[-1].message["role"] == "user"
+        if step == "attach":
+            count += 1
+            kept.append(f"/{count}.png")
+            session.attached.append(Media("image", kept[-1]))
+        elif step == "user" and not waiting:
+            replaced = held(session.taken_back)
+            kept = [source for source in kept if source not in replaced]
+            session.add_user("question")
+        elif step in ("answer", "stopped") and waiting:
+            session.add_answer("" if step == "stopped" else "yes", interrupted=step == "stopped")
+        elif step == "retry":
+            session.retry()
+        pending = [medium.source for medium in session.attached]
+        assert held(session.turns + session.taken_back) + pending == kept
