@@ -83,7 +83,7 @@ def _help(chat: Chat, argument: str) -> None:
     lines += [
         "",
         "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
-        "A file dropped on the terminal, a path of a picture, video or sound, is attached; in `...` it is text.",
+        "A picture, video or sound dropped on the terminal is attached; in `...` its path is text.",
         "Ctrl-C stops an answer; Ctrl-D leaves.",
     ]
     chat.say("\n".join(lines))
@@ -135,11 +135,13 @@ def _attaching(kind: Kind) -> Callable[[Chat, str], None]:
     return run
 
 
+_PHRASES: dict[Kind, str] = {"image": "an image", "video": "a video", "audio": "a sound"}
+
 for _kind in KINDS:
     _command(
         f"/{_kind}",
         "[PATH|URL|off]",
-        f"send {'an' if _kind[0] in 'ai' else 'a'} {_kind} with the next message",
+        f"send {_PHRASES[_kind]} with the next message",
         words=("off",),
         takes_path=True,
     )(_attaching(_kind))
