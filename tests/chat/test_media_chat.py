@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoImageProcessor, Qwen2VLForConditionalGeneration
 
 from quire import ChatModel
 from quire.chat.media_prompts import CallMedia
+from quire.cli.chat import TerminalChat
 from quire.errors import MediaError
 from tests.chat.model_folders import add_tokenizer, make_model_folder
+from tests.cli.test_chat import Lines
 from tests.native.media.random_media_models import IMAGE, VIDEO, make_media_model
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "ignore_eos": True}
@@ -183,3 +186,26 @@ def test_a_model_of_text_refuses_media(tmp_path: Path) -> None:
         pytest.raises(MediaError, match="takes text alone"),
     ):
         model.chat([{"role": "user", "content": "?"}], images=[png()])
+
+
+def test_a_picture_dropped_on_the_terminal_is_seen(model: ChatModel, tmp_path: Path) -> None:
+    path = tmp_path / "my picture.png"
+    path.write_bytes(png())
+    (tmp_path / "no picture.png").write_bytes(b"no picture")
+    lines = [
+        "/set max_new_tokens 8", "/set do_sample false", "/set ignore_eos true",
+        f"'{path}' What is this?", "/clear", f"'{tmp_path}/no picture.png' What?",
+        "What does <image> mean?",
+    ]  # fmt: skip
+    output = io.StringIO()
+    chat = TerminalChat(model, Console(file=output), Lines([*lines]))
+    chat.run()
+    seen, text = (answer.content for answer in chat.answers)
+    parts = [{"type": "image", "image": png()}, {"type": "text", "text": "What is this?"}]
+    assert seen == "".join(model.stream_chat([{"role": "user", "content": parts}], **OPTIONS))
+    blind = [{"role": "user", "content": "What is this?"}]
+    assert seen != "".join(model.stream_chat(blind, **OPTIONS))
+    literal = [{"type": "text", "text": "What does <image> mean?", "literal": True}]
+    assert text == "".join(model.stream_chat([{"role": "user", "content": literal}], **OPTIONS))
+    assert "no image of a known form" in output.getvalue()
+    assert "[image: no picture.png] went back" in output.getvalue()
