@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
-from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
+from quire.chat.base_engine import BaseEngine
 from quire.chat.in_time import in_time
 from quire.chat.media_prompts import CallMedia, MediaPrompts
+from quire.chat.preparation import Messages, Request, Tools
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
 from quire.errors import EngineError, SamplingError
 from quire.media.placement import check_kind
