@@ -19,7 +19,7 @@ from quire.outputs import Usage
 from quire.remote import client
 from quire.remote import servers as pool_module
 from tests.remote.conftest import Connect, MakeServers, make_engine
-from tests.remote.fake_server import IDS, WORDS, FakeServer
+from tests.remote.fake_server import IDS, WORDS
 
 USER = [{"role": "user", "content": "Tell me a story."}]
 TEXT = "".join(WORDS)
@@ -327,9 +327,12 @@ def test_requests_spread_over_three_servers(servers: MakeServers, connect: Conne
 
 
 def test_no_server_at_all_is_an_error_of_the_start() -> None:
-    with dead_address() as one, dead_address() as two:
-        with pytest.raises(errors.EngineStartError) as caught:
-            make_engine(one, two)
+    with (
+        dead_address() as one,
+        dead_address() as two,
+        pytest.raises(errors.EngineStartError) as caught,
+    ):
+        make_engine(one, two)
     assert one in str(caught.value)
     assert two in str(caught.value)
 
