@@ -91,7 +91,7 @@ class LoopThread:
         with self._outboxes_lock:
             outbox = self._outboxes.get(id(loop))
             if outbox is None:
-                outbox = self._outboxes[id(loop)] = Outbox(loop)
+                outbox = self._outboxes[id(loop)] = Outbox(self._loop, loop)
             return outbox
 
     def stop(self) -> None:

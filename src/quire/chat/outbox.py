@@ -1,4 +1,4 @@
-"""From one event loop's thread to another loop, many streams at a time.
+"""From one event loop to another, many streams at a time.
 
 Waking another loop is a system call and a switch of threads. A step of an engine feeds many streams
 of one caller at once; their items cross together.
@@ -7,7 +7,7 @@ of one caller at once; their items cross together.
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
 from collections import deque
 from typing import Any, Generic, TypeVar
 
@@ -15,39 +15,43 @@ T = TypeVar("T")
 
 
 class Outbox:
-    """What waits to cross to `loop`. `send` is called from any other thread."""
+    """What waits to cross from `source` to `target`; used in the source alone.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._lock = threading.Lock()
+    Everything that is sent before the source takes its next turn crosses in one call. A call that
+    was made at the first item would let the other thread run between any two of them.
+    """
+
+    def __init__(
+        self, source: asyncio.AbstractEventLoop, target: asyncio.AbstractEventLoop
+    ) -> None:
+        self._source, self.target = source, target
         self._items: list[tuple[Inbox[Any], Any]] = []
 
     def send(self, inbox: Inbox[T], item: T) -> None:
-        """Have an item put into the inbox; the first of a batch wakes the loop.
+        """Have an item put into the inbox.
 
         Raises:
-            asyncio.CancelledError: the loop was closed: nobody reads any more.
+            asyncio.CancelledError: the target was closed: nobody reads any more.
         """
-        if self._loop.is_closed():  # perhaps with a delivery still to come
+        if self.target.is_closed():
             raise asyncio.CancelledError
-        with self._lock:
-            self._items.append((inbox, item))
-            first = len(self._items) == 1
-        if first:
-            try:
-                self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:
-                raise asyncio.CancelledError from None
+        if not self._items:
+            self._source.call_soon(self._cross)
+        self._items.append((inbox, item))
 
-    def _deliver(self) -> None:
-        with self._lock:
-            items, self._items = self._items, []
-        for inbox, item in items:
-            inbox.arrive(item)
+    def _cross(self) -> None:
+        items, self._items = self._items, []
+        with contextlib.suppress(RuntimeError):  # closed just now: whoever sends next is told
+            self.target.call_soon_threadsafe(_deliver, items)
+
+
+def _deliver(items: list[tuple[Inbox[Any], Any]]) -> None:
+    for inbox, item in items:
+        inbox.arrive(item)
 
 
 class Inbox(Generic[T]):
-    """One stream's items; `more` and `arrive` run in the loop of the outbox, `put` anywhere else."""
+    """One stream's items; `put` runs in the source of the outbox, the others in its target."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -61,15 +65,11 @@ class Inbox(Generic[T]):
     def arrive(self, item: T) -> None:
         """An item has come."""
         self.items.append(item)
-        waiting = self._waiting
+        waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    async def more(self) -> None:
-        """Wait until there are `items`; only one task may wait."""
-        while not self.items:
-            self._waiting = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiting
-            finally:
-                self._waiting = None
+    def more(self) -> asyncio.Future[None]:
+        """What is done with the next item to come; asked for where there are none, by one task."""
+        self._waiting = self._outbox.target.create_future()
+        return self._waiting
