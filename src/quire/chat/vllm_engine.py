@@ -139,6 +139,9 @@ class VllmEngine(BaseEngine):
         started = self._running()
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, adapter)
+        # Requests that came together are all prepared before the first of them is sent: vLLM's
+        # processes then take every core.
+        await asyncio.sleep(0)
         return started.engine.generate(
             tokens_input(list(prompt.token_ids)),
             settings,
