@@ -48,7 +48,8 @@ def paired(
 ) -> list[tuple[float, float]]:
     """Both, right after each other, `repeats` times; every other time `other` is the first."""
     for _ in range(warm_up):
-        one(), other()
+        one()
+        other()
     pairs: list[tuple[float, float]] = []
     for number in range(repeats):
         if number % 2:

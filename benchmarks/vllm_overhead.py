@@ -26,8 +26,7 @@ STREAMS = 64
 NEW_TOKENS = 128
 FEW_TOKENS = 8
 """Of answers whose first token is timed: none has ended before all have begun."""
-REPEATS = 10
-FIRSTS = 24
+PAIRS = 24
 STARTS = 2
 RESULT = "RESULT "
 PLAIN_MEMORY = 0.5
@@ -103,9 +102,7 @@ class Overhead:
             return asyncio.run(work)
         return self.model._loop.run(work)
 
-    async def _all(
-        self, way: Way, tokens: int, places: Sequence[int]
-    ) -> tuple[list[float], float]:
+    async def _all(self, way: Way, tokens: int, places: Sequence[int]) -> tuple[list[float], float]:
         began = time.perf_counter()
 
         async def first(place: int) -> float:
@@ -124,7 +121,11 @@ def _options(tokens: int) -> dict[str, Any]:
     return {"temperature": 0.0, "max_new_tokens": tokens, "ignore_eos": True}
 
 
-def measure_overhead() -> None:
+PARTS = ("answers", "streams", "first")
+
+
+def measure_overhead(*parts: str) -> None:
+    """Some of `PARTS` on one engine."""
     bench = Overhead()
 
     def rate(way: Way) -> float:
@@ -141,26 +142,32 @@ def measure_overhead() -> None:
         found = [bench.run(way, FEW_TOKENS, [place])[0][0] for place in range(5)]
         return 1000 * statistics.median(found)
 
-    plan = (
-        ("whole answers, tokens/s", rate, bench.whole_quire, bench.whole_raw, REPEATS),
-        ("streams, tokens/s", rate, bench.stream_quire, bench.stream_raw, REPEATS),
-        ("first token of 64 at once, ms", first, bench.stream_quire, bench.stream_raw, FIRSTS),
-        ("the same, raw given texts, ms", first, bench.stream_quire, bench.stream_raw_text, FIRSTS),
-        ("first token of one alone, ms", alone, bench.stream_quire, bench.stream_raw, FIRSTS),
+    stream_quire, stream_raw = bench.stream_quire, bench.stream_raw
+    plan: tuple[tuple[str, str, Callable[[Way], float], Way, Way], ...] = (
+        ("answers", "whole answers, tokens/s", rate, bench.whole_quire, bench.whole_raw),
+        ("streams", "streams, tokens/s", rate, stream_quire, stream_raw),
+        ("first", "first token of 64 at once, ms", first, stream_quire, stream_raw),
+        ("first", "the same, raw given texts, ms", first, stream_quire, bench.stream_raw_text),
+        ("first", "first token of one alone, ms", alone, stream_quire, stream_raw),
     )
     measured: dict[str, list[tuple[float, float]]] = {}
-    rows: list[list[object]] = []
-    for name, measure, ours, theirs, repeats in plan:
-        runs = [functools.partial(measure, way) for way in (ours, theirs)]
-        pairs = measured[name] = paired(runs[0], runs[1], repeats, warm_up=2)
-        compared = _ratio(pairs) if measure is rate else _more(pairs)
-        medians = (statistics.median(side) for side in zip(*pairs, strict=True))
-        rows.append([name, *(f"{found:.{0 if measure is rate else 1}f}" for found in medians), compared])  # fmt: skip
-        print(rows[-1], flush=True)
+    for part, name, measure, ours, theirs in plan:
+        if part in parts:
+            runs = [functools.partial(measure, way) for way in (ours, theirs)]
+            measured[name] = paired(runs[0], runs[1], PAIRS, warm_up=2)
     bench.raw = None
     bench.model.close()
-    text = table(["64 streams", "ChatModel", "raw AsyncLLM", "quire against raw"], rows)
-    report("vllm_overhead", "What quire adds to vLLM", text, measured)
+    text = table(["64 streams", "ChatModel", "raw AsyncLLM", "quire against raw"], _rows(measured))
+    report("_".join(["vllm", *parts]), "What quire adds to vLLM", text, measured)
+
+
+def _rows(measured: dict[str, list[tuple[float, float]]]) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for name, pairs in measured.items():
+        compared, digits = (_ratio(pairs), 0) if name.endswith("/s") else (_more(pairs), 1)
+        medians = (statistics.median(side) for side in zip(*pairs, strict=True))
+        rows.append([name, *(f"{median:.{digits}f}" for median in medians), compared])
+    return rows
 
 
 def _more(pairs: list[tuple[float, float]]) -> str:
@@ -256,7 +263,8 @@ def main(names: list[str]) -> None:
         "plain": run_plain,
         "quire": run_quire,
         "quire eager": lambda: run_quire(vllm_enforce_eager=True),
-        "overhead": measure_overhead,
+        "overhead": functools.partial(measure_overhead, *PARTS),
+        **{part: functools.partial(measure_overhead, part) for part in PARTS},
         "starts": measure_starts,
     }
     for name in names or ["overhead", "starts"]:

@@ -6,7 +6,7 @@ them have moved, and a wrong request was a ValueError before vLLM 0.27 and is a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from quire.errors import (
@@ -32,7 +32,7 @@ _MEDIA = ("multi-modal", "multimodal", "image", "video", "audio")
 
 
 @contextmanager
-def our_errors() -> Iterator[None]:
+def our_errors() -> Generator[None]:
     """What vLLM raises in here comes out as ours."""
     try:
         yield
