@@ -75,13 +75,13 @@ class MediaPrompts:
     def of_model(
         cls,
         template: Template,
-        folder: Path,
+        folder: Path | None,
         kinds: Collection[str],
         model_args: ModelArguments,
         data_args: DataArguments,
         form: Form,
     ) -> MediaPrompts:
-        """For a model's folder, of whose media the engine takes `kinds`."""
+        """For a model's folder, of whose media the engine takes `kinds`; None where there is none."""
         if not kinds:
             return cls(model_args, data_args)
         from quire.media.families.registry import get_family
@@ -167,6 +167,19 @@ class MediaPrompts:
         from quire.media.prompts import encode_media
 
         return encode_media(template, self._family, elements, media, tokenizer, form=self._form)
+
+    def vllm_input(self, prompt: Prompt) -> dict[str, Any]:
+        """The media of a prompt as vLLM takes them, with their content hashes as ids."""
+        if self._family is None:
+            return {}
+        media = [item.data for item in prompt.media]
+        data, hashes = self._family.vllm_data(media)
+        options = self._family.vllm_options(media)
+        return {
+            "multi_modal_data": data,
+            "multi_modal_uuids": hashes,
+            **({"mm_processor_kwargs": options} if options else {}),
+        }
 
     def close(self) -> None:
         """End the threads that decode. May be called twice."""
