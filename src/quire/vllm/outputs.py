@@ -44,12 +44,14 @@ class DeltaReader:
         deltas: list[Delta] = []
         for completion in output.outputs:
             delta = self._delta(completion, output.num_cached_tokens or 0)
-            if delta is not None:
-                deltas.append(delta)
-                deltas.extend(
+            if delta is None:
+                continue
+            deltas.append(delta)
+            if self._copies > 1:
+                deltas += [
                     replace(delta, index=index, prompt_logprobs=None)
                     for index in range(1, self._copies)
-                )
+                ]
         return deltas
 
     def _delta(self, completion: CompletionOutput, cached: int) -> Delta | None:
