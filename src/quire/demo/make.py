@@ -1,4 +1,4 @@
-"""Makes the demo models: `python -m quire.demo.make chat|adapter|reward|all`.
+"""Makes the demo models: `python -m quire.demo.make chat|adapter|reward|see|hear|all`.
 
 From text that this package writes itself, on a CPU with two cores. The committed models took
 59 minutes (chat), 12 (both adapters) and 1 (rewards) on two Zen 5 cores that had other work too;
@@ -12,7 +12,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ class Recipe:
     reward_steps: int = 300
     reward_pairs: int = 32
     reward_rate: float = 1e-3
+    see_steps: int = 1400
+    hear_steps: int = 700
+    media_rows: int = 64
+    media_rate: float = 3e-3
+    media_sample: int = 4000
     sample: int = 30_000
     seed: int = 1
     fast: bool = True
@@ -53,6 +58,10 @@ SMOKE = Recipe(
     reward_steps=2,
     reward_pairs=2,
     sample=300,
+    see_steps=2,
+    hear_steps=2,
+    media_rows=4,
+    media_sample=100,
     fast=False,
 )
 
@@ -141,10 +150,60 @@ def make_rewards(folder: Path, recipe: Recipe) -> None:
     save_value_head(head.weight, head.bias, folder / "reward")
 
 
+def make_see(folder: Path, recipe: Recipe) -> None:
+    """Train the model that sees into `folder/see`."""
+    from quire.demo.media_files import SEE_TEMPLATE, save_picture_processor
+    from quire.demo.media_network import new_seeing_model
+    from quire.demo.media_train import seeing_losses
+
+    target = _cleared(folder / "see")
+    save_picture_processor(target)
+    steps = (recipe.see_steps, new_seeing_model, seeing_losses)
+    _make_media(target, recipe, SEE_TEMPLATE, *steps)
+
+
+def make_hear(folder: Path, recipe: Recipe) -> None:
+    """Train the model that hears into `folder/hear`."""
+    from quire.demo.media_files import HEAR_TEMPLATE, save_sound_processor
+    from quire.demo.media_network import new_hearing_model
+    from quire.demo.media_train import hearing_losses
+
+    target = _cleared(folder / "hear")
+    save_sound_processor(target)
+    steps = (recipe.hear_steps, new_hearing_model, hearing_losses)
+    _make_media(target, recipe, HEAR_TEMPLATE, *steps)
+
+
+def _make_media(
+    target: Path,
+    recipe: Recipe,
+    template: str,
+    steps: int,
+    new: Callable[[Any, int], Any],
+    losses: Callable[[Any, Any, int, int], Iterator[Any]],
+) -> None:
+    from quire.demo.media_files import save_media_tokenizer, train_media_tokenizer
+    from quire.demo.media_network import save_media_model
+    from quire.demo.train import descend
+
+    tokenizer = train_media_tokenizer(recipe.seed, recipe.media_sample)
+    save_media_tokenizer(tokenizer, target, template)
+    model = new(tokenizer, recipe.seed)
+
+    def save() -> None:
+        save_media_model(model, tokenizer, target)
+
+    stream = losses(model, tokenizer, recipe.seed, recipe.media_rows)
+    descend(model, stream, steps, recipe.media_rate, muon=True, snapshot=save)
+    save()
+
+
 PARTS: dict[str, Callable[[Path, Recipe], None]] = {
     "chat": make_chat,
     "adapter": make_adapters,
     "reward": make_rewards,
+    "see": make_see,
+    "hear": make_hear,
 }
 
 

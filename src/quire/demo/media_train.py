@@ -1,0 +1,210 @@
+"""Batches of pictures and of sounds with their dialogues, and the loss on the answers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.demo import hearing, seeing
+from quire.demo.media_files import FRAMES, HOP, MERGE
+from quire.demo.media_network import new_extractor, patches, picture_features, sound_features
+from quire.demo.packing import IGNORED
+from quire.demo.pictures import draw, draw_clip
+from quire.demo.sounds import RATE, play
+from quire.demo.train import half
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+SILENCE = 0.1
+"""Seconds of silence after a sound in a batch: what the ear's convolutions see past its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A dialogue as tokens: the labels, and where each token stands in time, height and width."""
+
+    ids: list[int]
+    labels: list[int]
+    places: NDArray[np.int64]
+
+
+def grouped(stream: Iterator[tuple[Any, Any]], rows: int) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield `rows` tasks of one size together, as soon as there are so many."""
+    waiting: dict[Any, list[Any]] = defaultdict(list)
+    for size, task in stream:
+        waiting[size].append(task)
+        if len(waiting[size]) == rows:
+            yield size, waiting.pop(size)
+
+
+def segments(task: seeing.Task | hearing.Task, media: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the dialogue's text, and whether the model learns to write it."""
+    shown = "".join(media)
+    system = f"<|im_start|>system\n{task.system}<|im_end|>\n" if task.system else ""
+    for number, (question, answer) in enumerate(task.exchanges):
+        asked = question if number else (question + shown if task.media_last else shown + question)
+        yield f"{system}<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n", False
+        yield f"{answer}<|im_end|>\n", True
+        system = ""
+
+
+def see_text(task: seeing.Task) -> list[str]:
+    """Return the control text of each picture and clip, a placeholder for each feature."""
+    found: list[str] = []
+    for frames in task.media:
+        count = -(-len(frames) // FRAMES) * tokens_of(frames[0].height, frames[0].width)
+        name = "image" if len(frames) == 1 else "video"
+        found.append(f"<|vision_start|>{f'<|{name}_pad|>' * count}<|vision_end|>")
+    return found
+
+
+def tokens_of(height: int, width: int) -> int:
+    """Return how many tokens a frame of so many pixels has."""
+    return height * width // 28**2
+
+
+def hear_text(task: hearing.Task) -> list[str]:
+    """Return the control text of each sound."""
+    count = round(task.media[0].seconds * RATE) // HOP // 4 if task.media else 0
+    sounds = f"<|audio_bos|>{'<|AUDIO|>' * count}<|audio_eos|>"
+    if task.numbered:
+        return [f"Audio {number}: {sounds}\n" for number in range(1, len(task.media) + 1)]
+    return [sounds] * len(task.media)
+
+
+def encoded_row(
+    tokenizer: Tokenizer, parts: Iterator[tuple[str, bool]], grids: Sequence[tuple[int, int, int]]
+) -> Row:
+    """Return the dialogue as tokens; each label is the next token, where it is to be learned."""
+    ids: list[int] = []
+    learned: list[bool] = []
+    for text, learn in parts:
+        found: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        ids += found
+        learned += [learn] * len(found)
+    labels = [
+        token if learn else IGNORED for token, learn in zip(ids[1:], learned[1:], strict=True)
+    ]
+    pads = {tokenizer.token_to_id(f"<|{name}_pad|>") for name in ("image", "video")}
+    return Row(ids, [*labels, IGNORED], places(ids, pads, grids))
+
+
+def places(
+    ids: Sequence[int], pads: set[int], grids: Sequence[tuple[int, int, int]]
+) -> NDArray[np.int64]:
+    """Return M-RoPE's positions, [3, tokens]; `grids` are (t, h, w) of each medium in patches."""
+    parts: list[NDArray[np.int64]] = []
+    spot, after, waiting = 0, 0, list(grids)
+    while spot < len(ids):
+        if ids[spot] in pads:
+            t, h, w = waiting.pop(0)
+            shape = (t, h // MERGE, w // MERGE)
+            grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij")).reshape(3, -1)
+            parts.append(after + grid)
+            spot, after = spot + grid.shape[1], after + max(shape)
+        else:
+            parts.append(np.full((3, 1), after))
+            spot, after = spot + 1, after + 1
+    return np.concatenate(parts, axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Rows of one length: ids and labels [rows, tokens], places [3, rows, tokens]."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    places: torch.Tensor
+
+
+def padded(rows: Sequence[Row]) -> Padded:
+    """Pad on the right, which no real token sees under causal attention."""
+    import torch
+
+    longest = max(len(row.ids) for row in rows)
+    ids = np.zeros((len(rows), longest), np.int64)
+    labels = np.full((len(rows), longest), IGNORED, np.int64)
+    spots = np.zeros((3, len(rows), longest), np.int64)
+    for line, row in enumerate(rows):
+        ids[line, : len(row.ids)] = row.ids
+        labels[line, : len(row.ids)] = row.labels
+        spots[:, line, : len(row.ids)] = row.places
+    return Padded(*map(torch.from_numpy, (ids, labels, spots)))
+
+
+def seeing_losses(
+    model: Any, tokenizer: Tokenizer, seed: int, rows: int
+) -> Iterator[torch.Tensor]:
+    """Yield the loss of one batch after another."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    inner = model.model
+    pads = [tokenizer.token_to_id(f"<|{name}_pad|>") for name in ("image", "video")]
+    for (height, width), tasks in grouped(seeing.seeing_tasks(seed), rows):
+        cut = [
+            patches(draw_clip(frames) if len(frames) > 1 else draw(frames[0])[None])
+            for task in tasks
+            for frames in task.media
+        ]
+        grids = iter([grid for _, grid in cut])
+        batch = padded(
+            [
+                encoded_row(
+                    tokenizer, segments(task, see_text(task)), [next(grids) for _ in task.media]
+                )
+                for task in tasks
+            ]
+        )
+        pixels = torch.from_numpy(np.concatenate([part for part, _ in cut]))
+        with half(), sdpa_kernel(SDPBackend.MATH):
+            features = picture_features(inner.visual, pixels, height // 14, width // 14)
+            yield _loss(inner.language_model, model.lm_head, batch, features, pads)
+
+
+def hearing_losses(
+    model: Any, tokenizer: Tokenizer, seed: int, rows: int
+) -> Iterator[torch.Tensor]:
+    """Yield the loss of one batch after another."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    extractor = new_extractor()
+    inner = model.model if hasattr(model, "model") else model
+    pads = [tokenizer.token_to_id("<|AUDIO|>")]
+    for seconds, tasks in grouped(hearing.hearing_tasks(seed), rows):
+        batch = padded(
+            [encoded_row(tokenizer, segments(task, hear_text(task)), []) for task in tasks]
+        )
+        quiet = np.zeros(round(SILENCE * RATE), np.float32)
+        sounds = [np.concatenate([play(sound), quiet]) for task in tasks for sound in task.media]
+        mel = extractor(sounds, sampling_rate=RATE, padding="longest", return_tensors="pt")
+        with half(), sdpa_kernel(SDPBackend.MATH):
+            frames = round(seconds * RATE) // HOP
+            features = sound_features(model, mel["input_features"], frames).flatten(0, 1)
+            yield _loss(inner.language_model, model.lm_head, batch, features, pads)
+
+
+def _loss(
+    decoder: Any, head: Any, batch: Padded, features: torch.Tensor, pads: list[int]
+) -> torch.Tensor:
+    """Return the mean loss over the learned tokens, the features put in the pads' places."""
+    import torch
+
+    embeds = decoder.get_input_embeddings()(batch.ids)
+    spots = torch.isin(batch.ids, torch.tensor(pads))
+    embeds = embeds.masked_scatter(spots[..., None], features.to(embeds.dtype))
+    flat = "Audio" in type(decoder).__name__ or "VL" not in type(decoder).__name__
+    hidden = decoder(
+        inputs_embeds=embeds, position_ids=batch.places[0] if flat else batch.places, use_cache=False
+    ).last_hidden_state
+    learned = batch.labels != IGNORED
+    logits = head(hidden[learned])
+    return torch.nn.functional.cross_entropy(logits.float(), batch.labels[learned])
