@@ -10,7 +10,14 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from quire.demo import MODELS, demo_adapter_path, demo_model_path, demo_reward_path
+from quire.demo import (
+    MODELS,
+    demo_adapter_path,
+    demo_hear_path,
+    demo_model_path,
+    demo_reward_path,
+    demo_see_path,
+)
 from quire.errors import ModelNotFoundError
 
 FOLDERS = [
@@ -19,6 +26,8 @@ FOLDERS = [
     demo_adapter_path("butler"),
     demo_reward_path(),
     demo_reward_path("classifier"),
+    demo_see_path(),
+    demo_hear_path(),
 ]
 
 
@@ -51,6 +60,26 @@ def test_the_chat_model_is_a_qwen3_of_head_size_64() -> None:
     assert config.tie_word_embeddings
     model = AutoModelForCausalLM.from_pretrained(demo_model_path())
     assert 3e6 < sum(weight.numel() for weight in model.parameters()) < 6e6
+
+
+@pytest.mark.parametrize("folder", [demo_see_path(), demo_hear_path()], ids=lambda path: path.name)
+def test_the_media_models_are_of_shapes_that_vllm_takes(folder: Path) -> None:
+    config = AutoConfig.from_pretrained(folder)
+    text = config.text_config
+    assert text.hidden_size // text.num_attention_heads == 32
+    names = set()
+    with safe_open(folder / "model.safetensors", "np") as weights:
+        names = set(weights.keys())
+    # The names of the hub, which vLLM knows.
+    if folder.name == "see":
+        assert config.architectures == ["Qwen2VLForConditionalGeneration"]
+        assert {"lm_head.weight", "model.norm.weight", "visual.merger.ln_q.weight"} <= names
+        assert config.vision_config.embed_dim // config.vision_config.num_heads == 32
+    else:
+        assert config.architectures == ["Qwen2AudioForConditionalGeneration"]
+        assert {"language_model.lm_head.weight", "language_model.model.norm.weight"} <= names
+        # Whisper's half minute: vLLM takes no other.
+        assert config.audio_config.max_source_positions == 1500
 
 
 def test_generation_settings() -> None:

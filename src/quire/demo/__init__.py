@@ -49,6 +49,24 @@ def demo_reward_path(form: str = "value_head") -> Path:
     return _folder({"value_head": "reward", "classifier": "reward_classifier"}.get(form, form))
 
 
+def demo_see_path() -> Path:
+    """Return the folder of the model that sees: a Qwen2-VL for drawn shapes and short clips.
+
+    Raises:
+        ModelNotFoundError: the installation holds no demo models.
+    """
+    return _folder("see")
+
+
+def demo_hear_path() -> Path:
+    """Return the folder of the model that hears: a Qwen2-Audio for tones and beeps.
+
+    Raises:
+        ModelNotFoundError: the installation holds no demo models.
+    """
+    return _folder("hear")
+
+
 def _folder(name: str) -> Path:
     folder = MODELS / name
     if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():

@@ -154,24 +154,24 @@ def make_see(folder: Path, recipe: Recipe) -> None:
     """Train the model that sees into `folder/see`."""
     from quire.demo.media_files import SEE_TEMPLATE, save_picture_processor
     from quire.demo.media_network import new_seeing_model
-    from quire.demo.media_train import seeing_losses
+    from quire.demo.media_train import CELL_SIZES, seeing_losses
 
     target = _cleared(folder / "see")
     save_picture_processor(target)
-    steps = (recipe.see_steps, new_seeing_model, seeing_losses)
-    _make_media(target, recipe, SEE_TEMPLATE, *steps)
+    how = (recipe.see_steps, new_seeing_model, CELL_SIZES, seeing_losses)
+    _make_media(target, recipe, SEE_TEMPLATE, *how)
 
 
 def make_hear(folder: Path, recipe: Recipe) -> None:
     """Train the model that hears into `folder/hear`."""
     from quire.demo.media_files import HEAR_TEMPLATE, save_sound_processor
     from quire.demo.media_network import new_hearing_model
-    from quire.demo.media_train import hearing_losses
+    from quire.demo.media_train import MOMENT_SIZES, hearing_losses
 
     target = _cleared(folder / "hear")
     save_sound_processor(target)
-    steps = (recipe.hear_steps, new_hearing_model, hearing_losses)
-    _make_media(target, recipe, HEAR_TEMPLATE, *steps)
+    how = (recipe.hear_steps, new_hearing_model, MOMENT_SIZES, hearing_losses)
+    _make_media(target, recipe, HEAR_TEMPLATE, *how)
 
 
 def _make_media(
@@ -180,10 +180,14 @@ def _make_media(
     template: str,
     steps: int,
     new: Callable[[Any, int], Any],
-    losses: Callable[[Any, Any, int, int], Iterator[Any]],
+    guided: Sequence[int],
+    losses: Callable[[Any, Any, Any, int, int], Iterator[Any]],
 ) -> None:
+    import torch
+
     from quire.demo.media_files import save_media_tokenizer, train_media_tokenizer
     from quire.demo.media_network import save_media_model
+    from quire.demo.media_train import new_guide
     from quire.demo.train import descend
 
     tokenizer = train_media_tokenizer(recipe.seed, recipe.media_sample)
@@ -193,8 +197,16 @@ def _make_media(
     def save() -> None:
         save_media_model(model, tokenizer, target)
 
-    stream = losses(model, tokenizer, recipe.seed, recipe.media_rows)
-    descend(model, stream, steps, recipe.media_rate, muon=True, snapshot=save)
+    guide = new_guide(guided, recipe.seed)
+    stream = losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
+    descend(
+        torch.nn.ModuleList([model, guide]),
+        stream,
+        steps,
+        recipe.media_rate,
+        muon=True,
+        snapshot=save,
+    )
     save()
 
 

@@ -33,7 +33,7 @@ SEED = 7_000_001
 
 TOGETHER = 20
 LIMIT = 40
-KINDS = {"see": ("name", "count", "way", "several"), "hear": ("pitch", "count")}
+KINDS = {"see": ("name", "count", "way", "several"), "hear": ("pitch", "beeps")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +114,13 @@ def _answers(folder: Path, asked: Sequence[Item]) -> list[str]:
     import torch
 
     model, tokenizer, processor = loaded(folder)
-    if asked[0].sound is not None:
+    if any(item.sound for item in asked):
         inputs, counts = _sounds(processor, asked)
     else:
         inputs, counts = _pictures(processor, asked)
-    texts = [
-        _prompt(tokenizer, item, spread) for item, spread in zip(asked, counts, strict=True)
-    ]
+    texts = [_prompt(tokenizer, item, spread) for item, spread in zip(asked, counts, strict=True)]
     batch = tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
-    if asked[0].sound is None:
+    if hasattr(model.config, "image_token_id"):
         ids = batch["input_ids"]
         image, video = model.config.image_token_id, model.config.video_token_id
         batch["mm_token_type_ids"] = (ids == image).long() + 2 * (ids == video).long()
@@ -143,7 +141,9 @@ def _pictures(processor: Any, asked: Sequence[Item]) -> tuple[dict[str, Any], li
     if shown:
         inputs = dict(processor(images=shown, return_tensors="pt"))
     if clips:
-        inputs["pixel_values_videos"] = torch.from_numpy(np.concatenate([part for part, _ in clips]))
+        inputs["pixel_values_videos"] = torch.from_numpy(
+            np.concatenate([part for part, _ in clips])
+        )
         inputs["video_grid_thw"] = torch.tensor([grid for _, grid in clips])
     grids = iter(inputs["image_grid_thw"].prod(-1).tolist() if shown else [])
     moving = iter([int(np.prod(grid)) for _, grid in clips])
@@ -181,9 +181,7 @@ def _prompt(tokenizer: Any, item: Item, counts: Sequence[int]) -> str:
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
     first, *others = text.split(mark)
-    return first + "".join(
-        mark * count + part for count, part in zip(counts, others, strict=True)
-    )
+    return first + "".join(mark * count + part for count, part in zip(counts, others, strict=True))
 
 
 def graded(folder: Path, part: str, kind: str, count: int) -> list[tuple[Item, str]]:

@@ -6,6 +6,7 @@ medium after another; `tests/demo/test_media.py` holds them to what transformers
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -232,3 +233,27 @@ def save_media_model(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
         eos_token_id=ends, pad_token_id=ends[1], do_sample=False
     )
     deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    _hub_names(folder / "model.safetensors")
+    _old_rope(folder / "config.json")
+
+
+def _hub_names(path: Path) -> None:
+    """Name the weights as on the hub: transformers 5 writes a doubled prefix for Qwen2-Audio."""
+    from safetensors.torch import load_file, save_file
+
+    doubled, plain = "language_model.model.model.", "language_model.model."
+    tensors = {
+        name.replace(doubled, plain) if name.startswith(doubled) else name: tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _old_rope(path: Path) -> None:
+    """Name the rotation as older readers look for it, beside `rope_parameters`."""
+    settings = json.loads(path.read_text("utf-8"))
+    text = settings["text_config"]
+    text["rope_theta"] = ROPE_THETA
+    if "mrope_section" in text["rope_parameters"]:
+        text["rope_scaling"] = {"type": "mrope", "mrope_section": list(MROPE)}
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")

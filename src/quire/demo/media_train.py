@@ -11,11 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.demo import hearing, seeing
-from quire.demo.media_files import FRAMES, HOP, MERGE
-from quire.demo.media_network import new_extractor, patches, picture_features, sound_features
+from quire.demo.media_files import FRAMES, HOP, MERGE, PATCH
+from quire.demo.media_network import (
+    HIDDEN,
+    new_extractor,
+    patches,
+    picture_features,
+    sound_features,
+)
 from quire.demo.packing import IGNORED
-from quire.demo.pictures import draw, draw_clip
-from quire.demo.sounds import RATE, play
+from quire.demo.pictures import COLOURS, DIRECTIONS, SHAPES, Drawing, draw, draw_clip
+from quire.demo.sounds import MOST_BEEPS, PITCHES, RATE, Beeps, play
 from quire.demo.train import half
 
 if TYPE_CHECKING:
@@ -139,10 +145,78 @@ def padded(rows: Sequence[Row]) -> Padded:
     return Padded(*map(torch.from_numpy, (ids, labels, spots)))
 
 
+def cells(frames: Sequence[Drawing]) -> NDArray[np.int64]:
+    """Return what each token of a picture or clip is to know, [tokens, 4].
+
+    How many shapes have their centre in its cell, up to 3; where it is one, the shape, the colour,
+    and in a clip the direction, each as its number, and `IGNORED` where there is nothing to know.
+    """
+    high, wide = frames[0].height // 28, frames[0].width // 28
+    found = np.full((-(-len(frames) // FRAMES), high, wide, 4), IGNORED)
+    found[..., 0] = 0
+    way = _way(frames)
+    for time, cell in enumerate(found):
+        first, last = frames[time * FRAMES], frames[min(time * FRAMES + 1, len(frames) - 1)]
+        for one, two in zip(first.shapes, last.shapes, strict=True):
+            spot = cell[_cell(one.y + two.y, high), _cell(one.x + two.x, wide)]
+            spot[0] = min(3, spot[0] + 1)
+            alone = spot[0] == 1
+            spot[1] = SHAPES.index(one.name) if alone else IGNORED
+            spot[2] = tuple(COLOURS).index(one.colour) if alone else IGNORED
+            spot[3] = way if alone else IGNORED
+    return found.reshape(-1, 4)
+
+
+def _cell(twice: float, count: int) -> int:
+    return min(count - 1, int(twice / 2 / 28))
+
+
+def _way(frames: Sequence[Drawing]) -> int:
+    """Return the number of the direction, `IGNORED` for a picture."""
+    if len(frames) == 1:
+        return IGNORED
+    first, last = frames[0].shapes[0], frames[-1].shapes[0]
+    moved = int(np.sign(round(last.x - first.x, 3))), int(np.sign(round(last.y - first.y, 3)))
+    return tuple(DIRECTIONS.values()).index(moved)
+
+
+CELL_SIZES = (4, len(SHAPES), len(COLOURS), len(DIRECTIONS))
+
+
+def moments(sound: Beeps) -> NDArray[np.int64]:
+    """Return what each token of a sound is to know, [tokens, 2].
+
+    How many beeps have begun by then, and the pitch, `IGNORED` in silence.
+    """
+    count = round(sound.seconds * RATE) // HOP // 4
+    time = (np.arange(count) + 0.5) * 4 * HOP / RATE
+    begun = np.zeros(count, np.int64)
+    pitch = np.full(count, IGNORED)
+    for start, length in sound.spans:
+        begun += time > start
+        pitch[(time > start) & (time < start + length)] = tuple(PITCHES).index(sound.pitch)
+    return np.stack([begun, pitch], axis=1)
+
+
+MOMENT_SIZES = (MOST_BEEPS + 1, len(PITCHES))
+
+
+def new_guide(sizes: Sequence[int], seed: int) -> Any:
+    """Return the linear layer that reads what a tower knows of each token, for training alone."""
+    import torch
+
+    torch.manual_seed(seed)
+    return torch.nn.Linear(HIDDEN, sum(sizes))
+
+
 def seeing_losses(
-    model: Any, tokenizer: Tokenizer, seed: int, rows: int
+    model: Any, guide: Any, tokenizer: Tokenizer, seed: int, rows: int
 ) -> Iterator[torch.Tensor]:
-    """Yield the loss of one batch after another."""
+    """Yield the loss of one batch after another.
+
+    The tower is guided: from each token's feature one is to read what stands in its cell. With the
+    answers alone it takes several times as many pictures to tell shapes and to count them.
+    """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -165,12 +239,16 @@ def seeing_losses(
         )
         pixels = torch.from_numpy(np.concatenate([part for part, _ in cut]))
         with half(), sdpa_kernel(SDPBackend.MATH):
-            features = picture_features(inner.visual, pixels, height // 14, width // 14)
-            yield _loss(inner.language_model, model.lm_head, batch, features, pads)
+            features = picture_features(inner.visual, pixels, height // PATCH, width // PATCH)
+            features = features.flatten(0, -2)
+            answered = _loss(inner.language_model, model.lm_head, batch, features, pads)
+            known = [cells(frames) for task in tasks for frames in task.media]
+            read = guide(features).float().split(CELL_SIZES, -1)
+        yield answered + _guided(read, torch.from_numpy(np.concatenate(known)))
 
 
 def hearing_losses(
-    model: Any, tokenizer: Tokenizer, seed: int, rows: int
+    model: Any, guide: Any, tokenizer: Tokenizer, seed: int, rows: int
 ) -> Iterator[torch.Tensor]:
     """Yield the loss of one batch after another."""
     import torch
@@ -189,7 +267,22 @@ def hearing_losses(
         with half(), sdpa_kernel(SDPBackend.MATH):
             frames = round(seconds * RATE) // HOP
             features = sound_features(model, mel["input_features"], frames).flatten(0, 1)
-            yield _loss(inner.language_model, model.lm_head, batch, features, pads)
+            answered = _loss(inner.language_model, model.lm_head, batch, features, pads)
+            known = [moments(sound) for task in tasks for sound in task.media]
+            read = guide(features).float().split(MOMENT_SIZES, -1)
+        yield answered + _guided(read, torch.from_numpy(np.concatenate(known)))
+
+
+def _guided(read: Sequence[torch.Tensor], known: torch.Tensor) -> torch.Tensor:
+    """Return the mean loss of each kind of knowledge, summed; `known` is [tokens, kinds]."""
+    import torch
+
+    losses = [
+        torch.nn.functional.cross_entropy(logits, known[:, kind], ignore_index=IGNORED)
+        for kind, logits in enumerate(read)
+        if (known[:, kind] != IGNORED).any()
+    ]
+    return torch.stack(losses).sum()
 
 
 def _loss(
@@ -203,7 +296,9 @@ def _loss(
     embeds = embeds.masked_scatter(spots[..., None], features.to(embeds.dtype))
     flat = "Audio" in type(decoder).__name__ or "VL" not in type(decoder).__name__
     hidden = decoder(
-        inputs_embeds=embeds, position_ids=batch.places[0] if flat else batch.places, use_cache=False
+        inputs_embeds=embeds,
+        position_ids=batch.places[0] if flat else batch.places,
+        use_cache=False,
     ).last_hidden_state
     learned = batch.labels != IGNORED
     logits = head(hidden[learned])

@@ -186,7 +186,9 @@ def _optimizers(model: Any, rate: float, *, muon: bool) -> list[Any]:
 
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     matrices = [
-        weight for name, weight in trained if muon and weight.ndim == 2 and "embed" not in name
+        weight
+        for name, weight in trained
+        if muon and weight.ndim == 2 and "embed" not in name and "head" not in name
     ]
     chosen = {id(weight) for weight in matrices}
     others = [weight for _, weight in trained if id(weight) not in chosen]
