@@ -226,7 +226,7 @@ def test_cells_know_what_stands_in_them() -> None:
 
 
 def test_moments_know_what_is_heard() -> None:
-    sound = Beeps("high", 2000, 0.5, ((0.1, 0.2), (0.5, 0.1)), seconds=0.8)
+    sound = Beeps("high", 2000, 0.5, ((0.09, 0.2), (0.49, 0.1)), seconds=0.8)
     begun, pitch = moments(sound).T
     assert begun.tolist() == [0] * 2 + [1] * 10 + [2] * 8
     assert [spot for spot, value in enumerate(pitch) if value == 2] == [2, 3, 4, 5, 6, 12, 13, 14]
