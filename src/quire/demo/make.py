@@ -40,8 +40,10 @@ class Recipe:
     reward_steps: int = 300
     reward_pairs: int = 32
     reward_rate: float = 1e-3
-    see_steps: int = 1400
-    hear_steps: int = 700
+    eye_steps: int = 700
+    eye_rows: int = 96
+    see_steps: int = 450
+    hear_steps: int = 400
     media_rows: int = 64
     media_rate: float = 3e-3
     media_sample: int = 4000
@@ -58,6 +60,8 @@ SMOKE = Recipe(
     reward_steps=2,
     reward_pairs=2,
     sample=300,
+    eye_steps=2,
+    eye_rows=4,
     see_steps=2,
     hear_steps=2,
     media_rows=4,
@@ -151,62 +155,66 @@ def make_rewards(folder: Path, recipe: Recipe) -> None:
 
 
 def make_see(folder: Path, recipe: Recipe) -> None:
-    """Train the model that sees into `folder/see`."""
+    """Train the model that sees into `folder/see`: its eye first, then the whole."""
+    import torch
+
     from quire.demo.media_files import SEE_TEMPLATE, save_picture_processor
     from quire.demo.media_network import new_seeing_model
-    from quire.demo.media_train import CELL_SIZES, seeing_losses
+    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses, tower_losses
+    from quire.demo.train import descend
 
     target = _cleared(folder / "see")
     save_picture_processor(target)
-    how = (recipe.see_steps, new_seeing_model, CELL_SIZES, seeing_losses)
-    _make_media(target, recipe, SEE_TEMPLATE, *how)
+    tokenizer = _media_tokenizer(target, recipe, SEE_TEMPLATE)
+    model, guide = new_seeing_model(tokenizer, recipe.seed), new_guide(CELL_SIZES, recipe.seed)
+    eye = torch.nn.ModuleList([model.model.visual, guide])
+    films = tower_losses(model, guide, recipe.seed, recipe.eye_rows)
+    descend(eye, films, recipe.eye_steps, recipe.media_rate, muon=True)
+    stream = seeing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
+    _train_media(model, guide, stream, recipe.see_steps, recipe, tokenizer, target)
 
 
 def make_hear(folder: Path, recipe: Recipe) -> None:
     """Train the model that hears into `folder/hear`."""
     from quire.demo.media_files import HEAR_TEMPLATE, save_sound_processor
     from quire.demo.media_network import new_hearing_model
-    from quire.demo.media_train import MOMENT_SIZES, hearing_losses
+    from quire.demo.media_train import MOMENT_SIZES, hearing_losses, new_guide
 
     target = _cleared(folder / "hear")
     save_sound_processor(target)
-    how = (recipe.hear_steps, new_hearing_model, MOMENT_SIZES, hearing_losses)
-    _make_media(target, recipe, HEAR_TEMPLATE, *how)
+    tokenizer = _media_tokenizer(target, recipe, HEAR_TEMPLATE)
+    model, guide = new_hearing_model(tokenizer, recipe.seed), new_guide(MOMENT_SIZES, recipe.seed)
+    stream = hearing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
+    _train_media(model, guide, stream, recipe.hear_steps, recipe, tokenizer, target)
 
 
-def _make_media(
-    target: Path,
-    recipe: Recipe,
-    template: str,
-    steps: int,
-    new: Callable[[Any, int], Any],
-    guided: Sequence[int],
-    losses: Callable[[Any, Any, Any, int, int], Iterator[Any]],
-) -> None:
-    import torch
-
+def _media_tokenizer(target: Path, recipe: Recipe, template: str) -> Any:
     from quire.demo.media_files import save_media_tokenizer, train_media_tokenizer
-    from quire.demo.media_network import save_media_model
-    from quire.demo.media_train import new_guide
-    from quire.demo.train import descend
 
     tokenizer = train_media_tokenizer(recipe.seed, recipe.media_sample)
     save_media_tokenizer(tokenizer, target, template)
-    model = new(tokenizer, recipe.seed)
+    return tokenizer
+
+
+def _train_media(
+    model: Any,
+    guide: Any,
+    stream: Iterator[Any],
+    steps: int,
+    recipe: Recipe,
+    tokenizer: Any,
+    target: Path,
+) -> None:
+    import torch
+
+    from quire.demo.media_network import save_media_model
+    from quire.demo.train import descend
 
     def save() -> None:
         save_media_model(model, tokenizer, target)
 
-    guide = new_guide(guided, recipe.seed)
-    stream = losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
-    descend(
-        torch.nn.ModuleList([model, guide]),
-        stream,
-        steps,
-        recipe.media_rate,
-        muon=True,
-        snapshot=save,
-    )
+    both = torch.nn.ModuleList([model, guide])
+    descend(both, stream, steps, recipe.media_rate, muon=True, snapshot=save)
     save()
 
 

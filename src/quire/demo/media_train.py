@@ -20,7 +20,7 @@ from quire.demo.media_network import (
     sound_features,
 )
 from quire.demo.packing import IGNORED
-from quire.demo.pictures import COLOURS, DIRECTIONS, SHAPES, Drawing, draw, draw_clip
+from quire.demo.pictures import COLOURS, DIRECTIONS, SHAPES, Drawing, draw_clip
 from quire.demo.sounds import MOST_BEEPS, PITCHES, RATE, Beeps, play
 from quire.demo.train import half
 
@@ -209,6 +209,25 @@ def new_guide(sizes: Sequence[int], seed: int) -> Any:
     return torch.nn.Linear(HIDDEN, sum(sizes))
 
 
+def tower_losses(model: Any, guide: Any, seed: int, rows: int) -> Iterator[torch.Tensor]:
+    """Yield the loss of the guide alone: what the eye learns before it is asked anything.
+
+    Pictures of several shapes teach several times as much a second as whole dialogues.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    for (height, width), films in grouped(seeing.seen_films(seed), rows):
+        pixels = np.concatenate([patches(draw_clip(film))[0] for film in films])
+        known = np.concatenate([cells(film) for film in films])
+        with half(), sdpa_kernel(SDPBackend.MATH):
+            features = picture_features(
+                model.model.visual, torch.from_numpy(pixels), height // PATCH, width // PATCH
+            )
+            read = guide(features.flatten(0, -2)).float().split(CELL_SIZES, -1)
+        yield _guided(read, torch.from_numpy(known))
+
+
 def seeing_losses(
     model: Any, guide: Any, tokenizer: Tokenizer, seed: int, rows: int
 ) -> Iterator[torch.Tensor]:
@@ -224,7 +243,7 @@ def seeing_losses(
     pads = [tokenizer.token_to_id(f"<|{name}_pad|>") for name in ("image", "video")]
     for (height, width), tasks in grouped(seeing.seeing_tasks(seed), rows):
         cut = [
-            patches(draw_clip(frames) if len(frames) > 1 else draw(frames[0])[None])
+            patches(draw_clip(frames))
             for task in tasks
             for frames in task.media
         ]

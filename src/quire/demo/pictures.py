@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-SHAPES = ("circle", "square", "triangle", "cross")
+SHAPES = ("circle", "square", "triangle")
 COLOURS: dict[str, Colour] = {
     "red": (214, 32, 36),
     "orange": (245, 138, 20),
@@ -88,24 +88,18 @@ def _distance(
     name: str, x: NDArray[np.float32], y: NDArray[np.float32], radius: float
 ) -> NDArray[np.float32]:
     """Return how far each place is outside of the outline, in pixels; inside is negative."""
-    across, along = np.abs(x), np.abs(y)
+    across = np.abs(x)
     if name == "circle":
         return np.hypot(x, y) - radius
     if name == "square":
-        return np.maximum(across, along) - 0.85 * radius
-    if name == "triangle":
-        return np.maximum(y, 0.866 * across - 0.5 * y) - 0.5 * radius
-    bars = (
-        np.maximum(across / radius, along / (0.33 * radius)),
-        np.maximum(across / (0.33 * radius), along / radius),
-    )
-    return (np.minimum(*bars) - 1) * radius * 0.33
+        return np.maximum(across, np.abs(y)) - 0.85 * radius
+    return np.maximum(y, 0.866 * across - 0.5 * y) - 0.5 * radius
 
 
 def random_drawing(rng: Random, height: int, width: int, count: int) -> Drawing:
     """Return a picture of `count` shapes that do not touch."""
     short = min(height, width)
-    low, high = (0.13, 0.3) if count == 1 else (0.1, 0.17)
+    low, high = (0.16, 0.3) if count == 1 else (0.12, 0.17)
     shapes: list[Shape] = []
     while len(shapes) < count:
         shape = _random_shape(rng, height, width, short * rng.uniform(low, high))
@@ -129,7 +123,7 @@ def random_clip(
     """Return the frames of a clip in which one shape moves in a direction."""
     first = random_drawing(rng, height, width, 1)
     side, rise = DIRECTIONS[direction]
-    shape = replace(first.shapes[0], radius=min(height, width) * rng.uniform(0.12, 0.22))
+    shape = replace(first.shapes[0], radius=min(height, width) * rng.uniform(0.15, 0.24))
     ends = []
     for size, step, place in ((width, side, shape.x), (height, rise, shape.y)):
         low, high = shape.radius, size - shape.radius

@@ -98,6 +98,18 @@ def seeing_tasks(seed: int) -> Iterator[tuple[tuple[int, int], Task]]:
         yield size, seeing_task(rng, size)
 
 
+def seen_films(seed: int) -> Iterator[tuple[tuple[int, int], tuple[Drawing, ...]]]:
+    """Yield pictures and clips without questions, each with its size; most have many shapes."""
+    rng = Random(seed)
+    while True:
+        size = rng.choice(SIZES)
+        if rng.random() < 0.15:
+            yield size, random_clip(rng, *size, rng.randint(4, 8), rng.choice(tuple(DIRECTIONS)))
+        else:
+            count = rng.choice((1, 1, 2, 3, 4, 4))
+            yield size, (random_drawing(rng, *size, count),)
+
+
 def seeing_task(rng: Random, size: tuple[int, int], kind: str | None = None) -> Task:
     """Return one task, of any kind where none is named."""
     kind = kind or rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
