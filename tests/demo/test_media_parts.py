@@ -217,8 +217,10 @@ def test_cells_know_what_stands_in_them() -> None:
     picture = Drawing(56, 84, (shape(10, 10), shape(70, 40), shape(60, 52)), (0, 0, 0))
     found = cells([picture]).reshape(2, 3, 4)
     assert found[..., 0].tolist() == [[1, 0, 0], [0, 0, 2]]
-    assert found[0, 0].tolist() == [1, 1, 4, IGNORED]
+    assert found[0, 0].tolist() == [1, IGNORED, 4, IGNORED]
     assert found[1, 2].tolist() == [2, IGNORED, IGNORED, IGNORED]
+    alone = Drawing(56, 84, (shape(10, 10),), (0, 0, 0))
+    assert cells([alone])[0].tolist() == [1, 1, 4, IGNORED]
     for number, direction in enumerate(DIRECTIONS):
         clip = cells(random_clip(Random(2), 84, 84, 5, direction)).reshape(3, 9, 4)
         assert clip[..., 0].sum(1).tolist() == [1, 1, 1]

@@ -40,13 +40,13 @@ class Recipe:
     reward_steps: int = 300
     reward_pairs: int = 32
     reward_rate: float = 1e-3
-    eye_steps: int = 700
+    eye_steps: int = 450
     eye_rows: int = 96
-    see_steps: int = 450
-    hear_steps: int = 400
+    see_steps: int = 350
+    hear_steps: int = 350
     media_rows: int = 64
     media_rate: float = 3e-3
-    media_sample: int = 4000
+    media_sample: int = 3000
     sample: int = 30_000
     seed: int = 1
     fast: bool = True
@@ -160,13 +160,14 @@ def make_see(folder: Path, recipe: Recipe) -> None:
 
     from quire.demo.media_files import SEE_TEMPLATE, save_picture_processor
     from quire.demo.media_network import new_seeing_model
-    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses, tower_losses
+    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses, tower_losses, whiten
     from quire.demo.train import descend
 
     target = _cleared(folder / "see")
     save_picture_processor(target)
     tokenizer = _media_tokenizer(target, recipe, SEE_TEMPLATE)
     model, guide = new_seeing_model(tokenizer, recipe.seed), new_guide(CELL_SIZES, recipe.seed)
+    whiten(model.model.visual, recipe.seed, recipe.media_sample)
     eye = torch.nn.ModuleList([model.model.visual, guide])
     films = tower_losses(model, guide, recipe.seed, recipe.eye_rows)
     descend(eye, films, recipe.eye_steps, recipe.media_rate, muon=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,9 @@ from quire.demo.train import half
 if TYPE_CHECKING:
     import torch
     from tokenizers import Tokenizer
+
+LEAST_POWER = 0.02
+"""What weaker components of a patch are held to: they are noise."""
 
 SILENCE = 0.1
 """Seconds of silence after a sound in a batch: what the ear's convolutions see past its end."""
@@ -155,13 +159,15 @@ def cells(frames: Sequence[Drawing]) -> NDArray[np.int64]:
     found = np.full((-(-len(frames) // FRAMES), high, wide, 4), IGNORED)
     found[..., 0] = 0
     way = _way(frames)
+    # Small shapes are counted, not named: one is told from another where it stands alone.
+    named = len(frames) == 1 and len(frames[0].shapes) == 1
     for time, cell in enumerate(found):
         first, last = frames[time * FRAMES], frames[min(time * FRAMES + 1, len(frames) - 1)]
         for one, two in zip(first.shapes, last.shapes, strict=True):
             spot = cell[_cell(one.y + two.y, high), _cell(one.x + two.x, wide)]
             spot[0] = min(3, spot[0] + 1)
             alone = spot[0] == 1
-            spot[1] = SHAPES.index(one.name) if alone else IGNORED
+            spot[1] = SHAPES.index(one.name) if named else IGNORED
             spot[2] = tuple(COLOURS).index(one.colour) if alone else IGNORED
             spot[3] = way if alone else IGNORED
     return found.reshape(-1, 4)
@@ -207,6 +213,23 @@ def new_guide(sizes: Sequence[int], seed: int) -> Any:
 
     torch.manual_seed(seed)
     return torch.nn.Linear(HIDDEN, sum(sizes))
+
+
+def whiten(tower: Any, seed: int, count: int) -> None:
+    """Begin the patch embedding with the principal components of patches, all of like strength.
+
+    From random filters nearly all that the tower sees is how bright a patch is; the edges, by which
+    shapes differ, are lost beside that for a thousand steps.
+    """
+    import torch
+
+    films = (film for _, film in islice(seeing.seen_films(seed), count))
+    seen = np.concatenate([patches(draw_clip(film))[0] for film in films])
+    powers, axes = np.linalg.eigh(seen.T @ seen / len(seen))
+    width = tower.patch_embed.proj.weight.shape[0]
+    filters = (axes / np.sqrt(np.maximum(powers, 0) + LEAST_POWER)).T[-width:]
+    weight = tower.patch_embed.proj.weight
+    weight.data.copy_(torch.from_numpy(np.ascontiguousarray(filters)).view_as(weight))
 
 
 def tower_losses(model: Any, guide: Any, seed: int, rows: int) -> Iterator[torch.Tensor]:

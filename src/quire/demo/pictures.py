@@ -25,7 +25,7 @@ COLOURS: dict[str, Colour] = {
     "blue": (32, 84, 214),
     "purple": (134, 44, 164),
 }
-BACKGROUNDS: tuple[Colour, ...] = ((250, 250, 250), (222, 222, 222), (40, 40, 40), (4, 4, 4))
+BACKGROUNDS: tuple[Colour, ...] = ((252, 252, 252), (240, 240, 240))
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MOST_SHAPES = 4
 
@@ -99,7 +99,7 @@ def _distance(
 def random_drawing(rng: Random, height: int, width: int, count: int) -> Drawing:
     """Return a picture of `count` shapes that do not touch."""
     short = min(height, width)
-    low, high = (0.16, 0.3) if count == 1 else (0.12, 0.17)
+    low, high = (0.24, 0.42) if count == 1 else (0.12, 0.17)
     shapes: list[Shape] = []
     while len(shapes) < count:
         shape = _random_shape(rng, height, width, short * rng.uniform(low, high))

@@ -106,7 +106,7 @@ def seen_films(seed: int) -> Iterator[tuple[tuple[int, int], tuple[Drawing, ...]
         if rng.random() < 0.15:
             yield size, random_clip(rng, *size, rng.randint(4, 8), rng.choice(tuple(DIRECTIONS)))
         else:
-            count = rng.choice((1, 1, 2, 3, 4, 4))
+            count = rng.choice((1, 1, 1, 2, 3, 4))
             yield size, (random_drawing(rng, *size, count),)
 
 
@@ -145,7 +145,7 @@ def _clip(rng: Random, size: tuple[int, int]) -> Made:
     (shape,) = frames[0].shapes
     known = [
         (WAY, f"It moves {direction}."),
-        (CLIP, sentence(f"{shape.words} that moves {direction}")),
+        (CLIP, sentence(f"{article(shape.colour)} shape that moves {direction}")),
     ]
     return (frames,), _some(rng, known, (3, 1))
 
@@ -183,6 +183,11 @@ def _some(
 def counted(count: int) -> str:
     """Return the answer to how many shapes there are."""
     return "There is 1 shape." if count == 1 else f"There are {count} shapes."
+
+
+def article(colour: str) -> str:
+    """Return the colour with its article: `an orange`."""
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour}"
 
 
 def sentence(words: str) -> str:
