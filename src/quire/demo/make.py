@@ -43,7 +43,9 @@ class Recipe:
     eye_steps: int = 450
     eye_rows: int = 96
     see_steps: int = 350
+    see_practice: int = 400
     hear_steps: int = 350
+    hear_practice: int = 500
     media_rows: int = 64
     media_rate: float = 3e-3
     media_sample: int = 3000
@@ -63,7 +65,9 @@ SMOKE = Recipe(
     eye_steps=2,
     eye_rows=4,
     see_steps=2,
+    see_practice=2,
     hear_steps=2,
+    hear_practice=2,
     media_rows=4,
     media_sample=100,
     fast=False,
@@ -173,6 +177,17 @@ def make_see(folder: Path, recipe: Recipe) -> None:
     descend(eye, films, recipe.eye_steps, recipe.media_rate, muon=True)
     stream = seeing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
     _train_media(model, guide, stream, recipe.see_steps, recipe, tokenizer, target)
+    practise_seeing(model, guide, recipe, tokenizer, target)
+
+
+def practise_seeing(model: Any, guide: Any, recipe: Recipe, tokenizer: Any, target: Path) -> None:
+    """Train on, most on what comes last: counting, and naming several pictures in order."""
+    from quire.demo.media_train import seeing_losses
+    from quire.demo.seeing import PRACTICE
+
+    seed, rows = recipe.seed + 1, recipe.media_rows
+    stream = seeing_losses(model, guide, tokenizer, seed, rows, PRACTICE)
+    _train_media(model, guide, stream, recipe.see_practice, recipe, tokenizer, target)
 
 
 def make_hear(folder: Path, recipe: Recipe) -> None:
@@ -187,6 +202,15 @@ def make_hear(folder: Path, recipe: Recipe) -> None:
     model, guide = new_hearing_model(tokenizer, recipe.seed), new_guide(MOMENT_SIZES, recipe.seed)
     stream = hearing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
     _train_media(model, guide, stream, recipe.hear_steps, recipe, tokenizer, target)
+    practise_hearing(model, guide, recipe, tokenizer, target)
+
+
+def practise_hearing(model: Any, guide: Any, recipe: Recipe, tokenizer: Any, target: Path) -> None:
+    """Train on with the rate risen again: counting is learned last."""
+    from quire.demo.media_train import hearing_losses
+
+    stream = hearing_losses(model, guide, tokenizer, recipe.seed + 1, recipe.media_rows)
+    _train_media(model, guide, stream, recipe.hear_practice, recipe, tokenizer, target)
 
 
 def _media_tokenizer(target: Path, recipe: Recipe, template: str) -> Any:

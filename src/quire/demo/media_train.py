@@ -252,7 +252,12 @@ def tower_losses(model: Any, guide: Any, seed: int, rows: int) -> Iterator[torch
 
 
 def seeing_losses(
-    model: Any, guide: Any, tokenizer: Tokenizer, seed: int, rows: int
+    model: Any,
+    guide: Any,
+    tokenizer: Tokenizer,
+    seed: int,
+    rows: int,
+    kinds: dict[str, float] = seeing.KINDS,
 ) -> Iterator[torch.Tensor]:
     """Yield the loss of one batch after another.
 
@@ -264,12 +269,8 @@ def seeing_losses(
 
     inner = model.model
     pads = [tokenizer.token_to_id(f"<|{name}_pad|>") for name in ("image", "video")]
-    for (height, width), tasks in grouped(seeing.seeing_tasks(seed), rows):
-        cut = [
-            patches(draw_clip(frames))
-            for task in tasks
-            for frames in task.media
-        ]
+    for (height, width), tasks in grouped(seeing.seeing_tasks(seed, kinds), rows):
+        cut = [patches(draw_clip(frames)) for task in tasks for frames in task.media]
         grids = iter([grid for _, grid in cut])
         batch = padded(
             [

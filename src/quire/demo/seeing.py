@@ -89,13 +89,19 @@ class Task:
 
 KINDS = {"single": 0.3, "count": 0.3, "clip": 0.22, "several": 0.13, "text": 0.05}
 
+PRACTICE = {"single": 0.1, "count": 0.57, "clip": 0.08, "several": 0.22, "text": 0.03}
+"""How often each kind comes at the end: most is what is learned last."""
 
-def seeing_tasks(seed: int) -> Iterator[tuple[tuple[int, int], Task]]:
+
+def seeing_tasks(
+    seed: int, kinds: dict[str, float] = KINDS
+) -> Iterator[tuple[tuple[int, int], Task]]:
     """Yield tasks without end, each with its size; the caller takes those of one size together."""
     rng = Random(seed)
     while True:
         size = rng.choice(SIZES)
-        yield size, seeing_task(rng, size)
+        kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
+        yield size, seeing_task(rng, size, kind)
 
 
 def seen_films(seed: int) -> Iterator[tuple[tuple[int, int], tuple[Drawing, ...]]]:
