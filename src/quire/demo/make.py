@@ -43,7 +43,7 @@ class Recipe:
     eye_steps: int = 450
     eye_rows: int = 96
     see_steps: int = 350
-    see_practice: int = 400
+    see_practice: tuple[int, ...] = (400, 500)
     hear_steps: int = 350
     hear_practice: int = 500
     media_rows: int = 64
@@ -65,7 +65,7 @@ SMOKE = Recipe(
     eye_steps=2,
     eye_rows=4,
     see_steps=2,
-    see_practice=2,
+    see_practice=(2, 2),
     hear_steps=2,
     hear_practice=2,
     media_rows=4,
@@ -180,14 +180,20 @@ def make_see(folder: Path, recipe: Recipe) -> None:
     practise_seeing(model, guide, recipe, tokenizer, target)
 
 
-def practise_seeing(model: Any, guide: Any, recipe: Recipe, tokenizer: Any, target: Path) -> None:
-    """Train on, most on what comes last: counting, and naming several pictures in order."""
+def practise_seeing(
+    model: Any, guide: Any, recipe: Recipe, tokenizer: Any, target: Path, first: int = 1
+) -> None:
+    """Train on, most on what comes last: counting, and naming several pictures in order.
+
+    In rounds, the rate risen again at the start of each; `first` is the number of the first round.
+    """
     from quire.demo.media_train import seeing_losses
     from quire.demo.seeing import PRACTICE
 
-    seed, rows = recipe.seed + 1, recipe.media_rows
-    stream = seeing_losses(model, guide, tokenizer, seed, rows, PRACTICE)
-    _train_media(model, guide, stream, recipe.see_practice, recipe, tokenizer, target)
+    for number, steps in enumerate(recipe.see_practice[first - 1 :], first):
+        seed = recipe.seed + number
+        stream = seeing_losses(model, guide, tokenizer, seed, recipe.media_rows, PRACTICE)
+        _train_media(model, guide, stream, steps, recipe, tokenizer, target)
 
 
 def make_hear(folder: Path, recipe: Recipe) -> None:
