@@ -46,7 +46,7 @@ test: $(VENV)/.dev  ## all tests
 bench: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python -m benchmarks
 
-models: $(VENV)/.dev  ## make the demo models again, in under an hour
+models: $(VENV)/.dev  ## make the demo models again, in under an hour and a half
 	$(BIN)/python -m quire.demo.make all
 
 clean:           ## remove the environment and all caches
