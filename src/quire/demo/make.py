@@ -3,7 +3,7 @@
 From text that this package writes itself, on a CPU with two cores. The committed models took
 59 minutes (chat), 12 (both adapters) and 1 (rewards) on two Zen 5 cores that had other work too;
 a step of the chat model takes 1.1 s when they have none, which makes 41 minutes, and all of it 54.
-The models that see and hear took 18 and 13 minutes of one such core (`--threads 1`); between the
+The models that see and hear took 18 and 15 minutes of one such core (`--threads 1`); between the
 rounds of their training they were saved and read again, in bfloat16.
 torch, transformers and peft are needed here, and nowhere else in quire.
 """
