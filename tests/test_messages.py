@@ -69,8 +69,17 @@ def test_media_parts() -> None:
     assert message.parts == (
         Media("image", "data:image/png;base64,AA=="),
         Text("What is it?"),
-        Media("audio", "AA=="),
+        Media("audio", "data:;base64,AA=="),
     )
+
+
+@pytest.mark.parametrize(
+    "source", [{"path": "a.png", "bytes": None}, {"frames": ["a.png"], "fps": 2}, "a.png", b"x"]
+)
+def test_media_parts_keep_what_the_loader_reads(source: object) -> None:
+    part = {"type": "video", "video": source}
+    (message,) = read_conversation([{"role": "user", "content": [part]}]).messages
+    assert message.media == (Media("video", source),)
 
 
 @pytest.mark.parametrize(

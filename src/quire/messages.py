@@ -31,7 +31,14 @@ class Media:
     source: Any
 
 
-Part: TypeAlias = Text | Media
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Text that a media family wrote in a medium's place: control tokens in it are meant."""
+
+    text: str
+
+
+Part: TypeAlias = Text | Media | Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,12 @@ class Message:
     @property
     def text(self) -> str:
         """All text parts, joined."""
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        return "".join(part.text for part in self.parts if not isinstance(part, Media))
+
+    @property
+    def has_control(self) -> bool:
+        """Whether a media family has written into it."""
+        return any(isinstance(part, Control) for part in self.parts)
 
     @property
     def media(self) -> tuple[Media, ...]:
@@ -116,6 +128,7 @@ _MEDIA_PARTS: dict[str, Literal["image", "video", "audio"]] = {
     "audio_url": "audio",
     "input_audio": "audio",
 }
+_LOADED_FORMS = frozenset({"bytes", "path", "frames", "array"})
 
 
 def read_conversation(
@@ -138,6 +151,8 @@ def read_conversation(
     turns = [read_message(message, place) for place, message in enumerate(messages)]
     while turns and turns[0].role == "system":
         first = turns.pop(0)
+        if first.media:
+            raise MessageError(f"A system message holds text alone, not {first.media[0].kind}.")
         system = first.text if system is None else system
     _check_order(turns)
     return Conversation(tuple(turns), system, read_tools(tools))
@@ -231,15 +246,26 @@ def _read_part(part: Any, place: int) -> Part:
         return Text(_checked(part, place))
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-        return Text(_checked(part["text"], place))
+        return Text(_checked(part["text"], place), literal=part.get("literal") is True)
     if kind in _MEDIA_PARTS:
-        source = part.get(kind, part.get("source"))
-        if isinstance(source, Mapping):
-            source = source.get("url", source.get("data"))
+        source = _media_source(part.get(kind, part.get("source")))
         if source is not None:
             return Media(_MEDIA_PARTS[str(kind)], source)
     known = ", ".join(["text", *_MEDIA_PARTS])
     raise MessageError(f"messages[{place}] has a part of type {kind!r}; known are {known}.")
+
+
+def _media_source(source: Any) -> Any:
+    """What a media part holds: OpenAI's `{"url"}`, or its `{"data", "format"}`, as a data URL.
+
+    Dictionaries of other forms (bytes, path, frames, a waveform) are the media loader's to read.
+    """
+    if not isinstance(source, Mapping) or _LOADED_FORMS & source.keys():
+        return source
+    data = source.get("data")
+    if "url" in source or not isinstance(data, str) or data.startswith("data:"):
+        return source.get("url", data)
+    return f"data:;base64,{data}"
 
 
 def _read_function(content: Any, place: int) -> tuple[tuple[Part, ...], tuple[ToolCall, ...]]:

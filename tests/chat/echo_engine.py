@@ -34,8 +34,7 @@ class EchoEngine(BaseEngine):
         fail_at: int | None = None,
         context_length: int = 4096,
     ) -> None:
-        arguments = get_infer_args({"model_name_or_path": "echo"})
-        self.model_args, self.data_args, self.finetuning_args, self.generating_args = arguments
+        super().__init__(*get_infer_args({"model_name_or_path": "echo"}))
         self.tokenizer = tokenizer
         self.template = get_template(template, tokenizer)
         self.generation_config: dict[str, object] = {}

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import struct
 import subprocess
 import sys
@@ -141,6 +142,18 @@ def test_a_session(person: Person, tmp_path: Path) -> None:
     assert saved["messages"][-1]["interrupted"] is True
     assert saved["messages"][-1]["content"].startswith("word word")
     assert "set temperature" in (tmp_path / "state" / "quire" / "chat_history").read_text()
+
+
+def test_a_picture_is_dropped_on_the_terminal(person: Person, tmp_path: Path) -> None:
+    picture = tmp_path / "it's a picture.png"
+    picture.write_bytes(b"a file")
+    person.sees("(?m)^>")
+    person.type(f"\x1b[200~{shlex.quote(str(picture))} \x1b[201~\r")
+    person.sees("Attached it's a picture.png; it goes with the next message")
+    person.type("What is it?\r")
+    assert "image" in person.sees("What is it.*(?s:.)*You said: .*(?s:.)*What is it")
+    person.type("/exit\r")
+    assert person.leaves() == 0
 
 
 def test_the_terminal_is_left_as_it_was(person: Person) -> None:

@@ -67,9 +67,11 @@ class FakeRunner:
         vocab_size: int = 40,
         max_model_len: int = 512,
         habit: float = 0.0,
+        uses_mrope: bool = False,
     ) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.vocab_size, self.max_model_len = vocab_size, max_model_len
+        self.hidden_size, self.uses_mrope = HIDDEN, uses_mrope
         self.habit = habit
         self.weights_bytes = self.kv_cache_bytes = 0
         self.slots = np.full(num_blocks * block_size, _EMPTY, dtype=np.int64)
@@ -84,7 +86,7 @@ class FakeRunner:
         self.batches.append(batch)
         if self.before_run is not None:
             self.before_run(batch)
-        self.slots[batch.slots] = batch.token_ids + 1000 * _styles(batch)
+        self.slots[batch.slots] = _seen(batch) + 1000 * _styles(batch)
         logits = self._hashes(batch, batch.logits_rows, self.vocab_size, self.habit)
         self.hidden = self._hashes(batch, batch.hidden_rows, HIDDEN)
         if self.after_run is not None:
@@ -141,6 +143,28 @@ class FakeRunner:
         assert batch.slots.dtype == np.int64
         assert batch.block_tables.dtype == batch.context_lens.dtype == np.int32
         assert batch.logits_rows.dtype == batch.query_start.dtype == np.int32
+
+
+def _seen(batch: Batch) -> NDArray[np.int64]:
+    """What each row's token is to the cache: its id, or what is given for it, and its place."""
+    seen = batch.token_ids.astype(np.int64)
+    if batch.embeds is not None:
+        assert len(batch.embeds) == len(batch.embed_rows)
+        assert batch.embeds.shape[1] == HIDDEN
+        seen[batch.embed_rows] = fake_medium(batch.embeds)
+    if batch.rope_positions is not None:
+        seen += fake_place(batch.rope_positions - batch.positions)
+    return seen
+
+
+def fake_medium(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """What features (M, HIDDEN) of a medium are to the cache, instead of tokens."""
+    return 1_000_000 + values[:, 0].astype(np.int64)
+
+
+def fake_place(shifts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """What places add, by how far (3, T) they are from the tokens' positions."""
+    return shifts.astype(np.int64).T @ np.array([10**8, 10**10, 10**12])
 
 
 def _styles(batch: Batch) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from quire.native.randomness import Uniforms
 from quire.native.top import GROUP
 from quire.sampling import SamplingParams
 from tests.native.fake_runner import adapted, fake_logits
+from tests.native.plain_media import PlainMedium, seen
 
 
 def adjusted(
@@ -104,6 +105,7 @@ def answer_plainly(
     vocab_size: int,
     habit: float = 0.0,
     adapter: int = 0,
+    media: Sequence[PlainMedium] = (),
 ) -> Completion:
     """Complete a prompt on a FakeRunner's model; the text is that of NumberText.
 
@@ -115,7 +117,7 @@ def answer_plainly(
     output: list[int] = []
     text = ""
     while len(output) < params.max_tokens:
-        tokens = adapted([*prompt, *output], adapter)
+        tokens = adapted(seen([*prompt, *output], media), adapter)
         logits = fake_logits(tokens, vocab_size, habit=habit).astype(np.float64)
         values = adjusted(logits.tolist(), params, prompt, output)
         token = draw_plainly(values, params, 0.0 if params.greedy else uniforms[len(output)])

@@ -306,7 +306,7 @@ MEDIA = (MediaItem("image", None, "hash", 0, 1),)
         (Prompt((-1,)), greedy(), RequestError, "token -1"),
         (Prompt((1,) * 60), greedy(5), PromptTooLongError, "the context holds 64"),
         (Prompt((1,) * 40), greedy(10), OutOfMemoryError, "the KV cache holds 48"),
-        (Prompt((1,), MEDIA), greedy(), MediaError, "text alone"),
+        (Prompt((1,), MEDIA), greedy(), MediaError, "came without features"),
         (Prompt((1,)), greedy(0), SamplingError, "at least 1"),
         (Prompt((1,)), greedy(response_format=Constraint("json_object")), RequestError, "ConstraintCompiler"),
         (Prompt((1,)), greedy(bad_words=("x",)), UnsupportedOptionError, "bad_words"),

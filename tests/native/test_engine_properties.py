@@ -16,6 +16,7 @@ from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from tests.native.fake_runner import FakeAdapter, FakeRunner, NumberText
 from tests.native.plain import Completion, answer_plainly
+from tests.native.plain_media import PlainMedium, media, prompt_of, with_media
 
 VOCAB = 24
 BLOCK = 4
@@ -74,6 +75,7 @@ class Arrivals(RuleBasedStateMachine):
             vocab_size=VOCAB,
             max_model_len=36,
             habit=shape["habit"],
+            uses_mrope=True,
         )
         self.engine = Engine(
             self.runner,
@@ -85,16 +87,25 @@ class Arrivals(RuleBasedStateMachine):
         )
         self.requests: dict[str, tuple[tuple[int, ...], SamplingParams]] = {}
         self.adapters: dict[str, int] = {}
+        self.media: dict[str, tuple[PlainMedium, ...]] = {}
         self.deltas: dict[str, list[Delta]] = {}
         self.added = 0
 
-    @rule(prompt=prompts, given=options, adapter=st.sampled_from([0, 0, 1, 2]))
-    def add(self, prompt: tuple[int, ...], given: dict[str, Any], adapter: int) -> None:
+    @rule(
+        text=prompts,
+        given=options,
+        adapter=st.sampled_from([0, 0, 1, 2]),
+        drawn=st.one_of(st.just([]), media),
+    )
+    def add(
+        self, text: tuple[int, ...], given: dict[str, Any], adapter: int, drawn: list[tuple]
+    ) -> None:
+        prompt, held = with_media(drawn, text)
         name, self.added = f"request-{self.added}", self.added + 1
         params = SamplingParams(**given)
         loaded = FakeAdapter(adapter) if adapter else None
-        self.engine.add(name, Prompt(prompt), params, arrival=0.0, adapter=loaded)
-        self.adapters[name] = adapter
+        self.engine.add(name, prompt_of(prompt, held), params, arrival=0.0, adapter=loaded)
+        self.adapters[name], self.media[name] = adapter, held
         self.requests[name], self.deltas[name] = (prompt, params), []
 
     @precondition(lambda self: self.requests)
@@ -135,14 +146,19 @@ class Arrivals(RuleBasedStateMachine):
         for name, (prompt, params) in self.requests.items():
             for index in range(params.n):
                 deltas = [d for d in self.deltas[name] if d.index == index]
-                self.check(deltas, prompt, params, self.adapters[name])
+                self.check(deltas, prompt, params, self.adapters[name], self.media[name])
 
     def check(
-        self, deltas: list[Delta], prompt: tuple[int, ...], params: SamplingParams, adapter: int
+        self,
+        deltas: list[Delta],
+        prompt: tuple[int, ...],
+        params: SamplingParams,
+        adapter: int,
+        held: tuple[PlainMedium, ...],
     ) -> None:
         index = deltas[0].index
         tokens = [token for delta in deltas for token in delta.token_ids]
-        expected = answer_plainly(prompt, params, index, VOCAB, self.runner.habit, adapter)
+        expected = answer_plainly(prompt, params, index, VOCAB, self.runner.habit, adapter, held)
         last = deltas[-1]
         text = "".join(delta.text for delta in deltas)
         assert Completion(tokens, text, last.finish_reason or "", last.stop_reason) == expected

@@ -122,6 +122,10 @@ class ModelArguments(Arguments):
     """Frames a second that are sampled from a video."""
     video_maxlen: Count = 128
     """The most frames sampled from one video."""
+    max_images: Whole = 4
+    max_videos: Whole = 2
+    max_audios: Whole = 2
+    """The most images, videos and audios of one prompt."""
     use_audio_in_video: bool = False
     audio_sampling_rate: Count = 16000
     """Hertz."""

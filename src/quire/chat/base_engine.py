@@ -14,14 +14,13 @@ from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.completion import CompletionCollector, CompletionReader
 from quire.chat.in_time import in_time
+from quire.chat.media_prompts import NO_MEDIA, CallMedia, MediaPrompts
 from quire.chat.reply import ReasoningSplitter, ReplyReader
 from quire.chat.response import ChatDelta, Response
 from quire.chat.tokenizer_loading import load_tokenizer
-from quire.errors import (
-    GenerationError,
-    MediaError,
-    UnsupportedOptionError,
-)
+from quire.errors import GenerationError, MediaError, UnsupportedOptionError
+from quire.media.placement import all_media
+from quire.media.values import Medium
 from quire.messages import Conversation, Message, read_conversation
 from quire.model_folder import eos_token_ids, read_json
 from quire.outputs import Delta, Embedding
@@ -88,6 +87,7 @@ class BaseEngine(ABC):
     ) -> None:
         self.model_args, self.data_args = model_args, data_args
         self.finetuning_args, self.generating_args = finetuning_args, generating_args
+        self.media_prompts = MediaPrompts(model_args, data_args)  # text alone
 
     def read_folder(self, folder: Path) -> None:
         """Take from a model's folder what prompts are made with: all but the weights.
@@ -266,9 +266,8 @@ class BaseEngine(ABC):
         *,
         streamed: bool,
     ) -> AsyncGenerator[ChatDelta, None]:
-        if images or videos or audios:
-            raise MediaError("This model takes text alone: no images, videos or audios.")
-        request = await self.prepared(messages, system, tools, options)
+        media = CallMedia(images, videos, audios)
+        request = await self.prepared(messages, system, tools, options, media)
         request = replace(request, params=replace(request.params, streamed=streamed))
         deltas = self.generate(
             request.prompt, request.params, adapter=request.adapter, request_id=request.request_id
@@ -291,14 +290,20 @@ class BaseEngine(ABC):
         system: str | None,
         tools: Tools,
         options: Mapping[str, Any],
+        media: CallMedia = NO_MEDIA,
     ) -> Request:
-        """`prepare` for an event loop: a long conversation takes milliseconds, and goes to a thread.
+        """`prepare` for an event loop, and for media, which are fetched and decoded.
 
-        A short one takes less than the way to a thread and back.
+        A long conversation takes milliseconds, and goes to a thread; a short one takes less than the
+        way there and back.
         """
-        if tools is None and _is_short(messages):
+        if not media and tools is None and _is_short(messages):
             return self.prepare(messages, system, tools, options)
-        return await asyncio.to_thread(self.prepare, messages, system, tools, options)
+        begun = await asyncio.to_thread(self._begin, messages, system, tools, options, media)
+        if isinstance(begun, Request):
+            return begun
+        decoded = await self.media_prompts.load(begun)
+        return await asyncio.to_thread(self._prepare, begun, decoded, options)
 
     def prepare(
         self,
@@ -307,14 +312,40 @@ class BaseEngine(ABC):
         tools: Tools,
         options: Mapping[str, Any],
     ) -> Request:
-        """Check and render one request. Pure and thread-safe; takes no engine resources."""
+        """Check and render one request of text. Pure and thread-safe; takes no engine resources.
+
+        Raises:
+            MediaError: it holds media, which `prepared` takes.
+        """
+        begun = self._begin(messages, system, tools, options, NO_MEDIA)
+        if not isinstance(begun, Request):
+            raise MediaError("Media are fetched and decoded: this request needs `prepared`.")
+        return begun
+
+    def _begin(
+        self,
+        messages: Messages,
+        system: str | None,
+        tools: Tools,
+        options: Mapping[str, Any],
+        media: CallMedia,
+    ) -> Request | Conversation:
+        """The request, if it is of text alone; else the conversation whose media are to be loaded."""
         check_option_names(options)
-        conversation = read_conversation(messages, system, tools)
-        self._check_media(conversation)
+        conversation = self.media_prompts.place(read_conversation(messages, system, tools), media)
+        if all_media(conversation):
+            return conversation
+        return self._prepare(conversation, (), options)
+
+    def _prepare(
+        self, conversation: Conversation, media: Sequence[Medium], options: Mapping[str, Any]
+    ) -> Request:
         preserve = options.get("preserve_thinking")
         constrained = read_response_format(options.get("response_format")) is not None
-        elements = self.template.render(
+        elements = self.media_prompts.render(
+            self.template,
             conversation,
+            media,
             enable_thinking=self._thinking(options.get("enable_thinking"), constrained),
             preserve_thinking=self.data_args.preserve_thinking if preserve is None else preserve,
         )
@@ -323,7 +354,7 @@ class BaseEngine(ABC):
                 "This model always begins with a thought, and response_format constrains an answer "
                 "from its first token: the two do not go together."
             )
-        prompt = Prompt(self.template.encode_elements(elements, self.tokenizer))
+        prompt = self.media_prompts.encode(self.template, elements, media, self.tokenizer)
         params = self._params(options, len(prompt))
         hidden = self._hidden(params)
         return Request(
@@ -346,14 +377,6 @@ class BaseEngine(ABC):
                 "a thought: leave enable_thinking out, or set it to false."
             )
         return False
-
-    def _check_media(self, conversation: Conversation) -> None:
-        for place, message in enumerate(conversation.messages):
-            if message.media:
-                kind = message.media[0].kind
-                raise MediaError(
-                    f"messages[{place}] holds {kind} input, but this model takes text alone."
-                )
 
     def _params(self, options: Mapping[str, Any], prompt_length: int) -> SamplingParams:
         sampling = {name: value for name, value in options.items() if name in SAMPLING_OPTIONS}

@@ -13,7 +13,9 @@ from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, EngineMemory
 from quire.chat.engine_thread import EngineThread
+from quire.chat.media_prompts import MediaPrompts
 from quire.chat.native_adapters import NativeAdapters
+from quire.chat.native_media import NativeMedia
 from quire.chat.native_options import check_arguments, quantization
 from quire.chat.native_texts import pool_texts, read_texts
 from quire.chat.text_options import embedding_options, score_options
@@ -57,6 +59,10 @@ class NativeEngine(BaseEngine):
         self._reward = _reward_model(folder, finetuning_args)
         self.can_generate = self._reward is None
         self.read_folder(folder)
+        self.media = NativeMedia(folder)
+        self.media_prompts = MediaPrompts.of_model(
+            self.template, folder, self.media.kinds, model_args, data_args, "expanded"
+        )
         book = AdapterBook(
             model_args.adapter_name_or_path or (),
             folder=model_args.adapter_folder,
@@ -101,6 +107,7 @@ class NativeEngine(BaseEngine):
         if not self.can_generate:
             raise EngineError("A reward model (stage: rm) scores texts and writes none.")
         self._thread.check()
+        prompt = await self.media.encode(prompt)
         loaded = await self._adapters.request(adapter)
         name = request_id or f"request-{next(self._request_numbers)}"
         matchers = await self._constraints.matchers(params)
@@ -182,6 +189,7 @@ class NativeEngine(BaseEngine):
 
     async def close(self) -> None:
         """End the engine's threads and free the weights and the KV cache."""
+        self.media_prompts.close()
         self._constraints.close()
         await asyncio.to_thread(self._thread.close)
         self._adapters.forget()

@@ -12,10 +12,10 @@ from typing import Any, Self, TypeVar
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
 from quire.chat.in_time import in_time
+from quire.chat.media_prompts import CallMedia
 from quire.chat.response import ChatDelta
 from quire.errors import (
     GenerationError,
-    MediaError,
     PromptTooLongError,
     UnsupportedOptionError,
 )
@@ -205,10 +205,9 @@ class RemoteChatEngine(RemoteEngine):
         *,
         streamed: bool,
     ) -> AsyncGenerator[ChatDelta, None]:
-        if images or videos or audios:
-            raise MediaError("This engine takes text alone: no images, videos or audios.")
         check_option_names(options)
-        conversation = self._conversation(messages, system, tools)
+        media = CallMedia(images, videos, audios)
+        conversation = self._conversation(messages, system, tools, media)
         params = replace(self._chat_params(options), streamed=streamed)
         body = chat_requests.chat_body(
             conversation,
@@ -258,9 +257,10 @@ class RemoteChatEngine(RemoteEngine):
             request_id=options.get("request_id"),
         )
 
-    def _conversation(self, messages: Messages, system: str | None, tools: Tools) -> Conversation:
-        conversation = read_conversation(messages, system, tools)
-        self._check_media(conversation)
+    def _conversation(
+        self, messages: Messages, system: str | None, tools: Tools, media: CallMedia
+    ) -> Conversation:
+        conversation = self.media_prompts.place(read_conversation(messages, system, tools), media)
         if conversation.system is None and self.data_args.default_system:
             conversation = replace(conversation, system=self.data_args.default_system)
         return conversation

@@ -17,6 +17,7 @@ from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
 from quire.chat.in_time import in_time
+from quire.chat.media_prompts import CallMedia
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
 from quire.errors import EngineError, MediaError, SamplingError
 from quire.model_folder import find_model_folder
@@ -167,9 +168,8 @@ class VllmEngine(BaseEngine):
 
         Several completions come in one output, at their end. Awaiting it gives the iterator.
         """
-        if images or videos or audios:
-            raise MediaError("This model takes text alone: no images, videos or audios.")
-        request = await self.prepared(messages, system, tools, input_kwargs)
+        media = CallMedia(images, videos, audios)
+        request = await self.prepared(messages, system, tools, input_kwargs, media)
         if request.params.greedy and request.params.n > 1:
             raise SamplingError("Greedy completions are all the same: ask _generate for one.")
         return self._own_outputs(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,20 @@ from rich.console import Console
 from rich.text import Text
 
 from quire.cli.answer import Answer, AnswerView, receive, show_call
+from quire.cli.attachments import (
+    begins_with_dropped,
+    labels,
+    name_of,
+    shown_text,
+    split_dropped,
+)
 from quire.cli.commands import Leave, run_command
 from quire.cli.markdown import MarkdownStream
 from quire.cli.reader import Reader
 from quire.cli.session import Session
 from quire.cli.terminal import harmless, no_echo
 from quire.errors import QuireError
-from quire.messages import ToolCall, read_message
+from quire.messages import Media, ToolCall, read_message
 
 if TYPE_CHECKING:
     from quire.chat import ChatModel
@@ -54,6 +61,7 @@ class TerminalChat:
                 continue
             except EOFError:
                 return
+            taken_back = self.session.taken_back
             try:
                 self.take(line)
             except Leave:
@@ -67,6 +75,8 @@ class TerminalChat:
                 logger.debug("A fault in the chat", exc_info=True)
                 self.session.take_back()
                 self.complain(f"{type(error).__name__}: {error}. The conversation goes on.")
+            if self.session.taken_back is not taken_back:
+                self._say_what_was_taken_back()
 
     def take(self, line: str) -> None:
         """Take what the user typed: a command, or a message to answer.
@@ -78,11 +88,23 @@ class TerminalChat:
         text = line.strip("\n")
         if not text.strip():
             return
-        if text.startswith("/") and not text.startswith("//"):
+        is_escaped = text.startswith("//")
+        if text.startswith("/") and not (is_escaped or begins_with_dropped(text)):
             run_command(self, text)
             return
-        self.session.add_user(text.removeprefix("/") if text.startswith("//") else text)
-        self.answer()
+        dropped, text = split_dropped(text)
+        if dropped:
+            self.attach(dropped, waits=not text)
+        if text:
+            self.session.add_user(text[is_escaped:])
+            self.answer()
+
+    def attach(self, media: Sequence[Media], *, waits: bool = True) -> None:
+        """Send media with the user's message, which comes next where it `waits` for it."""
+        self.session.attached += media
+        names = " and ".join(name_of(medium) for medium in media)
+        goes = "it goes" if len(media) == 1 else "they go"
+        self.say(f"Attached {names}{f'; {goes} with the next message' if waits else ''}.")
 
     def answer(self) -> None:
         """Answer the conversation as it stands; go on while the model calls tools."""
@@ -123,6 +145,15 @@ class TerminalChat:
         if self.show_stats:
             self.say(answer.stats())
 
+    def _say_what_was_taken_back(self) -> None:
+        turns = self.session.taken_back
+        media = [medium for turn in turns for medium in read_message(turn.message).media]
+        if media:
+            self.say(
+                f"{labels(media)} went back with your message: /retry sends both again, another "
+                "message goes without."
+            )
+
     def _ask_results(self, calls: list[ToolCall]) -> bool:
         """Ask for each call's result; False if the user gives none."""
         for call in calls:
@@ -142,7 +173,9 @@ class TerminalChat:
             message = read_message(turn.message)
             if message.role != "assistant":
                 label = ">" if message.role == "user" else f"result of {message.name or 'a tool'}>"
-                self.console.print(Text(f"{harmless(label)} {harmless(message.text)}", "green"))
+                self.console.print(
+                    Text(f"{harmless(label)} {harmless(shown_text(message))}", "green")
+                )
                 continue
             markdown = MarkdownStream(self.console)
             markdown.add(message.text)

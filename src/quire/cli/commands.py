@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from quire.arguments import parse_scalar
+from quire.cli.attachments import labels, read_sources
 from quire.cli.session import SETTINGS, Session
 from quire.errors import ConfigError, RequestError, nearest
-from quire.messages import read_tools
+from quire.media.placement import KINDS, Kind
+from quire.messages import Media, read_tools
 from quire.sampling import DEFAULTS
 
 
@@ -24,6 +26,7 @@ class Chat(Protocol):
 
     def say(self, text: str) -> None: ...
     def answer(self) -> None: ...
+    def attach(self, media: Sequence[Media]) -> None: ...
     def show_history(self) -> None: ...
 
 
@@ -80,6 +83,7 @@ def _help(chat: Chat, argument: str) -> None:
     lines += [
         "",
         "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
+        "A picture, video or sound dropped on the terminal is attached; in `...` its path is text.",
         "Ctrl-C stops an answer; Ctrl-D leaves.",
     ]
     chat.say("\n".join(lines))
@@ -97,8 +101,9 @@ def _system(chat: Chat, argument: str) -> None:
 
 @_command("/clear", "", "forget the conversation, keep the settings")
 def _clear(chat: Chat, argument: str) -> None:
+    dropped = labels(chat.session.attached)
     chat.session.clear()
-    chat.say("The conversation begins anew.")
+    chat.say(f"The conversation begins anew{f', without {dropped}' if dropped else ''}.")
 
 
 @_command("/save", "FILE", "write conversation and settings as JSON", takes_path=True)
@@ -114,6 +119,32 @@ def _load(chat: Chat, argument: str) -> None:
     chat.session.load(path)
     chat.show_history()
     chat.say(f"Loaded {len(chat.session.turns)} messages from {path}.")
+
+
+def _attaching(kind: Kind) -> Callable[[Chat, str], None]:
+    def run(chat: Chat, argument: str) -> None:
+        attached = chat.session.attached
+        if argument == "off":
+            chat.session.attached = [medium for medium in attached if medium.kind != kind]
+        elif argument:
+            chat.attach(read_sources(kind, argument))
+            return
+        left = labels(chat.session.attached)
+        chat.say(f"Attached: {left}." if left else "Nothing is attached.")
+
+    return run
+
+
+_PHRASES: dict[Kind, str] = {"image": "an image", "video": "a video", "audio": "a sound"}
+
+for _kind in KINDS:
+    _command(
+        f"/{_kind}",
+        "[PATH|URL|off]",
+        f"send {_PHRASES[_kind]} with the next message",
+        words=("off",),
+        takes_path=True,
+    )(_attaching(_kind))
 
 
 @_command(

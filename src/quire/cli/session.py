@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quire.cli.attachments import user_content
 from quire.errors import ConfigError, MessageError, SamplingError, UnsupportedOptionError
-from quire.messages import Message, ToolCall, read_conversation, read_tools
+from quire.messages import Media, Message, ToolCall, read_conversation, read_tools
 from quire.sampling import REQUEST_OPTIONS, check_option_names, resolve
 
 _NOT_SHOWN = frozenset({"n", "num_return_sequences", "logprobs", "prompt_logprobs", "request_id"})
@@ -40,6 +41,8 @@ class Session:
     enable_thinking: bool | None = None
     taken_back: list[Turn] = field(default_factory=list[Turn])
     """The user's turns that got no answer; /retry sends them again."""
+    attached: list[Media] = field(default_factory=list[Media])
+    """Goes with the user's next message."""
 
     def request(self) -> dict[str, Any]:
         """The arguments of `ChatModel.stream` for the next answer."""
@@ -54,8 +57,10 @@ class Session:
     # --- turns -----------------------------------------------------------------------------------
 
     def add_user(self, text: str) -> None:
+        """Add a message with what is attached."""
         self.taken_back = []
-        self.turns.append(Turn({"role": "user", "content": text}))
+        self.turns.append(Turn({"role": "user", "content": user_content(self.attached, text)}))
+        self.attached = []
 
     def add_tool_result(self, call: ToolCall, text: str) -> None:
         message = {"role": "tool", "content": text, "name": call.name}
@@ -97,8 +102,8 @@ class Session:
         return bool(self.turns)
 
     def clear(self) -> None:
-        """Forget the conversation; system, tools and settings stay."""
-        self.turns, self.taken_back = [], []
+        """Forget the conversation and what is attached; system, tools and settings stay."""
+        self.turns, self.taken_back, self.attached = [], [], []
 
     # --- settings --------------------------------------------------------------------------------
 

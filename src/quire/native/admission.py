@@ -8,18 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.errors import (
-    MediaError,
-    OutOfMemoryError,
-    PromptTooLongError,
-    RequestError,
-    SamplingError,
-)
+from quire.errors import OutOfMemoryError, PromptTooLongError, RequestError, SamplingError
 from quire.native.adjustments import Encode, LogitRules, TokenCounts, logit_rules
 from quire.native.batch import LoadedAdapter
 from quire.native.completion_text import CompletionText
 from quire.native.constraints.matcher import Matcher
 from quire.native.detokenizer import MakeDetokenizer
+from quire.native.placed_media import PlacedMedia, check_media
 from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
 from quire.native.randomness import Uniforms, random_seed
@@ -36,6 +31,8 @@ class Limits:
     max_model_len: int
     block_size: int
     num_blocks: int
+    hidden_size: int
+    uses_mrope: bool = False
 
 
 def check_request(
@@ -48,11 +45,13 @@ def check_request(
 
     Raises:
         RequestError: an empty prompt or one with unknown tokens, or an option that is not honoured.
+        MediaError: media that do not fit the prompt or the model.
         PromptTooLongError: prompt and answer do not fit the model's context.
         OutOfMemoryError: they do not fit the KV cache, even alone.
     """
-    _check_options(prompt, params, matchers)
+    _check_options(params, matchers)
     _check_tokens(prompt, limits)
+    check_media(prompt, limits.hidden_size, limits.uses_mrope)
     total = len(prompt) + params.max_tokens
     if total > limits.max_model_len:
         raise PromptTooLongError(
@@ -67,9 +66,7 @@ def check_request(
         )
 
 
-def _check_options(prompt: Prompt, params: SamplingParams, matchers: Many[Matcher]) -> None:
-    if prompt.media:
-        raise MediaError("The native engine takes text alone: no images, videos or audios.")
+def _check_options(params: SamplingParams, matchers: Many[Matcher]) -> None:
     if params.max_tokens < 1 or params.n < 1:
         raise SamplingError("max_tokens and n must be at least 1.")
     if len(matchers) != (0 if params.response_format is None else params.n):
@@ -126,6 +123,7 @@ def make_request(
         rules=_rules(params, vocab_size, encode),
         prompt_logprobs=None if top is None else PromptLogprobs(prompt_ids, top),
         adapter=adapter,
+        media=PlacedMedia(prompt.media, len(prompt)) if prompt.media else None,
     )
     seed = random_seed() if params.seed is None else params.seed
     for index in range(params.n):

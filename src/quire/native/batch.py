@@ -44,10 +44,23 @@ class Batch:
     adapters: Sequence[LoadedAdapter | None] | None = None  # (S,); None where nobody has one
     hidden_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
     """(H,) rows whose hidden states are wanted, after the last norm."""
+    embeds: NDArray[np.float32] | None = None
+    """(M, hidden_size): what rows have instead of their token's embedding; None where none has."""
+    embed_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
+    """(M,) the rows that have `embeds`, each once."""
+    rope_positions: NDArray[np.int32] | None = None
+    """(3, T) where rows stand in time, height and width, for M-RoPE; None: at `positions`."""
 
     @property
     def num_rows(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def has_media(self) -> bool:
+        """Whether some row has an embedding or a place of its own."""
+        return (
+            self.embeds is not None or len(self.embed_rows) > 0 or self.rope_positions is not None
+        )
 
     @property
     def num_sequences(self) -> int:
@@ -61,6 +74,9 @@ class Runner(Protocol):
     num_blocks: int
     vocab_size: int
     max_model_len: int
+    hidden_size: int
+    uses_mrope: bool
+    """Whether a row's place is one in time, height and width: `Batch.rope_positions`."""
     weights_bytes: int
     kv_cache_bytes: int
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.native.batch import Batch, LoadedAdapter
+from quire.native.batch import NO_ROWS, Batch, LoadedAdapter
 from quire.native.scheduler import Plan
 from quire.native.sequence import Sequence
 
@@ -94,6 +94,7 @@ def build_batch(plan: Plan, block_size: int) -> tuple[Batch, LogitsRows]:
     tables = _block_tables(plan.sequences)
     blocks = tables[owner, positions // block_size].astype(np.int64)
     rows = _logits_rows(plan, query_start)
+    embed_rows, embeds = _embeds(plan, query_start)
     batch = Batch(
         token_ids=_token_ids(plan, query_start),
         positions=positions,
@@ -104,6 +105,9 @@ def build_batch(plan: Plan, block_size: int) -> tuple[Batch, LogitsRows]:
         logits_rows=np.array(rows.batch_rows, dtype=np.int32),
         adapters=_adapters(plan.sequences),
         hidden_rows=np.array(rows.hidden_rows, dtype=np.int32),
+        embeds=embeds,
+        embed_rows=embed_rows,
+        rope_positions=_rope_positions(plan, query_start, positions),
     )
     return batch, rows
 
@@ -127,6 +131,7 @@ def _build_decodes(sequences: list[Sequence], block_size: int) -> tuple[Batch, L
         block_tables=_block_tables(sequences),
         logits_rows=np.arange(count, dtype=np.int32),
         adapters=_adapters(sequences),
+        rope_positions=_places_of_decodes(sequences, positions),
     )
     return batch, LogitsRows(batch_rows=rows, drawn=rows, drawing=sequences)
 
@@ -134,6 +139,59 @@ def _build_decodes(sequences: list[Sequence], block_size: int) -> tuple[Batch, L
 def _adapters(sequences: list[Sequence]) -> list[LoadedAdapter | None] | None:
     adapters = [sequence.request.adapter for sequence in sequences]
     return adapters if any(adapters) else None
+
+
+def _embeds(
+    plan: Plan, query_start: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32] | None]:
+    """The rows (M,) in which media stand, and what stands there (M, hidden_size)."""
+    rows: list[NDArray[np.int32]] = []
+    embeds: list[NDArray[np.float32]] = []
+    for number in range(plan.num_decodes, len(plan.sequences)):
+        sequence = plan.sequences[number]
+        media, start = sequence.request.media, sequence.computed_tokens
+        if media is None:
+            continue
+        for first, values in media.features(start, start + plan.counts[number]):
+            row = query_start[number] + first - start
+            rows.append(np.arange(row, row + len(values), dtype=np.int32))
+            embeds.append(values)
+    if not rows:
+        return NO_ROWS, None
+    return np.concatenate(rows), np.concatenate(embeds)
+
+
+def _has_places(sequence: Sequence) -> bool:
+    media = sequence.request.media
+    return media is not None and media.has_places
+
+
+def _rope_positions(
+    plan: Plan, query_start: NDArray[np.int32], positions: NDArray[np.int32]
+) -> NDArray[np.int32] | None:
+    """Each row's places (3, T); None where all are at their positions (T,)."""
+    if not any(map(_has_places, plan.sequences)):
+        return None
+    places = np.tile(positions, (3, 1))
+    for number, sequence in enumerate(plan.sequences):
+        media, start = sequence.request.media, sequence.computed_tokens
+        if media is not None and media.has_places:
+            rows = slice(query_start[number], query_start[number + 1])
+            places[:, rows] = media.rope_positions(start, start + plan.counts[number])
+    return places
+
+
+def _places_of_decodes(
+    sequences: list[Sequence], positions: NDArray[np.int32]
+) -> NDArray[np.int32] | None:
+    if not any(map(_has_places, sequences)):
+        return None
+    places = positions.copy()
+    for row, sequence in enumerate(sequences):
+        media = sequence.request.media
+        if media is not None and media.has_places:
+            places[row] = media.rope_position(int(positions[row]))
+    return np.broadcast_to(places, (3, len(places)))
 
 
 def _block_tables(sequences: list[Sequence]) -> NDArray[np.int32]:

@@ -89,7 +89,12 @@ class Engine:
         self._make_detokenizer = make_detokenizer
         self._encode = encode
         self._limits = Limits(
-            runner.vocab_size, runner.max_model_len, runner.block_size, runner.num_blocks
+            runner.vocab_size,
+            runner.max_model_len,
+            runner.block_size,
+            runner.num_blocks,
+            runner.hidden_size,
+            runner.uses_mrope,
         )
         self._pool = BlockPool(runner.num_blocks, caching=prefix_caching)
         self._scheduler = Scheduler(
@@ -122,11 +127,12 @@ class Engine:
     ) -> None:
         """Take a request. Of equal priority, the earlier `arrival` (default: now, in seconds) is first.
 
-        `adapter` is one that the runner has loaded; None is the base model. `matchers`: for
+        `adapter` is one that the runner has loaded; None is the base model. The data of
+        the prompt's media are `MediaFeatures`. `matchers`: for
         `response_format`, one for each completion, from a `ConstraintCompiler`.
 
         Raises:
-            RequestError: the request is wrong, or its id is in use.
+            RequestError: the request is wrong (MediaError: its media), or its id is in use.
             OutOfMemoryError: the KV cache could never hold it.
             EngineClosedError: the engine was closed.
         """

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from quire.errors import PromptTooLongError
+from quire.errors import MediaError, PromptTooLongError
 from quire.native.admission import Limits, check_request, root_of
 from quire.native.batch import LoadedAdapter
 from quire.native.completion_text import CompletionText
@@ -22,6 +22,8 @@ def check_pooling(prompt: Prompt, limits: Limits) -> None:
 
     Nothing is generated, so that a prompt may fill the whole context.
     """
+    if prompt.media:
+        raise MediaError("Scores and embeddings are of text alone: no images, videos or audios.")
     if len(prompt) > limits.max_model_len:
         raise PromptTooLongError(
             f"The text has {len(prompt):,} tokens and the context holds {limits.max_model_len:,}: "

@@ -124,8 +124,8 @@ class Scheduler:
         full = sequence.computed_tokens // size
         for place in range(sequence.published, full if self._pool.caching else 0):
             parent = table.blocks[place - 1] if place else sequence.request.root
-            tokens = sequence.tokens[place * size : (place + 1) * size].tobytes()
-            table.replace(place, self._pool.publish(parent, tokens, table.blocks[place]))
+            key = sequence.block_key(place * size, (place + 1) * size)
+            table.replace(place, self._pool.publish(parent, key, table.blocks[place]))
         sequence.published = full
 
     def schedule(self) -> Plan:
@@ -262,12 +262,12 @@ class Scheduler:
         return True
 
     def _full_blocks(self, sequence: Sequence) -> Iterator[bytes]:
-        """Yield the tokens of the blocks that may come from the prefix cache.
+        """Yield the keys of the blocks that may come from the prefix cache.
 
         The last token is always computed, since its logits or its hidden state are wanted; so are
         the rows before it whose log-probabilities or hidden states are.
         """
-        tokens, size = sequence.tokens, self._block_size
+        size = self._block_size
         limit = sequence.num_tokens - 1
         logprobs = sequence.request.prompt_logprobs
         if logprobs is not None and not logprobs.is_complete:
@@ -276,7 +276,7 @@ class Scheduler:
         if pool is not None:
             limit = min(limit, pool.next_row)
         for start in range(0, limit - size + 1, size):
-            yield tokens[start : start + size].tobytes()
+            yield sequence.block_key(start, start + size)
 
     def _count_hits(self, sequence: Sequence) -> None:
         request = sequence.request

@@ -13,6 +13,7 @@ from quire.native.batch import LoadedAdapter
 from quire.native.block_table import BlockTable
 from quire.native.completion_text import CompletionText
 from quire.native.constraints.matcher import Matcher
+from quire.native.placed_media import PlacedMedia
 from quire.native.pooling import Pool
 from quire.native.prefix_cache import Root
 from quire.native.prompt_logprobs import PromptLogprobs
@@ -33,7 +34,8 @@ class Request:
     """One prompt and its `n` completions.
 
     `rules` is None where the request never changes its logits. `prompt_logprobs` is None where it
-    did not ask for them, `adapter` where it wants the base model, `pool` where it generates.
+    did not ask for them, `adapter` where it wants the base model, `pool` where it generates, `media`
+    where it is of text alone.
     """
 
     request_id: str
@@ -50,6 +52,7 @@ class Request:
     cached_tokens: int | None = None  # set at the first admission
     adapter: LoadedAdapter | None = None
     pool: Pool | None = None
+    media: PlacedMedia | None = None
 
     @property
     def prompt_length(self) -> int:
@@ -146,6 +149,12 @@ class Sequence:
     def is_leader(self) -> bool:
         """Whether it computes the prompt for siblings that still wait for it."""
         return not self.request.forked and len(self.request.sequences) > 1
+
+    def block_key(self, start: int, end: int) -> bytes:
+        """What tells the block of these tokens from others after the same ones: ids, and media."""
+        key = self._tokens[start:end].tobytes()
+        media = self.request.media
+        return key if media is None else key + media.key(start, end)
 
     def append(self, token: int) -> None:
         """Add a generated token, which is to be computed in the next step."""

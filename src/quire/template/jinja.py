@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from quire.errors import ConfigError, TemplateError
-from quire.messages import Conversation, Message, ToolCall
+from quire.messages import Control, Conversation, Media, Message, Part, ToolCall
 from quire.prompt import Element, TextElement
 from quire.template.format import MediaTokens, find_markers
 from quire.template.marked import join, own
 from quire.template.renderer import Renderer
 from quire.template.sandbox import Arguments
 from quire.template.template import Template, refuse_media
-from quire.template.thoughts import mark_thought
+from quire.template.thoughts import mark_thought, message_spans
 from quire.tokenizer import Tokenizer
 from quire.tools.registry import detect_tool_format, get_tool_format
 from quire.tools.writing import wrap
@@ -29,6 +29,8 @@ _THOUGHTS = (
     ("<thought>\n", "\n</thought>\n"),
 )
 """What opens and closes a thought; the template that holds either thinks in these words."""
+_SAID = "a b c"
+_PARTS = [{"type": own("text"), "text": _SAID}]
 
 
 class JinjaTemplate(Template):
@@ -41,6 +43,8 @@ class JinjaTemplate(Template):
     The format of tool calls, the words around thoughts, and the word that ends a turn are read off
     the template; `tool_format` names another one.
     """
+
+    is_models_own = True
 
     def __init__(
         self,
@@ -74,6 +78,8 @@ class JinjaTemplate(Template):
         self.reasoning = words is not None
         self.thought_words = words or _THOUGHTS[0]
         self._none_content = _asks_for_none(whole)
+        self.takes_parts = "content" in whole and "type" in whole and self._shows(_PARTS)
+        self._parts_always = self.takes_parts and not self._shows(_SAID)
         self._controls = self._find_controls(tokenizer)
         self.stop_words = self._find_stop_words(tokenizer)
 
@@ -88,7 +94,8 @@ class JinjaTemplate(Template):
         preserve_thinking: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> list[Element]:
-        refuse_media(conversation, self.name)
+        if not self.takes_parts:
+            refuse_media(conversation, self.name)
         given: dict[str, Any] = {**self._special, **(variables or {})}
         if enable_thinking is not None:
             given.setdefault("enable_thinking", enable_thinking)
@@ -122,17 +129,26 @@ class JinjaTemplate(Template):
         system = conversation.system
         if system is None and self.default_system:
             system = self.default_system
-        front = [] if system is None else [{"role": own("system"), "content": system}]
+        said = [{"type": own("text"), "text": system}] if self._parts_always else system
+        front = [] if system is None else [{"role": own("system"), "content": said}]
         return [*front, *(self._message(message) for message in conversation.messages)]
 
     def _message(self, message: Message) -> dict[str, Any]:
         content: str | None = message.text
-        if message.role == "assistant":
+        if message.has_control:
+            content = join(
+                [own(s.text) if not s.literal else s.text for s in message_spans(message)]
+            )
+        elif message.role == "assistant":
             spans = mark_thought(message.text, self.thought_words)
             content = join([span.text if span.literal else own(span.text) for span in spans])
         if not content and message.tool_calls and self._none_content:
             content = None
         shown: dict[str, Any] = {"role": own(message.role), "content": content}
+        if message.media:
+            shown["content"] = [_part(part) for part in message.parts]
+        elif self._parts_always and content is not None:
+            shown["content"] = [{"type": own("text"), "text": content}]
         if message.reasoning is not None:
             shown["reasoning_content"] = message.reasoning
         if message.tool_calls:
@@ -142,6 +158,17 @@ class JinjaTemplate(Template):
         if message.name is not None:
             shown["name"] = message.name
         return shown
+
+    def _shows(self, content: Any) -> bool:
+        """Whether a user's text comes out as it is where the content is given so."""
+        given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}
+        messages = [{"role": own("user"), "content": content}]
+        try:
+            spans = self._renderer(False).render({**given, "messages": messages})
+        except TemplateError:
+            return False
+        literal = [span.text.strip() for span in spans if span.literal and span.text.strip()]
+        return literal == [_SAID]
 
     def _find_controls(self, tokenizer: Tokenizer) -> frozenset[str]:
         """The added tokens, and whatever looks like one, that the template writes itself."""
@@ -166,6 +193,13 @@ class JinjaTemplate(Template):
         after = spans[places[0] + 1].text.lstrip() if places and places[0] + 1 < len(spans) else ""
         ends = [text for text in tokenizer.special_texts if after.startswith(text)]
         return (max(ends, key=len),) if ends else ()
+
+
+def _part(part: Part) -> dict[str, Any]:
+    """A part as transformers shows it to a chat template."""
+    if isinstance(part, Media):
+        return {"type": own(part.kind)}
+    return {"type": own("text"), "text": own(part.text) if isinstance(part, Control) else part.text}
 
 
 def _holds(template: str, words: tuple[str, str]) -> bool:

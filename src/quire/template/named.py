@@ -13,7 +13,7 @@ from quire.messages import Conversation, Message, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers
 from quire.template.template import Template, refuse_media
-from quire.template.thoughts import mark_thought
+from quire.template.thoughts import mark_thought, message_spans
 from quire.tools.base import ToolFormat
 from quire.tools.registry import get_tool_format
 
@@ -102,7 +102,7 @@ class NamedTemplate(Template):
                 continue
             for message in messages:
                 if role == "user":
-                    yield self.format.user, (Span(message.text, literal=True),)
+                    yield self.format.user, message_spans(message)
                 else:
                     calls = bool(message.tool_calls)
                     slots = self._function if calls else self.format.assistant
@@ -112,11 +112,13 @@ class NamedTemplate(Template):
         between = str(self.format.result_join)
         spans: list[Span] = []
         for message in messages:
-            spans += [Span(between), Span(message.text, literal=True)]
+            spans += [Span(between), *message_spans(message)]
         return tuple(spans[1:])
 
     def _answer(self, message: Message, keep: bool) -> Spans:
         text, opened = message.text, ""
+        if message.has_control:  # a medium in an answer: no thought is looked for around it
+            return (*message_spans(message), *self._calls(message.tool_calls))
         if not keep:
             text = self._without_thoughts(text)
         elif message.reasoning and self.reasoning:

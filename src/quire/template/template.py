@@ -29,6 +29,10 @@ class Template(ABC):
     replace_eos: bool
     media: MediaTokens
     tool_format: ToolFormat | None
+    is_models_own: bool = False
+    """Whether it is the chat template of the model's folder."""
+    takes_parts: bool = False
+    """Whether it writes the placeholders of media itself, from content that is a list of parts."""
 
     @property
     def media_family(self) -> str:
@@ -82,9 +86,19 @@ class Template(ABC):
         )
         return self.encode_elements(elements, tokenizer)
 
-    def encode_elements(self, elements: Sequence[Element], tokenizer: Tokenizer) -> tuple[int, ...]:
-        """The token ids of elements that this template has rendered."""
-        return encode_elements(elements, tokenizer, self.control_texts(), self._eos(tokenizer))
+    def encode_elements(
+        self,
+        elements: Sequence[Element],
+        tokenizer: Tokenizer,
+        controls: frozenset[str] = frozenset(),
+    ) -> tuple[int, ...]:
+        """The token ids of elements that this template has rendered.
+
+        `controls` are further texts that are control tokens: those that a media family writes.
+        """
+        control = self.control_texts()
+        control = control | controls if controls else control
+        return encode_elements(elements, tokenizer, control, self._eos(tokenizer))
 
     def stop_token_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Ids that end an answer: EOS (the template's, the tokenizer's), and single-token stop words."""
@@ -112,7 +126,7 @@ class Template(ABC):
 
 
 def refuse_media(conversation: Conversation, name: str) -> None:
-    """Raise MediaError where the conversation holds media."""
+    """Raise MediaError where the conversation holds media that no family has turned into text."""
     for message in conversation.messages:
         for item in message.media:
             raise MediaError(

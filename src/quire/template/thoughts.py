@@ -1,9 +1,14 @@
-"""Thoughts in an assistant's text: the words around them are control tokens, for it wrote them so."""
+"""A message's text as spans.
+
+The words around a thought in an assistant's text are control tokens, for it wrote them so; and what
+a media family wrote in a medium's place is.
+"""
 
 from __future__ import annotations
 
 import re
 
+from quire.messages import Control, Media, Message
 from quire.prompt import Span, Spans
 from quire.template.format import merge_spans
 
@@ -20,5 +25,16 @@ def mark_thought(text: str, thought_words: tuple[str, str]) -> Spans:
             Span(found[2], literal=True),
             Span(found[3]),
             Span(text[found.end() :], literal=True),
+        )
+    )
+
+
+def message_spans(message: Message) -> Spans:
+    """All of a message's text: literal, but for what a media family wrote."""
+    return merge_spans(
+        tuple(
+            Span(part.text, literal=not isinstance(part, Control))
+            for part in message.parts
+            if not isinstance(part, Media)
         )
     )

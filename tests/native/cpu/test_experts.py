@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from quire.native.cpu import experts, layout, reference
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable, expert_scratch_bytes
-from quire.native.cpu.loading import load_model, scratch_bytes
+from quire.native.cpu.loading import scratch_bytes
 from quire.native.cpu.machine_code import load_step
 from quire.native.cpu.packed import PackedMatrix, pack
 from quire.native.cpu.runner import CpuRunner
@@ -150,20 +150,6 @@ def test_the_scratch_is_as_large_as_reserved(tmp_path: Path) -> None:
 
 
 Load = Callable[..., CpuRunner]
-
-
-@pytest.fixture
-def load() -> Iterator[Load]:
-    runners: list[CpuRunner] = []
-
-    def load(folder: Path, **options: Any) -> CpuRunner:
-        settings = {"max_sequences": 8, "max_batch_tokens": 256, "num_threads": 1, **options}
-        runners.append(load_model(folder, **settings))
-        return runners[-1]
-
-    yield load
-    for runner in runners:
-        runner.close()
 
 
 def oracle_logits(folder: Path, ids: list[int]) -> NDArray[np.float32]:

@@ -11,9 +11,11 @@ import pytest
 
 from quire.native.cpu import huge_pages
 from quire.native.cpu.huge_pages import PAGE, has_huge_pages, huge_zeros, in_huge_pages
+from quire.native.cpu.loading import load_model
 from quire.native.cpu.packed import PackedMatrix
 from quire.native.cpu.weights import Weights, load_weights
 from quire.native.models.registry import read_spec
+from tests.native.cpu.batches import logits_of, random_ids
 from tests.native.random_models import make_random_model
 
 needs_huge_pages = pytest.mark.skipif(not has_huge_pages(), reason="this system has no huge pages")
@@ -45,7 +47,7 @@ def test_the_copy_has_the_same_numbers(
     monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(huge_pages, "LEAST", 1)
     weights = load_weights(read_spec(folder), folder, quantize=quantize)
-    copy = in_huge_pages(weights, 2)
+    copy = in_huge_pages(weights)
     assert copy is not weights
     for (name, before), (same, after) in zip(arrays(weights), arrays(copy), strict=True):
         assert name == same
@@ -59,6 +61,28 @@ def test_the_copy_has_the_same_numbers(
         assert copy.tensors["head"] is copy.tensors["embeddings"]
 
 
+@needs_huge_pages
+@pytest.mark.parametrize("kind", ["qwen2", "olmoe"])
+def test_a_runner_moves_its_weights_after_the_first_step(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_random_model(tmp_path / "model", kind)
+    ids = random_ids(40)
+    runner = load_model(folder, num_threads=2, max_batch_tokens=64, max_sequences=2)
+    wanted = logits_of(runner, ids)
+    runner.close()
+    monkeypatch.setattr(huge_pages, "LEAST", 1)
+    runner = load_model(folder, num_threads=2, max_batch_tokens=64, max_sequences=2)
+    before = runner._weights
+    for _ in range(20):  # while they move, and after
+        np.testing.assert_array_equal(logits_of(runner, ids), wanted)
+    assert runner._mover is not None
+    runner._mover.join(timeout=10)
+    assert runner._weights is not before
+    np.testing.assert_array_equal(logits_of(runner, ids), wanted)
+    runner.close()
+
+
 @pytest.mark.parametrize(("least", "free"), [(2**40, 2**40), (1, 1000)])
 def test_what_is_small_or_does_not_fit_stays_mapped(
     folder: Path, least: int, free: int, monkeypatch: pytest.MonkeyPatch
@@ -66,7 +90,7 @@ def test_what_is_small_or_does_not_fit_stays_mapped(
     monkeypatch.setattr(huge_pages, "LEAST", least)
     monkeypatch.setattr(huge_pages, "available_memory", lambda: free)
     weights = load_weights(read_spec(folder), folder)
-    assert in_huge_pages(weights, 1) is weights
+    assert in_huge_pages(weights) is weights
 
 
 @needs_huge_pages

@@ -179,6 +179,7 @@ def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool)
         for shape in ((size, block_size), (block_size, padded(size)))
     ]
     wanted = [cache.copy() for cache in caches]
+    caches = [np.zeros((kv_heads, 4, *cache.shape[2:]), np.float32) for cache in caches]
 
     def turned(x: NDArray[np.float32], norm: NDArray[np.float32] | None) -> NDArray[np.float32]:
         x = x if norm is None else reference.rms_norm(x, norm, eps)
@@ -205,11 +206,11 @@ def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool)
             rotary,
             interleaved,
         )
-        kv_cache.store_keys(at(k), rows, *one_head, at(slots), block_size, 0, at(caches[0]))
-        kv_cache.store_values(at(v), rows, *one_head, at(slots), block_size, 0, at(caches[1]))
+        kv_cache.store_keys(at(k), rows, *one_head, at(slots), block_size, 0, at(caches[0]), 4)
+        kv_cache.store_values(at(v), rows, *one_head, at(slots), block_size, 0, at(caches[1]), 4)
     np.testing.assert_allclose(q, expected_q, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(caches[0], wanted[0], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(caches[1], wanted[1])
+    np.testing.assert_allclose(caches[0].swapaxes(0, 1), wanted[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(caches[1].swapaxes(0, 1), wanted[1])
 
 
 def stored_as(
@@ -218,15 +219,15 @@ def stored_as(
     """The caches as memory of some kind, written by the kernels position by position."""
     blocks, heads, _, block_size = k_cache.shape
     keys, values = (
-        np.zeros((blocks, heads, layout.kv_head_bytes(kind, width, block_size)), np.uint8)
+        np.zeros((heads, blocks, layout.kv_head_bytes(kind, width, block_size)), np.uint8)
         for width in (size, padded(size))
     )
     slots = np.arange(blocks * block_size)
     k = np.ascontiguousarray(k_cache.transpose(0, 3, 1, 2)).reshape(-1, heads, size)
     v = np.ascontiguousarray(v_cache[..., :size].transpose(0, 2, 1, 3)).reshape(-1, heads, size)
     sizes = (len(slots), heads, size, 0, heads)
-    kv_cache.store_keys(at(k), *sizes, at(slots), block_size, kind, at(keys))
-    kv_cache.store_values(at(v), *sizes, at(slots), block_size, kind, at(values))
+    kv_cache.store_keys(at(k), *sizes, at(slots), block_size, kind, at(keys), blocks)
+    kv_cache.store_values(at(v), *sizes, at(slots), block_size, kind, at(values), blocks)
     return keys, values
 
 
@@ -284,7 +285,7 @@ def run_attention(
         attention.attention(
             task, at(q), heads, kv_heads, size, at(batch.positions), at(batch.block_tables),
             batch.block_tables.shape[1], block_size, kind, at(keys), at(values), window, at(tiles),
-            at(out), at(scratch), cap,
+            at(out), at(scratch), cap, len(k_cache),
         )  # fmt: skip
     return out
 

@@ -107,20 +107,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
     return folder
 
 
-@pytest.fixture
-def load() -> Iterator[Callable[..., CpuRunner]]:
-    runners: list[CpuRunner] = []
-
-    def load(folder: Path, **options: Any) -> CpuRunner:
-        limits = {"max_sequences": 8, "max_batch_tokens": 256, "num_threads": 1, **options}
-        runners.append(load_model(folder, **limits))
-        return runners[-1]
-
-    yield load
-    for runner in runners:
-        runner.close()
-
-
 def of_torch(model: Any, ids: list[int]) -> NDArray[np.float32]:
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0].numpy()

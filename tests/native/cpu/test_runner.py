@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from quire.errors import EngineClosedError
 from quire.native.cpu import loading
+from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.loading import load_model
 from quire.native.cpu.machine_code import load_step
 from quire.native.cpu.runner import CpuRunner
@@ -42,21 +44,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return folder
-
-
-@pytest.fixture
-def load() -> Iterator[Load]:
-    """`load_model` with small limits, closed at the end of the test."""
-    runners: list[CpuRunner] = []
-
-    def load(folder: Path, **options: Any) -> CpuRunner:
-        settings = {"max_sequences": 8, "max_batch_tokens": 256, "num_threads": 1, **options}
-        runners.append(load_model(folder, **settings))
-        return runners[-1]
-
-    yield load
-    for runner in runners:
-        runner.close()
 
 
 def oracle_logits(folder: Path, ids: list[int]) -> NDArray[np.float32]:
@@ -239,6 +226,38 @@ def test_a_wrong_batch_is_refused(
     with pytest.raises(ValueError, match=message):
         runner.run(dataclasses.replace(batch, **change))
     assert np.isfinite(runner.run(batch)).all()
+
+
+@pytest.fixture(scope="module")
+def sound_runner(folders: Callable[..., Path]) -> Iterator[CpuRunner]:
+    runner = load_model(folders("llama2"), max_sequences=8, max_batch_tokens=256, num_threads=1)
+    yield runner
+    runner.close()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_compiled_check_finds_what_the_plain_one_finds(
+    data: st.DataObject, sound_runner: CpuRunner
+) -> None:
+    table = [3, 1, 7]
+    batch = make_batch([(random_ids(20), 0, table), ([9], 4, [5]), (random_ids(6), 30, table)])
+    fields = ("token_ids", "positions", "slots", "query_start", "context_lens", "block_tables",
+              "logits_rows")  # fmt: skip
+    name = data.draw(st.sampled_from(fields))
+    values = getattr(batch, name).copy()
+    near = st.integers(-2, 40) | st.sampled_from(
+        [299, 300, 63, 64, 1023, 1024, 2**31 - 1, -(2**31)]
+    )
+    values.reshape(-1)[data.draw(st.integers(0, values.size - 1))] = data.draw(near)
+    changed = dataclasses.replace(batch, **{name: values})
+    try:
+        check_batch(changed, sound_runner)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            sound_runner.run(changed)
+    else:
+        assert np.isfinite(sound_runner.run(changed)).all()
 
 
 def test_a_batch_larger_than_the_scratch_is_refused(

@@ -225,7 +225,9 @@ def test_other_models_with_experts_are_refused_with_what_is_known(model_type: st
 
 
 def test_unknown_model_type_names_the_known_and_vllm() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'bloom'.*llama, ministral, mistral.*vllm"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"'bloom'.*llama, llava, ministral, mistral.*vllm"
+    ):
         spec(model_type="bloom")
     with pytest.raises(UnsupportedModelError, match="missing"):
         spec(model_type=None)

@@ -240,7 +240,7 @@ def _block(table: int, number: int) -> Any:
 def _attend_tile(
     q: int, heads: int, kv_heads: int, size: int, row: int, rows: int, head: int, positions: int,
     table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, out: int,
-    scratch: int, cap: float,
+    scratch: int, cap: float, blocks: int,
 ) -> None:  # fmt: skip
     """One tile: `rows` rows from `row` on, key-value head `head`."""
     group = heads // kv_heads
@@ -262,9 +262,8 @@ def _attend_tile(
 
     last = np.int64(simd.get_int32(positions, row + rows - 1)) + 1
     begin = max(0, np.int64(simd.get_int32(positions, row)) + 1 - window) if window else 0
-    k_head, v_head = head_bytes(kind, size, block_size), head_bytes(kind, width, block_size)
-    k_base, v_base = k_cache + head * k_head, v_cache + head * v_head
-    k_block, v_block = kv_heads * k_head, kv_heads * v_head
+    k_block, v_block = head_bytes(kind, size, block_size), head_bytes(kind, width, block_size)
+    k_base, v_base = k_cache + head * blocks * k_block, v_cache + head * blocks * v_block
     final = (last - 1) // block_size  # the last block of the context
     for chunk in range(begin // CHUNK * CHUNK, last, CHUNK):
         low = max(begin, chunk) // block_size * block_size
@@ -309,12 +308,12 @@ def _attend_tile(
 def attention(
     task: int, q: int, heads: int, kv_heads: int, size: int, positions: int, block_tables: int,
     table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int,
-    tiles: int, out: int, scratch: int, cap: float,
+    tiles: int, out: int, scratch: int, cap: float, blocks: int,
 ) -> None:  # fmt: skip
     """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
 
     q is scaled and rotated, out has its shape, all are addresses. `window` is the number of
-    positions that a row sees, or 0. Caches as in `kv_cache`;
+    positions that a row sees, or 0. Caches of `blocks` blocks as in `kv_cache`;
     `scratch` is this thread's own `scratch_floats`. A score s becomes `cap * tanh(s / cap)`, unless
     `cap` is 0.
     """
@@ -322,4 +321,4 @@ def attention(
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
     _attend_tile(q, heads, kv_heads, size, simd.get_int64(tile, 1), simd.get_int64(tile, 2),
                  head, positions, table, block_size, kind, k_cache, v_cache, window, out,
-                 scratch, cap)  # fmt: skip
+                 scratch, cap, blocks)  # fmt: skip

@@ -50,7 +50,7 @@ def _rotate(
         cosines = 0
     rotate_heads(x + 4 * row * heads * size, rows, heads, size, first, end, norm,
                  get_float32(table, 2 * layout.EPS), scale,
-                 get_int64(table, layout.POSITIONS) + 4 * row, cosines, sines,
+                 get_int64(table, layout.ROPE_POSITIONS) + 4 * row, cosines, sines,
                  get_int64(table, layout.ROTARY_DIM),
                  get_int64(table, layout.INTERLEAVED))  # fmt: skip
 
@@ -75,7 +75,8 @@ def _finish_keys(
             row, rows)  # fmt: skip
     store_keys(keys + 4 * row * kv_heads * size, rows, kv_heads, size, first, end,
                get_int64(table, layout.SLOTS) + 8 * row, get_int64(table, layout.BLOCK_SIZE),
-               get_int64(table, layout.KV_KIND), get_int64(layer, layout.K_CACHE))  # fmt: skip
+               get_int64(table, layout.KV_KIND), get_int64(layer, layout.K_CACHE),
+               get_int64(table, layout.NUM_BLOCKS))  # fmt: skip
 
 
 # ---- queries, keys and values
@@ -121,7 +122,8 @@ def _project_task(table: int, layer: int, normed: int, whole: int, first: int, e
         values = get_int64(table, layout.VALUES)
         _project_columns(table, layer, V, normed, whole, values, first, end)
         store_values(values, rows, kv_heads, size, first, end, slots, block_size,
-                     get_int64(table, layout.KV_KIND), get_int64(layer, layout.V_CACHE))  # fmt: skip
+                     get_int64(table, layout.KV_KIND), get_int64(layer, layout.V_CACHE),
+                     get_int64(table, layout.NUM_BLOCKS))  # fmt: skip
 
 
 @kernel
@@ -206,6 +208,7 @@ def _attend(thread: int, table: int, layer: int, phase: int) -> None:
             get_int64(table, layout.MIXED),
             scratch_of(thread, table),
             get_float32(table, 2 * layout.ATTENTION_CAP),
+            get_int64(table, layout.NUM_BLOCKS),
         )
         task = next_task(counters)
     wait_for_phase(table, phase, tasks)

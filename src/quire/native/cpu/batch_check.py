@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.native.batch import Batch
+from quire.native.placed_media import MAX_ROPE_POSITION
 
 _UNSIGNED: dict[Any, Any] = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}
 
@@ -20,20 +21,14 @@ class Limits(Protocol):
     vocab_size: int
     max_model_len: int
     max_batch_tokens: int
+    hidden_size: int
+    uses_mrope: bool
 
 
 def check_batch(batch: Batch, limits: Limits) -> None:
     """Raise ValueError for a batch that does not fit the runner: a fault of the scheduler."""
-    rows, sequences = batch.num_rows, batch.num_sequences
-    if rows > limits.max_batch_tokens:
-        raise ValueError(f"a batch of {rows} rows; the runner takes {limits.max_batch_tokens}")
-    if len(batch.positions) != rows or len(batch.slots) != rows:
-        raise ValueError("token_ids, positions and slots of a batch differ in length")
-    if batch.adapters is not None and len(batch.adapters) != sequences:
-        raise ValueError("adapters of a batch are not one for each sequence")
-    starts = batch.query_start
-    if len(starts) != sequences + 1 or len(batch.block_tables) != sequences:
-        raise ValueError("query_start and block_tables do not fit the number of sequences")
+    check_shapes(batch, limits)
+    rows, starts = batch.num_rows, batch.query_start
     if starts[0] != 0 or starts[-1] != rows or (starts[1:] <= starts[:-1]).any():
         raise ValueError("query_start does not cut the rows into sequences")
     _below("token_ids", batch.token_ids, limits.vocab_size)
@@ -42,10 +37,40 @@ def check_batch(batch: Batch, limits: Limits) -> None:
     _below("block_tables", batch.block_tables, limits.num_blocks)
     _below("logits_rows", batch.logits_rows, rows)
     _below("hidden_rows", batch.hidden_rows, rows)
-    if len(batch.logits_rows) + len(batch.hidden_rows) > limits.max_batch_tokens:
-        raise ValueError("logits and hidden states of more rows than the runner takes")
     if rows:
         _check_positions(batch, limits.block_size)
+    _check_media(batch, limits)
+
+
+def _check_media(batch: Batch, limits: Limits) -> None:
+    rows, embeds, positions = batch.embed_rows, batch.embeds, batch.rope_positions
+    if len(rows) or embeds is not None:
+        if embeds is None or embeds.shape != (len(rows), limits.hidden_size):
+            raise ValueError("embeds of a batch are not (embed_rows, hidden_size)")
+        _below("embed_rows", rows, batch.num_rows)
+        if len(np.unique(rows)) != len(rows):
+            raise ValueError("embed_rows of a batch name a row twice")
+    if positions is not None:
+        if not limits.uses_mrope or positions.shape != (3, batch.num_rows):
+            raise ValueError("rope_positions of a batch are (3, T), for a model with M-RoPE")
+        _below("rope_positions", positions, MAX_ROPE_POSITION)
+
+
+def check_shapes(batch: Batch, limits: Limits) -> None:
+    """Raise ValueError where lengths do not agree, or are too large for the runner."""
+    rows, sequences = batch.num_rows, batch.num_sequences
+    if rows > limits.max_batch_tokens:
+        raise ValueError(f"a batch of {rows} rows; the runner takes {limits.max_batch_tokens}")
+    if len(batch.positions) != rows or len(batch.slots) != rows:
+        raise ValueError("token_ids, positions and slots of a batch differ in length")
+    if batch.adapters is not None and len(batch.adapters) != sequences:
+        raise ValueError("adapters of a batch are not one for each sequence")
+    if len(batch.query_start) != sequences + 1 or len(batch.block_tables) != sequences:
+        raise ValueError("query_start and block_tables do not fit the number of sequences")
+    if sequences > rows:
+        raise ValueError("query_start does not cut the rows into sequences")
+    if len(batch.logits_rows) + len(batch.hidden_rows) > limits.max_batch_tokens:
+        raise ValueError("logits and hidden states of more rows than the runner takes")
 
 
 def _check_positions(batch: Batch, block_size: int) -> None:

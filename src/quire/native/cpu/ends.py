@@ -4,20 +4,41 @@ from __future__ import annotations
 
 from quire.native.cpu import layout
 from quire.native.cpu.attention import plan_tiles
+from quire.native.cpu.check import is_sound
 from quire.native.cpu.jit import kernel
-from quire.native.cpu.kernels import NO, bend_logits, gather_rows, linear, rms_norm, scale_rows
+from quire.native.cpu.kernels import (
+    NO,
+    YES,
+    bend_logits,
+    gather_rows,
+    linear,
+    place_rows,
+    rms_norm,
+    scale_rows,
+)
 from quire.native.cpu.lora_step import adapt_embeddings, adapted_head, head_products
-from quire.native.cpu.phases import counters_of, next_task, split, wait_for_phase
+from quire.native.cpu.phases import ONE, counters_of, next_task, split, wait_for_phase
 from quire.native.cpu.rows import quantize_phase, whole_rows
 from quire.native.cpu.simd import get_float32, get_int64, put_int64
-from quire.native.cpu.sync import take_task
+from quire.native.cpu.sync import finish_task, take_task
+
+
+@kernel
+def check(table: int) -> bool:
+    """Whether the batch is sound; one thread looks, and says so in the table."""
+    counters = counters_of(table, layout.CHECK_PHASE)
+    if take_task(counters) == 0:
+        put_int64(table, layout.UNSOUND, NO if is_sound(table) else YES)
+        finish_task(counters)
+    wait_for_phase(table, layout.CHECK_PHASE, ONE)
+    return get_int64(table, layout.UNSOUND) == 0
 
 
 @kernel
 def embed(table: int) -> None:
-    """The embeddings of the batch's tokens, and as the last task the tiles of attention."""
+    """The embeddings of the batch's tokens or those it brings; as the last task attention's tiles."""
     rows, scale = get_int64(table, layout.ROWS), get_float32(table, 2 * layout.EMBEDDING_SCALE)
-    counters, parts = counters_of(table, 0), split(table, rows)
+    counters, parts = counters_of(table, layout.EMBED_PHASE), split(table, rows)
     task = take_task(counters)
     while task <= parts:
         if task == parts:
@@ -36,8 +57,13 @@ def embed(table: int) -> None:
             if scale != 1:
                 scale_rows(task, parts, get_int64(table, layout.RESIDUAL), rows,
                            get_int64(table, layout.HIDDEN), scale)  # fmt: skip
+            if get_int64(table, layout.GIVEN_PLACES):
+                place_rows(task, parts, get_int64(table, layout.GIVEN),
+                           get_int64(table, layout.HIDDEN),
+                           get_int64(table, layout.GIVEN_PLACES), rows,
+                           get_int64(table, layout.RESIDUAL))  # fmt: skip
         task = next_task(counters)
-    wait_for_phase(table, 0, parts + 1)
+    wait_for_phase(table, layout.EMBED_PHASE, parts + 1)
 
 
 @kernel

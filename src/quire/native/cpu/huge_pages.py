@@ -10,7 +10,6 @@ import dataclasses
 import math
 import mmap
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,12 @@ def _room(size: int) -> NDArray[np.uint8]:
     return whole[-whole.ctypes.data % PAGE :]
 
 
-def in_huge_pages(weights: Weights, threads: int) -> Weights:
+def in_huge_pages(weights: Weights) -> Weights:
     """The weights copied into huge pages; themselves where there are none, or memory is scarce.
 
     Mapped files have small pages, of whatever size the system's are.
     """
-    arrays = {id(array): array for tensor in _tensors(weights) for array in _arrays(tensor)}
+    arrays = {id(array): array for tensor in weights.all_tensors() for array in _arrays(tensor)}
     size = sum(_whole_lines(array.nbytes) for array in arrays.values())
     if size < LEAST or size * SHARE > available_memory() or not has_huge_pages():
         return weights
@@ -70,21 +69,14 @@ def in_huge_pages(weights: Weights, threads: int) -> Weights:
     for key, array in arrays.items():
         copies[key] = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         start += _whole_lines(array.nbytes)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(np.copyto, copies.values(), arrays.values()))
+    for key, array in arrays.items():
+        np.copyto(copies[key], array)
 
     def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {role: _moved(tensor, copies) for role, tensor in tensors.items()}
 
     layers = tuple(map(moved, weights.layers))
     return dataclasses.replace(weights, tensors=moved(weights.tensors), layers=layers)
-
-
-def _tensors(weights: Weights) -> list[Tensor]:
-    return [
-        *weights.tensors.values(),
-        *(one for layer in weights.layers for one in layer.values()),
-    ]
 
 
 def _arrays(tensor: Tensor) -> list[NDArray[Any]]:

@@ -20,7 +20,7 @@ from quire.native.cpu.quantized import quantized_columns
 from quire.native.cpu.tiles import make_dot_tile
 
 TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as registers hold
-ROW_BLOCK_BYTES = 384 * 1024  # of activations, to stay in the second-level cache
+ROW_BLOCK_BYTES = 128 * 1024  # of activations, to stay in the second-level cache
 WEIGHTS_AHEAD = 2048  # bytes: half a page before they are wanted, weights are called into the cache
 NO, YES = np.int64(0), np.int64(1)  # typed, or Numba compiles the callee anew for each literal
 
@@ -69,6 +69,17 @@ def rms_norm(
 
 
 @kernel
+def _copy_row(source: int, target: int, size: int) -> None:
+    """`size` floats from one address to another."""
+    whole = size // LANES * LANES
+    rest = size - whole
+    for k in range(0, whole, LANES):
+        simd.store(target + 4 * k, simd.load(source + 4 * k))
+    if rest:
+        simd.store_part(target + 4 * whole, simd.load_part(source + 4 * whole, rest), rest)
+
+
+@kernel
 def gather_rows(
     task: int, tasks: int, table: int, narrow: int, size: int, indices: int, rows: int, out: int
 ) -> None:
@@ -87,12 +98,19 @@ def gather_rows(
                 value = simd.load_bfloat16_part(source + 2 * whole, rest)
                 simd.store_part(target + 4 * whole, value, rest)
         else:
-            source = table + index * size * 4
-            for k in range(0, whole, LANES):
-                simd.store(target + 4 * k, simd.load(source + 4 * k))
-            if rest:
-                value = simd.load_part(source + 4 * whole, rest)
-                simd.store_part(target + 4 * whole, value, rest)
+            _copy_row(table + index * size * 4, target, size)
+
+
+@kernel
+def place_rows(
+    task: int, tasks: int, given: int, size: int, places: int, rows: int, out: int
+) -> None:
+    """`out[t] = given[places[t]]` for (n, size) of float32, where the place is not negative."""
+    first, end = share(task, tasks, rows, 1)
+    for row in range(first, end):
+        place = np.int64(simd.get_int32(places, row))
+        if place >= 0:
+            _copy_row(given + place * size * 4, out + row * size * 4, size)
 
 
 def _make_product(bfloat16: bool) -> Any:

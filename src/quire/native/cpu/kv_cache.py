@@ -3,6 +3,8 @@
 A block of keys lies (size, block) and one of values (block, padded size), so that attention's lanes
 are positions in the scores and dimensions in the output. Elements are float32, float16, or signed
 bytes; bytes are followed by one float32 scale for each position, whose largest element is 127.
+All blocks of a head lie together: where a sequence has blocks in a row, as a prompt mostly has, its
+keys and values are read in one long stream, which the CPU's own prefetching follows.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ def _store_bytes(source: int, size: int, target: int, stride: int, scale: int) -
 @kernel
 def store_keys(
     k: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
-    kind: int, cache: int,
+    kind: int, cache: int, blocks: int,
 ) -> None:  # fmt: skip
-    """Heads of k (rows, heads, size) to their slots in (blocks, heads, size, block_size)."""
+    """Heads of k (rows, heads, size) to their slots in (heads, blocks, size, block_size)."""
     each = head_bytes(kind, size, block_size)
     for row in range(rows):
         slot = simd.get_int64(slots, row)
         block, offset = slot // block_size, slot % block_size
         for head in range(first, end):
             source = k + (row * heads + head) * size * 4
-            target = cache + (block * heads + head) * each
+            target = cache + (head * blocks + block) * each
             if kind == layout.KV_FLOAT32:
                 for i in range(size):
                     simd.put_float32(target, i * block_size + offset, simd.get_float32(source, i))
@@ -55,9 +57,9 @@ def store_keys(
 @kernel
 def store_values(
     v: int, rows: int, heads: int, size: int, first: int, end: int, slots: int, block_size: int,
-    kind: int, cache: int,
+    kind: int, cache: int, blocks: int,
 ) -> None:  # fmt: skip
-    """Heads of v (rows, heads, size) to their slots in (blocks, heads, block_size, padded size)."""
+    """Heads of v (rows, heads, size) to their slots in (heads, blocks, block_size, padded size)."""
     width = (size + LANES - 1) // LANES * LANES
     each = head_bytes(kind, width, block_size)
     for row in range(rows):
@@ -65,7 +67,7 @@ def store_values(
         block, offset = slot // block_size, slot % block_size
         for head in range(first, end):
             source = v + (row * heads + head) * size * 4
-            target = cache + (block * heads + head) * each
+            target = cache + (head * blocks + block) * each
             if kind == layout.KV_FLOAT32:
                 place = target + 4 * offset * width
                 for i in range(0, size, LANES):

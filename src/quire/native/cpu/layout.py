@@ -42,8 +42,13 @@ BLOCK_SIZES = (16, 32, 64, 128)  # whole registers, whole parts of a chunk
     KV_KIND, QUANTIZED, OWN_QUANTIZED,  # rows in whole numbers: all threads', and how far on in a thread's scratch
     ADAPTERS,
     NORMED_COUNT,  # rows of LOGITS_ROWS that get the last norm; the head is for the first of them
+    TIMES,  # where the clock is written at the end of each phase, or 0
+    CONTEXT_LENS, NUM_BLOCKS, MAX_LEN,
+    UNSOUND,  # set by a step whose batch points outside its arrays; it computes nothing
+    ROPE_POSITIONS,  # which of COSINES and SINES turn a row: POSITIONS, but where M-RoPE has its own
+    GIVEN, GIVEN_PLACES,  # embeddings that the batch brings, and for each row which of them or -1; or 0
     TABLE_WORDS,
-) = range(61)  # fmt: skip
+) = range(69)  # fmt: skip
 SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: addresses of the weight (columns, depth) and of the bias or 0, what the weight is.
@@ -94,7 +99,7 @@ PHASE_BYTES, DONE = 2 * LINE, LINE
     LAYER_PHASES,
 ) = range(22)  # fmt: skip
 LAST_NORM_PHASE, HEAD_ROWS_PHASE, LORA_HEAD_PHASE, HEAD_PHASE, LAST_PHASES = range(5)
-FIRST_PHASES = 1
+CHECK_PHASE, EMBED_PHASE, FIRST_PHASES = range(3)
 TASKS_PER_THREAD = 4  # so that a thread that is late, or off its CPU, leaves its part to the others
 OWN_ROWS = 64  # norms of so few rows (times threads) are not worth a phase: each thread has its own
 # An expert's rows, too, are taken so many at a time.

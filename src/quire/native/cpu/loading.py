@@ -10,7 +10,6 @@ from typing import Literal
 from quire.errors import ConfigError
 from quire.machine.cpus import default_threads
 from quire.native.cpu.expert_tables import expert_scratch_bytes
-from quire.native.cpu.huge_pages import in_huge_pages
 from quire.native.cpu.layout import BLOCK_SIZES
 from quire.native.cpu.machine_code import load_step
 from quire.native.cpu.memory import KvDtype, count_blocks
@@ -78,8 +77,6 @@ def load_model(
         spec, folder, dtype, quantize, threads=threads, say=on_compile, with_head=with_head
     )
     size = weights_bytes(weights)
-    mapped, weights = weights, in_huge_pages(weights, threads)
-    to_come = size if weights is mapped else 0  # a copy's memory is taken already
     if kv_dtype == "auto":
         kv_dtype = "float16" if has_packed(weights) else "float32"
     num_blocks = count_blocks(
@@ -89,7 +86,7 @@ def load_model(
         max_sequences=max_sequences,
         memory=kv_cache_memory,
         memory_util=memory_util,
-        reserved=to_come + scratch_bytes(spec, max_batch_tokens),
+        reserved=size + scratch_bytes(spec, max_batch_tokens),
         kv_dtype=kv_dtype,
     )
     runner = CpuRunner(
@@ -125,8 +122,7 @@ def has_packed(weights: Weights) -> bool:
 
 def weights_bytes(weights: Weights) -> int:
     """Bytes of all tensors, those that are tied counted once."""
-    tensors = [*weights.tensors.values(), *(a for layer in weights.layers for a in layer.values())]
-    return sum({id(tensor): tensor.nbytes for tensor in tensors}.values())
+    return sum({id(tensor): tensor.nbytes for tensor in weights.all_tensors()}.values())
 
 
 def scratch_bytes(spec: DecoderSpec, rows: int) -> int:

@@ -32,7 +32,7 @@ logger = logging.getLogger("quire")
 _ENTRY = "quire_step"
 _SOURCES = (
     "layout", "jit", "builders", "simd", "sync", "tiles", "quantized_tiles", "quantized", "curves",
-    "kv_cache", "attention", "kernels", "lora", "lora_step", "experts", "phases", "rows", "residual",
+    "kv_cache", "check", "attention", "kernels", "lora", "lora_step", "experts", "phases", "rows", "residual",
     "attention_step", "ffn_step", "expert_step", "ends", "step", "compiler",
 )  # fmt: skip
 _MAGIC = b"quire step 1\n"

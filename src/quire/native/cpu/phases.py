@@ -12,8 +12,8 @@ import numpy as np
 from quire.native.cpu import layout
 from quire.native.cpu.jit import kernel
 from quire.native.cpu.kernels import YES
-from quire.native.cpu.simd import get_int64
-from quire.native.cpu.sync import finish_task, take_task, wait_for_tasks
+from quire.native.cpu.simd import get_int64, put_int64
+from quire.native.cpu.sync import cycle_count, finish_task, take_task, wait_for_tasks
 
 WORD = 8  # bytes
 ONE = YES  # typed, see kernels
@@ -44,6 +44,9 @@ def next_task(counters: int) -> int:
 def wait_for_phase(table: int, phase: int, tasks: int) -> None:
     """Wait until all tasks of a phase are done, by whichever thread."""
     wait_for_tasks(counters_of(table, phase), tasks)
+    times = get_int64(table, layout.TIMES)
+    if times:
+        put_int64(times, phase, cycle_count())
 
 
 @kernel

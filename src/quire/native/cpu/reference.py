@@ -19,8 +19,8 @@ from quire.native.cpu.batch_check import check_batch
 from quire.native.cpu.layout import padded
 from quire.native.cpu.lora_weights import LoraWeights, MapChange, lora_weights
 from quire.native.cpu.weights import Weights, embedding_scale, widen
-from quire.native.models.rope import cosines_and_sines, inverse_frequencies
-from quire.native.models.spec import Activation, ExpertsSpec
+from quire.native.models.rope import cosines_and_sines, inverse_frequencies, turned_angles
+from quire.native.models.spec import Activation, ExpertsSpec, RopeSpec
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[Any]  # float32, or bfloat16 as uint16
@@ -236,6 +236,7 @@ class ReferenceRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens = max_batch_tokens
+        self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
         self._spec, self._weights = spec, weights
         self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
         caches = (spec.num_layers, num_blocks, spec.num_kv_heads)
@@ -255,6 +256,8 @@ class ReferenceRunner:
         spec, tensors, eps = self._spec, self._weights.tensors, self._spec.norm_eps
         x: Floats = _embed(batch, tensors["embeddings"])
         x = x * embedding_scale(self._weights)
+        if batch.embeds is not None:
+            x[batch.embed_rows] = batch.embeds
         for number, layer in enumerate(self._weights.layers):
             add = _adder(batch, number)
             mixed = self._attend(self._norm(x, number, "attention_norm"), batch, number)
@@ -297,7 +300,7 @@ class ReferenceRunner:
             q, k = self._norm(q, number, "q_norm"), self._norm(k, number, "k_norm")
         rope = spec.rope_of(number)
         if rope is not None:
-            cosines, sines = (table[batch.positions] for table in self._angles[rope])
+            cosines, sines = self._turns(rope, batch)
             q, k = (rotate(x, cosines, sines, spec.interleaved_rope) for x in (q, k))
         q = q * np.float32(spec.attention_scale)
         store(k, v, batch.slots, self._keys[number], self._values[number])
@@ -306,6 +309,18 @@ class ReferenceRunner:
             spec.attention_cap,
         )  # fmt: skip
         return mixed.reshape(batch.num_rows, -1)
+
+    def _turns(self, rope: RopeSpec, batch: Batch) -> tuple[Floats, Floats]:
+        """Cosines and sines (rows, half) of each row's places."""
+        cosines, sines = self._angles[rope]
+        places = batch.rope_positions
+        if places is None:
+            return cosines[batch.positions], sines[batch.positions]
+        highest = int(places.max(initial=0))
+        if highest >= len(cosines):
+            frequencies = inverse_frequencies(rope, self._spec.head_dim, self.max_model_len)
+            cosines, sines = self._angles[rope] = cosines_and_sines(*frequencies, highest + 1)
+        return turned_angles(cosines, places, rope), turned_angles(sines, places, rope)
 
     def load_adapter(self, adapter: Adapter) -> ReferenceAdapter:
         """Read an adapter for batches to come; see `Runner`."""

@@ -16,9 +16,10 @@ from quire.errors import EngineClosedError
 from quire.native.batch import Batch
 from quire.native.cpu import layout
 from quire.native.cpu.adapters import BatchAdapters, CpuAdapter
-from quire.native.cpu.batch_check import check_batch
+from quire.native.cpu.batch_check import check_batch, check_shapes
+from quire.native.cpu.batch_room import BatchRoom
 from quire.native.cpu.expert_tables import ExpertScratch, ExpertTable
-from quire.native.cpu.huge_pages import huge_zeros
+from quire.native.cpu.huge_pages import huge_zeros, in_huge_pages
 from quire.native.cpu.layout import kv_head_bytes, num_phases, padded, scratch_floats, tiles_needed
 from quire.native.cpu.lora_weights import lora_weights
 from quire.native.cpu.machine_code import StepFunction
@@ -26,7 +27,7 @@ from quire.native.cpu.memory import KV_KINDS, KvDtype, aligned_zeros
 from quire.native.cpu.packed import PackedMatrix, Tensor
 from quire.native.cpu.team import Team
 from quire.native.cpu.weights import Weights, embedding_scale
-from quire.native.models.rope import cosines_and_sines, inverse_frequencies
+from quire.native.models.rope import cosines_and_sines, inverse_frequencies, turned_angles
 from quire.native.models.spec import DecoderSpec
 
 _ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
@@ -59,6 +60,7 @@ class CpuRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
+        self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
         self._spec = spec
         self._lock, self._process = threading.Lock(), os.getpid()
         self._table = np.zeros(layout.TABLE_WORDS, np.int64)
@@ -69,7 +71,7 @@ class CpuRunner:
         kind = self._table[layout.KV_KIND] = KV_KINDS[kv_dtype]
         self._keys, self._values = (
             huge_zeros(
-                (spec.num_layers, num_blocks, heads, kv_head_bytes(kind, width, block_size)),
+                (spec.num_layers, heads, num_blocks, kv_head_bytes(kind, width, block_size)),
                 np.uint8,
             )
             for width in (size, padded(size))
@@ -81,7 +83,9 @@ class CpuRunner:
         self._fill_scratch(weights)
         self._extend_angles(min(FIRST_ANGLES, max_model_len))
         self._adapters = BatchAdapters(max_batch_tokens)
+        self._room = BatchRoom(self._table, max_batch_tokens)
         self._team = Team(num_threads, step, self._table)
+        self._mover: threading.Thread | None = None
         self._finalizer = weakref.finalize(self, self._team.close)
 
     # ---- the tables
@@ -142,6 +146,7 @@ class CpuRunner:
         table[layout.FFN], table[layout.VOCAB] = spec.ffn_size, spec.vocab_size
         table[layout.HEADS], table[layout.KV_HEADS] = spec.num_heads, spec.num_kv_heads
         table[layout.HEAD_DIM], table[layout.BLOCK_SIZE] = spec.head_dim, self.block_size
+        table[layout.NUM_BLOCKS], table[layout.MAX_LEN] = self.num_blocks, self.max_model_len
         table.view(np.float32)[2 * layout.EPS] = spec.norm_eps
         table.view(np.float32)[2 * layout.SCALE] = spec.attention_scale
         table.view(np.float32)[2 * layout.UNIT] = 1
@@ -179,11 +184,21 @@ class CpuRunner:
         self._table[layout.QUANTIZED] = self._keep("whole", aligned_zeros((rows, whole), np.uint8))
         self._table[layout.SCRATCH] = self._keep("own", own)
         self._table[layout.SCRATCH_BYTES] = own.strides[0]
+        self._table[layout.LOGITS] = self._keep("logits", aligned_zeros((8, spec.vocab_size)))
         # A sequence has at least one row, so there are no more sequences than rows.
         tiles = np.zeros((tiles_needed(rows, rows, group), 3), np.int64)
         self._table[layout.TILES] = self._keep("tiles", tiles)
         counters = aligned_zeros((num_phases(spec.num_layers) * layout.PHASE_BYTES // 8,), np.int64)
         self._table[layout.COUNTERS] = self._keep("counters", counters)
+
+    def _need_angles(self, batch: Batch) -> None:
+        """Have the angles of all places of a batch, whose lengths may still be wrong."""
+        if batch.rope_positions is None:
+            needed = min(int(batch.context_lens.max(initial=0)), self.max_model_len)
+        else:
+            needed = int(batch.rope_positions.max(initial=0)) + 1
+        if needed > self._num_angles:
+            self._extend_angles(max(needed, min(self.max_model_len, 2 * self._num_angles)))
 
     def _extend_angles(self, length: int) -> None:
         spec, table = self._spec, self._table
@@ -196,6 +211,7 @@ class CpuRunner:
                 cosines, sines = cosines_and_sines(frequencies, scale, length)
                 for word, values in ((cosine_word, cosines), (sine_word, sines)):
                     table[word] = self._keep(f"angles {word}", np.ascontiguousarray(values))
+        self._turned = False
         self._num_angles = length
 
     def _own_lock(self) -> threading.Lock:
@@ -215,43 +231,91 @@ class CpuRunner:
         with self._own_lock():
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
-            check_batch(batch, self)
+            plain = not batch.adapters and not batch.has_media
+            (check_shapes if plain else check_batch)(batch, self)  # the step checks the rest
             if len(batch.logits_rows) and not self._table[layout.HEAD_MAP]:
                 raise ValueError("logits are wanted of a model that was loaded without its head")
             self._team.settle()
-            highest = int(batch.positions.max(initial=0))
-            if highest >= self._num_angles:
-                self._extend_angles(min(self.max_model_len, max(highest + 1, 2 * self._num_angles)))
+            self._need_angles(batch)
             logits = self._fill_batch(batch)
             if batch.num_rows:
                 self._team.run()
+                if self._mover is None:
+                    self._move_weights()
+                if self._table[layout.UNSOUND]:
+                    check_batch(batch, self)
+                    raise ValueError("a batch points outside the runner's arrays")
             if self._table[layout.ADAPTERS]:
                 self._team.settle()
                 self._adapters.forget()
             return logits
 
+    def _move_weights(self) -> None:
+        """Let the weights be copied into huge pages, while steps go on.
+
+        It begins after the first step, which a start waits for.
+        """
+        self._mover = threading.Thread(
+            target=_move, args=(weakref.ref(self),), name="quire-weights", daemon=True
+        )
+        self._mover.start()
+
+    def _adopt(self, old: Weights, new: Weights) -> None:
+        """Compute with equal weights from the next step on."""
+        with self._own_lock():
+            if self._weights is old:
+                self._team.settle()
+                self._expert_tables.clear()
+                self._layers = self._fill_layers(new)
+                self._fill_model(new)
+                self._weights = new
+
     def _fill_batch(self, batch: Batch) -> NDArray[np.float32]:
-        table = self._table
-        for word, values, kind in (
-            (layout.TOKEN_IDS, batch.token_ids, np.int32),
-            (layout.POSITIONS, batch.positions, np.int32),
-            (layout.SLOTS, batch.slots, np.int64),
-            (layout.QUERY_START, batch.query_start, np.int32),
-            (layout.BLOCK_TABLES, batch.block_tables, np.int32),
-            (layout.LOGITS_ROWS, _normed_rows(batch), np.int32),
-        ):
-            table[word] = self._keep(f"batch {word}", np.ascontiguousarray(values, kind))
-        table[layout.ROWS], table[layout.SEQUENCES] = batch.num_rows, batch.num_sequences
-        table[layout.ADAPTERS] = self._adapters.fill(batch)
-        table[layout.TABLE_WIDTH] = batch.block_tables.shape[1]
-        table[layout.LOGITS_COUNT] = count = len(batch.logits_rows)
-        table[layout.NORMED_COUNT] = count + len(batch.hidden_rows)
-        self._arrays["counters"][:] = 0
-        room = self._arrays.get("logits")
-        if room is None or len(room) < count:
-            room = aligned_zeros((max(8, 1 << (count - 1).bit_length()), self.vocab_size))
-        table[layout.LOGITS] = self._keep("logits", room)
+        self._room.fill(batch)
+        self._fill_turns(batch)
+        self._fill_given(batch)
+        self._table[layout.ADAPTERS] = self._adapters.fill(batch)
+        self._arrays["counters"].fill(0)
+        count, room = len(batch.logits_rows), self._arrays["logits"]
+        if len(room) < count:
+            room = aligned_zeros((1 << (count - 1).bit_length(), self.vocab_size))
+            self._table[layout.LOGITS] = self._keep("logits", room)
         return room[:count]
+
+    def _fill_turns(self, batch: Batch) -> None:
+        """By which angles each row turns.
+
+        Where its three places differ, the batch brings its own table, a row of it for each row.
+        """
+        table, places = self._table, batch.rope_positions
+        if places is not None and not (places == places[0]).all():
+            for word in (layout.COSINES, layout.SINES):
+                angles = turned_angles(self._arrays[f"angles {word}"], places, self._spec.rope)
+                table[word] = self._keep(f"batch {word}", angles)
+            self._turned = True
+            turns = np.arange(batch.num_rows, dtype=np.int32)
+        else:
+            if self._turned:
+                for word in (layout.COSINES, layout.SINES):
+                    table[word] = self._arrays[f"angles {word}"].ctypes.data
+                self._turned = False
+            if places is None:
+                table[layout.ROPE_POSITIONS] = table[layout.POSITIONS]
+                return
+            turns = places[0]
+        kept = np.ascontiguousarray(turns, np.int32)
+        table[layout.ROPE_POSITIONS] = self._keep("batch turns", kept)
+
+    def _fill_given(self, batch: Batch) -> None:
+        """Which rows have an embedding of their own, and where it is."""
+        if batch.embeds is None:
+            self._table[layout.GIVEN_PLACES] = 0
+            return
+        places = np.full(batch.num_rows, -1, np.int32)
+        places[batch.embed_rows] = np.arange(len(batch.embed_rows), dtype=np.int32)
+        given = np.ascontiguousarray(batch.embeds, np.float32)
+        self._table[layout.GIVEN] = self._keep("batch given", given)
+        self._table[layout.GIVEN_PLACES] = self._keep("batch given places", places)
 
     def load_adapter(self, adapter: Adapter) -> CpuAdapter:
         """Read an adapter for batches to come; see `Runner`. Steps go on meanwhile.
@@ -262,6 +326,17 @@ class CpuRunner:
         if weights is None:
             raise EngineClosedError("the runner was closed")
         return CpuAdapter(lora_weights(adapter, weights))
+
+    def time_phases(self) -> NDArray[np.int64]:
+        """Let every step to come write the clock at each phase's end: (phases,) in ticks, 0 for none.
+
+        `layout` numbers the phases.
+        """
+        times = np.zeros(num_phases(self._spec.num_layers), np.int64)
+        with self._own_lock():
+            self._team.settle()
+            self._table[layout.TIMES] = self._keep("times", times)
+        return times
 
     @property
     def hidden(self) -> NDArray[np.float32]:
@@ -276,7 +351,7 @@ class CpuRunner:
                 raise EngineClosedError("the runner was closed")
             for source, destination in pairs:
                 for cache in (self._keys, self._values):
-                    cache[:, destination] = cache[:, source]
+                    cache[:, :, destination] = cache[:, :, source]
 
     def close(self) -> None:
         """End the threads and let go of the weights and the cache. May be called again."""
@@ -288,22 +363,21 @@ class CpuRunner:
             self._keys = self._values = np.zeros((0, 0), np.float32)
 
 
-def _normed_rows(batch: Batch) -> NDArray[np.int32]:
-    """The rows that get the last norm: those whose logits are wanted, then those of hidden states."""
-    if not len(batch.hidden_rows):
-        return batch.logits_rows
-    return np.concatenate([batch.logits_rows, batch.hidden_rows])
+def _move(reference: weakref.ref[CpuRunner]) -> None:
+    runner = reference()
+    weights = runner._weights if runner else None  # pyright: ignore[reportPrivateUsage]
+    del runner  # nothing keeps alive what is forgotten meanwhile
+    moved = in_huge_pages(weights) if weights else None
+    runner = reference()
+    if runner is not None and weights is not None and moved is not weights and moved is not None:
+        runner._adopt(weights, moved)  # pyright: ignore[reportPrivateUsage]
 
 
 def _quantized_row_bytes(weights: Weights) -> int:
     """Bytes for a row of the widest input in whole numbers; a cache line where nothing wants it."""
-    matrices = [
-        *weights.tensors.values(),
-        *(one for layer in weights.layers for one in layer.values()),
-    ]
     wanted = [
         layout.quantized_row_bytes(one.packed_depth, one.span)
-        for one in matrices
+        for one in weights.all_tensors()
         if isinstance(one, PackedMatrix)
     ]
     return max(wanted, default=layout.LINE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from quire.native.cpu import layout
 from quire.native.cpu.attention_step import attention_half
-from quire.native.cpu.ends import compute_logits, embed
+from quire.native.cpu.ends import check, compute_logits, embed
 from quire.native.cpu.expert_step import add_experts, route
 from quire.native.cpu.ffn_step import ffn_half
 from quire.native.cpu.jit import kernel
@@ -39,6 +39,8 @@ def step(thread: int, table: int) -> None:
 
 @kernel
 def _compute(thread: int, table: int) -> None:
+    if not check(table):
+        return
     embed(table)
     layer, phase = get_int64(table, layout.LAYER_TABLE), layout.FIRST_PHASES
     for _ in range(get_int64(table, layout.LAYERS)):

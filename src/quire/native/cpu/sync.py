@@ -87,6 +87,16 @@ def give_way(typingctx: Any) -> Any:
     return types.none(), code
 
 
+@intrinsic
+def cycle_count(typingctx: Any) -> Any:
+    """The CPU's clock, in ticks of its own."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return call(builder, "llvm.readcyclecounter", INT64, [])
+
+    return _I(), code
+
+
 @kernel
 def take_task(counters: int) -> int:
     """The number of a task that nobody has; at or above the phase's tasks there is none left."""

@@ -160,6 +160,10 @@ class Weights:
     """`embeddings`, `final_norm` and `head`; the same array twice where they are tied."""
     layers: tuple[dict[str, Any], ...]
 
+    def all_tensors(self) -> list[Tensor]:
+        """Those of the model and of every layer; what is tied comes twice."""
+        return [*self.tensors.values(), *(one for layer in self.layers for one in layer.values())]
+
 
 def load_weights(
     spec: DecoderSpec,

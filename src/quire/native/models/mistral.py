@@ -14,7 +14,7 @@ from quire.native.models.multimodal import text_of
 from quire.native.models.spec import DecoderSpec
 
 # transformers leaves out of a text_config what is so.
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "vocab_size": 32_000,
     "hidden_size": 4096,
     "intermediate_size": 14_336,
@@ -48,4 +48,4 @@ def ministral(config: HubConfig) -> DecoderSpec:
 def multimodal(config: HubConfig) -> DecoderSpec:
     """The spec of the text decoder in a config whose model_type is `mistral3`."""
     config.inner("text_config").require("model_type", ("mistral",), "mistral")
-    return text_of(config, decoder, _DEFAULTS)
+    return text_of(config, decoder, DEFAULTS)

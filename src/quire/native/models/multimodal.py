@@ -10,6 +10,7 @@ from quire.native.models.config import HubConfig
 from quire.native.models.spec import DecoderSpec
 
 SPELLINGS = (
+    ("language_model.model.model.", "model."),  # Qwen2-Audio of some transformers 5
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
     ("model.language_model.", "model."),

@@ -15,6 +15,7 @@ from quire.native.models import (
     granite,
     internlm2,
     llama,
+    llava,
     mistral,
     mixtral,
     olmo,
@@ -22,6 +23,7 @@ from quire.native.models import (
     phi3,
     qwen2,
     qwen2_moe,
+    qwen2_vl,
     qwen3,
     qwen3_moe,
     smollm3,
@@ -40,6 +42,7 @@ DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "granite": granite.decoder,
     "internlm2": internlm2.decoder,
     "llama": llama.decoder,  # Yi too: its folders say llama
+    "llava": llava.llava,  # Yi-VL too
     "ministral": mistral.ministral,
     "mistral": mistral.decoder,
     "mistral3": mistral.multimodal,
@@ -49,7 +52,10 @@ DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "olmoe": olmoe.decoder,
     "phi3": phi3.decoder,  # Phi-4 too
     "qwen2": qwen2.decoder,
+    "qwen2_5_vl": qwen2_vl.decoder,
+    "qwen2_audio": llava.qwen2_audio,
     "qwen2_moe": qwen2_moe.decoder,
+    "qwen2_vl": qwen2_vl.decoder,
     "qwen3": qwen3.decoder,
     "qwen3_moe": qwen3_moe.decoder,
     "smollm3": smollm3.decoder,

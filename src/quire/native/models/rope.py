@@ -171,6 +171,7 @@ def override_rope(spec: DecoderSpec, kind: str | None) -> DecoderSpec:
         factor=OVERRIDE_FACTOR,
         positions=trained,
         partial=spec.rope.partial,
+        sections=spec.rope.sections,
     )
     return dataclasses.replace(spec, rope=rope, max_positions=int(trained * OVERRIDE_FACTOR))
 
@@ -260,3 +261,21 @@ def cosines_and_sines(
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies[None, :]
     factor = np.float32(scale)
     return np.cos(angles) * factor, np.sin(angles) * factor
+
+
+def turned_angles(
+    angles: NDArray[np.float32], places: NDArray[np.int32], rope: RopeSpec
+) -> NDArray[np.float32]:
+    """The rows of a table of cosines or sines (positions, half) for places (3, T): (T, half).
+
+    With M-RoPE each section of the pairs turns by one of a row's three places, in turn (Qwen2-VL,
+    arXiv 2409.12191).
+    """
+    found = angles[places[0]]
+    first = 0
+    for number, width in enumerate(rope.sections):
+        if number % 3:
+            part = slice(first, first + width)
+            found[:, part] = angles[places[number % 3], part]
+        first += width
+    return found

@@ -37,6 +37,8 @@ class RopeSpec:
     long_factors: tuple[float, ...] = ()
     partial: float = 1.0
     """The share of a head's dimensions that turn: the first ones. The others stay as they are."""
+    sections: tuple[int, ...] = ()
+    """M-RoPE: how many pairs in a row turn by the place in time, in height, in width, and so on."""
 
     def size(self, head_dim: int) -> int:
         """How many dimensions of a head turn."""
@@ -244,6 +246,7 @@ class DecoderSpec:
     """A sparse FFN in some layers or all of them; its kernels add it to the residual as it is."""
 
     def __post_init__(self) -> None:
+        assert not self.rope.sections or self.local_rope is None
         assert self.experts is None or (self.residual_scale == 1 and not self.post_norms)
 
     @property

@@ -1,0 +1,136 @@
+"""Where the time of a step goes, phase by phase: the native engine on model A, greedy, whole answers.
+
+    python -m benchmarks.step_profile [--quantization int8] [--streams 1,8,64] [--kv float16]
+
+Each phase's end is read from the CPU's clock inside the compiled step (`CpuRunner.time_phases`); the
+rest of a step is Python: scheduler, batch, sampler, deltas, and waking the threads. Medians over all
+steps of the answers, in milliseconds, and shares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measure import report, table
+from benchmarks.models import qwen2_26m
+from quire.native.cpu import layout
+
+PROMPT_TOKENS, NEW_TOKENS = 8, 128
+PYTHON = "Python: scheduler, batch, sampler, deltas"
+LAYER_PARTS = {
+    layout.ATTENTION_NORM_PHASE: "norms, activations rounded",
+    layout.PROJECT_ROWS_PHASE: "norms, activations rounded",
+    layout.PROJECT_PHASE: "queries, keys, values",
+    layout.ATTEND_PHASE: "attention",
+    layout.OUTPUT_ROWS_PHASE: "norms, activations rounded",
+    layout.OUTPUT_PHASE: "output",
+    layout.FFN_NORM_PHASE: "norms, activations rounded",
+    layout.GATE_ROWS_PHASE: "norms, activations rounded",
+    layout.GATE_PHASE: "gate and up",
+    layout.DOWN_ROWS_PHASE: "norms, activations rounded",
+    layout.DOWN_PHASE: "down",
+}
+LAST_PARTS = {layout.HEAD_PHASE: "head"}
+
+
+def part_of(phase: int, layers: int) -> str:
+    """What a phase is counted as."""
+    first_last = layout.FIRST_PHASES + layers * layout.LAYER_PHASES
+    if phase < layout.FIRST_PHASES:
+        return PYTHON
+    if phase >= first_last:
+        return LAST_PARTS.get(phase - first_last, "norms, activations rounded")
+    return LAYER_PARTS.get((phase - layout.FIRST_PHASES) % layout.LAYER_PHASES, "other")
+
+
+def parts_of(times: NDArray[np.int64], layers: int) -> dict[str, int]:
+    """Ticks of each part in one step."""
+    found: dict[str, int] = {}
+    there = np.flatnonzero(times)
+    there = there[np.argsort(times[there], kind="stable")]
+    for before, phase in itertools.pairwise(there):
+        part = part_of(int(phase), layers)
+        if part == PYTHON:  # waking the threads is most of it
+            continue
+        found[part] = found.get(part, 0) + int(times[phase] - times[before])
+    return found
+
+
+def profile(streams: int, quantization: str | None, kv: str) -> dict[str, float]:
+    """Milliseconds of each part of a step, the median; and of the whole."""
+    from quire.native.cpu.loading import load_model
+    from quire.native.detokenizer import detokenizer_factory
+    from quire.native.engine import Engine
+    from quire.prompt import Prompt
+    from quire.sampling import SamplingParams
+    from quire.tokenizer import Tokenizer
+
+    folder = qwen2_26m()
+    runner = load_model(folder, quantize=quantization, kv_dtype=kv, max_model_len=512)  # type: ignore[arg-type]
+    times = runner.time_phases()
+    layers = (len(times) - layout.FIRST_PHASES - layout.LAST_PHASES) // layout.LAYER_PHASES
+    tokenizer = Tokenizer.from_folder(folder)
+    engine = Engine(runner, detokenizer_factory(tokenizer))
+    generator = np.random.default_rng(0)
+    params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0.0, ignore_eos=True, streamed=False)
+    for number in range(streams):
+        ids = generator.integers(3, runner.vocab_size, PROMPT_TOKENS).tolist()
+        engine.add(str(number), Prompt(tuple(ids)), params)
+    engine.step()  # the prompts
+    steps: list[dict[str, float]] = []
+    began, first = time.perf_counter(), int(times.max())
+    while engine.has_work:
+        start = time.perf_counter()
+        times[:] = 0
+        engine.step()
+        whole = time.perf_counter() - start
+        ticks = parts_of(times, layers)
+        steps.append({"whole": whole, "ticks": sum(ticks.values()), **ticks})
+    last = int(times.max())
+    tick = (time.perf_counter() - began) / (last - first)
+    engine.close()
+    return _medians(steps, tick)
+
+
+def _medians(steps: list[dict[str, float]], tick: float) -> dict[str, float]:
+    names = sorted({name for step in steps for name in step} - {"whole", "ticks", PYTHON})
+    found = {name: tick * float(np.median([s.get(name, 0) for s in steps])) for name in names}
+    found[PYTHON] = float(np.median([s["whole"] - tick * s["ticks"] for s in steps]))
+    found["whole"] = float(np.median([s["whole"] for s in steps]))
+    return {name: 1e3 * value for name, value in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quantization", choices=["int8", "int4"])
+    parser.add_argument("--kv", default="auto", choices=["auto", "float32", "float16", "int8"])
+    parser.add_argument("--streams", default="1,8,64")
+    given = parser.parse_args()
+    streams = [int(number) for number in given.streams.split(",")]
+    found = {n: profile(n, given.quantization, given.kv) for n in streams}
+    order = [*dict.fromkeys([*LAYER_PARTS.values(), *LAST_PARTS.values(), "other"]), PYTHON]
+    rows: list[list[str]] = []
+    for name in [name for name in order if any(name in one for one in found.values())]:
+        rows.append([name, *(_cell(one.get(name, 0.0), one["whole"]) for one in found.values())])
+    rows.append(["a step", *(f"{one['whole']:.2f} ms" for one in found.values())])
+    kind = given.quantization or "full precision"
+    name = "step_profile" + (f"_{given.quantization}" if given.quantization else "")
+    report(
+        name,
+        f"Where a step's time goes: model A, {kind}, KV cache {given.kv}",
+        table(["", *(f"{n} stream{'s' * (n > 1)}" for n in found)], rows),
+        {str(n): one for n, one in found.items()},
+    )
+
+
+def _cell(milliseconds: float, whole: float) -> str:
+    return f"{milliseconds:.2f} ms, {100 * milliseconds / whole:.0f} %"
+
+
+if __name__ == "__main__":
+    main()

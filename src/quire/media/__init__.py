@@ -1,0 +1,1 @@
+"""Images, videos and sounds: from what a caller gives to decoded values."""

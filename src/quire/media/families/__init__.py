@@ -1,0 +1,1 @@
+"""Model families: how each writes a picture, a clip or a sound in its prompt. One file a family."""

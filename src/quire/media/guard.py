@@ -1,0 +1,190 @@
+"""What may be fetched and opened: the one guard for every way in.
+
+An address is parsed once and resolved once; every address that its host has must be global, and the
+connection is made to one of those very addresses (`fetch.py`). A path under a media root is opened
+folder by folder without following a link, so that nothing can change between check and opening.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+
+from quire.errors import MediaError
+from quire.media.policy import MediaPolicy
+
+if TYPE_CHECKING:
+    from yarl import URL
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+_URL_SCHEMES = frozenset({"http", "https", "file", "ftp", "data", "blob", "javascript"})
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def scheme_of(text: str) -> str | None:
+    """The scheme of an address, in small letters; None for a path, which may hold a colon too."""
+    match = _SCHEME.match(text)
+    if match is None or not (match[2] or match[1].lower() in _URL_SCHEMES):
+        return None
+    return match[1].lower()
+
+
+def check_url(text: str, policy: MediaPolicy) -> URL:
+    """Parse an address, the only time that this is done, and hold it to the policy.
+
+    Raises:
+        MediaError: no http or https address, or one that may not be fetched.
+    """
+    from yarl import URL
+
+    if not policy.urls:
+        raise MediaError("addresses are not fetched here; send the data itself, as a data URL.")
+    try:
+        url = URL(text.strip())
+        host, port = url.raw_host, url.port
+    except ValueError:
+        raise MediaError("the address is not a valid URL.") from None
+    if url.scheme not in ("http", "https"):
+        raise MediaError(f"addresses begin with http:// or https://, not {url.scheme[:20]}:.")
+    if not host or not port:
+        raise MediaError("the address names no host.")
+    if url.raw_user is not None or url.raw_password is not None:
+        raise MediaError("an address with a user name or password is not fetched.")
+    return url.with_fragment(None)
+
+
+def check_addresses(found: Iterable[str], policy: MediaPolicy) -> list[str]:
+    """The addresses of one host, each checked: if one may not be reached, none is.
+
+    Raises:
+        MediaError: the host has no address, or one that is not global.
+    """
+    addresses = list(dict.fromkeys(found))
+    if not addresses:
+        raise MediaError("the address's host is not known.")
+    if not all(is_allowed(address, policy) for address in addresses):
+        raise MediaError("the address leads to a network that is not public.")
+    return addresses
+
+
+def is_allowed(text: str, policy: MediaPolicy) -> bool:
+    """Whether a connection may be made to this IP address."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    trusted = (ipaddress.ip_network(network, strict=False) for network in policy.networks)
+    return is_global(address) or any(address in network for network in trusted)
+
+
+def is_global(address: Address) -> bool:
+    """Whether an address is one of the public network, and not another one in disguise."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None or address.scope_id is not None:
+            return False
+        if address.sixtofour is not None:
+            return is_global(address.sixtofour)
+        if address.teredo is not None or address.is_site_local:
+            return False
+    return address.is_global and not (
+        address.is_multicast
+        or address.is_reserved
+        or address.is_link_local
+        or address.is_loopback
+        or address.is_private
+        or address.is_unspecified
+    )
+
+
+def open_path(name: str, policy: MediaPolicy, folder: str | None = None) -> BinaryIO:
+    """Open a local file for reading.
+
+    Args:
+        name: the path as the caller gave it.
+        policy: whether local files may be read, and of which folder.
+        folder: where a relative path is looked for first; a root of the policy takes its place.
+
+    Raises:
+        MediaError: it may not be read, is not there, is no plain file, or is too large.
+    """
+    if not policy.local_files:
+        raise MediaError("local files are not read here; send the data itself, as a data URL.")
+    try:
+        if policy.root is not None:
+            handle = _open_under(policy.root, name)
+        else:
+            handle = os.open(_found(name, folder), _OPEN & ~os.O_NOFOLLOW)
+    except MediaError:
+        raise
+    except (OSError, ValueError) as error:
+        raise MediaError(_why(error)) from None
+    return _checked_file(handle, policy)
+
+
+def _found(name: str, folder: str | None) -> str:
+    inside = os.path.join(folder, name) if folder else name
+    return inside if os.path.exists(inside) else name
+
+
+def _open_under(root: Path, name: str) -> int:
+    """Open a file under `root`: resolved first, then walked to without following any link."""
+    outside = MediaError("the file is not inside the media root.")
+    if ".." in Path(name).parts:
+        raise MediaError("a path with '..' is not read; name the file from the media root on.")
+    top = os.path.realpath(root)
+    path = os.path.join(top, name)
+    if not Path(path).is_relative_to(top) and not Path(path).is_relative_to(root):
+        raise outside
+    real = Path(os.path.realpath(path))
+    if not real.is_relative_to(top) or real == Path(top):
+        raise outside
+    *folders, last = real.relative_to(top).parts
+    place = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in folders:
+            inner = os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=place)
+            os.close(place)
+            place = inner
+        return os.open(last, _OPEN, dir_fd=place)
+    finally:
+        os.close(place)
+
+
+def _checked_file(handle: int, policy: MediaPolicy) -> BinaryIO:
+    try:
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode):
+            raise MediaError("it is no file.")
+        if facts.st_size > policy.max_file_bytes:
+            raise too_large(policy.max_file_bytes)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def _why(error: OSError | ValueError) -> str:
+    code = error.errno if isinstance(error, OSError) else None
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return "there is no such file."
+    if code in (errno.EACCES, errno.EPERM):
+        return "the file may not be read."
+    if code == errno.ELOOP:
+        return "the file is not inside the media root."
+    return (
+        "the path is not valid." if code in (None, errno.ENAMETOOLONG) else "it cannot be opened."
+    )
+
+
+def too_large(limit: int) -> MediaError:
+    """The error for more bytes than may come."""
+    size = f"{limit / 2**20:,.0f} MiB" if limit >= 2**20 else f"{limit:,} bytes"
+    return MediaError(f"it has more than {size}.")

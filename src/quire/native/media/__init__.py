@@ -1,0 +1,1 @@
+"""From decoded media to what a decoder takes in place of embeddings; the towers are transformers'."""

@@ -1,0 +1,210 @@
+"""Tiny random models that see or hear, of transformers' own classes, with their processors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    SiglipVisionConfig,
+    WhisperFeatureExtractor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from quire.media.values import Clip, Picture, Sound
+
+IMAGE, VIDEO, AUDIO = 290, 291, 292
+PATCH = 4
+
+_TEXT: dict[str, Any] = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.15,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+_CLIP: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": PATCH,
+    "initializer_range": 0.15,
+}
+_QWEN_VISION: dict[str, Any] = {
+    "depth": 2,
+    "num_heads": 2,
+    "patch_size": PATCH,
+    "spatial_merge_size": 2,
+    "initializer_range": 0.15,
+}
+_TOKENS = {"image_token_id": IMAGE, "video_token_id": VIDEO}
+
+
+def picture(height: int, width: int, seed: int = 0) -> Picture:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Picture(pixels, f"picture {height} {width} {seed}")
+
+
+def clip(frames: int, height: int, width: int, seed: int = 0) -> Clip:
+    """A clip of which two frames a second were taken."""
+    shape = (frames, height, width, 3)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    return Clip(
+        pixels,
+        timestamps=tuple(number / 2 for number in range(frames)),
+        frame_indices=tuple(range(0, 12 * frames, 12)),
+        fps=24.0,
+        duration=frames / 2,
+        total_frames=12 * frames,
+        sound=None,
+        content_hash=f"clip {shape} {seed}",
+    )
+
+
+def sound(length: int, seed: int = 0) -> Sound:
+    samples = np.random.default_rng(seed).normal(0, 0.3, length).astype(np.float32)
+    return Sound(samples, 16_000, f"sound {length} {seed}")
+
+
+class YiProjector(nn.Module):
+    """Yi-VL's projector, written out."""
+
+    def __init__(self, vision: int, text: int) -> None:
+        super().__init__()
+        self.linear_1, self.linear_2 = nn.Linear(vision, text), nn.LayerNorm(text)
+        self.linear_3, self.linear_4 = nn.Linear(text, text), nn.LayerNorm(text)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.nn.functional.gelu(self.linear_2(self.linear_1(x)))
+        return self.linear_4(self.linear_3(x))
+
+
+def _qwen2_vl(**changes: Any) -> PreTrainedModel:
+    vision = {**_QWEN_VISION, "embed_dim": 32, "hidden_size": 64}
+    text = {**_TEXT, "rope_parameters": _MROPE, **changes}
+    return Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(text_config=text, vision_config=vision, **_TOKENS)
+    )
+
+
+def _qwen2_5_vl() -> PreTrainedModel:
+    vision = {
+        **_QWEN_VISION,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "out_hidden_size": 64,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    }
+    text = {**_TEXT, "rope_parameters": _MROPE}
+    return Qwen2_5_VLForConditionalGeneration(
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_TOKENS)
+    )
+
+
+def _llava(text: Any, vision: Any = None, **changes: Any) -> PreTrainedModel:
+    vision = vision or CLIPVisionConfig(**_CLIP)
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=IMAGE, **changes)
+    return LlavaForConditionalGeneration(config)
+
+
+def _yi_vl() -> PreTrainedModel:
+    model = _llava(LlamaConfig(**_TEXT), is_yi_vl_derived_model=True)
+    model.model.multi_modal_projector = YiProjector(_CLIP["hidden_size"], _TEXT["hidden_size"])
+    return model
+
+
+def _llava_siglip() -> PreTrainedModel:
+    return _llava(
+        Qwen2Config(**_TEXT),
+        SiglipVisionConfig(**_CLIP),
+        vision_feature_select_strategy="full",
+        vision_feature_layer=[-2, -1],
+    )
+
+
+def _qwen2_audio() -> PreTrainedModel:
+    audio = {
+        "d_model": 32,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 48,
+        "encoder_layers": 2,
+        "num_mel_bins": 16,
+        "max_source_positions": 100,
+        "initializer_range": 0.15,
+    }
+    text = Qwen2Config(**_TEXT).to_dict()
+    config = Qwen2AudioConfig(text_config=text, audio_config=audio, audio_token_index=AUDIO)
+    return Qwen2AudioForConditionalGeneration(config)
+
+
+KINDS: dict[str, Callable[[], PreTrainedModel]] = {
+    "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "llava": lambda: _llava(LlamaConfig(**_TEXT)),
+    "llava_mistral": lambda: _llava(MistralConfig(**_TEXT, sliding_window=24)),
+    "llava_siglip": _llava_siglip,
+    "yi_vl": _yi_vl,
+    "qwen2_audio": _qwen2_audio,
+}
+
+
+def make_media_model(
+    folder: Path, kind: str, *, as_on_hub: bool = True, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """Write a random model of one of `KINDS` and its processor; return transformers' own model.
+
+    `as_on_hub` names the weights as the hub does; else as transformers 5 has them itself.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = KINDS[kind]()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 1:
+                    at_zero = name.endswith("bias")
+                    parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
+                elif kind == "yi_vl" and "projector" in name:
+                    parameter.copy_(0.15 * torch.randn_like(parameter))
+    model.set_attn_implementation("eager")
+    model.to(dtype).save_pretrained(folder, save_original_format=as_on_hub)
+    _processor(kind).save_pretrained(folder)
+    return model.float().eval()
+
+
+def _processor(kind: str) -> Any:
+    if kind.startswith("qwen2_audio"):
+        return WhisperFeatureExtractor(feature_size=16, chunk_length=2, hop_length=160)
+    if kind.startswith("qwen2"):
+        size = {"shortest_edge": 8 * 8, "longest_edge": 48 * 48}
+        return Qwen2VLImageProcessorPil(patch_size=PATCH, size=size)
+    square = {"height": 16, "width": 16}
+    return CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=square)
