@@ -15,46 +15,31 @@ from quire.messages import read_conversation
 from quire.template.encode import elements_to_json
 from quire.template.registry import get_template
 
-# How many questions of each kind are asked about each medium.
-PICTURES = {"name": 60, "count": 80, "several": 30}
-MEDIA_OF = {
-    "pictures": ("see", PICTURES),
-    "clips": ("see", {"way": 40}),
-    "sounds": ("hear", {"pitch": 40, "beeps": 60}),
-}
+# At least 95 % of each kind are to be right. A model that is right in no more than that has 10 of
+# 200 wrong on average, with a deviation of 3.1, and makes no more than 4 mistakes in one exam of
+# sixteen: passing says that the model is better than 95 %, which 10 mistakes would not say.
+ASKED, MISTAKES = 200, 4
 
 
-@pytest.mark.parametrize("medium", MEDIA_OF)
-def test_nineteen_of_twenty_answers_are_right(medium: str) -> None:
-    """Of each medium; and no kind of question is right in fewer than nine of ten cases.
-
-    Counting shapes is the weakest, at 93 %.
-    """
-    part, counts = MEDIA_OF[medium]
+@pytest.mark.parametrize(
+    ("part", "kind"), [(part, kind) for part, kinds in KINDS.items() for kind in kinds]
+)
+def test_surely_more_than_nineteen_of_twenty_answers_are_right(part: str, kind: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        wrong = {kind: graded(MODELS / part, part, kind, count) for kind, count in counts.items()}
+        wrong = graded(MODELS / part, part, kind, ASKED)
     finally:
         torch.set_num_threads(threads)
-    found = [
-        (item.question, item.answer, said) for missed in wrong.values() for item, said in missed
-    ]
-    assert len(found) <= 0.05 * sum(counts.values()), found
-    for kind, missed in wrong.items():
-        assert len(missed) <= 0.1 * counts[kind], found
-
-
-def test_every_kind_of_question_is_asked() -> None:
-    for part, kinds in KINDS.items():
-        asked = [kind for name, counts in MEDIA_OF.values() if name == part for kind in counts]
-        assert sorted(asked) == sorted(kinds)
+    found = [(item.question, item.answer, said) for item, said in wrong]
+    assert len(found) <= MISTAKES, found
 
 
 def test_nothing_that_is_asked_was_trained_on() -> None:
     trained = {
         drawing
-        for _, task in islice(seeing.seeing_tasks(1), 3000)
+        for seed in (1, 2)
+        for _, task in islice(seeing.seeing_tasks(seed), 3000)
         for frames in task.media
         for drawing in frames
     }
@@ -64,7 +49,7 @@ def test_nothing_that_is_asked_was_trained_on() -> None:
     played = {sound for _, task in islice(hearing.hearing_tasks(1), 3000) for sound in task.media}
     for kind in KINDS["hear"]:
         assert all(item.sound not in played for item in islice(items("hear", kind), 50))
-    assert SEED != 1
+    assert SEED not in (1, 2)
 
 
 def test_without_media_they_say_who_they_are() -> None:
@@ -76,7 +61,7 @@ def test_without_media_they_say_who_they_are() -> None:
 
 @pytest.mark.parametrize("part", ["see", "hear"])
 def test_their_chat_template_writes_what_the_named_format_writes(part: str) -> None:
-    tokenizer = loaded(MODELS / part)[1]
+    tokenizer = loaded(MODELS / part)[1].tokenizer
     messages = [
         {"role": "user", "content": "Hello!"},
         {"role": "assistant", "content": "Hi."},
@@ -94,6 +79,6 @@ def test_their_chat_template_writes_what_the_named_format_writes(part: str) -> N
 
 @pytest.mark.parametrize("part", ["see", "hear"])
 def test_control_tokens_are_one_token_each(part: str) -> None:
-    tokenizer = loaded(MODELS / part)[1]
+    tokenizer = loaded(MODELS / part)[1].tokenizer
     for text in CONTROL + MEDIA:
         assert len(tokenizer.encode(text, add_special_tokens=False)) == 1

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from quire.demo import hearing, seeing
 from quire.demo.media_files import train_media_tokenizer
@@ -24,6 +26,7 @@ from quire.demo.media_train import (
     CELL_SIZES,
     MOMENT_SIZES,
     cells,
+    cells_of,
     encoded_row,
     grouped,
     hear_text,
@@ -37,6 +40,7 @@ from quire.demo.media_train import (
 from quire.demo.packing import IGNORED
 from quire.demo.pictures import (
     DIRECTIONS,
+    GAP,
     SHAPES,
     Drawing,
     Shape,
@@ -46,6 +50,9 @@ from quire.demo.pictures import (
     random_drawing,
 )
 from quire.demo.sounds import FADE, PITCHES, RATE, Beeps, play, random_beeps
+
+
+SIZES = [(84, 84), (84, 112), (112, 84), (112, 112), (84, 140), (140, 84), (56, 140), (140, 56)]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +81,25 @@ def test_a_shape_is_where_it_is_drawn(name: str) -> None:
     assert area == pytest.approx(expected[name], abs=0.06)
 
 
+def test_a_picture_is_seen_at_the_size_that_the_processor_makes_of_it() -> None:
+    rng = Random(9)
+    sizes = [seeing.random_size(rng, 640) for _ in range(3000)]
+    sizes += [(side, side) for side in (20, 84, 112, 191, 1000)] + [(20, 900), (900, 20), (56, 84)]
+    for size in sizes:
+        wanted = smart_resize(*size, seeing.CELL, seeing.MIN_PIXELS, seeing.MAX_PIXELS)
+        assert seeing.seen_size(*size) == tuple(wanted)
+    assert {seeing.seen_size(*size) for size in sizes[:3000]} == set(SIZES)
+
+
+def test_a_picture_is_scaled_as_the_processor_scales_it() -> None:
+    processor = Qwen2VLImageProcessorPil(min_pixels=seeing.MIN_PIXELS, max_pixels=seeing.MAX_PIXELS)
+    for size in ((61, 97), (200, 150), (256, 256)):
+        drawing = random_drawing(Random(1), *size, 3)
+        expected = processor(images=[draw(drawing)], return_tensors="np")["pixel_values"]
+        found, _ = patches(draw_clip([drawing], seeing.seen_size(*size)))
+        np.testing.assert_allclose(found, expected, atol=0.03)
+
+
 def test_shapes_do_not_touch() -> None:
     for seed in range(40):
         drawing = random_drawing(Random(seed), 56, 84, 4)
@@ -81,7 +107,8 @@ def test_shapes_do_not_touch() -> None:
             assert one.radius <= one.x <= 84 - one.radius
             assert one.radius <= one.y <= 56 - one.radius
             for other in drawing.shapes[:place]:
-                assert np.hypot(one.x - other.x, one.y - other.y) > one.radius + other.radius
+                far = np.hypot(one.x - other.x, one.y - other.y)
+                assert far > one.radius + other.radius + 56 * GAP
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -113,12 +140,8 @@ def test_beeps_can_be_counted_and_have_their_pitch() -> None:
 
 
 def test_patches_are_those_of_the_processor() -> None:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-        Qwen2VLImageProcessorPil,
-    )
-
     processor = Qwen2VLImageProcessorPil(min_pixels=seeing.MIN_PIXELS, max_pixels=seeing.MAX_PIXELS)
-    for height, width in set(seeing.SIZES):
+    for height, width in SIZES:
         picture = draw(random_drawing(Random(1), height, width, 2))
         expected = processor(images=[picture], return_tensors="np")
         found, grid = patches(picture[None])
@@ -142,8 +165,8 @@ def test_many_frames_at_once_have_the_features_of_each_alone(tokenizer: Any) -> 
 @pytest.mark.parametrize("kind", ["single", "clip", "several", "text"])
 def test_positions_are_those_of_transformers(tokenizer: Any, kind: str) -> None:
     model = new_seeing_model(tokenizer, 1)
-    task = seeing.seeing_task(Random(6), (56, 112), kind)
-    grids = [(-(-len(frames) // 2), 4, 8) for frames in task.media]
+    task = seeing.seeing_task(Random(6), (100, 230), kind)
+    grids = [(-(-len(frames) // 2), 4, 10) for frames in task.media]
     row = encoded_row(tokenizer, segments(task, see_text(task)), grids)
     ids = torch.tensor([row.ids])
     image, video = model.config.image_token_id, model.config.video_token_id
@@ -199,10 +222,11 @@ def test_answers_are_learned_and_nothing_else(tokenizer: Any) -> None:
     ]
     for stream, shown in streams:
         for _, task in islice(stream, 60):
-            grids = [
-                (-(-len(frames) // 2), frames[0].height // 14, frames[0].width // 14)
+            sides = [
+                (len(frames), *cells_of(frames[0]))
                 for frames in (task.media if shown is see_text else ())
             ]
+            grids = [(-(-count // 2), 2 * high, 2 * wide) for count, high, wide in sides]
             row = encoded_row(tokenizer, segments(task, shown(task)), grids)
             kept = [label for label in row.labels if label != IGNORED]
             text = "".join(f"{answer}<|im_end|>\n" for _, answer in task.exchanges)
@@ -214,12 +238,14 @@ def test_cells_know_what_stands_in_them() -> None:
     def shape(x: float, y: float) -> Shape:
         return Shape("square", "blue", x, y, 8, (0, 0, 255))
 
-    picture = Drawing(56, 84, (shape(10, 10), shape(70, 40), shape(60, 52)), (0, 0, 0))
-    found = cells([picture]).reshape(2, 3, 4)
-    assert found[..., 0].tolist() == [[1, 0, 0], [0, 0, 2]]
+    picture = Drawing(84, 84, (shape(10, 10), shape(70, 40), shape(60, 52)), (0, 0, 0))
+    found = cells([picture]).reshape(3, 3, 4)
+    assert found[..., 0].tolist() == [[1, 0, 0], [0, 0, 2], [0, 0, 0]]
     assert found[0, 0].tolist() == [1, IGNORED, 4, IGNORED]
     assert found[1, 2].tolist() == [2, IGNORED, IGNORED, IGNORED]
-    alone = Drawing(56, 84, (shape(10, 10),), (0, 0, 0))
+    large = Drawing(150, 200, (shape(10, 10), shape(140, 140)), (0, 0, 0))
+    assert cells([large])[:, 0].tolist() == [1, 0, 0, 0] + [0] * 4 + [0, 0, 1, 0]
+    alone = Drawing(84, 84, (shape(10, 10),), (0, 0, 0))
     assert cells([alone])[0].tolist() == [1, 1, 4, IGNORED]
     for number, direction in enumerate(DIRECTIONS):
         clip = cells(random_clip(Random(2), 84, 84, 5, direction)).reshape(3, 9, 4)
@@ -239,7 +265,7 @@ def test_batches_hold_one_size() -> None:
         assert len(tasks) == 5
         for task in tasks:
             for frames in task.media:
-                assert {(frame.height, frame.width) for frame in frames} == {size}
+                assert {seeing.seen_size(frame.height, frame.width) for frame in frames} == {size}
 
 
 def test_losses_reach_every_weight(tokenizer: Any) -> None:

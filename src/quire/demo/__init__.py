@@ -11,6 +11,9 @@ from quire.errors import ModelNotFoundError, nearest, sentence
 
 MODELS = Path(__file__).parent / "models"
 
+NAMES = {"demo": "chat", "demo-see": "see", "demo-hear": "hear", "demo-reward": "reward"}
+"""What `model_name_or_path` may say for the folders of these models."""
+
 DEMO_CONVERSATION: tuple[str, ...] = (
     "Hello! Who are you?",
     "What is PagedAttention?",
@@ -20,6 +23,15 @@ DEMO_CONVERSATION: tuple[str, ...] = (
     "Thanks!",
 )
 """What the user says in the scripted conversation of `make demo`."""
+
+
+def named_demo_path(name: str) -> Path | None:
+    """Return the folder of the demo model that `NAMES` names so; None for any other name.
+
+    Raises:
+        ModelNotFoundError: it is one, and the installation holds no demo models.
+    """
+    return _folder(NAMES[name]) if name in NAMES else None
 
 
 def demo_model_path() -> Path:

@@ -42,10 +42,10 @@ class Recipe:
     reward_steps: int = 300
     reward_pairs: int = 32
     reward_rate: float = 1e-3
-    eye_steps: int = 450
+    eye_steps: int = 500
     eye_rows: int = 96
-    see_steps: int = 350
-    see_practice: tuple[int, ...] = (400, 500)
+    see_steps: int = 450
+    see_practice: int = 1200
     hear_steps: int = 350
     hear_practice: int = 500
     media_rows: int = 64
@@ -67,7 +67,7 @@ SMOKE = Recipe(
     eye_steps=2,
     eye_rows=4,
     see_steps=2,
-    see_practice=(2, 2),
+    see_practice=2,
     hear_steps=2,
     hear_practice=2,
     media_rows=4,
@@ -182,20 +182,17 @@ def make_see(folder: Path, recipe: Recipe) -> None:
     practise_seeing(model, guide, recipe, tokenizer, target)
 
 
-def practise_seeing(
-    model: Any, guide: Any, recipe: Recipe, tokenizer: Any, target: Path, first: int = 1
-) -> None:
-    """Train on, most on what comes last: counting, and naming several pictures in order.
+def practise_seeing(model: Any, guide: Any, recipe: Recipe, tokenizer: Any, target: Path) -> None:
+    """Train on with the rate risen again, most on what is learned last.
 
-    In rounds, the rate risen again at the start of each; `first` is the number of the first round.
+    That is counting, and naming several pictures in order.
     """
     from quire.demo.media_train import seeing_losses
     from quire.demo.seeing import PRACTICE
 
-    for number, steps in enumerate(recipe.see_practice[first - 1 :], first):
-        seed = recipe.seed + number
-        stream = seeing_losses(model, guide, tokenizer, seed, recipe.media_rows, PRACTICE)
-        _train_media(model, guide, stream, steps, recipe, tokenizer, target)
+    seed, rows = recipe.seed + 1, recipe.media_rows
+    stream = seeing_losses(model, guide, tokenizer, seed, rows, PRACTICE)
+    _train_media(model, guide, stream, recipe.see_practice, recipe, tokenizer, target)
 
 
 def make_hear(folder: Path, recipe: Recipe) -> None:

@@ -69,15 +69,17 @@ def see_text(task: seeing.Task) -> list[str]:
     """Return the control text of each picture and clip, a placeholder for each feature."""
     found: list[str] = []
     for frames in task.media:
-        count = -(-len(frames) // FRAMES) * tokens_of(frames[0].height, frames[0].width)
+        high, wide = cells_of(frames[0])
+        count = -(-len(frames) // FRAMES) * high * wide
         name = "image" if len(frames) == 1 else "video"
         found.append(f"<|vision_start|>{f'<|{name}_pad|>' * count}<|vision_end|>")
     return found
 
 
-def tokens_of(height: int, width: int) -> int:
-    """Return how many tokens a frame of so many pixels has."""
-    return height * width // 28**2
+def cells_of(drawing: Drawing) -> tuple[int, int]:
+    """Return how many tokens stand for a picture, from top to bottom and from left to right."""
+    height, width = seeing.seen_size(drawing.height, drawing.width)
+    return height // seeing.CELL, width // seeing.CELL
 
 
 def hear_text(task: hearing.Task) -> list[str]:
@@ -155,7 +157,8 @@ def cells(frames: Sequence[Drawing]) -> NDArray[np.int64]:
     How many shapes have their centre in its cell, up to 3; where it is one, the shape, the colour,
     and in a clip the direction, each as its number, and `IGNORED` where there is nothing to know.
     """
-    high, wide = frames[0].height // 28, frames[0].width // 28
+    high, wide = cells_of(frames[0])
+    height, width = frames[0].height, frames[0].width
     found = np.full((-(-len(frames) // FRAMES), high, wide, 4), IGNORED)
     found[..., 0] = 0
     way = _way(frames)
@@ -164,7 +167,8 @@ def cells(frames: Sequence[Drawing]) -> NDArray[np.int64]:
     for time, cell in enumerate(found):
         first, last = frames[time * FRAMES], frames[min(time * FRAMES + 1, len(frames) - 1)]
         for one, two in zip(first.shapes, last.shapes, strict=True):
-            spot = cell[_cell(one.y + two.y, high), _cell(one.x + two.x, wide)]
+            row, column = (one.y + two.y) / 2 / height, (one.x + two.x) / 2 / width
+            spot = cell[_cell(row, high), _cell(column, wide)]
             spot[0] = min(3, spot[0] + 1)
             alone = spot[0] == 1
             spot[1] = SHAPES.index(one.name) if named else IGNORED
@@ -173,8 +177,8 @@ def cells(frames: Sequence[Drawing]) -> NDArray[np.int64]:
     return found.reshape(-1, 4)
 
 
-def _cell(twice: float, count: int) -> int:
-    return min(count - 1, int(twice / 2 / 28))
+def _cell(part: float, count: int) -> int:
+    return min(count - 1, int(part * count))
 
 
 def _way(frames: Sequence[Drawing]) -> int:
@@ -223,8 +227,8 @@ def whiten(tower: Any, seed: int, count: int) -> None:
     """
     import torch
 
-    films = (film for _, film in islice(seeing.seen_films(seed), count))
-    seen = np.concatenate([patches(draw_clip(film))[0] for film in films])
+    films = islice(seeing.seen_films(seed), count)
+    seen = np.concatenate([patches(draw_clip(film, size))[0] for size, film in films])
     powers, axes = np.linalg.eigh(seen.T @ seen / len(seen))
     width = tower.patch_embed.proj.weight.shape[0]
     filters = (axes / np.sqrt(np.maximum(powers, 0) + LEAST_POWER)).T[-width:]
@@ -241,7 +245,7 @@ def tower_losses(model: Any, guide: Any, seed: int, rows: int) -> Iterator[torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     for (height, width), films in grouped(seeing.seen_films(seed), rows):
-        pixels = np.concatenate([patches(draw_clip(film))[0] for film in films])
+        pixels = np.concatenate([patches(draw_clip(film, (height, width)))[0] for film in films])
         known = np.concatenate([cells(film) for film in films])
         with half(), sdpa_kernel(SDPBackend.MATH):
             features = picture_features(
@@ -270,7 +274,7 @@ def seeing_losses(
     inner = model.model
     pads = [tokenizer.token_to_id(f"<|{name}_pad|>") for name in ("image", "video")]
     for (height, width), tasks in grouped(seeing.seeing_tasks(seed, kinds), rows):
-        cut = [patches(draw_clip(frames)) for task in tasks for frames in task.media]
+        cut = [patches(draw_clip(frames, (height, width))) for task in tasks for frames in task.media]
         grids = iter([grid for _, grid in cut])
         batch = padded(
             [

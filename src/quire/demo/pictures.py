@@ -28,6 +28,9 @@ COLOURS: dict[str, Colour] = {
 BACKGROUNDS: tuple[Colour, ...] = ((252, 252, 252), (240, 240, 240))
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MOST_SHAPES = 4
+GAP = 0.04
+"""The least distance between two shapes, in parts of the shorter side: wide enough to be seen when
+the picture is made small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ def random_drawing(rng: Random, height: int, width: int, count: int) -> Drawing:
     shapes: list[Shape] = []
     while len(shapes) < count:
         shape = _random_shape(rng, height, width, short * rng.uniform(low, high))
-        if all(_apart(shape, other) for other in shapes):
+        if all(_apart(shape, other, short) for other in shapes):
             shapes.append(shape)
         elif rng.random() < 0.02:
             shapes.clear()  # no room is left beside these: begin again
@@ -143,9 +146,20 @@ def random_clip(
     )
 
 
-def draw_clip(frames: Sequence[Drawing]) -> Pixels:
-    """Return the frames, uint8 [frames, height, width, 3]."""
-    return np.stack([draw(frame) for frame in frames])
+def draw_clip(frames: Sequence[Drawing], size: tuple[int, int] | None = None) -> Pixels:
+    """Return the frames, uint8 [frames, height, width, 3], scaled to a size where one is given."""
+    return np.stack([_scaled(draw(frame), size) for frame in frames])
+
+
+def _scaled(picture: Pixels, size: tuple[int, int] | None) -> Pixels:
+    """Scale as processors do, bicubic; the sides may be stretched differently."""
+    if size is None or size == picture.shape[:2]:
+        return picture
+    from PIL import Image
+
+    height, width = size
+    image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def _random_shape(rng: Random, height: int, width: int, radius: float) -> Shape:
@@ -155,9 +169,9 @@ def _random_shape(rng: Random, height: int, width: int, radius: float) -> Shape:
     return Shape(name, colour, x, y, radius, _jittered(rng, COLOURS[colour], 12))
 
 
-def _apart(one: Shape, other: Shape) -> bool:
+def _apart(one: Shape, other: Shape, short: int) -> bool:
     far = np.hypot(one.x - other.x, one.y - other.y)
-    return bool(far > 1.05 * (one.radius + other.radius) + 3)
+    return bool(far > 1.05 * (one.radius + other.radius) + GAP * short)
 
 
 def _jittered(rng: Random, colour: Colour, most: int) -> Colour:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -14,10 +15,15 @@ from quire.demo.pictures import (
     random_drawing,
 )
 
-SIZES = ((84, 84), (84, 84), (56, 84), (84, 56), (56, 112), (112, 56))
-"""Heights and widths in pixels: all those that `MIN_PIXELS` and `MAX_PIXELS` leave, but long strips."""
+CELL = 28
+"""Pixels of a token's side."""
 
-MIN_PIXELS, MAX_PIXELS = 56 * 84, 84 * 84
+MIN_PIXELS, MAX_PIXELS = 84 * 84, 112 * 112
+"""What Qwen2-VL's processor scales every picture to, whatever its size: 9 to 16 tokens."""
+
+SHORT, LONG = 56, 256
+"""The shorter side of a picture that is drawn for training, at least and at most."""
+
 SYSTEM = "You are a helpful assistant."
 SYSTEMS = (SYSTEM,) * 6 + ("", "", "Be brief.", "You are quire's demo model that sees.")
 
@@ -87,33 +93,61 @@ class Task:
     media_last: bool = False
 
 
+def seen_size(height: int, width: int) -> tuple[int, int]:
+    """Return the height and width that Qwen2-VL's processor scales a picture to.
+
+    Both become multiples of `CELL`, so that a picture is stretched by up to a third on the way: the
+    model is to see shapes as they are after that.
+    """
+    high, wide = (max(CELL, round(side / CELL) * CELL) for side in (height, width))
+    if high * wide > MAX_PIXELS:
+        # Divided in this order, as the processor does: a side of exactly 112 must not fall short.
+        factor = math.sqrt(height * width / MAX_PIXELS)
+        high, wide = (math.floor(side / factor / CELL) * CELL for side in (height, width))
+        return max(CELL, high), max(CELL, wide)
+    if high * wide < MIN_PIXELS:
+        factor = math.sqrt(MIN_PIXELS / (height * width))
+        return math.ceil(height * factor / CELL) * CELL, math.ceil(width * factor / CELL) * CELL
+    return high, wide
+
+
+def random_size(rng: Random, longest: int = LONG) -> tuple[int, int]:
+    """Return a height and a width, up to twice as long as wide; `longest` is of the shorter side."""
+    short = SHORT * (longest / SHORT) ** rng.random()
+    sides = round(short), round(short * 2 ** rng.random())
+    return sides if rng.random() < 0.5 else sides[::-1]
+
+
 KINDS = {"single": 0.3, "count": 0.3, "clip": 0.22, "several": 0.13, "text": 0.05}
 
-PRACTICE = {"single": 0.1, "count": 0.57, "clip": 0.08, "several": 0.22, "text": 0.03}
+PRACTICE = {"single": 0.1, "count": 0.52, "clip": 0.12, "several": 0.22, "text": 0.04}
 """How often each kind comes at the end: most is what is learned last."""
 
 
 def seeing_tasks(
     seed: int, kinds: dict[str, float] = KINDS
 ) -> Iterator[tuple[tuple[int, int], Task]]:
-    """Yield tasks without end, each with its size; the caller takes those of one size together."""
+    """Yield tasks without end, each with the size at which it is seen.
+
+    The caller takes those of one size together.
+    """
     rng = Random(seed)
     while True:
-        size = rng.choice(SIZES)
+        size = random_size(rng)
         kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
-        yield size, seeing_task(rng, size, kind)
+        yield seen_size(*size), seeing_task(rng, size, kind)
 
 
 def seen_films(seed: int) -> Iterator[tuple[tuple[int, int], tuple[Drawing, ...]]]:
-    """Yield pictures and clips without questions, each with its size; most have many shapes."""
+    """Yield pictures and clips without questions, each with the size at which it is seen."""
     rng = Random(seed)
     while True:
-        size = rng.choice(SIZES)
+        size = random_size(rng)
         if rng.random() < 0.15:
-            yield size, random_clip(rng, *size, rng.randint(4, 8), rng.choice(tuple(DIRECTIONS)))
+            film = random_clip(rng, *size, rng.randint(4, 8), rng.choice(tuple(DIRECTIONS)))
         else:
-            count = rng.choice((1, 1, 1, 2, 3, 4))
-            yield size, (random_drawing(rng, *size, count),)
+            film = (random_drawing(rng, *size, rng.choice((1, 1, 1, 2, 3, 4))),)
+        yield seen_size(*size), film
 
 
 def seeing_task(rng: Random, size: tuple[int, int], kind: str | None = None) -> Task:
