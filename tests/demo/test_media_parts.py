@@ -51,7 +51,6 @@ from quire.demo.pictures import (
 )
 from quire.demo.sounds import FADE, PITCHES, RATE, Beeps, play, random_beeps
 
-
 SIZES = [(84, 84), (84, 112), (112, 84), (112, 112), (84, 140), (140, 84), (56, 140), (140, 56)]
 
 
@@ -165,7 +164,7 @@ def test_many_frames_at_once_have_the_features_of_each_alone(tokenizer: Any) -> 
 @pytest.mark.parametrize("kind", ["single", "clip", "several", "text"])
 def test_positions_are_those_of_transformers(tokenizer: Any, kind: str) -> None:
     model = new_seeing_model(tokenizer, 1)
-    task = seeing.seeing_task(Random(6), (100, 230), kind)
+    task = seeing.seeing_task(Random(6), (100, 190), kind)
     grids = [(-(-len(frames) // 2), 4, 10) for frames in task.media]
     row = encoded_row(tokenizer, segments(task, see_text(task)), grids)
     ids = torch.tensor([row.ids])

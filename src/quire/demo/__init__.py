@@ -85,6 +85,6 @@ def _folder(name: str) -> Path:
         known = sorted(path.name for path in MODELS.glob("*") if path.is_dir())
         raise ModelNotFoundError(
             sentence(f"There is no demo model {name!r} in {MODELS}{nearest(name, known)}")
-            + " `python -m quire.demo.make` makes them (see docs/faq.md)."
+            + " `python -m quire.demo.make` makes them (see docs/demo.md)."
         )
     return folder

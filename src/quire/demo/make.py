@@ -179,19 +179,22 @@ def make_see(folder: Path, recipe: Recipe) -> None:
     descend(eye, films, recipe.eye_steps, recipe.media_rate, muon=True)
     stream = seeing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
     _train_media(model, guide, stream, recipe.see_steps, recipe, tokenizer, target)
-    practise_seeing(model, guide, recipe, tokenizer, target)
+    practise_seeing(folder, recipe)
 
 
-def practise_seeing(model: Any, guide: Any, recipe: Recipe, tokenizer: Any, target: Path) -> None:
-    """Train on with the rate risen again, most on what is learned last.
+def practise_seeing(folder: Path, recipe: Recipe) -> None:
+    """Train the saved model on with the rate risen again, most on what is learned last.
 
     That is counting, and naming several pictures in order.
     """
-    from quire.demo.media_train import seeing_losses
+    from quire.demo.media_network import read_media_model
+    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
     from quire.demo.seeing import PRACTICE
 
-    seed, rows = recipe.seed + 1, recipe.media_rows
-    stream = seeing_losses(model, guide, tokenizer, seed, rows, PRACTICE)
+    target, seed = folder / "see", recipe.seed + 1
+    tokenizer, model = _tokenizer(target), read_media_model(target)
+    guide = new_guide(CELL_SIZES, recipe.seed)
+    stream = seeing_losses(model, guide, tokenizer, seed, recipe.media_rows, PRACTICE)
     _train_media(model, guide, stream, recipe.see_practice, recipe, tokenizer, target)
 
 
@@ -207,14 +210,18 @@ def make_hear(folder: Path, recipe: Recipe) -> None:
     model, guide = new_hearing_model(tokenizer, recipe.seed), new_guide(MOMENT_SIZES, recipe.seed)
     stream = hearing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
     _train_media(model, guide, stream, recipe.hear_steps, recipe, tokenizer, target)
-    practise_hearing(model, guide, recipe, tokenizer, target)
+    practise_hearing(folder, recipe)
 
 
-def practise_hearing(model: Any, guide: Any, recipe: Recipe, tokenizer: Any, target: Path) -> None:
-    """Train on with the rate risen again: counting is learned last."""
-    from quire.demo.media_train import hearing_losses
+def practise_hearing(folder: Path, recipe: Recipe) -> None:
+    """Train the saved model on with the rate risen again: counting is learned last."""
+    from quire.demo.media_network import read_media_model
+    from quire.demo.media_train import MOMENT_SIZES, hearing_losses, new_guide
 
-    stream = hearing_losses(model, guide, tokenizer, recipe.seed + 1, recipe.media_rows)
+    target, seed = folder / "hear", recipe.seed + 1
+    tokenizer, model = _tokenizer(target), read_media_model(target)
+    guide = new_guide(MOMENT_SIZES, recipe.seed)
+    stream = hearing_losses(model, guide, tokenizer, seed, recipe.media_rows)
     _train_media(model, guide, stream, recipe.hear_practice, recipe, tokenizer, target)
 
 

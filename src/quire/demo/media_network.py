@@ -106,6 +106,18 @@ def new_hearing_model(tokenizer: Tokenizer, seed: int) -> Any:
     return model
 
 
+def read_media_model(folder: Path) -> Any:
+    """Return a saved model in float32, to be trained on; its weights are those of the file."""
+    import torch
+    from transformers import Qwen2AudioForConditionalGeneration, Qwen2VLForConditionalGeneration
+
+    if (folder / "video_preprocessor_config.json").is_file():
+        return Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model = Qwen2AudioForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    ear_of(model).embed_positions.weight.requires_grad_(False)
+    return model
+
+
 def _text(tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         **DECODER,

@@ -274,7 +274,9 @@ def seeing_losses(
     inner = model.model
     pads = [tokenizer.token_to_id(f"<|{name}_pad|>") for name in ("image", "video")]
     for (height, width), tasks in grouped(seeing.seeing_tasks(seed, kinds), rows):
-        cut = [patches(draw_clip(frames, (height, width))) for task in tasks for frames in task.media]
+        cut = [
+            patches(draw_clip(frames, (height, width))) for task in tasks for frames in task.media
+        ]
         grids = iter([grid for _, grid in cut])
         batch = padded(
             [
