@@ -26,7 +26,6 @@ from quire.demo.media_train import (
     CELL_SIZES,
     MOMENT_SIZES,
     cells,
-    cells_of,
     encoded_row,
     grouped,
     hear_text,
@@ -107,7 +106,7 @@ def test_shapes_do_not_touch() -> None:
             assert one.radius <= one.y <= 56 - one.radius
             for other in drawing.shapes[:place]:
                 far = np.hypot(one.x - other.x, one.y - other.y)
-                assert far > one.radius + other.radius + 56 * GAP
+                assert far > one.radius + other.radius + GAP
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -220,12 +219,11 @@ def test_answers_are_learned_and_nothing_else(tokenizer: Any) -> None:
         (hearing.hearing_tasks(2), hear_text),
     ]
     for stream, shown in streams:
-        for _, task in islice(stream, 60):
-            sides = [
-                (len(frames), *cells_of(frames[0]))
+        for size, task in islice(stream, 60):
+            grids = [
+                (-(-len(frames) // 2), size[0] // 14, size[1] // 14)
                 for frames in (task.media if shown is see_text else ())
             ]
-            grids = [(-(-count // 2), 2 * high, 2 * wide) for count, high, wide in sides]
             row = encoded_row(tokenizer, segments(task, shown(task)), grids)
             kept = [label for label in row.labels if label != IGNORED]
             text = "".join(f"{answer}<|im_end|>\n" for _, answer in task.exchanges)
@@ -238,16 +236,16 @@ def test_cells_know_what_stands_in_them() -> None:
         return Shape("square", "blue", x, y, 8, (0, 0, 255))
 
     picture = Drawing(84, 84, (shape(10, 10), shape(70, 40), shape(60, 52)), (0, 0, 0))
-    found = cells([picture]).reshape(3, 3, 4)
+    found = cells([picture], (84, 84)).reshape(3, 3, 4)
     assert found[..., 0].tolist() == [[1, 0, 0], [0, 0, 2], [0, 0, 0]]
     assert found[0, 0].tolist() == [1, IGNORED, 4, IGNORED]
     assert found[1, 2].tolist() == [2, IGNORED, IGNORED, IGNORED]
     large = Drawing(150, 200, (shape(10, 10), shape(140, 140)), (0, 0, 0))
-    assert cells([large])[:, 0].tolist() == [1, 0, 0, 0] + [0] * 4 + [0, 0, 1, 0]
+    assert cells([large], (84, 112))[:, 0].tolist() == [1, 0, 0, 0] + [0] * 4 + [0, 0, 1, 0]
     alone = Drawing(84, 84, (shape(10, 10),), (0, 0, 0))
-    assert cells([alone])[0].tolist() == [1, 1, 4, IGNORED]
+    assert cells([alone], (84, 84))[0].tolist() == [1, 1, 4, IGNORED]
     for number, direction in enumerate(DIRECTIONS):
-        clip = cells(random_clip(Random(2), 84, 84, 5, direction)).reshape(3, 9, 4)
+        clip = cells(random_clip(Random(2), 84, 84, 5, direction), (84, 84)).reshape(3, 9, 4)
         assert clip[..., 0].sum(1).tolist() == [1, 1, 1]
         assert set(clip[..., 3][clip[..., 0] == 1].tolist()) == {number}
 
@@ -265,6 +263,9 @@ def test_batches_hold_one_size() -> None:
         for task in tasks:
             for frames in task.media:
                 assert {seeing.seen_size(frame.height, frame.width) for frame in frames} == {size}
+    for size, tasks in islice(grouped(seeing.seeing_tasks(3, sizes=seeing.SMALL), 5), 12):
+        shown = {frame for task in tasks for frames in task.media for frame in frames}
+        assert {(frame.height, frame.width) for frame in shown} <= {size} <= set(seeing.SMALL)
 
 
 def test_losses_reach_every_weight(tokenizer: Any) -> None:

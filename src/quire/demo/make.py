@@ -42,10 +42,13 @@ class Recipe:
     reward_steps: int = 300
     reward_pairs: int = 32
     reward_rate: float = 1e-3
-    eye_steps: int = 500
+    eye_steps: int = 450
     eye_rows: int = 96
-    see_steps: int = 450
-    see_practice: int = 1200
+    see_steps: int = 350
+    see_practice: tuple[int, ...] = (400, 500, 500)
+    see_finish: int = 320
+    finish_rows: int = 48
+    finish_rate: float = 1.5e-3
     hear_steps: int = 350
     hear_practice: int = 500
     media_rows: int = 64
@@ -67,7 +70,9 @@ SMOKE = Recipe(
     eye_steps=2,
     eye_rows=4,
     see_steps=2,
-    see_practice=2,
+    see_practice=(2, 2),
+    see_finish=2,
+    finish_rows=4,
     hear_steps=2,
     hear_practice=2,
     media_rows=4,
@@ -167,6 +172,7 @@ def make_see(folder: Path, recipe: Recipe) -> None:
     from quire.demo.media_files import SEE_TEMPLATE, save_picture_processor
     from quire.demo.media_network import new_seeing_model
     from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses, tower_losses, whiten
+    from quire.demo.seeing import SMALL
     from quire.demo.train import descend
 
     target = _cleared(folder / "see")
@@ -177,25 +183,48 @@ def make_see(folder: Path, recipe: Recipe) -> None:
     eye = torch.nn.ModuleList([model.model.visual, guide])
     films = tower_losses(model, guide, recipe.seed, recipe.eye_rows)
     descend(eye, films, recipe.eye_steps, recipe.media_rate, muon=True)
-    stream = seeing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
-    _train_media(model, guide, stream, recipe.see_steps, recipe, tokenizer, target)
-    practise_seeing(folder, recipe)
+    stream = seeing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows, sizes=SMALL)
+    _train_media(model, guide, stream, recipe.see_steps, recipe.media_rate, tokenizer, target)
+    for number in range(1, len(recipe.see_practice) + 1):
+        practise_seeing(folder, recipe, number)
+    finish_seeing(folder, recipe)
 
 
-def practise_seeing(folder: Path, recipe: Recipe) -> None:
-    """Train the saved model on with the rate risen again, most on what is learned last.
+def practise_seeing(folder: Path, recipe: Recipe, number: int) -> None:
+    """Train the saved model on, most on what is learned late, in the round of this number from 1.
 
-    That is counting, and naming several pictures in order.
+    That is counting, and naming several pictures in order. In each round the rate rises again.
     """
     from quire.demo.media_network import read_media_model
     from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
-    from quire.demo.seeing import PRACTICE
+    from quire.demo.seeing import PRACTICE, SMALL
 
-    target, seed = folder / "see", recipe.seed + 1
+    target, seed = folder / "see", recipe.seed + number
     tokenizer, model = _tokenizer(target), read_media_model(target)
     guide = new_guide(CELL_SIZES, recipe.seed)
-    stream = seeing_losses(model, guide, tokenizer, seed, recipe.media_rows, PRACTICE)
-    _train_media(model, guide, stream, recipe.see_practice, recipe, tokenizer, target)
+    stream = seeing_losses(model, guide, tokenizer, seed, recipe.media_rows, PRACTICE, SMALL)
+    steps = recipe.see_practice[number - 1]
+    _train_media(model, guide, stream, steps, recipe.media_rate, tokenizer, target)
+
+
+def finish_seeing(folder: Path, recipe: Recipe) -> None:
+    """Train the saved model on pictures of all sizes, scaled as the processor does.
+
+    The scaling stretches them, and a model that has not seen that counts a long shape twice.
+    """
+    import torch
+
+    from quire.demo.media_network import read_media_model
+    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
+    from quire.demo.seeing import FINISH
+
+    target, seed = folder / "see", recipe.seed + len(recipe.see_practice) + 1
+    tokenizer, model = _tokenizer(target), read_media_model(target)
+    guide = new_guide(CELL_SIZES, recipe.seed)
+    # A guide of zeros passes nothing back before it has learned to read what the tower knows.
+    torch.nn.init.zeros_(guide.weight)
+    stream = seeing_losses(model, guide, tokenizer, seed, recipe.finish_rows, FINISH)
+    _train_media(model, guide, stream, recipe.see_finish, recipe.finish_rate, tokenizer, target)
 
 
 def make_hear(folder: Path, recipe: Recipe) -> None:
@@ -209,7 +238,7 @@ def make_hear(folder: Path, recipe: Recipe) -> None:
     tokenizer = _media_tokenizer(target, recipe, HEAR_TEMPLATE)
     model, guide = new_hearing_model(tokenizer, recipe.seed), new_guide(MOMENT_SIZES, recipe.seed)
     stream = hearing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
-    _train_media(model, guide, stream, recipe.hear_steps, recipe, tokenizer, target)
+    _train_media(model, guide, stream, recipe.hear_steps, recipe.media_rate, tokenizer, target)
     practise_hearing(folder, recipe)
 
 
@@ -222,7 +251,7 @@ def practise_hearing(folder: Path, recipe: Recipe) -> None:
     tokenizer, model = _tokenizer(target), read_media_model(target)
     guide = new_guide(MOMENT_SIZES, recipe.seed)
     stream = hearing_losses(model, guide, tokenizer, seed, recipe.media_rows)
-    _train_media(model, guide, stream, recipe.hear_practice, recipe, tokenizer, target)
+    _train_media(model, guide, stream, recipe.hear_practice, recipe.media_rate, tokenizer, target)
 
 
 def _media_tokenizer(target: Path, recipe: Recipe, template: str) -> Any:
@@ -238,7 +267,7 @@ def _train_media(
     guide: Any,
     stream: Iterator[Any],
     steps: int,
-    recipe: Recipe,
+    rate: float,
     tokenizer: Any,
     target: Path,
 ) -> None:
@@ -251,7 +280,7 @@ def _train_media(
         save_media_model(model, tokenizer, target)
 
     both = torch.nn.ModuleList([model, guide])
-    descend(both, stream, steps, recipe.media_rate, muon=True, snapshot=save)
+    descend(both, stream, steps, rate, muon=True, snapshot=save)
     save()
 
 

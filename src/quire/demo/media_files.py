@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.demo.hearing import hearing_tasks
-from quire.demo.seeing import MAX_PIXELS, MIN_PIXELS, seeing_tasks
+from quire.demo.seeing import MAX_PIXELS, MIN_PIXELS, SMALL, seeing_tasks
 from quire.demo.sounds import RATE
 from quire.demo.tokenizer import CONTROL, SPLIT
 
@@ -109,7 +109,7 @@ def _texts(seed: int, sample: int) -> Iterator[str]:
     yield "system\nuser\nassistant\nAudio 1: \nAudio 2: \n"
     tasks: Iterable[Any] = (
         task
-        for stream in (seeing_tasks(seed), hearing_tasks(seed))
+        for stream in (seeing_tasks(seed, sizes=SMALL), hearing_tasks(seed))
         for _, task in islice(stream, sample)
     )
     for task in tasks:

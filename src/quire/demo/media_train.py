@@ -69,17 +69,10 @@ def see_text(task: seeing.Task) -> list[str]:
     """Return the control text of each picture and clip, a placeholder for each feature."""
     found: list[str] = []
     for frames in task.media:
-        high, wide = cells_of(frames[0])
-        count = -(-len(frames) // FRAMES) * high * wide
+        count = -(-len(frames) // FRAMES) * task.seen[0] * task.seen[1] // seeing.CELL**2
         name = "image" if len(frames) == 1 else "video"
         found.append(f"<|vision_start|>{f'<|{name}_pad|>' * count}<|vision_end|>")
     return found
-
-
-def cells_of(drawing: Drawing) -> tuple[int, int]:
-    """Return how many tokens stand for a picture, from top to bottom and from left to right."""
-    height, width = seeing.seen_size(drawing.height, drawing.width)
-    return height // seeing.CELL, width // seeing.CELL
 
 
 def hear_text(task: hearing.Task) -> list[str]:
@@ -151,13 +144,13 @@ def padded(rows: Sequence[Row]) -> Padded:
     return Padded(*map(torch.from_numpy, (ids, labels, spots)))
 
 
-def cells(frames: Sequence[Drawing]) -> NDArray[np.int64]:
+def cells(frames: Sequence[Drawing], seen: tuple[int, int]) -> NDArray[np.int64]:
     """Return what each token of a picture or clip is to know, [tokens, 4].
 
     How many shapes have their centre in its cell, up to 3; where it is one, the shape, the colour,
     and in a clip the direction, each as its number, and `IGNORED` where there is nothing to know.
     """
-    high, wide = cells_of(frames[0])
+    high, wide = seen[0] // seeing.CELL, seen[1] // seeing.CELL
     height, width = frames[0].height, frames[0].width
     found = np.full((-(-len(frames) // FRAMES), high, wide, 4), IGNORED)
     found[..., 0] = 0
@@ -227,7 +220,7 @@ def whiten(tower: Any, seed: int, count: int) -> None:
     """
     import torch
 
-    films = islice(seeing.seen_films(seed), count)
+    films = islice(seeing.seen_films(seed, seeing.SMALL), count)
     seen = np.concatenate([patches(draw_clip(film, size))[0] for size, film in films])
     powers, axes = np.linalg.eigh(seen.T @ seen / len(seen))
     width = tower.patch_embed.proj.weight.shape[0]
@@ -244,9 +237,9 @@ def tower_losses(model: Any, guide: Any, seed: int, rows: int) -> Iterator[torch
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    for (height, width), films in grouped(seeing.seen_films(seed), rows):
+    for (height, width), films in grouped(seeing.seen_films(seed, seeing.SMALL), rows):
         pixels = np.concatenate([patches(draw_clip(film, (height, width)))[0] for film in films])
-        known = np.concatenate([cells(film) for film in films])
+        known = np.concatenate([cells(film, (height, width)) for film in films])
         with half(), sdpa_kernel(SDPBackend.MATH):
             features = picture_features(
                 model.model.visual, torch.from_numpy(pixels), height // PATCH, width // PATCH
@@ -262,6 +255,7 @@ def seeing_losses(
     seed: int,
     rows: int,
     kinds: dict[str, float] = seeing.KINDS,
+    sizes: seeing.Sizes = (),
 ) -> Iterator[torch.Tensor]:
     """Yield the loss of one batch after another.
 
@@ -273,7 +267,7 @@ def seeing_losses(
 
     inner = model.model
     pads = [tokenizer.token_to_id(f"<|{name}_pad|>") for name in ("image", "video")]
-    for (height, width), tasks in grouped(seeing.seeing_tasks(seed, kinds), rows):
+    for (height, width), tasks in grouped(seeing.seeing_tasks(seed, kinds, sizes), rows):
         cut = [
             patches(draw_clip(frames, (height, width))) for task in tasks for frames in task.media
         ]
@@ -291,7 +285,7 @@ def seeing_losses(
             features = picture_features(inner.visual, pixels, height // PATCH, width // PATCH)
             features = features.flatten(0, -2)
             answered = _loss(inner.language_model, model.lm_head, batch, features, pads)
-            known = [cells(frames) for task in tasks for frames in task.media]
+            known = [cells(frames, task.seen) for task in tasks for frames in task.media]
             read = guide(features).float().split(CELL_SIZES, -1)
         yield answered + _guided(read, torch.from_numpy(np.concatenate(known)))
 

@@ -28,9 +28,8 @@ COLOURS: dict[str, Colour] = {
 BACKGROUNDS: tuple[Colour, ...] = ((252, 252, 252), (240, 240, 240))
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MOST_SHAPES = 4
-GAP = 0.04
-"""The least distance between two shapes, in parts of the shorter side: wide enough to be seen when
-the picture is made small."""
+GAP = 3
+"""The least distance between two shapes in pixels, beside a part of their size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def random_drawing(rng: Random, height: int, width: int, count: int) -> Drawing:
     shapes: list[Shape] = []
     while len(shapes) < count:
         shape = _random_shape(rng, height, width, short * rng.uniform(low, high))
-        if all(_apart(shape, other, short) for other in shapes):
+        if all(_apart(shape, other) for other in shapes):
             shapes.append(shape)
         elif rng.random() < 0.02:
             shapes.clear()  # no room is left beside these: begin again
@@ -169,9 +168,9 @@ def _random_shape(rng: Random, height: int, width: int, radius: float) -> Shape:
     return Shape(name, colour, x, y, radius, _jittered(rng, COLOURS[colour], 12))
 
 
-def _apart(one: Shape, other: Shape, short: int) -> bool:
+def _apart(one: Shape, other: Shape) -> bool:
     far = np.hypot(one.x - other.x, one.y - other.y)
-    return bool(far > 1.05 * (one.radius + other.radius) + GAP * short)
+    return bool(far > 1.05 * (one.radius + other.radius) + GAP)
 
 
 def _jittered(rng: Random, colour: Colour, most: int) -> Colour:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 
 from quire.demo.pictures import (
@@ -20,6 +20,12 @@ CELL = 28
 
 MIN_PIXELS, MAX_PIXELS = 84 * 84, 112 * 112
 """What Qwen2-VL's processor scales every picture to, whatever its size: 9 to 16 tokens."""
+
+SMALL = ((84, 84), (84, 84), (56, 84), (84, 56), (56, 112), (112, 56))
+"""Heights and widths in pixels of the pictures that training begins with, seen as they are drawn.
+
+They have 4 to 9 tokens: a step takes half as long as with pictures of the usual sizes.
+"""
 
 SHORT, LONG = 56, 256
 """The shorter side of a picture that is drawn for training, at least and at most."""
@@ -91,6 +97,8 @@ class Task:
     exchanges: tuple[tuple[str, str], ...]
     system: str = SYSTEM
     media_last: bool = False
+    seen: tuple[int, int] = (84, 84)
+    """The height and width in pixels of what is shown, as the model gets it."""
 
 
 def seen_size(height: int, width: int) -> tuple[int, int]:
@@ -120,41 +128,58 @@ def random_size(rng: Random, longest: int = LONG) -> tuple[int, int]:
 
 KINDS = {"single": 0.3, "count": 0.3, "clip": 0.22, "several": 0.13, "text": 0.05}
 
-PRACTICE = {"single": 0.1, "count": 0.52, "clip": 0.12, "several": 0.22, "text": 0.04}
-"""How often each kind comes at the end: most is what is learned last."""
+PRACTICE = {"single": 0.1, "count": 0.57, "clip": 0.08, "several": 0.22, "text": 0.03}
+"""How often each kind comes later: most is what is learned last."""
+
+FINISH = {"single": 0.13, "count": 0.42, "clip": 0.15, "several": 0.25, "text": 0.05}
+"""How often each kind comes at the end, when pictures of all sizes are new."""
+
+Sizes = Sequence[tuple[int, int]]
 
 
 def seeing_tasks(
-    seed: int, kinds: dict[str, float] = KINDS
+    seed: int, kinds: dict[str, float] = KINDS, sizes: Sizes = ()
 ) -> Iterator[tuple[tuple[int, int], Task]]:
     """Yield tasks without end, each with the size at which it is seen.
 
-    The caller takes those of one size together.
+    The caller takes those of one size together. With `sizes`, all is of these, and seen as it is
+    drawn; without, of any size, and scaled.
     """
     rng = Random(seed)
     while True:
-        size = random_size(rng)
+        size, seen = _drawn_and_seen(rng, sizes)
         kind = rng.choices(tuple(kinds), tuple(kinds.values()))[0]
-        yield seen_size(*size), seeing_task(rng, size, kind)
+        yield seen, replace(seeing_task(rng, size, kind), seen=seen)
 
 
-def seen_films(seed: int) -> Iterator[tuple[tuple[int, int], tuple[Drawing, ...]]]:
+def seen_films(
+    seed: int, sizes: Sizes = ()
+) -> Iterator[tuple[tuple[int, int], tuple[Drawing, ...]]]:
     """Yield pictures and clips without questions, each with the size at which it is seen."""
     rng = Random(seed)
     while True:
-        size = random_size(rng)
+        size, seen = _drawn_and_seen(rng, sizes)
         if rng.random() < 0.15:
             film = random_clip(rng, *size, rng.randint(4, 8), rng.choice(tuple(DIRECTIONS)))
         else:
-            film = (random_drawing(rng, *size, rng.choice((1, 1, 1, 2, 3, 4))),)
-        yield seen_size(*size), film
+            count = rng.choice((1, 1, 1, 2, 3, 4))
+            film = (random_drawing(rng, *size, count),)
+        yield seen, film
+
+
+def _drawn_and_seen(rng: Random, sizes: Sizes) -> Sizes:
+    if sizes:
+        return [rng.choice(sizes)] * 2
+    size = random_size(rng)
+    return [size, seen_size(*size)]
 
 
 def seeing_task(rng: Random, size: tuple[int, int], kind: str | None = None) -> Task:
     """Return one task, of any kind where none is named."""
     kind = kind or rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
     media, exchanges = _MAKERS[kind](rng, size)
-    return Task(kind, media, exchanges, rng.choice(SYSTEMS), media_last=rng.random() < 0.15)
+    system, last = rng.choice(SYSTEMS), rng.random() < 0.15
+    return Task(kind, media, exchanges, system, media_last=last, seen=seen_size(*size))
 
 
 Made = tuple[tuple[tuple[Drawing, ...], ...], tuple[tuple[str, str], ...]]
