@@ -132,7 +132,7 @@ PRACTICE = {"single": 0.1, "count": 0.57, "clip": 0.08, "several": 0.22, "text":
 """How often each kind comes later: most is what is learned last."""
 
 FINISH = {"single": 0.13, "count": 0.42, "clip": 0.15, "several": 0.25, "text": 0.05}
-"""How often each kind comes at the end, when pictures of all sizes are new."""
+"""How often each kind comes when pictures of all sizes are new."""
 
 Sizes = Sequence[tuple[int, int]]
 
