@@ -3,7 +3,7 @@
 From text that this package writes itself, on a CPU with two cores. The committed models took
 59 minutes (chat), 12 (both adapters) and 1 (rewards) on two Zen 5 cores that had other work too;
 a step of the chat model takes 1.1 s when they have none, which makes 41 minutes, and all of it 54.
-The models that see and hear took 34 and 15 minutes of one such core (`--threads 1`), in several
+The models that see and hear took 30 and 15 minutes of one such core (`--threads 1`), in several
 sittings: each phase begins from the weights that the phase before saved in bfloat16.
 torch, transformers and peft are needed here, and nowhere else in quire.
 """
@@ -46,7 +46,7 @@ class Recipe:
     eye_rows: int = 96
     see_steps: int = 350
     see_practice: tuple[int, ...] = (400, 500, 500)
-    see_finish: tuple[int, ...] = (320, 280)
+    see_finish: tuple[int, ...] = (320,)
     finish_rows: int = 48
     finish_rate: float = 1.5e-3
     hear_steps: int = 350
