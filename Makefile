@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TEST_ARGS ?=
+PART ?= all
 
 .DEFAULT_GOAL := help
 .PHONY: help demo chat check test bench models clean
@@ -49,8 +50,8 @@ test: $(VENV)/.dev  ## all tests
 bench: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python -m benchmarks
 
-models: $(VENV)/.dev  ## make the demo models again, in under an hour
-	$(BIN)/python -m quire.demo.make all
+models: $(VENV)/.dev  ## make the demo models again, in under two hours; one alone: PART=see
+	$(BIN)/python -m quire.demo.make $(PART)
 
 clean:           ## remove the environment and all caches
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
