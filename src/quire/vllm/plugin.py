@@ -40,8 +40,8 @@ def check_loaded(model: ModelConfig) -> None:
     """
     if is_yi_vl(getattr(model.hf_config, DECLARATION, None), {}) and _is_vllms_own():
         raise ConfigError(
-            "Yi-VL's projector comes from quire's plugin for vLLM, which is not loaded. Where "
-            f"VLLM_PLUGINS is set, name {NAME} in it; else install quire again."
+            "Yi-VL's projector comes from quire's plugin for vLLM, which vLLM has not loaded: "
+            f"name {NAME} in VLLM_PLUGINS where that is set, else install quire again."
         )
 
 
