@@ -254,6 +254,18 @@ class BaseEngine(ABC):
             messages, system, tools, images, videos, audios, input_kwargs, streamed=True
         )
 
+    def deltas(
+        self,
+        messages: Messages,
+        system: str | None,
+        tools: Tools,
+        options: Mapping[str, Any],
+        *,
+        streamed: bool,
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """`stream` for a caller who may want the answer whole: not `streamed`, in few deltas."""
+        return self._stream(messages, system, tools, None, None, None, options, streamed=streamed)
+
     async def _stream(
         self,
         messages: Messages,
