@@ -15,7 +15,7 @@ from quire import __version__
 from quire.errors import QuireError
 from quire.server.disconnect import ClientGone
 from quire.server.errors import Problem, problem_of
-from quire.server.openai import chat, models
+from quire.server.openai import chat, completions, models
 from quire.server.openai.answers import State
 from quire.server.openai.documents import complete_page
 from quire.server.openai.writing import to_json
@@ -27,7 +27,7 @@ ServiceOf: TypeAlias = Callable[[Request], Service]
 MakeRouter: TypeAlias = Callable[[ServiceOf], APIRouter]
 ErrorForm: TypeAlias = Callable[[Problem], Mapping[str, Any]]
 
-ROUTERS: tuple[MakeRouter, ...] = (chat.router, models.router)
+ROUTERS: tuple[MakeRouter, ...] = (chat.router, completions.router, models.router)
 """Every API's routes; a module of routes has a `router` and stands here."""
 
 ERROR_FORMS: dict[str, ErrorForm] = {}
