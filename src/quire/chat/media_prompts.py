@@ -181,6 +181,19 @@ class MediaPrompts:
 
         return encode_media(template, self._family, elements, media, tokenizer, form=self._form)
 
+    def vllm_input(self, prompt: Prompt) -> dict[str, Any]:
+        """The media of a prompt as vLLM takes them, with their content hashes as ids."""
+        if self._family is None:
+            return {}
+        media = [item.data for item in prompt.media]
+        data, hashes = self._family.vllm_data(media)
+        options = self._family.vllm_options(media)
+        return {
+            "multi_modal_data": data,
+            "multi_modal_uuids": hashes,
+            **({"mm_processor_kwargs": options} if options else {}),
+        }
+
     def close(self) -> None:
         """End the threads that decode. May be called twice."""
         with self._lock:
