@@ -93,15 +93,12 @@ class MediaPrompts:
         return cls(model_args, data_args, family, kinds, form)
 
     def restrict(self, policy: MediaPolicy) -> None:
-        """Hold all media to this policy from now on; those of Python's are the default.
-
-        Raises:
-            RuntimeError: media were loaded already.
-        """
+        """Hold all media to this policy from now on; without one, what a program may name counts."""
         with self._lock:
-            if self._loader is not None:
-                raise RuntimeError("The policy of media comes before the first medium.")
             self._policy = policy
+            if self._loader is not None:
+                self._loader.close()
+                self._loader = None
 
     def place(self, conversation: Conversation, media: CallMedia = NO_MEDIA) -> Conversation:
         """Make the media of a call parts of its messages; see `place_media`.
