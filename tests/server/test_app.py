@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import struct
 import time
@@ -273,6 +274,35 @@ def test_a_reader_that_stands_still_is_given_up(tokenizer: Tokenizer) -> None:
                 received += len(chunk)
             raise ConnectionError("closed")
         assert received < 60_000 * 4 * 40  # far less than all the events
+
+
+def test_requests_given_up_at_any_moment_free_their_blocks(served: Served) -> None:
+    """In the queue, in prefill, in decode, with several completions, whole answers too."""
+    engine: Any = served.engine
+    chance = random.Random(4)
+    text = "Tell me of the cache. " * 80
+    for turn in range(5):
+        connections = [
+            sent(
+                served,
+                {
+                    "model": "base",
+                    "messages": [{"role": "user", "content": f"{turn} {place} {text}"}],
+                    "stream": bool(place % 2),
+                    "n": 1 + place % 3,
+                    "max_tokens": 2000,
+                    "ignore_eos": True,
+                },
+            )
+            for place in range(12)
+        ]
+        for connection in connections:
+            time.sleep(chance.random() * 0.03)
+            connection.close()
+    assert comes_true(lambda: engine.statistics.free_blocks == engine.statistics.total_blocks, 1)
+    assert (engine.statistics.running, engine.statistics.waiting) == (0, 0)
+    answer = httpx.post(f"{served.url}{CHAT}", json={**HELLO, "max_tokens": 2})
+    assert answer.status_code == 200
 
 
 def test_a_slow_reader_gets_everything(tokenizer: Tokenizer) -> None:

@@ -182,8 +182,8 @@ _IdLists: TypeAlias = Annotated[list[_Ids], Field(min_length=1, max_length=MAX_P
 
 def _kind_of_prompt(value: Any) -> str | None:
     if isinstance(value, list):
-        first = value[0] if value else ""
-        return {int: "Ids", list: "IdLists"}.get(type(first), "Texts")
+        first: Any = value[0] if value else ""
+        return "Ids" if type(first) is int else "IdLists" if isinstance(first, list) else "Texts"
     return "Text" if isinstance(value, str) else None
 
 
