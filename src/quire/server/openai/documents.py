@@ -22,14 +22,18 @@ _ERRORS: dict[int, str] = {
 
 
 def documented(
-    body: type[Body], answer: type[BaseModel], *, streams: bool = False
+    body: type[Body],
+    answer: type[BaseModel],
+    *,
+    streams: bool = False,
+    error: type[BaseModel] = ErrorBody,
 ) -> dict[str, Any]:
     """The arguments of a route's decorator: its body, its answer and its errors."""
     content: dict[str, Any] = {}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": text} for status, text in _ERRORS.items()
+        status: {"model": error, "description": text} for status, text in _ERRORS.items()
     }
     responses[200] = {"model": answer, "content": content, "description": "The answer."}
     return {
