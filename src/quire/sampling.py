@@ -59,6 +59,8 @@ class SamplingParams:
     response_format: Constraint | None = None
     skip_special_tokens: bool = True
     priority: int = 0
+    cache_salt: str | None = None
+    """Requests of different salts share no cached prefix: who asks cannot learn what others asked."""
     timeout: float | None = None
     streamed: bool = True
     """False where the caller reads whole answers only: an engine may then emit one delta each."""
@@ -100,6 +102,7 @@ SAMPLING_OPTIONS = frozenset(DEFAULTS) | {
     "bad_words",
     "response_format",
     "priority",
+    "cache_salt",
     "timeout",
 }
 """What a request may give for sampling; `REQUEST_OPTIONS` adds what templates and engines take."""
@@ -182,6 +185,7 @@ def resolve(
         response_format=read_response_format(merged.get("response_format")),
         skip_special_tokens=_boolean("skip_special_tokens", merged["skip_special_tokens"]),
         priority=_integer("priority", merged.get("priority", 0), -(2**31), 2**31 - 1),
+        cache_salt=read_cache_salt(merged.get("cache_salt")),
         timeout=_timeout(merged.get("timeout")),
     )
 
@@ -302,6 +306,17 @@ def _logit_bias(value: Any) -> Mapping[int, float]:
             ) from None
         bias[token_id] = _number(f"logit_bias[{token_id}]", amount, -100.0, 100.0)
     return MappingProxyType(bias)
+
+
+def read_cache_salt(value: Any) -> str | None:
+    """Check a salt.
+
+    Raises:
+        SamplingError: it is no text, or empty.
+    """
+    if value is not None and (not isinstance(value, str) or not value):
+        raise SamplingError(f"cache_salt must be a text that is not empty, not {value!r}.")
+    return value
 
 
 def _timeout(value: Any) -> float | None:

@@ -154,6 +154,7 @@ class BaseEngine(ABC):
             adapter: the LoRA adapter to compute with, as in a chat.
             timeout: seconds for all of it.
             priority: a lower number is served earlier.
+            cache_salt: calls of different salts share no cached prefix.
 
         Raises:
             RequestError: a text or an option is wrong; no other request is harmed.

@@ -139,7 +139,7 @@ class VllmEngine(BaseEngine):
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, adapter)
         stream = started.engine.generate(
-            tokens_input(list(prompt.token_ids)),
+            tokens_input(list(prompt.token_ids), cache_salt=params.cache_salt),
             settings,
             request_id or f"request-{next(self._request_numbers)}",
             lora_request=lora,

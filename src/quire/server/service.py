@@ -215,11 +215,21 @@ class Service:
         ready = dict(options)
         if adapter is not None:
             ready["adapter"] = adapter
+        salt = salted(caller, options.get("cache_salt"))
+        if salt is not None:
+            ready["cache_salt"] = salt
         if deadline is not None:
             ready["timeout"] = deadline - time.monotonic()
             if ready["timeout"] <= 0:
                 raise RequestTimeoutError("The request's time passed while it waited.")
         return ready
+
+
+def salted(caller: Caller, own: Any = None) -> str | None:
+    """The salt of a caller's requests, and of those that it tells apart by its own."""
+    if own is not None and not isinstance(own, str):
+        return own  # to be refused with the other options
+    return f"{caller.salt}/{own or ''}" if caller.salt or own else None
 
 
 def _params(
