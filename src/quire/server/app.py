@@ -13,11 +13,12 @@ from starlette.types import ASGIApp
 
 from quire import __version__
 from quire.errors import QuireError
+from quire.server import adapters, tokens
 from quire.server.anthropic import messages
 from quire.server.anthropic.errors import error_body
 from quire.server.disconnect import ClientGone
 from quire.server.errors import Problem, problem_of
-from quire.server.openai import chat, models
+from quire.server.openai import chat, embeddings, models, scores
 from quire.server.openai.answers import State
 from quire.server.openai.documents import complete_page
 from quire.server.openai.responses import router as responses
@@ -35,6 +36,10 @@ ROUTERS: tuple[MakeRouter, ...] = (
     models.router,
     responses.router,
     messages.router,
+    embeddings.router,
+    scores.router,
+    tokens.router,
+    adapters.router,
 )
 """Every API's routes; a module of routes has a `router` and stands here."""
 

@@ -49,7 +49,7 @@ class BlockReader:
             self._logprobs = ()
             pieces += self._written("thought", delta.reasoning)
         if delta.content:
-            pieces += self._written("text", delta.content)
+            pieces += self._written("text", delta.content, delta.logprobs or ())
         for call in delta.tool_calls:
             self._open, self._held, self._logprobs = "call", "", ()
             pieces.append(Piece("call", call=call))
@@ -58,12 +58,16 @@ class BlockReader:
             pieces.append(Piece(self._held_kind, self._held, logprobs=self._taken()))
         return pieces
 
-    def _written(self, kind: BlockKind, text: str) -> list[Piece]:
+    def _written(
+        self, kind: BlockKind, text: str, logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> list[Piece]:
         if self._open != kind:
             self._held = self._held + text if self._held_kind == kind else text
             self._held_kind = kind
             if not self._held.strip():
                 return []
+            if kind == "text" and self._open is not None:
+                self._logprobs = logprobs  # those before are of what stands between blocks
             self._open, text, self._held = kind, self._held, ""
         return [Piece(kind, text, logprobs=self._taken() if kind == "text" else ())]
 

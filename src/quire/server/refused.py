@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import BeforeValidator
@@ -16,5 +15,16 @@ def only(*fine: Any, because: str) -> BeforeValidator:
             raise ValueError(because)
         return value
 
-    checked: Callable[[Any], Any] = check
-    return BeforeValidator(checked)
+    return BeforeValidator(check)
+
+
+def kinds(*fine: str, because: str) -> BeforeValidator:
+    """Refuses objects of another `type`, before anything else about them is looked at."""
+
+    def check(value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in fine:
+            raise ValueError(f"The type {kind[:80]!r} is not supported: {because}")
+        return value
+
+    return BeforeValidator(check)

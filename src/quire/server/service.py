@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -13,12 +13,12 @@ from quire.chat.completion import CompletionCollector
 from quire.chat.in_time import in_time
 from quire.chat.response import ChatDelta, Response
 from quire.errors import GenerationError, RequestTimeoutError
-from quire.outputs import Delta
+from quire.outputs import Delta, Embedding
 from quire.prompt import Prompt
 from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
 from quire.server.arguments import ServerArguments
 from quire.server.call import Call, Caller
-from quire.server.errors import NotReady
+from quire.server.errors import BadRequest, NotAllowed, NotReady
 from quire.server.models import ServedModels
 from quire.server.token_texts import TokenTexts
 from quire.server.tool_choice import ToolChooser
@@ -191,6 +191,63 @@ class Service:
                             raise GenerationError(delta.error or "The engine failed in a step.")
                         watching.delta(delta)
                         yield delta
+        except BaseException as error:
+            watching.end(error)
+            raise
+        watching.end(None)
+
+    async def embed(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+    ) -> list[Embedding]:
+        """Texts, or their token ids, as vectors; `options` are those of `BaseEngine.embed`.
+
+        Raises what `stream` does.
+        """
+        adapter = self.models.resolve(model)
+        async with self._entered("embedding", caller, options, adapter) as ready:
+            return await self.engine.embed(texts, **ready)
+
+    async def score(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+    ) -> list[float]:
+        """The scores that a reward model gives to texts; `options` are those of `get_scores`.
+
+        Raises what `stream` does.
+        """
+        if self.models.resolve(model) is not None:
+            raise BadRequest(
+                "Texts are scored by the model itself, and by no adapter.", param="model"
+            )
+        async with self._entered("score", caller, options, None) as ready:
+            try:
+                return await self.engine.get_scores(list(texts), **ready)  # type: ignore[arg-type]
+            except NotImplementedError:
+                raise NotAllowed("This model scores no texts: that needs a reward model.") from None
+
+    @asynccontextmanager
+    async def _entered(
+        self, kind: Kind, caller: Caller, options: Mapping[str, Any], adapter: str | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Wait for admission, and watch what is done then; gives the options, made ready.
+
+        Texts of one request count as one: the engine takes them as it has room.
+        """
+        watching = self._watch(kind, caller, 1)
+        deadline = self._deadline(options)
+        try:
+            async with self.gate.enter(1):
+                watching.admitted()
+                yield self._options(options, adapter, caller, deadline)
         except BaseException as error:
             watching.end(error)
             raise

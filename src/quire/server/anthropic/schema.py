@@ -9,6 +9,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from quire.server.openai.schema import MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, Count, Stop
 from quire.server.reading import Body
+from quire.server.refused import kinds
 from quire.server.unions import tagged
 
 _strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -202,6 +203,11 @@ class CustomTool(TypedDict):
     """True is refused: the arguments of a call are constrained by a forced `tool_choice` alone."""
 
 
+ToolOfClient: TypeAlias = Annotated[
+    CustomTool, kinds("custom", because="only tools that the client runs are.")
+]
+
+
 @_strict
 class ToolChoice(TypedDict):
     type: Literal["auto", "any", "tool", "none"]
@@ -241,7 +247,7 @@ class CountTokensRequest(Body):
     model: str
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: TextOrBlocks | None = None
-    tools: Annotated[list[CustomTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[ToolOfClient], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

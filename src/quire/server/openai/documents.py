@@ -22,7 +22,7 @@ _ERRORS: dict[int, str] = {
 
 
 def documented(
-    body: type[Body],
+    body: type[Body] | None,
     answer: type[BaseModel],
     *,
     streams: bool = False,
@@ -36,16 +36,11 @@ def documented(
         status: {"model": error, "description": text} for status, text in _ERRORS.items()
     }
     responses[200] = {"model": answer, "content": content, "description": "The answer."}
-    return {
-        "response_model": None,
-        "responses": responses,
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": _schema(body)}},
-            },
-        },
-    }
+    arguments: dict[str, Any] = {"response_model": None, "responses": responses}
+    if body is not None:
+        content = {"application/json": {"schema": _schema(body)}}
+        arguments["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
+    return arguments
 
 
 def _schema(body: type[BaseModel]) -> dict[str, Any]:

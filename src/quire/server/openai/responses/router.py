@@ -26,9 +26,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["responses"])
 
-    @routes.post(
-        "/v1/responses", **documented(ResponsesRequest, StoredNowhere, streams=True)
-    )
+    @routes.post("/v1/responses", **documented(ResponsesRequest, StoredNowhere, streams=True))
     async def create_response(request: Request) -> Response:
         """Answer a conversation, whole or as a stream of server-sent events; nothing is stored."""
         service = service_of(request)

@@ -9,7 +9,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from quire.server.openai.schema import MAX_MESSAGES, MAX_TOOLS, MAX_TOP_LOGPROBS, Count
 from quire.server.reading import Body
-from quire.server.refused import only
+from quire.server.refused import kinds, only
 from quire.server.unions import tagged
 
 _strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -163,7 +163,7 @@ InputItem: TypeAlias = Annotated[
     | Annotated[FunctionOutputItem, Tag("FunctionOutputItem")],
     Discriminator(
         _item_kind,
-        "unknown_item",
+        "unknown_type",
         f"an item of a type that is not supported; known are {', '.join(_ITEMS)}",
     ),
 ]
@@ -179,6 +179,11 @@ class FunctionTool(TypedDict):
     parameters: NotRequired[dict[str, Any] | None]
     strict: NotRequired[bool | None]
     """A forced `tool_choice` constrains arguments to the schema; otherwise they are the model's."""
+
+
+OfferedTool: TypeAlias = Annotated[
+    FunctionTool, kinds("function", because="only functions that the client runs are.")
+]
 
 
 @_strict
@@ -208,7 +213,7 @@ Choice: TypeAlias = Annotated[
     | Annotated[AllowedTools, Tag("AllowedTools")],
     Discriminator(
         _choice_kind,
-        "unknown_choice",
+        "unknown_type",
         "known are none, auto, required, and objects of the types function and allowed_tools",
     ),
 ]
@@ -307,7 +312,7 @@ class ResponsesRequest(Body):
     stream_options: ResponseStreamOptions | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[OfferedTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
