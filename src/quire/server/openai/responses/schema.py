@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from quire.server.openai.schema import MAX_MESSAGES, MAX_TOOLS, MAX_TOP_LOGPROBS, Count
 from quire.server.reading import Body
