@@ -18,7 +18,7 @@ from quire.server.anthropic import messages
 from quire.server.anthropic.errors import error_body
 from quire.server.disconnect import ClientGone
 from quire.server.errors import Problem, problem_of
-from quire.server.openai import chat, embeddings, models, scores
+from quire.server.openai import chat, completions, embeddings, models, scores
 from quire.server.openai.answers import State
 from quire.server.openai.documents import complete_page
 from quire.server.openai.responses import router as responses
@@ -33,6 +33,7 @@ ErrorForm: TypeAlias = Callable[[Problem], Mapping[str, Any]]
 
 ROUTERS: tuple[MakeRouter, ...] = (
     chat.router,
+    completions.router,
     models.router,
     responses.router,
     messages.router,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -27,3 +29,22 @@ class ServerArguments(Arguments):
     """The only folder of which a client may name files; None for none."""
     media_urls: bool = False
     """Whether media are fetched from addresses that a client names."""
+
+
+_ENVIRONMENT = {"host": "API_HOST", "port": "API_PORT", "served_model_name": "API_MODEL_NAME"}
+"""LLaMA-Factory's variables."""
+
+
+def read_server_arguments(
+    values: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+) -> tuple[ServerArguments, dict[str, Any]]:
+    """Split the server's own arguments from all; what is not given comes from the environment.
+
+    Raises:
+        ConfigError: a value that is not allowed.
+    """
+    fields = ServerArguments.model_fields
+    own = {name: environment[key] for name, key in _ENVIRONMENT.items() if environment.get(key)}
+    own |= {name: value for name, value in values.items() if name in fields}
+    rest = {name: value for name, value in values.items() if name not in fields}
+    return ServerArguments(**own), rest

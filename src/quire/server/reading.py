@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,6 +16,9 @@ class Body(BaseModel):
     """A request's body. Types are taken as they are, and null is "not given"."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Fields that others know, and why this server does not take them."""
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -73,5 +76,7 @@ def _unknown_kind(value: object, key: str) -> str:
 
 
 def _unknown(path: str, kind: type[Body]) -> str:
+    if path in kind.refused:
+        return sentence(kind.refused[path])
     known = list(kind.model_fields) if path.isidentifier() else []
     return sentence(f"Unknown parameter {path!r}{nearest(path, known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
@@ -15,11 +16,12 @@ from quire.chat.response import ChatDelta, Response
 from quire.errors import GenerationError, RequestTimeoutError
 from quire.outputs import Delta, Embedding
 from quire.prompt import Prompt
-from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
+from quire.sampling import SAMPLING_OPTIONS, check_option_names, resolve
 from quire.server.arguments import ServerArguments
 from quire.server.call import Call, Caller
 from quire.server.errors import BadRequest, NotAllowed, NotReady
 from quire.server.models import ServedModels
+from quire.server.together import together
 from quire.server.token_texts import TokenTexts
 from quire.server.tool_choice import ToolChooser
 
@@ -98,6 +100,11 @@ class Service:
         self._engine = self._models = self._texts = None
 
     @property
+    def is_attached(self) -> bool:
+        """Whether there is an engine."""
+        return self._engine is not None
+
+    @property
     def engine(self) -> BaseEngine:
         """The engine.
 
@@ -161,7 +168,7 @@ class Service:
                 collected.setdefault(delta.index, CompletionCollector()).add(delta)
         return [collected[index].response(index) for index in sorted(collected)]
 
-    async def complete(
+    def complete(
         self,
         prompt: list[int] | str,
         options: Mapping[str, Any],
@@ -171,24 +178,33 @@ class Service:
         streamed: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         """Complete a prompt as it is, with no template; see `stream`."""
+        return self.complete_all([prompt], options, caller, model=model, streamed=streamed)
+
+    async def complete_all(
+        self,
+        prompts: Sequence[list[int] | str],
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+        streamed: bool = False,
+    ) -> AsyncGenerator[Delta, None]:
+        """Complete several prompts at once; those of the prompt i have the indices i * n and up."""
         engine, adapter = self.engine, self.models.resolve(model)
         check_option_names(options)
-        count = options.get("n") or 1
-        watching = self._watch("completion", caller, count)
+        count = _count(options)
+        watching = self._watch("completion", caller, count * len(prompts))
         deadline = self._deadline(options)
         try:
-            async with self.gate.enter(count):
+            async with self.gate.enter(count * len(prompts)):
                 watching.admitted()
                 ready = self._options(options, adapter, caller, deadline)
-                ids = engine.tokenizer.encode_whole(prompt) if isinstance(prompt, str) else prompt
-                params = _params(engine, ready, len(ids), streamed=streamed)
-                stream = engine.generate(
-                    Prompt(tuple(ids)), params, adapter=adapter, request_id=None
-                )
-                async with aclosing(in_time(stream, params.timeout)) as deltas:
-                    async for delta in deltas:
-                        if delta.finish_reason == "error":
-                            raise GenerationError(delta.error or "The engine failed in a step.")
+                ids = await _token_ids(engine, prompts)
+                streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
+                async with aclosing(together(streams)) as deltas:
+                    async for place, delta in deltas:
+                        if place:
+                            delta = replace(delta, index=place * count + delta.index)
                         watching.delta(delta)
                         yield delta
         except BaseException as error:
@@ -289,16 +305,46 @@ def salted(caller: Caller, own: Any = None) -> str | None:
     return f"{caller.salt}/{own or ''}" if caller.salt or own else None
 
 
-def _params(
-    engine: BaseEngine, options: Mapping[str, Any], length: int, *, streamed: bool
-) -> SamplingParams:
+def _count(options: Mapping[str, Any]) -> int:
+    count = options.get("n") or options.get("num_return_sequences") or 1
+    return count if isinstance(count, int) and count > 0 else 1
+
+
+_SHORT = 4000
+"""Characters that are tokenised within about half a millisecond."""
+
+
+async def _token_ids(
+    engine: BaseEngine, prompts: Sequence[list[int] | str]
+) -> Sequence[Sequence[int]]:
+    """The prompts' tokens; many characters are tokenised off the event loop."""
+
+    def read() -> list[list[int]]:
+        encode = engine.tokenizer.encode_whole
+        return [encode(one) if isinstance(one, str) else one for one in prompts]
+
+    if sum(len(one) for one in prompts if isinstance(one, str)) <= _SHORT:
+        return read()
+    return await asyncio.to_thread(read)
+
+
+async def _completion(
+    engine: BaseEngine, ids: Sequence[int], options: Mapping[str, Any], *, streamed: bool
+) -> AsyncGenerator[Delta, None]:
+    """The deltas of one prompt."""
     sampling = {name: value for name, value in options.items() if name in SAMPLING_OPTIONS}
     params = resolve(
         sampling,
         engine.generating_args.explicit(),
         engine.generation_config,
-        prompt_length=length,
+        prompt_length=len(ids),
         context_length=engine.context_length,
         eos_token_ids=engine.eos_token_ids,
     )
-    return replace(params, streamed=streamed)
+    params = replace(params, streamed=streamed)
+    stream = engine.generate(Prompt(tuple(ids)), params, adapter=options.get("adapter"))
+    async with aclosing(in_time(stream, params.timeout)) as deltas:
+        async for delta in deltas:
+            if delta.finish_reason == "error":
+                raise GenerationError(delta.error or "The engine failed in a step of this request.")
+            yield delta

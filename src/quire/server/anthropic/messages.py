@@ -11,7 +11,7 @@ from quire.server.anthropic.request import messages_call, prompt_call
 from quire.server.anthropic.schema import CountTokensRequest, MessagesRequest
 from quire.server.anthropic.writer import MessageWriter
 from quire.server.call import caller_of
-from quire.server.events import EventStream
+from quire.server.openai.chat import event_stream
 from quire.server.openai.documents import documented
 from quire.server.openai.writing import to_json
 from quire.server.prompts import prompt_of
@@ -44,7 +44,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         )
         deltas = service.stream(call, caller_of(request))
         if call.streamed:
-            return EventStream(deltas, writer, keep_alive=service.arguments.keep_alive)  # type: ignore[return-value]
+            return event_stream(service, deltas, writer)
         await read_whole(request, deltas, writer.events)
         return Response(to_json(writer.message), media_type="application/json")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypeAlias
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
 from typing_extensions import TypedDict
 
 from quire.sampling import MAX_COMPLETIONS
@@ -16,6 +17,7 @@ _strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=Fals
 MAX_MESSAGES = 4096
 MAX_TOOLS = 512
 MAX_STOPS = 16
+MAX_PROMPTS = 256
 MAX_TOP_LOGPROBS = 20
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -122,6 +124,19 @@ class SamplingFields(Body):
 class ChatRequest(SamplingFields):
     """The body of /v1/chat/completions."""
 
+    refused: ClassVar[Mapping[str, str]] = {
+        "functions": "functions is OpenAI's old form: give tools",
+        "function_call": "function_call is OpenAI's old form: give tool_choice",
+        "audio": "audio is not supported: quire answers with text",
+        "prediction": "prediction is not supported; native_speculation guesses ahead by itself",
+        "web_search_options": "web_search_options is not supported: quire searches no web",
+        "guided_json": "guided_json is vLLM's old form: give response_format",
+        "guided_regex": "guided_regex is vLLM's old form: give response_format",
+        "guided_choice": "guided_choice is vLLM's old form: give response_format",
+        "guided_grammar": "guided_grammar is vLLM's old form: give response_format",
+        "structured_outputs": "structured_outputs is vLLM's own form: give response_format",
+    }
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
@@ -141,3 +156,43 @@ class ChatRequest(SamplingFields):
     safety_identifier: Annotated[str, Field(max_length=1024)] | None = None
     prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+
+
+_Ids: TypeAlias = Annotated[
+    list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=2**22)
+]
+_Texts: TypeAlias = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+_IdLists: TypeAlias = Annotated[list[_Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
+
+
+def _kind_of_prompt(value: Any) -> str | None:
+    if isinstance(value, list):
+        first = value[0] if value else ""
+        return {int: "Ids", list: "IdLists"}.get(type(first), "Texts")
+    return "Text" if isinstance(value, str) else None
+
+
+Prompt: TypeAlias = Annotated[
+    Annotated[str, Tag("Text")]
+    | Annotated[_Texts, Tag("Texts")]
+    | Annotated[_Ids, Tag("Ids")]
+    | Annotated[_IdLists, Tag("IdLists")],
+    Discriminator(
+        _kind_of_prompt, "prompt_type", "a text, a list of texts, or token ids are needed"
+    ),
+]
+
+
+class CompletionRequest(SamplingFields):
+    """The body of /v1/completions."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "suffix": "suffix is not supported: text is completed at its end alone",
+        "best_of": "best_of is not supported: ask for several with n, and choose",
+    }
+
+    prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """0 goes with `echo`: the prompt alone, with its log-probabilities."""
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None

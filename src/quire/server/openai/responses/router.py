@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from quire.outputs import TokenLogprob
 from quire.server.call import caller_of
-from quire.server.events import EventStream
+from quire.server.openai.chat import event_stream
 from quire.server.openai.documents import documented
 from quire.server.openai.responses.answers import StoredNowhere
 from quire.server.openai.responses.request import echo, responses_call, wants_logprobs
@@ -35,7 +35,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         writer = await _writer(service, body)
         deltas = service.stream(call, caller_of(request))
         if body.stream:
-            return EventStream(deltas, writer, keep_alive=service.arguments.keep_alive)  # type: ignore[return-value]
+            return event_stream(service, deltas, writer)
         await read_whole(request, deltas, writer.events)
         return Response(to_json(writer.response), media_type="application/json")
 
