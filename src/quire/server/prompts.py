@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from quire.chat.base_engine import BaseEngine
+from quire.errors import UnsupportedOptionError
 from quire.prompt import Prompt
 from quire.server.call import Call
 from quire.server.service import Service
 from quire.server.tool_choice import ToolChooser
+from quire.tokenizer import Tokenizer
 
 
 async def prompt_of(service: Service, call: Call) -> Prompt:
@@ -20,3 +25,23 @@ async def prompt_of(service: Service, call: Call) -> Prompt:
     options = chooser.options(call.options)
     request = await service.engine.prepared(call.messages, call.system, chooser.tools, options)
     return request.prompt
+
+
+def tokenizer_of(engine: BaseEngine) -> Tokenizer:
+    """The engine's tokenizer.
+
+    Raises:
+        UnsupportedOptionError: the model's folder, and so its tokenizer, is at another server.
+    """
+    tokenizer: Tokenizer | None = getattr(engine, "tokenizer", None)
+    if tokenizer is None:
+        raise UnsupportedOptionError(
+            f"{engine.name} has no tokenizer: the model's folder is at another server."
+        )
+    return tokenizer
+
+
+def token_counter(engine: BaseEngine) -> Callable[[str], int]:
+    """Counts the tokens of a text; all are 0 where the engine has no tokenizer."""
+    tokenizer: Tokenizer | None = getattr(engine, "tokenizer", None)
+    return lambda text: len(tokenizer.encode(text)) if tokenizer else 0

@@ -122,6 +122,13 @@ class Service:
             raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
         return self._models
 
+    @property
+    def _generator(self) -> BaseEngine:
+        """The engine, if it writes text; raises NotAllowed too."""
+        if not self.engine.can_generate:
+            raise NotAllowed("This model scores texts and writes none.")
+        return self.engine
+
     async def token_texts(self) -> TokenTexts:
         """The texts of the model's tokens; raises as `engine` does."""
         if self._texts is None:
@@ -136,7 +143,7 @@ class Service:
             RequestError: the request is wrong.
             EngineError: the engine could not do it.
         """
-        engine, adapter = self.engine, self.models.resolve(call.model)
+        engine, adapter = self._generator, self.models.resolve(call.model)
         chooser = ToolChooser.of(call)
         watching = self._watch("chat", caller, call.completions)
         deadline = self._deadline(call.options)
@@ -190,7 +197,7 @@ class Service:
         streamed: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         """Complete several prompts at once; those of the prompt i have the indices i * n and up."""
-        engine, adapter = self.engine, self.models.resolve(model)
+        engine, adapter = self._generator, self.models.resolve(model)
         check_option_names(options)
         count = _count(options)
         watching = self._watch("completion", caller, count * len(prompts))
@@ -230,7 +237,7 @@ class Service:
 
     async def score(
         self,
-        texts: Sequence[str | Sequence[int]],
+        texts: Sequence[str],
         options: Mapping[str, Any],
         caller: Caller,
         *,
@@ -246,7 +253,7 @@ class Service:
             )
         async with self._entered("score", caller, options, None) as ready:
             try:
-                return await self.engine.get_scores(list(texts), **ready)  # type: ignore[arg-type]
+                return await self.engine.get_scores(list(texts), **ready)
             except NotImplementedError:
                 raise NotAllowed("This model scores no texts: that needs a reward model.") from None
 

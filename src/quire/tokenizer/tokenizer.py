@@ -120,10 +120,6 @@ class Tokenizer:
             encoding.truncate(max(0, max_length - self.backend.num_special_tokens_to_add(False)))
         return self.backend.post_process(encoding, None, True).ids[:max_length]
 
-    def encode_pair(self, first: str, second: str) -> list[int]:
-        """The ids of two texts as one, with what the tokenizer puts around and between them."""
-        return self.backend.encode(first, second).ids
-
     def encode_spans(self, spans: Spans, control: frozenset[str] = frozenset()) -> list[int]:
         """The ids of the spans as one string, with no control token arising from literal text.
 

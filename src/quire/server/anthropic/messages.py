@@ -14,7 +14,7 @@ from quire.server.call import caller_of
 from quire.server.openai.chat import event_stream
 from quire.server.openai.documents import documented
 from quire.server.openai.writing import to_json
-from quire.server.prompts import prompt_of
+from quire.server.prompts import prompt_of, token_counter
 from quire.server.reading import read_body
 from quire.server.service import Service
 from quire.server.whole import read_whole
@@ -35,11 +35,10 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         service = service_of(request)
         body = await read_body(request, MessagesRequest)
         call = messages_call(body)
-        tokenizer = service.engine.tokenizer
         writer = MessageWriter(
             body.model,
             stop_sequences=body.stop_sequences or (),
-            count=lambda text: len(tokenizer.encode(text)),
+            count=token_counter(service.engine),
             omit_thoughts=(body.thinking or {}).get("display") == "omitted",
         )
         deltas = service.stream(call, caller_of(request))

@@ -15,9 +15,9 @@ from quire.server.errors import BadRequest
 from quire.server.openai.documents import documented
 from quire.server.openai.embeddings import MAX_TEXTS, TextUsage, cut_length, text_usage
 from quire.server.openai.writing import new_id, now, to_json
+from quire.server.prompts import token_counter
 from quire.server.reading import Body, read_body
 from quire.server.service import Service
-from quire.tokenizer import Tokenizer
 
 
 def _text_or_texts(value: Any) -> str | None:
@@ -35,7 +35,8 @@ MaxLength: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 class ScoreRequest(Body):
     """The body of /v1/score: texts in `input`, or pairs of `text_1` and `text_2`.
 
-    A pair is scored as the tokenizer joins two texts; one text_1 goes with each text_2.
+    A pair is scored as one text, the second right after the first: a prompt and an answer to it.
+    One text_1 goes with each text_2.
     """
 
     model: str | None = None
@@ -89,11 +90,12 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         """The scores of a reward model, in vLLM's form: its head's raw numbers."""
         service = service_of(request)
         body = await read_body(request, ScoreRequest)
-        options, tokenizer = _options(body, service.engine.context_length), service.engine.tokenizer
-        texts = await asyncio.to_thread(_encoded, body, tokenizer)
+        texts, options = _texts(body), _options(body, service.engine.context_length)
         async with Watched(request.receive):
             scores = await service.score(texts, options, caller_of(request), model=body.model)
         length = options.get("max_length") or service.engine.context_length
+        count = token_counter(service.engine)
+        tokens = await asyncio.to_thread(lambda: sum(min(count(text), length) for text in texts))
         data = [
             {"index": index, "object": "score", "score": score}
             for index, score in enumerate(scores)
@@ -104,7 +106,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
             "created": now(),
             "model": body.model or service.models.name,
             "data": data,
-            "usage": text_usage(sum(min(len(ids), length) for ids in texts)),
+            "usage": text_usage(tokens),
         }
         return Response(to_json(answer), media_type="application/json")
 
@@ -137,15 +139,15 @@ def _options(body: ScoreRequest, context: int) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _encoded(body: ScoreRequest, tokenizer: Tokenizer) -> list[list[int]]:
-    """The token ids of each text or pair."""
+def _texts(body: ScoreRequest) -> list[str]:
+    """The texts that are scored."""
     if body.input is not None:
         if body.text_1 is not None or body.text_2 is not None:
             raise BadRequest("Give input, or text_1 and text_2, not both.", param="input")
-        return [tokenizer.encode_whole(text) for text in _listed(body.input)]
+        return _listed(body.input)
     if body.text_1 is None or body.text_2 is None:
         raise BadRequest("Give texts in input, or pairs in text_1 and text_2.", param="input")
-    return [tokenizer.encode_pair(*pair) for pair in _pairs(body.text_1, body.text_2)]
+    return [first + second for first, second in _pairs(body.text_1, body.text_2)]
 
 
 def _pairs(first: str | list[str], second: str | list[str]) -> Sequence[tuple[str, str]]:

@@ -17,6 +17,7 @@ from quire.server.openai.responses.request import echo, responses_call, wants_lo
 from quire.server.openai.responses.schema import ResponsesRequest
 from quire.server.openai.responses.writer import ResponseWriter
 from quire.server.openai.writing import to_json
+from quire.server.prompts import token_counter
 from quire.server.reading import read_body
 from quire.server.service import Service
 from quire.server.whole import read_whole
@@ -43,7 +44,6 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
 
 
 async def _writer(service: Service, body: ResponsesRequest) -> ResponseWriter:
-    tokenizer = service.engine.tokenizer
     texts = await service.token_texts() if wants_logprobs(body) else None
 
     def describe(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
@@ -52,6 +52,6 @@ async def _writer(service: Service, body: ResponsesRequest) -> ResponseWriter:
 
     return ResponseWriter(
         echo(body, body.model or service.models.name),
-        count=lambda text: len(tokenizer.encode(text)),
+        count=token_counter(service.engine),
         describe=describe if texts else None,
     )
