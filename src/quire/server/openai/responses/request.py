@@ -54,21 +54,25 @@ def _turns(body: ResponsesRequest) -> Turns:
         turns.say([text_part(body.input)])
         return turns
     for place, item in enumerate(body.input):
-        where = f"input[{place}]"
-        if item.get("type", "message") == "message":
-            _message(turns, item, where)  # pyright: ignore[reportArgumentType]
-        elif item["type"] == "reasoning":
-            turns.think(_thought(item))
-        elif item["type"] == "function_call":
-            turns.call(item["call_id"], item["name"], item["arguments"])
-        elif item["type"] == "function_call_output":
-            parts = _parts(item["output"], f"{where}.output")
-            turns.result(item["call_id"], parts, f"{where}.call_id")
+        _item(turns, item, f"input[{place}]")
     return turns
 
 
+def _item(turns: Turns, item: Any, where: str) -> None:
+    """Take one item in; the schema has checked which fields go with its type."""
+    kind = item.get("type", "message")
+    if kind == "message":
+        _message(turns, item, where)
+    elif kind == "reasoning":
+        turns.think(_thought(item))
+    elif kind == "function_call":
+        turns.call(item["call_id"], item["name"], item["arguments"])
+    else:
+        turns.result(item["call_id"], _parts(item["output"]), f"{where}.call_id")
+
+
 def _message(turns: Turns, item: MessageItem, where: str) -> None:
-    parts = _parts(item["content"], f"{where}.content")
+    parts = _parts(item["content"])
     if item["role"] == "user":
         turns.say(parts)
         return
@@ -85,7 +89,7 @@ def _message(turns: Turns, item: MessageItem, where: str) -> None:
         turns.instruct(text, where)
 
 
-def _parts(content: str | list[InputPart], where: str) -> list[Part]:
+def _parts(content: str | list[InputPart]) -> list[Part]:
     if isinstance(content, str):
         return [text_part(content)]
     return [_part(part) for part in content]
