@@ -19,6 +19,7 @@ ALL = (
     "step_profile",
     "scheduler_overhead",
     "vllm_overhead",
+    "media",
 )
 
 

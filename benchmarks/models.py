@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ QWEN2_05B: dict[str, Any] = {
     "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
 }
+QWEN2_VL_TOWER: dict[str, Any] = {
+    "depth": 8,
+    "embed_dim": 384,
+    "num_heads": 6,
+    "hidden_size": 512,
+}
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 
 def qwen2_26m() -> Path:
@@ -39,6 +47,15 @@ def qwen2_26m() -> Path:
 def qwen2_05b() -> Path:
     """Random weights in the shape of Qwen2-0.5B, stored as it is: bfloat16, 1 GB."""
     return _make("qwen2-0.5b", QWEN2_05B, "bfloat16")
+
+
+def qwen2_vl_42m() -> Path:
+    """A Qwen2-VL of random parameters: `qwen2_26m` below a tower of 16 million."""
+    folder = FOLDER / "qwen2-vl-42m"
+    if not (folder / "tokenizer_config.json").is_file():
+        _make_seeing_weights(folder)
+        _make_tokenizer(folder, QWEN2_26M["vocab_size"], VISION)
+    return folder
 
 
 def _make(name: str, config: dict[str, Any], dtype: str) -> Path:
@@ -60,7 +77,27 @@ def _make_weights(folder: Path, config: dict[str, Any], dtype: str) -> None:
     model.to(getattr(torch, dtype)).save_pretrained(folder)
 
 
-def _make_tokenizer(folder: Path, size: int) -> None:
+def _make_seeing_weights(folder: Path) -> None:
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    torch.manual_seed(0)
+    first = len(SPECIAL)
+    ids = {f"{name}_id": first + number for number, name in enumerate(
+        ("vision_start_token", "vision_end_token", "image_token", "video_token")
+    )}  # fmt: skip
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
+    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    text = {**QWEN2_26M, "rope_parameters": rope, "initializer_range": 0.05, **ends}
+    config = Qwen2VLConfig(text_config=text, vision_config=QWEN2_VL_TOWER, **ends, **ids)
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    Qwen2VLImageProcessorPil().save_pretrained(folder)
+    Qwen2VLVideoProcessor().save_pretrained(folder)
+
+
+def _make_tokenizer(folder: Path, size: int, more: Sequence[str] = ()) -> None:
     """A byte-level BPE tokenizer, trained on quire's own source, filled up to `size` tokens.
 
     What fills it is made-up words that no text contains; a large vocabulary then costs what it costs.
@@ -72,7 +109,7 @@ def _make_tokenizer(folder: Path, size: int) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=min(size, QWEN2_26M["vocab_size"]),
-        special_tokens=list(SPECIAL),
+        special_tokens=[*SPECIAL, *more],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -39,7 +39,7 @@ CALLS: dict[str, tuple[int, set[str]]] = {
     "StructuredOutputsParams": (0, {"**", "json_object"}),
     "PoolingParams": (0, {"task", "use_activation"}),
     "LoRARequest": (3, set()),
-    "tokens_input": (1, {"cache_salt"}),
+    "tokens_input": (1, set()),
 }
 IMPORTS = {
     "vllm": {"SamplingParams", "PoolingParams", "RequestOutput", "CompletionOutput"},

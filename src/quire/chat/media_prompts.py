@@ -93,15 +93,12 @@ class MediaPrompts:
         return cls(model_args, data_args, family, kinds, form)
 
     def restrict(self, policy: MediaPolicy) -> None:
-        """Hold all media to this policy from now on; those of Python's are the default.
-
-        Raises:
-            RuntimeError: media were loaded already.
-        """
+        """Hold all media to this policy from now on; without one, what a program may name counts."""
         with self._lock:
-            if self._loader is not None:
-                raise RuntimeError("The policy of media comes before the first medium.")
             self._policy = policy
+            if self._loader is not None:
+                self._loader.close()
+                self._loader = None
 
     def place(self, conversation: Conversation, media: CallMedia = NO_MEDIA) -> Conversation:
         """Make the media of a call parts of its messages; see `place_media`.
@@ -180,6 +177,19 @@ class MediaPrompts:
         from quire.media.prompts import encode_media
 
         return encode_media(template, self._family, elements, media, tokenizer, form=self._form)
+
+    def vllm_input(self, prompt: Prompt) -> dict[str, Any]:
+        """The media of a prompt as vLLM takes them, with their content hashes as ids."""
+        if self._family is None:
+            return {}
+        media = [item.data for item in prompt.media]
+        data, hashes = self._family.vllm_data(media)
+        options = self._family.vllm_options(media)
+        return {
+            "multi_modal_data": data,
+            "multi_modal_uuids": hashes,
+            **({"mm_processor_kwargs": options} if options else {}),
+        }
 
     def close(self) -> None:
         """End the threads that decode. May be called twice."""

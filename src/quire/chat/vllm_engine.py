@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +17,10 @@ from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
 from quire.chat.in_time import in_time
-from quire.chat.media_prompts import CallMedia
+from quire.chat.media_prompts import CallMedia, MediaPrompts
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
-from quire.errors import EngineError, MediaError, SamplingError
+from quire.errors import EngineError, SamplingError
+from quire.media.placement import check_kind
 from quire.model_folder import find_model_folder
 from quire.outputs import Delta
 from quire.prompt import Prompt
@@ -29,6 +30,7 @@ from quire.vllm.adapters import ServedAdapters
 from quire.vllm.devices import find_devices
 from quire.vllm.failures import translate
 from quire.vllm.launch import Started, engine_argument_names, import_vllm
+from quire.vllm.media import media_input, media_kinds, salted
 from quire.vllm.model_facts import ModelFacts, check_weights, read_model_facts
 from quire.vllm.outputs import DeltaReader
 from quire.vllm.plan import AdapterNeeds, Plan, make_plan
@@ -83,6 +85,10 @@ class VllmEngine(BaseEngine):
         )
         self._adapters = ServedAdapters(book)
         self.context_length = self._supervisor.current().engine.model_config.max_model_len
+        kinds = media_kinds(self._supervisor.current().engine)
+        self.media_prompts = MediaPrompts.of_model(
+            self.template, folder, kinds, model_args, data_args, "vllm"
+        )
 
     def _make_plan(self, facts: ModelFacts, book: AdapterBook, tokenizer: Path | None) -> Plan:
         version = import_vllm()
@@ -113,8 +119,9 @@ class VllmEngine(BaseEngine):
         request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see BaseEngine."""
-        reader = DeltaReader(params, len(prompt))
-        outputs = self._outputs(prompt, params, adapter, request_id)
+        inputs = await self._inputs(prompt)
+        reader = DeltaReader(params, len(inputs["prompt_token_ids"]))
+        outputs = self._outputs(inputs, params, adapter, request_id)
         async with aclosing(outputs):
             async for output in outputs:
                 for delta in reader.read(output):
@@ -122,9 +129,21 @@ class VllmEngine(BaseEngine):
         if reader.unfinished:
             raise EngineError("vLLM ended the request before its completions were finished.")
 
+    async def _inputs(self, prompt: Prompt) -> Mapping[str, Any]:
+        """The prompt as vLLM takes it, its media processed."""
+        from vllm.inputs import tokens_input
+
+        self._check_prompt(prompt)
+        token_ids = list(prompt.token_ids)
+        if not prompt.media:
+            return tokens_input(token_ids)
+        engine = self._running().engine
+        media = await asyncio.to_thread(self.media_prompts.vllm_input, prompt)
+        return await media_input(engine, token_ids, media)
+
     async def _outputs(
         self,
-        prompt: Prompt,
+        inputs: Mapping[str, Any],
         params: SamplingParams,
         adapter: str | None,
         request_id: str | None,
@@ -132,14 +151,11 @@ class VllmEngine(BaseEngine):
         cumulative: bool = False,
     ) -> AsyncGenerator[RequestOutput, None]:
         """vLLM's own outputs, with its errors as ours; closing it aborts the request in vLLM."""
-        from vllm.inputs import tokens_input
-
-        self._check_request(prompt, params)
         started = self._running()
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, adapter)
         stream = started.engine.generate(
-            tokens_input(list(prompt.token_ids), cache_salt=params.cache_salt),
+            salted(inputs, params.cache_salt),
             settings,
             request_id or f"request-{next(self._request_numbers)}",
             lora_request=lora,
@@ -178,8 +194,9 @@ class VllmEngine(BaseEngine):
         # Special tokens are shown only where our own reader needs them among the text.
         skip = request.params.skip_special_tokens or bool(request.hidden)
         params = replace(request.params, skip_special_tokens=skip)
+        inputs = await self._inputs(request.prompt)
         outputs = self._outputs(
-            request.prompt, params, request.adapter, request.request_id, cumulative=True
+            inputs, params, request.adapter, request.request_id, cumulative=True
         )
         async with aclosing(in_time(outputs, params.timeout)) as timed:
             async for output in timed:
@@ -204,6 +221,7 @@ class VllmEngine(BaseEngine):
 
     async def close(self) -> None:
         """End vLLM and all its processes."""
+        self.media_prompts.close()
         self._adapters.forget()
         await asyncio.to_thread(self._supervisor.close)
         self._scratch.cleanup()
@@ -239,9 +257,9 @@ class VllmEngine(BaseEngine):
             )
         return self._supervisor.current()
 
-    def _check_request(self, prompt: Prompt, params: SamplingParams) -> None:
-        if prompt.media:
-            raise MediaError("This model takes text alone: no images, videos or audios.")
+    def _check_prompt(self, prompt: Prompt) -> None:
+        for item in prompt.media:
+            check_kind(item.kind, self.media_prompts.kinds)
         if not self.can_generate:
             raise EngineError("A reward model (stage: rm) scores texts and writes none.")
         if not len(prompt):

@@ -62,6 +62,14 @@ def all_media(conversation: Conversation) -> tuple[Media, ...]:
     return tuple(item for message in conversation.messages for item in message.media)
 
 
+def check_kind(kind: str, kinds: Collection[str]) -> None:
+    """Raise MediaError for a kind of medium that is not among those that the model takes."""
+    if kind not in kinds:
+        takes = ", ".join(known for known in KINDS if known in kinds)
+        takes = f"text and {takes}" if takes else "text alone"
+        raise MediaError(f"This model takes {takes}: no {kind} input.")
+
+
 def _items(items: Any, name: str) -> list[Any]:
     if items is None:
         return []
@@ -76,10 +84,8 @@ def _check_kinds(
     wanted = {kind for kind, items in given.items() if items}
     wanted |= {item.kind for item in all_media(conversation)}
     for kind in KINDS:
-        if kind in wanted and kind not in kinds:
-            takes = ", ".join(known for known in KINDS if known in kinds)
-            takes = f"text and {takes}" if takes else "text alone"
-            raise MediaError(f"This model takes {takes}: no {kind} input.")
+        if kind in wanted:
+            check_kind(kind, kinds)
 
 
 def _check_count(kind: Kind, given: int, places: int) -> None:

@@ -159,5 +159,6 @@ def problem_of(error: BaseException) -> Problem:
         )
     for kind, status, type_, code, retry_after in _KINDS:
         if isinstance(error, kind):
-            return Problem(status, str(error), type_, None, code, retry_after)
+            param = "model" if code == "model_not_found" else None
+            return Problem(status, str(error), type_, param, code, retry_after)
     return Problem(500, "The server failed at this request.", _SERVER, None, "internal_error")

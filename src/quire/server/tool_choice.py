@@ -100,7 +100,7 @@ class ForcedChoice(ToolChooser):
         if self._named:
             name = self._call.tool_name
             return _parameters(next(f for f in self._functions if f["name"] == name))
-        call = [_call_schema(function) for function in self._functions]
+        call = [_call_schema(function, place) for place, function in enumerate(self._functions)]
         limit = {} if self._call.parallel_tool_calls else {"maxItems": 1}
         return {"type": "array", "items": {"anyOf": call}, "minItems": 1, **limit}
 
@@ -197,10 +197,27 @@ def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
     return function.get("parameters") or {"type": "object", "properties": {}}
 
 
-def _call_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+def _call_schema(function: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """A call of the tool at this place of the list."""
+    here = f"#/items/anyOf/{place}/properties/arguments"
+    arguments = _moved(_parameters(function), here)
     return {
         "type": "object",
-        "properties": {"name": {"const": function["name"]}, "arguments": _parameters(function)},
+        "properties": {"name": {"const": function["name"]}, "arguments": arguments},
         "required": ["name", "arguments"],
         "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, here: str) -> Any:
+    """A schema whose references to its own root point to where it now stands."""
+    if isinstance(schema, list):
+        return [_moved(item, here) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: here + value.removeprefix("#")
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _moved(value, here)
+        for key, value in schema.items()
     }

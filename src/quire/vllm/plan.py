@@ -26,7 +26,6 @@ short name back into one process more on a CPU."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as `max_lora_rank`."""
 
-MEDIA_LIMITS = {"image": 4, "video": 2, "audio": 2}
 STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
 """llguidance, as on the native engine. Where white space is free, a model may write it without end."""
 
@@ -133,7 +132,11 @@ def _base(
         "scheduling_policy": "priority",  # first come first served among equals
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        "limit_mm_per_prompt": dict(MEDIA_LIMITS),
+        "limit_mm_per_prompt": {
+            "image": args.max_images,
+            "video": args.max_videos,
+            "audio": args.max_audios,
+        },
         "structured_outputs_config": dict(STRUCTURED_OUTPUTS),
     }
     if precision.quantization is not None:

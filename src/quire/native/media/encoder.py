@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quire.errors import MediaError, QuireError
-from quire.media.placement import Kind
+from quire.media.placement import Kind, check_kind
 from quire.media.values import Medium
 from quire.native.media.tower import TOWERS, Tower
 from quire.native.models.config import HubConfig
@@ -27,15 +26,6 @@ def media_kinds(folder: Path) -> frozenset[Kind]:
     """What the model in a folder takes besides text on this engine; torch is not needed to say it."""
     tower = TOWERS.get(_model_type(folder))
     return frozenset() if tower is None else tower.kinds
-
-
-def check_kind(kind: str, kinds: Collection[str]) -> None:
-    """Raise MediaError for a kind of medium that is not among those that the model takes."""
-    if kind in kinds:
-        return
-    if not kinds:
-        raise MediaError("This model takes text alone: no images, videos or audios.")
-    raise MediaError(f"This model takes no {kind}: text and {' and '.join(sorted(kinds))} alone.")
 
 
 def _model_type(folder: Path) -> str:
