@@ -99,7 +99,9 @@ def test_a_stop_word_of_the_template_is_no_stop_sequence() -> None:
 
 def test_thoughts_can_be_left_out() -> None:
     made = writer(omit_thoughts=True)
-    events = [event for delta in Answer("deep thought", "yes").whole() for event in made.events(delta)]
+    events = [
+        event for delta in Answer("deep thought", "yes").whole() for event in made.events(delta)
+    ]
     assert "deep" not in json.dumps(events) + json.dumps(made.message)
     assert [block["type"] for block in made.message["content"]] == ["thinking", "text"]
     assert made.message["usage"]["output_tokens_details"] == {"thinking_tokens": 2}
