@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -19,14 +20,10 @@ TEXTS = ["Hello there.", "What is 2 plus 3?", "ü 🙂"]
 PAIRS = held_out_pairs(4)
 
 
-async def _vectors(served: Served, **options: Any) -> list[list[float]]:
-    return await served.engine.get_embeddings(TEXTS, **options)
-
-
 @pytest.fixture(scope="module")
 def vectors(served: Served) -> list[list[float]]:
     """The bare model's embeddings, by Python's own way."""
-    return ChatModel.from_engine(served.engine)._loop.run(_vectors(served, adapter="base"))
+    return asyncio.run(served.engine.get_embeddings(TEXTS, adapter="base"))
 
 
 # --- embeddings ----------------------------------------------------------------------------------
