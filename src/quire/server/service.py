@@ -14,15 +14,15 @@ from quire.chat.completion import CompletionCollector
 from quire.chat.in_time import in_time
 from quire.chat.response import ChatDelta, Response
 from quire.errors import GenerationError, RequestTimeoutError
-from quire.outputs import Delta, Embedding
+from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SAMPLING_OPTIONS, check_option_names, resolve
 from quire.server.arguments import ServerArguments
 from quire.server.call import Call, Caller
-from quire.server.errors import BadRequest, NotAllowed, NotReady
+from quire.server.errors import NotAllowed, NotReady
 from quire.server.models import ServedModels
 from quire.server.together import together
-from quire.server.token_texts import TokenTexts
+from quire.server.token_texts import TokenNumbers, TokenTexts
 from quire.server.tool_choice import ToolChooser
 
 Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
@@ -85,7 +85,7 @@ class Service:
         self.observe = observe
         self._engine: BaseEngine | None = None
         self._models: ServedModels | None = None
-        self._texts: TokenTexts | None = None
+        self._texts: dict[type[TokenTexts], TokenTexts] = {}
         if engine is not None:
             self.attach(engine)
 
@@ -93,11 +93,12 @@ class Service:
         """Serve this engine from now on, in place of one before."""
         self._engine = engine
         self._models = ServedModels(engine, self.arguments.served_model_name)
-        self._texts = None
+        self._texts = {}
 
     def detach(self) -> None:
         """Serve none: requests are refused with NotReady until the next `attach`."""
-        self._engine = self._models = self._texts = None
+        self._engine = self._models = None
+        self._texts = {}
 
     @property
     def is_attached(self) -> bool:
@@ -122,18 +123,13 @@ class Service:
             raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
         return self._models
 
-    @property
-    def _generator(self) -> BaseEngine:
-        """The engine, if it writes text; raises NotAllowed too."""
-        if not self.engine.can_generate:
-            raise NotAllowed("This model scores texts and writes none.")
-        return self.engine
-
-    async def token_texts(self) -> TokenTexts:
-        """The texts of the model's tokens; raises as `engine` does."""
-        if self._texts is None:
-            self._texts = await TokenTexts.of(self.engine.tokenizer)
-        return self._texts
+    async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
+        """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
+        kind = TokenNumbers if as_ids else TokenTexts
+        found = self._texts.get(kind)
+        if found is None:
+            found = self._texts[kind] = await kind.of(self.engine.tokenizer)
+        return found
 
     async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[ChatDelta, None]:
         """Answer as deltas; closing it aborts the request, wherever it is.
@@ -195,8 +191,12 @@ class Service:
         *,
         model: str | None = None,
         streamed: bool = False,
+        special: bool = True,
     ) -> AsyncGenerator[Delta, None]:
-        """Complete several prompts at once; those of the prompt i have the indices i * n and up."""
+        """Complete several prompts at once; those of the prompt i have the indices i * n and up.
+
+        `special`: whether a text gets the tokens that the tokenizer puts around one.
+        """
         engine, adapter = self._generator, self.models.resolve(model)
         check_option_names(options)
         count = _count(options)
@@ -206,7 +206,7 @@ class Service:
             async with self.gate.enter(count * len(prompts)):
                 watching.admitted()
                 ready = self._options(options, adapter, caller, deadline)
-                ids = await _token_ids(engine, prompts)
+                ids = await _token_ids(engine, prompts, special)
                 streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
                 async with aclosing(together(streams)) as deltas:
                     async for place, delta in deltas:
@@ -219,46 +219,8 @@ class Service:
             raise
         watching.end(None)
 
-    async def embed(
-        self,
-        texts: Sequence[str | Sequence[int]],
-        options: Mapping[str, Any],
-        caller: Caller,
-        *,
-        model: str | None = None,
-    ) -> list[Embedding]:
-        """Texts, or their token ids, as vectors; `options` are those of `BaseEngine.embed`.
-
-        Raises what `stream` does.
-        """
-        adapter = self.models.resolve(model)
-        async with self._entered("embedding", caller, options, adapter) as ready:
-            return await self.engine.embed(texts, **ready)
-
-    async def score(
-        self,
-        texts: Sequence[str],
-        options: Mapping[str, Any],
-        caller: Caller,
-        *,
-        model: str | None = None,
-    ) -> list[float]:
-        """The scores that a reward model gives to texts; `options` are those of `get_scores`.
-
-        Raises what `stream` does.
-        """
-        if self.models.resolve(model) is not None:
-            raise BadRequest(
-                "Texts are scored by the model itself, and by no adapter.", param="model"
-            )
-        async with self._entered("score", caller, options, None) as ready:
-            try:
-                return await self.engine.get_scores(list(texts), **ready)
-            except NotImplementedError:
-                raise NotAllowed("This model scores no texts: that needs a reward model.") from None
-
     @asynccontextmanager
-    async def _entered(
+    async def entered(
         self, kind: Kind, caller: Caller, options: Mapping[str, Any], adapter: str | None
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Wait for admission, and watch what is done then; gives the options, made ready.
@@ -322,12 +284,12 @@ _SHORT = 4000
 
 
 async def _token_ids(
-    engine: BaseEngine, prompts: Sequence[list[int] | str]
+    engine: BaseEngine, prompts: Sequence[list[int] | str], special: bool
 ) -> Sequence[Sequence[int]]:
     """The prompts' tokens; many characters are tokenised off the event loop."""
 
     def read() -> list[list[int]]:
-        encode = engine.tokenizer.encode_whole
+        encode = engine.tokenizer.encode_whole if special else engine.tokenizer.encode
         return [encode(one) if isinstance(one, str) else one for one in prompts]
 
     if sum(len(one) for one in prompts if isinstance(one, str)) <= _SHORT:

@@ -12,7 +12,9 @@ from quire.server.reading import Body
 _ERRORS: dict[int, str] = {
     400: "The request is wrong; the message says what.",
     401: "No API key, or an unknown one.",
+    403: "The key does not allow this.",
     404: "No such model or adapter.",
+    405: "The model that is served does nothing of this kind.",
     413: "The body is too large.",
     429: "Overloaded: come again after `Retry-After`.",
     500: "The engine failed at this request.",

@@ -18,6 +18,7 @@ from quire.server.openai.documents import documented
 from quire.server.openai.writing import to_json
 from quire.server.reading import Body, read_body
 from quire.server.service import Service
+from quire.server.texts import embed
 
 MAX_TEXTS = 2048
 
@@ -92,7 +93,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         options = _options(body, service.engine.context_length)
         texts = inputs(body.input)
         async with Watched(request.receive):
-            found = await service.embed(texts, options, caller_of(request), model=body.model)
+            found = await embed(service, texts, options, caller_of(request), model=body.model)
         _check_dimensions(body.dimensions, len(found[0].vector))
         shown = _base64 if body.encoding_format == "base64" else list
         data = [

@@ -18,6 +18,7 @@ from quire.server.openai.writing import new_id, now, to_json
 from quire.server.prompts import token_counter
 from quire.server.reading import Body, read_body
 from quire.server.service import Service
+from quire.server.texts import score
 
 
 def _text_or_texts(value: Any) -> str | None:
@@ -92,13 +93,13 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         body = await read_body(request, ScoreRequest)
         texts, options = _texts(body), _options(body, service.engine.context_length)
         async with Watched(request.receive):
-            scores = await service.score(texts, options, caller_of(request), model=body.model)
+            scores = await score(service, texts, options, caller_of(request), model=body.model)
         length = options.get("max_length") or service.engine.context_length
         count = token_counter(service.engine)
         tokens = await asyncio.to_thread(lambda: sum(min(count(text), length) for text in texts))
         data = [
-            {"index": index, "object": "score", "score": score}
-            for index, score in enumerate(scores)
+            {"index": index, "object": "score", "score": value}
+            for index, value in enumerate(scores)
         ]
         answer = {
             "id": new_id("score"),
@@ -118,7 +119,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         options = {} if body.max_length is None else {"max_length": body.max_length}
         # LLaMA-Factory's own client, PPO training, names a model that no server has.
         async with Watched(request.receive):
-            scores = await service.score(body.messages, options, caller_of(request))
+            scores = await score(service, body.messages, options, caller_of(request))
         answer = {
             "id": new_id("scoreval"),
             "object": "score.evaluation",
