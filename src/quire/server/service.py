@@ -123,6 +123,13 @@ class Service:
             raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
         return self._models
 
+    @property
+    def _generator(self) -> BaseEngine:
+        """The engine, if it writes text; raises NotAllowed too."""
+        if not self.engine.can_generate:
+            raise NotAllowed("This model scores texts and writes none.")
+        return self.engine
+
     async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
         """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
         kind = TokenNumbers if as_ids else TokenTexts
