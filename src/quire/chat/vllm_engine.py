@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from quire.vllm.adapters import ServedAdapters
 from quire.vllm.devices import find_devices
 from quire.vllm.failures import translate
 from quire.vllm.launch import Started, engine_argument_names, import_vllm
-from quire.vllm.media import media_input, media_kinds, salted
+from quire.vllm.media import VllmInput, media_input, media_kinds, salted
 from quire.vllm.model_facts import ModelFacts, check_weights, read_model_facts
 from quire.vllm.outputs import DeltaReader
 from quire.vllm.plan import AdapterNeeds, Plan, make_plan
@@ -129,7 +129,7 @@ class VllmEngine(BaseEngine):
         if reader.unfinished:
             raise EngineError("vLLM ended the request before its completions were finished.")
 
-    async def _inputs(self, prompt: Prompt) -> Mapping[str, Any]:
+    async def _inputs(self, prompt: Prompt) -> VllmInput:
         """The prompt as vLLM takes it, its media processed."""
         from vllm.inputs import tokens_input
 
@@ -143,7 +143,7 @@ class VllmEngine(BaseEngine):
 
     async def _outputs(
         self,
-        inputs: Mapping[str, Any],
+        inputs: VllmInput,
         params: SamplingParams,
         adapter: str | None,
         request_id: str | None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from quire.chat.base_engine import BaseEngine
-from quire.errors import UnsupportedOptionError
 from quire.prompt import Prompt
 from quire.server.call import Call
 from quire.server.service import Service
@@ -25,20 +24,6 @@ async def prompt_of(service: Service, call: Call) -> Prompt:
     options = chooser.options(call.options)
     request = await service.engine.prepared(call.messages, call.system, chooser.tools, options)
     return request.prompt
-
-
-def tokenizer_of(engine: BaseEngine) -> Tokenizer:
-    """The engine's tokenizer.
-
-    Raises:
-        UnsupportedOptionError: the model's folder, and so its tokenizer, is at another server.
-    """
-    tokenizer: Tokenizer | None = getattr(engine, "tokenizer", None)
-    if tokenizer is None:
-        raise UnsupportedOptionError(
-            f"{engine.name} has no tokenizer: the model's folder is at another server."
-        )
-    return tokenizer
 
 
 def token_counter(engine: BaseEngine) -> Callable[[str], int]:

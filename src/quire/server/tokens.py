@@ -16,7 +16,7 @@ from quire.server.openai.documents import documented
 from quire.server.openai.messages import Message, in_our_words
 from quire.server.openai.schema import MAX_MESSAGES, MAX_TOOLS, TemplateOptions, Tool
 from quire.server.openai.writing import to_json
-from quire.server.prompts import prompt_of, tokenizer_of
+from quire.server.prompts import prompt_of
 from quire.server.reading import Body, read_body
 from quire.server.refused import only
 from quire.server.service import Service
@@ -69,7 +69,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         service = service_of(request)
         body = await read_body(request, TokenizeRequest)
         service.models.resolve(body.model)
-        tokenizer = tokenizer_of(service.engine)
+        tokenizer = service.tokenizer
         ids = await _ids(service, body, tokenizer)
         strings = (
             await asyncio.to_thread(_strings, tokenizer, ids) if body.return_token_strs else None
@@ -88,7 +88,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         service = service_of(request)
         body = await read_body(request, DetokenizeRequest)
         service.models.resolve(body.model)
-        tokenizer = tokenizer_of(service.engine)
+        tokenizer = service.tokenizer
         _check_ids(body.tokens, tokenizer)
         text = await asyncio.to_thread(tokenizer.decode, body.tokens, False)
         return Response(to_json({"prompt": text}), media_type="application/json")

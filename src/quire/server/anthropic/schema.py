@@ -199,8 +199,8 @@ class CustomTool(TypedDict):
     description: NotRequired[str]
     type: NotRequired[Literal["custom"] | None]
     cache_control: NotRequired[CacheControl | None]
-    strict: NotRequired[Literal[False]]
-    """True is refused: the arguments of a call are constrained by a forced `tool_choice` alone."""
+    strict: NotRequired[bool | None]
+    """A forced `tool_choice` constrains arguments to the schema; otherwise they are the model's."""
 
 
 ToolOfClient: TypeAlias = Annotated[
