@@ -76,6 +76,13 @@ class BlockReader:
         return taken
 
 
+def is_text(delta: ChatDelta) -> bool:
+    """Whether a delta holds text at most: then an open block of text goes on with it."""
+    return not (
+        delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish_reason is not None
+    )
+
+
 def new_id(prefix: str) -> str:
     """A name that nothing else has, such as `msg_3f...`."""
     return f"{prefix}_{uuid.uuid4().hex}"

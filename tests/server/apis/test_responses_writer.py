@@ -129,3 +129,17 @@ def test_what_is_sent_is_server_sent_events() -> None:
     for block in sent.decode().strip().split("\n\n"):
         name, data = block.split("\n")
         assert name == f"event: {json.loads(data.removeprefix('data: '))['type']}"
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=repr)
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_sent_are_the_events(answer: Answer, seed: int) -> None:
+    """The common event is written by hand: it says the same."""
+    events, whole = events_of(answer, seed)
+    made = writer()
+    sent = b"".join(map(made.encode, answer.cut(random.Random(seed)))).decode("utf-8")
+    data = [json.loads(line[6:]) for line in sent.splitlines() if line.startswith("data: ")]
+    names = [line[7:] for line in sent.splitlines() if line.startswith("event: ")]
+    assert names == [event["type"] for event in data]
+    assert [without_names(event) for event in data] == [without_names(event) for event in events]
+    assert without_names(made.response) == without_names(whole)

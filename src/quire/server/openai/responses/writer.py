@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from quire.chat.response import ChatDelta
 from quire.outputs import TokenLogprob, Usage
-from quire.server.blocks import BlockKind, BlockReader, Piece, new_id
+from quire.server.blocks import BlockKind, BlockReader, Piece, is_text, new_id
 from quire.server.errors import Problem
-from quire.server.openai.writing import to_json
+from quire.server.openai.writing import quoted
 
 
 class ResponseWriter:
@@ -30,8 +31,10 @@ class ResponseWriter:
         self._count, self._describe = count, describe
         self._reader = BlockReader()
         self._open: BlockKind | None = None
+        self._written: list[str] = []  # of the open item
         self._thought = ""
         self._number = 0
+        self._before = ""
         self.response: dict[str, Any] = {
             "id": new_id("resp"),
             "object": "response",
@@ -47,8 +50,16 @@ class ResponseWriter:
     # --- the encoder of a stream -----------------------------------------------------------------
 
     def encode(self, delta: ChatDelta) -> bytes:
-        """The events of one delta."""
-        return b"".join(map(_written, self.events(delta)))
+        """The events of one delta; the most common one by hand, since each token pays."""
+        if self._open == "text" and self._describe is None and is_text(delta):
+            if not delta.content:
+                return b""
+            self._written.append(delta.content)
+            self._number += 1
+            return (
+                f'{self._before}{self._number - 1},"delta":{quoted(delta.content)}}}\n\n'
+            ).encode("ascii")
+        return b"".join(map(_event_bytes, self.events(delta)))
 
     def end(self) -> bytes:
         """Nothing comes after the last delta's events."""
@@ -56,7 +67,7 @@ class ResponseWriter:
 
     def failure(self, problem: Problem) -> bytes:
         """The events of a stream that an error ends."""
-        return b"".join(map(_written, self.failed(problem)))
+        return b"".join(map(_event_bytes, self.failed(problem)))
 
     # --- pure ------------------------------------------------------------------------------------
 
@@ -72,6 +83,7 @@ class ResponseWriter:
     def failed(self, problem: Problem) -> list[dict[str, Any]]:
         """The events of an error; what was written before stays in the response."""
         events = self._begin()
+        self._settle()
         code = "rate_limit_exceeded" if problem.status == 429 else "server_error"
         code = "invalid_prompt" if problem.status == 400 else code
         self.response |= {
@@ -94,19 +106,17 @@ class ResponseWriter:
         events: list[dict[str, Any]] = []
         if piece.kind != self._open:
             events = [*self._close(), *self._start(piece.kind)]
-        part = self._item["content"][0]
-        part["text"] += piece.text
+        self._written.append(piece.text)
         if piece.kind == "thought":
-            self._thought += piece.text
             return [*events, self._in_part("response.reasoning_text.delta", delta=piece.text)]
         logprobs = self._describe(piece.logprobs) if self._describe else []
-        part["logprobs"] += logprobs
+        self._item["content"][0]["logprobs"] += logprobs
         text = self._in_part("response.output_text.delta", delta=piece.text, logprobs=logprobs)
         return [*events, text]
 
     def _start(self, kind: BlockKind) -> list[dict[str, Any]]:
         """Begin an item with its one part."""
-        self._open = kind
+        self._open, self._written = kind, []
         if kind == "thought":
             item = {"id": new_id("rs"), "type": "reasoning", "summary": []}
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
@@ -115,6 +125,12 @@ class ResponseWriter:
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item |= {"status": "in_progress", "content": []}
         self.response["output"].append({**item, "content": [part]})
+        kind_of = "response.output_text.delta"
+        self._before = (
+            f'event: {kind_of}\ndata: {{"type":"{kind_of}","item_id":"{item["id"]}",'
+            f'"output_index":{len(self.response["output"]) - 1},"content_index":0,'
+            '"logprobs":[],"sequence_number":'
+        )
         return [
             self._in_output("response.output_item.added", item=item),
             self._in_part("response.content_part.added", part=_copied(part)),
@@ -124,10 +140,12 @@ class ResponseWriter:
         """End the open item."""
         if self._open is None:
             return []
+        self._settle()
         item = self._item
         item["status"] = status
         part = item["content"][0]
         if self._open == "thought":
+            self._thought += part["text"]
             done = self._in_part("response.reasoning_text.done", text=part["text"])
         else:
             done = self._in_part(
@@ -139,6 +157,11 @@ class ResponseWriter:
             self._in_part("response.content_part.done", part=part),
             self._in_output("response.output_item.done", item=item),
         ]
+
+    def _settle(self) -> None:
+        """Put what was written into the open item."""
+        if self._open is not None:
+            self._item["content"][0]["text"] = "".join(self._written)
 
     def _call(self, piece: Piece) -> list[dict[str, Any]]:
         call = piece.call
@@ -213,5 +236,7 @@ def _copied(part: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, list) else value for key, value in part.items()}
 
 
-def _written(event: dict[str, Any]) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (event["type"].encode(), to_json(event))
+def _event_bytes(event: dict[str, Any]) -> bytes:
+    """In ASCII: some clients take U+2028 for the end of a line."""
+    data = json.dumps(event, separators=(",", ":"))
+    return f"event: {event['type']}\ndata: {data}\n\n".encode("ascii")
