@@ -62,7 +62,7 @@ class ResponseUsage(BaseModel):
     total_tokens: int
 
 
-class StoredNowhere(BaseModel):
+class ResponseObject(BaseModel):
     """A response; what it repeats of the request stands beside these fields."""
 
     id: str

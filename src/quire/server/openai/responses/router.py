@@ -12,7 +12,7 @@ from quire.outputs import TokenLogprob
 from quire.server.call import caller_of
 from quire.server.openai.chat import event_stream
 from quire.server.openai.documents import documented
-from quire.server.openai.responses.answers import StoredNowhere
+from quire.server.openai.responses.answers import ResponseObject
 from quire.server.openai.responses.request import echo, responses_call, wants_logprobs
 from quire.server.openai.responses.schema import ResponsesRequest
 from quire.server.openai.responses.writer import ResponseWriter
@@ -27,7 +27,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["responses"])
 
-    @routes.post("/v1/responses", **documented(ResponsesRequest, StoredNowhere, streams=True))
+    @routes.post("/v1/responses", **documented(ResponsesRequest, ResponseObject, streams=True))
     async def create_response(request: Request) -> Response:
         """Answer a conversation, whole or as a stream of server-sent events; nothing is stored."""
         service = service_of(request)
