@@ -13,11 +13,15 @@ from starlette.types import ASGIApp
 
 from quire import __version__
 from quire.errors import QuireError
+from quire.server import adapters, tokens
+from quire.server.anthropic import messages
+from quire.server.anthropic.errors import error_body
 from quire.server.disconnect import ClientGone
 from quire.server.errors import Problem, problem_of
-from quire.server.openai import chat, completions, models
+from quire.server.openai import chat, completions, embeddings, models, scores
 from quire.server.openai.answers import State
 from quire.server.openai.documents import complete_page
+from quire.server.openai.responses import router as responses
 from quire.server.openai.writing import to_json
 from quire.server.service import Service
 
@@ -27,10 +31,20 @@ ServiceOf: TypeAlias = Callable[[Request], Service]
 MakeRouter: TypeAlias = Callable[[ServiceOf], APIRouter]
 ErrorForm: TypeAlias = Callable[[Problem], Mapping[str, Any]]
 
-ROUTERS: tuple[MakeRouter, ...] = (chat.router, completions.router, models.router)
+ROUTERS: tuple[MakeRouter, ...] = (
+    chat.router,
+    completions.router,
+    models.router,
+    responses.router,
+    messages.router,
+    embeddings.router,
+    scores.router,
+    tokens.router,
+    adapters.router,
+)
 """Every API's routes; a module of routes has a `router` and stands here."""
 
-ERROR_FORMS: dict[str, ErrorForm] = {}
+ERROR_FORMS: dict[str, ErrorForm] = {messages.PATH: error_body}
 """The error bodies of APIs that are not OpenAI's, by the beginning of their paths."""
 
 Guard: TypeAlias = Callable[[ASGIApp], ASGIApp]
