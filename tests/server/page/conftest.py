@@ -69,7 +69,7 @@ async def page(browser: Browser, api: ScriptedApi) -> AsyncIterator[Page]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if is_bad(said) else None)
     await page.goto(api.url)
-    await page.wait_for_function("document.getElementById('model').options.length > 0")
+    await page.locator('#model option').first.wait_for(state="attached")
     yield page
     await context.close()
     assert not complaints

@@ -125,7 +125,7 @@ function problem(error) {
 function callBlock(list) {
   const name = h("code");
   const content = h("code");
-  const summary = h("summary", {}, icon("settings"), h("span", {}, "Calls "), name);
+  const summary = h("summary", {}, icon("call"), h("span", {}, "Calls "), name);
   list.append(h("details", { class: "block call", open: true }, summary, h("pre", { tabIndex: 0 }, content)));
   return { name, content };
 }
