@@ -58,14 +58,21 @@ def api(api_of_session: ScriptedApi) -> ScriptedApi:
     return api_of_session
 
 
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the page's console and its policy complain of; a test may expect and clear it."""
+    return []
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(browser: Browser, api: ScriptedApi) -> AsyncIterator[Page]:
-    """The chat page, loaded; whatever its console or its policy complains of fails the test."""
+async def page(
+    browser: Browser, api: ScriptedApi, complaints: list[str]
+) -> AsyncIterator[Page]:
+    """The chat page, loaded; a complaint fails the test."""
     context = await browser.new_context(viewport={"width": 1200, "height": 800})
     await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=api.url)
     page = await context.new_page()
     page.set_default_timeout(8000)
-    complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if is_bad(said) else None)
     await page.goto(api.url)

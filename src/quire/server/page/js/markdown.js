@@ -70,9 +70,10 @@ export class GrowingMarkdown {
     return Object.keys(this.#env.references ?? {}).length > 0;
   }
 
-  /** Begin again, with the links' targets kept. */
+  /** Begin again: a link's target may have been read before it was whole. */
   forget() {
     this.#done = 0;
+    this.#env = {};
   }
 
   #render(tokens) {
