@@ -147,6 +147,8 @@ class ScriptedApi:
                 await asyncio.sleep(0.001)
         elif asked == "long":
             for number in range(1500):
+                while number == 750 and not self.hold.is_set():
+                    await asyncio.sleep(0.01)
                 yield {"content": f"Line {number} of **many**, with `code`.\n\n"}
         else:
             for word in ("You ", "said: ", asked or "(a file)", "."):

@@ -48,8 +48,8 @@ export function sanitized(html) {
 
 /** Reads a text that grows. What cannot change any more is given once, the rest each time.
  *
- * Only a text's last block (paragraph, list, code, ...) can still change, so the work of a frame is
- * that of this block, however long the text is.
+ * Only a text's last blocks (paragraph, list, code, ...) can still change, so the work of a frame is
+ * that of these, however long the text is.
  */
 export class GrowingMarkdown {
   #env = {};
@@ -58,10 +58,14 @@ export class GrowingMarkdown {
   /** {settled, open}: fragments, of which `open` is read again next time. */
   read(text) {
     const tokens = markdown.parse(text.slice(this.#done), this.#env);
-    const last = tokens.findLastIndex((token) => token.level === 0 && token.nesting >= 0);
+    const start = (token) => lineStart(text, this.#done, token.map[0]);
+    // Where a block begins is sure once its first line is whole: a "*" may yet be emphasis.
+    const last = tokens.findLastIndex(
+      (token) => token.level === 0 && token.nesting >= 0 && text.indexOf("\n", start(token)) >= 0,
+    );
     const settled = last > 0 ? this.#render(tokens.slice(0, last)) : null;
-    const open = last >= 0 ? this.#render(tokens.slice(last)) : null;
-    if (settled) this.#done = lineStart(text, this.#done, tokens[last].map[0]);
+    const open = this.#render(tokens.slice(Math.max(last, 0)));
+    if (settled) this.#done = start(tokens[last]);
     return { settled, open };
   }
 

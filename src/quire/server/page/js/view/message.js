@@ -64,6 +64,13 @@ class AnswerView {
     this.update();
   }
 
+  /** The same answer in another state: what is drawn stays. */
+  renew(context) {
+    this.context = context;
+    this.update();
+    return this;
+  }
+
   update() {
     const { node } = this;
     const growing = this.context.growing;

@@ -25,7 +25,7 @@ export class Prose {
     const { settled, open } = this.#reader.read(text);
     for (const element of this.#open) element.remove();
     if (settled) this.element.append(dressed(settled));
-    this.#open = open ? [...dressed(open).childNodes] : [];
+    this.#open = [...dressed(open).childNodes];
     this.element.append(...this.#open);
   }
 

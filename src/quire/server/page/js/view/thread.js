@@ -13,7 +13,9 @@ export class Thread {
   #views = new Map(); // node id -> {view, state}
   #editing = null;
   #following = true;
-  #frame = null;
+  #top = 0; // where the last scroll ended
+  #drawing = false;
+  #grown = new Set(); // ids of answers that are to be drawn
   #results = null;
 
   constructor(session, scroller, jump) {
@@ -38,7 +40,7 @@ export class Thread {
     const form = this.#resultsForm(path);
     arrange(this.list, form ? [...shown, form] : shown);
     this.list.classList.toggle("empty", !path.length);
-    if (session.isRunning || changed) this.follow();
+    if (changed || this.#following) this.follow();
   }
 
   /** Edit a message of the user; without one, the last. */
@@ -72,7 +74,7 @@ export class Thread {
     const state = [node.revision, context.place, context.count, context.growing, editing].join();
     const known = this.#views.get(node.id);
     if (known?.state === state) return known.view;
-    const view = editing ? this.#editor(node) : messageView(node, context);
+    const view = editing ? this.#editor(node) : (known?.view.renew?.(context) ?? messageView(node, context));
     this.#views.set(node.id, { view, state });
     return view;
   }
@@ -101,21 +103,33 @@ export class Thread {
 
   /** Draw an answer's progress, once a frame at most, and with time for others in between. */
   #grow(node) {
-    if (this.#frame !== null) return;
-    this.#frame = requestAnimationFrame(() => {
+    this.#grown.add(node.id);
+    if (this.#drawing) return;
+    this.#drawing = true;
+    requestAnimationFrame(() => {
       const began = performance.now();
-      this.#views.get(node.id)?.view.update?.();
+      const grown = [...this.#grown];
+      this.#grown.clear();
+      for (const id of grown) this.#views.get(id)?.view.update?.();
       if (this.#following) this.follow();
-      const rest = (performance.now() - began) * REST;
-      setTimeout(() => (this.#frame = null), rest);
+      setTimeout(() => this.#rested(), (performance.now() - began) * REST);
     });
   }
 
+  /** What came while the last frame was drawn and rested from is drawn now. */
+  #rested() {
+    this.#drawing = false;
+    for (const id of this.#grown) this.#grow({ id });
+  }
+
+  /** Upwards, the user leaves the end; near the end, the page follows again. */
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
-    const away = scrollHeight - scrollTop - clientHeight;
-    this.#following = away < NEAR;
-    this.jump.hidden = this.#following;
+    const near = scrollHeight - scrollTop - clientHeight < NEAR;
+    if (near) this.#following = true;
+    else if (scrollTop < this.#top) this.#following = false;
+    this.#top = scrollTop;
+    this.jump.hidden = near || this.#following;
   }
 }
 
