@@ -100,6 +100,7 @@ SAMPLING_OPTIONS = frozenset(DEFAULTS) | {
     "logprobs",
     "prompt_logprobs",
     "bad_words",
+    "stop_token_ids",
     "response_format",
     "priority",
     "cache_salt",
@@ -175,7 +176,11 @@ def resolve(
         ),
         seed=_optional_integer("seed", merged.get("seed"), -(2**63), 2**64 - 1),
         stop=(*stop_strings, *_strings("stop", merged.get("stop", ()))),
-        stop_token_ids=tuple(token for token in stop_token_ids if token not in ignored),
+        stop_token_ids=tuple(
+            token
+            for token in (*stop_token_ids, *_token_ids(merged.get("stop_token_ids")))
+            if token not in ignored
+        ),
         eos_token_ids=tuple(eos_token_ids),
         ignore_eos=ignore_eos,
         logit_bias=_logit_bias(merged.get("logit_bias") or {}),
@@ -291,6 +296,14 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
         if not isinstance(item, str) or not item:
             raise SamplingError(f"{name} must be a string or a list of strings that are not empty.")
     return values
+
+
+def _token_ids(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise SamplingError(f"stop_token_ids must be a list of token ids, not {value!r}.")
+    return tuple(_integer("stop_token_ids", token, 0, 2**31 - 1) for token in value)
 
 
 def _logit_bias(value: Any) -> Mapping[int, float]:

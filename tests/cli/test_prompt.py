@@ -163,3 +163,30 @@ def test_settings_of_the_template_are_taken_from_the_words(run: Any) -> None:
     assert "<|im_start|>system\nRhyme.<|im_end|>" in out
     thought, _ = run("--template", "qwen3", "--no_enable_thinking", content="Hi")
     assert thought.endswith("<think>\n\n</think>\n\n")
+
+
+def test_media_are_shown_as_what_they_fill(run: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    picture = tmp_path / "red.png"
+    Image.new("RGB", (112, 84), "red").save(picture)
+    parts = [{"type": "image", "image": str(picture)}, {"type": "text", "text": "What is it?"}]
+    content = {"messages": [{"role": "user", "content": parts}]}
+    shown, _ = run("--template", "qwen2_vl", content=content)
+    assert "user\n<|vision_start|><|image_pad|><|vision_end|>What is it?" in shown
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_tokenizer(folder)
+    settings = {"patch_size": 14, "merge_size": 2, "min_pixels": 784, "max_pixels": 10**6}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
+    shown, _ = run(str(folder), "--template", "qwen2_vl", content=content)
+    tokens = (112 // 28) * (84 // 28)
+    assert f"<|vision_start|>{'<|image_pad|>' * tokens}<|vision_end|>" in shown
+
+    _, error = run("--template", "qwen3", content=content, code=2)
+    assert "takes text alone" in error
+    picture.write_bytes(picture.read_bytes()[:-30])
+    _, error = run("--template", "qwen2_vl", content=content, code=2)
+    assert "red.png" in error

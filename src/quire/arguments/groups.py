@@ -85,6 +85,7 @@ RopeScaling = Annotated[
     Literal["linear", "dynamic", "yarn", "llama3"] | None, BeforeValidator(_none_is_null)
 ]
 Count = Annotated[Whole, Field(ge=1)]
+NoneOrMore = Annotated[Whole, Field(ge=0)]
 
 
 class ModelArguments(Arguments):
@@ -122,9 +123,9 @@ class ModelArguments(Arguments):
     """Frames a second that are sampled from a video."""
     video_maxlen: Count = 128
     """The most frames sampled from one video."""
-    max_images: Whole = 4
-    max_videos: Whole = 2
-    max_audios: Whole = 2
+    max_images: NoneOrMore = 4
+    max_videos: NoneOrMore = 2
+    max_audios: NoneOrMore = 2
     """The most images, videos and audios of one prompt."""
     use_audio_in_video: bool = False
     audio_sampling_rate: Count = 16000

@@ -77,13 +77,13 @@ class MediaPrompts:
     def of_model(
         cls,
         template: Template,
-        folder: Path,
+        folder: Path | None,
         kinds: Collection[str],
         model_args: ModelArguments,
         data_args: DataArguments,
         form: Form,
     ) -> MediaPrompts:
-        """For a model's folder, of whose media the engine takes `kinds`."""
+        """For a model's folder, of whose media the engine takes `kinds`; None where there is none."""
         if not kinds:
             return cls(model_args, data_args)
         from quire.media.families.registry import get_family

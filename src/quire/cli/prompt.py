@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from quire.cli.terminal import is_terminal, note
 from quire.errors import ConfigError, MessageError
 
 if TYPE_CHECKING:
-    from quire.arguments import DataArguments
+    from quire.arguments import DataArguments, ModelArguments
     from quire.messages import Conversation
     from quire.prompt import Element
     from quire.template.template import Template
@@ -42,6 +43,16 @@ class PromptOptions:
 
 
 @dataclass(frozen=True)
+class _Model:
+    """What prompts are made with. Without a folder there may be no tokenizer."""
+
+    model_args: ModelArguments
+    data: DataArguments
+    folder: Path | None
+    tokenizer: Tokenizer | None
+
+
+@dataclass(frozen=True)
 class Rendering:
     """One conversation in one template. Without a folder there is no tokenizer."""
 
@@ -61,27 +72,25 @@ def show_prompt(
     """
     if options.elements and (options.ids or options.diff is not None):
         raise ConfigError("--elements is given alone, without --ids or --diff.")
-    data, tokenizer = _read_words(words, options)
+    model = _read_words(words, options)
     content = _read_content(options, source)
     if options.elements:
-        rendering = _render(content, data, data.template, tokenizer)
+        rendering = _render(content, model, model.data.template)
         _write_elements(rendering, output)
         return
     from quire.cli.prompt_view import show_difference, show_rendering
 
     content = _without_last_answer(content)
-    first = _render(content, data, data.template, tokenizer)
+    first = _render(content, model, model.data.template)
     if options.diff is None:
         show_rendering(first, output, ids=options.ids)
     else:
-        second = _render(content, data, options.diff, tokenizer)
+        second = _render(content, model, options.diff)
         show_difference(first, second, output, ids=options.ids)
 
 
-def _read_words(
-    words: Sequence[str], options: PromptOptions
-) -> tuple[DataArguments, Tokenizer | None]:
-    """The arguments of the template, and the tokenizer if there is a folder or need of one."""
+def _read_words(words: Sequence[str], options: PromptOptions) -> _Model:
+    """The arguments, and the tokenizer if there is a folder or need of one."""
     from quire.arguments import get_infer_args, read_words
 
     values = read_words(words)
@@ -90,21 +99,21 @@ def _read_words(
     named = values.setdefault("model_name_or_path", _NO_MODEL) != _NO_MODEL
     model_args, data, _, _ = get_infer_args(values)
     if not named and data.template and not options.ids:
-        return data, None
+        return _Model(model_args, data, None, None)
     from quire.tokenizer import Tokenizer
 
     if named:
         from quire.model_folder import find_model_folder
 
-        tokenizer = Tokenizer.from_folder(find_model_folder(model_args))
+        folder = find_model_folder(model_args)
+        tokenizer = Tokenizer.from_folder(folder)
         tokenizer.add_tokens(model_args.add_tokens or ())
         tokenizer.add_tokens(model_args.add_special_tokens or (), special=True)
-        return data, tokenizer
+        return _Model(model_args, data, folder, tokenizer)
     from quire.demo import demo_model_path
 
-    folder = demo_model_path()
     note("No model was named: the tokenizer is that of quire's demo model.")
-    return data, Tokenizer.from_folder(folder)
+    return _Model(model_args, data, None, Tokenizer.from_folder(demo_model_path()))
 
 
 def _read_content(options: PromptOptions, source: TextIO) -> dict[str, Any]:
@@ -138,25 +147,46 @@ def _without_last_answer(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "messages": messages}
 
 
-def _render(
-    content: Mapping[str, Any],
-    data: DataArguments,
-    name: str | None,
-    tokenizer: Tokenizer | None,
-) -> Rendering:
+def _render(content: Mapping[str, Any], model: _Model, name: str | None) -> Rendering:
     from quire.template.registry import get_template
 
+    data = model.data
     template = get_template(
-        name, tokenizer, tool_format=data.tool_format, default_system=data.default_system
+        name, model.tokenizer, tool_format=data.tool_format, default_system=data.default_system
     )
     settings: Mapping[str, Any] = content.get("settings") or {}
     thinking = content.get("enable_thinking")
-    elements = template.render(
-        _conversation(content),
-        enable_thinking=data.enable_thinking if thinking is None else thinking,
-        preserve_thinking=bool(settings.get("preserve_thinking", data.preserve_thinking)),
+    conversation = _conversation(content)
+    how: dict[str, Any] = {
+        "enable_thinking": data.enable_thinking if thinking is None else thinking,
+        "preserve_thinking": bool(settings.get("preserve_thinking", data.preserve_thinking)),
+    }
+    if any(message.media for message in conversation.messages):
+        elements = _render_media(template, model, conversation, how)
+    else:
+        elements = template.render(conversation, **how)
+    return Rendering(name or "the model's own", template, model.tokenizer, elements)
+
+
+def _render_media(
+    template: Template, model: _Model, conversation: Conversation, how: Mapping[str, Any]
+) -> list[Element]:
+    """Each medium as the tokens that it fills; as one placeholder where no folder tells how many."""
+    import asyncio
+
+    from quire.chat.media_prompts import MediaPrompts
+    from quire.media.placement import KINDS
+
+    form = "expanded" if model.folder else "short"
+    prompts = MediaPrompts.of_model(
+        template, model.folder, KINDS, model.model_args, model.data, form
     )
-    return Rendering(name or "the model's own", template, tokenizer, elements)
+    prompts.place(conversation)  # which checks what this template takes
+    try:
+        media = asyncio.run(prompts.load(conversation))
+    finally:
+        prompts.close()
+    return prompts.render(template, conversation, media, **how)
 
 
 def _conversation(content: Mapping[str, Any]) -> Conversation:

@@ -44,7 +44,9 @@ def read_server_arguments(
         ConfigError: a value that is not allowed.
     """
     fields = ServerArguments.model_fields
-    own = {name: environment[key] for name, key in _ENVIRONMENT.items() if environment.get(key)}
+    own: dict[str, Any] = {
+        name: environment[key] for name, key in _ENVIRONMENT.items() if environment.get(key)
+    }
     own |= {name: value for name, value in values.items() if name in fields}
     rest = {name: value for name, value in values.items() if name not in fields}
     return ServerArguments(**own), rest

@@ -13,7 +13,7 @@ from quire.chat.base_engine import BaseEngine
 from quire.chat.completion import CompletionCollector
 from quire.chat.in_time import in_time
 from quire.chat.response import ChatDelta, Response
-from quire.errors import GenerationError, RequestTimeoutError
+from quire.errors import GenerationError, RequestTimeoutError, UnsupportedOptionError
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SAMPLING_OPTIONS, check_option_names, resolve
@@ -22,8 +22,9 @@ from quire.server.call import Call, Caller
 from quire.server.errors import NotReady
 from quire.server.models import ServedModels
 from quire.server.together import together
-from quire.server.token_texts import TokenTexts
+from quire.server.token_texts import TokenNumbers, TokenTexts
 from quire.server.tool_choice import ToolChooser
+from quire.tokenizer import Tokenizer
 
 Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
 
@@ -85,7 +86,7 @@ class Service:
         self.observe = observe
         self._engine: BaseEngine | None = None
         self._models: ServedModels | None = None
-        self._texts: TokenTexts | None = None
+        self._texts: dict[type[TokenTexts], TokenTexts] = {}
         if engine is not None:
             self.attach(engine)
 
@@ -93,11 +94,12 @@ class Service:
         """Serve this engine from now on, in place of one before."""
         self._engine = engine
         self._models = ServedModels(engine, self.arguments.served_model_name)
-        self._texts = None
+        self._texts = {}
 
     def detach(self) -> None:
         """Serve none: requests are refused with NotReady until the next `attach`."""
-        self._engine = self._models = self._texts = None
+        self._engine = self._models = None
+        self._texts = {}
 
     @property
     def is_attached(self) -> bool:
@@ -122,11 +124,29 @@ class Service:
             raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
         return self._models
 
-    async def token_texts(self) -> TokenTexts:
-        """The texts of the model's tokens; raises as `engine` does."""
-        if self._texts is None:
-            self._texts = await TokenTexts.of(self.engine.tokenizer)
-        return self._texts
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises:
+            NotReady: there is no engine.
+            UnsupportedOptionError: the engine's servers keep the tokenizer to themselves.
+        """
+        tokenizer = getattr(self.engine, "tokenizer", None)
+        if not isinstance(tokenizer, Tokenizer):
+            raise UnsupportedOptionError(
+                "Prompts without a template, and log-probabilities, need the model's tokenizer, "
+                "which remote_api chat does not have."
+            )
+        return tokenizer
+
+    async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
+        """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
+        kind = TokenNumbers if as_ids else TokenTexts
+        found = self._texts.get(kind)
+        if found is None:
+            found = self._texts[kind] = await kind.of(self.tokenizer)
+        return found
 
     async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[ChatDelta, None]:
         """Answer as deltas; closing it aborts the request, wherever it is.
@@ -188,8 +208,12 @@ class Service:
         *,
         model: str | None = None,
         streamed: bool = False,
+        special: bool = True,
     ) -> AsyncGenerator[Delta, None]:
-        """Complete several prompts at once; those of the prompt i have the indices i * n and up."""
+        """Complete several prompts at once; those of the prompt i have the indices i * n and up.
+
+        `special`: whether a text gets the tokens that the tokenizer puts around one.
+        """
         engine, adapter = self.engine, self.models.resolve(model)
         check_option_names(options)
         count = _count(options)
@@ -199,7 +223,7 @@ class Service:
             async with self.gate.enter(count * len(prompts)):
                 watching.admitted()
                 ready = self._options(options, adapter, caller, deadline)
-                ids = await _token_ids(engine, prompts)
+                ids = await _token_ids(self.tokenizer, prompts, special)
                 streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
                 async with aclosing(together(streams)) as deltas:
                     async for place, delta in deltas:
@@ -258,12 +282,12 @@ _SHORT = 4000
 
 
 async def _token_ids(
-    engine: BaseEngine, prompts: Sequence[list[int] | str]
+    tokenizer: Tokenizer, prompts: Sequence[list[int] | str], special: bool
 ) -> Sequence[Sequence[int]]:
     """The prompts' tokens; many characters are tokenised off the event loop."""
 
     def read() -> list[list[int]]:
-        encode = engine.tokenizer.encode_whole
+        encode = tokenizer.encode_whole if special else tokenizer.encode
         return [encode(one) if isinstance(one, str) else one for one in prompts]
 
     if sum(len(one) for one in prompts if isinstance(one, str)) <= _SHORT:

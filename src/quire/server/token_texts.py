@@ -60,7 +60,7 @@ class TokenTexts:
         if fragment is None:
             raw = self.bytes_of(token_id)
             numbers = ",".join(map(str, raw))
-            text = quoted(raw.decode("utf-8", "replace"))
+            text = quoted(self.text(token_id))
             fragment = f'{{"token":{text},"bytes":[{numbers}],"logprob":'
             self._fragments[token_id] = fragment
         return f"{fragment}{max(logprob, LEAST)!r}"
@@ -74,3 +74,10 @@ class TokenTexts:
     def _with_rivals(self, token: TokenLogprob) -> str:
         rivals = ",".join(f"{self.entry(rival, value)}}}" for rival, value in token.top.items())
         return f'{self.entry(token.token_id, token.logprob)},"top_logprobs":[{rivals}]}}'
+
+
+class TokenNumbers(TokenTexts):
+    """Tokens named by their ids, as another engine wants them."""
+
+    def text(self, token_id: int) -> str:
+        return f"token_id:{token_id}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from quire.errors import EngineDeadError, MediaError, PromptTooLongError, QuireError
 from quire.media.placement import KINDS, Kind
@@ -12,6 +12,9 @@ from quire.vllm.failures import translate
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
+
+VllmInput: TypeAlias = Any
+"""A prompt as vLLM's renderer leaves it: a dictionary with `prompt_token_ids`."""
 
 
 def media_kinds(engine: AsyncLLM) -> frozenset[Kind]:
@@ -24,7 +27,7 @@ def media_kinds(engine: AsyncLLM) -> frozenset[Kind]:
 
 async def media_input(
     engine: AsyncLLM, token_ids: list[int], media: Mapping[str, Any]
-) -> Mapping[str, Any]:
+) -> VllmInput:
     """A prompt with its media processed, off the event loop, ready for `AsyncLLM.generate`.
 
     Args:
@@ -35,10 +38,9 @@ async def media_input(
         MediaError: the model's processor does not take them.
         PromptTooLongError: with all placeholders expanded, the prompt fills the context.
     """
+    renderer: Any = engine.renderer  # its types do not know a prompt's optional keys
     try:
-        (found,) = await engine.renderer.render_cmpl_async(
-            [{"prompt_token_ids": token_ids, **media}]
-        )
+        (found,) = await renderer.render_cmpl_async([{"prompt_token_ids": token_ids, **media}])
     except asyncio.CancelledError:
         raise
     except Exception as error:  # a processor's errors are of any kind
@@ -60,6 +62,6 @@ def _media_error(error: Exception) -> QuireError:
     return MediaError("The model's processor does not take these images, videos or audios.")
 
 
-def salted(inputs: Mapping[str, Any], salt: str | None) -> Mapping[str, Any]:
+def salted(inputs: VllmInput, salt: str | None) -> VllmInput:
     """A prompt whose prefix only prompts of the same salt share."""
     return inputs if salt is None else {**inputs, "cache_salt": salt}

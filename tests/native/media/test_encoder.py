@@ -49,7 +49,7 @@ def test_kinds(seeing: Path, hearing: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_model_does_not_take(seeing: Path) -> None:
-    with pytest.raises(MediaError, match="takes no audio"):
+    with pytest.raises(MediaError, match="no audio input"):
         MediaEncoder.of_folder(seeing).features(sound(100))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -70,6 +70,7 @@ class ChatChoice(BaseModel):
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls", "abort"]
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(BaseModel):
@@ -88,12 +89,20 @@ class CompletionLogprobs(BaseModel):
     text_offset: list[int]
 
 
+class PromptToken(BaseModel):
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
 class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length", "abort"]
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptToken] | None] | None = None
 
 
 class TextCompletion(BaseModel):
@@ -122,6 +131,3 @@ class ModelList(BaseModel):
 
 class State(BaseModel):
     status: str
-
-
-Json = dict[str, Any]

@@ -45,12 +45,18 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         body = await read_body(request, ChatRequest)
         call, caller = chat_call(body), caller_of(request)
         name = body.model or service.models.name
-        texts = await service.token_texts() if body.logprobs else None
+        as_ids = bool(body.return_tokens_as_token_ids)
+        texts = await service.token_texts(as_ids=as_ids) if body.logprobs else None
+        with_ids = bool(body.return_token_ids)
         if call.streamed:
             with_usage = bool((body.stream_options or {}).get("include_usage"))
-            encoder = ChatEncoder(name, texts, with_usage=with_usage)
+            encoder = ChatEncoder(name, texts, with_usage=with_usage, with_ids=with_ids)
             return event_stream(service, service.stream(call, caller), encoder)
-        return await _whole(request, service, call, caller, name, texts)
+        completions = await answered(request, service, call, caller)
+        if completions is None:
+            return Response(status_code=499)
+        answer = whole_answer(name, completions, texts, with_ids=with_ids)
+        return Response(answer, media_type="application/json")
 
     return routes
 
@@ -60,23 +66,20 @@ def event_stream(service: Service, deltas: Any, encoder: Any) -> Any:
     return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
 
 
-async def _whole(
-    request: Request,
-    service: Service,
-    call: Call,
-    caller: Caller,
-    name: str,
-    texts: TokenTexts | None,
-) -> Response:
+async def answered(
+    request: Request, service: Service, call: Call, caller: Caller
+) -> list[Completion] | None:
+    """The whole answer to a call; None where the client went away, which aborts it."""
     try:
         async with Watched(request.receive):
-            completions = await service.answer(call, caller)
+            return await service.answer(call, caller)
     except ClientGone:
-        return Response(status_code=499)
-    return Response(whole_answer(name, completions, texts), media_type="application/json")
+        return None
 
 
-def whole_answer(name: str, completions: list[Completion], texts: TokenTexts | None) -> bytes:
+def whole_answer(
+    name: str, completions: list[Completion], texts: TokenTexts | None, *, with_ids: bool
+) -> bytes:
     """The body of a whole answer."""
     usage = summed([completion.usage for completion in completions if completion.usage])
     return to_json(
@@ -85,13 +88,13 @@ def whole_answer(name: str, completions: list[Completion], texts: TokenTexts | N
             "object": "chat.completion",
             "created": now(),
             "model": name,
-            "choices": [_choice(completion, texts) for completion in completions],
+            "choices": [_choice(completion, texts, with_ids) for completion in completions],
             "usage": usage_fields(usage),
         }
     )
 
 
-def _choice(completion: Completion, texts: TokenTexts | None) -> dict[str, Any]:
+def _choice(completion: Completion, texts: TokenTexts | None, with_ids: bool) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": completion.content or (None if completion.tool_calls else ""),
@@ -107,14 +110,17 @@ def _choice(completion: Completion, texts: TokenTexts | None) -> dict[str, Any]:
         "logprobs": json.loads(texts.content(completion.logprobs)) if texts else None,
         "finish_reason": completion.finish_reason,
         "stop_reason": completion.stop_reason,
+        **({"token_ids": completion.token_ids} if with_ids else {}),
     }
 
 
 class ChatEncoder:
     """Writes `chat.completion.chunk` events; the most common ones by hand, since each token pays."""
 
-    def __init__(self, name: str, texts: TokenTexts | None, *, with_usage: bool) -> None:
-        self._texts, self._with_usage = texts, with_usage
+    def __init__(
+        self, name: str, texts: TokenTexts | None, *, with_usage: bool, with_ids: bool = False
+    ) -> None:
+        self._texts, self._with_usage, self._with_ids = texts, with_usage, with_ids
         self._before = (
             f'data: {{"id":"{new_id("chatcmpl")}","object":"chat.completion.chunk",'
             f'"created":{now()},"model":{quoted(name)},"choices":['
@@ -128,16 +134,17 @@ class ChatEncoder:
         index = delta.index
         begun = "" if index in self._calls else self._begin(index)
         if delta.finish_reason is None and not delta.tool_calls and not delta.reasoning:
-            if not delta.content and not delta.logprobs:
+            if not delta.content and not delta.logprobs and not self._with_ids:
                 return begun.encode()
             change = f'"content":{quoted(delta.content)}'
         else:
             change = self._change(delta)
         end = self._end_of(delta)
         logprobs = self._texts.content(delta.logprobs) if self._texts else "null"
+        ids = f',"token_ids":{list(delta.token_ids)}' if self._with_ids else ""
         return (
             f'{begun}{self._before}{{"index":{index},"delta":{{{change}}},"logprobs":{logprobs},'
-            f'"finish_reason":{end}}}{self._after}'
+            f'"finish_reason":{end}{ids}}}{self._after}'
         ).encode("ascii")
 
     def _begin(self, index: int) -> str:

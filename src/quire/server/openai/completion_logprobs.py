@@ -59,3 +59,23 @@ class LogprobWriter:
         if token_id not in self._hidden:
             self._offset += len(self._decoder.decode(self._texts.bytes_of(token_id)))
         return offset
+
+
+def of_prompt(
+    logprobs: Sequence[TokenLogprob | None], texts: TokenTexts
+) -> list[dict[str, Any] | None]:
+    """A prompt's log-probabilities in vLLM's form: by token id, the token itself and its rivals."""
+    return [found and _position(found, texts) for found in logprobs]
+
+
+def _position(found: TokenLogprob, texts: TokenTexts) -> dict[str, Any]:
+    ranks = {token_id: rank for rank, token_id in enumerate(found.top, start=1)}
+    ranks[found.token_id] = found.rank
+    return {
+        str(token_id): {
+            "logprob": max(logprob, LEAST),
+            "rank": ranks[token_id],
+            "decoded_token": texts.text(token_id),
+        }
+        for token_id, logprob in {found.token_id: found.logprob, **found.top}.items()
+    }

@@ -16,7 +16,7 @@ from quire.server.disconnect import ClientGone, Watched
 from quire.server.errors import BadRequest, Problem
 from quire.server.events import EventStream, merged
 from quire.server.openai.answers import TextCompletion
-from quire.server.openai.completion_logprobs import LogprobWriter
+from quire.server.openai.completion_logprobs import LogprobWriter, of_prompt
 from quire.server.openai.documents import documented
 from quire.server.openai.options import sampling_options
 from quire.server.openai.schema import CompletionRequest
@@ -39,6 +39,8 @@ class Plan:
     echo: bool = False
     prompt_only: bool = False
     logprobs: int | None = None
+    with_ids: bool = False
+    special: bool = True
 
     @property
     def n(self) -> int:
@@ -57,12 +59,19 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         body = await read_body(request, CompletionRequest)
         plan, caller = read_plan(body), caller_of(request)
         name = body.model or service.models.name
-        texts = await service.token_texts() if plan.logprobs is not None else None
+        as_ids = bool(body.return_tokens_as_token_ids)
+        wanted = plan.logprobs is not None or body.prompt_logprobs is not None
+        texts = await service.token_texts(as_ids=as_ids) if wanted else None
         writer = Writer(service, plan, name, texts)
         if body.stream:
             with_usage = bool((body.stream_options or {}).get("include_usage"))
             deltas = service.complete_all(
-                plan.prompts, plan.options, caller, model=body.model, streamed=True
+                plan.prompts,
+                plan.options,
+                caller,
+                model=body.model,
+                streamed=True,
+                special=plan.special,
             )
             encoder = CompletionEncoder(writer, with_usage=with_usage)
             return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
@@ -91,7 +100,19 @@ def read_plan(body: CompletionRequest) -> Plan:
             if options.get("n", 1) > 1:
                 raise BadRequest("echo with logprobs takes n: 1.", param="n")
             options["prompt_logprobs"] = body.logprobs
-    return Plan(_prompts(body.prompt), options, bool(body.echo), prompt_only, body.logprobs)
+    if body.prompt_logprobs is not None:
+        if body.stream or options.get("n", 1) > 1:
+            raise BadRequest("prompt_logprobs takes n: 1 and no stream.", param="prompt_logprobs")
+        options["prompt_logprobs"] = max(body.prompt_logprobs, options.get("prompt_logprobs", 0))
+    return Plan(
+        prompts=_prompts(body.prompt),
+        options=options,
+        echo=bool(body.echo),
+        prompt_only=prompt_only,
+        logprobs=body.logprobs,
+        with_ids=bool(body.return_token_ids),
+        special=body.add_special_tokens is not False,
+    )
 
 
 def _prompts(prompt: Any) -> list[str | list[int]]:
@@ -109,7 +130,9 @@ async def _whole(
     writer: Writer,
 ) -> Response:
     found: dict[int, Delta] = {}
-    deltas = service.complete_all(plan.prompts, plan.options, caller, model=model)
+    deltas = service.complete_all(
+        plan.prompts, plan.options, caller, model=model, special=plan.special
+    )
     try:
         async with Watched(request.receive), aclosing(deltas):
             async for delta in deltas:
@@ -117,7 +140,7 @@ async def _whole(
                 found[delta.index] = delta if there is None else merged(there, delta)
     except ClientGone:
         return Response(status_code=499)
-    choices = [json.loads(writer.choice(found[index])) for index in sorted(found)]
+    choices = [writer.whole(found[index]) for index in sorted(found)]
     return Response(
         to_json(
             {
@@ -139,12 +162,19 @@ class Writer:
     def __init__(self, service: Service, plan: Plan, name: str, texts: TokenTexts | None) -> None:
         self.name = name
         self._plan, self._texts = plan, texts
-        self._tokenizer = service.engine.tokenizer
+        self._tokenizer = service.tokenizer
         self._skip_special = plan.options.get("skip_special_tokens", True)
         self._begun: set[int] = set()
         self._logprobs: dict[int, LogprobWriter] = {}
         self._prompt_tokens: dict[int, int] = {}
         self._cached = self._completed = 0
+
+    def whole(self, delta: Delta) -> dict[str, Any]:
+        """A choice that is there all at once, the prompt's log-probabilities with it."""
+        choice = json.loads(self.choice(delta) or "{}")
+        if delta.prompt_logprobs is not None and self._texts is not None:
+            choice["prompt_logprobs"] = of_prompt(delta.prompt_logprobs, self._texts)
+        return choice
 
     def choice(self, delta: Delta) -> str | None:
         """JSON of what a choice gains by a delta; None for nothing."""
@@ -154,11 +184,17 @@ class Writer:
         logprobs = self._logprobs_of(delta, first)
         if first and self._plan.echo:
             text = self._prompt_text(index) + text
-        if delta.finish_reason is None and not text and logprobs == "null":
+        if (
+            delta.finish_reason is None
+            and not text
+            and logprobs == "null"
+            and not self._plan.with_ids
+        ):
             return None
+        ids = f',"token_ids":{list(delta.token_ids)}' if self._plan.with_ids else ""
         return (
             f'{{"index":{index},"text":{quoted(text)},"logprobs":{logprobs},'
-            f'"finish_reason":{self._end(delta)}}}'
+            f'"finish_reason":{self._end(delta)}{ids}}}'
         )
 
     def _logprobs_of(self, delta: Delta, first: bool) -> str:
@@ -188,7 +224,10 @@ class Writer:
 
     def _prompt_ids(self, index: int) -> Sequence[int]:
         prompt = self._prompt(index)
-        return self._tokenizer.encode_whole(prompt) if isinstance(prompt, str) else prompt
+        if not isinstance(prompt, str):
+            return prompt
+        tokenizer = self._tokenizer
+        return tokenizer.encode_whole(prompt) if self._plan.special else tokenizer.encode(prompt)
 
     def _end(self, delta: Delta) -> str:
         if delta.finish_reason is None:

@@ -26,6 +26,7 @@ _SAME = (
     "ignore_eos",
     "bad_words",
     "skip_special_tokens",
+    "stop_token_ids",
     "response_format",
     "priority",
     "timeout",
@@ -39,7 +40,24 @@ def sampling_options(body: SamplingFields) -> dict[str, Any]:
     options = {name: getattr(body, name) for name in _SAME if name in given}
     if body.max_tokens is not None:
         options["max_new_tokens"] = body.max_tokens
+    if body.structured_outputs is not None:
+        if body.response_format is not None:
+            raise BadRequest(
+                "response_format and structured_outputs say the same: give one.",
+                param="structured_outputs",
+            )
+        options["response_format"] = _constraint(dict(body.structured_outputs))
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _constraint(form: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's form of a constraint as a `response_format`."""
+    if len(form) != 1:
+        raise BadRequest("structured_outputs takes exactly one form.", param="structured_outputs")
+    ((kind, value),) = form.items()
+    if kind == "json":
+        return {"type": "json_schema", "json_schema": {"schema": value}}
+    return {"type": kind} if kind == "json_object" else {"type": kind, kind: value}
 
 
 def chat_call(body: ChatRequest) -> Call:

@@ -21,6 +21,7 @@ MAX_PROMPTS = 256
 MAX_TOP_LOGPROBS = 20
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Stop: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000)]
 Word: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 Bias: TypeAlias = Annotated[
@@ -40,8 +41,9 @@ class Function(TypedDict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
     description: NotRequired[str | None]
     parameters: NotRequired[dict[str, Any] | None]
-    strict: NotRequired[Literal[False] | None]
-    """True is refused: the arguments of a call are constrained by a forced `tool_choice` alone."""
+    strict: NotRequired[bool | None]
+    """Where `tool_choice` forces a call its arguments follow the schema in any case; where the
+    model is free to call or not they are its own, strict or not."""
 
 
 @_strict
@@ -88,6 +90,17 @@ class TemplateOptions(TypedDict):
     preserve_thinking: NotRequired[bool | None]
 
 
+@_strict
+class StructuredOutputs(TypedDict):
+    """vLLM's own form of `response_format`; exactly one is given."""
+
+    json: NotRequired[dict[str, Any]]
+    json_object: NotRequired[Literal[True]]
+    regex: NotRequired[str]
+    choice: NotRequired[Annotated[list[str], Field(min_length=1, max_length=1024)]]
+    grammar: NotRequired[str]
+
+
 class SamplingFields(Body):
     """What chat and completions have in common; the names after `user` are quire's and vLLM's."""
 
@@ -114,6 +127,12 @@ class SamplingFields(Body):
     bad_words: Annotated[list[Word], Field(max_length=1024)] | None = None
     skip_special_tokens: bool | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
+    return_token_ids: bool | None = None
+    """Each choice, and each piece of it, carries its `token_ids`."""
+    return_tokens_as_token_ids: bool | None = None
+    """In log-probabilities a token is `token_id:7`, not its text."""
     priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
     timeout: Annotated[float, Field(gt=0, le=1e9)] | None = None
     """Seconds that the request may take in all, waiting included."""
@@ -134,7 +153,6 @@ class ChatRequest(SamplingFields):
         "guided_regex": "guided_regex is vLLM's old form: give response_format",
         "guided_choice": "guided_choice is vLLM's old form: give response_format",
         "guided_grammar": "guided_grammar is vLLM's old form: give response_format",
-        "structured_outputs": "structured_outputs is vLLM's own form: give response_format",
     }
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -158,17 +176,15 @@ class ChatRequest(SamplingFields):
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
 
-_Ids: TypeAlias = Annotated[
-    list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=2**22)
-]
+_Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1, max_length=2**22)]
 _Texts: TypeAlias = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
 _IdLists: TypeAlias = Annotated[list[_Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
 def _kind_of_prompt(value: Any) -> str | None:
     if isinstance(value, list):
-        first = value[0] if value else ""
-        return {int: "Ids", list: "IdLists"}.get(type(first), "Texts")
+        first: Any = value[0] if value else ""
+        return "Ids" if type(first) is int else "IdLists" if isinstance(first, list) else "Texts"
     return "Text" if isinstance(value, str) else None
 
 
@@ -195,4 +211,8 @@ class CompletionRequest(SamplingFields):
     max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """0 goes with `echo`: the prompt alone, with its log-probabilities."""
     echo: bool | None = None
+    add_special_tokens: bool | None = None
+    """Whether a text gets the tokens that the tokenizer puts around one; true if not given."""
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Log-probabilities of the prompt's own tokens; not in a stream."""
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
