@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from quire import __version__
 from quire.errors import QuireError
+from quire.server import page
 from quire.server.disconnect import ClientGone
 from quire.server.errors import Problem, problem_of
 from quire.server.openai import chat, completions, models
@@ -27,8 +28,8 @@ ServiceOf: TypeAlias = Callable[[Request], Service]
 MakeRouter: TypeAlias = Callable[[ServiceOf], APIRouter]
 ErrorForm: TypeAlias = Callable[[Problem], Mapping[str, Any]]
 
-ROUTERS: tuple[MakeRouter, ...] = (chat.router, completions.router, models.router)
-"""Every API's routes; a module of routes has a `router` and stands here."""
+ROUTERS: tuple[MakeRouter, ...] = (chat.router, completions.router, models.router, page.router)
+"""Every API's routes, and the chat page's; a module of routes has a `router` and stands here."""
 
 ERROR_FORMS: dict[str, ErrorForm] = {}
 """The error bodies of APIs that are not OpenAI's, by the beginning of their paths."""

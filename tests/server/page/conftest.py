@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
@@ -65,21 +66,26 @@ def complaints() -> list[str]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(
-    browser: Browser, api: ScriptedApi, complaints: list[str]
-) -> AsyncIterator[Page]:
+async def page(browser: Browser, api: ScriptedApi, complaints: list[str]) -> AsyncIterator[Page]:
     """The chat page, loaded; a complaint fails the test."""
+    async with opened(browser, api.url, complaints) as page:
+        yield page
+    assert complaints == []
+
+
+@asynccontextmanager
+async def opened(browser: Browser, url: str, complaints: list[str]) -> AsyncIterator[Page]:
+    """The chat page of a server, in a browser that keeps nothing of other tests."""
     context = await browser.new_context(viewport={"width": 1200, "height": 800})
-    await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=api.url)
+    await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
     page = await context.new_page()
     page.set_default_timeout(8000)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if is_bad(said) else None)
-    await page.goto(api.url)
-    await page.locator('#model option').first.wait_for(state="attached")
+    await page.goto(url)
+    await page.locator("#model option").first.wait_for(state="attached")
     yield page
     await context.close()
-    assert not complaints
 
 
 def is_bad(message: object) -> bool:

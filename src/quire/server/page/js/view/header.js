@@ -23,8 +23,8 @@ export class Header {
   #list(models) {
     const option = ({ id }) => h("option", { value: id }, id);
     const bases = models.filter(({ parent }) => !parent).map(option);
-    const adapters = models.filter(({ parent }) => parent).map(option);
-    const group = adapters.length ? [h("optgroup", { label: "Adapters" }, adapters)] : [];
+    const variants = models.filter(({ parent }) => parent).map(option);
+    const group = variants.length ? [h("optgroup", { label: "Variants" }, variants)] : [];
     this.select.replaceChildren(...bases, ...group);
   }
 }
