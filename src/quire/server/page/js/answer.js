@@ -2,12 +2,24 @@
 
 export function newAnswer(model) {
   const times = { start: Date.now(), first: null, end: null };
-  return { role: "assistant", reasoning: "", calls: [], model, finish: null, error: null, usage: null, times, thought: null, pieces: 0 };
+  return {
+    role: "assistant",
+    reasoning: "",
+    calls: [],
+    model,
+    finish: null,
+    error: null,
+    usage: null,
+    times,
+    thought: null,
+    pieces: 0,
+  };
 }
 
 /** Add a chunk to an answer. */
 export function takeChunk(node, chunk) {
-  if (chunk.usage) node.usage = { prompt: chunk.usage.prompt_tokens, completion: chunk.usage.completion_tokens };
+  if (chunk.usage)
+    node.usage = { prompt: chunk.usage.prompt_tokens, completion: chunk.usage.completion_tokens };
   if (chunk.model) node.model = chunk.model;
   const choice = chunk.choices?.[0];
   if (!choice) return;
@@ -57,6 +69,7 @@ export function pace(node, now = Date.now()) {
   const tokens = exact ? node.usage.completion : node.pieces;
   const seconds = ((end ?? now) - start) / 1000;
   const decoding = ((end ?? now) - first) / 1000;
-  const rate = tokens > 1 && decoding > 0.02 ? (tokens - 1) / decoding : tokens / Math.max(seconds, 0.001);
+  const rate =
+    tokens > 1 && decoding > 0.02 ? (tokens - 1) / decoding : tokens / Math.max(seconds, 0.001);
   return { tokens, rate, seconds, exact };
 }

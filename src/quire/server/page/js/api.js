@@ -90,7 +90,11 @@ export class Api {
 async function refusal(answer) {
   const text = await answer.text();
   try {
-    return asError(JSON.parse(text), answer.status, Number(answer.headers.get("retry-after")) || null);
+    return asError(
+      JSON.parse(text),
+      answer.status,
+      Number(answer.headers.get("retry-after")) || null,
+    );
   } catch {
     const told = text.trim().slice(0, 300) || answer.statusText || "no reason given";
     return new ApiError(`The server answered ${answer.status}: ${told}`, { status: answer.status });

@@ -15,6 +15,7 @@ import { Thread } from "./view/thread.js";
 
 const narrow = matchMedia("(max-width: 52rem)");
 const darkSystem = matchMedia("(prefers-color-scheme: dark)");
+const TRY_AGAIN = 2000; // ms, while the server is loading or away
 const at = (id) => document.getElementById(id);
 
 async function start() {
@@ -33,8 +34,22 @@ async function start() {
   fillBars(session, sidebar, table);
   composer.focus();
   await session.load();
-  await session.loadModels().catch((error) => notify(error.message));
+  await loadModels(session);
   if (!session.path.length) thread.draw();
+}
+
+/** The models, as soon as the server has loaded them. */
+async function loadModels(session) {
+  for (let told = false; ; told = true) {
+    try {
+      await session.loadModels();
+      return;
+    } catch (error) {
+      if (!told) notify(error.message);
+      if (error.status !== 0 && error.status !== 503) return;
+      await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN));
+    }
+  }
 }
 
 function actions(session, thread, composer, sidebar) {
@@ -65,7 +80,9 @@ function retryLast(session) {
 
 function fillBars(session, sidebar, table) {
   const toggle = () => sidebar.toggle();
-  at("bar-start").append(iconButton("menu", "Conversations (Alt+B)", toggle, { id: "menu", "aria-controls": "sidebar" }));
+  at("bar-start").append(
+    iconButton("menu", "Conversations (Alt+B)", toggle, { id: "menu", "aria-controls": "sidebar" }),
+  );
   at("bar-end").append(
     iconButton("moon", "Dark or light (Alt+D)", () => switchTheme(session), { id: "theme" }),
     iconButton("keys", "Keyboard (?)", () => showShortcuts(table), { id: "help" }),
@@ -97,7 +114,15 @@ function sidebarSwitch(session) {
   at("shade").addEventListener("click", close);
   draw();
   const choose = () => narrow.matches && close();
-  return { close, choose, draw, toggle: () => turn(!isOpen), get isOpen() { return isOpen; } };
+  return {
+    close,
+    choose,
+    draw,
+    toggle: () => turn(!isOpen),
+    get isOpen() {
+      return isOpen;
+    },
+  };
 }
 
 function switchTheme(session) {

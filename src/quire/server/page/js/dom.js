@@ -20,7 +20,8 @@ function set(element, name, value) {
 }
 
 const SHAPES = {
-  attach: "M13.5 7.5 8 13a3.2 3.2 0 0 1-4.5-4.5l6-6a2.1 2.1 0 0 1 3 3l-6 6a1 1 0 0 1-1.5-1.5L10.5 4.5",
+  attach:
+    "M13.5 7.5 8 13a3.2 3.2 0 0 1-4.5-4.5l6-6a2.1 2.1 0 0 1 3 3l-6 6a1 1 0 0 1-1.5-1.5L10.5 4.5",
   call: "M6.3 2.5C4.5 2.5 5.5 5 5 6.5 4.7 7.5 3.5 8 3 8c.5 0 1.7.5 2 1.5.5 1.5-.5 4 1.3 4M9.7 2.5c1.8 0 .8 2.5 1.3 4 .3 1 1.5 1.5 2 1.5-.5 0-1.7.5-2 1.5-.5 1.5.5 4-1.3 4",
   check: "m3 8.5 3.2 3.2L13 4.5",
   close: "m4 4 8 8m0-8-8 8",
@@ -36,7 +37,8 @@ const SHAPES = {
   right: "M6 3.5 10.5 8 6 12.5",
   send: "M8 13V3M3.8 7 8 3l4.2 4",
   settings: "M2.5 5h6m4 0h1M2.5 11h1m4 0h6M10.5 3.3v3.4M5.5 9.3v3.4",
-  sound: "M6 12V3.5l6.5-1.3v8.3M6 12a1.8 1.6 0 1 1-3.6 0A1.8 1.6 0 0 1 6 12m6.5-1.5a1.8 1.6 0 1 1-3.6 0 1.8 1.6 0 0 1 3.6 0",
+  sound:
+    "M6 12V3.5l6.5-1.3v8.3M6 12a1.8 1.6 0 1 1-3.6 0A1.8 1.6 0 0 1 6 12m6.5-1.5a1.8 1.6 0 1 1-3.6 0 1.8 1.6 0 0 1 3.6 0",
   stop: "M4.5 4.5h7v7h-7z",
   trash: "M3 4.5h10M6.5 4.5v-2h3v2M4.5 4.5l.6 9h5.8l.6-9",
 };
@@ -45,7 +47,11 @@ const SVG = "http://www.w3.org/2000/svg";
 /** A small picture drawn in the text's colour; its button has the name. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
-  for (const [key, value] of [["viewBox", "0 0 16 16"], ["aria-hidden", "true"], ["class", "icon"]]) {
+  for (const [key, value] of [
+    ["viewBox", "0 0 16 16"],
+    ["aria-hidden", "true"],
+    ["class", "icon"],
+  ]) {
     svg.setAttribute(key, value);
   }
   const path = document.createElementNS(SVG, "path");
@@ -64,7 +70,8 @@ export function iconButton(shape, label, onclick, properties = {}) {
 /** Bring the children of an element in line with a list, touching only what differs. */
 export function arrange(parent, children) {
   children.forEach((child, place) => {
-    if (parent.children[place] !== child) parent.insertBefore(child, parent.children[place] ?? null);
+    if (parent.children[place] !== child)
+      parent.insertBefore(child, parent.children[place] ?? null);
   });
   while (parent.children.length > children.length) parent.lastElementChild.remove();
 }

@@ -1,10 +1,25 @@
 // What can be attached, and how it travels.
 
 const BY_NAME = {
-  png: "image/png", jpg: "image/jpeg", jpeg: "image/jpeg", gif: "image/gif", webp: "image/webp",
-  bmp: "image/bmp", avif: "image/avif", wav: "audio/wav", mp3: "audio/mpeg", flac: "audio/flac",
-  ogg: "audio/ogg", opus: "audio/ogg", m4a: "audio/mp4", aac: "audio/aac", mp4: "video/mp4",
-  webm: "video/webm", mov: "video/quicktime", mkv: "video/x-matroska", avi: "video/x-msvideo",
+  png: "image/png",
+  jpg: "image/jpeg",
+  jpeg: "image/jpeg",
+  gif: "image/gif",
+  webp: "image/webp",
+  bmp: "image/bmp",
+  avif: "image/avif",
+  wav: "audio/wav",
+  mp3: "audio/mpeg",
+  flac: "audio/flac",
+  ogg: "audio/ogg",
+  opus: "audio/ogg",
+  m4a: "audio/mp4",
+  aac: "audio/aac",
+  mp4: "video/mp4",
+  webm: "video/webm",
+  mov: "video/quicktime",
+  mkv: "video/x-matroska",
+  avi: "video/x-msvideo",
 };
 const KINDS = ["image", "audio", "video"];
 
@@ -16,7 +31,12 @@ export function describe(file) {
   const ending = file.name.split(".").pop().toLowerCase();
   const type = KINDS.includes(file.type.split("/")[0]) ? file.type : BY_NAME[ending];
   if (!type || type.startsWith("image/svg")) return null;
-  return { kind: type.split("/")[0], type, name: file.name || `pasted.${type.split("/")[1]}`, size: file.size };
+  return {
+    kind: type.split("/")[0],
+    type,
+    name: file.name || `pasted.${type.split("/")[1]}`,
+    size: file.size,
+  };
 }
 
 /** A data URL of a Blob, under the type that the page knows it by. */

@@ -5,14 +5,24 @@ export function shortcuts(actions) {
   return [
     { shown: ["Enter"], does: "Send the message" },
     { shown: ["Shift", "Enter"], does: "New line" },
-    { key: "Escape", shown: ["Esc"], does: "Stop the answer, or close what is open", act: actions.escape },
+    {
+      key: "Escape",
+      shown: ["Esc"],
+      does: "Stop the answer, or close what is open",
+      act: actions.escape,
+    },
     { key: "/", shown: ["/"], does: "To the message field", act: actions.focus },
     { shown: ["↑"], does: "In an empty field: edit the last message" },
     { code: "KeyN", shown: ["Alt", "N"], does: "New conversation", act: actions.create },
     { code: "ArrowUp", shown: ["Alt", "↑"], does: "Conversation above", act: actions.above },
     { code: "ArrowDown", shown: ["Alt", "↓"], does: "Conversation below", act: actions.below },
     { code: "KeyR", shown: ["Alt", "R"], does: "Answer again", act: actions.retry },
-    { code: "KeyB", shown: ["Alt", "B"], does: "Show or hide the conversations", act: actions.sidebar },
+    {
+      code: "KeyB",
+      shown: ["Alt", "B"],
+      does: "Show or hide the conversations",
+      act: actions.sidebar,
+    },
     { code: "KeyS", shown: ["Alt", "S"], does: "Settings", act: actions.settings },
     { code: "KeyD", shown: ["Alt", "D"], does: "Dark or light", act: actions.theme },
     { key: "?", shown: ["?"], does: "These shortcuts", act: actions.help },
@@ -35,5 +45,8 @@ function fits(shortcut, event) {
 }
 
 function isWriting(element) {
-  return element.matches("input, textarea, select, [contenteditable]") || element.closest("dialog") !== null;
+  return (
+    element.matches("input, textarea, select, [contenteditable]") ||
+    element.closest("dialog") !== null
+  );
 }

@@ -26,9 +26,10 @@ markdown.core.ruler.push("sides", ({ tokens }) => {
 });
 
 const ALLOWED = {
-  ALLOWED_TAGS: (
-    "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul"
-  ).split(" "),
+  ALLOWED_TAGS:
+    "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul".split(
+      " ",
+    ),
   ALLOWED_ATTR: ["href", "title", "class", "start", "align"],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
   ADD_URI_SAFE_ATTR: ["align", "start"], // no addresses, so not held to the line above
@@ -41,7 +42,8 @@ const ALLOWED = {
 export function sanitized(html) {
   const fragment = DOMPurify.sanitize(html, ALLOWED);
   for (const link of fragment.querySelectorAll("a")) {
-    if (link.hasAttribute("href")) Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
+    if (link.hasAttribute("href"))
+      Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
   }
   return fragment;
 }

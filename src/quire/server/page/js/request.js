@@ -49,7 +49,8 @@ function answer(node) {
 
 async function part(file, blobOf) {
   const blob = await blobOf(file.id);
-  if (!blob) throw new Error(`The file ${file.name} is no longer in this browser: attach it again.`);
+  if (!blob)
+    throw new Error(`The file ${file.name} is no longer in this browser: attach it again.`);
   const url = await toDataUrl(blob, file.type);
   if (file.kind === "image") return { type: "image_url", image_url: { url } };
   if (file.kind === "video") return { type: "video_url", video_url: { url } };
@@ -57,7 +58,15 @@ async function part(file, blobOf) {
   return { type: "input_audio", input_audio: { data, format: soundFormat(file) } };
 }
 
-const FORMATS = { mpeg: "mp3", "x-wav": "wav", wave: "wav", "vnd.wave": "wav", "x-flac": "flac", mp4: "m4a", "x-m4a": "m4a" };
+const FORMATS = {
+  mpeg: "mp3",
+  "x-wav": "wav",
+  wave: "wav",
+  "vnd.wave": "wav",
+  "x-flac": "flac",
+  mp4: "m4a",
+  "x-m4a": "m4a",
+};
 
 function soundFormat(file) {
   const kind = file.type.split("/")[1].split(";")[0].toLowerCase();
@@ -77,7 +86,8 @@ export function readTools(text) {
 }
 
 function asTool(value, place) {
-  const tool = value?.type === "function" && value.function ? value : { type: "function", function: value };
+  const tool =
+    value?.type === "function" && value.function ? value : { type: "function", function: value };
   if (typeof tool.function?.name !== "string" || !tool.function.name) {
     throw new Error(`Tools: number ${place + 1} has no name.`);
   }

@@ -90,7 +90,9 @@ export class Session extends EventTarget {
   /** Returns how many conversations came. */
   async import(text) {
     const added = await imported(text, this.store);
-    this.conversations = [...this.conversations, ...added].sort((one, other) => other.updated - one.updated);
+    this.conversations = [...this.conversations, ...added].sort(
+      (one, other) => other.updated - one.updated,
+    );
     this.#tell("list");
     return added.length;
   }
@@ -117,7 +119,9 @@ export class Session extends EventTarget {
   async keepFile(file) {
     const described = describe(file);
     if (!described) {
-      throw new Error(`${file.name || "This"} is no image, sound or video: nothing else can be attached.`);
+      throw new Error(
+        `${file.name || "This"} is no image, sound or video: nothing else can be attached.`,
+      );
     }
     const id = tree.newId();
     await this.store.saveFile(id, file);
@@ -145,7 +149,12 @@ export class Session extends EventTarget {
     if (this.isRunning) return;
     let parent = this.path.at(-1).id;
     for (const { id, name } of tree.openCalls(this.path)) {
-      parent = tree.addNode(this.current, parent, { role: "tool", callId: id, name, text: results[id] ?? "" }).id;
+      parent = tree.addNode(this.current, parent, {
+        role: "tool",
+        callId: id,
+        name,
+        text: results[id] ?? "",
+      }).id;
     }
     await this.#answer(this.current, parent);
   }
@@ -189,7 +198,9 @@ export class Session extends EventTarget {
 
   async #stream(conversation, node, signal) {
     const path = tree.pathTo(conversation, node.parent);
-    const body = await chatBody(path, conversation.system, this.settings, (id) => this.store.file(id));
+    const body = await chatBody(path, conversation.system, this.settings, (id) =>
+      this.store.file(id),
+    );
     signal.throwIfAborted();
     let saved = Date.now();
     for await (const chunk of this.api.chat(body, signal)) {
@@ -204,7 +215,10 @@ export class Session extends EventTarget {
 
   /** To the top of the list, where it may not have been yet. */
   #raise(conversation) {
-    this.conversations = [conversation, ...this.conversations.filter((other) => other !== conversation)];
+    this.conversations = [
+      conversation,
+      ...this.conversations.filter((other) => other !== conversation),
+    ];
     this.#keep(conversation);
     this.#tell("list");
   }

@@ -84,7 +84,13 @@ function checkedNode(node, renamed) {
 
 function checkedFile({ id, kind, type, name, size }, renamed) {
   const known = ["image", "audio", "video"].includes(kind) ? kind : "image";
-  return { id: renamed.get(id) ?? newId(), kind: known, type: text(type), name: text(name), size: number(size) };
+  return {
+    id: renamed.get(id) ?? newId(),
+    kind: known,
+    type: text(type),
+    name: text(name),
+    size: number(size),
+  };
 }
 
 function checkedAnswer(node) {
@@ -96,5 +102,13 @@ function checkedAnswer(node) {
   const { usage = null, times = null } = node;
   const finish = text(node.finish) || "stop";
   const error = node.error ? { message: text(node.error.message) } : null;
-  return { reasoning: text(node.reasoning), calls, model: text(node.model), finish, error, usage, times };
+  return {
+    reasoning: text(node.reasoning),
+    calls,
+    model: text(node.model),
+    finish,
+    error,
+    usage,
+    times,
+  };
 }

@@ -14,12 +14,29 @@ export function newId() {
 
 export function newConversation(system = "") {
   const now = Date.now();
-  return { id: newId(), title: "", named: false, created: now, updated: now, system, nodes: [], chosen: {} };
+  return {
+    id: newId(),
+    title: "",
+    named: false,
+    created: now,
+    updated: now,
+    system,
+    nodes: [],
+    chosen: {},
+  };
 }
 
 /** Add a message after `parent` (null: as a first one), and show it. */
 export function addNode(conversation, parent, fields) {
-  const node = { id: newId(), parent, text: "", files: [], created: Date.now(), revision: 0, ...fields };
+  const node = {
+    id: newId(),
+    parent,
+    text: "",
+    files: [],
+    created: Date.now(),
+    revision: 0,
+    ...fields,
+  };
   conversation.nodes.push(node);
   conversation.chosen[parent ?? ""] = node.id;
   conversation.updated = node.created;

@@ -3,18 +3,38 @@ import { h, icon, iconButton } from "../dom.js";
 import { ACCEPTED } from "../files.js";
 import { fileChip } from "./media.js";
 
+// Keyboards on glass have no Shift+Enter: there, Enter is a new line.
+const touched = matchMedia("(pointer: coarse)");
+
 export class Composer {
   #files = [];
   #drafts = new Map(); // conversation id -> {text, files}
 
   constructor(session, form, { notify, editLast }) {
     Object.assign(this, { session, form, notify, editLast });
-    this.field = h("textarea", { id: "composer-text", rows: 1, placeholder: "Write a message", "aria-label": "Message" });
+    this.field = h("textarea", {
+      id: "composer-text",
+      rows: 1,
+      placeholder: "Write a message",
+      "aria-label": "Message",
+    });
     this.chips = h("ul", { class: "chips", "aria-label": "Attached files", hidden: true });
-    this.picker = h("input", { type: "file", accept: ACCEPTED, multiple: true, hidden: true, tabIndex: -1 });
+    this.picker = h("input", {
+      type: "file",
+      accept: ACCEPTED,
+      multiple: true,
+      hidden: true,
+      tabIndex: -1,
+    });
     this.button = h("button", { class: "send" });
-    const attach = iconButton("attach", "Attach images, sounds or videos", () => this.picker.click());
-    form.append(this.chips, this.field, h("div", { class: "row" }, attach, this.picker, h("span", { class: "hint" }), this.button));
+    const attach = iconButton("attach", "Attach images, sounds or videos", () =>
+      this.picker.click(),
+    );
+    form.append(
+      this.chips,
+      this.field,
+      h("div", { class: "row" }, attach, this.picker, this.button),
+    );
     this.#listen();
     this.conversation = session.current;
     this.draw();
@@ -76,7 +96,7 @@ export class Composer {
   }
 
   #key(event) {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !touched.matches) {
       event.preventDefault();
       if (!this.session.isRunning) this.#send();
     } else if (event.key === "ArrowUp" && !event.altKey && this.#isEmpty) {
@@ -101,7 +121,9 @@ export class Composer {
       this.#drawChips();
       this.focus();
     };
-    this.chips.replaceChildren(...this.#files.map((file) => fileChip(file, this.session.store, take(file))));
+    this.chips.replaceChildren(
+      ...this.#files.map((file) => fileChip(file, this.session.store, take(file))),
+    );
     this.chips.hidden = !this.#files.length;
     this.draw();
   }

@@ -28,7 +28,14 @@ export function editorView(node, store, done, cancel) {
     h("button", { type: "button", class: "button main", onclick: save }, "Send"),
   ];
   const note = h("span", { class: "note" }, "The old version stays beside the new one.");
-  const element = h("article", { class: "message editor", "aria-label": "Edit the message", data: { id: node.id } });
+  const element = h("article", {
+    class: "message editor",
+    "aria-label": "Edit the message",
+    data: { id: node.id },
+  });
   element.append(chips, field, h("div", { class: "row" }, note, buttons));
-  return { element, focus: () => (field.focus(), field.setSelectionRange(field.value.length, field.value.length)) };
+  return {
+    element,
+    focus: () => (field.focus(), field.setSelectionRange(field.value.length, field.value.length)),
+  };
 }

@@ -5,7 +5,8 @@ export class Header {
   constructor(session, title, select) {
     Object.assign(this, { session, title, select });
     select.addEventListener("change", () => session.set({ model: select.value }));
-    for (const event of ["list", "thread", "settings"]) session.addEventListener(event, () => this.draw());
+    for (const event of ["list", "thread", "settings"])
+      session.addEventListener(event, () => this.draw());
     this.draw();
   }
 

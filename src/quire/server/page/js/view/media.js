@@ -6,7 +6,10 @@ const addresses = new Map(); // file id -> promise of an object URL, for the pag
 
 function addressOf(file, store) {
   if (!addresses.has(file.id)) {
-    addresses.set(file.id, store.file(file.id).then((blob) => (blob ? URL.createObjectURL(blob) : null)));
+    addresses.set(
+      file.id,
+      store.file(file.id).then((blob) => (blob ? URL.createObjectURL(blob) : null)),
+    );
   }
   return addresses.get(file.id);
 }
@@ -15,7 +18,9 @@ function addressOf(file, store) {
 export function shownFile(file, store) {
   const frame = h("figure", { class: `file file-${file.kind}` });
   addressOf(file, store).then((address) => {
-    frame.append(address ? content(file, address) : h("span", { class: "file-gone" }, `${file.name} is gone`));
+    frame.append(
+      address ? content(file, address) : h("span", { class: "file-gone" }, `${file.name} is gone`),
+    );
   });
   return frame;
 }
@@ -24,9 +29,18 @@ function content(file, address) {
   if (file.kind === "image") {
     const picture = h("img", { src: address, alt: file.name, loading: "lazy" });
     const open = () => showLarge(address, file.name);
-    return h("button", { type: "button", class: "picture", title: file.name, onclick: open }, picture);
+    return h(
+      "button",
+      { type: "button", class: "picture", title: file.name, onclick: open },
+      picture,
+    );
   }
-  return h(file.kind, { src: address, controls: true, preload: "metadata", "aria-label": file.name });
+  return h(file.kind, {
+    src: address,
+    controls: true,
+    preload: "metadata",
+    "aria-label": file.name,
+  });
 }
 
 function showLarge(address, name) {
@@ -41,8 +55,21 @@ function showLarge(address, name) {
 export function fileChip(file, store, remove) {
   const sign = h("span", { class: "chip-sign" }, file.kind === "image" ? null : icon("sound"));
   if (file.kind === "image") {
-    addressOf(file, store).then((address) => address && sign.append(h("img", { src: address, alt: "" })));
+    addressOf(file, store).then(
+      (address) => address && sign.append(h("img", { src: address, alt: "" })),
+    );
   }
-  const words = h("span", { class: "chip-words" }, h("b", {}, file.name), h("small", {}, sizeText(file.size)));
-  return h("li", { class: "chip" }, sign, words, iconButton("close", `Remove ${file.name}`, remove));
+  const words = h(
+    "span",
+    { class: "chip-words" },
+    h("b", {}, file.name),
+    h("small", {}, sizeText(file.size)),
+  );
+  return h(
+    "li",
+    { class: "chip" },
+    sign,
+    words,
+    iconButton("close", `Remove ${file.name}`, remove),
+  );
 }

@@ -4,6 +4,8 @@ import { h, icon, iconButton } from "../dom.js";
 import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
 
+const LINE = 72; // characters
+
 /** The view of a message. `context`: {session, place, count, growing, editor(node)}. */
 export function messageView(node, context) {
   if (node.role === "assistant") return new AnswerView(node, context);
@@ -17,12 +19,25 @@ function question(node, { session, place, count, edit }) {
   if (files.length) content.append(h("div", { class: "files" }, files));
   if (node.text) content.append(h("p", { class: "bubble" }, node.text));
   const actions = h("div", { class: "actions" }, branches(node, session, place, count));
-  actions.append(quietIcon("edit", "Edit", () => edit(node)), copyButton(() => node.text));
-  return h("article", { class: "message user", "aria-label": "You", data: { id: node.id } }, content, actions);
+  actions.append(
+    quietIcon("edit", "Edit", () => edit(node)),
+    copyButton(() => node.text),
+  );
+  return h(
+    "article",
+    { class: "message user", "aria-label": "You", data: { id: node.id } },
+    content,
+    actions,
+  );
 }
 
 export function quietIcon(shape, label, onclick) {
-  return h("button", { type: "button", class: "quiet-button", onclick }, icon(shape), h("span", {}, label));
+  return h(
+    "button",
+    { type: "button", class: "quiet-button", onclick },
+    icon(shape),
+    h("span", {}, label),
+  );
 }
 
 function branches(node, session, place, count) {
@@ -38,9 +53,24 @@ function branches(node, session, place, count) {
 }
 
 function resultBlock(node) {
-  const summary = h("summary", {}, icon("check"), h("span", {}, "Result of "), h("code", {}, node.name));
-  const block = h("details", { class: "block result", open: node.text.length < 400 }, summary, code(pretty(node.text)));
-  return h("article", { class: "message tool", "aria-label": "Result of a tool", data: { id: node.id } }, block);
+  const summary = h(
+    "summary",
+    {},
+    icon("check"),
+    h("span", {}, "Result of "),
+    h("code", {}, node.name),
+  );
+  const block = h(
+    "details",
+    { class: "block result", open: node.text.length < 400 },
+    summary,
+    code(pretty(node.text)),
+  );
+  return h(
+    "article",
+    { class: "message tool", "aria-label": "Result of a tool", data: { id: node.id } },
+    block,
+  );
 }
 
 /** An answer; `update` shows what came since. */
@@ -52,13 +82,22 @@ class AnswerView {
   constructor(node, context) {
     Object.assign(this, { node, context });
     this.thoughtSummary = h("summary", {});
-    this.thoughtBlock = h("details", { class: "thought" }, this.thoughtSummary, this.#thought.element);
+    this.thoughtBlock = h(
+      "details",
+      { class: "thought" },
+      this.thoughtSummary,
+      this.#thought.element,
+    );
     this.callList = h("div", { class: "calls" });
     this.waiting = h("div", { class: "waiting", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
     this.footer = h("div", { class: "actions" });
     this.element = h(
       "article",
-      { class: "message assistant", "aria-label": `Answer of ${node.model || "the model"}`, data: { id: node.id } },
+      {
+        class: "message assistant",
+        "aria-label": `Answer of ${node.model || "the model"}`,
+        data: { id: node.id },
+      },
       [this.thoughtBlock, this.#prose.element, this.callList, this.waiting, this.footer],
     );
     this.update();
@@ -133,7 +172,9 @@ function callBlock(list) {
   const name = h("code");
   const content = h("code");
   const summary = h("summary", {}, icon("call"), h("span", {}, "Calls "), name);
-  list.append(h("details", { class: "block call", open: true }, summary, h("pre", { tabIndex: 0 }, content)));
+  list.append(
+    h("details", { class: "block call", open: true }, summary, h("pre", { tabIndex: 0 }, content)),
+  );
   return { name, content };
 }
 
@@ -141,9 +182,12 @@ function code(text) {
   return h("pre", { tabIndex: 0 }, h("code", {}, text));
 }
 
+/** JSON set out to be read, on one line where it fits there. */
 function pretty(text) {
   try {
-    return JSON.stringify(JSON.parse(text), null, 2);
+    const lines = JSON.stringify(JSON.parse(text), null, 2);
+    const line = lines.replace(/\n\s*/g, " ");
+    return line.length <= LINE ? line : lines;
   } catch {
     return text; // not whole yet, or no JSON
   }
@@ -154,13 +198,27 @@ function duration(milliseconds) {
   return milliseconds < 950 ? " for a moment" : ` for ${Math.round(milliseconds / 1000)} s`;
 }
 
+function timeText(seconds) {
+  return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
+}
+
 function paceText(node) {
   const told = pace(node);
   if (!told) return [];
   const { tokens, rate, seconds, exact } = told;
   const about = exact ? "" : "≈ ";
   const shownRate = rate >= 100 ? Math.round(rate) : rate.toFixed(1);
-  const parts = [`${about}${tokens} ${tokens === 1 ? "token" : "tokens"}`, `${about}${shownRate} tokens/s`, `${seconds.toFixed(1)} s`];
+  const parts = [
+    `${about}${tokens} ${tokens === 1 ? "token" : "tokens"}`,
+    `${about}${shownRate} tokens/s`,
+    timeText(seconds),
+  ];
   const prompt = Number.isFinite(node.usage?.prompt) ? `Prompt: ${node.usage.prompt} tokens` : "";
-  return [h("span", { class: "pace", title: prompt }, [prompt ? `${node.usage.prompt} in` : null, ...parts].filter(Boolean).join(" · "))];
+  return [
+    h(
+      "span",
+      { class: "pace", title: prompt },
+      [prompt ? `${node.usage.prompt} in` : null, ...parts].filter(Boolean).join(" · "),
+    ),
+  ];
 }

@@ -42,7 +42,12 @@ export class Prose {
 function dressed(fragment) {
   for (const code of fragment.querySelectorAll("pre > code")) dressCode(code);
   for (const table of fragment.querySelectorAll("table")) {
-    const frame = h("div", { class: "table-frame", tabIndex: 0, role: "region", "aria-label": "Table" });
+    const frame = h("div", {
+      class: "table-frame",
+      tabIndex: 0,
+      role: "region",
+      "aria-label": "Table",
+    });
     table.replaceWith(frame);
     frame.append(table);
   }
@@ -54,7 +59,12 @@ function dressCode(code) {
   const language = /\blanguage-(\S+)/.exec(code.className)?.[1] ?? "";
   const frame = h("div", { class: "code-frame" });
   pre.replaceWith(frame);
-  const bar = h("div", { class: "code-bar" }, h("span", {}, language), copyButton(() => code.textContent));
+  const bar = h(
+    "div",
+    { class: "code-bar" },
+    h("span", {}, language),
+    copyButton(() => code.textContent),
+  );
   frame.append(bar, pre);
   pre.tabIndex = 0;
   colour(code);

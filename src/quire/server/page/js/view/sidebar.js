@@ -10,7 +10,11 @@ export class Sidebar {
   constructor(session, element, close) {
     Object.assign(this, { session, element, close });
     this.list = h("div", { class: "conversations" });
-    this.search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search the conversations" });
+    this.search = h("input", {
+      type: "search",
+      placeholder: "Search",
+      "aria-label": "Search the conversations",
+    });
     this.search.addEventListener("input", () => {
       this.#query = this.search.value.trim().toLowerCase();
       this.draw();
@@ -19,7 +23,12 @@ export class Sidebar {
       session.create();
       close();
     };
-    const button = h("button", { type: "button", class: "new", onclick: create }, icon("plus"), h("span", {}, "New conversation"));
+    const button = h(
+      "button",
+      { type: "button", class: "new", onclick: create },
+      icon("plus"),
+      h("span", {}, "New conversation"),
+    );
     element.querySelector(".sidebar-body").append(button, this.search, this.list);
     session.addEventListener("list", () => this.draw());
     this.draw();
@@ -31,7 +40,10 @@ export class Sidebar {
     this.search.hidden = session.conversations.length < 2;
     const groups = Map.groupBy ? Map.groupBy(found, groupOf) : new Map([["Conversations", found]]);
     const shown = [...groups].map(([name, conversations]) => this.#group(name, conversations));
-    if (!found.length) shown.push(h("p", { class: "note" }, this.#query ? "Nothing found." : "No conversations yet."));
+    if (!found.length)
+      shown.push(
+        h("p", { class: "note" }, this.#query ? "Nothing found." : "No conversations yet."),
+      );
     arrange(this.list, shown);
   }
 
@@ -54,9 +66,16 @@ export class Sidebar {
       this.close();
     };
     const current = conversation === session.current ? "true" : null;
-    const name = h("button", { type: "button", class: "title", "aria-current": current, title, onclick: open });
+    const name = h("button", {
+      type: "button",
+      class: "title",
+      "aria-current": current,
+      title,
+      onclick: open,
+    });
     name.append(h("span", {}, title));
-    if (session.runs(conversation)) name.append(h("i", { class: "running", title: "An answer is coming" }));
+    if (session.runs(conversation))
+      name.append(h("i", { class: "running", title: "An answer is coming" }));
     return h(
       "li",
       { class: current ? "current" : "" },
@@ -72,7 +91,11 @@ export class Sidebar {
   }
 
   async #remove(conversation, title) {
-    const sure = await confirmed("Delete the conversation?", `“${title}” is deleted from this browser for good.`, "Delete");
+    const sure = await confirmed(
+      "Delete the conversation?",
+      `“${title}” is deleted from this browser for good.`,
+      "Delete",
+    );
     if (sure) await this.session.remove(conversation);
   }
 }

@@ -68,13 +68,20 @@ export class Thread {
   #viewOf(node) {
     const { session } = this;
     const all = siblings(session.current, node);
-    const context = { session, place: all.indexOf(node), count: all.length, growing: session.isGrowing(node) };
+    const context = {
+      session,
+      place: all.indexOf(node),
+      count: all.length,
+      growing: session.isGrowing(node),
+    };
     context.edit = (edited) => this.edit(edited);
     const editing = node === this.#editing;
     const state = [node.revision, context.place, context.count, context.growing, editing].join();
     const known = this.#views.get(node.id);
     if (known?.state === state) return known.view;
-    const view = editing ? this.#editor(node) : (known?.view.renew?.(context) ?? messageView(node, context));
+    const view = editing
+      ? this.#editor(node)
+      : (known?.view.renew?.(context) ?? messageView(node, context));
     this.#views.set(node.id, { view, state });
     return view;
   }
@@ -96,7 +103,10 @@ export class Thread {
     if (!calls.length) return (this.#results = null);
     const key = calls.map(({ id }) => id).join();
     if (this.#results?.key !== key) {
-      this.#results = { key, form: resultsForm(calls, (results) => this.session.giveResults(results)) };
+      this.#results = {
+        key,
+        form: resultsForm(calls, (results) => this.session.giveResults(results)),
+      };
     }
     return this.#results.form;
   }

@@ -7,6 +7,11 @@ export function welcome(session) {
     "section",
     { class: "welcome" },
     h("h1", {}, "What shall we write?"),
-    h("p", {}, model ? ["You talk to ", h("b", {}, model), ". "] : null, "Conversations stay in this browser."),
+    h(
+      "p",
+      {},
+      model ? ["You talk to ", h("b", {}, model), ". "] : null,
+      "Conversations stay in this browser.",
+    ),
   );
 }
