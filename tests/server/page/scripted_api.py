@@ -59,6 +59,7 @@ class ScriptedApi:
 
     url: str = ""
     key: str | None = None
+    loading: bool = False
     bodies: list[dict[str, Any]] = field(default_factory=list)
     aborted: int = 0
     hold: threading.Event = field(default_factory=threading.Event)
@@ -69,7 +70,7 @@ class ScriptedApi:
         return self.bodies[-1]
 
     def reset(self) -> None:
-        self.key, self.aborted = None, 0
+        self.key, self.loading, self.aborted = None, False, 0
         self.bodies.clear()
         self.hold.clear()
 
@@ -98,6 +99,8 @@ class ScriptedApi:
         return app
 
     def _refused(self, request: Request) -> Response | None:
+        if self.loading:
+            return problem(503, "The model is being loaded.", {"retry-after": "5"})
         if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
             return None
         return problem(401, "No API key, or an unknown one.")

@@ -134,7 +134,9 @@ async def test_tools_are_sent_and_their_calls_and_results_shown(
     await ask(page, "weather")
     function = {"name": "get_weather", "parameters": {"type": "object"}}
     assert api.last["tools"] == [{"type": "function", "function": function}]
-    await expect(page.locator(".call summary")).to_have_text(["Calls get_weather", "Calls get_time"])
+    await expect(page.locator(".call summary")).to_have_text(
+        ["Calls get_weather", "Calls get_time"]
+    )
     await expect(page.locator(".call pre").first).to_have_text('{ "city": "Oslo" }')
     await page.get_by_label("Result of get_weather").fill("rain")
     await page.get_by_label("Result of get_time").fill("noon")
@@ -211,6 +213,17 @@ async def test_a_server_that_is_gone(page: Page, api: ScriptedApi) -> None:
     await expect(page.locator(".problem")).to_contain_text("cannot be reached")
 
 
+async def test_a_server_that_is_loading_is_waited_for(page: Page, api: ScriptedApi) -> None:
+    api.loading = True
+    await page.reload()
+    await expect(page.locator("#notices")).to_contain_text("The model is being loaded.")
+    await expect(page.locator("#model")).to_be_hidden()
+    api.loading = False
+    await expect(page.locator("#model")).to_be_visible()
+    await ask(page, "hello")
+    assert api.last["model"] == "scripted"
+
+
 async def test_a_limit_is_told(page: Page, api: ScriptedApi) -> None:
     await ask(page, "length")
     await expect(page.locator(".note", has_text="the limit of tokens")).to_be_visible()
@@ -245,9 +258,7 @@ async def test_without_a_key_the_error_is_told(page: Page, api: ScriptedApi) -> 
     await expect(page.locator(".assistant .problem")).to_contain_text("No API key")
 
 
-async def test_answers_under_way_go_on_in_other_conversations(
-    page: Page, api: ScriptedApi
-) -> None:
+async def test_answers_under_way_go_on_in_other_conversations(page: Page, api: ScriptedApi) -> None:
     await ask(page, "held", wait=False)
     await expect(answers(page).locator(".prose").last).to_have_text("Before.")
     await page.keyboard.press("Alt+KeyN")

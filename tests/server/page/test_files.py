@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +101,14 @@ def test_foreign_files_are_few_and_named_with_their_licences() -> None:
 def test_packed_files_are_the_same_each_time() -> None:
     for file in page.page_files().values():
         assert gzip.decompress(file.packed) == file.content
+
+
+def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
+    root = FOLDER.parents[3]
+    builder = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
+    command = [sys.executable, "-c", builder, str(tmp_path)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert held >= {f"quire/server/page/{name}" for name in NAMES}
+    assert "quire/server/page/vendor/THIRD_PARTY.md" in held

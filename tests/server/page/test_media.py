@@ -53,7 +53,9 @@ async def choose(page: Page, *files: tuple[str, str, bytes]) -> None:
     """Attach by the button."""
     async with page.expect_file_chooser() as chooser:
         await page.get_by_role("button", name="Attach images, sounds or videos").click()
-    given: Any = [{"name": name, "mimeType": kind, "buffer": content} for name, kind, content in files]
+    given: Any = [
+        {"name": name, "mimeType": kind, "buffer": content} for name, kind, content in files
+    ]
     await (await chooser.value).set_files(given)
 
 
@@ -77,7 +79,9 @@ async def test_media_attached_in_each_way_are_sent_as_data(page: Page, api: Scri
     await expect(page.locator("article.user video")).to_have_count(1)
 
 
-async def test_a_file_alone_is_a_message_and_can_be_taken_back(page: Page, api: ScriptedApi) -> None:
+async def test_a_file_alone_is_a_message_and_can_be_taken_back(
+    page: Page, api: ScriptedApi
+) -> None:
     await expect(page.get_by_role("button", name="Send")).to_be_disabled()
     await choose(page, ("red.png", "image/png", RED), ("blue.png", "image/png", BLUE))
     await page.get_by_role("button", name="Remove red.png").click()

@@ -52,7 +52,9 @@ async def test_an_attack_is_inert(page: Page, api: ScriptedApi) -> None:
     prose = answers(page).locator(".prose").last
     await expect(prose.locator("h1")).to_have_text("Hello")
     assert await page.evaluate("window.broken") is None
-    assert await prose.locator("script, img, iframe, svg:not(.icon), style, object, form").count() == 0
+    assert (
+        await prose.locator("script, img, iframe, svg:not(.icon), style, object, form").count() == 0
+    )
     links = await prose.locator("a[href]").evaluate_all("all => all.map((a) => a.href)")
     assert links == ["https://elsewhere.invalid/pixel.png", "https://example.org/"]
     written = await prose.evaluate(
@@ -177,7 +179,9 @@ async def test_text_in_pieces_looks_as_the_whole_does(page: Page, api: ScriptedA
     )
     cases: list[tuple[str, list[int]]] = []
 
-    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
     @given(cases_of)
     def gather(case: tuple[str, list[int]]) -> None:
         cases.append(case)
