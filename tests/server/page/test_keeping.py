@@ -69,6 +69,19 @@ async def test_rename_search_and_delete(page: Page, api: ScriptedApi) -> None:
     await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
 
 
+async def test_files_that_were_never_sent_are_pruned(page: Page, api: ScriptedApi) -> None:
+    left = await page.evaluate("""async () => {
+      const { openStore } = await import("/page/js/store.js");
+      const store = await openStore();
+      for (const id of ["used", "unused"]) await store.saveFile(id, new Blob(["x"]));
+      await store.prune(new Set(["used"]), Date.now() - 1000);
+      const young = await store.file("unused");
+      await store.prune(new Set(["used"]), Date.now() + 1000);
+      return [young, await store.file("unused"), await store.file("used")].map((file) => file?.size ?? 0);
+    }""")
+    assert left == [1, 0, 1]
+
+
 async def test_a_draft_waits_in_its_conversation(page: Page, api: ScriptedApi) -> None:
     await ask(page, "one")
     await composer(page).fill("begun")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.server.page.actions import answers, ask, composer, questions
+from tests.server.page.actions import answers, ask, composer, questions, settled
 from tests.server.page.scripted_api import ScriptedApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -80,6 +80,18 @@ async def test_the_keyboard_is_enough(page: Page, api: ScriptedApi) -> None:
     await expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
     await page.keyboard.press("Escape")
     await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+async def test_an_answers_end_takes_no_focus_away(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "one")
+    await page.keyboard.press("Alt+KeyN")
+    await ask(page, "held", wait=False)
+    await page.get_by_label("Search the conversations").focus()
+    api.hold.set()
+    await settled(page)
+    await expect(page.get_by_label("Search the conversations")).to_be_focused()
+    await page.get_by_role("button", name="Retry").click()
+    await expect(composer(page)).to_be_focused()
 
 
 async def test_keys_of_a_text_being_written_stay_in_it(page: Page, api: ScriptedApi) -> None:

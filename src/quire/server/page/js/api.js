@@ -48,7 +48,7 @@ export class Api {
         ended = true;
         break;
       }
-      const chunk = JSON.parse(data);
+      const chunk = parsed(data);
       if (chunk.error) throw asError(chunk, 200);
       yield chunk;
     }
@@ -84,6 +84,14 @@ export class Api {
       .then((key) => (key === null ? null : (this.key = key)))
       .finally(() => (this.asking = null));
     return this.asking;
+  }
+}
+
+function parsed(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    throw new ApiError(`The server sent what is no JSON: ${data.slice(0, 100)}`);
   }
 }
 

@@ -28,7 +28,8 @@ async function start() {
   acceptDrops(composer);
   session.addEventListener("problem", ({ detail }) => notify(detail));
   session.addEventListener("settings", () => showTheme(session.settings.theme));
-  session.addEventListener("thread", () => narrow.matches || at("composer-text").focus());
+  session.addEventListener("opened", () => narrow.matches || composer.focus());
+  session.addEventListener("thread", () => keepFocus(composer));
   const table = shortcuts(actions(session, thread, composer, sidebar));
   listen(table);
   fillBars(session, sidebar, table);
@@ -36,6 +37,12 @@ async function start() {
   await session.load();
   await loadModels(session);
   if (!session.path.length) thread.draw();
+}
+
+/** Where what had the focus is gone, the message field has it. */
+function keepFocus(composer) {
+  const lost = document.activeElement === document.body;
+  if (lost && !narrow.matches && getSelection().isCollapsed) composer.focus();
 }
 
 /** The models, as soon as the server has loaded them. */

@@ -3,12 +3,14 @@ import { endAnswer, newAnswer, takeChunk } from "./answer.js";
 import { describe } from "./files.js";
 import { chatBody } from "./request.js";
 import { saveSettings } from "./settings.js";
+import { fileIds } from "./store.js";
 import { exported, imported } from "./transfer.js";
 import * as tree from "./tree.js";
 
+const UNUSED = 86_400_000; // ms that a file is kept that was attached and never sent
 const SAVE_EVERY = 1000; // ms, while an answer comes
 
-/** Events: `list` (conversations), `thread` (the current one's messages), `progress` (detail: the
+/** Events: `list` (conversations), `opened` (another one), `thread` (the current one's messages), `progress` (detail: the
  * node that grew), `settled` (detail: an answer that ended), `settings`, `problem` (detail: text). */
 export class Session extends EventTarget {
   #running = new Map(); // conversation id -> {controller, node}
@@ -20,9 +22,12 @@ export class Session extends EventTarget {
   }
 
   async load() {
-    this.conversations = await this.store.conversations();
-    this.conversations.flatMap(({ nodes }) => nodes).forEach(endCutOff);
+    const kept = await this.store.conversations();
+    kept.flatMap(({ nodes }) => nodes).forEach(endCutOff);
+    this.conversations = [...this.conversations, ...kept]; // one may have begun meanwhile
     this.#tell("list");
+    const used = new Set(this.conversations.flatMap((each) => [...fileIds(each)]));
+    await this.#try(this.store.prune(used, Date.now() - UNUSED));
   }
 
   async loadModels() {
@@ -227,6 +232,7 @@ export class Session extends EventTarget {
     this.current = conversation;
     this.#tell("list");
     this.#tell("thread");
+    this.#tell("opened");
   }
 
   #keep(conversation) {

@@ -46,24 +46,34 @@ class BrowserStore {
   }
 
   async saveFile(id, blob) {
-    await this.#ask("files", "readwrite", (all) => all.put({ id, blob }));
+    await this.#ask("files", "readwrite", (all) => all.put({ id, blob, at: Date.now() }));
   }
 
   async file(id) {
     return (await this.#ask("files", "readonly", (all) => all.get(id)))?.blob ?? null;
   }
 
+  /** Delete the files that are not in `used` and came before a time. */
+  async prune(used, before) {
+    const files = await this.#ask("files", "readonly", (all) => all.getAll());
+    await this.#drop(
+      files.filter(({ id, at }) => !used.has(id) && at < before).map(({ id }) => id),
+    );
+  }
+
   /** Delete a conversation with its files. */
   async remove(conversation) {
-    for (const id of fileIds(conversation)) {
-      await this.#ask("files", "readwrite", (all) => all.delete(id));
-    }
+    await this.#drop(fileIds(conversation));
     await this.#ask("conversations", "readwrite", (all) => all.delete(conversation.id));
   }
 
   async clear() {
     await this.#ask("files", "readwrite", (all) => all.clear());
     await this.#ask("conversations", "readwrite", (all) => all.clear());
+  }
+
+  async #drop(ids) {
+    for (const id of ids) await this.#ask("files", "readwrite", (all) => all.delete(id));
   }
 
   /** Resolves once the browser has it: at the transaction's end, not the request's. */
@@ -104,6 +114,8 @@ class MemoryStore {
   async file(id) {
     return this.#files.get(id) ?? null;
   }
+
+  async prune() {} // what is only in memory goes with the page
 
   async remove(conversation) {
     fileIds(conversation).forEach((id) => this.#files.delete(id));
