@@ -30,6 +30,7 @@ $(VENV)/.dev: $(VENV)/.quire $(wildcard tests/environment/*)
 	@# vLLM's media models import torchvision; tests/environment makes any build of it importable.
 	@$(PIP) install --no-deps torchvision==0.28.0
 	@cp tests/environment/torchvision_on_cpu.* $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	@tests/server/page/install_chromium
 	@touch $@
 
 demo: $(VENV)/.quire  ## a scripted conversation on the demo model
