@@ -59,6 +59,8 @@ class SamplingParams:
     response_format: Constraint | None = None
     skip_special_tokens: bool = True
     priority: int = 0
+    cache_salt: str | None = None
+    """Requests of different salts share no cached prefix: who asks cannot learn what others asked."""
     timeout: float | None = None
     streamed: bool = True
     """False where the caller reads whole answers only: an engine may then emit one delta each."""
@@ -98,8 +100,10 @@ SAMPLING_OPTIONS = frozenset(DEFAULTS) | {
     "logprobs",
     "prompt_logprobs",
     "bad_words",
+    "stop_token_ids",
     "response_format",
     "priority",
+    "cache_salt",
     "timeout",
 }
 """What a request may give for sampling; `REQUEST_OPTIONS` adds what templates and engines take."""
@@ -172,7 +176,11 @@ def resolve(
         ),
         seed=_optional_integer("seed", merged.get("seed"), -(2**63), 2**64 - 1),
         stop=(*stop_strings, *_strings("stop", merged.get("stop", ()))),
-        stop_token_ids=tuple(token for token in stop_token_ids if token not in ignored),
+        stop_token_ids=tuple(
+            token
+            for token in (*stop_token_ids, *_token_ids(merged.get("stop_token_ids")))
+            if token not in ignored
+        ),
         eos_token_ids=tuple(eos_token_ids),
         ignore_eos=ignore_eos,
         logit_bias=_logit_bias(merged.get("logit_bias") or {}),
@@ -182,6 +190,7 @@ def resolve(
         response_format=read_response_format(merged.get("response_format")),
         skip_special_tokens=_boolean("skip_special_tokens", merged["skip_special_tokens"]),
         priority=_integer("priority", merged.get("priority", 0), -(2**31), 2**31 - 1),
+        cache_salt=read_cache_salt(merged.get("cache_salt")),
         timeout=_timeout(merged.get("timeout")),
     )
 
@@ -289,6 +298,14 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     return values
 
 
+def _token_ids(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise SamplingError(f"stop_token_ids must be a list of token ids, not {value!r}.")
+    return tuple(_integer("stop_token_ids", token, 0, 2**31 - 1) for token in value)
+
+
 def _logit_bias(value: Any) -> Mapping[int, float]:
     if not isinstance(value, Mapping):
         raise SamplingError("logit_bias must map token ids to numbers.")
@@ -302,6 +319,17 @@ def _logit_bias(value: Any) -> Mapping[int, float]:
             ) from None
         bias[token_id] = _number(f"logit_bias[{token_id}]", amount, -100.0, 100.0)
     return MappingProxyType(bias)
+
+
+def read_cache_salt(value: Any) -> str | None:
+    """Check a salt.
+
+    Raises:
+        SamplingError: it is no text, or empty.
+    """
+    if value is not None and (not isinstance(value, str) or not value):
+        raise SamplingError(f"cache_salt must be a text that is not empty, not {value!r}.")
+    return value
 
 
 def _timeout(value: Any) -> float | None:

@@ -229,6 +229,19 @@ def test_equal_beginnings_are_computed_once() -> None:
     assert (statistics.prompt_tokens, statistics.prefix_hit_tokens) == (32, 12)
 
 
+def test_salts_share_no_prefix() -> None:
+    """Equal prompts meet in the cache where their salts are equal too, and nowhere else."""
+    engine = make_engine()
+    prompt = Prompt(tuple(range(1, 17)))
+    cached: list[int] = []
+    for place, salt in enumerate(("mine", "yours", None, "mine", "yours", None)):
+        engine.add(str(place), prompt, greedy(2, cache_salt=salt))
+        usage = run(engine)[str(place)][-1].usage
+        assert usage is not None
+        cached.append(usage.cached_tokens)
+    assert cached == [0, 0, 0, 12, 12, 12]
+
+
 def test_a_request_that_needs_every_block_is_served() -> None:
     engine = make_engine(FakeRunner(num_blocks=4, block_size=4))
     engine.add("other", Prompt(PROMPT), greedy(4))

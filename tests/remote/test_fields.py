@@ -42,6 +42,7 @@ CHANGES: dict[str, Any] = {
     "response_format": Constraint("regex", "[0-9]+"),
     "skip_special_tokens": False,
     "priority": -3,
+    "cache_salt": "mine",
     "streamed": False,
 }
 ABOVE_THE_SEAM = {"timeout"}  # kept by BaseEngine

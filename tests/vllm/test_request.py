@@ -54,6 +54,7 @@ MAPPED: dict[str, tuple[Any, str, Any]] = {
 }
 ELSEWHERE = {
     "priority": "given to AsyncLLM.generate",
+    "cache_salt": "goes with the prompt",
     "timeout": "kept by the caller of the engine",
 }
 

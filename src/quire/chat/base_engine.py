@@ -154,6 +154,7 @@ class BaseEngine(ABC):
             adapter: the LoRA adapter to compute with, as in a chat.
             timeout: seconds for all of it.
             priority: a lower number is served earlier.
+            cache_salt: calls of different salts share no cached prefix.
 
         Raises:
             RequestError: a text or an option is wrong; no other request is harmed.
@@ -253,6 +254,18 @@ class BaseEngine(ABC):
         return self._stream(
             messages, system, tools, images, videos, audios, input_kwargs, streamed=True
         )
+
+    def deltas(
+        self,
+        messages: Messages,
+        system: str | None,
+        tools: Tools,
+        options: Mapping[str, Any],
+        *,
+        streamed: bool,
+    ) -> AsyncGenerator[ChatDelta, None]:
+        """`stream` for a caller who may want the answer whole: not `streamed`, in few deltas."""
+        return self._stream(messages, system, tools, None, None, None, options, streamed=streamed)
 
     async def _stream(
         self,

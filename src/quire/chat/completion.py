@@ -68,6 +68,7 @@ class CompletionCollector:
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
     usage: Usage | None = None
 
     def add(self, delta: ChatDelta) -> None:
@@ -81,6 +82,8 @@ class CompletionCollector:
             self.logprobs.extend(delta.logprobs)
         self.prompt_logprobs = self.prompt_logprobs or delta.prompt_logprobs
         self.finish_reason = delta.finish_reason or self.finish_reason
+        if delta.stop_reason is not None:
+            self.stop_reason = delta.stop_reason
         self.usage = delta.usage or self.usage
 
     def response(self, index: int) -> Response:
@@ -98,4 +101,5 @@ class CompletionCollector:
             logprobs=None if self.logprobs is None else tuple(self.logprobs),
             prompt_logprobs=self.prompt_logprobs,
             usage=usage,
+            stop_reason=self.stop_reason,
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from quire.arguments import DataArguments, ModelArguments
 from quire.errors import MediaError
 from quire.media.placement import KINDS, Kind, all_media, place_media
+from quire.media.policy import MediaPolicy
 from quire.media.values import Medium
 from quire.messages import Conversation
 from quire.prompt import Element, Prompt
@@ -68,6 +69,7 @@ class MediaPrompts:
             "video": model_args.max_videos,
             "audio": model_args.max_audios,
         }
+        self._policy: MediaPolicy | None = None
         self._loader: MediaLoader | None = None
         self._lock = threading.Lock()
 
@@ -89,6 +91,14 @@ class MediaPrompts:
         audio = model_args.use_audio_in_video
         family = get_family(template, folder, use_audio_in_video=audio)
         return cls(model_args, data_args, family, kinds, form)
+
+    def restrict(self, policy: MediaPolicy) -> None:
+        """Hold all media to this policy from now on; without one, what a program may name counts."""
+        with self._lock:
+            self._policy = policy
+            if self._loader is not None:
+                self._loader.close()
+                self._loader = None
 
     def place(self, conversation: Conversation, media: CallMedia = NO_MEDIA) -> Conversation:
         """Make the media of a call parts of its messages; see `place_media`.
@@ -123,7 +133,7 @@ class MediaPrompts:
             if self._loader is None:
                 from quire.media.loading import MediaLoader
 
-                self._loader = MediaLoader(self._model_args, self._data_args)
+                self._loader = MediaLoader(self._model_args, self._data_args, self._policy)
             return self._loader
 
     def render(

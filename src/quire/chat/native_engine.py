@@ -134,7 +134,9 @@ class NativeEngine(BaseEngine):
             prompts = read_texts(batch_input, self.tokenizer, options, self.context_length)
             return [reward.scored(prompt) for prompt in prompts]
 
-        params = PoolingParams(head=reward.head, priority=options.priority)
+        params = PoolingParams(
+            head=reward.head, priority=options.priority, cache_salt=options.cache_salt
+        )
         adapter = await self._adapters.request(None)
         pooled = await pool_texts(self._thread, read, params, options.timeout, adapter)
         return [one.vector[0] for one in pooled]
@@ -150,7 +152,12 @@ class NativeEngine(BaseEngine):
 
         self._thread.check()
         adapter = await self._adapters.request(options.adapter)
-        params = PoolingParams(options.pooling, options.normalize, priority=options.priority)
+        params = PoolingParams(
+            options.pooling,
+            options.normalize,
+            priority=options.priority,
+            cache_salt=options.cache_salt,
+        )
         pooled = await pool_texts(self._thread, read, params, options.timeout, adapter)
         return [Embedding(one.vector, _usage(one)) for one in pooled]
 

@@ -28,6 +28,8 @@ class Response:
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     usage: Usage | None = None
+    stop_reason: str | int | None = None
+    """The stop string or stop token that ended it, if one did."""
 
 
 @dataclass(slots=True)  # not frozen: that would triple the time it takes to make one a token

@@ -9,8 +9,9 @@ from typing import Any
 
 from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentence
 from quire.native.pooling import POOLING_KINDS, PoolingKind
+from quire.sampling import read_cache_salt
 
-_SCORE_OPTIONS = ("max_length", "priority", "timeout")
+_SCORE_OPTIONS = ("max_length", "priority", "timeout", "cache_salt")
 _EMBEDDING_OPTIONS = (*_SCORE_OPTIONS, "pooling", "normalize", "add_special_tokens", "adapter")
 
 
@@ -23,6 +24,7 @@ class TextOptions:
 
     max_length: int | None = None
     priority: int = 0
+    cache_salt: str | None = None
     timeout: float | None = None
     pooling: PoolingKind = "last"
     normalize: bool = False
@@ -72,6 +74,7 @@ def _common(options: Mapping[str, Any]) -> dict[str, Any]:
         "max_length": _whole("max_length", options.get("max_length"), 1),
         "priority": _whole("priority", options.get("priority"), -(2**31)) or 0,
         "timeout": _seconds(options.get("timeout")),
+        "cache_salt": read_cache_salt(options.get("cache_salt")),
     }
 
 

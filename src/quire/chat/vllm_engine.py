@@ -30,7 +30,7 @@ from quire.vllm.adapters import ServedAdapters
 from quire.vllm.devices import find_devices
 from quire.vllm.failures import translate
 from quire.vllm.launch import Started, engine_argument_names, import_vllm
-from quire.vllm.media import VllmInput, media_input, media_kinds
+from quire.vllm.media import VllmInput, media_input, media_kinds, salted
 from quire.vllm.model_facts import ModelFacts, check_weights, read_model_facts
 from quire.vllm.outputs import DeltaReader
 from quire.vllm.plan import AdapterNeeds, Plan, make_plan
@@ -155,7 +155,7 @@ class VllmEngine(BaseEngine):
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, adapter)
         stream = started.engine.generate(
-            inputs,
+            salted(inputs, params.cache_salt),
             settings,
             request_id or f"request-{next(self._request_numbers)}",
             lora_request=lora,

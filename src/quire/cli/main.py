@@ -111,7 +111,30 @@ def build_app(make_model: MakeModel) -> App:
         bench,
         usage="Usage: quire bench [CONFIG.yaml | FOLDER] [KEY=VALUE ...] [OPTIONS] [--against ...]",
     )
+    app.command(
+        serve,
+        alias="api",
+        usage="Usage: quire serve [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]",
+    )
     return app
+
+
+def serve(*words: Words) -> int:
+    """Serve a model over OpenAI's API.
+
+    First comes a model's folder or name, or a YAML or JSON file; without it the
+    demo model is served. Then any arguments, the server's own among them:
+
+      quire serve saves/my-model --port 8000
+      quire serve config.yaml host=127.0.0.1 request_timeout=120
+
+    The environment's API_HOST, API_PORT and API_MODEL_NAME are honoured.
+    """
+    from quire.cli.serve import run_server
+
+    show_log(logging.INFO)
+    run_server(words)
+    return 0
 
 
 def prompt(

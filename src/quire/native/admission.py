@@ -87,9 +87,10 @@ def _check_tokens(prompt: Prompt, limits: Limits) -> None:
         )
 
 
-def root_of(adapter: LoadedAdapter | None) -> Root:
-    """What the keys and values of a request with this adapter depend on, besides its tokens."""
-    return () if adapter is None else (f"adapter {adapter.number}",)
+def root_of(adapter: LoadedAdapter | None, salt: str | None = None) -> Root:
+    """What the keys and values of a request depend on, besides its tokens, and who may share them."""
+    used = () if adapter is None else (f"adapter {adapter.number}",)
+    return used if salt is None else (*used, f"salt {salt}")
 
 
 def make_request(
@@ -119,7 +120,7 @@ def make_request(
         priority=params.priority,
         arrival=arrival,
         number=number,
-        root=root_of(adapter),
+        root=root_of(adapter, params.cache_salt),
         rules=_rules(params, vocab_size, encode),
         prompt_logprobs=None if top is None else PromptLogprobs(prompt_ids, top),
         adapter=adapter,

@@ -42,6 +42,8 @@ class PoolingParams:
     """Whether the vector gets the length 1."""
     head: ScoreHead | None = None
     priority: int = 0
+    cache_salt: str | None = None
+    """As of `SamplingParams`."""
 
 
 @dataclass(slots=True)

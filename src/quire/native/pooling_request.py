@@ -49,7 +49,7 @@ def make_pooling_request(
         priority=pooling.priority,
         arrival=arrival,
         number=number,
-        root=root_of(adapter),
+        root=root_of(adapter, pooling.cache_salt),
         rules=None,
         prompt_logprobs=None,
         pool=Pool(pooling, len(prompt)),

@@ -66,6 +66,7 @@ def _optional_fields(params: SamplingParams) -> dict[str, Any]:
         "bad_words": list(params.bad_words) or None,
         "prompt_logprobs": params.prompt_logprobs,
         "priority": params.priority or None,
+        "cache_salt": params.cache_salt,
     }
     return {name: value for name, value in fields.items() if value is not None}
 

@@ -60,3 +60,8 @@ def _media_error(error: Exception) -> QuireError:
         return found
     # What a processor says is of no use to whoever sent the media.
     return MediaError("The model's processor does not take these images, videos or audios.")
+
+
+def salted(inputs: Mapping[str, Any], salt: str | None) -> Mapping[str, Any]:
+    """A prompt whose prefix only prompts of the same salt share."""
+    return inputs if salt is None else {**inputs, "cache_salt": salt}

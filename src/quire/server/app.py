@@ -1,0 +1,135 @@
+"""The application: routers, errors in one form, and nothing between a token and its socket."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from quire import __version__
+from quire.errors import QuireError
+from quire.server.disconnect import ClientGone
+from quire.server.errors import Problem, problem_of
+from quire.server.openai import chat, completions, models
+from quire.server.openai.answers import State
+from quire.server.openai.documents import complete_page
+from quire.server.openai.writing import to_json
+from quire.server.service import Service
+
+logger = logging.getLogger("quire")
+
+ServiceOf: TypeAlias = Callable[[Request], Service]
+MakeRouter: TypeAlias = Callable[[ServiceOf], APIRouter]
+ErrorForm: TypeAlias = Callable[[Problem], Mapping[str, Any]]
+
+ROUTERS: tuple[MakeRouter, ...] = (chat.router, completions.router, models.router)
+"""Every API's routes; a module of routes has a `router` and stands here."""
+
+ERROR_FORMS: dict[str, ErrorForm] = {}
+"""The error bodies of APIs that are not OpenAI's, by the beginning of their paths."""
+
+Guard: TypeAlias = Callable[[ASGIApp], ASGIApp]
+
+
+def make_app(
+    service: Service,
+    *,
+    routers: Sequence[MakeRouter] = (),
+    guards: Sequence[Guard] = (),
+    lifespan: Any = None,
+) -> FastAPI:
+    """The application over a service.
+
+    Args:
+        service: what answers; it may get its engine later.
+        routers: routes beside those of `ROUTERS`.
+        guards: ASGI middleware around all routes, the outermost first.
+        lifespan: what runs around the server's life, as Starlette takes it.
+    """
+    app = FastAPI(title="quire", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app.state.service = service
+    for make_router in (*ROUTERS, *routers):
+        app.include_router(make_router(service_of))
+    app.include_router(_state_routes())
+    for guard in reversed(guards):
+        app.add_middleware(guard)  # type: ignore[arg-type]
+    _handle_errors(app)
+    _complete_page(app)
+    return app
+
+
+def service_of(request: Request) -> Service:
+    """The service of the application that a request came to."""
+    return request.app.state.service
+
+
+def _state_routes() -> APIRouter:
+    routes = APIRouter(tags=["state"])
+
+    @routes.get("/health", response_model=State)
+    async def health() -> Response:
+        """Whether the server lives."""
+        return _json(200, {"status": "alive"})
+
+    @routes.get("/ready", response_model=State)
+    async def ready(request: Request) -> Response:
+        """Whether requests can be served."""
+        await service_of(request).engine.health()
+        return _json(200, {"status": "ready"})
+
+    return routes
+
+
+def _handle_errors(app: FastAPI) -> None:
+    async def refuse(request: Request, error: Exception) -> Response:
+        problem = _problem(error)
+        if problem.status == 500 and not isinstance(error, QuireError):
+            logger.error("A fault at %s.", request.url.path, exc_info=error)
+        return _json(problem.status, _form(request)(problem), problem.headers)
+
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)
+
+    for kind in (QuireError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, refuse)
+    app.add_exception_handler(ClientGone, gone)
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, HTTPException):
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+        return Problem(error.status_code, str(error.detail), code=code)
+    if isinstance(error, RequestValidationError):
+        fault = error.errors()[0]
+        where = ".".join(str(item) for item in fault["loc"][1:])
+        return Problem(400, f"{where or 'The body'}: {fault['msg']}.", param=where or None)
+    return problem_of(error)
+
+
+def _form(request: Request) -> ErrorForm:
+    for path, form in ERROR_FORMS.items():
+        if request.url.path.startswith(path):
+            return form
+    return lambda problem: problem.body
+
+
+def _json(
+    status: int, content: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(to_json(content), status, dict(headers or {}), "application/json")
+
+
+def _complete_page(app: FastAPI) -> None:
+    make = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = complete_page(make())
+        return app.openapi_schema
+
+    app.openapi = openapi

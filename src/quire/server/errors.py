@@ -1,0 +1,156 @@
+"""Errors as HTTP statuses and as OpenAI's error body."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from quire.errors import (
+    AdapterError,
+    ConfigError,
+    EngineClosedError,
+    EngineDeadError,
+    EngineError,
+    EngineStartError,
+    ModelError,
+    OutOfMemoryError,
+    PromptTooLongError,
+    QuireError,
+    RequestError,
+    RequestTimeoutError,
+    UnknownAdapterError,
+)
+
+
+class ServerError(QuireError):
+    """What the server itself refuses, with the status that says so.
+
+    `param` is the field of the request that is wrong, `retry_after` the seconds to wait.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.param, self.retry_after = param, retry_after
+        self.code = code or type(self).code
+
+
+class BadRequest(ServerError):
+    """The request's body is wrong."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(ServerError):
+    """No API key, or one that is not known."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(ServerError):
+    """The key does not allow this."""
+
+    status = 403
+    type = "permission_error"
+
+
+class ModelNotServed(ServerError):
+    """No model and no adapter of this name is served."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+
+class TooLarge(ServerError):
+    """The body is larger than the server takes."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class Overloaded(ServerError):
+    """The queue is full; `retry_after` says when to come again."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+
+
+class NotReady(ServerError):
+    """The server is loading, draining, or without an engine."""
+
+    status = 503
+    type = "server_error"
+    code = "not_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as clients see it, whatever the API's form."""
+
+    status: int
+    message: str
+    type: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+    retry_after: float | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """OpenAI's form."""
+        shown = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": shown}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+
+
+_SERVER = "server_error"
+_REQUEST = "invalid_request_error"
+# The first class that fits counts: (class, status, type, code, seconds to wait).
+_KINDS: tuple[tuple[type[BaseException], int, str, str | None, float | None], ...] = (
+    (UnknownAdapterError, 404, _REQUEST, "model_not_found", None),
+    (PromptTooLongError, 400, _REQUEST, "context_length_exceeded", None),
+    (RequestError, 400, _REQUEST, None, None),
+    (AdapterError, 400, _REQUEST, "adapter_refused", None),
+    (OutOfMemoryError, 400, _REQUEST, "context_length_exceeded", None),
+    (RequestTimeoutError, 504, "timeout_error", "timeout", None),
+    (EngineDeadError, 503, _SERVER, "engine_dead", 5.0),
+    (EngineClosedError, 503, _SERVER, "engine_closed", 5.0),
+    (EngineStartError, 503, _SERVER, "engine_failed", 5.0),
+    (EngineError, 500, _SERVER, "engine_error", None),
+    (ConfigError, 400, _REQUEST, None, None),
+    (ModelError, 500, _SERVER, "model_error", None),
+)
+
+
+def problem_of(error: BaseException) -> Problem:
+    """What a client is told of an error; a fault of our own is not described."""
+    if isinstance(error, ServerError):
+        return Problem(
+            error.status, str(error), error.type, error.param, error.code, error.retry_after
+        )
+    for kind, status, type_, code, retry_after in _KINDS:
+        if isinstance(error, kind):
+            param = "model" if code == "model_not_found" else None
+            return Problem(status, str(error), type_, param, code, retry_after)
+    return Problem(500, "The server failed at this request.", _SERVER, None, "internal_error")

@@ -1,0 +1,62 @@
+"""The names under which the model and its adapters are served."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire.adapters.book import BASE
+from quire.chat.base_engine import BaseEngine
+from quire.errors import nearest, sentence
+from quire.server.errors import ModelNotServed
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One name that a client may give as `model`; `parent` is an adapter's base model."""
+
+    name: str
+    created: int
+    parent: str | None = None
+
+
+class ServedModels:
+    """What `model` may be: the served name, the adapters, and "base", the model without any.
+
+    The served name means what a request without an adapter means to the engine: the first of
+    `adapter_name_or_path`, if there is one.
+    """
+
+    def __init__(self, engine: BaseEngine, name: str | None = None) -> None:
+        self._engine = engine
+        self.name = name or default_name(engine.model_args.model_name_or_path)
+        self.created = int(time.time())
+
+    def served(self) -> list[ServedModel]:
+        """All names, the model's own first."""
+        adapters = [adapter.name for adapter in self._engine.adapters]
+        names = [*([BASE] if adapters else []), *adapters]
+        others = [ServedModel(name, self.created, self.name) for name in names if name != self.name]
+        return [ServedModel(self.name, self.created), *others]
+
+    def resolve(self, model: str | None) -> str | None:
+        """The engine's adapter for a client's `model`; None is the engine's default.
+
+        Raises:
+            ModelNotServed: there is no such model.
+        """
+        if not model or model == self.name:
+            return None
+        known = [served.name for served in self.served()]
+        if model in known or self._engine.model_args.adapter_folder is not None:
+            return model  # what is not in the folder of adapters, the engine refuses
+        raise ModelNotServed(
+            sentence(f"The model {model!r} is not served{nearest(model, known)}"), param="model"
+        )
+
+
+def default_name(model_name_or_path: str) -> str:
+    """A folder's own name, or the name on the hub as it is."""
+    path = Path(model_name_or_path).expanduser()
+    return path.resolve().name if path.is_dir() else model_name_or_path

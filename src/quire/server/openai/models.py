@@ -1,0 +1,53 @@
+"""/v1/models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from quire.server.errors import ModelNotServed
+from quire.server.models import ServedModel
+from quire.server.openai.answers import ModelCard, ModelList
+from quire.server.openai.writing import to_json
+from quire.server.service import Service
+
+
+def router(service_of: Callable[[Request], Service]) -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["models"])
+
+    @routes.get("/v1/models", response_model=ModelList)
+    async def list_models(request: Request) -> Response:
+        """The model, and its adapters."""
+        service = service_of(request)
+        cards = [_card(model, service) for model in service.models.served()]
+        return _answer({"object": "list", "data": cards})
+
+    @routes.get("/v1/models/{name:path}", response_model=ModelCard)
+    async def get_model(request: Request, name: str) -> Response:
+        """One of them."""
+        service = service_of(request)
+        for model in service.models.served():
+            if model.name == name:
+                return _answer(_card(model, service))
+        raise ModelNotServed(f"The model {name!r} is not served.", param="model")
+
+    return routes
+
+
+def _answer(content: dict[str, Any]) -> Response:
+    return Response(to_json(content), media_type="application/json")
+
+
+def _card(model: ServedModel, service: Service) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "quire",
+        "root": service.models.name,
+        "parent": model.parent,
+        "max_model_len": service.engine.context_length,
+    }

@@ -1,0 +1,74 @@
+"""From a request's bytes to a checked body; what is wrong is told by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from quire.errors import nearest, sentence
+from quire.server.errors import BadRequest
+
+
+class Body(BaseModel):
+    """A request's body. Types are taken as they are, and null is "not given"."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Fields that others know, and why this server does not take them."""
+
+
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+async def read_body(request: Request, kind: type[AnyBody]) -> AnyBody:
+    """Read and check the body.
+
+    Raises:
+        BadRequest: it is no JSON, or not of this form.
+    """
+    content = await request.body()
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise refusal(error, kind) from None
+
+
+def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
+    """The first fault of a body, in our words; an unknown field counts before the others."""
+    faults = error.errors(include_url=False, include_context=True)
+    unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
+    fault: Mapping[str, Any] = (unknown or faults)[0]
+    path = _path(fault["loc"])
+    param = path or None
+    if fault["type"] == "json_invalid":
+        return BadRequest(f"The body is no valid JSON: {fault['ctx']['error']}.", code="json")
+    if fault["type"] == "extra_forbidden":
+        return BadRequest(_unknown(path, kind), param=param, code="unknown_parameter")
+    if fault["type"] == "missing":
+        return BadRequest(f"{path} is required.", param=param, code="missing_parameter")
+    if fault["type"] == "value_error":
+        return BadRequest(sentence(str(fault["ctx"]["error"])), param=param)
+    text = fault["msg"][:1].lower() + fault["msg"][1:]
+    return BadRequest(sentence(f"{path or 'The body'}: {text}"), param=param)
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    """`messages[0].content`, without the names that tell the members of a union apart."""
+    path = ""
+    for item in loc:
+        if isinstance(item, int):
+            path += f"[{item}]"
+        elif item.isidentifier() and not item[0].isupper():
+            path += f".{item}" if path else item
+    return path
+
+
+def _unknown(path: str, kind: type[Body]) -> str:
+    if path in kind.refused:
+        return sentence(kind.refused[path])
+    known = list(kind.model_fields) if path.isidentifier() else []
+    return sentence(f"Unknown parameter {path!r}{nearest(path, known)}")

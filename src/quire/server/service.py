@@ -1,0 +1,300 @@
+"""The engine as all APIs use it: admission, deadlines and observation stand here once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from dataclasses import replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+from quire.chat.base_engine import BaseEngine
+from quire.chat.completion import CompletionCollector
+from quire.chat.in_time import in_time
+from quire.chat.response import ChatDelta, Response
+from quire.errors import GenerationError, RequestTimeoutError
+from quire.outputs import Delta
+from quire.prompt import Prompt
+from quire.sampling import SAMPLING_OPTIONS, check_option_names, resolve
+from quire.server.arguments import ServerArguments
+from quire.server.call import Call, Caller
+from quire.server.errors import NotReady
+from quire.server.models import ServedModels
+from quire.server.together import together
+from quire.server.token_texts import TokenNumbers, TokenTexts
+from quire.server.tool_choice import ToolChooser
+
+Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
+
+
+class Observation(Protocol):
+    """What watches one request: for metrics, the log, a trace. All calls are cheap."""
+
+    def admitted(self) -> None:
+        """It has left the queue."""
+        ...
+
+    def delta(self, delta: ChatDelta | Delta) -> None:
+        """Something was written."""
+        ...
+
+    def end(self, error: BaseException | None) -> None:
+        """It is over; `error` is a cancellation where the client went away."""
+        ...
+
+
+Observe: TypeAlias = Callable[[Kind, Caller, int], Observation]
+"""Begins to watch a request of a kind, a caller, and so many completions."""
+
+
+class Gate(Protocol):
+    """What lets requests in."""
+
+    def enter(self, cost: int) -> AbstractAsyncContextManager[Any]:
+        """Wait for room for `cost` completions; raises Overloaded or NotReady."""
+        ...
+
+
+class OpenGate:
+    """Lets everybody in."""
+
+    def enter(self, cost: int) -> AbstractAsyncContextManager[Any]:
+        return nullcontext()
+
+
+class _Unobserved:
+    def admitted(self) -> None: ...
+    def delta(self, delta: ChatDelta | Delta) -> None: ...
+    def end(self, error: BaseException | None) -> None: ...
+
+
+class Service:
+    """One engine, served. `attach` gives it the engine once that is loaded."""
+
+    def __init__(
+        self,
+        arguments: ServerArguments,
+        engine: BaseEngine | None = None,
+        *,
+        gate: Gate | None = None,
+        observe: Observe | None = None,
+    ) -> None:
+        self.arguments = arguments
+        self.gate: Gate = gate or OpenGate()
+        self.observe = observe
+        self._engine: BaseEngine | None = None
+        self._models: ServedModels | None = None
+        self._texts: dict[type[TokenTexts], TokenTexts] = {}
+        if engine is not None:
+            self.attach(engine)
+
+    def attach(self, engine: BaseEngine) -> None:
+        """Serve this engine from now on, in place of one before."""
+        self._engine = engine
+        self._models = ServedModels(engine, self.arguments.served_model_name)
+        self._texts = {}
+
+    def detach(self) -> None:
+        """Serve none: requests are refused with NotReady until the next `attach`."""
+        self._engine = self._models = None
+        self._texts = {}
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether there is an engine."""
+        return self._engine is not None
+
+    @property
+    def engine(self) -> BaseEngine:
+        """The engine.
+
+        Raises:
+            NotReady: there is none.
+        """
+        if self._engine is None:
+            raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
+        return self._engine
+
+    @property
+    def models(self) -> ServedModels:
+        """The names served; raises as `engine` does."""
+        if self._models is None:
+            raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
+        return self._models
+
+    async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
+        """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
+        kind = TokenNumbers if as_ids else TokenTexts
+        found = self._texts.get(kind)
+        if found is None:
+            found = self._texts[kind] = await kind.of(self.engine.tokenizer)
+        return found
+
+    async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[ChatDelta, None]:
+        """Answer as deltas; closing it aborts the request, wherever it is.
+
+        Raises:
+            ServerError: refused by the server.
+            RequestError: the request is wrong.
+            EngineError: the engine could not do it.
+        """
+        engine, adapter = self.engine, self.models.resolve(call.model)
+        chooser = ToolChooser.of(call)
+        watching = self._watch("chat", caller, call.completions)
+        deadline = self._deadline(call.options)
+        try:
+            async with self.gate.enter(call.completions):
+                watching.admitted()
+                options = self._options(chooser.options(call.options), adapter, caller, deadline)
+                stream = engine.deltas(
+                    call.messages,
+                    call.system,
+                    chooser.tools,
+                    options,
+                    streamed=call.streamed,
+                )
+                async with aclosing(chooser.read(stream)) as deltas:
+                    async for delta in deltas:
+                        watching.delta(delta)
+                        yield delta
+        except BaseException as error:
+            watching.end(error)
+            raise
+        watching.end(None)
+
+    async def answer(self, call: Call, caller: Caller) -> list[Response]:
+        """Answer whole: exactly as many responses as were asked for, in order; see `stream`."""
+        collected: dict[int, CompletionCollector] = {}
+        async with aclosing(self.stream(call, caller)) as deltas:
+            async for delta in deltas:
+                collected.setdefault(delta.index, CompletionCollector()).add(delta)
+        return [collected[index].response(index) for index in sorted(collected)]
+
+    def complete(
+        self,
+        prompt: list[int] | str,
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+        streamed: bool = False,
+    ) -> AsyncGenerator[Delta, None]:
+        """Complete a prompt as it is, with no template; see `stream`."""
+        return self.complete_all([prompt], options, caller, model=model, streamed=streamed)
+
+    async def complete_all(
+        self,
+        prompts: Sequence[list[int] | str],
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+        streamed: bool = False,
+        special: bool = True,
+    ) -> AsyncGenerator[Delta, None]:
+        """Complete several prompts at once; those of the prompt i have the indices i * n and up.
+
+        `special`: whether a text gets the tokens that the tokenizer puts around one.
+        """
+        engine, adapter = self.engine, self.models.resolve(model)
+        check_option_names(options)
+        count = _count(options)
+        watching = self._watch("completion", caller, count * len(prompts))
+        deadline = self._deadline(options)
+        try:
+            async with self.gate.enter(count * len(prompts)):
+                watching.admitted()
+                ready = self._options(options, adapter, caller, deadline)
+                ids = await _token_ids(engine, prompts, special)
+                streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
+                async with aclosing(together(streams)) as deltas:
+                    async for place, delta in deltas:
+                        if place:
+                            delta = replace(delta, index=place * count + delta.index)
+                        watching.delta(delta)
+                        yield delta
+        except BaseException as error:
+            watching.end(error)
+            raise
+        watching.end(None)
+
+    def _watch(self, kind: Kind, caller: Caller, count: int) -> Observation:
+        return _Unobserved() if self.observe is None else self.observe(kind, caller, count)
+
+    def _deadline(self, options: Mapping[str, Any]) -> float | None:
+        """When the request must be over, by the monotonic clock; waiting counts."""
+        limits = [self.arguments.request_timeout, options.get("timeout")]
+        seconds = [limit for limit in limits if isinstance(limit, (int, float))]
+        return time.monotonic() + min(seconds) if seconds else None
+
+    def _options(
+        self,
+        options: Mapping[str, Any],
+        adapter: str | None,
+        caller: Caller,
+        deadline: float | None,
+    ) -> dict[str, Any]:
+        ready = dict(options)
+        if adapter is not None:
+            ready["adapter"] = adapter
+        salt = salted(caller, options.get("cache_salt"))
+        if salt is not None:
+            ready["cache_salt"] = salt
+        if deadline is not None:
+            ready["timeout"] = deadline - time.monotonic()
+            if ready["timeout"] <= 0:
+                raise RequestTimeoutError("The request's time passed while it waited.")
+        return ready
+
+
+def salted(caller: Caller, own: Any = None) -> str | None:
+    """The salt of a caller's requests, and of those that it tells apart by its own."""
+    if own is not None and not isinstance(own, str):
+        return own  # to be refused with the other options
+    return f"{caller.salt}/{own or ''}" if caller.salt or own else None
+
+
+def _count(options: Mapping[str, Any]) -> int:
+    count = options.get("n") or options.get("num_return_sequences") or 1
+    return count if isinstance(count, int) and count > 0 else 1
+
+
+_SHORT = 4000
+"""Characters that are tokenised within about half a millisecond."""
+
+
+async def _token_ids(
+    engine: BaseEngine, prompts: Sequence[list[int] | str], special: bool
+) -> Sequence[Sequence[int]]:
+    """The prompts' tokens; many characters are tokenised off the event loop."""
+
+    def read() -> list[list[int]]:
+        encode = engine.tokenizer.encode_whole if special else engine.tokenizer.encode
+        return [encode(one) if isinstance(one, str) else one for one in prompts]
+
+    if sum(len(one) for one in prompts if isinstance(one, str)) <= _SHORT:
+        return read()
+    return await asyncio.to_thread(read)
+
+
+async def _completion(
+    engine: BaseEngine, ids: Sequence[int], options: Mapping[str, Any], *, streamed: bool
+) -> AsyncGenerator[Delta, None]:
+    """The deltas of one prompt."""
+    sampling = {name: value for name, value in options.items() if name in SAMPLING_OPTIONS}
+    params = resolve(
+        sampling,
+        engine.generating_args.explicit(),
+        engine.generation_config,
+        prompt_length=len(ids),
+        context_length=engine.context_length,
+        eos_token_ids=engine.eos_token_ids,
+    )
+    params = replace(params, streamed=streamed)
+    stream = engine.generate(Prompt(tuple(ids)), params, adapter=options.get("adapter"))
+    async with aclosing(in_time(stream, params.timeout)) as deltas:
+        async for delta in deltas:
+            if delta.finish_reason == "error":
+                raise GenerationError(delta.error or "The engine failed in a step of this request.")
+            yield delta

@@ -1,0 +1,83 @@
+"""Each token's own text and bytes, as log-probabilities show them."""
+
+from __future__ import annotations
+
+import asyncio
+from json.encoder import encode_basestring_ascii as quoted
+from typing import TYPE_CHECKING
+
+from quire.errors import UnsupportedOptionError
+from quire.outputs import TokenLogprob
+from quire.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from quire.native.constraints.vocabulary import Vocabulary
+
+LEAST = -9999.0
+"""Stands for minus infinity, which JSON does not have; OpenAI's own number."""
+
+
+class TokenTexts:
+    """Token ids to text; a token may hold a part of a character, so the bytes are kept too."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._vocabulary: Vocabulary | None = None
+        self._fragments: dict[int, str] = {}
+
+    @classmethod
+    async def of(cls, tokenizer: Tokenizer) -> TokenTexts:
+        """Made off the event loop: reading a large vocabulary takes part of a second."""
+        return await asyncio.to_thread(cls._read, tokenizer)
+
+    @classmethod
+    def _read(cls, tokenizer: Tokenizer) -> TokenTexts:
+        from quire.native.constraints.vocabulary import Vocabulary
+
+        texts = cls(tokenizer)
+        try:
+            texts._vocabulary = Vocabulary(tokenizer, tokenizer.vocab_size)
+        except UnsupportedOptionError:  # then the text is what the tokenizer decodes
+            texts._vocabulary = None
+        return texts
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The bytes of one token; those of a special token are its name's."""
+        tokenizer = self._tokenizer
+        if token_id in tokenizer.special_ids:
+            return (tokenizer.id_to_token(token_id) or "").encode()
+        if self._vocabulary is not None and token_id < self._vocabulary.num_tokens:
+            return bytes(self._vocabulary.tokens.decode_bytes([token_id]))
+        return tokenizer.decode([token_id], skip_special_tokens=False).encode()
+
+    def text(self, token_id: int) -> str:
+        """A token's text; what is no whole character of it shows as a replacement."""
+        return self.bytes_of(token_id).decode("utf-8", "replace")
+
+    def entry(self, token_id: int, logprob: float) -> str:
+        """JSON of one token, its closing brace left out."""
+        fragment = self._fragments.get(token_id)
+        if fragment is None:
+            raw = self.bytes_of(token_id)
+            numbers = ",".join(map(str, raw))
+            text = quoted(self.text(token_id))
+            fragment = f'{{"token":{text},"bytes":[{numbers}],"logprob":'
+            self._fragments[token_id] = fragment
+        return f"{fragment}{max(logprob, LEAST)!r}"
+
+    def content(self, logprobs: tuple[TokenLogprob, ...] | None) -> str:
+        """JSON of OpenAI's `logprobs` for these tokens; `null` for none."""
+        if logprobs is None:
+            return "null"
+        return f'{{"content":[{",".join(map(self._with_rivals, logprobs))}],"refusal":null}}'
+
+    def _with_rivals(self, token: TokenLogprob) -> str:
+        rivals = ",".join(f"{self.entry(rival, value)}}}" for rival, value in token.top.items())
+        return f'{self.entry(token.token_id, token.logprob)},"top_logprobs":[{rivals}]}}'
+
+
+class TokenNumbers(TokenTexts):
+    """Tokens named by their ids, as another engine wants them."""
+
+    def text(self, token_id: int) -> str:
+        return f"token_id:{token_id}"

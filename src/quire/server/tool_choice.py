@@ -1,0 +1,223 @@
+"""Tool choice: none, auto, required, named; and one call at a time.
+
+A forced choice constrains the answer to JSON: the arguments of the named tool, or a list of calls.
+That works with every tool format and every engine that constrains answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from quire.chat.response import ChatDelta
+from quire.errors import UnsupportedOptionError
+from quire.messages import ToolCall
+from quire.server.call import Call
+from quire.server.errors import BadRequest
+
+
+class ToolChooser:
+    """The choice of one call: what the model is offered, and how its answer is read."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self.tools = call.tools or None
+        """The tools that the model is told of."""
+
+    @classmethod
+    def of(cls, call: Call) -> ToolChooser:
+        """The chooser of a call.
+
+        Raises:
+            BadRequest: the choice does not go with the tools.
+            UnsupportedOptionError: a forced choice together with `response_format`.
+        """
+        if call.tool_choice in ("required", "named"):
+            return ForcedChoice(call)
+        if call.tool_choice == "none":
+            return ToolChooser(replace(call, tools=None))
+        return ToolChooser(call) if call.parallel_tool_calls or not call.tools else OneCall(call)
+
+    def options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The request's options, with what the choice adds."""
+        return options
+
+    def read(self, deltas: AsyncGenerator[ChatDelta, None]) -> AsyncGenerator[ChatDelta, None]:
+        """The answer with its calls as calls."""
+        return deltas
+
+
+class OneCall(ToolChooser):
+    """`parallel_tool_calls: false`: an answer ends with its first call.
+
+    The model writes on unseen, so that usage stays true; what it writes is dropped.
+    """
+
+    async def read(
+        self, deltas: AsyncGenerator[ChatDelta, None]
+    ) -> AsyncGenerator[ChatDelta, None]:
+        called: set[int] = set()
+        async with aclosing(deltas):
+            async for delta in deltas:
+                if delta.index in called:
+                    delta = replace(delta, text="", content="", reasoning="", tool_calls=())
+                elif delta.tool_calls:
+                    called.add(delta.index)
+                    delta = replace(delta, tool_calls=delta.tool_calls[:1])
+                yield delta
+
+
+class ForcedChoice(ToolChooser):
+    """A tool that must be called."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call)
+        functions = [_function(tool) for tool in call.tools or ()]
+        if not functions:
+            raise BadRequest("tool_choice needs tools to choose from.", param="tool_choice")
+        if call.options.get("response_format") not in (None, {"type": "text"}):
+            raise UnsupportedOptionError(
+                "tool_choice that forces a call and response_format both constrain the answer: "
+                "leave one out."
+            )
+        self._named = call.tool_choice == "named"
+        self._functions = functions
+        if self._named and call.tool_name not in [function["name"] for function in functions]:
+            raise BadRequest(
+                f"tool_choice names {call.tool_name!r}, which is none of the tools.",
+                param="tool_choice",
+            )
+
+    def options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        form = {"type": "json_schema", "json_schema": {"name": "call", "schema": self._schema()}}
+        return {**options, "response_format": form}
+
+    def _schema(self) -> dict[str, Any]:
+        """The arguments of the one tool, or an array of calls of any of them."""
+        if self._named:
+            name = self._call.tool_name
+            return _parameters(next(f for f in self._functions if f["name"] == name))
+        call = [_call_schema(function, place) for place, function in enumerate(self._functions)]
+        limit = {} if self._call.parallel_tool_calls else {"maxItems": 1}
+        return {"type": "array", "items": {"anyOf": call}, "minItems": 1, **limit}
+
+    async def read(
+        self, deltas: AsyncGenerator[ChatDelta, None]
+    ) -> AsyncGenerator[ChatDelta, None]:
+        readers: dict[int, CallReader] = {}
+        name = self._call.tool_name if self._named else None
+        async with aclosing(deltas):
+            async for delta in deltas:
+                reader = readers.setdefault(delta.index, CallReader(name))
+                calls = reader.add(delta.text, last=delta.finish_reason is not None)
+                reason = delta.finish_reason
+                if reason == "stop" and reader.has_called:
+                    reason = "tool_calls"
+                yield replace(
+                    delta, content="", reasoning="", tool_calls=calls, finish_reason=reason
+                )
+
+
+class CallReader:
+    """Reads calls out of constrained JSON as it streams: each is given out when it is whole.
+
+    With a name the text is that tool's arguments; without one it is a list of calls.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+        self._text = ""
+        self._scanned = 0
+        self._depth = 0
+        self._in_string = self._escaped = False
+        self._start: int | None = None
+        self.has_called = False
+
+    def add(self, text: str, *, last: bool = False) -> tuple[ToolCall, ...]:
+        """Take the next text; return the calls that it completes."""
+        self._text += text
+        if self._name is not None:
+            return self._named(last)
+        calls = tuple(self._whole_calls())
+        self.has_called = self.has_called or bool(calls)
+        return calls
+
+    def _named(self, last: bool) -> tuple[ToolCall, ...]:
+        """The whole text as arguments; what the length cut short is given as it is."""
+        if not last or not self._text:
+            return ()
+        assert self._name is not None
+        self.has_called = True
+        return (ToolCall(self._name, self._text.strip()),)
+
+    def _whole_calls(self) -> list[ToolCall]:
+        calls: list[ToolCall] = []
+        for place in range(self._scanned, len(self._text)):
+            if self._closes_call(self._text[place], place) and self._start is not None:
+                found = json.loads(self._text[self._start : place + 1])
+                arguments = json.dumps(found["arguments"], ensure_ascii=False)
+                calls.append(ToolCall(found["name"], arguments))
+                self._start = None
+        self._scanned = len(self._text)
+        return calls
+
+    def _closes_call(self, char: str, place: int) -> bool:
+        """Follow one character; True where it ends an object of the outer list."""
+        if self._in_string:
+            if self._escaped:
+                self._escaped = False
+            elif char == "\\":
+                self._escaped = True
+            elif char == '"':
+                self._in_string = False
+            return False
+        if char == '"':
+            self._in_string = True
+        elif char in "[{":
+            if char == "{" and self._depth == 1:
+                self._start = place
+            self._depth += 1
+        elif char in "]}":
+            self._depth -= 1
+            return char == "}" and self._depth == 1
+        return False
+
+
+def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    function = tool.get("function", tool)
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise BadRequest("A tool has no name.", param="tools")
+    return function
+
+
+def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
+    return function.get("parameters") or {"type": "object", "properties": {}}
+
+
+def _call_schema(function: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """A call of the tool at this place of the list."""
+    here = f"#/items/anyOf/{place}/properties/arguments"
+    arguments = _moved(_parameters(function), here)
+    return {
+        "type": "object",
+        "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _moved(schema: Any, here: str) -> Any:
+    """A schema whose references to its own root point to where it now stands."""
+    if isinstance(schema, list):
+        return [_moved(item, here) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: here + value.removeprefix("#")
+        if key == "$ref" and isinstance(value, str) and value.startswith("#")
+        else _moved(value, here)
+        for key, value in schema.items()
+    }
