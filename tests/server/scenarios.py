@@ -233,6 +233,21 @@ def json_is_json(client: OpenAI) -> None:
     plain(client, response_format={"type": "text"}, max_tokens=2)
 
 
+def salts_share_no_prefix(client: OpenAI) -> None:
+    """Nobody learns from the time to the first word what others asked."""
+    cached = [
+        plain(
+            client,
+            asked("Of the salted cache " * 20),
+            max_tokens=1,
+            extra_body={"cache_salt": salt},
+        ).usage.prompt_tokens_details.cached_tokens
+        for salt in ("mine", "yours", "mine", "yours")
+    ]
+    assert cached[:2] == [0, 0]
+    assert min(cached[2:]) > 0
+
+
 def adapters_are_models(client: OpenAI) -> None:
     models = {model.id: model for model in client.models.list()}
     assert set(models) >= {"demo", "base"}
@@ -309,6 +324,7 @@ SCENARIOS = (
     seeds_stops_and_limits,
     biases_and_penalties,
     json_is_json,
+    salts_share_no_prefix,
     adapters_are_models,
     completions_of_texts_and_tokens,
     what_is_wrong_is_told_by_name,

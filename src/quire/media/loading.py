@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from quire.arguments import DataArguments, ModelArguments
 from quire.errors import MediaError
+from quire.machine.allocation import map_large_blocks
 from quire.media.animation import picture_form, read_animation
 from quire.media.audio import from_waveform, is_waveform, read_sound
 from quire.media.fetch import (
@@ -76,6 +77,7 @@ class MediaLoader:
         self._resolver = resolver
         self._tls = tls
         self._pool = ThreadPoolExecutor(self._policy.workers, "quire-media", initializer=_step_back)
+        map_large_blocks()
         self._lock = threading.Lock()
         self._places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()

@@ -137,7 +137,7 @@ def read_server_arguments(
         ConfigError: a value that is not allowed.
     """
     fields = ServerArguments.model_fields
-    own = {**_from_environment(environment)}
+    own = _from_environment(environment)
     own |= {name: value for name, value in values.items() if name in fields}
     rest = {name: value for name, value in values.items() if name not in fields}
     _check_names(rest)

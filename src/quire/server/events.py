@@ -97,19 +97,19 @@ class EventStream(Response, Generic[AnyDelta]):
                 self._writing.cancel()
 
     async def _stream(self, deltas: AsyncGenerator[AnyDelta, None]) -> None:
-        end = b""
+        fault: Exception | None = None
         try:
             async for delta in deltas:
                 self._take(delta)
-            end = self._encoder.end()
         except Exception as error:
             if not self._started:
                 raise
-            end = self._encoder.failure(problem_of(error))
-        while self._writing is not None:
-            await asyncio.wait([self._writing])
-            await asyncio.sleep(0)  # its callback may begin to write what was held
+            fault = error
         self._start()
+        while self._writing is not None:  # its callback may begin to write what was held
+            await asyncio.wait([self._writing])
+        encoder = self._encoder
+        end = encoder.end() if fault is None else encoder.failure(problem_of(fault))
         body, self._last = self._last + end, b""
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 

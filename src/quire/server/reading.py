@@ -42,16 +42,16 @@ def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
     faults = error.errors(include_url=False, include_context=True)
     unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
     fault: Mapping[str, Any] = (unknown or faults)[0]
-    path = _path(fault["loc"])
+    path, context = _path(fault["loc"]), fault.get("ctx", {})
     param = path or None
     if fault["type"] == "json_invalid":
-        return BadRequest(f"The body is no valid JSON: {fault['ctx']['error']}.", code="json")
+        return BadRequest(f"The body is no valid JSON: {context['error']}.", code="json")
     if fault["type"] == "extra_forbidden":
         return BadRequest(_unknown(path, kind), param=param, code="unknown_parameter")
     if fault["type"] == "missing":
         return BadRequest(f"{path} is required.", param=param, code="missing_parameter")
     if fault["type"] == "value_error":
-        return BadRequest(sentence(str(fault["ctx"]["error"])), param=param)
+        return BadRequest(sentence(str(context["error"])), param=param)
     text = fault["msg"][:1].lower() + fault["msg"][1:]
     return BadRequest(sentence(f"{path or 'The body'}: {text}"), param=param)
 

@@ -13,7 +13,7 @@ from quire.chat.base_engine import BaseEngine
 from quire.chat.completion import CompletionCollector
 from quire.chat.in_time import in_time
 from quire.chat.response import ChatDelta, Response
-from quire.errors import GenerationError, RequestTimeoutError
+from quire.errors import GenerationError, RequestTimeoutError, UnsupportedOptionError
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SAMPLING_OPTIONS, check_option_names, resolve
@@ -24,6 +24,7 @@ from quire.server.models import ServedModels
 from quire.server.together import together
 from quire.server.token_texts import TokenNumbers, TokenTexts
 from quire.server.tool_choice import ToolChooser
+from quire.tokenizer import Tokenizer
 
 Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
 
@@ -123,12 +124,28 @@ class Service:
             raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
         return self._models
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises:
+            NotReady: there is no engine.
+            UnsupportedOptionError: the engine's servers keep the tokenizer to themselves.
+        """
+        tokenizer = getattr(self.engine, "tokenizer", None)
+        if not isinstance(tokenizer, Tokenizer):
+            raise UnsupportedOptionError(
+                "Prompts without a template, and log-probabilities, need the model's tokenizer, "
+                "which remote_api chat does not have."
+            )
+        return tokenizer
+
     async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
         """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
         kind = TokenNumbers if as_ids else TokenTexts
         found = self._texts.get(kind)
         if found is None:
-            found = self._texts[kind] = await kind.of(self.engine.tokenizer)
+            found = self._texts[kind] = await kind.of(self.tokenizer)
         return found
 
     async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[ChatDelta, None]:
@@ -206,7 +223,7 @@ class Service:
             async with self.gate.enter(count * len(prompts)):
                 watching.admitted()
                 ready = self._options(options, adapter, caller, deadline)
-                ids = await _token_ids(engine, prompts, special)
+                ids = await _token_ids(self.tokenizer, prompts, special)
                 streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
                 async with aclosing(together(streams)) as deltas:
                     async for place, delta in deltas:
@@ -265,12 +282,12 @@ _SHORT = 4000
 
 
 async def _token_ids(
-    engine: BaseEngine, prompts: Sequence[list[int] | str], special: bool
+    tokenizer: Tokenizer, prompts: Sequence[list[int] | str], special: bool
 ) -> Sequence[Sequence[int]]:
     """The prompts' tokens; many characters are tokenised off the event loop."""
 
     def read() -> list[list[int]]:
-        encode = engine.tokenizer.encode_whole if special else engine.tokenizer.encode
+        encode = tokenizer.encode_whole if special else tokenizer.encode
         return [encode(one) if isinstance(one, str) else one for one in prompts]
 
     if sum(len(one) for one in prompts if isinstance(one, str)) <= _SHORT:

@@ -62,6 +62,6 @@ def _media_error(error: Exception) -> QuireError:
     return MediaError("The model's processor does not take these images, videos or audios.")
 
 
-def salted(inputs: Mapping[str, Any], salt: str | None) -> Mapping[str, Any]:
+def salted(inputs: VllmInput, salt: str | None) -> VllmInput:
     """A prompt whose prefix only prompts of the same salt share."""
     return inputs if salt is None else {**inputs, "cache_salt": salt}

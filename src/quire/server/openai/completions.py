@@ -162,7 +162,7 @@ class Writer:
     def __init__(self, service: Service, plan: Plan, name: str, texts: TokenTexts | None) -> None:
         self.name = name
         self._plan, self._texts = plan, texts
-        self._tokenizer = service.engine.tokenizer
+        self._tokenizer = service.tokenizer
         self._skip_special = plan.options.get("skip_special_tokens", True)
         self._begun: set[int] = set()
         self._logprobs: dict[int, LogprobWriter] = {}

@@ -41,8 +41,9 @@ class Function(TypedDict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
     description: NotRequired[str | None]
     parameters: NotRequired[dict[str, Any] | None]
-    strict: NotRequired[Literal[False] | None]
-    """True is refused: the arguments of a call are constrained by a forced `tool_choice` alone."""
+    strict: NotRequired[bool | None]
+    """Where `tool_choice` forces a call its arguments follow the schema in any case; where the
+    model is free to call or not they are its own, strict or not."""
 
 
 @_strict
@@ -182,8 +183,8 @@ _IdLists: TypeAlias = Annotated[list[_Ids], Field(min_length=1, max_length=MAX_P
 
 def _kind_of_prompt(value: Any) -> str | None:
     if isinstance(value, list):
-        first = value[0] if value else ""
-        return {int: "Ids", list: "IdLists"}.get(type(first), "Texts")
+        first: Any = value[0] if value else ""
+        return "Ids" if type(first) is int else "IdLists" if isinstance(first, list) else "Texts"
     return "Text" if isinstance(value, str) else None
 
 

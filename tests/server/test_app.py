@@ -1,0 +1,321 @@
+"""The protocol over an echoing engine: statuses, error bodies, aborts, the OpenAPI page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from quire.chat import ChatModel
+from quire.errors import EngineDeadError, OutOfMemoryError
+from quire.server.app import make_app
+from quire.server.arguments import ServerArguments
+from quire.server.call import CALLER, Call, Caller
+from quire.server.errors import Overloaded, problem_of
+from quire.server.service import Service
+from quire.tokenizer import Tokenizer
+from tests.chat.echo_engine import EchoEngine
+from tests.server.serving import Served, serving
+
+CHAT = "/v1/chat/completions"
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello there, you all"}]}
+
+
+@pytest.fixture
+def engine(tokenizer: Tokenizer) -> EchoEngine:
+    return EchoEngine(tokenizer, reply="one two three four five")
+
+
+@asynccontextmanager
+async def asking(service: Service, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(make_app(service, **options), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        yield client
+
+
+def service_over(engine: EchoEngine, **arguments: Any) -> Service:
+    return Service(ServerArguments(served_model_name="echo", **arguments), engine)
+
+
+async def test_without_an_engine_all_is_refused_but_health() -> None:
+    async with asking(Service(ServerArguments())) as client:
+        assert (await client.get("/health")).status_code == 200
+        for answer in (
+            await client.get("/ready"),
+            await client.get("/v1/models"),
+            await client.post(CHAT, json=HELLO),
+            await client.post("/v1/completions", json={"prompt": "x"}),
+        ):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "not_ready"
+            assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nowhere", None, 404),
+        ("DELETE", CHAT, None, 405),
+        ("POST", CHAT, b"", 400),
+        ("POST", CHAT, b"[]", 400),
+        ("POST", CHAT, b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400),
+        ("POST", CHAT, b'{"messages": [{"role": "user", "content": "\xff"}]}', 400),
+        ("POST", CHAT, b'{"messages": [], "temperature": NaN}', 400),
+        ("POST", CHAT, b'{"messages": null}', 400),
+        ("POST", "/v1/completions", b'{"prompt": []}', 400),
+        ("POST", "/v1/completions", b'{"prompt": [1, "a"]}', 400),
+        ("POST", "/v1/completions", b'{"prompt": [[]]}', 400),
+        ("POST", "/v1/completions", b'{"prompt": [-1]}', 400),
+        ("POST", "/v1/completions", b'{"prompt": "x", "max_tokens": 0}', 400),
+        ("GET", "/v1/models/none", None, 404),
+    ],
+)
+async def test_errors_have_openais_form(
+    engine: EchoEngine, method: str, path: str, body: bytes | None, status: int
+) -> None:
+    async with asking(service_over(engine)) as client:
+        answer = await client.request(method, path, content=body)
+        assert answer.status_code == status
+        error = answer.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+    assert engine.open_requests == 0
+
+
+async def test_a_fault_of_our_own_is_not_described(
+    engine: EchoEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "prepared", lambda *args: 1 / 0)
+    async with asking(service_over(engine)) as client:
+        answer = await client.post(CHAT, json=HELLO)
+    assert answer.status_code == 500
+    assert "zero" not in answer.text
+    assert answer.json()["error"]["type"] == "server_error"
+
+
+def test_engine_errors_have_statuses() -> None:
+    assert problem_of(EngineDeadError("dead")).status == 503
+    assert problem_of(EngineDeadError("dead")).headers["retry-after"] == "5"
+    assert problem_of(OutOfMemoryError("full")).code == "context_length_exceeded"
+    assert problem_of(KeyError("x")).message == "The server failed at this request."
+
+
+async def test_a_fault_in_a_stream_ends_it_with_an_error(tokenizer: Tokenizer) -> None:
+    engine = EchoEngine(tokenizer, reply="one two three", fail_at=2)
+    async with asking(service_over(engine)) as client:
+        streamed = await client.post(CHAT, json={**HELLO, "stream": True})
+        whole = await client.post(CHAT, json=HELLO)
+    assert streamed.status_code == 200
+    assert "a made-up fault" in streamed.text
+    assert streamed.text.endswith("data: [DONE]\n\n")
+    assert whole.status_code == 500
+    assert whole.json()["error"]["message"] == "a made-up fault"
+
+
+async def test_a_deadline_counts_from_the_beginning(tokenizer: Tokenizer) -> None:
+    engine = EchoEngine(tokenizer, reply="one two three", delay=0.2)
+    async with asking(service_over(engine, request_timeout=0.05)) as client:
+        answer = await client.post(CHAT, json=HELLO)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    async with asking(service_over(engine)) as client:
+        answer = await client.post("/v1/completions", json={"prompt": "x", "timeout": 0.05})
+        assert answer.status_code == 504
+    assert (engine.open_requests, engine.aborted) == (0, 2)
+
+
+class FullGate:
+    def enter(self, cost: int) -> Any:
+        raise Overloaded("Too many requests.", retry_after=2.5)
+
+
+async def test_a_full_gate_is_429(engine: EchoEngine) -> None:
+    service = service_over(engine)
+    service.gate = FullGate()
+    async with asking(service) as client:
+        for stream in (False, True):
+            answer = await client.post(CHAT, json={**HELLO, "stream": stream})
+            assert answer.status_code == 429
+            assert answer.headers["retry-after"] == "3"
+
+
+async def test_callers_have_salts_of_their_own(engine: EchoEngine) -> None:
+    found: list[str | None] = []
+
+    def guard(app: Any) -> Any:
+        async def guarded(scope: Any, receive: Any, send: Any) -> None:
+            scope[CALLER] = Caller("somebody", salt="s1")
+            await app(scope, receive, send)
+
+        return guarded
+
+    for guards in ((), (guard,)):
+        async with asking(service_over(engine), guards=guards) as client:
+            for body in (HELLO, {**HELLO, "cache_salt": "own"}):
+                assert (await client.post(CHAT, json=body)).status_code == 200
+                assert engine.last_params is not None
+                found.append(engine.last_params.cache_salt)
+    assert found == [None, "/own", "s1/", "s1/own"]
+    assert len(set(found)) == 4
+
+
+async def test_a_service_answers_calls(engine: EchoEngine) -> None:
+    service = service_over(engine)
+    call = Call(HELLO["messages"], options={"n": 2, "max_new_tokens": 2})
+    answers = await service.answer(call, Caller())
+    assert [(one.index, one.content, one.finish_reason) for one in answers] == [
+        (0, "one two ", "length"),
+        (1, "one two ", "length"),
+    ]
+
+
+async def test_the_openapi_page_is_whole(engine: EchoEngine) -> None:
+    async with asking(service_over(engine)) as client:
+        page = (await client.get("/openapi.json")).json()
+    text = json.dumps(page)
+    schemas = page["components"]["schemas"]
+    for part in text.split('"#/components/schemas/')[1:]:
+        assert part.split('"')[0] in schemas
+    assert "$defs" not in text
+    body = page["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"messages", "tools", "response_format", "seed"} <= set(body["properties"])
+    assert {"200", "400", "429", "503"} <= set(page["paths"][CHAT]["post"]["responses"])
+
+
+# --- real connections ------------------------------------------------------------------------------
+
+
+@contextmanager
+def echoing(tokenizer: Tokenizer, *, reader_timeout: float = 60, **options: Any) -> Iterator[Any]:
+    engine = EchoEngine(tokenizer, **options)
+    model = ChatModel.from_engine(engine)
+    with model, serving(model, reader_timeout=reader_timeout) as served:
+        yield engine, served
+
+
+def sent(served: Served, body: dict[str, Any]) -> socket.socket:
+    """A connection on which a request was sent."""
+    url = httpx.URL(served.url)
+    connection = socket.create_connection((url.host, url.port or 80))
+    content = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def comes_true(check: Any, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not check() and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(check())
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize(
+    "body", [{}, {"stream": True}, {"n": 3}, {"n": 3, "stream": True}], ids=str
+)
+def test_a_client_that_goes_away_aborts_its_request(
+    tokenizer: Tokenizer, body: dict[str, Any], reset: bool
+) -> None:
+    with echoing(tokenizer, reply="word " * 500, delay=0.01) as (engine, served):
+        connection = sent(served, {**HELLO, **body})
+        assert comes_true(lambda: engine.open_requests == 1)
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        assert comes_true(lambda: engine.open_requests == 0, 1.0)
+        assert engine.aborted == 1
+
+
+def test_a_client_that_goes_away_leaves_the_queue(tokenizer: Tokenizer) -> None:
+    waiting: list[int] = []
+
+    class Queue:
+        @asynccontextmanager
+        async def enter(self, cost: int) -> AsyncIterator[None]:
+            waiting.append(cost)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                waiting.remove(cost)
+            yield
+
+    with echoing(tokenizer, reply="word") as (engine, served):
+        served.service.gate = Queue()
+        for stream in (False, True):
+            connection = sent(served, {**HELLO, "stream": stream, "n": 2})
+            assert comes_true(lambda: waiting == [2])
+            connection.close()
+            assert comes_true(lambda: not waiting, 1.0)
+        assert engine.last_params is None
+
+
+def test_a_reader_that_stands_still_is_given_up(tokenizer: Tokenizer) -> None:
+    """The client reads nothing; buffers fill, and then the connection is cut."""
+    with echoing(tokenizer, reply="word " * 60_000, context_length=10**6, reader_timeout=0.3) as (
+        engine,
+        served,
+    ):
+        connection = sent(served, {**HELLO, "stream": True, "max_tokens": 10**5})
+        assert comes_true(lambda: engine.open_requests == 1)
+        assert comes_true(lambda: engine.open_requests == 0, 20)
+        connection.settimeout(5)
+        received = 0
+        with pytest.raises(ConnectionError):
+            while chunk := connection.recv(1 << 20):
+                received += len(chunk)
+            raise ConnectionError("closed")
+        assert received < 60_000 * 4 * 40  # far less than all the events
+
+
+def test_requests_given_up_at_any_moment_free_their_blocks(served: Served) -> None:
+    """In the queue, in prefill, in decode, with several completions, whole answers too."""
+    engine: Any = served.engine
+    chance = random.Random(4)
+    text = "Tell me of the cache. " * 80
+    for turn in range(5):
+        connections = [
+            sent(
+                served,
+                {
+                    "model": "base",
+                    "messages": [{"role": "user", "content": f"{turn} {place} {text}"}],
+                    "stream": bool(place % 2),
+                    "n": 1 + place % 3,
+                    "max_tokens": 2000,
+                    "ignore_eos": True,
+                },
+            )
+            for place in range(12)
+        ]
+        for connection in connections:
+            time.sleep(chance.random() * 0.03)
+            connection.close()
+    assert comes_true(lambda: engine.statistics.free_blocks == engine.statistics.total_blocks, 1)
+    assert (engine.statistics.running, engine.statistics.waiting) == (0, 0)
+    answer = httpx.post(f"{served.url}{CHAT}", json={**HELLO, "max_tokens": 2})
+    assert answer.status_code == 200
+
+
+def test_a_slow_reader_gets_everything(tokenizer: Tokenizer) -> None:
+    text = "word " * 20_000
+    with echoing(tokenizer, reply=text, context_length=10**6) as (_, served):
+        connection = sent(served, {**HELLO, "stream": True, "max_tokens": 10**5})
+        time.sleep(1.0)  # all of it is written meanwhile, most of it merged
+        received = b""
+        connection.settimeout(5)
+        while not received.endswith(b"0\r\n\r\n"):
+            received += connection.recv(1 << 16)
+        connection.close()
+    lines = [line for line in received.decode().split("\n") if line.startswith("data: {")]
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines]
+    assert "".join(delta.get("content", "") for delta in deltas) == text
+    assert len(lines) < 20_000

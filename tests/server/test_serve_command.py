@@ -1,0 +1,93 @@
+"""`quire serve` as a process: it answers, and ends when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from quire.cli.main import main
+from quire.errors import ConfigError
+from quire.server.arguments import read_server_arguments
+
+STARTS = "import sys; from quire.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def test_it_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
+    port = free_port()
+    config = tmp_path / "server.yaml"
+    config.write_text("native_kv_cache_memory: 16MiB\nrequest_timeout: 60\n")
+    environment = {**os.environ, "API_PORT": str(port), "API_MODEL_NAME": "mine"}
+    words = [sys.executable, "-c", STARTS, "api", str(config)]
+    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        answer = answered(f"{address}/v1/models", process)
+        assert [model["id"] for model in answer.json()["data"]] == ["mine"]
+        body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 3}
+        answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30)
+        assert answer.json()["usage"]["completion_tokens"] == 3
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+        assert f"Serving mine at {address}/v1." in log
+        assert "Traceback" not in log
+    finally:
+        process.kill()
+
+
+def answered(url: str, process: subprocess.Popen[str]) -> httpx.Response:
+    """The first answer that is no 503; connections are refused before the server listens."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            answer = httpx.get(url)
+        except httpx.TransportError:
+            time.sleep(0.05)
+            continue
+        if answer.status_code != 503:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError("no answer")
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", str(tmp_path), f"port={free_port()}"]) == 1
+    assert str(tmp_path) in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["port=high"], "port must be a whole number"),
+        (["seed=3"], "seed"),
+        (["prot=80"], "'prot'"),
+    ],
+)
+def test_wrong_words_are_told(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_environment_gives_way_to_words() -> None:
+    environment = {"API_HOST": "::1", "API_PORT": "90", "API_MODEL_NAME": "there"}
+    arguments, rest = read_server_arguments({"port": 91, "template": "qwen3"}, environment)
+    assert (arguments.host, arguments.port, arguments.served_model_name) == ("::1", 91, "there")
+    assert rest == {"template": "qwen3"}
+    with pytest.raises(ConfigError, match="port"):
+        read_server_arguments({}, {"API_PORT": "high"})
