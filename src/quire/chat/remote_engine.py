@@ -49,6 +49,7 @@ class RemoteEngine(BaseEngine):
     """
 
     loop_bound = True
+    elsewhere = True
 
     def __new__(
         cls,

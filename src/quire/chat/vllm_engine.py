@@ -84,8 +84,10 @@ class VllmEngine(BaseEngine):
             plan, model_args.vllm_start_timeout, model_args.vllm_max_restarts
         )
         self._adapters = ServedAdapters(book)
-        self.context_length = self._supervisor.current().engine.model_config.max_model_len
-        kinds = media_kinds(self._supervisor.current().engine)
+        engine = self._supervisor.current().engine
+        self.context_length = engine.model_config.max_model_len
+        self._max_sequences = engine.vllm_config.scheduler_config.max_num_seqs
+        kinds = media_kinds(engine)
         self.media_prompts = MediaPrompts.of_model(
             self.template, folder, kinds, model_args, data_args, "vllm"
         )
@@ -107,6 +109,21 @@ class VllmEngine(BaseEngine):
         chosen = "".join(f"; {note}" for note in plan.notes)
         logger.info("Starting vLLM %s on %s%s.", version, _described(devices), chosen)
         return plan
+
+    @property
+    def max_sequences(self) -> int:
+        """How many completions run at once."""
+        return self._max_sequences
+
+    @property
+    def recovers(self) -> bool:
+        """Whether a dead engine is being started again."""
+        return self._supervisor.is_watching
+
+    @property
+    def restarts(self) -> int:
+        """How often vLLM was started again."""
+        return self._supervisor.restarts
 
     # --- the seam --------------------------------------------------------------------------------
 

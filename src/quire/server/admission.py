@@ -135,17 +135,18 @@ class Admission:
 
     def check(self) -> None:
         """Refuse at once what `enter` would refuse; raises as it does."""
-        self._check_open()
+        self.check_open()
         if len(self._waiting) >= self.max_waiting and (self._waiting or not self._has_room(1)):
             raise self._overloaded(_FULL)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise NotReady where the gate is closed."""
         if self._closed is not None:
             raise NotReady(self._closed[0], retry_after=self._closed[1])
 
     async def _enter(self, ticket: Ticket) -> None:
         ticket.entered_at = time.monotonic()
-        self._check_open()
+        self.check_open()
         if self._has_room(ticket.cost) and not self._waiting:
             self._run(ticket)
             return

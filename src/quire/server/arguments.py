@@ -53,8 +53,10 @@ class ServerArguments(Arguments):
     """Levels that objects and lists of a body nest."""
     read_timeout: Seconds = 60.0
     """Seconds in which a request's headers, and then its body, must have come."""
-    max_completions: Annotated[Whole, Field(ge=1, le=128)] = 32
-    """Of one request: `n`, times its prompts where it has several."""
+    max_n: Annotated[Whole, Field(ge=1, le=128)] = 32
+    """Completions of one prompt."""
+    max_completions: Count = 256
+    """Completions of one request: `n`, times its prompts where it has several."""
     max_messages: Count = 4096
     max_tools: Count = 256
     max_stop_strings: Count = 16
@@ -127,6 +129,7 @@ _ENVIRONMENT = {
     "api_key": "API_KEY",
 }
 """LLaMA-Factory's variables; QUIRE_<NAME IN CAPITALS> goes before them."""
+
 
 def read_server_arguments(
     values: Mapping[str, Any], environment: Mapping[str, str] = os.environ

@@ -70,7 +70,9 @@ class Limits:
             return Problem(400, "The address is too long, or has a NUL in it.", code="bad_address")
         found = dict(headers)
         if self._checks_host and not _is_here(found.get(b"host", b"")):
-            text = "Without keys this server answers to localhost alone, and the Host header differs."
+            text = (
+                "Without keys this server answers to localhost alone, and the Host header differs."
+            )
             return Problem(421, text, code="wrong_host")
         return self._of_declared(scope, found) if has_body(scope) else None
 
@@ -200,6 +202,8 @@ def check_options(
         BadRequest: the field that does is named.
     """
     count = options.get("n") or options.get("num_return_sequences") or 1
+    if isinstance(count, int) and count > arguments.max_n:
+        raise _too_many("n", "completions", arguments.max_n, "max_n")
     if isinstance(count, int) and count * prompts > arguments.max_completions:
         raise _too_many("n", "completions in all", arguments.max_completions, "max_completions")
     if not isinstance(options.get("stop"), str):

@@ -14,7 +14,8 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -158,10 +159,18 @@ class LogHandler(logging.Handler):
         self._log.event("log", level, message=record.getMessage(), source=record.name, **told)
 
 
-def take_over(log: EventLog) -> None:
-    """Send quire's own log and uvicorn's to the event log."""
+@contextmanager
+def take_over(log: EventLog) -> Generator[None]:
+    """Meanwhile quire's own log and uvicorn's are the event log's."""
+    before: list[tuple[logging.Logger, list[logging.Handler], int, bool]] = []
     for name, level in (("quire", logging.INFO), ("uvicorn.error", logging.ERROR)):
         logger = logging.getLogger(name)
-        logger.handlers = [LogHandler(log)]
+        before.append((logger, logger.handlers, logger.level, logger.propagate))
+        logger.handlers, logger.propagate = [LogHandler(log)], False
         logger.setLevel(level)
-        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)

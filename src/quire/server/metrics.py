@@ -117,7 +117,11 @@ class ServerCollector(Collector):
         if load is not None:
             running, waiting = load.running, load.waiting + waiting
             if load.kv_cache_usage is not None:
-                yield "kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1.", load.kv_cache_usage
+                yield (
+                    "kv_cache_usage_perc",
+                    "Part of the KV cache in use, 0 to 1.",
+                    load.kv_cache_usage,
+                )
         yield "num_requests_running", "Completions in the engine's batch.", running
         yield "num_requests_waiting", "Requests and completions that wait.", waiting
         yield "ready", "1 while requests are served.", float(self._source.state() == "ready")
@@ -139,8 +143,10 @@ class ServerCollector(Collector):
 
     def _histograms(self) -> Iterator[tuple[str, str, Histogram]]:
         figures = self._figures
-        yield "time_to_first_token_seconds", "From the request to its first token.", (
-            figures.first_token
+        yield (
+            "time_to_first_token_seconds",
+            "From the request to its first token.",
+            (figures.first_token),
         )
         yield "inter_token_latency_seconds", "Between tokens of a stream.", figures.between_tokens
         yield "time_per_output_token_seconds", "Between tokens of a stream.", figures.between_tokens
@@ -173,7 +179,9 @@ def metrics_router(collector: ServerCollector) -> APIRouter:
     ProcessCollector(registry=registry)
     routes = APIRouter(tags=["state"])
 
-    @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @routes.get(
+        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+    )
     async def metrics(request: Request) -> Response:
         """Figures for Prometheus."""
         encode, kind = choose_encoder(request.headers.get("accept", ""))
