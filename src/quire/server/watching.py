@@ -59,16 +59,19 @@ class Watched:
         """One completion wrote something."""
         index, count = delta.index, len(delta.token_ids)
         if count:
-            self._tokens(index, count)
+            # An answer that comes whole does not tell when its first token came.
+            self._tokens(index, count, whole=count > 1 and delta.finish_reason is not None)
         if delta.finish_reason is not None:
             self._finish(delta)
 
-    def _tokens(self, index: int, count: int) -> None:
+    def _tokens(self, index: int, count: int, *, whole: bool) -> None:
         now, figures = time.monotonic(), self._figures
         figures.generated_tokens += count
         self._generated[index] = self._generated.get(index, 0) + count
         last = self._last.get(index)
         self._last[index] = now
+        if whole and last is None:
+            return
         if not self._first:
             self._first = now
             figures.first_token.add(now - self._began)
