@@ -33,7 +33,9 @@ async def test_every_route_needs_a_key(tokenizer: Tokenizer) -> None:
                     asked += 1
         paths = {getattr(route, "path", "") for route in server.app.routes}
         assert {"/v1/models", "/v1/chat/completions", "/metrics", "/openapi.json", "/docs"} <= paths
-        assert asked >= len([route for route in server.app.routes if isinstance(route, APIRoute)]) - 2
+        assert (
+            asked >= len([route for route in server.app.routes if isinstance(route, APIRoute)]) - 2
+        )
         unknown = await server.client.get("/no/such/path")
         assert unknown.status_code == 401
 

@@ -48,7 +48,9 @@ async def test_what_is_refused(
         assert (await server.chat()).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:80", "[::1]:9", "[::1]"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:80", "[::1]:9", "[::1]"]
+)
 async def test_hosts_that_mean_this_machine(tokenizer: Tokenizer, host: str) -> None:
     async with guarded(tokenizer) as server:
         assert (await server.chat(headers={"host": host})).status_code == 200
@@ -145,7 +147,9 @@ async def test_cors_is_off_unless_asked_for(tokenizer: Tokenizer) -> None:
         assert "access-control-allow-origin" not in answer.headers
         refused = await server.chat(headers={"origin": origin})
         assert refused.status_code == 401
-        assert refused.headers["access-control-allow-origin"] == origin  # so that a page can read it
+        assert (
+            refused.headers["access-control-allow-origin"] == origin
+        )  # so that a page can read it
 
 
 JSON = st.recursive(

@@ -22,7 +22,11 @@ from tests.server.guarded import HI, guarded
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-@given(st.dictionaries(st.sampled_from(["model", "path", "n"]), st.text() | st.integers() | st.floats()))
+@given(
+    st.dictionaries(
+        st.sampled_from(["model", "path", "n"]), st.text() | st.integers() | st.floats()
+    )
+)
 def test_a_line_is_json_in_printable_ascii(fields: dict[str, Any]) -> None:
     line = json_line(NOW, "info", "event", fields)
     assert line.endswith(b"\n")
@@ -68,7 +72,11 @@ def test_pythons_log_goes_there_meanwhile() -> None:
     assert (logger.handlers, logger.level, logger.propagate) == before
     log.close()
     first, second = map(json.loads, kept.content.splitlines())
-    assert (first["level"], first["message"], first["source"]) == ("warning", "It is so\n.", "quire")
+    assert (first["level"], first["message"], first["source"]) == (
+        "warning",
+        "It is so\n.",
+        "quire",
+    )
     assert (second["level"], second["error"]) == ("error", "KeyError")
     assert b"secret" not in kept.content
 
@@ -131,7 +139,11 @@ async def test_a_request_is_one_line_without_its_words(tokenizer: Tokenizer) -> 
         await server.client.get("/health")
         first, second = await server.events()
     assert (first["id"], first["status"], first["caller"]) == ("mine-1", 200, "key-1")
-    assert (first["kind"], first["completion_tokens"], first["finish_reason"]) == ("chat", 4, "length")
+    assert (first["kind"], first["completion_tokens"], first["finish_reason"]) == (
+        "chat",
+        4,
+        "length",
+    )
     assert first["prompt_tokens"] > 3
     assert (second["status"], second["path"]) == (400, "/v1/chat/completions")
     assert b"secret" not in server.written.getvalue()
