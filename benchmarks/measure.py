@@ -43,6 +43,23 @@ def rounds(
     return found
 
 
+def paired(
+    one: Callable[[], float], other: Callable[[], float], repeats: int, *, warm_up: int = 0
+) -> list[tuple[float, float]]:
+    """Both, right after each other, `repeats` times; every other time `other` is the first."""
+    for _ in range(warm_up):
+        one()
+        other()
+    pairs: list[tuple[float, float]] = []
+    for number in range(repeats):
+        if number % 2:
+            second = other()
+            pairs.append((one(), second))
+        else:
+            pairs.append((one(), other()))
+    return pairs
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]

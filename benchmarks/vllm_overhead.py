@@ -1,38 +1,44 @@
 """What quire adds to vLLM, and what it takes away: overhead, start-up, and out-of-the-box speed.
 
 Overhead: one engine, the prompts as token ids straight into its AsyncLLM, or as conversations
-through ChatModel, in turns. Start-up and out-of-the-box speed: a process for each run, in turns,
+through ChatModel, in pairs of which every other one is turned round. Start-up and out-of-the-box speed: a process for each run, in turns,
 plain `vllm.LLM(model)` beside `ChatModel({"model_name_or_path": model, "infer_backend": "vllm"})`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from benchmarks.measure import report, rounds, table
+from benchmarks.measure import paired, report, table
 from benchmarks.models import qwen2_26m
 from benchmarks.throughput import conversations
 
 STREAMS = 64
 NEW_TOKENS = 128
-REPEATS = 9
+FEW_TOKENS = 8
+"""Of answers whose first token is timed: none has ended before all have begun."""
+PAIRS = 24
 STARTS = 2
-OPTIONS: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
 RESULT = "RESULT "
 PLAIN_MEMORY = 0.5
 """vLLM's own default, 0.92 of the memory, refuses to start where a little more of it is in use."""
 
 
 class Overhead:
-    """One engine, asked by both ways."""
+    """One engine, asked by both ways: straight, and through ChatModel from a loop of the caller's.
+
+    The straight way runs in the engine's own loop, as a server would run raw vLLM. A stream gives an
+    item for each new token, whatever they are.
+    """
 
     def __init__(self) -> None:
         from quire import ChatModel
@@ -51,127 +57,130 @@ class Overhead:
         self.texts = [engine.tokenizer.decode(ids, skip_special_tokens=False) for ids in self.ids]
         self.number = 0
 
-    # Each of the four gives the seconds to the first token where it is asked for, of each stream.
-
-    async def raw_whole(self, place: int) -> int:
-        return len([output async for output in self._generate(place, streamed=False)][-1].outputs[0].token_ids)  # fmt: skip
-
-    async def raw_stream(self, place: int) -> float:
-        began, first = time.perf_counter(), 0.0
-        async for _ in self._generate(place, streamed=True):
-            first = first or time.perf_counter() - began
-        return first
-
-    async def quire_whole(self, place: int) -> int:
-        (answer,) = await self.model.achat(self.conversations[place], **OPTIONS)
-        return answer.response_length
-
-    async def quire_stream(self, place: int) -> float:
-        began, first = time.perf_counter(), 0.0
-        async for _ in self.model.astream(self.conversations[place], **OPTIONS):
-            first = first or time.perf_counter() - began
-        return first
-
-    async def raw_text_stream(self, place: int) -> float:
-        """As `raw_stream`, but vLLM gets the rendered text and tokenises it itself."""
-        began, first = time.perf_counter(), 0.0
-        async for _ in self._generate(place, streamed=True, prompt=self.texts[place]):
-            first = first or time.perf_counter() - began
-        return first
-
-    async def first_alone(self, stream: Callable[[int], Awaitable[float]]) -> float:
-        """Seconds to the first token with nothing else under way, the median of some."""
-        return statistics.median([await stream(place) for place in range(3)])
-
-    def _generate(self, place: int, *, streamed: bool, prompt: str | None = None) -> Any:
-        from vllm import SamplingParams
+    def stream_raw(self, place: int, tokens: int) -> AsyncIterator[object]:
         from vllm.inputs import tokens_input
+
+        return self._generate(tokens_input(self.ids[place]), tokens, "DELTA")
+
+    def stream_raw_text(self, place: int, tokens: int) -> AsyncIterator[object]:
+        """vLLM gets the rendered text, and tokenises it itself."""
+        return self._generate(self.texts[place], tokens, "DELTA")
+
+    def stream_quire(self, place: int, tokens: int) -> AsyncIterator[object]:
+        return self.model.astream(self.conversations[place], **_options(tokens))
+
+    async def whole_raw(self, place: int, tokens: int) -> AsyncIterator[object]:
+        from vllm.inputs import tokens_input
+
+        async for output in self._generate(tokens_input(self.ids[place]), tokens, "FINAL_ONLY"):
+            yield output
+
+    async def whole_quire(self, place: int, tokens: int) -> AsyncIterator[object]:
+        yield await self.model.achat(self.conversations[place], **_options(tokens))
+
+    def _generate(self, prompt: Any, tokens: int, kind: str) -> Any:
+        from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         self.number += 1
-        kind = RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY
         settings = SamplingParams(
-            temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True, output_kind=kind
+            temperature=0.0,
+            max_tokens=tokens,
+            ignore_eos=True,
+            output_kind=RequestOutputKind[kind],
         )
-        given = tokens_input(self.ids[place]) if prompt is None else prompt
-        return self.raw.generate(given, settings, f"raw-{self.number}")
+        return self.raw.generate(prompt, settings, f"raw-{self.number}")
 
-    def on_loop(self, work: Callable[[int], Awaitable[Any]]) -> list[Any]:
-        """All streams at once in the engine's own loop, as a server would run raw vLLM."""
-        return self.model._loop.run(_all(work))
+    def run(self, way: Way, tokens: int, places: Sequence[int]) -> tuple[list[float], float]:
+        """Ask for these at once. Seconds until each has its first item, and until all have all.
 
-    def from_outside(self, work: Callable[[int], Awaitable[Any]]) -> list[Any]:
-        """All streams at once in a loop of the caller's."""
-        return asyncio.run(_all(work))
+        All are counted from the moment at which all are asked for. No prompt is in a cache then.
+        """
+        work = self._all(way, tokens, places)
+        self.model._loop.run(self.raw.reset_prefix_cache())
+        if way in (self.stream_quire, self.whole_quire):
+            return asyncio.run(work)
+        return self.model._loop.run(work)
+
+    async def _all(self, way: Way, tokens: int, places: Sequence[int]) -> tuple[list[float], float]:
+        began = time.perf_counter()
+
+        async def first(place: int) -> float:
+            found = 0.0
+            async for _ in way(place, tokens):
+                found = found or time.perf_counter() - began
+            return found
+
+        return list(await asyncio.gather(*map(first, places))), time.perf_counter() - began
 
 
-async def _all(work: Callable[[int], Awaitable[Any]]) -> list[Any]:
-    return list(await asyncio.gather(*(work(place) for place in range(STREAMS))))
+Way = Callable[[int, int], AsyncIterator[object]]
 
 
-def measure_overhead() -> None:
+def _options(tokens: int) -> dict[str, Any]:
+    return {"temperature": 0.0, "max_new_tokens": tokens, "ignore_eos": True}
+
+
+PARTS = ("answers", "streams", "first")
+
+
+def measure_overhead(*parts: str) -> None:
+    """Some of `PARTS` on one engine."""
     bench = Overhead()
 
-    def rate(
-        run: Callable[[Any], list[Any]], work: Callable[[int], Coroutine[Any, Any, Any]]
-    ) -> float:
-        began = time.perf_counter()
-        run(work)
-        return STREAMS * NEW_TOKENS / (time.perf_counter() - began)
+    def rate(way: Way) -> float:
+        _, took = bench.run(way, NEW_TOKENS, range(STREAMS))
+        return STREAMS * NEW_TOKENS / took
 
-    def first(
-        run: Callable[[Any], list[Any]], work: Callable[[int], Coroutine[Any, Any, Any]]
-    ) -> float:
-        return 1000 * statistics.median(run(work))
+    def first(way: Way) -> float:
+        """Milliseconds to the first token of 64 at once, their median."""
+        found, _ = bench.run(way, FEW_TOKENS, range(STREAMS))
+        return 1000 * statistics.median(found)
 
-    measured = rounds(
-        {
-            "whole, raw": lambda: rate(bench.on_loop, bench.raw_whole),
-            "whole, quire": lambda: rate(bench.from_outside, bench.quire_whole),
-            "streams, raw": lambda: rate(bench.on_loop, bench.raw_stream),
-            "streams, quire": lambda: rate(bench.from_outside, bench.quire_stream),
-            "first, raw": lambda: first(bench.on_loop, bench.raw_stream),
-            "first, quire": lambda: first(bench.from_outside, bench.quire_stream),
-            "first, raw text": lambda: first(bench.on_loop, bench.raw_text_stream),
-            "alone, raw": lambda: 1000 * bench.model._loop.run(bench.first_alone(bench.raw_stream)),
-            "alone, quire": lambda: 1000 * asyncio.run(bench.first_alone(bench.quire_stream)),
-        },
-        REPEATS,
-        warm_up=2,
+    def alone(way: Way) -> float:
+        """The same of one with nothing else under way, the median of some."""
+        found = [bench.run(way, FEW_TOKENS, [place])[0][0] for place in range(5)]
+        return 1000 * statistics.median(found)
+
+    stream_quire, stream_raw = bench.stream_quire, bench.stream_raw
+    plan: tuple[tuple[str, str, Callable[[Way], float], Way, Way], ...] = (
+        ("answers", "whole answers, tokens/s", rate, bench.whole_quire, bench.whole_raw),
+        ("streams", "streams, tokens/s", rate, stream_quire, stream_raw),
+        ("first", "first token of 64 at once, ms", first, stream_quire, stream_raw),
+        ("first", "the same, raw given texts, ms", first, stream_quire, bench.stream_raw_text),
+        ("first", "first token of one alone, ms", alone, stream_quire, stream_raw),
     )
+    measured: dict[str, list[tuple[float, float]]] = {}
+    for part, name, measure, ours, theirs in plan:
+        if part in parts:
+            runs = [functools.partial(measure, way) for way in (ours, theirs)]
+            measured[name] = paired(runs[0], runs[1], PAIRS, warm_up=2)
     bench.raw = None
     bench.model.close()
-    found = {name: statistics.median(values) for name, values in measured.items()}
-    rows: list[list[object]] = [
-        [what, *(f"{found[f'{name}, {side}']:.{digits}f}" for side in ("quire", "raw")), verdict]
-        for what, name, digits, verdict in (
-            ("whole answers, tokens/s", "whole", 0, _ratio(measured, "whole")),
-            ("streams, tokens/s", "streams", 0, _ratio(measured, "streams")),
-            ("time to first token of 64 at once, ms", "first", 1, _more(measured, "first", "raw")),
-            ("time to first token of one alone, ms", "alone", 1, _more(measured, "alone", "raw")),
-        )
-    ]
-    text_first = found["first, raw text"]
-    rows.insert(
-        3,
-        ["the same, vLLM given texts, ms", f"{found['first, quire']:.1f}", f"{text_first:.1f}",
-         _more(measured, "first", "raw text")],
-    )  # fmt: skip
-    text = table(["64 streams", "ChatModel", "raw AsyncLLM", "quire against raw"], rows)
-    report("vllm_overhead", "What quire adds to vLLM", text, measured)
+    text = table(["64 streams", "ChatModel", "raw AsyncLLM", "quire against raw"], _rows(measured))
+    report("_".join(["vllm", *parts]), "What quire adds to vLLM", text, measured)
 
 
-def _more(measured: dict[str, list[float]], name: str, raw: str) -> str:
-    """Median and range of the differences within each round: rounds differ more than sides."""
-    pairs = zip(measured[f"{name}, quire"], measured[f"{name}, {raw}"], strict=True)
-    more = sorted(quire - other for quire, other in pairs)
-    return f"{statistics.median(more):+.1f} ms ({more[0]:+.1f} to {more[-1]:+.1f})"
+def _rows(measured: dict[str, list[tuple[float, float]]]) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for name, pairs in measured.items():
+        compared, digits = (_ratio(pairs), 0) if name.endswith("/s") else (_more(pairs), 1)
+        medians = (statistics.median(side) for side in zip(*pairs, strict=True))
+        rows.append([name, *(f"{median:.{digits}f}" for median in medians), compared])
+    return rows
 
 
-def _ratio(measured: dict[str, list[float]], name: str) -> str:
-    """Median of the ratios within each round."""
-    pairs = zip(measured[f"{name}, quire"], measured[f"{name}, raw"], strict=True)
-    return f"{statistics.median(quire / raw for quire, raw in pairs):.3f}"
+def _more(pairs: list[tuple[float, float]]) -> str:
+    """The median of the differences within the pairs, and between which two half of them are."""
+    more = [quire - raw for quire, raw in pairs]
+    low, middle, high = statistics.quantiles(more, n=4)
+    return f"{middle:+.1f} ms ({low:+.1f} to {high:+.1f})"
+
+
+def _ratio(pairs: list[tuple[float, float]]) -> str:
+    """The same of the ratios."""
+    low, middle, high = statistics.quantiles([quire / raw for quire, raw in pairs], n=4)
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def measure_starts() -> None:
@@ -240,10 +249,12 @@ def run_quire(**more: Any) -> None:
     arguments = {"model_name_or_path": str(qwen2_26m()), "template": "qwen"}
     with ChatModel({**arguments, "infer_backend": "vllm", **more}) as model:
         asked = conversations(STREAMS)
-        one = {**OPTIONS, "max_new_tokens": 1}
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*(model.achat(one, **_options(NEW_TOKENS)) for one in asked))
+
         _measure_one(
-            lambda: model.chat(asked[0], **one),
-            lambda: asyncio.run(_all(lambda place: model.achat(asked[place], **OPTIONS))),
+            lambda: model.chat(asked[0], **_options(1)), lambda: asyncio.run(all_of_them())
         )
 
 
@@ -252,7 +263,8 @@ def main(names: list[str]) -> None:
         "plain": run_plain,
         "quire": run_quire,
         "quire eager": lambda: run_quire(vllm_enforce_eager=True),
-        "overhead": measure_overhead,
+        "overhead": functools.partial(measure_overhead, *PARTS),
+        **{part: functools.partial(measure_overhead, part) for part in PARTS},
         "starts": measure_starts,
     }
     for name in names or ["overhead", "starts"]:

@@ -95,7 +95,7 @@ def test_bad_media_are_their_requests_own_error(model: ChatModel, wrong: str) ->
     fine = prompt(1, picture(24, 24))
     if wrong == "kind":
         heard = sound(4_000)
-        item, text = MediaItem("audio", heard, heard.content_hash, 2, 9), "takes no audio"
+        item, text = MediaItem("audio", heard, heard.content_hash, 2, 9), "no audio input"
     elif wrong == "count":
         seen = picture(40, 40)
         item, text = MediaItem("image", seen, seen.content_hash, 2, 9), r"features \(25, 64\)"

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -17,7 +19,7 @@ from quire.outputs import Usage
 from quire.remote import client
 from quire.remote import servers as pool_module
 from tests.remote.conftest import Connect, MakeServers, make_engine
-from tests.remote.fake_server import IDS, WORDS, FakeServer
+from tests.remote.fake_server import IDS, WORDS
 
 USER = [{"role": "user", "content": "Tell me a story."}]
 TEXT = "".join(WORDS)
@@ -32,11 +34,12 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not happen in 10 s")
 
 
-def free_address() -> str:
-    """An address where nobody listens."""
-    server = FakeServer().start()
-    server.stop()
-    return server.address
+@contextmanager
+def dead_address() -> Iterator[str]:
+    """An address where nobody listens, nor can begin to: the port is taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 # --- answers ---
@@ -148,11 +151,11 @@ def test_a_refused_connection_goes_to_the_next_server(
     servers: MakeServers, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     (server,) = servers()
-    dead = free_address()
-    model = connect(dead, server)
-    assert dead in caplog.text
-    for _ in range(3):
-        assert model.chat(USER)[0].response_text == TEXT
+    with dead_address() as dead:
+        model = connect(dead, server)
+        assert dead in caplog.text
+        for _ in range(3):
+            assert model.chat(USER)[0].response_text == TEXT
     assert len(server.posts) == 3
 
 
@@ -324,8 +327,11 @@ def test_requests_spread_over_three_servers(servers: MakeServers, connect: Conne
 
 
 def test_no_server_at_all_is_an_error_of_the_start() -> None:
-    one, two = free_address(), free_address()
-    with pytest.raises(errors.EngineStartError) as caught:
+    with (
+        dead_address() as one,
+        dead_address() as two,
+        pytest.raises(errors.EngineStartError) as caught,
+    ):
         make_engine(one, two)
     assert one in str(caught.value)
     assert two in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import signal
 import time
 from collections import Counter
@@ -48,6 +49,8 @@ async def idle(server: Running, seconds: float = 10) -> None:
 
 
 async def test_a_thousand_streams_at_once(server: Running) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
     before = server.peak_memory()
     answers = await asyncio.gather(*(read_all(server.port, asked(8)) for _ in range(STREAMS)))
     assert Counter(status for status, _ in answers) == {200: STREAMS}
@@ -89,7 +92,7 @@ async def test_a_client_that_goes_frees_its_blocks_within_a_second(server: Runni
 
 
 async def test_a_body_and_headers_that_drip_harm_nobody(server: Running) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"GET /health HTTP/1.1\r\nx-endless: ")
     with pytest.raises(ConnectionError):
         while True:

@@ -17,8 +17,9 @@ from quire.arguments import (
     ModelArguments,
     get_infer_args,
 )
-from quire.chat.base_engine import BaseEngine, Messages, Tools
+from quire.chat.base_engine import BaseEngine
 from quire.chat.loop_thread import LoopThread
+from quire.chat.preparation import Messages, Tools
 from quire.chat.response import ChatDelta, Response
 from quire.outputs import Delta
 from quire.prompt import Prompt

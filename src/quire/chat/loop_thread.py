@@ -6,24 +6,69 @@ Each bridge cancels its task when its consumer stops: an abandoned stream is an 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from quire.chat.outbox import Inbox, Outbox
+from quire.chat.crossing import Crossing, Inbox
 from quire.errors import EngineClosedError, EngineError
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
 class _End:
-    """Ends a bridged stream; carries the exception that ended it, if one did."""
+    """Ends a stream or a call: with the exception that ended it, or a call's result."""
 
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
+    error: BaseException | None = None
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class _Ways:
+    """Between a caller's loop and ours; all of the caller's streams and calls share them."""
+
+    there: Crossing
+    back: Crossing
+
+
+class _Job:
+    """A caller's coroutine in our loop; however it ends, its end is put where it is waited for.
+
+    `start` and `cancel` run in our loop, in either order.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], put: Callable[[_End], None]) -> None:
+        self._coroutine, self._put = coroutine, put
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelled = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._cancelled:
+            self._coroutine.close()
+            return
+        self._task = loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def lost(self) -> _End:
+        """Our loop was closed before the start."""
+        self._coroutine.close()
+        return _End(_closed())
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        error = _closed() if task.cancelled() else task.exception()
+        with contextlib.suppress(asyncio.CancelledError):  # nobody waits any more
+            self._put(_End(error) if error is not None else _End(result=task.result()))
 
 
 class LoopThread:
@@ -31,9 +76,9 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
-        self._outboxes_lock = threading.Lock()
-        # By the loop's id: an outbox lives as long as a stream uses it, and keeps its loop so long.
-        self._outboxes: weakref.WeakValueDictionary[int, Outbox] = weakref.WeakValueDictionary()
+        self._ways_lock = threading.Lock()
+        # By the loop's id: ways live as long as something uses them, and keep their loop so long.
+        self._open_ways: weakref.WeakValueDictionary[int, _Ways] = weakref.WeakValueDictionary()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
@@ -53,25 +98,44 @@ class LoopThread:
 
     async def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine from any loop; cancelling the caller cancels it."""
-        return await asyncio.wrap_future(self._submit(coroutine))
+        ways = self._ways()
+        inbox: Inbox[_End] = Inbox(ways.back)
+        job = _Job(coroutine, inbox.put)
+        ways.there.call(job.start, self._loop, lambda: inbox.arrive(job.lost()))
+        try:
+            await inbox.more()
+        except BaseException:
+            self._cancel(job)
+            raise
+        end = inbox.items.popleft()
+        if end.error is not None:
+            raise end.error
+        return end.result
 
     def iterate(self, stream: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         """Iterate a stream from a plain thread; nothing runs before the first item is asked for."""
         self._refuse_own_thread(stream)
         items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
-        pump = self._submit(_pump(stream, items.put))
+        job = _Job(_pump(stream, items.put), items.put)
+        try:
+            self._loop.call_soon_threadsafe(job.start, self._loop)
+        except RuntimeError:
+            items.put(job.lost())
         try:
             while not isinstance(item := items.get(), _End):
                 yield item
-            if item.error is not None:
-                raise item.error
-        finally:
-            pump.cancel()
+        except BaseException:
+            self._cancel(job)
+            raise
+        if item.error is not None:
+            raise item.error
 
     async def aiterate(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """Iterate a stream from any loop."""
-        inbox: Inbox[T | _End] = Inbox(self._outbox(asyncio.get_running_loop()))
-        pump = self._submit(_pump(stream, inbox.put))
+        ways = self._ways()
+        inbox: Inbox[T | _End] = Inbox(ways.back)
+        job = _Job(_pump(stream, inbox.put), inbox.put)
+        ways.there.call(job.start, self._loop, lambda: inbox.arrive(job.lost()))
         items = inbox.items
         try:
             while True:
@@ -81,18 +145,25 @@ class LoopThread:
                 if isinstance(item, _End):
                     break
                 yield item
-            if item.error is not None:
-                raise item.error
-        finally:
-            pump.cancel()
+        except BaseException:
+            self._cancel(job)
+            raise
+        if item.error is not None:
+            raise item.error
 
-    def _outbox(self, loop: asyncio.AbstractEventLoop) -> Outbox:
-        """The way to a caller's loop, one for all of its streams."""
-        with self._outboxes_lock:
-            outbox = self._outboxes.get(id(loop))
-            if outbox is None:
-                outbox = self._outboxes[id(loop)] = Outbox(loop)
-            return outbox
+    def _cancel(self, job: _Job) -> None:
+        with contextlib.suppress(RuntimeError):  # closed: it has ended
+            self._loop.call_soon_threadsafe(job.cancel)
+
+    def _ways(self) -> _Ways:
+        """Those of the loop that runs here."""
+        loop = asyncio.get_running_loop()
+        with self._ways_lock:
+            ways = self._open_ways.get(id(loop))
+            if ways is None:
+                ways = _Ways(Crossing(loop, self._loop), Crossing(self._loop, loop))
+                self._open_ways[id(loop)] = ways
+            return ways
 
     def stop(self) -> None:
         """Cancel what still runs, then end the loop and its thread."""
@@ -106,7 +177,7 @@ class LoopThread:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         except RuntimeError:
             coroutine.close()
-            raise EngineClosedError("The model was closed.") from None
+            raise _closed() from None
 
     def _refuse_own_thread(self, work: Any) -> None:
         if threading.current_thread() is self._thread:
@@ -123,16 +194,12 @@ class LoopThread:
         await self._loop.shutdown_default_executor()
 
 
-async def _pump(stream: AsyncGenerator[T, None], put: Callable[[T | _End], None]) -> None:
-    """Carry a stream's items, then its end, to where they are wanted."""
-    try:
-        async with aclosing(stream):
-            async for item in stream:
-                put(item)
-    except asyncio.CancelledError:
-        put(_End(EngineClosedError("The model was closed.")))
-        raise
-    except BaseException as error:
-        put(_End(error))
-    else:
-        put(_End(None))
+def _closed() -> EngineClosedError:
+    return EngineClosedError("The model was closed.")
+
+
+async def _pump(stream: AsyncGenerator[T, None], put: Callable[[T], None]) -> None:
+    """Carry a stream's items to where they are wanted."""
+    async with aclosing(stream):
+        async for item in stream:
+            put(item)

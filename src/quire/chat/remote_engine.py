@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
-from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
+from quire.chat.base_engine import BaseEngine
 from quire.chat.in_time import in_time
 from quire.chat.media_prompts import CallMedia
+from quire.chat.preparation import Messages, Request, Tools
 from quire.chat.response import ChatDelta
 from quire.errors import (
     GenerationError,

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
-from quire.chat.base_engine import BaseEngine, Messages, Request, Tools
+from quire.chat.base_engine import BaseEngine
 from quire.chat.in_time import in_time
 from quire.chat.media_prompts import CallMedia, MediaPrompts
+from quire.chat.preparation import Messages, Request, Tools
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
 from quire.errors import EngineError, SamplingError
 from quire.media.placement import check_kind
@@ -28,7 +29,7 @@ from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
 from quire.vllm.adapters import ServedAdapters
 from quire.vllm.devices import find_devices
-from quire.vllm.failures import translate
+from quire.vllm.failures import our_errors
 from quire.vllm.launch import Started, engine_argument_names, import_vllm
 from quire.vllm.media import VllmInput, media_input, media_kinds, salted
 from quire.vllm.model_facts import ModelFacts, check_weights, read_model_facts
@@ -138,11 +139,12 @@ class VllmEngine(BaseEngine):
         """Complete one prompt; see BaseEngine."""
         inputs = await self._inputs(prompt)
         reader = DeltaReader(params, len(inputs["prompt_token_ids"]))
-        outputs = self._outputs(inputs, params, adapter, request_id)
-        async with aclosing(outputs):
-            async for output in outputs:
-                for delta in reader.read(output):
-                    yield delta
+        outputs = await self._outputs(inputs, params, adapter, request_id)
+        with our_errors():
+            async with aclosing(outputs):
+                async for output in outputs:
+                    for delta in reader.read(output):
+                        yield delta
         if reader.unfinished:
             raise EngineError("vLLM ended the request before its completions were finished.")
 
@@ -167,25 +169,20 @@ class VllmEngine(BaseEngine):
         *,
         cumulative: bool = False,
     ) -> AsyncGenerator[RequestOutput, None]:
-        """vLLM's own outputs, with its errors as ours; closing it aborts the request in vLLM."""
+        """vLLM's own iterator, with its own errors; closing it aborts the request in vLLM."""
         started = self._running()
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, adapter)
-        stream = started.engine.generate(
+        # Requests that came together are all prepared before the first of them is sent: vLLM's
+        # processes then take every core.
+        await asyncio.sleep(0)
+        return started.engine.generate(
             salted(inputs, params.cache_salt),
             settings,
             request_id or f"request-{next(self._request_numbers)}",
             lora_request=lora,
             priority=params.priority,
         )
-        try:
-            async with aclosing(stream):
-                async for output in stream:
-                    yield output
-        except (asyncio.CancelledError, GeneratorExit):
-            raise
-        except Exception as error:
-            raise translate(error) from error
 
     async def _generate(
         self,
@@ -211,13 +208,22 @@ class VllmEngine(BaseEngine):
         # Special tokens are shown only where our own reader needs them among the text.
         skip = request.params.skip_special_tokens or bool(request.hidden)
         params = replace(request.params, skip_special_tokens=skip)
-        inputs = await self._inputs(request.prompt)
-        outputs = self._outputs(
-            inputs, params, request.adapter, request.request_id, cumulative=True
-        )
+        outputs = self._cumulative(request, params)
         async with aclosing(in_time(outputs, params.timeout)) as timed:
             async for output in timed:
                 yield output
+
+    async def _cumulative(
+        self, request: Request, params: SamplingParams
+    ) -> AsyncGenerator[RequestOutput, None]:
+        inputs = await self._inputs(request.prompt)
+        outputs = await self._outputs(
+            inputs, params, request.adapter, request.request_id, cumulative=True
+        )
+        with our_errors():
+            async with aclosing(outputs):
+                async for output in outputs:
+                    yield output
 
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score each text with a reward model that vLLM can pool (`stage: rm`).

@@ -133,7 +133,7 @@ _KINDS: tuple[tuple[type[BaseException], int, str, str | None, float | None], ..
     (RequestError, 400, _REQUEST, None, None),
     (AdapterError, 400, _REQUEST, "adapter_refused", None),
     (OutOfMemoryError, 400, _REQUEST, "context_length_exceeded", None),
-    (RequestTimeoutError, 504, "timeout_error", "timeout", None),
+    (RequestTimeoutError, 408, "timeout_error", "timeout", None),
     (EngineDeadError, 503, _SERVER, "engine_dead", 5.0),
     (EngineClosedError, 503, _SERVER, "engine_closed", 5.0),
     (EngineStartError, 503, _SERVER, "engine_failed", 5.0),

@@ -19,8 +19,9 @@ from quire.server.call import CALLER, Caller
 from quire.server.errors import Unauthorized, problem_of
 from quire.server.refusal import ErrorForm, openai_form, refuse
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What is answered without a key."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/", "/page/"})
+"""What is answered without a key: probes, and the chat page, whose files hold no secret and which asks
+for a key itself. One that ends with a slash stands for all below it, except `/`."""
 
 _HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _LONGEST = 512  # bytes of a key that are looked at
@@ -126,6 +127,7 @@ class Keys:
         """Without a ring everybody comes in; `open_paths` need no key in any case."""
         self._app, self._ring, self._form = app, ring, form
         self._open = frozenset(open_paths)
+        self._below = tuple(path for path in self._open if path.endswith("/") and path != "/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ring = self._ring
@@ -136,10 +138,14 @@ class Keys:
         caller = None if key is None else ring.find(key)
         if caller is not None:
             scope[CALLER] = caller
-        elif scope["path"] not in self._open:
+        elif not self._is_open(scope["path"]):
             await refuse(scope, send, problem_of(_refusal(key)), self._form)
             return
         await self._app(scope, receive, send)
+
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._open or (bool(self._below) and path.startswith(self._below))
 
 
 def presented(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:

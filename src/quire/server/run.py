@@ -68,6 +68,7 @@ def run(
 ) -> None:
     """Serve the engine that `make_engine` makes; see `serve`."""
     ring = KeyRing.of(arguments)
+    _allow_many_files()
     listening = sockets or [listen(arguments.host, arguments.port)]
     try:
         _run(make_engine, arguments, ring, log, listening)
@@ -167,6 +168,18 @@ def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
         limit_concurrency=arguments.max_connections,
         backlog=4096,
     )
+
+
+def _allow_many_files() -> None:
+    """Each connection is an open file, of which a process may have few unless it asks for more."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:

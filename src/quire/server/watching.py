@@ -24,13 +24,13 @@ class Watcher:
     def __init__(self, figures: Figures, tracer: Tracer | None = None) -> None:
         self._figures, self._tracer = figures, tracer
 
-    def __call__(self, kind: Kind, caller: Caller, count: int) -> Watched:
+    def __call__(self, kind: Kind, caller: Caller, count: int) -> Watching:
         """Begin to watch a request."""
         self._figures.completions.add(count)
-        return Watched(self._figures, self._tracer, kind, count)
+        return Watching(self._figures, self._tracer, kind, count)
 
 
-class Watched:
+class Watching:
     """One request under way. Its times are seconds of the monotonic clock."""
 
     __slots__ = (

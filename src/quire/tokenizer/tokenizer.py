@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ class Tokenizer:
         self.special_tokens = dict(special_tokens or {})
         self._lock = threading.Lock()
         self._guards: dict[frozenset[str], Guard] = {}
+        # A format writes the same before every conversation, as its default system prompt.
+        self._encode_own = functools.lru_cache(maxsize=64)(self.encode)
         self._look_at_added()
 
     @classmethod
@@ -130,7 +133,7 @@ class Tokenizer:
         if not text:
             return []
         if not any(span.literal and span.text for span in spans):
-            return self.encode(text)
+            return self._encode_own(text).copy()
         return self.guard(control).encode(spans)
 
     def encode_literal(self, text: str, control: frozenset[str] = frozenset()) -> list[int]:
@@ -172,6 +175,7 @@ class Tokenizer:
                 [AddedToken(token, special=special, normalized=not special) for token in wanted]
             )
             self._guards.clear()
+            self._encode_own.cache_clear()
             self._look_at_added()
         return len(new)
 

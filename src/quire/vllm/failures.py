@@ -6,6 +6,9 @@ them have moved, and a wrong request was a ValueError before vLLM 0.27 and is a 
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 from quire.errors import (
     EngineDeadError,
     EngineError,
@@ -26,6 +29,17 @@ _NO_ADAPTER = {"LoRAAdapterNotFoundError"}
 _WRONG = {"VLLMClientError", "VLLMValidationError", "VLLMNotFoundError", "ValueError", "TypeError"}
 _TOO_LONG = ("maximum model length", "max_model_len", "longer than the maximum", "context length")
 _MEDIA = ("multi-modal", "multimodal", "image", "video", "audio")
+
+
+@contextmanager
+def our_errors() -> Generator[None]:
+    """What vLLM raises in here comes out as ours."""
+    try:
+        yield
+    except QuireError:
+        raise
+    except Exception as error:
+        raise translate(error) from error
 
 
 def translate(error: BaseException) -> QuireError:

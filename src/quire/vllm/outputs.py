@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,41 +35,43 @@ class DeltaReader:
         self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self.unfinished = params.n
 
-    def read(self, output: RequestOutput) -> Iterator[Delta]:
+    def read(self, output: RequestOutput) -> list[Delta]:
         """The deltas in one output."""
         if output.prompt_logprobs and self._prompt_logprobs is None:
             self._prompt_logprobs = _prompt_logprobs(
                 output.prompt_token_ids or [], output.prompt_logprobs, self._params.prompt_logprobs
             )
+        deltas: list[Delta] = []
         for completion in output.outputs:
             delta = self._delta(completion, output.num_cached_tokens or 0)
             if delta is None:
                 continue
-            self.unfinished -= self._copies if delta.finish_reason is not None else 0
-            yield delta
-            for index in range(1, self._copies):
-                yield replace(delta, index=index, prompt_logprobs=None)
+            deltas.append(delta)
+            if self._copies > 1:
+                deltas += [
+                    replace(delta, index=index, prompt_logprobs=None)
+                    for index in range(1, self._copies)
+                ]
+        return deltas
 
     def _delta(self, completion: CompletionOutput, cached: int) -> Delta | None:
         index, tokens = completion.index, tuple(completion.token_ids)
-        reason = _finish_reason(completion.finish_reason)
+        reason = completion.finish_reason
         if not tokens and not completion.text and reason is None:
             return None
         count = self._counts[index] = self._counts.get(index, 0) + len(tokens)
-        prompt_logprobs = None
+        delta = Delta(index, completion.text, tokens, self._logprobs(tokens, completion.logprobs))
         if index == 0:
-            prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
-        return Delta(
-            index=index,
-            text=completion.text,
-            token_ids=tokens,
-            logprobs=self._logprobs(tokens, completion.logprobs),
-            finish_reason=reason,
-            stop_reason=self._stop_reason(completion.stop_reason),
-            usage=None if reason is None else Usage(self._prompt_length, count, cached),
-            prompt_logprobs=prompt_logprobs,
-            error="vLLM failed in a step of this request." if reason == "error" else None,
-        )
+            delta.prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
+        if reason is not None:
+            self.unfinished -= self._copies
+            # A word that a later version brings is an end like any other.
+            delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
+            delta.stop_reason = self._stop_reason(completion.stop_reason)
+            delta.usage = Usage(self._prompt_length, count, cached)
+            if delta.finish_reason == "error":
+                delta.error = "vLLM failed in a step of this request."
+        return delta
 
     def _logprobs(self, tokens: tuple[int, ...], found: Any) -> tuple[TokenLogprob, ...] | None:
         top = self._params.logprobs
@@ -84,11 +86,6 @@ class DeltaReader:
         if reason in self._params.stop_token_ids or isinstance(reason, str):
             return reason
         return None
-
-
-def _finish_reason(reason: str | None) -> FinishReason | None:
-    """Ours for vLLM's; a word that a later version brings is an end like any other."""
-    return None if reason is None else _FINISH_REASONS.get(reason, "stop")
 
 
 def _token_logprob(token: int, row: Mapping[int, Any], top: int) -> TokenLogprob:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.errors import PromptTooLongError, UnsupportedOptionError
-from quire.vllm.failures import translate
+from quire.vllm.failures import our_errors
 from quire.vllm.launch import Started
 
 _numbers = itertools.count()
@@ -41,10 +41,8 @@ async def _one(started: Started, ids: list[int]) -> float:
     from vllm.inputs import tokens_input
 
     params = PoolingParams(task="classify", use_activation=False)
-    try:
+    with our_errors():
         stream = started.engine.encode(tokens_input(ids), params, f"score-{next(_numbers)}")
         async for output in stream:
             return float(output.outputs.data.flatten()[0])
-    except Exception as error:
-        raise translate(error) from error
     raise AssertionError("vLLM ended a score without an output")

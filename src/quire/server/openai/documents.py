@@ -17,7 +17,7 @@ _ERRORS: dict[int, str] = {
     429: "Overloaded: come again after `Retry-After`.",
     500: "The engine failed at this request.",
     503: "Loading, draining, or without an engine.",
-    504: "The request's time limit passed.",
+    408: "The request's time limit passed.",
 }
 
 
