@@ -147,7 +147,8 @@ class Admission:
     async def _enter(self, ticket: Ticket) -> None:
         ticket.entered_at = time.monotonic()
         self.check_open()
-        if self._has_room(ticket.cost) and not self._waiting:
+        is_next = not self._waiting or _order(ticket) < _order(self._waiting[0])
+        if is_next and self._has_room(ticket.cost):
             self._run(ticket)
             return
         if len(self._waiting) >= self.max_waiting:

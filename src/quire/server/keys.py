@@ -143,7 +143,6 @@ class Keys:
             return
         await self._app(scope, receive, send)
 
-
     def _is_open(self, path: str) -> bool:
         return path in self._open or (bool(self._below) and path.startswith(self._below))
 
