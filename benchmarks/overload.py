@@ -65,22 +65,32 @@ def body(tokens: int) -> bytes:
     ).encode()
 
 
-async def ask(port: int, outcome: Outcome, tokens: int) -> None:
-    """One request on a connection of its own."""
-    began = time.monotonic()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    content = body(tokens)
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_FREE: list[Connection] = []
+"""Connections that no request uses: clients keep theirs open."""
+
+
+async def exchange(port: int, content: bytes) -> int:
+    """One request and its whole answer, whose status this is."""
+    reader, writer = _FREE.pop() if _FREE else await asyncio.open_connection("127.0.0.1", port)
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
         f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     )
     writer.write(head.encode() + content)
-    answer = await reader.read()
-    writer.close()
+    answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+    await reader.readexactly(int(answer.split(b"content-length: ")[1].split(b"\r")[0]))
+    _FREE.append((reader, writer))
+    return int(answer.split(b" ", 2)[1])
+
+
+async def ask(port: int, outcome: Outcome, tokens: int) -> None:
+    """One request, counted."""
+    began = time.monotonic()
+    status = await exchange(port, body(tokens))
     seconds = time.monotonic() - began
-    status = int(answer.split(b" ", 2)[1])
     outcome.statuses[status] += 1
-    if status == 200 and not WARM <= time.monotonic() - outcome.began <= WARM + outcome.seconds:
+    if not WARM <= time.monotonic() - outcome.began <= WARM + outcome.seconds:
         return
     if status == 200 and seconds <= DEADLINE:
         outcome.good += 1

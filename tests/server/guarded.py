@@ -63,7 +63,7 @@ class Guarded:
         """The log so far."""
         while not self.log._lines.empty():  # pyright: ignore[reportPrivateUsage]
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.06)
         return [json.loads(line) for line in self.written.getvalue().splitlines()]
 
 

@@ -154,7 +154,7 @@ class Admission:
         if len(self._waiting) >= self.max_waiting:
             raise self._overloaded(_FULL)
         patience = self._patience(ticket)
-        if self._expected_wait() > patience:
+        if _MARGIN * self._expected_wait() > patience:
             raise self._overloaded("The server is busy, and the request's time would pass waiting.")
         await self._wait(ticket, patience)
 
@@ -291,6 +291,7 @@ class Admission:
         assert self._idle.is_set() == (not self._running and not self._waiting)
 
 
+_MARGIN = 1.2  # a wait is told to be so much longer than it is expected to be
 _FULL = "The server is busy and its queue is full: try again later."
 
 

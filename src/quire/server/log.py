@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -24,6 +24,7 @@ from quire.errors import ConfigError, EngineError, ModelError
 
 Level = Literal["debug", "info", "warning", "error"]
 
+_GATHERING = 0.02  # seconds in which lines are gathered, so that few writes are made
 _WAITING = 10_000  # lines that wait for the disk
 _LONGEST = 2000  # characters of one value
 _FRAMES = 30
@@ -36,6 +37,7 @@ class EventLog:
         """`output` takes bytes; None is the standard error, as it is at each moment."""
         self._output, self._as_json = output, as_json
         self._dropped = 0
+        self._closing = threading.Event()
         self._lines: queue.Queue[bytes | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._write_all, name="quire-log", daemon=True)
         self._thread.start()
@@ -72,6 +74,7 @@ class EventLog:
 
     def close(self) -> None:
         """Write what waits, for a second at most, and end the thread."""
+        self._closing.set()
         try:
             self._lines.put(None, timeout=1)
         except queue.Full:
@@ -79,11 +82,19 @@ class EventLog:
         self._thread.join(1)
 
     def _write_all(self) -> None:
-        while (line := self._lines.get()) is not None:
+        ended = False
+        while not ended:
+            lines = [self._lines.get()]
+            self._closing.wait(_GATHERING)
+            with suppress(queue.Empty):
+                while True:
+                    lines.append(self._lines.get_nowait())
+            ended = None in lines
+            found = [line for line in lines if line is not None]
             try:
-                self._write(line)
+                self._write(b"".join(found))
             except (OSError, ValueError):  # a full disk, a pipe that nobody reads, a closed file
-                self._dropped += 1
+                self._dropped += len(found)
         if self._output is not None:
             self._output.close()
 
