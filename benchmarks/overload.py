@@ -131,7 +131,9 @@ def start(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     log = folder / "log"
     code = "import sys; from quire.cli.main import main; sys.exit(main(sys.argv[1:]))"
     words = ["port=0", f"max_running={RUNNING}", "max_waiting=256", f"log_file={log}"]
-    process = subprocess.Popen([sys.executable, "-c", code, "serve", *words, "native_num_threads=1"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "serve", *words, "native_num_threads=1"]
+    )
     while not log.exists() or '"ready"' not in log.read_text():
         if process.poll() is not None:
             raise SystemExit("The server did not start.")
