@@ -194,7 +194,8 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(place[:2], family=family, backlog=4096)
     except OSError as error:
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
+        number = error.errno or 0  # names that cannot be resolved have negative ones
+        reason = os.strerror(number) if number > 0 else str(error)
         raise ConfigError(f"Cannot listen at {host}, port {port}: {reason}.") from None
 
 
