@@ -39,6 +39,12 @@ def test_both_forms_give_the_same_values() -> None:
     assert ours.messages[1] == Message("assistant", tool_calls=(ToolCall("f", '{"a": "é"}'),))
 
 
+def test_no_system_message_in_front_is_lost() -> None:
+    turns = [{"role": "system", "content": "A"}, {"role": "developer", "content": "B"}, USER]
+    assert read_conversation(turns).system == "A\n\nB"
+    assert read_conversation(turns, system="C").system == "C"
+
+
 def test_the_callers_messages_are_never_changed() -> None:
     messages = [
         {"role": "system", "content": "S"},

@@ -138,7 +138,7 @@ def read_conversation(
 ) -> Conversation:
     """Read a conversation from the caller's messages, in either form.
 
-    A system message in front is taken out and becomes `system`, unless `system` is given, which
+    System messages in front are taken out and become `system`, unless `system` is given, which
     wins. Roles must alternate: user or tool results, then assistant, and so on, ending with a
     user's turn or tool results.
 
@@ -149,11 +149,14 @@ def read_conversation(
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise MessageError('messages must be a list of {"role": ..., "content": ...}.')
     turns = [read_message(message, place) for place, message in enumerate(messages)]
+    given: list[str] = []
     while turns and turns[0].role == "system":
         first = turns.pop(0)
         if first.media:
             raise MessageError(f"A system message holds text alone, not {first.media[0].kind}.")
-        system = first.text if system is None else system
+        given.append(first.text)
+    if system is None and given:
+        system = "\n\n".join(given)
     _check_order(turns)
     return Conversation(tuple(turns), system, read_tools(tools))
 

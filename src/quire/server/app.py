@@ -13,11 +13,15 @@ from starlette.types import ASGIApp
 
 from quire import __version__
 from quire.errors import QuireError
+from quire.server import adapters, tokens
+from quire.server.anthropic import messages
+from quire.server.anthropic.errors import error_body
 from quire.server.disconnect import ClientGone
 from quire.server.errors import Problem, problem_of
-from quire.server.openai import chat, completions, models
+from quire.server.openai import chat, completions, embeddings, models, scores
 from quire.server.openai.answers import State
 from quire.server.openai.documents import complete_page
+from quire.server.openai.responses import router as responses
 from quire.server.openai.writing import to_json
 from quire.server.service import Service
 
@@ -27,10 +31,20 @@ ServiceOf: TypeAlias = Callable[[Request], Service]
 MakeRouter: TypeAlias = Callable[[ServiceOf], APIRouter]
 ErrorForm: TypeAlias = Callable[[Problem], Mapping[str, Any]]
 
-ROUTERS: tuple[MakeRouter, ...] = (chat.router, completions.router, models.router)
+ROUTERS: tuple[MakeRouter, ...] = (
+    chat.router,
+    completions.router,
+    models.router,
+    responses.router,
+    messages.router,
+    embeddings.router,
+    scores.router,
+    tokens.router,
+    adapters.router,
+)
 """Every API's routes; a module of routes has a `router` and stands here."""
 
-ERROR_FORMS: dict[str, ErrorForm] = {}
+ERROR_FORMS: dict[str, ErrorForm] = {messages.PATH: error_body}
 """The error bodies of APIs that are not OpenAI's, by the beginning of their paths."""
 
 Guard: TypeAlias = Callable[[ASGIApp], ASGIApp]
@@ -92,7 +106,7 @@ def _handle_errors(app: FastAPI) -> None:
         problem = _problem(error)
         if problem.status == 500 and not isinstance(error, QuireError):
             logger.error("A fault at %s.", request.url.path, exc_info=error)
-        return _json(problem.status, error_body(request.url.path, problem), problem.headers)
+        return _json(problem.status, problem_body(request.url.path, problem), problem.headers)
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
@@ -113,7 +127,7 @@ def _problem(error: Exception) -> Problem:
     return problem_of(error)
 
 
-def error_body(path: str, problem: Problem) -> Mapping[str, Any]:
+def problem_body(path: str, problem: Problem) -> Mapping[str, Any]:
     """What tells of a problem at a path, in the form of the path's API."""
     for start, form in ERROR_FORMS.items():
         if path.startswith(start):

@@ -76,6 +76,14 @@ class ModelNotServed(ServerError):
     code = "model_not_found"
 
 
+class NotAllowed(ServerError):
+    """The model that is served does nothing of this kind."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "not_supported"
+
+
 class TooLarge(ServerError):
     """The body is larger than the server takes."""
 

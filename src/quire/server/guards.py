@@ -7,7 +7,7 @@ from functools import partial
 
 from starlette.middleware.cors import CORSMiddleware
 
-from quire.server.app import Guard, error_body
+from quire.server.app import Guard, problem_body
 from quire.server.arguments import ServerArguments
 from quire.server.early import Early
 from quire.server.keys import KeyRing, Keys
@@ -46,7 +46,7 @@ def guards_of(
         )
     return [
         *guards,
-        partial(Keys, ring=ring, form=error_body),
-        partial(Early, gate=gate, form=error_body),
-        partial(Limits, arguments=arguments, form=error_body),
+        partial(Keys, ring=ring, form=problem_body),
+        partial(Early, gate=gate, form=problem_body),
+        partial(Limits, arguments=arguments, form=problem_body),
     ]

@@ -53,6 +53,8 @@ def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
     if fault["type"] == "value_error":
         return BadRequest(sentence(str(context["error"])), param=param)
     text = fault["msg"][:1].lower() + fault["msg"][1:]
+    if fault["type"].startswith("unknown_"):  # a union's member: `unions.tagged`
+        text += _unknown_kind(fault["input"], fault["type"].removeprefix("unknown_"))
     return BadRequest(sentence(f"{path or 'The body'}: {text}"), param=param)
 
 
@@ -65,6 +67,12 @@ def _path(loc: Sequence[int | str]) -> str:
         elif item.isidentifier() and not item[0].isupper():
             path += f".{item}" if path else item
     return path
+
+
+def _unknown_kind(value: object, key: str) -> str:
+    """What stands at the key that was looked at."""
+    found = value.get(key) if isinstance(value, Mapping) else value
+    return f"; not {found[:80]!r}" if isinstance(found, str) else ""
 
 
 def _unknown(path: str, kind: type[Body]) -> str:

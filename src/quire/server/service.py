@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -19,7 +19,7 @@ from quire.prompt import Prompt
 from quire.sampling import SAMPLING_OPTIONS, check_option_names, resolve
 from quire.server.arguments import ServerArguments
 from quire.server.call import Call, Caller
-from quire.server.errors import NotReady
+from quire.server.errors import NotAllowed, NotReady
 from quire.server.limits import check_call, check_options
 from quire.server.models import ServedModels
 from quire.server.together import together
@@ -144,6 +144,13 @@ class Service:
         return self._models
 
     @property
+    def _generator(self) -> BaseEngine:
+        """The engine, if it writes text; raises NotAllowed too."""
+        if not self.engine.can_generate:
+            raise NotAllowed("This model scores texts and writes none.")
+        return self.engine
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer.
 
@@ -175,7 +182,7 @@ class Service:
             RequestError: the request is wrong.
             EngineError: the engine could not do it.
         """
-        engine, adapter = self.engine, self.models.resolve(call.model)
+        engine, adapter = self._generator, self.models.resolve(call.model)
         check_call(call, self.arguments)
         chooser = ToolChooser.of(call)
         watching = self._watch("chat", caller, call.completions)
@@ -234,7 +241,7 @@ class Service:
 
         `special`: whether a text gets the tokens that the tokenizer puts around one.
         """
-        engine, adapter = self.engine, self.models.resolve(model)
+        engine, adapter = self._generator, self.models.resolve(model)
         check_option_names(options)
         check_options(options, self.arguments, prompts=len(prompts))
         count = _count(options)
@@ -252,6 +259,25 @@ class Service:
                             delta = replace(delta, index=place * count + delta.index)
                         watching.delta(delta)
                         yield delta
+        except BaseException as error:
+            watching.end(error)
+            raise
+        watching.end(None)
+
+    @asynccontextmanager
+    async def entered(
+        self, kind: Kind, caller: Caller, options: Mapping[str, Any], adapter: str | None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Wait for admission, and watch what is done then; gives the options, made ready.
+
+        Texts of one request count as one: the engine takes them as it has room.
+        """
+        watching = self._watch(kind, caller, 1)
+        deadline = self._deadline(options)
+        try:
+            async with self._enter(1, options, deadline):
+                watching.admitted()
+                yield self._options(options, adapter, caller, deadline)
         except BaseException as error:
             watching.end(error)
             raise

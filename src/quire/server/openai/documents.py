@@ -12,7 +12,9 @@ from quire.server.reading import Body
 _ERRORS: dict[int, str] = {
     400: "The request is wrong; the message says what.",
     401: "No API key, or an unknown one.",
+    403: "The key does not allow this.",
     404: "No such model or adapter.",
+    405: "The model that is served does nothing of this kind.",
     413: "The body is too large.",
     429: "Overloaded: come again after `Retry-After`.",
     500: "The engine failed at this request.",
@@ -22,26 +24,25 @@ _ERRORS: dict[int, str] = {
 
 
 def documented(
-    body: type[Body], answer: type[BaseModel], *, streams: bool = False
+    body: type[Body] | None,
+    answer: type[BaseModel],
+    *,
+    streams: bool = False,
+    error: type[BaseModel] = ErrorBody,
 ) -> dict[str, Any]:
     """The arguments of a route's decorator: its body, its answer and its errors."""
     content: dict[str, Any] = {}
     if streams:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorBody, "description": text} for status, text in _ERRORS.items()
+        status: {"model": error, "description": text} for status, text in _ERRORS.items()
     }
     responses[200] = {"model": answer, "content": content, "description": "The answer."}
-    return {
-        "response_model": None,
-        "responses": responses,
-        "openapi_extra": {
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": _schema(body)}},
-            },
-        },
-    }
+    arguments: dict[str, Any] = {"response_model": None, "responses": responses}
+    if body is not None:
+        content = {"application/json": {"schema": _schema(body)}}
+        arguments["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
+    return arguments
 
 
 def _schema(body: type[BaseModel]) -> dict[str, Any]:

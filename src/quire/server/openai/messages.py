@@ -7,18 +7,9 @@ from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
 from typing_extensions import TypedDict
 
+from quire.server.unions import tagged
+
 _strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
-
-
-def _tagged(by_kind: dict[str, str], key: str, what: str) -> Discriminator:
-    """Chooses the member of a union by the value at `key`; tags begin with a capital letter."""
-
-    def choose(value: Any) -> str | None:
-        kind = value.get(key) if isinstance(value, dict) else None
-        return by_kind.get(kind) if isinstance(kind, str) else None
-
-    known = ", ".join(by_kind)
-    return Discriminator(choose, f"unknown_{key}", f"{what}; known are {known}")
 
 
 def _text_or_parts(value: Any) -> str | None:
@@ -83,7 +74,7 @@ class AudioPart(TypedDict):
     input_audio: Sound
 
 
-_PARTS = _tagged(
+_PARTS = tagged(
     {
         "text": "TextPart",
         "image_url": "ImagePart",
@@ -102,7 +93,7 @@ Part: TypeAlias = Annotated[
     | Annotated[AudioPart, Tag("AudioPart")],
     _PARTS,
 ]
-_OWN_PARTS = _tagged(
+_OWN_PARTS = tagged(
     {"text": "TextPart", "refusal": "RefusalPart"}, "type", "a part of an unknown type"
 )
 OwnPart: TypeAlias = Annotated[
@@ -173,7 +164,7 @@ class ToolMessage(TypedDict):
     name: NotRequired[str | None]
 
 
-_ROLES = _tagged(
+_ROLES = tagged(
     {
         "system": "SystemMessage",
         "developer": "SystemMessage",

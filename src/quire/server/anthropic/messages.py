@@ -1,0 +1,61 @@
+"""/v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request, Response
+
+from quire.server.anthropic.answers import AnthropicErrorBody, AnthropicMessage, TokenCount
+from quire.server.anthropic.request import messages_call, prompt_call
+from quire.server.anthropic.schema import CountTokensRequest, MessagesRequest
+from quire.server.anthropic.writer import MessageWriter
+from quire.server.call import caller_of
+from quire.server.openai.chat import event_stream
+from quire.server.openai.documents import documented
+from quire.server.openai.writing import to_json
+from quire.server.prompts import prompt_of, token_counter
+from quire.server.reading import read_body
+from quire.server.service import Service
+from quire.server.whole import read_whole
+
+PATH = "/v1/messages"
+
+
+def router(service_of: Callable[[Request], Service]) -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["anthropic"])
+
+    @routes.post(
+        PATH,
+        **documented(MessagesRequest, AnthropicMessage, streams=True, error=AnthropicErrorBody),
+    )
+    async def create_message(request: Request) -> Response:
+        """Answer a conversation, whole or as a stream of server-sent events."""
+        service = service_of(request)
+        body = await read_body(request, MessagesRequest)
+        call = messages_call(body)
+        writer = MessageWriter(
+            body.model,
+            stop_sequences=body.stop_sequences or (),
+            count=token_counter(service.engine),
+            omit_thoughts=(body.thinking or {}).get("display") == "omitted",
+        )
+        deltas = service.stream(call, caller_of(request))
+        if call.streamed:
+            return event_stream(service, deltas, writer)
+        await read_whole(request, deltas, writer.events)
+        return Response(to_json(writer.message), media_type="application/json")
+
+    @routes.post(
+        f"{PATH}/count_tokens",
+        **documented(CountTokensRequest, TokenCount, error=AnthropicErrorBody),
+    )
+    async def count_tokens(request: Request) -> Response:
+        """Count the tokens of a prompt; nothing is answered."""
+        service = service_of(request)
+        body = await read_body(request, CountTokensRequest)
+        prompt = await prompt_of(service, prompt_call(body))
+        return Response(to_json({"input_tokens": len(prompt)}), media_type="application/json")
+
+    return routes

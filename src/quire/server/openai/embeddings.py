@@ -1,0 +1,164 @@
+"""/v1/embeddings."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from quire.server.call import caller_of
+from quire.server.disconnect import Watched
+from quire.server.errors import BadRequest
+from quire.server.openai.documents import documented
+from quire.server.openai.writing import to_json
+from quire.server.reading import Body, read_body
+from quire.server.service import Service
+from quire.server.texts import embed
+
+MAX_TEXTS = 2048
+
+TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1)]
+
+
+def _input_kind(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "Text"
+    if not isinstance(value, list) or not value:
+        return None
+    return {str: "Texts", int: "Ids", list: "ManyIds"}.get(type(value[0]))
+
+
+Input: TypeAlias = Annotated[
+    Annotated[str, Tag("Text")]
+    | Annotated[list[str], Field(max_length=MAX_TEXTS), Tag("Texts")]
+    | Annotated[Ids, Tag("Ids")]
+    | Annotated[list[Ids], Field(max_length=MAX_TEXTS), Tag("ManyIds")],
+    Discriminator(
+        _input_kind, "input_type", "a text, token ids, or a list of one of these is needed"
+    ),
+]
+
+
+class EmbeddingsRequest(Body):
+    """The body of /v1/embeddings; the names after `user` are quire's and vLLM's."""
+
+    input: Input
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """The vectors' own length is the only one that is not refused."""
+    user: Annotated[str, Field(max_length=1024)] | None = None
+    pooling: Literal["last", "mean"] | None = None
+    normalize: bool | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    """Tokens to which a text is cut; -1 cuts to the context. Else one that is too long is refused."""
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=1e9)] | None = None
+
+
+class EmbeddingObject(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class TextUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    object: Literal["list"]
+    data: list[EmbeddingObject]
+    model: str
+    usage: TextUsage
+
+
+def router(service_of: Callable[[Request], Service]) -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["embeddings"])
+
+    @routes.post("/v1/embeddings", **documented(EmbeddingsRequest, EmbeddingList))
+    async def create_embeddings(request: Request) -> Response:
+        """Texts, or their token ids, as vectors."""
+        service = service_of(request)
+        body = await read_body(request, EmbeddingsRequest)
+        options = _options(body, service.engine.context_length)
+        texts = inputs(body.input)
+        async with Watched(request.receive):
+            found = await embed(service, texts, options, caller_of(request), model=body.model)
+        _check_dimensions(body.dimensions, len(found[0].vector))
+        shown = _base64 if body.encoding_format == "base64" else list
+        data = [
+            {"object": "embedding", "index": index, "embedding": shown(one.vector)}
+            for index, one in enumerate(found)
+        ]
+        answer = {
+            "object": "list",
+            "data": data,
+            "model": body.model or service.models.name,
+            "usage": text_usage(sum(one.usage.prompt_tokens for one in found)),
+        }
+        return Response(to_json(answer), media_type="application/json")
+
+    return routes
+
+
+def inputs(given: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
+    """One entry for each text: the text, or its token ids."""
+    if isinstance(given, str) or isinstance(given[0], int):
+        return [given]
+    return list(given)
+
+
+def text_usage(tokens: int) -> dict[str, int]:
+    """The usage of a request that generates nothing."""
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+def cut_length(wanted: int | None, context: int) -> int | None:
+    """vLLM's `truncate_prompt_tokens` as a length; None cuts nothing.
+
+    Raises:
+        BadRequest: it leaves nothing of a text.
+    """
+    if wanted == 0:
+        raise BadRequest(
+            "truncate_prompt_tokens must be -1 or at least 1.", param="truncate_prompt_tokens"
+        )
+    return context if wanted == -1 else wanted
+
+
+def _options(body: EmbeddingsRequest, context: int) -> dict[str, Any]:
+    options = {
+        "pooling": body.pooling,
+        "normalize": body.normalize,
+        "add_special_tokens": body.add_special_tokens,
+        "max_length": cut_length(body.truncate_prompt_tokens, context),
+        "priority": body.priority,
+        "timeout": body.timeout,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_dimensions(wanted: int | None, there: int) -> None:
+    if wanted is not None and wanted != there:
+        raise BadRequest(
+            f"dimensions must be {there}, the length of this model's vectors, or left out.",
+            param="dimensions",
+        )
+
+
+def _base64(vector: Sequence[float]) -> str:
+    """Little-endian float32 numbers, as the official client reads them."""
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode("ascii")

@@ -1,0 +1,57 @@
+"""/v1/responses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from quire.outputs import TokenLogprob
+from quire.server.call import caller_of
+from quire.server.openai.chat import event_stream
+from quire.server.openai.documents import documented
+from quire.server.openai.responses.answers import ResponseObject
+from quire.server.openai.responses.request import echo, responses_call, wants_logprobs
+from quire.server.openai.responses.schema import ResponsesRequest
+from quire.server.openai.responses.writer import ResponseWriter
+from quire.server.openai.writing import to_json
+from quire.server.prompts import token_counter
+from quire.server.reading import read_body
+from quire.server.service import Service
+from quire.server.whole import read_whole
+
+
+def router(service_of: Callable[[Request], Service]) -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["responses"])
+
+    @routes.post("/v1/responses", **documented(ResponsesRequest, ResponseObject, streams=True))
+    async def create_response(request: Request) -> Response:
+        """Answer a conversation, whole or as a stream of server-sent events; nothing is stored."""
+        service = service_of(request)
+        body = await read_body(request, ResponsesRequest)
+        call = responses_call(body)
+        writer = await _writer(service, body)
+        deltas = service.stream(call, caller_of(request))
+        if body.stream:
+            return event_stream(service, deltas, writer)
+        await read_whole(request, deltas, writer.events)
+        return Response(to_json(writer.response), media_type="application/json")
+
+    return routes
+
+
+async def _writer(service: Service, body: ResponsesRequest) -> ResponseWriter:
+    texts = await service.token_texts() if wants_logprobs(body) else None
+
+    def describe(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
+        assert texts is not None
+        return json.loads(texts.content(logprobs))["content"]
+
+    return ResponseWriter(
+        echo(body, body.model or service.models.name),
+        count=token_counter(service.engine),
+        describe=describe if texts else None,
+    )

@@ -1,0 +1,168 @@
+"""/v1/score, in vLLM's form, and LLaMA-Factory's /v1/score/evaluation: a reward model's scores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from quire.server.call import caller_of
+from quire.server.disconnect import Watched
+from quire.server.errors import BadRequest
+from quire.server.openai.documents import documented
+from quire.server.openai.embeddings import MAX_TEXTS, TextUsage, cut_length, text_usage
+from quire.server.openai.writing import new_id, now, to_json
+from quire.server.prompts import token_counter
+from quire.server.reading import Body, read_body
+from quire.server.service import Service
+from quire.server.texts import score
+
+
+def _text_or_texts(value: Any) -> str | None:
+    return {str: "Text", list: "Texts"}.get(type(value))
+
+
+Texts: TypeAlias = Annotated[
+    Annotated[str, Tag("Text")]
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS), Tag("Texts")],
+    Discriminator(_text_or_texts, "input_type", "a text or a list of texts is needed"),
+]
+MaxLength: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class ScoreRequest(Body):
+    """The body of /v1/score: texts in `input`, or pairs of `text_1` and `text_2`.
+
+    A pair is scored as one text, the second right after the first: a prompt and an answer to it.
+    One text_1 goes with each text_2.
+    """
+
+    model: str | None = None
+    input: Texts | None = None
+    text_1: Texts | None = None
+    text_2: Texts | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    """Tokens to which a text is cut; -1 cuts to the context. Else one that is too long is refused."""
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    user: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class ScoreObject(BaseModel):
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class ScoreList(BaseModel):
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[ScoreObject]
+    usage: TextUsage
+
+
+class ScoreEvaluationRequest(Body):
+    """The body of /v1/score/evaluation: texts, as LLaMA-Factory's clients send them."""
+
+    model: str | None = None
+    messages: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)]
+    max_length: MaxLength | None = None
+    """Tokens to which a text is cut."""
+
+
+class ScoreEvaluation(BaseModel):
+    id: str
+    object: Literal["score.evaluation"]
+    model: str
+    scores: list[float]
+
+
+def router(service_of: Callable[[Request], Service]) -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["scores"])
+
+    @routes.post("/v1/score", **documented(ScoreRequest, ScoreList))
+    async def create_scores(request: Request) -> Response:
+        """The scores of a reward model, in vLLM's form: its head's raw numbers."""
+        service = service_of(request)
+        body = await read_body(request, ScoreRequest)
+        texts, options = _texts(body), _options(body, service.engine.context_length)
+        async with Watched(request.receive):
+            scores = await score(service, texts, options, caller_of(request), model=body.model)
+        length = options.get("max_length") or service.engine.context_length
+        count = token_counter(service.engine)
+        tokens = await asyncio.to_thread(lambda: sum(min(count(text), length) for text in texts))
+        data = [
+            {"index": index, "object": "score", "score": value}
+            for index, value in enumerate(scores)
+        ]
+        answer = {
+            "id": new_id("score"),
+            "object": "list",
+            "created": now(),
+            "model": body.model or service.models.name,
+            "data": data,
+            "usage": text_usage(tokens),
+        }
+        return Response(to_json(answer), media_type="application/json")
+
+    @routes.post("/v1/score/evaluation", **documented(ScoreEvaluationRequest, ScoreEvaluation))
+    async def evaluate_scores(request: Request) -> Response:
+        """The scores of a reward model, in LLaMA-Factory's form."""
+        service = service_of(request)
+        body = await read_body(request, ScoreEvaluationRequest)
+        options = {} if body.max_length is None else {"max_length": body.max_length}
+        # LLaMA-Factory's own client, PPO training, names a model that no server has.
+        async with Watched(request.receive):
+            scores = await score(service, body.messages, options, caller_of(request))
+        answer = {
+            "id": new_id("scoreval"),
+            "object": "score.evaluation",
+            "model": body.model or service.models.name,
+            "scores": scores,
+        }
+        return Response(to_json(answer), media_type="application/json")
+
+    return routes
+
+
+def _options(body: ScoreRequest, context: int) -> dict[str, Any]:
+    options = {
+        "max_length": cut_length(body.truncate_prompt_tokens, context),
+        "priority": body.priority,
+        "timeout": body.timeout,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _texts(body: ScoreRequest) -> list[str]:
+    """The texts that are scored."""
+    if body.input is not None:
+        if body.text_1 is not None or body.text_2 is not None:
+            raise BadRequest("Give input, or text_1 and text_2, not both.", param="input")
+        return _listed(body.input)
+    if body.text_1 is None or body.text_2 is None:
+        raise BadRequest("Give texts in input, or pairs in text_1 and text_2.", param="input")
+    return [first + second for first, second in _pairs(body.text_1, body.text_2)]
+
+
+def _pairs(first: str | list[str], second: str | list[str]) -> Sequence[tuple[str, str]]:
+    left, right = _listed(first), _listed(second)
+    if len(left) == 1:
+        left = left * len(right)
+    if len(left) != len(right):
+        raise BadRequest(
+            f"text_1 has {len(left)} texts and text_2 has {len(right)}: give one text_1, or as "
+            "many as there are of text_2.",
+            param="text_1",
+        )
+    return list(zip(left, right, strict=True))
+
+
+def _listed(texts: str | list[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else texts

@@ -1,0 +1,137 @@
+"""Pictures by each API's own words: the same prompt, and nothing that a client may not name."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from quire.chat import ChatModel
+from tests.chat.test_media_chat import add_media_tokens, png
+from tests.native.media.random_media_models import make_media_model
+from tests.server.conftest import client_of
+from tests.server.serving import Served, serving
+
+DATA = base64.b64encode(png()).decode()
+URL = f"data:image/png;base64,{DATA}"
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("qwen2_vl")
+    make_media_model(folder, "qwen2_vl")
+    add_media_tokens(folder)
+    arguments = {
+        "model_name_or_path": str(folder),
+        "template": "qwen2_vl",
+        "vllm_maxlen": 512,
+        "native_num_threads": 1,
+    }
+    with ChatModel(arguments) as model, serving(model) as served:
+        yield served
+
+
+def claude(served: Served) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0, timeout=60)
+
+
+def count(served: Served, *content: Any) -> int:
+    """Tokens of a prompt, as Anthropic's API counts them."""
+    messages: Any = [{"role": "user", "content": list(content)}]
+    return claude(served).messages.count_tokens(model="demo", messages=messages).input_tokens
+
+
+def test_one_picture_in_three_dialects(seeing: Served) -> None:
+    gpt = client_of(seeing)
+    in_chat = gpt.chat.completions.create(
+        model="demo",
+        max_tokens=2,
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": URL}},
+                    {"type": "text", "text": "What is this?"},
+                ],
+            }
+        ],
+    )
+    in_responses = gpt.responses.create(
+        model="demo",
+        max_output_tokens=2,
+        input=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "input_image", "image_url": URL, "detail": "auto"},
+                    {"type": "input_text", "text": "What is this?"},
+                ],
+            }
+        ],
+    )
+    source = {"type": "base64", "media_type": "image/png", "data": DATA}
+    picture = {"type": "image", "source": source}
+    question = {"type": "text", "text": "What is this?"}
+    found = count(seeing, picture, question)
+    assert in_chat.usage is not None
+    assert in_responses.usage is not None
+    assert in_chat.usage.prompt_tokens == in_responses.usage.input_tokens == found
+    assert found > count(seeing, question) + 3
+    messages: Any = [{"role": "user", "content": [picture, question]}]
+    message = claude(seeing).messages.create(model="demo", max_tokens=2, messages=messages)
+    assert message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0) == found
+
+
+def test_a_tool_may_give_a_picture(seeing: Served) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": DATA}
+
+    def prompt(*content: Any) -> int:
+        messages: Any = [
+            {"role": "user", "content": "Look!"},
+            {
+                "role": "assistant",
+                "content": [{"type": "tool_use", "id": "a", "name": "look", "input": {}}],
+            },
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": "a", "content": list(content)}],
+            },
+        ]
+        return claude(seeing).messages.count_tokens(model="demo", messages=messages).input_tokens
+
+    text = {"type": "text", "text": "Here."}
+    assert prompt(text, {"type": "image", "source": source}) > prompt(text) + 3
+
+
+def test_text_that_looks_like_a_placeholder_is_text(seeing: Served) -> None:
+    assert count(seeing, {"type": "text", "text": "<image>"}) > 0
+    response = client_of(seeing).responses.create(
+        model="demo", max_output_tokens=1, input="What is <image>?"
+    )
+    assert response.status == "incomplete"
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:1/a.png", "file:///etc/passwd", "/etc/passwd"]
+)
+def test_what_a_client_may_not_name_is_refused(seeing: Served, address: str) -> None:
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        count(seeing, {"type": "image", "source": {"type": "url", "url": address}})
+    body: Any = refused.value.body
+    assert body["error"]["type"] == "invalid_request_error"
+    part: Any = {"type": "input_image", "image_url": address}
+    with pytest.raises(openai.BadRequestError):
+        client_of(seeing).responses.create(
+            model="demo", input=[{"role": "user", "content": [part]}]
+        )
+
+
+@pytest.mark.parametrize("data", ["AAAA", "???"])
+def test_a_broken_picture_is_refused(seeing: Served, data: str) -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    with pytest.raises(anthropic.BadRequestError):
+        count(seeing, {"type": "image", "source": source})

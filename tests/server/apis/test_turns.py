@@ -1,0 +1,113 @@
+"""Turns of other APIs in quire's form."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from quire.messages import Media, Text, read_conversation
+from quire.server.errors import BadRequest
+from quire.server.turns import Turns, text_part
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+def say(turns: Turns, text: str) -> None:
+    turns.say([text_part(text)])
+
+
+def test_what_one_side_says_in_a_row_is_one_turn() -> None:
+    turns = Turns()
+    say(turns, "one")
+    say(turns, "two")
+    turns.think("hm")
+    turns.answer("yes")
+    turns.answer(" indeed")
+    say(turns, "three")
+    assert turns.messages == [
+        {"role": "user", "content": "one\n\ntwo"},
+        {"role": "assistant", "content": "yes indeed", "reasoning_content": "hm"},
+        {"role": "user", "content": "three"},
+    ]
+    read_conversation(turns.messages)
+
+
+def test_instructions_are_joined_and_come_first() -> None:
+    turns = Turns()
+    assert turns.system is None
+    turns.instruct("a", "system")
+    turns.instruct("", "system")
+    turns.instruct("b", "system")
+    assert turns.system == "a\n\nb"
+    say(turns, "hello")
+    with pytest.raises(BadRequest, match="before the first turn") as refused:
+        turns.instruct("c", "messages[1]")
+    assert refused.value.param == "messages[1]"
+
+
+def test_a_placeholder_in_a_clients_text_is_text() -> None:
+    turns = Turns()
+    say(turns, "what does <image> mean?")
+    message = read_conversation(turns.messages).messages[0]
+    assert message.parts == (Text("what does <image> mean?", literal=True),)
+
+
+def test_media_keep_their_places() -> None:
+    turns = Turns()
+    turns.say([text_part("a"), IMAGE, text_part("b")])
+    say(turns, "c")
+    parts = read_conversation(turns.messages).messages[0].parts
+    kinds = ["media" if isinstance(part, Media) else part.text for part in parts]
+    assert kinds == ["a", "media", "b", "\n\n", "c"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_results_stand_in_the_order_of_their_calls(seed: int) -> None:
+    rng = random.Random(seed)
+    count = rng.randint(1, 6)
+    turns = Turns()
+    say(turns, "go")
+    for number in range(count):
+        turns.call(f"id{number}", f"tool{number}", "{}")
+    for number in rng.sample(range(count), count):
+        turns.result(f"id{number}", [text_part(str(number))], "where")
+    results = turns.messages[2:]
+    assert [result["content"] for result in results] == [str(number) for number in range(count)]
+    assert [result["name"] for result in results] == [f"tool{number}" for number in range(count)]
+    read_conversation(turns.messages)
+
+
+def test_what_a_user_adds_to_results_goes_with_the_last() -> None:
+    turns = Turns()
+    say(turns, "go")
+    turns.call("a", "tool", "{}")
+    turns.result("a", [text_part("21 degrees")], "where")
+    say(turns, "Be brief.")
+    assert turns.messages[-1]["content"] == "21 degrees\n\nBe brief."
+    assert len(turns.messages) == 3
+    read_conversation(turns.messages)
+
+
+@pytest.mark.parametrize("call_id", ["b", "old"])
+def test_a_result_without_its_call_is_refused(call_id: str) -> None:
+    turns = Turns()
+    say(turns, "go")
+    turns.call("old", "tool", "{}")
+    turns.result("old", [], "x")
+    turns.answer("done")
+    say(turns, "again")
+    turns.call("a", "tool", "{}")
+    with pytest.raises(BadRequest, match=repr(call_id)) as refused:
+        turns.result(call_id, [text_part("x")], "input[3].call_id")
+    assert refused.value.param == "input[3].call_id"
+
+
+def test_the_callers_parts_are_not_changed() -> None:
+    parts: list[dict[str, Any]] = [text_part("a"), IMAGE]
+    before = [dict(part) for part in parts]
+    turns = Turns()
+    turns.say(parts)
+    say(turns, "b")
+    assert parts == before
