@@ -122,3 +122,24 @@ def test_quire_variables_go_before_others() -> None:
     assert (arguments.port, arguments.drain_timeout) == (81, 5.0)
     with pytest.raises(ConfigError, match="drain_timeout"):
         read_server_arguments({"drain_timeot": 3}, {})
+
+
+async def test_a_refusal_has_the_form_of_its_api(tokenizer: Tokenizer) -> None:
+    async with guarded(tokenizer, api_key=KEY) as server:
+        answer = await server.client.post("/v1/messages", json={})
+        assert answer.status_code == 401
+        assert answer.json()["type"] == "error"
+        assert answer.json()["error"]["type"] == "authentication_error"
+        headers = {"x-api-key": KEY, "content-type": "text/plain"}
+        answer = await server.client.post("/v1/messages", content="{}", headers=headers)
+        assert answer.status_code == 415
+        assert answer.json()["type"] == "error"
+
+
+async def test_adapters_need_an_admins_key(tokenizer: Tokenizer) -> None:
+    async with guarded(tokenizer, api_key=KEY, admin_key=ADMIN) as server:
+        for key, status in ((KEY, 403), (ADMIN, 200)):
+            answer = await server.client.get("/v1/adapters", headers={"x-api-key": key})
+            assert answer.status_code == status
+    async with guarded(tokenizer) as server:  # with no keys at all nobody is an admin
+        assert (await server.client.get("/v1/adapters")).status_code == 403
