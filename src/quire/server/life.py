@@ -65,6 +65,7 @@ class Life:
         self.state: State = "loading"
         self.failure: BaseException | None = None
         self._restarts = 0
+        self._theirs = 0  # starts that engines before this one made by themselves
         self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         gate.close("The model is being loaded: try again soon.")
@@ -77,7 +78,7 @@ class Life:
     def restarts(self) -> int:
         """How often an engine was started again."""
         own = self._service.engine.restarts if self._service.is_attached else 0
-        return self._restarts + own
+        return self._restarts + self._theirs + own
 
     def engine_load(self) -> EngineLoad | None:
         """What the engine tells of itself, if there is one that does."""
@@ -184,7 +185,8 @@ class Life:
         adapters = engine.adapters
         cause = await _cause(engine)
         await self._close_engine()
-        while self._restarts + engine.restarts < self._arguments.max_restarts:
+        self._theirs += engine.restarts
+        while self._restarts + self._theirs < self._arguments.max_restarts:
             self._restarts += 1
             delay = 2.0 ** (self._restarts - 1)
             self._log.event("restart", "warning", number=self._restarts, delay=delay)
@@ -196,7 +198,7 @@ class Life:
                 continue
             return
         raise EngineDeadError(
-            f"{cause} It was started again {self._restarts + engine.restarts} times (max_restarts)."
+            f"{cause} It was started again {self._restarts + self._theirs} times (max_restarts)."
         )
 
     async def _close_engine(self) -> None:

@@ -38,8 +38,8 @@ CURRENT: ContextVar[Record | None] = ContextVar("quire_record", default=None)
 class Records:
     """ASGI middleware: gives each request an id and a record, and logs the record at its end.
 
-    The id is the client's `x-request-id`, or a new one; the answer carries it. Probes are logged only
-    where they fail.
+    The id is the client's `x-request-id`, or a new one; the answer carries it. Probes are not
+    logged: what they would tell, the server's own events do.
     """
 
     def __init__(self, app: ASGIApp, log: EventLog | None) -> None:
@@ -67,7 +67,7 @@ class Records:
 
     def _write(self, scope: Scope, record: Record) -> None:
         path: str = scope["path"]
-        if self._log is None or (path in _QUIET and record.status < 400):
+        if self._log is None or (path in _QUIET and record.status in (200, 503)):
             return
         failed = record.status >= 500 and record.status != 503
         level: Level = "error" if failed else "info"
