@@ -73,6 +73,16 @@ async def test_a_body_in_pieces_is_counted_as_it_comes(tokenizer: Tokenizer) -> 
         assert answer.status_code == 413
 
 
+async def test_all_bodies_together_are_bounded(tokenizer: Tokenizer) -> None:
+    async with guarded(tokenizer, max_held_bytes=3000) as server:
+        server.engine.delay = 0.05
+        long = {**HI, "messages": [{"role": "user", "content": "a" * 1000}]}
+        answers = await asyncio.gather(*(server.chat(long) for _ in range(4)))
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses == [200, 200, 429, 429]
+        assert (await server.chat(long)).status_code == 200  # what was held was given back
+
+
 async def test_a_body_that_does_not_come_is_given_up() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("it is not asked")

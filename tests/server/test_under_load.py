@@ -117,7 +117,9 @@ async def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
                 assert answer.status_code == 429
                 assert int(answer.headers["retry-after"]) >= 1
                 assert answer.json()["error"]["code"] == "overloaded"
-        assert sorted(refusals)[10] < 0.5  # nobody waits; benchmarks/overload.py says how long it takes
+        assert (
+            sorted(refusals)[10] < 0.5
+        )  # nobody waits; benchmarks/overload.py says how long it takes
         for _, writer in streams:
             writer.transport.abort()
         await idle(server)

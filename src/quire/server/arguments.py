@@ -47,6 +47,8 @@ class ServerArguments(Arguments):
 
     # --- limits of one request ---
     max_body_bytes: Size = 32 * 2**20
+    max_held_bytes: Size = 2**30
+    """Of the bodies of all requests that are being read, wait or run."""
     max_header_bytes: Size = 32 * 2**10
     """Of all headers together."""
     max_json_depth: Annotated[Whole, Field(ge=8, le=150)] = 100

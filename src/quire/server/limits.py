@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Generator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quire.response_format import Constraint
 from quire.server.arguments import ServerArguments, is_loopback
 from quire.server.call import Call
-from quire.server.errors import BadRequest, Problem, TooLarge, problem_of
+from quire.server.errors import BadRequest, Overloaded, Problem, TooLarge, problem_of
 from quire.server.refusal import ErrorForm, openai_form, refuse
 
 _MAX_HEADERS = 128
@@ -33,6 +34,7 @@ class Limits:
         self, app: ASGIApp, arguments: ServerArguments, *, form: ErrorForm = openai_form
     ) -> None:
         self._app, self._arguments, self._form = app, arguments, form
+        self._held = Held(arguments.max_held_bytes)
         self._checks_host = not arguments.has_keys and is_loopback(arguments.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,24 +42,31 @@ class Limits:
             await self._app(scope, receive, send)
             return
         problem = self._of_head(scope)
-        body: bytes | None = None
-        if problem is None and has_body(scope):
-            try:
-                async with asyncio.timeout(self._arguments.read_timeout):
-                    body = await read_whole(receive, self._arguments.max_body_bytes)
-            except TimeoutError:
-                problem = Problem(408, "The body did not come in time.", code="body_timeout")
-            except TooLarge as error:
-                problem = problem_of(error)
-            else:
-                if body is None:
-                    return  # the client went away
-                problem = await self._of_body(body)
         if problem is not None:
             await refuse(scope, send, problem, self._form)
-        elif body is None:
+        elif not has_body(scope):
             await self._app(scope, receive, send)
         else:
+            with self._held.part() as part:
+                await self._with_body(scope, receive, send, part)
+
+    async def _with_body(self, scope: Scope, receive: Receive, send: Send, part: Part) -> None:
+        problem: Problem | None = None
+        body: bytes | None = None
+        try:
+            async with asyncio.timeout(self._arguments.read_timeout):
+                body = await read_whole(receive, self._arguments.max_body_bytes, part)
+        except TimeoutError:
+            problem = Problem(408, "The body did not come in time.", code="body_timeout")
+        except (TooLarge, Overloaded) as error:
+            problem = problem_of(error)
+        else:
+            if body is None:
+                return  # the client went away
+            problem = await self._of_body(body)
+        if problem is not None:
+            await refuse(scope, send, problem, self._form)
+        elif body is not None:
             await self._app(scope, replayed(body, receive), send)
 
     def _of_head(self, scope: Scope) -> Problem | None:
@@ -95,6 +104,36 @@ class Limits:
         return await asyncio.to_thread(body_problem, body, self._arguments.max_json_depth)
 
 
+class Held:
+    """Bytes of the bodies of all requests that are in."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.size = limit, 0
+
+    @contextmanager
+    def part(self) -> Generator[Part]:
+        """What one request holds, until its end."""
+        part = Part(self)
+        try:
+            yield part
+        finally:
+            self.size -= part.size
+
+
+class Part:
+    """The bytes of one request's body."""
+
+    def __init__(self, held: Held) -> None:
+        self._held, self.size = held, 0
+
+    def add(self, size: int) -> None:
+        """Hold so many more; raises Overloaded where all requests hold too many."""
+        self.size += size
+        self._held.size += size
+        if self._held.size > self._held.limit:
+            raise Overloaded("The server holds too much already: try again later.", retry_after=5.0)
+
+
 def _is_here(host: bytes) -> bool:
     name = host.decode("latin-1").lower()
     bare = name if name.endswith("]") else name.rpartition(":")[0] or name
@@ -109,11 +148,12 @@ def has_body(scope: Scope) -> bool:
     )
 
 
-async def read_whole(receive: Receive, limit: int) -> bytes | None:
+async def read_whole(receive: Receive, limit: int, held: Part) -> bytes | None:
     """The body; None where the client went away before its end.
 
     Raises:
         TooLarge: it has more than `limit` bytes.
+        Overloaded: with it all requests would hold too many.
     """
     parts: list[bytes] = []
     size = 0
@@ -125,6 +165,7 @@ async def read_whole(receive: Receive, limit: int) -> bytes | None:
         size += len(part)
         if size > limit:
             raise _too_large(limit)
+        held.add(len(part))
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)

@@ -25,6 +25,7 @@ from quire.errors import ConfigError, EngineError, ModelError
 Level = Literal["debug", "info", "warning", "error"]
 
 _GATHERING = 0.02  # seconds in which lines are gathered, so that few writes are made
+_AT_ONCE = 1000
 _WAITING = 10_000  # lines that wait for the disk
 _LONGEST = 2000  # characters of one value
 _FRAMES = 30
@@ -87,7 +88,7 @@ class EventLog:
             lines = [self._lines.get()]
             self._closing.wait(_GATHERING)
             with suppress(queue.Empty):
-                while True:
+                while len(lines) < _AT_ONCE:
                     lines.append(self._lines.get_nowait())
             ended = None in lines
             found = [line for line in lines if line is not None]
