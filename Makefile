@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TEST_ARGS ?=
+PART ?= all
 
 .DEFAULT_GOAL := help
 .PHONY: help demo chat check test bench models clean
@@ -29,6 +30,7 @@ $(VENV)/.dev: $(VENV)/.quire $(wildcard tests/environment/*)
 	@# vLLM's media models import torchvision; tests/environment makes any build of it importable.
 	@$(PIP) install --no-deps torchvision==0.28.0
 	@cp tests/environment/torchvision_on_cpu.* $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	@tests/server/page/install_chromium
 	@touch $@
 
 demo: $(VENV)/.quire  ## a scripted conversation on the demo model
@@ -49,8 +51,8 @@ test: $(VENV)/.dev  ## all tests
 bench: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python -m benchmarks
 
-models: $(VENV)/.dev  ## make the demo models again, in under an hour
-	$(BIN)/python -m quire.demo.make all
+models: $(VENV)/.dev  ## make the demo models again, in under two hours; one alone: PART=see
+	$(BIN)/python -m quire.demo.make $(PART)
 
 clean:           ## remove the environment and all caches
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

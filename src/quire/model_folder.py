@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from quire.arguments import ModelArguments
-from quire.errors import ModelNotFoundError
+from quire.demo import NAMES, named_demo_path
+from quire.errors import ModelNotFoundError, nearest, sentence
 
 _WANTED_FILES = [
     "*.safetensors",
@@ -20,10 +21,13 @@ _WANTED_FILES = [
 
 
 def find_model_folder(model_args: ModelArguments) -> Path:
-    """Return the model's folder: a local one, or the hub's snapshot, downloaded where needed.
+    """Return the model's folder.
+
+    That is a folder here, that of a demo model (`demo`, `demo-see`, `demo-hear`, `demo-reward`), or
+    the hub's snapshot, downloaded where needed.
 
     Raises:
-        ModelNotFoundError: neither a folder here nor a model that the hub gives.
+        ModelNotFoundError: none of them.
     """
     name = model_args.model_name_or_path
     local = Path(name).expanduser()
@@ -31,8 +35,11 @@ def find_model_folder(model_args: ModelArguments) -> Path:
         return local
     if local.exists():
         raise ModelNotFoundError(f"model_name_or_path must be a folder, but {name} is a file.")
+    demo = named_demo_path(name)
+    if demo is not None:
+        return demo
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ModelNotFoundError(f"There is no model folder {name}.")
+        raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
     return _download(name, model_args)
 
 

@@ -72,9 +72,10 @@ def test_muon_descends() -> None:
 
 def test_the_recipe_runs(tmp_path: Path) -> None:
     assert main(["all", "--smoke", "--threads", "1", "--out", str(tmp_path)]) == 0
-    names = ("chat", "adapter", "adapter_butler", "reward", "reward_classifier")
+    names = ("chat", "adapter", "adapter_butler", "reward", "reward_classifier", "see", "hear")
     assert {path.name for path in tmp_path.iterdir()} == set(names)
-    with safe_open(tmp_path / "chat" / "model.safetensors", "pt") as weights:
-        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
+    for name in ("chat", "see", "hear"):
+        with safe_open(tmp_path / name / "model.safetensors", "pt") as weights:
+            assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.bfloat16}  # noqa: SIM118
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text("utf-8"))
     assert settings["base_model_name_or_path"] == "../chat"

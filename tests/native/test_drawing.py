@@ -164,3 +164,12 @@ def test_largest_holds_the_k_largest_in_order_with_all_ties(
         filled = ranked.values[row] > -np.inf
         assert filled.tolist() == sorted(filled.tolist(), reverse=True)
         assert not ranked.ids[row][~filled].any()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("options", [{"top_k": 5}, {"top_p": 0.5}, {"top_k": 5, "min_p": 0.1}, {}])
+def test_the_tiniest_temperature_is_the_likeliest_token(options: dict[str, float]) -> None:
+    logits = some_logits(3, 50, 1)
+    params = [SamplingParams(max_tokens=1, temperature=5e-324, **options)] * 3  # type: ignore[arg-type]
+    drawn = draw(logits, settings_of(params), np.array([0.0, 0.5, 0.999]))
+    assert drawn.tolist() == logits.argmax(axis=1).tolist()

@@ -32,7 +32,7 @@ class Served:
 @contextmanager
 def serving(model: ChatModel, **arguments: object) -> Iterator[Served]:
     """Serve a ChatModel's engine."""
-    settings = ServerArguments(served_model_name="demo", **arguments)
+    settings = ServerArguments(**{"served_model_name": "demo", **arguments})
     service = Service(settings, model.engine)
     restrict_media(model.engine, settings)
     with running(make_app(service), settings, model._loop._loop) as url:

@@ -37,6 +37,16 @@ ATTRIBUTES = ("errored", "model_config", "vllm_config")
 EXCEPTIONS = ("vllm.exceptions", "vllm.v1.engine.exceptions")
 PLATFORMS = ("vllm.platforms.interface", "vllm.platforms.cuda", "vllm.platforms.rocm")
 PLATFORM_NAMES = ("device_count", "device_type", "is_cpu", "is_cuda")
+SOURCES = {
+    "vllm.model_executor.layers.linear": ("ReplicatedLinear",),
+    "vllm.model_executor.models.llava": (
+        "LlavaForConditionalGeneration",
+        "LlavaMultiModalProjector",
+    ),
+    "vllm.model_executor.models.registry": ("_LazyRegisteredModel", "_ModelRegistry"),
+}
+SOURCE_METHODS = ("__init__", "forward", "load_weights", "register_model")
+SOURCE_ATTRIBUTES = ("config", "class_name", "models", "module_name", "multi_modal_projector")
 
 
 def main() -> None:
@@ -67,14 +77,54 @@ def record() -> dict[str, Any]:
         "platforms": {module: _defined(module, PLATFORM_NAMES) for module in PLATFORMS},
         "exported": sorted(
             name
-            for name in ("SamplingParams", "PoolingParams", "RequestOutput", "CompletionOutput")
+            for name in (
+                "SamplingParams",
+                "PoolingParams",
+                "RequestOutput",
+                "CompletionOutput",
+                "ModelRegistry",
+            )
             if hasattr(importlib.import_module("vllm"), name)
         ),
+        "sources": record_sources(Path(inspect.getfile(importlib.import_module("vllm"))).parent),
         "UniProcExecutor": inspect.isclass(
             _load("vllm.v1.executor.uniproc_executor", "UniProcExecutor")
         ),
         "max_lora_rank": _lora_ranks(),
     }
+
+
+def record_sources(root: Path) -> dict[str, dict[str, list[str]]]:
+    """Of classes in the folder of vLLM: parameters of methods, and the attributes that they have.
+
+    Read and not imported: models want libraries that need not be there.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for module, names in SOURCES.items():
+        for node in ast.walk(_parsed(root, module)):
+            if isinstance(node, ast.ClassDef) and node.name in names:
+                found[node.name] = _of_class(node)
+    return found
+
+
+def _of_class(kind: ast.ClassDef) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for node in kind.body:
+        if isinstance(node, ast.FunctionDef) and node.name in SOURCE_METHODS:
+            taken = [argument.arg for argument in node.args.args if argument.arg != "self"]
+            found[node.name] = taken + [f"*{argument.arg}" for argument in node.args.kwonlyargs]
+    attributes: set[str] = set()
+    for node in ast.walk(kind):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            attributes.add(node.attr)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            attributes.add(node.target.id)
+    return found | {"attributes": sorted(attributes.intersection(SOURCE_ATTRIBUTES))}
+
+
+def _parsed(root: Path, module: str) -> ast.Module:
+    path = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _version() -> str:
@@ -144,9 +194,8 @@ def _exceptions() -> dict[str, list[str]]:
 def _defined(module: str, names: tuple[str, ...]) -> list[str]:
     """Which of the names a module's source defines; platforms import only on their own devices."""
     root = Path(inspect.getfile(importlib.import_module("vllm"))).parent
-    path = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_parsed(root, module)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             found.add(node.name)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):

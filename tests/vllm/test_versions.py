@@ -39,18 +39,25 @@ CALLS: dict[str, tuple[int, set[str]]] = {
     "StructuredOutputsParams": (0, {"**", "json_object"}),
     "PoolingParams": (0, {"task", "use_activation"}),
     "LoRARequest": (3, set()),
+    "ModelRegistry.register_model": (2, set()),
     "tokens_input": (1, set()),
 }
 IMPORTS = {
-    "vllm": {"SamplingParams", "PoolingParams", "RequestOutput", "CompletionOutput"},
+    "vllm": {
+        "SamplingParams", "PoolingParams", "RequestOutput", "CompletionOutput", "ModelRegistry",
+    },
+    "vllm.config": {"ModelConfig", "VllmConfig"},
     "vllm.engine.arg_utils": {"AsyncEngineArgs"},
     "vllm.inputs": {"tokens_input"},
     "vllm.lora.request": {"LoRARequest"},
+    "vllm.model_executor.layers.linear": {"ReplicatedLinear"},
+    "vllm.model_executor.layers.quantization": {"QuantizationConfig"},
+    "vllm.model_executor.models": {"llava"},
     "vllm.platforms": {"current_platform"},
     "vllm.sampling_params": {"RequestOutputKind", "StructuredOutputsParams"},
     "vllm.usage.usage_lib": {"UsageContext"},
     "vllm.v1.engine.async_llm": {"AsyncLLM"},
-}
+}  # fmt: skip
 """All that quire imports of vLLM; `record_signatures.py` takes each from the same module."""
 
 
@@ -88,6 +95,8 @@ def parameters(version: dict[str, Any], call: str) -> list[str]:
     owner, _, method = call.rpartition(".")
     if owner in ("engine", "AsyncLLM"):
         return version["AsyncLLM"][method]
+    if owner == "ModelRegistry":
+        return version["sources"]["_ModelRegistry"][method]
     if call == "AsyncEngineArgs":
         return list(version["AsyncEngineArgs"])
     return version["fields"].get(call) or version[method]
@@ -233,6 +242,21 @@ def test_what_is_read_of_outputs_is_there(version: dict[str, Any]) -> None:
     assert read["entry"] | read["chosen"] == {"rank", "logprob"}
     assert {"rank", "logprob"} <= set(fields["Logprob"])
     assert "data" in fields["PoolingOutput"]
+
+
+def test_llava_can_be_given_another_projector(version: dict[str, Any]) -> None:
+    """What `plugin.py` reads of the registry, and `yi_vl.py` of vLLM's model."""
+    sources = version["sources"]
+    assert "module_name" in sources["_LazyRegisteredModel"]["attributes"]
+    assert "models" in sources["_ModelRegistry"]["attributes"]
+    model = sources["LlavaForConditionalGeneration"]
+    assert model["__init__"] == ["*vllm_config", "*prefix"]
+    assert model["load_weights"] == ["weights"]
+    assert model["attributes"] == ["config", "multi_modal_projector"]
+    assert sources["LlavaMultiModalProjector"]["forward"] == ["image_features"]
+    linear = sources["ReplicatedLinear"]["__init__"]
+    assert linear[:2] == ["input_size", "output_size"]
+    assert {"params_dtype", "quant_config", "prefix"} <= set(linear)
 
 
 # --- exceptions ----------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ QUESTIONS = (
 NEXT = """\
 What to do next
   make chat             chat with this demo model yourself (or: quire chat)
+  quire chat demo-see   show pictures to a model that sees (demo-hear: sounds)
   quire chat FOLDER     chat with a model of yours, in Hugging Face's format
   quire prompt FOLDER   see what is sent to it
   From Python:

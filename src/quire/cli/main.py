@@ -90,8 +90,8 @@ def build_app(make_model: MakeModel) -> App:
         """Chat with a model in the terminal; with piped input, answer it and end.
 
         First comes a model's folder or name, or a YAML or JSON file; without it
-        the demo model answers. Then any arguments, in LLaMA-Factory's names, and
-        any options of a request:
+        the demo model answers (demo-see and demo-hear are those that see and hear).
+        Then any arguments, in LLaMA-Factory's names, and any options of a request:
 
           quire chat saves/my-model template=qwen3 temperature=0
           quire chat config.yaml --max_new_tokens 200 --seed 1

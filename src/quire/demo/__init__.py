@@ -11,6 +11,9 @@ from quire.errors import ModelNotFoundError, nearest, sentence
 
 MODELS = Path(__file__).parent / "models"
 
+NAMES = {"demo": "chat", "demo-see": "see", "demo-hear": "hear", "demo-reward": "reward"}
+"""What `model_name_or_path` may say for the folders of these models."""
+
 DEMO_CONVERSATION: tuple[str, ...] = (
     "Hello! Who are you?",
     "What is PagedAttention?",
@@ -20,6 +23,15 @@ DEMO_CONVERSATION: tuple[str, ...] = (
     "Thanks!",
 )
 """What the user says in the scripted conversation of `make demo`."""
+
+
+def named_demo_path(name: str) -> Path | None:
+    """Return the folder of the demo model that `NAMES` names so; None for any other name.
+
+    Raises:
+        ModelNotFoundError: it is one, and the installation holds no demo models.
+    """
+    return _folder(NAMES[name]) if name in NAMES else None
 
 
 def demo_model_path() -> Path:
@@ -49,12 +61,30 @@ def demo_reward_path(form: str = "value_head") -> Path:
     return _folder({"value_head": "reward", "classifier": "reward_classifier"}.get(form, form))
 
 
+def demo_see_path() -> Path:
+    """Return the folder of the model that sees: a Qwen2-VL for drawn shapes and short clips.
+
+    Raises:
+        ModelNotFoundError: the installation holds no demo models.
+    """
+    return _folder("see")
+
+
+def demo_hear_path() -> Path:
+    """Return the folder of the model that hears: a Qwen2-Audio for tones and beeps.
+
+    Raises:
+        ModelNotFoundError: the installation holds no demo models.
+    """
+    return _folder("hear")
+
+
 def _folder(name: str) -> Path:
     folder = MODELS / name
     if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         known = sorted(path.name for path in MODELS.glob("*") if path.is_dir())
         raise ModelNotFoundError(
             sentence(f"There is no demo model {name!r} in {MODELS}{nearest(name, known)}")
-            + " `python -m quire.demo.make` makes them (see docs/faq.md)."
+            + " `python -m quire.demo.make` makes them (see docs/demo.md)."
         )
     return folder

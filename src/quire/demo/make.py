@@ -1,8 +1,10 @@
-"""Makes the demo models: `python -m quire.demo.make chat|adapter|reward|all`.
+"""Makes the demo models: `python -m quire.demo.make chat|adapter|reward|see|hear|all`.
 
 From text that this package writes itself, on a CPU with two cores. The committed models took
 59 minutes (chat), 12 (both adapters) and 1 (rewards) on two Zen 5 cores that had other work too;
 a step of the chat model takes 1.1 s when they have none, which makes 41 minutes, and all of it 54.
+The models that see and hear took 30 and 15 minutes of one such core (`--threads 1`), in several
+sittings: each phase begins from the weights that the phase before saved in bfloat16.
 torch, transformers and peft are needed here, and nowhere else in quire.
 """
 
@@ -12,7 +14,7 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,18 @@ class Recipe:
     reward_steps: int = 300
     reward_pairs: int = 32
     reward_rate: float = 1e-3
+    eye_steps: int = 450
+    eye_rows: int = 96
+    see_steps: int = 350
+    see_practice: tuple[int, ...] = (400, 500, 500)
+    see_finish: tuple[int, ...] = (320,)
+    finish_rows: int = 48
+    finish_rate: float = 1.5e-3
+    hear_steps: int = 350
+    hear_practice: int = 500
+    media_rows: int = 64
+    media_rate: float = 3e-3
+    media_sample: int = 3000
     sample: int = 30_000
     seed: int = 1
     fast: bool = True
@@ -53,6 +67,16 @@ SMOKE = Recipe(
     reward_steps=2,
     reward_pairs=2,
     sample=300,
+    eye_steps=2,
+    eye_rows=4,
+    see_steps=2,
+    see_practice=(2, 2),
+    see_finish=(2, 2),
+    finish_rows=4,
+    hear_steps=2,
+    hear_practice=2,
+    media_rows=4,
+    media_sample=100,
     fast=False,
 )
 
@@ -141,10 +165,135 @@ def make_rewards(folder: Path, recipe: Recipe) -> None:
     save_value_head(head.weight, head.bias, folder / "reward")
 
 
+def make_see(folder: Path, recipe: Recipe) -> None:
+    """Train the model that sees into `folder/see`: its eye first, then the whole."""
+    import torch
+
+    from quire.demo.media_files import SEE_TEMPLATE, save_picture_processor
+    from quire.demo.media_network import new_seeing_model
+    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses, tower_losses, whiten
+    from quire.demo.seeing import SMALL
+    from quire.demo.train import descend
+
+    target = _cleared(folder / "see")
+    save_picture_processor(target)
+    tokenizer = _media_tokenizer(target, recipe, SEE_TEMPLATE)
+    model, guide = new_seeing_model(tokenizer, recipe.seed), new_guide(CELL_SIZES, recipe.seed)
+    whiten(model.model.visual, recipe.seed, recipe.media_sample)
+    eye = torch.nn.ModuleList([model.model.visual, guide])
+    films = tower_losses(model, guide, recipe.seed, recipe.eye_rows)
+    descend(eye, films, recipe.eye_steps, recipe.media_rate, muon=True)
+    stream = seeing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows, sizes=SMALL)
+    _train_media(model, guide, stream, recipe.see_steps, recipe.media_rate, tokenizer, target)
+    for number in range(1, len(recipe.see_practice) + 1):
+        practise_seeing(folder, recipe, number)
+    for number in range(1, len(recipe.see_finish) + 1):
+        finish_seeing(folder, recipe, number)
+
+
+def practise_seeing(folder: Path, recipe: Recipe, number: int) -> None:
+    """Train the saved model on, most on what is learned late, in the round of this number from 1.
+
+    That is counting, and naming several pictures in order. In each round the rate rises again.
+    """
+    from quire.demo.media_network import read_media_model
+    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
+    from quire.demo.seeing import PRACTICE, SMALL
+
+    target, seed = folder / "see", recipe.seed + number
+    tokenizer, model = _tokenizer(target), read_media_model(target)
+    guide = new_guide(CELL_SIZES, recipe.seed)
+    stream = seeing_losses(model, guide, tokenizer, seed, recipe.media_rows, PRACTICE, SMALL)
+    steps = recipe.see_practice[number - 1]
+    _train_media(model, guide, stream, steps, recipe.media_rate, tokenizer, target)
+
+
+def finish_seeing(folder: Path, recipe: Recipe, number: int) -> None:
+    """Train the saved model on pictures of all sizes, in the round of this number from 1.
+
+    They are scaled as the processor does, which stretches them: a model that has not seen that
+    counts a long shape twice. The first round is on all kinds of questions, the others on counting.
+    """
+    import torch
+
+    from quire.demo.media_network import read_media_model
+    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
+    from quire.demo.seeing import FINISH, PRACTICE
+
+    target, seed = folder / "see", recipe.seed + len(recipe.see_practice) + number
+    tokenizer, model = _tokenizer(target), read_media_model(target)
+    guide = new_guide(CELL_SIZES, recipe.seed)
+    # A guide of zeros passes nothing back before it has learned to read what the tower knows.
+    torch.nn.init.zeros_(guide.weight)
+    kinds = FINISH if number == 1 else PRACTICE
+    stream = seeing_losses(model, guide, tokenizer, seed, recipe.finish_rows, kinds)
+    steps = recipe.see_finish[number - 1]
+    _train_media(model, guide, stream, steps, recipe.finish_rate, tokenizer, target)
+
+
+def make_hear(folder: Path, recipe: Recipe) -> None:
+    """Train the model that hears into `folder/hear`."""
+    from quire.demo.media_files import HEAR_TEMPLATE, save_sound_processor
+    from quire.demo.media_network import new_hearing_model
+    from quire.demo.media_train import MOMENT_SIZES, hearing_losses, new_guide
+
+    target = _cleared(folder / "hear")
+    save_sound_processor(target)
+    tokenizer = _media_tokenizer(target, recipe, HEAR_TEMPLATE)
+    model, guide = new_hearing_model(tokenizer, recipe.seed), new_guide(MOMENT_SIZES, recipe.seed)
+    stream = hearing_losses(model, guide, tokenizer, recipe.seed, recipe.media_rows)
+    _train_media(model, guide, stream, recipe.hear_steps, recipe.media_rate, tokenizer, target)
+    practise_hearing(folder, recipe)
+
+
+def practise_hearing(folder: Path, recipe: Recipe) -> None:
+    """Train the saved model on with the rate risen again: counting is learned last."""
+    from quire.demo.media_network import read_media_model
+    from quire.demo.media_train import MOMENT_SIZES, hearing_losses, new_guide
+
+    target, seed = folder / "hear", recipe.seed + 1
+    tokenizer, model = _tokenizer(target), read_media_model(target)
+    guide = new_guide(MOMENT_SIZES, recipe.seed)
+    stream = hearing_losses(model, guide, tokenizer, seed, recipe.media_rows)
+    _train_media(model, guide, stream, recipe.hear_practice, recipe.media_rate, tokenizer, target)
+
+
+def _media_tokenizer(target: Path, recipe: Recipe, template: str) -> Any:
+    from quire.demo.media_files import save_media_tokenizer, train_media_tokenizer
+
+    tokenizer = train_media_tokenizer(recipe.seed, recipe.media_sample)
+    save_media_tokenizer(tokenizer, target, template)
+    return tokenizer
+
+
+def _train_media(
+    model: Any,
+    guide: Any,
+    stream: Iterator[Any],
+    steps: int,
+    rate: float,
+    tokenizer: Any,
+    target: Path,
+) -> None:
+    import torch
+
+    from quire.demo.media_network import save_media_model
+    from quire.demo.train import descend
+
+    def save() -> None:
+        save_media_model(model, tokenizer, target)
+
+    both = torch.nn.ModuleList([model, guide])
+    descend(both, stream, steps, rate, muon=True, snapshot=save)
+    save()
+
+
 PARTS: dict[str, Callable[[Path, Recipe], None]] = {
     "chat": make_chat,
     "adapter": make_adapters,
     "reward": make_rewards,
+    "see": make_see,
+    "hear": make_hear,
 }
 
 

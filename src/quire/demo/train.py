@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def train_tokens(
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     body = _compiled(inner.model) if fast else inner.model
     losses = (_token_loss(body, inner.lm_head, batch) for batch in stream)
-    return _descend(model, losses, steps, rate, muon=muon, snapshot=snapshot)
+    return descend(model, losses, steps, rate, muon=muon, snapshot=snapshot)
 
 
 def train_rewards(
@@ -71,7 +72,7 @@ def train_rewards(
         _pair_loss(body, head, tokenizer, [next(stream) for _ in range(size)], step % FORMS)
         for step in range(steps)
     )
-    return _descend(both, losses, steps, rate, muon=False)
+    return descend(both, losses, steps, rate, muon=False)
 
 
 def scores(body: Any, head: Any, tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
@@ -88,7 +89,7 @@ def scores(body: Any, head: Any, tokenizer: Tokenizer, texts: list[str]) -> torc
     return head(hidden[torch.arange(len(rows)), ends]).squeeze(-1)
 
 
-def _descend(
+def descend(
     model: Any,
     losses: Iterator[torch.Tensor],
     steps: int,
@@ -97,6 +98,7 @@ def _descend(
     muon: bool,
     snapshot: Callable[[], None] | None = None,
 ) -> float:
+    """Take one step down each of the losses and return their mean near the end."""
     import torch
 
     optimizers = _optimizers(model, rate, muon=muon)
@@ -130,7 +132,7 @@ def _token_loss(body: Any, head: Any, batch: Batch) -> torch.Tensor:
 
     labels = torch.from_numpy(batch.labels)
     learned = labels != IGNORED
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_has_bfloat16()):
+    with half():
         hidden = body(
             input_ids=torch.from_numpy(batch.ids),
             position_ids=torch.from_numpy(batch.positions),
@@ -155,6 +157,13 @@ def _pair_loss(
     return -torch.nn.functional.logsigmoid(better - worse).mean() + 0.002 * values.square().mean()
 
 
+def half() -> AbstractContextManager[Any]:
+    """Return the context in which matrix products run in bfloat16, where the CPU can do that."""
+    import torch
+
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=_has_bfloat16())
+
+
 @cache
 def _has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; elsewhere it is many times slower than float32."""
@@ -177,7 +186,9 @@ def _optimizers(model: Any, rate: float, *, muon: bool) -> list[Any]:
 
     trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     matrices = [
-        weight for name, weight in trained if muon and weight.ndim == 2 and "embed" not in name
+        weight
+        for name, weight in trained
+        if muon and weight.ndim == 2 and "embed" not in name and "head" not in name
     ]
     chosen = {id(weight) for weight in matrices}
     others = [weight for _, weight in trained if id(weight) not in chosen]

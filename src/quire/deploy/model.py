@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.arguments import ModelArguments
+from quire.demo import named_demo_path
 from quire.errors import ConfigError, ModelNotFoundError
 from quire.model_folder import read_json
 from quire.vllm.model_facts import ModelFacts, read_model_facts
@@ -44,6 +45,9 @@ def find_served_model(args: ModelArguments) -> ServedModel:
         raise ModelNotFoundError(f"model_name_or_path must be a folder, but {name} is a file.")
     if local.is_dir():
         return _known(str(local.absolute()), local.absolute())
+    demo = named_demo_path(name)
+    if demo is not None:
+        return _known(str(demo), demo)
     if not _is_hub_name(name):
         return _unknown(str(local.absolute()), args)
     cached = _cached_folder(name, args)

@@ -160,7 +160,8 @@ def _draw_ranked(
 def _weights(values: Logits, temperature: Floats) -> Floats:
     """Return exp((value - largest) / temperature) for values that descend along each row."""
     wide = values.astype(np.float64)
-    return np.exp((wide - wide[:, :1]) / temperature[:, None])
+    with np.errstate(over="ignore", under="ignore"):  # where temperatures are tiny
+        return np.exp((wide - wide[:, :1]) / temperature[:, None])
 
 
 def _dense_weights(logits: Logits, temperature: Floats) -> Logits:

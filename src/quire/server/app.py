@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from quire import __version__
 from quire.errors import QuireError
-from quire.server import adapters, tokens
+from quire.server import adapters, page, tokens
 from quire.server.anthropic import messages
 from quire.server.anthropic.errors import error_body
 from quire.server.disconnect import ClientGone
@@ -41,8 +41,9 @@ ROUTERS: tuple[MakeRouter, ...] = (
     scores.router,
     tokens.router,
     adapters.router,
+    page.router,
 )
-"""Every API's routes; a module of routes has a `router` and stands here."""
+"""Every API's routes, and the chat page's; a module of routes has a `router` and stands here."""
 
 ERROR_FORMS: dict[str, ErrorForm] = {messages.PATH: error_body}
 """The error bodies of APIs that are not OpenAI's, by the beginning of their paths."""

@@ -28,6 +28,7 @@ from quire.vllm.log import (
     quiet_until_configured,
 )
 from quire.vllm.plan import Plan
+from quire.vllm.plugin import check_loaded
 from quire.vllm.processes import end, engine_processes
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def _make_engine(engine_args: Mapping[str, Any]) -> AsyncLLM:
         config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"vLLM refuses the arguments: {_first_lines(error)}") from error
+    check_loaded(config.model_config)
     return AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,

@@ -35,13 +35,18 @@ GOOD = text_of({"type": "regex", "regex": "[a-z]{1,20}"})
 BAD = text_of({"type": "grammar", "grammar": "start: missing"})
 
 
-def test_good_and_bad_ones_are_told_apart() -> None:
+async def test_what_comes_to_an_end_is_let_through_right_or_wrong() -> None:
     checker = GrammarChecker()
-    for _ in range(3):
-        checker.check(GOOD, 5)
-        with pytest.raises(SamplingError, match="cannot be compiled"):
-            checker.check(BAD, 5)
+    for grammar in (GOOD, BAD, GOOD, BAD, text_of({"type": "regex", "regex": "b"})):
+        checker.check(grammar, 5)
+    assert len(checker._idle) == 1  # pyright: ignore[reportPrivateUsage]
     checker.close()
+    tokenizer = Tokenizer.from_folder(demo_model_path())
+    compiler = ConstraintCompiler(tokenizer, tokenizer.vocab_size)
+    wrong = {"type": "grammar", "grammar": "start: missing"}
+    with pytest.raises(SamplingError, match="cannot be compiled"):
+        await compiler.matchers(SamplingParams(8, response_format=read_response_format(wrong)))
+    compiler.close()
 
 
 def test_what_takes_too_long_is_ended_and_others_are_served() -> None:

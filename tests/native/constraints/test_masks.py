@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from quire.native.constraints.matcher import Matcher
 from quire.response_format import Constraint
 from quire.tokenizer import Tokenizer
 from tests.native.constraints.running import EOS, TOKENS, VOCAB, compiler, regex, settings
-from tests.native.small_tokenizers import byte_fallback, byte_level
+from tests.native.small_tokenizers import END, byte_fallback, byte_level
 
 PATTERNS = ["[0-9]{2,4}", "(the )?cat( sat)*", "[ab]*c", "1|2 [a-z]{3}"]
 
@@ -130,6 +132,40 @@ def test_a_grammar_that_becomes_too_complex_says_so() -> None:
     assert "too many" in matcher.error
     matcher.prepare()
     assert not allowed_by(matcher)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint("regex", re.escape(f"{END}!")),
+        Constraint("choice", (f"{END}!",)),
+        Constraint("grammar", f'start: "{END[:-1]}" "{END[-1]}!"'),
+    ],
+)
+@pytest.mark.parametrize("make", [byte_level, byte_fallback])
+def test_text_that_reads_like_a_special_token_is_text(
+    make: Callable[[], Tokenizer], constraint: Constraint
+) -> None:
+    """A grammar that leaves no choice made llguidance take it for the token, and refuse that."""
+    tokenizer = make()
+    own = ConstraintCompiler(tokenizer, tokenizer.vocab_size)
+    (matcher,) = own.compile(settings(constraint))
+    written: list[int] = []
+    while not matcher.is_complete and len(written) < 20:
+        allowed = set(allowed_by(matcher)) - {EOS}
+        if not allowed:
+            break
+        written.append(max(allowed))
+        matcher.accept(written[-1])
+        matcher.prepare()
+        assert matcher.error is None
+    assert tokenizer.decode(written, skip_special_tokens=False).strip() == f"{END}!"
+
+
+def test_a_grammar_may_name_a_special_token() -> None:
+    params = settings(Constraint("grammar", f"start: {END}"), eos_token_ids=())
+    (matcher,) = compiler().compile(params)
+    assert allowed_by(matcher) == [EOS]
 
 
 def test_a_kept_grammar_is_at_its_beginning_again() -> None:

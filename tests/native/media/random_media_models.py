@@ -30,6 +30,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from quire.media.values import Clip, Picture, Sound
+from quire.media.yi_vl import DECLARATION
 
 IMAGE, VIDEO, AUDIO = 290, 291, 292
 PATCH = 4
@@ -136,8 +137,8 @@ def _llava(text: Any, vision: Any = None, **changes: Any) -> PreTrainedModel:
     return LlavaForConditionalGeneration(config)
 
 
-def _yi_vl() -> PreTrainedModel:
-    model = _llava(LlamaConfig(**_TEXT), is_yi_vl_derived_model=True)
+def _yi_vl(*, declared: bool = True, **text: Any) -> PreTrainedModel:
+    model = _llava(LlamaConfig(**_TEXT, **text), **{DECLARATION: True} if declared else {})
     model.model.multi_modal_projector = YiProjector(_CLIP["hidden_size"], _TEXT["hidden_size"])
     return model
 
@@ -166,10 +167,10 @@ def _qwen2_audio() -> PreTrainedModel:
     return Qwen2AudioForConditionalGeneration(config)
 
 
-KINDS: dict[str, Callable[[], PreTrainedModel]] = {
+KINDS: dict[str, Callable[..., PreTrainedModel]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
-    "llava": lambda: _llava(LlamaConfig(**_TEXT)),
+    "llava": lambda **text: _llava(LlamaConfig(**_TEXT, **text)),
     "llava_mistral": lambda: _llava(MistralConfig(**_TEXT, sliding_window=24)),
     "llava_siglip": _llava_siglip,
     "yi_vl": _yi_vl,
@@ -178,15 +179,21 @@ KINDS: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def make_media_model(
-    folder: Path, kind: str, *, as_on_hub: bool = True, dtype: torch.dtype = torch.float32
+    folder: Path,
+    kind: str,
+    *,
+    as_on_hub: bool = True,
+    dtype: torch.dtype = torch.float32,
+    **changes: Any,
 ) -> PreTrainedModel:
     """Write a random model of one of `KINDS` and its processor; return transformers' own model.
 
-    `as_on_hub` names the weights as the hub does; else as transformers 5 has them itself.
+    `as_on_hub` names the weights as the hub does; else as transformers 5 has them itself. `changes`
+    are for the kinds that take some.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = KINDS[kind]()
+        model = KINDS[kind](**changes)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1:

@@ -18,10 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from quire.errors import SamplingError
-from quire.native.constraints.matcher import told
 
 _PROCESSES = 2
-_KEPT = 512  # grammars that are known to be good
+_KEPT = 512  # grammars that are known to come to an end
 _FILE = Path(__file__).with_name("checking_process.py")
 
 
@@ -32,37 +31,38 @@ class GrammarChecker:
         self._idle: list[subprocess.Popen[bytes]] = []
         self._room = threading.Semaphore(_PROCESSES)
         self._lock = threading.Lock()
-        self._good: OrderedDict[bytes, None] = OrderedDict()
+        self._known: OrderedDict[bytes, None] = OrderedDict()
         self._closed = False
 
     def check(self, grammar: str, seconds: float) -> None:
-        """Return if llguidance reads this grammar in so many seconds.
+        """Return if llguidance comes to an end with this grammar in so many seconds.
+
+        Whether it is right is not told: that may take the model's tokenizer, and is found out where
+        it is compiled.
 
         Raises:
-            SamplingError: it does not, or finds it wrong.
+            SamplingError: it takes longer, or too much memory.
         """
         key = sha256(grammar.encode("utf-8", "surrogatepass")).digest()
         with self._lock:
-            if key in self._good:
-                self._good.move_to_end(key)
+            if key in self._known:
+                self._known.move_to_end(key)
                 return
         deadline = time.monotonic() + seconds
         if not self._room.acquire(timeout=seconds):
             raise _late(seconds)
         try:
-            error = self._ask(grammar, deadline - time.monotonic())
-            if error is None:  # the process was gone before it was asked, or it died of this
-                error = self._ask(grammar, deadline - time.monotonic())
+            ended = self._ask(grammar, deadline - time.monotonic())
+            if not ended:  # the process was gone before it was asked, or it died of this
+                ended = self._ask(grammar, deadline - time.monotonic())
         finally:
             self._room.release()
-        if error is None:
-            error = "it takes too much memory"
-        if error:
-            raise SamplingError(f"response_format cannot be compiled: {told(error)}")
+        if not ended:
+            raise SamplingError("response_format cannot be compiled: it takes too much memory.")
         with self._lock:
-            self._good[key] = None
-            if len(self._good) > _KEPT:
-                self._good.popitem(last=False)
+            self._known[key] = None
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
 
     def close(self) -> None:
         """End the processes."""
@@ -71,8 +71,8 @@ class GrammarChecker:
         for process in idle:
             _end(process)
 
-    def _ask(self, grammar: str, seconds: float) -> str | None:
-        """What is wrong, if anything is; None where the process died."""
+    def _ask(self, grammar: str, seconds: float) -> bool:
+        """Whether the process lives afterwards; raises SamplingError where it takes too long."""
         process = self._process()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -91,7 +91,7 @@ class GrammarChecker:
                 self._keep(process)
             else:
                 _end(process)
-        return json.loads(answer) if answer else None
+        return bool(answer)
 
     def _process(self) -> subprocess.Popen[bytes]:
         with self._lock:

@@ -1,4 +1,4 @@
-"""The process of `checking.py`: is given grammars, a line of JSON each, and says what is wrong with each.
+"""The process of `checking.py`: reads grammars, given as a line of JSON each, and says when it has.
 
 It is run as a file and imports nothing of quire's, so that it starts at once.
 """
@@ -26,13 +26,11 @@ def main() -> None:
         # With no handler this ends the process wherever it is, should nobody be left to do so.
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, asked["seconds"] + 1.0)
-        try:
-            error = LLMatcher.validate_grammar(asked["grammar"], None)
-        except BaseException as failure:  # a panic of llguidance's is no Exception
-            error = str(failure) or type(failure).__name__
+        with suppress(BaseException):  # a panic of llguidance's is no Exception
+            LLMatcher.validate_grammar(asked["grammar"], None)
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(error), flush=True)
+        print("read", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class ConstraintCompiler:
         """`vocab_size` counts the model's logits, of which there may be more than tokens."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._made: Vocabulary | None = None
+        self._made: dict[bool, Vocabulary] = {}  # by whether a grammar may name special tokens
         self._making = threading.Lock()
         self._kept: OrderedDict[str, _Compiled] = OrderedDict()
         self._lock = threading.Lock()  # guards _kept and the copying of what is in it
@@ -66,7 +66,8 @@ class ConstraintCompiler:
         """
         if params.response_format is None:
             return []
-        await self._elsewhere(self._vocabulary)  # made once, and in no request's time
+        # Made once, and in no request's time.
+        await self._elsewhere(partial(self._vocabulary, params.response_format))
         try:
             return await asyncio.wait_for(
                 self._elsewhere(partial(self.compile, params)), TIME_LIMIT
@@ -80,7 +81,7 @@ class ConstraintCompiler:
         """As `matchers`, here and now, with no time limit."""
         if params.response_format is None:
             return []
-        vocabulary = self._vocabulary()
+        vocabulary = self._vocabulary(params.response_format)
         compiled = self._find(params.response_format, vocabulary)
         enders = Enders(params, self._vocab_size)
         with self._lock:
@@ -98,11 +99,17 @@ class ConstraintCompiler:
         except RuntimeError:
             raise EngineClosedError("The engine was closed.") from None
 
-    def _vocabulary(self) -> Vocabulary:
+    def _vocabulary(self, constraint: Constraint) -> Vocabulary:
+        named = constraint.kind == "grammar" and self._names_special_token(constraint)
         with self._making:
-            if self._made is None:
-                self._made = Vocabulary(self._tokenizer, self._vocab_size)
-            return self._made
+            if named not in self._made:
+                self._made[named] = Vocabulary(
+                    self._tokenizer, self._vocab_size, special_names=named
+                )
+            return self._made[named]
+
+    def _names_special_token(self, constraint: Constraint) -> bool:
+        return any(text in str(constraint.value) for text in self._tokenizer.special_texts)
 
     def _find(self, constraint: Constraint, vocabulary: Vocabulary) -> _Compiled:
         text = grammar_text(constraint)

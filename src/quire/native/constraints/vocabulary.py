@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as Backend
 
@@ -25,7 +26,12 @@ class Vocabulary:
         UnsupportedOptionError: a kind of tokenizer that llguidance cannot read.
     """
 
-    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int, *, special_names: bool = False) -> None:
+        """`special_names`: whether a grammar may name special tokens.
+
+        Text that reads like one of them is then taken for it where a grammar leaves no choice, and
+        refused: without need, none has its name.
+        """
         from llguidance import LLTokenizer
 
         self.size = size
@@ -36,12 +42,33 @@ class Vocabulary:
         name = f"<|end {secrets.token_hex(8)}|>"
         backend.add_special_tokens([name])
         self.end = backend.token_to_id(name) or 0
+        content = backend.to_str() if special_names else _without_names(backend.to_str())
         self.tokens: LLTokenizer
         try:
-            self.tokens = LLTokenizer(backend.to_str(), eos_token=self.end)
+            self.tokens = LLTokenizer(content, eos_token=self.end)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # a panic of its Rust code is no Exception
             raise UnsupportedOptionError(
                 f"response_format: llguidance cannot read this model's tokenizer: {error}"
             ) from None
+
+
+def _without_names(content: str) -> str:
+    """A tokenizer's JSON with names for its special tokens that nobody can write."""
+    tokenizer: dict[str, Any] = json.loads(content)
+    salt = secrets.token_hex(8)
+    names: dict[str, str] = {}
+    for token in tokenizer["added_tokens"]:
+        if token["special"]:
+            name = names[token["content"]] = f"<|{token['id']} {salt}|>"
+            token["content"] = name
+    model: dict[str, Any] = tokenizer["model"]
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {names.get(text, text): number for text, number in vocabulary.items()}
+    elif isinstance(vocabulary, list):  # Unigram: pieces with their scores
+        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
+    if model.get("unk_token") in names:
+        model["unk_token"] = names[model["unk_token"]]
+    return json.dumps(tokenizer)

@@ -13,6 +13,8 @@ import numpy as np
 from quire.errors import UnsupportedModelError
 from quire.media.placement import Kind
 from quire.media.values import Medium, Picture
+from quire.media.yi_vl import DECLARATION, NORMS, PROJECTOR, is_yi_vl
+from quire.native.cpu.weights import WeightsFolder
 from quire.native.media.libraries import (
     imported,
     model_module,
@@ -44,8 +46,7 @@ class LlavaTower:
         self._skip_first = config.vision_feature_select_strategy == "default"
         self._processor = read_processor("AutoImageProcessor", folder)
         source = tower_weights(folder)
-        is_yi = bool(getattr(config, "is_yi_vl_derived_model", False))
-        is_yi |= "multi_modal_projector.linear_3.weight" in source
+        is_yi = is_yi_vl(getattr(config, DECLARATION, None), _dimensions(source))
         with no_random_weights():
             tower = imported("transformers").AutoModel.from_config(vision, dtype=torch().float32)
             projector = _yi_projector(config) if is_yi else _projector(config)
@@ -65,6 +66,12 @@ class LlavaTower:
             chosen = torch().cat([states[layer] for layer in layers], dim=-1)[0]
             found = self._projector(chosen[1:] if self._skip_first else chosen)
         return MediaFeatures(found.numpy())
+
+
+def _dimensions(source: WeightsFolder) -> dict[str, int]:
+    """How many dimensions the weights have that would be norms in Yi-VL's projector."""
+    there = [name for name in NORMS if PROJECTOR + name in source]
+    return {name: source.stored(PROJECTOR + name).values.ndim for name in there}
 
 
 def _projector(config: Any) -> Any:

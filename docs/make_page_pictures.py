@@ -1,0 +1,100 @@
+"""Makes the pictures of the chat page in docs/pictures, of the demo model on NativeEngine.
+
+Run it from the repository's root, with what the tests need: `python -m docs.make_page_pictures`.
+The fonts are those of the machine: Inter, JetBrains Mono and TeX Gyre Pagella were there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page, async_playwright
+
+from quire.chat import ChatModel
+from quire.demo import demo_model_path
+from tests.server.page.actions import ask, settled
+from tests.server.page.conftest import FLAGS, browser_program
+from tests.server.serving import serving
+
+PICTURES = Path(__file__).parent / "pictures"
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL = {"name": "get_weather", "description": "Get the current weather for a city."}
+
+
+async def opened(browser: Browser, url: str, width: int, scheme: Any) -> Page:
+    page = await browser.new_page(
+        viewport={"width": width, "height": 780}, color_scheme=scheme, device_scale_factor=1.5
+    )
+    await page.goto(url)
+    await page.locator("#model option").first.wait_for(state="attached")
+    await setting(page, "Temperature", "0")
+    return page
+
+
+async def setting(page: Page, label: str, value: str) -> None:
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_label(label).fill(value)
+    await page.keyboard.press("Escape")
+
+
+async def asked_alone(page: Page, *texts: str) -> None:
+    """A new conversation."""
+    await page.keyboard.press("Alt+KeyN")
+    for text in texts:
+        await ask(page, text)
+
+
+async def taken(page: Page, name: str) -> None:
+    await page.mouse.move(5, 770)
+    await page.wait_for_timeout(400)  # for what fades
+    await page.screenshot(path=PICTURES / f"page-{name}.png")
+
+
+async def wide(browser: Browser, url: str) -> None:
+    page = await opened(browser, url, 1200, "dark")
+    await setting(page, "Functions", json.dumps([{**TOOL, "parameters": CITY}]))
+    await ask(page, "What is the weather in Oslo?")
+    await page.locator(".results textarea").fill('{"weather": "rain", "temperature": 9}')
+    await page.get_by_role("button", name="Send results").click()
+    await settled(page)
+    await taken(page, "dark")
+    await setting(page, "Functions", "")
+    await page.emulate_media(color_scheme="light")
+    await asked_alone(page, "Which Python version does quire need?")
+    await asked_alone(page, "Does quire need a GPU?")
+    await asked_alone(page, "What is quire?", "How do I stream an answer?")
+    await page.get_by_role("button", name="Retry").last.click()
+    await page.get_by_label("Version 2 of 2").wait_for()
+    await settled(page)
+    await taken(page, "light")
+
+
+async def narrow(browser: Browser, url: str) -> None:
+    page = await opened(browser, url, 390, "light")
+    await ask(page, "What does the name quire mean?")
+    await ask(page, "How do I use ChatModel?")
+    await page.locator("#composer-text").blur()
+    await taken(page, "phone")
+
+
+async def make(url: str) -> None:
+    async with async_playwright() as playwright:
+        flags = [*FLAGS, "--font-render-hinting=none"]
+        browser = await playwright.chromium.launch(executable_path=browser_program(), args=flags)
+        await wide(browser, url)
+        await narrow(browser, url)
+        await browser.close()
+
+
+def main() -> None:
+    PICTURES.mkdir(exist_ok=True)
+    arguments = {"model_name_or_path": str(demo_model_path()), "infer_backend": "native"}
+    with ChatModel(arguments) as model, serving(model, served_model_name="quire-demo") as server:
+        asyncio.run(make(server.url))
+
+
+if __name__ == "__main__":
+    main()

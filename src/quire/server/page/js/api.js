@@ -1,0 +1,115 @@
+// The server's API, as this page uses it.
+import { readEvents } from "./sse.js";
+
+const KEY = "quire.key";
+
+/** What the server, or the way to it, refused. `status` is 0 where no answer came. */
+export class ApiError extends Error {
+  constructor(message, { status = 0, type = null, code = null, retryAfter = null } = {}) {
+    super(message);
+    Object.assign(this, { status, type, code, retryAfter });
+  }
+}
+
+/** Requests to /v1 of the page's own origin. The key lives as long as the tab. */
+export class Api {
+  /** `askKey(refused)` resolves to a key, or to null; `refused` says that there was one. */
+  constructor(askKey, base = new URL("v1/", document.baseURI)) {
+    this.base = base;
+    this.askKey = askKey;
+  }
+
+  get key() {
+    return sessionStorage.getItem(KEY);
+  }
+
+  set key(value) {
+    if (value) sessionStorage.setItem(KEY, value);
+    else sessionStorage.removeItem(KEY);
+  }
+
+  /** The models and adapters served: [{id, parent, ...}]. */
+  async models() {
+    const answer = await this.#send("models", {});
+    return (await answer.json()).data;
+  }
+
+  /** The chunks of a streamed chat completion; an AbortSignal ends it. */
+  async *chat(body, signal) {
+    const answer = await this.#send("chat/completions", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(body),
+      signal,
+    });
+    let ended = false;
+    for await (const data of readEvents(answer.body)) {
+      if (data === "[DONE]") {
+        ended = true;
+        break;
+      }
+      const chunk = parsed(data);
+      if (chunk.error) throw asError(chunk, 200);
+      yield chunk;
+    }
+    if (!ended) throw new ApiError("The connection ended before the answer did.");
+  }
+
+  async #send(path, options) {
+    for (;;) {
+      const used = this.key;
+      const answer = await this.#fetch(path, options, used);
+      if (answer.ok) return answer;
+      const error = await refusal(answer);
+      if (answer.status !== 401) throw error;
+      if (this.key !== used) continue; // given meanwhile, for another request
+      const key = await this.#askOnce(used !== null);
+      if (key === null) throw error;
+    }
+  }
+
+  async #fetch(path, options, key) {
+    const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
+    try {
+      return await fetch(new URL(path, this.base), { ...options, headers, credentials: "omit" });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError("The server cannot be reached. Does it still run?");
+    }
+  }
+
+  /** One question at a time, whatever number of requests wait for its answer. */
+  #askOnce(refused) {
+    this.asking ??= this.askKey(refused)
+      .then((key) => (key === null ? null : (this.key = key)))
+      .finally(() => (this.asking = null));
+    return this.asking;
+  }
+}
+
+function parsed(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    throw new ApiError(`The server sent what is no JSON: ${data.slice(0, 100)}`);
+  }
+}
+
+async function refusal(answer) {
+  const text = await answer.text();
+  try {
+    return asError(
+      JSON.parse(text),
+      answer.status,
+      Number(answer.headers.get("retry-after")) || null,
+    );
+  } catch {
+    const told = text.trim().slice(0, 300) || answer.statusText || "no reason given";
+    return new ApiError(`The server answered ${answer.status}: ${told}`, { status: answer.status });
+  }
+}
+
+function asError(body, status, retryAfter = null) {
+  const { message = "The server failed.", type = null, code = null } = body.error;
+  return new ApiError(message, { status, type, code, retryAfter });
+}

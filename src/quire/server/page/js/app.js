@@ -1,0 +1,147 @@
+// The page's beginning: everything is made here, and joined.
+import { Api } from "./api.js";
+import { iconButton } from "./dom.js";
+import { listen, shortcuts } from "./keys.js";
+import { Session } from "./session.js";
+import { loadSettings } from "./settings.js";
+import { openStore } from "./store.js";
+import { acceptDrops, Composer } from "./view/composer.js";
+import { askKey, showShortcuts } from "./view/dialogs.js";
+import { Header } from "./view/header.js";
+import { notify } from "./view/notices.js";
+import { openSettings } from "./view/settings.js";
+import { Sidebar } from "./view/sidebar.js";
+import { Thread } from "./view/thread.js";
+
+const narrow = matchMedia("(max-width: 52rem)");
+const darkSystem = matchMedia("(prefers-color-scheme: dark)");
+const TRY_AGAIN = 2000; // ms, while the server is loading or away
+const at = (id) => document.getElementById(id);
+
+async function start() {
+  const session = new Session(new Api(askKey), await openStore(), loadSettings());
+  const sidebar = sidebarSwitch(session);
+  const thread = new Thread(session, at("thread"), at("jump"));
+  const composer = new Composer(session, at("composer"), { notify, editLast: () => thread.edit() });
+  new Sidebar(session, at("sidebar"), sidebar.choose);
+  new Header(session, at("title"), at("model"));
+  acceptDrops(composer);
+  session.addEventListener("problem", ({ detail }) => notify(detail));
+  session.addEventListener("settings", () => showTheme(session.settings.theme));
+  session.addEventListener("opened", () => narrow.matches || composer.focus());
+  session.addEventListener("thread", () => keepFocus(composer));
+  const table = shortcuts(actions(session, thread, composer, sidebar));
+  listen(table);
+  fillBars(session, sidebar, table);
+  composer.focus();
+  await session.load();
+  await loadModels(session);
+  if (!session.path.length) thread.draw();
+}
+
+/** Where what had the focus is gone, the message field has it. */
+function keepFocus(composer) {
+  const lost = document.activeElement === document.body;
+  if (lost && !narrow.matches && getSelection().isCollapsed) composer.focus();
+}
+
+/** The models, as soon as the server has loaded them. */
+async function loadModels(session) {
+  for (let told = false; ; told = true) {
+    try {
+      await session.loadModels();
+      return;
+    } catch (error) {
+      if (!told) notify(error.message);
+      if (error.status !== 0 && error.status !== 503) return;
+      await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN));
+    }
+  }
+}
+
+function actions(session, thread, composer, sidebar) {
+  const free = () => document.querySelector("dialog[open]") === null;
+  const whenFree = (act) => () => free() && act();
+  return {
+    escape: () => {
+      if (!free()) return false; // the dialog closes itself
+      if (narrow.matches && sidebar.isOpen) return sidebar.close();
+      return session.isRunning ? session.stop() : false;
+    },
+    focus: () => composer.focus(),
+    create: whenFree(() => session.create()),
+    above: whenFree(() => session.step(-1)),
+    below: whenFree(() => session.step(1)),
+    retry: whenFree(() => retryLast(session)),
+    sidebar: whenFree(() => sidebar.toggle()),
+    settings: whenFree(() => openSettings(session)),
+    theme: () => switchTheme(session),
+    help: whenFree(() => showShortcuts(shortcuts({}))),
+  };
+}
+
+function retryLast(session) {
+  const last = session.path.at(-1);
+  if (last?.role === "assistant") session.retry(last);
+}
+
+function fillBars(session, sidebar, table) {
+  const toggle = () => sidebar.toggle();
+  at("bar-start").append(
+    iconButton("menu", "Conversations (Alt+B)", toggle, { id: "menu", "aria-controls": "sidebar" }),
+  );
+  at("bar-end").append(
+    iconButton("moon", "Dark or light (Alt+D)", () => switchTheme(session), { id: "theme" }),
+    iconButton("keys", "Keyboard (?)", () => showShortcuts(table), { id: "help" }),
+    iconButton("settings", "Settings (Alt+S)", () => openSettings(session), { id: "settings" }),
+  );
+  sidebar.draw();
+}
+
+/** The sidebar: beside the thread on a wide page, above it on a narrow one. */
+function sidebarSwitch(session) {
+  let isOpen = !narrow.matches && session.settings.sidebar;
+  const draw = () => {
+    document.body.classList.toggle("with-sidebar", isOpen);
+    at("sidebar").inert = !isOpen;
+    at("main").inert = isOpen && narrow.matches;
+    at("menu")?.setAttribute("aria-expanded", String(isOpen));
+  };
+  const turn = (open) => {
+    isOpen = open;
+    if (!narrow.matches) session.set({ sidebar: open });
+    draw();
+    if (open && narrow.matches) at("sidebar").querySelector("button").focus();
+  };
+  const close = () => turn(false);
+  narrow.addEventListener("change", () => {
+    isOpen = !narrow.matches && session.settings.sidebar;
+    draw();
+  });
+  at("shade").addEventListener("click", close);
+  draw();
+  const choose = () => narrow.matches && close();
+  return {
+    close,
+    choose,
+    draw,
+    toggle: () => turn(!isOpen),
+    get isOpen() {
+      return isOpen;
+    },
+  };
+}
+
+function switchTheme(session) {
+  const { theme } = session.settings;
+  const dark = theme === "dark" || (theme === "auto" && darkSystem.matches);
+  session.set({ theme: dark ? "light" : "dark" });
+}
+
+function showTheme(theme) {
+  const root = document.documentElement;
+  if (theme === "auto") delete root.dataset.theme;
+  else root.dataset.theme = theme;
+}
+
+start();

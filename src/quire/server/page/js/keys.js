@@ -1,0 +1,52 @@
+// The keyboard: one table of shortcuts, which the help shows too.
+
+/** Each: the key (`code` with Alt, else `key`), how it is written, what it does. */
+export function shortcuts(actions) {
+  return [
+    { shown: ["Enter"], does: "Send the message" },
+    { shown: ["Shift", "Enter"], does: "New line" },
+    {
+      key: "Escape",
+      shown: ["Esc"],
+      does: "Stop the answer, or close what is open",
+      act: actions.escape,
+    },
+    { key: "/", shown: ["/"], does: "To the message field", act: actions.focus },
+    { shown: ["↑"], does: "In an empty field: edit the last message" },
+    { code: "KeyN", shown: ["Alt", "N"], does: "New conversation", act: actions.create },
+    { code: "ArrowUp", shown: ["Alt", "↑"], does: "Conversation above", act: actions.above },
+    { code: "ArrowDown", shown: ["Alt", "↓"], does: "Conversation below", act: actions.below },
+    { code: "KeyR", shown: ["Alt", "R"], does: "Answer again", act: actions.retry },
+    {
+      code: "KeyB",
+      shown: ["Alt", "B"],
+      does: "Show or hide the conversations",
+      act: actions.sidebar,
+    },
+    { code: "KeyS", shown: ["Alt", "S"], does: "Settings", act: actions.settings },
+    { code: "KeyD", shown: ["Alt", "D"], does: "Dark or light", act: actions.theme },
+    { key: "?", shown: ["?"], does: "These shortcuts", act: actions.help },
+  ];
+}
+
+/** Have the shortcuts heard on the whole page. */
+export function listen(table) {
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.isComposing) return;
+    const shortcut = table.find((each) => each.act && fits(each, event));
+    if (shortcut && shortcut.act() !== false) event.preventDefault();
+  });
+}
+
+function fits(shortcut, event) {
+  if (shortcut.code) return event.altKey && !event.shiftKey && event.code === shortcut.code;
+  if (event.altKey || event.key !== shortcut.key) return false;
+  return shortcut.key === "Escape" || !isWriting(event.target);
+}
+
+function isWriting(element) {
+  return (
+    element.matches("input, textarea, select, [contenteditable]") ||
+    element.closest("dialog") !== null
+  );
+}

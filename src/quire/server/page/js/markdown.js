@@ -1,0 +1,94 @@
+// Markdown of a model as safe elements.
+//
+// Three fences, each enough alone: markdown-it passes no HTML through; DOMPurify keeps a short list
+// of elements and of links; the page's policy runs no script and loads nothing from elsewhere.
+import "../vendor/markdown-it.min.js";
+import "../vendor/purify.min.js";
+
+const { markdownit, DOMPurify } = globalThis;
+
+const markdown = markdownit({ html: false, linkify: true, breaks: true });
+markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false });
+
+// A picture from elsewhere would tell its host that it was seen: it becomes a link.
+markdown.renderer.rules.image = (tokens, place) => {
+  const { escapeHtml } = markdown.utils;
+  const token = tokens[place];
+  return `<a href="${escapeHtml(token.attrGet("src") ?? "")}">${escapeHtml(token.content || "image")}</a>`;
+};
+
+// The policy knows no style attributes: a column's side is an attribute of its own.
+markdown.core.ruler.push("sides", ({ tokens }) => {
+  for (const token of tokens) {
+    const side = /^text-align:(\w+)$/.exec(token.attrGet("style") ?? "");
+    if (side) token.attrs = [["align", side[1]]];
+  }
+});
+
+const ALLOWED = {
+  ALLOWED_TAGS:
+    "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul".split(
+      " ",
+    ),
+  ALLOWED_ATTR: ["href", "title", "class", "start", "align"],
+  ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  ADD_URI_SAFE_ATTR: ["align", "start"], // no addresses, so not held to the line above
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true,
+};
+
+/** The elements of some HTML, as far as they are allowed. */
+export function sanitized(html) {
+  const fragment = DOMPurify.sanitize(html, ALLOWED);
+  for (const link of fragment.querySelectorAll("a")) {
+    if (link.hasAttribute("href"))
+      Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
+  }
+  return fragment;
+}
+
+/** Reads a text that grows. What cannot change any more is given once, the rest each time.
+ *
+ * Only a text's last blocks (paragraph, list, code, ...) can still change, so the work of a frame is
+ * that of these, however long the text is.
+ */
+export class GrowingMarkdown {
+  #env = {};
+  #done = 0; // how much of the text is in blocks that were given
+
+  /** {settled, open}: fragments, of which `open` is read again next time. */
+  read(text) {
+    const tokens = markdown.parse(text.slice(this.#done), this.#env);
+    const start = (token) => lineStart(text, this.#done, token.map[0]);
+    // Where a block begins is sure once its first line is whole: a "*" may yet be emphasis.
+    const last = tokens.findLastIndex(
+      (token) => token.level === 0 && token.nesting >= 0 && text.indexOf("\n", start(token)) >= 0,
+    );
+    const settled = last > 0 ? this.#render(tokens.slice(0, last)) : null;
+    const open = this.#render(tokens.slice(Math.max(last, 0)));
+    if (settled) this.#done = start(tokens[last]);
+    return { settled, open };
+  }
+
+  /** Whether a link's target may stand after the link, so that all must be read again at the end. */
+  get hasReferences() {
+    return Object.keys(this.#env.references ?? {}).length > 0;
+  }
+
+  /** Begin again: a link's target may have been read before it was whole. */
+  forget() {
+    this.#done = 0;
+    this.#env = {};
+  }
+
+  #render(tokens) {
+    return sanitized(markdown.renderer.render(tokens, markdown.options, this.#env));
+  }
+}
+
+function lineStart(text, from, lines) {
+  let at = from;
+  for (let line = 0; line < lines; line += 1) at = text.indexOf("\n", at) + 1;
+  return at;
+}

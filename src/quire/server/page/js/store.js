@@ -1,0 +1,138 @@
+// Conversations and files, kept in this browser (IndexedDB), or in memory where it keeps nothing.
+
+const NAME = "quire";
+const VERSION = 1;
+
+/** A store: `lasting` says whether a reload finds what was saved. */
+export async function openStore() {
+  try {
+    return new BrowserStore(await open());
+  } catch {
+    return new MemoryStore();
+  }
+}
+
+function open() {
+  const request = indexedDB.open(NAME, VERSION);
+  request.onupgradeneeded = () => {
+    request.result.createObjectStore("conversations", { keyPath: "id" });
+    request.result.createObjectStore("files", { keyPath: "id" });
+  };
+  return settled(request);
+}
+
+function settled(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = request.onblocked = () => reject(request.error ?? new Error("blocked"));
+  });
+}
+
+class BrowserStore {
+  lasting = true;
+
+  constructor(database) {
+    this.database = database;
+    database.onversionchange = () => database.close();
+  }
+
+  /** All conversations, the latest first. */
+  async conversations() {
+    return byTime(await this.#ask("conversations", "readonly", (all) => all.getAll()));
+  }
+
+  async save(conversation) {
+    await this.#ask("conversations", "readwrite", (all) => all.put(conversation));
+  }
+
+  async saveFile(id, blob) {
+    await this.#ask("files", "readwrite", (all) => all.put({ id, blob, at: Date.now() }));
+  }
+
+  async file(id) {
+    return (await this.#ask("files", "readonly", (all) => all.get(id)))?.blob ?? null;
+  }
+
+  /** Delete the files that are not in `used` and came before a time. */
+  async prune(used, before) {
+    const files = await this.#ask("files", "readonly", (all) => all.getAll());
+    await this.#drop(
+      files.filter(({ id, at }) => !used.has(id) && at < before).map(({ id }) => id),
+    );
+  }
+
+  /** Delete a conversation with its files. */
+  async remove(conversation) {
+    await this.#drop(fileIds(conversation));
+    await this.#ask("conversations", "readwrite", (all) => all.delete(conversation.id));
+  }
+
+  async clear() {
+    await this.#ask("files", "readwrite", (all) => all.clear());
+    await this.#ask("conversations", "readwrite", (all) => all.clear());
+  }
+
+  async #drop(ids) {
+    for (const id of ids) await this.#ask("files", "readwrite", (all) => all.delete(id));
+  }
+
+  /** Resolves once the browser has it: at the transaction's end, not the request's. */
+  #ask(name, mode, act) {
+    return new Promise((resolve, reject) => {
+      const transaction = this.database.transaction(name, mode);
+      const request = act(transaction.objectStore(name));
+      transaction.oncomplete = () => resolve(request.result);
+      transaction.onerror = transaction.onabort = () => reject(saveError(transaction.error));
+    });
+  }
+}
+
+function saveError(error) {
+  if (error?.name === "QuotaExceededError") {
+    return new Error("This browser has no room left: delete conversations, or export them first.");
+  }
+  return new Error(`This browser could not keep the conversation: ${error?.message ?? "unknown"}.`);
+}
+
+class MemoryStore {
+  lasting = false;
+  #conversations = new Map();
+  #files = new Map();
+
+  async conversations() {
+    return byTime([...this.#conversations.values()]);
+  }
+
+  async save(conversation) {
+    this.#conversations.set(conversation.id, structuredClone(conversation));
+  }
+
+  async saveFile(id, blob) {
+    this.#files.set(id, blob);
+  }
+
+  async file(id) {
+    return this.#files.get(id) ?? null;
+  }
+
+  async prune() {} // what is only in memory goes with the page
+
+  async remove(conversation) {
+    fileIds(conversation).forEach((id) => this.#files.delete(id));
+    this.#conversations.delete(conversation.id);
+  }
+
+  async clear() {
+    this.#conversations.clear();
+    this.#files.clear();
+  }
+}
+
+/** The ids of all files of a conversation; one may stand in several messages. */
+export function fileIds(conversation) {
+  return new Set(conversation.nodes.flatMap((node) => node.files.map((file) => file.id)));
+}
+
+function byTime(conversations) {
+  return conversations.sort((one, other) => other.updated - one.updated);
+}

@@ -1,0 +1,114 @@
+// Conversations out of the browser and into it again, as one JSON file.
+import { fromDataUrl, toDataUrl } from "./files.js";
+import { fileIds } from "./store.js";
+import { newId } from "./tree.js";
+
+const FORMAT = "quire-conversations";
+
+/** A Blob that holds conversations and the files in them. */
+export async function exported(conversations, store) {
+  const files = {};
+  for (const id of conversations.flatMap((conversation) => [...fileIds(conversation)])) {
+    const blob = await store.file(id);
+    if (blob) files[id] = await toDataUrl(blob);
+  }
+  const content = { format: FORMAT, version: 1, conversations, files };
+  return new Blob([JSON.stringify(content, null, 1)], { type: "application/json" });
+}
+
+/** Put the conversations of such a file into the store, beside what is there; returns them. */
+export async function imported(text, store) {
+  const content = parsed(text);
+  const renamed = new Map();
+  for (const [id, url] of Object.entries(content.files ?? {})) {
+    renamed.set(id, newId());
+    await store.saveFile(renamed.get(id), fromDataUrl(url));
+  }
+  const conversations = content.conversations.map((each) => checked(each, renamed));
+  for (const conversation of conversations) await store.save(conversation);
+  return conversations;
+}
+
+function parsed(text) {
+  let content = null;
+  try {
+    content = JSON.parse(text);
+  } catch {
+    // told below
+  }
+  if (content?.format !== FORMAT || !Array.isArray(content.conversations)) {
+    throw new Error("This file holds no conversations exported from this page.");
+  }
+  return content;
+}
+
+const ROLES = ["user", "assistant", "tool"];
+const text = (value) => (typeof value === "string" ? value : "");
+const number = (value) => (Number.isFinite(value) ? value : Date.now());
+
+/** A conversation made of known fields alone, each of its right type. */
+function checked(given, renamed) {
+  const nodes = (given.nodes ?? []).filter((node) => ROLES.includes(node?.role) && text(node.id));
+  return {
+    id: newId(),
+    title: text(given.title),
+    named: given.named === true,
+    created: number(given.created),
+    updated: number(given.updated),
+    system: text(given.system),
+    nodes: withParents(nodes.map((node) => checkedNode(node, renamed))),
+    chosen: Object.fromEntries(Object.entries(given.chosen ?? {}).filter(([, id]) => text(id))),
+  };
+}
+
+/** Parents stand before their children; what hangs in the air is left out. */
+function withParents(nodes) {
+  const seen = new Set([null]);
+  return nodes.filter((node) => seen.has(node.parent) && !seen.has(node.id) && seen.add(node.id));
+}
+
+function checkedNode(node, renamed) {
+  const kept = {
+    id: node.id,
+    parent: text(node.parent) || null,
+    role: node.role,
+    text: text(node.text),
+    files: (node.files ?? []).map((file) => checkedFile(file, renamed)),
+    created: number(node.created),
+    revision: 0,
+  };
+  if (node.role === "tool") return { ...kept, callId: text(node.callId), name: text(node.name) };
+  if (node.role === "user") return kept;
+  return { ...kept, ...checkedAnswer(node) };
+}
+
+function checkedFile({ id, kind, type, name, size }, renamed) {
+  const known = ["image", "audio", "video"].includes(kind) ? kind : "image";
+  return {
+    id: renamed.get(id) ?? newId(),
+    kind: known,
+    type: text(type),
+    name: text(name),
+    size: number(size),
+  };
+}
+
+function checkedAnswer(node) {
+  const calls = (node.calls ?? []).map((call) => ({
+    id: text(call.id),
+    name: text(call.name),
+    arguments: text(call.arguments),
+  }));
+  const { usage = null, times = null } = node;
+  const finish = text(node.finish) || "stop";
+  const error = node.error ? { message: text(node.error.message) } : null;
+  return {
+    reasoning: text(node.reasoning),
+    calls,
+    model: text(node.model),
+    finish,
+    error,
+    usage,
+    times,
+  };
+}

@@ -1,0 +1,105 @@
+// A conversation: a tree of messages, of which one path is shown. Values and functions alone.
+//
+// {id, title, named, created, updated, system, nodes: [node], chosen: {parent or "": child}}
+// node: {id, parent, role: user | assistant | tool, text, files, created, revision} and, of the
+// assistant, {reasoning, calls, model, finish, error, usage, times}; of a tool, {callId, name}.
+
+const TITLE_LENGTH = 60;
+
+export function newId() {
+  // randomUUID is there in secure contexts alone, and this page may come over plain http.
+  const bytes = crypto.getRandomValues(new Uint8Array(12));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+export function newConversation(system = "") {
+  const now = Date.now();
+  return {
+    id: newId(),
+    title: "",
+    named: false,
+    created: now,
+    updated: now,
+    system,
+    nodes: [],
+    chosen: {},
+  };
+}
+
+/** Add a message after `parent` (null: as a first one), and show it. */
+export function addNode(conversation, parent, fields) {
+  const node = {
+    id: newId(),
+    parent,
+    text: "",
+    files: [],
+    created: Date.now(),
+    revision: 0,
+    ...fields,
+  };
+  conversation.nodes.push(node);
+  conversation.chosen[parent ?? ""] = node.id;
+  conversation.updated = node.created;
+  if (!conversation.named && !conversation.title && node.role === "user") {
+    conversation.title = titleOf(node);
+  }
+  return node;
+}
+
+function titleOf(node) {
+  const line = node.text.trim().split("\n")[0].replace(/\s+/g, " ");
+  if (!line) return node.files[0]?.name ?? "";
+  return line.length > TITLE_LENGTH ? `${line.slice(0, TITLE_LENGTH - 1).trimEnd()}…` : line;
+}
+
+export function find(conversation, id) {
+  return conversation.nodes.find((node) => node.id === id) ?? null;
+}
+
+/** The alternatives to a message, itself among them, in the order in which they were made. */
+export function siblings(conversation, node) {
+  return conversation.nodes.filter((other) => other.parent === node.parent);
+}
+
+/** The messages that are shown, first to last. */
+export function shownPath(conversation) {
+  const children = Map.groupBy
+    ? Map.groupBy(conversation.nodes, (node) => node.parent)
+    : grouped(conversation.nodes);
+  const path = [];
+  for (let below = children.get(null); below?.length; below = children.get(path.at(-1).id)) {
+    const chosen = conversation.chosen[below[0].parent ?? ""];
+    path.push(below.find((node) => node.id === chosen) ?? below.at(-1));
+  }
+  return path;
+}
+
+function grouped(nodes) {
+  const groups = new Map();
+  for (const node of nodes) groups.set(node.parent, [...(groups.get(node.parent) ?? []), node]);
+  return groups;
+}
+
+/** The messages from the first to this one. */
+export function pathTo(conversation, id) {
+  const byId = new Map(conversation.nodes.map((node) => [node.id, node]));
+  const path = [];
+  for (let node = byId.get(id); node; node = byId.get(node.parent)) path.unshift(node);
+  return path;
+}
+
+/** Show the alternative that is `step` further on; returns it, or null at an end. */
+export function switchBranch(conversation, node, step) {
+  const all = siblings(conversation, node);
+  const other = all[all.indexOf(node) + step] ?? null;
+  if (other) conversation.chosen[node.parent ?? ""] = other.id;
+  return other;
+}
+
+/** The calls of an answer that have no result on the shown path. */
+export function openCalls(path) {
+  const last = path.findLastIndex((node) => node.role === "assistant");
+  const answered = new Set(path.slice(last + 1).map((node) => node.callId));
+  const after = path.slice(last + 1).every((node) => node.role === "tool");
+  return after ? (path[last]?.calls ?? []).filter((call) => !answered.has(call.id)) : [];
+}

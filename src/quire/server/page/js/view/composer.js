@@ -1,0 +1,159 @@
+// The field that messages are written in, and what is attached to them.
+import { h, icon, iconButton } from "../dom.js";
+import { ACCEPTED } from "../files.js";
+import { fileChip } from "./media.js";
+
+// Keyboards on glass have no Shift+Enter: there, Enter is a new line.
+const touched = matchMedia("(pointer: coarse)");
+
+export class Composer {
+  #files = [];
+  #drafts = new Map(); // conversation id -> {text, files}
+
+  constructor(session, form, { notify, editLast }) {
+    Object.assign(this, { session, form, notify, editLast });
+    this.field = h("textarea", {
+      id: "composer-text",
+      rows: 1,
+      placeholder: "Write a message",
+      "aria-label": "Message",
+    });
+    this.chips = h("ul", { class: "chips", "aria-label": "Attached files", hidden: true });
+    this.picker = h("input", {
+      type: "file",
+      accept: ACCEPTED,
+      multiple: true,
+      hidden: true,
+      tabIndex: -1,
+    });
+    this.button = h("button", { class: "send" });
+    const attach = iconButton("attach", "Attach images, sounds or videos", () =>
+      this.picker.click(),
+    );
+    form.append(
+      this.chips,
+      this.field,
+      h("div", { class: "row" }, attach, this.picker, this.button),
+    );
+    this.#listen();
+    this.conversation = session.current;
+    this.draw();
+  }
+
+  focus() {
+    this.field.focus();
+  }
+
+  /** Send or stop, whichever the moment asks for. */
+  draw() {
+    if (this.conversation !== this.session.current) this.#changeDraft(this.session.current);
+    const running = this.session.isRunning;
+    const label = running ? "Stop the answer" : "Send";
+    this.button.classList.toggle("stop", running);
+    this.button.replaceChildren(icon(running ? "stop" : "send"));
+    Object.assign(this.button, { title: label, disabled: !running && this.#isEmpty });
+    this.button.setAttribute("aria-label", label);
+  }
+
+  /** Attach files; what is none of the known kinds is told and left out. */
+  async attach(files) {
+    for (const file of files) {
+      try {
+        this.#files.push(await this.session.keepFile(file));
+      } catch (error) {
+        this.notify(error.message);
+      }
+    }
+    this.#drawChips();
+    this.focus();
+  }
+
+  get #isEmpty() {
+    return !this.field.value.trim() && !this.#files.length;
+  }
+
+  #listen() {
+    const { field, form, picker } = this;
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.session.isRunning) this.session.stop();
+      else this.#send();
+    });
+    field.addEventListener("input", () => this.draw());
+    field.addEventListener("keydown", (event) => this.#key(event));
+    field.addEventListener("paste", (event) => {
+      const files = [...(event.clipboardData?.files ?? [])];
+      if (!files.length) return;
+      event.preventDefault();
+      this.attach(files);
+    });
+    picker.addEventListener("change", () => {
+      this.attach([...picker.files]);
+      picker.value = "";
+    });
+    this.session.addEventListener("thread", () => this.draw());
+    this.session.addEventListener("list", () => this.draw());
+  }
+
+  #key(event) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !touched.matches) {
+      event.preventDefault();
+      if (!this.session.isRunning) this.#send();
+    } else if (event.key === "ArrowUp" && !event.altKey && this.#isEmpty) {
+      event.preventDefault();
+      this.editLast();
+    }
+  }
+
+  #send() {
+    if (this.#isEmpty) return;
+    const text = this.field.value.trim();
+    const files = this.#files;
+    this.field.value = "";
+    this.#files = [];
+    this.#drawChips();
+    this.session.send(text, files);
+  }
+
+  #drawChips() {
+    const take = (file) => () => {
+      this.#files = this.#files.filter((other) => other !== file);
+      this.#drawChips();
+      this.focus();
+    };
+    this.chips.replaceChildren(
+      ...this.#files.map((file) => fileChip(file, this.session.store, take(file))),
+    );
+    this.chips.hidden = !this.#files.length;
+    this.draw();
+  }
+
+  /** What was begun in a conversation waits there. */
+  #changeDraft(conversation) {
+    this.#drafts.set(this.conversation.id, { text: this.field.value, files: this.#files });
+    this.conversation = conversation;
+    const { text, files } = this.#drafts.get(conversation.id) ?? { text: "", files: [] };
+    this.field.value = text;
+    this.#files = files;
+    this.#drawChips();
+  }
+}
+
+/** Files dropped anywhere on the page are attached. */
+export function acceptDrops(composer, target = document.documentElement) {
+  const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+  let depth = 0;
+  const mark = (by) => {
+    depth = by === 0 ? 0 : Math.max(0, depth + by);
+    target.classList.toggle("dropping", depth > 0);
+  };
+  target.addEventListener("dragenter", (event) => carriesFiles(event) && mark(1));
+  target.addEventListener("dragleave", (event) => carriesFiles(event) && mark(-1));
+  target.addEventListener("dragover", (event) => carriesFiles(event) && event.preventDefault());
+  target.addEventListener("drop", (event) => {
+    if (!carriesFiles(event)) return;
+    event.preventDefault();
+    mark(0);
+    composer.attach([...event.dataTransfer.files]);
+  });
+}

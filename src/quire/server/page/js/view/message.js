@@ -1,0 +1,224 @@
+// One message of the thread.
+import { pace } from "../answer.js";
+import { h, icon, iconButton } from "../dom.js";
+import { Prose, copyButton } from "./prose.js";
+import { shownFile } from "./media.js";
+
+const LINE = 72; // characters
+
+/** The view of a message. `context`: {session, place, count, growing, editor(node)}. */
+export function messageView(node, context) {
+  if (node.role === "assistant") return new AnswerView(node, context);
+  const element = node.role === "tool" ? resultBlock(node) : question(node, context);
+  return { element };
+}
+
+function question(node, { session, place, count, edit }) {
+  const files = node.files.map((file) => shownFile(file, session.store));
+  const content = h("div", { class: "said" });
+  if (files.length) content.append(h("div", { class: "files" }, files));
+  if (node.text) content.append(h("p", { class: "bubble" }, node.text));
+  const actions = h("div", { class: "actions" }, branches(node, session, place, count));
+  actions.append(
+    quietIcon("edit", "Edit", () => edit(node)),
+    copyButton(() => node.text),
+  );
+  return h(
+    "article",
+    { class: "message user", "aria-label": "You", data: { id: node.id } },
+    content,
+    actions,
+  );
+}
+
+export function quietIcon(shape, label, onclick) {
+  return h(
+    "button",
+    { type: "button", class: "quiet-button", onclick },
+    icon(shape),
+    h("span", {}, label),
+  );
+}
+
+function branches(node, session, place, count) {
+  if (count < 2) return null;
+  const step = (by) => () => session.switchBranch(node, by);
+  return h(
+    "span",
+    { class: "branches", role: "group", "aria-label": "Versions of this message" },
+    iconButton("left", "Earlier version", step(-1), { disabled: place === 0 }),
+    h("span", { "aria-label": `Version ${place + 1} of ${count}` }, `${place + 1} / ${count}`),
+    iconButton("right", "Later version", step(1), { disabled: place === count - 1 }),
+  );
+}
+
+function resultBlock(node) {
+  const summary = h(
+    "summary",
+    {},
+    icon("check"),
+    h("span", {}, "Result of "),
+    h("code", {}, node.name),
+  );
+  const block = h(
+    "details",
+    { class: "block result", open: node.text.length < 400 },
+    summary,
+    code(pretty(node.text)),
+  );
+  return h(
+    "article",
+    { class: "message tool", "aria-label": "Result of a tool", data: { id: node.id } },
+    block,
+  );
+}
+
+/** An answer; `update` shows what came since. */
+class AnswerView {
+  #prose = new Prose();
+  #thought = new Prose();
+  #calls = [];
+
+  constructor(node, context) {
+    Object.assign(this, { node, context });
+    this.thoughtSummary = h("summary", {});
+    this.thoughtBlock = h(
+      "details",
+      { class: "thought" },
+      this.thoughtSummary,
+      this.#thought.element,
+    );
+    this.callList = h("div", { class: "calls" });
+    this.waiting = h("div", { class: "waiting", "aria-hidden": "true" }, h("i"), h("i"), h("i"));
+    this.footer = h("div", { class: "actions" });
+    this.element = h(
+      "article",
+      {
+        class: "message assistant",
+        "aria-label": `Answer of ${node.model || "the model"}`,
+        data: { id: node.id },
+      },
+      [this.thoughtBlock, this.#prose.element, this.callList, this.waiting, this.footer],
+    );
+    this.update();
+  }
+
+  /** The same answer in another state: what is drawn stays. */
+  renew(context) {
+    this.context = context;
+    this.update();
+    return this;
+  }
+
+  update() {
+    const { node } = this;
+    const growing = this.context.growing;
+    this.element.setAttribute("aria-busy", String(growing));
+    this.#showThought(growing);
+    this.#prose.update(node.text, !growing);
+    this.#showCalls();
+    this.waiting.hidden = !growing || node.times.first !== null;
+    if (growing) this.footer.replaceChildren(...paceText(node));
+    else this.footer.replaceChildren(...this.#ending(), ...this.#actions());
+  }
+
+  #showThought(growing) {
+    const { node } = this;
+    this.thoughtBlock.hidden = !node.reasoning;
+    if (!node.reasoning) return;
+    const thinking = growing && node.thought === null;
+    this.thoughtBlock.classList.toggle("thinking", thinking);
+    this.thoughtSummary.textContent = thinking ? "Thinking…" : `Thought${duration(node.thought)}`;
+    this.#thought.update(node.reasoning, !thinking);
+  }
+
+  #showCalls() {
+    this.node.calls.forEach((call, place) => {
+      this.#calls[place] ??= callBlock(this.callList);
+      const { name, content } = this.#calls[place];
+      name.textContent = call.name;
+      content.textContent = pretty(call.arguments);
+    });
+  }
+
+  /** Why it ended, where that is not plain. */
+  #ending() {
+    const { finish, error } = this.node;
+    if (error) return [problem(error)];
+    const notes = {
+      length: "Cut off: the limit of tokens was reached.",
+      stopped: "Stopped.",
+      cut: "Interrupted: the page was left while this was written.",
+      abort: "The server ended this answer.",
+    };
+    return notes[finish] ? [h("p", { class: "note" }, notes[finish])] : [];
+  }
+
+  #actions() {
+    const { session, place, count } = this.context;
+    const again = quietIcon("retry", "Retry", () => session.retry(this.node));
+    const copy = this.node.text ? copyButton(() => this.node.text) : null;
+    const all = [branches(this.node, session, place, count), copy, again, ...paceText(this.node)];
+    return all.filter((each) => each !== null);
+  }
+}
+
+function problem(error) {
+  const later = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
+  return h("p", { class: "problem", role: "alert" }, error.message + later);
+}
+
+function callBlock(list) {
+  const name = h("code");
+  const content = h("code");
+  const summary = h("summary", {}, icon("call"), h("span", {}, "Calls "), name);
+  list.append(
+    h("details", { class: "block call", open: true }, summary, h("pre", { tabIndex: 0 }, content)),
+  );
+  return { name, content };
+}
+
+function code(text) {
+  return h("pre", { tabIndex: 0 }, h("code", {}, text));
+}
+
+/** JSON set out to be read, on one line where it fits there. */
+function pretty(text) {
+  try {
+    const lines = JSON.stringify(JSON.parse(text), null, 2);
+    const line = lines.replace(/\n\s*/g, " ");
+    return line.length <= LINE ? line : lines;
+  } catch {
+    return text; // not whole yet, or no JSON
+  }
+}
+
+function duration(milliseconds) {
+  if (!Number.isFinite(milliseconds)) return "";
+  return milliseconds < 950 ? " for a moment" : ` for ${Math.round(milliseconds / 1000)} s`;
+}
+
+function timeText(seconds) {
+  return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
+}
+
+function paceText(node) {
+  const told = pace(node);
+  if (!told) return [];
+  const { tokens, rate, seconds, exact } = told;
+  const about = exact ? "" : "≈ ";
+  const shownRate = rate >= 100 ? Math.round(rate) : rate.toFixed(1);
+  const parts = [
+    `${about}${tokens} ${tokens === 1 ? "token" : "tokens"}`,
+    `${about}${shownRate} tokens/s`,
+    timeText(seconds),
+  ];
+  const prompt = Number.isFinite(node.usage?.prompt) ? `Prompt: ${node.usage.prompt} tokens` : "";
+  return [
+    h(
+      "span",
+      { class: "pace", title: prompt },
+      [prompt ? `${node.usage.prompt} in` : null, ...parts].filter(Boolean).join(" · "),
+    ),
+  ];
+}

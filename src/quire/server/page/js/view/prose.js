@@ -1,0 +1,87 @@
+// A model's Markdown on the page, growing.
+import { copyText } from "../clipboard.js";
+import { h, icon } from "../dom.js";
+import { colour } from "../highlight.js";
+import { GrowingMarkdown } from "../markdown.js";
+
+export class Prose {
+  #reader = new GrowingMarkdown();
+  #shown = null;
+  #open = []; // the elements of the last block
+
+  constructor() {
+    this.element = h("div", { class: "prose" });
+  }
+
+  /** Show a text that begins with what was shown before; `ended`: no more will come. */
+  update(text, ended = false) {
+    const plain = text.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
+    if (plain !== this.#shown) this.#grow(plain);
+    this.#shown = plain;
+    if (ended && this.#reader.hasReferences) this.#again(plain);
+  }
+
+  #grow(text) {
+    const { settled, open } = this.#reader.read(text);
+    for (const element of this.#open) element.remove();
+    if (settled) this.element.append(dressed(settled));
+    this.#open = [...dressed(open).childNodes];
+    this.element.append(...this.#open);
+  }
+
+  /** The whole text with all its link targets known. */
+  #again(text) {
+    this.#reader.forget();
+    this.element.replaceChildren();
+    this.#open = [];
+    this.#grow(text);
+  }
+}
+
+/** Code gets its colours and a bar, tables room to scroll. */
+function dressed(fragment) {
+  for (const code of fragment.querySelectorAll("pre > code")) dressCode(code);
+  for (const table of fragment.querySelectorAll("table")) {
+    const frame = h("div", {
+      class: "table-frame",
+      tabIndex: 0,
+      role: "region",
+      "aria-label": "Table",
+    });
+    table.replaceWith(frame);
+    frame.append(table);
+  }
+  return fragment;
+}
+
+function dressCode(code) {
+  const pre = code.parentElement;
+  const language = /\blanguage-(\S+)/.exec(code.className)?.[1] ?? "";
+  const frame = h("div", { class: "code-frame" });
+  pre.replaceWith(frame);
+  const bar = h(
+    "div",
+    { class: "code-bar" },
+    h("span", {}, language),
+    copyButton(() => code.textContent),
+  );
+  frame.append(bar, pre);
+  pre.tabIndex = 0;
+  colour(code);
+}
+
+/** A button that copies a text and says so. */
+export function copyButton(textOf, label = "Copy") {
+  const words = h("span", {}, label);
+  const button = h("button", { type: "button", class: "quiet-button" }, icon("copy"), words);
+  button.addEventListener("click", async () => {
+    await copyText(textOf());
+    button.replaceChildren(icon("check"), words);
+    words.textContent = "Copied";
+    setTimeout(() => {
+      button.replaceChildren(icon("copy"), words);
+      words.textContent = label;
+    }, 1500);
+  });
+  return button;
+}

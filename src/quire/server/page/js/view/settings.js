@@ -1,0 +1,194 @@
+// The settings: what is sent with a message, how the page looks, what it keeps.
+import { h, iconButton } from "../dom.js";
+import { readTools } from "../request.js";
+import { confirmed } from "./dialogs.js";
+import { notify } from "./notices.js";
+
+const NUMBERS = [
+  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05 },
+  { name: "top_p", label: "Top p", min: 0, max: 1, step: 0.01 },
+  { name: "max_tokens", label: "Most tokens", min: 1, step: 1 },
+  { name: "seed", label: "Seed", step: 1 },
+];
+const EXAMPLE =
+  '[{"name": "get_weather", "description": "…",\n  "parameters": {"type": "object", "properties": {…}}}]';
+
+export function openSettings(session) {
+  if (document.querySelector("dialog.settings")) return;
+  const dialog = h("dialog", { class: "settings", "aria-labelledby": "settings-title" });
+  const head = h(
+    "header",
+    {},
+    h("h2", { id: "settings-title" }, "Settings"),
+    iconButton("close", "Close", () => dialog.close()),
+  );
+  const sections = [
+    systemSection(session),
+    samplingSection(session),
+    toolsSection(session),
+    looksSection(session),
+    dataSection(session),
+  ];
+  dialog.append(head, h("div", { class: "settings-body" }, sections));
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function section(title, note, ...content) {
+  return h(
+    "section",
+    {},
+    h("h3", {}, title),
+    note ? h("p", { class: "note" }, note) : null,
+    content,
+  );
+}
+
+function labelled(label, field, more = null) {
+  return h("label", { class: "field" }, h("span", {}, label), field, more);
+}
+
+function systemSection(session) {
+  const own = h("textarea", {
+    rows: 3,
+    value: session.current.system,
+    placeholder: "The model’s own default",
+  });
+  own.addEventListener("change", () => session.setSystem(own.value));
+  const later = h("textarea", { rows: 2, value: session.settings.system, placeholder: "None" });
+  later.addEventListener("change", () => session.set({ system: later.value }));
+  return section(
+    "System prompt",
+    null,
+    labelled("Of this conversation", own),
+    labelled("Of new conversations", later),
+  );
+}
+
+function samplingSection(session) {
+  const numbers = NUMBERS.map((number) => numberField(session, number));
+  const thinking = choice(session, "thinking", [
+    ["default", "Default"],
+    ["on", "On"],
+    ["off", "Off"],
+  ]);
+  return section(
+    "Answers",
+    "An empty field leaves it to the server.",
+    h("div", { class: "grid" }, numbers),
+    labelled("Thinking", thinking),
+  );
+}
+
+function numberField(session, { name, label, ...limits }) {
+  const value = session.settings[name] ?? "";
+  const field = h("input", {
+    type: "number",
+    inputMode: "decimal",
+    placeholder: "Default",
+    ...limits,
+    value,
+  });
+  field.addEventListener("change", () => {
+    if (field.reportValidity())
+      session.set({ [name]: field.value === "" ? null : field.valueAsNumber });
+  });
+  return labelled(label, field);
+}
+
+function choice(session, name, options) {
+  const select = h(
+    "select",
+    {},
+    options.map(([value, text]) => h("option", { value }, text)),
+  );
+  select.value = session.settings[name];
+  select.addEventListener("change", () => session.set({ [name]: select.value }));
+  return select;
+}
+
+function toolsSection(session) {
+  const field = h("textarea", {
+    rows: 5,
+    class: "code",
+    spellcheck: false,
+    value: session.settings.tools,
+    placeholder: EXAMPLE,
+  });
+  const told = h("p", { class: "note", role: "status" });
+  const check = () => {
+    let problem = "";
+    try {
+      const count = readTools(field.value).length;
+      told.textContent = count ? `${count} ${count === 1 ? "tool" : "tools"}.` : "";
+      session.set({ tools: field.value });
+    } catch (error) {
+      problem = told.textContent = error.message;
+    }
+    field.setCustomValidity(problem);
+    told.classList.toggle("problem", problem !== "");
+  };
+  field.addEventListener("input", check);
+  const note =
+    "A list of functions in JSON. The page shows their calls, and asks you for the results.";
+  return section("Tools", note, labelled("Functions", field, told));
+}
+
+function looksSection(session) {
+  const options = [
+    ["auto", "As the system"],
+    ["light", "Light"],
+    ["dark", "Dark"],
+  ];
+  return section("Appearance", null, labelled("Colours", choice(session, "theme", options)));
+}
+
+function dataSection(session) {
+  const picker = h("input", {
+    type: "file",
+    accept: "application/json,.json",
+    hidden: true,
+    "aria-label": "File to import",
+  });
+  picker.addEventListener("change", () => importFile(session, picker.files[0]));
+  const button = (text, onclick, more = "") =>
+    h("button", { type: "button", class: `button ${more}`, onclick }, text);
+  const kept = session.store.lasting
+    ? "Conversations are kept in this browser alone."
+    : "This browser keeps nothing: conversations are gone when the page is left.";
+  return section(
+    "Conversations",
+    kept,
+    h(
+      "div",
+      { class: "row start" },
+      button("Export all", () => download(session)),
+      button("Import", () => picker.click()),
+      button("Delete all", () => removeAll(session), "dangerous"),
+      picker,
+    ),
+  );
+}
+
+async function importFile(session, file) {
+  try {
+    const count = await session.import(await file.text());
+    notify(`${count} ${count === 1 ? "conversation" : "conversations"} imported.`);
+  } catch (error) {
+    notify(error.message);
+  }
+}
+
+async function download(session) {
+  const address = URL.createObjectURL(await session.export());
+  const day = new Date().toISOString().slice(0, 10);
+  h("a", { href: address, download: `quire-conversations-${day}.json` }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+}
+
+async function removeAll(session) {
+  const text = "All conversations and their files are deleted from this browser for good.";
+  if (await confirmed("Delete everything?", text, "Delete all")) await session.removeAll();
+}

@@ -1,0 +1,50 @@
+"""What the tests do with the page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from playwright.async_api import Locator, Page, expect
+
+from tests.server.page.scripted_api import ScriptedApi, text_of
+
+
+def composer(page: Page) -> Locator:
+    return page.locator("#composer-text")
+
+
+def answers(page: Page) -> Locator:
+    return page.locator("article.assistant")
+
+
+def questions(page: Page) -> Locator:
+    return page.locator("article.user .bubble")
+
+
+async def ask(page: Page, text: str, *, wait: bool = True) -> None:
+    """Send a message, and wait for its answer's end."""
+    before = await answers(page).count()
+    await composer(page).fill(text)
+    await composer(page).press("Enter")
+    await expect(answers(page)).to_have_count(before + 1)
+    if wait:
+        await settled(page)
+
+
+async def settled(page: Page) -> None:
+    """Wait until no answer grows."""
+    await expect(page.locator("article[aria-busy=true]")).to_have_count(0)
+
+
+def messages_sent(api: ScriptedApi) -> list[tuple[str, str]]:
+    return [(message["role"], text_of(message)) for message in api.last["messages"]]
+
+
+async def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait until something holds on this side."""
+    for _ in range(int(seconds / 0.02)):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("It did not come true in time.")

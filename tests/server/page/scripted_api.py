@@ -1,0 +1,209 @@
+"""A server with the page and an API that answers from a script: what is asked says how."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from quire.server import page
+
+MODELS = [{"id": "scripted", "parent": None}, {"id": "pirate", "parent": "scripted"}]
+
+ATTACK = """# Hello
+<script>window.broken = 1</script>
+<img src=x onerror="window.broken = 2">
+[click](javascript:window.broken=3) [data](data:text/html,<script>window.broken=4</script>)
+[tab](java\tscript:window.broken=5) <a href="javascript:window.broken=6">raw</a>
+![seen](https://elsewhere.invalid/pixel.png)
+<svg onload="window.broken = 7"><iframe srcdoc="<script>parent.broken = 8</script>">
+<javascript:window.broken=9>
+<style>body { display: none }</style>
+[ok](https://example.org "x\\" onmouseover=\\"window.broken=10")
+
+```html"onmouseover="window.broken=11
+<script>window.broken = 12</script>
+```
+"""
+
+RICH = """Here is a table, and some code.
+
+| Name | Count |
+|:-----|------:|
+| one  |     1 |
+
+```python
+def add(a: int, b: int) -> int:
+    return a + b  # simple
+```
+
+1. first
+2. second, see [the site][site]
+
+[site]: https://example.org
+"""
+
+
+@dataclass
+class ScriptedApi:
+    """What the page asked, and what it is told."""
+
+    url: str = ""
+    key: str | None = None
+    loading: bool = False
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    aborted: int = 0
+    hold: threading.Event = field(default_factory=threading.Event)
+    """A stream that is "held" goes on once this is set."""
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.bodies[-1]
+
+    def reset(self) -> None:
+        self.key, self.loading, self.aborted = None, False, 0
+        self.bodies.clear()
+        self.hold.clear()
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+        app.include_router(page.router())
+
+        @app.get("/v1/models")
+        async def models(request: Request) -> Response:
+            return self._refused(request) or JSONResponse({"object": "list", "data": MODELS})
+
+        @app.post("/v1/chat/completions")
+        async def chat(request: Request) -> Response:
+            refused = self._refused(request)
+            if refused is not None:
+                return refused
+            body = await request.json()
+            self.bodies.append(body)
+            asked = text_of(body["messages"][-1])
+            if asked == "fail":
+                return problem(400, "The prompt is too long: 9000 tokens of 2048.")
+            if asked == "busy":
+                return problem(429, "The queue is full.", {"retry-after": "7"})
+            return StreamingResponse(self._stream(body, asked), media_type="text/event-stream")
+
+        return app
+
+    def _refused(self, request: Request) -> Response | None:
+        if self.loading:
+            return problem(503, "The model is being loaded.", {"retry-after": "5"})
+        if self.key is None or request.headers.get("authorization") == f"Bearer {self.key}":
+            return None
+        return problem(401, "No API key, or an unknown one.")
+
+    async def _stream(self, body: dict[str, Any], asked: str) -> AsyncIterator[bytes]:
+        tokens = 0
+        try:
+            async for delta in self._deltas(body, asked):
+                tokens += 1
+                yield event(delta)
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        if asked == "break":
+            yield b'data: {"error": {"message": "The engine died.", "type": "server_error"}}\n\n'
+        elif asked != "cut":
+            finish = {"weather": "tool_calls", "length": "length"}.get(asked, "stop")
+            yield event({}, finish)
+            yield usage(11, tokens)
+            yield b"data: [DONE]\n\n"
+
+    async def _deltas(self, body: dict[str, Any], asked: str) -> AsyncIterator[dict[str, Any]]:
+        yield {"role": "assistant", "content": ""}
+        if asked == "endless":
+            for number in range(100_000):
+                yield {"content": f"{number} "}
+                await asyncio.sleep(0.01)
+        elif asked == "held":
+            yield {"content": "Before. "}
+            while not self.hold.is_set():
+                await asyncio.sleep(0.01)
+            yield {"content": "After."}
+        elif asked == "think":
+            for word in ("Let me ", "see: **two**."):
+                yield {"reasoning_content": word}
+                await asyncio.sleep(0.02)
+            yield {"content": "It is four."}
+        elif asked == "weather":
+            for delta in tool_deltas():
+                yield delta
+        elif asked == "attack":
+            for start in range(0, len(ATTACK), 7):
+                yield {"content": ATTACK[start : start + 7]}
+        elif asked == "rich":
+            for start in range(0, len(RICH), 5):
+                yield {"content": RICH[start : start + 5]}
+                await asyncio.sleep(0.001)
+        elif asked == "long":
+            for number in range(1500):
+                while number == 750 and not self.hold.is_set():
+                    await asyncio.sleep(0.01)
+                yield {"content": f"Line {number} of **many**, with `code`.\n\n"}
+        else:
+            for word in ("You ", "said: ", asked or "(a file)", "."):
+                yield {"content": word}
+                await asyncio.sleep(0.005)
+
+
+def tool_deltas() -> Iterator[dict[str, Any]]:
+    """Two calls, the first in pieces as other servers send them."""
+    yield {"content": "I look it up."}
+    function = {"name": "get_weather", "arguments": ""}
+    yield {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": function}]}
+    for piece in ('{"city": ', '"Oslo"}'):
+        yield {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+    function = {"name": "get_time", "arguments": '{"zone": "CET"}'}
+    yield {"tool_calls": [{"index": 1, "id": "c2", "type": "function", "function": function}]}
+
+
+def text_of(message: dict[str, Any]) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)
+
+
+def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return f"data: {json.dumps({'model': 'scripted', 'choices': [choice]})}\n\n".encode()
+
+
+def usage(prompt: int, completion: int) -> bytes:
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return f"data: {json.dumps({'choices': [], 'usage': counts})}\n\n".encode()
+
+
+def problem(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": error}, status, headers)
+
+
+@contextmanager
+def scripted_api() -> Iterator[ScriptedApi]:
+    """Serve a `ScriptedApi` on a free port of the loopback, in a thread."""
+    api = ScriptedApi()
+    listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+    server = uvicorn.Server(uvicorn.Config(api.app(), log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+    thread.start()
+    api.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    try:
+        yield api
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+        listening.close()

@@ -1,0 +1,139 @@
+"""What the browser keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.server.page.actions import answers, ask, composer, questions, settled
+from tests.server.page.scripted_api import ScriptedApi
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_conversations_outlive_a_reload(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "think")
+    await page.get_by_role("button", name="Retry").click()
+    await settled(page)
+    await page.keyboard.press("Alt+KeyN")
+    await ask(page, "other")
+    pace = await page.locator(".pace").inner_text()
+    await page.reload()
+    await expect(page.locator("#sidebar .title")).to_have_text(["other", "think"])
+    await page.locator("#sidebar .title").first.click()
+    await expect(page.locator(".pace")).to_have_text(pace)
+    await page.locator("#sidebar .title").last.click()
+    await expect(answers(page).locator(".prose").last).to_have_text("It is four.")
+    await expect(page.locator(".thought")).to_be_visible()
+    await expect(page.get_by_label("Version 2 of 2")).to_be_visible()
+
+
+async def test_an_answer_that_a_reload_cuts_off_is_kept_as_far_as_it_came(
+    page: Page, api: ScriptedApi
+) -> None:
+    await ask(page, "endless", wait=False)
+    await expect(answers(page)).to_contain_text("150 ")
+    await page.reload()
+    await page.locator("#sidebar .title").click()
+    await expect(answers(page)).to_contain_text("0 1 2")
+    await expect(page.locator(".note", has_text="Interrupted")).to_be_visible()
+
+
+async def test_rename_search_and_delete(page: Page, api: ScriptedApi) -> None:
+    for text in ("apples", "pears"):
+        await page.keyboard.press("Alt+KeyN")
+        await ask(page, text)
+    await page.locator(".conversations li").first.hover()
+    await page.get_by_role("button", name="Rename pears").click()
+    field = page.get_by_label("Title")
+    await expect(field).to_have_value("pears")
+    await field.fill("Fruit")
+    await field.press("Enter")
+    await expect(page.locator("#title")).to_have_text("Fruit")
+    await page.get_by_label("Search the conversations").fill("said: apples")
+    await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
+    await page.get_by_label("Search the conversations").fill("")
+    await page.locator(".conversations li").first.hover()
+    await page.get_by_role("button", name="Delete Fruit").click()
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("#sidebar .title")).to_have_count(2)
+    await page.locator(".conversations li").first.hover()
+    await page.get_by_role("button", name="Delete Fruit").click()
+    await page.locator("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
+    await expect(page.get_by_text("What shall we write?")).to_be_visible()
+    await page.reload()
+    await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
+
+
+async def test_files_that_were_never_sent_are_pruned(page: Page, api: ScriptedApi) -> None:
+    left = await page.evaluate("""async () => {
+      const { openStore } = await import("/page/js/store.js");
+      const store = await openStore();
+      for (const id of ["used", "unused"]) await store.saveFile(id, new Blob(["x"]));
+      await store.prune(new Set(["used"]), Date.now() - 1000);
+      const young = await store.file("unused");
+      await store.prune(new Set(["used"]), Date.now() + 1000);
+      return [young, await store.file("unused"), await store.file("used")].map((file) => file?.size ?? 0);
+    }""")
+    assert left == [1, 0, 1]
+
+
+async def test_a_draft_waits_in_its_conversation(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "one")
+    await composer(page).fill("begun")
+    await page.keyboard.press("Alt+KeyN")
+    await expect(composer(page)).to_have_value("")
+    await page.locator("#sidebar .title").click()
+    await expect(composer(page)).to_have_value("begun")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": "other", "conversations": []}', "\0"])
+async def test_a_wrong_file_is_refused(
+    page: Page, api: ScriptedApi, content: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "wrong.json"
+    file.write_text(content)
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_label("File to import").set_input_files(file)
+    await expect(page.locator("#notices")).to_contain_text("holds no conversations")
+
+
+async def test_a_hostile_file_does_no_harm(page: Page, api: ScriptedApi, tmp_path: Path) -> None:
+    evil = "<img src=x onerror='window.broken=1'>"
+    nodes = [
+        {"id": "1", "parent": None, "role": "user", "text": evil, "files": []},
+        {"id": "2", "parent": "1", "role": "assistant", "text": evil, "usage": {"completion": evil},
+         "calls": [{"id": 3, "name": evil, "arguments": evil}], "times": {"first": 1, "start": evil}},
+        {"id": "1", "parent": "2", "role": "user", "text": "a circle"},
+        {"id": "5", "parent": "4", "role": "user", "text": "an orphan"},
+        {"id": "6", "parent": "2", "role": "system", "text": "no role of ours"},
+    ]  # fmt: skip
+    content = {
+        "format": "quire-conversations",
+        "version": 1,
+        "conversations": [{"id": "x", "title": evil, "nodes": nodes, "chosen": {"": "nobody"}}],
+        "files": {},
+    }
+    file = tmp_path / "hostile.json"
+    file.write_text(json.dumps(content))
+    await page.keyboard.press("Alt+KeyS")
+    await page.get_by_label("File to import").set_input_files(file)
+    await expect(page.locator("#notices")).to_contain_text("1 conversation imported.")
+    await page.keyboard.press("Escape")
+    await page.locator("#sidebar .title").click()
+    await expect(questions(page)).to_have_text([evil])
+    await expect(answers(page).locator(".prose").last).to_have_text(evil)
+    assert await page.evaluate("window.broken") is None
+
+
+async def test_without_a_store_the_page_works_and_says_so(page: Page, api: ScriptedApi) -> None:
+    await page.add_init_script("Object.defineProperty(window, 'indexedDB', { value: undefined })")
+    await page.reload()
+    await ask(page, "hello")
+    await expect(answers(page)).to_contain_text("You said: hello.")
+    await page.keyboard.press("Alt+KeyS")
+    await expect(page.get_by_text("This browser keeps nothing")).to_be_visible()
