@@ -120,6 +120,8 @@ def test_quire_variables_go_before_others() -> None:
     environment = {"API_PORT": "80", "QUIRE_PORT": "81", "QUIRE_DRAIN_TIMEOUT": "5"}
     arguments, _ = read_server_arguments({}, environment)
     assert (arguments.port, arguments.drain_timeout) == (81, 5.0)
+    environment |= {"QUIRE_PORT": "tcp://10.0.0.1:8000"}  # Kubernetes's, for a service named quire
+    assert read_server_arguments({}, environment)[0].port == 80
     with pytest.raises(ConfigError, match="drain_timeout"):
         read_server_arguments({"drain_timeot": 3}, {})
 

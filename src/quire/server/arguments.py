@@ -153,8 +153,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ServerArguments.model_fields:
         for variable in (f"QUIRE_{name.upper()}", _ENVIRONMENT.get(name, "")):
-            if environment.get(variable):
-                found[name] = environment[variable]
+            value = environment.get(variable, "")
+            # Kubernetes gives the pods beside a service named quire QUIRE_PORT=tcp://10.0.0.1:8000.
+            if value and not value.startswith(("tcp://", "udp://", "sctp://")):
+                found[name] = value
                 break
     return found
 
