@@ -24,7 +24,7 @@ class Connection(HttpToolsProtocol):
     _waiting = 0
     _head_timer: asyncio.TimerHandle | None = None
     _head_size = 0  # bytes of headers that are not complete
-    _in_head = True
+    _in_head = False
     _head_ended = False  # in the data that came last
 
     @classmethod
@@ -46,12 +46,14 @@ class Connection(HttpToolsProtocol):
         """The client sends."""
         self._head_ended = False
         super().data_received(data)
-        if self._in_head and not self._head_ended:
+        if not self._in_head:
+            return
+        if not self._head_ended:
             self._head_size += len(data)
-            if self._head_size > self.head_limit:
-                self._transport().abort()
-            elif self._head_timer is None:
-                self._await_head()
+        if self._head_size > self.head_limit:
+            self._transport().abort()
+        elif self._head_timer is None:
+            self._await_head()
 
     def on_headers_complete(self) -> None:
         """The headers of a request are there."""
@@ -59,10 +61,10 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._head_ended = False, True
         super().on_headers_complete()
 
-    def on_message_complete(self) -> None:
-        """A request is there whole; the next may follow."""
+    def on_message_begin(self) -> None:
+        """A request begins."""
         self._in_head = True
-        super().on_message_complete()
+        super().on_message_begin()
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self.head_timeout, self._cut)
