@@ -39,7 +39,7 @@ class Ticket:
     async def __aenter__(self) -> Ticket:
         self.task = asyncio.current_task()
         try:
-            await self.admission._enter(self)  # pyright: ignore[reportPrivateUsage]
+            await self.admission.admit(self)
         except asyncio.CancelledError:
             self.raise_in_place()
             raise
@@ -52,7 +52,7 @@ class Ticket:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.admission._leave(self)  # pyright: ignore[reportPrivateUsage]
+        self.admission.leave(self)
         if isinstance(error, asyncio.CancelledError):
             self.raise_in_place()
 
@@ -144,7 +144,8 @@ class Admission:
         if self._closed is not None:
             raise NotReady(self._closed[0], retry_after=self._closed[1])
 
-    async def _enter(self, ticket: Ticket) -> None:
+    async def admit(self, ticket: Ticket) -> None:
+        """Wait for a ticket's turn; raises as `enter` says."""
         ticket.entered_at = time.monotonic()
         self.check_open()
         is_next = not self._waiting or _order(ticket) < _order(self._waiting[0])
@@ -167,7 +168,7 @@ class Admission:
             await ticket.turn
         except BaseException:
             if ticket in self._running:  # its turn came in the moment in which it was cancelled
-                self._leave(ticket)
+                self.leave(ticket)
             else:
                 self._forget(ticket)
             raise
@@ -199,19 +200,20 @@ class Admission:
         self._cost += ticket.cost
         self._idle.clear()
 
-    def _leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Ticket) -> None:
+        """A ticket's request is over."""
         if ticket in self._running:
             del self._running[ticket]
             self._cost -= ticket.cost
             self._pace.ended(ticket, bool(self._waiting))
-            self._admit()
+            self._let_in()
 
     def _forget(self, ticket: Ticket) -> None:
         if ticket in self._waiting:
             self._waiting.remove(ticket)
-            self._admit()
+            self._let_in()
 
-    def _admit(self) -> None:
+    def _let_in(self) -> None:
         """Let in who is next, as long as there is room; nobody overtakes."""
         while self._waiting:
             first = self._waiting[0]
