@@ -62,6 +62,12 @@ async def test_with_keys_any_host_is_taken(tokenizer: Tokenizer) -> None:
         assert (await server.chat(headers=headers)).status_code == 200
 
 
+async def test_a_proxy_may_forward_another_host_where_it_is_allowed(tokenizer: Tokenizer) -> None:
+    async with guarded(tokenizer, allow_no_key=True) as server:
+        answer = await server.chat(headers={"host": "models.example.org"})
+        assert answer.status_code == 200
+
+
 async def test_a_body_in_pieces_is_counted_as_it_comes(tokenizer: Tokenizer) -> None:
     async def pieces():  # type: ignore[no-untyped-def]
         for _ in range(100):

@@ -37,7 +37,8 @@ class ServerArguments(Arguments):
     """As `api_key`; these may load and drop adapters too."""
     admin_key_file: str | None = None
     allow_no_key: bool = False
-    """Listen on an address that others reach although no key is needed."""
+    """Let everybody in although no key is needed: at an address that others reach, and under any name
+    of the host (the Host header)."""
     cors_origins: Names = None
     """Web pages' origins that a browser lets ask, such as https://chat.example.org; `*` for all."""
     media_root: str | None = None

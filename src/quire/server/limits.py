@@ -35,7 +35,8 @@ class Limits:
     ) -> None:
         self._app, self._arguments, self._form = app, arguments, form
         self._held = Held(arguments.max_held_bytes)
-        self._checks_host = not arguments.has_keys and is_loopback(arguments.host)
+        lets_all_in = arguments.has_keys or arguments.allow_no_key
+        self._checks_host = not lets_all_in and is_loopback(arguments.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,7 +81,8 @@ class Limits:
         found = dict(headers)
         if self._checks_host and not _is_here(found.get(b"host", b"")):
             text = (
-                "Without keys this server answers to localhost alone, and the Host header differs."
+                "Without keys this server answers to localhost alone, and the Host header differs: "
+                "give it keys, or start it with allow_no_key."
             )
             return Problem(421, text, code="wrong_host")
         return self._of_declared(scope, found) if has_body(scope) else None
