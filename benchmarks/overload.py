@@ -159,7 +159,11 @@ async def compare(port: int, seconds: float) -> None:
     print(f"goodput kept: {100 * much.rate / usual.rate:.0f} % of requests, ", end="")
     print(f"{100 * much.token_rate / usual.token_rate:.0f} % of tokens")
     p99 = refused[int(len(refused) * 0.99)]
-    print(f"refusals:     p50 {statistics.median(refused) * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms")
+    p95 = refused[int(len(refused) * 0.95)]
+    print(
+        f"refusals:     p50 {statistics.median(refused) * 1e3:.1f} ms, p95 {p95 * 1e3:.1f} ms, "
+        f"p99 {p99 * 1e3:.1f} ms"
+    )
 
 
 def main() -> None:

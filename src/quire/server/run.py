@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -104,6 +105,9 @@ def _run(
     def make() -> BaseEngine:
         engine = make_engine()
         restrict_media(engine, arguments)
+        # What is there now stays: collections that looked through it would hold up every stream.
+        gc.collect()
+        gc.freeze()
         return engine
 
     @asynccontextmanager
