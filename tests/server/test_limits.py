@@ -183,13 +183,14 @@ def plain_depth(value: Any) -> int:
 
 
 @given(JSON, st.booleans())
+@settings(deadline=None)
 def test_depth_is_what_a_parser_finds(value: Any, ascii_only: bool) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     assert depth_of(body) == plain_depth(value)
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_any_bytes_are_looked_at_without_harm(body: bytes) -> None:
     problem = body_problem(body, 3)
     assert problem is None or problem.status == 400
@@ -200,6 +201,7 @@ def test_long_strings_cost_no_more_than_their_length() -> None:
 
 
 @given(JSON)
+@settings(deadline=None)
 def test_size_grows_with_what_is_in_it(value: Any) -> None:
     size = len(json.dumps(value, ensure_ascii=False))
     assert is_larger([value, "x" * 100], 100)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.errors import ConfigError, EngineDeadError, RequestError
@@ -28,6 +28,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         st.sampled_from(["model", "path", "n"]), st.text() | st.integers() | st.floats()
     )
 )
+@settings(deadline=None)
 def test_a_line_is_json_in_printable_ascii(fields: dict[str, Any]) -> None:
     line = json_line(NOW, "info", "event", fields)
     assert line.endswith(b"\n")
@@ -40,6 +41,7 @@ def test_a_line_is_json_in_printable_ascii(fields: dict[str, Any]) -> None:
 
 
 @given(st.text())
+@settings(deadline=None)
 def test_a_line_for_people_is_one_line(text: str) -> None:
     line = text_line(NOW, "warning", "event", {"path": text, "message": text})
     assert all(char.isprintable() for char in line.decode()[:-1])

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,6 +28,7 @@ KNOWN = (
 
 
 @given(st.lists(st.floats(0, 20)))
+@settings(deadline=None)
 def test_a_histogram_counts_as_a_slow_one_does(values: list[float]) -> None:
     bounds = (0.5, 1.0, 5.0, 10.0)
     histogram = Histogram(bounds)
