@@ -133,7 +133,7 @@ async def test_a_deadline_counts_from_the_beginning(tokenizer: Tokenizer) -> Non
 
 
 class FullGate:
-    def enter(self, cost: int) -> Any:
+    def enter(self, cost: int, priority: int = 0, deadline: float | None = None) -> Any:
         raise Overloaded("Too many requests.", retry_after=2.5)
 
 
@@ -240,7 +240,9 @@ def test_a_client_that_goes_away_leaves_the_queue(tokenizer: Tokenizer) -> None:
 
     class Queue:
         @asynccontextmanager
-        async def enter(self, cost: int) -> AsyncIterator[None]:
+        async def enter(
+            self, cost: int, priority: int = 0, deadline: float | None = None
+        ) -> AsyncIterator[None]:
             waiting.append(cost)
             try:
                 await asyncio.sleep(60)

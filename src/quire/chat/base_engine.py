@@ -29,6 +29,25 @@ class EngineMemory:
     kv_cache: int
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine does at this moment, and what it counted since it was made."""
+
+    running: int
+    """Completions that are computed."""
+    waiting: int
+    """Completions that wait in the engine."""
+    kv_cache_usage: float | None = None
+    """Part of the KV cache in use, 0 to 1."""
+    prefix_queries: int = 0
+    """Tokens of prompts that were looked up in the prefix cache."""
+    prefix_hits: int = 0
+    """Of these, those that were found."""
+    preemptions: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+
 class BaseEngine(RequestPreparation, ABC):
     """An engine with a model loaded.
 
@@ -40,6 +59,8 @@ class BaseEngine(RequestPreparation, ABC):
     can_generate: bool = True
     loop_bound: bool = False
     """True where `generate` must always be called from one and the same event loop."""
+    elsewhere: bool = False
+    """True where the engine runs on servers of its own: looking at it asks them."""
 
     @abstractmethod
     def generate(
@@ -64,6 +85,26 @@ class BaseEngine(RequestPreparation, ABC):
     def memory(self) -> EngineMemory | None:
         """What weights and KV cache take; None where the engine lives elsewhere."""
         return None
+
+    @property
+    def load(self) -> EngineLoad | None:
+        """Figures of this moment; None where the engine does not tell them."""
+        return None
+
+    @property
+    def max_sequences(self) -> int | None:
+        """How many completions run at once; None where it is not known."""
+        return None
+
+    @property
+    def recovers(self) -> bool:
+        """Whether it comes back by itself where `health` says that it is dead."""
+        return self.elsewhere
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again by itself."""
+        return 0
 
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score each text with a reward model (`stage: rm`)."""

@@ -11,7 +11,7 @@ from typing import Any
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
-from quire.chat.base_engine import BaseEngine, EngineMemory
+from quire.chat.base_engine import BaseEngine, EngineLoad, EngineMemory
 from quire.chat.engine_thread import EngineThread
 from quire.chat.media_prompts import MediaPrompts
 from quire.chat.native_adapters import NativeAdapters
@@ -170,6 +170,26 @@ class NativeEngine(BaseEngine):
     def memory(self) -> EngineMemory:
         """Bytes of weights, mapped ones among them, and of the KV cache, touched or not."""
         return self._memory
+
+    @property
+    def load(self) -> EngineLoad:
+        """Figures of this moment; see BaseEngine."""
+        now = self._thread.statistics
+        return EngineLoad(
+            running=now.running,
+            waiting=now.waiting,
+            kv_cache_usage=1 - now.free_blocks / now.total_blocks,
+            prefix_queries=now.prompt_tokens,
+            prefix_hits=now.prefix_hit_tokens,
+            preemptions=now.preemptions,
+            drafted=now.drafted_tokens,
+            accepted=now.accepted_tokens,
+        )
+
+    @property
+    def max_sequences(self) -> int:
+        """How many completions run at once."""
+        return self.model_args.native_max_sequences
 
     # --- adapters --------------------------------------------------------------------------------
 

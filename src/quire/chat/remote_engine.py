@@ -50,6 +50,7 @@ class RemoteEngine(BaseEngine):
     """
 
     loop_bound = True
+    elsewhere = True
 
     def __new__(
         cls,

@@ -23,6 +23,8 @@ from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
 from quire.errors import EngineError, SamplingError
 from quire.media.placement import check_kind
 from quire.model_folder import find_model_folder
+from quire.native.constraints.checking import GrammarChecker
+from quire.native.constraints.grammar_text import grammar_text
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from vllm import RequestOutput
 
 logger = logging.getLogger("quire")
+
+_GRAMMAR_SECONDS = 1.0
+"""In which a constraint must be read; for about as long it holds up vLLM's event loop."""
 
 
 class VllmEngine(BaseEngine):
@@ -85,8 +90,11 @@ class VllmEngine(BaseEngine):
             plan, model_args.vllm_start_timeout, model_args.vllm_max_restarts
         )
         self._adapters = ServedAdapters(book)
-        self.context_length = self._supervisor.current().engine.model_config.max_model_len
-        kinds = media_kinds(self._supervisor.current().engine)
+        self._grammars = GrammarChecker()
+        engine = self._supervisor.current().engine
+        self.context_length = engine.model_config.max_model_len
+        self._max_sequences = engine.vllm_config.scheduler_config.max_num_seqs
+        kinds = media_kinds(engine)
         self.media_prompts = MediaPrompts.of_model(
             self.template, folder, kinds, model_args, data_args, "vllm"
         )
@@ -108,6 +116,21 @@ class VllmEngine(BaseEngine):
         chosen = "".join(f"; {note}" for note in plan.notes)
         logger.info("Starting vLLM %s on %s%s.", version, _described(devices), chosen)
         return plan
+
+    @property
+    def max_sequences(self) -> int:
+        """How many completions run at once."""
+        return self._max_sequences
+
+    @property
+    def recovers(self) -> bool:
+        """Whether a dead engine is being started again."""
+        return self._supervisor.is_watching
+
+    @property
+    def restarts(self) -> int:
+        """How often vLLM was started again."""
+        return self._supervisor.restarts
 
     # --- the seam --------------------------------------------------------------------------------
 
@@ -154,6 +177,7 @@ class VllmEngine(BaseEngine):
     ) -> AsyncGenerator[RequestOutput, None]:
         """vLLM's own iterator, with its own errors; closing it aborts the request in vLLM."""
         started = self._running()
+        await self._check_constraint(params)
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, adapter)
         # Requests that came together are all prepared before the first of them is sent: vLLM's
@@ -228,6 +252,7 @@ class VllmEngine(BaseEngine):
     async def close(self) -> None:
         """End vLLM and all its processes."""
         self.media_prompts.close()
+        self._grammars.close()
         self._adapters.forget()
         await asyncio.to_thread(self._supervisor.close)
         self._scratch.cleanup()
@@ -270,6 +295,12 @@ class VllmEngine(BaseEngine):
             raise EngineError("A reward model (stage: rm) scores texts and writes none.")
         if not len(prompt):
             raise SamplingError("The prompt is empty: give it at least one token.")
+
+    async def _check_constraint(self, params: SamplingParams) -> None:
+        """vLLM reads a constraint in this event loop, however long that takes: try it out before."""
+        if params.response_format is not None:
+            grammar = grammar_text(params.response_format)
+            await asyncio.to_thread(self._grammars.check, grammar, _GRAMMAR_SECONDS)
 
     def _check_lora(self, started: Started) -> None:
         if started.engine.vllm_config.lora_config is None:

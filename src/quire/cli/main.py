@@ -128,7 +128,8 @@ def serve(*words: Words) -> int:
       quire serve saves/my-model --port 8000
       quire serve config.yaml host=127.0.0.1 request_timeout=120
 
-    The environment's API_HOST, API_PORT and API_MODEL_NAME are honoured.
+    The environment's API_HOST, API_PORT, API_KEY and API_MODEL_NAME are
+    honoured, and each setting of the server as QUIRE_ and its name in capitals.
     """
     from quire.cli.serve import run_server
 

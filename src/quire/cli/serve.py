@@ -15,6 +15,7 @@ def run_server(words: Sequence[str]) -> None:
         ConfigError: the words make no sense, or the server's packages are not installed.
         ModelError, EngineError: the model could not be loaded.
     """
+    _check_words(words)
     start = read_start(words)
     if start.options:
         names = ", ".join(start.options)
@@ -30,3 +31,15 @@ def run_server(words: Sequence[str]) -> None:
     if start.is_demo and arguments.served_model_name is None:
         arguments = arguments.replace(served_model_name="quire-demo")
     serve(values, arguments)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """A command line is seen by every user of the machine."""
+    for word in words:
+        name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        if name in ("api_key", "admin_key"):
+            variable = "API_KEY" if name == "api_key" else "QUIRE_ADMIN_KEY"
+            raise ConfigError(
+                f"A key on the command line is seen by others: set {variable} in the environment, or "
+                f"give {name}_file=FILE."
+            )

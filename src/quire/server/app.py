@@ -94,7 +94,9 @@ def _state_routes() -> APIRouter:
     @routes.get("/ready", response_model=State)
     async def ready(request: Request) -> Response:
         """Whether requests can be served."""
-        await service_of(request).engine.health()
+        service = service_of(request)
+        service.gate.check_open()
+        await service.engine.health()
         return _json(200, {"status": "ready"})
 
     return routes
@@ -105,7 +107,7 @@ def _handle_errors(app: FastAPI) -> None:
         problem = _problem(error)
         if problem.status == 500 and not isinstance(error, QuireError):
             logger.error("A fault at %s.", request.url.path, exc_info=error)
-        return _json(problem.status, _form(request)(problem), problem.headers)
+        return _json(problem.status, problem_body(request.url.path, problem), problem.headers)
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
@@ -126,11 +128,12 @@ def _problem(error: Exception) -> Problem:
     return problem_of(error)
 
 
-def _form(request: Request) -> ErrorForm:
-    for path, form in ERROR_FORMS.items():
-        if request.url.path.startswith(path):
-            return form
-    return lambda problem: problem.body
+def problem_body(path: str, problem: Problem) -> Mapping[str, Any]:
+    """What tells of a problem at a path, in the form of the path's API."""
+    for start, form in ERROR_FORMS.items():
+        if path.startswith(start):
+            return form(problem)
+    return problem.body
 
 
 def _json(

@@ -151,6 +151,14 @@ _KINDS: tuple[tuple[type[BaseException], int, str, str | None, float | None], ..
 )
 
 
+# What these say is for the server's own log: paths, processes, causes.
+_HIDDEN = {
+    "engine_dead": "The engine has died and is started again where it can be: try again soon.",
+    "engine_failed": "The engine did not start: try again later.",
+    "model_error": "The server's model cannot be used.",
+}
+
+
 def problem_of(error: BaseException) -> Problem:
     """What a client is told of an error; a fault of our own is not described."""
     if isinstance(error, ServerError):
@@ -160,5 +168,6 @@ def problem_of(error: BaseException) -> Problem:
     for kind, status, type_, code, retry_after in _KINDS:
         if isinstance(error, kind):
             param = "model" if code == "model_not_found" else None
-            return Problem(status, str(error), type_, param, code, retry_after)
+            text = _HIDDEN.get(code or "", str(error))
+            return Problem(status, text, type_, param, code, retry_after)
     return Problem(500, "The server failed at this request.", _SERVER, None, "internal_error")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import gc
+import os
 import socket
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -15,13 +17,22 @@ from fastapi import FastAPI
 from quire.arguments import get_infer_args
 from quire.chat.base_engine import BaseEngine
 from quire.chat.chat_model import engine_class_for
+from quire.errors import ConfigError
 from quire.media.policy import MediaPolicy
+from quire.server.admission import Admission
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
 from quire.server.connection import Connection
+from quire.server.guards import guards_of
+from quire.server.keys import KeyRing
+from quire.server.life import Life
+from quire.server.log import EventLog, take_over
+from quire.server.metrics import Figures, ServerCollector, metrics_router
 from quire.server.service import Service
+from quire.server.sources import LiveSource
+from quire.server.watching import Watcher
 
-logger = logging.getLogger("quire")
+_CLOSING = 5  # seconds that connections have to send what was written, when all requests are over
 
 
 def serve(
@@ -39,42 +50,104 @@ def serve(
 
     Raises:
         ConfigError: the arguments are wrong.
-        ModelError, EngineError: the model could not be loaded.
+        ModelError, EngineError: the model could not be loaded, or died too often.
     """
-    infer_args = get_infer_args({"media_dir": arguments.media_root, **values})
-    engine_class = engine_class_for(infer_args[0])
-    run(lambda: engine_class(*infer_args), arguments, sockets=sockets)
+    with _logged(arguments) as log:
+        model_args, *others = get_infer_args({"media_dir": arguments.media_root, **values})
+        engine_class: Any = engine_class_for(model_args)
+        if engine_class.name == "VllmEngine" and "vllm_max_restarts" not in model_args.explicit():
+            model_args = model_args.replace(vllm_max_restarts=arguments.max_restarts)
+        run(lambda: engine_class(model_args, *others), arguments, log, sockets=sockets)
 
 
 def run(
     make_engine: Callable[[], BaseEngine],
     arguments: ServerArguments,
+    log: EventLog,
     *,
     sockets: list[socket.socket] | None = None,
 ) -> None:
     """Serve the engine that `make_engine` makes; see `serve`."""
-    service = Service(arguments)
-    failures: list[BaseException] = []
+    ring = KeyRing.of(arguments)
+    _allow_many_files()
+    listening = sockets or [listen(arguments.host, arguments.port)]
+    try:
+        _run(make_engine, arguments, ring, log, listening)
+    finally:
+        for one in listening:
+            one.close()
+
+
+@contextmanager
+def _logged(arguments: ServerArguments) -> Generator[EventLog]:
+    """The server's log, which is quire's and uvicorn's meanwhile."""
+    log = EventLog.opened(arguments.log_file, arguments.log_format)
+    try:
+        with take_over(log):
+            yield log
+    finally:
+        log.close()
+
+
+def _run(
+    make_engine: Callable[[], BaseEngine],
+    arguments: ServerArguments,
+    ring: KeyRing | None,
+    log: EventLog,
+    listening: list[socket.socket],
+) -> None:
+    gate = Admission(1, arguments.max_waiting, arguments.queue_timeout)
+    figures = Figures()
+    tracer = _tracer(arguments, lambda: _model_name(service))
+    watcher = Watcher(figures, tracer)
+    service = Service(arguments, gate=gate, observe=watcher)
+
+    def make() -> BaseEngine:
+        engine = make_engine()
+        restrict_media(engine, arguments)
+        # What is there now stays: collections that looked through it would hold up every stream.
+        gc.collect()
+        gc.freeze()
+        return engine
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        loading = asyncio.ensure_future(_load(service, make_engine))
-        loading.add_done_callback(loaded)
+        life.start()
+        log.event("listening", address=address(listening[0]))
         try:
             yield
         finally:
-            await _close(service, loading)
+            await life.close()
+            if tracer is not None:
+                await asyncio.to_thread(tracer.close)
 
-    def loaded(loading: asyncio.Future[None]) -> None:
-        error = None if loading.cancelled() else loading.exception()
-        if error is not None:
-            failures.append(error)
-            server.should_exit = True
+    def stop() -> None:
+        server.should_exit = True
 
-    server = uvicorn.Server(config(make_app(service, lifespan=lifespan), arguments))
-    server.run(sockets=sockets)
-    if failures:
-        raise failures[0]
+    life = Life(service, gate, make, log, stop, address(listening[0]))
+    collector = ServerCollector(figures, LiveSource(life, gate, log), lambda: _model_name(service))
+    app = make_app(
+        service,
+        routers=(lambda _: metrics_router(collector),),
+        guards=guards_of(arguments, ring, gate, log, traced=tracer is not None),
+        lifespan=lifespan,
+    )
+    server = Server(config(app, arguments), life)
+    server.run(sockets=listening)
+    if life.failure is not None:
+        raise life.failure
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; a signal drains it, and a second one ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, life: Life) -> None:
+        super().__init__(config)
+        self._life = life
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come, at any point of the main thread's work."""
+        asyncio.get_running_loop().call_soon_threadsafe(self._life.drain)
 
 
 def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
@@ -83,24 +156,57 @@ def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
         app,
         host=arguments.host,
         port=arguments.port,
-        http=Connection.giving_up_after(arguments.reader_timeout),
+        http=Connection.of(
+            reader_timeout=arguments.reader_timeout,
+            head_timeout=arguments.read_timeout,
+            head_limit=2 * arguments.max_header_bytes,
+        ),
         ws="none",
         lifespan="on",
+        log_config=None,
         log_level="error",
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
+        timeout_graceful_shutdown=_CLOSING,
+        limit_concurrency=arguments.max_connections,
         backlog=4096,
     )
 
 
-async def _load(service: Service, make_engine: Callable[[], BaseEngine]) -> None:
-    engine = await asyncio.to_thread(make_engine)
-    restrict_media(engine, service.arguments)
-    service.attach(engine)
-    host, port = service.arguments.host, service.arguments.port
-    shown = f"[{host}]" if ":" in host else host
-    logger.info("Serving %s at http://%s:%d/v1.", service.models.name, shown, port)
+def _allow_many_files() -> None:
+    """Each connection is an open file, of which a process may have few unless it asks for more."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before anything is loaded.
+
+    Raises:
+        ConfigError: the address cannot be listened at.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(place[:2], family=family, backlog=4096)
+    except OSError as error:
+        number = error.errno or 0  # names that cannot be resolved have negative ones
+        reason = os.strerror(number) if number > 0 else str(error)
+        raise ConfigError(f"Cannot listen at {host}, port {port}: {reason}.") from None
+
+
+def address(listening: socket.socket) -> str:
+    """The base address that clients use."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
 def restrict_media(engine: BaseEngine, arguments: ServerArguments) -> None:
@@ -109,10 +215,21 @@ def restrict_media(engine: BaseEngine, arguments: ServerArguments) -> None:
     engine.media_prompts.restrict(policy)
 
 
-async def _close(service: Service, loading: asyncio.Future[None]) -> None:
-    """Free the engine; one that is being loaded cannot be stopped, and is freed when it is there."""
-    await asyncio.wait([loading])
+def _model_name(service: Service) -> str:
     if service.is_attached:
-        engine = service.engine
-        service.detach()
-        await engine.close()
+        return service.models.name
+    return service.arguments.served_model_name or "loading"
+
+
+def _tracer(arguments: ServerArguments, model: Callable[[], str]) -> Any:
+    """The tracer, where traces are wanted."""
+    wanted = arguments.otlp_endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not wanted:
+        return None
+    try:
+        from quire.server.tracing import Tracer
+    except ImportError as error:
+        raise ConfigError(
+            f"Traces need a package that is not here ({error}): pip install 'quire[otel]'."
+        ) from error
+    return Tracer.to(arguments.otlp_endpoint, model)

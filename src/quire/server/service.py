@@ -20,6 +20,7 @@ from quire.sampling import SAMPLING_OPTIONS, check_option_names, resolve
 from quire.server.arguments import ServerArguments
 from quire.server.call import Call, Caller
 from quire.server.errors import NotAllowed, NotReady
+from quire.server.limits import check_call, check_options
 from quire.server.models import ServedModels
 from quire.server.together import together
 from quire.server.token_texts import TokenNumbers, TokenTexts
@@ -52,16 +53,34 @@ Observe: TypeAlias = Callable[[Kind, Caller, int], Observation]
 class Gate(Protocol):
     """What lets requests in."""
 
-    def enter(self, cost: int) -> AbstractAsyncContextManager[Any]:
+    def enter(
+        self, cost: int, priority: int = 0, deadline: float | None = None
+    ) -> AbstractAsyncContextManager[Any]:
         """Wait for room for `cost` completions; raises Overloaded or NotReady."""
+        ...
+
+    def check(self) -> None:
+        """Raise NotReady or Overloaded where `enter` would, at once."""
+        ...
+
+    def check_open(self) -> None:
+        """Raise NotReady where nobody is let in."""
         ...
 
 
 class OpenGate:
     """Lets everybody in."""
 
-    def enter(self, cost: int) -> AbstractAsyncContextManager[Any]:
+    def enter(
+        self, cost: int, priority: int = 0, deadline: float | None = None
+    ) -> AbstractAsyncContextManager[Any]:
         return nullcontext()
+
+    def check(self) -> None:
+        """Nobody is refused."""
+
+    def check_open(self) -> None:
+        """Nobody is refused."""
 
 
 class _Unobserved:
@@ -164,11 +183,12 @@ class Service:
             EngineError: the engine could not do it.
         """
         engine, adapter = self._generator, self.models.resolve(call.model)
+        check_call(call, self.arguments)
         chooser = ToolChooser.of(call)
         watching = self._watch("chat", caller, call.completions)
         deadline = self._deadline(call.options)
         try:
-            async with self.gate.enter(call.completions):
+            async with self._enter(call.completions, call.options, deadline):
                 watching.admitted()
                 options = self._options(chooser.options(call.options), adapter, caller, deadline)
                 stream = engine.deltas(
@@ -223,11 +243,12 @@ class Service:
         """
         engine, adapter = self._generator, self.models.resolve(model)
         check_option_names(options)
+        check_options(options, self.arguments, prompts=len(prompts))
         count = _count(options)
         watching = self._watch("completion", caller, count * len(prompts))
         deadline = self._deadline(options)
         try:
-            async with self.gate.enter(count * len(prompts)):
+            async with self._enter(count * len(prompts), options, deadline):
                 watching.admitted()
                 ready = self._options(options, adapter, caller, deadline)
                 ids = await _token_ids(self.tokenizer, prompts, special)
@@ -254,7 +275,7 @@ class Service:
         watching = self._watch(kind, caller, 1)
         deadline = self._deadline(options)
         try:
-            async with self.gate.enter(1):
+            async with self._enter(1, options, deadline):
                 watching.admitted()
                 yield self._options(options, adapter, caller, deadline)
         except BaseException as error:
@@ -264,6 +285,13 @@ class Service:
 
     def _watch(self, kind: Kind, caller: Caller, count: int) -> Observation:
         return _Unobserved() if self.observe is None else self.observe(kind, caller, count)
+
+    def _enter(
+        self, cost: int, options: Mapping[str, Any], deadline: float | None
+    ) -> AbstractAsyncContextManager[Any]:
+        """A place at the gate; a priority that is no number is refused later."""
+        priority = options.get("priority")
+        return self.gate.enter(cost, priority if isinstance(priority, int) else 0, deadline)
 
     def _deadline(self, options: Mapping[str, Any]) -> float | None:
         """When the request must be over, by the monotonic clock; waiting counts."""

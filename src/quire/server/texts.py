@@ -8,6 +8,7 @@ from typing import Any
 from quire.outputs import Embedding
 from quire.server.call import Caller
 from quire.server.errors import BadRequest, NotAllowed
+from quire.server.limits import check_texts
 from quire.server.service import Service
 
 
@@ -23,6 +24,7 @@ async def embed(
 
     Raises what `Service.stream` does.
     """
+    check_texts(texts, service.arguments)
     adapter = service.models.resolve(model)
     async with service.entered("embedding", caller, options, adapter) as ready:
         return await service.engine.embed(texts, **ready)
@@ -40,6 +42,7 @@ async def score(
 
     Raises what `Service.stream` does.
     """
+    check_texts(texts, service.arguments)
     if service.models.resolve(model) is not None:
         raise BadRequest("Texts are scored by the model itself, and by no adapter.", param="model")
     async with service.entered("score", caller, options, None) as ready:

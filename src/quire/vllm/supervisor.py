@@ -57,6 +57,11 @@ class Supervisor:
             raise self._died()
         return started
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether a dead engine is, or will be, started again; False once that is given up."""
+        return self._watcher.is_alive() and self._max_restarts > 0
+
     def close(self) -> None:
         """End the engine and its processes; twice does no harm."""
         with self._lock:

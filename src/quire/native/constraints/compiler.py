@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from quire.errors import EngineClosedError, SamplingError
+from quire.native.constraints.checking import GrammarChecker
 from quire.native.constraints.grammar_text import grammar_text
 from quire.native.constraints.matcher import Enders, Matcher, told
 from quire.native.constraints.vocabulary import Vocabulary
@@ -28,6 +29,7 @@ T = TypeVar("T")
 TIME_LIMIT = 5.0
 """Seconds in which a constraint is to be compiled; llguidance's own limits end most much earlier."""
 
+_FOR_COMPILING = 0.5  # of these, at least
 _KEPT = 32  # compiled grammars
 _THREADS = 2
 
@@ -51,6 +53,7 @@ class ConstraintCompiler:
         self._making = threading.Lock()
         self._kept: OrderedDict[str, _Compiled] = OrderedDict()
         self._lock = threading.Lock()  # guards _kept and the copying of what is in it
+        self._checker = GrammarChecker()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="quire-grammar")
 
     async def matchers(self, params: SamplingParams) -> list[Matcher]:
@@ -88,6 +91,7 @@ class ConstraintCompiler:
     def close(self) -> None:
         """Take no more constraints."""
         self._pool.shutdown(wait=False)
+        self._checker.close()
 
     def _elsewhere(self, work: Callable[[], T]) -> asyncio.Future[T]:
         try:
@@ -114,6 +118,7 @@ class ConstraintCompiler:
             if found is not None:
                 self._kept.move_to_end(text)
                 return found
+        self._checker.check(text, TIME_LIMIT - _FOR_COMPILING)
         found = _compile(text, vocabulary)
         with self._lock:
             self._kept[text] = found

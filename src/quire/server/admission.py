@@ -1,0 +1,301 @@
+"""Admission: so many completions run, so many requests wait, and the rest are refused at once.
+
+    closed ──open──► a request enters ──► running ──► left
+                         │                  ▲
+                         └──► waiting ──────┘   the lowest priority number first, then the oldest
+
+All of it happens in one event loop, without locks. A request that waits holds a place in the queue
+and nothing else; one that would wait longer than it may is refused when it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import itertools
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from quire.errors import QuireError, RequestTimeoutError
+from quire.server.errors import NotReady, Overloaded
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One request, from `enter` to its end; an asynchronous context manager."""
+
+    admission: Admission
+    cost: int
+    priority: int
+    deadline: float | None
+    number: int
+    turn: asyncio.Future[None] | None = None
+    task: asyncio.Task[object] | None = None
+    error: QuireError | None = None
+    entered_at: float = 0.0
+    started_at: float = 0.0
+
+    async def __aenter__(self) -> Ticket:
+        self.task = asyncio.current_task()
+        try:
+            await self.admission.admit(self)
+        except asyncio.CancelledError:
+            self.raise_in_place()
+            raise
+        self.started_at = time.monotonic()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.admission.leave(self)
+        if isinstance(error, asyncio.CancelledError):
+            self.raise_in_place()
+
+    def end(self, error: QuireError) -> None:
+        """End the request with this error, wherever it is."""
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_exception(error)
+        elif self.task is not None and self.error is None:
+            self.error = error
+            self.task.cancel()
+
+    def raise_in_place(self) -> None:
+        """Turn the cancellation of `end` into its error; one that comes from elsewhere stays."""
+        if self.error is not None and self.task is not None and self.task.uncancel() == 0:
+            raise self.error from None
+
+
+class _Pace:
+    """How fast requests end, as the last ones did: moving averages, 0 before the first."""
+
+    def __init__(self) -> None:
+        self.seconds_each = 0.0
+        """From one completion's end to the next, while others wait."""
+        self.service = 0.0
+        """From a request's turn to its end."""
+        self._last: float | None = None  # when one ended, if others waited then
+
+    def ended(self, ticket: Ticket, busy: bool) -> None:
+        """A request has ended; only from one end to the next while others wait is a pace."""
+        now = time.monotonic()
+        if ticket.started_at:
+            self.service = _moved(self.service, now - ticket.started_at)
+        if busy and self._last is not None:
+            self.seconds_each = _moved(self.seconds_each, (now - self._last) / ticket.cost)
+        self._last = now if busy else None
+
+
+def _moved(average: float, value: float) -> float:
+    return average + 0.1 * (value - average) if average else value
+
+
+class Admission:
+    """The gate of a server's engine.
+
+    Args:
+        capacity: completions that run at once. A request of more runs when nothing else does.
+        max_waiting: requests that wait.
+        queue_timeout: seconds that a request may wait.
+    """
+
+    def __init__(self, capacity: int, max_waiting: int, queue_timeout: float) -> None:
+        self.capacity, self.max_waiting, self.queue_timeout = capacity, max_waiting, queue_timeout
+        self.refused = 0
+        self.expired = 0
+        self._closed: tuple[str, float | None] | None = None
+        self._running: dict[Ticket, None] = {}
+        self._waiting: list[Ticket] = []  # sorted by `_order`
+        self._numbers = itertools.count()
+        self._cost = 0
+        self._pace = _Pace()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # --- what requests do ------------------------------------------------------------------------
+
+    def enter(self, cost: int, priority: int = 0, deadline: float | None = None) -> Ticket:
+        """A place for a request: `async with` waits for its turn.
+
+        Args:
+            cost: its completions.
+            priority: a lower number is served earlier.
+            deadline: when it must be over, by the monotonic clock.
+
+        Raises, when entered:
+            NotReady: the gate is closed.
+            Overloaded: the queue is full, or so long that the request's time would pass in it.
+            RequestTimeoutError: its time passed in the queue.
+        """
+        return Ticket(self, max(1, cost), priority, deadline, next(self._numbers))
+
+    def check(self) -> None:
+        """Refuse at once what `enter` would refuse; raises as it does."""
+        self.check_open()
+        if len(self._waiting) >= self.max_waiting and (self._waiting or not self._has_room(1)):
+            raise self._overloaded(_FULL)
+
+    def check_open(self) -> None:
+        """Raise NotReady where the gate is closed."""
+        if self._closed is not None:
+            raise NotReady(self._closed[0], retry_after=self._closed[1])
+
+    async def admit(self, ticket: Ticket) -> None:
+        """Wait for a ticket's turn; raises as `enter` says."""
+        ticket.entered_at = time.monotonic()
+        self.check_open()
+        is_next = not self._waiting or _order(ticket) < _order(self._waiting[0])
+        if is_next and self._has_room(ticket.cost):
+            self._run(ticket)
+            return
+        if len(self._waiting) >= self.max_waiting:
+            raise self._overloaded(_FULL)
+        patience = self._patience(ticket)
+        if _MARGIN * self._expected_wait() > patience:
+            raise self._overloaded("The server is busy, and the request's time would pass waiting.")
+        await self._wait(ticket, patience)
+
+    async def _wait(self, ticket: Ticket, patience: float) -> None:
+        ticket.turn = asyncio.get_running_loop().create_future()
+        bisect.insort(self._waiting, ticket, key=_order)
+        self._idle.clear()
+        timer = asyncio.get_running_loop().call_later(patience, self._expire, ticket)
+        try:
+            await ticket.turn
+        except BaseException:
+            if ticket in self._running:  # its turn came in the moment in which it was cancelled
+                self.leave(ticket)
+            else:
+                self._forget(ticket)
+            raise
+        finally:
+            timer.cancel()
+            ticket.turn = None
+
+    def _patience(self, ticket: Ticket) -> float:
+        """Seconds that a request waits at most: what it needs after its turn must be left."""
+        if ticket.deadline is None:
+            return self.queue_timeout
+        left = ticket.deadline - time.monotonic() - self._pace.service
+        return max(0.0, min(self.queue_timeout, left))
+
+    def _expire(self, ticket: Ticket) -> None:
+        if ticket.turn is not None and not ticket.turn.done():
+            self.expired += 1
+            ticket.turn.set_exception(
+                RequestTimeoutError("The request's time passed while it waited for its turn.")
+            )
+
+    # --- the queue -------------------------------------------------------------------------------
+
+    def _has_room(self, cost: int) -> bool:
+        return not self._running or self._cost + cost <= self.capacity
+
+    def _run(self, ticket: Ticket) -> None:
+        self._running[ticket] = None
+        self._cost += ticket.cost
+        self._idle.clear()
+
+    def leave(self, ticket: Ticket) -> None:
+        """A ticket's request is over."""
+        if ticket in self._running:
+            del self._running[ticket]
+            self._cost -= ticket.cost
+            self._pace.ended(ticket, bool(self._waiting))
+            self._let_in()
+
+    def _forget(self, ticket: Ticket) -> None:
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Let in who is next, as long as there is room; nobody overtakes."""
+        while self._waiting:
+            first = self._waiting[0]
+            if first.turn is None or first.turn.done():  # it goes away by itself
+                self._waiting.pop(0)
+                continue
+            if not self._has_room(first.cost):
+                break
+            self._waiting.pop(0)
+            self._run(first)
+            first.turn.set_result(None)
+        if not self._waiting and not self._running:
+            self._idle.set()
+
+    def _expected_wait(self) -> float:
+        """Seconds until a request that came now would run, as far as can be told; 0 if it cannot."""
+        ahead = sum(ticket.cost for ticket in self._waiting) + 1
+        return ahead * self._pace.seconds_each
+
+    def _overloaded(self, text: str) -> Overloaded:
+        self.refused += 1
+        wait = self._expected_wait() or 1.0
+        return Overloaded(text, retry_after=min(max(1.0, wait / 2), 60.0))
+
+    # --- what the server does --------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Let requests in."""
+        self._closed = None
+
+    def close(self, text: str, retry_after: float | None = 5.0) -> None:
+        """Refuse all that come from now on; those that are in stay."""
+        self._closed = (text, retry_after)
+
+    def end_waiting(self, error: QuireError) -> None:
+        """End those that wait for their turn."""
+        for ticket in list(self._waiting):
+            ticket.end(error)
+
+    def end_all(self, error: QuireError) -> None:
+        """End all that are in: each request's own task raises this error."""
+        self.end_waiting(error)
+        for ticket in list(self._running):
+            ticket.end(error)
+
+    def running_since(self, moment: float) -> list[Ticket]:
+        """Those that run and had entered by then, by the monotonic clock."""
+        return [ticket for ticket in self._running if ticket.entered_at <= moment]
+
+    async def idle(self) -> None:
+        """Wait until nobody is in."""
+        await self._idle.wait()
+
+    @property
+    def running(self) -> int:
+        """Requests that run."""
+        return len(self._running)
+
+    @property
+    def running_completions(self) -> int:
+        return self._cost
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._waiting)
+
+    def check_integrity(self) -> None:
+        """Assert that every request is accounted for."""
+        assert self._cost == sum(ticket.cost for ticket in self._running)
+        assert self._waiting == sorted(self._waiting, key=_order)
+        assert not set(self._running) & set(self._waiting)
+        assert self._cost <= self.capacity or len(self._running) == 1
+        assert len(self._waiting) <= self.max_waiting
+        live = [t for t in self._waiting if t.turn is not None and not t.turn.done()]
+        assert not live or not self._has_room(live[0].cost), "somebody waits although there is room"
+        assert self._idle.is_set() == (not self._running and not self._waiting)
+
+
+_MARGIN = 1.2  # a wait is told to be so much longer than it is expected to be
+_FULL = "The server is busy and its queue is full: try again later."
+
+
+def _order(ticket: Ticket) -> tuple[int, int]:
+    return ticket.priority, ticket.number

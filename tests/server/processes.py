@@ -1,0 +1,144 @@
+"""`quire serve` as a process of its own, on the demo model, and a client of few bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+STARTS = "import sys; from quire.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+@dataclass
+class Running:
+    """A server's process; its log is read from its standard error's file."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    port: int = 0
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def until(self, event: str, seconds: float = 60) -> dict[str, Any]:
+        """The first event of a name."""
+        end = time.monotonic() + seconds
+        while True:
+            found = [one for one in self.events() if one["event"] == event]
+            if found:
+                return found[0]
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.02)
+
+    def until_ready(self, seconds: float = 60) -> None:
+        """Wait for the server to say that it is, over HTTP."""
+        end = time.monotonic() + seconds
+        while True:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/ready").status_code == 200:
+                    return
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    def metrics(self) -> dict[str, float]:
+        """Samples of metrics without other labels than the model's."""
+        text = httpx.get(f"{self.url}/metrics", headers=self.headers).text
+        return {
+            sample.name: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if set(sample.labels) <= {"model_name"}
+        }
+
+    def peak_memory(self) -> int:
+        """Bytes that the process had in memory at most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        row = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(row.split()[1]) * 1024
+
+    def terminate(self, seconds: float) -> int:
+        """Ask it to end; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+@contextmanager
+def started(folder: Path, *words: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The process of a server; its standard error is the file `stderr`."""
+    command = [sys.executable, "-c", STARTS, "serve", *words, "native_num_threads=1"]
+    with (folder / "stderr").open("wb") as output:
+        process = subprocess.Popen(command, stderr=output, env={**os.environ, **environment})
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@contextmanager
+def running(folder: Path, *words: str, **environment: str) -> Iterator[Running]:
+    """Serve the demo model at a free port; the server is ready."""
+    with started(folder, "port=0", *words, **environment) as process:
+        server = Running(process, folder / "stderr")
+        listening = server.until("listening")
+        server.port = int(listening["address"].rsplit(":", 1)[1].split("/")[0])
+        server.until("ready")
+        yield server
+
+
+async def posted(port: int, body: dict[str, Any], **headers: str) -> tuple[Any, Any]:
+    """A connection on which a chat was asked for, and nothing read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    content = json.dumps(body).encode()
+    more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        f"connection: close\r\n{more}content-length: {len(content)}\r\n\r\n"
+    )
+    writer.write(head.encode() + content)
+    await writer.drain()
+    return reader, writer
+
+
+async def read_all(port: int, body: dict[str, Any]) -> tuple[int, str]:
+    """The status of one chat, and all that was answered."""
+    reader, writer = await posted(port, body)
+    answer = (await reader.read()).decode()
+    writer.close()
+    return int(answer.split(" ", 2)[1]), answer
+
+
+def asked(max_tokens: int, **options: Any) -> dict[str, Any]:
+    """A stream of exactly so many tokens."""
+    return {
+        "messages": [{"role": "user", "content": "Tell me of the sea."}],
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+        "stream": True,
+        **options,
+    }
