@@ -51,7 +51,7 @@ test: $(VENV)/.dev  ## all tests
 bench: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python -m benchmarks
 
-models: $(VENV)/.dev  ## make the demo models again, in under two hours; one alone: PART=see
+models: $(VENV)/.dev  ## make the demo models again, in some two hours; one alone: PART=see
 	$(BIN)/python -m quire.demo.make $(PART)
 
 clean:           ## remove the environment and all caches

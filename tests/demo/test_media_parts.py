@@ -109,6 +109,20 @@ def test_shapes_do_not_touch() -> None:
                 assert far > one.radius + other.radius + GAP
 
 
+def test_a_crowd_stands_closer_and_is_counted_right() -> None:
+    rng, gaps = Random(8), list[float]()
+    for _ in range(400):
+        task = seeing.seeing_task(rng, (60, 60), "crowd")
+        (((drawing,),), ((question, answer),)) = task.media, task.exchanges
+        assert question in seeing.COUNT
+        assert answer == seeing.counted(len(drawing.shapes))
+        for place, one in enumerate(drawing.shapes):
+            for other in drawing.shapes[:place]:
+                far = np.hypot(one.x - other.x, one.y - other.y)
+                gaps.append(far - 1.05 * (one.radius + other.radius))
+    assert GAP / 5 < min(gaps) < GAP / 2
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_clip_moves_as_it_says(direction: str) -> None:
     frames = random_clip(Random(3), 84, 84, 6, direction)

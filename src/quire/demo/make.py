@@ -3,7 +3,7 @@
 From text that this package writes itself, on a CPU with two cores. The committed models took
 59 minutes (chat), 12 (both adapters) and 1 (rewards) on two Zen 5 cores that had other work too;
 a step of the chat model takes 1.1 s when they have none, which makes 41 minutes, and all of it 54.
-The models that see and hear took 30 and 15 minutes of one such core (`--threads 1`), in several
+The models that see and hear took 55 and 15 minutes of one such core (`--threads 1`), in several
 sittings: each phase begins from the weights that the phase before saved in bfloat16.
 torch, transformers and peft are needed here, and nowhere else in quire.
 """
@@ -46,8 +46,8 @@ class Recipe:
     eye_rows: int = 96
     see_steps: int = 350
     see_practice: tuple[int, ...] = (400, 500, 500)
-    see_finish: tuple[int, ...] = (320,)
-    finish_rows: int = 48
+    see_finish: tuple[int, int] = (320, 1050)
+    finish_rows: tuple[int, int] = (48, 96)
     finish_rate: float = 1.5e-3
     hear_steps: int = 350
     hear_practice: int = 500
@@ -72,7 +72,7 @@ SMOKE = Recipe(
     see_steps=2,
     see_practice=(2, 2),
     see_finish=(2, 2),
-    finish_rows=4,
+    finish_rows=(4, 4),
     hear_steps=2,
     hear_practice=2,
     media_rows=4,
@@ -196,39 +196,36 @@ def practise_seeing(folder: Path, recipe: Recipe, number: int) -> None:
 
     That is counting, and naming several pictures in order. In each round the rate rises again.
     """
-    from quire.demo.media_network import read_media_model
     from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
     from quire.demo.seeing import PRACTICE, SMALL
 
-    target, seed = folder / "see", recipe.seed + number
-    tokenizer, model = _tokenizer(target), read_media_model(target)
-    guide = new_guide(CELL_SIZES, recipe.seed)
+    tokenizer, model = _saved_media(folder / "see")
+    guide, seed = new_guide(CELL_SIZES, recipe.seed), recipe.seed + number
     stream = seeing_losses(model, guide, tokenizer, seed, recipe.media_rows, PRACTICE, SMALL)
-    steps = recipe.see_practice[number - 1]
-    _train_media(model, guide, stream, steps, recipe.media_rate, tokenizer, target)
+    steps, rate = recipe.see_practice[number - 1], recipe.media_rate
+    _train_media(model, guide, stream, steps, rate, tokenizer, folder / "see")
 
 
 def finish_seeing(folder: Path, recipe: Recipe, number: int) -> None:
     """Train the saved model on pictures of all sizes, in the round of this number from 1.
 
     They are scaled as the processor does, which stretches them: a model that has not seen that
-    counts a long shape twice. The first round is on all kinds of questions, the others on counting.
+    counts a long shape twice. The first round is on all kinds of questions alike, the second most
+    on shapes so close together that little is left of what parts them.
     """
     import torch
 
-    from quire.demo.media_network import read_media_model
     from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
-    from quire.demo.seeing import FINISH, PRACTICE
+    from quire.demo.seeing import CROWDS, FINISH
 
-    target, seed = folder / "see", recipe.seed + len(recipe.see_practice) + number
-    tokenizer, model = _tokenizer(target), read_media_model(target)
+    tokenizer, model = _saved_media(folder / "see")
     guide = new_guide(CELL_SIZES, recipe.seed)
     # A guide of zeros passes nothing back before it has learned to read what the tower knows.
     torch.nn.init.zeros_(guide.weight)
-    kinds = FINISH if number == 1 else PRACTICE
-    stream = seeing_losses(model, guide, tokenizer, seed, recipe.finish_rows, kinds)
-    steps = recipe.see_finish[number - 1]
-    _train_media(model, guide, stream, steps, recipe.finish_rate, tokenizer, target)
+    kinds, seed = (FINISH, CROWDS)[number - 1], recipe.seed + len(recipe.see_practice) + number
+    rows, steps = recipe.finish_rows[number - 1], recipe.see_finish[number - 1]
+    stream = seeing_losses(model, guide, tokenizer, seed, rows, kinds)
+    _train_media(model, guide, stream, steps, recipe.finish_rate, tokenizer, folder / "see")
 
 
 def make_hear(folder: Path, recipe: Recipe) -> None:
@@ -248,11 +245,10 @@ def make_hear(folder: Path, recipe: Recipe) -> None:
 
 def practise_hearing(folder: Path, recipe: Recipe) -> None:
     """Train the saved model on with the rate risen again: counting is learned last."""
-    from quire.demo.media_network import read_media_model
     from quire.demo.media_train import MOMENT_SIZES, hearing_losses, new_guide
 
     target, seed = folder / "hear", recipe.seed + 1
-    tokenizer, model = _tokenizer(target), read_media_model(target)
+    tokenizer, model = _saved_media(target)
     guide = new_guide(MOMENT_SIZES, recipe.seed)
     stream = hearing_losses(model, guide, tokenizer, seed, recipe.media_rows)
     _train_media(model, guide, stream, recipe.hear_practice, recipe.media_rate, tokenizer, target)
@@ -264,6 +260,13 @@ def _media_tokenizer(target: Path, recipe: Recipe, template: str) -> Any:
     tokenizer = train_media_tokenizer(recipe.seed, recipe.media_sample)
     save_media_tokenizer(tokenizer, target, template)
     return tokenizer
+
+
+def _saved_media(target: Path) -> tuple[Any, Any]:
+    """Return the tokenizer and the network that an earlier phase has saved."""
+    from quire.demo.media_network import read_media_model
+
+    return _tokenizer(target), read_media_model(target)
 
 
 def _train_media(

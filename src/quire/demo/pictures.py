@@ -98,14 +98,14 @@ def _distance(
     return np.maximum(y, 0.866 * across - 0.5 * y) - 0.5 * radius
 
 
-def random_drawing(rng: Random, height: int, width: int, count: int) -> Drawing:
-    """Return a picture of `count` shapes that do not touch."""
+def random_drawing(rng: Random, height: int, width: int, count: int, gap: float = GAP) -> Drawing:
+    """Return a picture of `count` shapes that do not touch; `gap` is in pixels, as `GAP`."""
     short = min(height, width)
     low, high = (0.24, 0.42) if count == 1 else (0.12, 0.17)
     shapes: list[Shape] = []
     while len(shapes) < count:
         shape = _random_shape(rng, height, width, short * rng.uniform(low, high))
-        if all(_apart(shape, other) for other in shapes):
+        if all(_apart(shape, other, gap) for other in shapes):
             shapes.append(shape)
         elif rng.random() < 0.02:
             shapes.clear()  # no room is left beside these: begin again
@@ -168,9 +168,9 @@ def _random_shape(rng: Random, height: int, width: int, radius: float) -> Shape:
     return Shape(name, colour, x, y, radius, _jittered(rng, COLOURS[colour], 12))
 
 
-def _apart(one: Shape, other: Shape) -> bool:
+def _apart(one: Shape, other: Shape, gap: float) -> bool:
     far = np.hypot(one.x - other.x, one.y - other.y)
-    return bool(far > 1.05 * (one.radius + other.radius) + GAP)
+    return bool(far > 1.05 * (one.radius + other.radius) + gap)
 
 
 def _jittered(rng: Random, colour: Colour, most: int) -> Colour:

@@ -9,6 +9,7 @@ from random import Random
 
 from quire.demo.pictures import (
     DIRECTIONS,
+    GAP,
     MOST_SHAPES,
     Drawing,
     random_clip,
@@ -134,6 +135,16 @@ PRACTICE = {"single": 0.1, "count": 0.57, "clip": 0.08, "several": 0.22, "text":
 FINISH = {"single": 0.13, "count": 0.42, "clip": 0.15, "several": 0.25, "text": 0.05}
 """How often each kind comes when pictures of all sizes are new."""
 
+CROWDS = {
+    "single": 0.1,
+    "count": 0.12,
+    "crowd": 0.5,
+    "clip": 0.1,
+    "several": 0.15,
+    "text": 0.03,
+}
+"""How often each kind comes at the end: most is to count shapes that stand close together."""
+
 Sizes = Sequence[tuple[int, int]]
 
 
@@ -204,6 +215,16 @@ def _count(rng: Random, size: tuple[int, int]) -> Made:
     return ((drawing,),), _some(rng, [(COUNT, counted(count)), (WHAT, what)], (4, 1))
 
 
+def _crowd(rng: Random, size: tuple[int, int]) -> Made:
+    """Return several shapes, as close as in a picture of up to five times the size.
+
+    What parts two shapes there is a pixel or two wide when the picture has been made small.
+    """
+    count = rng.randint(2, MOST_SHAPES)
+    drawing = random_drawing(rng, *size, count, gap=GAP * rng.uniform(0.2, 1))
+    return ((drawing,),), ((rng.choice(COUNT), counted(count)),)
+
+
 def _clip(rng: Random, size: tuple[int, int]) -> Made:
     direction = rng.choice(tuple(DIRECTIONS))
     frames = random_clip(rng, *size, rng.randint(4, 8), direction)
@@ -230,6 +251,7 @@ def _text(rng: Random, size: tuple[int, int]) -> Made:
 _MAKERS = {
     "single": _single,
     "count": _count,
+    "crowd": _crowd,
     "clip": _clip,
     "several": _several,
     "text": _text,
