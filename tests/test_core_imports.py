@@ -12,7 +12,9 @@ import quire
 
 SOURCE = Path(quire.__file__).parent
 FORBIDDEN = {"torch", "transformers", "peft", "vllm"}
-MAKERS = {"make.py", "train.py", "muon.py", "network.py", "rewards.py"}  # of the demo models
+MAKERS = {"make.py", "train.py", "muon.py", "network.py", "rewards.py"} | {
+    "media_exam.py", "media_network.py", "media_train.py",
+}  # fmt: skip  # of the demo models
 VLLM = (SOURCE / "vllm", SOURCE / "chat" / "vllm_engine.py")  # the only ones that import it
 YI_VL = SOURCE / "vllm" / "yi_vl.py"  # one of vLLM's models: vLLM itself imports it
 CONVERSION = SOURCE / "tokenizer" / "folder.py"  # `quire[convert]`, inside one function
