@@ -113,7 +113,7 @@ def build_app(make_model: MakeModel) -> App:
     )
     app.command(
         serve,
-        alias="api",
+        alias=["api", "webchat"],
         usage="Usage: quire serve [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]",
     )
     return app

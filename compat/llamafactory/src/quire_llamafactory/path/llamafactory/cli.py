@@ -14,8 +14,8 @@ _REFUSED = ("env", "eval", "export", "pt", "rm", "ppo", "dpo", "kto", "sft", "tr
 _HELP = """Usage: llamafactory-cli COMMAND [CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]
 
   chat      chat with a model in the terminal; with piped input, answer it and end
-  api       serve a model with OpenAI's interface, where quire has that command
-  webchat   chat in a browser, where quire has that command
+  api       serve a model with OpenAI's interface, as `quire serve`
+  webchat   the same; the chat page is at its address
   version   show the versions
   help      show this text
 
