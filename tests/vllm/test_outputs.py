@@ -187,6 +187,13 @@ def test_stop_reasons(reason: str | int | None, expected: str | int | None) -> N
     assert delta.stop_reason == expected
 
 
+def test_a_stop_token_that_is_vllms_eos_is_told_all_the_same() -> None:
+    settings = params(stop_token_ids=(7,), eos_token_ids=(7,))
+    for reason, expected in (("stop", 7), ("length", None)):
+        (delta,) = read(DeltaReader(settings, 3), output(completion(0, "a", [7], reason)))
+        assert delta.stop_reason == expected
+
+
 @pytest.mark.parametrize(("cached", "expected"), [(None, 0), (0, 0), (2, 2)])
 def test_cached_tokens(cached: int | None, expected: int) -> None:
     last = output(completion(0, "a", [1], "stop"), num_cached_tokens=cached)

@@ -67,7 +67,7 @@ class DeltaReader:
             self.unfinished -= self._copies
             # A word that a later version brings is an end like any other.
             delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
-            delta.stop_reason = self._stop_reason(completion.stop_reason)
+            delta.stop_reason = self._stop_reason(completion, tokens)
             delta.usage = Usage(self._prompt_length, count, cached)
             if delta.finish_reason == "error":
                 delta.error = "vLLM failed in a step of this request."
@@ -81,11 +81,19 @@ class DeltaReader:
         rows = found[: len(tokens)]
         return tuple(_token_logprob(t, row, top) for t, row in zip(tokens, rows, strict=True))
 
-    def _stop_reason(self, reason: str | int | None) -> str | int | None:
-        """EOS is an end of its own, though vLLM was given it as one of the stop tokens."""
-        if reason in self._params.stop_token_ids or isinstance(reason, str):
-            return reason
-        return None
+    def _stop_reason(
+        self, completion: CompletionOutput, tokens: tuple[int, ...]
+    ) -> str | int | None:
+        """As the other engines tell it: a stop string, a stop token's id, and None for EOS alone.
+
+        EOS went to vLLM among the stop tokens, and it tells nothing of a stop token that is its EOS.
+        """
+        told = completion.stop_reason
+        if isinstance(told, str):
+            return told
+        if told is None and completion.finish_reason == "stop" and tokens:
+            told = tokens[-1]
+        return told if told in self._params.stop_token_ids else None
 
 
 def _token_logprob(token: int, row: Mapping[int, Any], top: int) -> TokenLogprob:
