@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,17 +163,21 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def test_rewards_are_pooled() -> None:
+def test_rewards_are_pooled_and_what_is_closed_is_freed() -> None:
     arguments_of_rewards = arguments(
         model_name_or_path=str(demo_reward_path("classifier")), stage="rm", template="qwen3"
     )
     texts = ["Hello!", "2 + 2 is 4.", "Bananas are blue and the answer is no."]
     with ChatModel(arguments_of_rewards) as model:
+        assert isinstance(model.engine, VllmEngine)
+        of_vllm = weakref.ref(model.engine._supervisor.current().engine)
         found = model.get_scores(texts)
         with pytest.raises(QuireError, match="scores texts"):
             model.chat(HELLO)
     assert found == pytest.approx(transformers_scores(texts), abs=2e-3)
     assert all(type(score) is float for score in found)
+    gc.collect()
+    assert of_vllm() is None
 
 
 def transformers_scores(texts: list[str]) -> list[float]:

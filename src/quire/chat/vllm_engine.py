@@ -21,7 +21,7 @@ from quire.chat.media_prompts import CallMedia, MediaPrompts
 from quire.chat.preparation import Messages, Request, Tools
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
 from quire.errors import EngineError, SamplingError
-from quire.media.placement import check_kind
+from quire.media.placement import Kind, check_kind
 from quire.model_folder import find_model_folder
 from quire.native.constraints.checking import GrammarChecker
 from quire.native.constraints.grammar_text import grammar_text
@@ -91,10 +91,8 @@ class VllmEngine(BaseEngine):
         )
         self._adapters = ServedAdapters(book)
         self._grammars = GrammarChecker()
-        engine = self._supervisor.current().engine
-        self.context_length = engine.model_config.max_model_len
-        self._max_sequences = engine.vllm_config.scheduler_config.max_num_seqs
-        kinds = media_kinds(engine)
+        # No name for the engine here: something of vLLM's start keeps this frame, and so would it.
+        self.context_length, self._max_sequences, kinds = _limits(self._supervisor.current())
         self.media_prompts = MediaPrompts.of_model(
             self.template, folder, kinds, model_args, data_args, "vllm"
         )
@@ -327,6 +325,16 @@ def _tokenizer_folder(
         if (folder / name).is_file():
             (scratch / name).write_bytes((folder / name).read_bytes())
     return scratch
+
+
+def _limits(started: Started) -> tuple[int, int, frozenset[Kind]]:
+    """The longest context, how many completions run at once, and the media that the model takes."""
+    config = started.engine.vllm_config
+    return (
+        config.model_config.max_model_len,
+        config.scheduler_config.max_num_seqs,
+        media_kinds(started.engine),
+    )
 
 
 def _described(devices: Any) -> str:
