@@ -264,11 +264,14 @@ class BaseEngine(RequestPreparation, ABC):
         readers: dict[int, CompletionReader] = {}
         async with aclosing(in_time(deltas, request.params.timeout)) as timed:
             async for delta in timed:
-                if delta.finish_reason == "error":
-                    raise GenerationError(
-                        delta.error or "The engine failed in a step of this request."
-                    )
+                raise_failed(delta)
                 reader = readers.get(delta.index)
                 if reader is None:
                     reader = readers[delta.index] = CompletionReader(self._reply_reader(request))
                 yield reader.read(delta)
+
+
+def raise_failed(delta: Delta) -> None:
+    """Raise GenerationError where a fault in a step ended the request."""
+    if delta.finish_reason == "error":
+        raise GenerationError(delta.error or "The engine failed in a step of this request.")

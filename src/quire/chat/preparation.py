@@ -155,7 +155,7 @@ class RequestPreparation:
                 "from its first token: the two do not go together."
             )
         prompt = self.media_prompts.encode(self.template, elements, media, self.tokenizer)
-        params = self._params(options, len(prompt))
+        params = self.sampling_params(options, len(prompt))
         hidden = self._hidden(params)
         return Request(
             prompt=prompt,
@@ -178,7 +178,14 @@ class RequestPreparation:
             )
         return False
 
-    def _params(self, options: Mapping[str, Any], prompt_length: int) -> SamplingParams:
+    def sampling_params(
+        self, options: Mapping[str, Any], prompt_length: int, *, templated: bool = True
+    ) -> SamplingParams:
+        """A request's settings, fitted to its prompt; where that is `templated`, with its stops.
+
+        Raises:
+            RequestError: an option is wrong, or the prompt too long.
+        """
         sampling = {name: value for name, value in options.items() if name in SAMPLING_OPTIONS}
         return resolve(
             sampling,
@@ -187,8 +194,8 @@ class RequestPreparation:
             prompt_length=prompt_length,
             context_length=self.context_length,
             eos_token_ids=self.eos_token_ids,
-            stop_token_ids=self.template.stop_token_ids(self.tokenizer),
-            stop_strings=self.template.stop_strings(self.tokenizer),
+            stop_token_ids=self.template.stop_token_ids(self.tokenizer) if templated else (),
+            stop_strings=self.template.stop_strings(self.tokenizer) if templated else (),
         )
 
     def _hidden(self, params: SamplingParams) -> frozenset[str]:
@@ -215,13 +222,13 @@ class RequestPreparation:
         )
 
 
-_SHORT = 4000
-"""Characters of a conversation that are rendered and tokenised within about half a millisecond."""
+SHORT = 4000
+"""Characters of a conversation, or of a text, that are rendered and tokenised within about half a millisecond."""
 
 
 def _is_short(messages: Messages) -> bool:
     """Whether all of it is plain text, and little. What is no conversation is not short."""
-    if not isinstance(messages, (list, tuple)) or len(messages) > _SHORT // 100:
+    if not isinstance(messages, (list, tuple)) or len(messages) > SHORT // 100:
         return False
     length = 0
     for message in messages:
@@ -229,6 +236,6 @@ def _is_short(messages: Messages) -> bool:
         if not isinstance(content, str):
             return False
         length += len(content) + 100  # a turn of its own
-        if length > _SHORT:
+        if length > SHORT:
             return False
     return True

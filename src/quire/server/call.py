@@ -35,9 +35,14 @@ class Call:
 
     @property
     def completions(self) -> int:
-        """How many are asked for; what is no number counts as one, and is refused later."""
-        count = self.options.get("n") or self.options.get("num_return_sequences") or 1
-        return count if isinstance(count, int) and count > 0 else 1
+        """How many are asked for."""
+        return completions_of(self.options)
+
+
+def completions_of(options: Mapping[str, Any]) -> int:
+    """How many completions of a prompt; what is no number counts as one, and is refused later."""
+    count = options.get("n") or options.get("num_return_sequences") or 1
+    return count if isinstance(count, int) and count > 0 else 1
 
 
 @dataclass(frozen=True, slots=True)

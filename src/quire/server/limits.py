@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire.response_format import Constraint
 from quire.server.arguments import ServerArguments, is_loopback
-from quire.server.call import Call
+from quire.server.call import Call, completions_of
 from quire.server.errors import BadRequest, Overloaded, Problem, TooLarge, problem_of
 from quire.server.refusal import ErrorForm, openai_form, refuse
 
@@ -42,10 +42,11 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        problem = self._of_head(scope)
+        with_body = has_body(scope)
+        problem = self._of_head(scope, with_body)
         if problem is not None:
             await refuse(scope, send, problem, self._form)
-        elif not has_body(scope):
+        elif not with_body:
             await self._app(scope, receive, send)
         else:
             with self._held.part() as part:
@@ -56,7 +57,7 @@ class Limits:
         body: bytes | None = None
         try:
             async with asyncio.timeout(self._arguments.read_timeout):
-                body = await read_whole(receive, self._arguments.max_body_bytes, part)
+                body = await received(receive, self._arguments.max_body_bytes, part)
         except TimeoutError:
             problem = Problem(408, "The body did not come in time.", code="body_timeout")
         except (TooLarge, Overloaded) as error:
@@ -70,7 +71,7 @@ class Limits:
         elif body is not None:
             await self._app(scope, replayed(body, receive), send)
 
-    def _of_head(self, scope: Scope) -> Problem | None:
+    def _of_head(self, scope: Scope, with_body: bool) -> Problem | None:
         headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
         size = sum(len(name) + len(value) for name, value in headers)
         if len(headers) > _MAX_HEADERS or size > self._arguments.max_header_bytes:
@@ -85,9 +86,9 @@ class Limits:
                 "give it keys, or start it with allow_no_key."
             )
             return Problem(421, text, code="wrong_host")
-        return self._of_declared(scope, found) if has_body(scope) else None
+        return self._of_declared(found) if with_body else None
 
-    def _of_declared(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Problem | None:
+    def _of_declared(self, headers: Mapping[bytes, bytes]) -> Problem | None:
         """What the headers say of the body."""
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             return Problem(415, "Send the body uncompressed.", code="unsupported_encoding")
@@ -150,7 +151,7 @@ def has_body(scope: Scope) -> bool:
     )
 
 
-async def read_whole(receive: Receive, limit: int, held: Part) -> bytes | None:
+async def received(receive: Receive, limit: int, held: Part) -> bytes | None:
     """The body; None where the client went away before its end.
 
     Raises:
@@ -244,10 +245,10 @@ def check_options(
     Raises:
         BadRequest: the field that does is named.
     """
-    count = options.get("n") or options.get("num_return_sequences") or 1
-    if isinstance(count, int) and count > arguments.max_n:
+    count = completions_of(options)
+    if count > arguments.max_n:
         raise _too_many("n", "completions", arguments.max_n, "max_n")
-    if isinstance(count, int) and count * prompts > arguments.max_completions:
+    if count * prompts > arguments.max_completions:
         raise _too_many("n", "completions in all", arguments.max_completions, "max_completions")
     if not isinstance(options.get("stop"), str):
         _check_count("stop", options.get("stop"), arguments.max_stop_strings, "max_stop_strings")

@@ -9,16 +9,17 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
 
-from quire.chat.base_engine import BaseEngine
+from quire.chat.base_engine import BaseEngine, raise_failed
 from quire.chat.completion import CompletionCollector
 from quire.chat.in_time import in_time
+from quire.chat.preparation import SHORT
 from quire.chat.response import ChatDelta, Response
-from quire.errors import GenerationError, RequestTimeoutError, UnsupportedOptionError
+from quire.errors import RequestTimeoutError, UnsupportedOptionError
 from quire.outputs import Delta
 from quire.prompt import Prompt
-from quire.sampling import SAMPLING_OPTIONS, check_option_names, resolve
+from quire.sampling import check_option_names
 from quire.server.arguments import ServerArguments
-from quire.server.call import Call, Caller
+from quire.server.call import Call, Caller, completions_of
 from quire.server.errors import NotAllowed, NotReady
 from quire.server.limits import check_call, check_options
 from quire.server.models import ServedModels
@@ -185,27 +186,19 @@ class Service:
         engine, adapter = self._generator, self.models.resolve(call.model)
         check_call(call, self.arguments)
         chooser = ToolChooser.of(call)
-        watching = self._watch("chat", caller, call.completions)
-        deadline = self._deadline(call.options)
-        try:
-            async with self._enter(call.completions, call.options, deadline):
-                watching.admitted()
-                options = self._options(chooser.options(call.options), adapter, caller, deadline)
-                stream = engine.deltas(
-                    call.messages,
-                    call.system,
-                    chooser.tools,
-                    options,
-                    streamed=call.streamed,
-                )
-                async with aclosing(chooser.read(stream)) as deltas:
-                    async for delta in deltas:
-                        watching.delta(delta)
-                        yield delta
-        except BaseException as error:
-            watching.end(error)
-            raise
-        watching.end(None)
+        entered = self.entered("chat", caller, call.options, adapter, call.completions)
+        async with entered as (options, watching):
+            stream = engine.deltas(
+                call.messages,
+                call.system,
+                chooser.tools,
+                chooser.options(options),
+                streamed=call.streamed,
+            )
+            async with aclosing(chooser.read(stream)) as deltas:
+                async for delta in deltas:
+                    watching.delta(delta)
+                    yield delta
 
     async def answer(self, call: Call, caller: Caller) -> list[Response]:
         """Answer whole: exactly as many responses as were asked for, in order; see `stream`."""
@@ -244,47 +237,42 @@ class Service:
         engine, adapter = self._generator, self.models.resolve(model)
         check_option_names(options)
         check_options(options, self.arguments, prompts=len(prompts))
-        count = _count(options)
-        watching = self._watch("completion", caller, count * len(prompts))
-        deadline = self._deadline(options)
-        try:
-            async with self._enter(count * len(prompts), options, deadline):
-                watching.admitted()
-                ready = self._options(options, adapter, caller, deadline)
-                ids = await _token_ids(self.tokenizer, prompts, special)
-                streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
-                async with aclosing(together(streams)) as deltas:
-                    async for place, delta in deltas:
-                        if place:
-                            delta = replace(delta, index=place * count + delta.index)
-                        watching.delta(delta)
-                        yield delta
-        except BaseException as error:
-            watching.end(error)
-            raise
-        watching.end(None)
+        count = completions_of(options)
+        entered = self.entered("completion", caller, options, adapter, count * len(prompts))
+        async with entered as (ready, watching):
+            ids = await _token_ids(self.tokenizer, prompts, special)
+            streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
+            async with aclosing(together(streams)) as deltas:
+                async for place, delta in deltas:
+                    if place:
+                        delta = replace(delta, index=place * count + delta.index)
+                    watching.delta(delta)
+                    yield delta
 
     @asynccontextmanager
     async def entered(
-        self, kind: Kind, caller: Caller, options: Mapping[str, Any], adapter: str | None
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        self,
+        kind: Kind,
+        caller: Caller,
+        options: Mapping[str, Any],
+        adapter: str | None,
+        count: int = 1,
+    ) -> AsyncGenerator[tuple[dict[str, Any], Observation], None]:
         """Wait for admission, and watch what is done then; gives the options, made ready.
 
-        Texts of one request count as one: the engine takes them as it has room.
+        `count`: its completions. Texts of one request count as one: the engine takes them as it has
+        room.
         """
-        watching = self._watch(kind, caller, 1)
+        watching = _Unobserved() if self.observe is None else self.observe(kind, caller, count)
         deadline = self._deadline(options)
         try:
-            async with self._enter(1, options, deadline):
+            async with self._enter(count, options, deadline):
                 watching.admitted()
-                yield self._options(options, adapter, caller, deadline)
+                yield self._options(options, adapter, caller, deadline), watching
         except BaseException as error:
             watching.end(error)
             raise
         watching.end(None)
-
-    def _watch(self, kind: Kind, caller: Caller, count: int) -> Observation:
-        return _Unobserved() if self.observe is None else self.observe(kind, caller, count)
 
     def _enter(
         self, cost: int, options: Mapping[str, Any], deadline: float | None
@@ -326,15 +314,6 @@ def salted(caller: Caller, own: Any = None) -> str | None:
     return f"{caller.salt}/{own or ''}" if caller.salt or own else None
 
 
-def _count(options: Mapping[str, Any]) -> int:
-    count = options.get("n") or options.get("num_return_sequences") or 1
-    return count if isinstance(count, int) and count > 0 else 1
-
-
-_SHORT = 4000
-"""Characters that are tokenised within about half a millisecond."""
-
-
 async def _token_ids(
     tokenizer: Tokenizer, prompts: Sequence[list[int] | str], special: bool
 ) -> Sequence[Sequence[int]]:
@@ -344,7 +323,7 @@ async def _token_ids(
         encode = tokenizer.encode_whole if special else tokenizer.encode
         return [encode(one) if isinstance(one, str) else one for one in prompts]
 
-    if sum(len(one) for one in prompts if isinstance(one, str)) <= _SHORT:
+    if sum(len(one) for one in prompts if isinstance(one, str)) <= SHORT:
         return read()
     return await asyncio.to_thread(read)
 
@@ -353,19 +332,10 @@ async def _completion(
     engine: BaseEngine, ids: Sequence[int], options: Mapping[str, Any], *, streamed: bool
 ) -> AsyncGenerator[Delta, None]:
     """The deltas of one prompt."""
-    sampling = {name: value for name, value in options.items() if name in SAMPLING_OPTIONS}
-    params = resolve(
-        sampling,
-        engine.generating_args.explicit(),
-        engine.generation_config,
-        prompt_length=len(ids),
-        context_length=engine.context_length,
-        eos_token_ids=engine.eos_token_ids,
-    )
+    params = engine.sampling_params(options, len(ids), templated=False)
     params = replace(params, streamed=streamed)
     stream = engine.generate(Prompt(tuple(ids)), params, adapter=options.get("adapter"))
     async with aclosing(in_time(stream, params.timeout)) as deltas:
         async for delta in deltas:
-            if delta.finish_reason == "error":
-                raise GenerationError(delta.error or "The engine failed in a step of this request.")
+            raise_failed(delta)
             yield delta

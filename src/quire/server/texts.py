@@ -26,7 +26,7 @@ async def embed(
     """
     check_texts(texts, service.arguments)
     adapter = service.models.resolve(model)
-    async with service.entered("embedding", caller, options, adapter) as ready:
+    async with service.entered("embedding", caller, options, adapter) as (ready, _):
         return await service.engine.embed(texts, **ready)
 
 
@@ -45,7 +45,7 @@ async def score(
     check_texts(texts, service.arguments)
     if service.models.resolve(model) is not None:
         raise BadRequest("Texts are scored by the model itself, and by no adapter.", param="model")
-    async with service.entered("score", caller, options, None) as ready:
+    async with service.entered("score", caller, options, None) as (ready, _):
         try:
             return await service.engine.get_scores(list(texts), **ready)
         except NotImplementedError:
