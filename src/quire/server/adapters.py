@@ -12,7 +12,7 @@ from quire.adapters.folder import Adapter
 from quire.server.call import caller_of
 from quire.server.errors import Forbidden
 from quire.server.openai.documents import documented
-from quire.server.openai.writing import to_json
+from quire.server.openai.writing import json_answer
 from quire.server.reading import Body, read_body
 from quire.server.service import Service
 
@@ -57,21 +57,23 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         """The adapters that are loaded."""
         _check_admin(request)
         data = [_shown(adapter) for adapter in service_of(request).engine.adapters]
-        return _answer({"object": "list", "data": data})
+        return json_answer({"object": "list", "data": data})
 
     @routes.post("/v1/adapters", **documented(LoadAdapterRequest, AdapterObject))
     async def load_adapter(request: Request) -> Response:
         """Check an adapter, load it, and serve it from now on."""
         _check_admin(request)
         body = await read_body(request, LoadAdapterRequest)
-        return _answer(_shown(await service_of(request).engine.load_adapter(body.path, body.name)))
+        return json_answer(
+            _shown(await service_of(request).engine.load_adapter(body.path, body.name))
+        )
 
     @routes.delete("/v1/adapters/{name:path}", **documented(None, DroppedAdapter))
     async def drop_adapter(request: Request, name: str) -> Response:
         """Serve an adapter no more; requests under way with it end as they would."""
         _check_admin(request)
         dropped = await service_of(request).engine.drop_adapter(name)
-        return _answer({"id": dropped.name, "object": "adapter", "deleted": True})
+        return json_answer({"id": dropped.name, "object": "adapter", "deleted": True})
 
     return routes
 
@@ -89,7 +91,3 @@ def _shown(adapter: Adapter) -> dict[str, Any]:
         "rank": adapter.rank,
         "modules": len(adapter.modules),
     }
-
-
-def _answer(content: dict[str, Any]) -> Response:
-    return Response(to_json(content), media_type="application/json")

@@ -22,7 +22,7 @@ from quire.server.openai import chat, completions, embeddings, models, scores
 from quire.server.openai.answers import State
 from quire.server.openai.documents import complete_page
 from quire.server.openai.responses import router as responses
-from quire.server.openai.writing import to_json
+from quire.server.openai.writing import json_answer
 from quire.server.service import Service
 
 logger = logging.getLogger("quire")
@@ -89,7 +89,7 @@ def _state_routes() -> APIRouter:
     @routes.get("/health", response_model=State)
     async def health() -> Response:
         """Whether the server lives."""
-        return _json(200, {"status": "alive"})
+        return json_answer({"status": "alive"})
 
     @routes.get("/ready", response_model=State)
     async def ready(request: Request) -> Response:
@@ -97,7 +97,7 @@ def _state_routes() -> APIRouter:
         service = service_of(request)
         service.gate.check_open()
         await service.engine.health()
-        return _json(200, {"status": "ready"})
+        return json_answer({"status": "ready"})
 
     return routes
 
@@ -107,7 +107,7 @@ def _handle_errors(app: FastAPI) -> None:
         problem = _problem(error)
         if problem.status == 500 and not isinstance(error, QuireError):
             logger.error("A fault at %s.", request.url.path, exc_info=error)
-        return _json(problem.status, problem_body(request.url.path, problem), problem.headers)
+        return json_answer(problem_body(request.url.path, problem), problem.status, problem.headers)
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)
@@ -134,12 +134,6 @@ def problem_body(path: str, problem: Problem) -> Mapping[str, Any]:
         if path.startswith(start):
             return form(problem)
     return problem.body
-
-
-def _json(
-    status: int, content: Mapping[str, Any], headers: Mapping[str, str] | None = None
-) -> Response:
-    return Response(to_json(content), status, dict(headers or {}), "application/json")
 
 
 def _complete_page(app: FastAPI) -> None:

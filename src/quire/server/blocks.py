@@ -6,9 +6,11 @@ one message with fields.
 
 from __future__ import annotations
 
+import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from quire.chat.response import ChatDelta
 from quire.messages import ToolCall
@@ -86,3 +88,12 @@ def is_text(delta: ChatDelta) -> bool:
 def new_id(prefix: str) -> str:
     """A name that nothing else has, such as `msg_3f...`."""
     return f"{prefix}_{uuid.uuid4().hex}"
+
+
+def event_bytes(event: Mapping[str, Any]) -> bytes:
+    """A server-sent event that has its `type` as its name.
+
+    In ASCII: some clients take U+2028 for the end of a line.
+    """
+    data = json.dumps(event, separators=(",", ":"))
+    return f"event: {event['type']}\ndata: {data}\n\n".encode("ascii")

@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, with_config
 
 from quire.errors import nearest, sentence
 from quire.server.errors import BadRequest
+
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+strict = with_config(_STRICT)
+"""Decorates a part of a body, which is a typed dictionary: read as strictly as the body."""
 
 
 class Body(BaseModel):
     """A request's body. Types are taken as they are, and null is "not given"."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+    model_config = _STRICT | ConfigDict(frozen=True)
 
     refused: ClassVar[Mapping[str, str]] = {}
     """Fields that others know, and why this server does not take them."""

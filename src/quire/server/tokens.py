@@ -15,7 +15,7 @@ from quire.server.errors import BadRequest
 from quire.server.openai.documents import documented
 from quire.server.openai.messages import Message, in_our_words
 from quire.server.openai.schema import MAX_MESSAGES, MAX_TOOLS, TemplateOptions, Tool
-from quire.server.openai.writing import to_json
+from quire.server.openai.writing import json_answer
 from quire.server.prompts import prompt_of
 from quire.server.reading import Body, read_body
 from quire.server.refused import only
@@ -80,7 +80,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
             "tokens": ids,
             "token_strs": strings,
         }
-        return Response(to_json(answer), media_type="application/json")
+        return json_answer(answer)
 
     @routes.post("/detokenize", **documented(DetokenizeRequest, Detokenized))
     async def detokenize(request: Request) -> Response:
@@ -91,7 +91,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         tokenizer = service.tokenizer
         _check_ids(body.tokens, tokenizer)
         text = await asyncio.to_thread(tokenizer.decode, body.tokens, False)
-        return Response(to_json({"prompt": text}), media_type="application/json")
+        return json_answer({"prompt": text})
 
     return routes
 

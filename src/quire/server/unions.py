@@ -17,3 +17,8 @@ def tagged(by_kind: Mapping[str, str], key: str, what: str) -> Discriminator:
 
     known = ", ".join(by_kind)
     return Discriminator(choose, f"unknown_{key}", f"{what}; known are {known}")
+
+
+def by_type(tags: Mapping[type, str], name: str, what: str) -> Discriminator:
+    """Chooses the member of a union by the Python type of the value; see `tagged`."""
+    return Discriminator(lambda value: tags.get(type(value)), name, what)

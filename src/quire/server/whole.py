@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 
-from quire.chat.response import ChatDelta
 from quire.server.disconnect import Watched
+
+T = TypeVar("T")
 
 
 async def read_whole(
-    request: Request, deltas: AsyncGenerator[ChatDelta, None], take: Callable[[ChatDelta], Any]
+    request: Request, deltas: AsyncGenerator[T, None], take: Callable[[T], Any]
 ) -> None:
     """Give every delta to `take`; a client that goes away aborts the request.
 

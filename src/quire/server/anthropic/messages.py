@@ -13,7 +13,7 @@ from quire.server.anthropic.writer import MessageWriter
 from quire.server.call import caller_of
 from quire.server.openai.chat import event_stream
 from quire.server.openai.documents import documented
-from quire.server.openai.writing import to_json
+from quire.server.openai.writing import json_answer
 from quire.server.prompts import prompt_of, token_counter
 from quire.server.reading import read_body
 from quire.server.service import Service
@@ -45,7 +45,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         if call.streamed:
             return event_stream(service, deltas, writer)
         await read_whole(request, deltas, writer.events)
-        return Response(to_json(writer.message), media_type="application/json")
+        return json_answer(writer.message)
 
     @routes.post(
         f"{PATH}/count_tokens",
@@ -56,6 +56,6 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         service = service_of(request)
         body = await read_body(request, CountTokensRequest)
         prompt = await prompt_of(service, prompt_call(body))
-        return Response(to_json({"input_tokens": len(prompt)}), media_type="application/json")
+        return json_answer({"input_tokens": len(prompt)})
 
     return routes

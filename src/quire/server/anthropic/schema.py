@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
+from pydantic import Field, Tag
 from typing_extensions import TypedDict
 
 from quire.server.openai.schema import MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, Count, Stop
-from quire.server.reading import Body
+from quire.server.reading import Body, strict
 from quire.server.refused import kinds
-from quire.server.unions import tagged
+from quire.server.unions import by_type, tagged
 
-_strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
-
-
-def _text_or_blocks(value: Any) -> str | None:
-    return {str: "Text", list: "Blocks"}.get(type(value))
+_CONTENT = by_type(
+    {str: "Text", list: "Blocks"}, "content_type", "a string or a list of blocks is needed"
+)
 
 
-_CONTENT = Discriminator(_text_or_blocks, "content_type", "a string or a list of blocks is needed")
-
-
-@_strict
+@strict
 class CacheControl(TypedDict):
     """Asks for what quire always does: the prefix of a prompt is cached for all that begin so."""
 
@@ -30,7 +25,7 @@ class CacheControl(TypedDict):
     ttl: NotRequired[Literal["5m", "1h"]]
 
 
-@_strict
+@strict
 class TextBlock(TypedDict):
     type: Literal["text"]
     text: str
@@ -38,14 +33,14 @@ class TextBlock(TypedDict):
     citations: NotRequired[None]
 
 
-@_strict
+@strict
 class Base64Image(TypedDict):
     type: Literal["base64"]
     media_type: Literal["image/jpeg", "image/png", "image/gif", "image/webp"]
     data: Annotated[str, Field(min_length=1)]
 
 
-@_strict
+@strict
 class ImageAtUrl(TypedDict):
     type: Literal["url"]
     url: Annotated[str, Field(min_length=1)]
@@ -57,21 +52,21 @@ ImageSource: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class ImageBlock(TypedDict):
     type: Literal["image"]
     source: ImageSource
     cache_control: NotRequired[CacheControl | None]
 
 
-@_strict
+@strict
 class PlainText(TypedDict):
     type: Literal["text"]
     media_type: Literal["text/plain"]
     data: str
 
 
-@_strict
+@strict
 class DocumentBlock(TypedDict):
     """A document of plain text; others are refused."""
 
@@ -82,7 +77,7 @@ class DocumentBlock(TypedDict):
     cache_control: NotRequired[CacheControl | None]
 
 
-@_strict
+@strict
 class ThinkingBlock(TypedDict):
     type: Literal["thinking"]
     thinking: str
@@ -90,7 +85,7 @@ class ThinkingBlock(TypedDict):
     """Not checked: a thought is text like any other here."""
 
 
-@_strict
+@strict
 class ToolUseBlock(TypedDict):
     type: Literal["tool_use"]
     id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -111,7 +106,7 @@ ResultBlock: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class ToolResultBlock(TypedDict):
     type: Literal["tool_result"]
     tool_use_id: str
@@ -156,7 +151,7 @@ TextOrBlocks: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class UserTurn(TypedDict):
     role: Literal["user"]
     content: Annotated[
@@ -164,7 +159,7 @@ class UserTurn(TypedDict):
     ]
 
 
-@_strict
+@strict
 class AssistantTurn(TypedDict):
     role: Literal["assistant"]
     content: Annotated[
@@ -172,7 +167,7 @@ class AssistantTurn(TypedDict):
     ]
 
 
-@_strict
+@strict
 class SystemTurn(TypedDict):
     role: Literal["system"]
     content: TextOrBlocks
@@ -190,7 +185,7 @@ Turn: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class CustomTool(TypedDict):
     """A tool that the client runs; Anthropic's own tools are refused by their type."""
 
@@ -208,7 +203,7 @@ ToolOfClient: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class ToolChoice(TypedDict):
     type: Literal["auto", "any", "tool", "none"]
     name: NotRequired[str]
@@ -216,7 +211,7 @@ class ToolChoice(TypedDict):
     disable_parallel_tool_use: NotRequired[bool]
 
 
-@_strict
+@strict
 class Thinking(TypedDict):
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: NotRequired[Annotated[int, Field(ge=1024)]]
@@ -225,18 +220,18 @@ class Thinking(TypedDict):
     """"omitted" leaves the text of thoughts out; otherwise they are shown whole."""
 
 
-@_strict
+@strict
 class AnswerFormat(TypedDict):
     type: Literal["json_schema"]
     schema: dict[str, Any]
 
 
-@_strict
+@strict
 class OutputConfig(TypedDict):
     format: NotRequired[AnswerFormat | None]
 
 
-@_strict
+@strict
 class RequestMetadata(TypedDict):
     user_id: NotRequired[Annotated[str, Field(max_length=256)] | None]
 

@@ -9,7 +9,7 @@ from typing import Any
 from quire.chat.response import ChatDelta
 from quire.outputs import Usage
 from quire.server.anthropic.errors import error_body
-from quire.server.blocks import BlockKind, BlockReader, Piece, is_text, new_id
+from quire.server.blocks import BlockKind, BlockReader, Piece, event_bytes, is_text, new_id
 from quire.server.errors import Problem
 from quire.server.openai.writing import quoted
 
@@ -59,7 +59,7 @@ class MessageWriter:
                 return b""
             self._written.append(delta.content)
             return f"{self._before}{quoted(delta.content)}}}}}\n\n".encode("ascii")
-        return b"".join(map(_event_bytes, self.events(delta)))
+        return b"".join(map(event_bytes, self.events(delta)))
 
     def end(self) -> bytes:
         """Nothing comes after the last delta's events."""
@@ -67,7 +67,7 @@ class MessageWriter:
 
     def failure(self, problem: Problem) -> bytes:
         """The event of a stream that an error ends."""
-        return _event_bytes(error_body(problem))
+        return event_bytes(error_body(problem))
 
     # --- pure ------------------------------------------------------------------------------------
 
@@ -186,9 +186,3 @@ def _object(arguments: str) -> dict[str, Any]:
     except ValueError:
         found = None
     return found if isinstance(found, dict) else {"arguments": arguments}
-
-
-def _event_bytes(event: dict[str, Any]) -> bytes:
-    """In ASCII: some clients take U+2028 for the end of a line."""
-    data = json.dumps(event, separators=(",", ":"))
-    return f"event: {event['type']}\ndata: {data}\n\n".encode("ascii")

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 from quire.chat.response import ChatDelta
 from quire.chat.response import Response as Completion
 from quire.outputs import Usage
-from quire.server.call import Call, Caller, caller_of
-from quire.server.disconnect import ClientGone, Watched
+from quire.server.call import caller_of
+from quire.server.disconnect import Watched
 from quire.server.errors import Problem
 from quire.server.events import EventStream
 from quire.server.openai.answers import ChatCompletion
@@ -21,11 +21,11 @@ from quire.server.openai.options import chat_call
 from quire.server.openai.schema import ChatRequest
 from quire.server.openai.writing import (
     DONE,
+    json_answer,
     new_id,
     now,
     quoted,
     summed,
-    to_json,
     tool_call,
     usage_fields,
 )
@@ -52,11 +52,9 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
             with_usage = bool((body.stream_options or {}).get("include_usage"))
             encoder = ChatEncoder(name, texts, with_usage=with_usage, with_ids=with_ids)
             return event_stream(service, service.stream(call, caller), encoder)
-        completions = await answered(request, service, call, caller)
-        if completions is None:
-            return Response(status_code=499)
-        answer = whole_answer(name, completions, texts, with_ids=with_ids)
-        return Response(answer, media_type="application/json")
+        async with Watched(request.receive):
+            completions = await service.answer(call, caller)
+        return json_answer(whole_answer(name, completions, texts, with_ids=with_ids))
 
     return routes
 
@@ -66,32 +64,19 @@ def event_stream(service: Service, deltas: Any, encoder: Any) -> Any:
     return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
 
 
-async def answered(
-    request: Request, service: Service, call: Call, caller: Caller
-) -> list[Completion] | None:
-    """The whole answer to a call; None where the client went away, which aborts it."""
-    try:
-        async with Watched(request.receive):
-            return await service.answer(call, caller)
-    except ClientGone:
-        return None
-
-
 def whole_answer(
     name: str, completions: list[Completion], texts: TokenTexts | None, *, with_ids: bool
-) -> bytes:
+) -> dict[str, Any]:
     """The body of a whole answer."""
     usage = summed([completion.usage for completion in completions if completion.usage])
-    return to_json(
-        {
-            "id": new_id("chatcmpl"),
-            "object": "chat.completion",
-            "created": now(),
-            "model": name,
-            "choices": [_choice(completion, texts, with_ids) for completion in completions],
-            "usage": usage_fields(usage),
-        }
-    )
+    return {
+        "id": new_id("chatcmpl"),
+        "object": "chat.completion",
+        "created": now(),
+        "model": name,
+        "choices": [_choice(completion, texts, with_ids) for completion in completions],
+        "usage": usage_fields(usage),
+    }
 
 
 def _choice(completion: Completion, texts: TokenTexts | None, with_ids: bool) -> dict[str, Any]:

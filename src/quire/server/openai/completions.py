@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ from fastapi import APIRouter, Request, Response
 
 from quire.outputs import Delta, Usage
 from quire.server.call import Caller, caller_of
-from quire.server.disconnect import ClientGone, Watched
 from quire.server.errors import BadRequest, Problem
 from quire.server.events import EventStream, merged
 from quire.server.openai.answers import TextCompletion
@@ -20,10 +18,11 @@ from quire.server.openai.completion_logprobs import LogprobWriter, of_prompt
 from quire.server.openai.documents import documented
 from quire.server.openai.options import sampling_options
 from quire.server.openai.schema import CompletionRequest
-from quire.server.openai.writing import DONE, new_id, now, quoted, to_json, usage_fields
+from quire.server.openai.writing import DONE, json_answer, new_id, now, quoted, usage_fields
 from quire.server.reading import read_body
 from quire.server.service import Service
 from quire.server.token_texts import TokenTexts
+from quire.server.whole import read_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,29 +129,25 @@ async def _whole(
     writer: Writer,
 ) -> Response:
     found: dict[int, Delta] = {}
+
+    def take(delta: Delta) -> None:
+        there = found.get(delta.index)
+        found[delta.index] = delta if there is None else merged(there, delta)
+
     deltas = service.complete_all(
         plan.prompts, plan.options, caller, model=model, special=plan.special
     )
-    try:
-        async with Watched(request.receive), aclosing(deltas):
-            async for delta in deltas:
-                there = found.get(delta.index)
-                found[delta.index] = delta if there is None else merged(there, delta)
-    except ClientGone:
-        return Response(status_code=499)
+    await read_whole(request, deltas, take)
     choices = [writer.whole(found[index]) for index in sorted(found)]
-    return Response(
-        to_json(
-            {
-                "id": new_id("cmpl"),
-                "object": "text_completion",
-                "created": now(),
-                "model": writer.name,
-                "choices": choices,
-                "usage": usage_fields(writer.usage),
-            }
-        ),
-        media_type="application/json",
+    return json_answer(
+        {
+            "id": new_id("cmpl"),
+            "object": "text_completion",
+            "created": now(),
+            "model": writer.name,
+            "choices": choices,
+            "usage": usage_fields(writer.usage),
+        }
     )
 
 

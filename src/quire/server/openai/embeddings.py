@@ -15,14 +15,14 @@ from quire.server.call import caller_of
 from quire.server.disconnect import Watched
 from quire.server.errors import BadRequest
 from quire.server.openai.documents import documented
-from quire.server.openai.writing import to_json
+from quire.server.openai.schema import Count, Label, Priority, Seconds, TokenId
+from quire.server.openai.writing import json_answer
 from quire.server.reading import Body, read_body
 from quire.server.service import Service
 from quire.server.texts import embed
 
 MAX_TEXTS = 2048
 
-TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1)]
 
 
@@ -51,16 +51,16 @@ class EmbeddingsRequest(Body):
     input: Input
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    dimensions: Count | None = None
     """The vectors' own length is the only one that is not refused."""
-    user: Annotated[str, Field(max_length=1024)] | None = None
+    user: Label | None = None
     pooling: Literal["last", "mean"] | None = None
     normalize: bool | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     """Tokens to which a text is cut; -1 cuts to the context. Else one that is too long is refused."""
-    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
-    timeout: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    priority: Priority | None = None
+    timeout: Seconds | None = None
 
 
 class EmbeddingObject(BaseModel):
@@ -106,7 +106,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
             "model": body.model or service.models.name,
             "usage": text_usage(sum(one.usage.prompt_tokens for one in found)),
         }
-        return Response(to_json(answer), media_type="application/json")
+        return json_answer(answer)
 
     return routes
 

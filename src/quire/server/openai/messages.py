@@ -4,71 +4,69 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
+from pydantic import Field, Tag
 from typing_extensions import TypedDict
 
-from quire.server.unions import tagged
+from quire.server.reading import strict
+from quire.server.unions import by_type, tagged
 
-_strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
-
-
-def _text_or_parts(value: Any) -> str | None:
-    return {str: "Text", list: "Parts", type(None): "Null"}.get(type(value))
-
-
-_CONTENT = Discriminator(_text_or_parts, "content_type", "a string or a list of parts is needed")
+_CONTENT = by_type(
+    {str: "Text", list: "Parts", type(None): "Null"},
+    "content_type",
+    "a string or a list of parts is needed",
+)
 
 
-@_strict
+@strict
 class TextPart(TypedDict):
     type: Literal["text"]
     text: str
 
 
-@_strict
+@strict
 class RefusalPart(TypedDict):
     type: Literal["refusal"]
     refusal: str
 
 
-@_strict
+@strict
 class ImageAddress(TypedDict):
     url: Annotated[str, Field(min_length=1)]
     """A data URL; an address or a file's path where the server allows them."""
     detail: NotRequired[Literal["auto", "high"] | None]
 
 
-@_strict
+@strict
 class ImagePart(TypedDict):
     type: Literal["image_url"]
     image_url: ImageAddress
 
 
-@_strict
+@strict
 class Address(TypedDict):
     url: Annotated[str, Field(min_length=1)]
 
 
-@_strict
+@strict
 class VideoPart(TypedDict):
     type: Literal["video_url"]
     video_url: Address
 
 
-@_strict
+@strict
 class AudioAddressPart(TypedDict):
     type: Literal["audio_url"]
     audio_url: Address
 
 
-@_strict
+@strict
 class Sound(TypedDict):
     data: Annotated[str, Field(min_length=1)]
     """Base64."""
     format: Annotated[str, Field(pattern="^[a-z0-9]{1,16}$")]
 
 
-@_strict
+@strict
 class AudioPart(TypedDict):
     type: Literal["input_audio"]
     input_audio: Sound
@@ -113,13 +111,13 @@ OwnContent: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class CalledFunction(TypedDict):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     arguments: str
 
 
-@_strict
+@strict
 class CallRecord(TypedDict):
     id: NotRequired[str | None]
     type: NotRequired[Literal["function"]]
@@ -127,21 +125,21 @@ class CallRecord(TypedDict):
     index: NotRequired[int]
 
 
-@_strict
+@strict
 class SystemMessage(TypedDict):
     role: Literal["system", "developer"]
     content: TextContent
     name: NotRequired[str | None]
 
 
-@_strict
+@strict
 class UserMessage(TypedDict):
     role: Literal["user"]
     content: Content
     name: NotRequired[str | None]
 
 
-@_strict
+@strict
 class AssistantMessage(TypedDict):
     role: Literal["assistant"]
     content: NotRequired[OwnContent]
@@ -156,7 +154,7 @@ class AssistantMessage(TypedDict):
     annotations: NotRequired[Annotated[list[Any], Field(max_length=0)] | None]
 
 
-@_strict
+@strict
 class ToolMessage(TypedDict):
     role: Literal["tool"]
     content: Content

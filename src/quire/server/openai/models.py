@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from quire.server.errors import ModelNotServed
 from quire.server.models import ServedModel
 from quire.server.openai.answers import ModelCard, ModelList
-from quire.server.openai.writing import to_json
+from quire.server.openai.writing import json_answer
 from quire.server.service import Service
 
 
@@ -23,7 +23,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         """The model, and its adapters."""
         service = service_of(request)
         cards = [_card(model, service) for model in service.models.served()]
-        return _answer({"object": "list", "data": cards})
+        return json_answer({"object": "list", "data": cards})
 
     @routes.get("/v1/models/{name:path}", response_model=ModelCard)
     async def get_model(request: Request, name: str) -> Response:
@@ -31,14 +31,10 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         service = service_of(request)
         for model in service.models.served():
             if model.name == name:
-                return _answer(_card(model, service))
+                return json_answer(_card(model, service))
         raise ModelNotServed(f"The model {name!r} is not served.", param="model")
 
     return routes
-
-
-def _answer(content: dict[str, Any]) -> Response:
-    return Response(to_json(content), media_type="application/json")
 
 
 def _card(model: ServedModel, service: Service) -> dict[str, Any]:

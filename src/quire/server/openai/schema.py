@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
+from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from quire.sampling import MAX_COMPLETIONS
 from quire.server.openai.messages import Message
-from quire.server.reading import Body
-
-_strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+from quire.server.reading import Body, strict
 
 MAX_MESSAGES = 4096
 MAX_TOOLS = 512
@@ -22,6 +20,9 @@ MAX_TOP_LOGPROBS = 20
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Label: TypeAlias = Annotated[str, Field(max_length=1024)]
+Priority: TypeAlias = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=1e9)]
 Stop: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000)]
 Word: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
 Bias: TypeAlias = Annotated[
@@ -30,13 +31,13 @@ Bias: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class StreamOptions(TypedDict):
     include_usage: NotRequired[bool | None]
     include_obfuscation: NotRequired[Literal[False] | None]
 
 
-@_strict
+@strict
 class Function(TypedDict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
     description: NotRequired[str | None]
@@ -46,24 +47,24 @@ class Function(TypedDict):
     model is free to call or not they are its own, strict or not."""
 
 
-@_strict
+@strict
 class Tool(TypedDict):
     type: Literal["function"]
     function: Function
 
 
-@_strict
+@strict
 class ChosenFunction(TypedDict):
     name: str
 
 
-@_strict
+@strict
 class NamedTool(TypedDict):
     type: Literal["function"]
     function: ChosenFunction
 
 
-@_strict
+@strict
 class JsonSchema(TypedDict):
     name: NotRequired[str | None]
     description: NotRequired[str | None]
@@ -72,7 +73,7 @@ class JsonSchema(TypedDict):
     """An answer follows the schema in either case."""
 
 
-@_strict
+@strict
 class ResponseFormat(TypedDict):
     type: Literal["text", "json_object", "json_schema", "regex", "choice", "grammar"]
     json_schema: NotRequired[JsonSchema]
@@ -81,7 +82,7 @@ class ResponseFormat(TypedDict):
     grammar: NotRequired[str]
 
 
-@_strict
+@strict
 class TemplateOptions(TypedDict):
     """What `chat_template_kwargs` may hold."""
 
@@ -90,7 +91,7 @@ class TemplateOptions(TypedDict):
     preserve_thinking: NotRequired[bool | None]
 
 
-@_strict
+@strict
 class StructuredOutputs(TypedDict):
     """vLLM's own form of `response_format`; exactly one is given."""
 
@@ -116,7 +117,7 @@ class SamplingFields(Body):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: Bias | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    user: Annotated[str, Field(max_length=1024)] | None = None
+    user: Label | None = None
 
     do_sample: bool | None = None
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
@@ -133,8 +134,8 @@ class SamplingFields(Body):
     """Each choice, and each piece of it, carries its `token_ids`."""
     return_tokens_as_token_ids: bool | None = None
     """In log-probabilities a token is `token_id:7`, not its text."""
-    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
-    timeout: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    priority: Priority | None = None
+    timeout: Seconds | None = None
     """Seconds that the request may take in all, waiting included."""
     cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     """Requests of different salts share no cached prefix."""
@@ -171,8 +172,8 @@ class ChatRequest(SamplingFields):
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
-    safety_identifier: Annotated[str, Field(max_length=1024)] | None = None
-    prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
 

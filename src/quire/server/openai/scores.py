@@ -7,30 +7,26 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Field, Tag
 
 from quire.server.call import caller_of
 from quire.server.disconnect import Watched
 from quire.server.errors import BadRequest
 from quire.server.openai.documents import documented
 from quire.server.openai.embeddings import MAX_TEXTS, TextUsage, cut_length, text_usage
-from quire.server.openai.writing import new_id, now, to_json
+from quire.server.openai.schema import Count, Label, Priority, Seconds
+from quire.server.openai.writing import json_answer, new_id, now
 from quire.server.prompts import token_counter
 from quire.server.reading import Body, read_body
 from quire.server.service import Service
 from quire.server.texts import score
-
-
-def _text_or_texts(value: Any) -> str | None:
-    return {str: "Text", list: "Texts"}.get(type(value))
-
+from quire.server.unions import by_type
 
 Texts: TypeAlias = Annotated[
     Annotated[str, Tag("Text")]
     | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS), Tag("Texts")],
-    Discriminator(_text_or_texts, "input_type", "a text or a list of texts is needed"),
+    by_type({str: "Text", list: "Texts"}, "input_type", "a text or a list of texts is needed"),
 ]
-MaxLength: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class ScoreRequest(Body):
@@ -46,9 +42,9 @@ class ScoreRequest(Body):
     text_2: Texts | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     """Tokens to which a text is cut; -1 cuts to the context. Else one that is too long is refused."""
-    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
-    timeout: Annotated[float, Field(gt=0, le=1e9)] | None = None
-    user: Annotated[str, Field(max_length=1024)] | None = None
+    priority: Priority | None = None
+    timeout: Seconds | None = None
+    user: Label | None = None
 
 
 class ScoreObject(BaseModel):
@@ -71,7 +67,7 @@ class ScoreEvaluationRequest(Body):
 
     model: str | None = None
     messages: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)]
-    max_length: MaxLength | None = None
+    max_length: Count | None = None
     """Tokens to which a text is cut."""
 
 
@@ -109,7 +105,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
             "data": data,
             "usage": text_usage(tokens),
         }
-        return Response(to_json(answer), media_type="application/json")
+        return json_answer(answer)
 
     @routes.post("/v1/score/evaluation", **documented(ScoreEvaluationRequest, ScoreEvaluation))
     async def evaluate_scores(request: Request) -> Response:
@@ -126,7 +122,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
             "model": body.model or service.models.name,
             "scores": scores,
         }
-        return Response(to_json(answer), media_type="application/json")
+        return json_answer(answer)
 
     return routes
 

@@ -16,7 +16,7 @@ from quire.server.openai.responses.answers import ResponseObject
 from quire.server.openai.responses.request import echo, responses_call, wants_logprobs
 from quire.server.openai.responses.schema import ResponsesRequest
 from quire.server.openai.responses.writer import ResponseWriter
-from quire.server.openai.writing import to_json
+from quire.server.openai.writing import json_answer
 from quire.server.prompts import token_counter
 from quire.server.reading import read_body
 from quire.server.service import Service
@@ -38,7 +38,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         if body.stream:
             return event_stream(service, deltas, writer)
         await read_whole(request, deltas, writer.events)
-        return Response(to_json(writer.response), media_type="application/json")
+        return json_answer(writer.response)
 
     return routes
 

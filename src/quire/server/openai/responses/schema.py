@@ -4,35 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
+from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
-from quire.server.openai.schema import MAX_MESSAGES, MAX_TOOLS, MAX_TOP_LOGPROBS, Count
-from quire.server.reading import Body
+from quire.server.openai.schema import (
+    MAX_MESSAGES,
+    MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
+    Count,
+    Label,
+    Priority,
+)
+from quire.server.reading import Body, strict
 from quire.server.refused import kinds, only
-from quire.server.unions import tagged
-
-_strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+from quire.server.unions import by_type, tagged
 
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 ItemId: TypeAlias = Annotated[str, Field(max_length=256)]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
 
 
-def _text_or_parts(value: Any) -> str | None:
-    return {str: "Text", list: "Parts"}.get(type(value))
+_CONTENT = by_type(
+    {str: "Text", list: "Parts"}, "content_type", "a string or a list of parts is needed"
+)
 
 
-_CONTENT = Discriminator(_text_or_parts, "content_type", "a string or a list of parts is needed")
-
-
-@_strict
+@strict
 class InputText(TypedDict):
     type: Literal["input_text"]
     text: str
 
 
-@_strict
+@strict
 class InputImage(TypedDict):
     type: Literal["input_image"]
     image_url: Annotated[str, Field(min_length=1)]
@@ -41,20 +44,20 @@ class InputImage(TypedDict):
     file_id: NotRequired[None]
 
 
-@_strict
+@strict
 class SoundData(TypedDict):
     data: Annotated[str, Field(min_length=1)]
     """Base64."""
     format: Annotated[str, Field(pattern="^[a-z0-9]{1,16}$")]
 
 
-@_strict
+@strict
 class InputAudio(TypedDict):
     type: Literal["input_audio"]
     input_audio: SoundData
 
 
-@_strict
+@strict
 class OutputText(TypedDict):
     type: Literal["output_text"]
     text: str
@@ -62,7 +65,7 @@ class OutputText(TypedDict):
     logprobs: NotRequired[list[Any] | None]
 
 
-@_strict
+@strict
 class OutputRefusal(TypedDict):
     type: Literal["refusal"]
     refusal: str
@@ -91,7 +94,7 @@ PartsOrText: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class MessageItem(TypedDict):
     """A turn of anybody; what the API wrote itself comes back in the same form."""
 
@@ -103,19 +106,19 @@ class MessageItem(TypedDict):
     phase: NotRequired[Literal["commentary", "final_answer"] | None]
 
 
-@_strict
+@strict
 class ThoughtText(TypedDict):
     type: Literal["reasoning_text"]
     text: str
 
 
-@_strict
+@strict
 class SummaryText(TypedDict):
     type: Literal["summary_text"]
     text: str
 
 
-@_strict
+@strict
 class ReasoningItem(TypedDict):
     type: Literal["reasoning"]
     summary: NotRequired[list[SummaryText]]
@@ -125,7 +128,7 @@ class ReasoningItem(TypedDict):
     encrypted_content: NotRequired[None]
 
 
-@_strict
+@strict
 class FunctionCallItem(TypedDict):
     type: Literal["function_call"]
     call_id: ItemId
@@ -135,7 +138,7 @@ class FunctionCallItem(TypedDict):
     status: NotRequired[Status | None]
 
 
-@_strict
+@strict
 class FunctionOutputItem(TypedDict):
     type: Literal["function_call_output"]
     call_id: ItemId
@@ -169,7 +172,7 @@ InputItem: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class FunctionTool(TypedDict):
     """A function that the client runs; OpenAI's own tools are refused by their type."""
 
@@ -186,13 +189,13 @@ OfferedTool: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class FunctionChoice(TypedDict):
     type: Literal["function"]
     name: str
 
 
-@_strict
+@strict
 class AllowedTools(TypedDict):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
@@ -219,17 +222,17 @@ Choice: TypeAlias = Annotated[
 ]
 
 
-@_strict
+@strict
 class TextFormat(TypedDict):
     type: Literal["text"]
 
 
-@_strict
+@strict
 class JsonObjectFormat(TypedDict):
     type: Literal["json_object"]
 
 
-@_strict
+@strict
 class JsonSchemaFormat(TypedDict):
     type: Literal["json_schema"]
     name: str
@@ -239,7 +242,7 @@ class JsonSchemaFormat(TypedDict):
     """An answer follows the schema in either case."""
 
 
-@_strict
+@strict
 class TextConfig(TypedDict):
     format: NotRequired[
         Annotated[
@@ -261,7 +264,7 @@ class TextConfig(TypedDict):
     verbosity: NotRequired[Literal["medium"] | None]
 
 
-@_strict
+@strict
 class ReasoningConfig(TypedDict):
     effort: NotRequired[Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None]
     """"none" asks for no thought; the others ask for one, whose length is the model's affair."""
@@ -269,7 +272,7 @@ class ReasoningConfig(TypedDict):
     """Thoughts are shown whole, and not summarised."""
 
 
-@_strict
+@strict
 class ResponseStreamOptions(TypedDict):
     include_obfuscation: NotRequired[Literal[False] | None]
 
@@ -315,7 +318,7 @@ class ResponsesRequest(Body):
     tools: Annotated[list[OfferedTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
-    priority: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = None
+    priority: Priority | None = None
     """quire's own: a lower number is served earlier."""
     # What would need a store, or an answer in the background, is refused.
     store: Annotated[Literal[False] | None, only(False, because=_STORE)] = None
@@ -328,6 +331,6 @@ class ResponsesRequest(Body):
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
     """Of OpenAI's own tools, of which there are none here."""
     service_tier: Literal["auto", "default"] | None = None
-    user: Annotated[str, Field(max_length=1024)] | None = None
-    safety_identifier: Annotated[str, Field(max_length=1024)] | None = None
-    prompt_cache_key: Annotated[str, Field(max_length=1024)] | None = None
+    user: Label | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from quire.chat.response import ChatDelta
 from quire.outputs import TokenLogprob, Usage
-from quire.server.blocks import BlockKind, BlockReader, Piece, is_text, new_id
+from quire.server.blocks import BlockKind, BlockReader, Piece, event_bytes, is_text, new_id
 from quire.server.errors import Problem
 from quire.server.openai.writing import quoted
 
@@ -59,7 +58,7 @@ class ResponseWriter:
             return (
                 f'{self._before}{self._number - 1},"delta":{quoted(delta.content)}}}\n\n'
             ).encode("ascii")
-        return b"".join(map(_event_bytes, self.events(delta)))
+        return b"".join(map(event_bytes, self.events(delta)))
 
     def end(self) -> bytes:
         """Nothing comes after the last delta's events."""
@@ -67,7 +66,7 @@ class ResponseWriter:
 
     def failure(self, problem: Problem) -> bytes:
         """The events of a stream that an error ends."""
-        return b"".join(map(_event_bytes, self.failed(problem)))
+        return b"".join(map(event_bytes, self.failed(problem)))
 
     # --- pure ------------------------------------------------------------------------------------
 
@@ -234,9 +233,3 @@ def _usage(usage: Usage, thought: int) -> dict[str, Any]:
 
 def _copied(part: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, list) else value for key, value in part.items()}
-
-
-def _event_bytes(event: dict[str, Any]) -> bytes:
-    """In ASCII: some clients take U+2028 for the end of a line."""
-    data = json.dumps(event, separators=(",", ":"))
-    return f"event: {event['type']}\ndata: {data}\n\n".encode("ascii")
