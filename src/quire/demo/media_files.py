@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from quire.demo.hearing import hearing_tasks
 from quire.demo.seeing import MAX_PIXELS, MIN_PIXELS, SMALL, seeing_tasks
 from quire.demo.sounds import RATE
-from quire.demo.tokenizer import CONTROL, SPLIT
+from quire.demo.tokenizer import CONTROL, save_with_settings, trained
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -83,26 +83,7 @@ HEAR_TEMPLATE = (
 
 def train_media_tokenizer(seed: int, sample: int) -> Tokenizer:
     """Train byte-level BPE on what both media models read and write."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(CONTROL) - len(MEDIA),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_texts(seed, sample), trainer)
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in CONTROL + MEDIA]
-    )
-    return tokenizer
+    return trained(_texts(seed, sample), VOCABULARY, CONTROL + MEDIA)
 
 
 def _texts(seed: int, sample: int) -> Iterator[str]:
@@ -121,23 +102,8 @@ def _texts(seed: int, sample: int) -> Iterator[str]:
 
 def save_media_tokenizer(tokenizer: Tokenizer, folder: Path, template: str) -> None:
     """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.json`."""
-    tokenizer.save(str(folder / "tokenizer.json"))
-    flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "model_max_length": 4096,
-        "clean_up_tokenization_spaces": False,
-        "add_prefix_space": False,
-        "additional_special_tokens": list(MEDIA),
-        "chat_template": template,
-        "added_tokens_decoder": {
-            str(tokenizer.token_to_id(text)): {"content": text, **flags, "special": True}
-            for text in CONTROL + MEDIA
-        },
-    }
-    _write(folder / "tokenizer_config.json", settings)
+    more = {"additional_special_tokens": list(MEDIA), "chat_template": template}
+    save_with_settings(tokenizer, folder, CONTROL + MEDIA, (), more)
     _write(folder / "chat_template.json", {"chat_template": template})
 
 

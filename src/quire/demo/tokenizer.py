@@ -6,7 +6,7 @@ Digits stand alone so that sums can be learned column by column.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +90,15 @@ CHAT_TEMPLATE = """\
 
 def train_tokenizer(seed: int, sample: int = SAMPLE) -> Tokenizer:
     """Train the tokenizer on a sample of all that the demo models read and write."""
+    from tokenizers import AddedToken
+
+    tokenizer = trained(_texts(seed, sample), VOCABULARY - len(MARKS), CONTROL)
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKS])
+    return tokenizer
+
+
+def trained(texts: Iterable[str], size: int, control: Sequence[str]) -> Tokenizer:
+    """Train byte-level BPE of `size` tokens, the control tokens among them."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -101,23 +110,34 @@ def train_tokenizer(seed: int, sample: int = SAMPLE) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(CONTROL) - len(MARKS),
+        vocab_size=size - len(control),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_texts(seed, sample), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in CONTROL]
+        [AddedToken(text, special=True, normalized=False) for text in control]
     )
-    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKS])
     return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, template: bool = True) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
+    more = {"chat_template": CHAT_TEMPLATE} if template else {}
+    save_with_settings(tokenizer, folder, CONTROL, MARKS, more)
+
+
+def save_with_settings(
+    tokenizer: Tokenizer,
+    folder: Path,
+    control: Sequence[str],
+    marks: Sequence[str],
+    more: Mapping[str, object],
+) -> None:
+    """Write the files, with `more` settings beside those that all demo models have."""
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings: dict[str, object] = {
+    settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
@@ -125,12 +145,11 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, template: bool = True)
         "clean_up_tokenization_spaces": False,
         "add_prefix_space": False,
         "added_tokens_decoder": {
-            str(tokenizer.token_to_id(text)): _added(text, text in CONTROL)
-            for text in CONTROL + MARKS
+            str(tokenizer.token_to_id(text)): _added(text, text in control)
+            for text in (*control, *marks)
         },
+        **more,
     }
-    if template:
-        settings["chat_template"] = CHAT_TEMPLATE
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
 
 
