@@ -20,6 +20,8 @@ ALL = (
     "scheduler_overhead",
     "vllm_overhead",
     "media",
+    "serving",
+    "overload",
 )
 
 

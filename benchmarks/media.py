@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import statistics
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import report, table
+from benchmarks.measure import in_turns, paired, report, seconds, table
 from benchmarks.models import qwen2_vl_42m
 
 ROUNDS = 24
@@ -100,21 +101,19 @@ class First:
 def measure_first() -> None:
     """Pairs of new pictures, the order of the two sides changing from pair to pair."""
     bench = First()
-    found: dict[str, list[float]] = {"quire": [], "vllm": []}
-    for number in range(ROUNDS + 3):
-        sides = ("quire", "vllm") if number % 2 else ("vllm", "quire")
-        for place, side in enumerate(sides):
-            seconds = bench.run(side, photograph(*SIDES, 1 + 2 * number + place))
-            if number >= 3:
-                found[side].append(seconds)
+    numbers = itertools.count(1)
+
+    def on(side: str) -> Callable[[], float]:
+        return lambda: bench.run(side, photograph(*SIDES, next(numbers)))
+
+    pairs = paired(on("quire"), on("vllm"), ROUNDS, warm_up=3)
     bench.raw = None
     bench.model.close()
-    mine, other = (1000 * statistics.median(found[side]) for side in ("quire", "vllm"))
-    ratios = [a / b for a, b in zip(found["quire"], found["vllm"], strict=True)]
-    ratio = statistics.median(ratios)
+    mine, other = (1000 * statistics.median(side) for side in zip(*pairs, strict=True))
+    ratio = statistics.median(quire / vllm for quire, vllm in pairs)
     rows = [[f"{SIDES[0]} x {SIDES[1]} JPEG", f"{mine:.1f}", f"{other:.1f}", f"{ratio:.2f}"]]
     header = ["time to first token, ms", "ChatModel", "AsyncLLM and Pillow", "ratio"]
-    report("media_first", "A picture's first token", table(header, rows), found)
+    report("media_first", "A picture's first token", table(header, rows), {"pairs": pairs})
 
 
 def _loader() -> Any:
@@ -139,20 +138,13 @@ def measure_decode() -> None:
         image = Image.open(io.BytesIO(file)).convert("RGB")
         np.asarray(image.resize((886, 665), Image.Resampling.BICUBIC))
 
-    figures = {"quire": _median(ours), "Pillow": _median(pillow)}
-    rows = [[name, f"{1000 * seconds:.0f}"] for name, seconds in figures.items()]
+    figures = in_turns(
+        {"quire": lambda: seconds(ours), "Pillow": lambda: seconds(pillow)}, 9, warm_up=1
+    )
+    rows = [[name, f"{1000 * took:.0f}"] for name, took in figures.items()]
     title = "A JPEG of 12 megapixels to pixels of a prompt"
     report("media_decode", title, table(["", "ms"], rows), figures)
     loader.close()
-
-
-def _median(work: Callable[[], None], repeats: int = 9) -> float:
-    times: list[float] = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[1:])
 
 
 def measure_pauses() -> None:

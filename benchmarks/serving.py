@@ -59,8 +59,8 @@ class Load:
 class Client:
     """One kept connection. It speaks as much of HTTP as the servers here do."""
 
-    def __init__(self, port: int, model: str) -> None:
-        self._port, self._model = port, model
+    def __init__(self, port: int, model: str, to_the_end: bool) -> None:
+        self._port, self._model, self._to_the_end = port, model, to_the_end
         self._ways: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, number: int) -> tuple[float, int]:
@@ -75,9 +75,9 @@ class Client:
                 "messages": [{"role": "user", "content": text}],
                 "max_tokens": NEW_TOKENS,
                 "temperature": 0,
-                "ignore_eos": True,
                 "stream": True,
                 "stream_options": {"include_usage": True},
+                **({"ignore_eos": True} if self._to_the_end else {}),
             }
         ).encode()
         began, first = time.perf_counter(), 0.0
@@ -95,8 +95,10 @@ class Client:
             piece = await reader.readexactly(size + 2)
             if size == 0:
                 return first, tokens
-            if not first and b'"content":"' in piece.replace(b'"content":""', b""):
+            written = piece.replace(b'"content":""', b"").count(b'"content":"')
+            if not first and written:
                 first = time.perf_counter() - began
+            tokens += written  # where no usage comes: a piece is a token there
             if b'"completion_tokens":' in piece:
                 tokens = int(
                     piece.rsplit(b'"completion_tokens":', 1)[1].split(b",")[0].strip(b"} ")
@@ -104,8 +106,8 @@ class Client:
 
 
 class Run:
-    def __init__(self, port: int, model: str, rate: float) -> None:
-        self.port, self.model, self.rate = port, model, rate
+    def __init__(self, port: int, model: str, to_the_end: bool, rate: float) -> None:
+        self.port, self.model, self.to_the_end, self.rate = port, model, to_the_end, rate
         self.firsts: list[float] = []
         self.tokens = self.errors = 0
         self.number = random.randrange(10**9)  # so that no prompt is in a cache
@@ -121,7 +123,7 @@ class Run:
         self.tokens += tokens
 
     async def closed(self, end: float) -> None:
-        client = Client(self.port, self.model)
+        client = Client(self.port, self.model, self.to_the_end)
         while time.perf_counter() < end:
             await self.one(client)
 
@@ -130,7 +132,7 @@ class Run:
         waiting: set[asyncio.Task[None]] = set()
 
         async def ask() -> None:
-            client = idle.pop() if idle else Client(self.port, self.model)
+            client = idle.pop() if idle else Client(self.port, self.model, self.to_the_end)
             await self.one(client)
             idle.append(client)
 
@@ -158,25 +160,29 @@ class Run:
         )
 
 
-def load_tool(port: str, model: str, rate: str, seconds: str) -> None:
-    found = asyncio.run(Run(int(port), model, float(rate)).measure(float(seconds)))
+def load_tool(port: str, model: str, to_the_end: str, rate: str, seconds: str) -> None:
+    run = Run(int(port), model, to_the_end == "True", float(rate))
+    found = asyncio.run(run.measure(float(seconds)))
     print(json.dumps(asdict(found)))
 
 
-def measured(port: int, model: str, rate: float = 0.0, seconds: float = SECONDS) -> Load:
+def measured(side: Side, rate: float = 0.0, seconds: float = SECONDS) -> Load:
     """One run of the load tool."""
-    words = [
-        sys.executable,
-        "-m",
-        "benchmarks.serving",
-        "load",
-        str(port),
-        model,
-        str(rate),
-        str(seconds),
-    ]
+    asked = [str(side.port), side.model, str(side.to_the_end), str(rate), str(seconds)]
+    words = [sys.executable, "-m", "benchmarks.serving", "load", *asked]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return Load(**json.loads(done.stdout.splitlines()[-1]))
+
+
+@dataclass(frozen=True)
+class Side:
+    """A server of a comparison; `to_the_end`: whether its answers all have NEW_TOKENS tokens."""
+
+    words: Sequence[str]
+    port: int
+    environment: Mapping[str, str]
+    model: str
+    to_the_end: bool = True
 
 
 # --- the servers -----------------------------------------------------------------------------------
@@ -214,7 +220,10 @@ def _answers(port: int) -> bool:
     import httpx
 
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=2).status_code == 200
+        found = httpx.get(f"http://127.0.0.1:{port}/ready", timeout=2)
+        if found.status_code == 404:  # not quire's
+            found = httpx.get(f"http://127.0.0.1:{port}/health", timeout=2)
+        return found.status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -255,28 +264,27 @@ def transformers_words(port: int) -> list[str]:
     return [
         _script("transformers"), "serve", str(demo_model_path()),
         "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--device", "cpu",
+        "--continuous-batching",
     ]  # fmt: skip
 
 
-def compare(
-    name: str, title: str, sides: Mapping[str, tuple[Sequence[str], int, Mapping[str, str], str]]
-) -> None:
+def compare(name: str, title: str, sides: Mapping[str, Side]) -> None:
     """Measure all sides in turns; the first is quire's, the second what it is compared to."""
     found: dict[str, dict[str, list[Load]]] = {side: {"closed": [], "open": []} for side in sides}
     with ExitStack() as stack:
-        for words, port, environment, _ in sides.values():
-            stack.enter_context(server(words, port, environment))
-        for _, port, _, model in sides.values():
-            measured(port, model, seconds=4)
+        for side in sides.values():
+            stack.enter_context(server(side.words, side.port, side.environment))
+        for side in sides.values():
+            measured(side, seconds=4)
         for number in range(ROUNDS):
             for side in sorted(sides, reverse=bool(number % 2)):
-                found[side]["closed"].append(measured(sides[side][1], sides[side][3]))
+                found[side]["closed"].append(measured(sides[side]))
         rate = OPEN_SHARE * min(
             statistics.median(load.requests for load in loads["closed"]) for loads in found.values()
         )
         for number in range(ROUNDS):
             for side in sorted(sides, reverse=bool(number % 2)):
-                found[side]["open"].append(measured(sides[side][1], sides[side][3], rate))
+                found[side]["open"].append(measured(sides[side], rate))
     rows = [
         _row(
             f"{side}, {kind}" + (f" {rate:.0f}/s" if kind == "open" else f" {CLIENTS}"), loads[kind]
@@ -324,21 +332,24 @@ def compare_vllm() -> None:
         "serving_vllm",
         "quire serve beside vLLM's server, both on vLLM",
         {
-            "quire": (words, quire, {}, "demo"),
-            "vLLM": (vllm_words(vllm), vllm, {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}, "demo"),
+            "quire": Side(words, quire, {}, "demo"),
+            "vLLM": Side(vllm_words(vllm), vllm, {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}, "demo"),
         },
     )
 
 
 def compare_native() -> None:
     quire, other = free_port(), free_port()
+    native = quire_words(quire, "infer_backend=native")
     folder = str(Path(demo_model_path()))
     compare(
         "serving_native",
         "quire serve on the native engine beside transformers serve",
         {
-            "quire": (quire_words(quire, "infer_backend=native"), quire, {}, "demo"),
-            "transformers": (transformers_words(other), other, {"HF_HUB_OFFLINE": "1"}, folder),
+            "quire": Side(native, quire, {}, "demo", to_the_end=False),
+            "transformers": Side(
+                transformers_words(other), other, {"HF_HUB_OFFLINE": "1"}, folder, to_the_end=False
+            ),
         },
     )
 
