@@ -40,6 +40,16 @@ GIVE = """([name, type, data, event]) => {
   }
 }"""
 
+DROP_IN_TURN = """(drops) => drops.forEach((names) => {
+  const carried = new DataTransfer();
+  for (const name of names) {
+    carried.items.add(new File([new Uint8Array(40000)], name, { type: "image/png" }));
+  }
+  document.documentElement.dispatchEvent(
+    new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true })
+  );
+})"""
+
 
 def encoded(content: bytes) -> str:
     return base64.b64encode(content).decode()
@@ -79,6 +89,15 @@ async def test_media_attached_in_each_way_are_sent_as_data(page: Page, api: Scri
         box = await page.locator(f"article.user {kind}").bounding_box()
         assert box
         assert box["width"] > width
+
+
+async def test_files_keep_the_order_they_were_given_in(page: Page, api: ScriptedApi) -> None:
+    names = [f"{place}.png" for place in range(6)]
+    await page.evaluate(DROP_IN_TURN, [names[:4], names[4:5], names[5:]])
+    await ask(page, "What are these?")  # at once: what is still on its way belongs to it
+    shown = page.locator("article.user img")
+    assert await shown.evaluate_all("(all) => all.map((e) => e.alt)") == names
+    assert len(api.last["messages"][0]["content"]) == 7
 
 
 async def test_a_file_alone_is_a_message_and_can_be_taken_back(

@@ -9,6 +9,7 @@ const touched = matchMedia("(pointer: coarse)");
 export class Composer {
   #files = [];
   #drafts = new Map(); // conversation id -> {text, files}
+  #attached = Promise.resolve(); // when all files given so far are kept: one after another, in order
 
   constructor(session, form, { notify, editLast }) {
     Object.assign(this, { session, form, notify, editLast });
@@ -56,16 +57,10 @@ export class Composer {
   }
 
   /** Attach files; what is none of the known kinds is told and left out. */
-  async attach(files) {
-    for (const file of files) {
-      try {
-        this.#files.push(await this.session.keepFile(file));
-      } catch (error) {
-        this.notify(error.message);
-      }
-    }
-    this.#drawChips();
-    this.focus();
+  attach(files) {
+    const conversation = this.conversation;
+    this.#attached = this.#attached.then(() => this.#keepAll(files, conversation));
+    return this.#attached;
   }
 
   get #isEmpty() {
@@ -105,8 +100,26 @@ export class Composer {
     }
   }
 
-  #send() {
-    if (this.#isEmpty) return;
+  /** The files into the draft of the conversation that they were given in. */
+  async #keepAll(files, conversation) {
+    for (const file of files) {
+      try {
+        const kept = await this.session.keepFile(file);
+        if (conversation === this.conversation) this.#files.push(kept);
+        else this.#drafts.get(conversation.id)?.files.push(kept);
+      } catch (error) {
+        this.notify(error.message);
+      }
+    }
+    this.#drawChips();
+    this.focus();
+  }
+
+  async #send() {
+    const conversation = this.conversation;
+    await this.#attached;
+    const left = conversation !== this.conversation || this.session.isRunning;
+    if (left || this.#isEmpty) return;
     const text = this.field.value.trim();
     const files = this.#files;
     this.field.value = "";
