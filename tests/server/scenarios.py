@@ -119,6 +119,25 @@ def tools_are_called_as_deltas_and_answered(client: OpenAI) -> None:
     assert "21" in last.message.content
 
 
+def messages_in_a_row_are_one_turn(client: OpenAI) -> None:
+    sums = plain(client, asked("Hello!") + asked("What is 31 + 47?"))
+    assert sums.choices[0].message.content == (
+        plain(client, asked("Hello!\n\nWhat is 31 + 47?")).choices[0].message.content
+    )
+    question = asked("What is the weather in Lisbon?")
+    call = plain(client, question, tools=[WEATHER]).choices[0].message
+    assert call.tool_calls
+    result: Any = {
+        "role": "tool",
+        "tool_call_id": call.tool_calls[0].id,
+        "content": '{"temp": 24, "unit": "C", "sky": "sunny"}',
+    }
+    told = plain(client, [*question, call, result, *asked("Tell me.")], tools=[WEATHER])
+    assert told.choices[0].finish_reason in ("stop", "tool_calls")
+    alone = plain(client, [*question, call, result], tools=[WEATHER])
+    assert told.usage.prompt_tokens > alone.usage.prompt_tokens
+
+
 def one_call_at_a_time(client: OpenAI) -> None:
     messages = asked("What is the weather in Oslo and in Rome?")
     options: Any = {"tools": [WEATHER], "parallel_tool_calls": False}
@@ -315,6 +334,7 @@ SCENARIOS = (
     without_include_usage_none_is_sent,
     several_completions,
     tools_are_called_as_deltas_and_answered,
+    messages_in_a_row_are_one_turn,
     one_call_at_a_time,
     tool_choice_none_offers_none,
     a_named_tool_is_called_whatever_is_asked,

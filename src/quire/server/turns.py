@@ -1,4 +1,4 @@
-"""A conversation in quire's form from APIs whose turns are lists of blocks or of items."""
+"""A conversation in quire's form: turns from blocks, from items, and from messages in a row."""
 
 from __future__ import annotations
 
@@ -115,6 +115,53 @@ class Turns:
             self.messages.append({"role": "assistant", "content": ""})
             self._calls = {}
         return self.messages[-1]
+
+
+def joined(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A chat's messages, where what one side says in a row is one turn, as `Turns` has it.
+
+    The messages are `quire.messages.read_conversation`'s; they are left as they are.
+    """
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        last = turns[-1] if turns else None
+        if last is not None and _goes_on(last["role"], message["role"]):
+            turns[-1] = _together(last, message)
+        else:
+            turns.append(message)
+    return turns
+
+
+def _goes_on(last: str, role: str) -> bool:
+    """Whether a message belongs to the turn before: the model's turn follows results of tools."""
+    return role == last == "assistant" or (role == "user" and last in ("user", "tool"))
+
+
+def _together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    found = {**first, "content": _both_contents(first.get("content"), second.get("content"))}
+    thoughts = [turn.get("reasoning_content") or turn.get("reasoning") for turn in (first, second)]
+    if any(thoughts):
+        found.pop("reasoning", None)
+        found["reasoning_content"] = _BETWEEN.join(thought for thought in thoughts if thought)
+    calls = [*(first.get("tool_calls") or ()), *(second.get("tool_calls") or ())]
+    if calls:
+        found["tool_calls"] = calls
+    if found["role"] == "user" and first.get("name") != second.get("name"):
+        found.pop("name", None)
+    return found
+
+
+def _both_contents(first: str | list[Part] | None, second: str | list[Part] | None) -> Any:
+    if not first or not second:
+        return first or second
+    if isinstance(first, str) and isinstance(second, str):
+        return first + _BETWEEN + second
+    between: list[Part] = [{"type": "text", "text": _BETWEEN}]
+    one, other = (
+        [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for content in (first, second)
+    )
+    return [*one, *between, *other]
 
 
 def _content(parts: Sequence[Part]) -> str | list[Part]:

@@ -9,7 +9,7 @@ import pytest
 
 from quire.messages import Media, Text, read_conversation
 from quire.server.errors import BadRequest
-from quire.server.turns import Turns, text_part
+from quire.server.turns import Turns, joined, text_part
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
@@ -111,3 +111,50 @@ def test_the_callers_parts_are_not_changed() -> None:
     turns.say(parts)
     say(turns, "b")
     assert parts == before
+
+
+def test_messages_of_one_side_in_a_row_are_one_turn() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    given = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "one", "name": "Ada"},
+        {"role": "user", "content": "two", "name": "Bob"},
+        {"role": "assistant", "content": "I look.", "reasoning": "hm"},
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "so"},
+        {"role": "tool", "content": "seen", "tool_call_id": "a"},
+        {"role": "user", "content": "And?"},
+    ]
+    before = [dict(message) for message in given]
+    found = joined(given)
+    assert found == [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "one\n\ntwo"},
+        {
+            "role": "assistant",
+            "content": "I look.",
+            "reasoning_content": "hm\n\nso",
+            "tool_calls": [call],
+        },
+        {"role": "tool", "content": "seen\n\nAnd?", "tool_call_id": "a"},
+    ]
+    assert given == before
+    read_conversation(found)
+
+
+def test_parts_of_messages_in_a_row_keep_their_order() -> None:
+    found = joined(
+        [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, IMAGE]},
+            {"role": "user", "content": "b"},
+            {"role": "user", "content": [IMAGE]},
+            {"role": "user", "content": ""},
+        ]
+    )
+    parts = read_conversation(found).messages[0].parts
+    kinds = [part.text if isinstance(part, Text) else "image" for part in parts]
+    assert kinds == ["a", "image", "\n\n", "b", "\n\n", "image"]
+
+
+def test_results_of_tools_in_a_row_stay_apart() -> None:
+    results = [{"role": "tool", "content": text} for text in "ab"]
+    assert joined(results) == results
