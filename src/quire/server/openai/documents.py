@@ -33,7 +33,7 @@ def documented(
     """The arguments of a route's decorator: its body, its answer and its errors."""
     content: dict[str, Any] = {}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": {"description": "Server-sent events."}}
     responses: dict[int | str, dict[str, Any]] = {
         status: {"model": error, "description": text} for status, text in _ERRORS.items()
     }

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from quire.server.errors import ModelNotServed
 from quire.server.models import ServedModel
 from quire.server.openai.answers import ModelCard, ModelList
+from quire.server.openai.documents import documented
 from quire.server.openai.writing import json_answer
 from quire.server.service import Service
 
@@ -18,14 +19,14 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["models"])
 
-    @routes.get("/v1/models", response_model=ModelList)
+    @routes.get("/v1/models", **documented(None, ModelList))
     async def list_models(request: Request) -> Response:
         """The model, and its adapters."""
         service = service_of(request)
         cards = [_card(model, service) for model in service.models.served()]
         return json_answer({"object": "list", "data": cards})
 
-    @routes.get("/v1/models/{name:path}", response_model=ModelCard)
+    @routes.get("/v1/models/{name:path}", **documented(None, ModelCard))
     async def get_model(request: Request, name: str) -> Response:
         """One of them."""
         service = service_of(request)
