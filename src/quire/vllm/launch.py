@@ -123,6 +123,19 @@ def start(plan: Plan, timeout: float, given_up: threading.Event | None = None) -
     return Started(attempt.engine, processes)
 
 
+def fail_requests(started: Started) -> None:
+    """Tell all requests under way that their engine is dead; from any thread."""
+    from vllm.v1.engine.exceptions import EngineDeadError as Dead
+
+    handler = started.engine.output_handler
+    if handler is None:  # there was no request yet
+        return
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and all that waited in it
+        handler.get_loop().call_soon_threadsafe(
+            started.engine.output_processor.propagate_error, Dead()
+        )
+
+
 def stop(started: Started) -> None:
     """End an engine and all its processes, whatever state they are in."""
     try:
