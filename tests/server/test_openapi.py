@@ -52,6 +52,9 @@ WITHOUT = (
     "GET /ready",
     "GET /metrics",
 )
+ADMIN = "an-admin-key"
+HEADERS = {"Authorization": f"Bearer {ADMIN}"}
+
 # schemathesis loads most of itself with the first document: here, where no other thread runs. Modules
 # parsed beside other threads failed in CPython 3.11 ("AST constructor recursion depth mismatch").
 _EMPTY = {"responses": {"200": {"description": "nothing"}}}
@@ -59,9 +62,6 @@ for _loaded in schemathesis.openapi.from_dict(
     {"openapi": "3.1.0", "info": {"title": "", "version": ""}, "paths": {"/": {"get": _EMPTY}}}
 ).get_all_operations():
     _loaded.ok().as_strategy(GenerationMode.POSITIVE)
-
-ADMIN = "an-admin-key"
-HEADERS = {"Authorization": f"Bearer {ADMIN}"}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,6 @@ def test_no_operation_is_left_out(operations: dict[str, Any]) -> None:
 def statuses(operation: Any, mode: GenerationMode) -> Counter[int]:
     """Ask an operation, and hold each answer against the document."""
     seen: Counter[int] = Counter()
-    session = requests.Session()
 
     @seed(20261125)
     @settings(
@@ -105,7 +104,8 @@ def statuses(operation: Any, mode: GenerationMode) -> Counter[int]:
         seen[response.status_code] += 1
         case.validate_response(response, checks=CHECKS)
 
-    ask()
+    with requests.Session() as session:
+        ask()
     return seen
 
 

@@ -6,6 +6,7 @@ vLLM itself is replaced by functions that start processes named as vLLM's, fail,
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -17,13 +18,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from quire.errors import ConfigError, EngineStartError, OutOfMemoryError
+from quire.errors import ConfigError, EngineDeadError, EngineStartError, OutOfMemoryError
 from quire.vllm import launch, log
-from quire.vllm.launch import environment, import_vllm, start, stop
+from quire.vllm.failures import translate
+from quire.vllm.launch import Started, environment, import_vllm, start, stop, stop_dead
 from quire.vllm.plan import Plan
 from quire.vllm.processes import engine_processes
 
@@ -367,3 +370,39 @@ def test_the_version_and_the_arguments_of_the_installed_one() -> None:
     assert import_vllm() == vllm.__version__
     assert {"model", "max_model_len", "structured_outputs_config"} <= launch.engine_argument_names()
     assert launch._installed_version().partition("+")[0] == vllm.__version__.partition("+")[0]
+
+
+async def test_requests_of_a_dead_engine_are_told_though_vllm_never_notices() -> None:
+    """Its watch ends with its shutdown: whoever is first, nobody waits for ever."""
+    loop = asyncio.get_running_loop()
+    waiting: list[asyncio.Future[None]] = [loop.create_future()]
+    told: list[BaseException] = []
+
+    def propagate_error(error: BaseException) -> None:
+        told.append(error)
+        for request in waiting:
+            if not request.done():
+                request.set_exception(error)
+
+    def shutdown() -> None:
+        loop.call_soon_threadsafe(handler.cancel)
+        waiting.append(loop.create_future())  # comes while the engine is ended
+
+    handler = asyncio.ensure_future(asyncio.Event().wait())
+    engine: Any = SimpleNamespace(
+        output_handler=handler,
+        output_processor=SimpleNamespace(propagate_error=propagate_error),
+        shutdown=shutdown,
+    )
+    await asyncio.to_thread(stop_dead, Started(engine, ()))
+    found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert [type(error).__name__ for error in found] == ["EngineDeadError"] * 2
+    assert handler.cancelled()
+    assert isinstance(translate(told[0]), EngineDeadError)
+
+
+async def test_a_dead_engine_without_requests_is_just_ended() -> None:
+    engine: Any = Engine()
+    engine.output_handler = None
+    await asyncio.to_thread(stop_dead, Started(engine, ()))
+    assert engine.shutdowns == 1

@@ -82,6 +82,7 @@ def make_world(patch: pytest.MonkeyPatch) -> World:
     )
     patch.setattr(supervisor, "start", world.start)
     patch.setattr(supervisor, "stop", world.stop)
+    patch.setattr(supervisor, "stop_dead", world.stop)
     patch.setattr(supervisor, "threading", threads)
     return world
 

@@ -57,6 +57,7 @@ IMPORTS = {
     "vllm.sampling_params": {"RequestOutputKind", "StructuredOutputsParams"},
     "vllm.usage.usage_lib": {"UsageContext"},
     "vllm.v1.engine.async_llm": {"AsyncLLM"},
+    "vllm.v1.engine.exceptions": {"EngineDeadError"},
 }  # fmt: skip
 """All that quire imports of vLLM; `record_signatures.py` takes each from the same module."""
 

@@ -56,10 +56,8 @@ class Turns:
         last = self.messages[-1] if self.messages else None
         if last is None or last["role"] == "assistant":
             self.messages.append({"role": "user", "content": _content(parts)})
-        elif parts:
-            before = _parts(last["content"])
-            between = [text_part(_BETWEEN)] if before else []
-            last["content"] = _content([*before, *between, *parts])
+        else:
+            last["content"] = _content(_in_a_row(_parts(last["content"]), parts))
 
     def result(self, call_id: str, parts: Sequence[Part], param: str) -> None:
         """A tool's result; several stand in the order of their calls.
@@ -99,8 +97,7 @@ class Turns:
     def think(self, text: str) -> None:
         """The assistant thinks something."""
         turn = self._assistant()
-        before = turn.get("reasoning_content")
-        turn["reasoning_content"] = before + _BETWEEN + text if before else text
+        turn["reasoning_content"] = _texts_in_a_row(turn.get("reasoning_content"), text)
 
     def call(self, call_id: str, name: str, arguments: str) -> None:
         """The assistant calls a tool; `arguments` is JSON text."""
@@ -139,10 +136,10 @@ def _goes_on(last: str, role: str) -> bool:
 
 def _together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     found = {**first, "content": _both_contents(first.get("content"), second.get("content"))}
-    thoughts = [turn.get("reasoning_content") or turn.get("reasoning") for turn in (first, second)]
-    if any(thoughts):
+    thought = _texts_in_a_row(_thought(first), _thought(second))
+    if thought:
         found.pop("reasoning", None)
-        found["reasoning_content"] = _BETWEEN.join(thought for thought in thoughts if thought)
+        found["reasoning_content"] = thought
     calls = [*(first.get("tool_calls") or ()), *(second.get("tool_calls") or ())]
     if calls:
         found["tool_calls"] = calls
@@ -151,17 +148,30 @@ def _together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _thought(turn: dict[str, Any]) -> str | None:
+    return turn.get("reasoning_content") or turn.get("reasoning")
+
+
 def _both_contents(first: str | list[Part] | None, second: str | list[Part] | None) -> Any:
-    if not first or not second:
-        return first or second
-    if isinstance(first, str) and isinstance(second, str):
-        return first + _BETWEEN + second
-    between: list[Part] = [{"type": "text", "text": _BETWEEN}]
-    one, other = (
-        [{"type": "text", "text": content}] if isinstance(content, str) else content
-        for content in (first, second)
-    )
-    return [*one, *between, *other]
+    """Strings stay strings, in which placeholders are looked for, unlike in `text_part`'s."""
+    if isinstance(first, list) or isinstance(second, list):
+        return _in_a_row(_as_written(first), _as_written(second))
+    return _texts_in_a_row(first, second)
+
+
+def _as_written(content: str | list[Part] | None) -> list[Part]:
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
+
+
+def _in_a_row(first: Sequence[Part], second: Sequence[Part]) -> list[Part]:
+    between = [text_part(_BETWEEN)] if first and second else []
+    return [*first, *between, *second]
+
+
+def _texts_in_a_row(first: str | None, second: str | None) -> str:
+    return _BETWEEN.join(text for text in (first, second) if text)
 
 
 def _content(parts: Sequence[Part]) -> str | list[Part]:

@@ -123,19 +123,6 @@ def start(plan: Plan, timeout: float, given_up: threading.Event | None = None) -
     return Started(attempt.engine, processes)
 
 
-def fail_requests(started: Started) -> None:
-    """Tell all requests under way that their engine is dead; from any thread."""
-    from vllm.v1.engine.exceptions import EngineDeadError as Dead
-
-    handler = started.engine.output_handler
-    if handler is None:  # there was no request yet
-        return
-    with contextlib.suppress(RuntimeError):  # the loop is closed, and all that waited in it
-        handler.get_loop().call_soon_threadsafe(
-            started.engine.output_processor.propagate_error, Dead()
-        )
-
-
 def stop(started: Started) -> None:
     """End an engine and all its processes, whatever state they are in."""
     try:
@@ -143,6 +130,29 @@ def stop(started: Started) -> None:
     except Exception as error:  # of a dead engine there may be nothing left to shut down
         logger.debug("vLLM's own shutdown failed: %r", error)
     end(started.processes, _SHUTDOWN_PATIENCE)
+
+
+def stop_dead(started: Started) -> None:
+    """End a dead engine as `stop` does, and tell its requests under way.
+
+    vLLM tells them too, where it sees the death before this shutdown ends its watch.
+    """
+    _fail_requests(started)
+    stop(started)
+    _fail_requests(started)  # those that came in between
+
+
+def _fail_requests(started: Started) -> None:
+    from vllm.v1.engine.exceptions import EngineDeadError as Dead
+
+    engine = started.engine
+    if engine.output_handler is None:  # there was no request yet
+        return
+    try:
+        loop = engine.output_handler.get_loop()
+        loop.call_soon_threadsafe(engine.output_processor.propagate_error, Dead())
+    except Exception as error:  # the loop may be closed, with all that waited in it
+        logger.debug("Requests of a dead engine could not be told: %r", error)
 
 
 @contextlib.contextmanager

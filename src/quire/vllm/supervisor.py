@@ -6,7 +6,7 @@ import logging
 import threading
 
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, sentence
-from quire.vllm.launch import Started, fail_requests, start, stop
+from quire.vllm.launch import Started, start, stop, stop_dead
 from quire.vllm.log import LogReader, hint
 from quire.vllm.plan import Plan
 
@@ -82,10 +82,7 @@ class Supervisor:
                 continue
             self._cause = self._log.cause()
             self._set_unusable(self._died())
-            # Both: vLLM's own notice may be cut off by its shutdown, and a request may come in between.
-            fail_requests(self._started)
-            stop(self._started)
-            fail_requests(self._started)
+            stop_dead(self._started)
             if not self._restart():
                 return
 

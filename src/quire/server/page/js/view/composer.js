@@ -60,7 +60,6 @@ export class Composer {
   attach(files) {
     const conversation = this.conversation;
     this.#attached = this.#attached.then(() => this.#keepAll(files, conversation));
-    return this.#attached;
   }
 
   get #isEmpty() {
