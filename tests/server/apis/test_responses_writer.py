@@ -12,6 +12,8 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from quire.chat.response import ChatDelta
+from quire.outputs import TokenLogprob
 from quire.server.errors import Problem
 from quire.server.openai.responses.request import echo
 from quire.server.openai.responses.schema import ResponsesRequest
@@ -143,3 +145,40 @@ def test_what_is_sent_are_the_events(answer: Answer, seed: int) -> None:
     assert names == [event["type"] for event in data]
     assert [without_names(event) for event in data] == [without_names(event) for event in events]
     assert without_names(made.response) == without_names(whole)
+
+
+TOKENS = ["hm", "</think>", "\n\n", "4", "2", ".", "<end>"]
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [("hm", "", 1), ("", "", 3), ("", "4", 4), ("", "2", 5), ("", ".", 6), ("", "", 7)],
+        [("hm", "", 2), ("", "42", 5), ("", ".", 7)],  # as a slow reader gets them
+        [("hm", "42.", 7)],
+        [("hm", "", 1), ("", "4", 5), ("", "2.", 7)],  # the engine held something back
+        [("hm", "", 1), ("", "4", 6), ("", "2.", 6), ("", "", 7)],
+    ],
+    ids=repr,
+)
+def test_logprobs_are_of_the_text_however_many_tokens_come_at_once(
+    cuts: list[tuple[str, str, int]],
+) -> None:
+    def describe(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
+        return [{"token": TOKENS[one.token_id]} for one in logprobs]
+
+    made = ResponseWriter(ECHO, count=len, describe=describe)
+    begun, events = 0, []
+    for reasoning, content, end in cuts:
+        logprobs = tuple(TokenLogprob(place, -1.0, {}) for place in range(begun, end))
+        finish = "stop" if end == len(TOKENS) else None
+        delta = ChatDelta(
+            reasoning=reasoning, content=content, logprobs=logprobs, finish_reason=finish
+        )
+        events += made.events(delta)
+        begun = end
+    part = made.response["output"][-1]["content"][0]
+    assert part["text"] == "42."
+    assert [one["token"] for one in part["logprobs"]] == ["4", "2", "."]
+    streamed = [event for event in events if event["type"] == "response.output_text.delta"]
+    assert [one for event in streamed for one in event["logprobs"]] == part["logprobs"]

@@ -10,6 +10,7 @@ from quire.chat.response import ChatDelta
 from quire.outputs import TokenLogprob, Usage
 from quire.server.blocks import BlockKind, BlockReader, Piece, event_bytes, is_text, new_id
 from quire.server.errors import Problem
+from quire.server.openai.responses.text_logprobs import TextLogprobs
 from quire.server.openai.writing import quoted
 
 
@@ -31,6 +32,7 @@ class ResponseWriter:
         self._reader = BlockReader()
         self._open: BlockKind | None = None
         self._written: list[str] = []  # of the open item
+        self._logprobs = TextLogprobs()  # of the open item
         self._thought = ""
         self._number = 0
         self._before = ""
@@ -108,14 +110,16 @@ class ResponseWriter:
         self._written.append(piece.text)
         if piece.kind == "thought":
             return [*events, self._in_part("response.reasoning_text.delta", delta=piece.text)]
-        logprobs = self._describe(piece.logprobs) if self._describe else []
+        logprobs: list[dict[str, Any]] = []
+        if self._describe is not None:
+            logprobs = self._logprobs.of(piece.text, self._describe(piece.logprobs))
         self._item["content"][0]["logprobs"] += logprobs
         text = self._in_part("response.output_text.delta", delta=piece.text, logprobs=logprobs)
         return [*events, text]
 
     def _start(self, kind: BlockKind) -> list[dict[str, Any]]:
         """Begin an item with its one part."""
-        self._open, self._written = kind, []
+        self._open, self._written, self._logprobs = kind, [], TextLogprobs()
         if kind == "thought":
             item = {"id": new_id("rs"), "type": "reasoning", "summary": []}
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
