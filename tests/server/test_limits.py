@@ -139,6 +139,15 @@ async def test_calls_that_ask_for_too_much(
         assert server.gate.running == 0
 
 
+async def test_messages_are_counted_as_they_were_sent(tokenizer: Tokenizer) -> None:
+    async with guarded(tokenizer, max_messages=8) as server:
+        most = await server.chat({**HI, "messages": HI["messages"] * 8})
+        assert most.status_code == 200, most.text
+        refused = await server.chat({**HI, "messages": HI["messages"] * 9})
+        assert refused.status_code == 400
+        assert "max_messages" in refused.text
+
+
 async def test_completions_count_prompts_too(tokenizer: Tokenizer) -> None:
     async with guarded(tokenizer, max_completions=8) as server:
         headers = {"content-type": "application/json"}

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
+from quire.server.turns import joined
+
 ToolChoice = Literal["auto", "none", "required", "named"]
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
@@ -32,6 +34,11 @@ class Call:
     """The tool that must be called, where `tool_choice` is "named"."""
     parallel_tool_calls: bool = True
     """False lets an answer call one tool at most."""
+
+    @property
+    def turns(self) -> list[dict[str, Any]]:
+        """The messages, those of one side in a row as one."""
+        return joined(self.messages)
 
     @property
     def completions(self) -> int:

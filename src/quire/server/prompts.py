@@ -22,7 +22,7 @@ async def prompt_of(service: Service, call: Call) -> Prompt:
     service.models.resolve(call.model)
     chooser = ToolChooser.of(call)
     options = chooser.options(call.options)
-    request = await service.engine.prepared(call.messages, call.system, chooser.tools, options)
+    request = await service.engine.prepared(call.turns, call.system, chooser.tools, options)
     return request.prompt
 
 

@@ -189,7 +189,7 @@ class Service:
         entered = self.entered("chat", caller, call.options, adapter, call.completions)
         async with entered as (options, watching):
             stream = engine.deltas(
-                call.messages,
+                call.turns,
                 call.system,
                 chooser.tools,
                 chooser.options(options),

@@ -26,9 +26,15 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
+        # As `messages`, with a list in place of each text: what is added costs no copy.
+        self._turns: list[dict[str, Any]] = []
         self._system: list[str] = []
         self._calls: dict[str, tuple[int, str]] = {}  # of the last assistant's turn: place, name
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The turns so far."""
+        return [_finished(turn) for turn in self._turns]
 
     @property
     def system(self) -> str | None:
@@ -41,7 +47,7 @@ class Turns:
         Raises:
             BadRequest: the conversation has begun.
         """
-        if self.messages:
+        if self._turns:
             raise BadRequest(
                 "Instructions (the roles system and developer) stand before the first turn.",
                 param=param,
@@ -53,11 +59,9 @@ class Turns:
         """The user says something; after results of tools it goes with the last of them, since
         the model's turn follows those.
         """
-        last = self.messages[-1] if self.messages else None
-        if last is None or last["role"] == "assistant":
-            self.messages.append({"role": "user", "content": _content(parts)})
-        else:
-            last["content"] = _content(_in_a_row(_parts(last["content"]), parts))
+        if not self._turns or self._turns[-1]["role"] == "assistant":
+            self._turns.append({"role": "user", "content": []})
+        _go_on(self._turns[-1]["content"], parts)
 
     def result(self, call_id: str, parts: Sequence[Part], param: str) -> None:
         """A tool's result; several stand in the order of their calls.
@@ -75,43 +79,49 @@ class Turns:
             "role": "tool",
             "tool_call_id": call_id,
             "name": self._calls[call_id][1],
-            "content": _content(parts),
+            "content": list(parts),
         }
-        place = len(self.messages)
+        place = len(self._turns)
         while self._stands_before(call_id, place):
             place -= 1
-        self.messages.insert(place, result)
+        self._turns.insert(place, result)
 
     def _stands_before(self, call_id: str, place: int) -> bool:
         """Whether this call was made before that of the result in front of `place`."""
-        other = self.messages[place - 1]
+        other = self._turns[place - 1]
         if other["role"] != "tool":
             return False
         return self._calls[call_id] < self._calls[other["tool_call_id"]]
 
     def answer(self, text: str) -> None:
         """The assistant writes something."""
-        turn = self._assistant()
-        turn["content"] = turn["content"] + text
+        self._assistant()["content"].append(text)
 
     def think(self, text: str) -> None:
         """The assistant thinks something."""
-        turn = self._assistant()
-        turn["reasoning_content"] = _texts_in_a_row(turn.get("reasoning_content"), text)
+        self._assistant().setdefault("reasoning_content", []).append(text)
 
     def call(self, call_id: str, name: str, arguments: str) -> None:
         """The assistant calls a tool; `arguments` is JSON text."""
-        turn = self._assistant()
-        calls = turn.setdefault("tool_calls", [])
+        calls = self._assistant().setdefault("tool_calls", [])
         self._calls[call_id] = (len(calls), name)
         function = {"name": name, "arguments": arguments}
         calls.append({"id": call_id, "type": "function", "function": function})
 
     def _assistant(self) -> dict[str, Any]:
-        if not self.messages or self.messages[-1]["role"] != "assistant":
-            self.messages.append({"role": "assistant", "content": ""})
+        if not self._turns or self._turns[-1]["role"] != "assistant":
+            self._turns.append({"role": "assistant", "content": []})
             self._calls = {}
-        return self.messages[-1]
+        return self._turns[-1]
+
+
+def _finished(turn: dict[str, Any]) -> dict[str, Any]:
+    if turn["role"] != "assistant":
+        return {**turn, "content": _content(turn["content"])}
+    found = {**turn, "content": "".join(turn["content"])}
+    if "reasoning_content" in turn:
+        found["reasoning_content"] = _BETWEEN.join(filter(None, turn["reasoning_content"]))
+    return found
 
 
 def joined(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -119,59 +129,49 @@ def joined(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     The messages are `quire.messages.read_conversation`'s; they are left as they are.
     """
-    turns: list[dict[str, Any]] = []
+    runs: list[list[dict[str, Any]]] = []
     for message in messages:
-        last = turns[-1] if turns else None
-        if last is not None and _goes_on(last["role"], message["role"]):
-            turns[-1] = _together(last, message)
+        if runs and _belongs(runs[-1][-1]["role"], message["role"]):
+            runs[-1].append(message)
         else:
-            turns.append(message)
-    return turns
+            runs.append([message])
+    return [run[0] if len(run) == 1 else _together(run) for run in runs]
 
 
-def _goes_on(last: str, role: str) -> bool:
+def _belongs(last: str, role: str) -> bool:
     """Whether a message belongs to the turn before: the model's turn follows results of tools."""
     return role == last == "assistant" or (role == "user" and last in ("user", "tool"))
 
 
-def _together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    found = {**first, "content": _both_contents(first.get("content"), second.get("content"))}
-    thought = _texts_in_a_row(_thought(first), _thought(second))
-    if thought:
+def _together(run: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    found = {**run[0], "content": _contents([message.get("content") for message in run])}
+    thoughts = [turn.get("reasoning_content") or turn.get("reasoning") for turn in run]
+    if any(thoughts):
         found.pop("reasoning", None)
-        found["reasoning_content"] = thought
-    calls = [*(first.get("tool_calls") or ()), *(second.get("tool_calls") or ())]
+        found["reasoning_content"] = _BETWEEN.join(filter(None, thoughts))
+    calls = [call for message in run for call in message.get("tool_calls") or ()]
     if calls:
         found["tool_calls"] = calls
-    if found["role"] == "user" and first.get("name") != second.get("name"):
+    if found["role"] == "user" and any(turn.get("name") != found.get("name") for turn in run):
         found.pop("name", None)
     return found
 
 
-def _thought(turn: dict[str, Any]) -> str | None:
-    return turn.get("reasoning_content") or turn.get("reasoning")
-
-
-def _both_contents(first: str | list[Part] | None, second: str | list[Part] | None) -> Any:
+def _contents(contents: Sequence[str | list[Part] | None]) -> str | list[Part]:
     """Strings stay strings, in which placeholders are looked for, unlike in `text_part`'s."""
-    if isinstance(first, list) or isinstance(second, list):
-        return _in_a_row(_as_written(first), _as_written(second))
-    return _texts_in_a_row(first, second)
+    texts = [content for content in contents if not isinstance(content, list)]
+    if len(texts) == len(contents):
+        return _BETWEEN.join(filter(None, texts))
+    parts: list[Part] = []
+    for content in filter(None, contents):
+        _go_on(parts, [{"type": "text", "text": content}] if isinstance(content, str) else content)
+    return parts
 
 
-def _as_written(content: str | list[Part] | None) -> list[Part]:
-    if isinstance(content, list):
-        return content
-    return [{"type": "text", "text": content}] if content else []
-
-
-def _in_a_row(first: Sequence[Part], second: Sequence[Part]) -> list[Part]:
-    between = [text_part(_BETWEEN)] if first and second else []
-    return [*first, *between, *second]
-
-
-def _texts_in_a_row(first: str | None, second: str | None) -> str:
-    return _BETWEEN.join(text for text in (first, second) if text)
+def _go_on(parts: list[Part], more: Sequence[Part]) -> None:
+    if parts and more:
+        parts.append(text_part(_BETWEEN))
+    parts.extend(more)
 
 
 def _content(parts: Sequence[Part]) -> str | list[Part]:
@@ -182,9 +182,3 @@ def _content(parts: Sequence[Part]) -> str | list[Part]:
     if any(mark in text for mark in PLACEHOLDERS.values()):
         return [text_part(text)]
     return text
-
-
-def _parts(content: str | list[Part]) -> list[Part]:
-    if isinstance(content, str):
-        return [text_part(content)] if content else []
-    return content

@@ -8,7 +8,6 @@ from pydantic import Field, Tag
 from typing_extensions import TypedDict
 
 from quire.server.reading import strict
-from quire.server.turns import joined
 from quire.server.unions import by_type, tagged
 
 _CONTENT = by_type(
@@ -186,8 +185,8 @@ _WITHOUT_MEANING = ("function_call", "audio", "annotations", "refusal")
 
 
 def in_our_words(messages: list[Message]) -> list[dict[str, Any]]:
-    """The messages as `quire.messages.read_conversation` takes them, those in a row as one turn."""
-    return joined([_message(dict(message)) for message in messages])
+    """The messages as `quire.messages.read_conversation` takes them."""
+    return [_message(dict(message)) for message in messages]
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
