@@ -61,3 +61,30 @@ class Delta:
     """On the first delta of index 0 where asked for; the first prompt token has None."""
     error: str | None = None
     """Why, where `finish_reason` is "error"."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMemory:
+    """Bytes that an engine in this process took for the model's weights and for its KV cache."""
+
+    weights: int
+    kv_cache: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine does at this moment, and what it counted since it was made."""
+
+    running: int
+    """Completions that are computed."""
+    waiting: int
+    """Completions that wait in the engine."""
+    kv_cache_usage: float | None = None
+    """Part of the KV cache in use, 0 to 1."""
+    prefix_queries: int = 0
+    """Tokens of prompts that were looked up in the prefix cache."""
+    prefix_hits: int = 0
+    """Of these, those that were found."""
+    preemptions: int = 0
+    drafted: int = 0
+    accepted: int = 0

@@ -33,7 +33,9 @@ FIELDS = {
 }
 MEMBERS = {"RequestOutputKind": "vllm.sampling_params", "UsageContext": "vllm.usage.usage_lib"}
 METHODS = ("generate", "encode", "add_lora", "remove_lora", "from_vllm_config", "shutdown")
-ATTRIBUTES = ("errored", "model_config", "vllm_config")
+ATTRIBUTES = (
+    "errored", "log_stats", "model_config", "output_handler", "output_processor", "vllm_config",
+)  # fmt: skip
 EXCEPTIONS = ("vllm.exceptions", "vllm.v1.engine.exceptions")
 PLATFORMS = ("vllm.platforms.interface", "vllm.platforms.cuda", "vllm.platforms.rocm")
 PLATFORM_NAMES = ("device_count", "device_type", "is_cpu", "is_cuda")
@@ -44,9 +46,21 @@ SOURCES = {
         "LlavaMultiModalProjector",
     ),
     "vllm.model_executor.models.registry": ("_LazyRegisteredModel", "_ModelRegistry"),
+    "vllm.v1.engine.output_processor": ("OutputProcessor",),
+    "vllm.v1.metrics.loggers": ("AggregateStatLoggerBase", "PrometheusStatLogger"),
+    "vllm.v1.metrics.stats": ("BaseCacheStats", "PrefixCacheStats", "SchedulerStats"),
+    "vllm.v1.spec_decode.metrics": ("SpecDecodingStats",),
 }
-SOURCE_METHODS = ("__init__", "forward", "load_weights", "register_model")
-SOURCE_ATTRIBUTES = ("config", "class_name", "models", "module_name", "multi_modal_projector")
+SOURCE_METHODS = (
+    "__init__", "forward", "has_unfinished_requests", "load_weights", "log_engine_initialized",
+    "propagate_error", "record", "record_sleep_state", "register_model",
+)  # fmt: skip
+SOURCE_ATTRIBUTES = (
+    "config", "class_name", "hits", "kv_cache_usage", "models", "module_name",
+    "multi_modal_projector", "num_accepted_tokens", "num_draft_tokens", "num_running_reqs",
+    "num_skipped_waiting_reqs", "num_waiting_reqs", "preempted_requests", "prefix_cache_stats",
+    "queries", "spec_decoding_stats",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -181,6 +181,34 @@ def test_penalties_biases_and_bad_words(vllm_model: ChatModel) -> None:
     assert penalised.token_ids != plain.token_ids
 
 
+# --- what it tells of itself ---------------------------------------------------------------------
+
+
+def test_its_load_is_that_of_the_last_step(vllm_model: ChatModel) -> None:
+    engine = engine_of(vllm_model)
+    before = engine.load
+    assert before is not None
+    assert (before.running, before.waiting, before.kv_cache_usage) == (0, 0, 0)
+    long = asked("Count the ships. " * 100)
+    vllm_model.chat(long, adapter="base", max_new_tokens=1)
+    with closing(vllm_model.stream(long, **LONG | {"max_new_tokens": 100})) as stream:
+        next(stream)
+        now = engine.load
+        assert now is not None
+        assert now.running == 1
+        assert 0 < (now.kv_cache_usage or 0) < 1
+        assert now.prefix_queries - before.prefix_queries > 600
+        assert now.prefix_hits - before.prefix_hits >= 256
+    for _ in range(100):  # an abort is no step, of which vLLM would tell
+        after = engine.load
+        if after is not None and not after.running:
+            break
+        time.sleep(0.05)
+    assert after is not None
+    assert (after.running, after.waiting, after.kv_cache_usage) == (0, 0, 0)
+    assert after.prefix_hits == now.prefix_hits
+
+
 # --- constrained output --------------------------------------------------------------------------
 
 PERSON = {

@@ -27,6 +27,7 @@ from quire.errors import ConfigError, EngineDeadError, EngineStartError, OutOfMe
 from quire.vllm import launch, log
 from quire.vllm.failures import translate
 from quire.vllm.launch import Started, environment, import_vllm, start, stop, stop_dead
+from quire.vllm.load import StepFigures
 from quire.vllm.plan import Plan
 from quire.vllm.processes import engine_processes
 
@@ -82,8 +83,9 @@ def makes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None
     """Sets what is done in place of making vLLM's engine."""
 
     def put(function: Callable[[], Any]) -> None:
-        def make(engine_args: Mapping[str, Any]) -> Any:
+        def make(engine_args: Mapping[str, Any], figures: StepFigures) -> Any:
             assert engine_args == {"model": "m"}
+            assert isinstance(figures, StepFigures)
             return function()
 
         monkeypatch.setattr(launch, "_make_engine", make)
@@ -272,7 +274,7 @@ def test_arguments_that_the_installed_vllm_refuses(given: dict[str, Any], named:
 
     import_vllm()
     with pytest.raises(ConfigError, match=f"vLLM refuses the arguments: .*{named}"):
-        launch._make_engine({"model": str(demo_model_path()), **given})
+        launch._make_engine({"model": str(demo_model_path()), **given}, StepFigures())
 
 
 # --- the environment -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from quire.vllm import failures, outputs, request
 from quire.vllm.launch import import_vllm
 from quire.vllm.plan import LORA_RANKS, UNIPROC, AdapterNeeds, make_plan
 from tests.vllm.facts import arguments, cpu, finetuning, gpus, qwen
-from tests.vllm.record_signatures import record
+from tests.vllm.record_signatures import ATTRIBUTES, record
 
 FOLDER = Path(__file__).parent / "signatures"
 RECORDED = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -31,7 +31,7 @@ CALLS: dict[str, tuple[int, set[str]]] = {
     "engine.shutdown": (0, set()),
     "AsyncLLM.from_vllm_config": (
         1,
-        {"usage_context", "disable_log_stats", "enable_log_requests"},
+        {"usage_context", "stat_loggers", "disable_log_stats", "enable_log_requests"},
     ),
     "arguments.create_engine_config": (1, set()),
     "AsyncEngineArgs": (0, {"**"}),
@@ -58,6 +58,8 @@ IMPORTS = {
     "vllm.usage.usage_lib": {"UsageContext"},
     "vllm.v1.engine.async_llm": {"AsyncLLM"},
     "vllm.v1.engine.exceptions": {"EngineDeadError"},
+    "vllm.v1.metrics.loggers": {"AggregateStatLoggerBase", "PrometheusStatLogger"},
+    "vllm.v1.metrics.stats": {"SchedulerStats"},
 }  # fmt: skip
 """All that quire imports of vLLM; `record_signatures.py` takes each from the same module."""
 
@@ -216,7 +218,7 @@ def test_every_sampling_setting_is_there(version: dict[str, Any]) -> None:
 def test_members_and_attributes_are_there(version: dict[str, Any]) -> None:
     assert {"CUMULATIVE", "DELTA", "FINAL_ONLY"} <= set(version["members"]["RequestOutputKind"])
     assert "OPENAI_API_SERVER" in version["members"]["UsageContext"]
-    assert version["AsyncLLM attributes"] == ["errored", "model_config", "vllm_config"]
+    assert version["AsyncLLM attributes"] == list(ATTRIBUTES)
     assert {"disable_log_stats", "enable_log_requests"} <= set(version["AsyncEngineArgs"])
     assert set(version["exported"]) == IMPORTS["vllm"]
     assert version["UniProcExecutor"] is True
@@ -243,6 +245,30 @@ def test_what_is_read_of_outputs_is_there(version: dict[str, Any]) -> None:
     assert read["entry"] | read["chosen"] == {"rank", "logprob"}
     assert {"rank", "logprob"} <= set(fields["Logprob"])
     assert "data" in fields["PoolingOutput"]
+
+
+def test_vllm_tells_of_itself(version: dict[str, Any]) -> None:
+    """What `load.py` is given at each step and reads of it, and what `launch.py` tells requests by."""
+    sources = version["sources"]
+    assert sources["OutputProcessor"]["has_unfinished_requests"] == []
+    assert len(sources["OutputProcessor"]["propagate_error"]) == 1
+    assert sources["AggregateStatLoggerBase"]["__init__"] == ["vllm_config", "engine_indexes"]
+    logger = sources["PrometheusStatLogger"]
+    assert logger["__init__"] == ["vllm_config", "engine_indexes"]
+    assert logger["record"] == [
+        "scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx",
+    ]  # fmt: skip
+    read = {
+        "SchedulerStats": {
+            "kv_cache_usage", "num_running_reqs", "num_skipped_waiting_reqs", "num_waiting_reqs",
+            "prefix_cache_stats", "spec_decoding_stats",
+        },
+        "BaseCacheStats": {"hits", "queries"},
+        "PrefixCacheStats": {"preempted_requests"},
+        "SpecDecodingStats": {"num_accepted_tokens", "num_draft_tokens"},
+    }  # fmt: skip
+    for name, attributes in read.items():
+        assert attributes <= set(sources[name]["attributes"]), name
 
 
 def test_llava_can_be_given_another_projector(version: dict[str, Any]) -> None:

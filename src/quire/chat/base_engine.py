@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,9 @@ from quire.chat.media_prompts import CallMedia
 from quire.chat.preparation import Messages, RequestPreparation, Tools
 from quire.chat.response import ChatDelta, Response
 from quire.errors import GenerationError, UnsupportedOptionError
-from quire.outputs import Delta, Embedding
+from quire.outputs import Delta, Embedding, EngineLoad, EngineMemory
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
-
-
-@dataclass(frozen=True, slots=True)
-class EngineMemory:
-    """Bytes that an engine in this process took for the model's weights and for its KV cache."""
-
-    weights: int
-    kv_cache: int
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
-    """What an engine does at this moment, and what it counted since it was made."""
-
-    running: int
-    """Completions that are computed."""
-    waiting: int
-    """Completions that wait in the engine."""
-    kv_cache_usage: float | None = None
-    """Part of the KV cache in use, 0 to 1."""
-    prefix_queries: int = 0
-    """Tokens of prompts that were looked up in the prefix cache."""
-    prefix_hits: int = 0
-    """Of these, those that were found."""
-    preemptions: int = 0
-    drafted: int = 0
-    accepted: int = 0
 
 
 class BaseEngine(RequestPreparation, ABC):

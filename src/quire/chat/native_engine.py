@@ -11,7 +11,7 @@ from typing import Any
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
-from quire.chat.base_engine import BaseEngine, EngineLoad, EngineMemory
+from quire.chat.base_engine import BaseEngine
 from quire.chat.engine_thread import EngineThread
 from quire.chat.media_prompts import MediaPrompts
 from quire.chat.native_adapters import NativeAdapters
@@ -30,7 +30,7 @@ from quire.native.detokenizer import detokenizer_factory
 from quire.native.engine import Engine
 from quire.native.pooling import Pooled, PoolingParams
 from quire.native.statistics import EngineStatistics
-from quire.outputs import Delta, Embedding, Usage
+from quire.outputs import Delta, Embedding, EngineLoad, EngineMemory, Usage
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 

@@ -25,7 +25,7 @@ from quire.media.placement import Kind, check_kind
 from quire.model_folder import find_model_folder
 from quire.native.constraints.checking import GrammarChecker
 from quire.native.constraints.grammar_text import grammar_text
-from quire.outputs import Delta
+from quire.outputs import Delta, EngineLoad
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
@@ -119,6 +119,11 @@ class VllmEngine(BaseEngine):
     def max_sequences(self) -> int:
         """How many completions run at once."""
         return self._max_sequences
+
+    @property
+    def load(self) -> EngineLoad | None:
+        """Figures of the last step, and since the last start; None while there is no engine."""
+        return self._supervisor.load
 
     @property
     def recovers(self) -> bool:

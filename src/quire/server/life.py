@@ -22,8 +22,9 @@ from math import ceil
 from typing import Literal, TypeVar
 
 from quire.adapters.folder import Adapter
-from quire.chat.base_engine import BaseEngine, EngineLoad
+from quire.chat.base_engine import BaseEngine
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
+from quire.outputs import EngineLoad
 from quire.server.admission import Admission
 from quire.server.arguments import ServerArguments
 from quire.server.log import EventLog, fault

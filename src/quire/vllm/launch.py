@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from quire.errors import (
@@ -20,6 +20,8 @@ from quire.errors import (
     QuireError,
     sentence,
 )
+from quire.outputs import EngineLoad
+from quire.vllm.load import StepFigures, stat_logger
 from quire.vllm.log import (
     LogReader,
     children_write_to_log,
@@ -48,10 +50,16 @@ _OF_VLLM = ("LD_PRELOAD", "OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS")
 
 @dataclass(frozen=True)
 class Started:
-    """A running engine and the processes that belong to it."""
+    """A running engine, the processes that belong to it, and what it tells of itself."""
 
     engine: AsyncLLM
     processes: tuple[psutil.Process, ...]
+    figures: StepFigures = field(default_factory=StepFigures)
+
+    @property
+    def load(self) -> EngineLoad:
+        """Figures of this moment."""
+        return self.figures.load(idle=not self.engine.output_processor.has_unfinished_requests())
 
 
 def import_vllm() -> str:
@@ -120,7 +128,7 @@ def start(plan: Plan, timeout: float, given_up: threading.Event | None = None) -
         end(processes, 1)
         raise _start_error(attempt.error, progress.cause())
     _tell(progress, began)
-    return Started(attempt.engine, processes)
+    return Started(attempt.engine, processes, attempt.figures)
 
 
 def stop(started: Started) -> None:
@@ -182,6 +190,7 @@ class _Attempt:
         self._plan = plan
         self._lock = threading.Lock()
         self._abandoned = False
+        self.figures = StepFigures()
         self.engine: AsyncLLM | None = None
         self.error: Exception | None = None
         self.done = threading.Event()
@@ -189,7 +198,7 @@ class _Attempt:
 
     def _run(self) -> None:
         try:
-            engine = _make_engine(self._plan.engine_args)
+            engine = _make_engine(self._plan.engine_args, self.figures)
             with self._lock:
                 self.engine = None if self._abandoned else engine
             if self.engine is None:
@@ -208,7 +217,7 @@ class _Attempt:
             engine.shutdown()
 
 
-def _make_engine(engine_args: Mapping[str, Any]) -> AsyncLLM:
+def _make_engine(engine_args: Mapping[str, Any], figures: StepFigures) -> AsyncLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -220,12 +229,18 @@ def _make_engine(engine_args: Mapping[str, Any]) -> AsyncLLM:
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"vLLM refuses the arguments: {_first_lines(error)}") from error
     check_loaded(config.model_config)
-    return AsyncLLM.from_vllm_config(
+    engine = AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
+        stat_loggers=[stat_logger(figures, alone=arguments.disable_log_stats)],
         disable_log_stats=arguments.disable_log_stats,
         enable_log_requests=arguments.enable_log_requests,
     )
+    if arguments.disable_log_stats:
+        engine.log_stats = (
+            False  # a logger turns on what is counted for each token, which none reads
+        )
+    return engine
 
 
 def _with_configs(kind: type[AsyncEngineArgs], engine_args: Mapping[str, Any]) -> dict[str, Any]:

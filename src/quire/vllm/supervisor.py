@@ -6,6 +6,7 @@ import logging
 import threading
 
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, sentence
+from quire.outputs import EngineLoad
 from quire.vllm.launch import Started, start, stop, stop_dead
 from quire.vllm.log import LogReader, hint
 from quire.vllm.plan import Plan
@@ -56,6 +57,12 @@ class Supervisor:
         if _is_dead(started):
             raise self._died()
         return started
+
+    @property
+    def load(self) -> EngineLoad | None:
+        """What the running engine tells of itself, if there is one."""
+        started = None if self._unusable is not None else self._started
+        return None if started is None or _is_dead(started) else started.load
 
     @property
     def is_watching(self) -> bool:
