@@ -6,12 +6,24 @@ skipping: a missing vLLM makes these tests fail.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 
 from quire.chat import ChatModel
 from tests.vllm.serving import serve
+
+
+@pytest.fixture(autouse=True)
+def log_as_found() -> Iterator[None]:
+    """quire's log as a program has it that sets nothing: libraries and our own CLI change levels."""
+    logging.getLogger().setLevel(logging.WARNING)
+    ours = logging.getLogger("quire")
+    before = (ours.handlers[:], ours.level, ours.propagate)
+    yield
+    ours.handlers[:], ours.propagate = before[0], before[2]
+    ours.setLevel(before[1])
 
 
 @pytest.fixture(scope="session")

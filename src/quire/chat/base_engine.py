@@ -64,6 +64,10 @@ class BaseEngine(RequestPreparation, ABC):
         """Figures of this moment; None where the engine does not tell them."""
         return None
 
+    def prompt_tokens(self, prompt: Prompt) -> int | None:
+        """How many tokens the model reads; None where that is known with the answer alone."""
+        return len(prompt)
+
     @property
     def max_sequences(self) -> int | None:
         """How many completions run at once; None where it is not known."""
@@ -241,7 +245,11 @@ class BaseEngine(RequestPreparation, ABC):
                 reader = readers.get(delta.index)
                 if reader is None:
                     reader = readers[delta.index] = CompletionReader(self._reply_reader(request))
-                yield reader.read(delta)
+                    first = reader.read(delta)
+                    first.prompt_tokens = self.prompt_tokens(request.prompt)
+                    yield first
+                else:
+                    yield reader.read(delta)
 
 
 def raise_failed(delta: Delta) -> None:

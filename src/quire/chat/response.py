@@ -37,7 +37,8 @@ class ChatDelta:
     """What one completion gained since its last delta; the richer stream's element. A value.
 
     `text` is all that was written, the other three are the same taken apart. The last delta of each
-    index carries `finish_reason` and `usage`.
+    index carries `finish_reason` and `usage`, the first one `prompt_tokens`, where the engine knows
+    them so early.
     """
 
     index: int = 0
@@ -51,3 +52,4 @@ class ChatDelta:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     usage: Usage | None = None
+    prompt_tokens: int | None = None

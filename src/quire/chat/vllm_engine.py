@@ -135,6 +135,10 @@ class VllmEngine(BaseEngine):
         """How often vLLM was started again."""
         return self._supervisor.restarts
 
+    def prompt_tokens(self, prompt: Prompt) -> int | None:
+        """See BaseEngine; vLLM makes a medium's tokens out of its one placeholder."""
+        return None if prompt.media else len(prompt)
+
     # --- the seam --------------------------------------------------------------------------------
 
     async def generate(

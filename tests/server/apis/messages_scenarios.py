@@ -53,8 +53,11 @@ def a_whole_answer(client: Anthropic) -> None:
 def a_stream_is_the_whole_answer(client: Anthropic) -> None:
     whole = plain(client)
     with client.messages.stream(messages=HELLO, **settings({})) as stream:
+        counted = stream.current_message_snapshot.usage.input_tokens if next(stream) else 0
         texts = list(stream.text_stream)
         final = stream.get_final_message()
+    usage = final.usage
+    assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0) > 10
     assert len(texts) > 3
     assert "".join(texts) == whole.content[0].text == final.content[0].text
     assert final.stop_reason == "end_turn"

@@ -12,7 +12,9 @@ from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
+from quire.chat.response import ChatDelta
 from quire.messages import ToolCall
+from quire.outputs import Usage
 from quire.server.anthropic.writer import MessageWriter
 from quire.server.errors import Problem
 from tests.server.apis.streams import ANSWERS, Answer
@@ -92,6 +94,19 @@ def test_blocks_begin_and_end_in_order(answer: Answer) -> None:
             open_index = None
     assert open_index is None
     assert begun == len(message["content"])
+
+
+def test_the_prompt_is_counted_from_the_start() -> None:
+    made = writer()
+    start = made.events(ChatDelta(content="a", prompt_tokens=20))[0]
+    assert start["message"]["usage"]["input_tokens"] == 20
+    assert start["message"]["usage"]["output_tokens"] == 0
+    (*_, end, _) = made.events(ChatDelta(finish_reason="stop", usage=Usage(20, 1, 16)))
+    assert (end["usage"]["input_tokens"], end["usage"]["cache_read_input_tokens"]) == (4, 16)
+    unknown = writer().events(ChatDelta(content="a"))[0]
+    assert unknown["message"]["usage"]["input_tokens"] == 0
+    whole = writer().events(ChatDelta(finish_reason="stop", usage=Usage(20, 1, 16)))[0]
+    assert whole["message"]["usage"]["input_tokens"] == 4
 
 
 def test_a_stop_word_of_the_template_is_no_stop_sequence() -> None:

@@ -76,7 +76,8 @@ class MessageWriter:
         events: list[dict[str, Any]] = []
         if not self._begun:
             self._begun = True
-            message = {**self.message, "content": []}
+            known = delta.usage or Usage(delta.prompt_tokens or 0, 0)
+            message = {**self.message, "content": [], "usage": _usage(known, 0)}
             events += [{"type": "message_start", "message": message}, {"type": "ping"}]
         for piece in self._reader.add(delta):
             events += self._piece(piece)
