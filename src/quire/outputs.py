@@ -85,6 +85,10 @@ class EngineLoad:
     """Tokens of prompts that were looked up in the prefix cache."""
     prefix_hits: int = 0
     """Of these, those that were found."""
+    media_queries: int = 0
+    """Media that were looked up among those processed before."""
+    media_hits: int = 0
+    """Of these, those that were found."""
     preemptions: int = 0
     drafted: int = 0
     accepted: int = 0

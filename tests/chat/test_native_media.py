@@ -86,7 +86,14 @@ def test_twenty_at_once_are_each_as_alone(model: ChatModel) -> None:
 
     alone = [asyncio.run(complete(engine, one)) for one in prompts]
     assert len(set(alone)) > 10
+    before = engine.load
     assert asyncio.run(at_once()) == alone
+    now = engine.load
+    assert before is not None
+    assert now is not None
+    again = sum(len(one.media) for one in prompts)
+    assert now.media_queries - before.media_queries == again == 35
+    assert now.media_hits - before.media_hits == again
 
 
 @pytest.mark.parametrize("wrong", ["kind", "count", "narrow"])

@@ -65,10 +65,16 @@ def test_counts_are_summed_and_gauges_are_the_last_of_each_engine(
 def test_vllm_makes_no_prometheus_metrics_beside_ours() -> None:
     from vllm.config import VllmConfig
     from vllm.v1.metrics.loggers import PrometheusStatLogger, StatLoggerManager
-    from vllm.v1.metrics.stats import IterationStats, PrefixCacheStats, SchedulerStats
+    from vllm.v1.metrics.stats import (
+        IterationStats,
+        MultiModalCacheStats,
+        PrefixCacheStats,
+        SchedulerStats,
+    )
 
     before = {family.name for family in REGISTRY.collect()}
     figures = StepFigures()
+    pictures = MultiModalCacheStats(queries=4, hits=1)
     manager = StatLoggerManager(
         VllmConfig(),
         custom_stat_loggers=[stat_logger(figures, alone=True)],
@@ -79,10 +85,12 @@ def test_vllm_makes_no_prometheus_metrics_beside_ours() -> None:
     manager.log()
     manager.record_sleep_state(1, 2)
     stats = SchedulerStats(num_running_reqs=3, prefix_cache_stats=PrefixCacheStats(queries=5))
-    manager.record(stats, IterationStats())
+    manager.record(stats, IterationStats(), mm_cache_stats=pictures)
     manager.record(None, None)
-    assert figures.load(idle=False).running == 3
-    assert figures.load(idle=False).prefix_queries == 5
+    manager.record(stats, None, pictures)
+    found = figures.load(idle=False)
+    assert (found.running, found.prefix_queries) == (3, 10)
+    assert (found.media_queries, found.media_hits) == (8, 2)
     assert {family.name for family in REGISTRY.collect()} == before
     beside = stat_logger(figures, alone=False)
     assert not issubclass(beside, PrometheusStatLogger)  # so that vLLM's own come, where asked for

@@ -131,17 +131,17 @@ def test_lengths_count_the_expanded_prompt(seeing: ChatModel) -> None:
 
 
 def test_the_same_picture_is_processed_once(seeing: ChatModel) -> None:
-    engine = seeing.engine
-    assert isinstance(engine, VllmEngine)
-    renderer = engine._supervisor.current().engine.renderer
-
     def asked(picture: Any) -> tuple[int, int]:
         """vLLM's own count of what its cache of processed media was asked for, and had."""
-        renderer.stat_mm_cache()  # which begins anew
-        seeing.chat([{"role": "user", "content": "<image>What is this?"}], images=[picture])
-        stats = renderer.stat_mm_cache()
-        assert stats is not None
-        return stats.queries, stats.hits
+        before = seeing.engine.load
+        question = [{"role": "user", "content": "<image>What is this?"}]
+        # Of more than one token: a step's figures come after its tokens.
+        (answer,) = seeing.chat(question, images=[picture], **GREEDY)
+        assert answer.response_length > 1
+        after = seeing.engine.load
+        assert before is not None
+        assert after is not None
+        return after.media_queries - before.media_queries, after.media_hits - before.media_hits
 
     pixels = draw(next(items("see", "name")).pictures[0])
     assert asked(255 - pixels) == (1, 0)

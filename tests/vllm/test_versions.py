@@ -59,7 +59,7 @@ IMPORTS = {
     "vllm.v1.engine.async_llm": {"AsyncLLM"},
     "vllm.v1.engine.exceptions": {"EngineDeadError"},
     "vllm.v1.metrics.loggers": {"AggregateStatLoggerBase", "PrometheusStatLogger"},
-    "vllm.v1.metrics.stats": {"SchedulerStats"},
+    "vllm.v1.metrics.stats": {"BaseCacheStats", "SchedulerStats"},
 }  # fmt: skip
 """All that quire imports of vLLM; `record_signatures.py` takes each from the same module."""
 

@@ -175,12 +175,15 @@ class NativeEngine(BaseEngine):
     def load(self) -> EngineLoad:
         """Figures of this moment; see BaseEngine."""
         now = self._thread.statistics
+        media_queries, media_hits = self.media.lookups
         return EngineLoad(
             running=now.running,
             waiting=now.waiting,
             kv_cache_usage=1 - now.free_blocks / now.total_blocks,
             prefix_queries=now.prompt_tokens,
             prefix_hits=now.prefix_hit_tokens,
+            media_queries=media_queries,
+            media_hits=media_hits,
             preemptions=now.preemptions,
             drafted=now.drafted_tokens,
             accepted=now.accepted_tokens,

@@ -23,6 +23,12 @@ class NativeMedia:
         self._loading = threading.Lock()
         self.kinds: frozenset[Kind] = media_kinds(folder)
 
+    @property
+    def lookups(self) -> tuple[int, int]:
+        """How many media were looked up among those encoded before, and how many were found."""
+        encoder = self._encoder
+        return (0, 0) if encoder is None else (encoder.cache.queries, encoder.cache.hits)
+
     async def encode(self, prompt: Prompt) -> Prompt:
         """The prompt with features for media.
 

@@ -137,6 +137,8 @@ class ServerCollector(Collector):
         if load is not None:
             yield "prefix_cache_queries", "Tokens looked up in the cache.", load.prefix_queries
             yield "prefix_cache_hits", "Of these, found.", load.prefix_hits
+            yield "mm_cache_queries", "Media looked up among those processed.", load.media_queries
+            yield "mm_cache_hits", "Of these, found.", load.media_hits
             yield "num_preemptions", "Sequences preempted.", load.preemptions
             yield "spec_decode_num_draft_tokens", "Tokens drafted.", load.drafted
             yield "spec_decode_num_accepted_tokens", "Of these, accepted.", load.accepted

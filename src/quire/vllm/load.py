@@ -8,7 +8,7 @@ from quire.outputs import EngineLoad
 
 if TYPE_CHECKING:
     from vllm.v1.metrics.loggers import AggregateStatLoggerBase
-    from vllm.v1.metrics.stats import SchedulerStats
+    from vllm.v1.metrics.stats import BaseCacheStats, SchedulerStats
 
 
 class StepFigures:
@@ -20,6 +20,7 @@ class StepFigures:
     def __init__(self) -> None:
         self._last: dict[int, SchedulerStats] = {}
         self._queries = self._hits = self._preemptions = self._drafted = self._accepted = 0
+        self._media_queries = self._media_hits = 0
 
     def add(self, stats: SchedulerStats, rank: int = 0) -> None:
         """Take a step's figures; `rank` is that of its engine in data parallelism."""
@@ -34,6 +35,11 @@ class StepFigures:
             self._drafted += drafts.num_draft_tokens
             self._accepted += drafts.num_accepted_tokens
 
+    def add_media(self, stats: BaseCacheStats) -> None:
+        """Take what the cache of processed media was asked for since the last step."""
+        self._media_queries += stats.queries
+        self._media_hits += stats.hits
+
     def load(self, *, idle: bool) -> EngineLoad:
         """All of them; `idle` where no request is left: no step tells of the last one's abort."""
         last = [] if idle else list(self._last.values())
@@ -43,6 +49,8 @@ class StepFigures:
             kv_cache_usage=sum(stats.kv_cache_usage for stats in last) / max(1, len(last)),
             prefix_queries=self._queries,
             prefix_hits=self._hits,
+            media_queries=self._media_queries,
+            media_hits=self._media_hits,
             preemptions=self._preemptions,
             drafted=self._drafted,
             accepted=self._accepted,
@@ -66,11 +74,13 @@ def stat_logger(figures: StepFigures, *, alone: bool) -> type[AggregateStatLogge
             self,
             scheduler_stats: SchedulerStats | None,
             iteration_stats: Any,
-            mm_cache_stats: Any = None,
+            mm_cache_stats: BaseCacheStats | None = None,
             engine_idx: int = 0,
         ) -> None:
             if scheduler_stats is not None:
                 figures.add(scheduler_stats, engine_idx)
+            if mm_cache_stats is not None:
+                figures.add_media(mm_cache_stats)
 
         def log_engine_initialized(self) -> None: ...
 

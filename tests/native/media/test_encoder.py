@@ -80,6 +80,7 @@ def test_each_medium_is_computed_once(seeing: Path, monkeypatch: pytest.MonkeyPa
     prompt = encoder.encode(Prompt((1,) * 30, tuple(items)))
     assert calls == [first.content_hash, second.content_hash]
     assert prompt.media[0].data is prompt.media[2].data
+    assert (encoder.cache.queries, encoder.cache.hits) == (3, 1)
     assert encoder.encode(prompt) == prompt
     assert encoder.encode(Prompt((1, 2))) == Prompt((1, 2))
 

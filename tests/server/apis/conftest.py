@@ -24,6 +24,13 @@ def http(served: Served) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
+def on_vllm(vllm_model: ChatModel) -> Iterator[Served]:
+    """The demo model on VllmEngine, over HTTP."""
+    with serving(vllm_model) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def reward() -> Iterator[httpx.Client]:
     """A plain client of the reward model's server."""
     arguments = {

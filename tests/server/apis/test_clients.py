@@ -9,10 +9,9 @@ import pytest
 from anthropic import Anthropic
 from openai import OpenAI
 
-from quire.chat import ChatModel
 from tests.server.apis import messages_scenarios, responses_scenarios
 from tests.server.conftest import client_of
-from tests.server.serving import Served, serving
+from tests.server.serving import Served
 
 Scenario = Callable[[Any], None]
 
@@ -25,12 +24,6 @@ def anthropic_client(served: Served) -> Anthropic:
 def claude(served: Served) -> Iterator[Anthropic]:
     with anthropic_client(served) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def on_vllm(vllm_model: ChatModel) -> Iterator[Served]:
-    with serving(vllm_model) as server:
-        yield server
 
 
 def name_of(scenario: Scenario) -> str:

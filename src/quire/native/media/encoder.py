@@ -39,11 +39,14 @@ class FeatureCache:
         self._max_bytes = max_bytes
         self._found: OrderedDict[tuple[str, str], MediaFeatures] = OrderedDict()
         self.num_bytes = 0
+        self.queries = self.hits = 0
 
     def get(self, key: tuple[str, str]) -> MediaFeatures | None:
         """What is kept for a medium's kind and content hash."""
         features = self._found.get(key)
+        self.queries += 1
         if features is not None:
+            self.hits += 1
             self._found.move_to_end(key)
         return features
 
@@ -62,7 +65,7 @@ class MediaEncoder:
     def __init__(self, tower: Tower, max_bytes: int = CACHE_BYTES) -> None:
         self.kinds: frozenset[Kind] = tower.kinds
         self._tower = tower
-        self._cache = FeatureCache(max_bytes)
+        self.cache = FeatureCache(max_bytes)
         self._lock = threading.Lock()
 
     @classmethod
@@ -82,10 +85,10 @@ class MediaEncoder:
         check_kind(medium.kind, self.kinds)
         key = (medium.kind, medium.content_hash)
         with self._lock:
-            found = self._cache.get(key)
+            found = self.cache.get(key)
             if found is None:
                 found = self._compute(medium)
-                self._cache.add(key, found)
+                self.cache.add(key, found)
         return found
 
     def encode(self, prompt: Prompt) -> Prompt:
