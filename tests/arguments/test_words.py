@@ -56,8 +56,34 @@ def test_a_file_comes_first_and_words_win(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["--config", "FILE", "temperature=0"],
+        ["temperature=0", "--config=FILE"],
+        ["--temperature", "0", "config=FILE"],
+        ["FILE", "--temperature", "0"],
+    ],
+)
+def test_the_file_may_stand_anywhere(tmp_path: Path, words: list[str]) -> None:
+    file = tmp_path / "Config.YAML"
+    file.write_text("temperature: 1\ntop_k: 5\nmodel_name_or_path: one\n")
+    given = [word.replace("FILE", str(file)) for word in words]
+    expected = {"temperature": 0, "top_k": 5, "model_name_or_path": "one"}
+    assert read_words(given) == expected
+    if words[0] != "FILE":
+        assert read_words(["two", *given]) == {**expected, "model_name_or_path": "two"}
+        with pytest.raises(ConfigError, match="two configurations, a.yaml and "):
+            read_words(["a.yaml", *given])
+
+
+@pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["--config"], "--config needs a YAML or JSON file."),
+        (["--config", "--top_k", "1"], "--config needs a YAML or JSON file."),
+        (["config=a.txt"], "--config needs a YAML or JSON file, not 'a.txt'."),
+        (["--config", "a.yaml", "--config=b.yaml"], "stands once, not with a.yaml and with b.yaml"),
+        (["--config", "a.yaml"], "No such file: a.yaml"),
         (["a.yaml"], "No such file: a.yaml"),
         (["temperature=0", "other"], "'other' is neither key=value nor --key value"),
         (["temperature=0", "-t"], "'-t' is neither"),

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
 import shlex
-import struct
-import subprocess
 import sys
 import termios
 import time
 from collections.abc import Iterator
-from fcntl import ioctl
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cli.person import CTRL_C, CTRL_D, Person
 
 SERVE = """
 import sys
@@ -35,72 +31,12 @@ def script(messages, options):
 make = lambda arguments: FakeChatModel(arguments, script, delay=0.002)
 sys.exit(main(sys.argv[1:], make_model=make))
 """
-ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|.)")
-CTRL_C, CTRL_D = "\x03", "\x04"
-
-
-class Person:
-    """Sits at a terminal of 80 by 24, types, and reads what appears."""
-
-    def __init__(self, tmp_path: Path, **environment: str) -> None:
-        self._master, slave = pty.openpty()
-        ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.slave = slave
-        environment = {
-            **{key: value for key, value in os.environ.items() if key != "NO_COLOR"},
-            "TERM": "xterm-256color",
-            "XDG_STATE_HOME": str(tmp_path / "state"),
-            **environment,
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, "chat", "folder"],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        self.raw = ""
-        self._seen = 0
-
-    def type(self, text: str) -> None:
-        os.write(self._master, text.encode())
-
-    def sees(self, pattern: str, seconds: float = 10.0) -> str:
-        """Wait until `pattern` appears in what is new; return all that came before and with it."""
-        end = time.monotonic() + seconds
-        while True:
-            new = self._text()[self._seen :]
-            if match := re.search(pattern, new):
-                self._seen += match.end()
-                return new[: match.end()]
-            assert time.monotonic() < end, f"no {pattern!r} in {new[-500:]!r}"
-            if select.select([self._master], [], [], 0.1)[0]:
-                data = os.read(self._master, 65536).decode(errors="replace")
-                self.raw += data
-                if "\x1b[6n" in data:  # a terminal tells where its cursor is when asked
-                    self.type("\x1b[1;1R")
-
-    def _text(self) -> str:
-        """All that came, without commands; one that came in part is left for later."""
-        whole = re.sub(r"\x1b[^A-Za-z]*\Z", "", self.raw)
-        return ESCAPES.sub("", whole).replace("\r", "")
-
-    def leaves(self) -> int:
-        """Wait for the end; return the exit code."""
-        return self.process.wait(30)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._master)
-        os.close(self.slave)
+CHAT = [sys.executable, "-c", SERVE, "chat", "folder"]
 
 
 @pytest.fixture
 def person(tmp_path: Path) -> Iterator[Person]:
-    one = Person(tmp_path)
+    one = Person(CHAT, tmp_path)
     yield one
     one.close()
 
@@ -190,7 +126,7 @@ def test_an_impatient_person_keeps_the_session(person: Person) -> None:
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
 def test_without_colours(tmp_path: Path, environment: dict[str, str]) -> None:
-    person = Person(tmp_path, **environment)
+    person = Person(CHAT, tmp_path, **environment)
     try:
         person.sees("(?m)^>")
         person.type("**Hello**\r")

@@ -1,4 +1,7 @@
-"""The words of a command line: `config.yaml key=value --key value --key=value --flag`."""
+"""The words of a command line: `config.yaml key=value --key value --key=value --flag`.
+
+`--config config.yaml` may stand anywhere in the first word's place.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,8 @@ _BOOLEANS = frozenset({"true", "false", "yes", "no", "on", "off"})
 def read_words(words: Sequence[str]) -> dict[str, Any]:
     """Read a command line's words into keys and values; later ones win.
 
-    The first word may be a YAML or JSON file, or the model's folder or name. Values are typed as
-    YAML scalars where the argument is not text.
+    The first word may be a YAML or JSON file, or the model's folder or name; a file may be given as
+    `--config FILE` too. Values are typed as YAML scalars where the argument is not text.
 
     Raises:
         ConfigError: a word that is none of these, a missing value, or a file that cannot be read.
@@ -61,14 +64,48 @@ def read_assignments(words: Sequence[str]) -> dict[str, Any]:
 
 
 def split_source(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split off the first word if it is a file or a model, neither key=value nor --key."""
-    if words and words[0] and not words[0].startswith("-") and not _ASSIGNMENT.match(words[0]):
-        return words[0], list(words[1:])
-    return None, list(words)
+    """Split off the file of `--config`, or the first word if it is a file or a model.
+
+    With both, a first word that is a model becomes one of the words that win over the file.
+
+    Raises:
+        ConfigError: two files, `--config` without a file.
+    """
+    config, rest = _split_config(list(words))
+    if not rest or not rest[0] or rest[0].startswith("-") or _ASSIGNMENT.match(rest[0]):
+        return config, rest
+    if config is None:
+        return rest[0], rest[1:]
+    if _is_file(rest[0]):
+        raise ConfigError(f"There are two configurations, {rest[0]} and {config}: give one.")
+    return config, [f"model_name_or_path={rest[0]}", *rest[1:]]
+
+
+def _split_config(words: list[str]) -> tuple[str | None, list[str]]:
+    found: list[str] = []
+    rest: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word == "--config":
+            found.append(words.pop(0) if words and not words[0].startswith("--") else "")
+        elif word.startswith(("--config=", "config=")):
+            found.append(word.partition("=")[2])
+        else:
+            rest.append(word)
+    if len(found) > 1:
+        raise ConfigError(f"--config stands once, not with {' and with '.join(found)}.")
+    if found and not _is_file(found[0]):
+        text = f", not {found[0]!r}" if found[0] else ""
+        raise ConfigError(f"--config needs a YAML or JSON file{text}.")
+    return (found[0] if found else None), rest
+
+
+def _is_file(word: str) -> bool:
+    return word.lower().endswith(SUFFIXES)
 
 
 def _read_source(word: str) -> dict[str, Any]:
-    if word.lower().endswith(SUFFIXES):
+    if _is_file(word):
         return read_mapping(Path(word))
     return {"model_name_or_path": word}
 

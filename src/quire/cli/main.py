@@ -89,8 +89,9 @@ def build_app(make_model: MakeModel) -> App:
     def chat(*words: Words) -> int:
         """Chat with a model in the terminal; with piped input, answer it and end.
 
-        First comes a model's folder or name, or a YAML or JSON file; without it
-        the demo model answers (demo-see and demo-hear are those that see and hear).
+        First comes a model's folder or name, or a YAML or JSON file (also --config
+        FILE); without it the demo model answers (demo-see and demo-hear are those
+        that see and hear).
         Then any arguments, in LLaMA-Factory's names, and any options of a request:
 
           quire chat saves/my-model template=qwen3 temperature=0
@@ -116,17 +117,35 @@ def build_app(make_model: MakeModel) -> App:
         alias=["api", "webchat"],
         usage="Usage: quire serve [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]",
     )
+
+    @app.command(usage="Usage: quire completion bash|zsh|fish")
+    def completion(*words: Words) -> int:
+        """Print a script that makes a shell complete quire's words.
+
+          eval "$(quire completion bash)"     in ~/.bashrc
+          eval "$(quire completion zsh)"      in ~/.zshrc, after compinit
+          quire completion fish | source      in ~/.config/fish/config.fish
+
+        The script never runs quire; make it again after an upgrade.
+        """
+        from quire.cli.completion.scripts import completion_script
+
+        if len(words) != 1:
+            raise ConfigError("Which shell? quire completion bash, zsh or fish.")
+        sys.stdout.write(completion_script(app, words[0]))
+        return 0
+
     return app
 
 
 def serve(*words: Words) -> int:
     """Serve a model over OpenAI's API.
 
-    First comes a model's folder or name, or a YAML or JSON file; without it the
-    demo model is served. Then any arguments, the server's own among them:
+    First comes a model's folder or name, or a YAML or JSON file (also --config
+    FILE); without it the demo model is served. Then any arguments, the server's own among them:
 
       quire serve saves/my-model --port 8000
-      quire serve config.yaml host=127.0.0.1 request_timeout=120
+      quire serve --config config.yaml host=127.0.0.1 request_timeout=120
 
     The environment's API_HOST, API_PORT, API_KEY and API_MODEL_NAME are
     honoured, and each setting of the server as QUIRE_ and its name in capitals.

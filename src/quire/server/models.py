@@ -12,6 +12,10 @@ from quire.errors import nearest, sentence
 from quire.server.errors import ModelNotServed
 
 
+_TOLD = 5
+"""Names that a refusal lists."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """One name that a client may give as `model`; `parent` is an adapter's base model."""
@@ -51,9 +55,14 @@ class ServedModels:
         known = [served.name for served in self.served()]
         if model in known or self._engine.model_args.adapter_folder is not None:
             return model  # what is not in the folder of adapters, the engine refuses
-        raise ModelNotServed(
-            sentence(f"The model {model!r} is not served{nearest(model, known)}"), param="model"
-        )
+        raise self.refusal(model)
+
+    def refusal(self, model: str) -> ModelNotServed:
+        """The error for a name that is none of these; it tells which are."""
+        known = [served.name for served in self.served()]
+        more = f" and {len(known) - _TOLD} more" if len(known) > _TOLD else ""
+        told = nearest(model, known) or f"; served: {', '.join(known[:_TOLD])}{more}"
+        return ModelNotServed(sentence(f"The model {model!r} is not served{told}"), param="model")
 
 
 def default_name(model_name_or_path: str) -> str:

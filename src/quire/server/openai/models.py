@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from quire.server.errors import ModelNotServed
 from quire.server.models import ServedModel
 from quire.server.openai.answers import ModelCard, ModelList
 from quire.server.openai.documents import documented
@@ -33,7 +32,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         for model in service.models.served():
             if model.name == name:
                 return json_answer(_card(model, service))
-        raise ModelNotServed(f"The model {name!r} is not served.", param="model")
+        raise service.models.refusal(name)
 
     return routes
 
