@@ -139,8 +139,8 @@ def read_conversation(
     """Read a conversation from the caller's messages, in either form.
 
     System messages in front are taken out and become `system`, unless `system` is given, which
-    wins. Roles must alternate: user or tool results, then assistant, and so on, ending with a
-    user's turn or tool results.
+    wins. Results of tools follow the assistant's calls, and the last turn is not the assistant's.
+    Whether turns must alternate is the template's affair: see `check_alternation`.
 
     Raises:
         MessageError: the messages form no conversation.
@@ -331,23 +331,40 @@ def _read_call(call: Mapping[str, Any] | ToolCall) -> ToolCall:
 def _check_order(turns: Sequence[Message]) -> None:
     if not turns:
         raise MessageError("The conversation is empty: give at least one user message.")
-    previous: Role = "assistant"
-    for place, turn in enumerate(turns):
-        if turn.role == "system":
-            raise MessageError("A system message must come first.")
-        if turn.role == "tool" and place == 0:
+    previous: Role = "user"
+    for turn in turns:
+        if turn.role == "tool" and previous not in ("assistant", "tool"):
             raise MessageError("A tool's result needs the assistant's call before it.")
-        if (turn.role == "assistant") == (previous == "assistant"):
-            if turn.role == "tool" and previous == "tool":
-                continue
-            raise MessageError(
-                f"Roles out of order: turn {place} is {turn.role!r} after {previous!r}. User turns "
-                "and assistant turns alternate, beginning with the user."
-                if place
-                else "The first turn must be the user's."
-            )
         previous = turn.role
-    if turns[-1].role == "assistant":
+    if previous == "assistant":
         raise MessageError(
             "The last turn must be the user's or a tool's result, not the assistant's."
+        )
+
+
+def check_alternation(conversation: Conversation, template: str) -> None:
+    """Check what a format in pairs needs: user or tool results, then assistant, and so on.
+
+    Raises:
+        MessageError: the turns are not in this order; `template` is the name of the one that asks.
+    """
+    previous: Role = "assistant"
+    for place, turn in enumerate(conversation.messages):
+        if turn.role == "system":
+            reason = "a system message must come first"
+        elif (turn.role == "assistant") != (previous == "assistant"):
+            previous = turn.role
+            continue
+        elif turn.role == previous == "tool":
+            continue
+        elif place:
+            reason = (
+                f"turn {place} is {turn.role!r} after {previous!r}, and user turns and assistant "
+                "turns alternate"
+            )
+        else:
+            reason = "the first turn must be the user's"
+        raise MessageError(
+            f"Roles out of order for the template {template!r}: {reason}. A model's own chat template "
+            "may take them."
         )

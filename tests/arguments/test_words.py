@@ -72,7 +72,7 @@ def test_the_file_may_stand_anywhere(tmp_path: Path, words: list[str]) -> None:
     assert read_words(given) == expected
     if words[0] != "FILE":
         assert read_words(["two", *given]) == {**expected, "model_name_or_path": "two"}
-        with pytest.raises(ConfigError, match="two configurations, a.yaml and "):
+        with pytest.raises(ConfigError, match=r"two configurations, a\.yaml and "):
             read_words(["a.yaml", *given])
 
 

@@ -145,7 +145,9 @@ def offered_by_bash(line: str, folder: Path) -> set[str]:
     ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)
     assert not ran.stderr
     found = ran.stdout.splitlines()
-    folders = {one for one in found if one[-1] != "=" and (folder / one.rpartition("=")[2]).is_dir()}
+    folders = {
+        one for one in found if one[-1] != "=" and (folder / one.rpartition("=")[2]).is_dir()
+    }
     return {f"{one}/" if one in folders else one for one in found}
 
 

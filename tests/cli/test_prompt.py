@@ -123,7 +123,16 @@ def test_a_saved_chat_shows_what_was_sent_for_its_last_answer(run: Any) -> None:
         ("", "empty"),
         ({"messages": []}, "empty"),
         ({"message": []}, 'no "messages"'),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "first turn"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "empty"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": "a"},
+                    {"role": "user", "content": "b"},
+                ]
+            },
+            "first turn",
+        ),
         ({"messages": [{"role": "user", "content": "a"}], "tools": "["}, "no valid JSON"),
         ({"messages": [{"role": "user", "content": "a"}], "tols": []}, "unknown key 'tols'"),
         ({"messages": [{"role": "user", "content": "a"}], "enable_thinking": 3}, "bool"),

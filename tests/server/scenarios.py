@@ -138,6 +138,19 @@ def messages_in_a_row_are_one_turn(client: OpenAI) -> None:
     assert told.usage.prompt_tokens > alone.usage.prompt_tokens
 
 
+def turns_come_in_any_order(client: OpenAI) -> None:
+    """That is the affair of the model's own chat template."""
+    greeting: Any = {"role": "assistant", "content": "Welcome!"}
+    begun = [greeting, *asked("What is 31 + 47?")]
+    first = plain(client, begun)
+    assert first.choices[0].finish_reason == "stop"
+    assert first.usage.prompt_tokens > plain(client, begun[1:]).usage.prompt_tokens
+    later: Any = [*asked("Hello!"), greeting, {"role": "developer", "content": "Be brief."}]
+    told = plain(client, [*later, *asked("What is 31 + 47?")])
+    assert told.choices[0].finish_reason == "stop"
+    assert plain(client, later, max_tokens=4).usage.prompt_tokens < told.usage.prompt_tokens
+
+
 def one_call_at_a_time(client: OpenAI) -> None:
     messages = asked("What is the weather in Oslo and in Rome?")
     options: Any = {"tools": [WEATHER], "parallel_tool_calls": False}
@@ -335,6 +348,7 @@ SCENARIOS = (
     several_completions,
     tools_are_called_as_deltas_and_answered,
     messages_in_a_row_are_one_turn,
+    turns_come_in_any_order,
     one_call_at_a_time,
     tool_choice_none_offers_none,
     a_named_tool_is_called_whatever_is_asked,

@@ -56,6 +56,11 @@ CONVERSATIONS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]] | None
     "thought": ([ASK, THOUGHT, ASK], None),
     "reasoned": ([ASK, REASONED, ASK], None),
     "thought, then tools": ([ASK, {**THOUGHT, "tool_calls": CALL["tool_calls"]}, RESULT], TOOLS),
+    "the assistant first": ([SAY, ASK], None),
+    "a greeting after the system": ([SYSTEM, SAY, ASK, SAY, ASK], None),
+    "a later system": ([SYSTEM, ASK, SAY, SYSTEM, ASK], None),
+    "a system last": ([ASK, SAY, ASK, SYSTEM], None),
+    "twice the user": ([ASK, ASK], None),
     "odd text": ([{"role": "user", "content": "é 🦆 {{ x }} {% if %} \t<|im_sta"}], None),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from quire.errors import ConfigError, MediaError, TemplateError, ToolError
+from quire.errors import ConfigError, MediaError, MessageError, TemplateError, ToolError
 from quire.messages import read_conversation
 from quire.prompt import Element, TextElement, TokenElement
 from quire.template.format import BOS, EOS, Format, fill, find_markers, token
@@ -171,6 +171,27 @@ def test_refusals() -> None:
         render("qwen", [{"role": "user", "content": [{"type": "image", "image": "a.png"}]}])
     with pytest.raises(ConfigError, match="did you mean 'qwen3'"):
         get_template("qwen33", None)
+
+
+SAY = {"role": "assistant", "content": "Two."}
+RESULT = {"role": "tool", "content": "2"}
+LATER = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([SAY, ASK], "the first turn must be the user's"),
+        ([ASK, ASK], "turn 1 is 'user' after 'user'"),
+        ([ASK, CALL, RESULT, ASK], "turn 3 is 'user' after 'tool'"),
+        ([ASK, SAY, SAY, ASK], "turn 2 is 'assistant' after 'assistant'"),
+        ([ASK, SAY, LATER, ASK], "a system message must come first"),
+    ],
+)
+def test_turns_out_of_order(messages: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(MessageError, match=f"template 'qwen': {told}.*own chat template may"):
+        render("qwen", messages)
+    assert render("qwen", [LATER, ASK, CALL, RESULT, RESULT, SAY, ASK])
 
 
 # --- ends ----------------------------------------------------------------------------------------

@@ -117,7 +117,10 @@ def _count_places(conversation: Conversation, kinds: Collection[str]) -> dict[Ki
 def _put_in_front(conversation: Conversation, given: dict[Kind, list[Any]]) -> Conversation:
     front = tuple(Media(kind, source) for kind in KINDS for source in given[kind])
     messages = list(conversation.messages)
-    place = next(place for place, message in enumerate(messages) if message.role == "user")
+    places = (place for place, message in enumerate(messages) if message.role == "user")
+    place = next(places, None)
+    if place is None:
+        raise MediaError("Media stand in a message of the user, and there is none.")
     messages[place] = replace(messages[place], parts=(*front, *messages[place].parts))
     return replace(conversation, messages=tuple(messages))
 

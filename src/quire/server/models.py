@@ -11,7 +11,6 @@ from quire.chat.base_engine import BaseEngine
 from quire.errors import nearest, sentence
 from quire.server.errors import ModelNotServed
 
-
 _TOLD = 5
 """Names that a refusal lists."""
 

@@ -41,27 +41,27 @@ class Turns:
         """All instructions before the first turn; None where there are none."""
         return _BETWEEN.join(self._system) if self._system else None
 
-    def instruct(self, text: str, param: str) -> None:
-        """Add to the system message.
-
-        Raises:
-            BadRequest: the conversation has begun.
-        """
+    def instruct(self, text: str) -> None:
+        """Add to the system message; after the first turn, to a system turn of its own."""
+        if not text:
+            return
         if self._turns:
-            raise BadRequest(
-                "Instructions (the roles system and developer) stand before the first turn.",
-                param=param,
-            )
-        if text:
+            _go_on(self._last("system")["content"], [text_part(text)])
+        else:
             self._system.append(text)
 
     def say(self, parts: Sequence[Part]) -> None:
         """The user says something; after results of tools it goes with the last of them, since
         the model's turn follows those.
         """
-        if not self._turns or self._turns[-1]["role"] == "assistant":
-            self._turns.append({"role": "user", "content": []})
-        _go_on(self._turns[-1]["content"], parts)
+        after_results = self._turns and self._turns[-1]["role"] == "tool"
+        _go_on(self._last("tool" if after_results else "user")["content"], parts)
+
+    def _last(self, role: str) -> dict[str, Any]:
+        """The last turn, which is made where it is not this role's."""
+        if not self._turns or self._turns[-1]["role"] != role:
+            self._turns.append({"role": role, "content": []})
+        return self._turns[-1]
 
     def result(self, call_id: str, parts: Sequence[Part], param: str) -> None:
         """A tool's result; several stand in the order of their calls.
@@ -87,11 +87,14 @@ class Turns:
         self._turns.insert(place, result)
 
     def _stands_before(self, call_id: str, place: int) -> bool:
-        """Whether this call was made before that of the result in front of `place`."""
+        """Whether a call's result belongs before the turn in front of `place`.
+
+        That is one that is neither the call nor a result, or the result of a later call.
+        """
         other = self._turns[place - 1]
-        if other["role"] != "tool":
-            return False
-        return self._calls[call_id] < self._calls[other["tool_call_id"]]
+        if other["role"] == "tool":
+            return self._calls[call_id] < self._calls[other["tool_call_id"]]
+        return other["role"] != "assistant"
 
     def answer(self, text: str) -> None:
         """The assistant writes something."""
@@ -110,9 +113,8 @@ class Turns:
 
     def _assistant(self) -> dict[str, Any]:
         if not self._turns or self._turns[-1]["role"] != "assistant":
-            self._turns.append({"role": "assistant", "content": []})
             self._calls = {}
-        return self._turns[-1]
+        return self._last("assistant")
 
 
 def _finished(turn: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from quire.errors import TemplateError
-from quire.messages import Conversation, Message, ToolCall
+from quire.messages import Conversation, Message, ToolCall, check_alternation
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers
 from quire.template.template import Template, refuse_media
@@ -69,6 +69,7 @@ class NamedTemplate(Template):
                 f"The named template {self.name!r} takes no further variables (given: {given}); "
                 "only a model's own chat template does."
             )
+        check_alternation(conversation, self.name)
         refuse_media(conversation, self.name)
         keep = preserve_thinking or not self.reasoning
         elements = fill(self.format.prefix)

@@ -84,6 +84,14 @@ def system_is_text_or_blocks(client: Anthropic) -> None:
     assert count(system=[block]) == count(system="You are kind.") > count()
 
 
+def system_turns_may_come_later(client: Anthropic) -> None:
+    later = [*HELLO, {"role": "system", "content": "Be kind."}]
+    first = plain(client)
+    assert plain(client, later).usage.input_tokens > first.usage.input_tokens
+    greeted = [{"role": "assistant", "content": "Welcome!"}, *HELLO]
+    assert plain(client, greeted).stop_reason == "end_turn"
+
+
 def thoughts_are_blocks(client: Anthropic) -> None:
     thinking: Any = {"type": "enabled", "budget_tokens": 1024}
     question = asked("What is 17 + 25?")
@@ -203,7 +211,6 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ),
     ([*HELLO, *turn("assistant", {"type": "redacted_thinking", "data": "x"})], {}, "redacted"),
     ([*HELLO, {"role": "assistant", "content": "I am"}], {}, "last turn"),
-    ([*HELLO, {"role": "system", "content": "Be kind."}], {}, "Instructions"),
     ([], {}, "messages"),
 ]
 
@@ -230,6 +237,7 @@ SCENARIOS = (
     a_stream_is_the_whole_answer,
     tokens_are_counted,
     system_is_text_or_blocks,
+    system_turns_may_come_later,
     thoughts_are_blocks,
     a_tool_loop_ends_by_itself,
     calls_stream_as_blocks,

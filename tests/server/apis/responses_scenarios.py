@@ -110,6 +110,21 @@ def a_tool_loop_ends_by_itself(client: OpenAI) -> None:
     assert response.output[-1].type == "message"
 
 
+def instructions_may_come_later(client: OpenAI) -> None:
+    turns: list[Any] = [
+        {"role": "assistant", "content": "Welcome!"},
+        {"role": "user", "content": "What is the weather in Paris?"},
+    ]
+    called = plain(client, turns, tools=[WEATHER])
+    (item,) = called.output
+    result = {"type": "function_call_output", "call_id": item.call_id, "output": '{"sky": "sunny"}'}
+    said = {"role": "developer", "content": "Be brief."}
+    between = plain(client, [*turns, item, said, result], tools=[WEATHER])
+    after = plain(client, [*turns, item, result, said], tools=[WEATHER])
+    assert between.output == after.output or between.output_text == after.output_text
+    assert between.usage.input_tokens == after.usage.input_tokens > called.usage.input_tokens
+
+
 def calls_stream_as_events(client: OpenAI) -> None:
     question = "What is the weather in Paris and in Rome?"
     events = list(plain(client, question, tools=[WEATHER], stream=True))
@@ -233,6 +248,7 @@ SCENARIOS = (
     a_stream_is_the_whole_answer,
     thoughts_are_items,
     a_tool_loop_ends_by_itself,
+    instructions_may_come_later,
     calls_stream_as_events,
     tools_are_chosen,
     answers_follow_a_schema,

@@ -37,14 +37,41 @@ def test_what_one_side_says_in_a_row_is_one_turn() -> None:
 def test_instructions_are_joined_and_come_first() -> None:
     turns = Turns()
     assert turns.system is None
-    turns.instruct("a", "system")
-    turns.instruct("", "system")
-    turns.instruct("b", "system")
+    turns.instruct("a")
+    turns.instruct("")
+    turns.instruct("b")
     assert turns.system == "a\n\nb"
     say(turns, "hello")
-    with pytest.raises(BadRequest, match="before the first turn") as refused:
-        turns.instruct("c", "messages[1]")
-    assert refused.value.param == "messages[1]"
+    assert turns.system == "a\n\nb"
+
+
+def test_later_instructions_are_turns() -> None:
+    turns = Turns()
+    say(turns, "hello")
+    turns.instruct("be <image>")
+    turns.instruct("brief")
+    say(turns, "and now?")
+    turns.instruct("")
+    assert turns.system is None
+    assert [turn["role"] for turn in turns.messages] == ["user", "system", "user"]
+    found = read_conversation(turns.messages).messages[1]
+    assert found.text == "be <image>\n\nbrief"
+    assert not found.media
+
+
+def test_a_result_follows_its_call_whatever_was_said_between() -> None:
+    turns = Turns()
+    say(turns, "go")
+    turns.call("a", "one", "{}")
+    turns.call("b", "two", "{}")
+    turns.instruct("hurry")
+    turns.result("b", [text_part("2")], "where")
+    say(turns, "please")
+    turns.result("a", [text_part("1")], "where")
+    roles = [turn["role"] for turn in turns.messages]
+    assert roles == ["user", "assistant", "tool", "tool", "system", "user"]
+    assert [turn["content"] for turn in turns.messages[2:4]] == ["1", "2"]
+    read_conversation(turns.messages)
 
 
 def test_a_placeholder_in_a_clients_text_is_text() -> None:

@@ -50,13 +50,13 @@ def prompt_call(
 ) -> Call:
     """What makes a prompt, as a call; raises as `messages_call` does."""
     turns = Turns()
-    for number, block in enumerate(_blocks(body.system)):
-        turns.instruct(block["text"], f"system[{number}]")
+    for block in _blocks(body.system):
+        turns.instruct(block["text"])
     for place, turn in enumerate(body.messages):
         where = f"messages[{place}].content"
         if turn["role"] == "system":
             for block in _blocks(turn["content"]):
-                turns.instruct(block["text"], where)
+                turns.instruct(block["text"])
         elif turn["role"] == "user":
             _user(turns, _blocks(turn["content"]), where)
         else:

@@ -49,7 +49,7 @@ def wants_logprobs(body: ResponsesRequest) -> bool:
 def _turns(body: ResponsesRequest) -> Turns:
     turns = Turns()
     if body.instructions:
-        turns.instruct(body.instructions, "instructions")
+        turns.instruct(body.instructions)
     if isinstance(body.input, str):
         turns.say([text_part(body.input)])
         return turns
@@ -86,7 +86,7 @@ def _message(turns: Turns, item: MessageItem, where: str) -> None:
     if item["role"] == "assistant":
         turns.answer(text)
     else:
-        turns.instruct(text, where)
+        turns.instruct(text)
 
 
 def _parts(content: str | list[InputPart]) -> list[Part]:
