@@ -123,7 +123,7 @@ def test_a_saved_chat_shows_what_was_sent_for_its_last_answer(run: Any) -> None:
         ("", "empty"),
         ({"messages": []}, "empty"),
         ({"message": []}, 'no "messages"'),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "empty"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "last turn"),
         (
             {
                 "messages": [

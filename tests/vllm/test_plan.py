@@ -153,9 +153,18 @@ def test_a_model_without_a_theta() -> None:
 def test_a_reward_model() -> None:
     values = make_plan(arguments(), finetuning(stage="rm"), qwen(), gpus()).engine_args
     assert (values["runner"], values["convert"]) == ("pooling", "classify")
-    assert "scheduling_policy" not in values
     assert not {"max_logprobs", "structured_outputs_config"} & set(values)
     assert "runner" not in plan_of().engine_args
+
+
+def test_what_an_engine_is_for() -> None:
+    assert plan_of().purpose == "generate"
+    assert make_plan(arguments(), finetuning(stage="rm"), qwen(), gpus()).purpose == "score"
+    plan = plan_of(vllm_config={"runner": "pooling", "max_logprobs": 3})
+    assert plan.purpose == "embed"
+    assert plan.engine_args["max_logprobs"] == 3, "the user has the last word"
+    assert "structured_outputs_config" not in plan.engine_args
+    assert plan.engine_args["scheduling_policy"] == "priority"
 
 
 def test_another_tokenizer() -> None:

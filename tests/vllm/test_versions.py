@@ -25,7 +25,7 @@ FILES = [*sorted((SOURCE / "vllm").glob("*.py")), SOURCE / "chat" / "vllm_engine
 CALLS: dict[str, tuple[int, set[str]]] = {
     # what quire calls: the most values it passes by position, and those by name
     "engine.generate": (3, {"lora_request", "priority"}),
-    "engine.encode": (3, set()),
+    "engine.encode": (3, {"lora_request", "priority"}),
     "engine.add_lora": (1, set()),
     "engine.remove_lora": (1, set()),
     "engine.shutdown": (0, set()),

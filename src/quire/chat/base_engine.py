@@ -99,7 +99,8 @@ class BaseEngine(RequestPreparation, ABC):
         """Embed texts, and say how many tokens each of them has.
 
         Args:
-            pooling: of the hidden states after the last norm, "last" (the default) or "mean".
+            pooling: of the hidden states after the last norm, "last" or "mean"; the native engine's
+                own is "last".
             normalize: whether a vector gets the length 1 (the default).
             max_length: tokens to which a text is cut; without it, one that is too long is refused.
             add_special_tokens: whether a text gets those that the tokenizer puts around it (the
@@ -115,7 +116,8 @@ class BaseEngine(RequestPreparation, ABC):
             EngineError: the engine could not do it.
         """
         raise UnsupportedOptionError(
-            f"{self.name} makes no embeddings; the native engine does (infer_backend: native)."
+            f"{self.name} makes no embeddings; the native engine does (infer_backend: native), and "
+            'vLLM with vllm_config {"runner": "pooling"}.'
         )
 
     # --- adapters --------------------------------------------------------------------------------

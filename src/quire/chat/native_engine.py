@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from quire.chat.media_prompts import MediaPrompts
 from quire.chat.native_adapters import NativeAdapters
 from quire.chat.native_media import NativeMedia
 from quire.chat.native_options import check_arguments, quantization
-from quire.chat.native_texts import pool_texts, read_texts
-from quire.chat.text_options import embedding_options, score_options
+from quire.chat.text_options import TextOptions, embedding_options, score_options
+from quire.chat.texts import each_text, read_texts
 from quire.chat.tokenizer_loading import check_vocabulary
 from quire.errors import EngineError, UnsupportedModelError
 from quire.model_folder import find_model_folder
@@ -137,8 +137,7 @@ class NativeEngine(BaseEngine):
         params = PoolingParams(
             head=reward.head, priority=options.priority, cache_salt=options.cache_salt
         )
-        adapter = await self._adapters.request(None)
-        pooled = await pool_texts(self._thread, read, params, options.timeout, adapter)
+        pooled = await self._pooled(read, params, options)
         return [one.vector[0] for one in pooled]
 
     async def embed(
@@ -150,16 +149,26 @@ class NativeEngine(BaseEngine):
         def read() -> list[Prompt]:
             return read_texts(batch_input, self.tokenizer, options, self.context_length)
 
-        self._thread.check()
-        adapter = await self._adapters.request(options.adapter)
         params = PoolingParams(
-            options.pooling,
+            options.pooling or "last",
             options.normalize,
             priority=options.priority,
             cache_salt=options.cache_salt,
         )
-        pooled = await pool_texts(self._thread, read, params, options.timeout, adapter)
+        pooled = await self._pooled(read, params, options)
         return [Embedding(one.vector, _usage(one)) for one in pooled]
+
+    async def _pooled(
+        self, read: Callable[[], list[Prompt]], params: PoolingParams, options: TextOptions
+    ) -> list[Pooled]:
+        self._thread.check()
+        adapter = await self._adapters.request(options.adapter)
+
+        def pool(prompt: Prompt) -> Coroutine[Any, Any, Pooled]:
+            name = f"text-{next(self._request_numbers)}"
+            return self._thread.pool(name, prompt, params, adapter)
+
+        return await each_text(read, pool, options.timeout)
 
     @property
     def statistics(self) -> EngineStatistics:

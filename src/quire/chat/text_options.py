@@ -26,7 +26,8 @@ class TextOptions:
     priority: int = 0
     cache_salt: str | None = None
     timeout: float | None = None
-    pooling: PoolingKind = "last"
+    pooling: PoolingKind | None = None
+    """None is the engine's own."""
     normalize: bool = False
     add_special_tokens: bool = False
     adapter: str | None = None
@@ -46,8 +47,8 @@ def score_options(options: Mapping[str, Any]) -> TextOptions:
 def embedding_options(options: Mapping[str, Any]) -> TextOptions:
     """The options of get_embeddings; raises as `score_options` does."""
     _check_names("get_embeddings", options, _EMBEDDING_OPTIONS)
-    kind = options.get("pooling", "last")
-    if kind not in POOLING_KINDS:
+    kind = options.get("pooling")
+    if kind is not None and kind not in POOLING_KINDS:
         raise SamplingError(f"pooling must be one of {', '.join(POOLING_KINDS)}, not {kind!r}.")
     adapter = options.get("adapter")
     if adapter is not None and not isinstance(adapter, str):

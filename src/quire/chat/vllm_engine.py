@@ -20,12 +20,13 @@ from quire.chat.in_time import in_time
 from quire.chat.media_prompts import CallMedia, MediaPrompts
 from quire.chat.preparation import Messages, Request, Tools
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
+from quire.chat.vllm_texts import VllmTexts
 from quire.errors import EngineError, SamplingError
 from quire.media.placement import Kind, check_kind
 from quire.model_folder import find_model_folder
 from quire.native.constraints.checking import GrammarChecker
 from quire.native.constraints.grammar_text import grammar_text
-from quire.outputs import Delta, EngineLoad
+from quire.outputs import Delta, Embedding, EngineLoad
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
@@ -38,7 +39,6 @@ from quire.vllm.model_facts import ModelFacts, check_weights, read_model_facts
 from quire.vllm.outputs import DeltaReader
 from quire.vllm.plan import AdapterNeeds, Plan, make_plan
 from quire.vllm.request import to_vllm
-from quire.vllm.scoring import score
 from quire.vllm.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ class VllmEngine(BaseEngine):
         generating_args: GeneratingArguments,
     ) -> None:
         super().__init__(model_args, data_args, finetuning_args, generating_args)
-        self.can_generate = finetuning_args.stage != "rm"
         folder = find_model_folder(model_args)
         facts = read_model_facts(folder)
         if "load_format" not in (model_args.vllm_config or {}):
@@ -86,6 +85,7 @@ class VllmEngine(BaseEngine):
         self._scratch = tempfile.TemporaryDirectory(prefix="quire-tokenizer-")
         tokens = _tokenizer_folder(self.tokenizer, model_args, folder, Path(self._scratch.name))
         plan = self._make_plan(facts, book, tokens)
+        self.can_generate = plan.purpose == "generate"
         self._supervisor = Supervisor(
             plan, model_args.vllm_start_timeout, model_args.vllm_max_restarts
         )
@@ -93,6 +93,7 @@ class VllmEngine(BaseEngine):
         self._grammars = GrammarChecker()
         # No name for the engine here: something of vLLM's start keeps this frame, and so would it.
         self.context_length, self._max_sequences, kinds = _limits(self._supervisor.current())
+        self._texts = VllmTexts(self.tokenizer, self._adapters, plan.purpose, self.context_length)
         self.media_prompts = MediaPrompts.of_model(
             self.template, folder, kinds, model_args, data_args, "vllm"
         )
@@ -242,15 +243,24 @@ class VllmEngine(BaseEngine):
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score each text with a reward model that vLLM can pool (`stage: rm`).
 
+        The options are those of NativeEngine.get_scores.
+
         Raises:
             NotImplementedError: the stage is not rm.
-            UnsupportedOptionError: an option that scoring does not have.
+            RequestError: a text or an option is wrong; no other request is harmed.
+            EngineError: the engine could not do it.
         """
-        if self.can_generate:
-            raise NotImplementedError("Scores need a reward model: load it with stage: rm.")
-        started = self._running()
-        ids = await asyncio.to_thread(lambda: [self.tokenizer.encode(text) for text in batch_input])
-        return await score(started, ids, self.context_length, input_kwargs)
+        return await self._texts.scores(self._running(), batch_input, input_kwargs)
+
+    async def embed(
+        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
+    ) -> list[Embedding]:
+        """Embed texts; see BaseEngine.
+
+        That takes an engine of its own, made with `vllm_config: {"runner": "pooling"}`, which writes
+        no text; whether it pools the last hidden state or the mean is chosen by its `pooler_config`.
+        """
+        return await self._texts.embed(self._running(), batch_input, input_kwargs)
 
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
@@ -299,7 +309,7 @@ class VllmEngine(BaseEngine):
         for item in prompt.media:
             check_kind(item.kind, self.media_prompts.kinds)
         if not self.can_generate:
-            raise EngineError("A reward model (stage: rm) scores texts and writes none.")
+            raise EngineError("This model was loaded for scores or embeddings, and writes no text.")
         if not len(prompt):
             raise SamplingError("The prompt is empty: give it at least one token.")
 

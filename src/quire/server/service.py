@@ -148,7 +148,7 @@ class Service:
     def _generator(self) -> BaseEngine:
         """The engine, if it writes text; raises NotAllowed too."""
         if not self.engine.can_generate:
-            raise NotAllowed("This model scores texts and writes none.")
+            raise NotAllowed("This model was loaded for scores or embeddings, and writes no text.")
         return self.engine
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from quire.arguments import FinetuningArguments, ModelArguments
 from quire.errors import ConfigError, OutOfMemoryError, nearest, sentence
@@ -31,6 +31,11 @@ STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
 
 CPU_SEQUENCES = 128
 """vLLM's own `max_num_seqs` for a server on a CPU; the KV cache is cut to what they can fill."""
+
+Purpose = Literal["generate", "score", "embed"]
+"""What an engine of vLLM is started for; it does one of these."""
+
+_OF_GENERATION = ("max_logprobs", "structured_outputs_config")
 
 MIB = 2**20
 
@@ -56,6 +61,13 @@ class Plan:
     engine_args: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the engine is for: with vLLM's runner `pooling` it writes no text."""
+        if self.engine_args.get("runner") != "pooling":
+            return "generate"
+        return "score" if self.engine_args.get("convert") == "classify" else "embed"
 
 
 def make_plan(
@@ -95,6 +107,8 @@ def make_plan(
     if tokenizer is not None:
         values["tokenizer"] = str(tokenizer)
     values |= own
+    if values.get("runner") == "pooling":
+        values = {key: values[key] for key in values if key in own or key not in _OF_GENERATION}
     return Plan(values, environment, tuple(notes))
 
 
@@ -145,8 +159,6 @@ def _base(
         values["hf_overrides"] = _rope_override(args.rope_scaling, model)
     if finetuning.stage == "rm":
         values |= {"runner": "pooling", "convert": "classify"}
-        for name in ("scheduling_policy", "max_logprobs", "structured_outputs_config"):
-            del values[name]
     return values
 
 

@@ -1,33 +1,25 @@
-"""Texts to vectors on the native engine: the reading of the texts, and many requests as one call."""
+"""Texts to be scored or embedded: their reading, and many requests as one call."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
-from quire.chat.engine_thread import EngineThread
 from quire.chat.text_options import TextOptions
 from quire.errors import PromptTooLongError, RequestError, RequestTimeoutError
-from quire.native.batch import LoadedAdapter
-from quire.native.pooling import Pooled, PoolingParams
 from quire.prompt import Prompt
 from quire.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
-_numbers = itertools.count()
 
-
-async def pool_texts(
-    thread: EngineThread,
+async def each_text(
     read: Callable[[], list[Prompt]],
-    params: PoolingParams,
+    compute: Callable[[Prompt], Coroutine[Any, Any, T]],
     timeout: float | None,
-    adapter: LoadedAdapter | None = None,
-) -> list[Pooled]:
-    """Pool each prompt that `read` returns, all at once. What ends the call early aborts them.
+) -> list[T]:
+    """Compute each prompt that `read` returns, all at once. What ends the call early cancels them.
 
     `read` runs off the event loop: it tokenises.
 
@@ -39,9 +31,7 @@ async def pool_texts(
     try:
         async with asyncio.timeout(timeout):
             prompts = await asyncio.to_thread(read)
-            return await _all_of(
-                thread.pool(f"text-{next(_numbers)}", prompt, params, adapter) for prompt in prompts
-            )
+            return await _all_of(map(compute, prompts))
     except TimeoutError:
         raise RequestTimeoutError(f"The request's timeout of {timeout:g} s passed.") from None
 
