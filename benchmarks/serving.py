@@ -249,14 +249,22 @@ def quire_words(port: int, *more: str) -> list[str]:
 VLLM_MEMORY = 512 * 2**20
 
 
-def vllm_words(port: int) -> list[str]:
-    """With the settings that quire chooses for it, so that only the servers differ."""
+VLLM_TUNED = [
+    "--distributed-executor-backend", UNIPROC, "--scheduling-policy", "priority",
+    "--disable-log-stats", "--max-logprobs", "64",
+]  # fmt: skip
+"""What quire chooses by itself where nothing is said of it."""
+VLLM_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""As `VLLM_TUNED`."""
+
+
+def vllm_words(port: int, *more: str) -> list[str]:
+    """With the settings that quire's user gives, and more."""
     return [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(port),
         "--host", "127.0.0.1", "--model", str(demo_model_path()), "--served-model-name", "demo",
         "--max-model-len", "1024", "--dtype", "float32", "--enforce-eager",
-        "--distributed-executor-backend", UNIPROC, "--kv-cache-memory-bytes", str(VLLM_MEMORY),
-        "--scheduling-policy", "priority", "--disable-log-stats", "--max-logprobs", "64",
+        "--kv-cache-memory-bytes", str(VLLM_MEMORY), *more,
     ]  # fmt: skip
 
 
@@ -269,7 +277,7 @@ def transformers_words(port: int) -> list[str]:
 
 
 def compare(name: str, title: str, sides: Mapping[str, Side]) -> None:
-    """Measure all sides in turns; the first is quire's, the second what it is compared to."""
+    """Measure all sides in turns; the first is quire's, the others what it is compared to."""
     found: dict[str, dict[str, list[Load]]] = {side: {"closed": [], "open": []} for side in sides}
     with ExitStack() as stack:
         for side in sides.values():
@@ -292,9 +300,10 @@ def compare(name: str, title: str, sides: Mapping[str, Side]) -> None:
         for kind in ("closed", "open")
         for side, loads in found.items()
     ]
-    first, second = list(sides)[:2]
+    first, *others = sides
     rows += [
-        _ratios(f"{first} / {second}, {kind}", found[first][kind], found[second][kind])
+        _ratios(f"{first} / {other}, {kind}", found[first][kind], found[other][kind])
+        for other in others
         for kind in ("closed", "open")
     ]
     header = ["", "requests/s", "tokens/s", "first token, ms, p50", "p99", "errors"]
@@ -323,7 +332,7 @@ def _ratios(name: str, loads: Sequence[Load], others: Sequence[Load]) -> list[ob
 
 
 def compare_vllm() -> None:
-    quire, vllm = free_port(), free_port()
+    quire, vllm, plain = free_port(), free_port(), free_port()
     own = json.dumps({"kv_cache_memory_bytes": VLLM_MEMORY})
     words = quire_words(
         quire, "infer_backend=vllm", "vllm_enforce_eager=true", f"vllm_config={own}"
@@ -333,7 +342,10 @@ def compare_vllm() -> None:
         "quire serve beside vLLM's server, both on vLLM",
         {
             "quire": Side(words, quire, {}, "demo"),
-            "vLLM": Side(vllm_words(vllm), vllm, {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}, "demo"),
+            "vLLM, tuned as quire tunes it": Side(
+                vllm_words(vllm, *VLLM_TUNED), vllm, VLLM_ENVIRONMENT, "demo"
+            ),
+            "vLLM": Side(vllm_words(plain), plain, {}, "demo"),
         },
     )
 

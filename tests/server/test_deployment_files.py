@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from quire.arguments import read_assignments
@@ -40,6 +44,20 @@ def test_systemd_serves_and_waits_for_the_drain() -> None:
     program, command, model, *words = shlex.split(start)
     assert (program, command, model) == ("/opt/quire/bin/quire", "serve", "/etc/quire/config.yaml")
     assert float(unit("TimeoutStopSec")[0]) > served(words).drain_timeout
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+def test_systemd_understands_each_line(tmp_path: Path) -> None:
+    text = (FILES / "quire.service").read_text(encoding="utf-8")
+    copy = tmp_path / "quire.service"  # whose program is there
+    copy.write_text(text.replace("/opt/quire/bin/quire", sys.executable), encoding="utf-8")
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True
+    )
+    told = [line for line in verified.stderr.splitlines() if "quire.service" in line]
+    assert (verified.returncode, told) == (0, [])
 
 
 def test_docker_listens_for_others_and_asks_whether_it_is_ready() -> None:

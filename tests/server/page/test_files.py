@@ -103,7 +103,7 @@ def test_packed_files_are_the_same_each_time() -> None:
         assert gzip.decompress(file.packed) == file.content
 
 
-def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_page_and_all_other_files(tmp_path: Path) -> None:
     root = FOLDER.parents[3]
     builder = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
     command = [sys.executable, "-c", builder, str(tmp_path)]
@@ -112,3 +112,9 @@ def test_the_wheel_holds_the_page(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     assert held >= {f"quire/server/page/{name}" for name in NAMES}
     assert "quire/server/page/vendor/THIRD_PARTY.md" in held
+    source = root / "src"
+    assert held >= {
+        path.relative_to(source).as_posix()
+        for path in (source / "quire").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
