@@ -254,7 +254,7 @@ VLLM_TUNED = [
     "--disable-log-stats", "--max-logprobs", "64",
 ]  # fmt: skip
 """What quire chooses by itself where nothing is said of it."""
-VLLM_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+VLLM_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 """As `VLLM_TUNED`."""
 
 

@@ -264,6 +264,14 @@ def test_a_plan_for_a_cpu() -> None:
     assert [note.split(",")[0] for note in plan.notes] == ["dtype float32", "all cores", "5"]
 
 
+def test_one_thread_computes_a_small_model() -> None:
+    small = plan_of(qwen(weight_bytes=7 * 2**20), cpu())
+    assert small.environment["OMP_NUM_THREADS"] == "1"
+    assert "one thread" in " ".join(small.notes)
+    for size in (0, 17 * 2**20):  # 0: files of a form that tells no size
+        assert "OMP_NUM_THREADS" not in plan_of(qwen(weight_bytes=size), cpu()).environment
+
+
 def test_no_more_kv_memory_than_can_be_filled() -> None:
     small = plan_of(devices=cpu(free=1000 * GIB), vllm_maxlen=100).engine_args
     assert small["kv_cache_memory_bytes"] == 129 * 128 * TOKEN  # one block of 128 tokens each
