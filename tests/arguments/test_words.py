@@ -36,6 +36,7 @@ from quire.errors import ConfigError
         (["model_revision=0012"], {"model_revision": "0012"}),
         (["default_system=yes: a = b"], {"default_system": "yes: a = b"}),
         (["--default_system", "a=b"], {"default_system": "a=b"}),
+        (["--default_system", "config=a.yaml"], {"default_system": "config=a.yaml"}),
         (["default_system="], {"default_system": ""}),
         (["template=null"], {"template": None}),
         (["vllm_config={'a': 1}"], {"vllm_config": "{'a': 1}"}),

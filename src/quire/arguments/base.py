@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Self, TypeAlias, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Self, TypeAlias, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -13,6 +14,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
 
@@ -89,6 +91,23 @@ class Arguments(BaseModel):
         return {key: _masked(key, getattr(self, key)) for key in type(self).model_fields}
 
 
+def kinds(annotation: Any) -> Iterator[Any]:
+    """The types that a field takes: the members of a union but None, without what annotates them."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from kinds(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from kinds(part)
+    elif annotation is not NoneType:
+        yield annotation
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether a field's value is never shown."""
+    return SecretStr in kinds(field.annotation)
+
+
 def _masked(key: str, value: Any) -> Any:
     return f"<{key.upper()}>" if isinstance(value, SecretStr) else value
 
@@ -111,7 +130,7 @@ def _describe(detail: Mapping[str, Any], group: type[Arguments]) -> str:
         text = str(context["error"])
         return f"{key}: {text}" if key else text
     field = group.model_fields.get(key)
-    secret = field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
+    secret = field is not None and is_secret(field)
     shown = "" if secret else f", not {detail['input']!r}"
     return f"{key} must be {_wanted(kind, context)}{shown}"
 

@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from quire.arguments.base import Arguments
+from quire.arguments.base import Arguments, kinds
 from quire.arguments.files import SUFFIXES, parse_scalar, read_mapping
 from quire.arguments.groups import (
     DataArguments,
@@ -55,12 +54,16 @@ def read_assignments(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a word that is none of these, or a missing value.
     """
+    return {key: value for key, value, _ in _assignments(words)}
+
+
+def _assignments(words: Sequence[str]) -> Iterator[tuple[str, Any, list[str]]]:
+    """Each key with its value and the words that said so."""
     rest = list(words)
-    values: dict[str, Any] = {}
     while rest:
+        before = list(rest)
         key, value = _take(rest)
-        values[key] = value
-    return values
+        yield key, value, before[: len(before) - len(rest)]
 
 
 def split_source(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -69,35 +72,40 @@ def split_source(words: Sequence[str]) -> tuple[str | None, list[str]]:
     With both, a first word that is a model becomes one of the words that win over the file.
 
     Raises:
-        ConfigError: two files, `--config` without a file.
+        ConfigError: two files, `--config` without a file, or a word that makes no sense.
     """
-    config, rest = _split_config(list(words))
-    if not rest or not rest[0] or rest[0].startswith("-") or _ASSIGNMENT.match(rest[0]):
-        return config, rest
-    if config is None:
-        return rest[0], rest[1:]
-    if _is_file(rest[0]):
-        raise ConfigError(f"There are two configurations, {rest[0]} and {config}: give one.")
-    return config, [f"model_name_or_path={rest[0]}", *rest[1:]]
-
-
-def _split_config(words: list[str]) -> tuple[str | None, list[str]]:
-    found: list[str] = []
-    rest: list[str] = []
-    while words:
-        word = words.pop(0)
-        if word == "--config":
-            found.append(words.pop(0) if words and not words[0].startswith("--") else "")
-        elif word.startswith(("--config=", "config=")):
-            found.append(word.partition("=")[2])
+    first, rest = _split_first(words)
+    configs: list[Any] = []
+    others: list[str] = []
+    for key, value, said in _assignments(rest):
+        if key == "config":
+            configs.append(value)
         else:
-            rest.append(word)
-    if len(found) > 1:
-        raise ConfigError(f"--config stands once, not with {' and with '.join(found)}.")
-    if found and not _is_file(found[0]):
-        text = f", not {found[0]!r}" if found[0] else ""
+            others += said
+    if not configs:
+        return first, rest
+    config = _checked_config(configs)
+    if first is None:
+        return config, others
+    if _is_file(first):
+        raise ConfigError(f"There are two configurations, {first} and {config}: give one.")
+    return config, [f"model_name_or_path={first}", *others]
+
+
+def _split_first(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    if words and words[0] and not words[0].startswith("-") and not _ASSIGNMENT.match(words[0]):
+        return words[0], list(words[1:])
+    return None, list(words)
+
+
+def _checked_config(values: Sequence[Any]) -> str:
+    if len(values) > 1:
+        raise ConfigError(f"--config stands once, not with {' and with '.join(map(str, values))}.")
+    (value,) = values
+    if not isinstance(value, str) or not _is_file(value):
+        text = f", not {value!r}" if isinstance(value, str) else ""
         raise ConfigError(f"--config needs a YAML or JSON file{text}.")
-    return (found[0] if found else None), rest
+    return value
 
 
 def _is_file(word: str) -> bool:
@@ -161,8 +169,4 @@ def _is_boolean(key: str) -> bool:
 
 
 def _kinds(key: str) -> set[Any]:
-    annotation = FIELDS[key].annotation
-    parts = get_args(annotation) or (annotation,)
-    return {get_args(part)[0] if get_origin(part) is Annotated else part for part in parts} - {
-        NoneType
-    }
+    return set(kinds(FIELDS[key].annotation))

@@ -117,24 +117,7 @@ def build_app(make_model: MakeModel) -> App:
         alias=["api", "webchat"],
         usage="Usage: quire serve [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]",
     )
-
-    @app.command(usage="Usage: quire completion bash|zsh|fish")
-    def completion(*words: Words) -> int:
-        """Print a script that makes a shell complete quire's words.
-
-          eval "$(quire completion bash)"     in ~/.bashrc
-          eval "$(quire completion zsh)"      in ~/.zshrc, after compinit
-          quire completion fish | source      in ~/.config/fish/config.fish
-
-        The script never runs quire; make it again after an upgrade.
-        """
-        from quire.cli.completion.scripts import completion_script
-
-        if len(words) != 1:
-            raise ConfigError("Which shell? quire completion bash, zsh or fish.")
-        sys.stdout.write(completion_script(app, words[0]))
-        return 0
-
+    app.command(completion, usage="Usage: quire completion bash|zsh|fish")
     return app
 
 
@@ -291,6 +274,23 @@ def bench(
         streams, prompt_tokens, new_tokens, turns, starts, quality, text, json, plot
     )
     run_bench_command(words, options, sys.stdout)
+    return 0
+
+
+def completion(*words: Words) -> int:
+    """Print a script that makes a shell complete quire's words.
+
+      eval "$(quire completion bash)"     in ~/.bashrc
+      eval "$(quire completion zsh)"      in ~/.zshrc, after compinit
+      quire completion fish | source      in ~/.config/fish/config.fish
+
+    The script never runs quire; make it again after an upgrade.
+    """
+    from quire.cli.completion.scripts import completion_script
+
+    if len(words) != 1:
+        raise ConfigError("Which shell? quire completion bash, zsh or fish.")
+    sys.stdout.write(completion_script(build_app(load_model), words[0]))
     return 0
 
 

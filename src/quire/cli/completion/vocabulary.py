@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
-
-from pydantic import SecretStr
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from quire.arguments import FIELDS
+from quire.arguments.base import is_secret, kinds
 from quire.cli.bench import AGAINST
 from quire.cli.deploy import KINDS
 from quire.deploy.target import MultiNode
@@ -94,7 +92,8 @@ def _command(name: str, text: str, options: list[str]) -> Command:
     if name == "deploy":
         places = (KINDS, (FILES,))
     own = {option[2:].replace("-", "_") for option in options}
-    keys = {key for key, field in _fields_of(name).items() if not _is_secret(field)}
+    # A secret belongs in the environment: a command line is seen by every user of the machine.
+    keys = {key for key, field in _fields_of(name).items() if not is_secret(field)}
     if name in _WITH_OPTIONS_OF_REQUESTS:
         keys |= REQUEST_OPTIONS
     return Command(
@@ -114,27 +113,10 @@ def _server_fields() -> dict[str, FieldInfo]:
 
 
 def _values(key: str, field: FieldInfo) -> tuple[str, ...]:
-    kinds = list(_kinds(field.annotation))
-    choices = [str(one) for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
+    taken = list(kinds(field.annotation))
+    choices = [str(one) for kind in taken if get_origin(kind) is Literal for one in get_args(kind)]
     if choices:
         return tuple(choices)
-    if kinds == [bool]:
+    if taken == [bool]:
         return ("true", "false")
     return (FILES,) if key.endswith(_FILE_ENDINGS) else ()
-
-
-def _is_secret(field: FieldInfo) -> bool:
-    """Those belong in the environment: a command line is seen by every user of the machine."""
-    return SecretStr in _kinds(field.annotation)
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """The members of a union, without what annotates them."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from _kinds(get_args(annotation)[0])
-    elif origin is not None and origin is not Literal and NoneType in get_args(annotation):
-        for part in get_args(annotation):
-            yield from _kinds(part)
-    elif annotation is not NoneType:
-        yield annotation
