@@ -33,14 +33,14 @@ class Runner:
     """A CpuRunner with the little of a scheduler that equal prompts need."""
 
     def __init__(self, **options: Any) -> None:
-        from quire.native.cpu.loading import load_model
+        from quire.engines.native.cpu.loading import load_model
 
         self.blocks = -(-(PROMPT_TOKENS + NEW_TOKENS) // 16)
         self.runner = load_model(qwen2_26m(), max_model_len=self.blocks * 16, **options)
 
     def step(self, tokens: NDArray[np.int32], start: int) -> NDArray[np.int32]:
         """Run (S, n) tokens at positions from `start` on; the likeliest next token of each."""
-        from quire.native.batch import Batch
+        from quire.engines.native.batch import Batch
 
         streams, count = tokens.shape
         tables = np.arange(streams * self.blocks, dtype=np.int32).reshape(streams, -1)

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from quire.native.batch import Batch
-from quire.native.detokenizer import detokenizer_factory
-from quire.native.engine import Engine
+from quire.engines.native.batch import Batch
+from quire.engines.native.detokenizer import detokenizer_factory
+from quire.engines.native.engine import Engine
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer

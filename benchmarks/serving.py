@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.measure import report, table
 from quire.demo import demo_model_path
-from quire.vllm.plan import UNIPROC
+from quire.engines.vllm.plan import UNIPROC
 
 CLIENTS = 64
 SECONDS = 10.0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import report, table
 from benchmarks.models import qwen2_26m
-from quire.native.cpu import layout
+from quire.engines.native.cpu import layout
 
 PROMPT_TOKENS, NEW_TOKENS = 8, 128
 PYTHON = "Python: scheduler, batch, sampler, deltas"
@@ -63,9 +63,9 @@ def parts_of(times: NDArray[np.int64], layers: int) -> dict[str, int]:
 
 def profile(streams: int, quantization: str | None, kv: str) -> dict[str, float]:
     """Milliseconds of each part of a step, the median; and of the whole."""
-    from quire.native.cpu.loading import load_model
-    from quire.native.detokenizer import detokenizer_factory
-    from quire.native.engine import Engine
+    from quire.engines.native.cpu.loading import load_model
+    from quire.engines.native.detokenizer import detokenizer_factory
+    from quire.engines.native.engine import Engine
     from quire.prompt import Prompt
     from quire.sampling import SamplingParams
     from quire.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from quire.chat import ChatModel
-from tests.vllm.serving import serve
+from tests.engines.vllm.serving import serve
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,11 @@ FORBIDDEN = {"torch", "transformers", "peft", "vllm"}
 MAKERS = {"make.py", "train.py", "muon.py", "network.py", "rewards.py"} | {
     "media_exam.py", "media_network.py", "media_train.py",
 }  # fmt: skip  # of the demo models
-VLLM = (SOURCE / "vllm", SOURCE / "chat" / "vllm_engine.py")  # the only ones that import it
-YI_VL = SOURCE / "vllm" / "yi_vl.py"  # one of vLLM's models: vLLM itself imports it
+VLLM = (
+    SOURCE / "engines" / "vllm",
+    SOURCE / "chat" / "vllm_engine.py",
+)  # the only ones that import it
+YI_VL = SOURCE / "engines" / "vllm" / "yi_vl.py"  # one of vLLM's models: vLLM itself imports it
 CONVERSION = SOURCE / "tokenizer" / "folder.py"  # `quire[convert]`, inside one function
 GENERAL = SOURCE / "media" / "families" / "general.py"  # the same: a model's own processor
 

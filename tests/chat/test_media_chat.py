@@ -25,7 +25,7 @@ from quire.cli.chat import TerminalChat
 from quire.errors import MediaError
 from tests.chat.model_folders import add_tokenizer, make_model_folder
 from tests.cli.test_chat import Lines
-from tests.native.media.random_media_models import IMAGE, VIDEO, make_media_model
+from tests.engines.native.media.random_media_models import IMAGE, VIDEO, make_media_model
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "ignore_eos": True}
 ASK = [{"role": "user", "content": "<image>What is this?"}]

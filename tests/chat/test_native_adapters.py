@@ -25,7 +25,7 @@ from quire.errors import AdapterError, EngineClosedError, UnknownAdapterError
 from tests.chat.model_folders import make_model_folder
 from tests.demo.speaking import answers as transformers_answers
 from tests.demo.test_adapter import QUESTIONS, _shows
-from tests.native.random_adapters import load_peft, make_random_adapter
+from tests.engines.native.random_adapters import load_peft, make_random_adapter
 
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
 

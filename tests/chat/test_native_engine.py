@@ -33,7 +33,7 @@ from quire.errors import (
     WeightsError,
 )
 from tests.chat.model_folders import make_model_folder
-from tests.native.random_models import load_oracle
+from tests.engines.native.random_models import load_oracle
 
 HELLO = [{"role": "user", "content": "Hello"}]
 LONG = {"max_new_tokens": 200, "ignore_eos": True}

@@ -16,7 +16,7 @@ from quire.errors import MediaError, QuireError
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.chat.model_folders import add_tokenizer, make_model_folder
-from tests.native.media.random_media_models import (
+from tests.engines.native.media.random_media_models import (
     IMAGE,
     VIDEO,
     clip,

@@ -9,8 +9,8 @@ import pytest
 
 from quire import ChatModel
 from quire.demo import demo_model_path
+from quire.engines.native.cpu import packer
 from quire.errors import ConfigError
-from quire.native.cpu import packer
 
 SUMS = ((27, 15), (8, 46), (31, 60), (19, 19))
 

@@ -40,7 +40,7 @@ from quire.errors import (
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 from tests.chat.model_folders import make_model_folder
-from tests.native.random_adapters import load_peft
+from tests.engines.native.random_adapters import load_peft
 
 PAIRS = held_out_pairs(100)
 TEXTS = [shown(p.question, p.better, n % 5) for n, p in enumerate(PAIRS[:12])]

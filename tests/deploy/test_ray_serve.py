@@ -19,8 +19,8 @@ import yaml
 from quire.demo import demo_adapter_path, demo_model_path
 from quire.deploy.ray_serve import ray_config
 from quire.deploy.target import Target
+from quire.engines.vllm.launch import import_vllm
 from quire.errors import ConfigError
-from quire.vllm.launch import import_vllm
 from tests.deploy.printed import blueprint_of, make_config
 
 LLM_CONFIG = {

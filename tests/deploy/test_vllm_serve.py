@@ -16,10 +16,10 @@ from quire.demo import demo_adapter_path, demo_model_path, demo_reward_path
 from quire.deploy.blueprint import DEFAULTS, IN_PROCESS
 from quire.deploy.target import Target
 from quire.deploy.vllm_serve import NO_FLAG, ONLY_SWITCHED_ON, vllm_commands
+from quire.engines.vllm.launch import import_vllm
+from quire.engines.vllm.model_facts import read_model_facts
+from quire.engines.vllm.plan import AdapterNeeds, make_plan
 from quire.errors import ConfigError
-from quire.vllm.launch import import_vllm
-from quire.vllm.model_facts import read_model_facts
-from quire.vllm.plan import AdapterNeeds, make_plan
 from tests.deploy.printed import (
     blueprint_of,
     make_config,

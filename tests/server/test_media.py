@@ -15,7 +15,7 @@ from PIL import Image
 
 from quire.chat import ChatModel
 from tests.chat.test_media_chat import add_media_tokens
-from tests.native.media.random_media_models import make_media_model
+from tests.engines.native.media.random_media_models import make_media_model
 from tests.server.conftest import client_of
 from tests.server.serving import serving
 

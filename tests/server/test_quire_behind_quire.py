@@ -11,7 +11,7 @@ from quire.chat import ChatModel
 from quire.chat.remote_engine import RemoteChatEngine
 from quire.demo import demo_model_path
 from quire.errors import RequestError
-from tests.remote.conftest import make_engine
+from tests.engines.remote.conftest import make_engine
 from tests.server.serving import serving
 
 ASKED: Any = [{"role": "user", "content": "What is 17 + 25?"}]

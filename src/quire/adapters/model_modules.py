@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from quire.adapters.safetensors_header import TensorEntry, read_header
 from quire.errors import AdapterError
+from quire.weights.safetensors_header import TensorEntry, read_header
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

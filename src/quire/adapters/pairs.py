@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quire.adapters.safetensors_header import FLOATS, TensorEntry, read_bits, read_header
 from quire.errors import AdapterError
+from quire.weights.safetensors_header import FLOATS, TensorEntry, read_bits, read_header
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 

@@ -21,10 +21,10 @@ from quire.chat.base_engine import BaseEngine
 from quire.chat.loop_thread import LoopThread
 from quire.chat.preparation import Messages, Tools
 from quire.chat.response import ChatDelta, Response
+from quire.engines.vllm.devices import gpu_is_present, vllm_is_installed
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
-from quire.vllm.devices import gpu_is_present, vllm_is_installed
 
 T = TypeVar("T")
 

@@ -14,6 +14,11 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from quire.constraints.matcher import Matcher
+from quire.engines.native.batch import LoadedAdapter
+from quire.engines.native.engine import Engine
+from quire.engines.native.pooling import Pooled, PoolingParams
+from quire.engines.native.statistics import EngineStatistics
 from quire.errors import (
     EngineClosedError,
     EngineDeadError,
@@ -21,11 +26,6 @@ from quire.errors import (
     GenerationError,
     QuireError,
 )
-from quire.native.batch import LoadedAdapter
-from quire.native.constraints.matcher import Matcher
-from quire.native.engine import Engine
-from quire.native.pooling import Pooled, PoolingParams
-from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
+from quire.engines.native.batch import LoadedAdapter, Runner
 from quire.errors import EngineClosedError
-from quire.native.batch import LoadedAdapter, Runner
 
 
 class NativeAdapters:

@@ -1,4 +1,4 @@
-"""NativeEngine: asyncio on one side, `quire.native` on the other."""
+"""NativeEngine: asyncio on one side, `quire.engines.native` on the other."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from quire.chat.native_options import check_arguments, quantization
 from quire.chat.text_options import TextOptions, embedding_options, score_options
 from quire.chat.texts import each_text, read_texts
 from quire.chat.tokenizer_loading import check_vocabulary
+from quire.constraints.compiler import ConstraintCompiler
+from quire.engines.native.batch import Runner
+from quire.engines.native.cpu.loading import load_model
+from quire.engines.native.cpu.score_head import RewardModel, is_classifier, read_reward_model
+from quire.engines.native.detokenizer import detokenizer_factory
+from quire.engines.native.engine import Engine
+from quire.engines.native.pooling import Pooled, PoolingParams
+from quire.engines.native.statistics import EngineStatistics
 from quire.errors import EngineError, UnsupportedModelError
-from quire.model_folder import find_model_folder
-from quire.native.batch import Runner
-from quire.native.constraints.compiler import ConstraintCompiler
-from quire.native.cpu.loading import load_model
-from quire.native.cpu.score_head import RewardModel, is_classifier, read_reward_model
-from quire.native.detokenizer import detokenizer_factory
-from quire.native.engine import Engine
-from quire.native.pooling import Pooled, PoolingParams
-from quire.native.statistics import EngineStatistics
 from quire.outputs import Delta, Embedding, EngineLoad, EngineMemory, Usage
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
+from quire.weights.folder import find_model_folder
 
 
 class NativeEngine(BaseEngine):

@@ -6,8 +6,8 @@ import asyncio
 import threading
 from pathlib import Path
 
+from quire.engines.native.media.encoder import MediaEncoder, media_kinds
 from quire.media.placement import Kind, check_kind
-from quire.native.media.encoder import MediaEncoder, media_kinds
 from quire.prompt import Prompt
 
 

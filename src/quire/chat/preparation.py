@@ -16,13 +16,13 @@ from quire.errors import MediaError, UnsupportedOptionError
 from quire.media.placement import all_media
 from quire.media.values import Medium
 from quire.messages import Conversation, Message, read_conversation
-from quire.model_folder import eos_token_ids, read_json
 from quire.prompt import Prompt
 from quire.response_format import read_response_format
 from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
 from quire.template.registry import get_template
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
+from quire.weights.folder import eos_token_ids, read_json
 
 Messages = Sequence[Mapping[str, Any] | Message]
 Tools = str | Sequence[Mapping[str, Any]] | None

@@ -15,25 +15,30 @@ from quire.chat.in_time import in_time
 from quire.chat.media_prompts import CallMedia
 from quire.chat.preparation import Messages, Request, Tools
 from quire.chat.response import ChatDelta
+from quire.engines.remote import chat_requests, completions
+from quire.engines.remote.address import read_addresses
+from quire.engines.remote.chat_answers import ChatPart, ChatReader
+from quire.engines.remote.client import RemoteClient, check_key
+from quire.engines.remote.completions import CompletionsReader, completion_body
+from quire.engines.remote.greeting import greet
+from quire.engines.remote.options import (
+    api_key,
+    check_arguments,
+    check_chat_arguments,
+    sends_tokens,
+)
+from quire.engines.remote.reading import AnswerReader
 from quire.errors import (
     GenerationError,
     PromptTooLongError,
     UnsupportedOptionError,
 )
 from quire.messages import Conversation, read_conversation
-from quire.model_folder import read_json
 from quire.outputs import Delta
 from quire.prompt import Prompt
-from quire.remote import chat_requests, completions
-from quire.remote.address import read_addresses
-from quire.remote.chat_answers import ChatPart, ChatReader
-from quire.remote.client import RemoteClient, check_key
-from quire.remote.completions import CompletionsReader, completion_body
-from quire.remote.greeting import greet
-from quire.remote.options import api_key, check_arguments, check_chat_arguments, sends_tokens
-from quire.remote.reading import AnswerReader
 from quire.response_format import read_response_format
 from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
+from quire.weights.folder import read_json
 
 Part = TypeVar("Part")
 

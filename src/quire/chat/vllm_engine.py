@@ -21,25 +21,25 @@ from quire.chat.media_prompts import CallMedia, MediaPrompts
 from quire.chat.preparation import Messages, Request, Tools
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
 from quire.chat.vllm_texts import VllmTexts
+from quire.constraints.checking import GrammarChecker
+from quire.constraints.grammar_text import grammar_text
+from quire.engines.vllm.adapters import ServedAdapters
+from quire.engines.vllm.devices import find_devices
+from quire.engines.vllm.failures import our_errors
+from quire.engines.vllm.launch import Started, engine_argument_names, import_vllm
+from quire.engines.vllm.media import VllmInput, media_input, media_kinds, salted
+from quire.engines.vllm.model_facts import ModelFacts, check_weights, read_model_facts
+from quire.engines.vllm.outputs import DeltaReader
+from quire.engines.vllm.plan import AdapterNeeds, Plan, make_plan
+from quire.engines.vllm.request import to_vllm
+from quire.engines.vllm.supervisor import Supervisor
 from quire.errors import EngineError, SamplingError
 from quire.media.placement import Kind, check_kind
-from quire.model_folder import find_model_folder
-from quire.native.constraints.checking import GrammarChecker
-from quire.native.constraints.grammar_text import grammar_text
 from quire.outputs import Delta, Embedding, EngineLoad
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
-from quire.vllm.adapters import ServedAdapters
-from quire.vllm.devices import find_devices
-from quire.vllm.failures import our_errors
-from quire.vllm.launch import Started, engine_argument_names, import_vllm
-from quire.vllm.media import VllmInput, media_input, media_kinds, salted
-from quire.vllm.model_facts import ModelFacts, check_weights, read_model_facts
-from quire.vllm.outputs import DeltaReader
-from quire.vllm.plan import AdapterNeeds, Plan, make_plan
-from quire.vllm.request import to_vllm
-from quire.vllm.supervisor import Supervisor
+from quire.weights.folder import find_model_folder
 
 if TYPE_CHECKING:
     from vllm import RequestOutput

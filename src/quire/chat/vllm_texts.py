@@ -7,14 +7,14 @@ from typing import Any
 
 from quire.chat.text_options import TextOptions, embedding_options, score_options
 from quire.chat.texts import each_text, read_texts
+from quire.engines.vllm.adapters import ServedAdapters
+from quire.engines.vllm.launch import Started
+from quire.engines.vllm.plan import Purpose
+from quire.engines.vllm.pooling import check_pooling, pool
 from quire.errors import UnsupportedOptionError
 from quire.outputs import Embedding, Usage
 from quire.prompt import Prompt
 from quire.tokenizer import Tokenizer
-from quire.vllm.adapters import ServedAdapters
-from quire.vllm.launch import Started
-from quire.vllm.plan import Purpose
-from quire.vllm.pooling import check_pooling, pool
 
 _ENGINE_OF_ITS_OWN = (
     'vLLM makes embeddings in an engine of their own: give vllm_config {"runner": "pooling"}; the '

@@ -103,7 +103,7 @@ def _read_words(words: Sequence[str], options: PromptOptions) -> _Model:
     from quire.tokenizer import Tokenizer
 
     if named:
-        from quire.model_folder import find_model_folder
+        from quire.weights.folder import find_model_folder
 
         folder = find_model_folder(model_args)
         tokenizer = Tokenizer.from_folder(folder)

@@ -10,8 +10,8 @@ from quire.adapters.book import BASE, AdapterBook
 from quire.adapters.folder import read_adapter
 from quire.arguments import ModelArguments
 from quire.deploy.model import ServedModel
+from quire.engines.vllm.plan import AdapterNeeds
 from quire.errors import ConfigError
-from quire.vllm.plan import AdapterNeeds
 
 
 @dataclass(frozen=True, slots=True)

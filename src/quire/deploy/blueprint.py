@@ -13,7 +13,7 @@ from quire.deploy.model import ServedModel, find_served_model
 from quire.deploy.sampling import sampling_defaults
 from quire.deploy.spread import check_world, spread_over_nodes
 from quire.deploy.target import Target
-from quire.vllm.plan import make_plan
+from quire.engines.vllm.plan import make_plan
 
 IN_PROCESS = frozenset({"disable_log_stats", "use_tqdm_on_load"})
 """Planned for an engine inside a program; a server keeps its statistics and its progress bars."""

@@ -9,9 +9,9 @@ from typing import Any
 
 from quire.arguments import ModelArguments
 from quire.demo import named_demo_path
+from quire.engines.vllm.model_facts import ModelFacts, read_model_facts
 from quire.errors import ConfigError, ModelNotFoundError
-from quire.model_folder import read_json
-from quire.vllm.model_facts import ModelFacts, read_model_facts
+from quire.weights.folder import read_json
 
 
 @dataclass(frozen=True)

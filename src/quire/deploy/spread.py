@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire.deploy.target import Target
+from quire.engines.vllm.devices import Devices
+from quire.engines.vllm.model_facts import ModelFacts
+from quire.engines.vllm.placement import choose_placement
 from quire.errors import ConfigError
-from quire.vllm.devices import Devices
-from quire.vllm.model_facts import ModelFacts
-from quire.vllm.placement import choose_placement
 
 TENSOR, PIPELINE, DATA = SIZES = (
     "tensor_parallel_size",

@@ -6,10 +6,10 @@ import platform
 from dataclasses import dataclass
 from typing import Literal
 
+from quire.engines.vllm.devices import Devices
 from quire.errors import ConfigError
 from quire.machine.cpus import instruction_sets
 from quire.machine.memory import available_memory
-from quire.vllm.devices import Devices
 
 MultiNode = Literal["vllm", "ray"]
 """What joins several nodes: vLLM's own launcher, or a Ray cluster."""

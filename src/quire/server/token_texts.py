@@ -11,7 +11,7 @@ from quire.outputs import TokenLogprob
 from quire.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from quire.native.constraints.vocabulary import Vocabulary
+    from quire.constraints.vocabulary import Vocabulary
 
 LEAST = -9999.0
 """Stands for minus infinity, which JSON does not have; OpenAI's own number."""
@@ -32,7 +32,7 @@ class TokenTexts:
 
     @classmethod
     def _read(cls, tokenizer: Tokenizer) -> TokenTexts:
-        from quire.native.constraints.vocabulary import Vocabulary
+        from quire.constraints.vocabulary import Vocabulary
 
         texts = cls(tokenizer)
         try:

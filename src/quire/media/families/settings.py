@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import ConfigError
-from quire.model_folder import read_json
+from quire.weights.folder import read_json
 
 
 @dataclass(frozen=True)

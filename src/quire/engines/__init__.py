@@ -1,0 +1,1 @@
+"""Engines, one folder each, and the seam that they share."""

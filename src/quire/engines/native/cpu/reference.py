@@ -1,0 +1,337 @@
+"""The phases of a step in plain NumPy: what the compiled kernels are compared with.
+
+Each function is the kernel of its name in `kernels` or `attention`, on arrays instead of addresses
+and without the share of a thread. `ReferenceRunner` is a whole runner made of them: slow, exact,
+and ready without compiling anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.adapters.folder import Adapter
+from quire.engines.native.batch import Batch
+from quire.engines.native.cpu.batch_check import check_batch
+from quire.engines.native.cpu.layout import padded
+from quire.engines.native.cpu.lora_weights import LoraWeights, MapChange, lora_weights
+from quire.engines.native.cpu.weights import Weights, embedding_scale, widen
+from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, turned_angles
+from quire.engines.native.models.spec import Activation, ExpertsSpec, RopeSpec
+
+Floats = NDArray[np.float32]
+Matrix = NDArray[Any]  # float32, or bfloat16 as uint16
+
+
+def _wide(matrix: Matrix) -> Floats:
+    return widen(matrix) if matrix.dtype == np.uint16 else matrix
+
+
+def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+    mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+    return (x / np.sqrt(mean + np.float32(eps)) * weight).astype(np.float32)
+
+
+def gather_rows(table: Matrix, indices: NDArray[np.int32]) -> Floats:
+    """table[indices], widened."""
+    return _wide(table[indices])
+
+
+def linear(x: Floats, weight: Matrix, bias: Floats | None = None) -> Floats:
+    """x @ weight.T + bias."""
+    product: Floats = x @ _wide(weight).T
+    return product if bias is None else product + bias
+
+
+def silu_gate(gate: Floats, up: Floats) -> Floats:
+    """gate / (1 + exp(-gate)) * up."""
+    with np.errstate(over="ignore"):
+        return (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
+
+
+def gelu_gate(gate: Floats, up: Floats) -> Floats:
+    """gate * (1 + tanh(sqrt(2 / pi) * (gate + 0.044715 gate^3))) / 2 * up."""
+    inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate * gate * gate)
+    return (gate * (1 + np.tanh(inner)) / 2 * up).astype(np.float32)
+
+
+AddLora = Callable[[str, Floats, Floats], Floats]
+"""`add(role, x, out)`: out, and what the rows' adapters add to the linear map of x of that role."""
+
+
+def add_product(x: Floats, change: MapChange, out: Floats) -> Floats:
+    """out + x @ a.T @ b + shift."""
+    if change.shift is not None:
+        out = out + change.shift
+    if change.a is None or change.b is None:
+        return out
+    return out + (x @ change.a.T @ change.b).astype(np.float32, copy=False)
+
+
+def gated_ffn(
+    x: Floats,
+    tensors: Mapping[str, Matrix],
+    activation: Activation = "silu",
+    add: AddLora = lambda role, x, out: out,
+) -> Floats:
+    """silu(x @ gate.T + gate_bias) * (x @ up.T + up_bias), or gelu for silu."""
+    gate = add("gate", x, linear(x, tensors["gate"], tensors.get("gate_bias")))
+    curve = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]
+    return curve(gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
+
+
+def choose_experts(scores: Floats, spec: ExpertsSpec) -> tuple[NDArray[np.int64], Floats]:
+    """The experts of each row and their weights, (rows, per_token), by falling probability.
+
+    Equal ones come in the order of their numbers.
+    """
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    chosen = np.argsort(-weights, axis=-1, kind="stable")[:, : spec.per_token]
+    weights = np.take_along_axis(weights, chosen, axis=-1)
+    if spec.normalised:
+        weights /= weights.sum(-1, keepdims=True)
+    return chosen, weights
+
+
+def experts(
+    x: Floats, tensors: Mapping[str, Matrix], spec: ExpertsSpec, activation: Activation = "silu"
+) -> Floats:
+    """The weighted sum of each row's experts, the shared one among them."""
+    chosen, weights = choose_experts(linear(x, tensors["router"]), spec)
+    out: Floats = np.zeros_like(x)
+    for expert in range(spec.count):
+        rows, ranks = np.nonzero(chosen == expert)
+        out[rows] += weights[rows, ranks, None] * _expert(x[rows], tensors, expert, activation)
+    if spec.shared_size:
+        score = 1 / (1 + np.exp(-linear(x, tensors["shared_score"])))
+        out += score * _expert(x, tensors, spec.count, activation)
+    return out
+
+
+def _expert(
+    x: Floats, tensors: Mapping[str, Matrix], expert: int, activation: Activation
+) -> Floats:
+    own = {role: tensors[f"experts.{expert}.{role}"] for role in ("gate", "up", "down")}
+    return linear(gated_ffn(x, own, activation), own["down"])
+
+
+def soft_cap(x: Floats, cap: float) -> Floats:
+    """cap * tanh(x / cap); x for a cap of 0."""
+    return (cap * np.tanh(x / np.float32(cap))).astype(np.float32) if cap else x
+
+
+def rotate(x: Floats, cosines: Floats, sines: Floats, interleaved: bool = False) -> Floats:
+    """Turn pairs of (rows, heads, size) by their row's angles (rows, half).
+
+    The pairs are (x[i], x[i + half]), or (x[2 i], x[2 i + 1]) if `interleaved`; what lies beyond
+    twice `half` stays.
+    """
+    half = cosines.shape[1]
+    order = np.arange(2 * half).reshape((half, 2) if interleaved else (2, half))
+    low, high = order.T if interleaved else order
+    c, s = cosines[:, None], sines[:, None]
+    turned = x.copy()
+    turned[..., low] = x[..., low] * c - x[..., high] * s
+    turned[..., high] = x[..., high] * c + x[..., low] * s
+    return turned
+
+
+def store(k: Floats, v: Floats, slots: NDArray[np.int64], k_cache: Floats, v_cache: Floats) -> None:
+    """Write (rows, kv_heads, size) to the slots of one layer's caches."""
+    blocks, offsets = slots // k_cache.shape[3], slots % k_cache.shape[3]
+    k_cache[blocks, :, :, offsets] = k
+    v_cache[blocks, :, offsets, : v.shape[2]] = v
+
+
+def attention(
+    q: Floats, batch: Batch, k_cache: Floats, v_cache: Floats, window: int, cap: float = 0.0
+) -> Floats:
+    """Attend: q (rows, heads, size), scaled and rotated. Returns its shape."""
+    size = q.shape[2]
+    group = q.shape[1] // k_cache.shape[1]
+    out: Floats = np.zeros(q.shape, np.float32)
+    for sequence, table in enumerate(batch.block_tables):
+        start, end = batch.query_start[sequence : sequence + 2]
+        length = batch.context_lens[sequence]
+        # (blocks, kv_heads, size, block) and (blocks, kv_heads, block, size) to (heads, length, size)
+        keys = k_cache[table].transpose(1, 0, 3, 2).reshape(k_cache.shape[1], -1, size)
+        values = v_cache[table][..., :size].transpose(1, 0, 2, 3).reshape(keys.shape)
+        keys = np.repeat(keys[:, :length], group, axis=0)
+        values = np.repeat(values[:, :length], group, axis=0)
+        scores = soft_cap(np.einsum("rhd,hpd->hrp", q[start:end], keys), cap)
+        distance = batch.positions[start:end, None] - np.arange(length)
+        seen = (distance >= 0) & ((distance < window) if window else True)
+        scores = np.where(seen, scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        out[start:end] = np.einsum("hrp,hpd->rhd", weights, values)
+    return out
+
+
+class ReferenceAdapter:
+    """An adapter as it is read; satisfies `quire.engines.native.batch.LoadedAdapter`."""
+
+    def __init__(self, weights: LoraWeights) -> None:
+        self.number, self.weights = weights.adapter.number, weights
+
+
+def _adapted_rows(batch: Batch) -> Iterator[tuple[LoraWeights, slice]]:
+    """The adapter and the rows of each sequence that has one."""
+    for sequence, adapter in enumerate(batch.adapters or ()):
+        if isinstance(adapter, ReferenceAdapter):
+            yield adapter.weights, slice(*batch.query_start[sequence : sequence + 2])
+
+
+def _adder(batch: Batch, number: int) -> AddLora:
+    def add(role: str, x: Floats, out: Floats) -> Floats:
+        for weights, rows in _adapted_rows(batch):
+            change = weights.layers[number].get(role)
+            if change is not None:
+                out[rows] = add_product(x[rows], change, out[rows])
+        return out
+
+    return add
+
+
+def _embed(batch: Batch, embeddings: Matrix) -> Floats:
+    x = gather_rows(embeddings, batch.token_ids)
+    for weights, rows in _adapted_rows(batch):
+        ids, change = batch.token_ids[rows], weights.tables.get("embeddings")
+        if "embeddings" in weights.whole:
+            x[rows] = gather_rows(weights.whole["embeddings"], ids)
+        if change is not None and change.a is not None and change.b is not None:
+            x[rows] = x[rows] + change.a.T[ids] @ change.b
+    return x
+
+
+def _logits(batch: Batch, x: Floats, head: Matrix) -> Floats:
+    """The logits of all rows."""
+    logits = linear(x, head)
+    for weights, rows in _adapted_rows(batch):
+        if "head" in weights.whole:
+            logits[rows] = linear(x[rows], weights.whole["head"])
+        if "head" in weights.tables:
+            logits[rows] = add_product(x[rows], weights.tables["head"], logits[rows])
+    return logits
+
+
+class ReferenceRunner:
+    """A decoder in NumPy; satisfies `quire.engines.native.batch.Runner`."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        *,
+        max_model_len: int,
+        num_blocks: int,
+        block_size: int = 16,
+        max_batch_tokens: int = 2048,
+    ) -> None:
+        spec = weights.spec
+        self.block_size, self.num_blocks = block_size, num_blocks
+        self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
+        self.max_batch_tokens = max_batch_tokens
+        self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
+        self._spec, self._weights = spec, weights
+        self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
+        caches = (spec.num_layers, num_blocks, spec.num_kv_heads)
+        self._keys = np.zeros((*caches, spec.head_dim, block_size), np.float32)
+        self._values = np.zeros((*caches, block_size, padded(spec.head_dim)), np.float32)
+        self._angles = {
+            rope: cosines_and_sines(
+                *inverse_frequencies(rope, spec.head_dim, max_model_len), max_model_len
+            )
+            for rope in (spec.rope, spec.local_rope)
+            if rope is not None
+        }
+
+    def run(self, batch: Batch) -> Floats:
+        """Run the model over one batch; see `Runner`."""
+        check_batch(batch, self)
+        spec, tensors, eps = self._spec, self._weights.tensors, self._spec.norm_eps
+        x: Floats = _embed(batch, tensors["embeddings"])
+        x = x * embedding_scale(self._weights)
+        if batch.embeds is not None:
+            x[batch.embed_rows] = batch.embeds
+        for number, layer in enumerate(self._weights.layers):
+            add = _adder(batch, number)
+            mixed = self._attend(self._norm(x, number, "attention_norm"), batch, number)
+            mixed = add("o", mixed, linear(mixed, layer["o"], layer.get("o_bias")))
+            x = self._sum(x, self._norm(mixed, number, "post_attention_norm"))
+            normed, sparse = self._norm(x, number, "ffn_norm"), spec.sparse_ffn(number)
+            if sparse:
+                x = x + experts(normed, layer, sparse, spec.activation)
+                continue
+            gated = gated_ffn(normed, layer, spec.activation, add)
+            gated = add("down", gated, linear(gated, layer["down"], layer.get("down_bias")))
+            x = self._sum(x, self._norm(gated, number, "post_ffn_norm"))
+        normed = rms_norm(x, tensors["final_norm"], eps)
+        self.hidden = normed[batch.hidden_rows]
+        if "head" not in tensors:
+            return np.zeros((0, self.vocab_size), np.float32)
+        logits = _logits(batch, normed, tensors["head"])[batch.logits_rows]
+        logits = logits * np.float32(spec.logits_scale)
+        return soft_cap(logits, spec.logits_cap)
+
+    def _sum(self, x: Floats, y: Floats) -> Floats:
+        return (x + y * np.float32(self._spec.residual_scale)).astype(np.float32, copy=False)
+
+    def _norm(self, x: Floats, number: int, role: str) -> Floats:
+        """The norm of a role in a layer; x itself where there is none."""
+        weight = self._weights.layers[number].get(role)
+        return x if weight is None else rms_norm(x, weight, self._spec.norm_eps)
+
+    def _attend(self, normed: Floats, batch: Batch, number: int) -> Floats:
+        spec, layer = self._spec, self._weights.layers[number]
+        add = _adder(batch, number)
+        q, k, v = (
+            add(role, normed, linear(normed, layer[role], layer.get(f"{role}_bias")))
+            for role in ("q", "k", "v")
+        )
+        if spec.width_norms:
+            q, k = self._norm(q, number, "q_norm"), self._norm(k, number, "k_norm")
+        q, k, v = (x.reshape(batch.num_rows, -1, spec.head_dim) for x in (q, k, v))
+        if spec.head_norms:
+            q, k = self._norm(q, number, "q_norm"), self._norm(k, number, "k_norm")
+        rope = spec.rope_of(number)
+        if rope is not None:
+            cosines, sines = self._turns(rope, batch)
+            q, k = (rotate(x, cosines, sines, spec.interleaved_rope) for x in (q, k))
+        q = q * np.float32(spec.attention_scale)
+        store(k, v, batch.slots, self._keys[number], self._values[number])
+        mixed = attention(
+            q, batch, self._keys[number], self._values[number], spec.windows[number],
+            spec.attention_cap,
+        )  # fmt: skip
+        return mixed.reshape(batch.num_rows, -1)
+
+    def _turns(self, rope: RopeSpec, batch: Batch) -> tuple[Floats, Floats]:
+        """Cosines and sines (rows, half) of each row's places."""
+        cosines, sines = self._angles[rope]
+        places = batch.rope_positions
+        if places is None:
+            return cosines[batch.positions], sines[batch.positions]
+        highest = int(places.max(initial=0))
+        if highest >= len(cosines):
+            frequencies = inverse_frequencies(rope, self._spec.head_dim, self.max_model_len)
+            cosines, sines = self._angles[rope] = cosines_and_sines(*frequencies, highest + 1)
+        return turned_angles(cosines, places, rope), turned_angles(sines, places, rope)
+
+    def load_adapter(self, adapter: Adapter) -> ReferenceAdapter:
+        """Read an adapter for batches to come; see `Runner`."""
+        return ReferenceAdapter(lora_weights(adapter, self._weights))
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
+        for source, destination in pairs:
+            for cache in (self._keys, self._values):
+                cache[:, destination] = cache[:, source]
+
+    def close(self) -> None:
+        """Let go of the cache."""
+        self._keys = self._values = np.zeros((0, 0), np.float32)

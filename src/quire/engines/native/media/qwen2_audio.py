@@ -1,0 +1,67 @@
+"""Qwen2-Audio's tower: a log-mel spectrogram of 30 seconds, an encoder, a projector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from quire.engines.native.media.libraries import (
+    imported,
+    model_module,
+    no_random_weights,
+    read_config,
+    read_processor,
+    torch,
+)
+from quire.engines.native.media.module_weights import fill, tower_weights
+from quire.engines.native.placed_media import MediaFeatures
+from quire.errors import MediaError
+from quire.media.placement import Kind
+from quire.media.values import Medium, Sound
+
+
+class Qwen2AudioTower:
+    """Sounds to features; of one longer than the encoder takes, its beginning."""
+
+    kinds: frozenset[Kind] = frozenset({"audio"})
+
+    def __init__(self, folder: Path) -> None:
+        config = read_config(folder)
+        with no_random_weights():
+            tower = imported("transformers").AutoModel.from_config(
+                config.audio_config, dtype=torch().float32
+            )
+            projector = model_module("qwen2_audio").Qwen2AudioMultiModalProjector(config)
+        source = tower_weights(folder)
+        self._tower = fill(tower, "audio_tower", source)
+        self._projector = fill(projector, "multi_modal_projector", source)
+        self._extractor = read_processor("AutoFeatureExtractor", folder)
+
+    def features(self, medium: Medium) -> MediaFeatures:
+        """See `Tower`."""
+        assert isinstance(medium, Sound)
+        if medium.rate != self._extractor.sampling_rate:
+            raise MediaError(
+                f"The audio has {medium.rate} samples a second and this model hears "
+                f"{self._extractor.sampling_rate}: set audio_sampling_rate to that."
+            )
+        inputs = self._extractor(
+            medium.samples,
+            sampling_rate=medium.rate,
+            return_attention_mask=True,
+            padding="max_length",
+            return_tensors="np",
+        )
+        frames = int(np.asarray(inputs["attention_mask"]).sum())
+        between = (frames - 1) // 2 + 1
+        with torch().inference_mode():
+            mel = torch().tensor(np.asarray(inputs["input_features"], np.float32))
+            length = (mel.shape[-1] - 2) // 2 + 1
+            mask = torch().zeros(1, 1, length, length)
+            mask[..., between:] = -torch().inf
+            found = self._projector(self._tower(mel, attention_mask=mask).last_hidden_state)
+        count = (between - 2) // 2 + 1
+        if count < 1:
+            raise MediaError("The audio is too short for this model.")
+        return MediaFeatures(found[0, :count].numpy())

@@ -1,0 +1,20 @@
+"""Granite 3: Llama with a multiplier at each of four places."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from quire.engines.native.models import llama
+from quire.engines.native.models.spec import DecoderSpec
+from quire.weights.hub_config import HubConfig
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `granite`."""
+    return dataclasses.replace(
+        llama.decoder(config),
+        embedding_scale=config.number("embedding_multiplier", 1.0),
+        attention_multiplier=config.number("attention_multiplier", 1.0),
+        residual_scale=config.number("residual_multiplier", 1.0),
+        logits_scale=1 / config.number("logits_scaling", 1.0),
+    )

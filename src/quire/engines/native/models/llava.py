@@ -1,0 +1,57 @@
+"""LLaVA, Yi-VL and Qwen2-Audio: a decoder of another type in `text_config`, behind a tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from quire.engines.native.models import llama, mistral, qwen2
+from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.spec import DecoderSpec
+from quire.weights.hub_config import HubConfig
+
+# By the decoder's model_type; transformers leaves out of a text_config what is so.
+_DECODERS: dict[str, tuple[Callable[[HubConfig], DecoderSpec], dict[str, Any]]] = {
+    "llama": (
+        llama.decoder,
+        {
+            "vocab_size": 32_000,
+            "hidden_size": 4096,
+            "intermediate_size": 11_008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "max_position_embeddings": 2048,
+        },
+    ),
+    "mistral": (mistral.decoder, mistral.DEFAULTS),
+    "qwen2": (
+        qwen2.decoder,
+        {
+            "vocab_size": 151_936,
+            "hidden_size": 4096,
+            "intermediate_size": 22_016,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 32_768,
+        },
+    ),
+}
+
+
+def llava(config: HubConfig) -> DecoderSpec:
+    """The spec of the text decoder in a config whose model_type is `llava`, Yi-VL's too."""
+    return _text(config, "llama")
+
+
+def qwen2_audio(config: HubConfig) -> DecoderSpec:
+    """The spec of the text decoder in a config whose model_type is `qwen2_audio`."""
+    return _text(config, "qwen2")
+
+
+def _text(config: HubConfig, default: str) -> DecoderSpec:
+    text = config.inner("text_config", config.get("text_config", {}))
+    text.require("model_type", tuple(_DECODERS), default)
+    decoder, defaults = _DECODERS[text.get("model_type", default)]
+    full = config.with_changes({"text_config": text.values})
+    return text_of(full, decoder, defaults)

@@ -1,0 +1,51 @@
+"""Mistral: Llama with a sliding window over every layer, where the config gives one.
+
+Ministral has windows on the layers that its config names; Mistral Small 3 (`mistral3`) has a vision
+tower, and is read for its text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.engines.native.models.llama import common
+from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.spec import DecoderSpec
+from quire.weights.hub_config import HubConfig
+
+# transformers leaves out of a text_config what is so.
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131_072,
+}
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `mistral`."""
+    return DecoderSpec(
+        **common(config), windows=(_window(config),) * config.integer("num_hidden_layers")
+    )
+
+
+def _window(config: HubConfig) -> int:
+    # An absent key means 4096 to transformers; only an explicit null means no window.
+    return 0 if config.is_null("sliding_window") else config.integer("sliding_window", 4096)
+
+
+def ministral(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `ministral`."""
+    window, layers = _window(config), config.integer("num_hidden_layers")
+    return DecoderSpec(
+        **common(config), windows=config.windows(window, ["sliding_attention"] * layers)
+    )
+
+
+def multimodal(config: HubConfig) -> DecoderSpec:
+    """The spec of the text decoder in a config whose model_type is `mistral3`."""
+    config.inner("text_config").require("model_type", ("mistral",), "mistral")
+    return text_of(config, decoder, DEFAULTS)

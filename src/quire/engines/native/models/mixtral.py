@@ -1,0 +1,47 @@
+"""Mixtral: Mistral with a sparse FFN in every layer, the chosen experts' weights summing to 1."""
+
+from __future__ import annotations
+
+from quire.engines.native.models.llama import common
+from quire.engines.native.models.rope import read_rope
+from quire.engines.native.models.spec import DecoderSpec, ExpertNames, ExpertsSpec
+from quire.weights.hub_config import HubConfig
+
+_NAMES = ExpertNames(
+    router="block_sparse_moe.gate",
+    experts="block_sparse_moe.experts.{}.",
+    gate="w1",
+    up="w3",
+    down="w2",
+)
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `mixtral`."""
+    layers = config.integer("num_hidden_layers")
+    window = config.integer("sliding_window", 0, minimum=0)
+    return DecoderSpec(
+        **common(config, rope=read_rope(config, 1e6), norm_eps=1e-5),
+        windows=(window,) * layers,
+        experts=_experts(config, layers),
+    )
+
+
+def _experts(config: HubConfig, layers: int) -> ExpertsSpec:
+    count = config.integer("num_local_experts", 8)
+    return ExpertsSpec(
+        count=count,
+        per_token=per_token(config, count, 2),
+        ffn_size=config.integer("intermediate_size"),
+        sparse=(True,) * layers,
+        normalised=True,
+        names=_NAMES,
+    )
+
+
+def per_token(config: HubConfig, count: int, default: int) -> int:
+    """`num_experts_per_tok`, which is at most the number of experts."""
+    chosen = config.integer("num_experts_per_tok", default)
+    if chosen > count:
+        raise config.wrong("num_experts_per_tok", chosen, f"at most the {count} experts")
+    return chosen

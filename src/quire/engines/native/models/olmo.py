@@ -1,0 +1,44 @@
+"""OLMo 2 and 3: norms of what comes out of attention and FFN alone, and of queries and keys whole."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from quire.engines.native.models.gemma2 import every
+from quire.engines.native.models.llama import common
+from quire.engines.native.models.rope import read_rope, read_ropes_by_layer
+from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.weights.hub_config import HubConfig
+
+NAMES = WeightNames(
+    post_attention_norm="post_attention_layernorm", post_ffn_norm="post_feedforward_layernorm"
+)
+
+
+def olmo2(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `olmo2`."""
+    return _olmo(config, read_rope(config))
+
+
+def olmo3(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `olmo3`: windows on three of four layers."""
+    types = every(4, config.integer("num_hidden_layers"))
+    window = 0 if config.is_null("sliding_window") else config.integer("sliding_window", 4096)
+    windows = config.windows(window, types)
+    theta = config.number("rope_theta", 500_000.0)
+    rope, local_rope = read_ropes_by_layer(config, theta, theta)
+    return dataclasses.replace(_olmo(config, rope), windows=windows, local_rope=local_rope)
+
+
+def _olmo(config: HubConfig, rope: RopeSpec) -> DecoderSpec:
+    bias = config.flag("attention_bias")
+    return DecoderSpec(
+        **common(config, rope=rope, norm_eps=1e-5),
+        windows=(0,) * config.integer("num_hidden_layers"),
+        qkv_bias=bias,
+        o_bias=bias,
+        pre_norms=False,
+        post_norms=True,
+        width_norms=True,
+        names=NAMES,
+    )

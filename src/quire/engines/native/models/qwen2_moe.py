@@ -1,0 +1,67 @@
+"""Qwen2-MoE (Qwen1.5-MoE too): Qwen2 with experts, one of them shared by all tokens."""
+
+from __future__ import annotations
+
+from quire.engines.native.models.llama import common
+from quire.engines.native.models.mixtral import per_token
+from quire.engines.native.models.qwen2 import windows
+from quire.engines.native.models.spec import DecoderSpec, ExpertsSpec
+from quire.weights.hub_config import HubConfig
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `qwen2_moe`."""
+    return DecoderSpec(
+        **common(config),
+        windows=_windows(config),
+        qkv_bias=config.flag("qkv_bias", True),
+        experts=experts(
+            config,
+            count=60,
+            chosen=4,
+            ffn_size=1408,
+            shared_size=config.integer("shared_expert_intermediate_size", 5632, minimum=0),
+        ),
+    )
+
+
+def _windows(config: HubConfig) -> tuple[int, ...]:
+    """Without `layer_types`, every other layer below `max_window_layers` has a window."""
+    if "layer_types" in config or not config.flag("use_sliding_window"):
+        return windows(config)
+    window = config.integer("sliding_window", 4096)
+    last = config.integer("max_window_layers", 28, minimum=0)
+    layers = range(config.integer("num_hidden_layers"))
+    return tuple(window if layer % 2 == 0 and layer < last else 0 for layer in layers)
+
+
+def experts(
+    config: HubConfig, *, count: int, chosen: int, ffn_size: int, shared_size: int = 0
+) -> ExpertsSpec | None:
+    """The sparse FFN that Qwen2-MoE and Qwen3-MoE read alike; the sizes are the type's defaults.
+
+    Where `num_experts` is 0, or no layer is sparse, there is none.
+    """
+    # transformers 5 writes Qwen3-MoE's number under Mixtral's name.
+    key = "num_local_experts" if "num_local_experts" in config else "num_experts"
+    count = config.integer(key, count, minimum=0)
+    sparse = _sparse_layers(config)
+    if not count or not any(sparse):
+        return None
+    return ExpertsSpec(
+        count=count,
+        per_token=per_token(config, count, chosen),
+        ffn_size=config.integer("moe_intermediate_size", ffn_size),
+        sparse=sparse,
+        normalised=config.flag("norm_topk_prob"),
+        shared_size=shared_size,
+    )
+
+
+def _sparse_layers(config: HubConfig) -> tuple[bool, ...]:
+    """Every `decoder_sparse_step`-th layer, but those of `mlp_only_layers`."""
+    layers, step = config.integer("num_hidden_layers"), config.integer("decoder_sparse_step", 1)
+    dense = config.get("mlp_only_layers", [])
+    if not isinstance(dense, list) or not all(type(layer) is int for layer in dense):
+        raise config.wrong("mlp_only_layers", dense, "a list of layers' numbers")
+    return tuple(layer not in dense and (layer + 1) % step == 0 for layer in range(layers))

@@ -1,0 +1,62 @@
+"""Qwen2-VL and Qwen2.5-VL: Qwen2 whose rows have places in time, height and width (M-RoPE).
+
+Folders have the decoder's keys at the top of config.json (as on the hub) or in `text_config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from quire.engines.native.models import qwen2
+from quire.engines.native.models.llama import common
+from quire.engines.native.models.multimodal import SPELLINGS
+from quire.engines.native.models.rope import read_rope
+from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
+from quire.weights.hub_config import HubConfig
+
+# transformers leaves out what is so.
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 152_064,
+    "hidden_size": 8192,
+    "intermediate_size": 29_568,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32_768,
+    "max_window_layers": 80,
+    "rms_norm_eps": 1e-5,
+}
+_SECTIONS = [16, 24, 24]
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `qwen2_vl` or `qwen2_5_vl`."""
+    text = config.inner("text_config") if "text_config" in config else config
+    text = text.with_defaults(_DEFAULTS)
+    tied = config.flag("tie_word_embeddings") or text.flag("tie_word_embeddings")
+    fields = common(text, rope=_rope(text), norm_eps=1e-5)
+    fields |= {"model_type": config.get("model_type"), "tied_embeddings": tied}
+    return DecoderSpec(
+        **fields,
+        windows=qwen2.windows(text),
+        qkv_bias=True,
+        names=dataclasses.replace(WeightNames(), spellings=SPELLINGS),
+    )
+
+
+def _rope(config: HubConfig) -> RopeSpec:
+    """The rotary embedding; its type is "mrope" before transformers 5 and "default" since."""
+    key = "rope_scaling" if "rope_scaling" in config else "rope_parameters"
+    values = config.inner(key, config.get(key, {}))
+    sections = values.get("mrope_section", _SECTIONS)
+    plain = values.values
+    if "mrope" in (values.get("rope_type"), values.get("type")):
+        plain = {**plain, "rope_type": "default"}
+    rope = read_rope(config.with_changes({key: plain}), 1e6)
+    half = config.integer("hidden_size") // config.integer("num_attention_heads") // 2
+    half = config.integer("head_dim", 2 * half) // 2
+    fine = isinstance(sections, list) and all(type(one) is int and one > 0 for one in sections)
+    if not fine or sum(sections) != half:
+        raise values.wrong("mrope_section", sections, f"whole numbers that together are {half}")
+    return dataclasses.replace(rope, sections=tuple(sections))

@@ -1,0 +1,355 @@
+"""`DecoderSpec`: everything that tells one decoder from another, and the names of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from quire.quantization.schemes import Quantization
+
+RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
+Activation = Literal["silu", "gelu_tanh"]
+Rows = tuple[tuple[int, int], ...]
+"""Ranges of rows, each its first and the one after its last."""
+
+
+@dataclass(frozen=True, slots=True)
+class RopeSpec:
+    """Rotary embedding: `rope.inverse_frequencies` says what each field means to each kind.
+
+    `positions` is the context that the model was trained for, before any scaling.
+    """
+
+    kind: RopeKind = "default"
+    theta: float = 10_000.0
+    factor: float = 1.0
+    positions: int = 0
+    attention_factor: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    partial: float = 1.0
+    """The share of a head's dimensions that turn: the first ones. The others stay as they are."""
+    sections: tuple[int, ...] = ()
+    """M-RoPE: how many pairs in a row turn by the place in time, in height, in width, and so on."""
+
+    def size(self, head_dim: int) -> int:
+        """How many dimensions of a head turn."""
+        return int(head_dim * self.partial)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightNames:
+    """Names of the tensors in the folder; those of a layer follow `layers.format(layer)`."""
+
+    embeddings: str = "model.embed_tokens.weight"
+    final_norm: str = "model.norm.weight"
+    head: str = "lm_head.weight"
+    layers: str = "model.layers.{}."
+    attention_norm: str = "input_layernorm"
+    q: str = "self_attn.q_proj"
+    k: str = "self_attn.k_proj"
+    v: str = "self_attn.v_proj"
+    o: str = "self_attn.o_proj"
+    q_norm: str = "self_attn.q_norm"
+    k_norm: str = "self_attn.k_norm"
+    ffn_norm: str = "post_attention_layernorm"
+    gate: str = "mlp.gate_proj"
+    up: str = "mlp.up_proj"
+    down: str = "mlp.down_proj"
+    post_attention_norm: str = ""
+    post_ffn_norm: str = ""
+    qkv: str = ""
+    """The tensor in which queries, keys and values lie one after another; empty where they do not."""
+    qkv_by_group: bool = False
+    """In `qkv`, each key-value head's queries, key and value lie together (InternLM2)."""
+    gate_up: str = ""
+    """The tensor in which gate and up lie one after another; empty where they do not."""
+    spellings: tuple[tuple[str, str], ...] = ()
+    """Beginnings of names in a folder, and what stands here for each: (there, here)."""
+
+    def bare(self) -> WeightNames:
+        """The names in a folder that holds the decoder alone (transformers' `AutoModel`)."""
+        return replace(
+            self,
+            embeddings=self.embeddings.removeprefix("model."),
+            final_norm=self.final_norm.removeprefix("model."),
+            layers=self.layers.removeprefix("model."),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor that the model needs: its role in the layer, its name in the folder, its shape."""
+
+    role: str
+    name: str
+    shape: tuple[int, ...]
+    rows: Rows = ()
+    """Where it is a part of the tensor of that name: which rows, in order."""
+    of_rows: int = 0
+    """Where it is a part: the rows of the whole."""
+    offset: float = 0.0
+    """What is added to the stored values."""
+    within: TensorPart | None = None
+    """Where it may lie instead, in folders that have no tensor of its name."""
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in the folder."""
+        return (self.of_rows, *self.shape[1:]) if self.rows else self.shape
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPart:
+    """Rows of a larger tensor, all of whose dimensions but the last are counted as rows."""
+
+    name: str
+    shape: tuple[int, ...]
+    first_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertNames:
+    """Names of a sparse FFN's tensors after the layer's prefix; those of expert i in `experts`.
+
+    Folders have each expert's maps apart, or all experts in one tensor (the `fused` names, without
+    `.weight`): gate and up (experts, 2 * ffn_size, hidden), down (experts, hidden, ffn_size).
+    """
+
+    router: str = "mlp.gate"
+    experts: str = "mlp.experts.{}."
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+    shared: str = "mlp.shared_expert."
+    shared_score: str = "mlp.shared_expert_gate"
+    fused_router: str = "mlp.gate"
+    fused_gate_up: str = "mlp.experts.gate_up_proj"
+    fused_down: str = "mlp.experts.down_proj"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsSpec:
+    """A sparse FFN: `per_token` of `count` gated FFNs, chosen by the softmax of a router.
+
+    The sum is weighted by the probabilities of those chosen; `normalised` makes them sum to 1. A
+    shared expert of `shared_size` (0 for none) is run for every token, weighted by the sigmoid of a
+    score of its own.
+    """
+
+    count: int
+    per_token: int
+    ffn_size: int
+    sparse: tuple[bool, ...]
+    """Per layer: whether its FFN is this one, or dense."""
+    normalised: bool
+    shared_size: int = 0
+    names: ExpertNames = ExpertNames()
+
+    @property
+    def ffn_width(self) -> int:
+        """The values of the FFNs' first halves that one token makes."""
+        return self.per_token * self.ffn_size + self.shared_size
+
+    def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
+        """The tensors of one layer: `router`, `experts.<i>.gate`, `.up` and `.down` and, with a
+        shared expert, `shared_score` and, as the expert after the last, its three.
+        """
+        names, count = self.names, self.count
+        whole = (count, hidden)
+        router = TensorPart(f"{prefix}{names.fused_router}.weight", whole)
+        yield TensorSpec("router", f"{prefix}{names.router}.weight", whole, within=router)
+        for expert in range(count):
+            yield from self._expert_tensors(prefix, hidden, expert)
+        if self.shared_size:
+            yield TensorSpec("shared_score", f"{prefix}{names.shared_score}.weight", (1, hidden))
+            for role, name in (("gate", names.gate), ("up", names.up), ("down", names.down)):
+                shape = (self.shared_size, hidden) if role != "down" else (hidden, self.shared_size)
+                full = f"{prefix}{names.shared}{name}.weight"
+                yield TensorSpec(f"experts.{count}.{role}", full, shape)
+
+    def _expert_tensors(self, prefix: str, hidden: int, expert: int) -> Iterator[TensorSpec]:
+        names, size = self.names, self.ffn_size
+        own = f"{prefix}{names.experts.format(expert)}"
+        gate_up, down = f"{prefix}{names.fused_gate_up}", f"{prefix}{names.fused_down}"
+        both, back = (self.count, 2 * size, hidden), (self.count, hidden, size)
+        first = 2 * size * expert
+        for role, name, shape, part in (
+            ("gate", names.gate, (size, hidden), TensorPart(gate_up, both, first)),
+            ("up", names.up, (size, hidden), TensorPart(gate_up, both, first + size)),
+            ("down", names.down, (hidden, size), TensorPart(down, back, hidden * expert)),
+        ):
+            yield TensorSpec(f"experts.{expert}.{role}", f"{own}{name}.weight", shape, within=part)
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderSpec:
+    """A decoder-only transformer with RMS norms around attention and a gated FFN."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    ffn_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    rope: RopeSpec
+    windows: tuple[int, ...]
+    """Per layer: how many positions a token sees, itself included; 0 for all of them."""
+    norm_eps: float = 1e-6
+    activation: Activation = "silu"
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    head_norms: bool = False
+    """RMS norms over `head_dim` of each query and key head, before the rotary embedding."""
+    tied_embeddings: bool = False
+    names: WeightNames = WeightNames()
+    quantization: Quantization | None = None
+    """Which matrices the folder may hold as small whole numbers, and how."""
+    pre_norms: bool = True
+    """Norms of what goes into attention and into the FFN."""
+    post_norms: bool = False
+    """Norms of what comes out of attention and of the FFN, before it is added to the residual."""
+    norm_offset: float = 0.0
+    """What is added to the stored weights of the norms: 1 for Gemma."""
+    width_norms: bool = False
+    """RMS norms over all query heads together, and over all key heads, instead of `head_norms`."""
+    local_rope: RopeSpec | None = None
+    """The rotary embedding of layers with a window, where it is not `rope`."""
+    no_rope: tuple[int, ...] = ()
+    """Layers without a rotary embedding."""
+    interleaved_rope: bool = False
+    """Pairs of dimensions that turn together are neighbours, instead of half a head apart."""
+    embedding_scale: float = 1.0
+    round_embedding_scale: bool = False
+    """Round that scale to the type in which the embeddings are held, as the model's training did."""
+    attention_multiplier: float | None = None
+    """What scores are multiplied by; None for one by the root of the head size."""
+    residual_scale: float = 1.0
+    """What comes out of attention and of the FFN is multiplied by it before it is added."""
+    logits_scale: float = 1.0
+    attention_cap: float = 0.0
+    """Scores s become cap * tanh(s / cap); 0 for no cap."""
+    logits_cap: float = 0.0
+    """The same of the logits, after their scale."""
+    experts: ExpertsSpec | None = None
+    """A sparse FFN in some layers or all of them; its kernels add it to the residual as it is."""
+
+    def __post_init__(self) -> None:
+        assert not self.rope.sections or self.local_rope is None
+        assert self.experts is None or (self.residual_scale == 1 and not self.post_norms)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.windows)
+
+    @property
+    def q_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def attention_scale(self) -> float:
+        if self.attention_multiplier is not None:
+            return self.attention_multiplier
+        return self.head_dim**-0.5
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many dimensions of a head turn."""
+        return self.rope.size(self.head_dim)
+
+    def rope_of(self, layer: int) -> RopeSpec | None:
+        """The rotary embedding of a layer, None for none."""
+        if layer in self.no_rope:
+            return None
+        return self.local_rope if self.local_rope and self.windows[layer] else self.rope
+
+    @property
+    def ffn_width(self) -> int:
+        """The most values of an FFN's first half that one token makes in a layer."""
+        return max(self.ffn_size, self.experts.ffn_width if self.experts else 0)
+
+    def sparse_ffn(self, layer: int) -> ExpertsSpec | None:
+        """The sparse FFN of a layer; None where it is dense."""
+        return self.experts if self.experts and self.experts.sparse[layer] else None
+
+    def global_tensors(self) -> Iterator[TensorSpec]:
+        """The tensors outside the layers: `embeddings`, `final_norm` and, untied, `head`."""
+        names = self.names
+        yield TensorSpec("embeddings", names.embeddings, (self.vocab_size, self.hidden_size))
+        yield TensorSpec(
+            "final_norm", names.final_norm, (self.hidden_size,), offset=self.norm_offset
+        )
+        if not self.tied_embeddings:
+            yield TensorSpec("head", names.head, (self.vocab_size, self.hidden_size))
+
+    def tied_head(self) -> TensorSpec:
+        """The embeddings in the role of the head."""
+        return TensorSpec("head", self.names.embeddings, (self.vocab_size, self.hidden_size))
+
+    def layer_tensors(self, layer: int) -> Iterator[TensorSpec]:
+        """The tensors of one layer; a linear map's role is followed by its `<role>_bias`."""
+        names, prefix = self.names, self.names.layers.format(layer)
+        linears = (
+            ("q", names.q, self.q_size, self.hidden_size, self.qkv_bias),
+            ("k", names.k, self.kv_size, self.hidden_size, self.qkv_bias),
+            ("v", names.v, self.kv_size, self.hidden_size, self.qkv_bias),
+            ("o", names.o, self.hidden_size, self.q_size, self.o_bias),
+        )
+        dense = (
+            ("gate", names.gate, self.ffn_size, self.hidden_size, self.mlp_bias),
+            ("up", names.up, self.ffn_size, self.hidden_size, self.mlp_bias),
+            ("down", names.down, self.hidden_size, self.ffn_size, self.mlp_bias),
+        )
+        experts = self.sparse_ffn(layer)
+        for role, own_name, rows, columns, bias in linears if experts else (*linears, *dense):
+            name, part, whole = self._fused(role) or (own_name, (), 0)
+            yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), part, whole)
+            if bias:
+                yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
+        if experts:
+            yield from experts.tensors(prefix, self.hidden_size)
+        for role, name, size in self._norms():
+            yield TensorSpec(role, f"{prefix}{name}.weight", (size,), offset=self.norm_offset)
+
+    def _norms(self) -> Iterator[tuple[str, str, int]]:
+        """Role, name and size of a layer's norms."""
+        names = self.names
+        if self.pre_norms:
+            yield "attention_norm", names.attention_norm, self.hidden_size
+            yield "ffn_norm", names.ffn_norm, self.hidden_size
+        if self.post_norms:
+            yield "post_attention_norm", names.post_attention_norm, self.hidden_size
+            yield "post_ffn_norm", names.post_ffn_norm, self.hidden_size
+        if self.head_norms or self.width_norms:
+            width = self.width_norms
+            yield "q_norm", names.q_norm, self.q_size if width else self.head_dim
+            yield "k_norm", names.k_norm, self.kv_size if width else self.head_dim
+
+    def _fused(self, role: str) -> tuple[str, Rows, int] | None:
+        """Where a linear map is part of a larger tensor: its name, the part's rows, all its rows."""
+        names, q, kv, ffn = self.names, self.q_size, self.kv_size, self.ffn_size
+        if names.gate_up and role in ("gate", "up"):
+            return names.gate_up, ((0, ffn) if role == "gate" else (ffn, 2 * ffn),), 2 * ffn
+        if not names.qkv or role not in ("q", "k", "v"):
+            return None
+        groups = self.num_kv_heads if names.qkv_by_group else 1
+        q, kv = q // groups, kv // groups
+        first, end = {"q": (0, q), "k": (q, q + kv), "v": (q + kv, q + 2 * kv)}[role]
+        width = q + 2 * kv
+        rows = tuple((start + first, start + end) for start in range(0, groups * width, width))
+        return names.qkv, rows, groups * width

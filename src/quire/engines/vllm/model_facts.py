@@ -1,0 +1,157 @@
+"""What the plan for vLLM must know of a model: read from its folder, no weights loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quire.errors import ModelNotFoundError, WeightsError
+from quire.weights.folder import read_json
+from quire.weights.safetensors_header import read_header
+
+_DEFAULT_POSITIONS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """The sizes of a decoder, as its `config.json` gives them; 0 where it says nothing.
+
+    `max_positions` is the longest text in tokens, the scaling of its rotary embeddings included.
+    `weight_bytes` is the size of its files, and `weight_dtype` what they hold.
+    """
+
+    folder: Path
+    num_heads: int = 0
+    num_kv_heads: int = 0
+    head_dim: int = 0
+    num_layers: int = 0
+    intermediate_size: int = 0
+    max_positions: int = _DEFAULT_POSITIONS
+    vocab_size: int = 0
+    weight_bytes: int = 0
+    weight_dtype: str = "bfloat16"
+    quantization: str | None = None
+    num_experts: int = 0
+    rope: Mapping[str, Any] | None = None
+    """The config's own rotary parameters, in whichever spelling."""
+    trained_positions: int = _DEFAULT_POSITIONS
+    """The longest text before any scaling of the rotary embeddings."""
+    is_part: bool = False
+    """Whether the decoder is one part of the model, with a config inside the model's."""
+
+    def kv_bytes_per_token(self, element_bytes: int) -> int:
+        """Bytes that one token takes in the KV cache, over all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * element_bytes
+
+
+def read_model_facts(folder: Path) -> ModelFacts:
+    """Read the facts from `config.json`; of a model with media, those of its text decoder.
+
+    Raises:
+        ModelNotFoundError: there is no config, or it holds no JSON object.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelNotFoundError(f"{folder} has no config.json: is it a model's folder?")
+    config = read_json(folder, "config.json")
+    text = _text_config(config)
+    heads = _number(text, "num_attention_heads", "n_head")
+    hidden = _number(text, "hidden_size", "n_embd")
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    return ModelFacts(
+        folder=folder,
+        num_heads=heads,
+        num_kv_heads=_number(text, "num_key_value_heads", "multi_query_group_num") or heads,
+        head_dim=_number(text, "head_dim") or (hidden // heads if heads else 0),
+        num_layers=_number(text, "num_hidden_layers", "n_layer", "num_layers"),
+        intermediate_size=_number(text, "intermediate_size", "n_inner"),
+        max_positions=_max_positions(text, rope),
+        vocab_size=_number(text, "vocab_size"),
+        weight_bytes=sum(path.stat().st_size for path in weight_files(folder)),
+        weight_dtype=str(
+            text.get("dtype") or text.get("torch_dtype") or config.get("dtype")
+            or config.get("torch_dtype") or "bfloat16"
+        ).removeprefix("torch."),
+        quantization=_quantization(config),
+        num_experts=_number(text, "num_experts", "num_local_experts", "n_routed_experts"),
+        rope=rope if isinstance(rope, Mapping) else None,
+        trained_positions=_trained_positions(text, rope),
+        is_part=text is not config,
+    )  # fmt: skip
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The text decoder's part; a thinker holds one more such part."""
+    for name in ("thinker_config", "text_config", "llm_config"):
+        inner = config.get(name)
+        if isinstance(inner, Mapping) and inner:
+            config = inner
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of weights. Mistral's own form may lie beside Hugging Face's, with the same ones."""
+    files = sorted(folder.glob("*.safetensors"))
+    usual = [path for path in files if not path.name.startswith("consolidated")]
+    return usual or files
+
+
+def check_weights(folder: Path) -> None:
+    """See that there are weights and that no file of them was cut short, before vLLM is started.
+
+    Raises:
+        WeightsError: a truncated file, or weights in pickle's format alone.
+        ModelNotFoundError: no weights at all.
+    """
+    files = weight_files(folder)
+    if not files and any(folder.glob("*.bin")):
+        raise WeightsError(
+            f"{folder} holds weights as .bin files alone, which are pickles and may run code. Save "
+            "the model again with save_pretrained, which writes safetensors."
+        )
+    if not files:
+        raise ModelNotFoundError(f"{folder} holds no weights: no .safetensors file is there.")
+    for path in files:
+        try:
+            read_header(path)
+        except ValueError as error:
+            raise WeightsError(f"{path}: {error}. Copy or download it again.") from None
+
+
+def _number(values: Mapping[str, Any], *names: str) -> int:
+    """The first of these keys that holds a positive whole number, else 0."""
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return 0
+
+
+def _max_positions(text: Mapping[str, Any], rope: Any) -> int:
+    """The longest text: vLLM stretches it by YaRN's factor from the trained length."""
+    positions = _number(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    positions = positions or _DEFAULT_POSITIONS
+    if not isinstance(rope, Mapping):
+        return positions
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
+    if kind == "yarn" and isinstance(factor, (int, float)):
+        trained = _number(rope, "original_max_position_embeddings") or positions
+        return max(positions, int(trained * factor))
+    return positions
+
+
+def _trained_positions(text: Mapping[str, Any], rope: Any) -> int:
+    if isinstance(rope, Mapping):
+        original = _number(rope, "original_max_position_embeddings")
+        if original:
+            return original
+    return _max_positions(text, None)
+
+
+def _quantization(config: Mapping[str, Any]) -> str | None:
+    settings = config.get("quantization_config") or config.get("compression_config")
+    if not isinstance(settings, Mapping):
+        return None
+    method = settings.get("quant_method")
+    return method.lower() if isinstance(method, str) else "compressed-tensors"

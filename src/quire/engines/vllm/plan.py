@@ -1,0 +1,294 @@
+"""From quire's arguments to vLLM's: every engine argument and environment variable, and why.
+
+Nothing here imports vLLM, so that a plan can be made, shown and tested for machines that are not
+this one. `vllm_config` has the last word on every engine argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from quire.arguments import FinetuningArguments, ModelArguments
+from quire.engines.vllm.devices import Devices
+from quire.engines.vllm.model_facts import ModelFacts
+from quire.engines.vllm.placement import choose_placement
+from quire.engines.vllm.precision import Precision, choose_precision
+from quire.errors import ConfigError, OutOfMemoryError, nearest, sentence
+from quire.sampling import MAX_LOGPROBS
+
+UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""The executor that runs its one worker in the engine's process. Named in full: vLLM turns the
+short name back into one process more on a CPU."""
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as `max_lora_rank`."""
+
+STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
+"""llguidance, as on the native engine. Where white space is free, a model may write it without end."""
+
+CPU_SEQUENCES = 128
+"""vLLM's own `max_num_seqs` for a server on a CPU; the KV cache is cut to what they can fill."""
+
+Purpose = Literal["generate", "score", "embed"]
+"""What an engine of vLLM is started for; it does one of these."""
+
+_OF_GENERATION = ("max_logprobs", "structured_outputs_config")
+
+MIB = 2**20
+
+CPU_ONE_THREAD = 16 * MIB
+"""Weights up to here are computed by one thread. Several wait for each other longer than they work:
+64 streams of a model of 7 MiB ran 1.2 times as fast on one of two cores, those of 100 MiB 0.7 times."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterNeeds:
+    """What adapters ask of the engine: the largest rank, how many there are, and whether others
+    may be loaded later."""
+
+    largest_rank: int = 0
+    count: int = 0
+    more_later: bool = False
+
+    @property
+    def any(self) -> bool:
+        return self.count > 0 or self.more_later
+
+
+@dataclass(frozen=True)
+class Plan:
+    """vLLM's engine arguments, the environment of its processes, and what was chosen, in words."""
+
+    engine_args: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    notes: tuple[str, ...] = ()
+
+    @property
+    def purpose(self) -> Purpose:
+        """What the engine is for: with vLLM's runner `pooling` it writes no text."""
+        if self.engine_args.get("runner") != "pooling":
+            return "generate"
+        return "score" if self.engine_args.get("convert") == "classify" else "embed"
+
+
+def make_plan(
+    args: ModelArguments,
+    finetuning: FinetuningArguments,
+    model: ModelFacts,
+    devices: Devices,
+    adapters: AdapterNeeds | None = None,
+    *,
+    tokenizer: Path | None = None,
+    known: frozenset[str] | None = None,
+) -> Plan:
+    """Make the plan for one engine.
+
+    Args:
+        adapters: what LoRA adapters need; None is no adapters.
+        tokenizer: a folder whose tokenizer stands in for the model's own.
+        known: the engine arguments that this vLLM has; None checks none of them.
+
+    Raises:
+        ConfigError: an argument that vLLM cannot honour, or an unknown key of `vllm_config`.
+        UnsupportedModelError: weights in a format that the devices cannot run.
+        OutOfMemoryError: the KV cache would not hold one sequence.
+    """
+    own = dict(args.vllm_config or {})
+    _check_config(own, known)
+    _refuse(args)
+    precision = choose_precision(args, devices, model)
+    values = _base(args, finetuning, model, precision)
+    notes = [f"dtype {precision.note}"] if precision.note else []
+    environment: dict[str, str] = {}
+    if devices.is_cpu:
+        notes += _add_cpu(values, environment, args, model, devices, precision, own)
+    else:
+        notes += _add_devices(values, model, devices, own)
+    values |= _lora(args, adapters or AdapterNeeds())
+    if tokenizer is not None:
+        values["tokenizer"] = str(tokenizer)
+    values |= own
+    if values.get("runner") == "pooling":
+        values = {key: values[key] for key in values if key in own or key not in _OF_GENERATION}
+    return Plan(values, environment, tuple(notes))
+
+
+def _check_config(own: Mapping[str, Any], known: frozenset[str] | None) -> None:
+    for key in own:
+        if known is not None and key not in known:
+            raise ConfigError(
+                sentence(
+                    f"vllm_config: this vLLM has no engine argument {key!r}{nearest(key, known)}"
+                )
+            )
+
+
+def _refuse(args: ModelArguments) -> None:
+    if args.split_special_tokens:
+        raise ConfigError(
+            "split_special_tokens: users' text never becomes control tokens here, and the "
+            "template's always do; leave it out."
+        )
+    if not args.use_kv_cache:
+        raise ConfigError("use_kv_cache: vLLM always has a KV cache; leave it out.")
+
+
+def _base(
+    args: ModelArguments, finetuning: FinetuningArguments, model: ModelFacts, precision: Precision
+) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "model": str(model.folder),
+        "trust_remote_code": args.trust_remote_code,
+        "dtype": precision.dtype,
+        "max_model_len": _max_model_len(args, model),
+        "gpu_memory_utilization": args.vllm_gpu_util,
+        "enforce_eager": args.vllm_enforce_eager,
+        "max_logprobs": MAX_LOGPROBS,
+        "scheduling_policy": "priority",  # first come first served among equals
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "limit_mm_per_prompt": {
+            "image": args.max_images,
+            "video": args.max_videos,
+            "audio": args.max_audios,
+        },
+        "structured_outputs_config": dict(STRUCTURED_OUTPUTS),
+    }
+    if precision.quantization is not None:
+        values["quantization"] = precision.quantization
+    if args.rope_scaling is not None:
+        values["hf_overrides"] = _rope_override(args.rope_scaling, model)
+    if finetuning.stage == "rm":
+        values |= {"runner": "pooling", "convert": "classify"}
+    return values
+
+
+def _max_model_len(args: ModelArguments, model: ModelFacts) -> int:
+    """The user's length; the default is a wish, cut to what the model knows."""
+    if "vllm_maxlen" in args.explicit():
+        return args.vllm_maxlen
+    longest = model.max_positions
+    if args.rope_scaling is not None:
+        longest = 2 * model.trained_positions
+    return min(args.vllm_maxlen, longest)
+
+
+def _rope_override(kind: str, model: ModelFacts) -> dict[str, Any]:
+    """Twice the trained length, as LLaMA-Factory's `rope_scaling` gives it."""
+    if model.is_part:
+        raise ConfigError(
+            "rope_scaling: the text decoder is one part of this model, and vLLM takes no scaling for "
+            'it by this name; give vllm_config {"hf_overrides": {...}} instead.'
+        )
+    trained = model.trained_positions
+    own = model.rope or {}
+    theta = {"rope_theta": own["rope_theta"]} if "rope_theta" in own else {}
+    scaling = {"rope_type": kind, "factor": 2.0, **theta}
+    if kind in ("yarn", "llama3"):
+        scaling["original_max_position_embeddings"] = trained
+    if kind == "llama3":
+        scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return {"rope_parameters": scaling, "max_position_embeddings": 2 * trained}
+
+
+def _add_devices(
+    values: dict[str, Any], model: ModelFacts, devices: Devices, own: Mapping[str, Any]
+) -> list[str]:
+    """Spread over all devices, unless the user says how."""
+    spread = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+    if any(key in own for key in spread):
+        return []
+    placement = choose_placement(devices, model)
+    values["tensor_parallel_size"] = placement.tensor_parallel_size
+    return [placement.note] if placement.note else []
+
+
+def _add_cpu(
+    values: dict[str, Any],
+    environment: dict[str, str],
+    args: ModelArguments,
+    model: ModelFacts,
+    devices: Devices,
+    precision: Precision,
+    own: Mapping[str, Any],
+) -> list[str]:
+    """All cores, no process more than needed, and memory that is said and not guessed."""
+    notes: list[str] = []
+    if all(own.get(key, 1) == 1 for key in ("tensor_parallel_size", "pipeline_parallel_size")):
+        values["distributed_executor_backend"] = UNIPROC
+        # vLLM's own binding keeps one core back for its frontend, which is idle most of the time.
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        cores = "all cores"
+        if 0 < model.weight_bytes <= CPU_ONE_THREAD:
+            environment["OMP_NUM_THREADS"] = "1"
+            cores = "one thread for so small a model"
+        notes.append(f"{cores}, the worker in the engine's own process")
+    if "kv_cache_memory_bytes" not in own:
+        size = _cpu_kv_bytes(args, model, devices, precision, own)
+        if size:
+            values["kv_cache_memory_bytes"] = size
+            notes.append(f"{size / MIB:,.0f} MiB of KV cache")
+    return notes
+
+
+def _cpu_kv_bytes(
+    args: ModelArguments,
+    model: ModelFacts,
+    devices: Devices,
+    precision: Precision,
+    own: Mapping[str, Any],
+) -> int:
+    """The share `vllm_gpu_util` of what the weights leave free, and no more than can be filled.
+
+    0 where the config does not tell the size of a token: vLLM then chooses.
+    """
+    token = model.kv_bytes_per_token(precision.element_bytes)
+    if not token:
+        return 0
+    length = int(_given(own, "max_model_len", _max_model_len(args, model)))
+    sequences = int(_given(own, "max_num_seqs", CPU_SEQUENCES))
+    share = _given(own, "gpu_memory_utilization", args.vllm_gpu_util)
+    weights = model.weight_bytes * (2 if precision.dtype == "float32" else 1)
+    room = int(share * max(0, devices.free_memory - weights))
+    block = 128  # tokens; vLLM's block on a CPU
+    one = -(-length // block) * block * token
+    if room < one:
+        raise OutOfMemoryError(
+            f"The KV cache of one sequence of {length:,} tokens needs {one / MIB:,.0f} MiB; "
+            f"vllm_gpu_util {share:g} of what the weights leave free is {room / MIB:,.0f} MiB. Lower "
+            "vllm_maxlen, or raise vllm_gpu_util."
+        )
+    return min(room, (sequences + 1) * one)
+
+
+def _given(own: Mapping[str, Any], key: str, default: float) -> float:
+    """The user's number; the default where there is none, or a word for vLLM's own choice."""
+    value = own.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return default
+    return value if value > 0 else default
+
+
+def _lora(args: ModelArguments, adapters: AdapterNeeds) -> dict[str, Any]:
+    if not adapters.any:
+        return {}
+    slots = max(adapters.count, 4 if adapters.more_later else 1)
+    return {
+        "enable_lora": True,
+        "max_loras": slots,
+        "max_cpu_loras": max(slots, 16),
+        "max_lora_rank": _lora_rank(args, adapters),
+    }
+
+
+def _lora_rank(args: ModelArguments, adapters: AdapterNeeds) -> int:
+    """The adapters' largest rank, or `vllm_max_lora_rank` where that is asked for and larger."""
+    asked = adapters.more_later or "vllm_max_lora_rank" in args.explicit()
+    rank = max(adapters.largest_rank, args.vllm_max_lora_rank if asked else 1)
+    for size in LORA_RANKS:
+        if size >= rank:
+            return size
+    raise ConfigError(f"A LoRA rank of {rank} is more than vLLM takes ({LORA_RANKS[-1]}).")

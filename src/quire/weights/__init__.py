@@ -1,0 +1,1 @@
+"""A model as files: its folder, its config, its tensors."""

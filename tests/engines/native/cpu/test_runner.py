@@ -1,0 +1,404 @@
+"""The runner on random models: logits equal transformers', and never depend on the company."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from quire.engines.native.cpu import loading
+from quire.engines.native.cpu.batch_check import check_batch
+from quire.engines.native.cpu.loading import load_model
+from quire.engines.native.cpu.machine_code import load_step
+from quire.engines.native.cpu.runner import CpuRunner
+from quire.errors import EngineClosedError
+from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
+from tests.engines.native.random_models import KINDS, load_oracle, make_random_model
+
+LENGTH = 130
+
+Load = Callable[..., CpuRunner]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    made: dict[str, Path] = {}
+
+    def folder(kind: str, **overrides: Any) -> Path:
+        key = repr((kind, sorted(overrides.items())))
+        if key not in made:
+            where = tmp_path_factory.mktemp(kind) / "model"
+            made[key] = make_random_model(where, kind, **overrides)
+        return made[key]
+
+    return folder
+
+
+def oracle_logits(folder: Path, ids: list[int]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return load_oracle(folder)(torch.tensor([ids])).logits[0].numpy()
+
+
+SIZES: list[dict[str, Any]] = [
+    {"head_dim": 16},
+    {"head_dim": 20},
+    {"head_dim": 64},
+    {"head_dim": 80},
+    {"head_dim": 128},
+    {"hidden_size": 72, "intermediate_size": 101, "head_dim": 18},
+    {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 16},
+    {"attention_bias": True, "mlp_bias": True},
+    {"tie_word_embeddings": True, "max_shard_size": "60KB"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_equal_transformers(kind: str, folders: Callable[..., Path], load: Load) -> None:
+    folder, ids = folders(kind), random_ids(LENGTH)
+    found = logits_of(load(folder, max_model_len=256), ids)
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
+def test_longrope_of_long_texts(folders: Callable[..., Path], load: Load) -> None:
+    """A runner that takes more than the original length has the long factors for every text."""
+    folder, ids = folders("phi4_mini"), random_ids(300)
+    found = logits_of(load(folder, max_batch_tokens=512), ids, [100])
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
+def test_rounded_embedding_scale(folders: Callable[..., Path], load: Load) -> None:
+    """With bfloat16 weights, Gemma's scale is what its training multiplied by: rounded."""
+    folder, ids = folders("gemma3_text", dtype="bfloat16", hidden_size=72), random_ids(40)
+    model = load_oracle(folder)
+    for held, scale in (("auto", 8.5), ("float32", 72**0.5)):
+        model.model.embed_tokens.embed_scale.fill_(scale)
+        with torch.inference_mode():
+            wanted = model(torch.tensor([ids])).logits[0].numpy()
+        found = logits_of(load(folder, dtype=held), ids)
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", SIZES, ids=str)
+def test_odd_sizes(changes: dict[str, Any], folders: Callable[..., Path], load: Load) -> None:
+    folder, ids = folders("llama2", **changes), random_ids(LENGTH)
+    found = logits_of(load(folder, num_threads=2), ids)
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "glm4", "granite", "internlm2", "olmo2", "phi3"])
+def test_odd_sizes_of_other_kinds(kind: str, folders: Callable[..., Path], load: Load) -> None:
+    """No size is a whole number of registers; one key head, and one of GLM's pairs is left over."""
+    sizes = {"hidden_size": 72, "intermediate_size": 101, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 1, "head_dim": 18 if kind != "glm4" else 20}
+    folder, ids = folders(kind, **sizes), random_ids(LENGTH)
+    found = logits_of(load(folder, num_threads=2), ids, [100, 1])
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
+def test_many_query_heads_of_one_key_head(folders: Callable[..., Path], load: Load) -> None:
+    """More heads than a tile of attention has pairs."""
+    folder = folders(
+        "llama2", hidden_size=80, num_attention_heads=40, num_key_value_heads=1, head_dim=16
+    )
+    ids = random_ids(70)
+    np.testing.assert_allclose(logits_of(load(folder), ids), oracle_logits(folder, ids), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama3", "phi3", "olmo2", "granite"])
+def test_bfloat16_weights(kind: str, folders: Callable[..., Path], load: Load) -> None:
+    folder, ids = folders(kind, dtype="bfloat16", hidden_size=72, head_dim=18), random_ids(LENGTH)
+    runner = load(folder)
+    np.testing.assert_allclose(logits_of(runner, ids), oracle_logits(folder, ids), atol=1e-4)
+    widened = load(folder, dtype="float32")
+    np.testing.assert_array_equal(logits_of(runner, ids), logits_of(widened, ids))
+
+
+def test_float16_weights(folders: Callable[..., Path], load: Load) -> None:
+    folder, ids = folders("qwen3", dtype="float16"), random_ids(40)
+    np.testing.assert_allclose(logits_of(load(folder), ids), oracle_logits(folder, ids), atol=1e-4)
+
+
+def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], load: Load) -> None:
+    folder = folders("mistral", max_position_embeddings=1024, sliding_window=300)
+    ids = random_ids(700)
+    found = logits_of(load(folder, max_batch_tokens=512), ids, [300])
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind", ["mistral", "qwen3", "llama3", "gemma2", "glm", "granite", "olmo3"]
+)
+def test_chunks_threads_and_blocks_change_no_bit(
+    kind: str, folders: Callable[..., Path], load: Load
+) -> None:
+    folder, ids = folders(kind), random_ids(LENGTH)
+    whole = logits_of(load(folder), ids)
+    for threads in (1, 2, 3, 5):
+        runner = load(folder, num_threads=threads)
+        np.testing.assert_array_equal(logits_of(runner, ids), whole)
+        np.testing.assert_array_equal(logits_of(runner, ids, [7, 64, 1, 30]), whole)
+    one_by_one = logits_of(load(folder, num_threads=2), ids, [1] * LENGTH)
+    np.testing.assert_array_equal(one_by_one, whole)
+    np.testing.assert_array_equal(logits_of(load(folder, block_size=32), ids), whole)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_company_changes_no_bit(
+    data: st.DataObject, folders: Callable[..., Path], load: Load
+) -> None:
+    """Sequences of a batch, each at its own place, give the logits that each gives alone."""
+    runner = load(folders("mistral"), num_threads=2)
+    lengths = data.draw(st.lists(st.integers(1, 60), min_size=1, max_size=4))
+    sequences = [random_ids(length, seed) for seed, length in enumerate(lengths)]
+    alone = [logits_of(runner, ids) for ids in sequences]
+    cuts = [data.draw(st.integers(0, length - 1)) for length in lengths]
+    tables, first = [], 0
+    for length in lengths:
+        tables.append(table_of(length, first))
+        first += len(tables[-1])
+    for ids, cut, table in zip(sequences, cuts, tables, strict=True):
+        if cut:
+            runner.run(make_batch([(ids[:cut], 0, table)]))
+    rows = [
+        (ids[cut:], cut, table) for ids, cut, table in zip(sequences, cuts, tables, strict=True)
+    ]
+    together = runner.run(make_batch(rows))
+    wanted = np.concatenate([logits[cut:] for logits, cut in zip(alone, cuts, strict=True)])
+    np.testing.assert_array_equal(together, wanted)
+
+
+def test_only_the_wanted_rows(folders: Callable[..., Path], load: Load) -> None:
+    runner, ids = load(folders("qwen2"), num_threads=2), random_ids(50)
+    batch = make_batch([(ids, 0, table_of(50))])
+    every = runner.run(batch).copy()
+    rows = np.array([49, 3], np.int32)
+    some = runner.run(dataclasses.replace(batch, logits_rows=rows))
+    np.testing.assert_array_equal(some, every[rows])
+    none = runner.run(dataclasses.replace(batch, logits_rows=rows[:0]))
+    assert none.shape == (0, 300)
+
+
+def test_copied_blocks_serve_as_the_first(folders: Callable[..., Path], load: Load) -> None:
+    runner, ids = load(folders("qwen3")), random_ids(40)
+    whole = logits_of(runner, ids)
+    source = table_of(40)
+    copies = [block + 10 for block in source]
+    runner.copy_blocks(list(zip(source, copies, strict=True)))
+    after = runner.run(make_batch([(ids[39:], 39, copies)]))
+    np.testing.assert_array_equal(after, whole[39:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"token_ids": np.full(4, 300, np.int32)}, "token_ids"),
+        ({"positions": np.arange(-1, 3, dtype=np.int32)}, "positions"),
+        ({"positions": np.array([0, 2, 1, 3], np.int32)}, "consecutive"),
+        ({"slots": np.full(4, 1 << 40, np.int64)}, "slots"),
+        ({"block_tables": np.array([[10**6]], np.int32)}, "block_tables"),
+        ({"block_tables": np.zeros((1, 0), np.int32)}, "shorter"),
+        ({"logits_rows": np.array([4], np.int32)}, "logits_rows"),
+        ({"query_start": np.array([0, 3], np.int32)}, "query_start"),
+        ({"context_lens": np.array([9], np.int32)}, "context_lens"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
+)
+def test_a_wrong_batch_is_refused(
+    change: dict[str, Any], message: str, folders: Callable[..., Path], load: Load
+) -> None:
+    runner = load(folders("llama2"))
+    batch = make_batch([([5, 6, 7, 8], 0, [0])])
+    with pytest.raises(ValueError, match=message):
+        runner.run(dataclasses.replace(batch, **change))
+    assert np.isfinite(runner.run(batch)).all()
+
+
+@pytest.fixture(scope="module")
+def sound_runner(folders: Callable[..., Path]) -> Iterator[CpuRunner]:
+    runner = load_model(folders("llama2"), max_sequences=8, max_batch_tokens=256, num_threads=1)
+    yield runner
+    runner.close()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_compiled_check_finds_what_the_plain_one_finds(
+    data: st.DataObject, sound_runner: CpuRunner
+) -> None:
+    table = [3, 1, 7]
+    batch = make_batch([(random_ids(20), 0, table), ([9], 4, [5]), (random_ids(6), 30, table)])
+    fields = ("token_ids", "positions", "slots", "query_start", "context_lens", "block_tables",
+              "logits_rows")  # fmt: skip
+    name = data.draw(st.sampled_from(fields))
+    values = getattr(batch, name).copy()
+    near = st.integers(-2, 40) | st.sampled_from(
+        [299, 300, 63, 64, 1023, 1024, 2**31 - 1, -(2**31)]
+    )
+    values.reshape(-1)[data.draw(st.integers(0, values.size - 1))] = data.draw(near)
+    changed = dataclasses.replace(batch, **{name: values})
+    try:
+        check_batch(changed, sound_runner)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            sound_runner.run(changed)
+    else:
+        assert np.isfinite(sound_runner.run(changed)).all()
+
+
+def test_a_batch_larger_than_the_scratch_is_refused(
+    folders: Callable[..., Path], load: Load
+) -> None:
+    with pytest.raises(ValueError, match="takes 16"):
+        logits_of(load(folders("llama2"), max_batch_tokens=16), random_ids(17))
+
+
+def threads_of_kernels() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("quire-kernels")]
+
+
+def test_close_ends_the_threads(folders: Callable[..., Path], load: Load) -> None:
+    before = len(threads_of_kernels())
+    runner = load(folders("llama2"), num_threads=3)
+    assert len(threads_of_kernels()) == before + 2
+    runner.close()
+    runner.close()
+    assert len(threads_of_kernels()) == before
+    with pytest.raises(EngineClosedError):
+        runner.run(make_batch([([5], 0, [0])]))
+    with pytest.raises(EngineClosedError):
+        runner.copy_blocks([(0, 1)])
+
+
+def test_a_forgotten_runner_ends_its_threads(folders: Callable[..., Path]) -> None:
+    before = len(threads_of_kernels())
+    runner = load_model(folders("llama2"), num_threads=2, max_batch_tokens=16, max_sequences=1)
+    assert len(threads_of_kernels()) == before + 1
+    del runner
+    assert len(threads_of_kernels()) == before
+
+
+def test_two_runners_in_threads_of_their_own(folders: Callable[..., Path], load: Load) -> None:
+    ids = random_ids(60)
+    runners = [load(folders(kind), num_threads=2) for kind in ("qwen2", "qwen3")]
+    wanted = [logits_of(runner, ids) for runner in runners]
+    found: dict[tuple[int, int], NDArray[np.float32]] = {}
+
+    def work(number: int, caller: int) -> None:
+        # callers of one runner use blocks of their own
+        found[number, caller] = logits_of(runners[number], ids, [10, 20, 1, 1], 4 * caller)
+
+    # The logits of a run are valid until the next one, so two callers of one runner take turns.
+    for caller in range(2):
+        threads = [threading.Thread(target=work, args=(n, caller)) for n in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    for (number, _), logits in found.items():
+        np.testing.assert_array_equal(logits, wanted[number])
+    assert len(found) == 4
+
+
+def _in_child(runner: CpuRunner, ids: list[int], pipe: Any) -> None:
+    pipe.send(logits_of(runner, ids))
+    runner.close()
+
+
+def test_a_forked_child_has_threads_of_its_own(folders: Callable[..., Path], load: Load) -> None:
+    runner, ids = load(folders("qwen2"), num_threads=2), random_ids(40)
+    wanted = logits_of(runner, ids)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_in_child, args=(runner, ids, theirs))
+    child.start()
+    try:
+        assert ours.poll(60), "the child hangs"
+        np.testing.assert_array_equal(ours.recv(), wanted)
+    finally:
+        child.join(10)
+        child.kill()
+    np.testing.assert_array_equal(logits_of(runner, ids), wanted)
+
+
+def test_an_interrupted_step_leaves_the_runner_usable(
+    folders: Callable[..., Path], load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller is interrupted after the other threads were woken: they must not wait for ever."""
+    real, interrupts = load_step(), [True, False, False]
+
+    def step(number: int, table: int) -> None:
+        if number == 0 and interrupts.pop():
+            raise KeyboardInterrupt
+        real(number, table)
+
+    monkeypatch.setattr(loading, "load_step", lambda on_compile: step)
+    runner, ids = load(folders("qwen2"), num_threads=3), random_ids(40)
+    wanted = logits_of(runner, ids)
+    before = len(threads_of_kernels())
+    logits_of(runner, ids)
+    with pytest.raises(KeyboardInterrupt):
+        logits_of(runner, ids)
+    interrupts.append(False)
+    np.testing.assert_array_equal(logits_of(runner, ids), wanted)
+    assert len(threads_of_kernels()) == before
+
+
+def test_threads_that_come_late_or_never_are_not_waited_for(
+    folders: Callable[..., Path], load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, woken = load_step(), threading.Event()
+
+    def step(number: int, table: int) -> None:
+        if number == 2:
+            woken.wait(60)
+        elif number == 1:
+            time.sleep(0.002)
+        real(number, table)
+
+    ids = random_ids(60)
+    wanted = logits_of(load(folders("qwen3")), ids)
+    monkeypatch.setattr(loading, "load_step", lambda on_compile: step)
+    runner = load(folders("qwen3"), num_threads=3)
+    np.testing.assert_array_equal(logits_of(runner, ids, [20] + [1] * 20), wanted)
+    woken.set()
+    np.testing.assert_array_equal(logits_of(runner, ids, [1] * 30), wanted)
+
+
+def test_nan_stays_in_its_own_sequence(
+    folders: Callable[..., Path], load: Load, tmp_path: Path
+) -> None:
+    folder = make_random_model(tmp_path / "model", "llama2")
+    poison_embedding(folder, token=7)
+    runner, healthy = load(folder, num_threads=2), [5, 6, 8, 9]
+    alone = logits_of(runner, healthy)
+    batch = make_batch([([3, 7, 4], 0, [1]), (healthy, 0, [0])])
+    together = runner.run(batch)
+    assert np.isnan(together[1:3]).all()
+    np.testing.assert_array_equal(together[3:], alone)
+    # Nor does what it leaves in a block reach the sequence that has the block next.
+    after = runner.run(make_batch([(healthy, 0, [1])]))
+    np.testing.assert_array_equal(after, alone)
+
+
+def poison_embedding(folder: Path, token: int) -> None:
+    """Make a token's embedding NaN in the folder's weights."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][token] = np.nan
+    save_file(tensors, folder / "model.safetensors")

