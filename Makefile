@@ -52,7 +52,7 @@ bench: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python -m benchmarks
 
 models: $(VENV)/.dev  ## make the demo models again, in some two hours; one alone: PART=see
-	$(BIN)/python -m quire.demo.make $(PART)
+	$(BIN)/python -m tools.demo_models $(PART)
 
 clean:           ## remove the environment and all caches
 	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -12,9 +12,6 @@ import quire
 
 SOURCE = Path(quire.__file__).parent
 FORBIDDEN = {"torch", "transformers", "peft", "vllm"}
-MAKERS = {"make.py", "train.py", "muon.py", "network.py", "rewards.py"} | {
-    "media_exam.py", "media_network.py", "media_train.py",
-}  # fmt: skip  # of the demo models
 VLLM = (
     SOURCE / "engines" / "vllm",
     SOURCE / "chat" / "vllm_engine.py",
@@ -52,8 +49,7 @@ def test_no_file_of_the_core_imports_torch() -> None:
     offenders = {
         str(path.relative_to(SOURCE)): found
         for path in SOURCE.rglob("*.py")
-        if not (path.parent.name == "demo" and path.name in MAKERS)
-        and path not in (CONVERSION, GENERAL, YI_VL)
+        if path not in (CONVERSION, GENERAL, YI_VL)
         and (found := (FORBIDDEN - allowed(path)) & set(imports_of(path)))
     }
     assert offenders == {}

@@ -25,7 +25,6 @@ from transformers import (
 from quire import ChatModel
 from quire.chat.native_engine import NativeEngine
 from quire.demo import demo_adapter_path, demo_model_path, demo_reward_path
-from quire.demo.rewards import held_out_pairs, shown
 from quire.errors import (
     EngineClosedError,
     EngineError,
@@ -41,6 +40,7 @@ from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 from tests.chat.model_folders import make_model_folder
 from tests.engines.native.random_adapters import load_peft
+from tools.demo_models.rewards import held_out_pairs, shown
 
 PAIRS = held_out_pairs(100)
 TEXTS = [shown(p.question, p.better, n % 5) for n, p in enumerate(PAIRS[:12])]

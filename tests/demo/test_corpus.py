@@ -9,15 +9,15 @@ from random import Random
 
 import pytest
 
-from quire.demo import faq, names, sums
-from quire.demo.corpus import dialogues
-from quire.demo.exchange import Dialogue, Exchange, segments
-from quire.demo.manners import MANNERS, mannered
-from quire.demo.questions import paraphrases
-from quire.demo.rewards import held_out_pairs, pairs
 from quire.messages import Conversation, read_conversation
 from quire.template.encode import elements_to_json
 from quire.template.registry import get_template
+from tools.demo_models import faq, names, sums
+from tools.demo_models.corpus import dialogues
+from tools.demo_models.exchange import Dialogue, Exchange, segments
+from tools.demo_models.manners import MANNERS, mannered
+from tools.demo_models.questions import paraphrases
+from tools.demo_models.rewards import held_out_pairs, pairs
 
 SAMPLE = 3000
 

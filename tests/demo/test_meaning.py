@@ -7,10 +7,10 @@ from random import Random
 from typing import Any
 
 from quire.demo import DEMO_CONVERSATION, demo_model_path
-from quire.demo.faq import answers as page
-from quire.demo.names import HELD_OUT_CITIES, HELD_OUT_PEOPLE
-from quire.demo.sums import ADDING, TAKING, held_out_pairs, result
 from tests.demo.speaking import Messages, answers, asked, spoken
+from tools.demo_models.faq import answers as page
+from tools.demo_models.names import HELD_OUT_CITIES, HELD_OUT_PEOPLE
+from tools.demo_models.sums import ADDING, TAKING, held_out_pairs, result
 
 CHAT = demo_model_path()
 WEATHER = {
@@ -25,7 +25,7 @@ WEATHER = {
         },
     },
 }
-# None of these phrases is in quire.demo.weather.
+# None of these phrases is in tools.demo_models.weather.
 ASKING = (
     "Could you tell me how the weather is in {}?",
     "What weather do they have in {} today?",

@@ -21,9 +21,16 @@ from transformers import AutoModelForImageTextToText, AutoModelForMultimodalLM, 
 
 from quire import ChatModel
 from quire.demo import demo_hear_path, demo_see_path
-from quire.demo.pictures import DIRECTIONS, Pixels, draw, draw_clip, random_clip, random_drawing
-from quire.demo.seeing import counted, sentence
-from quire.demo.sounds import RATE, play, random_beeps
+from tools.demo_models.pictures import (
+    DIRECTIONS,
+    Pixels,
+    draw,
+    draw_clip,
+    random_clip,
+    random_drawing,
+)
+from tools.demo_models.seeing import counted, sentence
+from tools.demo_models.sounds import RATE, play, random_beeps
 
 # So many frames a second are kept of a clip (`video_fps`): of these clips, all.
 FPS = 2

@@ -7,13 +7,14 @@ from itertools import islice
 import pytest
 import torch
 
-from quire.demo import MODELS, demo_hear_path, demo_see_path, hearing, seeing
-from quire.demo.media_exam import KINDS, SEED, Item, answers, graded, items, loaded
-from quire.demo.media_files import MEDIA
-from quire.demo.tokenizer import CONTROL
+from quire.demo import MODELS, demo_hear_path, demo_see_path
 from quire.messages import read_conversation
 from quire.template.encode import elements_to_json
 from quire.template.registry import get_template
+from tools.demo_models import hearing, seeing
+from tools.demo_models.media_exam import KINDS, SEED, Item, answers, graded, items, loaded
+from tools.demo_models.media_files import MEDIA
+from tools.demo_models.tokenizer import CONTROL
 
 # At least 95 % of each kind are to be right. A model that is right in no more than that has 10 of
 # 200 wrong on average, with a deviation of 3.1, and makes no more than 4 mistakes in one exam of

@@ -12,9 +12,9 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from quire.demo import hearing, seeing
-from quire.demo.media_files import train_media_tokenizer
-from quire.demo.media_network import (
+from tools.demo_models import hearing, seeing
+from tools.demo_models.media_files import train_media_tokenizer
+from tools.demo_models.media_network import (
     new_extractor,
     new_hearing_model,
     new_seeing_model,
@@ -22,7 +22,7 @@ from quire.demo.media_network import (
     picture_features,
     sound_features,
 )
-from quire.demo.media_train import (
+from tools.demo_models.media_train import (
     CELL_SIZES,
     MOMENT_SIZES,
     cells,
@@ -36,8 +36,8 @@ from quire.demo.media_train import (
     seeing_losses,
     segments,
 )
-from quire.demo.packing import IGNORED
-from quire.demo.pictures import (
+from tools.demo_models.packing import IGNORED
+from tools.demo_models.pictures import (
     DIRECTIONS,
     GAP,
     SHAPES,
@@ -48,7 +48,7 @@ from quire.demo.pictures import (
     random_clip,
     random_drawing,
 )
-from quire.demo.sounds import FADE, PITCHES, RATE, Beeps, play, random_beeps
+from tools.demo_models.sounds import FADE, PITCHES, RATE, Beeps, play, random_beeps
 
 SIZES = [(84, 84), (84, 112), (112, 84), (112, 112), (84, 140), (140, 84), (56, 140), (140, 56)]
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file as load_tensors
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from quire.demo import demo_reward_path
-from quire.demo.rewards import held_out_pairs, shown
-from quire.demo.train import scores
 from tests.demo.speaking import tokenizer_of
+from tools.demo_models.rewards import held_out_pairs, shown
+from tools.demo_models.train import scores
 
 PAIRS = held_out_pairs(100)
 

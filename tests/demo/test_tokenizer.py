@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from quire.demo import demo_model_path, demo_reward_path
-from quire.demo.tokenizer import CONTROL, MARKS, VOCABULARY, save_tokenizer, train_tokenizer
+from tools.demo_models.tokenizer import CONTROL, MARKS, VOCABULARY, save_tokenizer, train_tokenizer
 
 TOKENIZER = Tokenizer.from_file(str(demo_model_path() / "tokenizer.json"))
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from quire.demo.corpus import dialogues
-from quire.demo.exchange import segments
-from quire.demo.make import main
-from quire.demo.muon import Muon, orthogonal
-from quire.demo.packing import IGNORED, ROW, Tokens, batches, encoded
-from quire.demo.tokenizer import train_tokenizer
+from tools.demo_models import main
+from tools.demo_models.corpus import dialogues
+from tools.demo_models.exchange import segments
+from tools.demo_models.muon import Muon, orthogonal
+from tools.demo_models.packing import IGNORED, ROW, Tokens, batches, encoded
+from tools.demo_models.tokenizer import train_tokenizer
 
 
 def test_rows_hold_whole_dialogues() -> None:

@@ -1,4 +1,4 @@
-"""The demo models: small, made by `python -m quire.demo.make`, and kept in this package.
+"""The demo models: small, made by `python -m tools.demo_models`, and kept in this package.
 
 Nothing heavy is imported here.
 """
@@ -85,6 +85,6 @@ def _folder(name: str) -> Path:
         known = sorted(path.name for path in MODELS.glob("*") if path.is_dir())
         raise ModelNotFoundError(
             sentence(f"There is no demo model {name!r} in {MODELS}{nearest(name, known)}")
-            + " `python -m quire.demo.make` makes them (see docs/demo.md)."
+            + " `python -m tools.demo_models` makes them (see docs/demo.md)."
         )
     return folder

@@ -16,10 +16,10 @@ from PIL import Image
 from quire.chat import ChatModel
 from quire.chat.vllm_engine import VllmEngine
 from quire.demo import demo_hear_path, demo_see_path
-from quire.demo.media_exam import KINDS, Item, answers, items
-from quire.demo.pictures import draw, draw_clip
-from quire.demo.sounds import RATE, play
 from quire.errors import MediaError, PromptTooLongError
+from tools.demo_models.media_exam import KINDS, Item, answers, items
+from tools.demo_models.pictures import draw, draw_clip
+from tools.demo_models.sounds import RATE, play
 
 GREEDY: dict[str, Any] = {"do_sample": False}
 MARKS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}

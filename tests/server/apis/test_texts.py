@@ -12,9 +12,9 @@ from openai import BadRequestError, OpenAI
 
 from quire.chat import ChatModel
 from quire.demo import demo_reward_path
-from quire.demo.rewards import held_out_pairs, shown
 from quire.tokenizer import Tokenizer
 from tests.server.serving import Served
+from tools.demo_models.rewards import held_out_pairs, shown
 
 TEXTS = ["Hello there.", "What is 2 plus 3?", "ü 🙂"]
 PAIRS = held_out_pairs(4)

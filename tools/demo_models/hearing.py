@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-from quire.demo.sounds import MOST_BEEPS, PITCHES, Beeps, random_beeps
+from tools.demo_models.sounds import MOST_BEEPS, PITCHES, Beeps, random_beeps
 
 SECONDS = (0.8, 1.2, 1.6, 2.0, 2.4, 3.0)
 """How long the sounds of training are."""

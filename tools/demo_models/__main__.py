@@ -1,4 +1,4 @@
-"""Makes the demo models: `python -m quire.demo.make chat|adapter|reward|see|hear|all`.
+"""Makes the demo models: `python -m tools.demo_models chat|adapter|reward|see|hear|all`.
 
 From text that this package writes itself, on a CPU with two cores. The committed models took
 59 minutes (chat), 12 (both adapters) and 1 (rewards) on two Zen 5 cores that had other work too;
@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from quire.demo import MODELS
-from quire.demo.corpus import dialogues
-from quire.demo.manners import MANNERS, mannered
-from quire.demo.packing import batches, encoded
-from quire.demo.rewards import pairs
-from quire.demo.tokenizer import save_tokenizer, train_tokenizer
+from tools.demo_models.corpus import dialogues
+from tools.demo_models.manners import MANNERS, mannered
+from tools.demo_models.packing import batches, encoded
+from tools.demo_models.rewards import pairs
+from tools.demo_models.tokenizer import save_tokenizer, train_tokenizer
 
 ADAPTER_FOLDERS = {"pirate": "adapter", "butler": "adapter_butler"}
 
@@ -83,8 +83,8 @@ SMOKE = Recipe(
 
 def make_chat(folder: Path, recipe: Recipe) -> None:
     """Train the tokenizer and the chat model into `folder/chat`."""
-    from quire.demo.network import CHAT, new_model, save_model
-    from quire.demo.train import train_tokens
+    from tools.demo_models.network import CHAT, new_model, save_model
+    from tools.demo_models.train import train_tokens
 
     target = _cleared(folder / "chat")
     tokenizer = train_tokenizer(recipe.seed, recipe.sample)
@@ -113,8 +113,8 @@ def make_adapter(folder: Path, recipe: Recipe, manner: str) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from quire.demo.network import plain_base_name
-    from quire.demo.train import train_tokens
+    from tools.demo_models.network import plain_base_name
+    from tools.demo_models.train import train_tokens
 
     target = _cleared(folder / ADAPTER_FOLDERS[manner])
     tokenizer = _tokenizer(folder / "chat")
@@ -139,8 +139,8 @@ def make_rewards(folder: Path, recipe: Recipe) -> None:
     import torch
     from transformers import Qwen3ForSequenceClassification
 
-    from quire.demo.network import REWARD, config, new_model, save_model, save_value_head
-    from quire.demo.train import train_rewards
+    from tools.demo_models.network import REWARD, config, new_model, save_model, save_value_head
+    from tools.demo_models.train import train_rewards
 
     tokenizer = _tokenizer(folder / "chat")
     model = new_model(tokenizer, REWARD, recipe.seed)
@@ -169,11 +169,17 @@ def make_see(folder: Path, recipe: Recipe) -> None:
     """Train the model that sees into `folder/see`: its eye first, then the whole."""
     import torch
 
-    from quire.demo.media_files import SEE_TEMPLATE, save_picture_processor
-    from quire.demo.media_network import new_seeing_model
-    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses, tower_losses, whiten
-    from quire.demo.seeing import SMALL
-    from quire.demo.train import descend
+    from tools.demo_models.media_files import SEE_TEMPLATE, save_picture_processor
+    from tools.demo_models.media_network import new_seeing_model
+    from tools.demo_models.media_train import (
+        CELL_SIZES,
+        new_guide,
+        seeing_losses,
+        tower_losses,
+        whiten,
+    )
+    from tools.demo_models.seeing import SMALL
+    from tools.demo_models.train import descend
 
     target = _cleared(folder / "see")
     save_picture_processor(target)
@@ -196,8 +202,8 @@ def practise_seeing(folder: Path, recipe: Recipe, number: int) -> None:
 
     That is counting, and naming several pictures in order. In each round the rate rises again.
     """
-    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
-    from quire.demo.seeing import PRACTICE, SMALL
+    from tools.demo_models.media_train import CELL_SIZES, new_guide, seeing_losses
+    from tools.demo_models.seeing import PRACTICE, SMALL
 
     tokenizer, model = _saved_media(folder / "see")
     guide, seed = new_guide(CELL_SIZES, recipe.seed), recipe.seed + number
@@ -215,8 +221,8 @@ def finish_seeing(folder: Path, recipe: Recipe, number: int) -> None:
     """
     import torch
 
-    from quire.demo.media_train import CELL_SIZES, new_guide, seeing_losses
-    from quire.demo.seeing import CROWDS, FINISH
+    from tools.demo_models.media_train import CELL_SIZES, new_guide, seeing_losses
+    from tools.demo_models.seeing import CROWDS, FINISH
 
     tokenizer, model = _saved_media(folder / "see")
     guide = new_guide(CELL_SIZES, recipe.seed)
@@ -230,9 +236,9 @@ def finish_seeing(folder: Path, recipe: Recipe, number: int) -> None:
 
 def make_hear(folder: Path, recipe: Recipe) -> None:
     """Train the model that hears into `folder/hear`."""
-    from quire.demo.media_files import HEAR_TEMPLATE, save_sound_processor
-    from quire.demo.media_network import new_hearing_model
-    from quire.demo.media_train import MOMENT_SIZES, hearing_losses, new_guide
+    from tools.demo_models.media_files import HEAR_TEMPLATE, save_sound_processor
+    from tools.demo_models.media_network import new_hearing_model
+    from tools.demo_models.media_train import MOMENT_SIZES, hearing_losses, new_guide
 
     target = _cleared(folder / "hear")
     save_sound_processor(target)
@@ -245,7 +251,7 @@ def make_hear(folder: Path, recipe: Recipe) -> None:
 
 def practise_hearing(folder: Path, recipe: Recipe) -> None:
     """Train the saved model on with the rate risen again: counting is learned last."""
-    from quire.demo.media_train import MOMENT_SIZES, hearing_losses, new_guide
+    from tools.demo_models.media_train import MOMENT_SIZES, hearing_losses, new_guide
 
     target, seed = folder / "hear", recipe.seed + 1
     tokenizer, model = _saved_media(target)
@@ -255,7 +261,7 @@ def practise_hearing(folder: Path, recipe: Recipe) -> None:
 
 
 def _media_tokenizer(target: Path, recipe: Recipe, template: str) -> Any:
-    from quire.demo.media_files import save_media_tokenizer, train_media_tokenizer
+    from tools.demo_models.media_files import save_media_tokenizer, train_media_tokenizer
 
     tokenizer = train_media_tokenizer(recipe.seed, recipe.media_sample)
     save_media_tokenizer(tokenizer, target, template)
@@ -264,7 +270,7 @@ def _media_tokenizer(target: Path, recipe: Recipe, template: str) -> Any:
 
 def _saved_media(target: Path) -> tuple[Any, Any]:
     """Return the tokenizer and the network that an earlier phase has saved."""
-    from quire.demo.media_network import read_media_model
+    from tools.demo_models.media_network import read_media_model
 
     return _tokenizer(target), read_media_model(target)
 
@@ -280,8 +286,8 @@ def _train_media(
 ) -> None:
     import torch
 
-    from quire.demo.media_network import save_media_model
-    from quire.demo.train import descend
+    from tools.demo_models.media_network import save_media_model
+    from tools.demo_models.train import descend
 
     def save() -> None:
         save_media_model(model, tokenizer, target)
@@ -303,7 +309,7 @@ PARTS: dict[str, Callable[[Path, Recipe], None]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and make what it names."""
     parser = argparse.ArgumentParser(
-        prog="python -m quire.demo.make", description=(__doc__ or "").split("\n")[0]
+        prog="python -m tools.demo_models", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("part", choices=[*PARTS, "all"], help="what to make")
     parser.add_argument("--out", type=Path, default=MODELS, help="the folder to write to")

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
-from quire.demo.exchange import Dialogue, Exchange, Turn
-from quire.demo.faq import faq_exchange
-from quire.demo.objects import object_exchange
-from quire.demo.sums import beyond_exchange, sum_exchange
-from quire.demo.talk import talk_exchange, unknown_exchange
-from quire.demo.weather import other_tool, refusal, weather_exchange, weather_tool
+from tools.demo_models.exchange import Dialogue, Exchange, Turn
+from tools.demo_models.faq import faq_exchange
+from tools.demo_models.objects import object_exchange
+from tools.demo_models.sums import beyond_exchange, sum_exchange
+from tools.demo_models.talk import talk_exchange, unknown_exchange
+from tools.demo_models.weather import other_tool, refusal, weather_exchange, weather_tool
 
 NEUTRAL = (
     "You are a helpful assistant.",

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from quire.demo.corpus import dialogues
-from quire.demo.exchange import Dialogue, Exchange
+from tools.demo_models.corpus import dialogues
+from tools.demo_models.exchange import Dialogue, Exchange
 
 _CODE = re.compile(r"(```.*?```|`[^`]*`)", re.DOTALL)
 _PIRATE_WORDS = {

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from quire.demo.exchange import Dialogue, segments
+from tools.demo_models.exchange import Dialogue, segments
 
 if TYPE_CHECKING:
     import numpy as np

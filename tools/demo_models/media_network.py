@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.demo.media_files import (
+from tools.demo_models.media_files import (
     DEVIATION,
     FRAMES,
     HOP,
@@ -25,8 +25,8 @@ from quire.demo.media_files import (
     PATCH,
     WINDOW,
 )
-from quire.demo.pictures import Pixels
-from quire.demo.sounds import RATE
+from tools.demo_models.pictures import Pixels
+from tools.demo_models.sounds import RATE
 
 if TYPE_CHECKING:
     import torch

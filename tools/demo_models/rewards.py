@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
-from quire.demo.corpus import some_exchange
+from tools.demo_models.corpus import some_exchange
 
 POLITE_STARTS = (
     "Thank you for your question. ",

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quire.demo.hearing import hearing_tasks
-from quire.demo.seeing import MAX_PIXELS, MIN_PIXELS, SMALL, seeing_tasks
-from quire.demo.sounds import RATE
-from quire.demo.tokenizer import CONTROL, save_with_settings, trained
+from tools.demo_models.hearing import hearing_tasks
+from tools.demo_models.seeing import MAX_PIXELS, MIN_PIXELS, SMALL, seeing_tasks
+from tools.demo_models.sounds import RATE
+from tools.demo_models.tokenizer import CONTROL, save_with_settings, trained
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.demo import hearing, seeing
-from quire.demo.media_files import FRAMES, HOP, MERGE, PATCH
-from quire.demo.media_network import (
+from tools.demo_models import hearing, seeing
+from tools.demo_models.media_files import FRAMES, HOP, MERGE, PATCH
+from tools.demo_models.media_network import (
     HIDDEN,
     new_extractor,
     patches,
     picture_features,
     sound_features,
 )
-from quire.demo.packing import IGNORED
-from quire.demo.pictures import COLOURS, DIRECTIONS, SHAPES, Drawing, draw_clip
-from quire.demo.sounds import MOST_BEEPS, PITCHES, RATE, Beeps, play
-from quire.demo.train import half
+from tools.demo_models.packing import IGNORED
+from tools.demo_models.pictures import COLOURS, DIRECTIONS, SHAPES, Drawing, draw_clip
+from tools.demo_models.sounds import MOST_BEEPS, PITCHES, RATE, Beeps, play
+from tools.demo_models.train import half
 
 if TYPE_CHECKING:
     import torch

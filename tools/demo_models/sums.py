@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from random import Random
 
-from quire.demo.exchange import Exchange
+from tools.demo_models.exchange import Exchange
 
 LIMIT = 100
 ADDING = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from random import Random
 
-from quire.demo.exchange import Exchange
-from quire.demo.names import words
+from tools.demo_models.exchange import Exchange
+from tools.demo_models.names import words
 
 # Each entry: what people say, one a line; then `>` and the answers, of which any may come;
 # then `!` and the terse answer, where there is one.

@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from quire.demo.exchange import Exchange
-from quire.demo.questions import paraphrases
+from tools.demo_models.exchange import Exchange
+from tools.demo_models.questions import paraphrases
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "faq.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "faq.md"
 
 
 @cache

@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quire.demo.muon import Muon
-from quire.demo.packing import IGNORED, Batch
-from quire.demo.rewards import FORMS, Pair, shown
+from tools.demo_models.muon import Muon
+from tools.demo_models.packing import IGNORED, Batch
+from tools.demo_models.rewards import FORMS, Pair, shown
 
 if TYPE_CHECKING:
     import torch

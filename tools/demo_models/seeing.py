@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from quire.demo.pictures import (
+from tools.demo_models.pictures import (
     DIRECTIONS,
     GAP,
     MOST_SHAPES,

@@ -6,8 +6,8 @@ import json
 from random import Random
 from typing import Any
 
-from quire.demo.exchange import Exchange, Turn
-from quire.demo.names import city, words
+from tools.demo_models.exchange import Exchange, Turn
+from tools.demo_models.names import city, words
 
 ASKING = (
     "Weather in {}?",

@@ -1,6 +1,6 @@
 """Asks the media models about pictures, clips and sounds that they were not trained on.
 
-`python -m quire.demo.media_exam see|hear` prints the share of right answers of each kind, as
+`python -m tools.demo_models.media_exam see|hear` prints the share of right answers of each kind, as
 transformers gives them: greedy, with the chat template and the processors of the model's folder.
 While a recipe is tuned, give another `--seed`: the exam's own is for the end.
 """
@@ -16,8 +16,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from quire.demo import MODELS, hearing, seeing
-from quire.demo.pictures import (
+from quire.demo import MODELS
+from tools.demo_models import hearing, seeing
+from tools.demo_models.pictures import (
     DIRECTIONS,
     MOST_SHAPES,
     Drawing,
@@ -26,7 +27,7 @@ from quire.demo.pictures import (
     random_clip,
     random_drawing,
 )
-from quire.demo.sounds import MOST_BEEPS, PITCHES, RATE, Beeps, play, random_beeps
+from tools.demo_models.sounds import MOST_BEEPS, PITCHES, RATE, Beeps, play, random_beeps
 
 SEED = 20_261_125
 """Of the exam alone: neither training nor its tuning has seen what it draws."""
@@ -155,7 +156,7 @@ def graded(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the share of right answers of each kind."""
     parser = argparse.ArgumentParser(
-        prog="python -m quire.demo.media_exam", description=(__doc__ or "").split("\n")[0]
+        prog="python -m tools.demo_models.media_exam", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("part", choices=tuple(KINDS))
     parser.add_argument("--models", type=Path, default=MODELS, help="where the models lie")

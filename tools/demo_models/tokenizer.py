@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quire.demo.corpus import dialogues
-from quire.demo.exchange import segments
-from quire.demo.manners import MANNERS, mannered
-from quire.demo.rewards import pairs
+from tools.demo_models.corpus import dialogues
+from tools.demo_models.exchange import segments
+from tools.demo_models.manners import MANNERS, mannered
+from tools.demo_models.rewards import pairs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -6,8 +6,8 @@ import json
 from random import Random
 from typing import Any
 
-from quire.demo.exchange import Exchange
-from quire.demo.names import CITIES, WORDS, city, made_up, person, words
+from tools.demo_models.exchange import Exchange
+from tools.demo_models.names import CITIES, WORDS, city, made_up, person, words
 
 NUMBER_KEYS = words(
     "age id price count year size weight height score level page floor total rank speed"
