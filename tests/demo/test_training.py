@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from tools.demo_models import main
+from tools.demo_models.__main__ import main
 from tools.demo_models.corpus import dialogues
 from tools.demo_models.exchange import segments
 from tools.demo_models.muon import Muon, orthogonal
