@@ -12,8 +12,7 @@ from quire.errors import TemplateError
 from quire.messages import Conversation, Message, ToolCall, check_alternation
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers
-from quire.template.template import Template, refuse_media
-from quire.template.thoughts import mark_thought, message_spans
+from quire.template.template import Template, mark_thought, message_spans, refuse_media
 from quire.tools.base import ToolFormat
 from quire.tools.registry import get_tool_format
 
@@ -21,7 +20,7 @@ from quire.tools.registry import get_tool_format
 class NamedTemplate(Template):
     """One of the formats of `formats/`, with the tool format and default system that were chosen.
 
-    Literal, so that no control token arises from it, is all text of the conversation: system, user,
+    All text of the conversation is literal, so that no control token arises from it: system, user,
     assistant, tools, calls and results. The one exception is a thought at the start of an
     assistant's text: the words around it stay control tokens, for the model wrote them as such.
     """
@@ -48,12 +47,9 @@ class NamedTemplate(Template):
         self._tools = get_tool_format(tool_format or declaration.tools)
         self.tool_format: ToolFormat | None = self._tools
         self._function = declaration.function_slots
-        if tool_format is not None:  # as in the reference, calls then stand in the plainest turn
+        if tool_format is not None:  # as in the reference, calls are then written as a plain turn
             self._function = CONTENT if declaration.efficient_eos else (CONTENT, EOS)
         self._controls = _control_texts(declaration, self._tools)
-
-    def control_texts(self) -> frozenset[str]:
-        return self._controls
 
     def render(
         self,
