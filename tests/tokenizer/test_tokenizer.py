@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from quire.prompt import Span
-from quire.tokenizer import Tokenizer
-from quire.tokenizer.guard import longest_of
+from quire.tokenizer.tokenizer import Tokenizer, longest_of
 from tests.tokenizer.kinds import KINDS, make_backend
 
 END = "<|end|>"
