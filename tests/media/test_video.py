@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from quire.errors import MediaError
-from quire.media.animation import picture_form, read_animation
+from quire.media.frames import frame_indices, picture_form, read_animation
+from quire.media.images import fitted
 from quire.media.policy import MediaPolicy, Watch
-from quire.media.sampling import frame_indices
-from quire.media.scaling import fitted
 from quire.media.values import Clip
 from quire.media.video import read_video
 from tests.media.making import animation, arguments, gif_of_dots, level, sine, sound, video
@@ -260,7 +259,7 @@ def test_an_animation_of_too_many_frames_is_refused() -> None:
 @given(st.binary(max_size=300), st.sampled_from(["gif", "webp", "png"]))
 def test_the_times_of_garbage_end(data: bytes, form: str) -> None:
     """The walks over blocks come to an end and raise nothing but our own."""
-    from quire.media.animation import _delays
+    from quire.media.frames import _delays
 
     head = {"gif": b"GIF89a", "webp": b"RIFF\0\0\0\0WEBP", "png": b"\x89PNG\r\n\x1a\n"}[form]
     delays, first = _delays(io.BytesIO(head + data), form, POLICY, Watch(5))

@@ -152,7 +152,7 @@ class MediaPrompts:
                 enable_thinking=enable_thinking,
                 preserve_thinking=preserve_thinking,
             )
-        from quire.media.prompts import render_media
+        from quire.media.families.family import render_media
 
         return render_media(
             template,
@@ -174,7 +174,7 @@ class MediaPrompts:
         """The token ids of elements, and the range that each medium fills."""
         if self._family is None:
             return Prompt(template.encode_elements(elements, tokenizer))
-        from quire.media.prompts import encode_media
+        from quire.media.families.family import encode_media
 
         return encode_media(template, self._family, elements, media, tokenizer, form=self._form)
 
