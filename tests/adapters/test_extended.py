@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from quire.adapters.book import AdapterBook
-from quire.adapters.folder import check_fits, read_adapter
-from quire.adapters.tensors import read_tensors
+from quire.adapters.folder import check_fits, read_adapter, read_tensors
 from quire.errors import AdapterError
 from tests.adapters.adapter_folders import (
     Q_PROJ,

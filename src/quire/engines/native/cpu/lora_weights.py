@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire.adapters.folder import Adapter
-from quire.adapters.model_modules import ModelModules
-from quire.adapters.pairs import WEIGHTS_FILE
-from quire.adapters.tensors import Floats, LoraPair, Matrix, read_tensors
+from quire.adapters.folder import Adapter, ModelModules, read_tensors
+from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair, Matrix
 from quire.engines.native.cpu.layout import LINEARS
 from quire.engines.native.cpu.memory import MIB
 from quire.engines.native.cpu.weights import Weights, take_rows

@@ -1,23 +1,28 @@
-"""adapter_model.safetensors: what an adapter changes, checked.
+"""adapter_model.safetensors: what an adapter changes, checked, and its values.
 
 peft writes two tensors a module: `base_model.model.<module>.lora_A.weight` of shape [rank, in] and
 `...lora_B.weight` of shape [out, rank]. An extended adapter may also have
 
 - `...lora_B.bias`, which is scaled and added as B's product is (`lora_bias`);
 - `...lora_embedding_A` [rank, tokens] and `...lora_embedding_B` [hidden, rank] of embeddings;
-- whole `.weight`s, which stand in the place of the model's (`modules_to_save`; or the model's own,
-  which peft saves where embeddings are targets), and whole `.bias`es (`bias`).
+- whole `.weight`s, which replace the model's (`modules_to_save`; or the model's own, which peft
+  saves where embeddings are targets), and whole `.bias`es (`bias`).
 
-Any other tensor belongs to another kind of adapter.
+Any other tensor belongs to another kind of adapter. It is refused: what is passed over makes answers
+wrong without a word.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from quire.errors import AdapterError
 from quire.weights.safetensors_header import FLOATS, TensorEntry, read_bits, read_header
@@ -70,9 +75,9 @@ class Changes:
     embeddings: dict[str, Pair] = field(default_factory=dict[str, Pair])
     """Of embeddings: the two are added to the transposed matrix."""
     matrices: dict[str, TensorEntry] = field(default_factory=dict[str, TensorEntry])
-    """In the place of the module's own weight."""
+    """Each replaces the module's own weight."""
     biases: dict[str, TensorEntry] = field(default_factory=dict[str, TensorEntry])
-    """In the place of the module's own bias."""
+    """Each replaces the module's own bias."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -128,11 +133,11 @@ def _other_kind(name: str) -> tuple[str, str]:
 def _embedding_sides(
     others: dict[str, dict[str, TensorEntry]],
 ) -> dict[str, dict[str, TensorEntry]]:
-    found: dict[str, dict[str, TensorEntry]] = {}
+    sides: dict[str, dict[str, TensorEntry]] = {}
     for side in "AB":
         for module, entry in others[f"embedding_{side.lower()}"].items():
-            found.setdefault(module, {})[side] = entry
-    return found
+            sides.setdefault(module, {})[side] = entry
+    return sides
 
 
 def _pairs(
@@ -146,7 +151,7 @@ def _pairs(
 
 
 def _wholes(changes: Changes) -> Iterator[tuple[str, TensorEntry]]:
-    """The tensors that are no pairs, and what to call them."""
+    """The tensors that belong to no pair, and what to call them."""
     for module, entry in changes.matrices.items():
         yield f"the weight of {module}", entry
     for module, entry in changes.biases.items():
@@ -257,7 +262,10 @@ def check_values(folder: Path, changes: Changes) -> None:
 
 
 def _is_something(path: Path, what: str, entry: TensorEntry) -> bool:
-    """Whether a matrix has a value other than zero, by its bits; the sign of a zero is none."""
+    """Whether a matrix has a value other than zero, by its bits; -0.0 counts as zero.
+
+    The bits serve for all types alike, bfloat16 too, which NumPy does not know.
+    """
     try:
         bits = read_bits(path, entry)
     except ValueError as error:
@@ -272,3 +280,95 @@ def _is_something(path: Path, what: str, entry: TensorEntry) -> bool:
             "the file is damaged. Give an earlier checkpoint."
         )
     return bool(bits.any())
+
+
+# --- the values ----------------------------------------------------------------------------------
+
+Floats: TypeAlias = NDArray[np.float32]
+Matrix: TypeAlias = NDArray[Any]
+"""Float32, or bfloat16 as uint16."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """What one module gains: `x @ a.T @ b.T + bias`, or `a.T[tokens] @ b.T` of embeddings."""
+
+    a: Floats
+    """(rank, in), or (rank, tokens) of embeddings."""
+    b: Floats
+    """(out, rank), times the scaling."""
+    bias: Floats | None
+    """(out,), times the scaling."""
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it changes nothing."""
+        product = bool(self.a.any()) and bool(self.b.any())
+        return not product and (self.bias is None or not self.bias.any())
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterTensors:
+    """An adapter's values by module; `Changes` says what each part is."""
+
+    pairs: Mapping[str, LoraPair]
+    embeddings: Mapping[str, LoraPair]
+    matrices: Mapping[str, Matrix]
+    biases: Mapping[str, Floats]
+
+
+def read_values(
+    folder: Path, changes: Changes, scaling_of: Callable[[str], float]
+) -> AdapterTensors:
+    """The values of an adapter that was checked, as float32: what the native engine adds.
+
+    Args:
+        scaling_of: the factor of `B @ A` in a module.
+
+    Raises:
+        AdapterError: the file is not what it was when it was checked.
+    """
+
+    def pairs(entries: Mapping[str, Pair]) -> dict[str, LoraPair]:
+        return {m: _pair_values(folder, pair, scaling_of(m)) for m, pair in entries.items()}
+
+    return AdapterTensors(
+        pairs(changes.pairs),
+        pairs(changes.embeddings),
+        {module: _matrix(folder, entry) for module, entry in changes.matrices.items()},
+        {module: _floats(folder, entry) for module, entry in changes.biases.items()},
+    )
+
+
+def _pair_values(path: Path, pair: Pair, scaling: float) -> LoraPair:
+    factor = np.float32(scaling)
+    bias = None if pair.bias is None else _floats(path, pair.bias) * factor
+    return LoraPair(_floats(path, pair.a), _floats(path, pair.b) * factor, bias)
+
+
+def _floats(path: Path, entry: TensorEntry) -> Floats:
+    values = _matrix(path, entry)
+    if values.dtype == np.uint16:
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+def _matrix(path: Path, entry: TensorEntry) -> Matrix:
+    """The values as float32; bfloat16 stays what it is."""
+    try:
+        bits = read_bits(path / WEIGHTS_FILE, entry).reshape(entry.shape)
+    except ValueError as error:
+        raise AdapterError(
+            f"The adapter's weights {path / WEIGHTS_FILE}: {error}. Copy the adapter again."
+        ) from None
+    kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+    if entry.dtype == "BF16":
+        return bits.astype(np.uint16, copy=False)
+    with np.errstate(over="ignore"):
+        values = bits.view(kinds[entry.dtype]).astype(np.float32, copy=False)
+    if entry.dtype == "F64" and not np.isfinite(values).all():
+        raise AdapterError(
+            f"The adapter's weights {path / WEIGHTS_FILE} hold numbers too large for float32. Give "
+            "an earlier checkpoint."
+        )
+    return values
