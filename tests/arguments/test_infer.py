@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from quire.arguments import get_infer_args
+from quire.arguments.command_line import FIELDS
 from quire.arguments.foreign import FOREIGN_KEYS, TRAINING_KEYS
-from quire.arguments.words import FIELDS
 from quire.errors import ConfigError, UnknownArgumentError
 from quire.sampling import DEFAULTS
 

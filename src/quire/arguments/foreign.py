@@ -119,7 +119,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "double_quantization": "it belongs to bitsandbytes",
     "quantization_device_map": "it belongs to bitsandbytes",
 }
-"""Keys of inference that change no answer here, each with the reason."""
+"""Keys of inference that change no answers here, each with the reason."""
 
 _FOREIGN_ENGINES: Mapping[str, str] = {
     "sglang_": "it belongs to SGLang",

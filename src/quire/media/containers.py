@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from quire.errors import MediaError
-from quire.media.policy import MediaPolicy, Watch, Watched
+from quire.media.policy import MediaPolicy, Watch, WatchedFile
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -34,7 +34,7 @@ def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Generator[Input
     }
     try:
         container = library.open(
-            Watched(file, watch), "r", options=limits, metadata_errors="ignore", io_open=_refuse
+            WatchedFile(file, watch), "r", options=limits, metadata_errors="ignore", io_open=_refuse
         )
     except MediaError:
         raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 
 from quire.errors import MediaError
-from quire.media.policy import MediaPolicy, Watch, Watched
+from quire.media.policy import MediaPolicy, Watch, WatchedFile
 from quire.media.values import Pixels
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Generator[Image
     """Open an image file: its header is read and its size checked."""
     library = pillow()
     _check_scans(file)
-    watched = cast(BinaryIO, Watched(file, watch))
+    watched = cast(BinaryIO, WatchedFile(file, watch))
     try:
         image = library.open(watched, formats=FORMATS)
     except library.DecompressionBombError:

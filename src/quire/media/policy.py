@@ -104,7 +104,7 @@ class Watch:
             raise MediaError(f"it takes more than {self._seconds:g} seconds to decode.")
 
 
-class Watched:
+class WatchedFile:
     """A file whose every read checks the watch, so that a decoder that reads can be ended."""
 
     def __init__(self, file: BinaryIO, watch: Watch) -> None:

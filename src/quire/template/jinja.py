@@ -12,11 +12,11 @@ from quire.messages import Control, Conversation, Media, Message, Part, ToolCall
 from quire.prompt import Element, TextElement
 from quire.template.format import MediaTokens, find_markers
 from quire.template.marked import join, own
-from quire.template.sandbox import Arguments, Renderer
+from quire.template.sandbox import CallArguments, Renderer
 from quire.template.template import Template, mark_thought, message_spans, refuse_media
 from quire.tokenizer import Tokenizer
+from quire.tools.base import wrap
 from quire.tools.registry import detect_tool_format, get_tool_format
-from quire.tools.writing import wrap
 
 _THOUGHT_WORDS = (
     ("<think>\n", "\n</think>\n\n"),
@@ -226,7 +226,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
         value = json.loads(call.arguments) if call.arguments.strip() else {}
     except (ValueError, RecursionError):
         value = call.arguments
-    arguments = Arguments(value, call.arguments) if isinstance(value, dict) else call.arguments
+    arguments = CallArguments(value, call.arguments) if isinstance(value, dict) else call.arguments
     shown: dict[str, Any] = {"type": own("function")}
     if call.id is not None:
         shown["id"] = call.id

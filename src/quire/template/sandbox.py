@@ -234,7 +234,7 @@ def _items(value: Any) -> list[Any]:
     return list(value)
 
 
-class Arguments(dict[str, Any]):
+class CallArguments(dict[str, Any]):
     """A call's arguments: a dictionary that, put into text as it is, is its own JSON text."""
 
     def __init__(self, value: Mapping[str, Any], text: str) -> None:
@@ -297,7 +297,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         """`str(value)`; numbers are the template's own."""
         if isinstance(value, str):
             return value
-        if isinstance(value, Arguments):
+        if isinstance(value, CallArguments):
             return value.text
         if value is None or isinstance(value, (bool, int, float, Undefined)):
             return own(str(value))
@@ -322,7 +322,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         return total
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+" and isinstance(left, (str, Arguments)):
+        if operator == "+" and isinstance(left, (str, CallArguments)):
             left, right = _as_text(left, right), _as_text(right, left)
         elif operator == "%" and isinstance(left, str):
             return self.charge(percent(left, self.flat(right)))
@@ -414,7 +414,7 @@ def _mark(value: Any) -> Any:
 
 def _as_text(value: Any, other: Any) -> Any:
     """A call's arguments beside a text are text too."""
-    return value.text if isinstance(value, Arguments) and isinstance(other, str) else value
+    return value.text if isinstance(value, CallArguments) and isinstance(other, str) else value
 
 
 def _check_bits(operator: str, left: int, right: int) -> None:

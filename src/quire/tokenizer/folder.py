@@ -37,7 +37,7 @@ _OLD_FILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TokenizerSettings:
     """The special tokens by name, and the chat template."""
 
     special_tokens: dict[str, str]
@@ -101,7 +101,7 @@ def _convert(folder: Path) -> Path:
     return path
 
 
-def load_settings(folder: Path, backend: Backend) -> Settings:
+def load_settings(folder: Path, backend: Backend) -> TokenizerSettings:
     """Read the configuration files, and give the backend the added tokens that they name.
 
     Raises:
@@ -120,7 +120,7 @@ def load_settings(folder: Path, backend: Backend) -> Settings:
     try:
         wanted = [token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
         _add_tokens(backend, wanted, [config[name] for name in special], _extra_tokens(config))
-        return Settings(special, _chat_template(folder, config))
+        return TokenizerSettings(special, _chat_template(folder, config))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"{folder / 'tokenizer_config.json'} holds tokens or templates of an unknown form: "

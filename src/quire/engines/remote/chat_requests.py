@@ -11,7 +11,7 @@ from quire.errors import UnsupportedOptionError
 from quire.messages import Conversation, Message, ToolCall
 from quire.response_format import Constraint
 from quire.sampling import SamplingParams
-from quire.tools.writing import wrap
+from quire.tools.base import wrap
 
 PATH = "/v1/chat/completions"
 

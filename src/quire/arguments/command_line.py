@@ -1,6 +1,6 @@
 """The words of a command line: `config.yaml key=value --key value --key=value --flag`.
 
-`--config config.yaml` may stand anywhere in the first word's place.
+The file may also be given by `--config config.yaml`, anywhere among the words.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from quire.arguments.base import Arguments, kinds
-from quire.arguments.files import SUFFIXES, parse_scalar, read_mapping
+from quire.arguments.base import SUFFIXES, Arguments, parse_scalar, read_mapping, value_types
 from quire.arguments.groups import (
     DataArguments,
     FinetuningArguments,
@@ -156,17 +155,17 @@ def _negated(key: str) -> str | None:
 
 
 def typed(key: str, text: str) -> Any:
-    """Give a word's text the type that argument `key` wants."""
+    """Give a word's text the type of argument `key`."""
     if key not in FIELDS:
         return parse_scalar(text)
-    if _kinds(key) <= {bool, int, float}:
+    if _types_of(key) <= {bool, int, float}:
         return parse_scalar(text)
     return None if text == "null" else text
 
 
 def _is_boolean(key: str) -> bool:
-    return _kinds(key) == {bool}
+    return _types_of(key) == {bool}
 
 
-def _kinds(key: str) -> set[Any]:
-    return set(kinds(FIELDS[key].annotation))
+def _types_of(key: str) -> set[Any]:
+    return set(value_types(FIELDS[key].annotation))
