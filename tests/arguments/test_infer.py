@@ -140,6 +140,8 @@ def test_a_training_file_is_read_with_one_line(
     assert "learning_rate" in line
     assert "deepspeed" in line
     assert "template" not in line
+    for key in ("dataset", "cutoff_len", "max_samples"):
+        assert key in line
 
 
 def test_contract_example() -> None:

@@ -168,11 +168,12 @@ class DataArguments(Arguments):
     """False asks a reasoning model to answer at once; None leaves it to the template."""
     preserve_thinking: bool = False
     """Whether thoughts of earlier turns stay in the prompt."""
-
-    dataset: NameList = None
-    dataset_dir: PathStr = "data"
     media_dir: PathStr | None = None
     """Where relative paths of media are looked for first, before the current folder."""
+
+    # For runs over data sets; nothing reads these yet, and the log says so (see `foreign.py`).
+    dataset: NameList = None
+    dataset_dir: PathStr = "data"
     cutoff_len: PositiveInteger = 2048
     max_samples: PositiveInteger | None = None
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from quire.arguments.base import read_mapping
 from quire.arguments.command_line import FIELDS, GROUPS, read_words
 from quire.arguments.foreign import (
+    DATA_SET_KEYS,
     FOREIGN_KEYS,
     RENAMED,
     TRAINING_KEYS,
@@ -98,9 +99,11 @@ def _unknown(key: str) -> str:
 
 def _log_foreign(values: Mapping[str, Any]) -> None:
     """Log the names of what is passed over, and never the values: they may be secrets."""
-    training = [key for key in values if key in TRAINING_KEYS]
-    if training:
-        logger.warning("Passed over, since they concern training only: %s.", ", ".join(training))
+    unused = [key for key in values if key in TRAINING_KEYS | DATA_SET_KEYS]
+    if unused:
+        logger.warning(
+            "Passed over, since they concern training and data sets only: %s.", ", ".join(unused)
+        )
     others = {key: reason_without_effect(key) for key in values}
     noted = [f"{key} ({reason})" for key, reason in others.items() if reason]
     noted += [key for key, value in values.items() if is_refusable(key) and value is not None]
