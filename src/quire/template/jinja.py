@@ -92,8 +92,6 @@ class JinjaTemplate(Template):
         preserve_thinking: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> list[Element]:
-        if not self.takes_parts:
-            refuse_media(conversation, self.name)
         given: dict[str, Any] = {**self._special, **(variables or {})}
         if enable_thinking is not None:
             given.setdefault("enable_thinking", enable_thinking)
@@ -153,6 +151,8 @@ class JinjaTemplate(Template):
             content = None
         shown: dict[str, Any] = {"role": _OWN_ROLES[message.role], "content": content}
         if message.media:
+            if not self.takes_parts:
+                refuse_media(message, self.name)
             shown["content"] = [_part(part) for part in message.parts]
         elif self._parts_always and content is not None:
             shown["content"] = [{"type": own("text"), "text": content}]

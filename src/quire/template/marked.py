@@ -183,7 +183,7 @@ def join(pieces: Iterable[str]) -> str:
                 inner = inner[1:]
             elif literal:
                 cuts.append(offset)
-            cuts += [offset + cut for cut in inner]
+            cuts += map(offset.__add__, inner)
             literal = len(cuts) % 2 == 1
         elif literal:
             cuts.append(offset)

@@ -66,7 +66,8 @@ class NamedTemplate(Template):
                 "only a model's own chat template does."
             )
         check_alternation(conversation, self.name)
-        refuse_media(conversation, self.name)
+        for message in conversation.messages:
+            refuse_media(message, self.name)
         keep = preserve_thinking or not self.reasoning
         elements = fill(self.format.prefix)
         system = self._system(conversation)

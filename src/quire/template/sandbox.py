@@ -315,7 +315,8 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
             if not isinstance(term, str):
                 break
         else:
-            return self.join_texts(terms)
+            self.spend(sum(map(len, terms)))
+            return join(terms)
         total = terms[0]
         for term in terms[1:]:
             total = self.call_binop(context, "+", total, term)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from quire.errors import MediaError
 from quire.messages import Control, Conversation, Media, Message
@@ -141,9 +141,9 @@ class Template(ABC):
 
     def stop_token_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Ids that end an answer: EOS (the template's, the tokenizer's), and single-token stop words."""
-        ids = {*map(tokenizer.token_to_id, self.stop_words), tokenizer.eos_token_id}
-        ids.add(self._eos_id(tokenizer))
-        return tuple(sorted(token_id for token_id in ids if token_id is not None))
+        ids = set(map(tokenizer.token_to_id, self.stop_words))
+        ids |= {self._eos_id(tokenizer), tokenizer.eos_token_id}
+        return tuple(sorted(cast("set[int]", ids - {None})))
 
     def stop_strings(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """The stop words that are no single token of this tokenizer."""
@@ -155,21 +155,14 @@ class Template(ABC):
         opening = self.thought_words[0].rstrip()
         if not (isinstance(last, TextElement) and last.spans and opening):
             return False
-        is_literal = last.spans[-1].literal and last.spans[-1].text.strip() != ""
-        return not is_literal and _ends_with(last.spans, opening)
-
-
-def _ends_with(spans: Spans, opening: str) -> bool:
-    """Whether the text of the spans ends with `opening`, and perhaps white space.
-
-    No more than the end is put together: a long prompt's text is not made once more.
-    """
-    end = ""
-    for span in reversed(spans):
-        end = span.text + end if end else span.text.rstrip()
-        if len(end) >= len(opening):
-            return end.endswith(opening)
-    return False
+        if last.spans[-1].literal and last.spans[-1].text.strip():
+            return False  # a user's text, whatever it says
+        end = ""
+        for span in reversed(last.spans):  # the end alone: a prompt may have millions of characters
+            end = span.text + end if end else span.text.rstrip()
+            if len(end) >= len(opening):
+                break
+        return end.endswith(opening)
 
 
 def elements_to_json(elements: Sequence[Element]) -> list[str | dict[str, Any]]:
@@ -216,15 +209,11 @@ def message_spans(message: Message) -> Spans:
     )
 
 
-def refuse_media(conversation: Conversation, name: str) -> None:
-    """Check that no media are left which no family has turned into text.
+def refuse_media(message: Message, name: str) -> None:
+    """Check that a message holds no media, all of which a family should have made text.
 
     Raises:
-        MediaError: there are some.
+        MediaError: it holds some.
     """
-    for message in conversation.messages:
-        for part in message.parts:
-            if isinstance(part, Media):
-                raise MediaError(
-                    f"The template {name!r} takes text alone; the messages hold {part.kind}."
-                )
+    for item in message.media:
+        raise MediaError(f"The template {name!r} takes text alone; the messages hold {item.kind}.")

@@ -13,6 +13,7 @@ Escaping or cutting literal texts instead would change how the text around them 
 from __future__ import annotations
 
 import functools
+import operator
 import re
 import threading
 from bisect import bisect_right
@@ -28,6 +29,7 @@ from quire.prompt import Span, Spans
 from quire.tokenizer.folder import ChatTemplate, load_backend, load_settings
 from quire.tokenizer.renaming import RenamedCopy, copy_model, share_model
 
+_TEXT = operator.attrgetter("text")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _SHAPE = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
 """What nobody adds to a vocabulary but as a control token, marked as special or not."""
@@ -139,7 +141,7 @@ class Tokenizer:
         Control tokens are the added tokens that are marked special, and those whose text is in
         `control`. Where none of them touches a literal span, the ids are those of `encode`.
         """
-        text = "".join([span.text for span in spans])
+        text = "".join(map(_TEXT, spans))
         for span in spans:
             if span.literal and span.text:
                 break
