@@ -57,7 +57,7 @@ def read_assignments(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _assignments(words: Sequence[str]) -> Iterator[tuple[str, Any, list[str]]]:
-    """Each key with its value and the words that said so."""
+    """Each key with its value and the words that it was read from."""
     rest = list(words)
     while rest:
         before = list(rest)
@@ -76,11 +76,11 @@ def split_source(words: Sequence[str]) -> tuple[str | None, list[str]]:
     first, rest = _split_first(words)
     configs: list[Any] = []
     others: list[str] = []
-    for key, value, said in _assignments(rest):
+    for key, value, read in _assignments(rest):
         if key == "config":
             configs.append(value)
         else:
-            others += said
+            others += read
     if not configs:
         return first, rest
     config = _checked_config(configs)

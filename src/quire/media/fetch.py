@@ -156,7 +156,7 @@ def check_type(media_type: str, kind: Kind) -> None:
     name = media_type.partition(";")[0].strip().lower()
     if name in _UNTYPED or name.startswith(f"{kind}/") or name in _MORE_TYPES[kind]:
         return
-    raise MediaError(f"it is said to be {name[:60]!r}, which is no {kind}.")
+    raise MediaError(f"it is declared as {name[:60]!r}, which is no {kind}.")
 
 
 async def fetch_url(

@@ -65,13 +65,13 @@ def check_url(text: str, policy: MediaPolicy) -> URL:
     return url.with_fragment(None)
 
 
-def check_addresses(found: Iterable[str], policy: MediaPolicy) -> list[str]:
+def check_addresses(resolved: Iterable[str], policy: MediaPolicy) -> list[str]:
     """The IP addresses of one host, each checked: if one may not be reached, none is.
 
     Raises:
         MediaError: the host has no address, or one that is not global.
     """
-    addresses = list(dict.fromkeys(found))
+    addresses = list(dict.fromkeys(resolved))
     if not addresses:
         raise MediaError("the address's host is not known.")
     if not all(is_allowed(address, policy) for address in addresses):

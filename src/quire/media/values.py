@@ -91,8 +91,8 @@ class Clip:
         sound: Sound | None = None,
     ) -> Clip:
         """The clip of these frames, with its hash: of the pixels, the times, and the sound."""
-        heard = None if sound is None else sound.content_hash
-        facts = (timestamps, frame_indices, fps, duration, total_frames, heard)
+        sound_hash = None if sound is None else sound.content_hash
+        facts = (timestamps, frame_indices, fps, duration, total_frames, sound_hash)
         digest = content_hash("video", frames, *facts)
         return cls(frames, timestamps, frame_indices, fps, duration, total_frames, sound, digest)
 

@@ -92,7 +92,7 @@ class NamedTemplate(Template):
         return (given, *tools) if given.text or conversation.tools else None
 
     def _turns(self, conversation: Conversation, keep: bool) -> Iterator[tuple[Slots, Spans]]:
-        """The slots and the text of each turn; results in a row are one turn."""
+        """The slots and the text of each turn; consecutive results are one turn."""
         for role, group in groupby(conversation.messages, key=lambda message: message.role):
             messages = list(group)
             if role == "tool":
@@ -114,21 +114,19 @@ class NamedTemplate(Template):
         return tuple(spans[1:])
 
     def _answer(self, message: Message, keep: bool) -> Spans:
-        text, opened = message.text, ""
+        """An assistant's turn: its thought if it is kept, its text and its calls."""
+        calls = self._calls(message.tool_calls)
         if message.has_control:  # a medium in an answer: no thought is looked for around it
-            return (*message_spans(message), *self._calls(message.tool_calls))
+            return (*message_spans(message), *calls)
         if not keep:
-            text = self._without_thoughts(text)
-        elif message.reasoning and self.reasoning:
-            opened = message.reasoning
-        thought: Spans = ()
-        if opened:
+            text = self._without_thoughts(message.text)
+        elif message.reasoning and self.reasoning:  # given apart from the text
             before, after = self.thought_words
-            thought = (Span(before), Span(opened, literal=True), Span(after))
-            said: Spans = (Span(text, literal=True),)
+            thought = (Span(before), Span(message.reasoning, literal=True), Span(after))
+            return (*thought, Span(message.text, literal=True), *calls)
         else:
-            said = mark_thought(text, self.thought_words)
-        return (*thought, *said, *self._calls(message.tool_calls))
+            text = message.text
+        return (*mark_thought(text, self.thought_words), *calls)
 
     def _calls(self, calls: tuple[ToolCall, ...]) -> Spans:
         return self._tools.write_calls(calls) if calls else ()
@@ -160,7 +158,10 @@ _SAMPLE_CALL = ToolCall("tool", '{"text": "a"}')
 
 @functools.cache
 def _control_texts(declaration: Format, tools: ToolFormat) -> frozenset[str]:
-    """Markers in all that the format writes itself, and the words that it names as such."""
+    """The markers in everything that the format writes itself, and the words that it names so.
+
+    A tool and a call are written as samples, to see what their format writes around them.
+    """
     written: list[str] = [*declaration.thought_words, declaration.default_system]
     words: list[str] = [*declaration.stop_words, *declaration.media.texts, *declaration.controls]
     for slot in declaration.all_slots:

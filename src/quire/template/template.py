@@ -156,7 +156,7 @@ class Template(ABC):
         if not (isinstance(last, TextElement) and last.spans and opening):
             return False
         if last.spans[-1].literal and last.spans[-1].text.strip():
-            return False  # a user's text, whatever it says
+            return False  # a user wrote it
         end = ""
         for span in reversed(last.spans):  # the end alone: a prompt may have millions of characters
             end = span.text + end if end else span.text.rstrip()

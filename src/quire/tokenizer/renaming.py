@@ -1,7 +1,7 @@
 """Copies of a tokenizer in which every control token has another name.
 
-Normaliser, pre-tokenizer, model and ids are the tokenizer's, so that everything else is encoded as
-before.
+Normaliser, pre-tokenizer and model are the tokenizer's, and so are the ids that come out, so that
+everything else is encoded as the tokenizer encodes it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class RenamedCopy:
     def encode(self, text: str, ranges: Sequence[tuple[int, int]]) -> list[int] | None:
         """The tokenizer's ids of a text in which control tokens are those at `ranges` alone.
 
-        None: this copy cannot tell them.
+        Returns:
+            None where this copy cannot give them.
         """
         pieces: list[str] = []
         done = 0

@@ -34,7 +34,7 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def today() -> date:
-    """The date that the list of tools names; tests put another in its place."""
+    """The date in the list of tools; tests replace it."""
     return date.today()
 
 
