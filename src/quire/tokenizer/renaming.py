@@ -6,6 +6,7 @@ everything else is encoded as the tokenizer encodes it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,10 +132,15 @@ def _makes(merge: str | Sequence[str], names: Mapping[str, str]) -> bool:
 
 
 def _new_names(texts: Iterable[str], added: Iterable[AddedToken]) -> dict[str, str]:
-    """A random name for each text, of lower-case letters, which normalisers leave alone.
+    """A name for each text, of lower-case letters, which normalisers leave alone.
 
-    No added token ends as a name begins: literal text before a name cannot swallow its beginning.
+    All names begin with the same 22 random letters (103 bits), which nobody can guess, and go on with
+    a number written in letters: a vocabulary may have thousands of control tokens, and random letters
+    for each would take longer than all else here. No added token ends as a name begins, so literal
+    text before a name cannot swallow its beginning.
     """
     last = {token.content[-1:].lower() for token in added}
-    first = secrets.choice([letter for letter in _LETTERS if letter not in last] or _LETTERS)
-    return {text: first + "".join(secrets.choice(_LETTERS) for _ in range(25)) for text in texts}
+    secret = secrets.choice([letter for letter in _LETTERS if letter not in last] or _LETTERS)
+    secret += "".join(secrets.choice(_LETTERS) for _ in range(21))
+    numbers = itertools.product(_LETTERS, repeat=5)
+    return {text: secret + "".join(next(numbers)) for text in texts}

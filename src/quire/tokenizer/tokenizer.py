@@ -221,7 +221,9 @@ class Guard:
         self._is_plain = backend.normalizer is None or not any(
             token.normalized for token in self._added.values()
         )
-        self._sharing = share_model(backend, self._added, self._controls)
+        # Copies are made when a literal text first needs one: most guards never do.
+        self._sharing: RenamedCopy | None = None
+        self._can_share = True
         self._complete: RenamedCopy | None = None
         self._completing = threading.Lock()
 
@@ -307,6 +309,9 @@ class Guard:
 
     def _encode_renamed(self, text: str, ranges: list[tuple[int, int]]) -> list[int]:
         """The ids of a text in which the format's own control tokens stand at these ranges."""
+        if self._sharing is None and self._can_share:  # two threads may make it, and do no harm
+            self._sharing = share_model(self._backend, self._added, self._controls)
+            self._can_share = self._sharing is not None
         ids = self._sharing.encode(text, ranges) if self._sharing else None
         if ids is None:
             ids = self._complete_copy().encode(text, ranges)
