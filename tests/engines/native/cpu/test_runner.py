@@ -23,6 +23,7 @@ from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.program.machine_code import load_step
 from quire.engines.native.cpu.runner import CpuRunner
+from quire.engines.native.cpu.weights import packed
 from quire.errors import EngineClosedError
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
 from tests.engines.native.random_models import KINDS, load_oracle, make_random_model
@@ -152,6 +153,27 @@ def test_chunks_threads_and_blocks_change_no_bit(
     one_by_one = logits_of(load(folder, num_threads=2), ids, [1] * LENGTH)
     np.testing.assert_array_equal(one_by_one, whole)
     np.testing.assert_array_equal(logits_of(load(folder, block_size=32), ids), whole)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["qwen2", "olmo2"])
+def test_quantised_weights_are_batch_invariant(
+    kind: str,
+    quantize: str,
+    folders: Callable[..., Path],
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Of many rows, the rounding is a phase of its own; OLMo 2 has no norms before it."""
+    monkeypatch.setattr(packed, "cache_folder", lambda: tmp_path)
+    folder, ids = folders(kind), random_ids(LENGTH)
+    plain = logits_of(load(folder), ids)
+    runner = load(folder, quantize=quantize, num_threads=2)
+    whole = logits_of(runner, ids)
+    np.testing.assert_array_equal(logits_of(runner, ids, [1] * LENGTH), whole)
+    errors = np.sqrt(np.mean((whole - plain) ** 2, axis=-1))
+    assert 0 < np.median(errors) < (0.1 if quantize == "int8" else 0.6) * plain.std()
 
 
 @settings(

@@ -14,6 +14,7 @@ from quire.engines.native.cpu.program.linear_phases import (
     add_to_residual,
     norm_phase,
     normed_rows,
+    phase_input,
     quantize_phase,
     quantized_map_of,
     quantized_rows,
@@ -171,7 +172,7 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     quantized_map = quantized_map_of(get_int64(layer, layout.K_MAP),
                                      get_int64(layer, layout.V_MAP))  # fmt: skip
     quantized_map = quantized_map_of(get_int64(layer, layout.Q_MAP), quantized_map)
-    quantize_phase(table, quantized_map, get_int64(table, layout.NORMED), rows,
+    quantize_phase(table, quantized_map, phase_input(table, x, weight), rows,
                    phase + layout.PROJECT_ROWS_PHASE)  # fmt: skip
     width_phase = phase + layout.WIDTH_NORM_PHASE
     normed = 0

@@ -22,6 +22,7 @@ from quire.engines.native.cpu.program.linear_phases import (
     add_to_residual,
     norm_phase,
     normed_rows,
+    phase_input,
     prepared_in_phase,
     quantize_phase,
     quantized_map_of,
@@ -77,7 +78,7 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
     norm_phase(table, x, rows, weight, phase + layout.FFN_NORM_PHASE)
     quantized_map = quantized_map_of(get_int64(layer, layout.GATE_MAP),
                                      get_int64(layer, layout.UP_MAP))  # fmt: skip
-    quantize_phase(table, quantized_map, get_int64(table, layout.NORMED), rows,
+    quantize_phase(table, quantized_map, phase_input(table, x, weight), rows,
                    phase + layout.GATE_ROWS_PHASE)  # fmt: skip
     normed, adapters = 0, get_int64(table, layout.ADAPTERS)
     if adapters:
@@ -123,7 +124,7 @@ def _route(thread: int, table: int, layer: int, phase: int) -> None:
     score = get_int64(experts, layout.SHARED_SCORE_MAP)
     quantized_map = get_int64(experts, layout.ROUTER_MAP)
     quantized_map = quantized_map_of(quantized_map, score) if score else quantized_map
-    quantize_phase(table, quantized_map, get_int64(table, layout.NORMED), rows,
+    quantize_phase(table, quantized_map, phase_input(table, x, weight), rows,
                    phase + layout.GATE_ROWS_PHASE)  # fmt: skip
     counters = counters_of(table, phase + layout.SCORE_PHASE)
     parts = num_tasks(table, get_int64(experts, layout.EXPERT_COUNT) // COLUMN_GRAIN + 1)
