@@ -119,8 +119,10 @@ def _check_plain(tensors: ModuleTensors, quantization: Quantization | None) -> N
     for part in ("qweight", "weight_packed"):
         if part in tensors:
             where = quantization.source if quantization is not None else "config.json"
-            said = "leaves this module in full precision" if quantization else "says nothing of it"
+            problem = (
+                "leaves this module in full precision" if quantization else "says nothing about it"
+            )
             raise WeightsError(
                 f"The folder holds {tensors.name(part)}, quantised, and no {tensors.name('weight')}; "
-                f"{where} {said}. Copy config.json and quantize_config.json of the same model again"
+                f"{where} {problem}. Copy config.json and quantize_config.json of the same model again"
             )

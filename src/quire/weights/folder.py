@@ -82,13 +82,13 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 def eos_token_ids(folder: Path, eos_token_id: int | None) -> tuple[int, ...]:
     """The EOS tokens: those of the generation config, or else the config, and the tokenizer's own."""
-    found: list[int] = []
+    eos: list[int] = []
     for name in ("generation_config.json", "config.json"):
         value = read_json(folder, name).get("eos_token_id")
         ids = value if isinstance(value, list) else [value]
-        found = [token for token in ids if isinstance(token, int)]
-        if found:
+        eos = [token for token in ids if isinstance(token, int)]
+        if eos:
             break
     if eos_token_id is not None:
-        found.append(eos_token_id)
-    return tuple(dict.fromkeys(found))
+        eos.append(eos_token_id)
+    return tuple(dict.fromkeys(eos))

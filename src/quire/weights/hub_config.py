@@ -104,10 +104,10 @@ class HubConfig:
             raise self.wrong(key, value, "true or false")
         return value
 
-    def wrong(self, key: str, value: Any, wanted: str) -> ModelError:
-        """The error for a value that is missing, or is not what was `wanted`."""
-        said = "is missing" if value is None else f"is {value!r}"
-        return ModelError(f"{self.source}: {key} {said}; it must be {wanted}")
+    def wrong(self, key: str, value: Any, expected: str) -> ModelError:
+        """The error for a value that is missing, or is not what was `expected`."""
+        problem = "is missing" if value is None else f"is {value!r}"
+        return ModelError(f"{self.source}: {key} {problem}; it must be {expected}")
 
     def require(self, key: str, allowed: tuple[Any, ...], default: Any) -> None:
         """Refuse a model whose `key` has a value that the engine does not compute."""

@@ -110,7 +110,7 @@ def _check_below(name: str, values: NDArray[Any], limit: int) -> None:
 
 
 class BatchInputs:
-    """Memory for batches of up to `rows` rows, whose addresses are in the runner's `table` for good.
+    """Memory for batches of up to `rows` rows, whose addresses stay in the runner's `table`.
 
     Copying a few small arrays takes less time than asking NumPy for the addresses of new ones in
     every step.
@@ -150,6 +150,7 @@ class BatchInputs:
         size, width = batch.block_tables.size, batch.block_tables.shape[1]
         table[layout.TABLE_WIDTH] = width
         if size > len(self._block_tables):
+            # Twice as large as needed: tables grow with every block of every sequence.
             self._block_tables = self._array(layout.BLOCK_TABLES, 2 * size, np.int32)
         self._block_tables[:size] = batch.block_tables.ravel()
         if batch.embeds is not None:
@@ -200,6 +201,7 @@ class BatchAdapters:
         words = self._words
         runs = _row_runs(adapters, batch.query_start)
         words[layout.RUNS], words[layout.RUN_COUNT] = self._runs(runs)
+        # The rows of the logits are others than those of the batch, and so are their runs.
         heads = _logits_runs(adapters, batch)
         words[layout.HEAD_RUNS], words[layout.HEAD_RUN_COUNT] = self._runs(heads)
         words[layout.HEADS_OF_ROWS], words[layout.HEAD_COUNT] = self._heads(heads)
@@ -257,7 +259,7 @@ def _row_runs(
 
 
 def _logits_runs(adapters: Sequence[LoadedAdapter | None], batch: Batch) -> list[_Run]:
-    """The runs of the rows whose logits are wanted, counted among those."""
+    """The runs of the rows whose logits are asked for, by their index among those."""
     owners = np.searchsorted(batch.query_start, batch.logits_rows, side="right") - 1
     rows = ((adapters[owner], row, 1) for row, owner in enumerate(owners.tolist()))
     return list(_merged(rows))
@@ -265,6 +267,7 @@ def _logits_runs(adapters: Sequence[LoadedAdapter | None], batch: Batch) -> list
 
 def _merged(runs: Any) -> Iterator[_Run]:
     """Runs of the same adapter that follow each other, made one."""
+    # By identity: two requests with one adapter hold the same object.
     for _, group in groupby(runs, key=lambda run: id(run[0])):
         same = list(group)
         yield same[0][0], same[0][1], sum(rows for _, _, rows in same)

@@ -90,7 +90,9 @@ class CpuRunner:
             (check_shapes if plain else check_batch)(batch, self)
             logits_count = len(batch.logits_rows)
             if logits_count and not self._table[layout.HEAD_MAP]:
-                raise ValueError("logits are wanted of a model that was loaded without its head")
+                raise ValueError(
+                    "a batch asks for logits of a model that was loaded without its head"
+                )
             self._team.wait_until_idle()  # from here on the tables change
             self._fill_tables(batch, plain, logits_count)
             if len(batch.token_ids):
@@ -127,7 +129,7 @@ class CpuRunner:
 
     @property
     def hidden(self) -> NDArray[np.float32]:
-        """The hidden states that the last batch wanted; see `Runner`."""
+        """The hidden states that the last batch asked for; see `Runner`."""
         first, end = self._table[layout.LOGITS_COUNT], self._table[layout.NORMED_COUNT]
         return self._model.normed[first:end]
 

@@ -171,6 +171,7 @@ class ModelTables:
         self.normed = self._add_scratch(layout.NORMED, aligned_zeros((rows, spec.hidden_size)))
         group = spec.num_heads // spec.num_kv_heads
         floats = scratch_floats(group, spec.head_dim, spec.hidden_size)
+        # Quantised rows follow at a cache line, and so does the scratch of the next thread.
         floats, row_bytes = -(-floats // 16) * 16, _quantized_row_bytes(weights)
         own = aligned_zeros((self._num_threads, floats + layout.SCRATCH_ROWS * row_bytes // 4))
         self._add_scratch(layout.SCRATCH, own)
@@ -258,6 +259,7 @@ class ExpertTable:
         words[layout.EXPERT_MAPS] = maps.ctypes.data
         router = map_words(tensors["router"])
         words[layout.ROUTER_MAP] = router.ctypes.data
+        # The words hold nothing but addresses: this keeps alive what they point to.
         self._kept: list[object] = [tensors, maps, router, scratch]
         if spec.shared_size:
             score = map_words(tensors["shared_score"])

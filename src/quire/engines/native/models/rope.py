@@ -212,8 +212,8 @@ def _yarn(rope: RopeSpec, plain: NDArray[np.float32], head_dim: int) -> NDArray[
     """YaRN (arXiv 2309.00071): fast dimensions keep their frequency, slow ones are stretched."""
 
     def dimension(rotations: float) -> float:
-        turns = rope.positions / (rotations * 2 * math.pi)
-        return head_dim * math.log(turns) / (2 * math.log(rope.theta))
+        ratio = rope.positions / (rotations * 2 * math.pi)
+        return head_dim * math.log(ratio) / (2 * math.log(rope.theta))
 
     low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
     if rope.truncate:

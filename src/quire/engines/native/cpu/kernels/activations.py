@@ -53,6 +53,7 @@ def tanh(typingctx: Any, value: Any) -> Any:
 def soft_cap(x: int, size: int, scale: float, cap: float) -> None:
     """`x = cap * tanh(x * scale / cap)` for `size` floats at address `x`; `x * scale` for a cap of 0."""
     limit = simd.splat(np.float32(cap))
+    # One multiplication for the scale and for the division by the cap.
     factor = simd.splat(np.float32(scale / cap if cap != 0 else scale))
     for k in range(0, size, simd.LANES):
         count = min(simd.LANES, size - k)

@@ -10,7 +10,7 @@ lanes are positions in the scores, and dimensions in the output: neither has to 
 lanes. Elements are float32, float16 or int8. A block of int8 is followed by one float32 scale for
 each of its positions.
 
-All blocks of a head lie together. Where a sequence has neighbouring blocks, as a prompt mostly does,
+All blocks of a head are stored together. Where a sequence has neighbouring blocks, as a prompt mostly does,
 its keys are read in one long stream, which the CPU's own prefetcher follows. For the others, the
 tiles prefetch a block while they read an earlier one.
 """
@@ -298,7 +298,7 @@ def _softmax_chunk(
     top = simd.splat(simd.NEGATIVE_INFINITY)
     for j in range(0, length, LANES):
         value = simd.load(scores + 4 * j)
-        if first > j or end < j + LANES:
+        if first > j or end < j + LANES:  # only the edges of what the pair sees need a mask
             value = simd.keep_range(value, first - j, end - j, simd.NEGATIVE_INFINITY)
             simd.store(scores + 4 * j, value)
         top = simd.maximum(value, top)
@@ -339,6 +339,7 @@ def _attend_tile(
     scores = queries + pairs * width * 4
     outs = scores + pairs * SCORE_STRIDE * 4
     states = outs + pairs * width * 4
+    # Pairs are copied so that they follow each other, as the tiles read them.
     for pair in range(pairs):
         source = q + ((row + pair // group) * heads + head * group + pair % group) * size * 4
         for i in range(size):
@@ -363,11 +364,11 @@ def _attend_tile(
         for start in range(low, high, block_size):
             number = start // block_size
             keys = k_base + _block(table, number) * k_block
-            wanted = number + BLOCKS_AHEAD
-            if wanted < end:
-                ahead = k_base + _block(table, wanted) * k_block
+            following = number + BLOCKS_AHEAD
+            if following < end:
+                ahead = k_base + _block(table, following) * k_block
             else:
-                ahead = v_base + _block(table, min(wanted - count, final)) * v_block
+                ahead = v_base + _block(table, min(following - count, final)) * v_block
             _score_block(kind, queries, size, pairs, keys, block_size, scores + 4 * (start - chunk),
                          ahead)  # fmt: skip
         length = (high - low + LANES - 1) // LANES * LANES
@@ -379,15 +380,16 @@ def _attend_tile(
         for block_start in range(low, high, block_size):
             start, number = max(block_start, begin), block_start // block_size
             values = v_base + _block(table, number) * v_block
-            wanted = min(number + BLOCKS_AHEAD, final)
-            if wanted < end:
-                ahead = v_base + _block(table, wanted) * v_block
+            following = min(number + BLOCKS_AHEAD, final)
+            if following < end:
+                ahead = v_base + _block(table, following) * v_block
             else:
-                ahead = k_base + _block(table, wanted) * k_block
+                ahead = k_base + _block(table, following) * k_block
             _add_values(kind, scores + 4 * (start - chunk), pairs, values, block_size,
                         start - block_start, min(block_start + block_size, high) - start, width,
                         outs, ahead)  # fmt: skip
 
+    # The softmax divides by its sum here, once, and not in every chunk.
     for pair in range(pairs):
         inverse = np.float32(1) / simd.get_float32(states, 2 * pair + 1)
         target = out + ((row + pair // group) * heads + head * group + pair % group) * size * 4

@@ -61,6 +61,7 @@ def build_fma(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
 
 def build_splat(builder: ir.IRBuilder, scalar: Any) -> Any:
     """A scalar in every lane."""
+    # LLVM has no broadcast: it recognises this pair of instructions as one.
     one = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, INT32(0))
     zeros = constant_vector(0, INT32)
     return builder.shuffle_vector(one, ir.Constant(VECTOR, ir.Undefined), zeros)
@@ -99,7 +100,7 @@ def build_load(builder: ir.IRBuilder, address: Any, bfloat16: bool = False) -> A
 def build_load_part(builder: ir.IRBuilder, address: Any, count: Any, bfloat16: bool = False) -> Any:
     """The first `count` (int64) values. The other lanes are 0, and their memory is not touched.
 
-    The memory behind the last value may belong to nobody, so a plain load could fault.
+    The memory after the last value may not be mapped, so that a plain load could fault.
     """
     element, size = (ir.IntType(16), 2) if bfloat16 else (FLOAT, 4)
     kind = ir.VectorType(element, LANES)
@@ -150,7 +151,7 @@ def build_sums(builder: ir.IRBuilder, vectors: list[Any]) -> Any:
     width = LANES
     while width > 1:
         half = width // 2
-        if len(vectors) > 1:
+        if len(vectors) > 1:  # two vectors are folded into one register
             pairs = zip(vectors[::2], vectors[1::2], strict=True)
         else:
             pairs = ((vectors[0], ir.Constant(vectors[0].type, ir.Undefined)) for _ in range(1))
@@ -173,6 +174,8 @@ def build_exp(builder: ir.IRBuilder, x: Any, negative: bool = False) -> Any:
     `negative` promises that x is not above 0, which saves work. The C library's expf works on one
     number at a time, and its results differ between systems.
     """
+    # Beyond these limits the exponent would not fit into its bits. So x is clamped here, and 0 or
+    # infinity is selected at the end.
     low, high = constant_vector(-87.33654), constant_vector(88.72283)
     tiny, huge = builder.fcmp_ordered("<", x, low), builder.fcmp_ordered(">", x, high)
     x = builder.select(tiny, low, x)

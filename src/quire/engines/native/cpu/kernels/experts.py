@@ -63,6 +63,7 @@ def softmax_row(x: int, size: int) -> None:
         count = min(LANES, size - i)
         value = simd.exp(simd.subtract(simd.load_part(x + 4 * i, count), highest))
         simd.store_part(x + 4 * i, value, count)
+        # The missing lanes were loaded as 0, and exp(0 - max) must not count.
         total = simd.add(total, simd.keep_range(value, ZERO, count, np.float32(0)))
     scale = simd.splat(simd.sum_lanes(total))
     for i in range(0, size, LANES):
@@ -226,6 +227,7 @@ def experts_gate(
         columns = get_int64(gate_map, layout.MAP_COLUMNS)
         first, end = task_range(part, parts, columns, COLUMN_GRAIN)
         row, last = get_int64(starts, expert), get_int64(starts, expert + 1)
+        # Each thread gathers the rows for itself: they stay in its cache for both products.
         while row < last and first < end:
             count = min(SCRATCH_ROWS, last - row)
             source = _gather(x, hidden, rows_of + 4 * row, count, scratch)
@@ -263,6 +265,7 @@ def experts_down(
             source = gate + _gate_offset(table, expert, row)
             codes = _quantized(down_map, source, count, quantized)
             linear_columns(source, codes, count, down_map, scratch, first, end, NO)
+            # The product lies in scratch, since rows of different experts add to one row of out.
             for i in range(count):
                 target = out + 4 * hidden * np.int64(get_int32(rows_of, row + i))
                 weight = get_float32(weights_of, row + i)

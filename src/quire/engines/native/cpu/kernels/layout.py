@@ -100,8 +100,8 @@ LAYER_WORDS = EXPERTS + 1
 ) = range(16)  # fmt: skip
 
 # What the threads of a step share: the number of the step that runs, or 0; the number of threads
-# inside it; and for each thread whether it sleeps. Each lies in a cache line of its own, since
-# different threads write them.
+# inside it; and for each thread whether it sleeps. Each has a cache line of its own, since different
+# threads write them.
 OPEN, INSIDE, ASLEEP = 0, LINE, 2 * LINE
 # Each phase has two counters, each in its own line: tasks taken, and at DONE tasks finished.
 PHASE_BYTES, DONE = 2 * LINE, LINE
@@ -118,9 +118,9 @@ LAST_NORM_PHASE, HEAD_ROWS_PHASE, LORA_HEAD_PHASE, HEAD_PHASE, LAST_PHASES = ran
 CHECK_PHASE, EMBED_PHASE, FIRST_PHASES = range(3)
 # With several tasks for each thread, one that is late or off its CPU leaves its share to the others.
 TASKS_PER_THREAD = 4
-# Up to so many rows (times threads), each thread computes norms and quantised rows for itself: that
-# takes less time than a phase, at whose end threads wait for each other. An expert's rows, too, are
-# computed in pieces of so many.
+# If there are no more rows than this (times threads), each thread computes norms and quantised rows
+# for itself: that takes less time than a phase, at whose end threads wait for each other. The rows of
+# an expert are computed in pieces of this size, too.
 SCRATCH_ROWS = 64
 
 # The adapters of a batch in which some row has one.

@@ -1,6 +1,6 @@
 """Linear maps: rows times a weight that is float32, bfloat16, int8 or int4.
 
-Float32 and bfloat16 weights are read as they lie in the mapped file (`tiles`). Quantised weights are
+Float32 and bfloat16 weights are read as they are stored in the mapped file (`tiles`). Quantised weights are
 multiplied as integers (`quantized_tiles`): the rows are rounded to int8 first, by `quantize_rows`.
 A quantised row of `depth` values in groups of `span` is `depth` int8, then for each group a float32
 scale, then for each group the int32 sum of its int8: `x[k] = scale[k // span] * int8[k]`, nearly.
@@ -111,7 +111,7 @@ def quantize_rows(first: int, end: int, x: int, size: int, depth: int, span: int
     stride, groups = quantized_row_bytes(depth, span), depth // span
     for row in range(first, end):
         source, target = x + row * size * 4, out + row * stride
-        scales = target + depth
+        scales = target + depth  # then the sums, which the zero points are multiplied with
         for group in range(groups):
             start = group * span
             quantize_group(source + 4 * start, size - start, span, target + start,
@@ -220,6 +220,7 @@ def linear_columns(
     )
     depth = simd.get_int64(linear_map, layout.MAP_DEPTH)
     columns = simd.get_int64(linear_map, layout.MAP_COLUMNS)
+    # A prompt's rows exceed the cache: they are multiplied block by block, each with all weights.
     tiles = max(1, ROW_BLOCK_BYTES // (4 * depth * TILE_ROWS))
     step = tiles * TILE_ROWS
     first_bias = bias + 4 * first if bias else 0

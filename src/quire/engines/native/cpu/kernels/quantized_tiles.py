@@ -279,9 +279,9 @@ def _write(
     low = builder.icmp_signed(">=", lanes, _splat(builder, builder.trunc(first, INT32)))
     high = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(end, INT32)))
     mask = builder.and_(low, high)
-    for wanted, address in ((bias, bias), (accumulate, row)):
+    for condition, address in ((bias, bias), (accumulate, row)):
         source = builder.add(address, INT64(4 * column))
-        use = builder.icmp_signed("!=", wanted, INT64(0))
+        use = builder.icmp_signed("!=", condition, INT64(0))
         before = builder.block
         with builder.if_then(use):
             loaded = builders.call(

@@ -29,12 +29,13 @@ def task_range(task: int, tasks: int, count: int, grain: int) -> tuple[int, int]
 def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
     """RMS norm of `size` floats at address `x`, which may be `out`."""
     total = simd.splat(np.float32(0))
+    # Masked loads and stores take longer than plain ones: only the last register of a row has a mask.
     full = size // LANES * LANES
     for k in range(0, full, LANES):
         value = simd.load(x + 4 * k)
         total = simd.fma(value, value, total)
     rest = size - full
-    if rest:
+    if rest:  # the missing lanes are 0, and add nothing to the sum
         value = simd.load_part(x + 4 * full, rest)
         total = simd.fma(value, value, total)
     mean = simd.sum_lanes(total) / np.float32(size)
@@ -111,6 +112,7 @@ def replace_rows(
 def scale_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float) -> None:
     """`x[t] *= scale` for (rows, size)."""
     first, end = task_range(task, tasks, rows, 1)
+    # Without a cap, `soft_cap` multiplies by the scale and does nothing else.
     soft_cap(x + first * size * 4, (end - first) * size, scale, np.float32(0))
 
 
@@ -119,6 +121,7 @@ def add_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float, 
     """`out[t] += x[t] * scale` for (rows, size)."""
     first, end = task_range(task, tasks, rows, 1)
     factor = simd.splat(np.float32(scale))
+    # The rows of a task are one run of memory: only its very last register is masked.
     for k in range(first * size, end * size, LANES):
         count = min(LANES, end * size - k)
         value = simd.multiply(simd.load_part(x + 4 * k, count), factor)
@@ -161,6 +164,7 @@ def _rotate_halves(x: int, cosines: int, sines: int, half: int, scale: float) ->
 @kernel
 def _rotate_interleaved(x: int, cosines: int, sines: int, half: int, scale: float) -> None:
     """Rotate each pair (x[2 i], x[2 i + 1]) of the head at address `x`, and scale it."""
+    # Pair by pair: on a register, the lanes would have to be shuffled apart and together again.
     factor = np.float32(scale)
     for i in range(half):
         first, second = simd.get_float32(x, 2 * i), simd.get_float32(x, 2 * i + 1)
@@ -191,5 +195,5 @@ def rotate_heads(
                 _rotate_interleaved(address, cosines + angles, sines + angles, rotary // 2, scale)
             elif rotated:
                 _rotate_halves(address, cosines + angles, sines + angles, rotary // 2, scale)
-            if rotated < size:
+            if rotated < size:  # these dimensions have nothing but the scale
                 soft_cap(address + 4 * rotated, size - rotated, scale, np.float32(0))

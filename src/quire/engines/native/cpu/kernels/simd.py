@@ -51,6 +51,7 @@ class LanesType(types.Type):
 lanes_type = LanesType()
 
 
+# Numba passes a value of this type as an LLVM vector, in a register, and never looks inside.
 @register_default(LanesType)
 class _LanesModel(PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Any) -> None:
@@ -107,6 +108,7 @@ def store(typingctx: Any, address: Any, value: Any) -> Any:
     """Write all lanes."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # Rows begin at any float: LLVM takes an instruction that needs no alignment.
         builder.store(args[1], build_pointer(builder, args[0], VECTOR), align=4)
         return context.get_dummy_value()
 
@@ -309,6 +311,7 @@ def put_int8(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # Clamped before it becomes an integer: the conversion is undefined out of its range.
         value = call(builder, "llvm.rint.f32", FLOAT, [args[2]])
         high = builder.fcmp_ordered("<", value, FLOAT(127.0))
         value = builder.select(high, value, FLOAT(127.0))

@@ -30,6 +30,7 @@ def build_offset(builder: ir.IRBuilder, address: Any, stride: Any, count: int) -
 
 def build_loop(builder: ir.IRBuilder, trips: Any, state: list[Any], body: Any) -> list[Any]:
     """`for index in range(trips): state = body(index, state)`, with the state in registers."""
+    # The state is phi nodes, not variables in memory that LLVM would first have to turn into registers.
     before = builder.block
     head = builder.append_basic_block("head")
     inside = builder.append_basic_block("inside")
@@ -74,6 +75,7 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
                 return builders.build_load(builder, address, narrow)
             return builders.build_load_part(builder, address, count, narrow)
 
+        # Each register of x and of w is loaded once, and used for every sum that it is part of.
         left = [fetch(address, False) for address in x]
         result = list(sums)
         for c, address in enumerate(w):
@@ -154,6 +156,7 @@ def _write(
     The bias and what `out` held are added after the reduction, so that a column's sum is the same
     with and without them.
     """
+    # A vector of `columns` numbers, which may be narrower than a register: LLVM loads just those.
     kind = ir.VectorType(FLOAT, columns)
     zero = ir.Constant(kind, [0.0] * columns)
 
@@ -182,8 +185,8 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any
 
     `out[r, :] (+)= sum_j a[r, j] * b[j, :]` over `vectors * LANES` columns, in the order of j; b
     holds elements of a KV cache of this kind. While b is read, the memory at `ahead` is prefetched
-    with the same strides: the next block of the cache lies anywhere, where no hardware prefetcher
-    expects it.
+    with the same strides: the next block may be anywhere in the cache, where no hardware
+    prefetcher expects it.
     """
 
     element = {KV_FLOAT32: 4, KV_FLOAT16: 2, KV_INT8: 1}[kind]
@@ -211,6 +214,7 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any
                 for v in range(vectors)
             ]
             result: list[Any] = []
+            # A scalar in all lanes is a broadcasting load; what lies in registers are b and the sums.
             for r, left in enumerate(lefts):
                 source = builder.add(left, builder.mul(index, INT64(4)))
                 scalar = builder.load(builders.build_pointer(builder, source, FLOAT), align=4)

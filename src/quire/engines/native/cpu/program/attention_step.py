@@ -54,7 +54,7 @@ def _rotate(
     if rope == layout.LOCAL_ROPE:
         cosines = get_int64(table, layout.LOCAL_COSINES)
         sines = get_int64(table, layout.LOCAL_SINES)
-    elif rope == layout.NO_ROPE:
+    elif rope == layout.NO_ROPE:  # `rotate_heads` then has a norm and a scale to do, at most
         cosines = 0
     rotate_heads(x + 4 * row * heads * size, rows, heads, size, first, end, norm,
                  get_float32(table, 2 * layout.EPS), scale,
@@ -119,7 +119,7 @@ def _project_task(
     rows, size = get_int64(table, layout.ROWS), get_int64(table, layout.HEAD_DIM)
     heads, kv_heads = get_int64(table, layout.HEADS), get_int64(table, layout.KV_HEADS)
     slots, block_size = get_int64(table, layout.SLOTS), get_int64(table, layout.BLOCK_SIZE)
-    later = get_int64(table, layout.WIDTH_NORMS)
+    later = get_int64(table, layout.WIDTH_NORMS)  # a norm over all heads comes first
     if first < heads:
         queries, last = get_int64(table, layout.QUERIES), min(end, heads)
         _project_columns(table, layer, Q, normed, quantized, queries, first, last)
@@ -175,6 +175,8 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
     quantize_phase(table, quantized_map, phase_input(table, x, weight), rows,
                    phase + layout.PROJECT_ROWS_PHASE)  # fmt: skip
     width_phase = phase + layout.WIDTH_NORM_PHASE
+    # Adapters read the norm in a phase before the first task. Without them, a thread that finds no
+    # task left does not compute it in vain.
     normed = 0
     if get_int64(table, layout.ADAPTERS):
         normed = normed_rows(thread, table, x, rows, weight)
@@ -182,6 +184,7 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
                        phase + layout.LORA_PROJECT_PHASE)  # fmt: skip
     phase += layout.PROJECT_PHASE
     counters = counters_of(table, phase)
+    # Whole heads are the units: a task that had part of one could neither norm nor rotate it.
     units = get_int64(table, layout.HEADS) + 2 * get_int64(table, layout.KV_HEADS)
     tasks = num_tasks(table, units)
     task = take_task(counters)

@@ -131,7 +131,7 @@ def _route(thread: int, table: int, layer: int, phase: int) -> None:
     task = take_task(counters)
     normed = normed_rows(thread, table, x, rows, weight) if task < parts else 0
     quantized = quantized_rows(thread, table, quantized_map, normed, rows) if task < parts else 0
-    while task <= parts:
+    while task <= parts:  # one task more than there are parts of columns
         if task < parts:
             router_scores(task, parts, experts, normed, quantized, rows)
         elif not prepared_in_phase(table, rows):
@@ -147,6 +147,7 @@ def _route(thread: int, table: int, layer: int, phase: int) -> None:
         task = next_task(counters)
     wait_for_phase(table, phase + layout.CHOOSE_PHASE, tasks)
     counters = counters_of(table, phase + layout.GROUP_PHASE)
+    # One thread sorts, and the others wait: it is quicker than sharing so little work.
     if take_task(counters) == 0:
         group_rows(experts, rows)
         finish_task(counters)

@@ -1,4 +1,4 @@
-"""What LoRA adapters add to a step: `x @ a.T @ b` beside linear maps, embeddings and heads of theirs.
+"""What LoRA adapters add to a step: `x @ a.T @ b` for linear maps, and their own embeddings and heads.
 
 A run is a number of neighbouring rows with one adapter. The small products `h = x @ a.T` of all runs
 are a phase of their own. `h @ b`, and the bias if there is one, is then added to some columns of a
@@ -87,6 +87,7 @@ def _small_products(
 ) -> None:
     """The phase of the products of x with a, for `maps` entries from `entry` on and `count` runs."""
     counters = counters_of(table, phase)
+    # With one run and one map there would be one task: the rank is cut, too, to occupy all threads.
     pieces = min(get_int64(table, layout.THREADS), LORA_PIECES)
     tasks = count * maps * pieces
     task = take_task(counters)
@@ -220,6 +221,7 @@ def _adapt_rows(table: int, adapters: int, run: int, first: int, end: int) -> No
     adapter, hidden = get_int64(run, layout.RUN_ADAPTER), get_int64(table, layout.HIDDEN)
     rows, ids = end - first, get_int64(table, layout.TOKEN_IDS) + 4 * first
     out = get_int64(table, layout.RESIDUAL) + first * hidden * 4
+    # The model's own rows are there already: looking them up in vain costs less than a test of each.
     own = get_int64(adapter, layout.ADAPTER_EMBEDDINGS)
     if own:
         is_bfloat16 = get_int64(adapter, layout.ADAPTER_EMBEDDINGS_BFLOAT16)
@@ -239,6 +241,7 @@ def adapt_embeddings(task: int, tasks: int, table: int) -> None:
     An adapter of the embeddings has a as a table: looking up a token's row stands for `x @ a.T`.
     """
     adapters = get_int64(table, layout.ADAPTERS)
+    # A task's rows may begin and end within a run.
     first, end = task_range(task, tasks, get_int64(table, layout.ROWS), ONE)
     for index in range(get_int64(adapters, layout.RUN_COUNT)):
         run = get_int64(adapters, layout.RUNS) + WORD * layout.RUN_WORDS * index
@@ -253,7 +256,7 @@ def adapt_embeddings(task: int, tasks: int, table: int) -> None:
 
 @kernel
 def head_products(table: int, x: int, phase: int) -> None:
-    """The small products of the head, for the rows whose logits are wanted."""
+    """The small products of the head, for the rows whose logits are asked for."""
     adapters = get_int64(table, layout.ADAPTERS)
     if adapters and _has_lora(adapters, layout.HEAD_ENTRY, ONE):
         _small_products(table, adapters, get_int64(adapters, layout.HEAD_RUNS),

@@ -132,7 +132,7 @@ def _embed(table: int) -> None:
     counters, parts = counters_of(table, layout.EMBED_PHASE), num_tasks(table, rows)
     task = take_task(counters)
     while task <= parts:
-        if task == parts:
+        if task == parts:  # attention is the first to need the tiles
             group = get_int64(table, layout.HEADS) // get_int64(table, layout.KV_HEADS)
             count = plan_tiles(get_int64(table, layout.QUERY_START),
                                get_int64(table, layout.SEQUENCES), group,
@@ -160,12 +160,13 @@ def _embed(table: int) -> None:
 
 @kernel
 def _compute_logits(thread: int, table: int, phase: int) -> None:
-    """NORMED = the rows whose logits or hidden states are wanted; LOGITS = the head of the former."""
+    """NORMED = the rows whose logits or hidden states are asked for; LOGITS = those of the former."""
     count, hidden = get_int64(table, layout.NORMED_COUNT), get_int64(table, layout.HIDDEN)
     normed, vocab = get_int64(table, layout.NORMED), get_int64(table, layout.VOCAB)
     counters = counters_of(table, phase + layout.LAST_NORM_PHASE)
     tasks = num_tasks(table, count)
     task = take_task(counters)
+    # Only rows that are asked for are normed: of a prompt chunk that is one, or none.
     while task < tasks:
         gather_rows(task, tasks, get_int64(table, layout.RESIDUAL), NO, hidden,
                     get_int64(table, layout.LOGITS_ROWS), count, normed)  # fmt: skip
@@ -191,7 +192,7 @@ def _compute_logits(thread: int, table: int, phase: int) -> None:
         else:
             linear(task, tasks, normed, quantized, count, head, get_int64(table, layout.LOGITS),
                    NO)  # fmt: skip
-        if scale != 1 or cap != 0:
+        if scale != 1 or cap != 0:  # few models have either
             scale_and_soft_cap(task, tasks, get_int64(table, layout.LOGITS), count, vocab, scale,
                                cap)  # fmt: skip
         task = next_task(counters)
@@ -224,6 +225,7 @@ def step(thread: int, table: int) -> None:
     be on their way out. They stay inside for the next step, if it comes soon.
     """
     sync, done = get_int64(table, layout.SYNC), 0
+    # Thread 0 is the caller's: the step is open only while that one is inside.
     if thread == 0:
         if enter(sync):
             _compute(thread, table)

@@ -200,7 +200,7 @@ def _add_pair(result: LoraWeights, target: _Target, pair: LoraPair) -> None:
 
 
 def _set_bias(result: LoraWeights, target: _Target, values: Floats, weights: Weights) -> None:
-    """Take over what a whole bias of the adapter differs by from the model's own."""
+    """Take over the difference of an adapter's bias, which replaces the model's, from the model's own."""
     if target.tensor.rows and values.shape == target.tensor.stored_shape[:1]:
         values = take_rows(values, target.tensor.rows)
     layer: Mapping[str, Floats] = {} if target.layer is None else weights.layers[target.layer]
