@@ -256,7 +256,10 @@ def test_what_is_plain_stays_plain() -> None:
 
 @pytest.mark.parametrize(
     ("quantization", "text"),
-    [(None, "config.json says nothing of it"), (rules(), "leaves this module in full precision")],
+    [
+        (None, "config.json says nothing about it"),
+        (rules(), "leaves this module in full precision"),
+    ],
 )
 def test_numbers_that_nobody_explains(quantization: Quantization | None, text: str) -> None:
     name, shape = "m.weight", (8, 16)

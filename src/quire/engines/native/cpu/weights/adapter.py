@@ -76,7 +76,7 @@ def lora_weights(adapter: Adapter, weights: Weights) -> LoraWeights:
     _check_memory(adapter)
     tensors = read_tensors(adapter)
     result = LoraWeights(adapter, tuple({} for _ in weights.layers))
-    targets = _Targets(weights.spec)
+    targets = _LoraTargets(weights.spec)
     for module, values in tensors.biases.items():
         for target in targets.of(module, adapter):
             _set_bias(result, target, values, weights)
@@ -113,18 +113,18 @@ def _check_memory(adapter: Adapter) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class _LoraTarget:
     """A linear map, or one of the two tables, whose weight (or part of it) a module owns."""
 
     layer: int | None
     tensor: TensorSpec
 
 
-class _Targets:
+class _LoraTargets:
     """What each module of a decoder holds, by the names that an adapter may use for the module."""
 
     def __init__(self, spec: DecoderSpec) -> None:
-        self._by_module: dict[str, list[_Target]] = {}
+        self._by_module: dict[str, list[_LoraTarget]] = {}
         entries: dict[str, TensorEntry] = {}
         for target in _all_targets(spec):
             name = target.tensor.name
@@ -132,7 +132,7 @@ class _Targets:
             self._by_module.setdefault(name.removesuffix(".weight"), []).append(target)
         self._modules = ModelModules(entries)
 
-    def of(self, module: str, adapter: Adapter, *roles: str) -> list[_Target]:
+    def of(self, module: str, adapter: Adapter, *roles: str) -> list[_LoraTarget]:
         """The targets in a module. They must have one of the roles, by default a linear map's.
 
         Raises:
@@ -158,20 +158,22 @@ def _roles_in_words(roles: tuple[str, ...]) -> str:
     return "pairs and biases of the layers' linear maps and of the head alone"
 
 
-def _all_targets(spec: DecoderSpec) -> Iterator[_Target]:
+def _all_targets(spec: DecoderSpec) -> Iterator[_LoraTarget]:
     for tensor in spec.global_tensors():
         if tensor.role in ("embeddings", "head"):
-            yield _Target(None, tensor)
+            yield _LoraTarget(None, tensor)
     if spec.tied_embeddings:
         shape = (spec.vocab_size, spec.hidden_size)
-        yield _Target(None, TensorSpec("head", spec.names.head, shape))
+        yield _LoraTarget(None, TensorSpec("head", spec.names.head, shape))
     for layer in range(spec.num_layers):
         for tensor in spec.layer_tensors(layer):
             if tensor.role in LINEARS:
-                yield _Target(layer, tensor)
+                yield _LoraTarget(layer, tensor)
 
 
-def _check_shape(adapter: Adapter, module: str, target: _Target, shape: tuple[int, ...]) -> None:
+def _check_shape(
+    adapter: Adapter, module: str, target: _LoraTarget, shape: tuple[int, ...]
+) -> None:
     if shape != target.tensor.stored_shape:
         raise AdapterError(
             f"The adapter {adapter.path} changes {module} as a matrix of shape {list(shape)}, but "
@@ -179,13 +181,13 @@ def _check_shape(adapter: Adapter, module: str, target: _Target, shape: tuple[in
         )
 
 
-def _map_of(result: LoraWeights, target: _Target) -> LoraMap:
+def _map_of(result: LoraWeights, target: _LoraTarget) -> LoraMap:
     """What the adapter has for a target so far."""
     maps = result.tables if target.layer is None else result.layers[target.layer]
     return maps.setdefault(target.tensor.role, LoraMap())
 
 
-def _add_pair(result: LoraWeights, target: _Target, pair: LoraPair) -> None:
+def _add_pair(result: LoraWeights, target: _LoraTarget, pair: LoraPair) -> None:
     """Take over a pair, or the part of it that belongs to a part of a fused tensor."""
     b = take_rows(pair.b, target.tensor.rows)
     bias = None if pair.bias is None else take_rows(pair.bias, target.tensor.rows)
@@ -199,7 +201,7 @@ def _add_pair(result: LoraWeights, target: _Target, pair: LoraPair) -> None:
         lora_map.bias = bias if lora_map.bias is None else lora_map.bias + bias
 
 
-def _set_bias(result: LoraWeights, target: _Target, values: Floats, weights: Weights) -> None:
+def _set_bias(result: LoraWeights, target: _LoraTarget, values: Floats, weights: Weights) -> None:
     """Take over the difference of an adapter's bias, which replaces the model's, from the model's own."""
     if target.tensor.rows and values.shape == target.tensor.stored_shape[:1]:
         values = take_rows(values, target.tensor.rows)
