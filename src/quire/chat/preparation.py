@@ -18,7 +18,7 @@ from quire.media.values import Medium
 from quire.messages import Conversation, Media, read_conversation
 from quire.options import check_option_names, read_option
 from quire.prompt import Prompt
-from quire.request import ChatRequest
+from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
 from quire.template.registry import get_template
 from quire.template.template import Template
@@ -29,6 +29,9 @@ from quire.weights.folder import eos_token_ids, read_json
 SHORT = 4000
 """Characters of a conversation, or of a text, that are rendered and tokenised within about half a
 millisecond; less than the way to a thread and back takes under load."""
+
+
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +121,8 @@ class Preparation:
         Raises:
             RequestError: the request is wrong.
         """
-        if _is_short(request):
-            return self.prepare_text(request)
-        begun = await asyncio.to_thread(self._begin, request)
+        begin = self._begin
+        begun = begin(request) if _is_short(request) else await asyncio.to_thread(begin, request)
         if isinstance(begun, PreparedRequest):
             return begun
         conversation, media = begun
@@ -166,11 +168,12 @@ class Preparation:
         self, request: ChatRequest
     ) -> PreparedRequest | tuple[Conversation, tuple[Media, ...]]:
         """The request made ready; or, where it holds media, its conversation and these."""
-        check_option_names(request.options)
-        conversation, media = self.media.place(
-            read_conversation(request.messages, request.system, request.tools), request.media
-        )
-        return (conversation, media) if media else self._render(request, conversation, ())
+        conversation = read_conversation(request.messages, request.system, request.tools)
+        conversation, media = self.media.place(conversation, request.media)
+        if not media:
+            return self._render(request, conversation, ())
+        check_option_names(request.options)  # before anything is fetched for it
+        return conversation, media
 
     def _render(
         self, request: ChatRequest, conversation: Conversation, media: Sequence[Medium]
@@ -187,7 +190,7 @@ class Preparation:
             template,
             conversation,
             media,
-            enable_thinking=self._thinking(read_option(options, "enable_thinking"), constrained),
+            enable_thinking=self._thinking(options, constrained),
             preserve_thinking=self._data_args.preserve_thinking if preserve is None else preserve,
         )
         starts_in_thought = template.starts_in_thought(elements)
@@ -197,7 +200,8 @@ class Preparation:
                 "from its first token: the two do not go together."
             )
         prompt = self.media.encode(template, elements, media, self.tokenizer)
-        special = self._special if self._skips_special_tokens(options) else frozenset[str]()
+        skips = options.get("skip_special_tokens")
+        special = self._special if (self._skips_special if skips is None else skips) else _NONE
         params = self._resolver.resolve(
             {**options, "skip_special_tokens": False} if special else options,
             len(prompt),
@@ -207,8 +211,9 @@ class Preparation:
         )
         return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
 
-    def _thinking(self, wanted: bool | None, constrained: bool) -> bool | None:
+    def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
         """A constraint holds from the first token on, so that there is no room for a thought."""
+        wanted = read_option(options, "enable_thinking")
         if not constrained:
             return self._data_args.enable_thinking if wanted is None else wanted
         if wanted:
@@ -217,10 +222,6 @@ class Preparation:
                 "a thought: leave enable_thinking out, or set it to false."
             )
         return False
-
-    def _skips_special_tokens(self, options: Mapping[str, Any]) -> bool:
-        given = options.get("skip_special_tokens")
-        return self._skips_special if given is None else bool(given)
 
     def _special_with_markers(self) -> frozenset[str]:
         """Special tokens' texts that the engine shows to the reader, which finds its markers in them
@@ -238,7 +239,7 @@ class Preparation:
 def _is_short(request: ChatRequest) -> bool:
     """Whether all of it is plain text, and little. What is no conversation is not short."""
     messages = request.messages
-    if request.media or request.tools is not None or len(request.system or "") > SHORT:
+    if request.media is not NO_MEDIA or request.tools is not None:
         return False
     if not isinstance(messages, (list, tuple)) or len(messages) > SHORT // 100:
         return False
