@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
+PoolingKind = Literal["last", "mean"]
+POOLING_KINDS: tuple[PoolingKind, ...] = ("last", "mean")
 
 
 @dataclass(frozen=True, slots=True)

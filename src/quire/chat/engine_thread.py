@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 
 from quire.constraints.matcher import Matcher
 from quire.engines.native.batch import LoadedAdapter
-from quire.engines.native.engine import Engine
+from quire.engines.native.engine import Engine, EngineStatistics
 from quire.engines.native.pooling import Pooled, PoolingParams
-from quire.engines.native.statistics import EngineStatistics
 from quire.errors import (
     EngineClosedError,
     EngineDeadError,

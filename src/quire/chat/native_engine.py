@@ -25,9 +25,8 @@ from quire.engines.native.batch import Runner
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.score_head import RewardModel, is_classifier, read_reward_model
 from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
+from quire.engines.native.engine import Engine, EngineStatistics
 from quire.engines.native.pooling import Pooled, PoolingParams
-from quire.engines.native.statistics import EngineStatistics
 from quire.errors import EngineError, UnsupportedModelError
 from quire.outputs import Delta, Embedding, EngineLoad, EngineMemory, Usage
 from quire.prompt import Prompt

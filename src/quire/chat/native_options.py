@@ -1,6 +1,6 @@
 """Which arguments the native engine honours: the others are refused, or named as without effect.
 
-What one request may ask for is checked by the engine itself (`native/admission.py`).
+What one request may ask for is checked by the engine itself (`native/input_processor.py`).
 """
 
 from __future__ import annotations

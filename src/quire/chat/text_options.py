@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quire.engines.native.pooling import POOLING_KINDS, PoolingKind
 from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentence
+from quire.outputs import POOLING_KINDS, PoolingKind
 from quire.sampling import read_cache_salt
 
 _SCORE_OPTIONS = ("max_length", "priority", "timeout", "cache_salt")

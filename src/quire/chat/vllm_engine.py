@@ -21,8 +21,7 @@ from quire.chat.media_prompts import CallMedia, MediaPrompts
 from quire.chat.preparation import Messages, Request, Tools
 from quire.chat.tokenizer_loading import added_tokens, check_vocabulary
 from quire.chat.vllm_texts import VllmTexts
-from quire.constraints.checking import GrammarChecker
-from quire.constraints.grammar_text import grammar_text
+from quire.constraints.grammar import GrammarChecker, grammar_text
 from quire.engines.vllm.adapters import ServedAdapters
 from quire.engines.vllm.devices import find_devices
 from quire.engines.vllm.failures import our_errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,15 +198,11 @@ def test_the_reference_runner_has_the_same_hidden_states(oracle: Oracle) -> None
     for runner in (reference, compiled):
         whole = make_batch([(ids, 0, table_of(40))])
         no_rows = np.empty(0, np.int32)
-        batch = Batch(**{**_fields(whole), "logits_rows": no_rows, "hidden_rows": rows})
+        batch = replace(whole, logits_rows=no_rows, hidden_rows=rows)
         assert runner.run(batch).shape == (0, 300)
         found.append(runner.hidden.copy())
         runner.close()
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
-
-
-def _fields(batch: Batch) -> dict[str, Any]:
-    return {name: getattr(batch, name) for name in batch.__dataclass_fields__}
 
 
 def test_a_model_without_its_head_gives_no_logits(oracle: Oracle) -> None:

@@ -19,7 +19,7 @@ from quire.engines.native.batch import Batch
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.detokenizer import detokenizer_factory
 from quire.engines.native.engine import Engine
-from quire.engines.native.speculation import SIZES, Drafter, StepLoad, make_drafters
+from quire.engines.native.speculation import NGRAM_SIZES, Drafter, StepLoad, make_drafters
 from quire.outputs import Delta, TokenLogprob
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
@@ -38,13 +38,13 @@ Answer = tuple[list[int], str, object, object, list[TokenLogprob], object, objec
 
 def draft_plainly(tokens: list[int], most: int) -> list[int]:
     """Search backwards for the last three, two, one tokens, and copy what follows."""
-    for size in SIZES:
+    for size in NGRAM_SIZES:
         run = tokens[len(tokens) - size :]
         for end in range(len(tokens) - 1, size - 1, -1):
             if len(tokens) >= size and tokens[end - size : end] == run:
                 copy = list(tokens)
-                for place in range(end, end + most):
-                    copy.append(copy[place])
+                for position in range(end, end + most):
+                    copy.append(copy[position])
                 return copy[len(tokens) :]
     return []
 
@@ -71,33 +71,33 @@ def test_a_draft_follows_the_latest_occurrence(
     assert other.draft(array, most) == draft_plainly(array.tolist(), most)
 
 
-def trust_after(tokens: list[int]) -> float:
+def acceptance_rate_after(tokens: list[int]) -> float:
     drafter: Drafter = make_drafters(1, 1)[0]
     for length in range(1, len(tokens) + 1):
         drafter.draft(np.array(tokens[:length], dtype=np.int32), 4)
-    return drafter.trust
+    return drafter.acceptance_rate
 
 
-def test_trust_follows_what_came_true_though_no_draft_was_run() -> None:
-    assert trust_after([1, 2, 3, 4] * 20) > 0.95
+def test_the_acceptance_rate_follows_the_tokens_though_no_draft_was_run() -> None:
+    assert acceptance_rate_after([1, 2, 3, 4] * 20) > 0.95
     never_twice = [token for number in range(40) for token in (1, 2, 3, 4 + number)]
-    assert trust_after([*never_twice, 1, 2, 3]) < 0.05
+    assert acceptance_rate_after([*never_twice, 1, 2, 3]) < 0.05
 
 
 @given(
     rows=st.integers(1, 300),
     share=st.floats(0.01, 1.0),
-    trust=st.floats(0.0, 1.0),
+    acceptance_rate=st.floats(0.0, 1.0),
     most=st.integers(0, 12),
 )
 def test_a_draft_is_as_long_as_makes_most_tokens_a_second(
-    rows: int, share: float, trust: float, most: int
+    rows: int, share: float, acceptance_rate: float, most: int
 ) -> None:
     load = StepLoad(rows, rows * share)
-    taken = load.take(trust, most)
+    taken = load.take(acceptance_rate, most)
 
     def rate(count: int) -> float:
-        gained = sum(trust ** (number + 1) for number in range(count))
+        gained = sum(acceptance_rate ** (index + 1) for index in range(count))
         return (rows * share + gained) / (8 + rows + count)
 
     assert rate(taken) >= max(map(rate, range(most + 1))) - 1e-9

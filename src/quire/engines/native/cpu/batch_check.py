@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.batch import Batch
-from quire.engines.native.placed_media import MAX_ROPE_POSITION
+from quire.engines.native.multimodal import MAX_ROPE_POSITION
 
 _UNSIGNED: dict[Any, Any] = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}
 

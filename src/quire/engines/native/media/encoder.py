@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.engines.native.media.tower import TOWERS, Tower
-from quire.engines.native.placed_media import MediaFeatures
+from quire.engines.native.multimodal import MediaFeatures
 from quire.errors import MediaError, QuireError
 from quire.media.placement import Kind, check_kind
 from quire.media.values import Medium

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.stopping import StopStrings
+from quire.engines.native.stop import StopStrings
 from tests.engines.native.plain import first_stop
 
 texts = st.text(alphabet="ab\n<>", max_size=40)
@@ -32,14 +32,14 @@ def test_streamed_text_is_the_text_cut_at_the_first_stop(
     so_far = ""
     for chunk in chunks:
         shown, so_far = shown + stream.add(chunk), so_far + chunk
-        if stream.found is not None:
+        if stream.match is not None:
             break
         assert shown == so_far[: len(so_far) - longest_beginning(so_far, strings)]
     if cut is None:
-        assert stream.found is None
+        assert stream.match is None
         assert shown + stream.flush() == text
     else:
-        assert (shown, stream.found) == (text[: cut[0]], cut[1])
+        assert (shown, stream.match) == (text[: cut[0]], cut[1])
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -52,16 +52,16 @@ def test_nothing_is_found_before_it_is_armed(
     stream, shown = StopStrings(strings), ""
     for chunk in early:
         shown += stream.add(chunk, armed=False)
-        assert stream.found is None
+        assert stream.match is None
     for chunk in late:
-        if stream.found is None:
+        if stream.match is None:
             shown += stream.add(chunk)
     text = "".join([*early, *late])
     cut = first_stop(text, strings, len("".join(early)))
     if cut is None:
         assert shown + stream.flush() == text
     else:
-        assert (shown, stream.found) == (text[: cut[0]], cut[1])
+        assert (shown, stream.match) == (text[: cut[0]], cut[1])
 
 
 def test_no_stop_strings_hold_nothing_back() -> None:
@@ -75,4 +75,4 @@ def test_long_streams_take_one_look_at_each_character() -> None:
     shown = "".join(stream.add("a") for _ in range(20_000))
     assert len(shown) == 20_000 - 50
     assert stream.add("b") == ""
-    assert stream.found == "a" * 50 + "b"
+    assert stream.match == "a" * 50 + "b"
