@@ -76,7 +76,7 @@ class GrammarChecker:
         self._closed = False
 
     def check(self, grammar: str, seconds: float) -> None:
-        """Return once llguidance has read this grammar; wait at most so many seconds.
+        """Return once llguidance has read this grammar, and wait for it at most `seconds`.
 
         It does not say whether the grammar is right. That may depend on the model's tokenizer, and
         shows when the grammar is compiled.
@@ -117,7 +117,7 @@ class GrammarChecker:
         """Return whether the process survives the grammar.
 
         Raises:
-            SamplingError: it takes longer than so many seconds.
+            SamplingError: it takes longer than `seconds`.
         """
         process = self._take_process()
         assert process.stdin is not None
@@ -167,7 +167,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             try:
                 pipe.close()
-            except OSError:  # closing flushes, and nobody reads any more
+            except OSError:  # closing flushes, and the process reads no more
                 continue
     process.wait()
 

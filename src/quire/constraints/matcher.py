@@ -147,7 +147,7 @@ class MaskMaker:
         """Matchers that have accepted a token and are not prepared for the next."""
 
     def start(self) -> None:
-        """Begin to prepare those that wait; each one's `bias` waits for its turn."""
+        """Begin to prepare those that wait; each one's `bias` waits for it."""
         matchers, self.waiting = self.waiting, []
         prepared = self._pool.submit(_prepare_all, matchers)
         for matcher in matchers:

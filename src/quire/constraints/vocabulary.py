@@ -57,7 +57,7 @@ class Vocabulary:
 
 
 def _without_special_names(content: str) -> str:
-    """Return a tokenizer's JSON in which special tokens have random names, which nobody writes."""
+    """Return a tokenizer's JSON in which special tokens have random names, which no text contains."""
     tokenizer: dict[str, Any] = json.loads(content)
     salt = secrets.token_hex(8)
     names: dict[str, str] = {}

@@ -63,7 +63,7 @@ Side = tuple[Runner, list[LoadedAdapter]]
 class Case:
     """One request: for answers or, with `pooling`, for a vector.
 
-    `adapter` is a place in the list of those loaded; `abort_after` counts deltas.
+    `adapter` is an index in the list of those loaded; `abort_after` counts deltas.
     """
 
     prompt: tuple[int, ...]
@@ -85,7 +85,7 @@ class Mix:
         return tuple(self.random.randrange(self.vocab_size) for _ in range(count))
 
     def adapter(self) -> int | None:
-        """The place of the next request's adapter."""
+        """The index of the next request's adapter."""
         return self.random.choice((None, None, *range(NUMBER_ADAPTERS)))
 
     def response_format(self) -> Constraint | None:
@@ -279,9 +279,9 @@ class Longevity:
             expected += [delta for _, delta in self.alone.step()]
         self.report.compared += 1
         for index in range(case.params.n):
-            found = [contents(delta) for delta in deltas if delta.index == index]
+            results = [contents(delta) for delta in deltas if delta.index == index]
             wanted = [contents(delta) for delta in expected if delta.index == index]
-            if found != (wanted if deltas_end(deltas, index) else wanted[: len(found)]):
+            if results != (wanted if deltas_end(deltas, index) else wanted[: len(results)]):
                 self.report.different.append(f"{name}, completion {index}: {case}")
 
 

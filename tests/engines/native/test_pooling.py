@@ -49,12 +49,12 @@ MEAN, LAST = PoolingParams("mean"), PoolingParams("last")
 
 
 def run(engine: Engine) -> dict[str, list[Delta]]:
-    found: dict[str, list[Delta]] = {}
+    results: dict[str, list[Delta]] = {}
     for _ in range(2000):
         if not engine.has_work:
-            return found
+            return results
         for name, delta in engine.step():
-            found.setdefault(name, []).append(delta)
+            results.setdefault(name, []).append(delta)
         engine.check_integrity()
     raise AssertionError("somebody waits for ever")
 
@@ -107,23 +107,23 @@ def pool_all(
 ) -> list[Vector]:
     for number, prompt in enumerate(prompts):
         engine.add_pooling(str(number), Prompt(tuple(prompt)), params)
-    found = run(engine)
-    return [vector_of(found[str(number)]) for number in range(len(prompts))]
+    results = run(engine)
+    return [vector_of(results[str(number)]) for number in range(len(prompts))]
 
 
 def test_last_and_mean_equal_transformers(
     oracle: Oracle, make_engine: Callable[..., Engine]
 ) -> None:
     engine = make_engine()
-    for found, hidden in zip(pool_all(engine, oracle.prompts, LAST), oracle.hidden, strict=True):
-        np.testing.assert_allclose(found, hidden[-1], atol=1e-4)
-    for found, hidden in zip(pool_all(engine, oracle.prompts, MEAN), oracle.hidden, strict=True):
-        np.testing.assert_allclose(found, hidden.double().mean(0), atol=1e-4)
+    for vector, hidden in zip(pool_all(engine, oracle.prompts, LAST), oracle.hidden, strict=True):
+        np.testing.assert_allclose(vector, hidden[-1], atol=1e-4)
+    for vector, hidden in zip(pool_all(engine, oracle.prompts, MEAN), oracle.hidden, strict=True):
+        np.testing.assert_allclose(vector, hidden.double().mean(0), atol=1e-4)
     normed = PoolingParams("mean", normalize=True)
-    for found, hidden in zip(pool_all(engine, oracle.prompts, normed), oracle.hidden, strict=True):
+    for vector, hidden in zip(pool_all(engine, oracle.prompts, normed), oracle.hidden, strict=True):
         wanted = torch.nn.functional.normalize(hidden.mean(0), dim=-1)
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
-        assert sum(x * x for x in found) == pytest.approx(1.0, abs=1e-6)
+        np.testing.assert_allclose(vector, wanted, atol=1e-5)
+        assert sum(x * x for x in vector) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_a_head_is_a_linear_map_of_the_last_hidden_state(
@@ -131,10 +131,10 @@ def test_a_head_is_a_linear_map_of_the_last_hidden_state(
 ) -> None:
     head = torch.nn.Linear(oracle.hidden[0].shape[1], 3)
     weight, bias = (p.detach().double().numpy() for p in (head.weight, head.bias))
-    found = pool_all(make_engine(), oracle.prompts, PoolingParams(head=ScoreHead(weight, bias)))
+    results = pool_all(make_engine(), oracle.prompts, PoolingParams(head=ScoreHead(weight, bias)))
     with torch.inference_mode():
         wanted = [head(hidden[-1]).numpy() for hidden in oracle.hidden]
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(results, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("params", [MEAN, LAST], ids=["mean", "last"])
@@ -174,18 +174,18 @@ def test_bitwise_the_same_after_preemption(
     engine = make_engine(max_batch_tokens=16, prefix_caching=False)
     for number, prompt in enumerate(oracle.prompts):
         engine.add_pooling(str(number), Prompt(prompt), params)
-    found: dict[str, list[Delta]] = {}
+    results: dict[str, list[Delta]] = {}
     preempted = 0
     while engine.has_work:
         for name, delta in engine.step():
-            found.setdefault(name, []).append(delta)
+            results.setdefault(name, []).append(delta)
         if preempted < 9:
             while engine._scheduler.running:
                 engine._scheduler._preempt_last()
                 preempted += 1
         engine.check_integrity()
     assert preempted >= 9
-    assert [vector_of(found[str(n)]) for n in range(len(expected))] == expected
+    assert [vector_of(results[str(n)]) for n in range(len(expected))] == expected
 
 
 def test_the_reference_runner_has_the_same_hidden_states(oracle: Oracle) -> None:
@@ -194,15 +194,15 @@ def test_the_reference_runner_has_the_same_hidden_states(oracle: Oracle) -> None
     weights = load_weights(read_spec(oracle.folder), oracle.folder, with_head=False)
     reference = ReferenceRunner(weights, max_model_len=64, num_blocks=4)
     compiled = load_model(oracle.folder, max_model_len=64, num_threads=1, with_head=False)
-    found: list[NDArray[np.float32]] = []
+    results: list[NDArray[np.float32]] = []
     for runner in (reference, compiled):
         whole = make_batch([(ids, 0, table_of(40))])
         no_rows = np.empty(0, np.int32)
         batch = replace(whole, logits_rows=no_rows, hidden_rows=rows)
         assert runner.run(batch).shape == (0, 300)
-        found.append(runner.hidden.copy())
+        results.append(runner.hidden.copy())
         runner.close()
-    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+    np.testing.assert_allclose(results[0], results[1], atol=1e-4)
 
 
 def test_a_model_without_its_head_gives_no_logits(oracle: Oracle) -> None:
@@ -258,11 +258,11 @@ def test_texts_and_vectors_share_one_engine(
         else:
             pooling = PoolingParams(kind, priority=priority)
             engine.add_pooling(str(number), Prompt(prompt), pooling)
-    found: dict[str, list[Delta]] = {}
+    results: dict[str, list[Delta]] = {}
     steps = 0
     while engine.has_work:
         for name, delta in engine.step():
-            found.setdefault(name, []).append(delta)
+            results.setdefault(name, []).append(delta)
         engine.check_integrity()
         steps += 1
         for number in [n for n, when in aborts.items() if when == steps]:
@@ -270,7 +270,7 @@ def test_texts_and_vectors_share_one_engine(
         assert steps < 1000
     assert engine.statistics.free_blocks == blocks
     for number, (prompt, kind, _) in enumerate(requests):
-        deltas = found.get(str(number), [])
+        deltas = results.get(str(number), [])
         if number in aborts and not (deltas and deltas[-1].finish_reason):
             continue
         if kind is None:
@@ -342,9 +342,9 @@ def test_hidden_states_that_are_no_numbers_end_that_request_alone(
     runner.after_run = spoil
     for name in ("a", "b"):
         engine.add_pooling(name, Prompt((1, 2, 3)), params)
-    found = run(engine)
-    assert vector_of(found["a"]) == plainly((1, 2, 3), params.kind)
-    assert [delta.finish_reason for delta in found["b"]] == ["error"]
+    results = run(engine)
+    assert vector_of(results["a"]) == plainly((1, 2, 3), params.kind)
+    assert [delta.finish_reason for delta in results["b"]] == ["error"]
     assert engine.statistics.free_blocks == engine.statistics.total_blocks
     runner.after_run = None
     assert pool_all(engine, [(1, 2, 3, 4, 5)], params) == [plainly((1, 2, 3, 4, 5), params.kind)]

@@ -1,4 +1,4 @@
-"""Speculation: drafts are found as a plain search finds them, pay, and change nothing but the time."""
+"""Speculation: drafts are those of a plain search, pay, and change nothing but the time."""
 
 from __future__ import annotations
 
@@ -250,8 +250,8 @@ def test_drafts_stay_within_budgets_and_preempt_nobody() -> None:
     runner = FakeRunner(num_blocks=14, block_size=4, vocab_size=VOCAB, habit=9.0)
     engine = make_engine(runner, max_sequences=2, max_batch_tokens=5, prefix_caching=False)
     requests = {name: (LOOP, greedy(22)) for name in ("one", "other")}
-    found = run(engine, requests)
-    assert found["one"] == found["other"]
+    results = run(engine, requests)
+    assert results["one"] == results["other"]
     assert engine.statistics.preemptions == 0
     assert engine.statistics.accepted_tokens > 10
     assert max(batch.num_rows for batch in runner.batches) == 5
@@ -263,14 +263,14 @@ def test_drafts_stay_within_budgets_and_preempt_nobody() -> None:
 def test_drafts_end_where_the_blocks_do(blocks: int) -> None:
     """Each of the two needs nine blocks in the end, so that one is preempted, with drafts or not."""
     requests = {name: (LOOP, greedy(28)) for name in ("one", "other")}
-    found: list[object] = []
+    results: list[object] = []
     for speculation in (0, 8):
         runner = FakeRunner(num_blocks=blocks, block_size=4, vocab_size=VOCAB, habit=9.0)
         engine = make_engine(runner, speculation=speculation, prefix_caching=False)
-        found.append(run(engine, requests))
+        results.append(run(engine, requests))
         assert engine.statistics.preemptions == 1
         assert not engine.statistics.failed_steps
-    assert found[0] == found[1]
+    assert results[0] == results[1]
 
 
 def test_rejected_drafts_give_their_blocks_back_and_are_not_cached() -> None:
@@ -323,10 +323,10 @@ def test_bad_logits_of_a_draft_end_its_sequence_where_they_would_alone() -> None
     runner.after_run = spoil
     engine = make_engine(runner)
     requests = {"short": (LOOP, greedy(8)), "long": (LOOP, greedy(20))}
-    found = run(engine, requests)
-    assert found == run(make_engine(runner, speculation=0), requests)
-    assert found["long"][0][2] == "error"
-    assert found["short"][0][2] == "length"
+    results = run(engine, requests)
+    assert results == run(make_engine(runner, speculation=0), requests)
+    assert results["long"][0][2] == "error"
+    assert results["short"][0][2] == "length"
     assert engine.statistics.accepted_tokens > 0
 
 
@@ -343,9 +343,9 @@ def test_a_sampler_that_fails_on_drafts_harms_only_whose_they_are(
         return plain(logits, rows, sequences)
 
     monkeypatch.setattr(sampler, "sample", sample)
-    found = run(engine, {"loops": (LOOP, greedy(20)), "new": ((9,), greedy(1))})
-    assert found["loops"][0][2] == "error"
-    assert found["new"][0][0] == complete_plainly((9,), greedy(1), 0, VOCAB)
+    results = run(engine, {"loops": (LOOP, greedy(20)), "new": ((9,), greedy(1))})
+    assert results["loops"][0][2] == "error"
+    assert results["new"][0][0] == complete_plainly((9,), greedy(1), 0, VOCAB)
     monkeypatch.undo()
     assert run(engine, {"again": (LOOP, greedy(6))})["again"][0][2] == "length"
 

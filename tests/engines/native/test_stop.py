@@ -1,11 +1,16 @@
-"""Stop strings in a stream: nothing of one is ever shown, nothing else is lost."""
+"""What ends a completion, and stop strings in a stream: nothing of one is shown, nothing else lost."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.stop import StopStrings
+from quire.engines.native.stop import Finish, StopChecker, StopStrings
+from quire.sampling import SamplingParams
+from tests.engines.native.fake_runner import NumberText
 from tests.engines.native.plain import first_stop
 
 texts = st.text(alphabet="ab\n<>", max_size=40)
@@ -76,3 +81,56 @@ def test_long_streams_take_one_look_at_each_character() -> None:
     assert len(shown) == 20_000 - 50
     assert stream.add("b") == ""
     assert stream.match == "a" * 50 + "b"
+
+
+# --- what ends a completion ----------------------------------------------------------------------
+
+
+def check_all(tokens: list[int], **options: Any) -> tuple[str, Finish | None, int]:
+    """Read tokens up to the end. Returns the text, the finish, and how many tokens were read."""
+    checker = StopChecker(SamplingParams(**{"max_tokens": 9, **options}), NumberText(), None)
+    shown = ""
+    for count, token in enumerate(tokens, 1):
+        text, finish = checker.check(token, count)
+        shown += text
+        if finish is not None:
+            return shown, finish, count
+    return shown, None, len(tokens)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ("1 2 3 4 5 ", None, 5)),
+        ({"max_tokens": 3}, ("1 2 3 ", Finish("length"), 3)),
+        ({"eos_token_ids": (3,)}, ("1 2 ", Finish("stop"), 3)),
+        ({"eos_token_ids": (3,), "stop_token_ids": (3,)}, ("1 2 ", Finish("stop", 3), 3)),
+        ({"eos_token_ids": (3,), "ignore_eos": True}, ("1 2 3 4 5 ", None, 5)),
+        ({"stop_token_ids": (2, 4), "min_tokens": 3}, ("1 2 3 ", Finish("stop", 4), 4)),
+        ({"stop": ("2 3",)}, ("1 ", Finish("stop", "2 3"), 3)),
+        ({"stop": ("2 3", " 4"), "min_tokens": 4}, ("1 2 3", Finish("stop", " 4"), 4)),
+        ({"stop": ("3 5",), "max_tokens": 3}, ("1 2 3 ", Finish("length"), 3)),
+        # A stop string wins over the length, a stop token over a stop string.
+        ({"stop": ("3 ",), "max_tokens": 3}, ("1 2 ", Finish("stop", "3 "), 3)),
+        ({"stop": ("3 ",), "stop_token_ids": (3,)}, ("1 2 ", Finish("stop", 3), 3)),
+    ],
+)
+def test_what_ends_a_completion_and_what_it_shows(
+    options: dict[str, Any], expected: tuple[str, Finish | None, int], streamed: bool
+) -> None:
+    text, finish, count = check_all([1, 2, 3, 4, 5], **options, streamed=streamed)
+    if not streamed and finish is None:
+        text = expected[0]  # whole answers show nothing before their end
+    assert (text, finish, count) == expected
+
+
+def test_text_held_back_may_complete_a_stop_string_at_the_end() -> None:
+    """Then it is the stop string that ends the completion, and not its length."""
+
+    class LateText(NumberText):
+        def flush(self) -> str:
+            return "!?"
+
+    checker = StopChecker(SamplingParams(max_tokens=1, stop=("!",)), LateText(), None)
+    assert checker.check(1, 1) == ("1 ", Finish("stop", "!"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from tokenizers import Tokenizer as Backend
@@ -37,12 +38,7 @@ MakeDetokenizer = Callable[[SamplingParams], Detokenizer]
 
 def detokenizer_factory(tokenizer: Tokenizer) -> MakeDetokenizer:
     """Return what makes detokenizers for the completions of one model."""
-    anchor = _find_anchor(tokenizer.backend)
-
-    def make(params: SamplingParams) -> StreamDetokenizer:
-        return StreamDetokenizer(tokenizer.backend, anchor, params.skip_special_tokens)
-
-    return make
+    return partial(StreamDetokenizer, tokenizer.backend, _find_anchor(tokenizer.backend))
 
 
 class StreamDetokenizer:
@@ -56,11 +52,12 @@ class StreamDetokenizer:
 
     __slots__ = ("_anchor", "_backend", "_pending", "_skip", "_started", "_stream")
 
-    def __init__(self, backend: Backend, anchor: int | None, skip_special_tokens: bool) -> None:
+    def __init__(self, backend: Backend, anchor: int | None, params: SamplingParams) -> None:
+        """`anchor`: a token that decodes to a plain letter, if there is one."""
         self._backend = backend
         self._anchor = anchor
-        self._skip = skip_special_tokens
-        self._stream: DecodeStream | None = DecodeStream(skip_special_tokens=skip_special_tokens)
+        self._skip = params.skip_special_tokens
+        self._stream: DecodeStream | None = DecodeStream(skip_special_tokens=self._skip)
         self._pending: list[int] = []  # tokens whose text has not been returned
         self._started = False  # whether any text has been returned
 

@@ -31,7 +31,7 @@ logger = logging.getLogger("quire")
 Outputs = list[tuple[str, Delta]]
 """Deltas with the ids of their requests."""
 
-_LOGITS_BYTES = 64 * 2**20  # at most so much for the logits of one prompt's log-probabilities
+_LOGITS_BYTES = 64 * 2**20  # of logits that a step may take for one prompt's log-probabilities
 
 _BAD_LOGITS = (
     "The model gave no usable logits here: NaN or infinity, or every token is banned (bad_words or "
@@ -259,7 +259,7 @@ class Engine:
         outputs: Outputs = []
         logprobs = sampled.logprobs or [None] * len(sequences)
         for sequence, token, logprob in zip(sequences, sampled.tokens, logprobs, strict=True):
-            if faulty and sequence in faulty:
+            if sequence in faulty:
                 continue
             delta = self._accept(sequence, token, logprob)
             if delta is not None:
@@ -283,7 +283,9 @@ class Engine:
             sequence.undelivered.append((text, logprob))
             return None if finish is None else _whole_delta(sequence, finish)
         logprobs = None if logprob is None else (logprob,)
-        prompt_logprobs = _prompt_logprobs(sequence) if sequence.num_outputs == 1 else None
+        prompt_logprobs = None
+        if sequence.num_outputs == 1 and sequence.request.prompt_logprobs is not None:
+            prompt_logprobs = _prompt_logprobs(sequence)
         if finish is None:
             return Delta(sequence.index, text, (token,), logprobs, prompt_logprobs=prompt_logprobs)
         return Delta(
@@ -302,7 +304,8 @@ class Engine:
         """Draw from the rows of drafts in order, for as long as what was drawn is what was drafted.
 
         Each row is drawn from as without a draft: the tokens before it are the same, and it takes its
-        own random number. So tokens and their distribution are those of a run without drafts.
+        own random number. So tokens and their distribution are those of a run without drafts. The
+        rows are still as the model wrote them: with drafts, the sampler works on copies of rows.
         """
         outputs: Outputs = []
         self._drafted += sum(len(draft.tokens) for draft in drafts)

@@ -168,7 +168,7 @@ class InputProcessor:
             check_media(prompt, self._limits.hidden_size, self._limits.uses_mrope)
 
     def _check_prompt(self, prompt: Prompt, max_tokens: int) -> None:
-        """Check a prompt's tokens, and that it can run with so many to follow if it is alone."""
+        """Check a prompt's tokens, and that it fits the KV cache with its answer if it is alone."""
         if not prompt.token_ids:
             raise RequestError("The prompt is empty: give it at least one token.")
         lowest, highest = min(prompt.token_ids), max(prompt.token_ids)

@@ -98,7 +98,7 @@ class BlockPool:
             if self._free:
                 block = self._free.pop()
             else:
-                block, _ = self._idle.popitem(last=False)
+                block, _ = self._idle.popitem(last=False)  # always a leaf: see above
                 self._cache.forget(block)
             self.references[block] = 1
             taken.append(block)
@@ -113,7 +113,7 @@ class BlockPool:
 
     def release(self, blocks: Sequence[int], *, discard: bool = False) -> None:
         """Count one table less. `discard` forgets contents too, unless other blocks depend on them."""
-        for block in reversed(blocks):
+        for block in reversed(blocks):  # children become idle, and are evicted, before parents
             self.references[block] -= 1
             if self.references[block]:
                 continue

@@ -7,6 +7,7 @@ functions change the logits that they are given, in place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -40,9 +41,10 @@ class LogitsProcessor:
         return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
 
     @property
-    def only_min_tokens(self) -> bool:
-        """Whether it has nothing to do once `min_tokens` are generated."""
-        return not (self.penalizes or self.bad_words or len(self.bias_ids))
+    def num_steps(self) -> float:
+        """For how many tokens it has something to do: for all, or until `min_tokens` are there."""
+        always = self.penalizes or self.bad_words or len(self.bias_ids)
+        return math.inf if always else self.min_tokens
 
 
 def make_logits_processor(
@@ -198,7 +200,9 @@ def penalize(
 
 def apply_masks(logits: NDArray[np.float32], matchers: Iterable[tuple[int, Matcher]]) -> None:
     """Ban what the grammars of these rows of the logits (M, V) do not allow."""
-    with np.errstate(invalid="ignore"):  # infinity less infinity: such a row is unusable anyhow
+    with np.errstate(
+        invalid="ignore"
+    ):  # infinity less infinity: such a row is unusable in any case
         for row, matcher in matchers:
             allowed = logits[row]
             allowed += matcher.bias()

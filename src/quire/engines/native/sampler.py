@@ -50,7 +50,7 @@ class Sampler:
         The logits are overwritten. Nothing is changed in the sequences.
         """
         if rows != list(range(len(logits))):
-            logits = logits[rows]
+            logits = logits[rows]  # a copy: siblings may share a row, and drafts need theirs later
         # Most steps have the sequences of the step before. Comparing the lists compares pointers.
         if sequences != self._options.sequences:
             self._options = _BatchOptions(sequences)
@@ -59,6 +59,7 @@ class Sampler:
             process_logits(logits, options.processed_rows())
         if options.constrained:
             apply_masks(logits, options.constrained)
+        # For rows that draw, too: the largest entry shows whether a row is usable.
         tokens = logits.argmax(axis=1)
         usable = np.isfinite(logits[np.arange(len(tokens)), tokens])
         unusable = [] if usable.all() else np.flatnonzero(~usable).tolist()
@@ -94,8 +95,8 @@ class Sampler:
         rows = [row for row in wanted if row not in unusable]
         if rows:
             some = logits if len(rows) == len(logits) else logits[rows]
-            found = token_logprobs(some, tokens[rows], [wanted[row] for row in rows])
-            for row, logprob in zip(rows, found, strict=True):
+            entries = token_logprobs(some, tokens[rows], [wanted[row] for row in rows])
+            for row, logprob in zip(rows, entries, strict=True):
                 result[row] = logprob
         return result
 
@@ -105,7 +106,7 @@ class _BatchOptions:
 
     def __init__(self, sequences: list[Sequence]) -> None:
         self.sequences = sequences
-        self.processed: list[tuple[int, Sequence, LogitsProcessor]] = []
+        self.processed: list[tuple[int, Sequence, LogitsProcessor, float]] = []
         self.constrained: list[tuple[int, Matcher]] = []
         self.random: list[tuple[Sequence, Uniforms]] = []
         self.logprob_rows: dict[int, int] = {}
@@ -114,8 +115,9 @@ class _BatchOptions:
         settings: list[tuple[float, int, float, float]] = []
         for row, sequence in enumerate(sequences):
             request, params = sequence.request, sequence.request.params
-            if request.logits_processor is not None:
-                self.processed.append((row, sequence, request.logits_processor))
+            processor = request.logits_processor
+            if processor is not None:
+                self.processed.append((row, sequence, processor, processor.num_steps))
             if sequence.matcher is not None:
                 self.constrained.append((row, sequence.matcher))
             if sequence.uniforms is not None:
@@ -137,6 +139,6 @@ class _BatchOptions:
         """Return the rows whose processors have something to do now."""
         return [
             ProcessedRow(row, processor, sequence.output_ids, sequence.counts)
-            for row, sequence, processor in self.processed
-            if not processor.only_min_tokens or sequence.num_outputs < processor.min_tokens
+            for row, sequence, processor, num_steps in self.processed
+            if sequence.num_outputs < num_steps
         ]

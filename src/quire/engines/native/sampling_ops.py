@@ -142,7 +142,7 @@ def _weights(values: Logits, temperature: Floats) -> Floats:
 
 
 def _dense_weights(logits: Logits, temperature: Floats) -> Logits:
-    """The same over whole rows, in float32: an error of 1e-7 in a probability is no matter."""
+    """The same over whole rows, in float32: an error of 1e-7 in a probability does not matter."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     with np.errstate(over="ignore", under="ignore"):
         shifted /= np.maximum(temperature, _LOWEST_TEMPERATURE)[:, None].astype(np.float32)
@@ -255,7 +255,13 @@ def top_candidates(logits: Logits, k: int) -> Candidates:
     values = np.full(shape, -np.inf, dtype=np.float32)
     ids[row, column] = token
     values[row, column] = logits[row, token]
-    return _sorted_candidates(ids, values)
+    # Each row is sorted as integers that hold value and id: far quicker than argsort.
+    bits = (values + np.float32(0.0)).view(np.int32).astype(np.int64)  # -0.0 becomes 0.0
+    ascending = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE floats in the order of integers
+    keys = np.sort((-ascending << 32) | ids, axis=1)
+    ascending = -(keys >> 32)
+    bits = np.where(ascending < 0, ascending ^ 0x7FFFFFFF, ascending).astype(np.int32)
+    return Candidates(keys & 0xFFFFFFFF, bits.view(np.float32))
 
 
 def _at_least_kth(logits: Logits, k: int) -> tuple[Ids, Ids]:
@@ -283,16 +289,6 @@ def _at_least_kth(logits: Logits, k: int) -> tuple[Ids, Ids]:
         order = row.argsort(kind="stable")
         row, column = row[order], column[order]
     return row, column
-
-
-def _sorted_candidates(ids: Ids, values: Logits) -> Candidates:
-    """Sort each row, as one sort of integers that hold value and id: far quicker than argsort."""
-    bits = (values + np.float32(0.0)).view(np.int32).astype(np.int64)  # -0.0 becomes 0.0
-    ascending = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # IEEE floats in the order of integers
-    keys = np.sort((-ascending << 32) | ids, axis=1)
-    ascending = -(keys >> 32)
-    bits = np.where(ascending < 0, ascending ^ 0x7FFFFFFF, ascending).astype(np.int32)
-    return Candidates(keys & 0xFFFFFFFF, bits.view(np.float32))
 
 
 def _grouped(logits: Logits) -> tuple[Logits, Logits]:
