@@ -75,7 +75,7 @@ async def guarded(tokenizer: Tokenizer, **settings: Any) -> AsyncIterator[Guarde
     gate = Admission(2, arguments.max_waiting, arguments.queue_timeout)
     figures, written = Figures(), io.BytesIO()
     log = EventLog(written)
-    service = Service(arguments, engine, gate=gate, observe=Watcher(figures))
+    service = Service(arguments, gate, Watcher(figures), engine)
     collector = ServerCollector(figures, StillSource(), lambda: "echo")
     app = make_app(
         service,

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.chat.response import ChatDelta
 from quire.errors import GenerationError, RequestError
 from quire.messages import ToolCall
-from quire.outputs import TokenLogprob, Usage
-from quire.server.events import EventStream, merged
+from quire.outputs import ChatDelta, Delta, TextPart, Usage
+from quire.server.anthropic.writer import MessageWriter
+from quire.server.events import EventStream
 from quire.server.openai.chat import ChatEncoder
+from quire.server.openai.responses.writer import ResponseWriter
+from tests.chat.deltas import gained
 
 
 class Client:
@@ -63,11 +65,10 @@ def written(count: int, n: int) -> list[ChatDelta]:
             last = step + 1 == count
             word = f"{index}.{step} "
             found.append(
-                ChatDelta(
+                Delta(
                     index,
-                    text=word,
-                    content=word,
-                    token_ids=(step,),
+                    word,
+                    (step,),
                     finish_reason="stop" if last else None,
                     usage=Usage(3, count) if last else None,
                 )
@@ -82,11 +83,11 @@ async def given_out(deltas: list[ChatDelta], pauses: list[int]) -> AsyncGenerato
         yield delta
 
 
-def stream(deltas: AsyncGenerator[ChatDelta, None], **options: Any) -> EventStream[ChatDelta]:
+def stream(deltas: AsyncGenerator[ChatDelta, None], **options: Any) -> EventStream:
     return EventStream(deltas, ChatEncoder("m", None, with_usage=True), **options)
 
 
-async def run(response: EventStream[ChatDelta], client: Client) -> None:
+async def run(response: EventStream, client: Client) -> None:
     await response({"type": "http"}, client.receive, client.send)
 
 
@@ -135,7 +136,7 @@ async def test_silence_is_filled_with_comments() -> None:
 async def test_an_error_before_the_first_word_has_its_status() -> None:
     async def wrong() -> AsyncGenerator[ChatDelta, None]:
         raise RequestError("No.")
-        yield ChatDelta()
+        yield gained()
 
     client = Client()
     with pytest.raises(RequestError, match="No"):
@@ -145,7 +146,7 @@ async def test_an_error_before_the_first_word_has_its_status() -> None:
 
 async def test_an_error_later_is_an_event() -> None:
     async def breaking() -> AsyncGenerator[ChatDelta, None]:
-        yield ChatDelta(content="half")
+        yield gained(content="half")
         raise GenerationError("a made-up fault")
 
     client = Client()
@@ -163,7 +164,7 @@ async def test_a_client_that_goes_away_ends_the_deltas(pauses: list[int]) -> Non
         try:
             while True:
                 await asyncio.sleep(0)
-                yield ChatDelta(content="x")
+                yield gained(content="x")
         finally:
             closed.set()
 
@@ -179,7 +180,7 @@ async def test_a_client_that_goes_away_ends_the_deltas(pauses: list[int]) -> Non
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     async def endless() -> AsyncGenerator[ChatDelta, None]:
         await asyncio.sleep(60)
-        yield ChatDelta()
+        yield gained()
 
     task = asyncio.ensure_future(run(stream(endless()), Client()))
     await asyncio.sleep(0.01)
@@ -188,15 +189,34 @@ async def test_a_cancellation_from_elsewhere_stays_one() -> None:
         await task
 
 
-def test_merging_keeps_all() -> None:
-    call, other = ToolCall("a", "{}"), ToolCall("b", "{}")
-    first = ChatDelta(0, "ab", "a", "b", (call,), (1,), (TokenLogprob(1, -1.0, {}),))
-    second = ChatDelta(
-        0, "cd", "c", "d", (other,), (2,), (TokenLogprob(2, -2.0, {}),), None, "stop", "x"
-    )
-    both = merged(first, second)
-    assert (both.text, both.content, both.reasoning) == ("abcd", "ac", "bd")
-    assert both.tool_calls == (call, other)
-    assert both.token_ids == (1, 2)
-    assert [entry.token_id for entry in both.logprobs or ()] == [1, 2]
-    assert (both.finish_reason, both.stop_reason) == ("stop", "x")
+CALL = ToolCall("f", "{}", "call_1")
+MIXED = [
+    Delta(0, "a", (1,), parts=(TextPart("a"),), prompt_tokens=7),
+    Delta(0, "<call>", (2,), parts=(CALL,)),
+    Delta(0, "b", (3,)),
+    Delta(0, "", (4,), finish_reason="tool_calls", usage=Usage(7, 4), parts=()),
+]
+"""Text, a call, and text again, as the model wrote them."""
+
+
+def _blocks_of_messages(body: str) -> tuple[list[str], int]:
+    events = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: ")]
+    starts = [one["content_block"]["type"] for one in events if "content_block" in one]
+    return starts, events[0]["message"]["usage"]["input_tokens"]
+
+
+def _items_of_responses(body: str) -> tuple[list[str], int]:
+    events = [json.loads(line[6:]) for line in body.splitlines() if line.startswith("data: ")]
+    items = [one["item"]["type"] for one in events if one["type"] == "response.output_item.added"]
+    return items, events[-1]["response"]["usage"]["input_tokens"]
+
+
+@pytest.mark.parametrize("slow", [[], [50], [0, 50], [0, 0, 50], [3, 3, 3, 3]])
+async def test_a_slow_reader_gets_parts_in_order_and_the_prompts_count(slow: list[int]) -> None:
+    for encoder, kinds, found in (
+        (MessageWriter("m"), ["text", "tool_use", "text"], _blocks_of_messages),
+        (ResponseWriter({}), ["message", "function_call", "message"], _items_of_responses),
+    ):
+        client = Client(list(slow))
+        await run(EventStream(given_out(MIXED, []), encoder), client)
+        assert found(client.body) == (kinds, 7)

@@ -17,6 +17,7 @@ from quire.arguments import get_infer_args
 from quire.chat.base_engine import BaseEngine
 from quire.chat.native_engine import NativeEngine
 from quire.demo import demo_adapter_path, demo_model_path
+from quire.engines.seam import EngineState
 from quire.errors import EngineDeadError, EngineError, ModelError, QuireError
 from quire.outputs import Delta
 from quire.prompt import Prompt
@@ -27,14 +28,16 @@ from quire.server.arguments import ServerArguments
 from quire.server.call import ANONYMOUS, Call
 from quire.server.life import Life
 from quire.server.log import EventLog
+from quire.server.metrics import Figures
 from quire.server.service import Service
+from quire.server.watching import Watcher
 from quire.tokenizer import Tokenizer
-from tests.chat.echo_engine import EchoEngine
+from tests.chat.echo_engine import EchoEngine, EchoTokens
 
 ASKED = Call([{"role": "user", "content": "Hi"}], streamed=True)
 
 
-class Mortal(EchoEngine):
+class MortalTokens(EchoTokens):
     """Answers one token and then nothing until it dies; `deaf` requests do not learn of that."""
 
     def __init__(self, tokenizer: Tokenizer, *, deaf: bool = False, itself: bool = False) -> None:
@@ -42,9 +45,7 @@ class Mortal(EchoEngine):
         self.dead = asyncio.Event()
         self.deaf, self.itself = deaf, itself
 
-    async def generate(
-        self, prompt: Prompt, params: SamplingParams, **options: Any
-    ) -> AsyncGenerator[Delta, None]:
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         self.open_requests += 1
         try:
             yield Delta(0, "so", (1,))
@@ -58,8 +59,18 @@ class Mortal(EchoEngine):
             raise EngineDeadError("it died")
 
     @property
-    def recovers(self) -> bool:
-        return self.itself
+    def state(self) -> EngineState:
+        return EngineState(recovers=self.itself)
+
+
+class Mortal(EchoEngine):
+    def make_tokens(self, tokenizer: Tokenizer, **options: Any) -> MortalTokens:
+        self.mortal = MortalTokens(tokenizer, **options)
+        return self.mortal
+
+    @property
+    def dead(self) -> asyncio.Event:
+        return self.mortal.dead
 
 
 class Living:
@@ -68,7 +79,7 @@ class Living:
     def __init__(self, make: Callable[[], BaseEngine], **settings: Any) -> None:
         settings = {"served_model_name": "echo", "drain_timeout": 0.2, **settings}
         self.gate = Admission(1, 100, 60.0)
-        self.service = Service(ServerArguments(**settings), gate=self.gate)
+        self.service = Service(ServerArguments(**settings), self.gate, Watcher(Figures()))
         self.written = io.BytesIO()
         self.log = EventLog(self.written)
         self.stopped = asyncio.Event()
@@ -212,7 +223,7 @@ async def test_an_engine_that_comes_back_by_itself_is_waited_for(tokenizer: Toke
         assert not engine.closed
         engine.dead.set()
         await one.until("restarting", 1)
-        engine.itself = False  # it gave up: a new one is made, which is this one again
+        engine.mortal.itself = False  # it gave up: a new one is made, which is this one again
         asyncio.get_running_loop().call_later(0.5, engine.dead.clear)
         await one.until("ready", 5)
         assert engine.closed
@@ -227,7 +238,7 @@ async def test_a_drain_lets_those_who_are_in_end(tokenizer: Tokenizer) -> None:
         one.life.drain()
         assert await one.ready() == 503
         assert (await ended(one.ask(), 1)).__class__.__name__ == "NotReady"
-        assert ["".join(text) for text in await asyncio.gather(*tasks)] == [engine.reply] * 3
+        assert ["".join(text) for text in await asyncio.gather(*tasks)] == [engine.echo.reply] * 3
         await asyncio.wait_for(one.stopped.wait(), 1)
 
 
@@ -283,7 +294,7 @@ async def test_a_native_engine_that_dies_is_replaced_with_its_adapters() -> None
     async with living(make) as one:
         await one.until("ready", 60)
         await engines[0].load_adapter(demo_adapter_path("pirate"), "pirate")
-        engine = engines[0]._thread._engine  # pyright: ignore[reportPrivateUsage]
+        engine = engines[0].token_engine._thread._engine  # pyright: ignore[reportPrivateUsage]
         tasks = [one.ask() for _ in range(3)]
         engine.step = fail  # type: ignore[method-assign]
         died = time.monotonic()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.errors import ConfigError
 from quire.server.arguments import ServerArguments
 from quire.server.limits import Limits, body_problem, depth_of, is_larger
 from quire.tokenizer import Tokenizer
@@ -137,6 +138,86 @@ async def test_calls_that_ask_for_too_much(
         assert answer.status_code == 400, answer.text
         assert param in (answer.json()["error"]["param"] or answer.json()["error"]["message"])
         assert server.gate.running == 0
+
+
+LIMITS: dict[str, tuple[str, Any]] = {
+    # what a request has that many of
+    "max_n": ("/v1/chat/completions", lambda n: {**HI, "n": n}),
+    "max_messages": ("/v1/chat/completions", lambda n: {**HI, "messages": HI["messages"] * n}),
+    "max_tools": ("/v1/chat/completions", lambda n: {**HI, "tools": [TOOL] * n}),
+    "max_stop_strings": ("/v1/chat/completions", lambda n: {**HI, "stop": ["x"] * n}),
+    "max_logprobs": (
+        "/v1/chat/completions",
+        lambda n: {**HI, "logprobs": True, "top_logprobs": n},
+    ),
+    "max_bias_tokens": (
+        "/v1/chat/completions",
+        lambda n: {**HI, "logit_bias": {str(token): 1 for token in range(n)}},
+    ),
+    "max_completions": ("/v1/completions", lambda n: {"prompt": ["x"] * n, "max_tokens": 1}),
+    "max_schema_bytes": (
+        "/v1/chat/completions",
+        lambda n: {**HI, "response_format": {"type": "regex", "regex": "a" * (n - 24)}},
+    ),
+}
+TOOL = {"type": "function", "function": {"name": "f"}}
+RAISED = {"max_n": 100, "max_logprobs": 60, "max_schema_bytes": 2**18, "max_messages": 5000}
+
+
+@pytest.mark.parametrize("setting", LIMITS)
+async def test_each_limit_can_be_set_and_is_named(tokenizer: Tokenizer, setting: str) -> None:
+    path, body = LIMITS[setting]
+    default = getattr(ServerArguments(), setting)
+    assert isinstance(default, int)
+    for limit in (max(default // 4, 3), RAISED.get(setting, 2 * default)):
+        async with (
+            guarded(tokenizer, max_completions=600, **{setting: limit})
+            if (setting != "max_completions")
+            else guarded(tokenizer, max_completions=limit) as server
+        ):
+            server.gate.capacity = 10**6
+            within = await server.client.post(path, json=body(limit))
+            assert setting not in within.text
+            assert within.status_code in (200, 400), within.text
+            over = await server.client.post(path, json=body(limit + 1))
+            assert over.status_code == 400, over.text
+            assert f"({setting})" in over.json()["error"]["message"]
+            assert f"{limit:,}" in over.json()["error"]["message"]
+
+
+async def test_forty_stop_strings_are_told_to_be_too_many(tokenizer: Tokenizer) -> None:
+    async with guarded(tokenizer) as server:
+        answer = await server.chat({**HI, "stop": ["x"] * 40})
+        assert answer.json()["error"]["message"] == (
+            "stop: at most 16 entries are allowed here (max_stop_strings)."
+        )
+
+
+@pytest.mark.parametrize("setting", ["max_n", "max_logprobs", "max_schema_bytes"])
+def test_a_limit_above_what_the_engines_take_is_refused_at_the_start(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting):
+        ServerArguments(**{setting: 10**9})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {**HI, "top_p": 0}),
+        ("/v1/chat/completions", {**HI, "top_p": 0, "temperature": 0.9}),
+        ("/v1/completions", {"prompt": "x", "top_p": 0.0}),
+        ("/v1/responses", {"input": "Hi", "top_p": 0}),
+        ("/v1/messages", {**HI, "model": "echo", "top_p": 0}),
+    ],
+)
+async def test_top_p_0_is_the_likeliest_token(
+    tokenizer: Tokenizer, path: str, body: dict[str, Any]
+) -> None:
+    """In Python it is LLaMA-Factory's word for "unset"; on these wires it never was."""
+    async with guarded(tokenizer) as server:
+        answer = await server.client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        assert server.engine.last_params is not None
+        assert server.engine.last_params.greedy
 
 
 async def test_messages_are_counted_as_they_were_sent(tokenizer: Tokenizer) -> None:

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from quire.chat.response import ChatDelta
-from quire.outputs import Usage
+from quire.outputs import ChatDelta, Usage
 from quire.server.call import ANONYMOUS
 from quire.server.errors import Overloaded
 from quire.server.histogram import Histogram
 from quire.server.metrics import Figures
 from quire.server.watching import Watcher
 from quire.tokenizer import Tokenizer
+from tests.chat.deltas import gained
 from tests.server.guarded import HI, Guarded, guarded
 
 KNOWN = (
@@ -85,10 +85,10 @@ def watched(figures: Figures, *deltas: ChatDelta, error: BaseException | None = 
 def test_a_whole_answer_tells_no_first_token() -> None:
     figures = Figures()
     last: Any = {"finish_reason": "stop", "usage": Usage(7, 3, 2)}
-    watched(figures, ChatDelta(token_ids=(1, 2, 3), **last))
+    watched(figures, gained(token_ids=(1, 2, 3), **last))
     assert (figures.first_token.count, figures.between_tokens.count) == (0, 0)
     assert (figures.generated_tokens, figures.prompt_tokens, figures.cached_tokens) == (3, 7, 2)
-    watched(figures, ChatDelta(token_ids=(1,)), ChatDelta(token_ids=(2, 3), **last))
+    watched(figures, gained(token_ids=(1,)), gained(token_ids=(2, 3), **last))
     assert (figures.first_token.count, figures.between_tokens.count) == (1, 2)
     assert figures.each_token.count == 1
 

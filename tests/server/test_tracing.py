@@ -10,28 +10,27 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
 from quire.server.metrics import Figures
-from quire.server.service import Service
 from quire.server.tracing import Tracer, Tracing
 from quire.server.watching import Watcher
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 from tests.server.guarded import HI
+from tests.server.serving import service_over
 
 
 async def test_a_span_has_the_clients_parent_and_no_words(tokenizer: Tokenizer) -> None:
     exporter = InMemorySpanExporter()
     tracer = Tracer(exporter, lambda: "echo")
     engine = EchoEngine(tokenizer, reply="my secret")
-    service = Service(
-        ServerArguments(served_model_name="echo"), engine, observe=Watcher(Figures(), tracer)
-    )
+    service = service_over(engine, ServerArguments(served_model_name="echo"))
+    service.observe = Watcher(Figures(), tracer)
     app = make_app(service, guards=(Tracing,))
     trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         headers = {"traceparent": f"00-{trace}-{parent}-01"}
         await client.post("/v1/chat/completions", json=HI, headers=headers)
-        engine.fail_at = 0
+        engine.echo.fail_at = 0
         await client.post("/v1/chat/completions", json=HI)
     tracer.close()
     first, second = exporter.get_finished_spans()

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from quire.chat.response import ChatDelta
 from quire.messages import ToolCall
-from quire.outputs import TokenLogprob
+from quire.outputs import Delta, TextPart, ThoughtPart, TokenLogprob
 
 BlockKind: TypeAlias = Literal["thought", "text", "call"]
 
@@ -29,7 +28,8 @@ class Piece:
     text: str = ""
     call: ToolCall | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the tokens of this text, where they were asked for."""
+    """Of the tokens of this text, where they were asked for; those of a call or a marker before it
+    may stand in front, and those of what follows behind."""
 
 
 class BlockReader:
@@ -43,18 +43,23 @@ class BlockReader:
         self._held_kind: BlockKind = "text"
         self._logprobs: tuple[TokenLogprob, ...] = ()
 
-    def add(self, delta: ChatDelta) -> list[Piece]:
+    def add(self, delta: Delta) -> list[Piece]:
         """The pieces that this delta completes; after its `finish_reason` there is no other."""
         pieces: list[Piece] = []
-        self._logprobs += delta.logprobs or ()
-        if delta.reasoning:
-            self._logprobs = ()
-            pieces += self._written("thought", delta.reasoning)
-        if delta.content:
-            pieces += self._written("text", delta.content, delta.logprobs or ())
-        for call in delta.tool_calls:
-            self._open, self._held, self._logprobs = "call", "", ()
-            pieces.append(Piece("call", call=call))
+        parts, fresh = delta.all_parts(), delta.logprobs or ()
+        if not parts:  # a marker, or half a character: known once text follows
+            self._logprobs += fresh
+        for part in parts:
+            if isinstance(part, TextPart):
+                self._logprobs += fresh
+                pieces += self._written("text", part.text, fresh)
+                fresh = ()  # what is left of them for a later text, its writer finds
+            elif isinstance(part, ThoughtPart):
+                self._logprobs = ()
+                pieces += self._written("thought", part.text)
+            else:
+                self._open, self._held, self._logprobs = "call", "", ()
+                pieces.append(Piece("call", call=part))
         if delta.finish_reason is not None and self._open is None and self._held:
             self._open = self._held_kind
             pieces.append(Piece(self._held_kind, self._held, logprobs=self._taken()))
@@ -78,11 +83,11 @@ class BlockReader:
         return taken
 
 
-def is_text(delta: ChatDelta) -> bool:
+def is_text(delta: Delta) -> bool:
     """Whether a delta holds text at most: then an open block of text goes on with it."""
-    return not (
-        delta.reasoning or delta.tool_calls or delta.logprobs or delta.finish_reason is not None
-    )
+    if delta.logprobs or delta.finish_reason is not None:
+        return False
+    return delta.parts is None or all(isinstance(part, TextPart) for part in delta.parts)
 
 
 def new_id(prefix: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
 from starlette.requests import Request
 
+from quire.request import ChatRequest
 from quire.server.turns import joined
 
 ToolChoice = Literal["auto", "none", "required", "named"]
@@ -20,7 +21,7 @@ _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class Call:
     """One client's request for an answer to a conversation, in quire's own terms.
 
-    `options` are named as in `quire.sampling.REQUEST_OPTIONS`; `model` is as the client wrote it.
+    `options` are named as in `quire.options.OPTIONS`; `model` is as the client wrote it.
     """
 
     messages: list[dict[str, Any]]
@@ -35,10 +36,13 @@ class Call:
     parallel_tool_calls: bool = True
     """False lets an answer call one tool at most."""
 
-    @property
-    def turns(self) -> list[dict[str, Any]]:
-        """The messages, those of one side in a row as one."""
-        return joined(self.messages)
+    def request(
+        self, tools: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any]
+    ) -> ChatRequest:
+        """What an engine is asked: messages of one side in a row are one turn."""
+        return ChatRequest(
+            joined(self.messages), self.system, tools, options=options, streamed=self.streamed
+        )
 
     @property
     def completions(self) -> int:

@@ -11,19 +11,14 @@ import asyncio
 import types
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 from contextlib import aclosing
-from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from quire.chat.response import ChatDelta
-from quire.outputs import Delta
+from quire.outputs import AnswerSum, Delta
 from quire.server.disconnect import ClientGone, Watched
 from quire.server.errors import Problem, problem_of
-
-AnyDelta = TypeVar("AnyDelta", ChatDelta, Delta)
-DeltaIn = TypeVar("DeltaIn", ChatDelta, Delta, contravariant=True)
 
 _COMMENT = b": still here\n\n"
 _HEAD: Message = {
@@ -37,10 +32,10 @@ _HEAD: Message = {
 }
 
 
-class Encoder(Protocol[DeltaIn]):
+class Encoder(Protocol):
     """Writes one API's events; each method returns whole events, or nothing."""
 
-    def encode(self, delta: DeltaIn) -> bytes:
+    def encode(self, delta: Delta) -> bytes:
         """The events of one delta."""
         ...
 
@@ -53,7 +48,7 @@ class Encoder(Protocol[DeltaIn]):
         ...
 
 
-class EventStream(Response, Generic[AnyDelta]):
+class EventStream(Response):
     """A response that streams deltas.
 
     Errors before the first event are raised; later ones are written as the encoder's `failure`.
@@ -62,8 +57,8 @@ class EventStream(Response, Generic[AnyDelta]):
 
     def __init__(
         self,
-        deltas: AsyncGenerator[AnyDelta, None],
-        encoder: Encoder[AnyDelta],
+        deltas: AsyncGenerator[Delta, None],
+        encoder: Encoder,
         *,
         keep_alive: float = 15.0,
         headers: Mapping[str, str] | None = None,
@@ -75,7 +70,7 @@ class EventStream(Response, Generic[AnyDelta]):
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in (headers or {}).items()
         ]
-        self._held: dict[int, AnyDelta] = {}
+        self._held = AnswerSum()  # what came while the client did not read
         self._writing: asyncio.Task[None] | None = None
         self._started = False
         self._last = b""
@@ -96,7 +91,7 @@ class EventStream(Response, Generic[AnyDelta]):
             if self._writing is not None:
                 self._writing.cancel()
 
-    async def _stream(self, deltas: AsyncGenerator[AnyDelta, None]) -> None:
+    async def _stream(self, deltas: AsyncGenerator[Delta, None]) -> None:
         fault: Exception | None = None
         try:
             async for delta in deltas:
@@ -113,10 +108,9 @@ class EventStream(Response, Generic[AnyDelta]):
         body, self._last = self._last + end, b""
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _take(self, delta: AnyDelta) -> None:
+    def _take(self, delta: Delta) -> None:
         if self._writing is not None:  # the client is slow
-            held = self._held.get(delta.index)
-            self._held[delta.index] = delta if held is None else merged(held, delta)
+            self._held.add(delta)
             return
         events = self._encoder.encode(delta)
         if not events:
@@ -152,8 +146,8 @@ class EventStream(Response, Generic[AnyDelta]):
         self._writing = None
         if task.cancelled() or task.exception() is not None:
             return  # the client is gone, which the watcher sees too
-        held, self._held = self._held, {}
-        events = b"".join(self._encoder.encode(delta) for delta in held.values())
+        held, self._held = self._held, AnswerSum()
+        events = b"".join(map(self._encoder.encode, held.deltas()))
         if events or self._last:
             self._write(events)
 
@@ -164,25 +158,6 @@ class EventStream(Response, Generic[AnyDelta]):
             self._write(_COMMENT)
             silent = 0.0
         self._timer = self._loop.call_later(max(self._keep_alive - silent, 0.01), self._tick)
-
-
-def merged(first: AnyDelta, second: AnyDelta) -> AnyDelta:
-    """Two deltas of one completion as one."""
-    changes: dict[str, Any] = {
-        "text": first.text + second.text,
-        "token_ids": first.token_ids + second.token_ids,
-        "logprobs": _both(first.logprobs, second.logprobs),
-        "prompt_logprobs": first.prompt_logprobs or second.prompt_logprobs,
-    }
-    if isinstance(first, ChatDelta) and isinstance(second, ChatDelta):
-        changes["content"] = first.content + second.content
-        changes["reasoning"] = first.reasoning + second.reasoning
-        changes["tool_calls"] = first.tool_calls + second.tool_calls
-    return replace(second, **changes)
-
-
-def _both(first: tuple[Any, ...] | None, second: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-    return second if first is None else first + (second or ())
 
 
 def _begun(sending: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:

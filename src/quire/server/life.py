@@ -23,8 +23,8 @@ from typing import Literal, TypeVar
 
 from quire.adapters.folder import Adapter
 from quire.chat.base_engine import BaseEngine
+from quire.engines.seam import EngineLoad
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
-from quire.outputs import EngineLoad
 from quire.server.admission import Admission
 from quire.server.arguments import ServerArguments
 from quire.server.log import EventLog, fault
@@ -78,12 +78,12 @@ class Life:
     @property
     def restarts(self) -> int:
         """How often an engine was started again."""
-        own = self._service.engine.restarts if self._service.is_attached else 0
+        own = self._service.engine.state.restarts if self._service.is_attached else 0
         return self._restarts + self._theirs + own
 
     def engine_load(self) -> EngineLoad | None:
         """What the engine tells of itself, if there is one that does."""
-        return self._service.engine.load if self._service.is_attached else None
+        return self._service.engine.state.load if self._service.is_attached else None
 
     async def close(self) -> None:
         """Free the engine."""
@@ -122,7 +122,7 @@ class Life:
             telling.cancel()
         await _load_adapters(engine, adapters, self._log)
         self._service.attach(engine)
-        sequences = engine.max_sequences or _SEQUENCES
+        sequences = engine.info.max_sequences or _SEQUENCES
         # A few more than the engine runs wait in it, so that each place is taken at once.
         self._gate.capacity = self._arguments.max_running or ceil(sequences * 9 / 8)
         self._serve()
@@ -145,7 +145,7 @@ class Life:
         """Return when the engine has died; requests that wait end at once, the others soon."""
         engine = self._service.engine
         while True:
-            await asyncio.sleep(_LOOK_ELSEWHERE if engine.elsewhere else _LOOK_EVERY)
+            await asyncio.sleep(_LOOK_ELSEWHERE if engine.info.elsewhere else _LOOK_EVERY)
             try:
                 await engine.health()
             except EngineError as error:
@@ -156,7 +156,7 @@ class Life:
         self._gate.close("The engine has died and is being started again.", 10.0)
         self._gate.end_waiting(error)
         self._enter("restarting", **fault(error))
-        if not engine.elsewhere:  # what runs on another machine may go on, and knows it
+        if not engine.info.elsewhere:  # what runs on another machine may go on, and knows it
             self._tasks.append(asyncio.ensure_future(self._end_lost(time.monotonic(), error)))
 
     async def _end_lost(self, died: float, error: QuireError) -> None:
@@ -169,8 +169,8 @@ class Life:
 
     async def _revive(self) -> None:
         engine = self._service.engine
-        while engine.recovers:
-            await asyncio.sleep(_LOOK_ELSEWHERE if engine.elsewhere else _LOOK_EVERY)
+        while engine.state.recovers:
+            await asyncio.sleep(_LOOK_ELSEWHERE if engine.info.elsewhere else _LOOK_EVERY)
             with suppress(EngineError):
                 await engine.health()
                 self._serve()
@@ -186,7 +186,7 @@ class Life:
         adapters = engine.adapters
         cause = await _cause(engine)
         await self._close_engine()
-        self._theirs += engine.restarts
+        self._theirs += engine.state.restarts
         while self._restarts + self._theirs < self._arguments.max_restarts:
             self._restarts += 1
             delay = 2.0 ** (self._restarts - 1)

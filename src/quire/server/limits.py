@@ -256,7 +256,7 @@ def check_options(
         wanted = options.get(name)
         if isinstance(wanted, int) and wanted > arguments.max_logprobs:
             raise _too_many(name, "alternatives a token", arguments.max_logprobs, "max_logprobs")
-    for name in ("logit_bias", "bad_words"):
+    for name in ("logit_bias", "bad_words", "stop_token_ids"):
         _check_count(name, options.get(name), arguments.max_bias_tokens, "max_bias_tokens")
     if is_larger(options.get("response_format"), arguments.max_schema_bytes):
         raise _too_many(

@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from quire.outputs import EngineLoad
+from quire.engines.seam import EngineLoad
 from quire.server.histogram import Histogram
 
 PREFIXES = ("vllm:", "quire:")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from quire.chat.base_engine import BaseEngine
 from quire.prompt import Prompt
 from quire.server.call import Call
 from quire.server.service import Service
 from quire.server.tool_choice import ToolChooser
-from quire.tokenizer import Tokenizer
 
 
 async def prompt_of(service: Service, call: Call) -> Prompt:
@@ -18,15 +14,9 @@ async def prompt_of(service: Service, call: Call) -> Prompt:
     Raises:
         ServerError: the model is not served, or the tool choice is wrong.
         RequestError: the request is wrong.
+        UnsupportedOptionError: prompts are made elsewhere.
     """
     service.models.resolve(call.model)
     chooser = ToolChooser.of(call)
-    options = chooser.options(call.options)
-    request = await service.engine.prepared(call.turns, call.system, chooser.tools, options)
-    return request.prompt
-
-
-def token_counter(engine: BaseEngine) -> Callable[[str], int]:
-    """Counts the tokens of a text; all are 0 where the engine has no tokenizer."""
-    tokenizer: Tokenizer | None = getattr(engine, "tokenizer", None)
-    return lambda text: len(tokenizer.encode(text)) if tokenizer else 0
+    request = call.request(chooser.tools, chooser.options(call.options))
+    return (await service.engine.tokens.preparation.prepare(request)).prompt

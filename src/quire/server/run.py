@@ -55,7 +55,10 @@ def serve(
     with _logged(arguments) as log:
         model_args, *others = get_infer_args({"media_dir": arguments.media_root, **values})
         engine_class: Any = engine_class_for(model_args)
-        if engine_class.name == "VllmEngine" and "vllm_max_restarts" not in model_args.explicit():
+        if (
+            engine_class.__name__ == "VllmEngine"
+            and "vllm_max_restarts" not in model_args.explicit()
+        ):
             model_args = model_args.replace(vllm_max_restarts=arguments.max_restarts)
         run(lambda: engine_class(model_args, *others), arguments, log, sockets=sockets)
 
@@ -211,8 +214,9 @@ def address(listening: socket.socket) -> str:
 
 def restrict_media(engine: BaseEngine, arguments: ServerArguments) -> None:
     """Hold the media that clients name to what a server allows."""
-    policy = MediaPolicy.for_server(arguments.media_root, urls=arguments.media_urls)
-    engine.media_prompts.restrict(policy)
+    if engine.has_tokens:
+        policy = MediaPolicy.for_server(arguments.media_root, urls=arguments.media_urls)
+        engine.tokens.preparation.media.restrict(policy)
 
 
 def _model_name(service: Service) -> str:

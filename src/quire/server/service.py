@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
 
-from quire.chat.base_engine import BaseEngine, raise_failed
-from quire.chat.completion import CompletionCollector
-from quire.chat.in_time import in_time
+from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import SHORT
-from quire.chat.response import ChatDelta, Response
-from quire.errors import RequestTimeoutError, UnsupportedOptionError
-from quire.outputs import Delta
+from quire.errors import RequestTimeoutError
+from quire.options import check_option_names
+from quire.outputs import AnswerSum, Delta, Response
 from quire.prompt import Prompt
-from quire.sampling import check_option_names
 from quire.server.arguments import ServerArguments
 from quire.server.call import Call, Caller, completions_of
 from quire.server.errors import NotAllowed, NotReady
@@ -38,7 +35,7 @@ class Observation(Protocol):
         """It has left the queue."""
         ...
 
-    def delta(self, delta: ChatDelta | Delta) -> None:
+    def delta(self, delta: Delta) -> None:
         """Something was written."""
         ...
 
@@ -69,41 +66,17 @@ class Gate(Protocol):
         ...
 
 
-class OpenGate:
-    """Lets everybody in."""
-
-    def enter(
-        self, cost: int, priority: int = 0, deadline: float | None = None
-    ) -> AbstractAsyncContextManager[Any]:
-        return nullcontext()
-
-    def check(self) -> None:
-        """Nobody is refused."""
-
-    def check_open(self) -> None:
-        """Nobody is refused."""
-
-
-class _Unobserved:
-    def admitted(self) -> None: ...
-    def delta(self, delta: ChatDelta | Delta) -> None: ...
-    def end(self, error: BaseException | None) -> None: ...
-
-
 class Service:
     """One engine, served. `attach` gives it the engine once that is loaded."""
 
     def __init__(
         self,
         arguments: ServerArguments,
+        gate: Gate,
+        observe: Observe,
         engine: BaseEngine | None = None,
-        *,
-        gate: Gate | None = None,
-        observe: Observe | None = None,
     ) -> None:
-        self.arguments = arguments
-        self.gate: Gate = gate or OpenGate()
-        self.observe = observe
+        self.arguments, self.gate, self.observe = arguments, gate, observe
         self._engine: BaseEngine | None = None
         self._models: ServedModels | None = None
         self._texts: dict[type[TokenTexts], TokenTexts] = {}
@@ -159,13 +132,7 @@ class Service:
             NotReady: there is no engine.
             UnsupportedOptionError: the engine's servers keep the tokenizer to themselves.
         """
-        tokenizer = getattr(self.engine, "tokenizer", None)
-        if not isinstance(tokenizer, Tokenizer):
-            raise UnsupportedOptionError(
-                "Prompts without a template, and log-probabilities, need the model's tokenizer, "
-                "which remote_api chat does not have."
-            )
-        return tokenizer
+        return self.engine.tokenizer
 
     async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
         """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
@@ -175,7 +142,7 @@ class Service:
             found = self._texts[kind] = await kind.of(self.tokenizer)
         return found
 
-    async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[ChatDelta, None]:
+    async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[Delta, None]:
         """Answer as deltas; closing it aborts the request, wherever it is.
 
         Raises:
@@ -188,25 +155,19 @@ class Service:
         chooser = ToolChooser.of(call)
         entered = self.entered("chat", caller, call.options, adapter, call.completions)
         async with entered as (options, watching):
-            stream = engine.deltas(
-                call.turns,
-                call.system,
-                chooser.tools,
-                chooser.options(options),
-                streamed=call.streamed,
-            )
-            async with aclosing(chooser.read(stream)) as deltas:
+            request = call.request(chooser.tools, chooser.options(options))
+            async with aclosing(chooser.read(engine.stream_request(request))) as deltas:
                 async for delta in deltas:
                     watching.delta(delta)
                     yield delta
 
     async def answer(self, call: Call, caller: Caller) -> list[Response]:
         """Answer whole: exactly as many responses as were asked for, in order; see `stream`."""
-        collected: dict[int, CompletionCollector] = {}
+        answers = AnswerSum()
         async with aclosing(self.stream(call, caller)) as deltas:
             async for delta in deltas:
-                collected.setdefault(delta.index, CompletionCollector()).add(delta)
-        return [collected[index].response(index) for index in sorted(collected)]
+                answers.add(delta)
+        return answers.responses()
 
     def complete(
         self,
@@ -263,7 +224,7 @@ class Service:
         `count`: its completions. Texts of one request count as one: the engine takes them as it has
         room.
         """
-        watching = _Unobserved() if self.observe is None else self.observe(kind, caller, count)
+        watching = self.observe(kind, caller, count)
         deadline = self._deadline(options)
         try:
             async with self._enter(count, options, deadline):
@@ -328,14 +289,9 @@ async def _token_ids(
     return await asyncio.to_thread(read)
 
 
-async def _completion(
+def _completion(
     engine: BaseEngine, ids: Sequence[int], options: Mapping[str, Any], *, streamed: bool
 ) -> AsyncGenerator[Delta, None]:
     """The deltas of one prompt."""
-    params = engine.sampling_params(options, len(ids), templated=False)
-    params = replace(params, streamed=streamed)
-    stream = engine.generate(Prompt(tuple(ids)), params, adapter=options.get("adapter"))
-    async with aclosing(in_time(stream, params.timeout)) as deltas:
-        async for delta in deltas:
-            raise_failed(delta)
-            yield delta
+    params = engine.tokens.preparation.params(options, len(ids), streamed=streamed)
+    return engine.tokens.complete(Prompt(tuple(ids)), params)

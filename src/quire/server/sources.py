@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire.outputs import EngineLoad
+from quire.engines.seam import EngineLoad
 from quire.server.admission import Admission
 from quire.server.life import Life
 from quire.server.log import EventLog

@@ -37,8 +37,8 @@ async def score(
     caller: Caller,
     *,
     model: str | None = None,
-) -> list[float]:
-    """The scores that a reward model gives to texts; `options` are those of `get_scores`.
+) -> list[Embedding]:
+    """The scores that a reward model gives to texts, one number each; `options` are `get_scores`'.
 
     Raises what `Service.stream` does.
     """
@@ -47,6 +47,6 @@ async def score(
         raise BadRequest("Texts are scored by the model itself, and by no adapter.", param="model")
     async with service.entered("score", caller, options, None) as (ready, _):
         try:
-            return await service.engine.get_scores(list(texts), **ready)
+            return await service.engine.score(texts, **ready)
         except NotImplementedError:
             raise NotAllowed("This model scores no texts: that needs a reward model.") from None

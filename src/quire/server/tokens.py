@@ -14,7 +14,7 @@ from quire.server.call import Call
 from quire.server.errors import BadRequest
 from quire.server.openai.documents import documented
 from quire.server.openai.messages import Message, in_our_words
-from quire.server.openai.schema import MAX_MESSAGES, MAX_TOOLS, TemplateOptions, Tool
+from quire.server.openai.schema import TemplateOptions, Tool
 from quire.server.openai.writing import json_answer
 from quire.server.prompts import prompt_of
 from quire.server.reading import Body, read_body
@@ -31,8 +31,8 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
     chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool | None = None
     """By default true for a text, and false for a conversation, which allows nothing else."""
@@ -76,7 +76,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         )
         answer = {
             "count": len(ids),
-            "max_model_len": service.engine.context_length,
+            "max_model_len": service.engine.info.context_length,
             "tokens": ids,
             "token_strs": strings,
         }

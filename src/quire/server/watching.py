@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from quire.chat.response import ChatDelta
 from quire.outputs import Delta
 from quire.server.call import Caller
 from quire.server.errors import problem_of
@@ -55,7 +54,7 @@ class Watching:
         self._turn = time.monotonic()
         self._figures.queue.add(self._turn - self._began)
 
-    def delta(self, delta: ChatDelta | Delta) -> None:
+    def delta(self, delta: Delta) -> None:
         """One completion wrote something."""
         index, count = delta.index, len(delta.token_ids)
         if count:
@@ -78,7 +77,7 @@ class Watching:
         elif last is not None:
             figures.between_tokens.add((now - last) / count, count)
 
-    def _finish(self, delta: ChatDelta | Delta) -> None:
+    def _finish(self, delta: Delta) -> None:
         figures, generated = self._figures, self._generated.get(delta.index, 0)
         reason = delta.finish_reason or "stop"
         self._reasons.append(reason)

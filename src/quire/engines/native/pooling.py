@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.outputs import Delta, PoolingKind
+from quire.outputs import Delta
+from quire.prompt import PoolingKind
 
 _SMALLEST_NORM = 1e-12  # of a vector that is normalised, as in torch's `normalize`
 

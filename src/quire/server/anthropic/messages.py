@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fastapi import APIRouter, Request, Response
 
+from quire.options import Texts
 from quire.server.anthropic.answers import AnthropicErrorBody, AnthropicMessage, TokenCount
 from quire.server.anthropic.request import messages_call, prompt_call
 from quire.server.anthropic.schema import CountTokensRequest, MessagesRequest
@@ -14,7 +15,7 @@ from quire.server.call import caller_of
 from quire.server.openai.chat import event_stream
 from quire.server.openai.documents import documented
 from quire.server.openai.writing import json_answer
-from quire.server.prompts import prompt_of, token_counter
+from quire.server.prompts import prompt_of
 from quire.server.reading import read_body
 from quire.server.service import Service
 from quire.server.whole import read_whole
@@ -37,8 +38,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         call = messages_call(body)
         writer = MessageWriter(
             body.model,
-            stop_sequences=body.stop_sequences or (),
-            count=token_counter(service.engine),
+            stop_sequences=Texts().read("stop_sequences", call.options.get("stop") or ()),
             omit_thoughts=(body.thinking or {}).get("display") == "omitted",
         )
         deltas = service.stream(call, caller_of(request))

@@ -34,15 +34,8 @@ def messages_call(body: MessagesRequest) -> Call:
     Raises:
         BadRequest: its turns form no conversation, or two of its fields contradict each other.
     """
-    wanted = {
-        "max_new_tokens": body.max_tokens,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "stop": body.stop_sequences or None,
-    }
-    given = {name: value for name, value in wanted.items() if value is not None}
-    return prompt_call(body, given, streamed=bool(body.stream))
+    options = {**body.options(), "max_new_tokens": body.max_tokens}
+    return prompt_call(body, options, streamed=bool(body.stream))
 
 
 def prompt_call(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias
 
 from pydantic import Field, Tag
 from typing_extensions import TypedDict
 
-from quire.server.openai.schema import MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, Count, Stop
 from quire.server.reading import Body, strict
 from quire.server.refused import kinds
 from quire.server.unions import by_type, tagged
+from quire.server.wire_options import OptionFields, option_fields
 
 _CONTENT = by_type(
     {str: "Text", list: "Blocks"}, "content_type", "a string or a list of blocks is needed"
@@ -240,24 +240,27 @@ class CountTokensRequest(Body):
     """The body of /v1/messages/count_tokens: what makes a prompt."""
 
     model: str
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Turn], Field(min_length=1)]
     system: TextOrBlocks | None = None
-    tools: Annotated[list[ToolOfClient], Field(max_length=MAX_TOOLS)] | None = None
+    tools: list[ToolOfClient] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
 
 
-class MessagesRequest(CountTokensRequest):
+if TYPE_CHECKING:
+    _Options = OptionFields
+else:
+    # The first is needed here; the others are parts of fields with forms of their own.
+    _Options = option_fields("anthropic", but=("max_tokens", "output_config", "thinking"))
+
+
+class MessagesRequest(CountTokensRequest, _Options):
     """The body of /v1/messages."""
 
-    max_tokens: Count
-    stop_sequences: Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
     stream: bool | None = None
-    temperature: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     # Labels and hints of Anthropic's own service; they change no answer.
     metadata: RequestMetadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None

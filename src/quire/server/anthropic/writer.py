@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
-from quire.chat.response import ChatDelta
-from quire.outputs import Usage
+from quire.outputs import Delta, Usage
 from quire.server.anthropic.errors import error_body
 from quire.server.blocks import BlockKind, BlockReader, Piece, event_bytes, is_text, new_id
 from quire.server.errors import Problem
@@ -19,8 +18,7 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool
 class MessageWriter:
     """Writes one answer. `events` gives what a delta adds, `message` all that there is.
 
-    `stop_sequences` are the client's own, `count` tells the tokens of a text. With `omit_thoughts`
-    a thought is a block without its text.
+    `stop_sequences` are the client's own. With `omit_thoughts` a thought is a block without its text.
     """
 
     def __init__(
@@ -28,16 +26,14 @@ class MessageWriter:
         model: str,
         *,
         stop_sequences: Collection[str] = (),
-        count: Callable[[str], int],
         omit_thoughts: bool = False,
     ) -> None:
-        self._stop_sequences, self._count = stop_sequences, count
+        self._stop_sequences = stop_sequences
         self._omit_thoughts = omit_thoughts
         self._reader = BlockReader()
         self._open: BlockKind | None = None
         self._written: list[str] = []  # of the open block
         self._before = ""
-        self._thought = ""
         self._begun = False
         self.message: dict[str, Any] = {
             "id": new_id("msg"),
@@ -47,12 +43,12 @@ class MessageWriter:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": _usage(Usage(0, 0), 0),
+            "usage": _usage(Usage(0, 0)),
         }
 
     # --- the encoder of a stream -----------------------------------------------------------------
 
-    def encode(self, delta: ChatDelta) -> bytes:
+    def encode(self, delta: Delta) -> bytes:
         """The events of one delta; the most common one by hand, since each token pays."""
         if self._open == "text" and is_text(delta):
             if not delta.content:
@@ -71,13 +67,13 @@ class MessageWriter:
 
     # --- pure ------------------------------------------------------------------------------------
 
-    def events(self, delta: ChatDelta) -> list[dict[str, Any]]:
+    def events(self, delta: Delta) -> list[dict[str, Any]]:
         """What this delta adds, as events."""
         events: list[dict[str, Any]] = []
         if not self._begun:
             self._begun = True
             known = delta.usage or Usage(delta.prompt_tokens or 0, 0)
-            message = {**self.message, "content": [], "usage": _usage(known, 0)}
+            message = {**self.message, "content": [], "usage": _usage(known)}
             events += [{"type": "message_start", "message": message}, {"type": "ping"}]
         for piece in self._reader.add(delta):
             events += self._piece(piece)
@@ -138,7 +134,6 @@ class MessageWriter:
         if self._open == "text":
             block["text"] = written
         else:
-            self._thought += written
             block["thinking"] = "" if self._omit_thoughts else written
         signed = [self._delta({"type": "signature_delta", "signature": ""})]
         events = signed if self._open == "thought" else []
@@ -152,15 +147,14 @@ class MessageWriter:
         """An event about the newest block."""
         return {"type": kind, "index": len(self.message["content"]) - 1, **fields}
 
-    def _finished(self, delta: ChatDelta) -> list[dict[str, Any]]:
+    def _finished(self, delta: Delta) -> list[dict[str, Any]]:
         closed = self._close()
-        thought = self._count(self._thought) if self._thought else 0
         reason = _STOP_REASONS.get(str(delta.finish_reason))
         sequence = None
         if delta.finish_reason == "stop" and delta.stop_reason in self._stop_sequences:
             reason, sequence = "stop_sequence", delta.stop_reason
         self.message |= {"stop_reason": reason, "stop_sequence": sequence}
-        self.message["usage"] = _usage(delta.usage or Usage(0, 0), thought)
+        self.message["usage"] = _usage(delta.usage or Usage(0, 0))
         end = {
             "type": "message_delta",
             "delta": {"stop_reason": reason, "stop_sequence": sequence},
@@ -169,14 +163,14 @@ class MessageWriter:
         return [*closed, end, {"type": "message_stop"}]
 
 
-def _usage(usage: Usage, thought: int) -> dict[str, Any]:
+def _usage(usage: Usage) -> dict[str, Any]:
     """Anthropic counts the tokens from the cache apart from the others of the prompt."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"thinking_tokens": min(thought, usage.completion_tokens)},
+        "output_tokens_details": {"thinking_tokens": usage.reasoning_tokens},
     }
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from quire.chat.response import ChatDelta
-from quire.chat.response import Response as Completion
-from quire.outputs import Usage
+from quire.outputs import Delta, Usage
+from quire.outputs import Response as Completion
 from quire.server.call import caller_of
 from quire.server.disconnect import Watched
 from quire.server.errors import Problem
@@ -111,19 +110,21 @@ class ChatEncoder:
             f'"created":{now()},"model":{quoted(name)},"choices":['
         )
         self._after = '],"usage":null}\n\n' if with_usage else "]}\n\n"
-        self._calls: dict[int, int] = {}  # how many each completion has made; begun ones are here
+        self._calls: dict[int, int] = {}  # how many each completion has made, once it has begun
         self._usages: list[Usage] = []
 
-    def encode(self, delta: ChatDelta) -> bytes:
+    def encode(self, delta: Delta) -> bytes:
         """The events of one delta."""
         index = delta.index
         begun = "" if index in self._calls else self._begin(index)
-        if delta.finish_reason is None and not delta.tool_calls and not delta.reasoning:
-            if not delta.content and not delta.logprobs and not self._with_ids:
+        if delta.parts is None and delta.finish_reason is None:  # most tokens
+            if not delta.text and not delta.logprobs and not self._with_ids:
                 return begun.encode()
-            change = f'"content":{quoted(delta.content)}'
+            change = f'"content":{quoted(delta.text)}'
         else:
             change = self._change(delta)
+            if not (change or delta.finish_reason or delta.logprobs or self._with_ids):
+                return begun.encode()
         end = self._end_of(delta)
         logprobs = self._texts.content(delta.logprobs) if self._texts else "null"
         ids = f',"token_ids":{list(delta.token_ids)}' if self._with_ids else ""
@@ -141,23 +142,23 @@ class ChatEncoder:
             f'"finish_reason":null}}{self._after}'
         )
 
-    def _change(self, delta: ChatDelta) -> str:
+    def _change(self, delta: Delta) -> str:
         change: list[str] = []
-        if delta.reasoning:
-            change.append(f'"reasoning_content":{quoted(delta.reasoning)}')
-        if delta.content:
-            change.append(f'"content":{quoted(delta.content)}')
-        if delta.tool_calls:
+        if reasoning := delta.reasoning:
+            change.append(f'"reasoning_content":{quoted(reasoning)}')
+        if content := delta.content:
+            change.append(f'"content":{quoted(content)}')
+        if tool_calls := delta.tool_calls:
             first = self._calls[delta.index]
-            self._calls[delta.index] += len(delta.tool_calls)
+            self._calls[delta.index] += len(tool_calls)
             calls = [
-                {"index": place, **tool_call(call)}
-                for place, call in enumerate(delta.tool_calls, start=first)
+                {"index": index, **tool_call(call)}
+                for index, call in enumerate(tool_calls, start=first)
             ]
             change.append(f'"tool_calls":{json.dumps(calls)}')
         return ",".join(change)
 
-    def _end_of(self, delta: ChatDelta) -> str:
+    def _end_of(self, delta: Delta) -> str:
         """The finish reason, and what else the last event of a completion carries."""
         if delta.finish_reason is None:
             return "null"

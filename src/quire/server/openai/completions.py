@@ -9,10 +9,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from quire.outputs import Delta, Usage
+from quire.outputs import AnswerSum, Delta, Usage
 from quire.server.call import Caller, caller_of
 from quire.server.errors import BadRequest, Problem
-from quire.server.events import EventStream, merged
+from quire.server.events import EventStream
 from quire.server.openai.answers import TextCompletion
 from quire.server.openai.completion_logprobs import LogprobWriter, of_prompt
 from quire.server.openai.documents import documented
@@ -128,17 +128,12 @@ async def _whole(
     model: str | None,
     writer: Writer,
 ) -> Response:
-    found: dict[int, Delta] = {}
-
-    def take(delta: Delta) -> None:
-        there = found.get(delta.index)
-        found[delta.index] = delta if there is None else merged(there, delta)
-
+    answers = AnswerSum()
     deltas = service.complete_all(
         plan.prompts, plan.options, caller, model=model, special=plan.special
     )
-    await read_whole(request, deltas, take)
-    choices = [writer.whole(found[index]) for index in sorted(found)]
+    await read_whole(request, deltas, answers.add)
+    choices = [writer.whole(one) for one in answers.deltas()]
     return json_answer(
         {
             "id": new_id("cmpl"),

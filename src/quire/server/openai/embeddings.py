@@ -6,7 +6,7 @@ import base64
 import sys
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
@@ -15,13 +15,12 @@ from quire.server.call import caller_of
 from quire.server.disconnect import Watched
 from quire.server.errors import BadRequest
 from quire.server.openai.documents import documented
-from quire.server.openai.schema import Count, Label, Priority, Seconds, TokenId
+from quire.server.openai.schema import Count, Label, TokenId
 from quire.server.openai.writing import json_answer
-from quire.server.reading import Body, read_body
+from quire.server.reading import read_body
 from quire.server.service import Service
 from quire.server.texts import embed
-
-MAX_TEXTS = 2048
+from quire.server.wire_options import OptionFields, option_fields
 
 Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1)]
 
@@ -36,31 +35,54 @@ def _input_kind(value: Any) -> str | None:
 
 Input: TypeAlias = Annotated[
     Annotated[str, Tag("Text")]
-    | Annotated[list[str], Field(max_length=MAX_TEXTS), Tag("Texts")]
+    | Annotated[list[str], Tag("Texts")]
     | Annotated[Ids, Tag("Ids")]
-    | Annotated[list[Ids], Field(max_length=MAX_TEXTS), Tag("ManyIds")],
+    | Annotated[list[Ids], Tag("ManyIds")],
     Discriminator(
         _input_kind, "input_type", "a text, token ids, or a list of one of these is needed"
     ),
 ]
 
 
-class EmbeddingsRequest(Body):
-    """The body of /v1/embeddings; the names after `user` are quire's and vLLM's."""
+if TYPE_CHECKING:
+    _Options = OptionFields
+else:
+    _Options = option_fields("openai", only=("priority", "timeout"))
+
+
+class TextFields(_Options):
+    """What requests to embed and to score texts have in common."""
+
+    model: str | None = None
+    user: Label | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    """Tokens to which a text is cut; -1 cuts to the context. Else one that is too long is refused."""
+
+    def text_options(self, context: int) -> dict[str, Any]:
+        """The options by quire's names, for a context of so many tokens.
+
+        Raises:
+            BadRequest: the cut leaves nothing of a text.
+        """
+        wanted = self.truncate_prompt_tokens
+        if wanted == 0:
+            raise BadRequest(
+                "truncate_prompt_tokens must be -1 or at least 1.", param="truncate_prompt_tokens"
+            )
+        cut = {} if wanted is None else {"max_length": context if wanted == -1 else wanted}
+        return self.options() | cut
+
+
+class EmbeddingsRequest(TextFields):
+    """The body of /v1/embeddings; the last three are quire's."""
 
     input: Input
-    model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Count | None = None
     """The vectors' own length is the only one that is not refused."""
-    user: Label | None = None
     pooling: Literal["last", "mean"] | None = None
     normalize: bool | None = None
     add_special_tokens: bool | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
-    """Tokens to which a text is cut; -1 cuts to the context. Else one that is too long is refused."""
-    priority: Priority | None = None
-    timeout: Seconds | None = None
 
 
 class EmbeddingObject(BaseModel):
@@ -90,7 +112,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         """Texts, or their token ids, as vectors."""
         service = service_of(request)
         body = await read_body(request, EmbeddingsRequest)
-        options = _options(body, service.engine.context_length)
+        options = _options(body, service.engine.info.context_length)
         texts = inputs(body.input)
         async with Watched(request.receive):
             found = await embed(service, texts, options, caller_of(request), model=body.model)
@@ -123,29 +145,14 @@ def text_usage(tokens: int) -> dict[str, int]:
     return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
-def cut_length(wanted: int | None, context: int) -> int | None:
-    """vLLM's `truncate_prompt_tokens` as a length; None cuts nothing.
-
-    Raises:
-        BadRequest: it leaves nothing of a text.
-    """
-    if wanted == 0:
-        raise BadRequest(
-            "truncate_prompt_tokens must be -1 or at least 1.", param="truncate_prompt_tokens"
-        )
-    return context if wanted == -1 else wanted
-
-
 def _options(body: EmbeddingsRequest, context: int) -> dict[str, Any]:
-    options = {
+    own = {
         "pooling": body.pooling,
         "normalize": body.normalize,
         "add_special_tokens": body.add_special_tokens,
-        "max_length": cut_length(body.truncate_prompt_tokens, context),
-        "priority": body.priority,
-        "timeout": body.timeout,
     }
-    return {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in own.items() if value is not None}
+    return given | body.text_options(context)
 
 
 def _check_dimensions(wanted: int | None, there: int) -> None:

@@ -45,5 +45,5 @@ def _card(model: ServedModel, service: Service) -> dict[str, Any]:
         "owned_by": "quire",
         "root": service.models.name,
         "parent": model.parent,
-        "max_model_len": service.engine.context_length,
+        "max_model_len": service.engine.info.context_length,
     }

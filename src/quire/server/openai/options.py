@@ -9,37 +9,18 @@ from quire.server.errors import BadRequest
 from quire.server.openai.messages import in_our_words
 from quire.server.openai.schema import ChatRequest, SamplingFields
 
-_SAME = (
-    "temperature",
-    "top_p",
-    "n",
-    "stop",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "seed",
-    "do_sample",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "min_tokens",
-    "ignore_eos",
-    "bad_words",
-    "skip_special_tokens",
-    "stop_token_ids",
-    "response_format",
-    "priority",
-    "timeout",
-    "cache_salt",
-)
-
 
 def sampling_options(body: SamplingFields) -> dict[str, Any]:
-    """The options that bear the same name on both sides, those that were given."""
-    given = body.model_fields_set
-    options = {name: getattr(body, name) for name in _SAME if name in given}
+    """The options of chat and completions alike, by quire's names.
+
+    Raises:
+        BadRequest: a constraint is given in two ways.
+    """
+    options = body.options()
     if body.max_tokens is not None:
         options["max_new_tokens"] = body.max_tokens
+    if body.response_format is not None:
+        options["response_format"] = body.response_format
     if body.structured_outputs is not None:
         if body.response_format is not None:
             raise BadRequest(
@@ -47,7 +28,7 @@ def sampling_options(body: SamplingFields) -> dict[str, Any]:
                 param="structured_outputs",
             )
         options["response_format"] = _constraint(dict(body.structured_outputs))
-    return {name: value for name, value in options.items() if value is not None}
+    return options
 
 
 def _constraint(form: dict[str, Any]) -> dict[str, Any]:

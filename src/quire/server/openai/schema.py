@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
-from quire.sampling import MAX_COMPLETIONS
 from quire.server.openai.messages import Message
-from quire.server.reading import Body, strict
-
-MAX_MESSAGES = 4096
-MAX_TOOLS = 512
-MAX_STOPS = 16
-MAX_PROMPTS = 256
-MAX_TOP_LOGPROBS = 20
+from quire.server.reading import strict
+from quire.server.wire_options import OptionFields, option_fields
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Label: TypeAlias = Annotated[str, Field(max_length=1024)]
-Priority: TypeAlias = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
-Seconds: TypeAlias = Annotated[float, Field(gt=0, le=1e9)]
-Stop: TypeAlias = Annotated[str, Field(min_length=1, max_length=1000)]
-Word: TypeAlias = Annotated[str, Field(min_length=1, max_length=256)]
-Bias: TypeAlias = Annotated[
-    dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-    Field(max_length=1024),
-]
+Alternatives: TypeAlias = Annotated[int, Field(ge=0)]
+"""How many likeliest tokens are named; the server's own limit is told where it is passed."""
 
 
 @strict
@@ -78,7 +66,7 @@ class ResponseFormat(TypedDict):
     type: Literal["text", "json_object", "json_schema", "regex", "choice", "grammar"]
     json_schema: NotRequired[JsonSchema]
     regex: NotRequired[str]
-    choice: NotRequired[Annotated[list[str], Field(min_length=1, max_length=1024)]]
+    choice: NotRequired[Annotated[list[str], Field(min_length=1)]]
     grammar: NotRequired[str]
 
 
@@ -98,47 +86,41 @@ class StructuredOutputs(TypedDict):
     json: NotRequired[dict[str, Any]]
     json_object: NotRequired[Literal[True]]
     regex: NotRequired[str]
-    choice: NotRequired[Annotated[list[str], Field(min_length=1, max_length=1024)]]
+    choice: NotRequired[Annotated[list[str], Field(min_length=1)]]
     grammar: NotRequired[str]
 
 
-class SamplingFields(Body):
-    """What chat and completions have in common; the names after `user` are quire's and vLLM's."""
+if TYPE_CHECKING:
+    _Options = OptionFields
+else:
+    _Options = option_fields(
+        "openai",
+        but=(
+            # These have forms of their own here, or are not for both of the APIs.
+            "max_tokens",
+            "logprobs",
+            "prompt_logprobs",
+            "response_format",
+            "enable_thinking",
+            "preserve_thinking",
+        ),
+    )
+
+
+class SamplingFields(_Options):
+    """What chat and completions have in common, beside the options of the table."""
 
     model: str | None = None
     max_tokens: Count | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_COMPLETIONS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Bias | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     user: Label | None = None
-
-    do_sample: bool | None = None
-    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0, le=100)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    ignore_eos: bool | None = None
-    bad_words: Annotated[list[Word], Field(max_length=1024)] | None = None
-    skip_special_tokens: bool | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=1024)] | None = None
     return_token_ids: bool | None = None
     """Each choice, and each piece of it, carries its `token_ids`."""
     return_tokens_as_token_ids: bool | None = None
     """In log-probabilities a token is `token_id:7`, not its text."""
-    priority: Priority | None = None
-    timeout: Seconds | None = None
-    """Seconds that the request may take in all, waiting included."""
-    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    """Requests of different salts share no cached prefix."""
 
 
 class ChatRequest(SamplingFields):
@@ -156,11 +138,11 @@ class ChatRequest(SamplingFields):
         "guided_grammar": "guided_grammar is vLLM's old form: give response_format",
     }
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    top_logprobs: Alternatives | None = None
+    tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -177,9 +159,9 @@ class ChatRequest(SamplingFields):
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
 
-_Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1, max_length=2**22)]
-_Texts: TypeAlias = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
-_IdLists: TypeAlias = Annotated[list[_Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
+_Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1)]
+_Texts: TypeAlias = Annotated[list[str], Field(min_length=1)]
+_IdLists: TypeAlias = Annotated[list[_Ids], Field(min_length=1)]
 
 
 def _kind_of_prompt(value: Any) -> str | None:
@@ -214,6 +196,6 @@ class CompletionRequest(SamplingFields):
     echo: bool | None = None
     add_special_tokens: bool | None = None
     """Whether a text gets the tokens that the tokenizer puts around one; true if not given."""
-    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    prompt_logprobs: Alternatives | None = None
     """Log-probabilities of the prompt's own tokens; not in a stream."""
-    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    logprobs: Alternatives | None = None

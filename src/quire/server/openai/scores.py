@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, Tag
@@ -13,38 +12,30 @@ from quire.server.call import caller_of
 from quire.server.disconnect import Watched
 from quire.server.errors import BadRequest
 from quire.server.openai.documents import documented
-from quire.server.openai.embeddings import MAX_TEXTS, TextUsage, cut_length, text_usage
-from quire.server.openai.schema import Count, Label, Priority, Seconds
+from quire.server.openai.embeddings import TextFields, TextUsage, text_usage
+from quire.server.openai.schema import Count
 from quire.server.openai.writing import json_answer, new_id, now
-from quire.server.prompts import token_counter
 from quire.server.reading import Body, read_body
 from quire.server.service import Service
 from quire.server.texts import score
 from quire.server.unions import by_type
 
 Texts: TypeAlias = Annotated[
-    Annotated[str, Tag("Text")]
-    | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS), Tag("Texts")],
+    Annotated[str, Tag("Text")] | Annotated[list[str], Field(min_length=1), Tag("Texts")],
     by_type({str: "Text", list: "Texts"}, "input_type", "a text or a list of texts is needed"),
 ]
 
 
-class ScoreRequest(Body):
+class ScoreRequest(TextFields):
     """The body of /v1/score: texts in `input`, or pairs of `text_1` and `text_2`.
 
     A pair is scored as one text, the second right after the first: a prompt and an answer to it.
     One text_1 goes with each text_2.
     """
 
-    model: str | None = None
     input: Texts | None = None
     text_1: Texts | None = None
     text_2: Texts | None = None
-    truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
-    """Tokens to which a text is cut; -1 cuts to the context. Else one that is too long is refused."""
-    priority: Priority | None = None
-    timeout: Seconds | None = None
-    user: Label | None = None
 
 
 class ScoreObject(BaseModel):
@@ -66,7 +57,7 @@ class ScoreEvaluationRequest(Body):
     """The body of /v1/score/evaluation: texts, as LLaMA-Factory's clients send them."""
 
     model: str | None = None
-    messages: Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)]
+    messages: Annotated[list[str], Field(min_length=1)]
     max_length: Count | None = None
     """Tokens to which a text is cut."""
 
@@ -87,15 +78,12 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         """The scores of a reward model, in vLLM's form: its head's raw numbers."""
         service = service_of(request)
         body = await read_body(request, ScoreRequest)
-        texts, options = _texts(body), _options(body, service.engine.context_length)
+        texts, options = _texts(body), body.text_options(service.engine.info.context_length)
         async with Watched(request.receive):
-            scores = await score(service, texts, options, caller_of(request), model=body.model)
-        length = options.get("max_length") or service.engine.context_length
-        count = token_counter(service.engine)
-        tokens = await asyncio.to_thread(lambda: sum(min(count(text), length) for text in texts))
+            scored = await score(service, texts, options, caller_of(request), model=body.model)
         data = [
-            {"index": index, "object": "score", "score": value}
-            for index, value in enumerate(scores)
+            {"index": index, "object": "score", "score": one.vector[0]}
+            for index, one in enumerate(scored)
         ]
         answer = {
             "id": new_id("score"),
@@ -103,7 +91,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
             "created": now(),
             "model": body.model or service.models.name,
             "data": data,
-            "usage": text_usage(tokens),
+            "usage": text_usage(sum(one.usage.prompt_tokens for one in scored)),
         }
         return json_answer(answer)
 
@@ -115,25 +103,16 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         options = {} if body.max_length is None else {"max_length": body.max_length}
         # LLaMA-Factory's own client, PPO training, names a model that no server has.
         async with Watched(request.receive):
-            scores = await score(service, body.messages, options, caller_of(request))
+            scored = await score(service, body.messages, options, caller_of(request))
         answer = {
             "id": new_id("scoreval"),
             "object": "score.evaluation",
             "model": body.model or service.models.name,
-            "scores": scores,
+            "scores": [one.vector[0] for one in scored],
         }
         return json_answer(answer)
 
     return routes
-
-
-def _options(body: ScoreRequest, context: int) -> dict[str, Any]:
-    options = {
-        "max_length": cut_length(body.truncate_prompt_tokens, context),
-        "priority": body.priority,
-        "timeout": body.timeout,
-    }
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _texts(body: ScoreRequest) -> list[str]:

@@ -136,19 +136,15 @@ def _choice(body: ResponsesRequest) -> tuple[ToolChoice, str | None, list[Functi
 
 
 def _options(body: ResponsesRequest) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "max_new_tokens": body.max_output_tokens,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "priority": body.priority,
-        "response_format": _format(body),
-    }
+    options = body.options()
+    if (constraint := _format(body)) is not None:
+        options["response_format"] = constraint
     if wants_logprobs(body):
         options["logprobs"] = body.top_logprobs or 0
     effort = (body.reasoning or {}).get("effort")
     if effort is not None:
         options["enable_thinking"] = effort != "none"
-    return {name: value for name, value in options.items() if value is not None}
+    return options
 
 
 def _format(body: ResponsesRequest) -> dict[str, Any] | None:
@@ -163,10 +159,11 @@ def _format(body: ResponsesRequest) -> dict[str, Any] | None:
 
 def echo(body: ResponsesRequest, model: str) -> dict[str, Any]:
     """The fields of the request that a response repeats."""
+    given = body.model_dump(include={"max_output_tokens", "temperature", "top_p"})
     return {
         "model": model,
         "instructions": body.instructions,
-        "max_output_tokens": body.max_output_tokens,
+        "max_output_tokens": given.get("max_output_tokens"),
         "max_tool_calls": body.max_tool_calls,
         "metadata": body.metadata or {},
         "parallel_tool_calls": body.parallel_tool_calls is not False,
@@ -175,12 +172,12 @@ def echo(body: ResponsesRequest, model: str) -> dict[str, Any]:
         "reasoning": {"effort": (body.reasoning or {}).get("effort"), "summary": None},
         "service_tier": "default",
         "store": False,
-        "temperature": body.temperature,
+        "temperature": given.get("temperature"),
         "text": {"format": (body.text or {}).get("format") or {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": [_shown(tool) for tool in body.tools or []],
         "top_logprobs": body.top_logprobs or 0,
-        "top_p": body.top_p,
+        "top_p": given.get("top_p"),
         "truncation": "disabled",
         "user": body.user,
     }

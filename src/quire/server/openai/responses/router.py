@@ -17,7 +17,6 @@ from quire.server.openai.responses.request import echo, responses_call, wants_lo
 from quire.server.openai.responses.schema import ResponsesRequest
 from quire.server.openai.responses.writer import ResponseWriter
 from quire.server.openai.writing import json_answer
-from quire.server.prompts import token_counter
 from quire.server.reading import read_body
 from quire.server.service import Service
 from quire.server.whole import read_whole
@@ -52,6 +51,5 @@ async def _writer(service: Service, body: ResponsesRequest) -> ResponseWriter:
 
     return ResponseWriter(
         echo(body, body.model or service.models.name),
-        count=token_counter(service.engine),
         describe=describe if texts else None,
     )

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
-from quire.server.openai.schema import (
-    MAX_MESSAGES,
-    MAX_TOOLS,
-    MAX_TOP_LOGPROBS,
-    Count,
-    Label,
-    Priority,
-)
-from quire.server.reading import Body, strict
+from quire.server.openai.schema import Alternatives, Label
+from quire.server.reading import strict
 from quire.server.refused import kinds, only
 from quire.server.unions import by_type, tagged
+from quire.server.wire_options import OptionFields, option_fields
 
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
 ItemId: TypeAlias = Annotated[str, Field(max_length=256)]
@@ -199,7 +193,7 @@ class FunctionChoice(TypedDict):
 class AllowedTools(TypedDict):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: Annotated[list[FunctionChoice], Field(min_length=1, max_length=MAX_TOOLS)]
+    tools: Annotated[list[FunctionChoice], Field(min_length=1)]
 
 
 def _choice_kind(value: Any) -> str | None:
@@ -289,7 +283,14 @@ _BACKGROUND = "background: true is not supported: an answer comes with the reque
 _TRUNCATION = "truncation: auto is not supported: a conversation that is too long is refused."
 
 
-class ResponsesRequest(Body):
+if TYPE_CHECKING:
+    _Options = OptionFields
+else:
+    # The others are parts of fields with forms of their own.
+    _Options = option_fields("responses", but=("top_logprobs", "text", "reasoning"))
+
+
+class ResponsesRequest(_Options):
     """The body of /v1/responses. Nothing is stored, so that a conversation comes whole each time."""
 
     model: str | None = None
@@ -297,16 +298,13 @@ class ResponsesRequest(Body):
         Annotated[str, Tag("Text")]
         | Annotated[
             list[InputItem],
-            Field(min_length=1, max_length=MAX_MESSAGES),
+            Field(min_length=1),
             Tag("Parts"),
         ],
         _CONTENT,
     ]
     instructions: str | None = None
-    max_output_tokens: Count | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    top_logprobs: Alternatives | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
         None
     )
@@ -315,11 +313,9 @@ class ResponsesRequest(Body):
     stream_options: ResponseStreamOptions | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    tools: Annotated[list[OfferedTool], Field(max_length=MAX_TOOLS)] | None = None
+    tools: list[OfferedTool] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
-    priority: Priority | None = None
-    """quire's own: a lower number is served earlier."""
     # What would need a store, or an answer in the background, is refused.
     store: Annotated[Literal[False] | None, only(False, because=_STORE)] = None
     previous_response_id: Annotated[None, only(because=_PREVIOUS)] = None

@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from quire.chat.response import ChatDelta
-from quire.outputs import TokenLogprob, Usage
+from quire.outputs import Delta, TokenLogprob, Usage
 from quire.server.blocks import BlockKind, BlockReader, Piece, event_bytes, is_text, new_id
 from quire.server.errors import Problem
 from quire.server.openai.responses.text_logprobs import TextLogprobs
@@ -17,23 +16,21 @@ from quire.server.openai.writing import quoted
 class ResponseWriter:
     """Writes one answer. `events` gives what a delta adds, `response` all that there is.
 
-    `echo` holds the fields of the request that a response repeats, `count` tells the tokens of a
-    text, and `describe` writes log-probabilities, where they were asked for.
+    `echo` holds the fields of the request that a response repeats, and `describe` writes
+    log-probabilities, where they were asked for.
     """
 
     def __init__(
         self,
         echo: Mapping[str, Any],
         *,
-        count: Callable[[str], int],
         describe: Callable[[tuple[TokenLogprob, ...]], list[dict[str, Any]]] | None = None,
     ) -> None:
-        self._count, self._describe = count, describe
+        self._describe = describe
         self._reader = BlockReader()
         self._open: BlockKind | None = None
         self._written: list[str] = []  # of the open item
-        self._logprobs = TextLogprobs()  # of the open item
-        self._thought = ""
+        self._logprobs = TextLogprobs()
         self._number = 0
         self._before = ""
         self.response: dict[str, Any] = {
@@ -50,7 +47,7 @@ class ResponseWriter:
 
     # --- the encoder of a stream -----------------------------------------------------------------
 
-    def encode(self, delta: ChatDelta) -> bytes:
+    def encode(self, delta: Delta) -> bytes:
         """The events of one delta; the most common one by hand, since each token pays."""
         if self._open == "text" and self._describe is None and is_text(delta):
             if not delta.content:
@@ -72,7 +69,7 @@ class ResponseWriter:
 
     # --- pure ------------------------------------------------------------------------------------
 
-    def events(self, delta: ChatDelta) -> list[dict[str, Any]]:
+    def events(self, delta: Delta) -> list[dict[str, Any]]:
         """What this delta adds, as events."""
         events = self._begin()
         for piece in self._reader.add(delta):
@@ -119,7 +116,8 @@ class ResponseWriter:
 
     def _start(self, kind: BlockKind) -> list[dict[str, Any]]:
         """Begin an item with its one part."""
-        self._open, self._written, self._logprobs = kind, [], TextLogprobs()
+        self._open, self._written = kind, []
+        self._logprobs.begin()
         if kind == "thought":
             item = {"id": new_id("rs"), "type": "reasoning", "summary": []}
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
@@ -148,7 +146,6 @@ class ResponseWriter:
         item["status"] = status
         part = item["content"][0]
         if self._open == "thought":
-            self._thought += part["text"]
             done = self._in_part("response.reasoning_text.done", text=part["text"])
         else:
             done = self._in_part(
@@ -189,13 +186,11 @@ class ResponseWriter:
             self._in_output("response.output_item.done", item=item),
         ]
 
-    def _finished(self, delta: ChatDelta) -> list[dict[str, Any]]:
+    def _finished(self, delta: Delta) -> list[dict[str, Any]]:
         cut = delta.finish_reason == "length"
         status = "incomplete" if cut else "completed"
         events = self._close(status)
-        thought = self._count(self._thought) if self._thought else 0
-        usage = delta.usage or Usage(0, 0)
-        self.response |= {"status": status, "usage": _usage(usage, thought)}
+        self.response |= {"status": status, "usage": _usage(delta.usage or Usage(0, 0))}
         if cut:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
@@ -225,12 +220,12 @@ class ResponseWriter:
         return event
 
 
-def _usage(usage: Usage, thought: int) -> dict[str, Any]:
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": min(thought, usage.completion_tokens)},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quire.arguments import ModelArguments
 from quire.errors import ConfigError
-from quire.tokenizer import Tokenizer
+from quire.tokenizer.tokenizer import Tokenizer
 
 
 def load_tokenizer(folder: Path, model_args: ModelArguments) -> Tokenizer:

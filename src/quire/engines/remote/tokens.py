@@ -1,12 +1,15 @@
-"""The token-in API: token ids go to `/v1/completions`, deltas with token ids come back."""
+"""Remote servers behind the lower seam: token ids go to `/v1/completions`, and deltas come back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from quire.engines.remote.fields import is_greedy, shared_fields, structured_outputs
+from quire.arguments import ModelArguments
+from quire.engines.remote.connection import RemoteConnection, shared_fields
 from quire.engines.remote.reading import (
     check_index,
     completion_logprobs,
@@ -17,12 +20,58 @@ from quire.engines.remote.reading import (
     unfinished,
     usage_of,
 )
+from quire.engines.seam import EngineInfo, RequestIds, TokenEngine
 from quire.errors import GenerationError, MediaError
 from quire.outputs import Delta, FinishReason, TokenLogprob
 from quire.prompt import Prompt
-from quire.sampling import SamplingParams
+from quire.sampling import SamplingParams, greedy_on_vllm, structured_outputs
+from quire.weights.folder import read_json
 
 PATH = "/v1/completions"
+
+
+class RemoteTokenEngine(TokenEngine):
+    """Servers that take token ids. Conversations are rendered here."""
+
+    def __init__(
+        self, connection: RemoteConnection, folder: Path, model_args: ModelArguments
+    ) -> None:
+        self._connection = connection
+        self._ids = RequestIds()
+        self.info = EngineInfo(
+            "RemoteEngine",
+            _context_length(folder, model_args, connection.model.context_length),
+            loop_bound=True,
+            elsewhere=True,
+        )
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Complete one prompt; see TokenEngine."""
+        with self._ids.claim(params.request_id):
+            body = completion_body(prompt, params, self._connection.model.asked(params.adapter))
+            reader = CompletionsReader(prompt, params)
+            deltas = self._connection.answer(PATH, body, reader, params)
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    yield delta
+
+    async def health(self) -> None:
+        """Raise EngineDeadError where no server is healthy, EngineClosedError after `close`."""
+        await self._connection.health()
+
+    async def close(self) -> None:
+        """Close all connections, which ends the requests in flight."""
+        await self._connection.close()
+
+
+def _context_length(folder: Path, model_args: ModelArguments, served: int | None) -> int:
+    """The servers' limit; vllm_maxlen where it is set and lower, or where they tell none."""
+    wished = model_args.explicit().get("vllm_maxlen")
+    if served is not None:
+        return min(served, wished or served)
+    positions = read_json(folder, "config.json").get("max_position_embeddings")
+    longest = positions if isinstance(positions, int) and positions > 0 else model_args.vllm_maxlen
+    return min(model_args.vllm_maxlen, longest)
 
 
 def completion_body(prompt: Prompt, params: SamplingParams, model: str) -> dict[str, Any]:
@@ -52,7 +101,7 @@ class CompletionsReader:
     def __init__(self, prompt: Prompt, params: SamplingParams) -> None:
         self._prompt = prompt
         self._params = params
-        self._expected = 1 if is_greedy(params) else params.n
+        self._expected = 1 if greedy_on_vllm(params) else params.n
         self._counts = [0] * self._expected
         self._last: dict[int, Delta] = {}
         self._usage: Any = None
