@@ -26,7 +26,7 @@ from typing import Any
 from quire.constraints.compiler import ConstraintCompiler
 from quire.engines.native.batch import LoadedAdapter, Runner
 from quire.engines.native.engine import Engine
-from quire.engines.native.pooling import PoolingParams
+from quire.engines.native.pooling import Pooling
 from quire.errors import QuireError
 from quire.outputs import Delta
 from quire.prompt import Prompt
@@ -70,7 +70,7 @@ class Case:
     params: SamplingParams
     adapter: int | None = None
     abort_after: int | None = None
-    pooling: PoolingParams | None = None
+    pooling: Pooling | None = None
 
 
 class Mix:
@@ -95,7 +95,7 @@ class Mix:
     def case(self) -> Case:
         random = self.random
         if random.random() < 0.04:
-            pooling = PoolingParams(random.choice(("last", "mean")), random.random() < 0.5)
+            pooling = Pooling(random.choice(("last", "mean")), random.random() < 0.5)
             return Case(self.prompt(), SamplingParams(max_tokens=1, seed=0), pooling=pooling)
         abort_after = random.randrange(20) if random.random() < 0.1 else None
         return Case(self.prompt(), self.params(), self.adapter(), abort_after)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quire.engines.native.engine import Engine
 from quire.engines.native.multimodal import MediaFeatures
-from quire.engines.native.pooling import PoolingParams
+from quire.engines.native.pooling import Pooling
 from quire.errors import MediaError
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
@@ -66,7 +66,7 @@ def test_rope_positions_are_for_models_that_use_them() -> None:
 def test_pooling_takes_text_alone() -> None:
     prompt = Prompt((1,) * 6, (MediaItem("image", features(), "hash", 1, 2),))
     with pytest.raises(MediaError, match="text alone"):
-        engine_of().add_pooling("a", prompt, PoolingParams())
+        engine_of().add_pooling("a", prompt, Pooling())
 
 
 contents = st.tuples(st.integers(0, 3), st.integers(0, 1), st.sampled_from([None, "flat", "far"]))

@@ -20,7 +20,7 @@ from quire.engines.native.cpu.reference import ReferenceRunner
 from quire.engines.native.cpu.weights import load_weights
 from quire.engines.native.engine import Engine
 from quire.engines.native.models.registry import read_spec
-from quire.engines.native.pooling import Pooled, PoolingParams, ScoreHead
+from quire.engines.native.pooling import Pooled, Pooling, ScoreHead
 from quire.errors import (
     EngineClosedError,
     MediaError,
@@ -45,7 +45,7 @@ from tests.engines.native.random_models import load_oracle, make_random_model
 
 Vector = tuple[float, ...]
 LENGTHS = (5, 40, 17, 1, 64, 33)
-MEAN, LAST = PoolingParams("mean"), PoolingParams("last")
+MEAN, LAST = Pooling("mean"), Pooling("last")
 
 
 def run(engine: Engine) -> dict[str, list[Delta]]:
@@ -102,9 +102,7 @@ def make_engine(oracle: Oracle) -> Iterator[Callable[..., Engine]]:
         engine.close()
 
 
-def pool_all(
-    engine: Engine, prompts: Sequence[Sequence[int]], params: PoolingParams
-) -> list[Vector]:
+def pool_all(engine: Engine, prompts: Sequence[Sequence[int]], params: Pooling) -> list[Vector]:
     for number, prompt in enumerate(prompts):
         engine.add_pooling(str(number), Prompt(tuple(prompt)), params)
     results = run(engine)
@@ -119,7 +117,7 @@ def test_last_and_mean_equal_transformers(
         np.testing.assert_allclose(vector, hidden[-1], atol=1e-4)
     for vector, hidden in zip(pool_all(engine, oracle.prompts, MEAN), oracle.hidden, strict=True):
         np.testing.assert_allclose(vector, hidden.double().mean(0), atol=1e-4)
-    normed = PoolingParams("mean", normalize=True)
+    normed = Pooling("mean", normalize=True)
     for vector, hidden in zip(pool_all(engine, oracle.prompts, normed), oracle.hidden, strict=True):
         wanted = torch.nn.functional.normalize(hidden.mean(0), dim=-1)
         np.testing.assert_allclose(vector, wanted, atol=1e-5)
@@ -131,7 +129,7 @@ def test_a_head_is_a_linear_map_of_the_last_hidden_state(
 ) -> None:
     head = torch.nn.Linear(oracle.hidden[0].shape[1], 3)
     weight, bias = (p.detach().double().numpy() for p in (head.weight, head.bias))
-    results = pool_all(make_engine(), oracle.prompts, PoolingParams(head=ScoreHead(weight, bias)))
+    results = pool_all(make_engine(), oracle.prompts, Pooling(head=ScoreHead(weight, bias)))
     with torch.inference_mode():
         wanted = [head(hidden[-1]).numpy() for hidden in oracle.hidden]
     np.testing.assert_allclose(results, wanted, atol=1e-4)
@@ -151,7 +149,7 @@ def test_a_head_is_a_linear_map_of_the_last_hidden_state(
 def test_bitwise_the_same_in_any_company(
     oracle: Oracle,
     make_engine: Callable[..., Engine],
-    params: PoolingParams,
+    params: Pooling,
     options: dict[str, Any],
 ) -> None:
     alone = make_engine(prefix_caching=False)
@@ -168,7 +166,7 @@ def test_bitwise_the_same_in_any_company(
 
 @pytest.mark.parametrize("params", [MEAN, LAST], ids=["mean", "last"])
 def test_bitwise_the_same_after_preemption(
-    oracle: Oracle, make_engine: Callable[..., Engine], params: PoolingParams
+    oracle: Oracle, make_engine: Callable[..., Engine], params: Pooling
 ) -> None:
     expected = pool_all(make_engine(), oracle.prompts, params)
     engine = make_engine(max_batch_tokens=16, prefix_caching=False)
@@ -256,7 +254,7 @@ def test_texts_and_vectors_share_one_engine(
             params = SamplingParams(max_tokens=7, temperature=0.0, priority=priority)
             engine.add(str(number), Prompt(prompt), params)
         else:
-            pooling = PoolingParams(kind, priority=priority)
+            pooling = Pooling(kind, priority=priority)
             engine.add_pooling(str(number), Prompt(prompt), pooling)
     results: dict[str, list[Delta]] = {}
     steps = 0
@@ -331,7 +329,7 @@ def test_what_is_wrong_is_refused() -> None:
 @pytest.mark.parametrize("fault", [np.nan, np.inf])
 @pytest.mark.parametrize("params", [MEAN, LAST], ids=["mean", "last"])
 def test_hidden_states_that_are_no_numbers_end_that_request_alone(
-    fault: float, params: PoolingParams
+    fault: float, params: Pooling
 ) -> None:
     runner = FakeRunner()
     engine = Engine(runner, lambda params: NumberText())
@@ -357,7 +355,7 @@ def test_a_vector_of_an_adapter_takes_no_blocks_of_others(kind: Any) -> None:
     prompt = tuple(range(11))
     hits: list[int] = []
     for adapter in (None, FakeAdapter(1), FakeAdapter(2), FakeAdapter(1), None):
-        engine.add_pooling("it", Prompt(prompt), PoolingParams(kind), adapter=adapter)
+        engine.add_pooling("it", Prompt(prompt), Pooling(kind), adapter=adapter)
         number = adapter.number if adapter else 0
         (pooled,) = run(engine)["it"]
         assert vector_of([pooled]) == plainly(adapted(prompt, number), kind)
@@ -383,6 +381,6 @@ def test_a_step_that_fails_ends_the_request() -> None:
 
 def test_the_lower_priority_number_is_first() -> None:
     engine = Engine(FakeRunner(), lambda params: NumberText(), max_sequences=1, max_batch_tokens=4)
-    engine.add_pooling("late", Prompt((1, 2, 3, 4)), PoolingParams(priority=1))
-    engine.add_pooling("soon", Prompt((1, 2, 3, 5)), PoolingParams(priority=-1))
+    engine.add_pooling("late", Prompt((1, 2, 3, 4)), Pooling(priority=1))
+    engine.add_pooling("soon", Prompt((1, 2, 3, 5)), Pooling(priority=-1))
     assert list(run(engine)) == ["soon", "late"]

@@ -16,7 +16,7 @@ from quire.engines.native.detokenizer import MakeDetokenizer
 from quire.engines.native.input_processor import EngineLimits, InputProcessor
 from quire.engines.native.kv_cache import BlockPool
 from quire.engines.native.logits_processors import Encode
-from quire.engines.native.pooling import Pooled, PoolingParams
+from quire.engines.native.pooling import Pooled, Pooling
 from quire.engines.native.sampler import Sampled, Sampler
 from quire.engines.native.scheduler import Scheduler, StepPlan
 from quire.engines.native.sequence import Request, Sequence
@@ -160,7 +160,7 @@ class Engine:
         self,
         request_id: str,
         prompt: Prompt,
-        pooling: PoolingParams,
+        pooling: Pooling,
         *,
         arrival: float | None = None,
         adapter: LoadedAdapter | None = None,

@@ -17,7 +17,7 @@ from quire.engines.native.kv_cache import Root
 from quire.engines.native.logits_processors import Encode, TokenCounts, make_logits_processor
 from quire.engines.native.logprobs import PromptLogprobs
 from quire.engines.native.multimodal import RequestMedia, check_media
-from quire.engines.native.pooling import PoolingParams, PoolingState
+from quire.engines.native.pooling import Pooling, PoolingState
 from quire.engines.native.sampling_ops import Uniforms
 from quire.engines.native.sequence import Request, Sequence
 from quire.engines.native.speculation import Drafter, make_drafters
@@ -112,7 +112,7 @@ class InputProcessor:
         self,
         request_id: str,
         prompt: Prompt,
-        pooling: PoolingParams,
+        pooling: Pooling,
         *,
         arrival: float | None = None,
         adapter: LoadedAdapter | None = None,

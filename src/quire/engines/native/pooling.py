@@ -32,7 +32,7 @@ class ScoreHead:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolingParams:
+class Pooling:
     """How hidden states become a vector: the last one or their mean, then a head or a norm."""
 
     kind: PoolingKind = "last"
@@ -60,7 +60,7 @@ class PoolingState:
 
     __slots__ = ("_length", "_params", "_sum", "next_row")
 
-    def __init__(self, params: PoolingParams, length: int) -> None:
+    def __init__(self, params: Pooling, length: int) -> None:
         self._params, self._length = params, length
         self._sum: NDArray[np.float64] | None = None
         self.next_row = length - 1 if params.kind == "last" else 0
