@@ -326,7 +326,7 @@ def what_is_wrong_is_told_by_name(client: OpenAI) -> None:
         ({"extra_body": {"functions": []}}, "functions", "tools"),
         ({"temperature": 3}, "temperature", "temperature must be between 0 and 2"),
         ({"top_logprobs": 2}, "top_logprobs", "logprobs"),
-        ({"n": 0}, "n", "greater than"),
+        ({"n": 0}, "n", "n must be at least 1"),
         ({"tool_choice": "required"}, "tool_choice", "tools"),
         ({"extra_body": {"messages": [{"role": "king", "content": ""}]}}, "messages[0]", "known"),
     ):

@@ -17,10 +17,10 @@ from quire.chat.base_engine import BaseEngine
 from quire.server.admission import Admission
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
-from quire.server.metrics import Figures
-from quire.server.run import config, restrict_media
+from quire.server.lifecycle.run import config, restrict_media
+from quire.server.observability.metrics import Figures
+from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
-from quire.server.watching import Watcher
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Served:
 def service_over(engine: BaseEngine | None, settings: ServerArguments) -> Service:
     """A service with a gate that is open."""
     gate = Admission(1024, settings.max_waiting, settings.queue_timeout)
-    return Service(settings, gate, Watcher(Figures()), engine)
+    return Service(settings, gate, RequestObserver(Figures()), engine)
 
 
 @contextmanager

@@ -157,8 +157,8 @@ async def test_callers_have_salts_of_their_own(engine: EchoEngine) -> None:
 
         return guarded
 
-    for guards in ((), (guard,)):
-        async with asking(echo_service(engine), guards=guards) as client:
+    for middleware in ((), (guard,)):
+        async with asking(echo_service(engine), middleware=middleware) as client:
             for body in (HELLO, {**HELLO, "cache_salt": "own"}):
                 assert (await client.post(CHAT, json=body)).status_code == 200
                 assert engine.last_params is not None

@@ -13,14 +13,21 @@ from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import SHORT
 from quire.errors import RequestTimeoutError
 from quire.options import check_option_names
-from quire.outputs import AnswerSum, Delta, Response
+from quire.outputs import AnswerSum, Delta, Embedding, Response
 from quire.prompt import Prompt
+from quire.server.admission import Admission
 from quire.server.arguments import ServerArguments
-from quire.server.call import Call, Caller, completions_of
-from quire.server.errors import NotAllowed, NotReady
-from quire.server.limits import check_call, check_options
-from quire.server.models import ServedModels
-from quire.server.together import together
+from quire.server.call import (
+    Call,
+    Caller,
+    check_call,
+    check_options,
+    check_texts,
+    completions_of,
+)
+from quire.server.errors import BadRequest, NotAllowed, NotReady
+from quire.server.served_models import ServedModels
+from quire.server.streams import together
 from quire.server.token_texts import TokenNumbers, TokenTexts
 from quire.server.tool_choice import ToolChooser
 from quire.tokenizer import Tokenizer
@@ -48,31 +55,13 @@ Observe: TypeAlias = Callable[[Kind, Caller, int], Observation]
 """Begins to watch a request of a kind, a caller, and so many completions."""
 
 
-class Gate(Protocol):
-    """What lets requests in."""
-
-    def enter(
-        self, cost: int, priority: int = 0, deadline: float | None = None
-    ) -> AbstractAsyncContextManager[Any]:
-        """Wait for room for `cost` completions; raises Overloaded or NotReady."""
-        ...
-
-    def check(self) -> None:
-        """Raise NotReady or Overloaded where `enter` would, at once."""
-        ...
-
-    def check_open(self) -> None:
-        """Raise NotReady where nobody is let in."""
-        ...
-
-
 class Service:
     """One engine, served. `attach` gives it the engine once that is loaded."""
 
     def __init__(
         self,
         arguments: ServerArguments,
-        gate: Gate,
+        gate: Admission,
         observe: Observe,
         engine: BaseEngine | None = None,
     ) -> None:
@@ -209,6 +198,63 @@ class Service:
                         delta = replace(delta, index=place * count + delta.index)
                     watching.delta(delta)
                     yield delta
+
+    # --- without an answer -----------------------------------------------------------------------
+
+    async def prompt(self, call: Call) -> Prompt:
+        """The prompt that an answer to this call would begin from; the engine computes nothing.
+
+        Raises:
+            ServerError: the model is not served, or the tool choice is wrong.
+            RequestError: the request is wrong.
+            UnsupportedOptionError: prompts are made elsewhere.
+        """
+        self.models.resolve(call.model)
+        chooser = ToolChooser.of(call)
+        request = call.request(chooser.tools, chooser.options(call.options))
+        return (await self.engine.tokens.preparation.prepare(request)).prompt
+
+    async def embed(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+    ) -> list[Embedding]:
+        """Texts, or their token ids, as vectors; `options` are those of `BaseEngine.embed`.
+
+        Raises what `stream` does.
+        """
+        check_texts(texts, self.arguments)
+        adapter = self.models.resolve(model)
+        async with self.entered("embedding", caller, options, adapter) as (ready, _):
+            return await self.engine.embed(texts, **ready)
+
+    async def score(
+        self,
+        texts: Sequence[str],
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+    ) -> list[Embedding]:
+        """A reward model's scores of texts, one number each; `options` are those of `get_scores`.
+
+        Raises what `stream` does.
+        """
+        check_texts(texts, self.arguments)
+        if self.models.resolve(model) is not None:
+            raise BadRequest(
+                "Texts are scored by the model itself, and by no adapter.", param="model"
+            )
+        async with self.entered("score", caller, options, None) as (ready, _):
+            try:
+                return await self.engine.score(texts, **ready)
+            except NotImplementedError:
+                raise NotAllowed("This model scores no texts: that needs a reward model.") from None
+
+    # --- admission and observation ---------------------------------------------------------------
 
     @asynccontextmanager
     async def entered(

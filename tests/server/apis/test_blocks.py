@@ -8,7 +8,7 @@ import pytest
 
 from quire.messages import ToolCall
 from quire.outputs import ChatDelta, TokenLogprob
-from quire.server.blocks import BlockReader
+from quire.server.apis.blocks import BlockReader
 from tests.chat.deltas import gained
 from tests.server.apis.streams import ANSWERS, Answer
 

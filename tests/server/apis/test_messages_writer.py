@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from quire.messages import ToolCall
 from quire.outputs import Usage
-from quire.server.anthropic.writer import MessageWriter
+from quire.server.apis.anthropic.writer import MessageWriter
 from quire.server.errors import Problem
 from tests.chat.deltas import gained
 from tests.server.apis.streams import ANSWERS, Answer

@@ -13,10 +13,10 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from quire.outputs import TokenLogprob
+from quire.server.apis.openai.responses.request import echo
+from quire.server.apis.openai.responses.schema import ResponsesRequest
+from quire.server.apis.openai.responses.writer import ResponseWriter
 from quire.server.errors import Problem
-from quire.server.openai.responses.request import echo
-from quire.server.openai.responses.schema import ResponsesRequest
-from quire.server.openai.responses.writer import ResponseWriter
 from tests.chat.deltas import gained
 from tests.server.apis.streams import ANSWERS, CALL, Answer
 

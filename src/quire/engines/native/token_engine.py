@@ -17,7 +17,11 @@ from quire.constraints.compiler import ConstraintCompiler
 from quire.engines.native.adapters import NativeAdapters
 from quire.engines.native.batch import Runner
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.cpu.score_head import RewardModel, is_classifier, read_reward_model
+from quire.engines.native.cpu.weights.score_head import (
+    RewardModel,
+    is_classifier,
+    read_reward_model,
+)
 from quire.engines.native.detokenizer import detokenizer_factory
 from quire.engines.native.engine import Engine, EngineStatistics
 from quire.engines.native.engine_thread import EngineThread, Submission
