@@ -17,9 +17,8 @@ from typing import Self
 
 from quire.constraints.matcher import Matcher
 from quire.engines.native.batch import LoadedAdapter
-from quire.engines.native.engine import Engine
-from quire.engines.native.pooling import PoolingParams as Pooling
-from quire.engines.native.statistics import EngineStatistics
+from quire.engines.native.engine import Engine, EngineStatistics
+from quire.engines.native.pooling import Pooling
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
 from quire.outputs import Delta
 from quire.prompt import Prompt

@@ -24,12 +24,10 @@ from quire.engines.native.cpu.weights.score_head import (
     read_reward_model,
 )
 from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
+from quire.engines.native.engine import Engine, EngineStatistics
 from quire.engines.native.engine_thread import EngineThread, Submission
 from quire.engines.native.media.encoder import MediaEncoder, media_kinds
-from quire.engines.native.pooling import Pooled
-from quire.engines.native.pooling import PoolingParams as Pooling
-from quire.engines.native.statistics import EngineStatistics
+from quire.engines.native.pooling import Pooled, Pooling
 from quire.engines.seam import (
     EngineInfo,
     EngineLoad,

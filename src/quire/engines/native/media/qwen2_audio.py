@@ -16,7 +16,7 @@ from quire.engines.native.media.libraries import (
     torch,
     tower_weights,
 )
-from quire.engines.native.placed_media import MediaFeatures
+from quire.engines.native.multimodal import MediaFeatures
 from quire.errors import MediaError
 from quire.media.placement import Kind
 from quire.media.values import Medium, Sound

@@ -6,8 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quire.engines.native.blocks import BlockPool
-from quire.engines.native.prefix_cache import Parent
+from quire.engines.native.kv_cache import BlockPool, Parent
 
 CONTENTS = (b"a", b"b", b"c")
 
@@ -26,46 +25,45 @@ class Tables(RuleBasedStateMachine):
     def open(self, chain: tuple[bytes, ...]) -> None:
         """Take what is cached of a chain, compute the rest, publish all of it."""
         table = self.pool.match((), chain)
-        for place, block in enumerate(table):
-            assert self.holds[block] == chain[: place + 1], "a hit on another content"
+        for index, block in enumerate(table):
+            assert self.holds[block] == chain[: index + 1], "a hit on another content"
         assert not table or self.pool.caching
-        revived = sum(map(self.pool.is_idle, table))
+        revived = sum(not self.pool.references[block] for block in table)
         if len(chain) - len(table) + revived > self.pool.num_available:
             return
         self.pool.share(table)
-        for place in range(len(table), len(chain)):
-            block = self.pool.take()
-            self.holds[block] = chain[: place + 1]
-            table.append(block)
+        for index in range(len(table), len(chain)):
+            table += self.pool.take()
+            self.holds[table[-1]] = chain[: index + 1]
         if self.pool.caching:
-            for place, tokens in enumerate(chain):
-                parent: Parent = table[place - 1] if place else ()
-                table[place] = self.pool.publish(parent, tokens, table[place])
-                assert self.holds[table[place]] == chain[: place + 1]
+            for index, tokens in enumerate(chain):
+                parent: Parent = table[index - 1] if index else ()
+                table[index] = self.pool.publish(parent, tokens, table[index])
+                assert self.holds[table[index]] == chain[: index + 1]
         self.tables.append(table)
         self.chains.append(chain)
 
     @precondition(lambda self: self.tables)
     @rule(data=st.data(), discard=st.booleans())
     def close(self, data: st.DataObject, discard: bool) -> None:
-        place = data.draw(st.integers(0, len(self.tables) - 1))
-        del self.chains[place]
-        self.pool.release(self.tables.pop(place), discard=discard)
+        index = data.draw(st.integers(0, len(self.tables) - 1))
+        del self.chains[index]
+        self.pool.release(self.tables.pop(index), discard=discard)
 
     @precondition(lambda self: self.tables)
     @rule(data=st.data())
     def fork(self, data: st.DataObject) -> None:
-        place = data.draw(st.integers(0, len(self.tables) - 1))
-        self.pool.share(self.tables[place])
-        self.tables.append(list(self.tables[place]))
-        self.chains.append(self.chains[place])
+        index = data.draw(st.integers(0, len(self.tables) - 1))
+        self.pool.share(self.tables[index])
+        self.tables.append(list(self.tables[index]))
+        self.chains.append(self.chains[index])
 
     @invariant()
     def every_block_is_accounted_for(self) -> None:
         self.pool.check_integrity(self.tables)
         for table, chain in zip(self.tables, self.chains, strict=True):
-            for place, block in enumerate(table):
-                assert self.holds[block] == chain[: place + 1], "a block in use was overwritten"
+            for index, block in enumerate(table):
+                assert self.holds[block] == chain[: index + 1], "a block in use was overwritten"
 
     def teardown(self) -> None:
         if hasattr(self, "pool"):
@@ -85,7 +83,7 @@ def cached(pool: BlockPool, chain: tuple[bytes, ...]) -> list[int]:
     table: list[int] = []
     for tokens in chain:
         parent: Parent = table[-1] if table else ()
-        table.append(pool.publish(parent, tokens, pool.take()))
+        table.append(pool.publish(parent, tokens, *pool.take()))
     pool.release(table)
     return table
 
@@ -96,28 +94,28 @@ def test_the_deepest_of_the_least_recently_used_goes_first() -> None:
     assert pool.match((), (b"a", b"b")) == old
     pool.share(old)  # a hit makes it the most recently used
     pool.release(old)
-    assert [pool.take() for _ in range(4)] == [new[1], new[0], old[1], old[0]]
+    assert pool.take(4) == [new[1], new[0], old[1], old[0]]
 
 
 def test_roots_keep_contents_apart() -> None:
     pool = BlockPool(4)
-    block = pool.publish(("adapter",), b"a", pool.take())
+    block = pool.publish(("adapter",), b"a", *pool.take())
     assert pool.match((), (b"a",)) == []
     assert pool.match(("adapter",), (b"a",)) == [block]
 
 
-def test_what_is_discarded_is_found_no_more() -> None:
+def test_discarded_content_is_not_hit_again() -> None:
     pool = BlockPool(4)
-    table = [pool.publish((), b"a", pool.take())]
+    table = [pool.publish((), b"a", *pool.take())]
     pool.release(table, discard=True)
     assert pool.match((), (b"a",)) == []
     assert pool.num_idle == 0
 
 
-def test_two_that_compute_the_same_share_one_block() -> None:
+def test_two_tables_of_equal_content_share_one_block() -> None:
     pool = BlockPool(4)
-    first, second = pool.take(), pool.take()
+    first, second = pool.take(2)
     assert pool.publish((), b"a", first) == first
     assert pool.publish((), b"a", second) == first
-    assert pool.is_shared(first)
+    assert pool.references[first] == 2
     assert pool.num_available == 3

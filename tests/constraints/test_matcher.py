@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +19,7 @@ from tokenizers import models
 
 from quire.constraints import compiler as compiling
 from quire.constraints.compiler import ConstraintCompiler
-from quire.constraints.masking import MaskMaker
-from quire.constraints.matcher import Matcher
+from quire.constraints.matcher import MaskMaker, Matcher
 from quire.errors import EngineClosedError, SamplingError, UnsupportedOptionError
 from quire.response_format import Constraint
 from quire.tokenizer import Tokenizer
@@ -41,8 +39,8 @@ def allowed_by(matcher: Matcher) -> list[int]:
 @pytest.fixture(scope="module")
 def texts() -> list[str | None]:
     """Each token's text; None for EOS, and for bytes that are no character by themselves."""
-    found = [byte_level().decode([token]) for token in range(TOKENS)]
-    return [text if text and "\N{REPLACEMENT CHARACTER}" not in text else None for text in found]
+    texts = [byte_level().decode([token]) for token in range(TOKENS)]
+    return [text if text and "\N{REPLACEMENT CHARACTER}" not in text else None for text in texts]
 
 
 @hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
@@ -61,12 +59,14 @@ def test_masks_are_what_a_plain_look_at_every_token_finds(
             for token, text in enumerate(texts)
             if text is not None and partial_regex.fullmatch(pattern, so_far + text, partial=True)
         }
-        found = set(allowed) - {EOS}
-        if len(found) == 1:  # only one text may follow: llguidance then takes its usual tokens
-            assert found <= some
+        without_eos = set(allowed) - {EOS}
+        if (
+            len(without_eos) == 1
+        ):  # only one text may follow: llguidance then takes its usual tokens
+            assert without_eos <= some
         else:
-            assert found == some
-        token = random.choice(sorted(found))
+            assert without_eos == some
+        token = random.choice(sorted(without_eos))
         so_far += texts[token] or ""
         matcher.accept(token)
         assert matcher.error is None
@@ -108,7 +108,7 @@ def test_both_kinds_of_tokenizers_write_what_is_asked(tokenizer: Tokenizer) -> N
         (Constraint("grammar", "start: )"), "response_format"),
     ],
 )
-def test_what_cannot_be_compiled_is_told_in_one_line(constraint: Constraint, words: str) -> None:
+def test_what_cannot_be_compiled_is_named_in_one_line(constraint: Constraint, words: str) -> None:
     with pytest.raises(SamplingError, match="response_format") as caught:
         compiler().compile(settings(constraint))
     assert words in str(caught.value)
@@ -181,22 +181,24 @@ def test_a_kept_grammar_is_at_its_beginning_again() -> None:
     assert allowed_by(own.compile(regex("[0-9]{3}"))[0]) == before
 
 
-def test_masks_are_made_elsewhere() -> None:
+def test_masks_are_made_in_another_thread_and_waited_for() -> None:
     maker = MaskMaker()
     (matcher,) = compiler().compile(regex("[0-9]{3}"))
     names: list[str] = []
+    begin = threading.Event()
 
     class Watched:
         def prepare(self) -> None:
-            time.sleep(0.05)
+            assert begin.wait(30)
             names.append(threading.current_thread().name)
 
         def expect(self, prepared: Any) -> None: ...
 
     matcher.accept(allowed_by(matcher)[0])
-    maker.add([Watched(), matcher])  # type: ignore[list-item]
+    maker.waiting = [Watched(), matcher]  # type: ignore[list-item]
     maker.start()
     assert not names
+    begin.set()
     matcher.bias()
     assert names
     assert names[0] != threading.current_thread().name
@@ -217,8 +219,8 @@ async def test_compiling_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> No
 
 async def test_compiling_leaves_the_loop_free_and_ends_with_close() -> None:
     own = ConstraintCompiler(byte_level(), VOCAB)
-    found = await asyncio.gather(*(own.matchers(regex(f"a{{{n}}}")) for n in range(1, 9)))
-    assert [len(matchers) for matchers in found] == [1] * 8
+    results = await asyncio.gather(*(own.matchers(regex(f"a{{{n}}}")) for n in range(1, 9)))
+    assert [len(matchers) for matchers in results] == [1] * 8
     assert await own.matchers(settings(None)) == []
     own.close()
     with pytest.raises(EngineClosedError):

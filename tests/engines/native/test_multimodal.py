@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.engines.native.engine import Engine
-from quire.engines.native.placed_media import MediaFeatures
-from quire.engines.native.pooling import PoolingParams
+from quire.engines.native.multimodal import MediaFeatures
+from quire.engines.native.pooling import Pooling
 from quire.errors import MediaError
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
@@ -24,11 +24,11 @@ def engine_of(**options: Any) -> Engine:
     return Engine(runner, lambda params: NumberText(), max_sequences=4, max_batch_tokens=8)
 
 
-def features(count: int = 2, size: int = HIDDEN, places: Any = None) -> MediaFeatures:
-    return MediaFeatures(np.zeros((count, size), np.float32), places)
+def features(count: int = 2, size: int = HIDDEN, positions: Any = None) -> MediaFeatures:
+    return MediaFeatures(np.zeros((count, size), np.float32), positions)
 
 
-def places(*rows: int, count: int = 2) -> np.ndarray:
+def positions(*rows: int, count: int = 2) -> np.ndarray:
     return np.array([[row] * count for row in rows], np.int32)
 
 
@@ -36,15 +36,15 @@ def places(*rows: int, count: int = 2) -> np.ndarray:
     ("items", "text"),
     [
         ([(None, 0, 2)], "came without features"),
-        ([(features(3), 0, 2)], "takes \\(2, 6\\)"),
-        ([(features(size=5), 0, 2)], "takes \\(2, 6\\)"),
-        ([(features(0), 1, 0)], "takes \\(0, 6\\)"),
+        ([(features(3), 0, 2)], "take \\(2, 6\\)"),
+        ([(features(size=5), 0, 2)], "take \\(2, 6\\)"),
+        ([(features(0), 1, 0)], "take \\(0, 6\\)"),
         ([(features(), -1, 2)], "fills the tokens -1"),
         ([(features(), 5, 2)], "of 6"),
         ([(features(), 1, 2), (features(), 2, 2)], "filled already"),
-        ([(features(places=places(0, 0)), 1, 2)], "does not take"),
-        ([(features(places=places(0, -1, 0)), 1, 2)], "too far"),
-        ([(features(places=places(1 << 30, 0, 0)), 1, 2)], "too far"),
+        ([(features(positions=positions(0, 0)), 1, 2)], "does not take"),
+        ([(features(positions=positions(0, -1, 0)), 1, 2)], "too far"),
+        ([(features(positions=positions(1 << 30, 0, 0)), 1, 2)], "too far"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -56,8 +56,8 @@ def test_media_that_do_not_fit_are_refused(items: list[Any], text: str) -> None:
     assert not engine.has_work
 
 
-def test_places_are_for_models_that_have_them() -> None:
-    item = MediaItem("image", features(places=places(0, 0, 0)), "hash", 1, 2)
+def test_rope_positions_are_for_models_that_use_them() -> None:
+    item = MediaItem("image", features(positions=positions(0, 0, 0)), "hash", 1, 2)
     prompt = Prompt((1,) * 6, (item,))
     with pytest.raises(MediaError, match="does not take"):
         engine_of().add("a", prompt, SamplingParams(max_tokens=2))
@@ -66,7 +66,7 @@ def test_places_are_for_models_that_have_them() -> None:
 def test_pooling_takes_text_alone() -> None:
     prompt = Prompt((1,) * 6, (MediaItem("image", features(), "hash", 1, 2),))
     with pytest.raises(MediaError, match="text alone"):
-        engine_of().add_pooling("a", prompt, PoolingParams())
+        engine_of().add_pooling("a", prompt, Pooling())
 
 
 contents = st.tuples(st.integers(0, 3), st.integers(0, 1), st.sampled_from([None, "flat", "far"]))

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.adjustments import (
-    Adjustment,
+from quire.engines.native.logits_processors import (
+    ProcessedRow,
     TokenCounts,
-    adjust,
     bad_word_ids,
     banned_tokens,
-    logit_rules,
+    make_logits_processor,
+    process_logits,
 )
 from quire.errors import SamplingError, UnsupportedOptionError
 from quire.sampling import SamplingParams
@@ -45,28 +45,27 @@ ids = st.lists(st.integers(0, VOCAB - 1), max_size=8)
     rows=st.lists(st.tuples(rule_options, ids, ids), min_size=1, max_size=4),
     seed=st.integers(0, 1000),
 )
-def test_adjustments_are_those_of_the_plain_version(
+def test_processed_logits_are_those_of_the_plain_version(
     rows: list[tuple[dict[str, Any], list[int], list[int]]], seed: int
 ) -> None:
     logits = np.random.default_rng(seed).normal(0, 2, (len(rows), VOCAB)).astype(np.float32)
     before = logits.copy()
-    changes: list[Adjustment] = []
+    processed: list[ProcessedRow] = []
     for row, (given_options, prompt, output) in enumerate(rows):
         params = SamplingParams(max_tokens=9, **given_options)
-        eos = () if params.ignore_eos else params.eos_token_ids
-        rules = logit_rules(params, (*eos, *params.stop_token_ids), VOCAB, None)
+        processor = make_logits_processor(params, VOCAB, None)
         counts = TokenCounts(np.array(prompt, dtype=np.int32))
         for token in output:
             counts.add(token)
-        changes.append(
-            Adjustment(
+        processed.append(
+            ProcessedRow(
                 row,
-                rules,
+                processor,
                 np.array(output, dtype=np.int32),
-                counts if rules.penalised else None,
+                counts if processor.penalizes else None,
             )
         )
-    adjust(logits, changes)
+    process_logits(logits, processed)
     for row, (given_options, prompt, output) in enumerate(rows):
         params = SamplingParams(max_tokens=9, **given_options)
         expected = adjusted(before[row].tolist(), params, prompt, output)
@@ -77,8 +76,8 @@ def test_counts_grow_past_their_first_room() -> None:
     counts = TokenCounts(np.array([5, 5, 2], dtype=np.int32))
     for token in [*range(300), 7, 7]:
         counts.add(token)
-    found = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
-    assert found == {token: 3.0 if token == 7 else 1.0 for token in range(300)}
+    by_token = dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True))
+    assert by_token == {token: 3.0 if token == 7 else 1.0 for token in range(300)}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +111,6 @@ def test_bad_words_are_read_at_a_beginning_and_after_a_space() -> None:
 
 def test_what_cannot_be_honoured_is_refused() -> None:
     with pytest.raises(SamplingError, match="token 20; the vocabulary ends at 19"):
-        logit_rules(SamplingParams(max_tokens=1, logit_bias={20: 1.0}), (), VOCAB, None)
+        make_logits_processor(SamplingParams(max_tokens=1, logit_bias={20: 1.0}), VOCAB, None)
     with pytest.raises(UnsupportedOptionError, match="bad_words"):
-        logit_rules(SamplingParams(max_tokens=1, bad_words=("x",)), (), VOCAB, None)
+        make_logits_processor(SamplingParams(max_tokens=1, bad_words=("x",)), VOCAB, None)

@@ -1,18 +1,20 @@
-"""What is done to the logits before a token is chosen: biases, bans and penalties.
+"""What is done to the logits before a token is chosen: biases, bans, penalties, and grammars' masks.
 
 In this order: logit_bias; bans (stop tokens before `min_tokens`, the last tokens of bad words);
-the repetition penalty; presence and frequency penalties. The functions change the logits they are
-given, in place.
+the repetition penalty; presence and frequency penalties; then the masks, which no bias can lift. All
+functions change the logits that they are given, in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.constraints.matcher import Matcher
 from quire.errors import SamplingError, UnsupportedOptionError
 from quire.sampling import SamplingParams
 
@@ -21,11 +23,11 @@ Encode = Callable[[str], Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class LogitRules:
-    """What one request asks for, in the form in which it is applied."""
+class LogitsProcessor:
+    """What one request does to its logits, in the form in which it is applied."""
 
     bias_ids: NDArray[np.int64]
-    bias_amounts: NDArray[np.float32]
+    bias_values: NDArray[np.float32]
     stop_ids: NDArray[np.int64]  # banned until min_tokens
     min_tokens: int
     bad_words: tuple[tuple[int, ...], ...]
@@ -34,19 +36,21 @@ class LogitRules:
     frequency: float
 
     @property
-    def penalised(self) -> bool:
+    def penalizes(self) -> bool:
+        """Whether it needs to know which tokens came before."""
         return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
 
     @property
-    def always(self) -> bool:
-        """Whether there is something to do for every token, not only before `min_tokens`."""
-        return self.penalised or bool(self.bad_words) or bool(len(self.bias_ids))
+    def num_steps(self) -> float:
+        """For how many tokens it has something to do: for all, or until `min_tokens` are there."""
+        always = self.penalizes or self.bad_words or len(self.bias_ids)
+        return math.inf if always else self.min_tokens
 
 
-def logit_rules(
-    params: SamplingParams, stop_ids: Sequence[int], vocab_size: int, encode: Encode | None
-) -> LogitRules:
-    """Prepare one request's rules.
+def make_logits_processor(
+    params: SamplingParams, vocab_size: int, encode: Encode | None
+) -> LogitsProcessor:
+    """Prepare one request's processor.
 
     Raises:
         SamplingError: logit_bias names a token outside the vocabulary.
@@ -59,10 +63,12 @@ def logit_rules(
             )
     if params.bad_words and encode is None:
         raise UnsupportedOptionError("bad_words needs a tokenizer, and this engine has none.")
-    return LogitRules(
+    eos = () if params.ignore_eos else params.eos_token_ids
+    stop_ids = [token for token in (*eos, *params.stop_token_ids) if 0 <= token < vocab_size]
+    return LogitsProcessor(
         bias_ids=np.array(list(params.logit_bias), dtype=np.int64),
-        bias_amounts=np.array(list(params.logit_bias.values()), dtype=np.float32),
-        stop_ids=np.array([t for t in stop_ids if 0 <= t < vocab_size], dtype=np.int64),
+        bias_values=np.array(list(params.logit_bias.values()), dtype=np.float32),
+        stop_ids=np.array(stop_ids, dtype=np.int64),
         min_tokens=params.min_tokens,
         bad_words=bad_word_ids(params.bad_words, encode) if encode else (),
         repetition=params.repetition_penalty,
@@ -72,20 +78,21 @@ def logit_rules(
 
 
 def bad_word_ids(words: Sequence[str], encode: Encode) -> tuple[tuple[int, ...], ...]:
-    """Encode each word as it stands at a beginning and as it stands after a space."""
-    found: dict[tuple[int, ...], None] = {}
+    """Encode each word as at the beginning of a text, and as after a space."""
+    words_ids: dict[tuple[int, ...], None] = {}  # a dictionary keeps the order
     for word in words:
         for text in (word, " " + word.lstrip()):
             ids = tuple(encode(text))
             if ids:
-                found[ids] = None
-    return tuple(found)
+                words_ids[ids] = None
+    return tuple(words_ids)
 
 
 class TokenCounts:
     """The distinct tokens of one completion and its prompt, and how often each was generated.
 
-    Two growing arrays, so that a step gathers and scatters them without looking at the vocabulary.
+    Penalties gather and scatter these few entries in each step. Counts for the whole vocabulary
+    would make every step read and write as many numbers as the logits have.
     """
 
     def __init__(self, prompt_ids: NDArray[np.int32]) -> None:
@@ -93,10 +100,11 @@ class TokenCounts:
         self._size = len(distinct)
         self._ids = np.concatenate([distinct, np.zeros(64, dtype=np.int32)])
         self._counts = np.zeros(len(self._ids), dtype=np.float32)
-        self._places = {token: place for place, token in enumerate(distinct.tolist())}
+        self._index_of = {token: index for index, token in enumerate(distinct.tolist())}
 
     @property
     def ids(self) -> NDArray[np.int32]:
+        """The distinct tokens."""
         return self._ids[: self._size]
 
     @property
@@ -106,69 +114,69 @@ class TokenCounts:
 
     def add(self, token: int) -> None:
         """Count a generated token."""
-        place = self._places.get(token)
-        if place is None:
-            place = self._places[token] = self._size
-            if place == len(self._ids):
+        index = self._index_of.get(token)
+        if index is None:
+            index = self._index_of[token] = self._size
+            if index == len(self._ids):
                 self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
                 self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
-            self._ids[place] = token
+            self._ids[index] = token
             self._size += 1
-        self._counts[place] += 1.0
+        self._counts[index] += 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Adjustment:
-    """One row of logits and all that decides how it is adjusted."""
+class ProcessedRow:
+    """One row of logits, its processor, and what the processor looks at."""
 
     row: int
-    rules: LogitRules
+    processor: LogitsProcessor
     output_ids: NDArray[np.int32]
-    counts: TokenCounts | None
+    counts: TokenCounts | None  # None: no penalties
 
 
-def adjust(logits: NDArray[np.float32], adjustments: Sequence[Adjustment]) -> None:
-    """Apply every rule to its row of logits (M, V), in place."""
-    for one in adjustments:
-        row = logits[one.row]
-        row[one.rules.bias_ids] += one.rules.bias_amounts
-        if len(one.output_ids) < one.rules.min_tokens:
-            row[one.rules.stop_ids] = -np.inf
-        if one.rules.bad_words:
-            row[banned_tokens(one.output_ids, one.rules.bad_words)] = -np.inf
-    penalised = [one for one in adjustments if one.counts is not None]
-    if penalised:
-        _penalise_rows(logits, penalised)
+def process_logits(logits: NDArray[np.float32], rows: Sequence[ProcessedRow]) -> None:
+    """Apply each processor to its row of the logits (M, V)."""
+    for one in rows:
+        row, processor = logits[one.row], one.processor
+        row[processor.bias_ids] += processor.bias_values
+        if len(one.output_ids) < processor.min_tokens:
+            row[processor.stop_ids] = -np.inf
+        if processor.bad_words:
+            row[banned_tokens(one.output_ids, processor.bad_words)] = -np.inf
+    penalized = [(one, one.counts) for one in rows if one.counts is not None]
+    if penalized:
+        _penalize_rows(logits, penalized)
 
 
 def banned_tokens(output_ids: NDArray[np.int32], bad_words: Sequence[tuple[int, ...]]) -> list[int]:
     """Return the tokens that would complete a bad word after these generated tokens."""
     longest = max(map(len, bad_words)) - 1
-    tail = tuple(output_ids[len(output_ids) - longest :].tolist()) if longest else ()
-    if longest > len(output_ids):
-        tail = tuple(output_ids.tolist())
+    tail = tuple(output_ids[max(0, len(output_ids) - longest) :].tolist())
     return [word[-1] for word in bad_words if tail[len(tail) - len(word) + 1 :] == word[:-1]]
 
 
-def _penalise_rows(logits: NDArray[np.float32], penalised: Sequence[Adjustment]) -> None:
-    tokens = [one.counts for one in penalised if one.counts is not None]
-    sizes = [len(counts.ids) for counts in tokens]
+def _penalize_rows(
+    logits: NDArray[np.float32], penalized: Sequence[tuple[ProcessedRow, TokenCounts]]
+) -> None:
+    """Penalize all rows in one call, on arrays that run along their tokens one row after another."""
+    sizes = [len(counts.ids) for _, counts in penalized]
 
     def spread(values: list[float]) -> NDArray[np.float32]:
         return np.repeat(np.array(values, dtype=np.float32), sizes)
 
-    penalise(
+    penalize(
         logits,
-        np.repeat(np.array([one.row for one in penalised]), sizes),
-        np.concatenate([counts.ids for counts in tokens]),
-        np.concatenate([counts.counts for counts in tokens]),
-        spread([one.rules.repetition for one in penalised]),
-        spread([one.rules.presence for one in penalised]),
-        spread([one.rules.frequency for one in penalised]),
+        np.repeat(np.array([one.row for one, _ in penalized]), sizes),
+        np.concatenate([counts.ids for _, counts in penalized]),
+        np.concatenate([counts.counts for _, counts in penalized]),
+        spread([one.processor.repetition for one, _ in penalized]),
+        spread([one.processor.presence for one, _ in penalized]),
+        spread([one.processor.frequency for one, _ in penalized]),
     )
 
 
-def penalise(
+def penalize(
     logits: NDArray[np.float32],
     rows: NDArray[np.int64],
     ids: NDArray[np.int32],
@@ -188,3 +196,13 @@ def penalise(
     values = np.where(values > 0, values / repetition, values * repetition)
     values -= frequency * counts + presence * (counts > 0)
     logits[rows, ids] = values
+
+
+def apply_masks(logits: NDArray[np.float32], matchers: Iterable[tuple[int, Matcher]]) -> None:
+    """Ban what the grammars of these rows of the logits (M, V) do not allow."""
+    with np.errstate(
+        invalid="ignore"
+    ):  # infinity less infinity: such a row is unusable in any case
+        for row, matcher in matchers:
+            allowed = logits[row]
+            allowed += matcher.bias()

@@ -1,6 +1,6 @@
-"""The process of `checking.py`: reads grammars, given as a line of JSON each, and says when it has.
+"""The process of `GrammarChecker`: reads grammars, one line of JSON each, and says when it is done.
 
-It is run as a file and imports nothing of quire's, so that it starts at once.
+It runs as a file of its own and imports nothing of quire, so that it starts at once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ def main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     for line in sys.stdin:
-        asked = json.loads(line)
-        # With no handler this ends the process wherever it is, should nobody be left to do so.
+        request = json.loads(line)
+        # The parent kills this process in time. If the parent is gone, the alarm does: it has no
+        # handler, so it ends the process even inside llguidance.
         if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, asked["seconds"] + 1.0)
-        with suppress(BaseException):  # a panic of llguidance's is no Exception
-            LLMatcher.validate_grammar(asked["grammar"], None)
+            signal.setitimer(signal.ITIMER_REAL, request["seconds"] + 1.0)
+        with suppress(BaseException):  # llguidance's panics are not Exceptions
+            LLMatcher.validate_grammar(request["grammar"], None)
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         print("read", flush=True)

@@ -1,4 +1,4 @@
-"""Each sampling option against a slow plain version, and the distributions by chi-square."""
+"""Each sampling option against a slow plain version, the distributions by chi-square; random numbers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quire.engines.native.drawing import Settings, draw
-from quire.engines.native.randomness import Uniforms
-from quire.engines.native.top import largest
+from quire.engines.native.sampling_ops import RowSettings, Uniforms, draw, top_candidates
 from quire.sampling import SamplingParams
 from tests.engines.native.fake_runner import fake_logits
 from tests.engines.native.plain import draw_plainly, probabilities
 
 
-def settings_of(params: list[SamplingParams]) -> Settings:
-    return Settings(
+def settings_of(params: list[SamplingParams]) -> RowSettings:
+    return RowSettings(
         np.array([p.temperature for p in params]),
         np.array([p.top_k for p in params], dtype=np.int64),
         np.array([p.top_p for p in params]),
@@ -149,21 +147,21 @@ def test_frequencies_follow_the_probabilities(options: dict[str, float]) -> None
     seed=st.integers(0, 10**6),
     coarse=st.booleans(),
 )
-def test_largest_holds_the_k_largest_in_order_with_all_ties(
+def test_candidates_hold_the_k_largest_in_order_with_all_ties(
     width: int, k: int, seed: int, coarse: bool
 ) -> None:
     logits = some_logits(3, width, seed, coarse=coarse)
-    ranked = largest(logits, k)
+    candidates = top_candidates(logits, k)
     for row in range(3):
         order = sorted(range(width), key=lambda token: (-logits[row, token], token))
         finite = [token for token in order if logits[row, token] > -np.inf]
         last = logits[row, finite[min(k, len(finite)) - 1]]
         wanted = [token for token in finite if logits[row, token] >= last]
-        assert ranked.ids[row, : len(wanted)].tolist() == wanted
-        assert ranked.values[row, : len(wanted)].tolist() == logits[row, wanted].tolist()
-        filled = ranked.values[row] > -np.inf
+        assert candidates.ids[row, : len(wanted)].tolist() == wanted
+        assert candidates.values[row, : len(wanted)].tolist() == logits[row, wanted].tolist()
+        filled = candidates.values[row] > -np.inf
         assert filled.tolist() == sorted(filled.tolist(), reverse=True)
-        assert not ranked.ids[row][~filled].any()
+        assert not candidates.ids[row][~filled].any()
 
 
 @pytest.mark.filterwarnings("error")
@@ -173,3 +171,36 @@ def test_the_tiniest_temperature_is_the_likeliest_token(options: dict[str, float
     params = [SamplingParams(max_tokens=1, temperature=5e-324, **options)] * 3  # type: ignore[arg-type]
     drawn = draw(logits, settings_of(params), np.array([0.0, 0.5, 0.999]))
     assert drawn.tolist() == logits.argmax(axis=1).tolist()
+
+
+# --- random numbers ------------------------------------------------------------------------------
+
+FIRST_OF_42 = [0.820198147861, 0.189245624086, 0.867660814882]
+
+
+def numbers(seed: int, index: int, count: int = 200) -> list[float]:
+    stream = Uniforms(seed, index)
+    return [stream[position] for position in range(count)]
+
+
+def test_a_seed_gives_the_same_numbers_in_every_run() -> None:
+    """Written down: a seed that a user was given must mean the same in the next version."""
+    assert [round(number, 12) for number in numbers(42, 0, 3)] == FIRST_OF_42
+
+
+def test_positions_may_be_skipped_and_asked_for_twice() -> None:
+    plain, stream = numbers(7, 1), Uniforms(7, 1)
+    assert [stream[p] for p in (3, 3, 64, 190)] == [plain[p] for p in (3, 3, 64, 190)]
+
+
+def test_completions_and_seeds_differ() -> None:
+    streams = [tuple(numbers(seed, index, 5)) for seed in (0, 1, -1, 2**63) for index in (0, 1, 2)]
+    assert len(set(streams)) == len(streams)
+
+
+def test_numbers_are_uniform() -> None:
+    many = np.array([number for index in range(50) for number in numbers(3, index)])
+    assert 0.0 <= many.min() < many.max() < 1.0
+    counts = np.histogram(many, bins=20, range=(0, 1))[0]
+    expected = len(many) / 20
+    assert ((counts - expected) ** 2 / expected).sum() < 43.8  # 99.9 % at 19 degrees of freedom

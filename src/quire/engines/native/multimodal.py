@@ -1,8 +1,9 @@
-"""The media of one request in the engine: what stands in for tokens, where, and how the rest moves.
+"""The media of one request: their features, where they stand, and M-RoPE positions.
 
 A medium arrives as features, one vector for each placeholder token that it fills. Models with M-RoPE
-also place each in time, height and width; the text after it goes on behind the furthest of its
-places, so that a token's place and its number in the sequence differ from there on.
+also give each vector a position in time, height and width. The text after a medium goes on behind the
+furthest of these, so that from there on a token's rotary position differs from its position in the
+sequence.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from quire.errors import MediaError
 from quire.prompt import MediaItem, Prompt
 
 MAX_ROPE_POSITION = 1 << 22
-"""Places in time may run ahead of the tokens, but not for ever: tables of angles reach so far."""
+"""Rotary positions in time may run ahead of the tokens, but tables of angles end here."""
 
 _DIGEST_BYTES = 16
 
@@ -29,61 +30,67 @@ class MediaFeatures:
 
     values: NDArray[np.float32]  # (M, hidden_size), one for each placeholder token
     positions: NDArray[np.int32] | None = None
-    """(3, M): with M-RoPE, each one's place in time, height and width, from the medium's start."""
+    """(3, M): with M-RoPE, positions in time, height and width, from the medium's start."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Placed:
+class _MediaSpan:
+    """Features for the tokens `start` to `end - 1`."""
+
     start: int
     end: int
     values: NDArray[np.float32]
     digest: bytes
 
 
-class PlacedMedia:
+class RequestMedia:
     """The media of a request of `prompt_length` tokens, in order."""
 
-    __slots__ = ("_items", "_places", "_shift")
+    __slots__ = ("_rope_positions", "_shift", "_spans")
 
     def __init__(self, items: Sequence[MediaItem], prompt_length: int) -> None:
-        self._items = [_place(item) for item in items]
-        places = _places(items, prompt_length)
-        self._places = places
-        self._shift = 0 if places is None else int(places.max()) + 1 - prompt_length
+        self._spans = [_span(item) for item in items]
+        positions = _prompt_rope_positions(items, prompt_length)
+        self._rope_positions = positions
+        # What a generated token's rotary position exceeds its position by.
+        self._shift = 0 if positions is None else int(positions.max()) + 1 - prompt_length
 
     @property
-    def has_places(self) -> bool:
-        """Whether tokens have places of their own, for M-RoPE."""
-        return self._places is not None
+    def has_rope_positions(self) -> bool:
+        """Whether rotary positions differ from positions, with M-RoPE."""
+        return self._rope_positions is not None
 
     def features(self, start: int, end: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield what tokens from `start` to `end - 1` have instead of their embeddings.
 
-        Each is the first token's position and vectors (m, hidden_size) from it on.
+        Each item is a position, and vectors (m, hidden_size) for the tokens from it on.
         """
-        for item in self._items:
-            first, last = max(start, item.start), min(end, item.end)
+        for span in self._spans:
+            first, last = max(start, span.start), min(end, span.end)
             if first < last:
-                yield first, item.values[first - item.start : last - item.start]
+                yield first, span.values[first - span.start : last - span.start]
 
     def rope_positions(self, start: int, end: int) -> NDArray[np.int32]:
-        """The places (3, end - start) of the tokens from `start` to `end - 1`, generated ones too."""
-        assert self._places is not None
-        length = self._places.shape[1]
+        """Return rotary positions (3, end - start) of the tokens from `start` to `end - 1`.
+
+        The tokens may be generated ones.
+        """
+        assert self._rope_positions is not None
+        length = self._rope_positions.shape[1]
         generated = np.arange(max(start, length), end, dtype=np.int32) + np.int32(self._shift)
-        prompt = self._places[:, start:end]
+        prompt = self._rope_positions[:, start:end]
         return np.concatenate([prompt, np.broadcast_to(generated, (3, len(generated)))], axis=1)
 
-    def rope_position(self, position: int) -> int:
-        """The place of a generated token."""
+    def generated_rope_position(self, position: int) -> int:
+        """Return the rotary position of a generated token, the same in all three directions."""
         return position + self._shift
 
     def key(self, start: int, end: int) -> bytes:
-        """What keys and values of the tokens from `start` to `end - 1` depend on besides the ids."""
+        """Return what the keys and values of these tokens depend on besides their ids."""
         return b"".join(
-            item.digest + (item.start - start).to_bytes(8, "little", signed=True)
-            for item in self._items
-            if item.start < end and start < item.end
+            span.digest + (span.start - start).to_bytes(8, "little", signed=True)
+            for span in self._spans
+            if span.start < end and start < span.end
         )
 
 
@@ -92,36 +99,40 @@ def _features(item: MediaItem) -> MediaFeatures:
     return item.data
 
 
-def _place(item: MediaItem) -> _Placed:
+def _span(item: MediaItem) -> _MediaSpan:
     features = _features(item)
     digest = hashlib.blake2b(f"{item.kind} {item.content_hash}".encode(), digest_size=_DIGEST_BYTES)
     if features.positions is not None:
         digest.update(features.positions.tobytes())
-    return _Placed(item.start, item.start + item.length, features.values, digest.digest())
+    return _MediaSpan(item.start, item.start + item.length, features.values, digest.digest())
 
 
-def _places(items: Sequence[MediaItem], length: int) -> NDArray[np.int32] | None:
-    """The places (3, length) of a prompt's tokens; None where each is at its position."""
+def _prompt_rope_positions(items: Sequence[MediaItem], length: int) -> NDArray[np.int32] | None:
+    """Return rotary positions (3, length) of a prompt's tokens; None where they are its positions."""
     if all(_features(item).positions is None for item in items):
         return None
-    places = np.empty((3, length), np.int32)
-    end = following = 0  # the first token that has no place yet, and where it goes
+    positions = np.empty((3, length), np.int32)
+    end = following = 0  # the first token without a rotary position yet, and the one that it gets
     for item in items:
         count = item.start - end
-        places[:, end : item.start] = np.arange(following, following + count)
+        positions[:, end : item.start] = np.arange(following, following + count)
         following += count
         end = item.start + item.length
         own = _features(item).positions
         if own is None:
             own = np.broadcast_to(np.arange(item.length, dtype=np.int32), (3, item.length))
-        places[:, item.start : end] = own + following
+        positions[:, item.start : end] = own + following
         following += int(own.max()) + 1
-    places[:, end:] = np.arange(following, following + length - end)
-    return places
+    positions[:, end:] = np.arange(following, following + length - end)
+    return positions
 
 
 def check_media(prompt: Prompt, hidden_size: int, uses_mrope: bool) -> None:
-    """Raise MediaError for media that do not fit the prompt or the model."""
+    """Check that media fit the prompt and the model.
+
+    Raises:
+        MediaError: they do not.
+    """
     end = 0
     for item in prompt.media:
         _check_features(item, hidden_size, uses_mrope)
@@ -140,13 +151,13 @@ def _check_features(item: MediaItem, hidden_size: int, uses_mrope: bool) -> None
     shape = features.values.shape
     if item.length < 1 or shape != (item.length, hidden_size):
         raise MediaError(
-            f"The {item.kind} has features {shape} and its place in the prompt takes "
+            f"The {item.kind} has features {shape}, and its placeholder tokens take "
             f"{(item.length, hidden_size)}."
         )
     positions = features.positions
     if positions is None:
         return
     if not uses_mrope or positions.shape != (3, item.length):
-        raise MediaError(f"The {item.kind} has places that this model does not take.")
+        raise MediaError(f"The {item.kind} has M-RoPE positions that this model does not take.")
     if positions.min() < 0 or positions.max() >= MAX_ROPE_POSITION // 8:
-        raise MediaError(f"The {item.kind} is too long: its places in time reach too far.")
+        raise MediaError(f"The {item.kind} is too long: its M-RoPE positions reach too far.")
