@@ -22,7 +22,7 @@ from quire.adapters.weights import (
     read_values,
 )
 from quire.errors import AdapterError, nearest
-from quire.weights.safetensors_header import TensorEntry, read_header
+from quire.weights.safetensors import TensorEntry, read_header
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import AdapterError
-from quire.weights.safetensors_header import FLOATS, TensorEntry, read_bits, read_header
+from quire.weights.safetensors import FLOATS, TensorEntry, read_bits, read_header
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
