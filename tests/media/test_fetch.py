@@ -173,15 +173,15 @@ async def test_an_empty_answer_is_refused() -> None:
             await fetch_url(f"{address}/a.png", "image", POLICY)
 
 
-@pytest.mark.parametrize("told", [True, False])
-async def test_no_more_is_read_than_may_come(told: bool) -> None:
+@pytest.mark.parametrize("declared", [True, False])
+async def test_no_more_is_read_than_may_come(declared: bool) -> None:
     """With a length in the header nothing is read; without one reading ends at the limit."""
     sent = 0
 
     async def answer(request: web.Request) -> web.StreamResponse:
         nonlocal sent
         response = web.StreamResponse(headers={"Content-Type": "image/png"})
-        if told:
+        if declared:
             response.content_length = 2**40
         await response.prepare(request)
         while True:

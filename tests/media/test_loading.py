@@ -106,7 +106,7 @@ async def test_a_video_and_a_sound_come_from_every_source(tmp_path: Path) -> Non
 
 
 async def test_frames_of_every_source_are_a_video(tmp_path: Path) -> None:
-    shades = [np.full((40, 40, 3), level(place), np.uint8) for place in range(6)]
+    shades = [np.full((40, 40, 3), level(index), np.uint8) for index in range(6)]
     (tmp_path / "f.png").write_bytes(encoded(shades[1]))
     mixed = [
         *(shades[0], tmp_path / "f.png", encoded(shades[2]), Image.fromarray(shades[3])),
@@ -261,8 +261,8 @@ MUTATED = [
 @given(st.sampled_from(MUTATED), st.data())
 def test_damaged_pictures_give_a_picture_or_our_error(data: bytes, draw: Any) -> None:
     damaged = bytearray(data)
-    for place in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
-        damaged[place] = draw.draw(st.integers(0, 255))
+    for offset in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
+        damaged[offset] = draw.draw(st.integers(0, 255))
     cut = draw.draw(st.integers(1, len(data)))
     check_garbage("image", bytes(damaged[:cut]))
 
@@ -279,8 +279,8 @@ CLIPS = [
 @given(st.sampled_from(CLIPS), st.data())
 def test_damaged_videos_give_a_clip_or_our_error(data: bytes, draw: Any) -> None:
     damaged = bytearray(data)
-    for place in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
-        damaged[place] = draw.draw(st.integers(0, 255))
+    for offset in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
+        damaged[offset] = draw.draw(st.integers(0, 255))
     check_garbage(draw.draw(st.sampled_from(["video", "audio"])), bytes(damaged))
 
 

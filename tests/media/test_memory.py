@@ -48,7 +48,7 @@ def test_bombs_take_little_memory(tmp_path: Path) -> None:
         "gif": ("image", b"GIF89a" + screen + gif_of_dots(1)[13:]),
         "gif.clip": ("video", gif_of_dots(100_000)),
         "mp4": ("video", video(1, size=(8192, 4608), options={"preset": "ultrafast"})),
-        "wav": ("audio", wav(b"", 8000, bits=8, told=HOURS)),
+        "wav": ("audio", wav(b"", 8000, bits=8, stated=HOURS)),
     }
     pairs = []
     for name, (kind, data) in files.items():

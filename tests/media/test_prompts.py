@@ -69,9 +69,9 @@ def with_template(source: str) -> Tokenizer:
 def family_of(template: Template, folder: Path, name: str | None = None) -> MediaFamily:
     if name:
         write_folder(folder, RENDERINGS[name]["files"])
-    found = get_family(template, folder)
-    assert found is not None
-    return found
+    family = get_family(template, folder)
+    assert family is not None
+    return family
 
 
 def joined(elements: list[Any]) -> str:
@@ -248,7 +248,7 @@ def test_the_general_family_asks_the_models_processor(tmp_path: Path) -> None:
         "<|IMG_PATCH|>",
         "<image>",
     )
-    tiles = (*(f"TILE_{place}" for place in range(1, 13)), "TILE_GLOBAL")
+    tiles = (*(f"TILE_{number}" for number in range(1, 13)), "TILE_GLOBAL")
     tokenizer = Tokenizer(
         _bytes_with(*special, *tiles, "<|im_start|>", "<|im_end|>"), chat_template=PLAIN
     )

@@ -171,19 +171,19 @@ def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_fault_leaves_the_template_usable_in_any_thread() -> None:
     renderer = Renderer("{% if bad %}" + ENDLESS["loops"] + "{% endif %}ok")
-    found: list[str] = []
+    texts: list[str] = []
 
     def work() -> None:
         with pytest.raises(TemplateError):
             renderer.render({"bad": True})
-        found.append("".join(span.text for span in renderer.render({"bad": False})))
+        texts.append("".join(span.text for span in renderer.render({"bad": False})))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == ["ok"] * 3
+    assert texts == ["ok"] * 3
 
 
 class Gate:

@@ -119,17 +119,17 @@ def test_from_many_threads() -> None:
     tokenizer = make()
     expected = tokenizer.encode_literal(f"Hello {END}")
     tokenizer = make()
-    found: list[list[int]] = []
+    results: list[list[int]] = []
 
     def work() -> None:
-        found.extend(tokenizer.encode_literal(f"Hello {END}") for _ in range(20))
+        results.extend(tokenizer.encode_literal(f"Hello {END}") for _ in range(20))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [expected] * 80
+    assert results == [expected] * 80
 
 
 def test_unknown_characters_are_no_control_tokens() -> None:
@@ -144,12 +144,12 @@ def test_unknown_characters_are_no_control_tokens() -> None:
     texts=st.lists(st.text("ab<|(", min_size=1, max_size=5), max_size=8),
     text=st.text("ab<|(", max_size=20),
 )
-def test_the_longest_text_at_a_place(texts: list[str], text: str) -> None:
+def test_the_longest_text_at_an_offset(texts: list[str], text: str) -> None:
     pattern = re.compile(longest_of(texts))
-    for place in range(len(text) + 1):
-        standing = [item for item in texts if text.startswith(item, place)]
-        found = pattern.match(text, place)
-        assert (found[0] if found else None) == max(standing, key=len, default=None)
+    for offset in range(len(text) + 1):
+        standing = [item for item in texts if text.startswith(item, offset)]
+        match = pattern.match(text, offset)
+        assert (match[0] if match else None) == max(standing, key=len, default=None)
 
 
 def test_thousands_of_added_tokens() -> None:

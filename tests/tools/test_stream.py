@@ -68,9 +68,9 @@ def test_plain_text_flows(name: str) -> None:
     """A character is held only while it may begin a call: here, to the end of its word."""
     parser = get_tool_format(name).parser()
     out = ""
-    for place, char in enumerate(PROSE, start=1):
+    for count, char in enumerate(PROSE, start=1):
         out += "".join(map(str, parser.add(char)))
-        held = PROSE[len(out) : place]
+        held = PROSE[len(out) : count]
         assert len(held) <= 13, held
         assert " " not in held.rstrip(" "), held
     assert out + "".join(map(str, parser.flush())) == PROSE

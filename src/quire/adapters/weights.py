@@ -340,26 +340,26 @@ def read_values(
     )
 
 
-def _pair_values(path: Path, pair: Pair, scaling: float) -> LoraPair:
+def _pair_values(folder: Path, pair: Pair, scaling: float) -> LoraPair:
     factor = np.float32(scaling)
-    bias = None if pair.bias is None else _floats(path, pair.bias) * factor
-    return LoraPair(_floats(path, pair.a), _floats(path, pair.b) * factor, bias)
+    bias = None if pair.bias is None else _floats(folder, pair.bias) * factor
+    return LoraPair(_floats(folder, pair.a), _floats(folder, pair.b) * factor, bias)
 
 
-def _floats(path: Path, entry: TensorEntry) -> Floats:
-    values = _matrix(path, entry)
+def _floats(folder: Path, entry: TensorEntry) -> Floats:
+    values = _matrix(folder, entry)
     if values.dtype == np.uint16:
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return values
 
 
-def _matrix(path: Path, entry: TensorEntry) -> Matrix:
+def _matrix(folder: Path, entry: TensorEntry) -> Matrix:
     """The values as float32; bfloat16 stays what it is."""
     try:
-        bits = read_bits(path / WEIGHTS_FILE, entry).reshape(entry.shape)
+        bits = read_bits(folder / WEIGHTS_FILE, entry).reshape(entry.shape)
     except ValueError as error:
         raise AdapterError(
-            f"The adapter's weights {path / WEIGHTS_FILE}: {error}. Copy the adapter again."
+            f"The adapter's weights {folder / WEIGHTS_FILE}: {error}. Copy the adapter again."
         ) from None
     kinds = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
     if entry.dtype == "BF16":
@@ -368,7 +368,7 @@ def _matrix(path: Path, entry: TensorEntry) -> Matrix:
         values = bits.view(kinds[entry.dtype]).astype(np.float32, copy=False)
     if entry.dtype == "F64" and not np.isfinite(values).all():
         raise AdapterError(
-            f"The adapter's weights {path / WEIGHTS_FILE} hold numbers too large for float32. Give "
+            f"The adapter's weights {folder / WEIGHTS_FILE} hold numbers too large for float32. Give "
             "an earlier checkpoint."
         )
     return values

@@ -108,7 +108,7 @@ class ModelArguments(Arguments):
 
     remote_base_url: NameList = None
     """Addresses of running vLLM or quire servers, such as `http://10.0.0.5:8000`; the one with the
-    fewest requests of this process under way gets the next."""
+    fewest requests of this process in flight gets the next."""
     remote_api: Literal["auto", "tokens", "chat"] = "auto"
     """What is sent there: token ids (needs the model's folder here, for its template and
     tokenizer), or messages; auto takes tokens where `model_name_or_path` is a folder."""

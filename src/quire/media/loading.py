@@ -181,7 +181,7 @@ class MediaLoader:
         return fetched
 
     async def _in_thread(self, work: Callable[[Any, Watch], T], source: Any) -> T:
-        """Run `work` in a thread of the pool; when the caller is cancelled, the thread is told.
+        """Run `work` in a thread of the pool, which gives up when the caller is cancelled.
 
         Raises:
             EngineClosedError: the loader is closed.

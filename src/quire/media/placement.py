@@ -38,8 +38,6 @@ def place_media(
         MediaError: the model takes no media of a kind, or there are more or fewer media than
             placeholders.
     """
-    if images is videos is audios is None and not _may_hold_media(conversation):
-        return conversation
     given: dict[Kind, list[Any]] = {
         "image": _items(images, "images"),
         "video": _items(videos, "videos"),
@@ -57,18 +55,6 @@ def place_media(
     pattern = re.compile(f"<({'|'.join(kind for kind in KINDS if kind in kinds)})>")
     messages = tuple(_fill(message, pattern, left) for message in conversation.messages)
     return replace(conversation, messages=messages)
-
-
-def _may_hold_media(conversation: Conversation) -> bool:
-    """Whether any message holds a medium, or the text of a placeholder."""
-    for message in conversation.messages:
-        for part in message.parts:
-            if isinstance(part, Media):
-                return True
-            for placeholder in PLACEHOLDERS.values():
-                if placeholder in part.text:
-                    return True
-    return False
 
 
 def all_media(conversation: Conversation) -> tuple[Media, ...]:

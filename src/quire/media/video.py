@@ -221,14 +221,14 @@ class _Decoder:
     def _keep(self, frame: VideoFrame, row: int, count: int) -> None:
         """Scale a frame, rotate it upright, and write it to its row; all get the first one's size."""
         check_pixels(frame.width, frame.height, self._policy)
-        turns = round(frame.rotation / 90) % 4
+        quarters = round(frame.rotation / 90) % 4
         if self._frames is None:
             low, high = self._args.video_min_pixels, self._args.video_max_pixels
             size = fitted(frame.width, frame.height, low, high)
-            width, height = size if turns % 2 == 0 else size[::-1]
+            width, height = size if quarters % 2 == 0 else size[::-1]
             self._frames = new_frames(count, height, width, self._policy)
         height, width = self._frames.shape[1:3]
-        if turns % 2:
+        if quarters % 2:
             height, width = width, height
         scaled: Any = frame.reformat(width, height, "rgb24", interpolation="BICUBIC")
-        self._frames[row] = np.rot90(scaled.to_ndarray(), turns)
+        self._frames[row] = np.rot90(scaled.to_ndarray(), quarters)
