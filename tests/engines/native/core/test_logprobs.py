@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from quire.engines.native.logprobs import log_sum_exp, token_logprobs
+from quire.engines.native.core.logprobs import log_sum_exp, token_logprobs
 from tests.engines.native.fake_runner import fake_logits
 
 

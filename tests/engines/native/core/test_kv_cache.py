@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quire.engines.native.kv_cache import BlockPool, Parent
+from quire.engines.native.core.kv_cache import BlockPool, Parent
 
 CONTENTS = (b"a", b"b", b"c")
 

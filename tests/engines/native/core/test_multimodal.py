@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.engine import Engine
-from quire.engines.native.multimodal import MediaFeatures
-from quire.engines.native.pooling import Pooling
+from quire.engines.native.core.engine import Engine
+from quire.engines.native.core.multimodal import MediaFeatures
+from quire.engines.native.core.pooling import Pooling
 from quire.errors import MediaError
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.detokenizer import StreamDetokenizer, detokenizer_factory
+from quire.engines.native.core.detokenizer import StreamDetokenizer, detokenizer_factory
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
 from tests.engines.native.small_tokenizers import END, byte_fallback, byte_level

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quire.demo import demo_model_path
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine
+from quire.engines.native.core.speculation import NGRAM_SIZES, Drafter, StepLoad, make_drafters
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
-from quire.engines.native.speculation import NGRAM_SIZES, Drafter, StepLoad, make_drafters
 from quire.outputs import Delta, TokenLogprob
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams

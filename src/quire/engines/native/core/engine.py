@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.constraints.matcher import MaskMaker, Matcher
-from quire.engines.native.batch import LoadedAdapter, Runner
-from quire.engines.native.batch_builder import DraftRows, OutputRows, build_batch
-from quire.engines.native.detokenizer import MakeDetokenizer
-from quire.engines.native.input_processor import EngineLimits, InputProcessor
-from quire.engines.native.kv_cache import BlockPool
-from quire.engines.native.logits_processors import Encode
-from quire.engines.native.pooling import Pooled, Pooling
-from quire.engines.native.sampler import Sampled, Sampler
-from quire.engines.native.scheduler import Scheduler, StepPlan
-from quire.engines.native.sequence import Request, Sequence
-from quire.engines.native.stop import Finish
+from quire.engines.native.core.batch import LoadedAdapter, Runner
+from quire.engines.native.core.batch_builder import DraftRows, OutputRows, build_batch
+from quire.engines.native.core.detokenizer import MakeDetokenizer
+from quire.engines.native.core.input_processor import EngineLimits, InputProcessor
+from quire.engines.native.core.kv_cache import BlockPool
+from quire.engines.native.core.logits_processors import Encode
+from quire.engines.native.core.pooling import Pooled, Pooling
+from quire.engines.native.core.sampler import Sampled, Sampler
+from quire.engines.native.core.scheduler import Scheduler, StepPlan
+from quire.engines.native.core.sequence import Request, Sequence
+from quire.engines.native.core.stop import Finish
 from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, RequestError
 from quire.outputs import Delta, TokenLogprob, Usage
 from quire.prompt import Prompt

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from quire.engines.native.engine import Engine
+from quire.engines.native.core.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams

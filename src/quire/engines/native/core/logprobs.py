@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.sampling_ops import top_candidates
+from quire.engines.native.core.sampling_ops import top_candidates
 from quire.outputs import TokenLogprob
 
 _CHUNK_ENTRIES = 2**20  # logits handled at once: bounds the memory of intermediate arrays

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from quire.constraints.matcher import Matcher
-from quire.engines.native.batch import LoadedAdapter
-from quire.engines.native.detokenizer import MakeDetokenizer, NoDetokenizer
-from quire.engines.native.kv_cache import Root
-from quire.engines.native.logits_processors import Encode, TokenCounts, make_logits_processor
-from quire.engines.native.logprobs import PromptLogprobs
-from quire.engines.native.multimodal import RequestMedia, check_media
-from quire.engines.native.pooling import Pooling, PoolingState
-from quire.engines.native.sampling_ops import Uniforms
-from quire.engines.native.sequence import Request, Sequence
-from quire.engines.native.speculation import Drafter, make_drafters
-from quire.engines.native.stop import StopChecker
+from quire.engines.native.core.batch import LoadedAdapter
+from quire.engines.native.core.detokenizer import MakeDetokenizer, NoDetokenizer
+from quire.engines.native.core.kv_cache import Root
+from quire.engines.native.core.logits_processors import Encode, TokenCounts, make_logits_processor
+from quire.engines.native.core.logprobs import PromptLogprobs
+from quire.engines.native.core.multimodal import RequestMedia, check_media
+from quire.engines.native.core.pooling import Pooling, PoolingState
+from quire.engines.native.core.sampling_ops import Uniforms
+from quire.engines.native.core.sequence import Request, Sequence
+from quire.engines.native.core.speculation import Drafter, make_drafters
+from quire.engines.native.core.stop import StopChecker
 from quire.errors import (
     MediaError,
     OutOfMemoryError,

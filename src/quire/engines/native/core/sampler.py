@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.constraints.matcher import Matcher
-from quire.engines.native.logits_processors import (
+from quire.engines.native.core.logits_processors import (
     LogitsProcessor,
     ProcessedRow,
     apply_masks,
     process_logits,
 )
-from quire.engines.native.logprobs import token_logprobs
-from quire.engines.native.sampling_ops import RowSettings, Uniforms, draw
-from quire.engines.native.sequence import Sequence
+from quire.engines.native.core.logprobs import token_logprobs
+from quire.engines.native.core.sampling_ops import RowSettings, Uniforms, draw
+from quire.engines.native.core.sequence import Sequence
 from quire.outputs import TokenLogprob
 
 

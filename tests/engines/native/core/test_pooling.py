@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
+from quire.engines.native.core.engine import Engine
+from quire.engines.native.core.pooling import Pooled, Pooling, ScoreHead
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.reference import ReferenceRunner
 from quire.engines.native.cpu.weights.decoder import load_weights
-from quire.engines.native.engine import Engine
 from quire.engines.native.models.registry import read_spec
-from quire.engines.native.pooling import Pooled, Pooling, ScoreHead
 from quire.errors import (
     EngineClosedError,
     MediaError,

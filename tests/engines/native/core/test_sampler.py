@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.input_processor import EngineLimits, InputProcessor
-from quire.engines.native.sampler import Sampled, Sampler
-from quire.engines.native.sequence import Sequence
+from quire.engines.native.core.input_processor import EngineLimits, InputProcessor
+from quire.engines.native.core.sampler import Sampled, Sampler
+from quire.engines.native.core.sequence import Sequence
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from tests.engines.native.fake_runner import NumberText, fake_logits

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from quire.engines.native.kv_cache import BlockPool
-from quire.engines.native.sequence import Sequence
-from quire.engines.native.speculation import StepLoad
+from quire.engines.native.core.kv_cache import BlockPool
+from quire.engines.native.core.sequence import Sequence
+from quire.engines.native.core.speculation import StepLoad
 
 # Called by bisect and map in C, a getter costs less than a lambda or a property.
 _key = attrgetter("key")

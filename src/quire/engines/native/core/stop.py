@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quire.constraints.matcher import Matcher
-from quire.engines.native.detokenizer import Detokenizer
+from quire.engines.native.core.detokenizer import Detokenizer
 from quire.outputs import FinishReason
 from quire.sampling import SamplingParams
 

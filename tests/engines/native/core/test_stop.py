@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.stop import Finish, StopChecker, StopStrings
+from quire.engines.native.core.stop import Finish, StopChecker, StopStrings
 from quire.sampling import SamplingParams
 from tests.engines.native.fake_runner import NumberText
 from tests.engines.native.plain import first_stop

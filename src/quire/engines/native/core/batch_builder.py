@@ -8,11 +8,11 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import NO_ROWS, Batch, LoadedAdapter
-from quire.engines.native.logprobs import PromptLogprobs
-from quire.engines.native.pooling import PoolingState
-from quire.engines.native.scheduler import StepPlan
-from quire.engines.native.sequence import Sequence
+from quire.engines.native.core.batch import NO_ROWS, Batch, LoadedAdapter
+from quire.engines.native.core.logprobs import PromptLogprobs
+from quire.engines.native.core.pooling import PoolingState
+from quire.engines.native.core.scheduler import StepPlan
+from quire.engines.native.core.sequence import Sequence
 
 # Mapped in C, a getter costs less for many sequences than a comprehension.
 _computed_tokens = attrgetter("computed_tokens")

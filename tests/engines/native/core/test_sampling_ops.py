@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quire.engines.native.sampling_ops import RowSettings, Uniforms, draw, top_candidates
+from quire.engines.native.core.sampling_ops import RowSettings, Uniforms, draw, top_candidates
 from quire.sampling import SamplingParams
 from tests.engines.native.fake_runner import fake_logits
 from tests.engines.native.plain import draw_plainly, probabilities

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
+from quire.engines.native.core.batch import Batch
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine
 from quire.errors import (
     ConfigError,
     EngineClosedError,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.logits_processors import (
+from quire.engines.native.core.logits_processors import (
     ProcessedRow,
     TokenCounts,
     bad_word_ids,

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.constraints.matcher import Matcher
-from quire.engines.native.batch import LoadedAdapter
-from quire.engines.native.kv_cache import BlockTable, Root
-from quire.engines.native.logits_processors import LogitsProcessor, TokenCounts
-from quire.engines.native.logprobs import PromptLogprobs
-from quire.engines.native.multimodal import RequestMedia
-from quire.engines.native.pooling import PoolingState
-from quire.engines.native.sampling_ops import Uniforms
-from quire.engines.native.speculation import Drafter
-from quire.engines.native.stop import StopChecker
+from quire.engines.native.core.batch import LoadedAdapter
+from quire.engines.native.core.kv_cache import BlockTable, Root
+from quire.engines.native.core.logits_processors import LogitsProcessor, TokenCounts
+from quire.engines.native.core.logprobs import PromptLogprobs
+from quire.engines.native.core.multimodal import RequestMedia
+from quire.engines.native.core.pooling import PoolingState
+from quire.engines.native.core.sampling_ops import Uniforms
+from quire.engines.native.core.speculation import Drafter
+from quire.engines.native.core.stop import StopChecker
 from quire.outputs import TokenLogprob
 from quire.sampling import SamplingParams
 
