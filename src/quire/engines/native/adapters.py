@@ -44,6 +44,8 @@ class NativeAdapters:
             UnknownAdapterError: there is no such adapter.
             AdapterError: one of this name lies in the folder of adapters and cannot be used.
         """
+        if name is None and not self._loaded:
+            return None
         path = None if name is None else self.book.find(name)
         if name is not None and path is not None:
             await self._in_reader(lambda: self._add_found(name, path))

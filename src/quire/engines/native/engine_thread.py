@@ -11,9 +11,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncGenerator, Sequence
 
 from quire.constraints.matcher import Matcher
 from quire.engines.native.core.batch import LoadedAdapter
@@ -30,9 +28,8 @@ logger = logging.getLogger("quire")
 class Submission:
     """One request on its way through the thread, and where its deltas wait for their reader.
 
-    It is iterated in the event loop in which it was made, and nowhere else; leaving its context
-    before the last delta aborts the request. Its `number` is what the engine knows it by: no caller
-    chooses it, so that an abort can only ever reach this request.
+    Its deltas are read in the event loop in which it was made, and nowhere else. Its `number` is what
+    the engine knows it by: no caller chooses it, so that an abort can only ever reach this request.
     """
 
     _numbers = itertools.count()
@@ -56,34 +53,29 @@ class Submission:
         self._error: QuireError | None = None
         self._arrived = asyncio.Event()
 
-    async def __aenter__(self) -> Self:
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """Submit the request, and give its deltas; closing it before the last one aborts the request.
+
+        Raises:
+            RequestError: the engine refuses it.
+            EngineError: the engine could not do it.
+        """
         self._thread.submit(self)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.open_here and self._error is None:
-            self._thread.abort(self)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Delta:
-        while not self._waiting:
-            if not self.open_here:
-                raise StopAsyncIteration
-            if self._error is not None:
-                raise self._error
-            self._arrived.clear()
-            await self._arrived.wait()
-        delta = self._waiting.popleft()
-        if delta.finish_reason is not None:
-            self.open_here -= 1
-        return delta
+        try:
+            while self.open_here:
+                if not self._waiting:
+                    if self._error is not None:
+                        raise self._error
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                    continue
+                delta = self._waiting.popleft()
+                if delta.finish_reason is not None:
+                    self.open_here -= 1
+                yield delta
+        finally:
+            if self.open_here and self._error is None:
+                self._thread.abort(self)
 
     def arrive(self, item: Delta | QuireError) -> None:
         """Take what the engine's thread has sent; runs in the reader's loop."""

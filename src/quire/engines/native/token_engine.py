@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import Literal
 
@@ -110,8 +111,8 @@ class NativeTokenEngine(TokenEngine):
             if params.response_format is not None:
                 matchers = await self._constraints.matchers(params)
             submission = Submission(self._thread, prompt, params, adapter, matchers)
-            async with submission:
-                async for delta in submission:
+            async with aclosing(submission.deltas()) as deltas:
+                async for delta in deltas:
                     yield delta
 
     async def pool(self, prompt: Prompt, params: PoolingParams) -> Embedding:
@@ -129,12 +130,12 @@ class NativeTokenEngine(TokenEngine):
             cache_salt=params.cache_salt,
         )
         adapter = await self._adapters.request(params.adapter)
-        async with Submission(self._thread, prompt, pooling, adapter) as submission:
-            async for last in submission:
-                if isinstance(last, Pooled) and last.usage is not None:
-                    return Embedding(last.vector, last.usage)
-                raise GenerationError(last.error or "The engine failed in a step of this text.")
-        raise AssertionError("a pooling request ended without a delta")
+        submission = Submission(self._thread, prompt, pooling, adapter)
+        async with aclosing(submission.deltas()) as deltas:
+            last = await anext(deltas)  # a pooling request has one delta
+        if isinstance(last, Pooled) and last.usage is not None:
+            return Embedding(last.vector, last.usage)
+        raise GenerationError(last.error or "The engine failed in a step of this text.")
 
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""

@@ -44,11 +44,11 @@ class Batch:
     block_tables: NDArray[np.int32]  # (S, B) block ids in order, padded with 0
     logits_rows: NDArray[np.int32]  # (L,) rows whose logits are wanted
     adapters: Sequence[LoadedAdapter | None] | None = None  # (S,); None where no sequence has one
-    hidden_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
+    hidden_rows: NDArray[np.int32] = field(default_factory=NO_ROWS.view)
     """(H,) rows whose hidden states are wanted, after the last norm."""
     embeds: NDArray[np.float32] | None = None
     """(M, hidden_size): what rows have instead of their token's embedding; None where none has."""
-    embed_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
+    embed_rows: NDArray[np.int32] = field(default_factory=NO_ROWS.view)
     """(M,) the rows that have `embeds`, each once."""
     rope_positions: NDArray[np.int32] | None = None
     """(3, T) rotary positions in time, height and width, for M-RoPE; None: `positions`."""
