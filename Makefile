@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The theme's notice about its future major version is no warning about these pages.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 TEST_ARGS ?=
 PART ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat check test bench models clean
+.PHONY: help demo chat check docs test bench models clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -39,11 +41,15 @@ demo: $(VENV)/.quire  ## a scripted conversation on the demo model
 chat: $(VENV)/.quire  ## chat with the demo model in the terminal
 	@$(BIN)/quire chat
 
-check: $(VENV)/.dev  ## format, lint, types, imports
+check: $(VENV)/.dev  ## format, lint, types, imports, and the documentation builds
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(MKDOCS) build --strict --quiet
+
+docs: $(VENV)/.dev  ## the documentation at http://127.0.0.1:8001, built again at each change
+	$(MKDOCS) serve --strict --dev-addr 127.0.0.1:8001 --watch src
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
