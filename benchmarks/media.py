@@ -61,12 +61,14 @@ class First:
         self.model = ChatModel(arguments)
         engine = self.model.engine
         assert isinstance(engine, VllmEngine)
-        self.raw: Any = engine._supervisor.current().engine
+        self.raw: Any = engine.token_engine._supervisor.current().engine
         self.number = 0
-        from quire.chat.media_prompts import CallMedia
+        from quire.request import ChatRequest, MediaLists
 
         request = self.model._loop.run(
-            engine.prepared(QUESTION, None, None, OPTIONS, CallMedia([photograph(*SIDES, 0)]))
+            engine.tokens.preparation.prepare(
+                ChatRequest(QUESTION, media=MediaLists([photograph(*SIDES, 0)]), options=OPTIONS)
+            )
         )
         self.ids = list(request.prompt.token_ids)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import report, table
 from benchmarks.models import qwen2_26m
-from quire.engines.native.cpu import layout
+from quire.engines.native.cpu.kernels import layout
 
 PROMPT_TOKENS, NEW_TOKENS = 8, 128
 PYTHON = "Python: scheduler, batch, sampler, deltas"

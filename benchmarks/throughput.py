@@ -59,9 +59,11 @@ class Quire:
         return tokens / took
 
     def prompts(self, count: int) -> list[list[int]]:
+        from quire.request import ChatRequest
+
         engine = self.model.engine
         return [
-            list(engine.prepare(conversation, None, None, {}).prompt.token_ids)
+            list(engine.tokens.preparation.prepare_text(ChatRequest(conversation)).prompt.token_ids)
             for conversation in conversations(count)
         ]
 

@@ -43,16 +43,18 @@ class Overhead:
     def __init__(self) -> None:
         from quire import ChatModel
         from quire.chat.vllm_engine import VllmEngine
+        from quire.request import ChatRequest
 
         self.model = ChatModel(
             {"model_name_or_path": str(qwen2_26m()), "template": "qwen", "infer_backend": "vllm"}
         )
         engine = self.model.engine
         assert isinstance(engine, VllmEngine)
-        self.raw: Any = engine._supervisor.current().engine
+        self.raw: Any = engine.token_engine._supervisor.current().engine
         self.conversations = conversations(STREAMS)
         self.ids = [
-            list(engine.prepare(one, None, None, {}).prompt.token_ids) for one in self.conversations
+            list(engine.tokens.preparation.prepare_text(ChatRequest(one)).prompt.token_ids)
+            for one in self.conversations
         ]
         self.texts = [engine.tokenizer.decode(ids, skip_special_tokens=False) for ids in self.ids]
         self.number = 0

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
 
     from quire.arguments.base import Arguments
+    from quire.options import Option
 
 ROOT = Path(__file__).parents[1]
 ROOT_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
@@ -150,35 +151,30 @@ def shown(name: str, default: Any) -> str:
 
 def options_table() -> list[str]:
     """One row for each option of a request."""
-    try:
-        from quire.options import OPTIONS  # pyright: ignore
-    except ImportError:
-        return _options_of_sampling()
+    from quire.options import OPTIONS
+
     rows = (
         (
             anchored(one.name),
             str(one.type),
-            shown(one.name, one.default),
-            " ".join([one.meaning, *(f"At most {m:g} on {e}." for e, m in one.most.items())]),
-            _wire_names(one.name, one.wires),
+            shown(one.name, one.default) + (", or the model's" if one.from_model else ""),
+            " ".join([one.meaning, *(f"At most {most:g} on {e}." for e, most in one.most.items())]),
+            _apis(one),
         )
         for one in OPTIONS
     )
     return markdown_table(("option", "type", "default", "meaning", "HTTP"), rows)
 
 
-def _wire_names(name: str, wires: Mapping[str, str]) -> str:
-    """The APIs of the server that have an option, with its name there where it is another one."""
-    apis = {wire: own for wire, own in wires.items() if wire != "vllm"}
-    return ", ".join(wire if own == name else f"{wire}: `{own}`" for wire, own in apis.items())
-
-
-def _options_of_sampling() -> list[str]:
-    """What `quire.sampling` says of them; without types and meanings, which have no one table yet."""
-    from quire.sampling import DEFAULTS, REQUEST_OPTIONS
-
-    rows = ((anchored(name), shown(name, DEFAULTS.get(name))) for name in sorted(REQUEST_OPTIONS))
-    return markdown_table(("option", "default"), rows)
+def _apis(option: Option) -> str:
+    """The server's APIs that have an option: its name there where it is another one, and its range."""
+    return "; ".join(
+        wire
+        + (f": `{name}`" if name != option.name else "")
+        + (f" ({option.wire_types[wire]})" if wire in option.wire_types else "")
+        for wire, name in option.wires.items()
+        if wire != "vllm"
+    )
 
 
 # --- errors --------------------------------------------------------------------------------------

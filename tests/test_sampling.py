@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
+from quire.arguments import GeneratingArguments
 from quire.errors import PromptTooLongError, SamplingError, UnsupportedOptionError
-from quire.sampling import SamplingParams, resolve
+from quire.options import OPTIONS, OPTIONS_BY_NAME
+from quire.sampling import OptionResolver, SamplingParams
 
 
 def merged(
@@ -17,13 +20,10 @@ def merged(
     prompt_length: int = 10,
     context_length: int = 4096,
 ) -> SamplingParams:
-    return resolve(
-        request or {},
-        configured or {},
-        generation_config or {},
-        prompt_length=prompt_length,
-        context_length=context_length,
+    resolver = OptionResolver(
+        configured or {}, generation_config or {}, context_length=context_length
     )
+    return resolver.resolve(request or {}, prompt_length)
 
 
 def test_defaults_are_those_of_llamafactory() -> None:
@@ -94,8 +94,8 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
         ("temperature", float("nan"), "temperature must be a number"),
         ("temperature", "hot", "temperature must be a number"),
         ("n", 0, "n must be at least 1"),
-        ("num_return_sequences", 0, "n must be at least 1"),
-        ("n", 1.5, "n must be a whole number"),
+        ("num_return_sequences", 0, "num_return_sequences must be at least 1"),
+        ("n", 1.5, "n must be an integer"),
         ("top_p", 2, "top_p must be between 0 and 1"),
         ("top_k", -2, "top_k must be at least -1"),
         ("min_p", 1.1, "min_p"),
@@ -105,7 +105,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
         ("logit_bias", {"x": 1}, "no token id"),
         ("logit_bias", {"1": 200}, "logit_bias"),
         ("timeout", 0, "timeout must be above 0"),
-        ("seed", "a", "seed must be a whole number"),
+        ("seed", "a", "seed must be an integer"),
         ("do_sample", "no", "do_sample must be true or false"),
         ("max_new_tokens", 0, "max_new_tokens must be at least 1"),
         ("logprobs", 1000, "logprobs must be at least 0 and at most 64"),
@@ -129,21 +129,25 @@ def test_unknown_and_unsupported_options_are_refused_by_name() -> None:
 
 
 def test_stop_words_of_the_template_and_of_the_request_add_up() -> None:
-    params = resolve(
-        {"stop": "x"},
-        {},
-        {},
-        prompt_length=1,
-        context_length=10,
-        eos_token_ids=(2,),
-        stop_token_ids=(5,),
-        stop_strings=("###",),
-    )
+    resolver = OptionResolver({}, {}, context_length=10, eos_token_ids=(2,))
+    params = resolver.resolve({"stop": "x"}, 1, stop_token_ids=(5,), stop_strings=("###",))
     assert (params.stop, params.stop_token_ids, params.eos_token_ids) == (("###", "x"), (5,), (2,))
 
 
 def test_ignored_eos_ends_nothing_even_as_a_stop_token() -> None:
-    ends = {"eos_token_ids": (2, 3), "stop_token_ids": (3, 9), "prompt_length": 1}
-    ignoring = resolve({"ignore_eos": True}, {}, {}, context_length=100, **ends)
-    assert ignoring.stop_token_ids == (9,)
-    assert resolve({}, {}, {}, context_length=100, **ends).stop_token_ids == (3, 9)
+    resolver = OptionResolver({}, {}, context_length=100, eos_token_ids=(2, 3))
+    assert resolver.resolve({"ignore_eos": True}, 1, stop_token_ids=(3, 9)).stop_token_ids == (9,)
+    assert resolver.resolve({}, 1, stop_token_ids=(3, 9)).stop_token_ids == (3, 9)
+    own = {"ignore_eos": True, "stop_token_ids": [3, 7]}
+    assert resolver.resolve(own, 1).stop_token_ids == (7,)
+
+
+def test_the_table_and_the_settings_know_each_other() -> None:
+    fields = {one.name for one in dataclasses.fields(SamplingParams)}
+    made = {one.param for one in OPTIONS if one.param is not None}
+    assert made | {"eos_token_ids", "streamed"} == fields
+
+
+def test_the_configuration_has_the_tables_defaults() -> None:
+    configured = GeneratingArguments().to_dict()
+    assert configured == {name: OPTIONS_BY_NAME[name].default for name in configured}

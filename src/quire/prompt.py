@@ -22,6 +22,11 @@ class Span:
     literal: bool = False
 
 
+PoolingKind: TypeAlias = Literal["last", "mean"]
+"""How the hidden states of a prompt become one: the last one, or their mean."""
+
+POOLING_KINDS: tuple[PoolingKind, ...] = ("last", "mean")
+
 Spans: TypeAlias = tuple[Span, ...]
 
 

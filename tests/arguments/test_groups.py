@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
 from quire.errors import ConfigError, UnknownArgumentError
-from quire.sampling import DEFAULTS
 
 CONTRACT: dict[Any, dict[str, Any]] = {
     ModelArguments: {
@@ -57,7 +56,18 @@ CONTRACT: dict[Any, dict[str, Any]] = {
         "max_samples": None,
     },
     FinetuningArguments: {"stage": "sft", "finetuning_type": "lora"},
-    GeneratingArguments: dict(DEFAULTS),
+    GeneratingArguments: {
+        "do_sample": True,
+        "temperature": 0.95,
+        "top_p": 0.7,
+        "top_k": 50,
+        "num_beams": 1,
+        "max_length": 1024,
+        "max_new_tokens": 1024,
+        "repetition_penalty": 1.0,
+        "length_penalty": 1.0,
+        "skip_special_tokens": True,
+    },
 }
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from quire.arguments import get_infer_args
+from quire.arguments import GeneratingArguments, get_infer_args
 from quire.arguments.foreign import FOREIGN_KEYS, TRAINING_KEYS
 from quire.arguments.words import FIELDS
 from quire.errors import ConfigError, UnknownArgumentError
-from quire.sampling import DEFAULTS
+from quire.options import OPTIONS_BY_NAME
 
 # The keys of LLaMA-Factory's own inference files, and of a training file that users also pass.
 INFERENCE_YAML = """
@@ -201,7 +201,8 @@ def test_what_changes_nothing_is_named_with_its_reason(caplog: pytest.LogCapture
 
 def test_keys_are_either_ours_or_foreign() -> None:
     assert not FOREIGN_KEYS & set(FIELDS)
-    assert set(DEFAULTS) <= set(FIELDS)
+    assert "temperature" in FIELDS
+    assert set(GeneratingArguments.model_fields) <= set(OPTIONS_BY_NAME)
     assert {"per_device_train_batch_size", "lora_rank", "output_dir", "deepspeed"} <= TRAINING_KEYS
 
 

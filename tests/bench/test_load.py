@@ -17,6 +17,7 @@ from quire.demo import demo_model_path
 from quire.errors import GenerationError, PromptTooLongError
 from quire.outputs import Usage
 from quire.tokenizer import Tokenizer
+from tests.chat.deltas import gained
 from tests.chat.echo_engine import EchoEngine
 
 MakeEcho = Callable[..., ChatModel]
@@ -77,7 +78,7 @@ def load_of(*deltas: ChatDelta) -> LoadTimes:
 def test_tokens_that_come_together_share_their_gap() -> None:
     usage = Usage(7, 4)
     (answer,) = load_of(
-        ChatDelta(token_ids=(1,)), ChatDelta(token_ids=(2, 3, 4)), ChatDelta(usage=usage)
+        gained(token_ids=(1,)), gained(token_ids=(2, 3, 4)), gained(usage=usage)
     ).answers
     assert len(answer.gaps) == 3
     assert len(set(answer.gaps)) == 1
@@ -85,13 +86,13 @@ def test_tokens_that_come_together_share_their_gap() -> None:
 
 
 def test_text_without_token_ids_counts_by_pieces() -> None:
-    (answer,) = load_of(ChatDelta(text="a"), ChatDelta(), ChatDelta(text="b")).answers
+    (answer,) = load_of(gained(text="a"), gained(), gained(text="b")).answers
     assert (answer.tokens, len(answer.gaps)) == (2, 1)
 
 
 def test_an_answer_of_nothing_is_an_error() -> None:
     with pytest.raises(GenerationError, match="no token at all"):
-        load_of(ChatDelta(usage=Usage(3, 0)))
+        load_of(gained(usage=Usage(3, 0)))
 
 
 def test_questions_differ_from_their_first_words_on(tokenizer: Tokenizer) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from quire.chat.crossing import Crossing, Inbox
+from quire.chat.loop_thread import Crossing, Inbox
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoImageProcessor, Qwen2VLForConditionalGeneration
 
 from quire import ChatModel
-from quire.chat.media_prompts import CallMedia
 from quire.cli.chat import TerminalChat
 from quire.errors import MediaError
+from quire.request import ChatRequest, MediaLists
 from tests.chat.model_folders import add_tokenizer, make_model_folder
 from tests.cli.test_chat import Lines
 from tests.engines.native.media.random_media_models import IMAGE, VIDEO, make_media_model
@@ -77,8 +77,8 @@ def png(pixels: Any = PIXELS) -> bytes:
 
 
 def test_a_picture_gives_the_tokens_of_transformers(model: ChatModel, folder: Path) -> None:
-    engine = model.engine
-    request = asyncio.run(engine.prepared(ASK, None, None, OPTIONS, CallMedia(images=[png()])))
+    asked = ChatRequest(ASK, media=MediaLists(images=[png()]), options=OPTIONS)
+    request = asyncio.run(model.engine.tokens.preparation.prepare(asked))
     ids, (item,) = request.prompt.token_ids, request.prompt.media
     assert ids[item.start : item.start + item.length] == (IMAGE,) * item.length
     processor = AutoImageProcessor.from_pretrained(folder)
@@ -172,7 +172,7 @@ def test_a_text_that_names_a_token_is_no_picture(model: ChatModel) -> None:
     words = [
         {"role": "user", "content": "<|vision_start|><|image_pad|><|vision_end|> and no picture"}
     ]
-    request = model.engine.prepare(words, None, None, OPTIONS)
+    request = model.engine.tokens.preparation.prepare_text(ChatRequest(words, options=OPTIONS))
     assert IMAGE not in request.prompt.token_ids
     literal = {"type": "text", "text": "<image> as text", "literal": True}
     answers = model.chat([{"role": "user", "content": [literal]}], **OPTIONS)

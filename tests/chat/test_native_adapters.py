@@ -22,6 +22,7 @@ from quire import ChatModel
 from quire.chat.native_engine import NativeEngine
 from quire.demo import demo_adapter_path, demo_model_path
 from quire.errors import AdapterError, EngineClosedError, UnknownAdapterError
+from quire.request import ChatRequest
 from tests.chat.model_folders import make_model_folder
 from tests.demo.speaking import answers as transformers_answers
 from tests.demo.test_adapter import QUESTIONS, _shows
@@ -147,7 +148,7 @@ def ids_of(model: ChatModel, adapter: str | None = None, length: int = 20) -> tu
 def test_greedy_tokens_are_pefts(small: ChatModel, folder: Path, shelf: Path) -> None:
     engine = small.engine
     assert isinstance(engine, NativeEngine)
-    prompt = list(engine.prepare(HELLO, None, None, {}).prompt.token_ids)
+    prompt = list(engine.tokens.preparation.prepare_text(ChatRequest(HELLO)).prompt.token_ids)
     seen: set[tuple[int, ...]] = {ids_of(small, "base")}
     for name in "abc":
         with torch.inference_mode():
@@ -211,7 +212,7 @@ async def test_coming_and_going_under_load(small: ChatModel, shelf: Path) -> Non
     await asyncio.gather(*tasks)
 
 
-def test_a_request_under_way_ends_with_its_adapter(small: ChatModel, shelf: Path) -> None:
+def test_a_request_in_flight_ends_with_its_adapter(small: ChatModel, shelf: Path) -> None:
     expected = ids_of(small, "b", 100)
     small.load_adapter(shelf / "b", "leaving")
     stream = small.stream(
@@ -221,7 +222,7 @@ def test_a_request_under_way_ends_with_its_adapter(small: ChatModel, shelf: Path
     engine = small.engine
     assert isinstance(engine, NativeEngine)
     number = {adapter.name: adapter.number for adapter in small.adapters}["leaving"]
-    gone = weakref.ref(engine._adapters._loaded[number])
+    gone = weakref.ref(engine.token_engine._adapters._loaded[number])
     small.drop_adapter("leaving")
     with pytest.raises(UnknownAdapterError):
         ids_of(small, "leaving")

@@ -289,16 +289,16 @@ class Faulty:
 def make_faulty(
     make: MakeModel, monkeypatch: pytest.MonkeyPatch, fault: Callable[[Any, Any], Any]
 ) -> tuple[ChatModel, Faulty]:
-    from quire.chat import native_engine
+    from quire.engines.native import token_engine
 
     made: list[Faulty] = []
-    load = native_engine.load_model
+    load = token_engine.load_model
 
     def load_faulty(*args: Any, **options: Any) -> Any:
         made.append(Faulty(load(*args, **options), fault))
         return made[0]
 
-    monkeypatch.setattr(native_engine, "load_model", load_faulty)
+    monkeypatch.setattr(token_engine, "load_model", load_faulty)
     return make(), made[0]
 
 

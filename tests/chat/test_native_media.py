@@ -86,9 +86,9 @@ def test_twenty_at_once_are_each_as_alone(model: ChatModel) -> None:
 
     alone = [asyncio.run(complete(engine, one)) for one in prompts]
     assert len(set(alone)) > 10
-    before = engine.load
+    before = engine.state.load
     assert asyncio.run(at_once()) == alone
-    now = engine.load
+    now = engine.state.load
     assert before is not None
     assert now is not None
     again = sum(len(one.media) for one in prompts)
@@ -135,8 +135,8 @@ def test_the_tower_is_loaded_with_the_first_medium(tmp_path: Path) -> None:
     with chat_model(tmp_path) as model:
         engine = model.engine
         assert isinstance(engine, NativeEngine)
-        assert engine.media.kinds == {"image", "video"}
+        assert engine.token_engine.media.kinds == {"image", "video"}
         asyncio.run(complete(engine, prompt(1)))
-        assert engine.media._encoder is None
+        assert engine.token_engine.media._encoder is None
         asyncio.run(complete(engine, prompt(1, picture(24, 24))))
-        assert engine.media._encoder is not None
+        assert engine.token_engine.media._encoder is not None

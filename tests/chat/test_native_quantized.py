@@ -9,7 +9,7 @@ import pytest
 
 from quire import ChatModel
 from quire.demo import demo_model_path
-from quire.engines.native.cpu import packer
+from quire.engines.native.cpu.weights import packed
 from quire.errors import ConfigError
 
 SUMS = ((27, 15), (8, 46), (31, 60), (19, 19))
@@ -17,7 +17,7 @@ SUMS = ((27, 15), (8, 46), (31, 60), (19, 19))
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(packer, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(packed, "cache_folder", lambda: tmp_path)
     return tmp_path
 
 

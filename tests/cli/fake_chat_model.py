@@ -9,11 +9,11 @@ from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 from quire.arguments import get_infer_args
-from quire.chat.completion import CompletionCollector
-from quire.chat.response import ChatDelta, Response
+from quire.engines.seam import EngineInfo
 from quire.errors import QuireError
 from quire.messages import read_conversation
-from quire.outputs import Usage
+from quire.outputs import AnswerSum, ChatDelta, Delta, Response, Usage
+from tests.chat.deltas import gained
 
 Script = Callable[
     [list[dict[str, Any]], dict[str, Any]], list[ChatDelta | QuireError | BaseException]
@@ -23,9 +23,9 @@ Script = Callable[
 def words(text: str, *, finish: str = "stop", **last: Any) -> list[Any]:
     """Deltas of a few characters each that together say `text`."""
     pieces = [text[start : start + 3] for start in range(0, len(text), 3)] or [""]
-    deltas: list[Any] = [ChatDelta(text=p, content=p, token_ids=(i,)) for i, p in enumerate(pieces)]
+    deltas: list[Any] = [Delta(text=p, token_ids=(i,)) for i, p in enumerate(pieces)]
     usage = Usage(prompt_tokens=7, completion_tokens=len(pieces))
-    return [*deltas, ChatDelta(finish_reason=finish, usage=usage, **last)]
+    return [*deltas, gained(finish_reason=finish, usage=usage, **last)]
 
 
 def echo(messages: list[dict[str, Any]], options: dict[str, Any]) -> list[Any]:
@@ -42,8 +42,11 @@ class FakeChatModel:
         groups = get_infer_args(self.arguments)
         self.engine = SimpleNamespace(
             name="FakeEngine",
-            context_length=4096,
-            generation_config={"temperature": 0.6},
+            info=EngineInfo("FakeEngine", 4096),
+            has_tokens=True,
+            tokens=SimpleNamespace(
+                preparation=SimpleNamespace(generation_config={"temperature": 0.6})
+            ),
             model_args=groups[0],
             generating_args=groups[3],
         )
@@ -76,10 +79,10 @@ class FakeChatModel:
         yield from (delta.text for delta in self.stream(messages, **options))
 
     def chat(self, messages: list[dict[str, Any]], **options: Any) -> list[Response]:
-        collector = CompletionCollector()
+        answers = AnswerSum()
         for delta in self.stream(messages, **options):
-            collector.add(delta)
-        return [collector.response(0)]
+            answers.add(delta)
+        return answers.responses()
 
     async def achat(self, messages: list[dict[str, Any]], **options: Any) -> list[Response]:
         return self.chat(messages, **options)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from quire.chat.response import ChatDelta
 from quire.cli.chat import TerminalChat
 from quire.cli.commands import COMMANDS
 from quire.errors import GenerationError
 from quire.messages import ToolCall
+from tests.chat.deltas import gained
 from tests.cli.fake_chat_model import FakeChatModel, Script, echo, words
 
 Line = str | type[BaseException]
@@ -177,7 +177,7 @@ def test_thoughts_and_calls_are_shown_and_results_asked_for() -> None:
     def script(messages: Any, options: Any) -> list[Any]:
         if messages[-1]["role"] == "tool":
             return words(f"It is {messages[-1]['content']}.")
-        thought = ChatDelta(text="Hm.", reasoning="Hm.", token_ids=(1,))
+        thought = gained(text="Hm.", reasoning="Hm.", token_ids=(1,))
         call = ToolCall("get_\x1bweather", '{"city": "Oslo"}')
         return [thought, *words("", finish="tool_calls", tool_calls=(call,))]
 

@@ -15,7 +15,7 @@ from quire.cli.completion.scripts import completion_script
 from quire.cli.completion.vocabulary import FILES, FLAG, SHELLS, Vocabulary, read_vocabulary
 from quire.cli.main import build_app, load_model, main
 from quire.cli.model import read_start
-from quire.sampling import REQUEST_OPTIONS
+from quire.options import REQUEST_OPTIONS
 from quire.server.arguments import ServerArguments
 from tests.cli.person import Person
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from quire import __version__
-from quire.chat.response import ChatDelta
 from quire.cli.main import main
 from quire.errors import EngineDeadError, GenerationError, ModelNotFoundError, PromptTooLongError
 from quire.messages import ToolCall
+from tests.chat.deltas import gained
 from tests.cli.fake_chat_model import FakeChatModel, words
 
 Run = Callable[..., tuple[int, str, str]]
@@ -150,7 +150,7 @@ def test_the_output_is_exact_but_for_its_last_line_break(run: Run) -> None:
 
 def test_thoughts_and_calls_are_not_the_answer(run: Run) -> None:
     deltas = [
-        ChatDelta(text="<think>Hm.", reasoning="Hm."),
+        gained(text="<think>Hm.", reasoning="Hm."),
         *words("Yes.", tool_calls=(ToolCall("a", "{}"),), finish="tool_calls"),
     ]
     assert run("chat", "m", model=FakeChatModel(script=lambda m, o: deltas))[1] == "Yes.\n"

@@ -38,7 +38,7 @@ class RandomRunner(FakeRunner):
 
 
 def random_schemas() -> list[Schema]:
-    found: list[Schema] = []
+    results: list[Schema] = []
 
     @hypothesis_settings(
         max_examples=COUNT,
@@ -50,10 +50,10 @@ def random_schemas() -> list[Schema]:
     )
     @given(schemas())
     def collect(schema: Schema) -> None:
-        found.append(schema)
+        results.append(schema)
 
     collect()
-    return found
+    return results
 
 
 @pytest.mark.timeout(200)

@@ -22,7 +22,7 @@ from quire.cli.deploy import KINDS
 from quire.cli.main import build_app
 from quire.cli.model import load_model
 from quire.errors import QuireError
-from quire.sampling import REQUEST_OPTIONS
+from quire.options import REQUEST_OPTIONS
 from quire.server.arguments import ServerArguments, read_server_arguments
 from tests.docs.pages import PAGES, ROOT, Page, commands
 

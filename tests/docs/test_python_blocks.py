@@ -11,7 +11,7 @@ import pytest
 
 from quire.arguments import FIELDS
 from quire.chat import ChatModel
-from quire.sampling import REQUEST_OPTIONS
+from quire.options import REQUEST_OPTIONS
 from tests.docs.pages import PAGES, Page
 
 METHODS = ("chat", "stream_chat", "stream", "achat", "astream_chat", "astream")

@@ -19,7 +19,7 @@ def test_every_argument_has_its_row_and_says_what_it_means(name: str) -> None:
 
 
 def test_every_request_option_has_its_row() -> None:
-    from quire.sampling import REQUEST_OPTIONS
+    from quire.options import REQUEST_OPTIONS
 
     text = "\n".join(reference.table("options"))
     assert set(re.findall(r'<span id="(\w+)">', text)) == REQUEST_OPTIONS

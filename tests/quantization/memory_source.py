@@ -1,32 +1,19 @@
-"""Tensors of a folder that is not there: for readers of one module."""
+"""Tensors in memory, for readers of one quantised module."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quire.errors import WeightsError
+from quire.weights.safetensors import StoredTensor
 
 _NAMES = {
     "int32": "I32", "int64": "I64", "int8": "I8", "float16": "F16", "float32": "F32",
     "uint16": "BF16", "float64": "F64",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """One tensor."""
-
-    values: NDArray[Any]
-    path: Path = Path("model.safetensors")
-
-    @property
-    def dtype(self) -> str:
-        return _NAMES[self.values.dtype.name]
 
 
 class MemorySource:
@@ -38,7 +25,9 @@ class MemorySource:
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
-    def stored(self, name: str) -> InMemory:
+    def stored(self, name: str) -> StoredTensor:
         if name not in self.tensors:
             raise WeightsError(f"the weights lack {name}")
-        return InMemory(self.tensors[name])
+        values = self.tensors[name]
+        path = Path("model.safetensors")
+        return StoredTensor(name, path, _NAMES[values.dtype.name], values)

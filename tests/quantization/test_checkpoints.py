@@ -18,14 +18,15 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.cpu.packed import PackedMatrix
 from quire.engines.native.cpu.reference import ReferenceRunner
-from quire.engines.native.cpu.weights import load_weights, widen
+from quire.engines.native.cpu.weights.decoder import load_weights
+from quire.engines.native.cpu.weights.packed import PackedMatrix
 from quire.engines.native.engine import Engine
 from quire.engines.native.models.registry import read_spec
 from quire.errors import UnsupportedModelError, WeightsError
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
+from quire.weights.safetensors import widen
 from tests.engines.native.cpu.batches import logits_of, random_ids
 from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.quantization import plain_formats as plain

@@ -9,14 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.cpu.quantized_modules import read_quantized
-from quire.engines.native.models.spec import TensorSpec
 from quire.errors import WeightsError
 from quire.quantization import awq, compressed_tensors, gptq
-from quire.quantization.packing import per_word, unpack, words_for
-from quire.quantization.quantized import QuantizedMatrix
+from quire.quantization.formats import read_quantized
+from quire.quantization.matrix import QuantizedMatrix
+from quire.quantization.module_tensors import ModuleTensors, per_word, unpack, words_for
 from quire.quantization.schemes import ModuleScheme, Quantization, Rule
-from quire.quantization.stored import ModuleTensors
 from tests.quantization import plain_formats as plain
 from tests.quantization.memory_source import MemorySource
 
@@ -224,7 +222,7 @@ def test_every_tensor_is_checked(scheme: ModuleScheme) -> None:
         (GPTQ, {"scales": np.full((2, 8), np.inf, np.float16)}, "m.scales holds infinities"),
         (PACKED, {"weight_shape": np.array([16, 8])}, r"weight_shape is \(16, 8\)"),
         (PACKED, {"weight_g_idx": np.full(16, 7, np.int32)}, "does not give each group"),
-        (BYTES, {"weight": np.full((8, 16), 8, np.int8)}, "m.weight holds numbers outside of 4"),
+        (BYTES, {"weight": np.full((8, 16), 8, np.int8)}, "m.weight holds integers outside of 4"),
     ],
 )
 def test_wrong_numbers(scheme: ModuleScheme, changes: dict[str, Any], text: str) -> None:
@@ -244,23 +242,26 @@ def rules(*found: Rule) -> Quantization:
 
 
 def test_what_is_plain_stays_plain() -> None:
-    tensor = TensorSpec("q", "m.weight", (8, 16))
+    name, shape = "m.weight", (8, 16)
     quantized = rules(Rule("class", "Linear", GPTQ))
     plain_source = MemorySource({"weight": np.zeros((8, 16), np.float32)})
-    assert read_quantized(plain_source, tensor, quantized) is None
-    assert read_quantized(plain_source, tensor, rules(Rule("class", "Linear", BYTES))) is None
+    assert read_quantized(plain_source, name, shape, quantized) is None
+    assert read_quantized(plain_source, name, shape, rules(Rule("class", "Linear", BYTES))) is None
     both = MemorySource({**sound(GPTQ), "weight": np.zeros((8, 16), np.float32)})
-    assert read_quantized(both, tensor, quantized) is not None
-    assert read_quantized(both, tensor, rules(Rule("name", "m", None))) is None
-    assert read_quantized(both, TensorSpec("embeddings", "m.weight", (8, 16)), quantized) is None
-    assert read_quantized(both, TensorSpec("norm", "m.weight", (8,)), quantized) is None
+    assert read_quantized(both, name, shape, quantized) is not None
+    assert read_quantized(both, name, shape, rules(Rule("name", "m", None))) is None
+    assert read_quantized(both, name, shape, quantized, "Embedding") is None
+    assert read_quantized(both, name, (8,), quantized) is None
 
 
 @pytest.mark.parametrize(
     ("quantization", "text"),
-    [(None, "config.json says nothing of it"), (rules(), "leaves this module in full precision")],
+    [
+        (None, "config.json says nothing about it"),
+        (rules(), "leaves this module in full precision"),
+    ],
 )
 def test_numbers_that_nobody_explains(quantization: Quantization | None, text: str) -> None:
-    tensor = TensorSpec("q", "m.weight", (8, 16))
+    name, shape = "m.weight", (8, 16)
     with pytest.raises(WeightsError, match=rf"m\.qweight.*{text}"):
-        read_quantized(MemorySource(sound(GPTQ)), tensor, quantization)
+        read_quantized(MemorySource(sound(GPTQ)), name, shape, quantization)

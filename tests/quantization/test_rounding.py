@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quire.errors import WeightsError
 from quire.quantization import rounding
 from quire.quantization.rounding import quantize
-from quire.weights.bfloat16 import round_to_bfloat16, widen
+from quire.weights.safetensors import round_to_bfloat16, widen
 
 Floats = NDArray[np.float32]
 

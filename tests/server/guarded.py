@@ -1,4 +1,4 @@
-"""An application with all its guards around an echoing engine, asked in this process."""
+"""An application with all its middleware around an echoing engine, asked in this process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fastapi import FastAPI
 from quire.server.admission import Admission
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
-from quire.server.guards import guards_of
-from quire.server.keys import KeyRing
-from quire.server.log import EventLog
-from quire.server.metrics import Figures, ServerCollector, metrics_router
+from quire.server.middleware.keys import KeyRing
+from quire.server.middleware.stack import middleware_stack
+from quire.server.observability.log import EventLog
+from quire.server.observability.metrics import Figures, ServerCollector, metrics_router
+from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
-from quire.server.watching import Watcher
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 
@@ -75,12 +75,12 @@ async def guarded(tokenizer: Tokenizer, **settings: Any) -> AsyncIterator[Guarde
     gate = Admission(2, arguments.max_waiting, arguments.queue_timeout)
     figures, written = Figures(), io.BytesIO()
     log = EventLog(written)
-    service = Service(arguments, engine, gate=gate, observe=Watcher(figures))
+    service = Service(arguments, gate, RequestObserver(figures), engine)
     collector = ServerCollector(figures, StillSource(), lambda: "echo")
     app = make_app(
         service,
         routers=(lambda _: metrics_router(collector),),
-        guards=guards_of(arguments, KeyRing.of(arguments), gate, log),
+        middleware=middleware_stack(arguments, KeyRing.of(arguments), gate, log),
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

@@ -324,9 +324,9 @@ def what_is_wrong_is_told_by_name(client: OpenAI) -> None:
     for options, param, words in (
         ({"extra_body": {"temprature": 1}}, "temprature", "did you mean 'temperature'"),
         ({"extra_body": {"functions": []}}, "functions", "tools"),
-        ({"temperature": 3}, "temperature", "less than or equal to 2"),
+        ({"temperature": 3}, "temperature", "temperature must be between 0 and 2"),
         ({"top_logprobs": 2}, "top_logprobs", "logprobs"),
-        ({"n": 0}, "n", "greater than"),
+        ({"n": 0}, "n", "n must be at least 1"),
         ({"tool_choice": "required"}, "tool_choice", "tools"),
         ({"extra_body": {"messages": [{"role": "king", "content": ""}]}}, "messages[0]", "known"),
     ):

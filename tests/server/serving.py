@@ -14,9 +14,12 @@ from fastapi import FastAPI
 
 from quire.chat import ChatModel
 from quire.chat.base_engine import BaseEngine
+from quire.server.admission import Admission
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
-from quire.server.run import config, restrict_media
+from quire.server.lifecycle.run import config, restrict_media
+from quire.server.observability.metrics import Figures
+from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
 
 
@@ -29,11 +32,17 @@ class Served:
     service: Service
 
 
+def service_over(engine: BaseEngine | None, settings: ServerArguments) -> Service:
+    """A service with a gate that is open."""
+    gate = Admission(1024, settings.max_waiting, settings.queue_timeout)
+    return Service(settings, gate, RequestObserver(Figures()), engine)
+
+
 @contextmanager
 def serving(model: ChatModel, **arguments: object) -> Iterator[Served]:
     """Serve a ChatModel's engine."""
     settings = ServerArguments(**{"served_model_name": "demo", **arguments})
-    service = Service(settings, model.engine)
+    service = service_over(model.engine, settings)
     restrict_media(model.engine, settings)
     with running(make_app(service), settings, model._loop._loop) as url:
         yield Served(url, model.engine, service)

@@ -24,7 +24,7 @@ from quire.server.errors import Overloaded, problem_of
 from quire.server.service import Service
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
-from tests.server.serving import Served, serving
+from tests.server.serving import Served, service_over, serving
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello there, you all"}]}
@@ -42,12 +42,12 @@ async def asking(service: Service, **options: Any) -> AsyncIterator[httpx.AsyncC
         yield client
 
 
-def service_over(engine: EchoEngine, **arguments: Any) -> Service:
-    return Service(ServerArguments(served_model_name="echo", **arguments), engine)
+def echo_service(engine: EchoEngine, **arguments: Any) -> Service:
+    return service_over(engine, ServerArguments(served_model_name="echo", **arguments))
 
 
 async def test_without_an_engine_all_is_refused_but_health() -> None:
-    async with asking(Service(ServerArguments())) as client:
+    async with asking(service_over(None, ServerArguments())) as client:
         assert (await client.get("/health")).status_code == 200
         for answer in (
             await client.get("/ready"),
@@ -82,7 +82,7 @@ async def test_without_an_engine_all_is_refused_but_health() -> None:
 async def test_errors_have_openais_form(
     engine: EchoEngine, method: str, path: str, body: bytes | None, status: int
 ) -> None:
-    async with asking(service_over(engine)) as client:
+    async with asking(echo_service(engine)) as client:
         answer = await client.request(method, path, content=body)
         assert answer.status_code == status
         error = answer.json()["error"]
@@ -94,8 +94,8 @@ async def test_errors_have_openais_form(
 async def test_a_fault_of_our_own_is_not_described(
     engine: EchoEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "prepared", lambda *args: 1 / 0)
-    async with asking(service_over(engine)) as client:
+    monkeypatch.setattr(engine.tokens.preparation, "prepare", lambda *args: 1 / 0)
+    async with asking(echo_service(engine)) as client:
         answer = await client.post(CHAT, json=HELLO)
     assert answer.status_code == 500
     assert "zero" not in answer.text
@@ -111,7 +111,7 @@ def test_engine_errors_have_statuses() -> None:
 
 async def test_a_fault_in_a_stream_ends_it_with_an_error(tokenizer: Tokenizer) -> None:
     engine = EchoEngine(tokenizer, reply="one two three", fail_at=2)
-    async with asking(service_over(engine)) as client:
+    async with asking(echo_service(engine)) as client:
         streamed = await client.post(CHAT, json={**HELLO, "stream": True})
         whole = await client.post(CHAT, json=HELLO)
     assert streamed.status_code == 200
@@ -123,10 +123,10 @@ async def test_a_fault_in_a_stream_ends_it_with_an_error(tokenizer: Tokenizer) -
 
 async def test_a_deadline_counts_from_the_beginning(tokenizer: Tokenizer) -> None:
     engine = EchoEngine(tokenizer, reply="one two three", delay=0.2)
-    async with asking(service_over(engine, request_timeout=0.05)) as client:
+    async with asking(echo_service(engine, request_timeout=0.05)) as client:
         answer = await client.post(CHAT, json=HELLO)
         assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")
-    async with asking(service_over(engine)) as client:
+    async with asking(echo_service(engine)) as client:
         answer = await client.post("/v1/completions", json={"prompt": "x", "timeout": 0.05})
         assert answer.status_code == 408
     assert (engine.open_requests, engine.aborted) == (0, 2)
@@ -138,7 +138,7 @@ class FullGate:
 
 
 async def test_a_full_gate_is_429(engine: EchoEngine) -> None:
-    service = service_over(engine)
+    service = echo_service(engine)
     service.gate = FullGate()
     async with asking(service) as client:
         for stream in (False, True):
@@ -157,8 +157,8 @@ async def test_callers_have_salts_of_their_own(engine: EchoEngine) -> None:
 
         return guarded
 
-    for guards in ((), (guard,)):
-        async with asking(service_over(engine), guards=guards) as client:
+    for middleware in ((), (guard,)):
+        async with asking(echo_service(engine), middleware=middleware) as client:
             for body in (HELLO, {**HELLO, "cache_salt": "own"}):
                 assert (await client.post(CHAT, json=body)).status_code == 200
                 assert engine.last_params is not None
@@ -168,7 +168,7 @@ async def test_callers_have_salts_of_their_own(engine: EchoEngine) -> None:
 
 
 async def test_a_service_answers_calls(engine: EchoEngine) -> None:
-    service = service_over(engine)
+    service = echo_service(engine)
     call = Call(HELLO["messages"], options={"n": 2, "max_new_tokens": 2})
     answers = await service.answer(call, Caller())
     assert [(one.index, one.content, one.finish_reason) for one in answers] == [
@@ -178,7 +178,7 @@ async def test_a_service_answers_calls(engine: EchoEngine) -> None:
 
 
 async def test_the_openapi_page_is_whole(engine: EchoEngine) -> None:
-    async with asking(service_over(engine)) as client:
+    async with asking(echo_service(engine)) as client:
         page = (await client.get("/openapi.json")).json()
     text = json.dumps(page)
     schemas = page["components"]["schemas"]
@@ -301,8 +301,12 @@ def test_requests_given_up_at_any_moment_free_their_blocks(served: Served) -> No
         for connection in connections:
             time.sleep(chance.random() * 0.03)
             connection.close()
-    assert comes_true(lambda: engine.statistics.free_blocks == engine.statistics.total_blocks, 1)
-    assert (engine.statistics.running, engine.statistics.waiting) == (0, 0)
+
+    def at_rest() -> bool:
+        now = engine.statistics
+        return (now.running, now.waiting, now.free_blocks) == (0, 0, now.total_blocks)
+
+    assert comes_true(at_rest, 10)
     answer = httpx.post(f"{served.url}{CHAT}", json={**HELLO, "max_tokens": 2})
     assert answer.status_code == 200
 

@@ -17,7 +17,7 @@ import yaml
 from quire.arguments import read_assignments
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments, read_server_arguments
-from quire.server.service import Service
+from tests.server.serving import service_over
 
 FILES = Path(__file__).parents[2] / "examples" / "deploy"
 KEY = {"API_KEY": "a key of a test"}
@@ -31,7 +31,10 @@ def served(words: list[str]) -> ServerArguments:
 
 
 def routes() -> set[str]:
-    return {getattr(route, "path", "") for route in make_app(Service(ServerArguments())).routes}
+    return {
+        getattr(route, "path", "")
+        for route in make_app(service_over(None, ServerArguments())).routes
+    }
 
 
 def unit(name: str) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from quire.errors import AdapterError
-from quire.weights.safetensors_header import TensorEntry, read_header
+from quire.weights.safetensors import TensorEntry, read_header
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

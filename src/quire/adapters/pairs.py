@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quire.errors import AdapterError
-from quire.weights.safetensors_header import FLOATS, TensorEntry, read_bits, read_header
+from quire.weights.safetensors import FLOATS, TensorEntry, read_bits, read_header
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 

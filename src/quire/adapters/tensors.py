@@ -14,7 +14,7 @@ from quire.adapters.folder import Adapter
 from quire.adapters.lora_config import read_config
 from quire.adapters.pairs import WEIGHTS_FILE, Pair, read_changes
 from quire.errors import AdapterError
-from quire.weights.safetensors_header import TensorEntry, read_bits
+from quire.weights.safetensors import TensorEntry, read_bits
 
 Floats: TypeAlias = NDArray[np.float32]
 Matrix: TypeAlias = NDArray[Any]

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from quire.arguments.files import read_mapping
 from quire.arguments.foreign import (
@@ -25,13 +25,20 @@ from quire.arguments.groups import (
 )
 from quire.arguments.words import FIELDS, GROUPS, read_words
 from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
-from quire.sampling import REQUEST_OPTIONS
+from quire.options import REQUEST_OPTIONS
 
 logger = logging.getLogger("quire")
 
-InferArgs: TypeAlias = tuple[
-    ModelArguments, DataArguments, FinetuningArguments, GeneratingArguments
-]
+
+class InferArgs(NamedTuple):
+    """The four groups together, in the order in which an engine's constructor takes them."""
+
+    model: ModelArguments
+    data: DataArguments
+    finetuning: FinetuningArguments
+    generating: GeneratingArguments
+
+
 ArgumentSource: TypeAlias = Mapping[str, Any] | str | Path | Sequence[str] | None
 
 
@@ -60,7 +67,7 @@ def get_infer_args(args: ArgumentSource = None) -> InferArgs:
     assert isinstance(generating, GeneratingArguments)
     _check_together(model, finetuning)
     _log_backend(values)
-    return model, data, finetuning, generating
+    return InferArgs(model, data, finetuning, generating)
 
 
 def read_arguments(args: ArgumentSource = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from quire.errors import (
     UnsupportedOptionError,
 )
 from quire.prompt import Prompt
+from quire.request import ChatRequest
 from quire.sampling import SamplingParams
 
 WINDOW = 512
@@ -41,7 +42,7 @@ def run_quality(model: ChatModel, passages: Sequence[Passage]) -> list[float]:
         PromptTooLongError: a question alone fills the context.
         UnsupportedOptionError: the engine has no tokenizer here, or scores no prompts.
     """
-    if getattr(model.engine, "tokenizer", None) is None:
+    if not model.engine.has_tokens:
         raise UnsupportedOptionError(
             "--quality and --text need the model's tokenizer: give model_name_or_path as its folder."
         )
@@ -54,7 +55,7 @@ def run_quality(model: ChatModel, passages: Sequence[Passage]) -> list[float]:
 def windows_of(model: ChatModel, passage: Passage) -> Iterator[Window]:
     """Cut one passage into prompts that fit the context. An answer that is too long loses its end."""
     engine = model.engine
-    room = engine.context_length - 1
+    room = engine.info.context_length - 1
     ids = engine.tokenizer.encode_literal(passage.text)
     if passage.question is None:
         size = min(WINDOW, room)
@@ -64,7 +65,8 @@ def windows_of(model: ChatModel, passage: Passage) -> Iterator[Window]:
                 yield Window(window, 1)
         return
     messages = [{"role": "user", "content": passage.question}]
-    asked = engine.prepare(messages, None, None, {"enable_thinking": False}).prompt.token_ids
+    request = ChatRequest(messages, options={"enable_thinking": False})
+    asked = engine.tokens.preparation.prepare_text(request).prompt.token_ids
     whole = (*asked, *ids)[:room]
     if len(whole) > len(asked):
         yield Window(whole, len(asked))

@@ -32,9 +32,9 @@ class Worker:
         """`options` are those of every request."""
         self.model, self.options = model, options
         text = own_page()
-        tokenizer = getattr(model.engine, "tokenizer", None)
         part = text[:4000]
-        tokens = len(tokenizer.encode_literal(part)) if tokenizer is not None else 0
+        engine = model.engine
+        tokens = len(engine.tokenizer.encode_literal(part)) if engine.has_tokens else 0
         self._questions = Questions(text, len(part) / tokens if tokens else _USUAL_CHARACTERS)
 
     def answer(self, command: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Worker:
 
     def memory(self) -> dict[str, Any]:
         """As `Memory`."""
-        own = self.model.engine.memory
+        own = self.model.engine.info.memory
         return {
             "peak_rss": peak_rss(),
             "weights": own.weights if own else None,

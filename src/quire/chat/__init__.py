@@ -2,6 +2,6 @@
 
 from quire.chat.base_engine import BaseEngine
 from quire.chat.chat_model import ChatModel
-from quire.chat.response import ChatDelta, Response
+from quire.outputs import ChatDelta, Response
 
 __all__ = ["BaseEngine", "ChatDelta", "ChatModel", "Response"]

@@ -1,151 +1,93 @@
-"""BaseEngine: the one seam. Chat is written here once, over each engine's `generate`."""
+"""BaseEngine: what a user of any engine calls. It is thin over the two seams."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from quire.adapters.folder import Adapter
-from quire.chat.completion import CompletionCollector, CompletionReader
-from quire.chat.in_time import in_time
-from quire.chat.media_prompts import CallMedia
-from quire.chat.preparation import Messages, RequestPreparation, Tools
-from quire.chat.response import ChatDelta, Response
-from quire.errors import GenerationError, UnsupportedOptionError
-from quire.outputs import Delta, Embedding, EngineLoad, EngineMemory
+from quire.arguments import InferArgs
+from quire.chat.texts import embedding_options, pool_texts, score_options
+from quire.chat.token_chat import TokenChat
+from quire.engines.seam import ChatEngine, EngineInfo, EngineState
+from quire.errors import UnsupportedOptionError
+from quire.outputs import AnswerSum, Delta, Embedding, Response
 from quire.prompt import Prompt
+from quire.request import ChatRequest, Messages, Tools
 from quire.sampling import SamplingParams
+from quire.template.template import Template
+from quire.tokenizer import Tokenizer
 
 
-class BaseEngine(RequestPreparation, ABC):
-    """An engine with a model loaded.
+class BaseEngine:
+    """An engine with a model loaded, with the methods of LLaMA-Factory's engines.
 
-    A subclass sets the attributes here and in RequestPreparation, and implements `generate`,
-    `health` and `close`.
+    Each public method builds one `ChatRequest` and hands it down; `stream_request` and
+    `chat_request` take one that is built already.
     """
 
-    name: str
-    can_generate: bool = True
-    loop_bound: bool = False
-    """True where `generate` must always be called from one and the same event loop."""
-    elsewhere: bool = False
-    """True where the engine runs on servers of its own: looking at it asks them."""
+    def __init__(self, arguments: InferArgs, chat: ChatEngine) -> None:
+        """Answer with `chat`, which is closed with this engine."""
+        self.model_args, self.data_args = arguments.model, arguments.data
+        self.finetuning_args, self.generating_args = arguments.finetuning, arguments.generating
+        self._chat = chat
 
-    @abstractmethod
-    def generate(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        *,
-        adapter: str | None = None,
-        request_id: str | None = None,
-    ) -> AsyncGenerator[Delta, None]:
-        """Complete one prompt. Closing the iterator, or cancelling its task, aborts the request."""
-
-    @abstractmethod
-    async def health(self) -> None:
-        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Free all memory and end all threads and processes. May be called twice."""
+    # --- what it is ------------------------------------------------------------------------------
 
     @property
-    def memory(self) -> EngineMemory | None:
-        """What weights and KV cache take; None where the engine lives elsewhere."""
-        return None
+    def info(self) -> EngineInfo:
+        """What the engine can do, and its limits."""
+        return self._chat.info
 
     @property
-    def load(self) -> EngineLoad | None:
-        """Figures of this moment; None where the engine does not tell them."""
-        return None
-
-    def prompt_tokens(self, prompt: Prompt) -> int | None:
-        """How many tokens the model reads; None where that is known with the answer alone."""
-        return len(prompt)
+    def state(self) -> EngineState:
+        """How the engine is at this moment."""
+        return self._chat.state
 
     @property
-    def max_sequences(self) -> int | None:
-        """How many completions run at once; None where it is not known."""
-        return None
+    def name(self) -> str:
+        """The engine's name, such as NativeEngine."""
+        return self.info.name
 
     @property
-    def recovers(self) -> bool:
-        """Whether it comes back by itself where `health` says that it is dead."""
-        return self.elsewhere
+    def can_generate(self) -> bool:
+        """Whether it writes text; a reward model scores texts instead."""
+        return "generate" in self.info.purposes
 
     @property
-    def restarts(self) -> int:
-        """How often it was started again by itself."""
-        return 0
+    def has_tokens(self) -> bool:
+        """Whether prompts are made here, so that `tokens` is there."""
+        return isinstance(self._chat, TokenChat)
 
-    async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
-        """Score each text with a reward model (`stage: rm`)."""
-        raise NotImplementedError(f"{self.name} does not score texts.")
-
-    async def get_embeddings(
-        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
-    ) -> list[list[float]]:
-        """Each text (or its token ids) as a vector of the model's hidden size; see `embed`."""
-        return [list(one.vector) for one in await self.embed(batch_input, **input_kwargs)]
-
-    async def embed(
-        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
-    ) -> list[Embedding]:
-        """Embed texts, and say how many tokens each of them has.
-
-        Args:
-            pooling: of the hidden states after the last norm, "last" or "mean"; the native engine's
-                own is "last".
-            normalize: whether a vector gets the length 1 (the default).
-            max_length: tokens to which a text is cut; without it, one that is too long is refused.
-            add_special_tokens: whether a text gets those that the tokenizer puts around it (the
-                default). Token ids are taken as they are.
-            adapter: the LoRA adapter to compute with, as in a chat.
-            timeout: seconds for all of it.
-            priority: a lower number is served earlier.
-            cache_salt: calls of different salts share no cached prefix.
+    @property
+    def tokens(self) -> TokenChat:
+        """The engine as a token engine with its preparation.
 
         Raises:
-            RequestError: a text or an option is wrong; no other request is harmed.
-            UnsupportedOptionError: this engine makes no embeddings.
-            EngineError: the engine could not do it.
+            UnsupportedOptionError: the servers behind it keep tokenizer and template to themselves.
         """
-        raise UnsupportedOptionError(
-            f"{self.name} makes no embeddings; the native engine does (infer_backend: native), and "
-            'vLLM with vllm_config {"runner": "pooling"}.'
-        )
-
-    # --- adapters --------------------------------------------------------------------------------
+        if not isinstance(self._chat, TokenChat):
+            raise UnsupportedOptionError(
+                "With remote_api chat the server renders and tokenises. What needs the model's "
+                "tokenizer here (prompts of token ids or without a template, log-probabilities on "
+                "quire's own server) needs the model's folder as model_name_or_path, and remote_api: "
+                "tokens."
+            )
+        return self._chat
 
     @property
-    def adapters(self) -> tuple[Adapter, ...]:
-        """The LoRA adapters that requests may name; "base" is the model without one."""
-        return ()
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer; raises as `tokens` does."""
+        return self.tokens.preparation.tokenizer
 
-    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
-        """Check an adapter's folder and serve it from now on, by default under the folder's name.
+    @property
+    def template(self) -> Template:
+        """What renders conversations; raises as `tokens` does."""
+        return self.tokens.preparation.template
 
-        Raises:
-            AdapterError: it is broken, or does not fit the model.
-            UnsupportedOptionError: this engine serves no adapters.
-        """
-        raise UnsupportedOptionError(f"{self.name} does not serve adapters.")
-
-    async def drop_adapter(self, name: str) -> Adapter:
-        """Serve an adapter no more.
-
-        Raises:
-            UnknownAdapterError: there is none of this name.
-            UnsupportedOptionError: this engine serves no adapters.
-        """
-        raise UnsupportedOptionError(f"{self.name} does not serve adapters.")
-
-    # --- chat, over generate ---------------------------------------------------------------------
+    # --- chat ------------------------------------------------------------------------------------
 
     async def chat(
         self,
@@ -159,20 +101,19 @@ class BaseEngine(RequestPreparation, ABC):
     ) -> list[Response]:
         """Answer a conversation. Returns exactly `num_return_sequences` responses, in order.
 
+        The options are those of `quire.options.OPTIONS`.
+
         Raises:
             RequestError: the request is wrong.
             EngineError: the engine could not do it.
         """
-        collected: dict[int, CompletionCollector] = {}
-        stream = self._stream(
-            messages, system, tools, images, videos, audios, input_kwargs, streamed=False
+        return await self.chat_request(
+            ChatRequest.of(
+                messages, system, tools, images, videos, audios, input_kwargs, streamed=False
+            )
         )
-        async with aclosing(stream):
-            async for delta in stream:
-                collected.setdefault(delta.index, CompletionCollector()).add(delta)
-        return [collected[index].response(index) for index in sorted(collected)]
 
-    async def stream_chat(
+    def stream_chat(
         self,
         messages: Messages,
         system: str | None = None,
@@ -182,18 +123,10 @@ class BaseEngine(RequestPreparation, ABC):
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> AsyncGenerator[str, None]:
-        """Answer a conversation, text alone, as it is written."""
-        count = input_kwargs.get("num_return_sequences") or input_kwargs.get("n") or 1
-        if count != 1:
-            raise UnsupportedOptionError(
-                "stream_chat gives the text of one completion; for several use stream, whose deltas "
-                "carry an index."
-            )
-        stream = self.stream(messages, system, tools, images, videos, audios, **input_kwargs)
-        async with aclosing(stream):
-            async for delta in stream:
-                if delta.text:
-                    yield delta.text
+        """Answer a conversation, text alone, as it is written; of one completion."""
+        return self.stream_text(
+            ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
+        )
 
     def stream(
         self,
@@ -204,57 +137,137 @@ class BaseEngine(RequestPreparation, ABC):
         videos: Sequence[Any] | None = None,
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
-    ) -> AsyncGenerator[ChatDelta, None]:
-        """Answer a conversation as deltas with index, token ids, log-probabilities and usage."""
-        return self._stream(
-            messages, system, tools, images, videos, audios, input_kwargs, streamed=True
+    ) -> AsyncGenerator[Delta, None]:
+        """Answer a conversation as deltas with index, parts, token ids, log-probabilities and usage."""
+        return self.stream_request(
+            ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
         )
 
-    def deltas(
-        self,
-        messages: Messages,
-        system: str | None,
-        tools: Tools,
-        options: Mapping[str, Any],
-        *,
-        streamed: bool,
-    ) -> AsyncGenerator[ChatDelta, None]:
-        """`stream` for a caller who may want the answer whole: not `streamed`, in few deltas."""
-        return self._stream(messages, system, tools, None, None, None, options, streamed=streamed)
+    def stream_request(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        """Answer a request as deltas; see ChatEngine."""
+        return self._chat.stream(request)
 
-    async def _stream(
-        self,
-        messages: Messages,
-        system: str | None,
-        tools: Tools,
-        images: Sequence[Any] | None,
-        videos: Sequence[Any] | None,
-        audios: Sequence[Any] | None,
-        options: Mapping[str, Any],
-        *,
-        streamed: bool,
-    ) -> AsyncGenerator[ChatDelta, None]:
-        media = CallMedia(images, videos, audios)
-        request = await self.prepared(messages, system, tools, options, media)
-        request = replace(request, params=replace(request.params, streamed=streamed))
-        deltas = self.generate(
-            request.prompt, request.params, adapter=request.adapter, request_id=request.request_id
-        )
-        readers: dict[int, CompletionReader] = {}
-        async with aclosing(in_time(deltas, request.params.timeout)) as timed:
-            async for delta in timed:
-                raise_failed(delta)
-                reader = readers.get(delta.index)
-                if reader is None:
-                    reader = readers[delta.index] = CompletionReader(self._reply_reader(request))
-                    first = reader.read(delta)
-                    first.prompt_tokens = self.prompt_tokens(request.prompt)
-                    yield first
-                else:
-                    yield reader.read(delta)
+    async def chat_request(self, request: ChatRequest) -> list[Response]:
+        """Answer a request whole; see `chat`."""
+        answers = AnswerSum()
+        async with aclosing(self._chat.stream(request)) as deltas:
+            async for delta in deltas:
+                answers.add(delta)
+        return answers.responses()
 
+    async def stream_text(self, request: ChatRequest) -> AsyncGenerator[str, None]:
+        """Answer a request as text; see `stream_chat`."""
+        options = request.options
+        if (options.get("num_return_sequences") or options.get("n") or 1) != 1:
+            raise UnsupportedOptionError(
+                "stream_chat gives the text of one completion; for several use stream, whose deltas "
+                "carry an index."
+            )
+        async with aclosing(self._chat.stream(request)) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    yield delta.text
 
-def raise_failed(delta: Delta) -> None:
-    """Raise GenerationError where a fault in a step ended the request."""
-    if delta.finish_reason == "error":
-        raise GenerationError(delta.error or "The engine failed in a step of this request.")
+    # --- without a template ----------------------------------------------------------------------
+
+    def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Complete token ids as they are; see TokenEngine.
+
+        Raises:
+            UnsupportedOptionError: the engine has no tokens; see `tokens`.
+        """
+        return self.tokens.engine.generate(prompt, params)
+
+    async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
+        """Score each text with a reward model (`stage: rm`): the raw number of the model's head.
+
+        The options are max_length (cuts a text at its end, in tokens), timeout (in seconds, for all
+        texts), priority and cache_salt.
+
+        Raises:
+            NotImplementedError: the stage is not rm.
+            RequestError: a text or an option is wrong; no other request is harmed.
+            EngineError: the engine could not do it.
+        """
+        return [one.vector[0] for one in await self.score(batch_input, **input_kwargs)]
+
+    async def score(self, batch_input: Sequence[str], **input_kwargs: Any) -> list[Embedding]:
+        """`get_scores`, as vectors of one number each, with the tokens that each text has."""
+        if "score" not in self.info.purposes:
+            raise NotImplementedError(
+                f"{self.name} scores no texts here: scores need a reward model, loaded with stage: rm."
+            )
+        return await pool_texts(self.tokens, batch_input, score_options(input_kwargs))
+
+    async def get_embeddings(
+        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
+    ) -> list[list[float]]:
+        """Each text (or its token ids) as a vector of the model's hidden size; see `embed`."""
+        return [list(one.vector) for one in await self.embed(batch_input, **input_kwargs)]
+
+    async def embed(
+        self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
+    ) -> list[Embedding]:
+        """Embed texts, and say how many tokens each of them has.
+
+        Args:
+            batch_input: texts, or lists of token ids.
+            **input_kwargs:
+                pooling: of the hidden states after the last norm, "last" or "mean"; the native
+                engine's own is "last", vLLM's is chosen when it starts.
+                normalize: whether a vector gets the length 1 (the default).
+                max_length: tokens to which a text is cut; without it, one that is too long is refused.
+                add_special_tokens: whether a text gets those that the tokenizer puts around it (the
+                default). Token ids are taken as they are.
+                adapter: the LoRA adapter to compute with, as in a chat.
+                timeout: seconds for all of it.
+                priority: a lower number is served earlier.
+                cache_salt: calls of different salts share no cached prefix.
+
+        Raises:
+            RequestError: a text or an option is wrong; no other request is harmed.
+            UnsupportedOptionError: this engine makes no embeddings.
+            EngineError: the engine could not do it.
+        """
+        if "embed" not in self.info.purposes:
+            raise UnsupportedOptionError(
+                f"{self.name} makes no embeddings here; the native engine does beside text "
+                "(infer_backend: native), and vLLM in an engine of their own, with vllm_config "
+                '{"runner": "pooling"}.'
+            )
+        return await pool_texts(self.tokens, batch_input, embedding_options(input_kwargs))
+
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The LoRA adapters that requests may name; "base" is the model without one."""
+        return self._chat.engine.adapters if isinstance(self._chat, TokenChat) else ()
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Check an adapter's folder and serve it from now on, by default under the folder's name.
+
+        Raises:
+            AdapterError: it is broken, or does not fit the model.
+            UnsupportedOptionError: this engine serves no adapters.
+        """
+        return await self.tokens.engine.load_adapter(path, name)
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more.
+
+        Raises:
+            UnknownAdapterError: there is none of this name.
+            UnsupportedOptionError: this engine serves no adapters.
+        """
+        return await self.tokens.engine.drop_adapter(name)
+
+    # --- lifecycle -------------------------------------------------------------------------------
+
+    async def health(self) -> None:
+        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        await self._chat.health()
+
+    async def close(self) -> None:
+        """Free all memory and end all threads and processes. May be called twice."""
+        await self._chat.close()

@@ -19,11 +19,10 @@ from quire.arguments import (
 )
 from quire.chat.base_engine import BaseEngine
 from quire.chat.loop_thread import LoopThread
-from quire.chat.preparation import Messages, Tools
-from quire.chat.response import ChatDelta, Response
 from quire.engines.vllm.devices import gpu_is_present, vllm_is_installed
-from quire.outputs import Delta
+from quire.outputs import ChatDelta, Delta, Response
 from quire.prompt import Prompt
+from quire.request import ChatRequest, Messages, Tools
 from quire.sampling import SamplingParams
 
 T = TypeVar("T")
@@ -84,9 +83,10 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> list[Response]:
         """Answer a conversation; see BaseEngine.chat."""
-        return self._loop.run(
-            self.engine.chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        request = ChatRequest.of(
+            messages, system, tools, images, videos, audios, input_kwargs, streamed=False
         )
+        return self._loop.run(self.engine.chat_request(request))
 
     def stream_chat(
         self,
@@ -99,9 +99,8 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> Generator[str, None, None]:
         """Answer a conversation as text while it is written; see BaseEngine.stream_chat."""
-        return self._loop.iterate(
-            self.engine.stream_chat(messages, system, tools, images, videos, audios, **input_kwargs)
-        )
+        request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
+        return self._loop.iterate(self.engine.stream_text(request))
 
     def stream(
         self,
@@ -114,9 +113,8 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> Generator[ChatDelta, None, None]:
         """Answer a conversation as deltas; see BaseEngine.stream."""
-        return self._loop.iterate(
-            self.engine.stream(messages, system, tools, images, videos, audios, **input_kwargs)
-        )
+        request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
+        return self._loop.iterate(self.engine.stream_request(request))
 
     def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score texts with a reward model; see BaseEngine.get_scores."""
@@ -141,9 +139,10 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> list[Response]:
         """Answer a conversation; see BaseEngine.chat."""
-        return await self._loop.wait(
-            self.engine.chat(messages, system, tools, images, videos, audios, **input_kwargs)
+        request = ChatRequest.of(
+            messages, system, tools, images, videos, audios, input_kwargs, streamed=False
         )
+        return await self._loop.wait(self.engine.chat_request(request))
 
     def astream_chat(
         self,
@@ -156,9 +155,8 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> AsyncGenerator[str, None]:
         """Answer a conversation as text while it is written; see BaseEngine.stream_chat."""
-        return self._anywhere(
-            self.engine.stream_chat(messages, system, tools, images, videos, audios, **input_kwargs)
-        )
+        request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
+        return self._anywhere(self.engine.stream_text(request))
 
     def astream(
         self,
@@ -171,17 +169,16 @@ class ChatModel:
         **input_kwargs: Any,
     ) -> AsyncGenerator[ChatDelta, None]:
         """Answer a conversation as deltas; see BaseEngine.stream."""
-        return self._anywhere(
-            self.engine.stream(messages, system, tools, images, videos, audios, **input_kwargs)
-        )
+        request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
+        return self._anywhere(self.engine.stream_request(request))
 
     def acomplete(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """Complete token ids as they are, without a template; see BaseEngine.generate."""
-        return self._anywhere(self.engine.generate(prompt, params))
+        """Complete token ids as they are, without a template; see TokenChat.complete."""
+        return self._anywhere(self.engine.tokens.complete(prompt, params))
 
     def _anywhere(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The engine's stream for the caller's loop: as it is, where the engine serves any loop."""
-        return self._loop.aiterate(stream) if self.engine.loop_bound else stream
+        return self._loop.aiterate(stream) if self.engine.info.loop_bound else stream
 
     async def aget_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score texts with a reward model; see BaseEngine.get_scores."""
@@ -216,7 +213,7 @@ class ChatModel:
         """Serve an adapter no more; see BaseEngine.drop_adapter."""
         return await self._loop.wait(self.engine.drop_adapter(name))
 
-    # --- life ------------------------------------------------------------------------------------
+    # --- lifecycle ---------------------------------------------------------------------------------
 
     def close(self) -> None:
         """End all requests, free the memory, end the threads and processes. Twice does no harm."""

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quire.arguments import DataArguments, ModelArguments
-from quire.errors import MediaError
+from quire.arguments import InferArgs
+from quire.errors import EngineClosedError, MediaError
 from quire.media.placement import KINDS, Kind, all_media, place_media
 from quire.media.policy import MediaPolicy
 from quire.media.values import Medium
-from quire.messages import Conversation
+from quire.messages import Conversation, Media
 from quire.prompt import Element, Prompt
+from quire.request import NO_MEDIA, MediaLists
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from quire.media.families.family import Form, MediaFamily
     from quire.media.loading import MediaLoader
-
-
-@dataclass(frozen=True, slots=True)
-class CallMedia:
-    """The lists of a call, as they were given."""
-
-    images: Sequence[Any] | None = None
-    videos: Sequence[Any] | None = None
-    audios: Sequence[Any] | None = None
-
-    def __bool__(self) -> bool:
-        """Whether there is something to place; what is no list is, to be refused there."""
-        lists = (self.images, self.videos, self.audios)
-        return any(
-            found is not None and not (isinstance(found, Sized) and len(found) == 0)
-            for found in lists
-        )
-
-
-NO_MEDIA = CallMedia()
 
 
 class MediaPrompts:
@@ -52,13 +33,13 @@ class MediaPrompts:
 
     def __init__(
         self,
-        model_args: ModelArguments,
-        data_args: DataArguments,
+        arguments: InferArgs,
         family: MediaFamily | None = None,
         kinds: Collection[str] = (),
         form: Form = "expanded",
     ) -> None:
-        self._model_args, self._data_args = model_args, data_args
+        model_args = arguments.model
+        self._arguments = arguments
         self._family = family
         self._form: Form = form
         self.kinds: tuple[Kind, ...] = tuple(
@@ -71,7 +52,8 @@ class MediaPrompts:
         }
         self._policy: MediaPolicy | None = None
         self._loader: MediaLoader | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the three above
+        self._closed = False
 
     @classmethod
     def of_model(
@@ -79,18 +61,21 @@ class MediaPrompts:
         template: Template,
         folder: Path | None,
         kinds: Collection[str],
-        model_args: ModelArguments,
-        data_args: DataArguments,
+        arguments: InferArgs,
         form: Form,
     ) -> MediaPrompts:
-        """For a model's folder, of whose media the engine takes `kinds`; None where there is none."""
+        """For the model in a folder, of whose media the engine takes `kinds`.
+
+        Raises:
+            ModelError: the folder's media processor cannot be read.
+        """
         if not kinds:
-            return cls(model_args, data_args)
+            return cls(arguments)
         from quire.media.families.registry import get_family
 
-        audio = model_args.use_audio_in_video
+        audio = arguments.model.use_audio_in_video
         family = get_family(template, folder, use_audio_in_video=audio)
-        return cls(model_args, data_args, family, kinds, form)
+        return cls(arguments, family, kinds, form)
 
     def restrict(self, policy: MediaPolicy) -> None:
         """Hold all media to this policy from now on; without one, what a program may name counts."""
@@ -100,40 +85,51 @@ class MediaPrompts:
                 self._loader.close()
                 self._loader = None
 
-    def place(self, conversation: Conversation, media: CallMedia = NO_MEDIA) -> Conversation:
-        """Make the media of a call parts of its messages; see `place_media`.
+    def place(
+        self, conversation: Conversation, lists: MediaLists = NO_MEDIA
+    ) -> tuple[Conversation, tuple[Media, ...]]:
+        """Make the media of a call parts of its messages; see `place_media`. Returns them too, in order.
 
         Raises:
             MediaError: the model does not take them, placeholders and media do not match, or there
                 are too many.
         """
         placed = place_media(
-            conversation, media.images, media.videos, media.audios, kinds=self.kinds
+            conversation, lists.images, lists.videos, lists.audios, kinds=self.kinds
         )
-        counts = Counter(item.kind for item in all_media(placed))
-        for kind, most in self._limits.items():
-            if counts[kind] > most:
-                raise MediaError(
-                    f"{counts[kind]} {kind}s in one prompt: at most {most} are taken. Raise "
-                    f"max_{kind}s for more."
-                )
-        return placed
+        media = all_media(placed)
+        if media:
+            counts = Counter(item.kind for item in media)
+            for kind, most in self._limits.items():
+                if counts[kind] > most:
+                    raise MediaError(
+                        f"{counts[kind]} {kind}s in one prompt: at most {most} are taken. Raise "
+                        f"max_{kind}s for more."
+                    )
+        return placed, media
 
-    async def load(self, conversation: Conversation) -> list[Medium]:
-        """Fetch and decode the media of a conversation, in order, off the event loop.
+    async def load(self, media: Sequence[Media]) -> list[Medium]:
+        """Fetch and decode media, in order, off the event loop.
 
         Raises:
             MediaError: one of them cannot be used.
+            EngineClosedError: after `close`.
         """
-        items = all_media(conversation)
-        return await self._loading().load(items) if items else []
+        loader = self._loader
+        if loader is None:  # the libraries that decode are imported in a thread too
+            loader = await asyncio.to_thread(self._make_loader)
+        return await loader.load(media)
 
-    def _loading(self) -> MediaLoader:
+    def _make_loader(self) -> MediaLoader:
+        from quire.media.loading import MediaLoader
+
         with self._lock:
+            if self._closed:
+                raise EngineClosedError("The engine was closed.")
             if self._loader is None:
-                from quire.media.loading import MediaLoader
-
-                self._loader = MediaLoader(self._model_args, self._data_args, self._policy)
+                self._loader = MediaLoader(
+                    self._arguments.model, self._arguments.data, self._policy
+                )
             return self._loader
 
     def render(
@@ -192,8 +188,9 @@ class MediaPrompts:
         }
 
     def close(self) -> None:
-        """End the threads that decode. May be called twice."""
+        """End the threads that decode: media that come later are refused. May be called twice."""
         with self._lock:
+            self._closed = True
             if self._loader is not None:
                 self._loader.close()
                 self._loader = None

@@ -1,176 +1,221 @@
-"""From a call to a request that an engine can run: checked, rendered, its media placed and decoded."""
+"""From a request to a prompt: checked, its media placed and decoded, rendered, encoded."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from quire.arguments import DataArguments, FinetuningArguments, GeneratingArguments, ModelArguments
-from quire.chat.media_prompts import NO_MEDIA, CallMedia, MediaPrompts
-from quire.chat.reply import ReasoningSplitter, ReplyReader
-from quire.chat.tokenizer_loading import load_tokenizer
-from quire.errors import MediaError, UnsupportedOptionError
-from quire.media.placement import all_media
+from quire.arguments import InferArgs
+from quire.chat.answer_reader import AnswerReader
+from quire.chat.media_prompts import MediaPrompts
+from quire.engines.seam import EngineInfo
+from quire.errors import ConfigError, MediaError, SamplingError, UnsupportedOptionError
 from quire.media.values import Medium
-from quire.messages import Conversation, Message, read_conversation
+from quire.messages import Conversation, Media, read_conversation
+from quire.options import check_option_names, read_option
 from quire.prompt import Prompt
-from quire.response_format import read_response_format
-from quire.sampling import SAMPLING_OPTIONS, SamplingParams, check_option_names, resolve
+from quire.request import NO_MEDIA, ChatRequest
+from quire.sampling import OptionResolver, SamplingParams
 from quire.template.registry import get_template
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
+from quire.tokenizer.loading import load_tokenizer
 from quire.weights.folder import eos_token_ids, read_json
 
-Messages = Sequence[Mapping[str, Any] | Message]
-Tools = str | Sequence[Mapping[str, Any]] | None
+SHORT = 4000
+"""Characters of a conversation, or of a text, that are rendered and tokenised within about half a
+millisecond; less than the way to a thread and back takes under load."""
+
+
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request made ready for an engine, and what is needed to read its answer."""
+class ChatFormat:
+    """What prompts and answers of one model are made with: all of its folder but the weights."""
+
+    tokenizer: Tokenizer
+    template: Template
+    generation_config: Mapping[str, Any]
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def of_folder(cls, folder: Path, arguments: InferArgs) -> ChatFormat:
+        """Read a model's folder.
+
+        Raises:
+            ConfigError: there is no template of the name that the arguments give.
+            ModelError: a file of the folder is missing or cannot be read.
+        """
+        tokenizer = load_tokenizer(folder, arguments.model)
+        template = get_template(
+            arguments.data.template,
+            tokenizer,
+            tool_format=arguments.data.tool_format,
+            default_system=arguments.data.default_system,
+        )
+        return cls(
+            tokenizer,
+            template,
+            read_json(folder, "generation_config.json"),
+            eos_token_ids(folder, tokenizer.eos_token_id),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRequest:
+    """A prompt and its settings, ready for an engine, and what is needed to read the answer."""
 
     prompt: Prompt
     params: SamplingParams
-    adapter: str | None = None
-    request_id: str | None = None
-    hidden: frozenset[str] = frozenset()
+    special: frozenset[str] = frozenset()
     """Texts of special tokens which the engine shows and the reader hides."""
     starts_in_thought: bool = False
     tools: tuple[dict[str, Any], ...] = ()
     """Those that were offered; an answer is searched for calls only where there are some."""
 
 
-class RequestPreparation:
-    """What prompts of one model are made with; an engine sets the attributes as it loads."""
-
-    model_args: ModelArguments
-    data_args: DataArguments
-    finetuning_args: FinetuningArguments
-    generating_args: GeneratingArguments
-    tokenizer: Tokenizer
-    template: Template
-    generation_config: Mapping[str, Any]
-    context_length: int
-    eos_token_ids: tuple[int, ...]
+class Preparation:
+    """Makes the prompts of one model. Its methods are called from any thread and any event loop."""
 
     def __init__(
         self,
-        model_args: ModelArguments,
-        data_args: DataArguments,
-        finetuning_args: FinetuningArguments,
-        generating_args: GeneratingArguments,
+        chat_format: ChatFormat,
+        arguments: InferArgs,
+        info: EngineInfo,
+        folder: Path | None = None,
     ) -> None:
-        self.model_args, self.data_args = model_args, data_args
-        self.finetuning_args, self.generating_args = finetuning_args, generating_args
-        self.media_prompts = MediaPrompts(model_args, data_args)  # text alone
-
-    def read_folder(self, folder: Path) -> None:
-        """Take from a model's folder what prompts are made with: all but the weights.
+        """`folder` holds the model's media processor; without one, prompts are of text alone.
 
         Raises:
-            ConfigError: no template of the name that the arguments give.
-            ModelError: a file of the folder is missing or cannot be read.
+            ConfigError: an option of the configuration is out of its range.
+            ModelError: the folder's media processor cannot be read.
         """
-        self.tokenizer = load_tokenizer(folder, self.model_args)
-        self.template = get_template(
-            self.data_args.template,
-            self.tokenizer,
-            tool_format=self.data_args.tool_format,
-            default_system=self.data_args.default_system,
-        )
-        self.generation_config = read_json(folder, "generation_config.json")
-        self.eos_token_ids = eos_token_ids(folder, self.tokenizer.eos_token_id)
+        self.tokenizer, self.template = chat_format.tokenizer, chat_format.template
+        self.generation_config = chat_format.generation_config
+        self.context_length = info.context_length
+        self._data_args = arguments.data
+        form = "vllm" if info.expands_media else "expanded"
+        self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
+        try:
+            self._resolver = OptionResolver(
+                arguments.generating.explicit(),
+                chat_format.generation_config,
+                context_length=info.context_length,
+                eos_token_ids=chat_format.eos_token_ids,
+            )
+        except (SamplingError, UnsupportedOptionError) as error:
+            raise ConfigError(f"The configuration, or generation_config.json: {error}") from None
+        self._stop_token_ids = self.template.stop_token_ids(self.tokenizer)
+        self._stop_strings = self.template.stop_strings(self.tokenizer)
+        self._skips_special = self._resolver.resolve({}, 0).skip_special_tokens
+        self._special = self._special_with_markers()
 
-    async def prepared(
-        self,
-        messages: Messages,
-        system: str | None,
-        tools: Tools,
-        options: Mapping[str, Any],
-        media: CallMedia = NO_MEDIA,
-    ) -> Request:
-        """`prepare` for an event loop, and for media, which are fetched and decoded.
+    async def prepare(self, request: ChatRequest) -> PreparedRequest:
+        """Make a request ready, off the event loop unless it is short.
 
-        A long conversation takes milliseconds, and goes to a thread; a short one takes less than the
-        way there and back.
+        Raises:
+            RequestError: the request is wrong.
         """
-        if not media and tools is None and _is_short(messages):
-            return self.prepare(messages, system, tools, options)
-        begun = await asyncio.to_thread(self._begin, messages, system, tools, options, media)
-        if isinstance(begun, Request):
+        begin = self._begin
+        begun = begin(request) if _is_short(request) else await asyncio.to_thread(begin, request)
+        if isinstance(begun, PreparedRequest):
             return begun
-        decoded = await self.media_prompts.load(begun)
-        return await asyncio.to_thread(self._prepare, begun, decoded, options)
+        conversation, media = begun
+        decoded = await self.media.load(media)
+        return await asyncio.to_thread(self._render, request, conversation, decoded)
 
-    def prepare(
-        self,
-        messages: Messages,
-        system: str | None,
-        tools: Tools,
-        options: Mapping[str, Any],
-    ) -> Request:
-        """Check and render one request of text. Pure and thread-safe; takes no engine resources.
-
-        Raises:
-            MediaError: it holds media, which `prepared` takes.
-        """
-        begun = self._begin(messages, system, tools, options, NO_MEDIA)
-        if not isinstance(begun, Request):
-            raise MediaError("Media are fetched and decoded: this request needs `prepared`.")
+    def prepare_text(self, request: ChatRequest) -> PreparedRequest:
+        """Make a request of text alone ready, here and now; raises as `prepare` does."""
+        begun = self._begin(request)
+        if not isinstance(begun, PreparedRequest):
+            raise MediaError("Media are fetched and decoded: this request needs `prepare`.")
         return begun
 
-    def _begin(
-        self,
-        messages: Messages,
-        system: str | None,
-        tools: Tools,
-        options: Mapping[str, Any],
-        media: CallMedia,
-    ) -> Request | Conversation:
-        """The request, if it is of text alone; else the conversation whose media are to be loaded."""
-        check_option_names(options)
-        conversation = self.media_prompts.place(read_conversation(messages, system, tools), media)
-        if all_media(conversation):
-            return conversation
-        return self._prepare(conversation, (), options)
+    def params(
+        self, options: Mapping[str, Any], prompt_length: int, *, streamed: bool = True
+    ) -> SamplingParams:
+        """The settings of a prompt that no template has rendered, so that no stop word is added.
 
-    def _prepare(
-        self, conversation: Conversation, media: Sequence[Medium], options: Mapping[str, Any]
-    ) -> Request:
+        Raises:
+            RequestError: an option is wrong, or the prompt too long.
+        """
+        return self._resolver.resolve(options, prompt_length, streamed=streamed)
+
+    def reader(self, prepared: PreparedRequest) -> AnswerReader:
+        """The reader of one completion of this request."""
+        tool_format = self.template.tool_format
+        skip = prepared.params.skip_special_tokens
+        return AnswerReader(
+            special=prepared.special,
+            thought_words=self.template.thought_words,
+            inside=prepared.starts_in_thought,
+            tools=tool_format.parser(prepared.tools) if tool_format and prepared.tools else None,
+            decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
+        )
+
+    def close(self) -> None:
+        """End the threads that decode media. May be called twice."""
+        self.media.close()
+
+    # --- steps -----------------------------------------------------------------------------------
+
+    def _begin(
+        self, request: ChatRequest
+    ) -> PreparedRequest | tuple[Conversation, tuple[Media, ...]]:
+        """The request made ready; or, where it holds media, its conversation and these."""
+        conversation = read_conversation(request.messages, request.system, request.tools)
+        conversation, media = self.media.place(conversation, request.media)
+        if not media:
+            return self._render(request, conversation, ())
+        check_option_names(request.options)  # before anything is fetched for it
+        return conversation, media
+
+    def _render(
+        self, request: ChatRequest, conversation: Conversation, media: Sequence[Medium]
+    ) -> PreparedRequest:
+        options, template = request.options, self.template
         preserve = options.get("preserve_thinking")
-        constrained = read_response_format(options.get("response_format")) is not None
-        elements = self.media_prompts.render(
-            self.template,
+        if preserve is not None:
+            preserve = read_option(options, "preserve_thinking")
+        constrained = (
+            options.get("response_format") is not None
+            and read_option(options, "response_format") is not None
+        )
+        elements = self.media.render(
+            template,
             conversation,
             media,
-            enable_thinking=self._thinking(options.get("enable_thinking"), constrained),
-            preserve_thinking=self.data_args.preserve_thinking if preserve is None else preserve,
+            enable_thinking=self._thinking(options, constrained),
+            preserve_thinking=self._data_args.preserve_thinking if preserve is None else preserve,
         )
-        if constrained and self.template.starts_in_thought(elements):
+        starts_in_thought = template.starts_in_thought(elements)
+        if constrained and starts_in_thought:
             raise UnsupportedOptionError(
                 "This model always begins with a thought, and response_format constrains an answer "
                 "from its first token: the two do not go together."
             )
-        prompt = self.media_prompts.encode(self.template, elements, media, self.tokenizer)
-        params = self.sampling_params(options, len(prompt))
-        hidden = self._hidden(params)
-        return Request(
-            prompt=prompt,
-            params=replace(params, skip_special_tokens=False) if hidden else params,
-            adapter=options.get("adapter"),
-            request_id=options.get("request_id"),
-            hidden=hidden,
-            starts_in_thought=self.template.starts_in_thought(elements),
-            tools=conversation.tools,
+        prompt = self.media.encode(template, elements, media, self.tokenizer)
+        skips = options.get("skip_special_tokens")
+        special = self._special if (self._skips_special if skips is None else skips) else _NONE
+        params = self._resolver.resolve(
+            {**options, "skip_special_tokens": False} if special else options,
+            len(prompt),
+            stop_token_ids=self._stop_token_ids,
+            stop_strings=self._stop_strings,
+            streamed=request.streamed,
         )
+        return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
 
-    def _thinking(self, wanted: bool | None, constrained: bool) -> bool | None:
+    def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
         """A constraint holds from the first token on, so that there is no room for a thought."""
+        wanted = read_option(options, "enable_thinking")
         if not constrained:
-            return self.data_args.enable_thinking if wanted is None else wanted
+            return self._data_args.enable_thinking if wanted is None else wanted
         if wanted:
             raise UnsupportedOptionError(
                 "response_format constrains an answer from its first token, which leaves no room for "
@@ -178,64 +223,32 @@ class RequestPreparation:
             )
         return False
 
-    def sampling_params(
-        self, options: Mapping[str, Any], prompt_length: int, *, templated: bool = True
-    ) -> SamplingParams:
-        """A request's settings, fitted to its prompt; where that is `templated`, with its stops.
-
-        Raises:
-            RequestError: an option is wrong, or the prompt too long.
-        """
-        sampling = {name: value for name, value in options.items() if name in SAMPLING_OPTIONS}
-        return resolve(
-            sampling,
-            self.generating_args.explicit(),
-            self.generation_config,
-            prompt_length=prompt_length,
-            context_length=self.context_length,
-            eos_token_ids=self.eos_token_ids,
-            stop_token_ids=self.template.stop_token_ids(self.tokenizer) if templated else (),
-            stop_strings=self.template.stop_strings(self.tokenizer) if templated else (),
-        )
-
-    def _hidden(self, params: SamplingParams) -> frozenset[str]:
-        """Special tokens' texts that the reader must hide, since it needs markers among them.
+    def _special_with_markers(self) -> frozenset[str]:
+        """Special tokens' texts that the engine shows to the reader, which finds its markers in them
+        and hides all.
 
         Empty where no marker of thoughts or calls is a special token: the engine hides them then.
         """
-        if not params.skip_special_tokens:
-            return frozenset()
         special = self.tokenizer.special_texts
         tool_format = self.template.tool_format
         markers = {word.strip() for word in self.template.thought_words}
         markers.update(tool_format.markers if tool_format else ())
         return special if markers & special else frozenset()
 
-    def _reply_reader(self, request: Request) -> ReplyReader:
-        tool_format = self.template.tool_format
-        return ReplyReader(
-            special=request.hidden,
-            reasoning=ReasoningSplitter(
-                self.template.thought_words, inside=request.starts_in_thought
-            ),
-            tools=tool_format.parser(request.tools) if tool_format and request.tools else None,
-        )
 
-
-SHORT = 4000
-"""Characters of a conversation, or of a text, that are rendered and tokenised within about half a millisecond."""
-
-
-def _is_short(messages: Messages) -> bool:
+def _is_short(request: ChatRequest) -> bool:
     """Whether all of it is plain text, and little. What is no conversation is not short."""
+    messages = request.messages
+    if request.media is not NO_MEDIA or request.tools is not None:
+        return False
     if not isinstance(messages, (list, tuple)) or len(messages) > SHORT // 100:
         return False
-    length = 0
+    length = len(request.system or "")
     for message in messages:
         content = message.get("content") if isinstance(message, Mapping) else None
         if not isinstance(content, str):
             return False
-        length += len(content) + 100  # a turn of its own
+        length += len(content) + 100  # the template's own text for a turn
         if length > SHORT:
             return False
     return True

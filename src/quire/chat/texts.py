@@ -1,39 +1,120 @@
-"""Texts to be scored or embedded: their reading, and many requests as one call."""
+"""Texts to be scored or embedded: their options, their reading, and many prompts as one call."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from quire.chat.text_options import TextOptions
-from quire.errors import PromptTooLongError, RequestError, RequestTimeoutError
-from quire.prompt import Prompt
+from quire.chat.token_chat import TokenChat
+from quire.engines.seam import PoolingParams, out_of_time
+from quire.errors import (
+    PromptTooLongError,
+    RequestError,
+    SamplingError,
+    UnsupportedOptionError,
+    nearest,
+    sentence,
+)
+from quire.options import Flag, Integer, read_option
+from quire.outputs import Embedding
+from quire.prompt import POOLING_KINDS, Prompt
 from quire.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
+_SCORE_OPTIONS = ("max_length", "priority", "timeout", "cache_salt")
+_EMBEDDING_OPTIONS = (*_SCORE_OPTIONS, "pooling", "normalize", "add_special_tokens", "adapter")
+_LENGTH = Integer(1, 2**31 - 1)
 
-async def each_text(
-    read: Callable[[], list[Prompt]],
-    compute: Callable[[Prompt], Coroutine[Any, Any, T]],
-    timeout: float | None,
-) -> list[T]:
-    """Compute each prompt that `read` returns, all at once. What ends the call early cancels them.
 
-    `read` runs off the event loop: it tokenises.
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """What a call of get_scores or embed asks for.
+
+    `max_length` cuts texts at their end, in tokens; None refuses those that are too long. `timeout`
+    is in seconds for the whole call.
+    """
+
+    pooling: PoolingParams
+    max_length: int | None = None
+    timeout: float | None = None
+    add_special_tokens: bool = False
+
+
+def score_options(options: Mapping[str, Any]) -> TextOptions:
+    """The options of get_scores.
 
     Raises:
-        RequestError: `read` or the engine refuses one of them.
-        RequestTimeoutError: `timeout` seconds have passed.
+        UnsupportedOptionError: it has no option of this name.
+        SamplingError: an option is out of its range.
+    """
+    _check_names("get_scores", options, _SCORE_OPTIONS)
+    return _text_options(options, PoolingParams(score=True, **_shared(options)))
+
+
+def embedding_options(options: Mapping[str, Any]) -> TextOptions:
+    """The options of embed; raises as `score_options` does."""
+    _check_names("get_embeddings", options, _EMBEDDING_OPTIONS)
+    kind = options.get("pooling")
+    if kind is not None and kind not in POOLING_KINDS:
+        raise SamplingError(f"pooling must be one of {', '.join(POOLING_KINDS)}, not {kind!r}.")
+    pooling = PoolingParams(
+        kind=kind,
+        normalize=_flag(options, "normalize"),
+        adapter=read_option(options, "adapter"),
+        **_shared(options),
+    )
+    return _text_options(options, pooling, special=_flag(options, "add_special_tokens"))
+
+
+def _check_names(method: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for name in options:
+        if name not in known:
+            raise UnsupportedOptionError(
+                sentence(f"{method} takes no option {name!r}{nearest(name, known)}")
+            )
+
+
+def _shared(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: read_option(options, name) for name in ("priority", "cache_salt")}
+
+
+def _flag(options: Mapping[str, Any], name: str) -> bool:
+    return Flag().read(name, options.get(name, True))
+
+
+def _text_options(
+    options: Mapping[str, Any], pooling: PoolingParams, *, special: bool = False
+) -> TextOptions:
+    length = options.get("max_length")
+    return TextOptions(
+        pooling,
+        None if length is None else _LENGTH.read("max_length", length),
+        read_option(options, "timeout"),
+        special,
+    )
+
+
+async def pool_texts(chat: TokenChat, texts: object, options: TextOptions) -> list[Embedding]:
+    """Make each text a vector, all at once. What ends the call early cancels them.
+
+    Raises:
+        RequestError: a text cannot be read, or the engine refuses one of them.
+        RequestTimeoutError: the call's time has passed.
         EngineError: the engine could not do it.
     """
+    context = chat.info.context_length
     try:
-        async with asyncio.timeout(timeout):
-            prompts = await asyncio.to_thread(read)
-            return await _all_of(map(compute, prompts))
+        async with asyncio.timeout(options.timeout):
+            await chat.health()
+            tokenizer = chat.preparation.tokenizer
+            prompts = await asyncio.to_thread(read_texts, texts, tokenizer, options, context)
+            return await _all_of(chat.engine.pool(prompt, options.pooling) for prompt in prompts)
     except TimeoutError:
-        raise RequestTimeoutError(f"The request's timeout of {timeout:g} s passed.") from None
+        assert options.timeout is not None
+        raise out_of_time(options.timeout) from None
 
 
 async def _all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -60,13 +141,13 @@ def read_texts(
         raise RequestError(f"Give the texts as a list, not as {type(texts).__name__}.")
     length = None if options.max_length is None else min(options.max_length, context)
     prompts: list[Prompt] = []
-    for place, text in enumerate(cast("Sequence[object]", texts)):
-        ids = _read(place, text, tokenizer, options.add_special_tokens, length)
+    for index, text in enumerate(cast("Sequence[object]", texts)):
+        ids = _read(index, text, tokenizer, options.add_special_tokens, length)
         if not ids:
-            raise RequestError(f"Text {place} is empty: it has no token.")
+            raise RequestError(f"Text {index} is empty: it has no token.")
         if len(ids) > context:
             raise PromptTooLongError(
-                f"Text {place} has {len(ids):,} tokens and the context holds {context:,}; give "
+                f"Text {index} has {len(ids):,} tokens and the context holds {context:,}; give "
                 "max_length to cut it."
             )
         prompts.append(Prompt(tuple(ids)))
@@ -74,7 +155,7 @@ def read_texts(
 
 
 def _read(
-    place: int, text: object, tokenizer: Tokenizer, special: bool, length: int | None
+    index: int, text: object, tokenizer: Tokenizer, special: bool, length: int | None
 ) -> list[int]:
     """The ids of one text, cut to `length` tokens at its end."""
     if isinstance(text, str):
@@ -83,10 +164,10 @@ def _read(
                 tokenizer.encode_whole(text, length) if special else tokenizer.encode(text)[:length]
             )
         except Exception as error:  # half a surrogate pair
-            raise RequestError(f"Text {place} cannot be tokenised: {error!r}.") from error
+            raise RequestError(f"Text {index} cannot be tokenised: {error!r}.") from error
     ids: list[Any] = (
         list(cast("Iterable[Any]", text)) if isinstance(text, (list, tuple)) else [None]
     )
     if not all(type(number) is int and 0 <= number < 2**31 for number in ids):
-        raise RequestError(f"Text {place} is neither a text nor a list of token ids.")
+        raise RequestError(f"Text {index} is neither a text nor a list of token ids.")
     return ids[:length]

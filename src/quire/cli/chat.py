@@ -44,7 +44,10 @@ class TerminalChat:
     ) -> None:
         """`options` are settings to begin with, as /set takes them."""
         self.model, self.console, self.reader = model, console, reader
-        self.generation_config = model.engine.generation_config
+        engine = model.engine
+        self.generation_config = (
+            engine.tokens.preparation.generation_config if engine.has_tokens else {}
+        )
         self.session = Session(model.engine.generating_args.explicit())
         self.show_stats = False
         self.answers: list[Answer] = []

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from quire.arguments import parse_scalar
+from quire.arguments import GeneratingArguments, parse_scalar
 from quire.cli.attachments import labels, read_sources
 from quire.cli.session import SETTINGS, Session
 from quire.errors import ConfigError, RequestError, nearest
 from quire.media.placement import KINDS, Kind
 from quire.messages import Media, read_tools
-from quire.sampling import DEFAULTS
+from quire.options import OPTIONS
 
 
 class Chat(Protocol):
@@ -177,11 +177,16 @@ def _name_and_value(argument: str) -> tuple[str, str | None]:
     return name.strip(), rest or None
 
 
+CONFIGURABLE = frozenset(GeneratingArguments.model_fields)
+"""What /settings shows whether or not it was given."""
+
+
 def _settings(chat: Chat) -> dict[str, str]:
     """Each setting that has a value, and where the value comes from."""
-    shown = {key: f"{_json(value)}  (default)" for key, value in DEFAULTS.items()}
+    defaults = {one.name: one.default for one in OPTIONS if one.name in CONFIGURABLE}
+    shown = {key: f"{_json(value)}  (default)" for key, value in defaults.items()}
     for source, values in (
-        ("from the model", {k: v for k, v in chat.generation_config.items() if k in DEFAULTS}),
+        ("from the model", {k: v for k, v in chat.generation_config.items() if k in CONFIGURABLE}),
         ("configured", chat.session.configured),
         ("set here", chat.session.settings),
     ):

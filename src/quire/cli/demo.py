@@ -102,7 +102,7 @@ class Demo:
         engine = self.model.engine
         self._title(
             f"quire {__version__} · the demo model · {engine.name}, "
-            f"{engine.context_length:,} tokens of context"
+            f"{engine.info.context_length:,} tokens of context"
         )
         self.console.print()
         alone = self._converse("A conversation, streamed", DEMO_CONVERSATION, [])

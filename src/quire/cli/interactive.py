@@ -40,7 +40,7 @@ def greet(console: Console, name: str, model: ChatModel, *, is_demo: bool = Fals
     console.print(
         Text.assemble(
             (f"quire {__version__}", "bold"),
-            f" · {harmless(name)} · {engine.name}, {engine.context_length:,} tokens of context",
+            f" · {harmless(name)} · {engine.name}, {engine.info.context_length:,} tokens of context",
             ("".join(f"\n{hint}" for hint in hints), "dim"),
         ),
     )

@@ -32,7 +32,7 @@ def read_start(words: Sequence[str]) -> Start:
     """
     # Here, not above: reading arguments takes pydantic, which `quire --help` need not wait for.
     from quire.arguments import FIELDS, read_assignments, read_words, split_source
-    from quire.sampling import REQUEST_OPTIONS
+    from quire.options import REQUEST_OPTIONS
 
     source, rest = split_source(words)
     values = read_assignments(rest)

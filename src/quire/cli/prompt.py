@@ -12,7 +12,7 @@ from quire.cli.terminal import is_terminal, note
 from quire.errors import ConfigError, MessageError
 
 if TYPE_CHECKING:
-    from quire.arguments import DataArguments, ModelArguments
+    from quire.arguments import InferArgs
     from quire.messages import Conversation
     from quire.prompt import Element
     from quire.template.template import Template
@@ -46,8 +46,7 @@ class PromptOptions:
 class _Model:
     """What prompts are made with. Without a folder there may be no tokenizer."""
 
-    model_args: ModelArguments
-    data: DataArguments
+    arguments: InferArgs
     folder: Path | None
     tokenizer: Tokenizer | None
 
@@ -75,13 +74,13 @@ def show_prompt(
     model = _read_words(words, options)
     content = _read_content(options, source)
     if options.elements:
-        rendering = _render(content, model, model.data.template)
+        rendering = _render(content, model, model.arguments.data.template)
         _write_elements(rendering, output)
         return
     from quire.cli.prompt_view import show_difference, show_rendering
 
     content = _without_last_answer(content)
-    first = _render(content, model, model.data.template)
+    first = _render(content, model, model.arguments.data.template)
     if options.diff is None:
         show_rendering(first, output, ids=options.ids)
     else:
@@ -97,23 +96,21 @@ def _read_words(words: Sequence[str], options: PromptOptions) -> _Model:
     if options.template is not None:
         values["template"] = options.template
     named = values.setdefault("model_name_or_path", _NO_MODEL) != _NO_MODEL
-    model_args, data, _, _ = get_infer_args(values)
-    if not named and data.template and not options.ids:
-        return _Model(model_args, data, None, None)
+    arguments = get_infer_args(values)
+    if not named and arguments.data.template and not options.ids:
+        return _Model(arguments, None, None)
     from quire.tokenizer import Tokenizer
 
     if named:
+        from quire.tokenizer.loading import load_tokenizer
         from quire.weights.folder import find_model_folder
 
-        folder = find_model_folder(model_args)
-        tokenizer = Tokenizer.from_folder(folder)
-        tokenizer.add_tokens(model_args.add_tokens or ())
-        tokenizer.add_tokens(model_args.add_special_tokens or (), special=True)
-        return _Model(model_args, data, folder, tokenizer)
+        folder = find_model_folder(arguments.model)
+        return _Model(arguments, folder, load_tokenizer(folder, arguments.model))
     from quire.demo import demo_model_path
 
     note("No model was named: the tokenizer is that of quire's demo model.")
-    return _Model(model_args, data, None, Tokenizer.from_folder(demo_model_path()))
+    return _Model(arguments, None, Tokenizer.from_folder(demo_model_path()))
 
 
 def _read_content(options: PromptOptions, source: TextIO) -> dict[str, Any]:
@@ -150,7 +147,7 @@ def _without_last_answer(content: dict[str, Any]) -> dict[str, Any]:
 def _render(content: Mapping[str, Any], model: _Model, name: str | None) -> Rendering:
     from quire.template.registry import get_template
 
-    data = model.data
+    data = model.arguments.data
     template = get_template(
         name, model.tokenizer, tool_format=data.tool_format, default_system=data.default_system
     )
@@ -178,15 +175,13 @@ def _render_media(
     from quire.media.placement import KINDS
 
     form = "expanded" if model.folder else "short"
-    prompts = MediaPrompts.of_model(
-        template, model.folder, KINDS, model.model_args, model.data, form
-    )
-    prompts.place(conversation)  # which checks what this template takes
+    prompts = MediaPrompts.of_model(template, model.folder, KINDS, model.arguments, form)
+    conversation, media = prompts.place(conversation)  # which checks what this template takes
     try:
-        media = asyncio.run(prompts.load(conversation))
+        decoded = asyncio.run(prompts.load(media))
     finally:
         prompts.close()
-    return prompts.render(template, conversation, media, **how)
+    return prompts.render(template, conversation, decoded, **how)
 
 
 def _conversation(content: Mapping[str, Any]) -> Conversation:

@@ -22,7 +22,7 @@ def run_server(words: Sequence[str]) -> None:
         raise ConfigError(f"{names}: that is given with a request, not to the server.")
     try:
         from quire.server.arguments import read_server_arguments
-        from quire.server.run import serve
+        from quire.server.lifecycle.run import serve
     except ImportError as error:
         raise ConfigError(
             f"The server needs a package that is not here ({error}): pip install 'quire-llm[server]'."

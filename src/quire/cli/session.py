@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from quire.cli.attachments import user_content
-from quire.errors import ConfigError, MessageError, SamplingError, UnsupportedOptionError
+from quire.errors import ConfigError, MessageError, UnsupportedOptionError
 from quire.messages import Media, Message, ToolCall, read_conversation, read_tools
-from quire.sampling import REQUEST_OPTIONS, check_option_names, resolve
+from quire.options import REQUEST_OPTIONS
+from quire.sampling import OptionResolver
 
 _NOT_SHOWN = frozenset({"n", "num_return_sequences", "logprobs", "prompt_logprobs", "request_id"})
 SETTINGS = REQUEST_OPTIONS - _NOT_SHOWN - {"enable_thinking"}
@@ -183,11 +184,7 @@ def check_settings(settings: Mapping[str, Any], configured: Mapping[str, Any]) -
             )
         if name == "enable_thinking":
             raise UnsupportedOptionError("enable_thinking is set with /think on or /think off.")
-    check_option_names(settings)
-    sampling = {k: v for k, v in settings.items() if k not in ("adapter", "preserve_thinking")}
-    resolve(sampling, configured, {}, prompt_length=1, context_length=2**31)
-    if not isinstance(settings.get("preserve_thinking"), (bool, type(None))):
-        raise SamplingError("preserve_thinking must be true or false.")
+    OptionResolver(configured, {}, context_length=2**31).resolve(settings, 1)
 
 
 def load_file(path: Path) -> dict[str, Any]:

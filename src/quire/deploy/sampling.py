@@ -6,7 +6,7 @@ from typing import Any
 
 from quire.arguments import GeneratingArguments
 from quire.deploy.model import ServedModel
-from quire.sampling import resolve
+from quire.sampling import OptionResolver
 
 _NAMES = ("temperature", "top_p", "top_k", "repetition_penalty")
 _ANY_LENGTH = 2**31
@@ -20,9 +20,8 @@ def sampling_defaults(generating: GeneratingArguments, model: ServedModel) -> di
     of every request there.
     """
     explicit = generating.explicit()
-    params = resolve(
-        {}, explicit, model.generation_config, prompt_length=1, context_length=_ANY_LENGTH
-    )
+    resolver = OptionResolver(explicit, model.generation_config, context_length=_ANY_LENGTH)
+    params = resolver.resolve({}, 1)
     chosen = [name for name in _NAMES if model.is_known or name in explicit]
     if params.greedy and "temperature" not in chosen:
         chosen.insert(0, "temperature")

@@ -1,1 +1,1 @@
-"""What this machine has: cores, memory."""
+"""What this machine has: cores, memory, a folder for what was made on it."""

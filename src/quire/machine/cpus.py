@@ -1,4 +1,4 @@
-"""How many threads of compute this process should have."""
+"""How many compute threads this process should have, and what the processor is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def default_threads() -> int:
-    """The cores that this process may use: two threads of one core share its arithmetic units."""
+    """The number of cores that this process may use.
+
+    Hardware threads of one core are not counted twice: they share its arithmetic units.
+    """
     try:
         allowed = os.sched_getaffinity(0)
     except AttributeError:  # not on this platform
@@ -21,7 +24,7 @@ def default_threads() -> int:
 
 
 def _core(cpu: int) -> str:
-    """The CPUs that share a core with `cpu`, as the kernel writes them."""
+    """The CPUs that share a core with `cpu`, in the words of the system: a name for the core."""
     try:
         return (_CPUS / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
@@ -29,7 +32,7 @@ def _core(cpu: int) -> str:
 
 
 def _quota() -> int:
-    """The CPUs that the control group's quota is worth."""
+    """How many CPUs the quota of the control group amounts to."""
     try:
         quota, period = _QUOTA.read_text().split()
         return max(1, -(-int(quota) // int(period)))
@@ -56,7 +59,7 @@ def _allowed() -> set[int]:
 
 
 def instruction_sets(info: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The instruction sets of this CPU as the kernel names them, such as `avx2`, `avx512_bf16`."""
+    """The instruction sets of this CPU by Linux's names, such as `avx2`, `avx512_bf16`."""
     try:
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from quire.arguments import DataArguments, ModelArguments
 from quire.errors import MediaError
-from quire.machine.allocation import map_large_blocks
+from quire.machine.memory import map_large_blocks
 from quire.media.animation import picture_form, read_animation
 from quire.media.audio import from_waveform, is_waveform, read_sound
 from quire.media.fetch import (

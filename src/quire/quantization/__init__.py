@@ -1,1 +1,1 @@
-"""Weights as small whole numbers: checkpoints that hold them, and rounding to them."""
+"""Weights as 4-bit and 8-bit integers: checkpoints that hold them, and rounding to them."""

@@ -1,4 +1,4 @@
-"""AWQ: AutoAWQ's checkpoints in the order of its `gemm` kernels, four bits.
+"""AWQ: AutoAWQ's checkpoints with four bits, in the layout of its `gemm` kernels.
 
 A module of shape (columns, depth) has `qweight` (depth, columns / 8), `qzeros` (groups, columns / 8)
 and `scales` (groups, columns). An int32 word holds eight columns in the order 0 2 4 6 1 3 5 7, the
@@ -12,14 +12,18 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.quantization.packing import words_for
-from quire.quantization.quantized import QuantizedMatrix
-from quire.quantization.schemes import ModuleScheme, Rule
-from quire.quantization.settings import group_size, names, refuse
-from quire.quantization.stored import ModuleTensors
+from quire.quantization.matrix import QuantizedMatrix
+from quire.quantization.module_tensors import ModuleTensors, words_for
+from quire.quantization.schemes import (
+    ModuleScheme,
+    Rule,
+    group_size,
+    names,
+    refuse,
+)
 from quire.weights.hub_config import HubConfig
 
-_VERSIONS = ("gemm", "exllama", "ipex")  # names of kernels that all read the order of `gemm`
+_VERSIONS = ("gemm", "exllama", "ipex")  # kernels that all read the layout of `gemm`
 _COLUMN_OF_FIELD = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
@@ -40,7 +44,11 @@ def rules(settings: HubConfig) -> Iterator[Rule]:
 
 
 def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -> QuantizedMatrix:
-    """The module's weight. Raises WeightsError for a tensor that is missing or not as it must be."""
+    """The module's weight.
+
+    Raises:
+        WeightsError: a tensor is missing, or not as it must be.
+    """
     columns, depth = shape
     bits, group = scheme.bits, min(scheme.group or depth, depth)
     groups, width = -(-depth // group), words_for(columns, bits)
@@ -54,14 +62,15 @@ def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -
 
 
 def _unpack(words: NDArray[np.int32], columns: int) -> NDArray[np.uint8]:
-    """(rows, words) to (columns, rows)."""
+    """Unpack words (rows, words) into columns (columns, rows)."""
     rows, width = words.shape
-    # Turned around as words, and each field then written along the rows: no byte moves alone.
+    # The words are transposed first, and each field is then written along the rows: transposing the
+    # unpacked bytes would move eight times as many elements, one by one.
     octets = np.ascontiguousarray(words.T).view(np.uint8).reshape(width, rows, 4)
-    numbers = np.empty((width, 8, rows), np.uint8)
+    integers = np.empty((width, 8, rows), np.uint8)
     for field, column in enumerate(_COLUMN_OF_FIELD):
         if field % 2:
-            np.right_shift(octets[:, :, field // 2], 4, out=numbers[:, column])
+            np.right_shift(octets[:, :, field // 2], 4, out=integers[:, column])
         else:
-            np.bitwise_and(octets[:, :, field // 2], 15, out=numbers[:, column])
-    return numbers.reshape(8 * width, rows)[:columns]
+            np.bitwise_and(octets[:, :, field // 2], 15, out=integers[:, column])
+    return integers.reshape(8 * width, rows)[:columns]

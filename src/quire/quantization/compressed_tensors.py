@@ -1,15 +1,17 @@
-"""compressed-tensors: LLM Compressor's checkpoints with weights of whole numbers.
+"""compressed-tensors: LLM Compressor's checkpoints with integer weights.
 
-A module of shape (columns, depth) has `weight_scale` (columns, groups), (columns, 1) for each
-column or one number for all, and `weight_zero_point` of the same shape where it is not symmetric.
+A module of shape (columns, depth) has `weight_scale`: (columns, groups), or (columns, 1) for one
+scale a column, or a single number. `weight_zero_point` has the same shape, unless the scheme is
+symmetric.
 
-- `pack-quantized`: `weight_packed` (columns, depth / n), n = 32 / bits numbers in an int32 word, the
-  lowest bits first, moved up by half their range; zero points packed alike along the columns;
-  `weight_shape`; and with `actorder: group` `weight_g_idx` (depth,), each input's group.
+- `pack-quantized`: `weight_packed` (columns, depth / n), with n = 32 / bits integers in an int32
+  word, the lowest bits first, which are made unsigned by adding half their range; zero points packed
+  in the same way along the columns; `weight_shape`; and with `actorder: group` also `weight_g_idx`
+  (depth,), each input's group.
 - `int-quantized` and `naive-quantized`: `weight` and zero points as signed bytes.
 
-What a scheme says of activations is of no concern here: they are computed in full precision, or
-rounded by this engine's own kernels token by token, which is closer to the model than a fixed scale.
+What a scheme says about activations does not matter here. They stay in full precision, or this
+engine's own kernels round them token by token, which is closer to the model than a fixed scale.
 """
 
 from __future__ import annotations
@@ -20,11 +22,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.quantization.packing import unpack, words_for
-from quire.quantization.quantized import QuantizedMatrix
-from quire.quantization.schemes import Layout, ModuleScheme, Rule
-from quire.quantization.settings import check_pattern, group_size, names, refuse
-from quire.quantization.stored import ModuleTensors, order_of_groups
+from quire.quantization.matrix import QuantizedMatrix
+from quire.quantization.module_tensors import (
+    ModuleTensors,
+    order_of_groups,
+    unpack,
+    words_for,
+)
+from quire.quantization.schemes import (
+    Layout,
+    ModuleScheme,
+    Rule,
+    check_pattern,
+    group_size,
+    names,
+    refuse,
+)
 from quire.weights.hub_config import HubConfig
 
 _LAYOUTS: dict[str, Layout] = {
@@ -39,10 +52,11 @@ _CLASSES = ("Linear", "Embedding")
 def rules(settings: HubConfig) -> Iterator[Rule]:
     """The rules of a `quantization_config` whose method is `compressed-tensors`.
 
-    First what is ignored, then names, then patterns, then classes, as compressed-tensors matches.
+    The order is that in which compressed-tensors matches: what is ignored, then names, then patterns,
+    then classes.
     """
-    _check_whole(settings)
-    found = [_target(settings, "ignore", text, None) for text in names(settings, "ignore")]
+    _check_model(settings)
+    ignored = [_target(settings, "ignore", text, None) for text in names(settings, "ignore")]
     groups = settings.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise settings.wrong("config_groups", groups, "an object of groups")
@@ -52,12 +66,12 @@ def rules(settings: HubConfig) -> Iterator[Rule]:
         scheme = _scheme(group, group.get("format", settings.get("format")))
         targets += [_target(group, "targets", text, scheme) for text in names(group, "targets")]
     rank = {"name": 0, "pattern": 1, "class": 2}
-    yield from found
+    yield from ignored
     yield from sorted(targets, key=lambda rule: rank[rule.match])
 
 
-def _check_whole(settings: HubConfig) -> None:
-    """Refuse what is done to the model beside its quantised weights."""
+def _check_model(settings: HubConfig) -> None:
+    """Refuse sparsity and transforms, which change the model beside quantising its weights."""
     sparsity = settings.get("sparsity_config", {})
     form = sparsity.get("format") if isinstance(sparsity, Mapping) else sparsity
     if form not in (None, "dense"):
@@ -68,6 +82,7 @@ def _check_whole(settings: HubConfig) -> None:
 
 
 def _target(settings: HubConfig, key: str, text: str, scheme: ModuleScheme | None) -> Rule:
+    """The rule of one target: a name, a class, or a pattern after `re:`."""
     if text.startswith("re:"):
         return Rule("pattern", check_pattern(settings, key, text.removeprefix("re:")), scheme)
     return Rule("class" if text in _CLASSES else "name", text, scheme)
@@ -98,7 +113,7 @@ def _scheme(group: HubConfig, form: Any) -> ModuleScheme:
 
 
 def _check_activations(group: HubConfig, key: str) -> None:
-    """Outputs that were rounded cannot be told from the weights; inputs in whole numbers may be."""
+    """Refuse rounded outputs, which this engine does not compute; inputs may be rounded to integers."""
     if key not in group:
         return
     if key == "output_activations":
@@ -114,16 +129,20 @@ def _group(weights: HubConfig) -> int:
     if strategy not in _STRATEGIES:
         raise refuse(weights, "strategy", strategy, _STRATEGIES)
     if strategy == "group" and not size:
-        raise weights.wrong("group_size", weights.get("group_size"), "a positive whole number")
+        raise weights.wrong("group_size", weights.get("group_size"), "a positive integer")
     return size if strategy == "group" else 0
 
 
 def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -> QuantizedMatrix:
-    """The module's weight. Raises WeightsError for a tensor that is missing or not as it must be."""
+    """The module's weight.
+
+    Raises:
+        WeightsError: a tensor is missing, or not as it must be.
+    """
     columns, depth = shape
     group = min(scheme.group or depth, depth)
     groups = -(-depth // group)
-    # Where no order was used, the tensor may be there all the same.
+    # The tensor may be there although no order was used: see `order_of_groups`.
     ordered = groups > 1 and (scheme.act_order or "weight_g_idx" in tensors)
     order = order_of_groups(tensors, "weight_g_idx", depth, group) if ordered else None
     codes = _codes(tensors, columns, depth, scheme)
@@ -140,24 +159,27 @@ def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -
 def _codes(
     tensors: ModuleTensors, columns: int, depth: int, scheme: ModuleScheme
 ) -> NDArray[np.uint8]:
-    """(columns, depth), inputs in their own order."""
+    """The codes (columns, depth), in stored order."""
     if scheme.layout == "integers":
         return tensors.signed("weight", (columns, depth), bits=scheme.bits)
     if "weight_shape" in tensors:
-        said = tuple(tensors.integers("weight_shape", (2,)).tolist())
-        if said != (columns, depth):
-            raise tensors.wrong("weight_shape", f"is {said}, config.json asks for {columns, depth}")
+        stored = tuple(tensors.integers("weight_shape", (2,)).tolist())
+        if stored != (columns, depth):
+            raise tensors.wrong(
+                "weight_shape", f"is {stored}, config.json asks for {columns, depth}"
+            )
     words = tensors.words("weight_packed", (columns, words_for(depth, scheme.bits)))
     return unpack(words, scheme.bits)[:, :depth]
 
 
 def _shapes(columns: int, groups: int) -> tuple[tuple[int, ...], ...]:
+    """The shapes that scales and zero points may have."""
     each: tuple[tuple[int, ...], ...] = ((columns, groups),)
     return (*each, (columns,), (1,), ()) if groups == 1 else each
 
 
 def _spread(values: NDArray[Any], columns: int, groups: int) -> NDArray[Any]:
-    """One number for all, or one a column, as (columns, groups)."""
+    """One number for all, or one for each column, as (columns, groups)."""
     table = values.reshape(-1, 1) if values.ndim < 2 else values
     return np.ascontiguousarray(np.broadcast_to(table, (columns, groups)))
 

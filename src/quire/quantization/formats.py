@@ -1,4 +1,8 @@
-"""From a folder's `quantization_config` to its rules, by the method that it names."""
+"""The formats of quantised checkpoints: from a `quantization_config` to rules, from tensors to a matrix.
+
+The method that a config names decides how its rules are read; a module's scheme decides how its
+tensors are.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,46 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from quire.errors import WeightsError
 from quire.quantization import awq, compressed_tensors, gptq
-from quire.quantization.schemes import Quantization, Rule
-from quire.quantization.settings import refuse
+from quire.quantization.matrix import QuantizedMatrix
+from quire.quantization.module_tensors import ModuleTensors, TensorSource
+from quire.quantization.schemes import (
+    Layout,
+    ModuleClass,
+    ModuleScheme,
+    Quantization,
+    Rule,
+    refuse,
+)
 from quire.weights.hub_config import HubConfig
+
+_Reader = Callable[[ModuleTensors, tuple[int, int], ModuleScheme], QuantizedMatrix]
 
 METHODS: dict[str, Callable[[HubConfig], Iterator[Rule]]] = {
     "awq": awq.rules,
     "compressed-tensors": compressed_tensors.rules,
     "gptq": gptq.rules,
 }
+# By layout: the tensor that holds the integers, and the function that reads a module.
+_LAYOUTS: dict[Layout, tuple[str, _Reader]] = {
+    "gptq": ("qweight", gptq.read),
+    "gptq_v2": ("qweight", gptq.read),
+    "awq": ("qweight", awq.read),
+    "packed": ("weight_packed", compressed_tensors.read),
+    "integers": ("weight", compressed_tensors.read),
+}
 _KEYS = ("quantization_config", "compression_config")
 _FILES = ("quantize_config.json", "quant_config.json")
-"""Where AutoGPTQ and AutoAWQ wrote it before `config.json` had a place for it."""
+"""Files of their own that AutoGPTQ and AutoAWQ wrote before it became part of `config.json`."""
 
 
 def read_quantization(config: HubConfig, folder: Path | None = None) -> Quantization | None:
-    """How the model's weights are quantised; None where they are not.
+    """How the model's weights are quantised; None if they are not.
 
-    Raises UnsupportedModelError for a method or a form of it that this engine does not read, and
-    ModelError for settings that contradict themselves.
+    Raises:
+        UnsupportedModelError: the native engine does not read this method, or this form of it.
+        ModelError: the settings contradict themselves.
     """
     settings = _settings(config, folder)
     if settings is None:
@@ -47,7 +71,7 @@ def _settings(config: HubConfig, folder: Path | None) -> HubConfig | None:
 
 
 def _method(settings: HubConfig) -> Any:
-    """The method; old files do not say it, but have keys of their own."""
+    """The method that settings name. Old files do not name one, but each has a key of its own."""
     method = settings.get("quant_method", settings.get("method"))
     if isinstance(method, str):
         return method.lower()
@@ -55,3 +79,50 @@ def _method(settings: HubConfig) -> Any:
         if method is None and key in settings:
             return known
     return method
+
+
+def read_quantized(
+    source: TensorSource,
+    name: str,
+    shape: tuple[int, ...],
+    quantization: Quantization | None,
+    module_class: ModuleClass = "Linear",
+) -> QuantizedMatrix | None:
+    """The matrix of a module by the name of its weight; None if it is stored in full precision.
+
+    What the folder holds decides, not the settings alone: writers leave some modules plain that
+    their settings would quantise, the head above all.
+
+    Raises:
+        WeightsError: the settings leave the module in full precision, but the folder has nothing but
+            integers for it; or a tensor is missing, or not as it must be.
+    """
+    if len(shape) != 2 or not name.endswith(".weight"):
+        return None
+    module = name.removesuffix(".weight")
+    scheme = quantization.scheme_of(module, module_class) if quantization is not None else None
+    tensors = ModuleTensors(source, module)
+    if scheme is None:
+        _check_plain(tensors, quantization)
+        return None
+    part, read = _LAYOUTS[scheme.layout]
+    if part not in tensors or (part == "weight" and tensors.type_of(part) != "I8"):
+        return None
+    columns, depth = shape
+    return read(tensors, (columns, depth), scheme)
+
+
+def _check_plain(tensors: ModuleTensors, quantization: Quantization | None) -> None:
+    """Raise WeightsError if a module without a scheme has quantised tensors alone."""
+    if "weight" in tensors:
+        return
+    for part in ("qweight", "weight_packed"):
+        if part in tensors:
+            where = quantization.source if quantization is not None else "config.json"
+            problem = (
+                "leaves this module in full precision" if quantization else "says nothing about it"
+            )
+            raise WeightsError(
+                f"The folder holds {tensors.name(part)}, quantised, and no {tensors.name('weight')}; "
+                f"{where} {problem}. Copy config.json and quantize_config.json of the same model again"
+            )

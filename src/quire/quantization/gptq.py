@@ -1,10 +1,12 @@
-"""GPTQ: AutoGPTQ's and GPTQModel's checkpoints, of both conventions of the zero points.
+"""GPTQ: AutoGPTQ's and GPTQModel's checkpoints, with either convention for the zero points.
 
 A module of shape (columns, depth) has, all packed into int32 with the lowest bits first:
-`qweight` (depth / n, columns), n = 32 / bits numbers of consecutive inputs in a word; `qzeros`
-(groups, columns / n); `scales` (groups, columns); and `g_idx` (depth,), each input's group. Format
-`gptq` stores zero points less 1, `gptq_v2` as they are. As GPTQModel does, the 1 is added to whole
-words, so that a borrow which its subtraction made between neighbours is undone.
+`qweight` (depth / n, columns), with n = 32 / bits integers of consecutive inputs in a word; `qzeros`
+(groups, columns / n); `scales` (groups, columns); and `g_idx` (depth,), each input's group.
+
+The format `gptq` stores zero points less 1, `gptq_v2` as they are. The 1 was subtracted from whole
+words, where a zero point of 0 borrows from its neighbour. So it is added to whole words here, as
+GPTQModel does, which undoes the borrow.
 """
 
 from __future__ import annotations
@@ -15,11 +17,21 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.quantization.packing import unpack, words_for
-from quire.quantization.quantized import QuantizedMatrix
-from quire.quantization.schemes import Layout, ModuleScheme, Rule
-from quire.quantization.settings import check_pattern, group_size, refuse
-from quire.quantization.stored import ModuleTensors, order_of_groups
+from quire.quantization.matrix import QuantizedMatrix
+from quire.quantization.module_tensors import (
+    ModuleTensors,
+    order_of_groups,
+    unpack,
+    words_for,
+)
+from quire.quantization.schemes import (
+    Layout,
+    ModuleScheme,
+    Rule,
+    check_pattern,
+    group_size,
+    refuse,
+)
 from quire.weights.hub_config import HubConfig
 
 _LAYOUTS: dict[str, Layout] = {"gptq": "gptq", "gptq_v2": "gptq_v2"}
@@ -29,7 +41,8 @@ _ONES = {4: 0x11111111, 8: 0x01010101}
 def rules(settings: HubConfig) -> Iterator[Rule]:
     """The rules of a `quantization_config` whose method is `gptq`, or of a `quantize_config.json`.
 
-    `dynamic` (GPTQModel) gives modules other bits or groups, or leaves them alone, by patterns.
+    `dynamic` (GPTQModel) gives the modules that match a pattern other bits or groups, or leaves them
+    in full precision.
     """
     layout = _layout(settings)
     dynamic = settings.get("dynamic", {})
@@ -73,7 +86,11 @@ def _scheme(settings: HubConfig, layout: Layout) -> ModuleScheme:
 
 
 def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -> QuantizedMatrix:
-    """The module's weight. Raises WeightsError for a tensor that is missing or not as it must be."""
+    """The module's weight.
+
+    Raises:
+        WeightsError: a tensor is missing, or not as it must be.
+    """
     columns, depth = shape
     bits, group = scheme.bits, min(scheme.group or depth, depth)
     groups = -(-depth // group)
@@ -82,7 +99,7 @@ def read(tensors: ModuleTensors, shape: tuple[int, int], scheme: ModuleScheme) -
     zeros = tensors.words("qzeros", (groups, words_for(columns, bits)))
     order = order_of_groups(tensors, "g_idx", depth, group) if "g_idx" in tensors else None
     if scheme.act_order and groups > 1 and "g_idx" not in tensors:
-        tensors.integers("g_idx", (depth,))  # raises: without it the groups are unknown
+        tensors.integers("g_idx", (depth,))  # raises: without it no input's group is known
     codes = unpack(words.T, bits)[:, :depth]
     return QuantizedMatrix(
         bits,

@@ -1,10 +1,17 @@
-"""What a `quantization_config` says: which modules are stored quantised, and how."""
+"""What a `quantization_config` says: which modules are stored quantised, and how.
+
+Each format has a module that turns its settings into `Rule`s, with the look-ups at the end of this one.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from quire.errors import UnsupportedModelError
+from quire.weights.hub_config import HubConfig
 
 Layout = Literal["gptq", "gptq_v2", "awq", "packed", "integers"]
 ModuleClass = Literal["Linear", "Embedding"]
@@ -17,23 +24,26 @@ class ModuleScheme:
     layout: Layout
     bits: int
     group: int
-    """Inputs that share a scale; 0 for all of a column's."""
+    """How many inputs share a scale; 0 if all inputs of a column do."""
     symmetric: bool = True
     act_order: bool = False
-    """Whether groups are of inputs that lie apart: the file says which."""
+    """Whether the inputs of a group lie apart: a tensor of the checkpoint says which belong together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Gives the modules that it matches a scheme, or leaves them in full precision (None)."""
+    """Gives the modules that it matches a scheme, or leaves them in full precision (None).
+
+    `match` says what `text` is: the whole name of a module; a regular expression that matches from
+    the beginning of the name; some whole parts of the dotted name in a row; or the module's class.
+    """
 
     match: Literal["name", "pattern", "part", "class"]
-    """The text is the whole name, a regular expression that matches from the name's beginning,
-    some whole parts of the dotted name one after another, or the module's class."""
     text: str
     scheme: ModuleScheme | None
 
     def matches(self, module: str, module_class: ModuleClass) -> bool:
+        """Whether the rule is about this module."""
         if self.match == "name":
             return module == self.text
         if self.match == "pattern":
@@ -45,16 +55,56 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """A model's rules; the first that matches a module counts, and where none does it is plain."""
+    """A model's rules. The first that matches a module counts; without one it is not quantised."""
 
     method: str
     source: str
-    """Where it was read, for the texts of errors."""
+    """The file and key that it was read from, for error texts."""
     rules: tuple[Rule, ...]
 
     def scheme_of(self, module: str, module_class: ModuleClass) -> ModuleScheme | None:
-        """The scheme of a module, by the name of its weight without `.weight`."""
+        """The scheme of a module; None if it is stored in full precision.
+
+        A module is named as its weight is, without `.weight`.
+        """
         for rule in self.rules:
             if rule.matches(module, module_class):
                 return rule.scheme
         return None
+
+
+# ---- look-ups that the formats share
+
+
+def refuse(
+    settings: HubConfig, key: str, value: Any, known: Iterable[Any]
+) -> UnsupportedModelError:
+    """The error for quantised weights in a form that the native engine does not read."""
+    reads = ", ".join(str(one) for one in known)
+    return UnsupportedModelError(
+        f"{settings.source}: {key} is {value!r}; the native engine reads quantised weights "
+        f"{f'with {reads}' if reads else 'without it'}. infer_backend: vllm may run this model"
+    )
+
+
+def group_size(settings: HubConfig, key: str) -> int:
+    """How many inputs share a scale; 0 for all, which files write as -1."""
+    value = settings.get(key, -1)
+    return 0 if value == -1 else settings.integer(key)
+
+
+def names(settings: HubConfig, key: str) -> list[str]:
+    """A list of strings; empty if the key is absent."""
+    value = settings.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise settings.wrong(key, value, "a list of names")
+    return value
+
+
+def check_pattern(settings: HubConfig, key: str, pattern: str) -> str:
+    """The pattern, if it is a regular expression. Raises ModelError if it is not."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise settings.wrong(key, pattern, f"a regular expression ({error})") from None
+    return pattern

@@ -13,17 +13,18 @@ from starlette.types import ASGIApp
 
 from quire import __version__
 from quire.errors import QuireError
-from quire.server import adapters, page, tokens
-from quire.server.anthropic import messages
-from quire.server.anthropic.errors import error_body
-from quire.server.disconnect import ClientGone
+from quire.server import page
+from quire.server.apis import adapters, tokens
+from quire.server.apis.anthropic import messages
+from quire.server.apis.anthropic.writer import error_body
+from quire.server.apis.openai import chat, completions, embeddings, models, scores
+from quire.server.apis.openai.answers import State
+from quire.server.apis.openai.responses import router as responses
+from quire.server.apis.openai.writing import json_answer
+from quire.server.apis.openapi import complete_page
 from quire.server.errors import Problem, problem_of
-from quire.server.openai import chat, completions, embeddings, models, scores
-from quire.server.openai.answers import State
-from quire.server.openai.documents import complete_page
-from quire.server.openai.responses import router as responses
-from quire.server.openai.writing import json_answer
 from quire.server.service import Service
+from quire.server.streams import ClientGone
 
 logger = logging.getLogger("quire")
 
@@ -48,14 +49,14 @@ ROUTERS: tuple[MakeRouter, ...] = (
 ERROR_FORMS: dict[str, ErrorForm] = {messages.PATH: error_body}
 """The error bodies of APIs that are not OpenAI's, by the beginning of their paths."""
 
-Guard: TypeAlias = Callable[[ASGIApp], ASGIApp]
+Middleware: TypeAlias = Callable[[ASGIApp], ASGIApp]
 
 
 def make_app(
     service: Service,
     *,
     routers: Sequence[MakeRouter] = (),
-    guards: Sequence[Guard] = (),
+    middleware: Sequence[Middleware] = (),
     lifespan: Any = None,
 ) -> FastAPI:
     """The application over a service.
@@ -63,7 +64,7 @@ def make_app(
     Args:
         service: what answers; it may get its engine later.
         routers: routes beside those of `ROUTERS`.
-        guards: ASGI middleware around all routes, the outermost first.
+        middleware: ASGI middleware around all routes, the outermost first.
         lifespan: what runs around the server's life, as Starlette takes it.
     """
     app = FastAPI(title="quire", version=__version__, lifespan=lifespan, redirect_slashes=False)
@@ -71,7 +72,7 @@ def make_app(
     for make_router in (*ROUTERS, *routers):
         app.include_router(make_router(service_of))
     app.include_router(_state_routes())
-    for guard in reversed(guards):
+    for guard in reversed(middleware):
         app.add_middleware(guard)  # type: ignore[arg-type]
     _handle_errors(app)
     _complete_page(app)

@@ -14,6 +14,7 @@ from quire.arguments.foreign import FOREIGN_KEYS, is_refusable, reason_without_e
 from quire.arguments.groups import Size
 from quire.arguments.words import FIELDS
 from quire.errors import ConfigError, nearest, sentence
+from quire.response_format import MAX_SIZE
 
 Seconds = Annotated[Number, Field(gt=0)]
 Count = Annotated[Whole, Field(ge=1)]
@@ -69,12 +70,12 @@ class ServerArguments(Arguments):
     """Tools of one request."""
     max_stop_strings: Count = 16
     """Stop strings of one request."""
-    max_schema_bytes: Size = 64 * 2**10
+    max_schema_bytes: Annotated[Size, Field(le=MAX_SIZE)] = 64 * 2**10
     """Of a `response_format`: its schema, expression, grammar or choices."""
     max_logprobs: Annotated[Whole, Field(ge=0, le=64)] = 20
     """Likeliest tokens that `top_logprobs` names for each token."""
     max_bias_tokens: Count = 1024
-    """Tokens that `logit_bias` names, and texts that `bad_words` does."""
+    """Tokens that `logit_bias` and `stop_token_ids` name, and texts that `bad_words` does."""
     max_texts: Count = 2048
     """Texts that one request wants embedded or scored."""
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
 from starlette.requests import Request
 
+from quire.request import ChatRequest
+from quire.response_format import Constraint
+from quire.server.arguments import ServerArguments
+from quire.server.errors import BadRequest
 from quire.server.turns import joined
 
 ToolChoice = Literal["auto", "none", "required", "named"]
@@ -20,7 +24,7 @@ _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 class Call:
     """One client's request for an answer to a conversation, in quire's own terms.
 
-    `options` are named as in `quire.sampling.REQUEST_OPTIONS`; `model` is as the client wrote it.
+    `options` are named as in `quire.options.OPTIONS`; `model` is as the client wrote it.
     """
 
     messages: list[dict[str, Any]]
@@ -35,10 +39,13 @@ class Call:
     parallel_tool_calls: bool = True
     """False lets an answer call one tool at most."""
 
-    @property
-    def turns(self) -> list[dict[str, Any]]:
-        """The messages, those of one side in a row as one."""
-        return joined(self.messages)
+    def request(
+        self, tools: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any]
+    ) -> ChatRequest:
+        """What an engine is asked: messages of one side in a row are one turn."""
+        return ChatRequest(
+            joined(self.messages), self.system, tools, options=options, streamed=self.streamed
+        )
 
     @property
     def completions(self) -> int:
@@ -70,3 +77,72 @@ CALLER = "quire.caller"
 def caller_of(request: Request) -> Caller:
     """Who sent a request; anonymous where the server has no keys."""
     return request.scope.get(CALLER, ANONYMOUS)
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def check_call(call: Call, arguments: ServerArguments) -> None:
+    """Refuse a conversation that asks for too much.
+
+    Raises:
+        BadRequest: the field that does is named.
+    """
+    _check_count("messages", call.messages, arguments.max_messages)
+    _check_count("tools", call.tools, arguments.max_tools)
+    check_options(call.options, arguments)
+
+
+def check_texts(texts: Sized, arguments: ServerArguments) -> None:
+    """Refuse too many texts to be embedded or scored; raises BadRequest."""
+    _check_count("input", texts, arguments.max_texts)
+
+
+def check_options(
+    options: Mapping[str, Any], arguments: ServerArguments, *, prompts: int = 1
+) -> None:
+    """Refuse request options that ask for too much; values of a wrong type are refused later.
+
+    Raises:
+        BadRequest: the field that does is named.
+    """
+    count = completions_of(options)
+    if count > arguments.max_n:
+        raise _too_many("n", "completions", arguments.max_n, "max_n")
+    if count * prompts > arguments.max_completions:
+        raise _too_many("n", "completions in all", arguments.max_completions, "max_completions")
+    if not isinstance(options.get("stop"), str):
+        _check_count("stop", options.get("stop"), arguments.max_stop_strings, "max_stop_strings")
+    for name in ("logprobs", "prompt_logprobs"):
+        wanted = options.get(name)
+        if isinstance(wanted, int) and wanted > arguments.max_logprobs:
+            raise _too_many(name, "alternatives a token", arguments.max_logprobs, "max_logprobs")
+    for name in ("logit_bias", "bad_words", "stop_token_ids"):
+        _check_count(name, options.get(name), arguments.max_bias_tokens, "max_bias_tokens")
+    if is_larger(options.get("response_format"), arguments.max_schema_bytes):
+        raise _too_many(
+            "response_format", "characters", arguments.max_schema_bytes, "max_schema_bytes"
+        )
+
+
+def is_larger(value: Any, limit: int) -> bool:
+    """Whether a value of JSON has more than about `limit` characters; looks at no more than that."""
+    size, left = 0, [value.value if isinstance(value, Constraint) else value]
+    while left and size <= limit:
+        item = left.pop()
+        size += len(item) + 2 if isinstance(item, str) else 2
+        if isinstance(item, Mapping):
+            left.extend((*item.keys(), *item.values()))
+        elif isinstance(item, (list, tuple)):
+            left.extend(item)
+    return size > limit
+
+
+def _check_count(name: str, value: Any, limit: int, setting: str | None = None) -> None:
+    if isinstance(value, Sized) and len(value) > limit:
+        raise _too_many(name, "entries", limit, setting or f"max_{name}")
+
+
+def _too_many(name: str, of_what: str, limit: int, setting: str) -> BadRequest:
+    text = f"{name}: at most {limit:,} {of_what} are allowed here ({setting})."
+    return BadRequest(text, param=name, code="too_many")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
+
+from starlette.types import Scope, Send
 
 from quire.errors import (
     AdapterError,
@@ -171,3 +175,35 @@ def problem_of(error: BaseException) -> Problem:
             text = _HIDDEN.get(code or "", str(error))
             return Problem(status, text, type_, param, code, retry_after)
     return Problem(500, "The server failed at this request.", _SERVER, None, "internal_error")
+
+
+# --- sent before any route is found ----------------------------------------------------------------
+
+
+ErrorForm: TypeAlias = Callable[[str, Problem], Mapping[str, Any]]
+"""The body that tells of a problem at a path."""
+
+
+def openai_form(path: str, problem: Problem) -> Mapping[str, Any]:
+    """OpenAI's form, whatever the path."""
+    return problem.body
+
+
+async def refuse(scope: Scope, send: Send, problem: Problem, form: ErrorForm) -> None:
+    """Answer a request with a problem."""
+    body = json.dumps(form(scope["path"], problem)).encode()
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **problem.headers,
+    }
+    if problem.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    await send(
+        {
+            "type": "http.response.start",
+            "status": problem.status,
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

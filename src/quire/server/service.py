@@ -5,25 +5,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
 
-from quire.chat.base_engine import BaseEngine, raise_failed
-from quire.chat.completion import CompletionCollector
-from quire.chat.in_time import in_time
+from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import SHORT
-from quire.chat.response import ChatDelta, Response
-from quire.errors import RequestTimeoutError, UnsupportedOptionError
-from quire.outputs import Delta
+from quire.errors import RequestTimeoutError
+from quire.options import check_option_names
+from quire.outputs import AnswerSum, Delta, Embedding, Response
 from quire.prompt import Prompt
-from quire.sampling import check_option_names
+from quire.server.admission import Admission
 from quire.server.arguments import ServerArguments
-from quire.server.call import Call, Caller, completions_of
-from quire.server.errors import NotAllowed, NotReady
-from quire.server.limits import check_call, check_options
-from quire.server.models import ServedModels
-from quire.server.together import together
+from quire.server.call import (
+    Call,
+    Caller,
+    check_call,
+    check_options,
+    check_texts,
+    completions_of,
+)
+from quire.server.errors import BadRequest, NotAllowed, NotReady
+from quire.server.served_models import ServedModels
+from quire.server.streams import together
 from quire.server.token_texts import TokenNumbers, TokenTexts
 from quire.server.tool_choice import ToolChooser
 from quire.tokenizer import Tokenizer
@@ -38,7 +42,7 @@ class Observation(Protocol):
         """It has left the queue."""
         ...
 
-    def delta(self, delta: ChatDelta | Delta) -> None:
+    def delta(self, delta: Delta) -> None:
         """Something was written."""
         ...
 
@@ -51,59 +55,17 @@ Observe: TypeAlias = Callable[[Kind, Caller, int], Observation]
 """Begins to watch a request of a kind, a caller, and so many completions."""
 
 
-class Gate(Protocol):
-    """What lets requests in."""
-
-    def enter(
-        self, cost: int, priority: int = 0, deadline: float | None = None
-    ) -> AbstractAsyncContextManager[Any]:
-        """Wait for room for `cost` completions; raises Overloaded or NotReady."""
-        ...
-
-    def check(self) -> None:
-        """Raise NotReady or Overloaded where `enter` would, at once."""
-        ...
-
-    def check_open(self) -> None:
-        """Raise NotReady where nobody is let in."""
-        ...
-
-
-class OpenGate:
-    """Lets everybody in."""
-
-    def enter(
-        self, cost: int, priority: int = 0, deadline: float | None = None
-    ) -> AbstractAsyncContextManager[Any]:
-        return nullcontext()
-
-    def check(self) -> None:
-        """Nobody is refused."""
-
-    def check_open(self) -> None:
-        """Nobody is refused."""
-
-
-class _Unobserved:
-    def admitted(self) -> None: ...
-    def delta(self, delta: ChatDelta | Delta) -> None: ...
-    def end(self, error: BaseException | None) -> None: ...
-
-
 class Service:
     """One engine, served. `attach` gives it the engine once that is loaded."""
 
     def __init__(
         self,
         arguments: ServerArguments,
+        gate: Admission,
+        observe: Observe,
         engine: BaseEngine | None = None,
-        *,
-        gate: Gate | None = None,
-        observe: Observe | None = None,
     ) -> None:
-        self.arguments = arguments
-        self.gate: Gate = gate or OpenGate()
-        self.observe = observe
+        self.arguments, self.gate, self.observe = arguments, gate, observe
         self._engine: BaseEngine | None = None
         self._models: ServedModels | None = None
         self._texts: dict[type[TokenTexts], TokenTexts] = {}
@@ -159,13 +121,7 @@ class Service:
             NotReady: there is no engine.
             UnsupportedOptionError: the engine's servers keep the tokenizer to themselves.
         """
-        tokenizer = getattr(self.engine, "tokenizer", None)
-        if not isinstance(tokenizer, Tokenizer):
-            raise UnsupportedOptionError(
-                "Prompts without a template, and log-probabilities, need the model's tokenizer, "
-                "which remote_api chat does not have."
-            )
-        return tokenizer
+        return self.engine.tokenizer
 
     async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
         """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
@@ -175,7 +131,7 @@ class Service:
             found = self._texts[kind] = await kind.of(self.tokenizer)
         return found
 
-    async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[ChatDelta, None]:
+    async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[Delta, None]:
         """Answer as deltas; closing it aborts the request, wherever it is.
 
         Raises:
@@ -188,25 +144,19 @@ class Service:
         chooser = ToolChooser.of(call)
         entered = self.entered("chat", caller, call.options, adapter, call.completions)
         async with entered as (options, watching):
-            stream = engine.deltas(
-                call.turns,
-                call.system,
-                chooser.tools,
-                chooser.options(options),
-                streamed=call.streamed,
-            )
-            async with aclosing(chooser.read(stream)) as deltas:
+            request = call.request(chooser.tools, chooser.options(options))
+            async with aclosing(chooser.read(engine.stream_request(request))) as deltas:
                 async for delta in deltas:
                     watching.delta(delta)
                     yield delta
 
     async def answer(self, call: Call, caller: Caller) -> list[Response]:
         """Answer whole: exactly as many responses as were asked for, in order; see `stream`."""
-        collected: dict[int, CompletionCollector] = {}
+        answers = AnswerSum()
         async with aclosing(self.stream(call, caller)) as deltas:
             async for delta in deltas:
-                collected.setdefault(delta.index, CompletionCollector()).add(delta)
-        return [collected[index].response(index) for index in sorted(collected)]
+                answers.add(delta)
+        return answers.responses()
 
     def complete(
         self,
@@ -249,6 +199,63 @@ class Service:
                     watching.delta(delta)
                     yield delta
 
+    # --- without an answer -----------------------------------------------------------------------
+
+    async def prompt(self, call: Call) -> Prompt:
+        """The prompt that an answer to this call would begin from; the engine computes nothing.
+
+        Raises:
+            ServerError: the model is not served, or the tool choice is wrong.
+            RequestError: the request is wrong.
+            UnsupportedOptionError: prompts are made elsewhere.
+        """
+        self.models.resolve(call.model)
+        chooser = ToolChooser.of(call)
+        request = call.request(chooser.tools, chooser.options(call.options))
+        return (await self.engine.tokens.preparation.prepare(request)).prompt
+
+    async def embed(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+    ) -> list[Embedding]:
+        """Texts, or their token ids, as vectors; `options` are those of `BaseEngine.embed`.
+
+        Raises what `stream` does.
+        """
+        check_texts(texts, self.arguments)
+        adapter = self.models.resolve(model)
+        async with self.entered("embedding", caller, options, adapter) as (ready, _):
+            return await self.engine.embed(texts, **ready)
+
+    async def score(
+        self,
+        texts: Sequence[str],
+        options: Mapping[str, Any],
+        caller: Caller,
+        *,
+        model: str | None = None,
+    ) -> list[Embedding]:
+        """A reward model's scores of texts, one number each; `options` are those of `get_scores`.
+
+        Raises what `stream` does.
+        """
+        check_texts(texts, self.arguments)
+        if self.models.resolve(model) is not None:
+            raise BadRequest(
+                "Texts are scored by the model itself, and by no adapter.", param="model"
+            )
+        async with self.entered("score", caller, options, None) as (ready, _):
+            try:
+                return await self.engine.score(texts, **ready)
+            except NotImplementedError:
+                raise NotAllowed("This model scores no texts: that needs a reward model.") from None
+
+    # --- admission and observation ---------------------------------------------------------------
+
     @asynccontextmanager
     async def entered(
         self,
@@ -263,7 +270,7 @@ class Service:
         `count`: its completions. Texts of one request count as one: the engine takes them as it has
         room.
         """
-        watching = _Unobserved() if self.observe is None else self.observe(kind, caller, count)
+        watching = self.observe(kind, caller, count)
         deadline = self._deadline(options)
         try:
             async with self._enter(count, options, deadline):
@@ -328,14 +335,9 @@ async def _token_ids(
     return await asyncio.to_thread(read)
 
 
-async def _completion(
+def _completion(
     engine: BaseEngine, ids: Sequence[int], options: Mapping[str, Any], *, streamed: bool
 ) -> AsyncGenerator[Delta, None]:
     """The deltas of one prompt."""
-    params = engine.sampling_params(options, len(ids), templated=False)
-    params = replace(params, streamed=streamed)
-    stream = engine.generate(Prompt(tuple(ids)), params, adapter=options.get("adapter"))
-    async with aclosing(in_time(stream, params.timeout)) as deltas:
-        async for delta in deltas:
-            raise_failed(delta)
-            yield delta
+    params = engine.tokens.preparation.params(options, len(ids), streamed=streamed)
+    return engine.tokens.complete(Prompt(tuple(ids)), params)

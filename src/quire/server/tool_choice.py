@@ -12,9 +12,9 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from quire.chat.response import ChatDelta
 from quire.errors import UnsupportedOptionError
 from quire.messages import ToolCall
+from quire.outputs import Delta
 from quire.server.call import Call
 from quire.server.errors import BadRequest
 
@@ -45,7 +45,7 @@ class ToolChooser:
         """The request's options, with what the choice adds."""
         return options
 
-    def read(self, deltas: AsyncGenerator[ChatDelta, None]) -> AsyncGenerator[ChatDelta, None]:
+    def read(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         """The answer with its calls as calls."""
         return deltas
 
@@ -56,17 +56,17 @@ class OneCall(ToolChooser):
     The model writes on unseen, so that usage stays true; what it writes is dropped.
     """
 
-    async def read(
-        self, deltas: AsyncGenerator[ChatDelta, None]
-    ) -> AsyncGenerator[ChatDelta, None]:
+    async def read(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         called: set[int] = set()
         async with aclosing(deltas):
             async for delta in deltas:
                 if delta.index in called:
-                    delta = replace(delta, text="", content="", reasoning="", tool_calls=())
+                    delta = replace(delta, text="", parts=())
                 elif delta.tool_calls:
                     called.add(delta.index)
-                    delta = replace(delta, tool_calls=delta.tool_calls[:1])
+                    parts = delta.all_parts()
+                    first = next(i for i, part in enumerate(parts) if isinstance(part, ToolCall))
+                    delta = replace(delta, parts=parts[: first + 1])
                 yield delta
 
 
@@ -104,9 +104,7 @@ class ForcedChoice(ToolChooser):
         limit = {} if self._call.parallel_tool_calls else {"maxItems": 1}
         return {"type": "array", "items": {"anyOf": call}, "minItems": 1, **limit}
 
-    async def read(
-        self, deltas: AsyncGenerator[ChatDelta, None]
-    ) -> AsyncGenerator[ChatDelta, None]:
+    async def read(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         readers: dict[int, CallReader] = {}
         name = self._call.tool_name if self._named else None
         async with aclosing(deltas):
@@ -116,9 +114,7 @@ class ForcedChoice(ToolChooser):
                 reason = delta.finish_reason
                 if reason == "stop" and reader.has_called:
                     reason = "tool_calls"
-                yield replace(
-                    delta, content="", reasoning="", tool_calls=calls, finish_reason=reason
-                )
+                yield replace(delta, parts=calls, finish_reason=reason)
 
 
 class CallReader:

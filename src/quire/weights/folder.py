@@ -23,11 +23,11 @@ _WANTED_FILES = [
 def find_model_folder(model_args: ModelArguments) -> Path:
     """Return the model's folder.
 
-    That is a folder here, that of a demo model (`demo`, `demo-see`, `demo-hear`, `demo-reward`), or
-    the hub's snapshot, downloaded where needed.
+    It is a folder on this machine, that of a demo model (`demo`, `demo-see`, `demo-hear`,
+    `demo-reward`), or a snapshot of the hub, which is downloaded if needed.
 
     Raises:
-        ModelNotFoundError: none of them.
+        ModelNotFoundError: the name is none of these.
     """
     name = model_args.model_name_or_path
     local = Path(name).expanduser()
@@ -63,10 +63,10 @@ def _download(name: str, model_args: ModelArguments) -> Path:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read one JSON object of the folder; a file that is not there gives an empty one.
+    """Read one JSON object of the folder; a missing file gives an empty one.
 
     Raises:
-        ModelNotFoundError: the file is there but holds no JSON object.
+        ModelNotFoundError: the file exists, but does not hold a JSON object.
     """
     path = folder / name
     if not path.is_file():
@@ -81,14 +81,14 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def eos_token_ids(folder: Path, eos_token_id: int | None) -> tuple[int, ...]:
-    """The ids that end an answer: those of the generation config, else the config, and the tokenizer's."""
-    found: list[int] = []
+    """The EOS tokens: those of the generation config, or else the config, and the tokenizer's own."""
+    eos: list[int] = []
     for name in ("generation_config.json", "config.json"):
         value = read_json(folder, name).get("eos_token_id")
         ids = value if isinstance(value, list) else [value]
-        found = [token for token in ids if isinstance(token, int)]
-        if found:
+        eos = [token for token in ids if isinstance(token, int)]
+        if eos:
             break
     if eos_token_id is not None:
-        found.append(eos_token_id)
-    return tuple(dict.fromkeys(found))
+        eos.append(eos_token_id)
+    return tuple(dict.fromkeys(eos))

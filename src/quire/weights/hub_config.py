@@ -11,7 +11,7 @@ from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 
 
 class HubConfig:
-    """The top level of a `config.json`. A key that is absent or null takes the default."""
+    """The top level of a `config.json`, or an object in it. An absent or null key has the default."""
 
     def __init__(self, values: Mapping[str, Any], source: str = "config.json") -> None:
         self.values = values
@@ -19,7 +19,12 @@ class HubConfig:
 
     @classmethod
     def read(cls, folder: Path, name: str = "config.json") -> HubConfig:
-        """Read `folder/config.json`. Raises ModelNotFoundError or ModelError."""
+        """Read `folder/config.json`, or another file of the folder.
+
+        Raises:
+            ModelNotFoundError: the folder or the file is missing.
+            ModelError: the file is not a JSON object.
+        """
         path = folder / name
         if not folder.is_dir():
             raise ModelNotFoundError(f"{folder} is not a folder")
@@ -34,22 +39,23 @@ class HubConfig:
         return cls(values, str(path))
 
     def with_changes(self, changes: Mapping[str, Any]) -> HubConfig:
-        """The same with other values of some keys."""
+        """The same config with other values for some keys."""
         return HubConfig({**self.values, **changes}, self.source)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of `key`, or the default where it is absent or null."""
+        """The value of `key`; the default if it is absent or null."""
         value = self.values.get(key)
         return default if value is None else value
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> HubConfig:
-        """The same config with values for keys that it does not have. A null stays a null."""
+        """The same config with values for absent keys. A null stays null: files may mean it."""
         return HubConfig({**defaults, **self.values}, self.source)
 
     def inner(self, key: str, value: Any = None) -> HubConfig:
         """The object at `key`, or the one given, as a config of its own.
 
-        Raises ModelError where it is no object.
+        Raises:
+            ModelError: it is not an object.
         """
         value = self.get(key) if value is None else value
         if not isinstance(value, Mapping):
@@ -57,7 +63,7 @@ class HubConfig:
         return HubConfig(value, f"{self.source}: {key}")
 
     def windows(self, window: int, default: list[str]) -> tuple[int, ...]:
-        """Each layer's window, 0 for none, by `layer_types` or else by `default`.
+        """Each layer's attention window, 0 for none: by `layer_types`, or else by `default`.
 
         A layer is "sliding_attention", which has the window, or "full_attention".
         """
@@ -72,16 +78,16 @@ class HubConfig:
         return self.values.get(key) is not None
 
     def is_null(self, key: str) -> bool:
-        """Whether the key is there and null."""
+        """Whether the key is present and null."""
         return key in self.values and self.values[key] is None
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
-        """A whole number of at least `minimum`. Without a default the key must be there."""
+        """An integer of at least `minimum`. Without a default the key is required."""
         value = self.get(key, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self.wrong(key, value, f"a whole number of at least {minimum}")
+            raise self.wrong(key, value, f"an integer of at least {minimum}")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -98,10 +104,10 @@ class HubConfig:
             raise self.wrong(key, value, "true or false")
         return value
 
-    def wrong(self, key: str, value: Any, wanted: str) -> ModelError:
-        """The error for a value that is missing or not what it should be."""
-        said = "is missing" if value is None else f"is {value!r}"
-        return ModelError(f"{self.source}: {key} {said}; it must be {wanted}")
+    def wrong(self, key: str, value: Any, expected: str) -> ModelError:
+        """The error for a value that is missing, or is not what was `expected`."""
+        problem = "is missing" if value is None else f"is {value!r}"
+        return ModelError(f"{self.source}: {key} {problem}; it must be {expected}")
 
     def require(self, key: str, allowed: tuple[Any, ...], default: Any) -> None:
         """Refuse a model whose `key` has a value that the engine does not compute."""

@@ -20,9 +20,9 @@ def byte_ids(tokenizer: Tokenizer, raw: bytes) -> list[int]:
         names = [f"<0x{byte:02X}>" for byte in raw]
     else:
         names = [byte_names()[byte] for byte in raw]
-    found = [tokenizer.token_to_id(name) for name in names]
-    assert None not in found
-    return [one for one in found if one is not None]
+    ids = [tokenizer.token_to_id(name) for name in names]
+    assert None not in ids
+    return [one for one in ids if one is not None]
 
 
 def byte_names() -> dict[int, str]:
@@ -137,7 +137,7 @@ def test_bytes_that_become_no_character_are_not_held_for_ever(tokenizer: Tokeniz
 
 
 def test_a_tokenizer_without_plain_letters_will_do() -> None:
-    detokenizer = StreamDetokenizer(byte_fallback().backend, None, True)
+    detokenizer = StreamDetokenizer(byte_fallback().backend, None, SamplingParams(max_tokens=1))
     ids = byte_ids(byte_fallback(), "你".encode() + b"\xff")
     cat = byte_fallback().token_to_id("cat") or 0
     assert "".join(detokenizer.add(token) for token in [*ids, cat]).endswith("cat")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -41,12 +43,12 @@ def greedy(max_tokens: int = 8, **options: Any) -> SamplingParams:
 
 def run(engine: Engine, steps: int = 500) -> dict[str, list[Delta]]:
     """Step until nobody is left; return each request's deltas."""
-    found: dict[str, list[Delta]] = {}
+    results: dict[str, list[Delta]] = {}
     for _ in range(steps):
         if not engine.has_work:
-            return found
+            return results
         for name, delta in engine.step():
-            found.setdefault(name, []).append(delta)
+            results.setdefault(name, []).append(delta)
         engine.check_integrity()
     raise AssertionError("somebody waits for ever")
 
@@ -120,11 +122,11 @@ def test_a_whole_answer_is_one_delta_of_all_that_a_stream_gives(options: dict[st
     for name in ("stream", "whole"):
         streamed = name == "stream"
         engine.add(name, Prompt(PROMPT), SamplingParams(**given, streamed=streamed))
-    found = run(engine)
-    whole = found["whole"]
+    results = run(engine)
+    whole = results["whole"]
     assert sorted(delta.index for delta in whole) == list(range(given.get("n", 1)))
     for delta in whole:
-        parts = [part for part in found["stream"] if part.index == delta.index]
+        parts = [part for part in results["stream"] if part.index == delta.index]
         last = parts[-1]
         assert delta.text == "".join(part.text for part in parts)
         assert delta.token_ids == tuple(token for part in parts for token in part.token_ids)
@@ -234,9 +236,9 @@ def test_salts_share_no_prefix() -> None:
     engine = make_engine()
     prompt = Prompt(tuple(range(1, 17)))
     cached: list[int] = []
-    for place, salt in enumerate(("mine", "yours", None, "mine", "yours", None)):
-        engine.add(str(place), prompt, greedy(2, cache_salt=salt))
-        usage = run(engine)[str(place)][-1].usage
+    for index, salt in enumerate(("mine", "yours", None, "mine", "yours", None)):
+        engine.add(str(index), prompt, greedy(2, cache_salt=salt))
+        usage = run(engine)[str(index)][-1].usage
         assert usage is not None
         cached.append(usage.cached_tokens)
     assert cached == [0, 0, 0, 12, 12, 12]
@@ -246,8 +248,8 @@ def test_a_request_that_needs_every_block_is_served() -> None:
     engine = make_engine(FakeRunner(num_blocks=4, block_size=4))
     engine.add("other", Prompt(PROMPT), greedy(4))
     engine.add("it", Prompt(tuple(range(1, 15))), greedy(3))  # the 17th token is never computed
-    found = run(engine)
-    assert tokens_of(found["it"]) == complete_plainly(range(1, 15), greedy(3), 0, 40)
+    results = run(engine)
+    assert tokens_of(results["it"]) == complete_plainly(range(1, 15), greedy(3), 0, 40)
     engine.add("it", Prompt(tuple(range(1, 17))), greedy(1))
     assert tokens_of(run(engine)["it"]) == complete_plainly(range(1, 17), greedy(1), 0, 40)
 
@@ -257,10 +259,10 @@ def test_the_last_in_order_makes_room_and_is_computed_again() -> None:
     prompts = {"later": PROMPT[:4], "sooner": PROMPT}
     for priority, name in ((1, "later"), (0, "sooner")):
         engine.add(name, Prompt(prompts[name]), greedy(15, priority=priority))
-    found = run(engine)
+    results = run(engine)
     for name, prompt in prompts.items():
-        assert tokens_of(found[name]) == complete_plainly(prompt, greedy(15), 0, 40)
-    assert list(found) == ["sooner", "later"]
+        assert tokens_of(results[name]) == complete_plainly(prompt, greedy(15), 0, 40)
+    assert list(results) == ["sooner", "later"]
     assert engine.statistics.preemptions == 1
     assert all_free(engine)
 
@@ -424,6 +426,20 @@ def test_close_ends_everything_and_may_be_called_twice() -> None:
         engine.add("it", Prompt(PROMPT), greedy())
 
 
+def test_nothing_is_kept_of_a_request_that_has_ended() -> None:
+    """Its adapter's memory, above all, is free as soon as the engine is idle."""
+    engine = make_engine()
+    adapter = FakeAdapter(1)
+    for params in (greedy(), SamplingParams(max_tokens=8, seed=0)):
+        engine.add("it", Prompt(PROMPT), params, adapter=adapter)
+        run(engine)
+    engine._runner.batches.clear()  # type: ignore[attr-defined]
+    kept = weakref.ref(adapter)
+    del adapter
+    gc.collect()
+    assert kept() is None
+
+
 # --- faults --------------------------------------------------------------------------------------
 
 
@@ -433,8 +449,8 @@ def test_bad_logits_end_their_own_row_alone(bad: float, temperature: float) -> N
     runner = FakeRunner()
 
     def spoil(batch: Batch, logits: NDArray[np.float32]) -> None:
-        for row, place in enumerate(batch.logits_rows.tolist()):
-            if batch.token_ids[place] == 39 or batch.positions[place] == 6:
+        for row, batch_row in enumerate(batch.logits_rows.tolist()):
+            if batch.token_ids[batch_row] == 39 or batch.positions[batch_row] == 6:
                 logits[row, 7] = bad
 
     runner.after_run = spoil
@@ -443,16 +459,16 @@ def test_bad_logits_end_their_own_row_alone(bad: float, temperature: float) -> N
     engine.add("good", Prompt(PROMPT[:3]), params)
     engine.add("bad prompt", Prompt((1, 39)), SamplingParams(max_tokens=3, n=2, seed=3))
     engine.add("bad later", Prompt(PROMPT), greedy(8, stop_token_ids=(39,)))
-    found = run(engine)
+    results = run(engine)
     good = complete_plainly(PROMPT[:3], params, 0, 40)
     assert 39 not in good, "choose another seed"
-    assert tokens_of(found["good"]) == good
-    assert [(d.index, d.finish_reason, d.token_ids) for d in found["bad prompt"]] == [
+    assert tokens_of(results["good"]) == good
+    assert [(d.index, d.finish_reason, d.token_ids) for d in results["bad prompt"]] == [
         (0, "error", ()),
         (1, "error", ()),
     ]
-    last = found["bad later"][-1]
-    assert (last.finish_reason, tokens_of(found["bad later"])) == ("error", ANSWER[:2])
+    last = results["bad later"][-1]
+    assert (last.finish_reason, tokens_of(results["bad later"])) == ("error", ANSWER[:2])
     assert last.error is not None
     assert "no usable logits" in last.error
     assert last.usage is not None
@@ -470,12 +486,12 @@ def test_bad_logits_of_a_prompt_end_a_request_that_wants_them() -> None:
     engine = make_engine(runner)
     engine.add("wants", Prompt(PROMPT), greedy(3, prompt_logprobs=1, n=2))
     engine.add("does not", Prompt(PROMPT), greedy(3))
-    found = run(engine)
-    assert [(d.index, d.finish_reason, d.token_ids) for d in found["wants"]] == [
+    results = run(engine)
+    assert [(d.index, d.finish_reason, d.token_ids) for d in results["wants"]] == [
         (0, "error", ()),
         (1, "error", ()),
     ]
-    assert tokens_of(found["does not"]) == ANSWER[:3]
+    assert tokens_of(results["does not"]) == ANSWER[:3]
 
 
 def test_content_of_a_faulty_step_is_not_used_again() -> None:
@@ -527,10 +543,10 @@ def test_a_detokenizer_that_raises_ends_its_completion() -> None:
     engine = Engine(FakeRunner(), lambda params: Broken() if params.min_p else NumberText())
     engine.add("bad", Prompt(PROMPT), SamplingParams(max_tokens=5, min_p=0.1))
     engine.add("good", Prompt(PROMPT), greedy())
-    found = run(engine)
-    assert [d.finish_reason for d in found["bad"]] == ["error"]
-    assert "no such token" in (found["bad"][0].error or "")
-    assert tokens_of(found["good"]) == ANSWER[:8]
+    results = run(engine)
+    assert [d.finish_reason for d in results["bad"]] == ["error"]
+    assert "no such token" in (results["bad"][0].error or "")
+    assert tokens_of(results["good"]) == ANSWER[:8]
 
 
 def test_a_request_whose_every_token_is_banned_ends_with_an_error() -> None:
@@ -553,15 +569,15 @@ def test_logprobs_are_taken_after_penalties_and_before_temperature() -> None:
         Prompt(PROMPT),
         SamplingParams(max_tokens=1, seed=0, top_k=3, logprobs=40, **options),
     )
-    found = run(engine)
+    results = run(engine)
     values = fake_logits(PROMPT, 40).astype(np.float64)
     values[3] += 2.0
     exact = values - math.log(np.exp(values).sum())
     for name in ("cold", "warm"):
-        (one,) = found[name][0].logprobs or ()
+        (one,) = results[name][0].logprobs or ()
         assert one.logprob == pytest.approx(exact[one.token_id], abs=1e-5)
         assert one.rank == 1 + int((exact > exact[one.token_id]).sum())
-    (cold,), (warm,) = found["cold"][0].logprobs or (), found["warm"][0].logprobs or ()
+    (cold,), (warm,) = results["cold"][0].logprobs or (), results["warm"][0].logprobs or ()
     assert (len(cold.top), len(warm.top)) == (2, 40)
     assert next(iter(cold.top)) == cold.token_id
 

@@ -167,10 +167,10 @@ class Arrivals(RuleBasedStateMachine):
         assert usage is not None
         assert (usage.prompt_tokens, usage.completion_tokens) == (len(prompt), len(tokens))
         if params.prompt_logprobs is not None and index == 0:
-            found = deltas[0].prompt_logprobs
-            assert found is not None
-            assert found[0] is None
-            assert tuple(one.token_id for one in found[1:] if one) == prompt[1:]
+            entries = deltas[0].prompt_logprobs
+            assert entries is not None
+            assert entries[0] is None
+            assert tuple(one.token_id for one in entries[1:] if one) == prompt[1:]
 
 
 Arrivals.TestCase.settings = settings(
@@ -198,7 +198,7 @@ def test_prompt_logprobs_are_the_same_however_the_prompt_is_cut(
     prompt: tuple[int, ...], chunk: int, caching: bool
 ) -> None:
     params = SamplingParams(max_tokens=2, temperature=0.0, logprobs=2, prompt_logprobs=3)
-    found: list[object] = []
+    results: list[object] = []
     for size in (chunk, 100):
         engine = Engine(
             FakeRunner(block_size=BLOCK, vocab_size=VOCAB),
@@ -209,8 +209,8 @@ def test_prompt_logprobs_are_the_same_however_the_prompt_is_cut(
         )
         for _ in range(2):  # the second time after a prefix that is cached
             deltas = run_all(engine, {"it": (prompt, params)})["it"]
-            found.append([(d.token_ids, d.logprobs, d.prompt_logprobs) for d in deltas])
-    assert all(one == found[0] for one in found)
+            results.append([(d.token_ids, d.logprobs, d.prompt_logprobs) for d in deltas])
+    assert all(one == results[0] for one in results)
 
 
 @settings(

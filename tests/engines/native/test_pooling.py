@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from quire.engines.native.batch import Batch
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.reference import ReferenceRunner
-from quire.engines.native.cpu.weights import load_weights
+from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.engine import Engine
 from quire.engines.native.models.registry import read_spec
-from quire.engines.native.pooling import Pooled, PoolingParams, ScoreHead
+from quire.engines.native.pooling import Pooled, Pooling, ScoreHead
 from quire.errors import (
     EngineClosedError,
     MediaError,
@@ -44,16 +45,16 @@ from tests.engines.native.random_models import load_oracle, make_random_model
 
 Vector = tuple[float, ...]
 LENGTHS = (5, 40, 17, 1, 64, 33)
-MEAN, LAST = PoolingParams("mean"), PoolingParams("last")
+MEAN, LAST = Pooling("mean"), Pooling("last")
 
 
 def run(engine: Engine) -> dict[str, list[Delta]]:
-    found: dict[str, list[Delta]] = {}
+    results: dict[str, list[Delta]] = {}
     for _ in range(2000):
         if not engine.has_work:
-            return found
+            return results
         for name, delta in engine.step():
-            found.setdefault(name, []).append(delta)
+            results.setdefault(name, []).append(delta)
         engine.check_integrity()
     raise AssertionError("somebody waits for ever")
 
@@ -101,28 +102,26 @@ def make_engine(oracle: Oracle) -> Iterator[Callable[..., Engine]]:
         engine.close()
 
 
-def pool_all(
-    engine: Engine, prompts: Sequence[Sequence[int]], params: PoolingParams
-) -> list[Vector]:
+def pool_all(engine: Engine, prompts: Sequence[Sequence[int]], params: Pooling) -> list[Vector]:
     for number, prompt in enumerate(prompts):
         engine.add_pooling(str(number), Prompt(tuple(prompt)), params)
-    found = run(engine)
-    return [vector_of(found[str(number)]) for number in range(len(prompts))]
+    results = run(engine)
+    return [vector_of(results[str(number)]) for number in range(len(prompts))]
 
 
 def test_last_and_mean_equal_transformers(
     oracle: Oracle, make_engine: Callable[..., Engine]
 ) -> None:
     engine = make_engine()
-    for found, hidden in zip(pool_all(engine, oracle.prompts, LAST), oracle.hidden, strict=True):
-        np.testing.assert_allclose(found, hidden[-1], atol=1e-4)
-    for found, hidden in zip(pool_all(engine, oracle.prompts, MEAN), oracle.hidden, strict=True):
-        np.testing.assert_allclose(found, hidden.double().mean(0), atol=1e-4)
-    normed = PoolingParams("mean", normalize=True)
-    for found, hidden in zip(pool_all(engine, oracle.prompts, normed), oracle.hidden, strict=True):
+    for vector, hidden in zip(pool_all(engine, oracle.prompts, LAST), oracle.hidden, strict=True):
+        np.testing.assert_allclose(vector, hidden[-1], atol=1e-4)
+    for vector, hidden in zip(pool_all(engine, oracle.prompts, MEAN), oracle.hidden, strict=True):
+        np.testing.assert_allclose(vector, hidden.double().mean(0), atol=1e-4)
+    normed = Pooling("mean", normalize=True)
+    for vector, hidden in zip(pool_all(engine, oracle.prompts, normed), oracle.hidden, strict=True):
         wanted = torch.nn.functional.normalize(hidden.mean(0), dim=-1)
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
-        assert sum(x * x for x in found) == pytest.approx(1.0, abs=1e-6)
+        np.testing.assert_allclose(vector, wanted, atol=1e-5)
+        assert sum(x * x for x in vector) == pytest.approx(1.0, abs=1e-6)
 
 
 def test_a_head_is_a_linear_map_of_the_last_hidden_state(
@@ -130,10 +129,10 @@ def test_a_head_is_a_linear_map_of_the_last_hidden_state(
 ) -> None:
     head = torch.nn.Linear(oracle.hidden[0].shape[1], 3)
     weight, bias = (p.detach().double().numpy() for p in (head.weight, head.bias))
-    found = pool_all(make_engine(), oracle.prompts, PoolingParams(head=ScoreHead(weight, bias)))
+    results = pool_all(make_engine(), oracle.prompts, Pooling(head=ScoreHead(weight, bias)))
     with torch.inference_mode():
         wanted = [head(hidden[-1]).numpy() for hidden in oracle.hidden]
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(results, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("params", [MEAN, LAST], ids=["mean", "last"])
@@ -150,7 +149,7 @@ def test_a_head_is_a_linear_map_of_the_last_hidden_state(
 def test_bitwise_the_same_in_any_company(
     oracle: Oracle,
     make_engine: Callable[..., Engine],
-    params: PoolingParams,
+    params: Pooling,
     options: dict[str, Any],
 ) -> None:
     alone = make_engine(prefix_caching=False)
@@ -167,24 +166,24 @@ def test_bitwise_the_same_in_any_company(
 
 @pytest.mark.parametrize("params", [MEAN, LAST], ids=["mean", "last"])
 def test_bitwise_the_same_after_preemption(
-    oracle: Oracle, make_engine: Callable[..., Engine], params: PoolingParams
+    oracle: Oracle, make_engine: Callable[..., Engine], params: Pooling
 ) -> None:
     expected = pool_all(make_engine(), oracle.prompts, params)
     engine = make_engine(max_batch_tokens=16, prefix_caching=False)
     for number, prompt in enumerate(oracle.prompts):
         engine.add_pooling(str(number), Prompt(prompt), params)
-    found: dict[str, list[Delta]] = {}
+    results: dict[str, list[Delta]] = {}
     preempted = 0
     while engine.has_work:
         for name, delta in engine.step():
-            found.setdefault(name, []).append(delta)
+            results.setdefault(name, []).append(delta)
         if preempted < 9:
             while engine._scheduler.running:
                 engine._scheduler._preempt_last()
                 preempted += 1
         engine.check_integrity()
     assert preempted >= 9
-    assert [vector_of(found[str(n)]) for n in range(len(expected))] == expected
+    assert [vector_of(results[str(n)]) for n in range(len(expected))] == expected
 
 
 def test_the_reference_runner_has_the_same_hidden_states(oracle: Oracle) -> None:
@@ -193,19 +192,15 @@ def test_the_reference_runner_has_the_same_hidden_states(oracle: Oracle) -> None
     weights = load_weights(read_spec(oracle.folder), oracle.folder, with_head=False)
     reference = ReferenceRunner(weights, max_model_len=64, num_blocks=4)
     compiled = load_model(oracle.folder, max_model_len=64, num_threads=1, with_head=False)
-    found: list[NDArray[np.float32]] = []
+    results: list[NDArray[np.float32]] = []
     for runner in (reference, compiled):
         whole = make_batch([(ids, 0, table_of(40))])
         no_rows = np.empty(0, np.int32)
-        batch = Batch(**{**_fields(whole), "logits_rows": no_rows, "hidden_rows": rows})
+        batch = replace(whole, logits_rows=no_rows, hidden_rows=rows)
         assert runner.run(batch).shape == (0, 300)
-        found.append(runner.hidden.copy())
+        results.append(runner.hidden.copy())
         runner.close()
-    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
-
-
-def _fields(batch: Batch) -> dict[str, Any]:
-    return {name: getattr(batch, name) for name in batch.__dataclass_fields__}
+    np.testing.assert_allclose(results[0], results[1], atol=1e-4)
 
 
 def test_a_model_without_its_head_gives_no_logits(oracle: Oracle) -> None:
@@ -259,13 +254,13 @@ def test_texts_and_vectors_share_one_engine(
             params = SamplingParams(max_tokens=7, temperature=0.0, priority=priority)
             engine.add(str(number), Prompt(prompt), params)
         else:
-            pooling = PoolingParams(kind, priority=priority)
+            pooling = Pooling(kind, priority=priority)
             engine.add_pooling(str(number), Prompt(prompt), pooling)
-    found: dict[str, list[Delta]] = {}
+    results: dict[str, list[Delta]] = {}
     steps = 0
     while engine.has_work:
         for name, delta in engine.step():
-            found.setdefault(name, []).append(delta)
+            results.setdefault(name, []).append(delta)
         engine.check_integrity()
         steps += 1
         for number in [n for n, when in aborts.items() if when == steps]:
@@ -273,7 +268,7 @@ def test_texts_and_vectors_share_one_engine(
         assert steps < 1000
     assert engine.statistics.free_blocks == blocks
     for number, (prompt, kind, _) in enumerate(requests):
-        deltas = found.get(str(number), [])
+        deltas = results.get(str(number), [])
         if number in aborts and not (deltas and deltas[-1].finish_reason):
             continue
         if kind is None:
@@ -334,7 +329,7 @@ def test_what_is_wrong_is_refused() -> None:
 @pytest.mark.parametrize("fault", [np.nan, np.inf])
 @pytest.mark.parametrize("params", [MEAN, LAST], ids=["mean", "last"])
 def test_hidden_states_that_are_no_numbers_end_that_request_alone(
-    fault: float, params: PoolingParams
+    fault: float, params: Pooling
 ) -> None:
     runner = FakeRunner()
     engine = Engine(runner, lambda params: NumberText())
@@ -345,9 +340,9 @@ def test_hidden_states_that_are_no_numbers_end_that_request_alone(
     runner.after_run = spoil
     for name in ("a", "b"):
         engine.add_pooling(name, Prompt((1, 2, 3)), params)
-    found = run(engine)
-    assert vector_of(found["a"]) == plainly((1, 2, 3), params.kind)
-    assert [delta.finish_reason for delta in found["b"]] == ["error"]
+    results = run(engine)
+    assert vector_of(results["a"]) == plainly((1, 2, 3), params.kind)
+    assert [delta.finish_reason for delta in results["b"]] == ["error"]
     assert engine.statistics.free_blocks == engine.statistics.total_blocks
     runner.after_run = None
     assert pool_all(engine, [(1, 2, 3, 4, 5)], params) == [plainly((1, 2, 3, 4, 5), params.kind)]
@@ -360,7 +355,7 @@ def test_a_vector_of_an_adapter_takes_no_blocks_of_others(kind: Any) -> None:
     prompt = tuple(range(11))
     hits: list[int] = []
     for adapter in (None, FakeAdapter(1), FakeAdapter(2), FakeAdapter(1), None):
-        engine.add_pooling("it", Prompt(prompt), PoolingParams(kind), adapter=adapter)
+        engine.add_pooling("it", Prompt(prompt), Pooling(kind), adapter=adapter)
         number = adapter.number if adapter else 0
         (pooled,) = run(engine)["it"]
         assert vector_of([pooled]) == plainly(adapted(prompt, number), kind)
@@ -386,6 +381,6 @@ def test_a_step_that_fails_ends_the_request() -> None:
 
 def test_the_lower_priority_number_is_first() -> None:
     engine = Engine(FakeRunner(), lambda params: NumberText(), max_sequences=1, max_batch_tokens=4)
-    engine.add_pooling("late", Prompt((1, 2, 3, 4)), PoolingParams(priority=1))
-    engine.add_pooling("soon", Prompt((1, 2, 3, 5)), PoolingParams(priority=-1))
+    engine.add_pooling("late", Prompt((1, 2, 3, 4)), Pooling(priority=1))
+    engine.add_pooling("soon", Prompt((1, 2, 3, 5)), Pooling(priority=-1))
     assert list(run(engine)) == ["soon", "late"]

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.admission import make_request
+from quire.engines.native.input_processor import EngineLimits, InputProcessor
 from quire.engines.native.sampler import Sampled, Sampler
 from quire.engines.native.sequence import Sequence
 from quire.prompt import Prompt
@@ -34,17 +34,13 @@ options = st.fixed_dictionaries(
 
 
 def make_sequence(number: int, given_options: dict[str, Any]) -> Sequence:
-    request = make_request(
-        str(number),
-        number,
-        Prompt((1, 2, number % VOCAB)),
-        SamplingParams(max_tokens=5, **given_options),
-        0.0,
-        vocab_size=VOCAB,
-        make_detokenizer=lambda params: NumberText(),
-        encode=None,
+    limits = EngineLimits(
+        vocab_size=VOCAB, max_model_len=16, block_size=16, num_blocks=1, hidden_size=8
     )
-    return request.sequences[0]
+    inputs = InputProcessor(limits, lambda params: NumberText())
+    prompt = Prompt((1, 2, number % VOCAB))
+    params = SamplingParams(max_tokens=5, **given_options)
+    return inputs.make_request(str(number), prompt, params).sequences[0]
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
@@ -58,16 +54,16 @@ def test_each_row_is_what_it_is_alone(
 ) -> None:
     """Also when the logits have more rows than are drawn from, and some hold NaN."""
     sequences = [make_sequence(number, one) for number, one in enumerate(rows)]
-    places = [number + left_out for number in range(len(rows))]
+    logits_rows = [number + left_out for number in range(len(rows))]
     logits = np.array([fake_logits([row], VOCAB) for row in range(len(rows) + left_out)])
-    logits[[place for place in places if place - left_out in spoilt], 7] = np.nan
+    logits[[row for row in logits_rows if row - left_out in spoilt], 7] = np.nan
     sampler = Sampler()
     sampler.sample(logits[:1].copy(), [0], sequences[:1])  # its settings must not stick
-    together = sampler.sample(logits.copy(), places, sequences)
+    together = sampler.sample(logits.copy(), logits_rows, sequences)
     for number, sequence in enumerate(sequences):
-        alone = Sampler().sample(logits[places[number]][None].copy(), [0], [sequence])
-        assert together.usable[number] == alone.usable[0] == (number not in spoilt)
-        if alone.usable[0]:
+        alone = Sampler().sample(logits[logits_rows[number]][None].copy(), [0], [sequence])
+        assert (number in together.unusable) == bool(alone.unusable) == (number in spoilt)
+        if not alone.unusable:
             assert together.tokens[number] == alone.tokens[0]
             assert logprob_of(together, number) == logprob_of(alone, 0)
             wanted = sequence.request.params.logprobs
@@ -82,7 +78,12 @@ def test_several_sequences_may_draw_from_one_row() -> None:
     """The completions of one request, when its prompt has just been computed."""
     sequences = [make_sequence(number, {"temperature": 1.0, "seed": number}) for number in range(8)]
     logits = fake_logits([3], VOCAB)[None]
-    found = Sampler().sample(logits.copy(), [0] * 8, sequences).tokens
-    assert len(set(found)) > 1
+    tokens = Sampler().sample(logits.copy(), [0] * 8, sequences).tokens
+    assert len(set(tokens)) > 1
     for number, sequence in enumerate(sequences):
-        assert Sampler().sample(logits.copy(), [0], [sequence]).tokens == [found[number]]
+        assert Sampler().sample(logits.copy(), [0], [sequence]).tokens == [tokens[number]]
+
+
+def test_requests_without_a_seed_differ() -> None:
+    streams = [make_sequence(number, {"temperature": 1.0}).uniforms for number in range(20)]
+    assert len({stream[0] for stream in streams if stream is not None}) == 20

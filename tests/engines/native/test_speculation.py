@@ -1,4 +1,4 @@
-"""Speculation: drafts are found as a plain search finds them, pay, and change nothing but the time."""
+"""Speculation: drafts are those of a plain search, pay, and change nothing but the time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quire.engines.native.batch import Batch
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.detokenizer import detokenizer_factory
 from quire.engines.native.engine import Engine
-from quire.engines.native.speculation import SIZES, Drafter, StepLoad, make_drafters
+from quire.engines.native.speculation import NGRAM_SIZES, Drafter, StepLoad, make_drafters
 from quire.outputs import Delta, TokenLogprob
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
@@ -38,13 +38,13 @@ Answer = tuple[list[int], str, object, object, list[TokenLogprob], object, objec
 
 def draft_plainly(tokens: list[int], most: int) -> list[int]:
     """Search backwards for the last three, two, one tokens, and copy what follows."""
-    for size in SIZES:
+    for size in NGRAM_SIZES:
         run = tokens[len(tokens) - size :]
         for end in range(len(tokens) - 1, size - 1, -1):
             if len(tokens) >= size and tokens[end - size : end] == run:
                 copy = list(tokens)
-                for place in range(end, end + most):
-                    copy.append(copy[place])
+                for position in range(end, end + most):
+                    copy.append(copy[position])
                 return copy[len(tokens) :]
     return []
 
@@ -71,33 +71,33 @@ def test_a_draft_follows_the_latest_occurrence(
     assert other.draft(array, most) == draft_plainly(array.tolist(), most)
 
 
-def trust_after(tokens: list[int]) -> float:
+def acceptance_rate_after(tokens: list[int]) -> float:
     drafter: Drafter = make_drafters(1, 1)[0]
     for length in range(1, len(tokens) + 1):
         drafter.draft(np.array(tokens[:length], dtype=np.int32), 4)
-    return drafter.trust
+    return drafter.acceptance_rate
 
 
-def test_trust_follows_what_came_true_though_no_draft_was_run() -> None:
-    assert trust_after([1, 2, 3, 4] * 20) > 0.95
+def test_the_acceptance_rate_follows_the_tokens_though_no_draft_was_run() -> None:
+    assert acceptance_rate_after([1, 2, 3, 4] * 20) > 0.95
     never_twice = [token for number in range(40) for token in (1, 2, 3, 4 + number)]
-    assert trust_after([*never_twice, 1, 2, 3]) < 0.05
+    assert acceptance_rate_after([*never_twice, 1, 2, 3]) < 0.05
 
 
 @given(
     rows=st.integers(1, 300),
     share=st.floats(0.01, 1.0),
-    trust=st.floats(0.0, 1.0),
+    acceptance_rate=st.floats(0.0, 1.0),
     most=st.integers(0, 12),
 )
 def test_a_draft_is_as_long_as_makes_most_tokens_a_second(
-    rows: int, share: float, trust: float, most: int
+    rows: int, share: float, acceptance_rate: float, most: int
 ) -> None:
     load = StepLoad(rows, rows * share)
-    taken = load.take(trust, most)
+    taken = load.take(acceptance_rate, most)
 
     def rate(count: int) -> float:
-        gained = sum(trust ** (number + 1) for number in range(count))
+        gained = sum(acceptance_rate ** (index + 1) for index in range(count))
         return (rows * share + gained) / (8 + rows + count)
 
     assert rate(taken) >= max(map(rate, range(most + 1))) - 1e-9
@@ -250,8 +250,8 @@ def test_drafts_stay_within_budgets_and_preempt_nobody() -> None:
     runner = FakeRunner(num_blocks=14, block_size=4, vocab_size=VOCAB, habit=9.0)
     engine = make_engine(runner, max_sequences=2, max_batch_tokens=5, prefix_caching=False)
     requests = {name: (LOOP, greedy(22)) for name in ("one", "other")}
-    found = run(engine, requests)
-    assert found["one"] == found["other"]
+    results = run(engine, requests)
+    assert results["one"] == results["other"]
     assert engine.statistics.preemptions == 0
     assert engine.statistics.accepted_tokens > 10
     assert max(batch.num_rows for batch in runner.batches) == 5
@@ -263,14 +263,14 @@ def test_drafts_stay_within_budgets_and_preempt_nobody() -> None:
 def test_drafts_end_where_the_blocks_do(blocks: int) -> None:
     """Each of the two needs nine blocks in the end, so that one is preempted, with drafts or not."""
     requests = {name: (LOOP, greedy(28)) for name in ("one", "other")}
-    found: list[object] = []
+    results: list[object] = []
     for speculation in (0, 8):
         runner = FakeRunner(num_blocks=blocks, block_size=4, vocab_size=VOCAB, habit=9.0)
         engine = make_engine(runner, speculation=speculation, prefix_caching=False)
-        found.append(run(engine, requests))
+        results.append(run(engine, requests))
         assert engine.statistics.preemptions == 1
         assert not engine.statistics.failed_steps
-    assert found[0] == found[1]
+    assert results[0] == results[1]
 
 
 def test_rejected_drafts_give_their_blocks_back_and_are_not_cached() -> None:
@@ -323,10 +323,10 @@ def test_bad_logits_of_a_draft_end_its_sequence_where_they_would_alone() -> None
     runner.after_run = spoil
     engine = make_engine(runner)
     requests = {"short": (LOOP, greedy(8)), "long": (LOOP, greedy(20))}
-    found = run(engine, requests)
-    assert found == run(make_engine(runner, speculation=0), requests)
-    assert found["long"][0][2] == "error"
-    assert found["short"][0][2] == "length"
+    results = run(engine, requests)
+    assert results == run(make_engine(runner, speculation=0), requests)
+    assert results["long"][0][2] == "error"
+    assert results["short"][0][2] == "length"
     assert engine.statistics.accepted_tokens > 0
 
 
@@ -343,9 +343,9 @@ def test_a_sampler_that_fails_on_drafts_harms_only_whose_they_are(
         return plain(logits, rows, sequences)
 
     monkeypatch.setattr(sampler, "sample", sample)
-    found = run(engine, {"loops": (LOOP, greedy(20)), "new": ((9,), greedy(1))})
-    assert found["loops"][0][2] == "error"
-    assert found["new"][0][0] == complete_plainly((9,), greedy(1), 0, VOCAB)
+    results = run(engine, {"loops": (LOOP, greedy(20)), "new": ((9,), greedy(1))})
+    assert results["loops"][0][2] == "error"
+    assert results["new"][0][0] == complete_plainly((9,), greedy(1), 0, VOCAB)
     monkeypatch.undo()
     assert run(engine, {"again": (LOOP, greedy(6))})["again"][0][2] == "length"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quire.engines.remote.address import read_addresses
+from quire.engines.remote.discovery import read_addresses
 from quire.errors import ConfigError
 
 

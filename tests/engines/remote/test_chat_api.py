@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from quire.engines.remote.chat_answers import ChatPart, ChatReader
-from quire.engines.remote.chat_requests import chat_body, openai_messages
+from quire.engines.remote.chat import chat_body, openai_messages
+from quire.engines.remote.chat_answers import ChatAnswerReader
 from quire.errors import GenerationError
 from quire.messages import ToolCall, read_conversation
-from quire.outputs import Usage
+from quire.outputs import Delta, TextPart, Usage
 from quire.sampling import SamplingParams
 
 TOOL = {"name": "weather", "description": "", "parameters": {"type": "object"}}
@@ -65,9 +65,9 @@ def event(
     return {"choices": [choice]}
 
 
-def read(reader: ChatReader, *events: dict[str, Any]) -> list[ChatPart]:
-    parts = [part for one in events for part in reader.add(one)]
-    return parts + reader.flush()
+def read(reader: ChatAnswerReader, *events: dict[str, Any]) -> list[Delta]:
+    deltas = [delta for one in events for delta in reader.add(one)]
+    return deltas + reader.flush()
 
 
 def test_thought_content_and_calls_are_told_apart() -> None:
@@ -78,8 +78,8 @@ def test_thought_content_and_calls_are_told_apart() -> None:
             {"index": index, "id": identity, "function": {"name": name, "arguments": arguments}}
         ]
 
-    parts = read(
-        ChatReader(SamplingParams(max_tokens=9)),
+    deltas = read(
+        ChatAnswerReader(SamplingParams(max_tokens=9)),
         event(role="assistant", content=""),
         event(reasoning="Let me ", ids=[1]),
         event(reasoning_content="look.", ids=[2]),
@@ -94,10 +94,10 @@ def test_thought_content_and_calls_are_told_apart() -> None:
             "usage": {"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}},
         },
     )
-    assert "".join(part.reasoning for part in parts) == "Let me look."
-    assert "".join(part.content for part in parts) == "Wait."
-    assert [token for part in parts for token in part.token_ids] == [1, 2, 3, 4, 5, 6, 7, 8]
-    last = parts[-1]
+    assert "".join(delta.reasoning for delta in deltas) == "Let me look."
+    assert "".join(delta.content for delta in deltas) == "Wait."
+    assert [token for delta in deltas for token in delta.token_ids] == [1, 2, 3, 4, 5, 6, 7, 8]
+    last = deltas[-1]
     assert last.tool_calls == (
         ToolCall("weather", '{"city": "Paris"}', "c0"),
         ToolCall("time", "{}", "c1"),
@@ -105,31 +105,57 @@ def test_thought_content_and_calls_are_told_apart() -> None:
     assert (last.finish_reason, last.usage) == ("tool_calls", Usage(5, 8, 4))
 
 
+def test_text_after_calls_stands_after_them() -> None:
+    """Another call is no sign that one is whole: pieces of several may come in turns."""
+
+    def call(index: int, arguments: str, name: str | None = None) -> Any:
+        return [{"index": index, "function": {"name": name, "arguments": arguments}}]
+
+    deltas = read(
+        ChatAnswerReader(SamplingParams(max_tokens=9)),
+        event(content="a"),
+        event(tool_calls=call(0, "{", "f")),
+        event(tool_calls=call(1, "{", "g")),
+        event(tool_calls=call(0, "}")),
+        event(tool_calls=call(1, "}")),
+        event(content="b"),
+        event(tool_calls=call(2, "{}", "h")),
+        event(finish="stop"),
+        {"choices": [], "usage": {"completion_tokens_details": {"reasoning_tokens": 3}}},
+    )
+    parts = [part for delta in deltas for part in delta.all_parts()]
+    f, g, h = (ToolCall(name, "{}") for name in "fgh")
+    assert parts == [TextPart("a"), f, g, TextPart("b"), h]
+    assert deltas[-1].finish_reason == "tool_calls"
+    assert deltas[-1].usage == Usage(0, 0, 0, 3)
+
+
 def test_completions_are_told_apart_by_index() -> None:
-    parts = read(
-        ChatReader(SamplingParams(max_tokens=9, n=2)),
+    deltas = read(
+        ChatAnswerReader(SamplingParams(max_tokens=9, n=2)),
         event(1, content="b", ids=[1]),
         event(0, content="a", ids=[2, 3]),
         event(1, "length", [4], content="B"),
         event(0, "stop", [5], content="A"),
     )
     texts = {
-        index: "".join(part.content for part in parts if part.index == index) for index in (0, 1)
+        index: "".join(delta.content for delta in deltas if delta.index == index)
+        for index in (0, 1)
     }
     assert texts == {0: "aA", 1: "bB"}
-    ends = {part.index: part for part in parts if part.finish_reason}
+    ends = {delta.index: delta for delta in deltas if delta.finish_reason}
     assert (ends[0].finish_reason, ends[1].finish_reason) == ("stop", "length")
     assert [ends[index].usage.completion_tokens for index in (0, 1)] == [3, 2]  # type: ignore[union-attr]
 
 
 def test_a_server_without_token_ids_is_counted_by_its_usage() -> None:
-    parts = read(
-        ChatReader(SamplingParams(max_tokens=9)),
+    deltas = read(
+        ChatAnswerReader(SamplingParams(max_tokens=9)),
         event(content="a"),
         event(finish="stop"),
         {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}},
     )
-    assert parts[-1].usage == Usage(5, 2)
+    assert deltas[-1].usage == Usage(5, 2)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +171,11 @@ def test_a_server_without_token_ids_is_counted_by_its_usage() -> None:
 )
 def test_a_strange_answer_is_a_fault(strange: dict[str, Any]) -> None:
     with pytest.raises(GenerationError, match="form"):
-        ChatReader(SamplingParams(max_tokens=9)).add(strange)
+        ChatAnswerReader(SamplingParams(max_tokens=9)).add(strange)
 
 
 def test_log_probabilities_without_token_ids_cannot_be_read() -> None:
     content = [{"token": "Hello", "logprob": -0.1, "top_logprobs": []}]
     choice = {"index": 0, "delta": {"content": "Hello"}, "logprobs": {"content": content}}
     with pytest.raises(GenerationError, match="logprobs"):
-        ChatReader(SamplingParams(max_tokens=9, logprobs=1)).add({"choices": [choice]})
+        ChatAnswerReader(SamplingParams(max_tokens=9, logprobs=1)).add({"choices": [choice]})

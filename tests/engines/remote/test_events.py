@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.engines.remote import events
-from quire.engines.remote.events import EventReader
+from quire.engines.remote import client
+from quire.engines.remote.client import EventReader
 from quire.errors import GenerationError
 
 STREAM = (
@@ -25,7 +25,7 @@ def test_events_do_not_depend_on_how_the_bytes_are_cut(cuts: list[int]) -> None:
 
 
 def test_a_line_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr(client, "MAX_EVENT_BYTES", 1000)
     reader = EventReader()
     with pytest.raises(GenerationError):
         for _ in range(20):
@@ -33,7 +33,7 @@ def test_a_line_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_event_of_endless_lines_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr(client, "MAX_EVENT_BYTES", 1000)
     reader = EventReader()
     with pytest.raises(GenerationError):
         for _ in range(20):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from quire.engines.remote.models import ModelCard, ServedModel, choose_model, read_cards
+from quire.engines.remote.discovery import ModelCard, RemoteModel, choose_model, read_cards
 from quire.errors import ConfigError, ModelNotFoundError
 
 BASE = ModelCard("base-7b", None, 4096)
@@ -10,12 +10,12 @@ LORA = ModelCard("pirate", "base-7b")
 
 
 def test_the_first_listed_is_taken() -> None:
-    assert choose_model(None, {"http://a": [BASE, LORA]}) == ServedModel("base-7b", "base-7b", 4096)
+    assert choose_model(None, {"http://a": [BASE, LORA]}) == RemoteModel("base-7b", "base-7b", 4096)
 
 
 def test_an_adapter_has_its_parents_context_and_base() -> None:
     model = choose_model("pirate", {"http://a": [BASE, LORA]})
-    assert model == ServedModel("pirate", "base-7b", 4096)
+    assert model == RemoteModel("pirate", "base-7b", 4096)
     assert [model.asked(name) for name in (None, "base", "butler")] == [
         "pirate",
         "base-7b",

@@ -204,13 +204,13 @@ def test_constraints(remote: ChatModel, remote_chat: ChatModel) -> None:
 
 def test_an_abandoned_stream_frees_the_server(remote: ChatModel, vllm_model: ChatModel) -> None:
     async def find() -> Any:
-        return vllm_model.engine._running().engine.output_processor  # type: ignore[attr-defined]
+        return vllm_model.engine.token_engine._running().engine.output_processor  # type: ignore[attr-defined]
 
     served = vllm_model._loop.run(find())
     stream = remote.stream(ask(PROMPTS[0]), ignore_eos=True, max_new_tokens=900)
     for _ in range(3):
         next(stream)
-    state = remote.engine._client.pool.servers[0]  # type: ignore[attr-defined]
+    state = remote.engine.connection.client.pool.servers[0]  # type: ignore[attr-defined]
     assert state.under_way == served.get_num_unfinished_requests() == 1
     stream.close()
     for _ in range(200):

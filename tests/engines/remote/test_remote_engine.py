@@ -97,9 +97,9 @@ def test_names_of_models_and_identities_are_sent(servers: MakeServers, connect: 
 
 def test_the_context_is_the_servers_or_a_lower_wish(servers: MakeServers, connect: Connect) -> None:
     (server,) = servers(max_model_len=300)
-    assert connect(server).engine.context_length == 300
-    assert connect(server, vllm_maxlen=100).engine.context_length == 100
-    assert connect(server, remote_api="chat").engine.context_length == 300
+    assert connect(server).engine.info.context_length == 300
+    assert connect(server, vllm_maxlen=100).engine.info.context_length == 100
+    assert connect(server, remote_api="chat").engine.info.context_length == 300
     model = connect(server)
     model.chat(USER, max_new_tokens=10_000)
     body = server.posts[-1].body
@@ -170,7 +170,7 @@ def test_a_server_that_dies_later_is_left_out_and_comes_back(
     for _ in range(4):
         assert model.chat(USER)[0].response_text == TEXT
     assert len(two.posts) == 4
-    states = model.engine._client.pool.servers  # type: ignore[attr-defined]
+    states = model.engine.connection.client.pool.servers  # type: ignore[attr-defined]
     assert [state.healthy for state in states] == [False, True]
     one.start()
     until(lambda: states[0].healthy)
@@ -263,7 +263,7 @@ def test_an_abandoned_stream_is_aborted_at_the_server(
     assert server.under_way == 1
     stream.close()
     until(lambda: server.aborted == 1 and not server.under_way)
-    until(lambda: not model.engine._client.pool.servers[0].under_way)  # type: ignore[attr-defined]
+    until(lambda: not model.engine.connection.client.pool.servers[0].under_way)  # type: ignore[attr-defined]
 
 
 def test_a_bad_request_keeps_its_kind_and_is_sent_once(
@@ -311,7 +311,7 @@ def test_requests_spread_over_three_servers(servers: MakeServers, connect: Conne
     assert [server.under_way for server in three] == [4, 4, 4]
     three[1].resume.set()  # the second gets free, and then gets what comes
     until(lambda: not three[1].under_way)
-    states = model.engine._client.pool.servers  # type: ignore[attr-defined]
+    states = model.engine.connection.client.pool.servers  # type: ignore[attr-defined]
     until(lambda: not states[1].under_way)
     for _ in range(3):
         model.chat(USER)
@@ -347,7 +347,7 @@ def test_a_server_that_is_dead_inside_does_not_count(servers: MakeServers) -> No
 async def test_health_follows_the_servers(servers: MakeServers) -> None:
     one, two = servers(2)
     engine = make_engine(one.address, two.address)
-    states = engine._client.pool.servers  # type: ignore[attr-defined]
+    states = engine.connection.client.pool.servers  # type: ignore[attr-defined]
     await engine.health()
     one.stop()
     two.health = 500
@@ -390,7 +390,7 @@ def test_a_closed_model_ends_its_requests(servers: MakeServers) -> None:
 async def test_one_event_loop_is_required(servers: MakeServers) -> None:
     (server,) = servers()
     engine = make_engine(server.address)
-    assert engine.loop_bound
+    assert engine.info.loop_bound
     await engine.health()
 
     def elsewhere() -> None:
@@ -505,6 +505,6 @@ def test_what_needs_a_tokenizer_is_refused_in_chat_mode(
     with pytest.raises(errors.MediaError):
         model.chat(USER, images=["x.png"])
     with pytest.raises(errors.UnsupportedOptionError, match="remote_api"):
-        model.engine.prepare(USER, None, None, {})
+        _ = model.engine.tokens
     with pytest.raises(NotImplementedError):
         model.get_scores(["text"])

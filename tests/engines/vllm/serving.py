@@ -52,7 +52,7 @@ async def _serve(
 
     engine = model.engine
     assert isinstance(engine, VllmEngine)
-    client: Any = engine._running().engine
+    client: Any = engine.token_engine._running().engine
     parser = make_arg_parser(FlexibleArgumentParser())
     folder = client.model_config.model
     args = parser.parse_args(["--model", folder, "--served-model-name", MODEL_NAME])

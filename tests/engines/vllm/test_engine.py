@@ -68,13 +68,15 @@ def engine_of(model: ChatModel) -> VllmEngine:
 def unfinished_in_vllm(model: ChatModel) -> int:
     """Requests that vLLM itself has under way: its frontend's count."""
     return (
-        engine_of(model)._supervisor.current().engine.output_processor.get_num_unfinished_requests()
+        engine_of(model)
+        .token_engine._supervisor.current()
+        .engine.output_processor.get_num_unfinished_requests()
     )
 
 
 def has_work_in_core(model: ChatModel) -> bool:
     """Whether vLLM's scheduler, in the engine's own process, holds any request."""
-    core = engine_of(model)._supervisor.current().engine.engine_core
+    core = engine_of(model).token_engine._supervisor.current().engine.engine_core
     return model._loop.run(core.call_utility_async("has_work"))
 
 
@@ -186,21 +188,21 @@ def test_penalties_biases_and_bad_words(vllm_model: ChatModel) -> None:
 
 def test_its_load_is_that_of_the_last_step(vllm_model: ChatModel) -> None:
     engine = engine_of(vllm_model)
-    before = engine.load
+    before = engine.state.load
     assert before is not None
     assert (before.running, before.waiting, before.kv_cache_usage) == (0, 0, 0)
     long = asked("Count the ships. " * 100)
     vllm_model.chat(long, adapter="base", max_new_tokens=1)
     with closing(vllm_model.stream(long, **LONG | {"max_new_tokens": 100})) as stream:
         next(stream)
-        now = engine.load
+        now = engine.state.load
         assert now is not None
         assert now.running == 1
         assert 0 < (now.kv_cache_usage or 0) < 1
         assert now.prefix_queries - before.prefix_queries > 600
         assert now.prefix_hits - before.prefix_hits >= 256
     for _ in range(100):  # an abort is no step, of which vLLM would tell
-        after = engine.load
+        after = engine.state.load
         if after is not None and not after.running:
             break
         time.sleep(0.05)
@@ -404,7 +406,7 @@ async def test_many_cancelled_at_any_moment(vllm_model: ChatModel) -> None:
 
 
 def test_priorities_are_taken(vllm_model: ChatModel) -> None:
-    engine = engine_of(vllm_model)._supervisor.current().engine
+    engine = engine_of(vllm_model).token_engine._supervisor.current().engine
     assert engine.vllm_config.scheduler_config.policy == "priority"
     for priority in (-3, 0, 7):
         (answer,) = vllm_model.chat(HELLO, temperature=0, priority=priority)

@@ -49,7 +49,7 @@ def arguments(**more: Any) -> dict[str, Any]:
 def core_of(model: ChatModel) -> psutil.Process:
     """The process of vLLM's engine core."""
     assert isinstance(model.engine, VllmEngine)
-    return model.engine._supervisor.current().processes[0]
+    return model.engine.token_engine._supervisor.current().processes[0]
 
 
 def is_gone(pid: int) -> bool:
@@ -171,7 +171,7 @@ def test_rewards_are_pooled_and_what_is_closed_is_freed() -> None:
     texts = ["Hello!", "2 + 2 is 4.", "Bananas are blue and the answer is no."]
     with ChatModel(arguments_of_rewards) as model:
         assert isinstance(model.engine, VllmEngine)
-        of_vllm = weakref.ref(model.engine._supervisor.current().engine)
+        of_vllm = weakref.ref(model.engine.token_engine._supervisor.current().engine)
         found = model.get_scores(texts)
         with pytest.raises(QuireError, match="writes no text"):
             model.chat(HELLO)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
+from quire.engines.seam import EngineLoad
 from quire.engines.vllm.launch import import_vllm
 from quire.engines.vllm.load import StepFigures, stat_logger
-from quire.outputs import EngineLoad
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -134,12 +134,12 @@ def test_lengths_count_the_expanded_prompt(seeing: ChatModel) -> None:
 def test_the_same_picture_is_processed_once(seeing: ChatModel) -> None:
     def asked(picture: Any) -> tuple[int, int]:
         """vLLM's own count of what its cache of processed media was asked for, and had."""
-        before = seeing.engine.load
+        before = seeing.engine.state.load
         question = [{"role": "user", "content": "<image>What is this?"}]
         # Of more than one token: a step's figures come after its tokens.
         (answer,) = seeing.chat(question, images=[picture], **GREEDY)
         assert answer.response_length > 1
-        after = seeing.engine.load
+        after = seeing.engine.state.load
         assert before is not None
         assert after is not None
         return after.media_queries - before.media_queries, after.media_hits - before.media_hits

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from quire.engines.vllm.launch import import_vllm
 from quire.engines.vllm.plan import LORA_RANKS, UNIPROC, AdapterNeeds, Plan, make_plan
 from quire.errors import ConfigError, OutOfMemoryError, UnsupportedModelError
-from quire.sampling import MAX_LOGPROBS
+from quire.options import MAX_LOGPROBS
 from tests.engines.vllm.facts import FOLDER, GIB, arguments, cpu, finetuning, gpus, qwen
 
 KNOWN = frozenset(

@@ -56,6 +56,8 @@ ELSEWHERE = {
     "priority": "given to AsyncLLM.generate",
     "cache_salt": "goes with the prompt",
     "timeout": "kept by the caller of the engine",
+    "adapter": "given to AsyncLLM.generate",
+    "request_id": "given to AsyncLLM.generate",
 }
 
 

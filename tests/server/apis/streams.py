@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from quire.chat.response import ChatDelta
 from quire.messages import ToolCall
-from quire.outputs import FinishReason, Usage
+from quire.outputs import ChatDelta, FinishReason, Usage
+from tests.chat.deltas import gained
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Answer:
 
     @property
     def usage(self) -> Usage:
-        return Usage(20, 10, 16)
+        return Usage(20, 10, 16, len(self.thought.split()))
 
     def whole(self) -> list[ChatDelta]:
         """All in one delta."""
         return [
-            ChatDelta(
+            gained(
                 content=self.text,
                 reasoning=self.thought,
                 tool_calls=self.calls,
@@ -39,12 +39,12 @@ class Answer:
 
     def cut(self, rng: random.Random) -> list[ChatDelta]:
         """In pieces, with empty deltas among them."""
-        deltas = [ChatDelta(reasoning=piece) for piece in _pieces(self.thought, rng)]
-        deltas += [ChatDelta(content=piece) for piece in _pieces(self.text, rng)]
-        deltas += [ChatDelta(tool_calls=(call,)) for call in self.calls]
+        deltas = [gained(reasoning=piece) for piece in _pieces(self.thought, rng)]
+        deltas += [gained(content=piece) for piece in _pieces(self.text, rng)]
+        deltas += [gained(tool_calls=(call,)) for call in self.calls]
         for _ in range(rng.randint(0, 3)):
-            deltas.insert(rng.randint(0, len(deltas)), ChatDelta())
-        last = deltas.pop() if deltas and rng.random() < 0.5 else ChatDelta()
+            deltas.insert(rng.randint(0, len(deltas)), gained())
+        last = deltas.pop() if deltas and rng.random() < 0.5 else gained()
         last.finish_reason, last.stop_reason = self.finish_reason, self.stop_reason
         last.usage = self.usage
         return [*deltas, last]

@@ -15,8 +15,7 @@ from quire.demo import demo_adapter_path, demo_model_path
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
 from quire.server.call import CALLER, Caller
-from quire.server.service import Service
-from tests.server.serving import running
+from tests.server.serving import running, service_over
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -31,7 +30,7 @@ def clients() -> Iterator[dict[str, httpx.Client]]:
     }
     settings = ServerArguments(served_model_name="demo")
     with ChatModel(arguments) as model:
-        app = make_app(Service(settings, model.engine))
+        app = make_app(service_over(model.engine, settings))
 
         async def known(scope: Any, receive: Receive, send: Any) -> None:
             """What a guard of keys does: it says who asks."""

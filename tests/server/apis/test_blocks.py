@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from quire.chat.response import ChatDelta
 from quire.messages import ToolCall
-from quire.outputs import TokenLogprob
-from quire.server.blocks import BlockReader
+from quire.outputs import ChatDelta, TokenLogprob
+from quire.server.apis.blocks import BlockReader
+from tests.chat.deltas import gained
 from tests.server.apis.streams import ANSWERS, Answer
 
 Block = tuple[str, str | ToolCall]
@@ -49,12 +49,12 @@ def test_blocks_do_not_depend_on_the_cuts(answer: Answer) -> None:
 def test_text_after_a_call_is_a_block_of_its_own() -> None:
     call = ToolCall("f", "{}")
     deltas = [
-        ChatDelta(content="a"),
-        ChatDelta(tool_calls=(call,)),
-        ChatDelta(content="\n"),
-        ChatDelta(tool_calls=(call,)),
-        ChatDelta(content="\n"),
-        ChatDelta(content="b", finish_reason="stop"),
+        gained(content="a"),
+        gained(tool_calls=(call,)),
+        gained(content="\n"),
+        gained(tool_calls=(call,)),
+        gained(content="\n"),
+        gained(content="b", finish_reason="stop"),
     ]
     assert blocks(deltas) == [("text", "a"), ("call", call), ("call", call), ("text", "\nb")]
 
@@ -64,12 +64,12 @@ def test_logprobs_go_with_the_text_they_are_of() -> None:
         return (TokenLogprob(number, -1.0, {}),)
 
     deltas = [
-        ChatDelta(reasoning="hm", logprobs=one(1)),
-        ChatDelta(logprobs=one(2)),  # what ends the thought
-        ChatDelta(content="a", logprobs=one(3)),
-        ChatDelta(logprobs=one(4)),  # half a character
-        ChatDelta(content="ü", logprobs=one(5)),
-        ChatDelta(finish_reason="stop", logprobs=one(6)),  # the end of the turn
+        gained(reasoning="hm", logprobs=one(1)),
+        gained(logprobs=one(2)),  # what ends the thought
+        gained(content="a", logprobs=one(3)),
+        gained(logprobs=one(4)),  # half a character
+        gained(content="ü", logprobs=one(5)),
+        gained(finish_reason="stop", logprobs=one(6)),  # the end of the turn
     ]
     reader = BlockReader()
     pieces = [piece for delta in deltas for piece in reader.add(delta)]

@@ -12,11 +12,11 @@ from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
-from quire.chat.response import ChatDelta
 from quire.messages import ToolCall
 from quire.outputs import Usage
-from quire.server.anthropic.writer import MessageWriter
+from quire.server.apis.anthropic.writer import MessageWriter
 from quire.server.errors import Problem
+from tests.chat.deltas import gained
 from tests.server.apis.streams import ANSWERS, Answer
 
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
@@ -24,9 +24,7 @@ REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
 def writer(**options: Any) -> MessageWriter:
-    return MessageWriter(
-        "demo", stop_sequences=[" three"], count=lambda text: len(text.split()), **options
-    )
+    return MessageWriter("demo", stop_sequences=[" three"], **options)
 
 
 def events_of(answer: Answer, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -98,14 +96,14 @@ def test_blocks_begin_and_end_in_order(answer: Answer) -> None:
 
 def test_the_prompt_is_counted_from_the_start() -> None:
     made = writer()
-    start = made.events(ChatDelta(content="a", prompt_tokens=20))[0]
+    start = made.events(gained(content="a", prompt_tokens=20))[0]
     assert start["message"]["usage"]["input_tokens"] == 20
     assert start["message"]["usage"]["output_tokens"] == 0
-    (*_, end, _) = made.events(ChatDelta(finish_reason="stop", usage=Usage(20, 1, 16)))
+    (*_, end, _) = made.events(gained(finish_reason="stop", usage=Usage(20, 1, 16)))
     assert (end["usage"]["input_tokens"], end["usage"]["cache_read_input_tokens"]) == (4, 16)
-    unknown = writer().events(ChatDelta(content="a"))[0]
+    unknown = writer().events(gained(content="a"))[0]
     assert unknown["message"]["usage"]["input_tokens"] == 0
-    whole = writer().events(ChatDelta(finish_reason="stop", usage=Usage(20, 1, 16)))[0]
+    whole = writer().events(gained(finish_reason="stop", usage=Usage(20, 1, 16)))[0]
     assert whole["message"]["usage"]["input_tokens"] == 4
 
 

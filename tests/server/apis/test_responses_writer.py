@@ -12,12 +12,12 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from quire.chat.response import ChatDelta
 from quire.outputs import TokenLogprob
+from quire.server.apis.openai.responses.request import echo
+from quire.server.apis.openai.responses.schema import ResponsesRequest
+from quire.server.apis.openai.responses.writer import ResponseWriter
 from quire.server.errors import Problem
-from quire.server.openai.responses.request import echo
-from quire.server.openai.responses.schema import ResponsesRequest
-from quire.server.openai.responses.writer import ResponseWriter
+from tests.chat.deltas import gained
 from tests.server.apis.streams import ANSWERS, CALL, Answer
 
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -25,7 +25,7 @@ ECHO = echo(ResponsesRequest(input="hello"), "demo")
 
 
 def writer() -> ResponseWriter:
-    return ResponseWriter(ECHO, count=lambda text: len(text.split()))
+    return ResponseWriter(ECHO)
 
 
 def events_of(answer: Answer, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -167,12 +167,12 @@ def test_logprobs_are_of_the_text_however_many_tokens_come_at_once(
     def describe(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
         return [{"token": TOKENS[one.token_id]} for one in logprobs]
 
-    made = ResponseWriter(ECHO, count=len, describe=describe)
+    made = ResponseWriter(ECHO, describe=describe)
     begun, events = 0, []
     for reasoning, content, end in cuts:
         logprobs = tuple(TokenLogprob(place, -1.0, {}) for place in range(begun, end))
         finish = "stop" if end == len(TOKENS) else None
-        delta = ChatDelta(
+        delta = gained(
             reasoning=reasoning, content=content, logprobs=logprobs, finish_reason=finish
         )
         events += made.events(delta)

@@ -12,6 +12,7 @@ from openai import BadRequestError, OpenAI
 
 from quire.chat import ChatModel
 from quire.demo import demo_reward_path
+from quire.request import ChatRequest
 from quire.tokenizer import Tokenizer
 from tests.server.serving import Served
 from tools.demo_models.rewards import held_out_pairs, shown
@@ -191,7 +192,8 @@ def test_a_conversation_is_tokenised_by_its_template(http: httpx.Client, served:
         ),
     ):
         found = http.post("/tokenize", json={"messages": messages, **more}).json()
-        wanted = engine.prepare(messages, None, more.get("tools"), options).prompt.token_ids
+        request = ChatRequest(messages, tools=more.get("tools"), options=options)
+        wanted = engine.tokens.preparation.prepare_text(request).prompt.token_ids
         assert found["tokens"] == list(wanted)
         assert found["token_strs"] is None
 

@@ -11,7 +11,7 @@ from quire.arguments.base import is_secret, kinds
 from quire.cli.bench import AGAINST
 from quire.cli.deploy import KINDS
 from quire.deploy.target import MultiNode
-from quire.sampling import REQUEST_OPTIONS
+from quire.options import REQUEST_OPTIONS
 from quire.template.registry import template_names
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 class LoadedAdapter(Protocol):
     """A LoRA adapter that a runner has made ready for its batches.
 
-    It lives as long as somebody refers to it: who serves it, requests under way, a batch.
+    It lives as long as something refers to it: the engine that serves it, requests in flight, a batch.
     """
 
     number: int
-    """Of the adapter's that it was made of: no two in a process's book have the same, ever."""
+    """The number of the `Adapter` that it was loaded from, unique within the process for ever."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """The tokens of one step, prefill chunks and decodes alike, in T rows of S sequences.
 
@@ -32,6 +32,8 @@ class Batch:
     consecutive positions that end at `context_lens[s] - 1`. The key and value of row `t` are written
     to slot `slots[t]` (block id * block size + offset) before attention reads them. Row `t` of
     sequence `s` attends to positions `0..positions[t]` through `block_tables[s]`.
+
+    It is a value: nothing changes it once it is made.
     """
 
     token_ids: NDArray[np.int32]  # (T,)
@@ -41,7 +43,7 @@ class Batch:
     context_lens: NDArray[np.int32]  # (S,) tokens in the KV cache once this step has run
     block_tables: NDArray[np.int32]  # (S, B) block ids in order, padded with 0
     logits_rows: NDArray[np.int32]  # (L,) rows whose logits are wanted
-    adapters: Sequence[LoadedAdapter | None] | None = None  # (S,); None where nobody has one
+    adapters: Sequence[LoadedAdapter | None] | None = None  # (S,); None where no sequence has one
     hidden_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
     """(H,) rows whose hidden states are wanted, after the last norm."""
     embeds: NDArray[np.float32] | None = None
@@ -49,22 +51,20 @@ class Batch:
     embed_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
     """(M,) the rows that have `embeds`, each once."""
     rope_positions: NDArray[np.int32] | None = None
-    """(3, T) where rows stand in time, height and width, for M-RoPE; None: at `positions`."""
+    """(3, T) rotary positions in time, height and width, for M-RoPE; None: `positions`."""
+    num_rows: int = field(init=False)
+    """T"""
+    num_sequences: int = field(init=False)
+    """S"""
+    has_media: bool = field(init=False)
+    """Whether some row has an embedding or a rotary position of its own."""
 
-    @property
-    def num_rows(self) -> int:
-        return len(self.token_ids)
-
-    @property
-    def has_media(self) -> bool:
-        """Whether some row has an embedding or a place of its own."""
-        return (
+    def __post_init__(self) -> None:
+        self.num_rows = len(self.token_ids)
+        self.num_sequences = len(self.context_lens)
+        self.has_media = (
             self.embeds is not None or len(self.embed_rows) > 0 or self.rope_positions is not None
         )
-
-    @property
-    def num_sequences(self) -> int:
-        return len(self.context_lens)
 
 
 class Runner(Protocol):
@@ -76,7 +76,7 @@ class Runner(Protocol):
     max_model_len: int
     hidden_size: int
     uses_mrope: bool
-    """Whether a row's place is one in time, height and width: `Batch.rope_positions`."""
+    """Whether rows have M-RoPE positions: `Batch.rope_positions`."""
     weights_bytes: int
     kv_cache_bytes: int
 
@@ -86,9 +86,11 @@ class Runner(Protocol):
         ...
 
     def load_adapter(self, adapter: Adapter) -> LoadedAdapter:
-        """Read an adapter for batches to come, from any thread and while others run.
+        """Read an adapter for batches to come, from any thread, while batches run.
 
-        Raises AdapterError where it does not fit the model, or changes nothing; OutOfMemoryError.
+        Raises:
+            AdapterError: it does not fit the model, or changes nothing.
+            OutOfMemoryError: it does not fit into memory.
         """
         ...
 

@@ -1,22 +1,19 @@
 """From a prompt's hidden states to one vector: an embedding, or the scores of a reward model.
 
-A pooling request goes through the scheduler like any prompt and generates nothing. What is computed
-here is in float64 and in one order, the rows' own, so that a vector is bitwise the same however the
+A pooling request goes through the scheduler like any prompt and generates nothing. The sums here are
+in float64 and always in the order of the rows, so that a vector is bitwise the same however the
 prompt was cut into chunks.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.outputs import Delta
-
-PoolingKind = Literal["last", "mean"]
-POOLING_KINDS: tuple[PoolingKind, ...] = ("last", "mean")
+from quire.prompt import PoolingKind
 
 _SMALLEST_NORM = 1e-12  # of a vector that is normalised, as in torch's `normalize`
 
@@ -29,21 +26,22 @@ class ScoreHead:
     bias: NDArray[np.float64]  # (labels,)
 
     def apply(self, hidden: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The scores (labels,) of one hidden state (hidden,)."""
-        return (self.weight * hidden).sum(axis=1) + self.bias  # no BLAS, whose order is its own
+        """Return the scores (labels,) of one hidden state (hidden,)."""
+        # Not a BLAS product: its order of summation depends on library, threads and shapes.
+        return (self.weight * hidden).sum(axis=1) + self.bias
 
 
 @dataclass(frozen=True, slots=True)
-class PoolingParams:
+class Pooling:
     """How hidden states become a vector: the last one or their mean, then a head or a norm."""
 
     kind: PoolingKind = "last"
     normalize: bool = False
-    """Whether the vector gets the length 1."""
+    """Whether the vector is scaled to length 1."""
     head: ScoreHead | None = None
     priority: int = 0
     cache_salt: str | None = None
-    """As of `SamplingParams`."""
+    """As in `SamplingParams`."""
 
 
 @dataclass(slots=True)
@@ -54,7 +52,7 @@ class Pooled(Delta):
     """Float32 numbers: of the hidden size, or one for each label of the head."""
 
 
-class Pool:
+class PoolingState:
     """What is known so far of one request's vector.
 
     A prompt that is preempted and computed again keeps what it has.
@@ -62,7 +60,7 @@ class Pool:
 
     __slots__ = ("_length", "_params", "_sum", "next_row")
 
-    def __init__(self, params: PoolingParams, length: int) -> None:
+    def __init__(self, params: Pooling, length: int) -> None:
         self._params, self._length = params, length
         self._sum: NDArray[np.float64] | None = None
         self.next_row = length - 1 if params.kind == "last" else 0
@@ -70,6 +68,7 @@ class Pool:
 
     @property
     def is_complete(self) -> bool:
+        """Whether all hidden states that are needed have come."""
         return self.next_row == self._length
 
     @property
@@ -84,18 +83,18 @@ class Pool:
     def add(self, hidden: NDArray[np.float32]) -> None:
         """Take the hidden states (M, hidden) of the rows from `next_row` on."""
         total = np.zeros(hidden.shape[1]) if self._sum is None else self._sum
-        for row in hidden:  # one after another: the order does not depend on the chunks
+        for row in hidden:  # one by one: sums of whole chunks would round otherwise in other chunks
             total += row
         self._sum = total
         self.next_row += len(hidden)
 
     def vector(self) -> tuple[float, ...]:
-        """The result, once it is complete."""
+        """Return the result, once it is complete."""
         assert self._sum is not None
         assert self.is_complete
-        found = self._sum if self._params.kind == "last" else self._sum / self._length
+        vector = self._sum if self._params.kind == "last" else self._sum / self._length
         if self._params.head is not None:
-            found = self._params.head.apply(found)
+            vector = self._params.head.apply(vector)
         if self._params.normalize:
-            found = found / max(float(np.sqrt((found * found).sum())), _SMALLEST_NORM)
-        return tuple(found.astype(np.float32).tolist())
+            vector = vector / max(float(np.sqrt((vector * vector).sum())), _SMALLEST_NORM)
+        return tuple(vector.astype(np.float32).tolist())

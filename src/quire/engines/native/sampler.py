@@ -1,28 +1,34 @@
-"""A step's next tokens, all rows at once: adjust, choose, and say how likely each was."""
+"""A step's next tokens, all rows at once: process the logits, choose, and say how likely each was."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.constraints.masking import mask
-from quire.engines.native.adjustments import Adjustment, adjust
-from quire.engines.native.drawing import Settings, draw
+from quire.constraints.matcher import Matcher
+from quire.engines.native.logits_processors import (
+    LogitsProcessor,
+    ProcessedRow,
+    apply_masks,
+    process_logits,
+)
 from quire.engines.native.logprobs import token_logprobs
+from quire.engines.native.sampling_ops import RowSettings, Uniforms, draw
 from quire.engines.native.sequence import Sequence
 from quire.outputs import TokenLogprob
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What came out for M sequences. A row that is not `usable` has no token worth the name."""
+    """The tokens of M sequences."""
 
     tokens: list[int]
-    usable: list[bool]
-    logprobs: list[TokenLogprob | None] | None  # None: nobody asked
+    unusable: list[int]
+    """Indices of those whose logits were unusable; their tokens mean nothing."""
+    logprobs: list[TokenLogprob | None] | None
+    """None where no sequence wants them."""
 
 
 class Sampler:
@@ -34,89 +40,105 @@ class Sampler:
     """
 
     def __init__(self) -> None:
-        self._drawn: list[Sequence] = []  # whose settings are in _settings
-        self._settings: Settings | None = None
+        self._options = _BatchOptions([])
 
     def sample(
-        self, logits: NDArray[np.float32], rows: Many[int], sequences: list[Sequence]
+        self, logits: NDArray[np.float32], rows: list[int], sequences: list[Sequence]
     ) -> Sampled:
         """Choose from the logits (L, V), where `sequences[i]` draws from row `rows[i]`.
 
         The logits are overwritten. Nothing is changed in the sequences.
         """
-        count = len(sequences)
-        if count != len(logits) or any(map(int.__ne__, rows, range(count))):
-            logits = logits[rows]
-        adjust(logits, _adjustments(sequences))
-        constrained = [(row, s.matcher) for row, s in enumerate(sequences) if s.matcher]
-        if constrained:
-            mask(logits, constrained)
+        if rows != list(range(len(logits))):
+            logits = logits[rows]  # a copy: siblings may share a row, and drafts need theirs later
+        # Most steps have the sequences of the step before. Comparing the lists compares pointers.
+        if sequences != self._options.sequences:
+            self._options = _BatchOptions(sequences)
+        options = self._options
+        if options.processed:
+            process_logits(logits, options.processed_rows())
+        if options.constrained:
+            apply_masks(logits, options.constrained)
+        # For rows that draw, too: the largest entry shows whether a row is usable.
         tokens = logits.argmax(axis=1)
-        usable = np.isfinite(logits[np.arange(count), tokens])
-        self._draw(logits, sequences, tokens, usable)
-        return Sampled(
-            tokens.tolist(), usable.tolist(), _logprobs(logits, sequences, tokens, usable)
-        )
+        usable = np.isfinite(logits[np.arange(len(tokens)), tokens])
+        unusable = [] if usable.all() else np.flatnonzero(~usable).tolist()
+        if options.random:
+            self._draw(logits, tokens, usable)
+        logprobs = self._logprobs(logits, tokens, unusable) if options.logprob_rows else None
+        return Sampled(tokens.tolist(), unusable, logprobs)
+
+    def forget(self) -> None:
+        """Let go of the last sequences, and so of their adapters."""
+        self._options = _BatchOptions([])
 
     def _draw(
-        self,
-        logits: NDArray[np.float32],
-        sequences: list[Sequence],
-        tokens: NDArray[np.int64],
-        usable: NDArray[np.bool_],
+        self, logits: NDArray[np.float32], tokens: NDArray[np.int64], usable: NDArray[np.bool_]
     ) -> None:
-        """Replace the tokens of those that are not greedy."""
-        drawing = [
-            place
-            for place, (sequence, fine) in enumerate(zip(sequences, usable.tolist(), strict=True))
-            if fine and sequence.uniforms is not None
+        """Replace the tokens of the usable rows that are not greedy."""
+        options = self._options
+        rows, settings = options.random_rows, options.settings
+        uniforms = np.array([numbers[s.num_outputs] for s, numbers in options.random])
+        if not usable.all():
+            kept = np.flatnonzero(usable[rows])
+            rows, settings, uniforms = rows[kept], settings.at(kept), uniforms[kept]
+        if len(rows) == len(logits):
+            tokens[:] = draw(logits, settings, uniforms)
+        elif len(rows):
+            tokens[rows] = draw(logits[rows], settings, uniforms)
+
+    def _logprobs(
+        self, logits: NDArray[np.float32], tokens: NDArray[np.int64], unusable: list[int]
+    ) -> list[TokenLogprob | None]:
+        result: list[TokenLogprob | None] = [None] * len(tokens)
+        wanted = self._options.logprob_rows
+        rows = [row for row in wanted if row not in unusable]
+        if rows:
+            some = logits if len(rows) == len(logits) else logits[rows]
+            entries = token_logprobs(some, tokens[rows], [wanted[row] for row in rows])
+            for row, logprob in zip(rows, entries, strict=True):
+                result[row] = logprob
+        return result
+
+
+class _BatchOptions:
+    """What the requests of a batch's sequences ask for, gathered once for as long as they stay."""
+
+    def __init__(self, sequences: list[Sequence]) -> None:
+        self.sequences = sequences
+        self.processed: list[tuple[int, Sequence, LogitsProcessor, float]] = []
+        self.constrained: list[tuple[int, Matcher]] = []
+        self.random: list[tuple[Sequence, Uniforms]] = []
+        self.logprob_rows: dict[int, int] = {}
+        """For each row with log-probabilities, how many tokens to name."""
+        rows: list[int] = []
+        settings: list[tuple[float, int, float, float]] = []
+        for row, sequence in enumerate(sequences):
+            request, params = sequence.request, sequence.request.params
+            processor = request.logits_processor
+            if processor is not None:
+                self.processed.append((row, sequence, processor, processor.num_steps))
+            if sequence.matcher is not None:
+                self.constrained.append((row, sequence.matcher))
+            if sequence.uniforms is not None:
+                self.random.append((sequence, sequence.uniforms))
+                rows.append(row)
+                settings.append((params.temperature, params.top_k, params.top_p, params.min_p))
+            if params.logprobs is not None:
+                self.logprob_rows[row] = params.logprobs
+        self.random_rows = np.array(rows, dtype=np.int64)
+        table = np.array(settings, dtype=np.float64).reshape(-1, 4)
+        self.settings = RowSettings(
+            temperature=table[:, 0],
+            top_k=table[:, 1].astype(np.int64),
+            top_p=table[:, 2],
+            min_p=table[:, 3],
+        )
+
+    def processed_rows(self) -> list[ProcessedRow]:
+        """Return the rows whose processors have something to do now."""
+        return [
+            ProcessedRow(row, processor, sequence.output_ids, sequence.counts)
+            for row, sequence, processor, num_steps in self.processed
+            if sequence.num_outputs < num_steps
         ]
-        if not drawing:
-            return
-        chosen = [sequences[place] for place in drawing]
-        uniforms = np.array([s.uniforms[s.num_outputs] for s in chosen if s.uniforms is not None])
-        some = logits if len(drawing) == len(sequences) else logits[drawing]
-        tokens[drawing] = draw(some, self._settings_of(chosen), uniforms)
-
-    def _settings_of(self, sequences: list[Sequence]) -> Settings:
-        """Gather the settings; those of the step before are kept, since most steps are alike."""
-        if self._settings is None or sequences != self._drawn:
-            params = [sequence.request.params for sequence in sequences]
-            self._settings = Settings(
-                temperature=np.array([p.temperature for p in params]),
-                top_k=np.array([p.top_k for p in params], dtype=np.int64),
-                top_p=np.array([p.top_p for p in params]),
-                min_p=np.array([p.min_p for p in params]),
-            )
-            self._drawn = sequences
-        return self._settings
-
-
-def _adjustments(sequences: list[Sequence]) -> list[Adjustment]:
-    found: list[Adjustment] = []
-    for row, sequence in enumerate(sequences):
-        rules = sequence.request.rules
-        if rules is not None and (rules.always or sequence.num_outputs < rules.min_tokens):
-            found.append(Adjustment(row, rules, sequence.output_ids, sequence.counts))
-    return found
-
-
-def _logprobs(
-    logits: NDArray[np.float32],
-    sequences: list[Sequence],
-    tokens: NDArray[np.int64],
-    usable: NDArray[np.bool_],
-) -> list[TokenLogprob | None] | None:
-    wanting = [
-        place
-        for place, sequence in enumerate(sequences)
-        if sequence.request.params.logprobs is not None and usable[place]
-    ]
-    if not wanting:
-        return None
-    tops = [sequences[place].request.params.logprobs or 0 for place in wanting]
-    result: list[TokenLogprob | None] = [None] * len(sequences)
-    some = logits if len(wanting) == len(sequences) else logits[wanting]
-    for place, one in zip(wanting, token_logprobs(some, tokens[wanting], tops), strict=True):
-        result[place] = one
-    return result

@@ -1,4 +1,4 @@
-"""The nouns of the engine: a request, and the completions of it as sequences of tokens."""
+"""The nouns of the engine: a request, and its completions as sequences of tokens."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.constraints.matcher import Matcher
-from quire.engines.native.adjustments import LogitRules, TokenCounts
 from quire.engines.native.batch import LoadedAdapter
-from quire.engines.native.block_table import BlockTable
-from quire.engines.native.completion_text import CompletionText
-from quire.engines.native.placed_media import PlacedMedia
-from quire.engines.native.pooling import Pool
-from quire.engines.native.prefix_cache import Root
-from quire.engines.native.prompt_logprobs import PromptLogprobs
-from quire.engines.native.randomness import Uniforms
+from quire.engines.native.kv_cache import BlockTable, Root
+from quire.engines.native.logits_processors import LogitsProcessor, TokenCounts
+from quire.engines.native.logprobs import PromptLogprobs
+from quire.engines.native.multimodal import RequestMedia
+from quire.engines.native.pooling import PoolingState
+from quire.engines.native.sampling_ops import Uniforms
 from quire.engines.native.speculation import Drafter
+from quire.engines.native.stop import StopChecker
 from quire.outputs import TokenLogprob
 from quire.sampling import SamplingParams
-
-Gain: TypeAlias = tuple[str, TokenLogprob | None]
-"""What a token adds to a completion: text that may be shown, and its log-probability if wanted."""
 
 Key: TypeAlias = tuple[int, float, int, int]
 """Who is served first: priority, arrival, number of the request, index of the completion."""
@@ -31,44 +27,40 @@ Key: TypeAlias = tuple[int, float, int, int]
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One prompt and its `n` completions.
-
-    `rules` is None where the request never changes its logits. `prompt_logprobs` is None where it
-    did not ask for them, `adapter` where it wants the base model, `pool` where it generates, `media`
-    where it is of text alone.
-    """
+    """One prompt and its `n` completions."""
 
     request_id: str
     prompt_ids: NDArray[np.int32]  # (P,)
     params: SamplingParams
     priority: int
-    arrival: float
-    number: int
+    arrival: float  # seconds
+    number: int  # requests count up
     root: Root
-    rules: LogitRules | None
-    prompt_logprobs: PromptLogprobs | None
-    sequences: list[Sequence] = field(default_factory=list["Sequence"])  # filled by the engine
-    forked: bool = False  # set once the prompt is computed and every completion goes its own way
-    cached_tokens: int | None = None  # set at the first admission
+    logits_processor: LogitsProcessor | None = None
+    """None where the request never changes its logits."""
+    prompt_logprobs: PromptLogprobs | None = None
+    pooling: PoolingState | None = None
+    """None where the request generates."""
     adapter: LoadedAdapter | None = None
-    pool: Pool | None = None
-    media: PlacedMedia | None = None
-
-    @property
-    def prompt_length(self) -> int:
-        return len(self.prompt_ids)
-
-    @property
-    def is_finished(self) -> bool:
-        return all(sequence.finished for sequence in self.sequences)
+    """None for the base model."""
+    media: RequestMedia | None = None
+    sequences: list[Sequence] = field(default_factory=list["Sequence"])
+    """One for each completion, in the order of their indices; filled by the input processor."""
+    num_unfinished: int = 0
+    """How many of the sequences go on; kept by the engine."""
+    shares_prompt: bool = False
+    """Whether the first sequence, the leader, computes the prompt for its siblings, which wait for
+    it; cleared when they fork."""
+    cached_tokens: int | None = None
+    """Tokens of the prompt that came from the prefix cache; set at the first admission."""
 
 
 class Sequence:
     """One completion: prompt and answer in one growing array, and how far the KV cache follows it.
 
     `computed_tokens` of its `num_tokens` tokens have keys and values in `table`'s blocks, of which
-    the first `published` are full, and in the prefix cache where there is one. A sequence that
-    waits has no blocks. `held` is what it gained so far, where only whole answers are wanted.
+    the first `num_published` are full, and in the prefix cache where there is one. A sequence that
+    waits has no blocks. All counts are attributes, not properties: a step reads them many times.
     """
 
     __slots__ = (
@@ -77,16 +69,18 @@ class Sequence:
         "counts",
         "drafter",
         "finished",
-        "held",
         "index",
         "key",
+        "last_token",
         "matcher",
+        "num_outputs",
+        "num_published",
         "num_tokens",
         "prompt_length",
-        "published",
         "request",
+        "stop_checker",
         "table",
-        "text",
+        "undelivered",
         "uniforms",
     )
 
@@ -94,27 +88,32 @@ class Sequence:
         self,
         request: Request,
         index: int,
-        text: CompletionText,
-        uniforms: Uniforms | None,
-        counts: TokenCounts | None,
+        stop_checker: StopChecker,
+        uniforms: Uniforms | None = None,
+        counts: TokenCounts | None = None,
         matcher: Matcher | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
+        params, prompt = request.params, request.prompt_ids
         self.request = request
         self.index = index
         self.key: Key = (request.priority, request.arrival, request.number, index)
-        self.text = text
+        self.stop_checker = stop_checker
         self.uniforms = uniforms  # None: greedy
         self.counts = counts  # None: no penalties
         self.matcher = matcher  # None: no constraint
-        self.drafter: Drafter | None = None  # set where the engine speculates
-        self.held: list[Gain] | None = None if request.params.streamed else []
-        self.prompt_length = self.num_tokens = request.prompt_length
-        self._tokens = np.empty(
-            self.num_tokens + min(request.params.max_tokens, 64), dtype=np.int32
+        self.drafter = drafter  # None: no speculation
+        # Text and log-probability of each token so far, where only whole answers are wanted.
+        self.undelivered: list[tuple[str, TokenLogprob | None]] | None = (
+            None if params.streamed else []
         )
-        self._tokens[: self.num_tokens] = request.prompt_ids
+        self.prompt_length = self.num_tokens = len(prompt)
+        self.num_outputs = 0
+        self.last_token = -1  # the newest generated one
+        self._tokens = np.empty(self.num_tokens + min(params.max_tokens, 64), dtype=np.int32)
+        self._tokens[: self.num_tokens] = prompt
         self.computed_tokens = 0
-        self.published = 0
+        self.num_published = 0
         self.table = BlockTable()
         self.finished = False
 
@@ -125,33 +124,16 @@ class Sequence:
 
     @property
     def output_ids(self) -> NDArray[np.int32]:
+        """The answer so far (num_outputs,)."""
         return self._tokens[self.prompt_length : self.num_tokens]
 
     @property
-    def num_outputs(self) -> int:
-        return self.num_tokens - self.prompt_length
-
-    @property
-    def remaining(self) -> int:
-        """How many tokens are not computed yet."""
-        return self.num_tokens - self.computed_tokens
-
-    @property
-    def is_decoding(self) -> bool:
-        """Whether all but the last generated token is computed."""
-        return self.num_tokens - self.computed_tokens == 1 and self.num_tokens > self.prompt_length
-
-    @property
-    def last_token(self) -> int:
-        return int(self._tokens[self.num_tokens - 1])
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether it computes the prompt for siblings that still wait for it."""
-        return not self.request.forked and len(self.request.sequences) > 1
+    def is_prefilling(self) -> bool:
+        """Whether more than its newest generated token is to be computed, as after a preemption."""
+        return self.num_tokens - self.computed_tokens > 1 or not self.num_outputs
 
     def block_key(self, start: int, end: int) -> bytes:
-        """What tells the block of these tokens from others after the same ones: ids, and media."""
+        """Return what a block of these tokens depends on, besides the blocks before it."""
         key = self._tokens[start:end].tobytes()
         media = self.request.media
         return key if media is None else key + media.key(start, end)
@@ -160,12 +142,8 @@ class Sequence:
         """Add a generated token, which is to be computed in the next step."""
         if self.num_tokens == len(self._tokens):
             self._tokens = np.concatenate([self._tokens, np.empty_like(self._tokens)])
-        self._tokens[self.num_tokens] = token
+        self._tokens[self.num_tokens] = self.last_token = token
         self.num_tokens += 1
+        self.num_outputs += 1
         if self.counts is not None:
             self.counts.add(token)
-
-    def forget_computed(self) -> list[int]:
-        """Return the blocks that it held; all its tokens are to be computed again."""
-        self.computed_tokens = self.published = 0
-        return self.table.clear()

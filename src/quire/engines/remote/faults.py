@@ -18,7 +18,7 @@ from quire.errors import (
     UnknownAdapterError,
     sentence,
 )
-from quire.sampling import SAMPLING_OPTIONS
+from quire.options import SAMPLING_OPTIONS
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 """The server did not take the request; another may."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from quire.errors import GenerationError
-from quire.outputs import FinishReason, TokenLogprob, Usage
-
-Part = TypeVar("Part")
+from quire.outputs import Delta, FinishReason, TokenLogprob, Usage
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -24,15 +22,15 @@ _PREFIX = "token_id:"
 _MINUS_INFINITY = -9999.0  # vLLM's stand-in for what JSON cannot say
 
 
-class AnswerReader(Protocol[Part]):
-    """Turns one request's answer into parts; made anew for each request."""
+class AnswerReader(Protocol):
+    """Turns one request's answer into deltas; made anew for each request."""
 
-    def add(self, event: Mapping[str, Any]) -> list[Part]:
+    def add(self, event: Mapping[str, Any]) -> list[Delta]:
         """Read one event of a stream, or an answer that came whole."""
         ...
 
-    def flush(self) -> list[Part]:
-        """The answer has ended: return the last part of each completion.
+    def flush(self) -> list[Delta]:
+        """The answer has ended: return the last delta of each completion.
 
         Raises:
             GenerationError: a completion is not finished.
@@ -141,12 +139,6 @@ def counted(usage: Any, name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def cached(usage: Any) -> int:
-    """How many of the prompt's tokens came from the cache, 0 where it is not told."""
-    details = usage.get("prompt_tokens_details") if isinstance(usage, Mapping) else None
-    return counted(details, "cached_tokens")
-
-
 def unfinished(count: int, expected: int) -> GenerationError:
     """The error of a stream that ended too early."""
     return GenerationError(
@@ -155,5 +147,11 @@ def unfinished(count: int, expected: int) -> GenerationError:
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int, usage: Any) -> Usage:
-    """The usage of one completion."""
-    return Usage(prompt_tokens, completion_tokens, cached(usage))
+    """The usage of one completion; what the server does not tell counts as 0."""
+    told = usage if isinstance(usage, Mapping) else {}
+    return Usage(
+        prompt_tokens,
+        completion_tokens,
+        counted(told.get("prompt_tokens_details"), "cached_tokens"),
+        counted(told.get("completion_tokens_details"), "reasoning_tokens"),
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 
-class ServedAdapters:
+class VllmAdapters:
     """The adapters of one engine; all methods are called from the engine's event loop."""
 
     def __init__(self, book: AdapterBook) -> None:
@@ -35,7 +35,12 @@ class ServedAdapters:
             UnknownAdapterError: there is no such adapter.
             AdapterError: vLLM cannot load it.
         """
-        adapter = await self._find(name)
+        path = None if name is None else self.book.find(name)
+        if name is not None and path is not None:  # in the folder of adapters, and not served yet
+            async with self._lock:
+                if name not in self.book.names:
+                    await self._add(started, name, str(path))
+        adapter = self.book.get(name)
         if adapter is None:
             return None
         if self._of is started and adapter.number in self._loaded:
@@ -49,17 +54,11 @@ class ServedAdapters:
         Raises:
             AdapterError: it does not fit, or vLLM cannot load it.
         """
-        adapter = await asyncio.to_thread(self.book.add, name, path)
-        try:
-            async with self._lock:
-                await self._load(started, adapter)
-        except BaseException:
-            self.book.remove(adapter.name)
-            raise
-        return adapter
+        async with self._lock:
+            return await self._add(started, name, path)
 
     async def drop(self, started: Started, name: str) -> Adapter:
-        """Serve an adapter no more; requests under way with it end as they would.
+        """Serve an adapter no more; requests in flight with it end as they would.
 
         Raises:
             UnknownAdapterError: there is no such adapter.
@@ -74,15 +73,15 @@ class ServedAdapters:
         """The engine is about to be closed."""
         self._of, self._loaded = None, {}
 
-    async def _find(self, name: str | None) -> Adapter | None:
-        """The adapter by name, from the folder of adapters where it is not served yet."""
-        if name is not None:
-            path = self.book.find(name)
-            if path is not None:
-                async with self._lock:
-                    if name not in self.book.names:
-                        await asyncio.to_thread(self.book.add, name, path)
-        return self.book.get(name)
+    async def _add(self, started: Started, name: str | None, path: str) -> Adapter:
+        """Enter an adapter into the book; one that vLLM refuses does not stay there."""
+        adapter = await asyncio.to_thread(self.book.add, name, path)
+        try:
+            await self._load(started, adapter)
+        except BaseException:
+            self.book.remove(adapter.name)
+            raise
+        return adapter
 
     async def _load(self, started: Started, adapter: Adapter) -> LoRARequest:
         from vllm.lora.request import LoRARequest

@@ -12,6 +12,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from quire.engines.seam import EngineLoad
 from quire.engines.vllm.load import StepFigures, stat_logger
 from quire.engines.vllm.log import (
     LogReader,
@@ -31,7 +32,6 @@ from quire.errors import (
     QuireError,
     sentence,
 )
-from quire.outputs import EngineLoad
 
 if TYPE_CHECKING:
     import psutil

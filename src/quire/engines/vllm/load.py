@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from quire.outputs import EngineLoad
+from quire.engines.seam import EngineLoad
 
 if TYPE_CHECKING:
     from vllm.v1.metrics.loggers import AggregateStatLoggerBase

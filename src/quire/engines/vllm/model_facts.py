@@ -9,7 +9,7 @@ from typing import Any
 
 from quire.errors import ModelNotFoundError, WeightsError
 from quire.weights.folder import read_json
-from quire.weights.safetensors_header import read_header
+from quire.weights.safetensors import read_header
 
 _DEFAULT_POSITIONS = 2048
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from quire.outputs import Delta, FinishReason, TokenLogprob, Usage
-from quire.sampling import SamplingParams
+from quire.sampling import SamplingParams, greedy_on_vllm
 
 if TYPE_CHECKING:
     from vllm import CompletionOutput, RequestOutput
@@ -30,7 +30,7 @@ class DeltaReader:
     def __init__(self, params: SamplingParams, prompt_length: int) -> None:
         self._params = params
         self._prompt_length = prompt_length
-        self._copies = params.n if params.greedy else 1
+        self._copies = params.n if greedy_on_vllm(params) else 1
         self._counts: dict[int, int] = {}
         self._prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
         self.unfinished = params.n

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from quire.arguments import FinetuningArguments, ModelArguments
+from quire.engines.seam import Purpose
 from quire.engines.vllm.devices import Devices
 from quire.engines.vllm.model_facts import ModelFacts
 from quire.engines.vllm.placement import choose_placement
 from quire.engines.vllm.precision import Precision, choose_precision
 from quire.errors import ConfigError, OutOfMemoryError, nearest, sentence
-from quire.sampling import MAX_LOGPROBS
+from quire.options import MAX_LOGPROBS
 
 UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """The executor that runs its one worker in the engine's process. Named in full: vLLM turns the
@@ -31,9 +32,6 @@ STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
 
 CPU_SEQUENCES = 128
 """vLLM's own `max_num_seqs` for a server on a CPU; the KV cache is cut to what they can fill."""
-
-Purpose = Literal["generate", "score", "embed"]
-"""What an engine of vLLM is started for; it does one of these."""
 
 _OF_GENERATION = ("max_logprobs", "structured_outputs_config")
 

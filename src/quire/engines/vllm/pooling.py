@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from quire.engines.seam import PoolingParams
 from quire.engines.vllm.failures import our_errors
 from quire.engines.vllm.launch import Started
 from quire.engines.vllm.media import salted
-from quire.engines.vllm.plan import Purpose
 from quire.errors import UnsupportedOptionError
+from quire.prompt import PoolingKind
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -22,29 +23,31 @@ _numbers = itertools.count()
 async def pool(
     started: Started,
     token_ids: Sequence[int],
-    purpose: Purpose,
-    *,
-    normalize: bool = False,
-    adapter: LoRARequest | None = None,
-    priority: int = 0,
-    cache_salt: str | None = None,
+    params: PoolingParams,
+    adapter: LoRARequest | None,
 ) -> tuple[float, ...]:
     """One prompt's vector: its scores as the head gives them, or its embedding.
 
     Cancelling the call aborts the request in vLLM.
+
+    Raises:
+        UnsupportedOptionError: the engine was started with another way of pooling.
     """
-    from vllm import PoolingParams
+    import vllm
     from vllm.inputs import tokens_input
 
-    task = "classify" if purpose == "score" else "embed"
-    params = PoolingParams(task=task, use_activation=normalize)
+    if params.kind is not None:
+        _check_kind(started, params.kind)
+    settings = vllm.PoolingParams(
+        task="classify" if params.score else "embed", use_activation=params.normalize
+    )
     with our_errors():
         stream = started.engine.encode(
-            salted(tokens_input(list(token_ids)), cache_salt),
-            params,
+            salted(tokens_input(list(token_ids)), params.cache_salt),
+            settings,
             f"text-{next(_numbers)}",
             lora_request=adapter,
-            priority=priority,
+            priority=params.priority,
         )
         async with aclosing(stream):
             async for output in stream:
@@ -52,12 +55,7 @@ async def pool(
     raise AssertionError("vLLM ended a text without an output")
 
 
-def check_pooling(started: Started, kind: str) -> None:
-    """Check that this engine pools hidden states as a call wants it ("last", "mean").
-
-    Raises:
-        UnsupportedOptionError: it does not; vLLM pools in one way, chosen when it starts.
-    """
+def _check_kind(started: Started, kind: PoolingKind) -> None:
     pooler = started.engine.model_config.pooler_config
     own = str(pooler.seq_pooling_type if pooler is not None else "LAST").lower()
     if kind != own:

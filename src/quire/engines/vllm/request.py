@@ -6,21 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from quire.errors import SamplingError
 from quire.response_format import Constraint
-from quire.sampling import SamplingParams
+from quire.sampling import SamplingParams, greedy_on_vllm, structured_outputs, vllm_fields
 
 if TYPE_CHECKING:
     import vllm
     from vllm.sampling_params import StructuredOutputsParams
-
-MAX_TEMPERATURE = 2.0
-"""vLLM refuses more."""
 
 
 def to_vllm(params: SamplingParams, *, cumulative: bool = False) -> vllm.SamplingParams:
     """The settings of one request as vLLM's own.
 
     A stream gets deltas and a whole answer one output at its end; `cumulative` gives each output
-    all that was written so far. Greedy completions of one prompt are equal: one is asked for, and
+    all that was written so far. Of several greedy completions one is asked for, and
     `outputs.DeltaReader` repeats it.
 
     Raises:
@@ -28,42 +25,21 @@ def to_vllm(params: SamplingParams, *, cumulative: bool = False) -> vllm.Samplin
     """
     import vllm
 
+    arguments = vllm_arguments(params, cumulative=cumulative)
     try:
-        return vllm.SamplingParams(**_arguments(params, _output_kind(params, cumulative)))
-    except SamplingError:
-        raise
+        return vllm.SamplingParams(**arguments)
     except Exception as error:  # ValueError before vLLM 0.27, an error of its own since
         raise SamplingError(f"vLLM refuses the request's settings: {error}") from None
 
 
-def _arguments(params: SamplingParams, output_kind: Any) -> dict[str, Any]:
-    if params.temperature > MAX_TEMPERATURE:
-        raise SamplingError(
-            f"temperature must be at most {MAX_TEMPERATURE:g} with vLLM, not {params.temperature:g}."
-        )
-    eos = () if params.ignore_eos else params.eos_token_ids
-    return {
-        "n": 1 if params.greedy else params.n,
-        "max_tokens": params.max_tokens,
-        "min_tokens": min(params.min_tokens, params.max_tokens),
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "top_k": params.top_k,
-        "min_p": params.min_p,
-        "repetition_penalty": params.repetition_penalty,
-        "presence_penalty": params.presence_penalty,
-        "frequency_penalty": params.frequency_penalty,
+def vllm_arguments(params: SamplingParams, *, cumulative: bool = False) -> dict[str, Any]:
+    """What `to_vllm` gives to vLLM's class."""
+    return vllm_fields(params) | {
         "seed": _seed(params.seed),
-        "stop": list(params.stop),
-        "stop_token_ids": [*params.stop_token_ids, *eos],
-        "ignore_eos": params.ignore_eos,
         "logit_bias": dict(params.logit_bias) or None,
         "bad_words": list(params.bad_words) or None,
-        "logprobs": params.logprobs,
-        "prompt_logprobs": params.prompt_logprobs,
         "structured_outputs": _structured_outputs(params.response_format),
-        "skip_special_tokens": params.skip_special_tokens,
-        "output_kind": output_kind,
+        "output_kind": _output_kind(params, cumulative),
         "skip_clone": True,  # made for this one request
     }
 
@@ -73,7 +49,7 @@ def _output_kind(params: SamplingParams, cumulative: bool) -> Any:
 
     if cumulative:
         # A cumulative output holds one completion only, so several come whole, at the end.
-        several = params.n > 1 and not params.greedy
+        several = params.n > 1 and not greedy_on_vllm(params)
         return RequestOutputKind.FINAL_ONLY if several else RequestOutputKind.CUMULATIVE
     return RequestOutputKind.DELTA if params.streamed else RequestOutputKind.FINAL_ONLY
 
@@ -88,8 +64,4 @@ def _structured_outputs(constraint: Constraint | None) -> StructuredOutputsParam
         return None
     from vllm.sampling_params import StructuredOutputsParams
 
-    if constraint.kind == "json_object":
-        return StructuredOutputsParams(json_object=True)
-    value = list(constraint.value) if constraint.kind == "choice" else constraint.value
-    named: dict[str, Any] = {constraint.kind: value}
-    return StructuredOutputsParams(**named)
+    return StructuredOutputsParams(**structured_outputs(constraint))

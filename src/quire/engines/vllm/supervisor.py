@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 
+from quire.engines.seam import EngineLoad
 from quire.engines.vllm.launch import Started, start, stop, stop_dead
 from quire.engines.vllm.log import LogReader, hint
 from quire.engines.vllm.plan import Plan
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, sentence
-from quire.outputs import EngineLoad
 
 logger = logging.getLogger("quire")
 

@@ -12,7 +12,7 @@ import pytest
 
 from quire.engines.native.batch import Runner
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.cpu.memory import block_bytes
+from quire.engines.native.cpu.memory.kv_cache import block_bytes
 from quire.engines.native.models.registry import read_spec
 from quire.errors import (
     ConfigError,

@@ -15,8 +15,8 @@ import torch
 
 from quire.engines.native.media import libraries
 from quire.engines.native.media.encoder import FeatureCache, MediaEncoder, media_kinds
-from quire.engines.native.media.qwen2_vl import sampled_fps, video_pixels, vision_places
-from quire.engines.native.placed_media import MediaFeatures
+from quire.engines.native.media.qwen2_vl import sampled_fps, video_pixels, vision_positions
+from quire.engines.native.multimodal import MediaFeatures
 from quire.errors import ConfigError, MediaError, ModelError, UnsupportedModelError, WeightsError
 from quire.prompt import MediaItem, Prompt
 from tests.engines.native.media.random_media_models import (
@@ -104,7 +104,7 @@ def test_the_cache_keeps_what_was_used_last() -> None:
 
 
 def test_places_of_a_video() -> None:
-    found = vision_places(3, 1, 2, 1.7)
+    found = vision_positions(3, 1, 2, 1.7)
     assert found.tolist() == [[0, 0, 1, 1, 3, 3], [0] * 6, [0, 1] * 3]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from quire.engines.native.cpu.weights import SafetensorsFile
-from quire.engines.native.models.multimodal import SPELLINGS
+from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.registry import read_spec, spec_of
 from quire.engines.native.models.spec import Rows
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
+from quire.weights.safetensors import SafetensorsFile
 from tests.engines.native.random_models import KINDS, make_random_model
 
 PLAIN: dict[str, Any] = {
@@ -42,7 +42,7 @@ def test_names_and_shapes_are_those_of_the_folder(tmp_path: Path, kind: str) -> 
     shapes: dict[str, tuple[int, ...]] = {}
     for name in stored.names():
         if "vision" not in name and "multi_modal" not in name:
-            here = next((h + name[len(t) :] for t, h in SPELLINGS if name.startswith(t)), name)
+            here = next((h + name[len(t) :] for t, h in PREFIX_MAP if name.startswith(t)), name)
             shapes[here if kind in ("gemma3", "mistral3") else name] = stored.tensor(
                 name
             ).values.shape

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from quire.engines.native.cpu.expert_tables import expert_scratch_bytes
-from quire.engines.native.cpu.layout import BLOCK_SIZES
-from quire.engines.native.cpu.machine_code import load_step
-from quire.engines.native.cpu.memory import KvDtype, count_blocks
-from quire.engines.native.cpu.packed import PackedMatrix
-from quire.engines.native.cpu.packer import QuantizedKind
+from quire.engines.native.cpu.kernels.layout import BLOCK_SIZES
+from quire.engines.native.cpu.memory.kv_cache import KvDtype, count_blocks
+from quire.engines.native.cpu.program.machine_code import load_step
 from quire.engines.native.cpu.runner import CpuRunner
-from quire.engines.native.cpu.weights import Weights, WeightsDtype, load_weights
+from quire.engines.native.cpu.tables import expert_scratch_bytes
+from quire.engines.native.cpu.weights.decoder import Weights, WeightsDtype, load_weights
+from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.rope import override_rope
 from quire.engines.native.models.spec import DecoderSpec
@@ -45,22 +44,24 @@ def load_model(
     """Load the model in `folder`.
 
     Args:
-        dtype: of the matrices; "auto" keeps what is stored, float16 becomes float32.
-        quantize: round matrices of full precision to so many bits.
-        rope_scaling: a kind of `rope.OVERRIDES`; None or "none" keeps the model's own.
-        max_model_len: the most tokens of one sequence; None takes the model's own number.
-        max_model_len_is_wish: take the model's own number where it is smaller, without an error.
-        kv_dtype: of the KV cache's elements; "auto" is float16 where weights are quantised, else
+        dtype: of the matrices; "auto" keeps what is stored, but makes float16 float32.
+        quantize: round full-precision matrices to so many bits.
+        rope_scaling: one of `rope.OVERRIDES`; None or "none" keeps the model's own.
+        max_model_len: the most tokens of one sequence; None takes the model's own limit.
+        max_model_len_is_wish: take the model's own limit if it is lower, without an error.
+        kv_dtype: of the KV cache's elements; "auto" is float16 if weights are quantised, else
             float32.
         kv_cache_memory: bytes; None takes `memory_util` of what is free.
-        num_threads: None takes a thread for each core that this process may use.
-        max_batch_tokens: the most rows of one batch; scratch is sized by it.
-        max_sequences: the most sequences at once; the KV cache never holds more.
+        num_threads: None takes one for each core that this process may use.
+        max_batch_tokens: the most rows of one batch, which scratch memory is made for.
+        max_sequences: the most sequences at once, which the KV cache need not exceed.
         with_head: False for a model that writes no text, and may lack the head.
-        on_compile: gets one line of text when the kernels must be compiled first.
+        on_compile: gets one line of text if the kernels must be compiled, or the weights rounded.
 
-    Raises ModelError (see `read_spec` and `load_weights`), ConfigError (an argument that does not
-    fit the model) or OutOfMemoryError (the KV cache would not hold one sequence).
+    Raises:
+        ModelError: the model cannot be read or run: see `read_spec` and `load_weights`.
+        ConfigError: an argument does not fit the model.
+        OutOfMemoryError: the KV cache would not hold one sequence.
     """
     if block_size not in BLOCK_SIZES:
         known = ", ".join(map(str, BLOCK_SIZES))
@@ -74,7 +75,7 @@ def load_model(
         )
     threads = num_threads or default_threads()
     weights = load_weights(
-        spec, folder, dtype, quantize, threads=threads, say=on_compile, with_head=with_head
+        spec, folder, dtype, quantize, threads=threads, on_progress=on_compile, with_head=with_head
     )
     size = weights_bytes(weights)
     if kv_dtype == "auto":
@@ -103,25 +104,26 @@ def load_model(
     return runner
 
 
-def _model_length(spec: DecoderSpec, wanted: int | None, wish: bool) -> int:
-    if wanted is None or (wish and wanted > spec.max_positions):
+def _model_length(spec: DecoderSpec, length: int | None, is_wish: bool) -> int:
+    """The most tokens of one sequence."""
+    if length is None or (is_wish and length > spec.max_positions):
         return spec.max_positions
-    if wanted > spec.max_positions:
+    if length > spec.max_positions:
         raise ConfigError(
-            f"vllm_maxlen {wanted} is more than the {spec.max_positions} positions that this model "
+            f"vllm_maxlen {length} is more than the {spec.max_positions} positions that this model "
             "knows; lower it, or set rope_scaling (linear, dynamic, yarn or llama3) to stretch them"
         )
-    return wanted
+    return length
 
 
 def has_packed(weights: Weights) -> bool:
-    """Whether some matrix is quantised."""
+    """Whether a matrix of a layer is quantised."""
     tensors = (one for layer in weights.layers for one in layer.values())
     return any(isinstance(one, PackedMatrix) for one in tensors)
 
 
 def weights_bytes(weights: Weights) -> int:
-    """Bytes of all tensors, those that are tied counted once."""
+    """Bytes of all tensors; tied ones count once."""
     return sum({id(tensor): tensor.nbytes for tensor in weights.all_tensors()}.values())
 
 

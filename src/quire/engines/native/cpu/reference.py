@@ -1,8 +1,13 @@
-"""The phases of a step in plain NumPy: what the compiled kernels are compared with.
+"""The kernels in plain NumPy, which the compiled ones are compared with, and a runner made of them.
 
-Each function is the kernel of its name in `kernels` or `attention`, on arrays instead of addresses
-and without the share of a thread. `ReferenceRunner` is a whole runner made of them: slow, exact,
-and ready without compiling anything.
+Each function has the name of its compiled twin in `kernels` or `program`, and the same meaning. A
+kernel takes addresses and sizes where these take arrays, computes the part of one task where these
+compute everything, and writes to `out` where these return it:
+
+    kernels.rowwise.rms_norm(task, tasks, x, rows, size, weight, eps, out)
+    reference.rms_norm(x, weight, eps) -> out
+
+`ReferenceRunner` is slow, and ready without compiling anything.
 """
 
 from __future__ import annotations
@@ -15,61 +20,63 @@ from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
 from quire.engines.native.batch import Batch
-from quire.engines.native.cpu.batch_check import check_batch
-from quire.engines.native.cpu.layout import padded
-from quire.engines.native.cpu.lora_weights import LoraWeights, MapChange, lora_weights
-from quire.engines.native.cpu.weights import Weights, embedding_scale, widen
-from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, turned_angles
+from quire.engines.native.cpu.inputs import check_batch
+from quire.engines.native.cpu.kernels.layout import padded
+from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_weights
+from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
+from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, mrope_angles
 from quire.engines.native.models.spec import Activation, ExpertsSpec, RopeSpec
+from quire.weights.safetensors import widen
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[Any]  # float32, or bfloat16 as uint16
 
 
 def _wide(matrix: Matrix) -> Floats:
+    """A matrix as float32."""
     return widen(matrix) if matrix.dtype == np.uint16 else matrix
 
 
 def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+    """`rowwise.rms_norm`: x / sqrt(mean(x^2) + eps) * weight, over the last axis."""
     mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
     return (x / np.sqrt(mean + np.float32(eps)) * weight).astype(np.float32)
 
 
 def gather_rows(table: Matrix, indices: NDArray[np.int32]) -> Floats:
-    """table[indices], widened."""
+    """`rowwise.gather_rows`: table[indices], as float32."""
     return _wide(table[indices])
 
 
 def linear(x: Floats, weight: Matrix, bias: Floats | None = None) -> Floats:
-    """x @ weight.T + bias."""
+    """`linear.linear`: x @ weight.T + bias."""
     product: Floats = x @ _wide(weight).T
     return product if bias is None else product + bias
 
 
 def silu_gate(gate: Floats, up: Floats) -> Floats:
-    """gate / (1 + exp(-gate)) * up."""
+    """`activations.silu_gate`: gate / (1 + exp(-gate)) * up."""
     with np.errstate(over="ignore"):
         return (gate / (1 + np.exp(-gate)) * up).astype(np.float32)
 
 
 def gelu_gate(gate: Floats, up: Floats) -> Floats:
-    """gate * (1 + tanh(sqrt(2 / pi) * (gate + 0.044715 gate^3))) / 2 * up."""
+    """`activations.gelu_gate`: gate * (1 + tanh(sqrt(2 / pi) * (gate + 0.044715 gate^3))) / 2 * up."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate * gate * gate)
     return (gate * (1 + np.tanh(inner)) / 2 * up).astype(np.float32)
 
 
 AddLora = Callable[[str, Floats, Floats], Floats]
-"""`add(role, x, out)`: out, and what the rows' adapters add to the linear map of x of that role."""
+"""`add(role, x, out)`: out, plus what the rows' adapters add to the linear map of that role for x."""
 
 
-def add_product(x: Floats, change: MapChange, out: Floats) -> Floats:
-    """out + x @ a.T @ b + shift."""
-    if change.shift is not None:
-        out = out + change.shift
-    if change.a is None or change.b is None:
+def add_lora(x: Floats, lora_map: LoraMap, out: Floats) -> Floats:
+    """`lora.add_lora` after the small product: out + x @ a.T @ b + bias."""
+    if lora_map.bias is not None:
+        out = out + lora_map.bias
+    if lora_map.a is None or lora_map.b is None:
         return out
-    return out + (x @ change.a.T @ change.b).astype(np.float32, copy=False)
+    return out + (x @ lora_map.a.T @ lora_map.b).astype(np.float32, copy=False)
 
 
 def gated_ffn(
@@ -78,16 +85,16 @@ def gated_ffn(
     activation: Activation = "silu",
     add: AddLora = lambda role, x, out: out,
 ) -> Floats:
-    """silu(x @ gate.T + gate_bias) * (x @ up.T + up_bias), or gelu for silu."""
+    """`ffn_step.gated_ffn`: act(x @ gate.T + gate_bias) * (x @ up.T + up_bias)."""
     gate = add("gate", x, linear(x, tensors["gate"], tensors.get("gate_bias")))
-    curve = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]
-    return curve(gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
+    gate_by = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]
+    return gate_by(gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
 
 
 def choose_experts(scores: Floats, spec: ExpertsSpec) -> tuple[NDArray[np.int64], Floats]:
-    """The experts of each row and their weights, (rows, per_token), by falling probability.
+    """`experts.choose_experts`: each row's experts and their weights, (rows, per_token).
 
-    Equal ones come in the order of their numbers.
+    The most probable come first, equal ones in the order of their indices.
     """
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
@@ -101,7 +108,7 @@ def choose_experts(scores: Floats, spec: ExpertsSpec) -> tuple[NDArray[np.int64]
 def experts(
     x: Floats, tensors: Mapping[str, Matrix], spec: ExpertsSpec, activation: Activation = "silu"
 ) -> Floats:
-    """The weighted sum of each row's experts, the shared one among them."""
+    """The weighted sum of each row's experts, including the shared one."""
     chosen, weights = choose_experts(linear(x, tensors["router"]), spec)
     out: Floats = np.zeros_like(x)
     for expert in range(spec.count):
@@ -116,33 +123,37 @@ def experts(
 def _expert(
     x: Floats, tensors: Mapping[str, Matrix], expert: int, activation: Activation
 ) -> Floats:
+    """The FFN of one expert."""
     own = {role: tensors[f"experts.{expert}.{role}"] for role in ("gate", "up", "down")}
     return linear(gated_ffn(x, own, activation), own["down"])
 
 
 def soft_cap(x: Floats, cap: float) -> Floats:
-    """cap * tanh(x / cap); x for a cap of 0."""
+    """`activations.soft_cap` with a scale of 1: cap * tanh(x / cap); x for a cap of 0."""
     return (cap * np.tanh(x / np.float32(cap))).astype(np.float32) if cap else x
 
 
 def rotate(x: Floats, cosines: Floats, sines: Floats, interleaved: bool = False) -> Floats:
-    """Turn pairs of (rows, heads, size) by their row's angles (rows, half).
+    """`rowwise.rotate_heads` without norm and scale: rotate (rows, heads, size) by (rows, half).
 
-    The pairs are (x[i], x[i + half]), or (x[2 i], x[2 i + 1]) if `interleaved`; what lies beyond
-    twice `half` stays.
+    The pairs are (x[i], x[i + half]), or (x[2 i], x[2 i + 1]) if `interleaved`. Dimensions beyond
+    twice `half` stay.
     """
     half = cosines.shape[1]
     order = np.arange(2 * half).reshape((half, 2) if interleaved else (2, half))
     low, high = order.T if interleaved else order
     c, s = cosines[:, None], sines[:, None]
-    turned = x.copy()
-    turned[..., low] = x[..., low] * c - x[..., high] * s
-    turned[..., high] = x[..., high] * c + x[..., low] * s
-    return turned
+    rotated = x.copy()
+    rotated[..., low] = x[..., low] * c - x[..., high] * s
+    rotated[..., high] = x[..., high] * c + x[..., low] * s
+    return rotated
 
 
 def store(k: Floats, v: Floats, slots: NDArray[np.int64], k_cache: Floats, v_cache: Floats) -> None:
-    """Write (rows, kv_heads, size) to the slots of one layer's caches."""
+    """`attention.store_keys` and `store_values`: write (rows, kv_heads, size) to slots of the caches.
+
+    The caches are (blocks, kv_heads, size, block) and (blocks, kv_heads, block, padded size).
+    """
     blocks, offsets = slots // k_cache.shape[3], slots % k_cache.shape[3]
     k_cache[blocks, :, :, offsets] = k
     v_cache[blocks, :, offsets, : v.shape[2]] = v
@@ -151,7 +162,7 @@ def store(k: Floats, v: Floats, slots: NDArray[np.int64], k_cache: Floats, v_cac
 def attention(
     q: Floats, batch: Batch, k_cache: Floats, v_cache: Floats, window: int, cap: float = 0.0
 ) -> Floats:
-    """Attend: q (rows, heads, size), scaled and rotated. Returns its shape."""
+    """`attention.attention`: q (rows, heads, size), scaled and rotated. Returns the shape of q."""
     size = q.shape[2]
     group = q.shape[1] // k_cache.shape[1]
     out: Floats = np.zeros(q.shape, np.float32)
@@ -174,7 +185,7 @@ def attention(
 
 
 class ReferenceAdapter:
-    """An adapter as it is read; satisfies `quire.engines.native.batch.LoadedAdapter`."""
+    """An adapter as it was read. Satisfies `quire.engines.native.batch.LoadedAdapter`."""
 
     def __init__(self, weights: LoraWeights) -> None:
         self.number, self.weights = weights.adapter.number, weights
@@ -187,41 +198,44 @@ def _adapted_rows(batch: Batch) -> Iterator[tuple[LoraWeights, slice]]:
             yield adapter.weights, slice(*batch.query_start[sequence : sequence + 2])
 
 
-def _adder(batch: Batch, number: int) -> AddLora:
+def _adder(batch: Batch, layer: int) -> AddLora:
+    """What adds the batch's adapters to the linear maps of one layer."""
+
     def add(role: str, x: Floats, out: Floats) -> Floats:
         for weights, rows in _adapted_rows(batch):
-            change = weights.layers[number].get(role)
-            if change is not None:
-                out[rows] = add_product(x[rows], change, out[rows])
+            lora_map = weights.layers[layer].get(role)
+            if lora_map is not None:
+                out[rows] = add_lora(x[rows], lora_map, out[rows])
         return out
 
     return add
 
 
 def _embed(batch: Batch, embeddings: Matrix) -> Floats:
+    """The embeddings of the batch's tokens, by each row's own adapter."""
     x = gather_rows(embeddings, batch.token_ids)
     for weights, rows in _adapted_rows(batch):
-        ids, change = batch.token_ids[rows], weights.tables.get("embeddings")
-        if "embeddings" in weights.whole:
-            x[rows] = gather_rows(weights.whole["embeddings"], ids)
-        if change is not None and change.a is not None and change.b is not None:
-            x[rows] = x[rows] + change.a.T[ids] @ change.b
+        ids, table = batch.token_ids[rows], weights.tables.get("embeddings")
+        if "embeddings" in weights.replacements:
+            x[rows] = gather_rows(weights.replacements["embeddings"], ids)
+        if table is not None and table.a is not None and table.b is not None:
+            x[rows] = x[rows] + table.a.T[ids] @ table.b
     return x
 
 
 def _logits(batch: Batch, x: Floats, head: Matrix) -> Floats:
-    """The logits of all rows."""
+    """The logits of all rows, by each row's own adapter."""
     logits = linear(x, head)
     for weights, rows in _adapted_rows(batch):
-        if "head" in weights.whole:
-            logits[rows] = linear(x[rows], weights.whole["head"])
+        if "head" in weights.replacements:
+            logits[rows] = linear(x[rows], weights.replacements["head"])
         if "head" in weights.tables:
-            logits[rows] = add_product(x[rows], weights.tables["head"], logits[rows])
+            logits[rows] = add_lora(x[rows], weights.tables["head"], logits[rows])
     return logits
 
 
 class ReferenceRunner:
-    """A decoder in NumPy; satisfies `quire.engines.native.batch.Runner`."""
+    """A decoder in NumPy. Satisfies `quire.engines.native.batch.Runner`."""
 
     def __init__(
         self,
@@ -258,18 +272,18 @@ class ReferenceRunner:
         x = x * embedding_scale(self._weights)
         if batch.embeds is not None:
             x[batch.embed_rows] = batch.embeds
-        for number, layer in enumerate(self._weights.layers):
-            add = _adder(batch, number)
-            mixed = self._attend(self._norm(x, number, "attention_norm"), batch, number)
-            mixed = add("o", mixed, linear(mixed, layer["o"], layer.get("o_bias")))
-            x = self._sum(x, self._norm(mixed, number, "post_attention_norm"))
-            normed, sparse = self._norm(x, number, "ffn_norm"), spec.sparse_ffn(number)
+        for layer, layer_tensors in enumerate(self._weights.layers):
+            add = _adder(batch, layer)
+            mixed = self._attend(self._norm(x, layer, "attention_norm"), batch, layer)
+            mixed = add("o", mixed, linear(mixed, layer_tensors["o"], layer_tensors.get("o_bias")))
+            x = self._sum(x, self._norm(mixed, layer, "post_attention_norm"))
+            normed, sparse = self._norm(x, layer, "ffn_norm"), spec.sparse_ffn(layer)
             if sparse:
-                x = x + experts(normed, layer, sparse, spec.activation)
+                x = x + experts(normed, layer_tensors, sparse, spec.activation)
                 continue
-            gated = gated_ffn(normed, layer, spec.activation, add)
-            gated = add("down", gated, linear(gated, layer["down"], layer.get("down_bias")))
-            x = self._sum(x, self._norm(gated, number, "post_ffn_norm"))
+            gated = gated_ffn(normed, layer_tensors, spec.activation, add)
+            down = linear(gated, layer_tensors["down"], layer_tensors.get("down_bias"))
+            x = self._sum(x, self._norm(add("down", gated, down), layer, "post_ffn_norm"))
         normed = rms_norm(x, tensors["final_norm"], eps)
         self.hidden = normed[batch.hidden_rows]
         if "head" not in tensors:
@@ -279,48 +293,50 @@ class ReferenceRunner:
         return soft_cap(logits, spec.logits_cap)
 
     def _sum(self, x: Floats, y: Floats) -> Floats:
+        """`rowwise.add_rows`: x + y times the residual scale."""
         return (x + y * np.float32(self._spec.residual_scale)).astype(np.float32, copy=False)
 
-    def _norm(self, x: Floats, number: int, role: str) -> Floats:
-        """The norm of a role in a layer; x itself where there is none."""
-        weight = self._weights.layers[number].get(role)
+    def _norm(self, x: Floats, layer: int, role: str) -> Floats:
+        """The norm of a role in a layer; x itself if there is none."""
+        weight = self._weights.layers[layer].get(role)
         return x if weight is None else rms_norm(x, weight, self._spec.norm_eps)
 
-    def _attend(self, normed: Floats, batch: Batch, number: int) -> Floats:
-        spec, layer = self._spec, self._weights.layers[number]
-        add = _adder(batch, number)
+    def _attend(self, normed: Floats, batch: Batch, layer: int) -> Floats:
+        """The attention half of a layer, without its output map."""
+        spec, tensors = self._spec, self._weights.layers[layer]
+        add = _adder(batch, layer)
         q, k, v = (
-            add(role, normed, linear(normed, layer[role], layer.get(f"{role}_bias")))
+            add(role, normed, linear(normed, tensors[role], tensors.get(f"{role}_bias")))
             for role in ("q", "k", "v")
         )
         if spec.width_norms:
-            q, k = self._norm(q, number, "q_norm"), self._norm(k, number, "k_norm")
+            q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
         q, k, v = (x.reshape(batch.num_rows, -1, spec.head_dim) for x in (q, k, v))
         if spec.head_norms:
-            q, k = self._norm(q, number, "q_norm"), self._norm(k, number, "k_norm")
-        rope = spec.rope_of(number)
+            q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
+        rope = spec.rope_of(layer)
         if rope is not None:
-            cosines, sines = self._turns(rope, batch)
+            cosines, sines = self._angles_of(rope, batch)
             q, k = (rotate(x, cosines, sines, spec.interleaved_rope) for x in (q, k))
         q = q * np.float32(spec.attention_scale)
-        store(k, v, batch.slots, self._keys[number], self._values[number])
+        store(k, v, batch.slots, self._keys[layer], self._values[layer])
         mixed = attention(
-            q, batch, self._keys[number], self._values[number], spec.windows[number],
+            q, batch, self._keys[layer], self._values[layer], spec.windows[layer],
             spec.attention_cap,
         )  # fmt: skip
         return mixed.reshape(batch.num_rows, -1)
 
-    def _turns(self, rope: RopeSpec, batch: Batch) -> tuple[Floats, Floats]:
-        """Cosines and sines (rows, half) of each row's places."""
+    def _angles_of(self, rope: RopeSpec, batch: Batch) -> tuple[Floats, Floats]:
+        """Cosines and sines (rows, half) of each row's positions."""
         cosines, sines = self._angles[rope]
-        places = batch.rope_positions
-        if places is None:
+        positions = batch.rope_positions
+        if positions is None:
             return cosines[batch.positions], sines[batch.positions]
-        highest = int(places.max(initial=0))
+        highest = int(positions.max(initial=0))
         if highest >= len(cosines):
             frequencies = inverse_frequencies(rope, self._spec.head_dim, self.max_model_len)
             cosines, sines = self._angles[rope] = cosines_and_sines(*frequencies, highest + 1)
-        return turned_angles(cosines, places, rope), turned_angles(sines, places, rope)
+        return mrope_angles(cosines, positions, rope), mrope_angles(sines, positions, rope)
 
     def load_adapter(self, adapter: Adapter) -> ReferenceAdapter:
         """Read an adapter for batches to come; see `Runner`."""

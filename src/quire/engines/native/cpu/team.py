@@ -1,4 +1,9 @@
-"""A team of threads that enter the compiled step together, and sleep when none comes for a while."""
+"""A team of threads that enter the compiled step together, and sleep if none comes for a while.
+
+The threads are Python's, but they spend their lives inside compiled code, where they hold no lock of
+the interpreter (see `program.phases`). A pool such as OpenMP's would spin beside them: two pools on
+the same cores slow each other down many times over.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +13,30 @@ import time
 from queue import SimpleQueue
 
 import numpy as np
+from numpy.typing import NDArray
 
-from quire.engines.native.cpu.layout import ASLEEP, INSIDE, LINE, OPEN, SYNC, THREADS, sync_words
-from quire.engines.native.cpu.machine_code import StepFunction
-from quire.engines.native.cpu.memory import aligned_zeros
+from quire.engines.native.cpu.kernels.layout import (
+    ASLEEP,
+    INSIDE,
+    LINE,
+    OPEN,
+    SYNC,
+    THREADS,
+    sync_words,
+)
+from quire.engines.native.cpu.memory.arrays import aligned_zeros
+from quire.engines.native.cpu.program.machine_code import StepFunction
 
 _GO, _END = True, False
 
 
 class Team:
-    """`size` threads for one runner: the caller's own and `size - 1` that this class keeps.
+    """`size` threads for one runner: the caller's own, and `size - 1` that this class keeps.
 
-    `table` is the runner's; its words SYNC and THREADS are written here. Not to be entered by two
-    callers at once.
+    `table` is the runner's; its words SYNC and THREADS are written here. Only one caller at a time.
     """
 
-    def __init__(self, size: int, step: StepFunction, table: np.ndarray) -> None:
+    def __init__(self, size: int, step: StepFunction, table: NDArray[np.int64]) -> None:
         self._size, self._step, self._table = size, step, table
         self._closed = False
         self._start()
@@ -48,10 +61,11 @@ class Team:
         for thread in self._threads:
             thread.start()
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until no thread is inside the last step, so that the tables may change.
 
-        Mostly they left long ago. One that never came to the step is not waited for.
+        Usually all left long ago. A thread that never came to the step is not waited for: it will
+        find the step closed.
         """
         if os.getpid() != self._process:  # a forked child has no threads but its own
             self._start()
@@ -59,7 +73,7 @@ class Team:
             time.sleep(0)
 
     def run(self) -> None:
-        """Run one step on settled tables. Returns when its results are there."""
+        """Run one step; the team must be idle. Returns when the results are there."""
         self._steps += 1
         self._sync[OPEN // 8] = self._steps
         try:
@@ -69,7 +83,8 @@ class Team:
                     signal.put(_GO)
             self._step(0, self._table.ctypes.data)
         except BaseException:
-            # An interrupt before this thread came to the step: the others do it all, and end.
+            # An interrupt came before this thread entered the step. The others may compute it, but
+            # nobody would close it. So they finish and end, and new threads begin with new state.
             self._end()
             self._start()
             raise
@@ -82,12 +97,13 @@ class Team:
                 thread.join()
 
     def close(self) -> None:
-        """End the threads. Nothing happens the second time."""
+        """End the threads. The second call does nothing."""
         if not self._closed:
             self._closed = True
             self._end()
 
 
 def _work(step: StepFunction, number: int, table: int, signal: SimpleQueue[bool]) -> None:
+    """One thread: enter the step when woken. It returns when the thread should sleep."""
     while signal.get():
         step(number, table)

@@ -1,1 +1,1 @@
-"""From decoded media to what a decoder takes in place of embeddings; the towers are transformers'."""
+"""From decoded media to features that replace token embeddings. The towers are transformers' own."""

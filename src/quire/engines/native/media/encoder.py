@@ -1,4 +1,7 @@
-"""From prompts with decoded media to prompts with features, each medium computed once."""
+"""From prompts with decoded media to prompts with features: each medium is computed once.
+
+A family of towers is a module beside this one, and an entry in `TOWERS`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import threading
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from quire.engines.native.media.tower import TOWERS, Tower
-from quire.engines.native.placed_media import MediaFeatures
+from quire.engines.native.media.llava import LlavaTower
+from quire.engines.native.media.qwen2_audio import Qwen2AudioTower
+from quire.engines.native.media.qwen2_vl import Qwen2VLTower
+from quire.engines.native.multimodal import MediaFeatures
 from quire.errors import MediaError, QuireError
 from quire.media.placement import Kind, check_kind
 from quire.media.values import Medium
@@ -22,8 +27,30 @@ logger = logging.getLogger("quire")
 CACHE_BYTES = 256 * 2**20
 
 
+class Tower(Protocol):
+    """Sees or hears for one model. Used by one thread at a time."""
+
+    kinds: frozenset[Kind]
+
+    def features(self, medium: Medium) -> MediaFeatures:
+        """Compute one medium of one of the kinds.
+
+        It is computed alone, so that its features never depend on other media.
+        """
+        ...
+
+
+TOWERS: dict[str, type[LlavaTower] | type[Qwen2VLTower] | type[Qwen2AudioTower]] = {
+    "llava": LlavaTower,  # Yi-VL too
+    "qwen2_5_vl": Qwen2VLTower,
+    "qwen2_audio": Qwen2AudioTower,
+    "qwen2_vl": Qwen2VLTower,
+}
+"""By model_type: the class that loads the tower of a folder."""
+
+
 def media_kinds(folder: Path) -> frozenset[Kind]:
-    """What the model in a folder takes besides text on this engine; torch is not needed to say it."""
+    """What the model in a folder takes besides text on this engine. It needs no torch."""
     tower = TOWERS.get(_model_type(folder))
     return frozenset() if tower is None else tower.kinds
 
@@ -33,34 +60,34 @@ def _model_type(folder: Path) -> str:
 
 
 class FeatureCache:
-    """The features that were used last, up to a number of bytes."""
+    """The features that were used most recently, up to a number of bytes."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._found: OrderedDict[tuple[str, str], MediaFeatures] = OrderedDict()
+        self._features: OrderedDict[tuple[str, str], MediaFeatures] = OrderedDict()
         self.num_bytes = 0
         self.queries = self.hits = 0
 
     def get(self, key: tuple[str, str]) -> MediaFeatures | None:
-        """What is kept for a medium's kind and content hash."""
-        features = self._found.get(key)
+        """The features kept for a medium's kind and content hash."""
+        features = self._features.get(key)
         self.queries += 1
         if features is not None:
             self.hits += 1
-            self._found.move_to_end(key)
+            self._features.move_to_end(key)
         return features
 
     def add(self, key: tuple[str, str], features: MediaFeatures) -> None:
-        """Keep features, and forget those not used for longest."""
-        self._found[key] = features
+        """Keep features, and drop the least recently used ones if there are too many."""
+        self._features[key] = features
         self.num_bytes += features.values.nbytes
-        while self.num_bytes > self._max_bytes and len(self._found) > 1:
-            _, old = self._found.popitem(last=False)
+        while self.num_bytes > self._max_bytes and len(self._features) > 1:
+            _, old = self._features.popitem(last=False)
             self.num_bytes -= old.values.nbytes
 
 
 class MediaEncoder:
-    """One model's tower with its cache. Usable from any thread; media are computed one by one."""
+    """One model's tower and its cache. Usable from any thread; media are computed one by one."""
 
     def __init__(self, tower: Tower, max_bytes: int = CACHE_BYTES) -> None:
         self.kinds: frozenset[Kind] = tower.kinds
@@ -70,29 +97,31 @@ class MediaEncoder:
 
     @classmethod
     def of_folder(cls, folder: Path) -> MediaEncoder:
-        """Load the tower of a model's folder, of which `media_kinds` says that it has one.
+        """Load the tower of a folder whose `media_kinds` are not empty.
 
-        Raises ConfigError without torch or transformers, ModelError where the folder's tower or
-        processor cannot be read.
+        Raises:
+            ConfigError: torch or transformers is not installed.
+            ModelError: the tower or the processor cannot be read.
         """
         return cls(TOWERS[_model_type(folder)](folder))
 
     def features(self, medium: Medium) -> MediaFeatures:
         """Compute one medium, or take it from the cache.
 
-        Raises MediaError for one that this model cannot take.
+        Raises:
+            MediaError: this model cannot take it.
         """
         check_kind(medium.kind, self.kinds)
         key = (medium.kind, medium.content_hash)
         with self._lock:
-            found = self.cache.get(key)
-            if found is None:
-                found = self._compute(medium)
-                self.cache.add(key, found)
-        return found
+            features = self.cache.get(key)
+            if features is None:
+                features = self._compute(medium)
+                self.cache.add(key, features)
+        return features
 
     def encode(self, prompt: Prompt) -> Prompt:
-        """The prompt with the features of its media. Raises as `features` does."""
+        """The prompt with the features of its media. Raises what `features` raises."""
         if not prompt.media:
             return prompt
         return replace(prompt, media=tuple(map(self._encode, prompt.media)))

@@ -1,6 +1,7 @@
-"""LLaVA's tower: a vision transformer's hidden states of one layer or some, then a projector.
+"""LLaVA's tower: hidden states of one or more layers of a vision transformer, then a projector.
 
-Yi-VL's projector is linear, layer norm, GELU, linear, layer norm (`linear_1` to `linear_4`).
+Yi-VL's projector is linear, layer norm, GELU, linear, layer norm; its weights are called `linear_1` to
+`linear_4`.
 """
 
 from __future__ import annotations
@@ -10,27 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from quire.engines.native.cpu.weights import WeightsFolder
 from quire.engines.native.media.libraries import (
     imported,
+    load_weights,
     model_module,
     no_random_weights,
     read_config,
     read_processor,
     torch,
+    tower_weights,
 )
-from quire.engines.native.media.module_weights import fill, tower_weights
-from quire.engines.native.placed_media import MediaFeatures
+from quire.engines.native.multimodal import MediaFeatures
 from quire.errors import UnsupportedModelError
 from quire.media.placement import Kind
 from quire.media.values import Medium, Picture
 from quire.media.yi_vl import DECLARATION, NORMS, PROJECTOR, is_yi_vl
+from quire.weights.safetensors import WeightsFolder
 
 _VISION_TYPES = ("clip_vision_model", "siglip_vision_model")
 
 
 class LlavaTower:
-    """Images to features, as `LlavaModel.get_image_features` makes them."""
+    """Images to features, as `LlavaModel.get_image_features` computes them."""
 
     kinds: frozenset[Kind] = frozenset({"image"})
 
@@ -50,8 +52,8 @@ class LlavaTower:
         with no_random_weights():
             tower = imported("transformers").AutoModel.from_config(vision, dtype=torch().float32)
             projector = _yi_projector(config) if is_yi else _projector(config)
-        self._tower = fill(tower, "vision_tower", source)
-        self._projector = fill(projector, "multi_modal_projector", source)
+        self._tower = load_weights(tower, "vision_tower", source)
+        self._projector = load_weights(projector, "multi_modal_projector", source)
 
     def features(self, medium: Medium) -> MediaFeatures:
         """See `Tower`."""
@@ -64,14 +66,14 @@ class LlavaTower:
             states = self._tower(pixels, output_hidden_states=True).hidden_states
             layers = [self._layers] if isinstance(self._layers, int) else self._layers
             chosen = torch().cat([states[layer] for layer in layers], dim=-1)[0]
-            found = self._projector(chosen[1:] if self._skip_first else chosen)
-        return MediaFeatures(found.numpy())
+            features = self._projector(chosen[1:] if self._skip_first else chosen)
+        return MediaFeatures(features.numpy())
 
 
 def _dimensions(source: WeightsFolder) -> dict[str, int]:
-    """How many dimensions the weights have that would be norms in Yi-VL's projector."""
-    there = [name for name in NORMS if PROJECTOR + name in source]
-    return {name: source.stored(PROJECTOR + name).values.ndim for name in there}
+    """The number of dimensions of the weights that are norms in Yi-VL's projector, if present."""
+    present = [name for name in NORMS if PROJECTOR + name in source]
+    return {name: source.stored(PROJECTOR + name).values.ndim for name in present}
 
 
 def _projector(config: Any) -> Any:
@@ -79,7 +81,7 @@ def _projector(config: Any) -> Any:
 
 
 def _yi_projector(config: Any) -> Any:
-    """Yi-VL's projector; it applies its modules in the order in which they are added."""
+    """Yi-VL's projector. A Sequential applies its modules in the order in which they are added."""
     nn = imported("torch.nn")
     vision, text = config.vision_config.hidden_size, config.text_config.hidden_size
     projector = nn.Sequential()

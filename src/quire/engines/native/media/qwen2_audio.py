@@ -8,21 +8,22 @@ import numpy as np
 
 from quire.engines.native.media.libraries import (
     imported,
+    load_weights,
     model_module,
     no_random_weights,
     read_config,
     read_processor,
     torch,
+    tower_weights,
 )
-from quire.engines.native.media.module_weights import fill, tower_weights
-from quire.engines.native.placed_media import MediaFeatures
+from quire.engines.native.multimodal import MediaFeatures
 from quire.errors import MediaError
 from quire.media.placement import Kind
 from quire.media.values import Medium, Sound
 
 
 class Qwen2AudioTower:
-    """Sounds to features; of one longer than the encoder takes, its beginning."""
+    """Sounds to features. Of a sound that is longer than the encoder takes, the beginning."""
 
     kinds: frozenset[Kind] = frozenset({"audio"})
 
@@ -34,8 +35,8 @@ class Qwen2AudioTower:
             )
             projector = model_module("qwen2_audio").Qwen2AudioMultiModalProjector(config)
         source = tower_weights(folder)
-        self._tower = fill(tower, "audio_tower", source)
-        self._projector = fill(projector, "multi_modal_projector", source)
+        self._tower = load_weights(tower, "audio_tower", source)
+        self._projector = load_weights(projector, "multi_modal_projector", source)
         self._extractor = read_processor("AutoFeatureExtractor", folder)
 
     def features(self, medium: Medium) -> MediaFeatures:
@@ -54,14 +55,14 @@ class Qwen2AudioTower:
             return_tensors="np",
         )
         frames = int(np.asarray(inputs["attention_mask"]).sum())
-        between = (frames - 1) // 2 + 1
+        positions = (frames - 1) // 2 + 1  # after the encoder's convolution with stride 2
         with torch().inference_mode():
             mel = torch().tensor(np.asarray(inputs["input_features"], np.float32))
             length = (mel.shape[-1] - 2) // 2 + 1
             mask = torch().zeros(1, 1, length, length)
-            mask[..., between:] = -torch().inf
-            found = self._projector(self._tower(mel, attention_mask=mask).last_hidden_state)
-        count = (between - 2) // 2 + 1
+            mask[..., positions:] = -torch().inf
+            features = self._projector(self._tower(mel, attention_mask=mask).last_hidden_state)
+        count = (positions - 2) // 2 + 1  # after its pooling
         if count < 1:
             raise MediaError("The audio is too short for this model.")
-        return MediaFeatures(found[0, :count].numpy())
+        return MediaFeatures(features[0, :count].numpy())

@@ -1,7 +1,7 @@
 """The tower of Qwen2-VL and Qwen2.5-VL: pictures of any size, and videos two frames at a time.
 
-A merged patch is placed in time, height and width (M-RoPE). Pictures and frames go through the
-model's own image processor; its video processor needs torchvision, and does the same to each frame.
+A merged patch has a position in time, height and width (M-RoPE). Pictures and frames go through the
+model's own image processor. Its video processor would need torchvision, to do the same to each frame.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.media.libraries import (
+    load_weights,
     model_module,
     no_random_weights,
     read_config,
     read_processor,
     torch,
+    tower_weights,
 )
-from quire.engines.native.media.module_weights import fill, tower_weights
-from quire.engines.native.placed_media import MediaFeatures
+from quire.engines.native.multimodal import MediaFeatures
 from quire.media.placement import Kind
 from quire.media.values import Clip, Medium, Picture
 
@@ -34,14 +35,15 @@ _VIDEO_FILES = (
     ("video_preprocessor_config.json", ""),
     ("processor_config.json", "image_processor"),
     ("preprocessor_config.json", ""),
-)  # the first that is there says how large frames are
-_VIDEO_PIXELS = 128 * 28 * 28, 768 * 28 * 28  # of a frame, where none of the files says
+)
+"""Files that may limit the size of a frame, and the key of the limits; the first that exists counts."""
+_VIDEO_PIXELS = 128 * 28 * 28, 768 * 28 * 28  # the limits if there is none of the files
 
 Grid = tuple[int, int, int]
 
 
 class Qwen2VLTower:
-    """Images and videos to features and places."""
+    """Images and videos to features and positions."""
 
     kinds: frozenset[Kind] = frozenset({"image", "video"})
 
@@ -52,7 +54,7 @@ class Qwen2VLTower:
         with no_random_weights():
             tower_class = getattr(model_module(model_type), _CLASSES[model_type])
             tower = tower_class._from_config(vision, dtype=torch().float32)
-        self._tower = fill(tower, "visual", tower_weights(folder))
+        self._tower = load_weights(tower, "visual", tower_weights(folder))
         self._merge = int(vision.spatial_merge_size)
         self._span = int(vision.temporal_patch_size)
         self._second = float(getattr(vision, "tokens_per_second", 0)) or None
@@ -74,7 +76,8 @@ class Qwen2VLTower:
         frames = [_patches(self._frames, frame) for frame in video.frames]
         frames += [frames[-1]] * (-len(frames) % self._span)
         _, height, width = frames[0][1]
-        # An image fills a patch's whole time with one picture: each frame gives one moment of it.
+        # The image processor repeats a picture over all moments of a patch. One moment of each frame is
+        # taken, and moments of neighbouring frames are joined to patches again.
         channels = frames[0][0].shape[1] // (self._span * self._frames.patch_size**2)
         moments = np.stack([_moment(patches, channels, self._span) for patches, _ in frames])
         count = len(frames) // self._span
@@ -85,11 +88,11 @@ class Qwen2VLTower:
 
     def _see(self, patches: NDArray[np.float32], grid: Grid, interval: float) -> MediaFeatures:
         with torch().inference_mode():
-            found = self._tower(torch().tensor(patches), grid_thw=torch().tensor([grid]))
-        merged = getattr(found, "pooler_output", found)  # the output is bare before transformers 5
+            output = self._tower(torch().tensor(patches), grid_thw=torch().tensor([grid]))
+        merged = getattr(output, "pooler_output", output)  # a bare tensor before transformers 5
         time, height, width = grid
-        places = vision_places(time, height // self._merge, width // self._merge, interval)
-        return MediaFeatures(merged.numpy(), places)
+        positions = vision_positions(time, height // self._merge, width // self._merge, interval)
+        return MediaFeatures(merged.numpy(), positions)
 
 
 def _patches(processor: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Grid]:
@@ -100,19 +103,19 @@ def _patches(processor: Any, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.floa
 
 
 def _moment(patches: NDArray[np.float32], channels: int, span: int) -> NDArray[np.float32]:
-    """A picture's patches (n, channels, pixels) at one of the `span` moments that they last."""
+    """A picture's patches (n, channels, pixels) at one of the `span` moments that a patch covers."""
     return patches.reshape(len(patches), channels, span, -1)[:, :, 0]
 
 
-def vision_places(time: int, height: int, width: int, interval: float) -> NDArray[np.int32]:
-    """The places (3, time * height * width) of a grid; `interval` is between two steps in time."""
-    places = np.indices((time, height, width)).reshape(3, -1)
-    places[0] = (places[0] * interval).astype(np.int64)
-    return places.astype(np.int32)
+def vision_positions(time: int, height: int, width: int, interval: float) -> NDArray[np.int32]:
+    """M-RoPE's positions (3, time * height * width) of a grid, `interval` apart in time."""
+    positions = np.indices((time, height, width)).reshape(3, -1)
+    positions[0] = (positions[0] * interval).astype(np.int64)
+    return positions.astype(np.int32)
 
 
 def sampled_fps(video: Clip) -> float:
-    """How many frames of a second were taken, as transformers counts them."""
+    """Sampled frames a second, as transformers computes them."""
     count = len(video.frames)
     if video.fps > 0 and video.total_frames > 0:
         return count / video.total_frames * video.fps
@@ -121,7 +124,7 @@ def sampled_fps(video: Clip) -> float:
 
 
 def video_pixels(folder: Path) -> tuple[int, int]:
-    """The least and the most pixels of a frame, as the folder's video processor has them."""
+    """The fewest and the most pixels of a frame, by the folder's video processor."""
     for name, key in _VIDEO_FILES:
         path = folder / name
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Gemma: Llama with scaled embeddings, norm weights held as w - 1, and a GELU gate."""
+"""Gemma: Llama with scaled embeddings, norm weights stored as w - 1, and a GELU gate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from quire.engines.native.models.llama import common
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
 from quire.weights.hub_config import HubConfig
 
-# What transformers takes where a config is silent: files of Gemma 3 leave out what is so.
+# transformers' defaults. A config of Gemma 3 leaves out every key whose value is the default.
 _DEFAULTS: dict[str, Any] = {
     "vocab_size": 256_000,
     "hidden_size": 3072,
@@ -25,14 +25,14 @@ _DEFAULTS: dict[str, Any] = {
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `gemma`."""
     config = config.with_defaults(_DEFAULTS)
-    # The first files say "gelu" and mean its approximation by tanh: so does transformers.
+    # The first configs say "gelu" and mean its approximation by tanh; transformers reads them so.
     config.require("hidden_act", ("gelu", "gelu_pytorch_tanh"), "gelu_pytorch_tanh")
     config.require("hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
     return DecoderSpec(**gemma(config), windows=(0,) * config.integer("num_hidden_layers"))
 
 
 def gemma(config: HubConfig, rope: RopeSpec | None = None) -> dict[str, Any]:
-    """The fields that all Gemmas read alike."""
+    """The fields that all Gemmas read in the same way."""
     config.require("use_bidirectional_attention", (False,), False)
     bias = config.flag("attention_bias")
     return common(config, rope=rope, activation="gelu_tanh") | {

@@ -1,4 +1,4 @@
-"""Gemma 2: Gemma with norms after attention and FFN, soft caps, and windows on every other layer."""
+"""Gemma 2: Gemma with norms after attention and FFN, soft caps, and a window on every other layer."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def decoder(config: HubConfig) -> DecoderSpec:
 
 
 def cap(config: HubConfig, key: str) -> float:
-    """A soft cap; 0 for null, which is none."""
+    """A soft cap; 0 for null, which means no cap."""
     return config.number(key, 0.0) if key in config else 0.0
 
 
 def every(pattern: int, layers: int) -> list[str]:
-    """The types of layers of which every `pattern`th sees everything, and the others a window."""
+    """Layer types for a config without them: every `pattern`-th layer is full, the others have a window."""
     return [
         "sliding_attention" if layer % pattern else "full_attention"
         for layer in range(1, layers + 1)
@@ -53,7 +53,7 @@ def every(pattern: int, layers: int) -> list[str]:
 def with_windows(
     config: HubConfig, *, pattern: int, rope: RopeSpec | None = None, **changes: Any
 ) -> DecoderSpec:
-    """What Gemma 2 and 3 have in common. One layer in `pattern` sees everything, the last of them."""
+    """What Gemma 2 and 3 have in common. The last of each `pattern` layers has full attention."""
     config.require("hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
     types = every(pattern, config.integer("num_hidden_layers"))
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window")

@@ -1,6 +1,6 @@
-"""Gemma 3: Gemma 2 with norms on query and key heads, no cap, and a rotary base for windows.
+"""Gemma 3: Gemma 2 with norms on query and key heads, no caps, and a rotary base of its own for windows.
 
-A folder with a vision tower (`gemma3`) is read for its text: what the tower needs is left alone.
+Of a folder with a vision tower (`gemma3`), only the text decoder is read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GLM-4 (`glm`): Llama with half of each head turned, in neighbouring pairs, and gate and up fused."""
+"""GLM-4 (`glm`): Llama with half of each head rotated, in neighbouring pairs, and gate and up fused."""
 
 from __future__ import annotations
 

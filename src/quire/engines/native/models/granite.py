@@ -1,4 +1,4 @@
-"""Granite 3: Llama with a multiplier at each of four places."""
+"""Granite 3: Llama with multipliers for embeddings, attention, the residual stream and logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InternLM2: Llama under other names, with queries, keys and values in one tensor by groups."""
+"""InternLM2: Llama under other names, with queries, keys and values fused, key-value head by head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Llama 2, Llama 3.x and the many that follow their config, Yi among them."""
+"""Llama 2, Llama 3.x and the many models that use their config, such as Yi."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def common(
     activation: Activation | None = None,
     norm_eps: float = 1e-6,
 ) -> dict[str, Any]:
-    """The fields that all the decoders read alike.
+    """The fields that all decoders read in the same way.
 
-    `head_dim` and `norm_eps` are the type's defaults; `rope` and `activation` are for a type that
-    reads its own.
+    `head_dim` and `norm_eps` are the defaults of the model type; `rope` and `activation` are given by
+    types that read these in another way.
     """
     if activation is None:
         config.require("hidden_act", tuple(ACTIVATIONS), "silu")

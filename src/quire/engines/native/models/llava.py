@@ -1,4 +1,4 @@
-"""LLaVA, Yi-VL and Qwen2-Audio: a decoder of another type in `text_config`, behind a tower."""
+"""LLaVA, Yi-VL and Qwen2-Audio: the decoder behind the tower, which is of another type."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from quire.engines.native.models.multimodal import text_of
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-# By the decoder's model_type; transformers leaves out of a text_config what is so.
+# By the model_type of the decoder: what reads it, and transformers' defaults. A saved text_config
+# leaves out every key whose value is the default.
 _DECODERS: dict[str, tuple[Callable[[HubConfig], DecoderSpec], dict[str, Any]]] = {
     "llama": (
         llama.decoder,
@@ -50,6 +51,7 @@ def qwen2_audio(config: HubConfig) -> DecoderSpec:
 
 
 def _text(config: HubConfig, default: str) -> DecoderSpec:
+    """The spec of `text_config`, which is of the type `default` if it does not name one."""
     text = config.inner("text_config", config.get("text_config", {}))
     text.require("model_type", tuple(_DECODERS), default)
     decoder, defaults = _DECODERS[text.get("model_type", default)]

@@ -1,7 +1,7 @@
-"""Mistral: Llama with a sliding window over every layer, where the config gives one.
+"""Mistral: Llama with a sliding window in every layer, unless the config says that there is none.
 
-Ministral has windows on the layers that its config names; Mistral Small 3 (`mistral3`) has a vision
-tower, and is read for its text.
+Ministral has windows in the layers that its config names. Mistral Small 3 (`mistral3`) has a vision
+tower, of whose folder only the text decoder is read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from quire.engines.native.models.multimodal import text_of
 from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
-# transformers leaves out of a text_config what is so.
+# transformers' defaults. A saved text_config leaves out every key whose value is the default.
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 32_000,
     "hidden_size": 4096,
@@ -33,7 +33,7 @@ def decoder(config: HubConfig) -> DecoderSpec:
 
 
 def _window(config: HubConfig) -> int:
-    # An absent key means 4096 to transformers; only an explicit null means no window.
+    # For transformers an absent key means 4096; only an explicit null means no window.
     return 0 if config.is_null("sliding_window") else config.integer("sliding_window", 4096)
 
 

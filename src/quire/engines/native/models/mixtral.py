@@ -1,4 +1,4 @@
-"""Mixtral: Mistral with a sparse FFN in every layer, the chosen experts' weights summing to 1."""
+"""Mixtral: Mistral with a sparse FFN in every layer, in which the weights of the chosen experts sum to 1."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _experts(config: HubConfig, layers: int) -> ExpertsSpec:
 
 
 def per_token(config: HubConfig, count: int, default: int) -> int:
-    """`num_experts_per_tok`, which is at most the number of experts."""
+    """`num_experts_per_tok`, which must not exceed the number of experts."""
     chosen = config.integer("num_experts_per_tok", default)
     if chosen > count:
         raise config.wrong("num_experts_per_tok", chosen, f"at most the {count} experts")

@@ -1,4 +1,4 @@
-"""OLMo 2 and 3: norms of what comes out of attention and FFN alone, and of queries and keys whole."""
+"""OLMo 2 and 3: norms after attention and FFN instead of before, and over all query and key heads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def olmo2(config: HubConfig) -> DecoderSpec:
 
 
 def olmo3(config: HubConfig) -> DecoderSpec:
-    """The spec of a config whose model_type is `olmo3`: windows on three of four layers."""
+    """The spec of a config whose model_type is `olmo3`, with windows in three of four layers."""
     types = every(4, config.integer("num_hidden_layers"))
     window = 0 if config.is_null("sliding_window") else config.integer("sliding_window", 4096)
     windows = config.windows(window, types)

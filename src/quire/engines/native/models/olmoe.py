@@ -1,4 +1,4 @@
-"""OLMoE: Llama with experts, and norms over all query heads together and over all key heads."""
+"""OLMoE: Llama with experts, and norms over all query heads together and all key heads together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phi-3, Phi-3.5 and Phi-4: Llama with fused tensors, LongRoPE, and rotary parts of a head (Phi-4-mini)."""
+"""Phi-3, Phi-3.5 and Phi-4: Llama with fused tensors, LongRoPE, and partly rotated heads (Phi-4-mini)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = WeightNames(qkv="self_attn.qkv_proj", gate_up="mlp.gate_up_proj")
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `phi3`."""
     config = config.with_defaults({"original_max_position_embeddings": 4096})
-    # Its first files call LongRoPE by these two names.
+    # The first configs call LongRoPE by these two names.
     rope = read_rope(config, partial=1.0, longrope_names=("su", "yarn"))
     window = config.integer("sliding_window", 0, minimum=0)
     return DecoderSpec(

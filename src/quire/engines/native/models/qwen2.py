@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: Llama with biases on queries, keys and values, and windows on some layers."""
+"""Qwen2 and Qwen2.5: Llama with biases on queries, keys and values, and windows in some layers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def decoder(config: HubConfig) -> DecoderSpec:
 
 
 def windows(config: HubConfig) -> tuple[int, ...]:
-    """Each layer's window, 0 for none: `layer_types` says, else layers from `max_window_layers`."""
+    """Each layer's window, 0 for none: by `layer_types`, else for layers from `max_window_layers` on."""
     layers = config.integer("num_hidden_layers")
     if not config.flag("use_sliding_window"):
         return (0,) * layers
     window = config.integer("sliding_window", 4096)
     first = config.integer("max_window_layers", 28, minimum=0)
-    by_number = ["sliding_attention" if n >= first else "full_attention" for n in range(layers)]
-    return config.windows(window, by_number)
+    by_index = ["sliding_attention" if n >= first else "full_attention" for n in range(layers)]
+    return config.windows(window, by_index)

@@ -26,7 +26,7 @@ def decoder(config: HubConfig) -> DecoderSpec:
 
 
 def _windows(config: HubConfig) -> tuple[int, ...]:
-    """Without `layer_types`, every other layer below `max_window_layers` has a window."""
+    """Each layer's window: without `layer_types`, every other layer below `max_window_layers` has one."""
     if "layer_types" in config or not config.flag("use_sliding_window"):
         return windows(config)
     window = config.integer("sliding_window", 4096)
@@ -38,11 +38,11 @@ def _windows(config: HubConfig) -> tuple[int, ...]:
 def experts(
     config: HubConfig, *, count: int, chosen: int, ffn_size: int, shared_size: int = 0
 ) -> ExpertsSpec | None:
-    """The sparse FFN that Qwen2-MoE and Qwen3-MoE read alike; the sizes are the type's defaults.
+    """The sparse FFN of Qwen2-MoE and Qwen3-MoE; the sizes are the defaults of the model type.
 
-    Where `num_experts` is 0, or no layer is sparse, there is none.
+    It is None if `num_experts` is 0, or if no layer is sparse.
     """
-    # transformers 5 writes Qwen3-MoE's number under Mixtral's name.
+    # transformers 5 writes the number of Qwen3-MoE's experts under Mixtral's key.
     key = "num_local_experts" if "num_local_experts" in config else "num_experts"
     count = config.integer(key, count, minimum=0)
     sparse = _sparse_layers(config)
@@ -59,9 +59,9 @@ def experts(
 
 
 def _sparse_layers(config: HubConfig) -> tuple[bool, ...]:
-    """Every `decoder_sparse_step`-th layer, but those of `mlp_only_layers`."""
+    """Per layer, whether it is sparse: every `decoder_sparse_step`-th, except `mlp_only_layers`."""
     layers, step = config.integer("num_hidden_layers"), config.integer("decoder_sparse_step", 1)
     dense = config.get("mlp_only_layers", [])
     if not isinstance(dense, list) or not all(type(layer) is int for layer in dense):
-        raise config.wrong("mlp_only_layers", dense, "a list of layers' numbers")
+        raise config.wrong("mlp_only_layers", dense, "a list of layer indices")
     return tuple(layer not in dense and (layer + 1) % step == 0 for layer in range(layers))

@@ -1,6 +1,6 @@
-"""Qwen2-VL and Qwen2.5-VL: Qwen2 whose rows have places in time, height and width (M-RoPE).
+"""Qwen2-VL and Qwen2.5-VL: Qwen2 whose tokens have positions in time, height and width (M-RoPE).
 
-Folders have the decoder's keys at the top of config.json (as on the hub) or in `text_config`.
+The keys of the decoder are at the top level of config.json, as on the hub, or in `text_config`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 
 from quire.engines.native.models import qwen2
 from quire.engines.native.models.llama import common
-from quire.engines.native.models.multimodal import SPELLINGS
+from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
 from quire.weights.hub_config import HubConfig
 
-# transformers leaves out what is so.
+# transformers' defaults. A saved config leaves out every key whose value is the default.
 _DEFAULTS: dict[str, Any] = {
     "vocab_size": 152_064,
     "hidden_size": 8192,
@@ -41,12 +41,12 @@ def decoder(config: HubConfig) -> DecoderSpec:
         **fields,
         windows=qwen2.windows(text),
         qkv_bias=True,
-        names=dataclasses.replace(WeightNames(), spellings=SPELLINGS),
+        names=dataclasses.replace(WeightNames(), prefix_map=PREFIX_MAP),
     )
 
 
 def _rope(config: HubConfig) -> RopeSpec:
-    """The rotary embedding; its type is "mrope" before transformers 5 and "default" since."""
+    """The rotary embedding, whose type is "mrope" before transformers 5 and "default" since."""
     key = "rope_scaling" if "rope_scaling" in config else "rope_parameters"
     values = config.inner(key, config.get(key, {}))
     sections = values.get("mrope_section", _SECTIONS)
@@ -56,7 +56,7 @@ def _rope(config: HubConfig) -> RopeSpec:
     rope = read_rope(config.with_changes({key: plain}), 1e6)
     half = config.integer("hidden_size") // config.integer("num_attention_heads") // 2
     half = config.integer("head_dim", 2 * half) // 2
-    fine = isinstance(sections, list) and all(type(one) is int and one > 0 for one in sections)
-    if not fine or sum(sections) != half:
-        raise values.wrong("mrope_section", sections, f"whole numbers that together are {half}")
+    valid = isinstance(sections, list) and all(type(one) is int and one > 0 for one in sections)
+    if not valid or sum(sections) != half:
+        raise values.wrong("mrope_section", sections, f"positive integers whose sum is {half}")
     return dataclasses.replace(rope, sections=tuple(sections))

@@ -1,4 +1,4 @@
-"""Qwen3: Llama with norms on each query and key head, and a head size of its own."""
+"""Qwen3: Llama with a norm on each query and key head, and a head size that the config gives."""
 
 from __future__ import annotations
 

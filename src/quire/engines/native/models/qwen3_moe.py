@@ -1,4 +1,4 @@
-"""Qwen3-MoE: Qwen3 with experts, none of them shared."""
+"""Qwen3-MoE: Qwen3 with experts, none of which is shared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quire.weights.hub_config import HubConfig
 def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `qwen3_moe`."""
     bias = config.flag("attention_bias")
-    # Unlike Qwen3's, its window is that of every layer.
+    # Unlike in Qwen3, every layer has the window.
     sliding = config.flag("use_sliding_window") and not config.is_null("sliding_window")
     window = config.integer("sliding_window", 4096) if sliding else 0
     return DecoderSpec(

@@ -41,7 +41,7 @@ DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "glm4": glm.with_post_norms,
     "granite": granite.decoder,
     "internlm2": internlm2.decoder,
-    "llama": llama.decoder,  # Yi too: its folders say llama
+    "llama": llama.decoder,  # Yi too: its configs say llama
     "llava": llava.llava,  # Yi-VL too
     "ministral": mistral.ministral,
     "mistral": mistral.decoder,
@@ -65,26 +65,28 @@ DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
 def read_spec(folder: Path | str) -> DecoderSpec:
     """The spec of the model in `folder`.
 
-    Raises ModelNotFoundError (no such folder, no config.json), UnsupportedModelError (a model_type,
-    a rope type, an activation or a quantisation that this engine does not run) or ModelError (a
-    config.json that cannot be read or contradicts itself).
+    Raises:
+        ModelNotFoundError: there is no such folder, or no config.json in it.
+        UnsupportedModelError: the native engine does not run this model_type, or this rotary
+            embedding, activation or quantisation.
+        ModelError: config.json cannot be read, or contradicts itself.
     """
     folder = Path(folder)
     return spec_of(HubConfig.read(folder), folder)
 
 
 def spec_of(config: HubConfig, folder: Path | None = None) -> DecoderSpec:
-    """The spec of a config that was read already; raises as `read_spec` does.
+    """The spec of a config that was read already; raises what `read_spec` raises.
 
-    Old folders say in a file of their own how their weights are quantised: it is looked for in
+    Old folders have their quantisation settings in a file of their own, which is looked for in
     `folder`.
     """
     model_type = config.get("model_type")
     builder = DECODERS.get(model_type) if isinstance(model_type, str) else None
     if builder is None:
-        said = "is missing" if model_type is None else f"{model_type!r} is not known"
+        problem = "is missing" if model_type is None else f"{model_type!r} is not known"
         raise UnsupportedModelError(
-            f"{config.source}: model_type {said}. The native engine runs "
+            f"{config.source}: model_type {problem}. The native engine runs "
             f"{', '.join(sorted(DECODERS))}; infer_backend: vllm may run others"
         )
     return replace(builder(config), quantization=read_quantization(config, folder))

@@ -1,9 +1,9 @@
-"""Rotary embeddings: both spellings of a config, the user's override, and the frequencies.
+"""Rotary embeddings (RoPE): how a config describes them, the user's override, and the frequencies.
 
-The formulas are those of transformers (`modeling_rope_utils`), so that a folder gives the same
-logits in both. Two differ on purpose: "dynamic" and "longrope" there follow the longest text seen
-so far, which would make an answer depend on what came before it; here they are fixed for the
-longest text that the runner takes.
+The formulas are those of transformers (`modeling_rope_utils`), so that a model gives the same logits
+in both. Two kinds differ on purpose: "dynamic" and "longrope" follow the longest text seen so far in
+transformers, so that an answer depends on earlier requests. Here they are fixed, for the longest text
+that the runner takes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def read_rope(
 ) -> RopeSpec:
     """Read `rope_parameters` (transformers 5), or `rope_scaling` and `rope_theta` (before).
 
-    `partial` is the share of dimensions that turn where the config gives none; None for a type in
-    which all turn. `longrope_names` are names that the type's older configs have for "longrope".
+    Args:
+        partial: the share of dimensions that are rotated if the config gives none; None for a model
+            type that rotates all.
+        longrope_names: what older configs of the model type call "longrope".
     """
     values = _parameters(config)
     if any(isinstance(value, Mapping) for value in values.values()):
@@ -51,21 +53,21 @@ def read_rope(
 def read_ropes_by_layer(
     config: HubConfig, theta: float, local_theta: float
 ) -> tuple[RopeSpec, RopeSpec]:
-    """The rotary embeddings of layers that see everything, and of those with a window.
+    """The rotary embeddings of layers with full attention, and of those with a window.
 
-    `theta` and `local_theta` are their bases where the config gives none. A scaling that is not
-    given by layer is that of the layers which see everything.
+    `theta` and `local_theta` are their bases if the config gives none. A scaling that is not given
+    by layer type belongs to the layers with full attention.
     """
     values = _parameters(config)
     if not any(isinstance(value, Mapping) for value in values.values()):
         values = {"full_attention": values}
-    found: list[RopeSpec] = []
+    ropes: list[RopeSpec] = []
     for layer_type, base in (("full_attention", theta), ("sliding_attention", local_theta)):
         one: Any = values.get(layer_type) or {}
         if not isinstance(one, Mapping):
             raise config.wrong(f"rope_parameters.{layer_type}", one, "an object")
-        found.append(_read(config, one, base))
-    return found[0], found[1]
+        ropes.append(_read(config, one, base))
+    return ropes[0], ropes[1]
 
 
 def _parameters(config: HubConfig) -> Mapping[str, Any]:
@@ -130,14 +132,14 @@ def _fields(config: HubConfig, inner: HubConfig, kind: RopeKind, theta: float) -
 def _factors(inner: HubConfig, key: str) -> tuple[float, ...]:
     """LongRoPE's factors, one for each pair of dimensions; `check_rope` counts them."""
     values = inner.get(key)
-    fine = isinstance(values, list) and all(type(v) in (int, float) and v > 0 for v in values)
-    if not fine:
+    valid = isinstance(values, list) and all(type(v) in (int, float) and v > 0 for v in values)
+    if not valid:
         raise inner.wrong(key, values, "a list of positive numbers")
     return tuple(float(value) for value in values)
 
 
 def check_rope(config: HubConfig, rope: RopeSpec, head_dim: int) -> None:
-    """Raise ModelError where the rotary embedding does not fit the heads."""
+    """Raise ModelError if the rotary embedding does not fit the heads."""
     size = rope.size(head_dim)
     if size < 2 or size % 2:
         raise config.wrong(
@@ -149,7 +151,7 @@ def check_rope(config: HubConfig, rope: RopeSpec, head_dim: int) -> None:
 
 
 def context_length(rope: RopeSpec, max_positions: int) -> int:
-    """The longest text the scaling is meant for: YaRN and dynamic stretch the config's own number."""
+    """The longest text that the scaling is meant for: YaRN and dynamic scale the config's own limit."""
     if rope.kind in ("yarn", "dynamic"):
         return max(max_positions, int(rope.positions * rope.factor))
     return max_positions
@@ -158,7 +160,10 @@ def context_length(rope: RopeSpec, max_positions: int) -> int:
 def override_rope(spec: DecoderSpec, kind: str | None) -> DecoderSpec:
     """Scale the context to twice the trained one, as LLaMA-Factory's `rope_scaling` does.
 
-    None and "none" keep the model's own. Raises ConfigError for an unknown kind.
+    None and "none" keep the model's own.
+
+    Raises:
+        ConfigError: the kind is unknown.
     """
     if kind is None or kind == "none":
         return spec
@@ -181,7 +186,7 @@ def inverse_frequencies(
 ) -> tuple[NDArray[np.float32], float]:
     """The angle per position of each pair of dimensions, and the scale of cosine and sine.
 
-    `length` is the longest text that will be run; only "dynamic" and "longrope" look at it.
+    `length` is the longest text that will be run, on which only "dynamic" and "longrope" depend.
     Returns float32 `(rope.size(head_dim) / 2,)` and a number.
     """
     head_dim = rope.size(head_dim)
@@ -207,8 +212,8 @@ def _yarn(rope: RopeSpec, plain: NDArray[np.float32], head_dim: int) -> NDArray[
     """YaRN (arXiv 2309.00071): fast dimensions keep their frequency, slow ones are stretched."""
 
     def dimension(rotations: float) -> float:
-        turns = rope.positions / (rotations * 2 * math.pi)
-        return head_dim * math.log(turns) / (2 * math.log(rope.theta))
+        ratio = rope.positions / (rotations * 2 * math.pi)
+        return head_dim * math.log(ratio) / (2 * math.log(rope.theta))
 
     low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
     if rope.truncate:
@@ -243,7 +248,7 @@ def _longrope_scale(rope: RopeSpec) -> float:
 
 
 def _llama3(rope: RopeSpec, plain: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Llama 3.1: long waves are stretched, short ones kept, those between mixed smoothly."""
+    """Llama 3.1: long waves are stretched, short ones kept, those in between interpolated smoothly."""
     waves = 2 * np.pi / plain
     smooth = (rope.positions / waves - rope.low_freq_factor) / (
         rope.high_freq_factor - rope.low_freq_factor
@@ -263,19 +268,19 @@ def cosines_and_sines(
     return np.cos(angles) * factor, np.sin(angles) * factor
 
 
-def turned_angles(
-    angles: NDArray[np.float32], places: NDArray[np.int32], rope: RopeSpec
+def mrope_angles(
+    angles: NDArray[np.float32], positions: NDArray[np.int32], rope: RopeSpec
 ) -> NDArray[np.float32]:
-    """The rows of a table of cosines or sines (positions, half) for places (3, T): (T, half).
+    """Rows of a table of cosines or sines (length, half) for positions (3, T): (T, half).
 
-    With M-RoPE each section of the pairs turns by one of a row's three places, in turn (Qwen2-VL,
-    arXiv 2409.12191).
+    With M-RoPE, each section of the pairs is rotated by one of a token's three positions: the first
+    by time, the second by height, the third by width, and so on (Qwen2-VL, arXiv 2409.12191).
     """
-    found = angles[places[0]]
+    result = angles[positions[0]]
     first = 0
-    for number, width in enumerate(rope.sections):
-        if number % 3:
-            part = slice(first, first + width)
-            found[:, part] = angles[places[number % 3], part]
+    for index, width in enumerate(rope.sections):
+        if index % 3:
+            section = slice(first, first + width)
+            result[:, section] = angles[positions[index % 3], section]
         first += width
-    return found
+    return result

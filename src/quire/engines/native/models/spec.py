@@ -1,4 +1,4 @@
-"""`DecoderSpec`: everything that tells one decoder from another, and the names of its weights."""
+"""`DecoderSpec`: everything in which decoders differ, and the names and shapes of their weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from quire.quantization.schemes import Quantization
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
 Activation = Literal["silu", "gelu_tanh"]
 Rows = tuple[tuple[int, int], ...]
-"""Ranges of rows, each its first and the one after its last."""
+"""Ranges of rows, each (first, end)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary embedding: `rope.inverse_frequencies` says what each field means to each kind.
+    """Rotary embedding: `rope.inverse_frequencies` says what each field means for each kind.
 
     `positions` is the context that the model was trained for, before any scaling.
     """
@@ -36,12 +36,12 @@ class RopeSpec:
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
     partial: float = 1.0
-    """The share of a head's dimensions that turn: the first ones. The others stay as they are."""
+    """The share of a head's dimensions, from the first on, that is rotated."""
     sections: tuple[int, ...] = ()
-    """M-RoPE: how many pairs in a row turn by the place in time, in height, in width, and so on."""
+    """M-RoPE: how many pairs are rotated by the position in time, then height, then width, and so on."""
 
     def size(self, head_dim: int) -> int:
-        """How many dimensions of a head turn."""
+        """How many dimensions of a head are rotated."""
         return int(head_dim * self.partial)
 
 
@@ -67,13 +67,13 @@ class WeightNames:
     post_attention_norm: str = ""
     post_ffn_norm: str = ""
     qkv: str = ""
-    """The tensor in which queries, keys and values lie one after another; empty where they do not."""
+    """The tensor in which queries, keys and values are fused; empty if they are separate."""
     qkv_by_group: bool = False
-    """In `qkv`, each key-value head's queries, key and value lie together (InternLM2)."""
+    """In `qkv`, the queries, key and value of each key-value head are together (InternLM2)."""
     gate_up: str = ""
-    """The tensor in which gate and up lie one after another; empty where they do not."""
-    spellings: tuple[tuple[str, str], ...] = ()
-    """Beginnings of names in a folder, and what stands here for each: (there, here)."""
+    """The tensor in which gate and up are fused; empty if they are separate."""
+    prefix_map: tuple[tuple[str, str], ...] = ()
+    """Prefixes of names in the folder and the prefixes used here: (stored, here)."""
 
     def bare(self) -> WeightNames:
         """The names in a folder that holds the decoder alone (transformers' `AutoModel`)."""
@@ -93,13 +93,13 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     rows: Rows = ()
-    """Where it is a part of the tensor of that name: which rows, in order."""
+    """The rows that are taken, in order, if it is a part of the tensor of that name."""
     of_rows: int = 0
-    """Where it is a part: the rows of the whole."""
+    """The number of rows of the whole tensor, if it is a part."""
     offset: float = 0.0
-    """What is added to the stored values."""
+    """A number that is added to the stored values."""
     within: TensorPart | None = None
-    """Where it may lie instead, in folders that have no tensor of its name."""
+    """The part of a larger tensor that it is in folders without a tensor of its name."""
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -109,7 +109,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class TensorPart:
-    """Rows of a larger tensor, all of whose dimensions but the last are counted as rows."""
+    """Rows of a larger tensor. All its dimensions but the last are counted as rows."""
 
     name: str
     shape: tuple[int, ...]
@@ -120,8 +120,8 @@ class TensorPart:
 class ExpertNames:
     """Names of a sparse FFN's tensors after the layer's prefix; those of expert i in `experts`.
 
-    Folders have each expert's maps apart, or all experts in one tensor (the `fused` names, without
-    `.weight`): gate and up (experts, 2 * ffn_size, hidden), down (experts, hidden, ffn_size).
+    A folder has the maps of each expert in tensors of their own, or all experts in one tensor (the
+    `fused` names, without `.weight`): gate and up (experts, 2 * ffn_size, hidden), down (experts, hidden, ffn_size).
     """
 
     router: str = "mlp.gate"
@@ -140,23 +140,23 @@ class ExpertNames:
 class ExpertsSpec:
     """A sparse FFN: `per_token` of `count` gated FFNs, chosen by the softmax of a router.
 
-    The sum is weighted by the probabilities of those chosen; `normalised` makes them sum to 1. A
-    shared expert of `shared_size` (0 for none) is run for every token, weighted by the sigmoid of a
-    score of its own.
+    The sum is weighted by the probabilities of those chosen, which `normalised` makes sum to 1. A
+    shared expert of `shared_size` (0 for none) runs for every token, weighted by the sigmoid of its
+    own score.
     """
 
     count: int
     per_token: int
     ffn_size: int
     sparse: tuple[bool, ...]
-    """Per layer: whether its FFN is this one, or dense."""
+    """For each layer, whether its FFN is sparse."""
     normalised: bool
     shared_size: int = 0
     names: ExpertNames = ExpertNames()
 
     @property
     def ffn_width(self) -> int:
-        """The values of the FFNs' first halves that one token makes."""
+        """How many gate values one token has, over all its experts."""
         return self.per_token * self.ffn_size + self.shared_size
 
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
@@ -204,7 +204,7 @@ class DecoderSpec:
     max_positions: int
     rope: RopeSpec
     windows: tuple[int, ...]
-    """Per layer: how many positions a token sees, itself included; 0 for all of them."""
+    """For each layer, how many positions a token sees, including its own; 0 for all."""
     norm_eps: float = 1e-6
     activation: Activation = "silu"
     qkv_bias: bool = False
@@ -215,38 +215,40 @@ class DecoderSpec:
     tied_embeddings: bool = False
     names: WeightNames = WeightNames()
     quantization: Quantization | None = None
-    """Which matrices the folder may hold as small whole numbers, and how."""
+    """Which matrices the folder may hold as small integers, and how."""
     pre_norms: bool = True
-    """Norms of what goes into attention and into the FFN."""
+    """Norms before attention and before the FFN."""
     post_norms: bool = False
-    """Norms of what comes out of attention and of the FFN, before it is added to the residual."""
+    """Norms after attention and after the FFN, before the sum with the residual."""
     norm_offset: float = 0.0
-    """What is added to the stored weights of the norms: 1 for Gemma."""
+    """Added to the stored weights of the norms: 1 for Gemma."""
     width_norms: bool = False
     """RMS norms over all query heads together, and over all key heads, instead of `head_norms`."""
     local_rope: RopeSpec | None = None
-    """The rotary embedding of layers with a window, where it is not `rope`."""
+    """The rotary embedding of layers with a window, if it is not `rope`."""
     no_rope: tuple[int, ...] = ()
     """Layers without a rotary embedding."""
     interleaved_rope: bool = False
-    """Pairs of dimensions that turn together are neighbours, instead of half a head apart."""
+    """The two dimensions of a rotated pair are neighbours, instead of half a head apart."""
     embedding_scale: float = 1.0
     round_embedding_scale: bool = False
-    """Round that scale to the type in which the embeddings are held, as the model's training did."""
+    """Round that scale to the type of the embeddings, as the model's training did."""
     attention_multiplier: float | None = None
-    """What scores are multiplied by; None for one by the root of the head size."""
+    """The scores are multiplied by it; None for 1 / sqrt(head_dim)."""
     residual_scale: float = 1.0
-    """What comes out of attention and of the FFN is multiplied by it before it is added."""
+    """The outputs of attention and FFN are multiplied by it before they are added."""
     logits_scale: float = 1.0
     attention_cap: float = 0.0
-    """Scores s become cap * tanh(s / cap); 0 for no cap."""
+    """Soft cap of the scores: s becomes cap * tanh(s / cap); 0 for no cap."""
     logits_cap: float = 0.0
-    """The same of the logits, after their scale."""
+    """Soft cap of the logits, after their scale."""
     experts: ExpertsSpec | None = None
-    """A sparse FFN in some layers or all of them; its kernels add it to the residual as it is."""
+    """The sparse FFN of some or all layers."""
 
     def __post_init__(self) -> None:
+        # A batch with M-RoPE brings one table of angles, not two.
         assert not self.rope.sections or self.local_rope is None
+        # The kernels of experts add to the residual directly, with neither scale nor norm.
         assert self.experts is None or (self.residual_scale == 1 and not self.post_norms)
 
     @property
@@ -269,7 +271,7 @@ class DecoderSpec:
 
     @property
     def rotary_dim(self) -> int:
-        """How many dimensions of a head turn."""
+        """How many dimensions of a head are rotated."""
         return self.rope.size(self.head_dim)
 
     def rope_of(self, layer: int) -> RopeSpec | None:
@@ -280,15 +282,15 @@ class DecoderSpec:
 
     @property
     def ffn_width(self) -> int:
-        """The most values of an FFN's first half that one token makes in a layer."""
+        """The most gate values that one token has in a layer."""
         return max(self.ffn_size, self.experts.ffn_width if self.experts else 0)
 
     def sparse_ffn(self, layer: int) -> ExpertsSpec | None:
-        """The sparse FFN of a layer; None where it is dense."""
+        """The sparse FFN of a layer; None if it is dense."""
         return self.experts if self.experts and self.experts.sparse[layer] else None
 
     def global_tensors(self) -> Iterator[TensorSpec]:
-        """The tensors outside the layers: `embeddings`, `final_norm` and, untied, `head`."""
+        """The tensors outside the layers: `embeddings`, `final_norm` and, unless it is tied, `head`."""
         names = self.names
         yield TensorSpec("embeddings", names.embeddings, (self.vocab_size, self.hidden_size))
         yield TensorSpec(
@@ -341,7 +343,10 @@ class DecoderSpec:
             yield "k_norm", names.k_norm, self.kv_size if width else self.head_dim
 
     def _fused(self, role: str) -> tuple[str, Rows, int] | None:
-        """Where a linear map is part of a larger tensor: its name, the part's rows, all its rows."""
+        """The larger tensor that a linear map is part of: its name, the rows of the part, all its rows.
+
+        None if the map has a tensor of its own.
+        """
         names, q, kv, ffn = self.names, self.q_size, self.kv_size, self.ffn_size
         if names.gate_up and role in ("gate", "up"):
             return names.gate_up, ((0, ffn) if role == "gate" else (ffn, 2 * ffn),), 2 * ffn

@@ -1,0 +1,254 @@
+"""Linear maps: rows times a weight that is float32, bfloat16, int8 or int4.
+
+Float32 and bfloat16 weights are read as they are stored in the mapped file (`tiles`). Quantised weights are
+multiplied as integers (`quantized_tiles`): the rows are rounded to int8 first, by `quantize_rows`.
+A quantised row of `depth` values in groups of `span` is `depth` int8, then for each group a float32
+scale, then for each group the int32 sum of its int8: `x[k] = scale[k // span] * int8[k]`, nearly.
+
+A row's result depends neither on the other rows nor on which columns a task has. `reference.linear`
+is the same in plain NumPy, on arrays instead of addresses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.engines.native.cpu.kernels import layout, simd
+from quire.engines.native.cpu.kernels.builders import kernel
+from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK
+from quire.engines.native.cpu.kernels.quantized_tiles import make_quantized_tile, quantize_group
+from quire.engines.native.cpu.kernels.rowwise import task_range
+from quire.engines.native.cpu.kernels.tiles import make_dot_tile
+
+TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as there are registers for
+ROW_BLOCK_BYTES = 128 * 1024  # activations multiplied at once: they stay in the second-level cache
+WEIGHTS_AHEAD = 2048  # bytes: a single row prefetches weights half a page before it needs them
+QUANTIZED_TILE_ROWS = 6 if LANES == 16 else 2
+QUANTIZED_WEIGHTS_AHEAD = 1024  # the same for quantised weights, of which a loop reads fewer bytes
+
+quantized_row_bytes = kernel(layout.quantized_row_bytes)
+
+
+# ---- float32 and bfloat16 weights
+
+
+def _make_product(bfloat16: bool) -> Any:
+    """Multiply a block of rows with some columns, by the largest tiles that fit."""
+    size = 2 if bfloat16 else 4
+    tall = make_dot_tile(TILE_ROWS, 4, bfloat16, lines=2)
+    middle = make_dot_tile(2, 4, bfloat16, lines=2)
+    small = make_dot_tile(1, 4, bfloat16, lines=2)
+    single = make_dot_tile(1, 1, bfloat16)
+
+    @kernel
+    def block(
+        x: int, x_stride: int, rows: int, w: int, depth: int, columns: int, out: int,
+        out_stride: int, bias: int, accumulate: int,
+    ) -> None:  # fmt: skip
+        """`out (+)= x @ w.T + bias`, by addresses and strides in bytes; `w` is the first weight row."""
+        stride = depth * size
+        column = 0
+        # A single row reads hardly anything but weights. One column after the other reads them in
+        # the order of memory, which is faster than four streams at once.
+        if rows == 1:
+            while column < columns:
+                column_bias = bias + 4 * column if bias else 0
+                weights = w + column * stride
+                single(x, x_stride, weights, stride, depth, out + 4 * column, out_stride, column_bias,
+                       accumulate, weights + WEIGHTS_AHEAD, LANES * size)  # fmt: skip
+                column += 1
+        # All tiles of rows use the same 4 weight rows, from the cache. Meanwhile the next 4 are
+        # prefetched: each tile fetches its share of them.
+        tiles = max(1, rows // TILE_ROWS + (rows % TILE_ROWS + 1) // 2)
+        ahead_step = 4 * LANES * size // tiles
+        while column + 4 <= columns:
+            column_bias = bias + 4 * column if bias else 0
+            weights, target = w + column * stride, out + 4 * column
+            ahead = weights + 4 * stride
+            row = 0
+            while row + TILE_ROWS <= rows:
+                tall(x + row * x_stride, x_stride, weights, stride, depth,
+                     target + row * out_stride, out_stride, column_bias, accumulate, ahead,
+                     ahead_step)  # fmt: skip
+                row += TILE_ROWS
+                ahead += 4 * stride // tiles
+            while row + 2 <= rows:
+                middle(x + row * x_stride, x_stride, weights, stride, depth,
+                       target + row * out_stride, out_stride, column_bias, accumulate, ahead,
+                       ahead_step)  # fmt: skip
+                row += 2
+                ahead += 4 * stride // tiles
+            if row < rows:
+                small(x + row * x_stride, x_stride, weights, stride, depth,
+                      target + row * out_stride, out_stride, column_bias, accumulate, ahead,
+                      ahead_step)  # fmt: skip
+            column += 4
+        while column < columns:
+            column_bias = bias + 4 * column if bias else 0
+            weights = w + column * stride
+            for row in range(rows):
+                single(x + row * x_stride, x_stride, weights, stride, depth,
+                       out + row * out_stride + 4 * column, out_stride, column_bias, accumulate,
+                       weights + stride, LANES * size)  # fmt: skip
+            column += 1
+
+    return block
+
+
+_block_float32 = _make_product(False)
+_block_bfloat16 = _make_product(True)
+
+
+# ---- quantised weights
+
+
+@kernel
+def quantize_rows(first: int, end: int, x: int, size: int, depth: int, span: int, out: int) -> None:
+    """Round the rows `first` to `end - 1` of x (rows, size) to int8.
+
+    `depth` is `size` rounded up to whole groups of `span`.
+    """
+    stride, groups = quantized_row_bytes(depth, span), depth // span
+    for row in range(first, end):
+        source, target = x + row * size * 4, out + row * stride
+        scales = target + depth  # then the sums, which the zero points are multiplied with
+        for group in range(groups):
+            start = group * span
+            quantize_group(source + 4 * start, size - start, span, target + start,
+                           scales + 4 * group, scales + 4 * (groups + group))  # fmt: skip
+
+
+def _make_columns(bits: int, zero_points: bool) -> Any:
+    """Multiply all rows with the blocks that hold some columns, by the largest tiles that fit."""
+    tall_2, two_blocks = (
+        make_quantized_tile(rows, 2, bits, zero_points) for rows in (QUANTIZED_TILE_ROWS, 1)
+    )
+    tall_1 = make_quantized_tile(QUANTIZED_TILE_ROWS, 1, bits, zero_points)
+    flat = make_quantized_tile(1, 1, bits, zero_points, QUANTIZED_WEIGHTS_AHEAD)
+
+    @kernel
+    def columns_of(
+        x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
+    ) -> None:
+        """`quantized_columns` for a map of this kind."""
+        depth, span = (
+            simd.get_int64(linear_map, layout.QUANT_DEPTH),
+            simd.get_int64(linear_map, layout.SPAN),
+        )
+        repeat, groups = simd.get_int64(linear_map, layout.REPEAT), depth // span
+        x_stride = quantized_row_bytes(depth, span)
+        out_stride = 4 * simd.get_int64(linear_map, layout.MAP_COLUMNS)
+        unit, bias = (
+            simd.get_float32(linear_map, 2 * layout.UNIT_SCALE),
+            simd.get_int64(linear_map, layout.BIAS),
+        )
+        block, last = first // QUANT_BLOCK, (end + QUANT_BLOCK - 1) // QUANT_BLOCK
+        stored = (groups + repeat - 1) // repeat * QUANT_BLOCK
+        while block < last:
+            left, start = last - block, block * QUANT_BLOCK
+            w = simd.get_int64(linear_map, layout.WEIGHT) + start * depth * bits // 8
+            s = simd.get_int64(linear_map, layout.SCALES) + 2 * block * stored
+            z = simd.get_int64(linear_map, layout.ZEROS) + block * stored
+            block_bias, target = bias + 4 * start if bias else 0, out + 4 * start
+            low, high = first - start, end - start
+            # Two blocks at once use each int8 of x twice. A single row gains nothing by that, and
+            # reads its weights faster in the order of memory.
+            wide = rows > 1 and left >= 2
+            row = 0
+            while row + QUANTIZED_TILE_ROWS <= rows:
+                source, out_row = x + row * x_stride, target + row * out_stride
+                if wide:
+                    tall_2(source, x_stride, depth, w, s, z, span, repeat, groups, out_row,
+                           out_stride, unit, block_bias, accumulate, low, high)  # fmt: skip
+                else:
+                    tall_1(source, x_stride, depth, w, s, z, span, repeat, groups, out_row,
+                           out_stride, unit, block_bias, accumulate, low, high)  # fmt: skip
+                row += QUANTIZED_TILE_ROWS
+            while row < rows:
+                source, out_row = x + row * x_stride, target + row * out_stride
+                if wide:
+                    two_blocks(source, x_stride, depth, w, s, z, span, repeat, groups, out_row,
+                               out_stride, unit, block_bias, accumulate, low, high)  # fmt: skip
+                else:
+                    flat(source, x_stride, depth, w, s, z, span, repeat, groups, out_row,
+                         out_stride, unit, block_bias, accumulate, low, high)  # fmt: skip
+                row += 1
+            block += 2 if wide else 1
+
+    return columns_of
+
+
+_columns_8, _columns_8_zeros = _make_columns(8, False), _make_columns(8, True)
+_columns_4, _columns_4_zeros = _make_columns(4, False), _make_columns(4, True)
+
+
+@kernel
+def quantized_columns(
+    x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
+) -> None:
+    """Columns `first` to `end - 1` of `linear`, for a quantised map and quantised rows x."""
+    zeros = simd.get_int64(linear_map, layout.ZEROS)
+    if simd.get_int64(linear_map, layout.KIND) == layout.INT8:
+        if zeros:
+            _columns_8_zeros(x, rows, linear_map, out, first, end, accumulate)
+        else:
+            _columns_8(x, rows, linear_map, out, first, end, accumulate)
+    elif zeros:
+        _columns_4_zeros(x, rows, linear_map, out, first, end, accumulate)
+    else:
+        _columns_4(x, rows, linear_map, out, first, end, accumulate)
+
+
+# ---- any weights
+
+
+@kernel
+def linear_columns(
+    x: int, quantized: int, rows: int, linear_map: int, out: int, first: int, end: int,
+    accumulate: int,
+) -> None:  # fmt: skip
+    """Columns `first` to `end - 1` of `linear`."""
+    if first >= end:
+        return
+    kind = simd.get_int64(linear_map, layout.KIND)
+    if kind >= layout.INT8:
+        quantized_columns(quantized, rows, linear_map, out, first, end, accumulate)
+        return
+    weight, bias = (
+        simd.get_int64(linear_map, layout.WEIGHT),
+        simd.get_int64(linear_map, layout.BIAS),
+    )
+    depth = simd.get_int64(linear_map, layout.MAP_DEPTH)
+    columns = simd.get_int64(linear_map, layout.MAP_COLUMNS)
+    # A prompt's rows exceed the cache: they are multiplied block by block, each with all weights.
+    tiles = max(1, ROW_BLOCK_BYTES // (4 * depth * TILE_ROWS))
+    step = tiles * TILE_ROWS
+    first_bias = bias + 4 * first if bias else 0
+    row = 0
+    while row < rows:
+        count = min(step, rows - row)
+        source = x + row * depth * 4
+        target = out + row * columns * 4 + 4 * first
+        if kind == layout.BFLOAT16:
+            _block_bfloat16(source, depth * 4, count, weight + first * depth * 2, depth,
+                            end - first, target, columns * 4, first_bias, accumulate)  # fmt: skip
+        else:
+            _block_float32(source, depth * 4, count, weight + first * depth * 4, depth,
+                           end - first, target, columns * 4, first_bias, accumulate)  # fmt: skip
+        row += step
+
+
+@kernel
+def linear(
+    task: int, tasks: int, x: int, quantized: int, rows: int, linear_map: int, out: int,
+    accumulate: int,
+) -> None:  # fmt: skip
+    """`out (+)= x @ weight.T + bias`: x (rows, depth), weight (columns, depth), out (rows, columns).
+
+    `linear_map` is the address of the map's words: weight, bias and sizes (`layout.MAP_WORDS`). If
+    the weight is quantised, `quantized` holds the rows of x as `quantize_rows` makes them.
+    """
+    first, end = task_range(
+        task, tasks, simd.get_int64(linear_map, layout.MAP_COLUMNS), COLUMN_GRAIN
+    )
+    linear_columns(x, quantized, rows, linear_map, out, first, end, accumulate)

@@ -1,0 +1,375 @@
+"""The inner loop of products with quantised weights: integers, four products a lane at a time.
+
+Weights are unsigned (0..255, or 0..15 in half a byte) and activations signed (-127..127), as x86's
+dot product instructions want them. Sums are exact, in 32 bits. Weights are stored so that a
+register's lanes are columns, each of which holds four depths:
+
+    8 bits: [block of 16 columns][depth / 4][16 columns][4 depths], one byte each
+    4 bits: [block of 16 columns][depth / 8][16 columns][4 depths], two in a byte: depth 8 i + j in
+            the lower half, 8 i + 4 + j in the upper
+
+With columns as lanes a sum never has to be reduced over lanes, and each column has its scale in the
+lane of its sum. After every group of depths the integer sum is scaled and added to a float, group by
+group in one order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from quire.engines.native.cpu.kernels import builders
+from quire.engines.native.cpu.kernels.builders import FLOAT, INT32, INT64, VECTOR, intrinsic
+from quire.engines.native.cpu.kernels.layout import LANES, QUANT_BLOCK, cpu_features
+from quire.engines.native.cpu.kernels.tiles import build_loop, build_offset
+
+_I = types.int64
+_WORDS = ir.VectorType(INT32, LANES)
+_BYTES = ir.VectorType(ir.IntType(8), LANES * 4)
+_SHORTS = ir.VectorType(ir.IntType(16), LANES * 2)
+_HALVES = QUANT_BLOCK // LANES  # registers of one depth step of a block: 1, or 2 halves
+
+
+def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
+    """`total` plus, in each lane, the sum of four products of unsigned weights and signed x.
+
+    VNNI does this in one instruction. AVX2's byte pairs (maddubs) saturate at 16 bits, which 255 *
+    127 * 2 exceeds, so that bytes are widened to 16 bits first and multiplied as pairs of those.
+    """
+    features = cpu_features()
+    if LANES == 16 and "avx512vnni" in features:
+        return builders.call(builder, "llvm.x86.avx512.vpdpbusd.512", _WORDS, [total, weights, x])
+    if LANES == 8 and "avxvnni" in features:
+        return builders.call(builder, "llvm.x86.avx512.vpdpbusd.256", _WORDS, [total, weights, x])
+    name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[LANES]
+    known = ("avx512bw" if LANES == 16 else "avx2") in features
+    even, odd = _spread(builder, weights, signed=False), _spread(builder, x, signed=True)
+    for w, value in zip(even, odd, strict=True):
+        if known:
+            pair = [builder.bitcast(part, _SHORTS) for part in (w, value)]
+            product = builders.call(builder, name, _WORDS, pair)
+        else:
+            product = _pairs(builder, w, value)
+        total = builder.add(total, product)
+    return total
+
+
+def _spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, Any]:
+    """The bytes 0 and 2 of each lane widened to two 16-bit integers, and the bytes 1 and 3."""
+    shorts = builder.bitcast(words, _SHORTS)
+    eight = builders.constant_vector(8, ir.IntType(16), LANES * 2)
+    shift = builder.ashr if signed else builder.lshr
+    odd = shift(shorts, eight)
+    even = shift(builder.shl(shorts, eight), eight)
+    return builder.bitcast(even, _WORDS), builder.bitcast(odd, _WORDS)
+
+
+def _pairs(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
+    """The sum of each lane's two products of 16-bit integers, where no instruction does it."""
+    sixteen = builders.constant_vector(16, INT32)
+    low = [builder.ashr(builder.shl(value, sixteen), sixteen) for value in (a, b)]
+    high = [builder.ashr(value, sixteen) for value in (a, b)]
+    lower, upper = builder.mul(low[0], low[1]), builder.mul(high[0], high[1])
+    return builder.add(lower, upper)
+
+
+def _splat_word(builder: ir.IRBuilder, address: Any) -> Any:
+    """Four bytes of memory in every lane."""
+    word = builder.load(builders.build_pointer(builder, address, INT32), align=4)
+    return _splat(builder, word)
+
+
+def _splat(builder: ir.IRBuilder, word: Any) -> Any:
+    """An int32 in every lane."""
+    undefined = ir.Constant(_WORDS, ir.Undefined)
+    one = builder.insert_element(undefined, word, INT32(0))
+    return builder.shuffle_vector(one, undefined, builders.constant_vector(0, INT32))
+
+
+def _load_words(builder: ir.IRBuilder, address: Any) -> Any:
+    """LANES int32 from memory."""
+    return builder.load(builders.build_pointer(builder, address, _WORDS), align=4)
+
+
+def _load_scales(builder: ir.IRBuilder, address: Any) -> Any:
+    """LANES float16, widened."""
+    halves = ir.VectorType(ir.HalfType(), LANES)
+    loaded = builder.load(builders.build_pointer(builder, address, halves), align=2)
+    return builder.fpext(loaded, VECTOR)
+
+
+def _load_zeros(builder: ir.IRBuilder, address: Any) -> Any:
+    """LANES unsigned bytes, widened."""
+    kind = ir.VectorType(ir.IntType(8), LANES)
+    loaded = builder.load(builders.build_pointer(builder, address, kind), align=1)
+    return builder.zext(loaded, _WORDS)
+
+
+def make_quantized_tile(
+    rows: int, blocks: int, bits: int, zero_points: bool, ahead: int = 0
+) -> Any:
+    """`tile(x, x_stride, depth, w, s, z, span, repeat, groups, out, out_stride, unit, bias,
+    accumulate, first, end)`, all int64 but `unit`, strides in bytes.
+
+    `out[r, c] (+)= bias[c] + unit * sum_g x_scale[r, g] * w_scale[g, c] * sum_k (w - zero) x` for
+    the columns `first` to `end - 1` of the `blocks` blocks that begin at `out`.
+
+    x: rows as `quantize_rows` makes them, of which the first `depth` bytes are integers, in `groups`
+    groups of `span`. w, s, z: the codes, scales (float16) and zero points of the first block; one
+    scale serves `repeat` groups. Without `zero_points` every zero point is the middle, 128 or 8.
+    Codes that lie `ahead` bytes further on are prefetched; 0 for none.
+    """
+    steps_in_word = 1 if bits == 8 else 2
+    # With one row there are few sums, and each addition waits for the one before it. Several
+    # independent chains of sums keep the multiplier busy; integers add up to the same in any order.
+    unroll = chains = 4 if rows == 1 else 1
+    vectors = blocks * _HALVES
+    cells = [(r, v) for r in range(rows) for v in range(vectors)]  # the output of each sum
+    middle = 128 if bits == 8 else 8
+
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        (x, x_stride, depth, w, s, z, span, repeat, groups, out, out_stride, unit, bias, accumulate,
+         first, end) = args  # fmt: skip
+        block_bytes = builder.mul(depth, INT64(QUANT_BLOCK * bits // 8))
+        more = builder.sub(builder.add(groups, repeat), INT64(1))
+        stored_groups = builder.sdiv(more, repeat)  # rounded up: the last may serve fewer groups
+        xs = [build_offset(builder, x, x_stride, r) for r in range(rows)]
+        ws = [build_offset(builder, w, block_bytes, b) for b in range(blocks)]
+        scale_bytes = builder.mul(stored_groups, INT64(2 * QUANT_BLOCK))
+        zero_bytes = builder.mul(stored_groups, INT64(QUANT_BLOCK))
+        ss = [build_offset(builder, s, scale_bytes, b) for b in range(blocks)]
+        zs = [build_offset(builder, z, zero_bytes, b) for b in range(blocks)]
+        # `span` is 32 or 64, so that the division is a shift without a remainder.
+        trips = builder.lshr(span, INT64((4 * steps_in_word * unroll).bit_length() - 1))
+        sums_offset = builder.mul(groups, INT64(4))  # from a group's scale to the sum of its bytes
+
+        def step(start: Any, index: Any, sums: list[Any], number: int) -> list[Any]:
+            """Multiply one register of weights of each column vector: four depths, or eight."""
+            result = list(sums)
+            depth_at = builder.add(start, builder.mul(index, INT64(4 * steps_in_word)))
+            w_offset = builder.mul(depth_at, INT64(QUANT_BLOCK * bits // 8))
+            weights: list[list[Any]] = []
+            for b in range(blocks):
+                for half in range(_HALVES):
+                    source = builder.add(ws[b], builder.add(w_offset, INT64(half * LANES * 4)))
+                    if ahead and half == 0:
+                        builders.build_prefetch(builder, builder.add(source, INT64(ahead)))
+                    weights.append(_unpacked(builder, _load_words(builder, source), bits))
+            for r in range(rows):
+                for part in range(steps_in_word):
+                    value = _splat_word(
+                        builder, builder.add(xs[r], builder.add(depth_at, INT64(4 * part)))
+                    )
+                    for v in range(vectors):
+                        chain = (number * steps_in_word + part) % chains
+                        cell = chain * len(cells) + r * vectors + v
+                        result[cell] = build_dot4(builder, result[cell], weights[v][part], value)
+            return result
+
+        def steps(start: Any, index: Any, sums: list[Any]) -> list[Any]:
+            """One trip of the loop over a group: `unroll` steps."""
+            first = builder.mul(index, INT64(unroll))
+            for number in range(unroll):
+                sums = step(start, builder.add(first, INT64(number)), sums, number)
+            return sums
+
+        def merged(sums: list[Any]) -> list[Any]:
+            """The sums of all chains."""
+            result = sums[: len(cells)]
+            for i, value in enumerate(sums[len(cells) :]):
+                result[i % len(cells)] = builder.add(result[i % len(cells)], value)
+            return result
+
+        def group(index: Any, state: list[Any]) -> list[Any]:
+            """Add one group of depths to the totals.
+
+            `stored` is the index of the weights' scale, `served` the groups that had it so far.
+            """
+            stored, served, *totals = state
+            start = builder.mul(index, span)
+            scale_addresses = [
+                builder.add(builder.add(base, depth), builder.mul(index, INT64(4))) for base in xs
+            ]
+            x_scales: list[Any] = []
+            x_sums: list[Any] = []
+            for address in scale_addresses:
+                scale = builder.load(builders.build_pointer(builder, address, FLOAT), align=4)
+                x_scales.append(builders.build_splat(builder, scale))
+                total = builder.add(address, sums_offset)
+                loaded = builder.load(builders.build_pointer(builder, total, INT32), align=4)
+                x_sums.append(loaded)
+            offset = builder.mul(stored, INT64(QUANT_BLOCK))
+            zeros = [
+                _load_zeros(builder, builder.add(zs[b], builder.add(offset, INT64(h * LANES))))
+                for b in range(blocks)
+                for h in range(_HALVES)
+            ] if zero_points else []  # fmt: skip
+            # sum (w - zero) x = sum w x - zero sum x: the second part is where the sums begin, so
+            # that the inner loop multiplies weights as they are stored.
+            initial: list[Any] = []
+            for r, v in cells:
+                if zero_points:
+                    initial.append(builder.mul(_splat(builder, builder.neg(x_sums[r])), zeros[v]))
+                else:
+                    initial.append(_splat(builder, builder.mul(x_sums[r], INT32(-middle))))
+            initial += [ir.Constant(_WORDS, [0] * LANES)] * (len(cells) * (chains - 1))
+            sums = merged(build_loop(builder, trips, initial, lambda i, s: steps(start, i, s)))
+            scales = [
+                _load_scales(
+                    builder,
+                    builder.add(
+                        ss[b], builder.mul(builder.add(offset, INT64(h * LANES)), INT64(2))
+                    ),
+                )
+                for b in range(blocks)
+                for h in range(_HALVES)
+            ]
+            served = builder.add(served, INT64(1))  # counted: a division would cost more
+            last = builder.icmp_signed("==", served, repeat)
+            result = [
+                builder.select(last, builder.add(stored, INT64(1)), stored),
+                builder.select(last, INT64(0), served),
+            ]
+            for (r, v), integer_sum, total in zip(cells, sums, totals, strict=True):
+                value = builder.fmul(builder.sitofp(integer_sum, VECTOR), x_scales[r])
+                result.append(builders.build_fma(builder, value, scales[v], total))
+            return result
+
+        zero = builders.constant_vector(0.0)
+        initial = [INT64(0), INT64(0), *[zero] * len(cells)]
+        _, _, *totals = build_loop(builder, groups, initial, group)
+        spread = builders.build_splat(builder, unit)
+        for (r, v), total in zip(cells, totals, strict=True):
+            column = v * LANES
+            _write(builder, builder.fmul(total, spread), column,
+                   build_offset(builder, out, out_stride, r), bias, accumulate, first, end)  # fmt: skip
+        return context.get_dummy_value()
+
+    @intrinsic
+    def quantized_tile(
+        typingctx: Any, x: Any, x_stride: Any, depth: Any, w: Any, s: Any, z: Any, span: Any,
+        repeat: Any, groups: Any, out: Any, out_stride: Any, unit: Any, bias: Any, accumulate: Any,
+        first: Any, end: Any,
+    ) -> Any:  # fmt: skip
+        return types.none(*[_I] * 11, types.float32, *[_I] * 4), code
+
+    return quantized_tile
+
+
+def _unpacked(builder: ir.IRBuilder, words: Any, bits: int) -> list[Any]:
+    """The weights in a register: the register itself, or its lower and its upper half bytes."""
+    if bits == 8:
+        return [words]
+    mask = builders.constant_vector(0x0F0F0F0F, INT32)
+    upper = builder.lshr(words, builders.constant_vector(4, INT32))
+    return [builder.and_(words, mask), builder.and_(upper, mask)]
+
+
+def _write(
+    builder: ir.IRBuilder, total: Any, column: int, row: Any, bias: Any, accumulate: Any,
+    first: Any, end: Any,
+) -> None:  # fmt: skip
+    """Store the columns of one register, from `column` on, that lie in `first` to `end - 1`.
+
+    A task's columns may begin and end within a block: the others belong to other threads.
+    """
+    lanes = builders.constant_vector([column + lane for lane in range(LANES)], INT32)
+    low = builder.icmp_signed(">=", lanes, _splat(builder, builder.trunc(first, INT32)))
+    high = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(end, INT32)))
+    mask = builder.and_(low, high)
+    for condition, address in ((bias, bias), (accumulate, row)):
+        source = builder.add(address, INT64(4 * column))
+        use = builder.icmp_signed("!=", condition, INT64(0))
+        before = builder.block
+        with builder.if_then(use):
+            loaded = builders.call(
+                builder,
+                f"llvm.masked.load.{builders.suffix(LANES)}.p0",
+                VECTOR,
+                [builders.build_pointer(builder, source, VECTOR), INT32(4), mask,
+                 builders.constant_vector(0.0)],
+            )  # fmt: skip
+            added = builder.fadd(total, loaded)
+            inside = builder.block
+        phi = builder.phi(VECTOR)
+        phi.add_incoming(total, before)
+        phi.add_incoming(added, inside)
+        total = phi
+    pointer = builders.build_pointer(builder, builder.add(row, INT64(4 * column)), VECTOR)
+    builders.call(
+        builder, f"llvm.masked.store.{builders.suffix(LANES)}.p0", ir.VoidType(),
+        [total, pointer, INT32(4), mask],
+    )  # fmt: skip
+
+
+@intrinsic
+def quantize_group(
+    typingctx: Any, x: Any, count: Any, span: Any, codes: Any, scale: Any, total: Any
+) -> Any:
+    """Round `span` floats at `x` to int8 at `codes`; write their scale, and the sum of the int8.
+
+    The largest magnitude becomes 127. Only the first `count` floats exist; the others count as 0.
+    A NaN or an infinity makes the scale NaN, and so all that is computed with it.
+    """
+
+    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        x, count, span, codes, scale, total = args
+        trips = builder.sdiv(span, INT64(LANES))
+        narrow = ir.VectorType(ir.IntType(8), LANES)
+
+        def read(index: Any) -> Any:
+            start = builder.mul(index, INT64(LANES))
+            left = builder.sub(count, start)
+            left = builder.select(builder.icmp_signed("<", left, INT64(0)), INT64(0), left)
+            left = builder.select(builder.icmp_signed(">", left, INT64(LANES)), INT64(LANES), left)
+            return builders.build_load_part(
+                builder, builder.add(x, builder.mul(start, INT64(4))), left
+            )
+
+        def measure(index: Any, state: list[Any]) -> list[Any]:
+            """The largest magnitude so far, and 0 or NaN: a comparison alone would lose a NaN."""
+            value = read(index)
+            size = builders.call(builder, f"llvm.fabs.{builders.suffix(LANES)}", VECTOR, [value])
+            largest = builder.select(builder.fcmp_ordered(">", size, state[0]), size, state[0])
+            return [largest, builders.build_fma(builder, value, zero, state[1])]
+
+        zero = builders.constant_vector(0.0)
+        largest, poison = build_loop(builder, trips, [zero, zero], measure)
+        most = builders.call(
+            builder, f"llvm.vector.reduce.fmax.{builders.suffix(LANES)}", FLOAT, [largest]
+        )
+        bad = builder.extract_element(builders.build_sums(builder, [poison]), INT32(0))
+        unit = builder.fmul(most, FLOAT(1 / 127))
+        builder.store(
+            builder.fadd(unit, bad), builders.build_pointer(builder, scale, FLOAT), align=4
+        )
+        some = builder.fcmp_ordered(">", most, FLOAT(0.0))
+        inverse = builder.select(some, builder.fdiv(FLOAT(127.0), most), FLOAT(0.0))
+        spread = builders.build_splat(builder, inverse)
+
+        def round_codes(index: Any, state: list[Any]) -> list[Any]:
+            """Write one register of codes, and add them to the sum."""
+            value = builder.fmul(read(index), spread)
+            value = builders.call(builder, f"llvm.rint.{builders.suffix(LANES)}", VECTOR, [value])
+            limit = builders.constant_vector(127.0)
+            value = builder.select(builder.fcmp_ordered("<", value, limit), value, limit)
+            limit = builders.constant_vector(-127.0)
+            value = builder.select(builder.fcmp_ordered(">", value, limit), value, limit)
+            rounded = builder.fptosi(value, _WORDS)
+            target = builder.add(codes, builder.mul(index, INT64(LANES)))
+            builder.store(
+                builder.trunc(rounded, narrow),
+                builders.build_pointer(builder, target, narrow),
+                align=1,
+            )
+            return [builder.add(state[0], rounded)]
+
+        (sums,) = build_loop(builder, trips, [ir.Constant(_WORDS, [0] * LANES)], round_codes)
+        name = f"llvm.vector.reduce.add.v{LANES}i32"
+        added = builders.call(builder, name, INT32, [sums])
+        builder.store(added, builders.build_pointer(builder, total, INT32), align=4)
+        return context.get_dummy_value()
+
+    return types.none(*[_I] * 6), code

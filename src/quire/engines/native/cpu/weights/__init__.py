@@ -1,0 +1,1 @@
+"""What the engine computes with, as it is read and packed: decoders, adapters, score heads."""

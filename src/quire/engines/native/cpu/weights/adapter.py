@@ -1,0 +1,309 @@
+"""A LoRA adapter for a decoder: its values by the roles of the weights, checked, and packed for kernels.
+
+What changes nothing is left out: peft saves the model's own head and embeddings along, and a B that
+was never trained is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.adapters.folder import Adapter
+from quire.adapters.model_modules import ModelModules
+from quire.adapters.pairs import WEIGHTS_FILE
+from quire.adapters.tensors import Floats, LoraPair, Matrix, read_tensors
+from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.kernels.layout import LINEARS, LORA_PANEL
+from quire.engines.native.cpu.memory.arrays import aligned_zeros
+from quire.engines.native.cpu.weights.decoder import Weights, take_rows
+from quire.engines.native.models.spec import DecoderSpec, TensorSpec
+from quire.errors import AdapterError, OutOfMemoryError
+from quire.machine.memory import available_memory
+from quire.weights.safetensors import TensorEntry
+
+MIB = 2**20
+
+
+@dataclass(slots=True)
+class LoraMap:
+    """What is added to the output of one linear map for x: `x @ a.T @ b + bias`.
+
+    For embeddings, `a.T` is a table: the row of a token stands for `x @ a.T`.
+    """
+
+    a: Floats | None = None  # (rank, depth)
+    b: Floats | None = None  # (rank, columns), multiplied by the scaling
+    bias: Floats | None = None  # (columns,)
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.a is None else len(self.a)
+
+
+@dataclass(slots=True)
+class LoraWeights:
+    """What an adapter changes of a decoder, for the rows of a batch that use it."""
+
+    adapter: Adapter
+    layers: tuple[dict[str, LoraMap], ...]
+    """For each layer, by the role of the linear map."""
+    tables: dict[str, LoraMap] = field(default_factory=dict[str, LoraMap])
+    """The same for `embeddings` and `head`."""
+    replacements: dict[str, Matrix] = field(default_factory=dict[str, Matrix])
+    """`embeddings` and `head` (vocabulary, hidden) that replace the model's."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.replacements or self.tables or any(self.layers))
+
+
+# ---- reading
+
+
+def lora_weights(adapter: Adapter, weights: Weights) -> LoraWeights:
+    """Read the adapter's values for this decoder.
+
+    Raises:
+        AdapterError: it changes something that this engine cannot change, has other shapes than the
+            model, or changes nothing.
+        OutOfMemoryError: there is not enough free memory to load it.
+    """
+    _check_memory(adapter)
+    tensors = read_tensors(adapter)
+    result = LoraWeights(adapter, tuple({} for _ in weights.layers))
+    targets = _LoraTargets(weights.spec)
+    for module, values in tensors.biases.items():
+        for target in targets.of(module, adapter):
+            _set_bias(result, target, values, weights)
+    for module, pair in tensors.pairs.items():
+        for target in targets.of(module, adapter):
+            _check_shape(adapter, module, target, (pair.b.shape[0], pair.a.shape[1]))
+            _add_pair(result, target, pair)
+    for module, pair in tensors.embeddings.items():
+        for target in targets.of(module, adapter, "embeddings"):
+            _check_shape(adapter, module, target, (pair.a.shape[1], pair.b.shape[0]))
+            _add_pair(result, target, pair)
+    for module, matrix in tensors.matrices.items():
+        for target in targets.of(module, adapter, "embeddings", "head"):
+            _check_shape(adapter, module, target, matrix.shape)
+            if not _same(matrix, weights.tensors[target.tensor.role]):
+                result.replacements[target.tensor.role] = matrix
+    if result.is_empty:
+        raise AdapterError(
+            f"The adapter {adapter.path} changes nothing: its weights are those of the model, or "
+            "zero, as before training. Give one that was trained."
+        )
+    return result
+
+
+def _check_memory(adapter: Adapter) -> None:
+    size = (adapter.path / WEIGHTS_FILE).stat().st_size
+    # 16 bits become 32, and there are two copies: as read, and as packed.
+    needed, free = 4 * size, available_memory()
+    if needed > free:
+        raise OutOfMemoryError(
+            f"Loading the adapter {adapter.path} takes {needed / MIB:.0f} MiB, and {free / MIB:.0f} MiB "
+            "are free. Drop other adapters, or lower native_memory_util or native_kv_cache_memory."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _LoraTarget:
+    """A linear map, or one of the two tables, whose weight (or part of it) a module owns."""
+
+    layer: int | None
+    tensor: TensorSpec
+
+
+class _LoraTargets:
+    """What each module of a decoder holds, by the names that an adapter may use for the module."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        self._by_module: dict[str, list[_LoraTarget]] = {}
+        entries: dict[str, TensorEntry] = {}
+        for target in _all_targets(spec):
+            name = target.tensor.name
+            entries[name] = TensorEntry("F32", target.tensor.stored_shape, 0)
+            self._by_module.setdefault(name.removesuffix(".weight"), []).append(target)
+        self._modules = ModelModules(entries)
+
+    def of(self, module: str, adapter: Adapter, *roles: str) -> list[_LoraTarget]:
+        """The targets in a module. They must have one of the roles, by default a linear map's.
+
+        Raises:
+            AdapterError: the module has none, or one in another role.
+        """
+        allowed = roles or (*LINEARS, "head")
+        targets = self._by_module.get(self._modules.find(module) or "", [])
+        if not targets or any(target.tensor.role not in allowed for target in targets):
+            what = "replaces" if "embeddings" in roles and "head" in roles else "changes"
+            raise AdapterError(
+                f"The adapter {adapter.path} {what} {module}, which the native engine cannot do: it "
+                f"takes {_roles_in_words(allowed)}. Merge the adapter into the model (peft's "
+                "merge_and_unload) and serve the result, or choose infer_backend vllm."
+            )
+        return targets
+
+
+def _roles_in_words(roles: tuple[str, ...]) -> str:
+    if roles == ("embeddings",):
+        return "lora_embedding_A and lora_embedding_B of the embeddings alone"
+    if "embeddings" in roles:
+        return "whole embeddings and heads alone"
+    return "pairs and biases of the layers' linear maps and of the head alone"
+
+
+def _all_targets(spec: DecoderSpec) -> Iterator[_LoraTarget]:
+    for tensor in spec.global_tensors():
+        if tensor.role in ("embeddings", "head"):
+            yield _LoraTarget(None, tensor)
+    if spec.tied_embeddings:
+        shape = (spec.vocab_size, spec.hidden_size)
+        yield _LoraTarget(None, TensorSpec("head", spec.names.head, shape))
+    for layer in range(spec.num_layers):
+        for tensor in spec.layer_tensors(layer):
+            if tensor.role in LINEARS:
+                yield _LoraTarget(layer, tensor)
+
+
+def _check_shape(
+    adapter: Adapter, module: str, target: _LoraTarget, shape: tuple[int, ...]
+) -> None:
+    if shape != target.tensor.stored_shape:
+        raise AdapterError(
+            f"The adapter {adapter.path} changes {module} as a matrix of shape {list(shape)}, but "
+            f"in the model it has shape {list(target.tensor.stored_shape)}. It may belong to another model."
+        )
+
+
+def _map_of(result: LoraWeights, target: _LoraTarget) -> LoraMap:
+    """What the adapter has for a target so far."""
+    maps = result.tables if target.layer is None else result.layers[target.layer]
+    return maps.setdefault(target.tensor.role, LoraMap())
+
+
+def _add_pair(result: LoraWeights, target: _LoraTarget, pair: LoraPair) -> None:
+    """Take over a pair, or the part of it that belongs to a part of a fused tensor."""
+    b = take_rows(pair.b, target.tensor.rows)
+    bias = None if pair.bias is None else take_rows(pair.bias, target.tensor.rows)
+    part = LoraPair(pair.a, b, bias)
+    if part.is_zero:
+        return
+    lora_map = _map_of(result, target)
+    if part.a.any() and b.any():
+        lora_map.a, lora_map.b = part.a, np.ascontiguousarray(b.T)
+    if bias is not None:
+        lora_map.bias = bias if lora_map.bias is None else lora_map.bias + bias
+
+
+def _set_bias(result: LoraWeights, target: _LoraTarget, values: Floats, weights: Weights) -> None:
+    """Take over the difference of an adapter's bias, which replaces the model's, from the model's own."""
+    if target.tensor.rows and values.shape == target.tensor.stored_shape[:1]:
+        values = take_rows(values, target.tensor.rows)
+    layer: Mapping[str, Floats] = {} if target.layer is None else weights.layers[target.layer]
+    own = layer.get(f"{target.tensor.role}_bias")
+    if own is None or own.shape != values.shape:
+        raise AdapterError(
+            f"The adapter {result.adapter.path} has a bias of shape {list(values.shape)} for "
+            f"{target.tensor.name.removesuffix('.weight')}, and in the model it "
+            f"{'has none' if own is None else f'is of shape {list(own.shape)}'}. It may belong to "
+            "another model."
+        )
+    difference = values - own
+    if difference.any():
+        _map_of(result, target).bias = difference
+
+
+def _same(matrix: Matrix, own: Matrix) -> bool:
+    """Whether a whole matrix of the adapter is the model's own."""
+    return matrix.dtype == own.dtype and np.array_equal(matrix, own)
+
+
+# ---- packing
+
+
+class CpuAdapter:
+    """One adapter as the compiled step reads it. Never changed. Satisfies `LoadedAdapter`."""
+
+    def __init__(self, weights: LoraWeights) -> None:
+        self.number = weights.adapter.number
+        self.largest_rank = 0
+        self.mask = 0  # of the entries that it has: see `layout.LORA_MASK`
+        self.head = 0  # the address of the map of its own head, or 0
+        self._arrays: list[NDArray[Any]] = []  # all that a table has the address of
+        entries = layout.FIRST_LAYER_ENTRY + layout.LORA_MAPS * len(weights.layers)
+        self._table = np.zeros(layout.FIRST_ENTRY + entries * layout.LORA_WORDS, np.int64)
+        self._entries = self._table[layout.FIRST_ENTRY :].reshape(entries, layout.LORA_WORDS)
+        self._fill_global(weights)
+        for layer, maps in enumerate(weights.layers):
+            for index, role in enumerate(LINEARS):
+                if role in maps:
+                    entry = layout.FIRST_LAYER_ENTRY + layout.LORA_MAPS * layer + index
+                    self._fill_entry(entry, maps[role])
+
+    @property
+    def address(self) -> int:
+        """The address of its table."""
+        return self._table.ctypes.data
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights."""
+        return sum(array.nbytes for array in self._arrays)
+
+    def _keep(self, array: NDArray[Any]) -> int:
+        """Keep an aligned copy of an array. Returns its address."""
+        aligned = aligned_zeros(array.shape, array.dtype)
+        aligned[...] = array
+        self._arrays.append(aligned)
+        return aligned.ctypes.data
+
+    def _fill_global(self, weights: LoraWeights) -> None:
+        """Enter what the adapter has for embeddings and head."""
+        embeddings = weights.replacements.get("embeddings")
+        if embeddings is not None:
+            self._table[layout.ADAPTER_EMBEDDINGS] = self._keep(embeddings)
+            self._table[layout.ADAPTER_EMBEDDINGS_BFLOAT16] = embeddings.dtype == np.uint16
+        head = weights.replacements.get("head")
+        if head is not None:
+            words = np.zeros(layout.MAP_WORDS, np.int64)
+            self._fill_map(words, head)
+            self.head = self._keep(words)
+        if "embeddings" in weights.tables:
+            table = weights.tables["embeddings"]
+            self._fill_entry(layout.EMBEDDINGS_ENTRY, table, transposed=True)
+        if "head" in weights.tables:
+            self._fill_entry(layout.HEAD_ENTRY, weights.tables["head"])
+
+    def _fill_map(self, words: NDArray[np.int64], weight: NDArray[Any]) -> None:
+        words[layout.WEIGHT] = self._keep(weight)
+        words[layout.KIND] = layout.BFLOAT16 if weight.dtype == np.uint16 else layout.FLOAT32
+        words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
+
+    def _fill_entry(self, entry: int, lora_map: LoraMap, *, transposed: bool = False) -> None:
+        """Enter one map. `transposed` keeps a as a table with a row for each token."""
+        words = self._entries[entry]
+        if lora_map.a is not None and lora_map.b is not None:
+            self._fill_map(words, lora_map.a.T if transposed else lora_map.a)
+            words[layout.MAP_COLUMNS] = lora_map.rank
+            words[layout.LORA_B] = self._keep(panels_of(lora_map.b))
+            self.largest_rank = max(self.largest_rank, lora_map.rank)
+        if lora_map.bias is not None:
+            words[layout.LORA_BIAS] = self._keep(lora_map.bias)
+        index = entry - layout.FIRST_LAYER_ENTRY
+        bit = layout.FIRST_LAYER_ENTRY + index % layout.LORA_MAPS if index >= 0 else entry
+        self.mask |= 1 << bit
+
+
+def panels_of(b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(rank, columns) as (panels, rank, LORA_PANEL), with zeros after the last column."""
+    rank, columns = b.shape
+    count = -(-columns // LORA_PANEL)
+    padded = np.zeros((rank, count * LORA_PANEL), np.float32)
+    padded[:, :columns] = b
+    return np.ascontiguousarray(padded.reshape(rank, count, LORA_PANEL).transpose(1, 0, 2))

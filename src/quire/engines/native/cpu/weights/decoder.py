@@ -1,0 +1,225 @@
+"""A decoder's weights by role: mapped as they are stored if possible, packed if they are quantised."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.engines.native.cpu.memory import arrays
+from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
+from quire.engines.native.cpu.weights.packed import PackedMatrix, Packer, QuantizedKind, Tensor
+from quire.engines.native.models.spec import DecoderSpec, Rows, TensorSpec
+from quire.errors import WeightsError
+from quire.machine.memory import available_memory
+from quire.quantization.formats import read_quantized
+from quire.quantization.matrix import QuantizedMatrix
+from quire.weights.safetensors import StoredTensor, WeightsFolder, round_to_bfloat16, widen
+
+WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+MEMORY_SHARE = 4
+"""Weights are copied into huge pages if they take less than this part of the free memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A decoder's weights by role.
+
+    Matrices are float32, bfloat16 as uint16, or `PackedMatrix`; vectors are float32.
+    """
+
+    spec: DecoderSpec
+    tensors: dict[str, Any]
+    """`embeddings`, `final_norm` and `head`; the same array twice if embeddings and head are tied."""
+    layers: tuple[dict[str, Any], ...]
+
+    def all_tensors(self) -> list[Tensor]:
+        """Those of the model and of every layer. Tied ones come twice."""
+        return [*self.tensors.values(), *(one for layer in self.layers for one in layer.values())]
+
+
+# ---- reading
+
+
+def load_weights(
+    spec: DecoderSpec,
+    folder: Path | str,
+    dtype: WeightsDtype = "auto",
+    quantize: QuantizedKind | None = None,
+    *,
+    threads: int = 1,
+    on_progress: Callable[[str], None] | None = None,
+    with_head: bool = True,
+) -> Weights:
+    """Map the weights that `spec` names. Other tensors of the folder are not read.
+
+    The folder may hold the decoder alone, as models for embeddings do: then its names lack a prefix,
+    and are known without it.
+
+    Args:
+        dtype: of the matrices. "auto" keeps float32, bfloat16 and quantised ones as they are stored,
+            and makes float16 float32, since the kernels compute in float32 and have no cheap way
+            from float16. The others convert what is stored otherwise, which copies it.
+        quantize: round full-precision matrices to so many bits, and keep the result for the next
+            start.
+        threads: for rounding.
+        on_progress: gets one line of text when rounding begins, which takes time.
+        with_head: False leaves out the head, which a model that writes no text may lack.
+
+    Raises:
+        ModelNotFoundError: the folder or one of its files is missing.
+        WeightsError: a tensor is missing, damaged, or of another shape or type.
+    """
+    source = WeightsFolder(folder, spec.names.prefix_map)
+    if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
+        spec = dataclasses.replace(spec, names=spec.names.bare())
+    packer = Packer(spec, source, quantize, threads, on_progress)
+
+    def read(tensor: TensorSpec) -> Tensor:
+        kind = "Embedding" if tensor.role == "embeddings" else "Linear"
+        quantized = read_quantized(
+            source, tensor.name, tensor.stored_shape, spec.quantization, kind
+        )
+        if quantized is not None:
+            part = _take_columns(quantized, tensor.rows)
+            # Embeddings are looked up row by row, which no packed matrix can do.
+            packs = dtype == "auto" and tensor.role != "embeddings"
+            packed = packer.pack(part) if packs else None
+            return _unpack(part, dtype) if packed is None else packed
+        stored = read_tensor(source, tensor)
+        if packer.rounds(tensor.role):
+            return packer.round(tensor, stored.values)
+        values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
+        return values + np.float32(tensor.offset) if tensor.offset else values
+
+    tensors = {
+        tensor.role: read(tensor)
+        for tensor in spec.global_tensors()
+        if with_head or tensor.role != "head"
+    }
+    if with_head and "head" not in tensors:
+        tensors["head"] = read(spec.tied_head()) if packer.rounds("head") else tensors["embeddings"]
+    layers = tuple(
+        {tensor.role: read(tensor) for tensor in spec.layer_tensors(layer)}
+        for layer in range(spec.num_layers)
+    )
+    packer.keep()
+    return Weights(spec, tensors, layers)
+
+
+def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
+    """The tensor, or the part of one, that `spec` names.
+
+    Raises:
+        WeightsError: it is missing, or has another shape, or a type that is no float.
+    """
+    if spec.name not in source and spec.within and spec.within.name in source:
+        whole = read_tensor(source, TensorSpec(spec.role, spec.within.name, spec.within.shape))
+        rows = whole.values.reshape(-1, whole.values.shape[-1])
+        first = spec.within.first_row
+        return dataclasses.replace(whole, values=rows[first : first + spec.shape[0]])
+    if spec.name not in source:
+        raise WeightsError(f"{source.folder}: the weights lack {spec.name} {spec.stored_shape}")
+    stored = source.stored(spec.name)
+    if stored.values.shape != spec.stored_shape:
+        raise WeightsError(
+            f"{stored.path}: {stored.name} has shape {stored.values.shape}, "
+            f"config.json asks for {spec.stored_shape}"
+        )
+    if stored.dtype not in ("F32", "F16", "BF16", "F64"):
+        raise WeightsError(f"{stored.path}: {stored.name} is stored as {stored.dtype}, no float")
+    return dataclasses.replace(stored, values=take_rows(stored.values, spec.rows))
+
+
+def take_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
+    """Ranges of rows, without a copy if there is one range; all rows if no range is named."""
+    parts = [values[first:end] for first, end in rows] or [values]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _take_columns(matrix: QuantizedMatrix, rows: Rows) -> QuantizedMatrix:
+    """Some columns of a matrix, which are rows of the stored tensor; all if no range is named."""
+    if not rows:
+        return matrix
+    columns = np.concatenate([np.arange(first, end) for first, end in rows])
+    return dataclasses.replace(
+        matrix,
+        codes=matrix.codes[columns],
+        scales=matrix.scales[columns],
+        zeros=matrix.zeros[columns],
+    )
+
+
+def _unpack(matrix: QuantizedMatrix, dtype: WeightsDtype) -> NDArray[Any]:
+    """A quantised matrix as floats, which take the memory of a matrix that was never quantised."""
+    values = matrix.dequantized()
+    return round_to_bfloat16(values) if dtype == "bfloat16" else values
+
+
+def convert(stored: StoredTensor, dtype: WeightsDtype) -> NDArray[Any]:
+    """The tensor as float32, or as bfloat16 in uint16; without a copy if it is stored so."""
+    if stored.dtype == "BF16":
+        return stored.values if dtype in ("auto", "bfloat16") else widen(stored.values)
+    values = stored.values.astype(np.float32, copy=False)
+    return round_to_bfloat16(values) if dtype == "bfloat16" else values
+
+
+def embedding_scale(weights: Weights) -> np.float32:
+    """What embeddings are multiplied by; see `DecoderSpec.round_embedding_scale`."""
+    scale = np.float32(weights.spec.embedding_scale)
+    if weights.spec.round_embedding_scale and weights.tensors["embeddings"].dtype == np.uint16:
+        return widen(round_to_bfloat16(np.array([scale])))[0]
+    return scale
+
+
+# ---- huge pages
+
+
+def in_huge_pages(weights: Weights) -> Weights:
+    """A copy of the weights in huge pages; the weights themselves if that does not pay.
+
+    Mapped files have small pages, since the system caches files in those. The copy is not made if
+    there are no huge pages, or if memory is scarce: mapped weights can be dropped from memory and
+    read again, a copy cannot.
+    """
+    by_id = {id(array): array for tensor in weights.all_tensors() for array in _arrays_of(tensor)}
+    size = sum(whole_lines(array.nbytes) for array in by_id.values())
+    if size < arrays.LEAST or size * MEMORY_SHARE > available_memory() or not has_huge_pages():
+        return weights
+    memory, start = huge_bytes(size), 0
+    copies: dict[int, NDArray[Any]] = {}
+    for key, array in by_id.items():
+        copies[key] = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        np.copyto(copies[key], array)
+        start += whole_lines(array.nbytes)
+
+    def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {role: _copy_of(tensor, copies) for role, tensor in tensors.items()}
+
+    layers = tuple(map(copied, weights.layers))
+    return dataclasses.replace(weights, tensors=copied(weights.tensors), layers=layers)
+
+
+def _arrays_of(tensor: Tensor) -> list[NDArray[Any]]:
+    """The arrays that a tensor consists of."""
+    if not isinstance(tensor, PackedMatrix):
+        return [tensor]
+    return [part for part in (tensor.codes, tensor.scales, tensor.zeros) if part is not None]
+
+
+def _copy_of(tensor: Tensor, copies: dict[int, NDArray[Any]]) -> Tensor:
+    """The tensor with its arrays replaced by their copies."""
+    if not isinstance(tensor, PackedMatrix):
+        return copies[id(tensor)]
+    return dataclasses.replace(
+        tensor,
+        codes=copies[id(tensor.codes)],
+        scales=copies[id(tensor.scales)],
+        zeros=None if tensor.zeros is None else copies[id(tensor.zeros)],
+    )

@@ -1,0 +1,362 @@
+"""The native engine behind the lower seam: asyncio on one side, a thread that steps on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from quire.adapters.book import AdapterBook
+from quire.adapters.folder import Adapter
+from quire.arguments import FinetuningArguments, InferArgs, ModelArguments
+from quire.constraints.compiler import ConstraintCompiler
+from quire.constraints.matcher import Matcher
+from quire.engines.native.adapters import NativeAdapters
+from quire.engines.native.batch import Runner
+from quire.engines.native.cpu.loading import load_model
+from quire.engines.native.cpu.weights.score_head import (
+    RewardModel,
+    is_classifier,
+    read_reward_model,
+)
+from quire.engines.native.detokenizer import detokenizer_factory
+from quire.engines.native.engine import Engine, EngineStatistics
+from quire.engines.native.engine_thread import EngineThread, Submission
+from quire.engines.native.media.encoder import MediaEncoder, media_kinds
+from quire.engines.native.pooling import Pooled, Pooling
+from quire.engines.seam import (
+    EngineInfo,
+    EngineLoad,
+    EngineMemory,
+    EngineState,
+    PoolingParams,
+    Purpose,
+    RequestIds,
+    TokenEngine,
+)
+from quire.errors import (
+    ConfigError,
+    EngineClosedError,
+    EngineError,
+    GenerationError,
+    UnsupportedModelError,
+)
+from quire.media.placement import Kind, check_kind
+from quire.outputs import Delta, Embedding
+from quire.prompt import Prompt
+from quire.sampling import SamplingParams
+from quire.tokenizer import Tokenizer
+from quire.tokenizer.loading import check_vocabulary
+
+logger = logging.getLogger("quire")
+
+_SCORES: frozenset[Purpose] = frozenset({"score", "embed"})
+_WRITES: frozenset[Purpose] = frozenset({"generate", "embed"})
+
+
+class NativeTokenEngine(TokenEngine):
+    """PagedAttention and continuous batching in NumPy and Numba. Any number of loops may call it.
+
+    Raises, when made:
+        ConfigError: an argument that this engine cannot honour.
+        ModelError: the model's folder or an adapter cannot be used.
+        OutOfMemoryError: the KV cache would not hold one sequence.
+    """
+
+    def __init__(self, arguments: InferArgs, folder: Path, tokenizer: Tokenizer) -> None:
+        args = arguments.model
+        self._reward = _reward_model(folder, arguments.finetuning)
+        book = AdapterBook(
+            args.adapter_name_or_path or (),
+            folder=args.adapter_folder,
+            model_folder=folder,
+            extended=True,
+        )
+        self.media = MediaFeatureEncoder(folder)
+        runner = _load_runner(folder, args, with_head=self._reward is None)
+        try:
+            check_vocabulary(tokenizer, args, runner.vocab_size)
+            self._adapters = NativeAdapters(book, runner)
+            engine = _make_engine(runner, args, tokenizer)
+        except BaseException:
+            runner.close()
+            raise
+        self.info = EngineInfo(
+            "NativeEngine",
+            runner.max_model_len,
+            _WRITES if self._reward is None else _SCORES,
+            self.media.kinds,
+            max_sequences=args.native_max_sequences,
+            memory=EngineMemory(runner.weights_bytes, runner.kv_cache_bytes),
+        )
+        self._ids = RequestIds()
+        self._constraints = ConstraintCompiler(tokenizer, runner.vocab_size)
+        self._thread = EngineThread(engine, "quire-native")
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Complete one prompt; see TokenEngine."""
+        if self._reward is not None:
+            raise EngineError("A reward model (stage: rm) scores texts and writes none.")
+        self._thread.check()
+        with self._ids.claim(params.request_id):
+            if prompt.media:
+                prompt = await self.media.encode(prompt)
+            adapter = await self._adapters.request(params.adapter)
+            matchers: Sequence[Matcher] = ()
+            if params.response_format is not None:
+                matchers = await self._constraints.matchers(params)
+            submission = Submission(self._thread, prompt, params, adapter, matchers)
+            async with submission:
+                async for delta in submission:
+                    yield delta
+
+    async def pool(self, prompt: Prompt, params: PoolingParams) -> Embedding:
+        """Make one prompt a vector; see TokenEngine."""
+        self._thread.check()
+        head = None
+        if params.score:
+            assert self._reward is not None, "checked by who asks: info.purposes"
+            head, prompt = self._reward.head, self._reward.scored(prompt)
+        pooling = Pooling(
+            params.kind or "last",
+            params.normalize,
+            head,
+            priority=params.priority,
+            cache_salt=params.cache_salt,
+        )
+        adapter = await self._adapters.request(params.adapter)
+        async with Submission(self._thread, prompt, pooling, adapter) as submission:
+            async for last in submission:
+                if isinstance(last, Pooled) and last.usage is not None:
+                    return Embedding(last.vector, last.usage)
+                raise GenerationError(last.error or "The engine failed in a step of this text.")
+        raise AssertionError("a pooling request ended without a delta")
+
+    async def health(self) -> None:
+        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        self._thread.check()
+
+    async def close(self) -> None:
+        """End the engine's threads and free the weights and the KV cache."""
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """`close`, without an event loop."""
+        self._constraints.close()
+        self.media.close()
+        self._thread.close()
+        self._adapters.close()
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Figures of the engine at this moment."""
+        return self._thread.statistics
+
+    @property
+    def state(self) -> EngineState:
+        """How the engine is at this moment."""
+        now = self._thread.statistics
+        media_queries, media_hits = self.media.lookups
+        return EngineState(
+            EngineLoad(
+                running=now.running,
+                waiting=now.waiting,
+                kv_cache_usage=1 - now.free_blocks / now.total_blocks,
+                prefix_queries=now.prompt_tokens,
+                prefix_hits=now.prefix_hit_tokens,
+                media_queries=media_queries,
+                media_hits=media_hits,
+                preemptions=now.preemptions,
+                drafted=now.drafted_tokens,
+                accepted=now.accepted_tokens,
+            )
+        )
+
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters that requests may name."""
+        return self._adapters.book.adapters
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see TokenEngine."""
+        self._thread.check()
+        return await self._adapters.add(name, str(path))
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more. Its memory is freed with the last request of it."""
+        self._thread.check()
+        return await self._adapters.drop(name)
+
+
+class MediaFeatureEncoder:
+    """What a model's folder can see or hear; its tower is loaded with the first medium.
+
+    So a model that is only asked for text costs no tower's memory and no import of torch. Media are
+    computed in one thread of their own: many that wait for their turn take no thread from anything
+    else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.kinds: frozenset[Kind] = media_kinds(folder)
+        self._folder = folder
+        self._encoder: MediaEncoder | None = None
+        self._lock = threading.Lock()  # guards the two below
+        self._worker: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    @property
+    def lookups(self) -> tuple[int, int]:
+        """How many media were looked up among those encoded before, and how many were there."""
+        encoder = self._encoder
+        return (0, 0) if encoder is None else (encoder.cache.queries, encoder.cache.hits)
+
+    async def encode(self, prompt: Prompt) -> Prompt:
+        """The prompt with features for media.
+
+        Raises:
+            MediaError: a medium that this model cannot take.
+            ConfigError: torch or transformers is not installed.
+            ModelError: the folder's tower or processor cannot be read.
+            EngineClosedError: after `close`.
+        """
+        for item in prompt.media:
+            check_kind(item.kind, self.kinds)
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("The engine was closed.")
+            if self._worker is None:
+                self._worker = ThreadPoolExecutor(1, "quire-media-tower")
+            encoding = self._worker.submit(self._encode, prompt)
+        return await asyncio.wrap_future(encoding)
+
+    def _encode(self, prompt: Prompt) -> Prompt:
+        if self._encoder is None:
+            self._encoder = MediaEncoder.of_folder(self._folder)
+        return self._encoder.encode(prompt)
+
+    def close(self) -> None:
+        """Encode nothing more. May be called twice."""
+        with self._lock:
+            self._closed = True
+            if self._worker is not None:
+                self._worker.shutdown(wait=False)
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+_WITHOUT_EFFECT = (
+    "use_fast_tokenizer",
+    "trust_remote_code",
+    "use_kv_cache",
+    "vllm_gpu_util",
+    "vllm_enforce_eager",
+    "vllm_max_lora_rank",
+    "vllm_config",
+    "vllm_start_timeout",
+    "vllm_max_restarts",
+    "remote_base_url",
+    "remote_api",
+    "remote_model",
+    "remote_api_key",
+)
+"""They change no answer: tokenizers are always the fast ones, no remote code is ever run, the KV
+cache is always used, and the rest is vLLM's or the remote engine's own."""
+
+
+def check_arguments(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> None:
+    """Refuse by name what would change answers, and name in one line what has no effect.
+
+    Raises:
+        ConfigError: an argument that the native engine cannot honour.
+    """
+    problems = list(_problems(model_args, finetuning_args))
+    if problems:
+        raise ConfigError(" ".join(problems))
+    ignored = [name for name in _WITHOUT_EFFECT if name in model_args.explicit()]
+    if ignored:
+        logger.info("Without effect on the native engine: %s.", ", ".join(ignored))
+
+
+def quantization(model_args: ModelArguments) -> Literal["int8", "int4"] | None:
+    """How weights are rounded at load; `quantization_bit`, whatever its method, is ours."""
+    if model_args.quantization_bit is not None:
+        return "int8" if model_args.quantization_bit == 8 else "int4"
+    return model_args.native_quantization
+
+
+def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> Iterator[str]:
+    if model_args.quantization_bit not in (None, 4, 8):
+        yield (
+            f"quantization_bit {model_args.quantization_bit}: the native engine rounds weights to 8 "
+            "or 4 bits."
+        )
+    elif model_args.native_quantization not in (None, quantization(model_args)):
+        yield (
+            f"quantization_bit {model_args.quantization_bit} and native_quantization "
+            f"{model_args.native_quantization} contradict each other: leave one out."
+        )
+    if model_args.split_special_tokens:
+        yield (
+            "split_special_tokens: users' text never becomes control tokens here, and the "
+            "template's always do; leave it out."
+        )
+    if finetuning_args.stage == "rm" and (
+        model_args.adapter_name_or_path or model_args.adapter_folder
+    ):
+        yield (
+            "stage rm with adapter_name_or_path or adapter_folder: the native engine reads a reward "
+            "model's head beside the model itself, not in an adapter's folder; export the merged "
+            "model with its value_head.safetensors."
+        )
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+def _reward_model(folder: Path, finetuning_args: FinetuningArguments) -> RewardModel | None:
+    """What the stage rm needs of the folder; a classifier is refused in any other stage."""
+    if finetuning_args.stage == "rm":
+        return read_reward_model(folder)
+    if is_classifier(folder):
+        raise UnsupportedModelError(
+            f"{folder} holds a model that classifies and writes no text: give stage: rm for its "
+            "scores."
+        )
+    return None
+
+
+def _load_runner(folder: Path, args: ModelArguments, *, with_head: bool) -> Runner:
+    return load_model(
+        folder,
+        dtype=args.infer_dtype,
+        quantize=quantization(args),
+        rope_scaling=args.rope_scaling,
+        max_model_len=args.vllm_maxlen,
+        max_model_len_is_wish="vllm_maxlen" not in args.explicit(),
+        block_size=args.native_block_size,
+        kv_cache_memory=args.native_kv_cache_memory,
+        kv_dtype=args.native_kv_cache_dtype,
+        memory_util=args.native_memory_util,
+        max_sequences=args.native_max_sequences,
+        max_batch_tokens=args.native_max_batch_tokens,
+        num_threads=args.native_num_threads,
+        with_head=with_head,
+    )
+
+
+def _make_engine(runner: Runner, args: ModelArguments, tokenizer: Tokenizer) -> Engine:
+    return Engine(
+        runner,
+        detokenizer_factory(tokenizer),
+        encode=tokenizer.encode_literal,
+        max_sequences=args.native_max_sequences,
+        max_batch_tokens=args.native_max_batch_tokens,
+        prefix_caching=args.native_prefix_caching,
+        speculation=args.native_speculation,
+    )

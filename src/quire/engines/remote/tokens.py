@@ -1,0 +1,189 @@
+"""Remote servers behind the lower seam: token ids go to `/v1/completions`, and deltas come back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from quire.arguments import ModelArguments
+from quire.engines.remote.connection import RemoteConnection, shared_fields
+from quire.engines.remote.reading import (
+    check_index,
+    completion_logprobs,
+    distrusting,
+    finish_reason,
+    ids,
+    prompt_logprobs,
+    unfinished,
+    usage_of,
+)
+from quire.engines.seam import EngineInfo, RequestIds, TokenEngine
+from quire.errors import GenerationError, MediaError
+from quire.outputs import Delta, FinishReason, TokenLogprob
+from quire.prompt import Prompt
+from quire.sampling import SamplingParams, greedy_on_vllm, structured_outputs
+from quire.weights.folder import read_json
+
+PATH = "/v1/completions"
+
+
+class RemoteTokenEngine(TokenEngine):
+    """Servers that take token ids. Conversations are rendered here."""
+
+    def __init__(
+        self, connection: RemoteConnection, folder: Path, model_args: ModelArguments
+    ) -> None:
+        self._connection = connection
+        self._ids = RequestIds()
+        self.info = EngineInfo(
+            "RemoteEngine",
+            _context_length(folder, model_args, connection.model.context_length),
+            loop_bound=True,
+            elsewhere=True,
+        )
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Complete one prompt; see TokenEngine."""
+        with self._ids.claim(params.request_id):
+            body = completion_body(prompt, params, self._connection.model.asked(params.adapter))
+            reader = CompletionsReader(prompt, params)
+            deltas = self._connection.answer(PATH, body, reader, params)
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    yield delta
+
+    async def health(self) -> None:
+        """Raise EngineDeadError where no server is healthy, EngineClosedError after `close`."""
+        await self._connection.health()
+
+    async def close(self) -> None:
+        """Close all connections, which ends the requests in flight."""
+        await self._connection.close()
+
+
+def _context_length(folder: Path, model_args: ModelArguments, served: int | None) -> int:
+    """The servers' limit; vllm_maxlen where it is set and lower, or where they tell none."""
+    wished = model_args.explicit().get("vllm_maxlen")
+    if served is not None:
+        return min(served, wished or served)
+    positions = read_json(folder, "config.json").get("max_position_embeddings")
+    longest = positions if isinstance(positions, int) and positions > 0 else model_args.vllm_maxlen
+    return min(model_args.vllm_maxlen, longest)
+
+
+def completion_body(prompt: Prompt, params: SamplingParams, model: str) -> dict[str, Any]:
+    """The request's body: every field of `params` is in it.
+
+    Raises:
+        SamplingError: a value that vLLM does not take.
+        MediaError: the prompt holds media.
+    """
+    if prompt.media:
+        raise MediaError("The remote engine takes text alone: no images, videos or audios.")
+    body = shared_fields(params)
+    body |= {"model": model, "prompt": list(prompt.token_ids), "add_special_tokens": False}
+    if params.logprobs is not None:
+        body["logprobs"] = params.logprobs
+    if params.response_format is not None:
+        body["structured_outputs"] = structured_outputs(params.response_format)
+    return body
+
+
+class CompletionsReader:
+    """Reads the deltas of one request's completions.
+
+    The last delta of each completion is held back until the usage has come, at the stream's end.
+    """
+
+    def __init__(self, prompt: Prompt, params: SamplingParams) -> None:
+        self._prompt = prompt
+        self._params = params
+        self._expected = 1 if greedy_on_vllm(params) else params.n
+        self._counts = [0] * self._expected
+        self._last: dict[int, Delta] = {}
+        self._usage: Any = None
+
+    def add(self, event: Mapping[str, Any]) -> list[Delta]:
+        """Read one event, or a whole answer; see AnswerReader."""
+        found: list[Delta] = []
+        with distrusting():
+            self._usage = event.get("usage") or self._usage
+            for choice in event["choices"]:
+                delta = self._delta(choice)
+                if delta.finish_reason is not None:
+                    self._last[delta.index] = delta
+                elif delta.text or delta.token_ids:
+                    found += self._copies(delta)
+        return found
+
+    def flush(self) -> list[Delta]:
+        """The last delta of each completion; see AnswerReader."""
+        if len(self._last) < self._expected:
+            raise unfinished(len(self._last), self._expected)
+        found: list[Delta] = []
+        for index, delta in sorted(self._last.items()):
+            usage = usage_of(len(self._prompt), self._counts[index], self._usage)
+            found += self._copies(replace(delta, usage=usage))
+        return found
+
+    def _copies(self, delta: Delta) -> list[Delta]:
+        """One delta for each completion that is the same as this one: greedy ones are."""
+        if self._expected == self._params.n:
+            return [delta]
+        return [
+            replace(
+                delta, index=index, prompt_logprobs=delta.prompt_logprobs if not index else None
+            )
+            for index in range(self._params.n)
+        ]
+
+    def _delta(self, choice: Mapping[str, Any]) -> Delta:
+        index = check_index(choice["index"], self._expected)
+        if index in self._last:
+            raise ValueError("a finished completion goes on")
+        text, token_ids = str(choice.get("text") or ""), ids(choice.get("token_ids"))
+        if choice.get("token_ids") is None and text:
+            raise GenerationError(
+                "The server gives no token ids (return_token_ids): it is too old, or no server of "
+                "vLLM or quire. Use remote_api: chat."
+            )
+        self._counts[index] += len(token_ids)
+        reason = finish_reason(choice.get("finish_reason"))
+        return Delta(
+            index,
+            text,
+            token_ids,
+            self._logprobs(choice.get("logprobs"), token_ids),
+            reason,
+            self._stop_reason(reason, choice.get("stop_reason"), token_ids),
+            prompt_logprobs=self._prompt_logprobs(index, choice.get("prompt_logprobs")),
+        )
+
+    def _logprobs(self, value: Any, token_ids: tuple[int, ...]) -> tuple[TokenLogprob, ...] | None:
+        top = self._params.logprobs
+        if top is None or not token_ids:
+            return None
+        return completion_logprobs(value, token_ids, top)
+
+    def _prompt_logprobs(self, index: int, value: Any) -> tuple[TokenLogprob | None, ...] | None:
+        top = self._params.prompt_logprobs
+        if top is None or index:
+            return None
+        return prompt_logprobs(value, self._prompt.token_ids, top)
+
+    def _stop_reason(
+        self, reason: FinishReason | None, told: str | int | None, token_ids: tuple[int, ...]
+    ) -> str | int | None:
+        """As the other engines tell it: a stop string, a stop token's id, and None for EOS alone.
+
+        EOS went to the server among the stop tokens, and it tells its own EOS from these otherwise.
+        """
+        if reason != "stop" or isinstance(told, str) or not token_ids:
+            return told
+        last = token_ids[-1]
+        if last in self._params.stop_token_ids:
+            return last
+        return None if last in self._params.eos_token_ids else told

@@ -1,0 +1,282 @@
+"""vLLM behind the lower seam: its engine started, watched, and fed with prompts of token ids."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quire.adapters.book import AdapterBook
+from quire.adapters.folder import Adapter
+from quire.arguments import InferArgs, ModelArguments
+from quire.constraints.grammar import GrammarChecker, grammar_text
+from quire.engines.seam import (
+    EngineInfo,
+    EngineState,
+    PoolingParams,
+    RequestIds,
+    TokenEngine,
+)
+from quire.engines.vllm.adapters import VllmAdapters
+from quire.engines.vllm.devices import find_devices
+from quire.engines.vllm.failures import our_errors
+from quire.engines.vllm.launch import Started, engine_argument_names, import_vllm
+from quire.engines.vllm.media import VllmInput, media_input, media_kinds, salted
+from quire.engines.vllm.model_facts import ModelFacts, check_weights, read_model_facts
+from quire.engines.vllm.outputs import DeltaReader
+from quire.engines.vllm.plan import AdapterNeeds, Plan, make_plan
+from quire.engines.vllm.pooling import pool
+from quire.engines.vllm.request import to_vllm
+from quire.engines.vllm.supervisor import Supervisor
+from quire.errors import EngineError, SamplingError
+from quire.media.placement import Kind, check_kind
+from quire.outputs import Delta, Embedding, Usage
+from quire.prompt import Prompt
+from quire.sampling import SamplingParams
+from quire.tokenizer import Tokenizer
+from quire.tokenizer.loading import added_tokens, check_vocabulary
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+
+logger = logging.getLogger("quire")
+
+_GRAMMAR_SECONDS = 1.0
+"""In which a constraint must be read; for about as long it holds up vLLM's event loop."""
+
+MediaInput = Callable[[Prompt], Mapping[str, Any]]
+"""Gives a prompt's media in vLLM's forms; what the model's media family knows."""
+
+
+class VllmTokenEngine(TokenEngine):
+    """One engine of vLLM. Its requests all run on one event loop, that of the first.
+
+    Raises, when made:
+        ConfigError: vLLM is not installed, or an argument that it cannot honour.
+        ModelError: the model's folder or an adapter cannot be used.
+        EngineStartError: vLLM failed to start, or took longer than `vllm_start_timeout`.
+        OutOfMemoryError: the KV cache would not hold one sequence.
+    """
+
+    def __init__(self, arguments: InferArgs, folder: Path, tokenizer: Tokenizer) -> None:
+        args = arguments.model
+        facts = read_model_facts(folder)
+        if "load_format" not in (args.vllm_config or {}):
+            check_weights(folder)
+        if facts.vocab_size:
+            check_vocabulary(tokenizer, args, facts.vocab_size)
+        book = AdapterBook(
+            args.adapter_name_or_path or (), folder=args.adapter_folder, model_folder=folder
+        )
+        # A restart reads the tokenizer again, so its files stay until the engine is closed.
+        self._scratch = tempfile.TemporaryDirectory(prefix="quire-tokenizer-")
+        files = _tokenizer_files(tokenizer, args, folder, Path(self._scratch.name))
+        plan = _make_plan(arguments, facts, book, files)
+        self.purpose = plan.purpose
+        self._supervisor = Supervisor(plan, args.vllm_start_timeout, args.vllm_max_restarts)
+        try:
+            # No local name for the engine here: something of vLLM's start keeps this frame, and with
+            # it would keep the engine after `close`.
+            self.info = _info(self._supervisor.current(), plan)
+        except BaseException:
+            self.end()
+            raise
+        self.media_of: MediaInput = lambda prompt: {}
+        self._adapters = VllmAdapters(book)
+        self._grammars = GrammarChecker()
+        self._ids = RequestIds()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # --- the seam --------------------------------------------------------------------------------
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """Complete one prompt; see TokenEngine."""
+        with self._ids.claim(params.request_id) as request_id:
+            inputs = await self._inputs(prompt)
+            reader = DeltaReader(params, len(inputs["prompt_token_ids"]))
+            outputs = await self._outputs(inputs, params, request_id)
+            with our_errors():
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        for delta in reader.read(output):
+                            yield delta
+        if reader.unfinished:
+            raise EngineError("vLLM ended the request before its completions were finished.")
+
+    async def generate_cumulative(
+        self, prompt: Prompt, params: SamplingParams
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Complete one prompt as vLLM's own outputs, each with all that was written so far."""
+        with self._ids.claim(params.request_id) as request_id:
+            inputs = await self._inputs(prompt)
+            outputs = await self._outputs(inputs, params, request_id, cumulative=True)
+            with our_errors():
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        yield output
+
+    async def pool(self, prompt: Prompt, params: PoolingParams) -> Embedding:
+        """Make one prompt a vector; see TokenEngine.
+
+        vLLM pools in one way, chosen when it starts: with `vllm_config: {"runner": "pooling"}`, whose
+        `pooler_config` says whether the last hidden state is taken or the mean.
+        """
+        started = self._running()
+        adapter = await self._adapters.request(started, params.adapter)
+        vector = await pool(started, prompt.token_ids, params, adapter)
+        return Embedding(vector, Usage(prompt_tokens=len(prompt), completion_tokens=0))
+
+    async def health(self) -> None:
+        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        self._supervisor.current()
+
+    async def close(self) -> None:
+        """End vLLM and all its processes."""
+        self._grammars.close()
+        self._adapters.forget()
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """`close`, without an event loop."""
+        self._supervisor.close()
+        self._scratch.cleanup()
+
+    @property
+    def state(self) -> EngineState:
+        """How the engine is at this moment; the load is that of the last step."""
+        supervisor = self._supervisor
+        return EngineState(supervisor.load, supervisor.restarts, supervisor.is_watching)
+
+    # --- adapters --------------------------------------------------------------------------------
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """The adapters that requests may name."""
+        return self._adapters.book.adapters
+
+    async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Serve one adapter more; see TokenEngine."""
+        started = self._running()
+        if started.engine.vllm_config.lora_config is None:
+            raise EngineError(
+                "vLLM was started without room for adapters: give adapter_name_or_path or "
+                'adapter_folder, or vllm_config {"enable_lora": true}.'
+            )
+        return await self._adapters.add(started, name, str(path))
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Serve an adapter no more; see TokenEngine."""
+        return await self._adapters.drop(self._running(), name)
+
+    # --- a request -------------------------------------------------------------------------------
+
+    def _running(self) -> Started:
+        """The engine, which answers one event loop alone."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise EngineError(
+                "A VllmEngine serves the event loop of its first request, and this is another one. "
+                "A ChatModel may be used from any number of loops and threads."
+            )
+        return self._supervisor.current()
+
+    async def _inputs(self, prompt: Prompt) -> VllmInput:
+        """The prompt as vLLM takes it, its media processed."""
+        from vllm.inputs import tokens_input
+
+        for item in prompt.media:
+            check_kind(item.kind, self.info.media)
+        if self.purpose != "generate":
+            raise EngineError("This model was loaded for scores or embeddings, and writes no text.")
+        if not len(prompt):
+            raise SamplingError("The prompt is empty: give it at least one token.")
+        token_ids = list(prompt.token_ids)
+        if not prompt.media:
+            return tokens_input(token_ids)
+        engine = self._running().engine
+        media = await asyncio.to_thread(self.media_of, prompt)
+        return await media_input(engine, token_ids, media)
+
+    async def _outputs(
+        self,
+        inputs: VllmInput,
+        params: SamplingParams,
+        request_id: str,
+        *,
+        cumulative: bool = False,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """vLLM's own iterator; closing it aborts the request in vLLM."""
+        started = self._running()
+        if params.response_format is not None:
+            # vLLM reads a constraint in this event loop, however long that takes: try it out before.
+            grammar = grammar_text(params.response_format)
+            await asyncio.to_thread(self._grammars.check, grammar, _GRAMMAR_SECONDS)
+        settings = to_vllm(params, cumulative=cumulative)
+        lora = await self._adapters.request(started, params.adapter)
+        # Requests that came together are all prepared before the first of them is sent: vLLM's
+        # processes then take every core.
+        await asyncio.sleep(0)
+        return started.engine.generate(
+            salted(inputs, params.cache_salt),
+            settings,
+            request_id,
+            lora_request=lora,
+            priority=params.priority,
+        )
+
+
+# --- starting ------------------------------------------------------------------------------------
+
+
+def _make_plan(
+    arguments: InferArgs, facts: ModelFacts, book: AdapterBook, tokenizer: Path | None
+) -> Plan:
+    version = import_vllm()
+    args = arguments.model
+    devices = find_devices()
+    plan = make_plan(
+        args,
+        arguments.finetuning,
+        facts,
+        devices,
+        AdapterNeeds(book.largest_rank, len(book.names), args.adapter_folder is not None),
+        tokenizer=tokenizer,
+        known=engine_argument_names(),
+    )
+    where = "the CPU" if devices.is_cpu else f"{devices.count} x {devices.kind}"
+    notes = "".join(f"; {note}" for note in plan.notes)
+    logger.info("Starting vLLM %s on %s%s.", version, where, notes)
+    return plan
+
+
+def _tokenizer_files(
+    tokenizer: Tokenizer, args: ModelArguments, folder: Path, scratch: Path
+) -> Path | None:
+    """The tokenizer with its added tokens as files, since vLLM reads its own; None where equal."""
+    if not added_tokens(args):
+        return None
+    tokenizer.backend.save(str(scratch / "tokenizer.json"))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            (scratch / name).write_bytes((folder / name).read_bytes())
+    return scratch
+
+
+def _info(started: Started, plan: Plan) -> EngineInfo:
+    config = started.engine.vllm_config
+    kinds: frozenset[Kind] = media_kinds(started.engine)
+    return EngineInfo(
+        "VllmEngine",
+        config.model_config.max_model_len,
+        frozenset({plan.purpose}),
+        kinds,
+        expands_media=True,
+        max_sequences=config.scheduler_config.max_num_seqs,
+        loop_bound=True,
+    )

@@ -1,0 +1,624 @@
+"""The one table of what a request may ask for: `OPTIONS`.
+
+Each option says here its name, type and range, its default, its meaning, where a value may come from,
+the field of `SamplingParams` that it becomes, and its names on each wire. The merge of all sources
+(`sampling.OptionResolver`), the fields of the server's APIs, what is sent to vLLM and to remote
+servers, completion in the shell and the page of documentation follow from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, TypeAlias
+
+from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentence
+from quire.response_format import read_response_format
+
+MAX_COMPLETIONS = 128
+MAX_LOGPROBS = 64
+
+Wire: TypeAlias = Literal["openai", "responses", "anthropic", "vllm"]
+"""An API's form of options: chat and text completions, Responses, Messages; and what vLLM takes, in
+this process and over HTTP."""
+
+# --- types -------------------------------------------------------------------------------------------
+
+
+class OptionType(Protocol):
+    """What values an option takes."""
+
+    def read(self, name: str, value: Any) -> Any:
+        """The value of the option `name`, checked and in its final form.
+
+        Raises:
+            SamplingError: it is of a wrong type, or out of its range.
+        """
+        ...
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The type as JSON Schema, for the OpenAPI page."""
+        ...
+
+    def __str__(self) -> str:
+        """The type and its range in words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number between two bounds, which it may reach; above `low` where that is `exclusive`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    exclusive: bool = False
+
+    def read(self, name: str, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            raise SamplingError(f"{name} must be a number, not {value!r}.")
+        if not self.low <= value <= self.high or (self.exclusive and value == self.low):
+            raise SamplingError(f"{name} must be {self._range()}, not {value!r}.")
+        return float(value)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        low = {"exclusiveMinimum" if self.exclusive else "minimum": self.low}
+        bounds = low | {"maximum": self.high}
+        return {"type": "number"} | {k: v for k, v in bounds.items() if math.isfinite(v)}
+
+    def _range(self) -> str:
+        if math.isinf(self.high):
+            return f"above {self.low:g}" if self.exclusive else f"at least {self.low:g}"
+        return f"between {self.low:g} and {self.high:g}"
+
+    def __str__(self) -> str:
+        return "a number" if math.isinf(self.low) else f"a number {self._range()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Integer:
+    """An integer of at least `low` and at most `high`."""
+
+    low: int
+    high: int | None = None
+
+    def read(self, name: str, value: Any) -> int:
+        integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not integral:
+            raise SamplingError(f"{name} must be an integer, not {value!r}.")
+        if value < self.low or (self.high is not None and value > self.high):
+            raise SamplingError(f"{name} must be {self._range()}, not {value!r}.")
+        return int(value)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        most = {} if self.high is None else {"maximum": self.high}
+        return {"type": "integer", "minimum": self.low} | most
+
+    def _range(self) -> str:
+        most = "" if self.high is None else f" and at most {self.high}"
+        return f"at least {self.low}{most}"
+
+    def __str__(self) -> str:
+        return f"an integer, {self._range()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """True or false."""
+
+    def read(self, name: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise SamplingError(f"{name} must be true or false, not {value!r}.")
+        return value
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+    def __str__(self) -> str:
+        return "true or false"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text that is not empty, of at most `longest` characters."""
+
+    longest: int | None = None
+
+    def read(self, name: str, value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise SamplingError(f"{name} must be a text that is not empty, not {value!r}.")
+        if self.longest is not None and len(value) > self.longest:
+            raise SamplingError(f"{name} may have {self.longest:,} characters.")
+        return value
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        most = {} if self.longest is None else {"maxLength": self.longest}
+        return {"type": "string", "minLength": 1} | most
+
+    def __str__(self) -> str:
+        return f"a text{_at_most(self.longest)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """One text or a list of texts, none of them empty, each of at most `longest` characters."""
+
+    longest: int | None = None
+
+    def read(self, name: str, value: Any) -> tuple[str, ...]:
+        values = (value,) if isinstance(value, str) else value
+        if not isinstance(values, (list, tuple)) or not all(
+            isinstance(one, str) and one for one in values
+        ):
+            raise SamplingError(f"{name} must be a string or a list of strings that are not empty.")
+        if self.longest is not None and any(len(one) > self.longest for one in values):
+            raise SamplingError(f"{name}: a string may have {self.longest:,} characters.")
+        return tuple(values)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        text = Text(self.longest).schema
+        return {"anyOf": [text, {"type": "array", "items": text}]}
+
+    def __str__(self) -> str:
+        return f"a text{_at_most(self.longest)}, or a list of them"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A list of token ids."""
+
+    def read(self, name: str, value: Any) -> tuple[int, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise SamplingError(f"{name} must be a list of token ids, not {value!r}.")
+        return tuple(_TOKEN_ID.read(name, token) for token in value)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": _TOKEN_ID.schema}
+
+    def __str__(self) -> str:
+        return "a list of token ids"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBias:
+    """Numbers from -100 to 100 by token id; the ids may be written as text, as JSON has it."""
+
+    def read(self, name: str, value: Any) -> Mapping[int, float]:
+        if not isinstance(value, Mapping):
+            raise SamplingError(f"{name} must map token ids to numbers.")
+        bias: dict[int, float] = {}
+        for token, amount in value.items():
+            try:
+                token_id = int(token)
+            except (TypeError, ValueError):
+                raise SamplingError(
+                    f"{name} has the key {token!r}, which is no token id."
+                ) from None
+            bias[token_id] = _BIAS.read(f"{name}[{token_id}]", amount)
+        return MappingProxyType(bias)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+            "additionalProperties": _BIAS.schema,
+        }
+
+    def __str__(self) -> str:
+        return "numbers from -100 to 100, by token id"
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives:
+    """How many of the likeliest tokens to name; true means one, false none at all."""
+
+    def read(self, name: str, value: Any) -> int | None:
+        if isinstance(value, bool):
+            return 1 if value else None
+        return Integer(0, MAX_LOGPROBS).read(name, value)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"type": "boolean"}, Integer(0, MAX_LOGPROBS).schema]}
+
+    def __str__(self) -> str:
+        return f"{Integer(0, MAX_LOGPROBS)}; or true for one, or false"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """A constraint on the answer's text; see `response_format`."""
+
+    def read(self, name: str, value: Any) -> Any:
+        return read_response_format(value)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+    def __str__(self) -> str:
+        return "a dictionary with a type: text, json_object, json_schema, regex, choice or grammar"
+
+
+@dataclass(frozen=True, slots=True)
+class OnlyValue:
+    """A number of which a single value is honoured; `reason` says why others are not."""
+
+    value: float
+    reason: str
+
+    def read(self, name: str, value: Any) -> Any:
+        number = Number().read(name, value)
+        if number != self.value:
+            raise UnsupportedOptionError(self.reason)
+        return value
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"const": self.value}
+
+    def __str__(self) -> str:
+        return f"{self.value:g} alone"
+
+
+def _at_most(longest: int | None) -> str:
+    return "" if longest is None else f" of at most {longest:,} characters"
+
+
+_TOKEN_ID = Integer(0, 2**31 - 1)
+_BIAS = Number(-100, 100)
+
+# --- the table ---------------------------------------------------------------------------------------
+
+_NO_NAMES: Mapping[Wire, str] = MappingProxyType({})
+_NO_LIMITS: Mapping[str, float] = MappingProxyType({})
+_NO_TYPES: Mapping[Wire, OptionType] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One thing that a request may ask for.
+
+    Attributes:
+        default: what holds where nobody gives a value; for `GeneratingArguments`' fields these are
+            LLaMA-Factory's.
+        param: the field of `SamplingParams` that it sets; None where it is read elsewhere.
+        wires: its name on each wire that has it.
+        from_model: whether the model's `generation_config.json` may give it.
+        most: the highest value that an engine takes, where that is less than the type's own.
+        wire_types: a narrower type on single wires.
+        template: whether it is for the chat template or the engine, and not for sampling.
+    """
+
+    name: str
+    type: OptionType
+    default: Any
+    meaning: str
+    param: str | None = None
+    wires: Mapping[Wire, str] = field(default_factory=lambda: _NO_NAMES)
+    from_model: bool = False
+    most: Mapping[str, float] = field(default_factory=lambda: _NO_LIMITS)
+    template: bool = False
+    wire_types: Mapping[Wire, OptionType] = field(default_factory=lambda: _NO_TYPES)
+
+
+def _named(
+    name: str, *wires: Wire, responses: str | None = None, anthropic: str | None = None
+) -> dict[Wire, str]:
+    """`name` on each of these wires, and names of their own on the two others."""
+    named: dict[Wire, str] = dict.fromkeys(wires, name)
+    if responses is not None:
+        named["responses"] = responses
+    if anthropic is not None:
+        named["anthropic"] = anthropic
+    return named
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "do_sample",
+        Flag(),
+        True,
+        "Whether tokens are drawn; false takes the likeliest one each time.",
+        wires=_named("do_sample", "openai"),
+        from_model=True,
+    ),
+    Option(
+        "temperature",
+        Number(0, 100),
+        0.95,
+        "Divides the logits before a draw: below 1 the likely become likelier. 0 is greedy.",
+        "temperature",
+        _named("temperature", "openai", "responses", "anthropic", "vllm"),
+        from_model=True,
+        most={"vllm": 2.0},
+        wire_types={"openai": Number(0, 2), "responses": Number(0, 2), "anthropic": Number(0, 1)},
+    ),
+    Option(
+        "top_p",
+        Number(0, 1),
+        0.7,
+        "Draws from the likeliest tokens that together have this probability. 0 means unset, 1.0; on "
+        "the OpenAI and Anthropic APIs it is greedy, as there.",
+        "top_p",
+        _named("top_p", "openai", "responses", "anthropic", "vllm"),
+        from_model=True,
+    ),
+    Option(
+        "top_k",
+        Integer(-1),
+        50,
+        "Draws from so many of the likeliest tokens. 0 and -1 mean all.",
+        "top_k",
+        _named("top_k", "openai", "anthropic", "vllm"),
+        from_model=True,
+    ),
+    Option(
+        "min_p",
+        Number(0, 1),
+        0.0,
+        "Leaves out tokens that are less likely than this part of the likeliest one.",
+        "min_p",
+        _named("min_p", "openai", "vllm"),
+        from_model=True,
+    ),
+    Option(
+        "max_new_tokens",
+        Integer(1),
+        1024,
+        "The most tokens of an answer; always cut to what fits the context.",
+        "max_tokens",
+        _named("max_tokens", "openai", "anthropic", "vllm", responses="max_output_tokens"),
+    ),
+    Option(
+        "max_length",
+        Integer(1),
+        1024,
+        "The most tokens of prompt and answer together, where `max_new_tokens` is not given.",
+    ),
+    Option(
+        "min_tokens",
+        Integer(0),
+        0,
+        "Neither EOS, nor a stop token, nor a stop string ends an answer before so many tokens.",
+        "min_tokens",
+        _named("min_tokens", "openai", "vllm"),
+    ),
+    Option(
+        "n",
+        Integer(1, MAX_COMPLETIONS),
+        1,
+        "How many completions of one prompt.",
+        "n",
+        _named("n", "openai", "vllm"),
+    ),
+    Option(
+        "num_return_sequences",
+        Integer(1, MAX_COMPLETIONS),
+        1,
+        "The same as `n`, under the name that transformers and LLaMA-Factory have for it.",
+        "n",
+    ),
+    Option(
+        "seed",
+        Integer(-(2**63), 2**64 - 1),
+        None,
+        "The seed of the draws: with it, the same request has the same answer.",
+        "seed",
+        _named("seed", "openai", "vllm"),
+    ),
+    Option(
+        "stop",
+        Texts(),
+        (),
+        "Texts that end an answer; they are not part of it.",
+        "stop",
+        _named("stop", "openai", "vllm", anthropic="stop_sequences"),
+        wire_types={"openai": Texts(longest=1000), "anthropic": Texts(longest=1000)},
+    ),
+    Option(
+        "stop_token_ids",
+        TokenIds(),
+        (),
+        "Tokens that end an answer, beside those of the model and its template.",
+        "stop_token_ids",
+        _named("stop_token_ids", "openai", "vllm"),
+    ),
+    Option(
+        "ignore_eos",
+        Flag(),
+        False,
+        "Whether the model's EOS ends nothing.",
+        "ignore_eos",
+        _named("ignore_eos", "openai", "vllm"),
+    ),
+    Option(
+        "repetition_penalty",
+        Number(0, 100),
+        1.0,
+        "Divides positive logits, and multiplies negative ones, of tokens that stand in prompt or "
+        "answer (Keskar et al., 2019). 0 means unset, 1.0.",
+        "repetition_penalty",
+        _named("repetition_penalty", "openai", "vllm"),
+        from_model=True,
+    ),
+    Option(
+        "presence_penalty",
+        Number(-2, 2),
+        0.0,
+        "Taken off the logits of tokens that stand in the answer.",
+        "presence_penalty",
+        _named("presence_penalty", "openai", "vllm"),
+    ),
+    Option(
+        "frequency_penalty",
+        Number(-2, 2),
+        0.0,
+        "Taken off the logits of the answer's tokens once for each time that they stand there.",
+        "frequency_penalty",
+        _named("frequency_penalty", "openai", "vllm"),
+    ),
+    Option(
+        "logit_bias",
+        TokenBias(),
+        MappingProxyType({}),
+        "Added to the logits of single tokens.",
+        "logit_bias",
+        _named("logit_bias", "openai", "vllm"),
+    ),
+    Option(
+        "bad_words",
+        Texts(),
+        (),
+        "Texts that are never written.",
+        "bad_words",
+        _named("bad_words", "openai", "vllm"),
+        wire_types={"openai": Texts(longest=256)},
+    ),
+    Option(
+        "logprobs",
+        Alternatives(),
+        None,
+        "Tells the log-probability of each token of the answer, and of so many of its likeliest rivals.",
+        "logprobs",
+        _named("logprobs", "openai", "vllm", responses="top_logprobs"),
+    ),
+    Option(
+        "prompt_logprobs",
+        Alternatives(),
+        None,
+        "The same for the prompt's own tokens.",
+        "prompt_logprobs",
+        _named("prompt_logprobs", "openai", "vllm"),
+    ),
+    Option(
+        "response_format",
+        ResponseFormat(),
+        None,
+        "A constraint on the answer's text: JSON, JSON of a schema, a regular expression, one of "
+        "several texts, or a grammar. It leaves no room for a thought.",
+        "response_format",
+        _named("response_format", "openai", responses="text", anthropic="output_config"),
+    ),
+    Option(
+        "skip_special_tokens",
+        Flag(),
+        True,
+        "Whether special tokens are left out of an answer's text.",
+        "skip_special_tokens",
+        _named("skip_special_tokens", "openai", "vllm"),
+    ),
+    Option(
+        "num_beams",
+        OnlyValue(
+            1,
+            "num_beams above 1 (beam search) is not supported; sample several with "
+            "num_return_sequences.",
+        ),
+        1,
+        "Beam search, which is not supported.",
+    ),
+    Option(
+        "length_penalty",
+        OnlyValue(1, "length_penalty belongs to beam search, which is not supported."),
+        1.0,
+        "Of beam search, which is not supported.",
+    ),
+    Option(
+        "priority",
+        Integer(-(2**31), 2**31 - 1),
+        0,
+        "Who is served first: a lower number is.",
+        "priority",
+        _named("priority", "openai", "responses"),
+    ),
+    Option(
+        "timeout",
+        Number(0, exclusive=True),
+        None,
+        "Seconds that the request may take in all: waiting, media, preparation and answer.",
+        "timeout",
+        _named("timeout", "openai"),
+    ),
+    Option(
+        "cache_salt",
+        Text(),
+        None,
+        "Requests of different salts share no cached prefix: who asks cannot learn what others asked.",
+        "cache_salt",
+        _named("cache_salt", "openai"),
+        wire_types={"openai": Text(longest=256)},
+    ),
+    Option(
+        "adapter",
+        Text(),
+        None,
+        'The LoRA adapter to answer with, by name; "base" is the model without one.',
+        "adapter",
+        template=True,
+    ),
+    Option(
+        "request_id",
+        Text(),
+        None,
+        "A name for the request in logs; one that is in flight is refused.",
+        "request_id",
+        template=True,
+    ),
+    Option(
+        "enable_thinking",
+        Flag(),
+        None,
+        "Whether a reasoning model thinks before its answer. Not given, the configuration says it, or "
+        "the template.",
+        wires=_named("enable_thinking", "openai", responses="reasoning", anthropic="thinking"),
+        template=True,
+    ),
+    Option(
+        "preserve_thinking",
+        Flag(),
+        False,
+        "Whether thoughts of earlier turns stay in the prompt.",
+        wires=_named("preserve_thinking", "openai"),
+        template=True,
+    ),
+)
+
+OPTIONS_BY_NAME: Mapping[str, Option] = MappingProxyType({one.name: one for one in OPTIONS})
+REQUEST_OPTIONS = frozenset(OPTIONS_BY_NAME)
+"""The names of all that a request may ask for."""
+SAMPLING_OPTIONS = frozenset(one.name for one in OPTIONS if not one.template)
+"""Those for sampling; the others are the template's and the engine's."""
+
+
+def check_option_names(options: Iterable[str]) -> None:
+    """Raise UnsupportedOptionError for a name that is none of a request's options."""
+    for name in options:
+        if name not in OPTIONS_BY_NAME:
+            raise UnsupportedOptionError(
+                sentence(f"Unknown request option {name!r}{nearest(name, REQUEST_OPTIONS)}")
+            )
+
+
+def read_option(options: Mapping[str, Any], name: str) -> Any:
+    """The checked value of one option of a request, its default where it was not given.
+
+    Raises:
+        SamplingError: it is of a wrong type, or out of its range.
+    """
+    option, value = OPTIONS_BY_NAME[name], options.get(name)
+    return option.default if value is None else option.type.read(name, value)
+
+
+def on_wire(wire: Wire) -> dict[str, Option]:
+    """The options that a wire has, by their names there."""
+    return {one.wires[wire]: one for one in OPTIONS if wire in one.wires}

@@ -1,0 +1,1 @@
+"""The APIs: what they read, and what they write."""

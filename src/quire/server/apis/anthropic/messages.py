@@ -1,0 +1,60 @@
+"""/v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request, Response
+
+from quire.options import Texts
+from quire.server.apis.anthropic.answers import AnthropicErrorBody, AnthropicMessage, TokenCount
+from quire.server.apis.anthropic.request import messages_call, prompt_call
+from quire.server.apis.anthropic.schema import CountTokensRequest, MessagesRequest
+from quire.server.apis.anthropic.writer import MessageWriter
+from quire.server.apis.body import read_body
+from quire.server.apis.openai.chat import event_stream
+from quire.server.apis.openai.writing import json_answer
+from quire.server.apis.openapi import documented
+from quire.server.call import caller_of
+from quire.server.service import Service
+from quire.server.streams import read_whole
+
+PATH = "/v1/messages"
+
+
+def router(service_of: Callable[[Request], Service]) -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["anthropic"])
+
+    @routes.post(
+        PATH,
+        **documented(MessagesRequest, AnthropicMessage, streams=True, error=AnthropicErrorBody),
+    )
+    async def create_message(request: Request) -> Response:
+        """Answer a conversation, whole or as a stream of server-sent events."""
+        service = service_of(request)
+        body = await read_body(request, MessagesRequest)
+        call = messages_call(body)
+        writer = MessageWriter(
+            body.model,
+            stop_sequences=Texts().read("stop_sequences", call.options.get("stop") or ()),
+            omit_thoughts=(body.thinking or {}).get("display") == "omitted",
+        )
+        deltas = service.stream(call, caller_of(request))
+        if call.streamed:
+            return event_stream(service, deltas, writer)
+        await read_whole(request, deltas, writer.events)
+        return json_answer(writer.message)
+
+    @routes.post(
+        f"{PATH}/count_tokens",
+        **documented(CountTokensRequest, TokenCount, error=AnthropicErrorBody),
+    )
+    async def count_tokens(request: Request) -> Response:
+        """Count the tokens of a prompt; nothing is answered."""
+        service = service_of(request)
+        body = await read_body(request, CountTokensRequest)
+        prompt = await service.prompt(prompt_call(body))
+        return json_answer({"input_tokens": len(prompt)})
+
+    return routes

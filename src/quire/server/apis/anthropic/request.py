@@ -1,0 +1,160 @@
+"""From Anthropic's request to quire's call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from quire.server.apis.anthropic.schema import (
+    AssistantBlock,
+    CountTokensRequest,
+    CustomTool,
+    DocumentBlock,
+    MessagesRequest,
+    ResultBlock,
+    ToolResultBlock,
+    UserBlock,
+)
+from quire.server.call import Call, ToolChoice
+from quire.server.errors import BadRequest
+from quire.server.turns import Part, Turns, text_part
+
+_CHOICES: dict[str, ToolChoice] = {
+    "auto": "auto",
+    "any": "required",
+    "tool": "named",
+    "none": "none",
+}
+
+
+def messages_call(body: MessagesRequest) -> Call:
+    """A request for an answer, as a call.
+
+    Raises:
+        BadRequest: its turns form no conversation, or two of its fields contradict each other.
+    """
+    options = {**body.options(), "max_new_tokens": body.max_tokens}
+    return prompt_call(body, options, streamed=bool(body.stream))
+
+
+def prompt_call(
+    body: CountTokensRequest, options: dict[str, Any] | None = None, *, streamed: bool = False
+) -> Call:
+    """What makes a prompt, as a call; raises as `messages_call` does."""
+    turns = Turns()
+    for block in _blocks(body.system):
+        turns.instruct(block["text"])
+    for place, turn in enumerate(body.messages):
+        where = f"messages[{place}].content"
+        if turn["role"] == "system":
+            for block in _blocks(turn["content"]):
+                turns.instruct(block["text"])
+        elif turn["role"] == "user":
+            _user(turns, _blocks(turn["content"]), where)
+        else:
+            _assistant(turns, _blocks(turn["content"]))
+    choice = body.tool_choice or {"type": "auto"}
+    return Call(
+        messages=turns.messages,
+        system=turns.system,
+        tools=[_tool(tool) for tool in body.tools] if body.tools else None,
+        options={**(options or {}), **_thinking(body), **_format(body)},
+        model=body.model,
+        streamed=streamed,
+        tool_choice=_CHOICES[choice["type"]],
+        tool_name=_chosen(body),
+        parallel_tool_calls=not choice.get("disable_parallel_tool_use", False),
+    )
+
+
+def _blocks(content: Any) -> list[Any]:
+    if content is None:
+        return []
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _user(turns: Turns, blocks: Sequence[UserBlock], where: str) -> None:
+    """Results of tools come first, as a turn of its own; the rest is what the user says."""
+    rest: list[Part] = []
+    for number, block in enumerate(blocks):
+        if block["type"] == "tool_result":
+            turns.result(block["tool_use_id"], _result(block), f"{where}[{number}].tool_use_id")
+        else:
+            rest.append(_part(block))
+    if rest or not blocks:
+        turns.say(rest)
+
+
+def _result(block: ToolResultBlock) -> list[Part]:
+    parts = [_part(part) for part in _blocks(block.get("content"))]
+    return [text_part("Error: "), *parts] if block.get("is_error") else parts
+
+
+def _part(block: ResultBlock) -> Part:
+    if block["type"] == "text":
+        return text_part(block["text"])
+    if block["type"] == "document":
+        return text_part(_document(block))
+    source = block["source"]
+    url = (
+        source["url"]
+        if source["type"] == "url"
+        else f"data:{source['media_type']};base64,{source['data']}"
+    )
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _document(block: DocumentBlock) -> str:
+    """A document's title, what is said of it, and its text."""
+    lines = (block.get("title"), block.get("context"), block["source"]["data"])
+    return "\n".join(line for line in lines if line)
+
+
+def _assistant(turns: Turns, blocks: Sequence[AssistantBlock]) -> None:
+    turns.answer("")
+    for block in blocks:
+        if block["type"] == "text":
+            turns.answer(block["text"])
+        elif block["type"] == "thinking":
+            turns.think(block["thinking"])
+        else:
+            arguments = json.dumps(block["input"], ensure_ascii=False)
+            turns.call(block["id"], block["name"], arguments)
+
+
+def _tool(tool: CustomTool) -> dict[str, Any]:
+    function = {
+        "name": tool["name"],
+        "description": tool.get("description", ""),
+        "parameters": tool["input_schema"],
+    }
+    return {"type": "function", "function": function}
+
+
+def _chosen(body: CountTokensRequest) -> str | None:
+    choice = body.tool_choice
+    if choice is None or choice["type"] != "tool":
+        return None
+    if "name" not in choice:
+        raise BadRequest('tool_choice of the type "tool" needs a name.', param="tool_choice.name")
+    return choice["name"]
+
+
+def _thinking(body: CountTokensRequest) -> dict[str, Any]:
+    thinking = body.thinking
+    if thinking is None:
+        return {}
+    if thinking["type"] == "enabled" and "budget_tokens" not in thinking:
+        raise BadRequest(
+            'thinking of the type "enabled" needs budget_tokens.', param="thinking.budget_tokens"
+        )
+    return {"enable_thinking": thinking["type"] != "disabled"}
+
+
+def _format(body: CountTokensRequest) -> dict[str, Any]:
+    wanted = (body.output_config or {}).get("format")
+    if wanted is None:
+        return {}
+    schema = {"name": "answer", "schema": wanted["schema"]}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}

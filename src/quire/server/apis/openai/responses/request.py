@@ -1,0 +1,187 @@
+"""From a request of the Responses API to quire's call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quire.server.apis.openai.responses.schema import (
+    FunctionTool,
+    InputPart,
+    MessageItem,
+    ReasoningItem,
+    ResponsesRequest,
+)
+from quire.server.call import Call, ToolChoice
+from quire.server.errors import BadRequest
+from quire.server.turns import Part, Turns, text_part
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+def responses_call(body: ResponsesRequest) -> Call:
+    """The request as a call.
+
+    Raises:
+        BadRequest: its items form no conversation, or two of its fields contradict each other.
+    """
+    turns = _turns(body)
+    choice, name, tools = _choice(body)
+    return Call(
+        messages=turns.messages,
+        system=turns.system,
+        tools=[_tool(tool) for tool in tools] or None,
+        options=_options(body),
+        model=body.model,
+        # Whole answers mix the log-probabilities of thoughts and text; a stream keeps them apart.
+        streamed=bool(body.stream) or wants_logprobs(body),
+        tool_choice=choice,
+        tool_name=name,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+    )
+
+
+def wants_logprobs(body: ResponsesRequest) -> bool:
+    """Whether log-probabilities are to be shown."""
+    return LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
+
+
+def _turns(body: ResponsesRequest) -> Turns:
+    turns = Turns()
+    if body.instructions:
+        turns.instruct(body.instructions)
+    if isinstance(body.input, str):
+        turns.say([text_part(body.input)])
+        return turns
+    for place, item in enumerate(body.input):
+        _item(turns, item, f"input[{place}]")
+    return turns
+
+
+def _item(turns: Turns, item: Any, where: str) -> None:
+    """Take one item in; the schema has checked which fields go with its type."""
+    kind = item.get("type", "message")
+    if kind == "message":
+        _message(turns, item, where)
+    elif kind == "reasoning":
+        turns.think(_thought(item))
+    elif kind == "function_call":
+        turns.call(item["call_id"], item["name"], item["arguments"])
+    else:
+        turns.result(item["call_id"], _parts(item["output"]), f"{where}.call_id")
+
+
+def _message(turns: Turns, item: MessageItem, where: str) -> None:
+    parts = _parts(item["content"])
+    if item["role"] == "user":
+        turns.say(parts)
+        return
+    for number, part in enumerate(parts):
+        if part["type"] != "text":
+            raise BadRequest(
+                f"A message of the role {item['role']} holds text alone.",
+                param=f"{where}.content[{number}]",
+            )
+    text = "".join(part["text"] for part in parts)
+    if item["role"] == "assistant":
+        turns.answer(text)
+    else:
+        turns.instruct(text)
+
+
+def _parts(content: str | list[InputPart]) -> list[Part]:
+    if isinstance(content, str):
+        return [text_part(content)]
+    return [_part(part) for part in content]
+
+
+def _part(part: InputPart) -> Part:
+    if part["type"] == "input_image":
+        return {"type": "image_url", "image_url": {"url": part["image_url"]}}
+    if part["type"] == "input_audio":
+        return {"type": "input_audio", "input_audio": dict(part["input_audio"])}
+    return text_part(part["refusal"] if part["type"] == "refusal" else part["text"])
+
+
+def _thought(item: ReasoningItem) -> str:
+    """The thought itself, or what is left of it."""
+    texts = item.get("content") or item.get("summary") or []
+    return "".join(text["text"] for text in texts)
+
+
+def _tool(tool: FunctionTool) -> dict[str, Any]:
+    function = {
+        "name": tool["name"],
+        "description": tool.get("description") or "",
+        "parameters": tool.get("parameters") or {"type": "object", "properties": {}},
+    }
+    return {"type": "function", "function": function}
+
+
+def _choice(body: ResponsesRequest) -> tuple[ToolChoice, str | None, list[FunctionTool]]:
+    """The choice, the tool that it names, and the tools that are offered."""
+    choice, tools = body.tool_choice or "auto", body.tools or []
+    if isinstance(choice, str):
+        return choice, None, tools
+    if choice["type"] == "function":
+        return "named", choice["name"], tools
+    allowed = {tool["name"] for tool in choice["tools"]}
+    unknown = allowed - {tool["name"] for tool in tools}
+    if unknown:
+        raise BadRequest(
+            f"tool_choice allows {min(unknown)!r}, which is none of the tools.",
+            param="tool_choice.tools",
+        )
+    return choice["mode"], None, [tool for tool in tools if tool["name"] in allowed]
+
+
+def _options(body: ResponsesRequest) -> dict[str, Any]:
+    options = body.options()
+    if (constraint := _format(body)) is not None:
+        options["response_format"] = constraint
+    if wants_logprobs(body):
+        options["logprobs"] = body.top_logprobs or 0
+    effort = (body.reasoning or {}).get("effort")
+    if effort is not None:
+        options["enable_thinking"] = effort != "none"
+    return options
+
+
+def _format(body: ResponsesRequest) -> dict[str, Any] | None:
+    wanted: Mapping[str, Any] | None = (body.text or {}).get("format")
+    if wanted is None or wanted["type"] == "text":
+        return None
+    if wanted["type"] == "json_object":
+        return {"type": "json_object"}
+    schema = {"name": wanted["name"], "schema": wanted["schema"]}
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def echo(body: ResponsesRequest, model: str) -> dict[str, Any]:
+    """The fields of the request that a response repeats."""
+    given = body.model_dump(include={"max_output_tokens", "temperature", "top_p"})
+    return {
+        "model": model,
+        "instructions": body.instructions,
+        "max_output_tokens": given.get("max_output_tokens"),
+        "max_tool_calls": body.max_tool_calls,
+        "metadata": body.metadata or {},
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "background": False,
+        "reasoning": {"effort": (body.reasoning or {}).get("effort"), "summary": None},
+        "service_tier": "default",
+        "store": False,
+        "temperature": given.get("temperature"),
+        "text": {"format": (body.text or {}).get("format") or {"type": "text"}},
+        "tool_choice": body.tool_choice or "auto",
+        "tools": [_shown(tool) for tool in body.tools or []],
+        "top_logprobs": body.top_logprobs or 0,
+        "top_p": given.get("top_p"),
+        "truncation": "disabled",
+        "user": body.user,
+    }
+
+
+def _shown(tool: FunctionTool) -> dict[str, Any]:
+    return {"description": None, "parameters": None, "strict": None, **tool}

@@ -1,0 +1,55 @@
+"""/v1/responses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from quire.outputs import TokenLogprob
+from quire.server.apis.body import read_body
+from quire.server.apis.openai.chat import event_stream
+from quire.server.apis.openai.responses.answers import ResponseObject
+from quire.server.apis.openai.responses.request import echo, responses_call, wants_logprobs
+from quire.server.apis.openai.responses.schema import ResponsesRequest
+from quire.server.apis.openai.responses.writer import ResponseWriter
+from quire.server.apis.openai.writing import json_answer
+from quire.server.apis.openapi import documented
+from quire.server.call import caller_of
+from quire.server.service import Service
+from quire.server.streams import read_whole
+
+
+def router(service_of: Callable[[Request], Service]) -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["responses"])
+
+    @routes.post("/v1/responses", **documented(ResponsesRequest, ResponseObject, streams=True))
+    async def create_response(request: Request) -> Response:
+        """Answer a conversation, whole or as a stream of server-sent events; nothing is stored."""
+        service = service_of(request)
+        body = await read_body(request, ResponsesRequest)
+        call = responses_call(body)
+        writer = await _writer(service, body)
+        deltas = service.stream(call, caller_of(request))
+        if body.stream:
+            return event_stream(service, deltas, writer)
+        await read_whole(request, deltas, writer.events)
+        return json_answer(writer.response)
+
+    return routes
+
+
+async def _writer(service: Service, body: ResponsesRequest) -> ResponseWriter:
+    texts = await service.token_texts() if wants_logprobs(body) else None
+
+    def describe(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
+        assert texts is not None
+        return json.loads(texts.content(logprobs))["content"]
+
+    return ResponseWriter(
+        echo(body, body.model or service.models.name),
+        describe=describe if texts else None,
+    )

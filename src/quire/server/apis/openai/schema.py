@@ -1,0 +1,201 @@
+"""OpenAI's requests, as far as quire honours them; any other field is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired, TypeAlias
+
+from pydantic import Discriminator, Field, Tag
+from typing_extensions import TypedDict
+
+from quire.server.apis.body import strict
+from quire.server.apis.openai.messages import Message
+from quire.server.apis.option_fields import OptionFields, option_fields
+
+Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Label: TypeAlias = Annotated[str, Field(max_length=1024)]
+Alternatives: TypeAlias = Annotated[int, Field(ge=0)]
+"""How many likeliest tokens are named; the server's own limit is told where it is passed."""
+
+
+@strict
+class StreamOptions(TypedDict):
+    include_usage: NotRequired[bool | None]
+    include_obfuscation: NotRequired[Literal[False] | None]
+
+
+@strict
+class Function(TypedDict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+    description: NotRequired[str | None]
+    parameters: NotRequired[dict[str, Any] | None]
+    strict: NotRequired[bool | None]
+    """Where `tool_choice` forces a call its arguments follow the schema in any case; where the
+    model is free to call or not they are its own, strict or not."""
+
+
+@strict
+class Tool(TypedDict):
+    type: Literal["function"]
+    function: Function
+
+
+@strict
+class ChosenFunction(TypedDict):
+    name: str
+
+
+@strict
+class NamedTool(TypedDict):
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+@strict
+class JsonSchema(TypedDict):
+    name: NotRequired[str | None]
+    description: NotRequired[str | None]
+    schema: dict[str, Any]
+    strict: NotRequired[bool | None]
+    """An answer follows the schema in either case."""
+
+
+@strict
+class ResponseFormat(TypedDict):
+    type: Literal["text", "json_object", "json_schema", "regex", "choice", "grammar"]
+    json_schema: NotRequired[JsonSchema]
+    regex: NotRequired[str]
+    choice: NotRequired[Annotated[list[str], Field(min_length=1)]]
+    grammar: NotRequired[str]
+
+
+@strict
+class TemplateOptions(TypedDict):
+    """What `chat_template_kwargs` may hold."""
+
+    enable_thinking: NotRequired[bool | None]
+    thinking: NotRequired[bool | None]
+    preserve_thinking: NotRequired[bool | None]
+
+
+@strict
+class StructuredOutputs(TypedDict):
+    """vLLM's own form of `response_format`; exactly one is given."""
+
+    json: NotRequired[dict[str, Any]]
+    json_object: NotRequired[Literal[True]]
+    regex: NotRequired[str]
+    choice: NotRequired[Annotated[list[str], Field(min_length=1)]]
+    grammar: NotRequired[str]
+
+
+if TYPE_CHECKING:
+    _Options = OptionFields
+else:
+    _Options = option_fields(
+        "openai",
+        but=(
+            # These have forms of their own here, or are not for both of the APIs.
+            "max_tokens",
+            "logprobs",
+            "prompt_logprobs",
+            "response_format",
+            "enable_thinking",
+            "preserve_thinking",
+        ),
+    )
+
+
+class SamplingFields(_Options):
+    """What chat and completions have in common, beside the options of the table."""
+
+    model: str | None = None
+    max_tokens: Count | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Label | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    return_token_ids: bool | None = None
+    """Each choice, and each piece of it, carries its `token_ids`."""
+    return_tokens_as_token_ids: bool | None = None
+    """In log-probabilities a token is `token_id:7`, not its text."""
+
+
+class ChatRequest(SamplingFields):
+    """The body of /v1/chat/completions."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "functions": "functions is OpenAI's old form: give tools",
+        "function_call": "function_call is OpenAI's old form: give tool_choice",
+        "audio": "audio is not supported: quire answers with text",
+        "prediction": "prediction is not supported; native_speculation guesses ahead by itself",
+        "web_search_options": "web_search_options is not supported: quire searches no web",
+        "guided_json": "guided_json is vLLM's old form: give response_format",
+        "guided_regex": "guided_regex is vLLM's old form: give response_format",
+        "guided_choice": "guided_choice is vLLM's old form: give response_format",
+        "guided_grammar": "guided_grammar is vLLM's old form: give response_format",
+    }
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Alternatives | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """"none" asks for no thought; the others ask for one, whose length is the model's affair."""
+    chat_template_kwargs: TemplateOptions | None = None
+    enable_thinking: bool | None = None
+    preserve_thinking: bool | None = None
+    # Hints and labels of OpenAI's own service; they change no answer.
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
+
+
+_Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1)]
+_Texts: TypeAlias = Annotated[list[str], Field(min_length=1)]
+_IdLists: TypeAlias = Annotated[list[_Ids], Field(min_length=1)]
+
+
+def _kind_of_prompt(value: Any) -> str | None:
+    if isinstance(value, list):
+        first: Any = value[0] if value else ""
+        return "Ids" if type(first) is int else "IdLists" if isinstance(first, list) else "Texts"
+    return "Text" if isinstance(value, str) else None
+
+
+Prompt: TypeAlias = Annotated[
+    Annotated[str, Tag("Text")]
+    | Annotated[_Texts, Tag("Texts")]
+    | Annotated[_Ids, Tag("Ids")]
+    | Annotated[_IdLists, Tag("IdLists")],
+    Discriminator(
+        _kind_of_prompt, "prompt_type", "a text, a list of texts, or token ids are needed"
+    ),
+]
+
+
+class CompletionRequest(SamplingFields):
+    """The body of /v1/completions."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "suffix": "suffix is not supported: text is completed at its end alone",
+        "best_of": "best_of is not supported: ask for several with n, and choose",
+    }
+
+    prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """0 goes with `echo`: the prompt alone, with its log-probabilities."""
+    echo: bool | None = None
+    add_special_tokens: bool | None = None
+    """Whether a text gets the tokens that the tokenizer puts around one; true if not given."""
+    prompt_logprobs: Alternatives | None = None
+    """Log-probabilities of the prompt's own tokens; not in a stream."""
+    logprobs: Alternatives | None = None

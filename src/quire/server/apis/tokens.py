@@ -1,0 +1,137 @@
+"""/tokenize and /detokenize, in vLLM's form."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from quire.errors import RequestError
+from quire.server.apis.body import Body, only, read_body
+from quire.server.apis.openai.messages import Message, in_our_words
+from quire.server.apis.openai.schema import TemplateOptions, Tool
+from quire.server.apis.openai.writing import json_answer
+from quire.server.apis.openapi import documented
+from quire.server.call import Call
+from quire.server.errors import BadRequest
+from quire.server.service import Service
+from quire.tokenizer import Tokenizer
+
+_PROMPT = "A prompt here ends where the answer begins: leave this out."
+_SPECIAL = "The template of a chat writes the special tokens: leave this out, or give false."
+
+
+class TokenizeRequest(Body):
+    """The body of /tokenize: a text in `prompt`, or a conversation in `messages`."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    add_special_tokens: bool | None = None
+    """By default true for a text, and false for a conversation, which allows nothing else."""
+    return_token_strs: bool | None = None
+    add_generation_prompt: Annotated[Literal[True] | None, only(True, because=_PROMPT)] = None
+    continue_final_message: Annotated[Literal[False] | None, only(False, because=_PROMPT)] = None
+
+
+class Tokens(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
+class DetokenizeRequest(Body):
+    """The body of /detokenize."""
+
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0, le=2**31 - 1)]]
+
+
+class Detokenized(BaseModel):
+    prompt: str
+
+
+def router(service_of: Callable[[Request], Service]) -> APIRouter:
+    """The routes of this module."""
+    routes = APIRouter(tags=["tokens"])
+
+    @routes.post("/tokenize", **documented(TokenizeRequest, Tokens))
+    async def tokenize(request: Request) -> Response:
+        """The token ids of a text, or of the prompt that a conversation makes."""
+        service = service_of(request)
+        body = await read_body(request, TokenizeRequest)
+        service.models.resolve(body.model)
+        tokenizer = service.tokenizer
+        ids = await _ids(service, body, tokenizer)
+        strings = (
+            await asyncio.to_thread(_strings, tokenizer, ids) if body.return_token_strs else None
+        )
+        answer = {
+            "count": len(ids),
+            "max_model_len": service.engine.info.context_length,
+            "tokens": ids,
+            "token_strs": strings,
+        }
+        return json_answer(answer)
+
+    @routes.post("/detokenize", **documented(DetokenizeRequest, Detokenized))
+    async def detokenize(request: Request) -> Response:
+        """The text of token ids, special tokens included."""
+        service = service_of(request)
+        body = await read_body(request, DetokenizeRequest)
+        service.models.resolve(body.model)
+        tokenizer = service.tokenizer
+        _check_ids(body.tokens, tokenizer)
+        text = await asyncio.to_thread(tokenizer.decode, body.tokens, False)
+        return json_answer({"prompt": text})
+
+    return routes
+
+
+async def _ids(service: Service, body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
+    if (body.prompt is None) == (body.messages is None):
+        raise BadRequest("Give a text in prompt, or a conversation in messages.", param="prompt")
+    if body.messages is not None:
+        return list((await service.prompt(_call(body))).token_ids)
+    for name in ("tools", "chat_template_kwargs", "add_generation_prompt"):
+        if getattr(body, name) is not None:
+            raise BadRequest(f"{name} goes with messages, not with prompt.", param=name)
+    encode = tokenizer.encode if body.add_special_tokens is False else tokenizer.encode_whole
+    try:
+        return await asyncio.to_thread(encode, body.prompt or "")
+    except Exception as error:
+        raise RequestError(f"The text cannot be tokenised: {error!r}.") from error
+
+
+def _call(body: TokenizeRequest) -> Call:
+    if body.add_special_tokens:
+        raise BadRequest(_SPECIAL, param="add_special_tokens")
+    template: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    if "thinking" in template:
+        template.setdefault("enable_thinking", template.pop("thinking"))
+    return Call(
+        messages=in_our_words(body.messages or []),
+        tools=[dict(tool) for tool in body.tools] if body.tools else None,
+        options={name: value for name, value in template.items() if value is not None},
+        model=body.model,
+    )
+
+
+def _strings(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The tokens as the vocabulary writes them; a medium's placeholder is a token like others."""
+    return [tokenizer.id_to_token(token) or "" for token in ids]
+
+
+def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
+    for place, token in enumerate(ids):
+        if tokenizer.id_to_token(token) is None:
+            raise BadRequest(
+                f"tokens[{place}] is {token}, which is no token of this model.",
+                param=f"tokens[{place}]",
+            )

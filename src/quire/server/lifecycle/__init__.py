@@ -1,0 +1,1 @@
+"""The server's life: loading, serving, restarts, draining."""

@@ -1,0 +1,1 @@
+"""ASGI middleware: what wraps every request of the server."""

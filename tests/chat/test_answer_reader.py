@@ -1,0 +1,158 @@
+"""The readers of a stream: whatever the chunking, the same result as reading it whole."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quire.chat.answer_reader import (
+    AnswerReader,
+    ReasoningSplitter,
+    SpecialTokenFilter,
+    held_back,
+)
+from quire.messages import ToolCall
+from quire.outputs import Delta, DeltaSum, TextPart, ThoughtPart, Usage
+from quire.tools.registry import get_tool_format
+
+WORDS = ("<think>\n", "\n</think>\n\n")
+
+
+def split(chunks: list[str], *, inside: bool = False) -> tuple[str, str]:
+    splitter = ReasoningSplitter(WORDS, inside=inside)
+    pieces = [splitter.add(chunk) for chunk in chunks] + [splitter.flush()]
+    return "".join(piece[0] for piece in pieces), "".join(piece[1] for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello", ("", "Hello")),
+        ("<think>\nshort\n</think>\n\nHello", ("short", "Hello")),
+        ("<think>\n\n</think>\n\nHello", ("", "Hello")),
+        ("\n<think>a</think>b", ("a", "b")),
+        ("<think>\ncut off", ("cut off", "")),
+        ("<thin", ("", "<thin")),
+        ("a <think>b</think>", ("", "a <think>b</think>")),
+        ("<think>\na\n\nb </thi x\n</think>\n\nc </think> d", ("a\n\nb </thi x", "c </think> d")),
+        ("", ("", "")),
+    ],
+)
+def test_splits_a_thought(text: str, expected: tuple[str, str]) -> None:
+    assert split([text]) == expected
+    assert split(list(text)) == expected
+
+
+def test_a_thought_begun_in_the_prompt() -> None:
+    assert split(list("so\n</think>\n\nyes"), inside=True) == ("so", "yes")
+
+
+@given(
+    st.lists(
+        st.sampled_from(["<think>", "</think>", "\n", "a", "<", "/th", "ink>", " "]), max_size=12
+    )
+)
+def test_any_chunking_gives_the_same(chunks: list[str]) -> None:
+    assert split(chunks) == split(["".join(chunks)]) == split(list("".join(chunks)))
+
+
+@given(st.lists(st.sampled_from(["<|end|>", "<|", "end", "|>", "<", "x", "<|endx"]), max_size=12))
+def test_special_tokens_are_hidden_whatever_the_chunking(chunks: list[str]) -> None:
+    whole = "".join(chunks)
+    stream = SpecialTokenFilter(["<|end|>"])
+    assert "".join(map(stream.add, list(whole))) + stream.flush() == whole.replace("<|end|>", "")
+
+
+def test_plain_text_is_not_held_back() -> None:
+    assert held_back("a < b", ["<think>"]) == 0
+    assert held_back("a <th", ["<think>"]) == 3
+    assert SpecialTokenFilter(["<|end|>"]).add("1 < 2, ") == "1 < 2, "
+
+
+def reader(*, special: tuple[str, ...] = (), tools: bool = False) -> AnswerReader:
+    """A reader of answers whose tokens are single characters, numbered by their code points."""
+    tool_format = get_tool_format("qwen")
+    return AnswerReader(
+        special=special,
+        thought_words=WORDS,
+        tools=tool_format.parser(TOOLS) if tools else None,
+        decode=lambda ids: "".join(map(chr, ids)),
+    )
+
+
+TOOLS = ({"name": "f", "parameters": {"type": "object", "properties": {}}},)
+CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+
+
+def read(text: str, cuts: list[str], one: AnswerReader) -> Delta:
+    """The sum of what a reader makes of a text that comes in pieces."""
+    assert "".join(cuts) == text
+    total = DeltaSum()
+    for number, piece in enumerate(cuts, start=1):
+        last = number == len(cuts)
+        ids = tuple(map(ord, piece))
+        usage = Usage(1, len(text)) if last else None
+        delta = Delta(0, piece, ids, finish_reason="stop" if last else None, usage=usage)
+        total.add(one.read(delta))
+    return total.delta()
+
+
+def test_hidden_texts_leave_all_three_streams() -> None:
+    text = "<think>a<s>b</think><s>c<s>"
+    found = read(text, list(text), reader(special=("<s>",)))
+    assert (found.reasoning, found.content) == ("ab", "c")
+    assert found.text == "<think>ab</think>c"
+
+
+def test_parts_come_in_the_order_in_which_they_were_written() -> None:
+    text = f"<think>hm</think>\n\na {CALL} b {CALL} c"
+    call = ToolCall("f", "{}")
+    wanted = (ThoughtPart("hm"), TextPart("a "), call, TextPart(" b "), call, TextPart(" c"))
+    for cuts in ([text], list(text), [text[:20], text[20:]]):
+        found = read(text, cuts, reader(tools=True))
+        assert found.parts == wanted
+        assert found.finish_reason == "tool_calls"
+
+
+@given(
+    st.lists(st.sampled_from(["<think>", "</think>", CALL, "a", " ", "\n", "<s>", "<"]), max_size=8)
+)
+def test_parts_do_not_depend_on_the_cuts(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    wanted = read(text, [text], reader(special=("<s>",), tools=True))
+    for cuts in (pieces or [""], list(text) or [""]):
+        found = read(text, cuts, reader(special=("<s>",), tools=True))
+        assert found.parts == wanted.parts
+        assert found.text == wanted.text
+        assert found.finish_reason == wanted.finish_reason
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        ("<think>abcd</think>e", 4),
+        ("<think>ab", 2),
+        ("a <think>b</think>", 0),
+        ("abc", 0),
+    ],
+)
+def test_the_tokens_of_a_thought_are_counted(text: str, counted: int) -> None:
+    """One by one the tokens of the markers' own characters count with what they may yet become."""
+    whole = read(text, [text], reader())
+    assert whole.usage is not None
+    assert whole.usage.reasoning_tokens == counted
+    by_marker = [piece for piece in re.split("(</?think>)", text) if piece]
+    cuts = [cut for piece in by_marker for cut in ([piece] if "think" in piece else list(piece))]
+    streamed = read(text, cuts, reader())
+    assert streamed.usage is not None
+    assert streamed.usage.reasoning_tokens == counted
+
+
+def test_plain_deltas_pass_through_as_they_are() -> None:
+    one = reader()
+    one.read(Delta(0, "He", (1,)))
+    delta = Delta(0, "llo", (2,))
+    assert one.read(delta) is delta

@@ -1,0 +1,36 @@
+"""Activations and soft caps, beside NumPy, for numbers of every size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quire.engines.native.cpu import reference
+from quire.engines.native.cpu.kernels import activations
+from tests.engines.native.cpu.kernels.arrays import ptr
+
+
+def test_gates_everywhere() -> None:
+    """Every size of gate, tiny and huge, of both signs, and what is no number."""
+    tiny = 10.0 ** np.arange(-30, 3)
+    values = np.array([*tiny, *-tiny, *np.linspace(-9, 9, 500), 0, np.inf, np.nan], np.float32)
+    wide = values.astype(np.float64)
+    with np.errstate(over="ignore"):
+        for kernel, exponent in (
+            (activations.silu_gate, wide),
+            (activations.gelu_gate, np.sqrt(8 / np.pi) * (wide + 0.044715 * wide**3)),
+        ):
+            gate, up = values.copy(), np.full_like(values, 2)
+            kernel(ptr(gate), ptr(up), 1, gate.size, 0, gate.size)
+            expected = 2 * wide / (1 + np.exp(-exponent))
+            np.testing.assert_allclose(gate, expected, rtol=1e-5, atol=1e-36)
+
+
+@pytest.mark.parametrize("cap", [0.0, 0.5, 50.0])
+def test_soft_cap(cap: float) -> None:
+    tiny = 10.0 ** np.arange(-30, 3, dtype=np.float32)
+    values = [*tiny, *-tiny, *np.linspace(-3, 3, 500) * (cap or 1), 0, np.inf, -np.inf, np.nan]
+    x = np.array(values, np.float32)
+    expected = reference.soft_cap(x.astype(np.float64) * 0.7, cap)
+    activations.soft_cap(ptr(x), x.size, 0.7, cap)
+    np.testing.assert_allclose(x, expected, rtol=5e-7, atol=1e-37)

@@ -1,0 +1,126 @@
+"""Paged attention over caches of each kind, beside NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from quire.engines.native.batch import Batch
+from quire.engines.native.cpu import reference
+from quire.engines.native.cpu.kernels import attention, layout
+from quire.engines.native.cpu.kernels.layout import padded, scratch_floats, tiles_needed
+from tests.engines.native.cpu.batches import make_batch, table_of
+from tests.engines.native.cpu.kernels.arrays import floats, ptr
+
+
+def stored_as(
+    kind: int, k_cache: NDArray[np.float32], v_cache: NDArray[np.float32], size: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The caches as memory of some kind, written by the kernels position by position."""
+    blocks, heads, _, block_size = k_cache.shape
+    keys, values = (
+        np.zeros((heads, blocks, layout.kv_head_bytes(kind, width, block_size)), np.uint8)
+        for width in (size, padded(size))
+    )
+    slots = np.arange(blocks * block_size)
+    k = np.ascontiguousarray(k_cache.transpose(0, 3, 1, 2)).reshape(-1, heads, size)
+    v = np.ascontiguousarray(v_cache[..., :size].transpose(0, 2, 1, 3)).reshape(-1, heads, size)
+    sizes = (len(slots), heads, size, 0, heads)
+    attention.store_keys(ptr(k), *sizes, ptr(slots), block_size, kind, ptr(keys), blocks)
+    attention.store_values(ptr(v), *sizes, ptr(slots), block_size, kind, ptr(values), blocks)
+    return keys, values
+
+
+@pytest.mark.parametrize(("kind", "error"), [(layout.KV_FLOAT16, 1e-3), (layout.KV_INT8, 4e-2)])
+def test_attention_over_narrow_caches(kind: int, error: float) -> None:
+    """Near the result of float32; and exactly that of the numbers that are stored."""
+    rows = [(range(5), 200, table_of(205)), (range(1), 31, table_of(32, 13))]
+    batch = make_batch(rows)
+    q = floats(batch.num_rows, 6, 40) * np.float32(40**-0.5)
+    k_cache, v_cache = floats(15, 2, 40, 16), floats(15, 2, 16, padded(40))
+    result = run_attention(batch, q, k_cache, v_cache, 0, kind=kind)
+    expected = reference.attention(q, batch, k_cache, v_cache, 0)
+    assert np.abs(result - expected).max() < error
+    assert np.abs(result - expected).max() > error / 300  # something was rounded
+    k_held, v_held = held_by(kind, k_cache, axis=2), held_by(kind, v_cache, axis=3)
+    exact = reference.attention(q, batch, k_held, v_held, 0)
+    np.testing.assert_allclose(result, exact, atol=2e-5)
+
+
+def held_by(kind: int, cache: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """What a cache of some kind holds of these numbers; `axis` runs over one head's."""
+    if kind == layout.KV_FLOAT16:
+        return cache.astype(np.float16).astype(np.float32)
+    inner = cache if axis == 2 else cache[..., :40]
+    largest = np.abs(inner).max(axis=axis, keepdims=True)
+    codes = np.rint(cache * (np.float32(127) / largest)).clip(-127, 127)  # as the kernel rounds
+    return (codes * (largest * np.float32(1 / 127))).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", [layout.KV_FLOAT32, layout.KV_FLOAT16, layout.KV_INT8])
+def test_nan_shows_in_attention(kind: int) -> None:
+    batch = make_batch([(range(2), 20, table_of(22))])
+    q, k_cache, v_cache = floats(2, 2, 16), floats(2, 2, 16, 16), floats(2, 2, 16, 16)
+    v_cache[0, 1, 3] = np.nan
+    result = run_attention(batch, q, k_cache, v_cache, 0, kind=kind)
+    assert np.isfinite(result[:, 0]).all()
+    assert not np.isfinite(result[:, 1]).any()
+
+
+def run_attention(
+    batch: Batch, q: NDArray[np.float32], k_cache: NDArray[np.float32],
+    v_cache: NDArray[np.float32], window: int, cap: float = 0.0, kind: int = layout.KV_FLOAT32,
+) -> NDArray[np.float32]:  # fmt: skip
+    heads, size = q.shape[1:]
+    kv_heads, block_size = k_cache.shape[1], k_cache.shape[3]
+    keys, values = stored_as(kind, k_cache, v_cache, size)
+    group = heads // kv_heads
+    tiles = np.zeros((tiles_needed(batch.num_rows, batch.num_sequences, group), 3), np.int64)
+    count = attention.plan_tiles(ptr(batch.query_start), batch.num_sequences, group, ptr(tiles))
+    assert count <= len(tiles)
+    assert tiles[:count, 2].sum() == batch.num_rows
+    out = np.full_like(q, np.nan)
+    scratch = np.full(scratch_floats(group, size), np.nan, np.float32)
+    for task in range(count * kv_heads):
+        attention.attention(
+            task, ptr(q), heads, kv_heads, size, ptr(batch.positions), ptr(batch.block_tables),
+            batch.block_tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, ptr(tiles),
+            ptr(out), ptr(scratch), cap, len(k_cache),
+        )  # fmt: skip
+    return out
+
+
+@pytest.mark.parametrize(("window", "cap"), [(0, 0.0), (1, 0.0), (20, 2.0), (300, 0.0), (0, 0.7)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size", "block_size"),
+    [(4, 2, 64, 16), (3, 3, 20, 32), (7, 1, 80, 16), (40, 1, 16, 16), (8, 2, 128, 64)],
+)
+def test_attention(
+    heads: int, kv_heads: int, size: int, block_size: int, window: int, cap: float
+) -> None:
+    spans = ((1, 700), (37, 0), (70, 250), (1, 0))  # new rows, tokens before them
+    rows, first = [], 0
+    for count, before in spans:
+        table = table_of(before + count, first, block_size)
+        rows.append((range(count), before, table))
+        first += len(table)
+    batch = make_batch(rows, block_size)
+    q = floats(batch.num_rows, heads, size) * np.float32(size**-0.5)
+    k_cache = floats(first, kv_heads, size, block_size)
+    v_cache = floats(first, kv_heads, block_size, padded(size))
+    result = run_attention(batch, q, k_cache, v_cache, window, cap)
+    expected = reference.attention(q, batch, k_cache, v_cache, window, cap)
+    np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+def test_attention_far_from_zero() -> None:
+    """Scores that overflow exp unless the largest is taken off."""
+    batch = make_batch([(range(3), 300, table_of(303))])
+    q = floats(3, 2, 16) * 100
+    k_cache, v_cache = floats(19, 2, 16, 16) * 10, floats(19, 2, 16, 16)
+    result = run_attention(batch, q, k_cache, v_cache, 0)
+    expected = reference.attention(q, batch, k_cache, v_cache, 0)
+    np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,313 @@
+"""Sparse FFNs: the routing kernels beside plain ones, and whole models beside transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from quire.engines.native.cpu import reference
+from quire.engines.native.cpu.kernels import experts, layout
+from quire.engines.native.cpu.loading import scratch_bytes
+from quire.engines.native.cpu.program.machine_code import load_step
+from quire.engines.native.cpu.runner import CpuRunner
+from quire.engines.native.cpu.tables import ExpertScratch, ExpertTable, expert_scratch_bytes
+from quire.engines.native.cpu.weights.decoder import Weights, load_weights
+from quire.engines.native.cpu.weights.packed import PackedMatrix, pack
+from quire.engines.native.models.registry import read_spec
+from quire.engines.native.models.spec import ExpertsSpec
+from quire.quantization.matrix import QuantizedMatrix
+from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
+from tests.engines.native.random_models import load_oracle, make_random_model
+
+MOE_KINDS = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+LENGTH = 130
+GENERATOR = np.random.default_rng(11)
+
+
+# ---- the kernels that route
+
+
+class Routing:
+    """The routing of one batch, on tables of its own."""
+
+    def __init__(self, spec: ExpertsSpec, rows: int) -> None:
+        self.rows, self.spec = rows, spec
+        self.scratch = ExpertScratch(spec, rows)
+        one = np.zeros((1, 1), np.float32)
+        total = spec.count + bool(spec.shared_size)
+        roles = [f"experts.{i}.{role}" for i in range(total) for role in ("gate", "up", "down")]
+        tensors = dict.fromkeys([*roles, "router", "shared_score"], one)
+        self.table = ExpertTable(spec, tensors, self.scratch)
+
+    def choose(self, scores: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+        self.scratch.array(layout.ROUTER_SCORES)[:] = scores
+        for task in range(3):
+            experts.choose_experts(task, 3, self.table.address, self.rows)
+        chosen = self.scratch.array(layout.CHOSEN)
+        return chosen, self.scratch.array(layout.CHOSEN_WEIGHTS)
+
+
+def spec_of(count: int, per_token: int, **changes: Any) -> ExpertsSpec:
+    values = {"ffn_size": 8, "sparse": (True,), "normalised": True, **changes}
+    return ExpertsSpec(count=count, per_token=per_token, **values)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize(("count", "per_token"), [(1, 1), (5, 2), (16, 16), (60, 4), (128, 8)])
+def test_the_choice_is_the_references_and_torchs(
+    count: int, per_token: int, normalised: bool
+) -> None:
+    spec = spec_of(count, per_token, normalised=normalised)
+    scores = GENERATOR.standard_normal((7, count), np.float32) * 5
+    chosen, weights = Routing(spec, 7).choose(scores)
+    wanted, wanted_weights = reference.choose_experts(scores, spec)
+    np.testing.assert_array_equal(chosen, wanted)
+    np.testing.assert_allclose(weights, wanted_weights, rtol=1e-5)
+    values, indices = torch.softmax(torch.from_numpy(scores), -1).topk(per_token)
+    np.testing.assert_array_equal(chosen, indices.numpy())
+    if normalised:
+        values /= values.sum(-1, keepdim=True)
+    np.testing.assert_allclose(weights, values.numpy(), rtol=1e-5)
+
+
+def test_equal_experts_come_in_the_order_of_their_indices() -> None:
+    scores = np.array([[0, 1, 1, 0, 1], [2, 2, 2, 2, 2], [-1e9, 0, -1e9, -1e9, -1e9]], np.float32)
+    spec = spec_of(5, 4)
+    chosen, weights = Routing(spec, 3).choose(scores)
+    np.testing.assert_array_equal(chosen, [[1, 2, 4, 0], [0, 1, 2, 3], [1, 0, 2, 3]])
+    np.testing.assert_array_equal(chosen, reference.choose_experts(scores, spec)[0])
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_nan_still_choose_experts(bad: float) -> None:
+    scores = np.zeros((3, 6), np.float32)
+    scores[1, 2:] = bad
+    scores[2] = bad
+    chosen, weights = Routing(spec_of(6, 5), 3).choose(scores)
+    assert all(sorted(set(row)) == sorted(row) for row in chosen.tolist())
+    assert ((chosen >= 0) & (chosen < 6)).all()
+    assert np.isfinite(weights[0]).all()
+    assert np.isnan(weights[2]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_groups_hold_every_choice_once(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 9))
+    per_token = data.draw(st.integers(1, count))
+    rows, shared = data.draw(st.integers(1, 20)), data.draw(st.booleans())
+    spec = spec_of(count, per_token, shared_size=4 * shared)
+    routing = Routing(spec, rows)
+    numbers = range(count)
+    choices = [data.draw(st.permutations(numbers))[:per_token] for _ in range(rows)]
+    weights = GENERATOR.random((rows, per_token), np.float32)
+    scores = GENERATOR.standard_normal(rows, np.float32)
+    routing.scratch.array(layout.CHOSEN)[:] = choices
+    routing.scratch.array(layout.CHOSEN_WEIGHTS)[:] = weights
+    routing.scratch.array(layout.SHARED_SCORES)[:] = scores
+    experts.group_rows(routing.table.address, rows)
+    starts = routing.scratch.array(layout.EXPERT_STARTS)
+    rows_of = routing.scratch.array(layout.GROUPED_ROWS)
+    weights_of = routing.scratch.array(layout.GROUPED_WEIGHTS)
+    for expert in numbers:
+        part = slice(starts[expert], starts[expert + 1])
+        wanted = [row for row in range(rows) if expert in choices[row]]
+        assert rows_of[part].tolist() == wanted
+        found = [weights[row, choices[row].index(expert)] for row in wanted]
+        np.testing.assert_array_equal(weights_of[part], np.array(found, np.float32))
+    assert starts[0] == 0
+    assert starts[count] == rows * per_token
+    if shared:
+        part = slice(starts[count], starts[count + 1])
+        assert rows_of[part].tolist() == list(range(rows))
+        np.testing.assert_allclose(weights_of[part], 1 / (1 + np.exp(-scores)), rtol=1e-6)
+
+
+def test_the_scratch_is_as_large_as_reserved(tmp_path: Path) -> None:
+    spec = spec_of(60, 4, shared_size=16)
+    scratch = ExpertScratch(spec, 100)
+    words = range(layout.ROUTER_SCORES, layout.EXPERTS_WORDS)
+    bytes_of = {w: scratch.array(w).nbytes for w in words}
+    del bytes_of[layout.EXPERT_STARTS]
+    assert sum(bytes_of.values()) == expert_scratch_bytes(spec, 100)
+    model = read_spec(make_random_model(tmp_path, "mixtral"))
+    dense = dataclasses.replace(model, experts=None)
+    assert scratch_bytes(model, 10) > scratch_bytes(dense, 10)
+
+
+# ---- whole models
+
+
+Load = Callable[..., CpuRunner]
+
+
+def oracle_logits(folder: Path, ids: list[int]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return load_oracle(folder)(torch.tensor([ids])).logits[0].numpy()
+
+
+VARIATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("mixtral", {"num_local_experts": 2}),  # each has more rows than are taken at a time
+    ("mixtral", {"num_experts_per_tok": 1, "sliding_window": 24}),
+    ("mixtral", {"hidden_size": 72, "head_dim": 18, "intermediate_size": 101}),
+    ("mixtral", {"dtype": "bfloat16"}),
+    ("mixtral", {"hidden_act": "gelu_pytorch_tanh"}),
+    ("olmoe", {"norm_topk_prob": True, "attention_bias": True}),
+    ("qwen2_moe", {"norm_topk_prob": True, "decoder_sparse_step": 2, "mlp_only_layers": []}),
+    ("qwen2_moe", {"num_experts_per_tok": 6, "shared_expert_intermediate_size": 300}),
+    ("qwen2_moe", {"shared_expert_intermediate_size": 17, "moe_intermediate_size": 5}),
+    ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}),
+    ("qwen2_moe", {"dtype": "bfloat16", "qkv_bias": False}),
+    ("qwen2_moe", {"num_experts": 0}),
+    ("qwen3_moe", {"norm_topk_prob": False, "attention_bias": True, "mlp_only_layers": [0, 2]}),
+    ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 9}),
+    ("qwen3_moe", {"num_experts": 70, "num_experts_per_tok": 8, "max_shard_size": "100KB"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes"), VARIATIONS, ids=str)
+def test_variations_equal_transformers(
+    kind: str, changes: dict[str, Any], tmp_path: Path, load: Load
+) -> None:
+    folder, ids = make_random_model(tmp_path, kind, **changes), random_ids(LENGTH)
+    wanted = oracle_logits(folder, ids)
+    found = logits_of(load(folder, num_threads=2), ids, [100, 1])
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", MOE_KINDS)
+def test_the_reference_and_both_layouts_of_folders(kind: str, tmp_path: Path, load: Load) -> None:
+    """Experts apart or in one tensor: mapped, and the same logits bit for bit."""
+    ids, found = random_ids(70), []
+    for fused in (False, True):
+        folder = make_random_model(tmp_path / str(fused), kind, fused_experts=fused)
+        weights = load_weights(read_spec(folder), folder)
+        for role, tensor in weights.layers[2].items():
+            assert not tensor.flags.owndata, role
+            assert not tensor.flags.writeable, role
+        found.append(logits_of(load(folder), ids))
+        plain = reference.ReferenceRunner(weights, max_model_len=128, num_blocks=16)
+        np.testing.assert_allclose(logits_of(plain, ids), found[0], atol=1e-4)
+    names = set(load_file(tmp_path / "True" / "model.safetensors"))
+    assert "model.layers.2.mlp.experts.gate_up_proj" in names
+    assert not any(".experts.0." in name for name in names)
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("kind", MOE_KINDS)
+def test_batch_invariance(kind: str, tmp_path: Path, load: Load) -> None:
+    folder, ids = make_random_model(tmp_path, kind), random_ids(LENGTH)
+    whole = logits_of(load(folder), ids)
+    for threads in (1, 2, 3, 5, 16):
+        runner = load(folder, num_threads=threads)
+        np.testing.assert_array_equal(logits_of(runner, ids), whole)
+        np.testing.assert_array_equal(logits_of(runner, ids, [7, 64, 1, 1, 30]), whole)
+    runner, other = load(folder, num_threads=2), random_ids(33, seed=5)
+    alone = logits_of(runner, other)
+    batch = make_batch([(other, 0, table_of(33, 20)), (ids, 0, table_of(LENGTH))])
+    np.testing.assert_array_equal(runner.run(batch), np.concatenate([alone, whole]))
+
+
+def test_nan_stays_in_its_own_sequence(tmp_path: Path, load: Load) -> None:
+    folder = make_random_model(tmp_path, "qwen2_moe")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][7] = np.nan
+    save_file(tensors, folder / "model.safetensors")
+    runner, healthy = load(folder, num_threads=2), [5, 6, 8, 9]
+    alone = logits_of(runner, healthy)
+    together = runner.run(make_batch([([3, 7, 4], 0, [1]), (healthy, 0, [0])]))
+    assert np.isnan(together[1:3]).all()
+    np.testing.assert_array_equal(together[3:], alone)
+
+
+def quantise(weight: NDArray[np.float32], bits: int) -> QuantizedMatrix:
+    """One scale for a column and 32 depths, or for all depths where they are no such multiple."""
+    columns, depth = weight.shape
+    group = 32 if depth % 32 == 0 else depth
+    parts = weight.reshape(columns, -1, group)
+    middle = 1 << (bits - 1)
+    scales = np.abs(parts).max(-1) / (middle - 1)
+    codes = np.rint(parts / scales[..., None]) + middle
+    return QuantizedMatrix(
+        bits=bits,
+        group=group,
+        codes=codes.astype(np.uint8).reshape(weight.shape),
+        scales=scales.astype(np.float32),
+        zeros=np.full(scales.shape, middle, np.uint8),
+    )
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_experts_quantised_at_load(
+    kind: str, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All linear maps but the router's, in both layouts of folders, and kept for the next start."""
+    monkeypatch.setattr(
+        "quire.engines.native.cpu.weights.packed.cache_folder", lambda: tmp_path / "cache"
+    )
+    ids, found = random_ids(LENGTH), []
+    changes = {"moe_intermediate_size": 64, "num_experts": 6}
+    for fused in (False, True):
+        folder = make_random_model(
+            tmp_path / str(fused), "qwen2_moe", fused_experts=fused, **changes
+        )
+        weights = load_weights(read_spec(folder), folder, quantize=kind)
+        layer = weights.layers[0]
+        assert isinstance(layer["experts.3.down"], PackedMatrix)
+        assert isinstance(layer["experts.6.gate"], PackedMatrix)  # the shared one
+        assert not isinstance(layer["router"], PackedMatrix)
+        found += [logits_of(load(folder, quantize=kind), ids) for _ in range(2)]
+    full = logits_of(load(folder), ids)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+    # Most rows: one whose experts are nearly equal may go to others.
+    errors = np.sqrt(np.mean((found[0] - full) ** 2, axis=-1))
+    assert 0 < np.median(errors) < (0.1 if kind == "int8" else 1) * full.std()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("everything", [False, True])
+def test_quantised_experts(bits: int, everything: bool, tmp_path: Path) -> None:
+    """Packed experts, or with router and shared score: near what the same numbers give in float."""
+    folder = make_random_model(tmp_path, "qwen2_moe", moe_intermediate_size=32)
+    weights = load_weights(read_spec(folder), folder)
+    packed: list[dict[str, Any]] = []
+    widened: list[dict[str, NDArray[Any]]] = []
+    for layer in weights.layers:
+        wanted = [r for r, t in layer.items() if r.startswith("experts") and t.ndim == 2]
+        wanted += [r for r in ("router", "shared_score") if everything and r in layer]
+        matrices = {role: quantise(np.asarray(layer[role]), bits) for role in wanted}
+        packed.append({**layer, **{r: pack(m, 32) for r, m in matrices.items()}})
+        widened.append({**layer, **{r: m.dequantized() for r, m in matrices.items()}})
+    runners = [
+        CpuRunner(
+            Weights(weights.spec, weights.tensors, tuple(layers)),
+            load_step(),
+            max_model_len=256,
+            num_blocks=32,
+            max_batch_tokens=256,
+            num_threads=threads,
+        )
+        for layers, threads in ((widened, 1), (packed, 1), (packed, 3))
+    ]
+    ids = random_ids(LENGTH)
+    float_logits, found, chunked = (
+        logits_of(runner, ids, chunks)
+        for runner, chunks in zip(runners, ([], [], [3, 90, 1]), strict=True)
+    )
+    np.testing.assert_array_equal(found, chunked)
+    errors = np.sqrt(np.mean((found - float_logits) ** 2, axis=-1))
+    assert np.median(errors) < 0.1 * float_logits.std()
+    for runner in runners:
+        runner.close()

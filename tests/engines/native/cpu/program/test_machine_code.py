@@ -1,0 +1,151 @@
+"""The cache of compiled code: found again, never trusted when damaged, no harm when unwritable."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+
+from quire.engines.native.cpu.program import machine_code
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was said by each compilation; the code itself is a stand-in."""
+    said: list[str] = []
+
+    def compile_(on_compile: object) -> tuple[bytes, list[str]]:
+        said.append("compiled")
+        return b"code", []
+
+    monkeypatch.setattr(machine_code, "compile_with_progress", compile_)
+    return said
+
+
+def test_compiled_once(folder: Path, compiled: list[str]) -> None:
+    for _ in range(3):
+        assert machine_code.object_code(print) == b"code"
+    assert len(compiled) == 1
+    assert [path.name for path in folder.iterdir()] == [f"step-{machine_code.cache_key()}.bin"]
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("damage", [b"", b"quire", None])
+def test_a_damaged_file_is_compiled_anew(
+    folder: Path, compiled: list[str], damage: bytes | None
+) -> None:
+    machine_code.object_code(print)
+    (path,) = folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-1] + b"?" if damage is None else damage)
+    assert machine_code.object_code(print) == b"code"
+    assert machine_code.object_code(print) == b"code"
+    assert len(compiled) == 2
+
+
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, compiled: list[str], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING, "quire"):
+        assert machine_code.object_code(print) == b"code"
+    assert "QUIRE_CACHE_DIR" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_progress_line() -> None:
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        compiler = "quire.engines.native.cpu.program.compiler.compile_step"
+        patch.setattr(compiler, lambda: (b"made", []))
+        assert machine_code.compile_with_progress(said.append) == (b"made", [])
+    assert said == ["Compiling kernels for this machine, once; it takes about half a minute ..."]
+
+
+def _object_file() -> bytes:
+    """Code whose entry writes its first argument to the address that is its second."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    module = llvm.parse_assembly(
+        """
+        define void @quire_step(i64 %thread, i64 %table) {
+            %target = inttoptr i64 %table to ptr
+            store i64 %thread, ptr %target
+            ret void
+        }
+        """
+    )
+    machine = llvm.Target.from_default_triple().create_target_machine(reloc="pic", jit=True)
+    return machine.emit_object(module)
+
+
+def test_code_that_cannot_be_kept_still_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def compile_(on_compile: object) -> tuple[bytes, list[str]]:
+        return _object_file(), ["Py_DecRef"]
+
+    monkeypatch.setattr(machine_code, "compile_with_progress", compile_)
+    step, alive = machine_code.load_code(machine_code.object_code(print))
+    written = np.zeros(1, np.int64)
+    step(7, written.ctypes.data)
+    assert (written[0], bool(alive)) == (7, True)
+    assert "Py_DecRef" in caplog.text
+    assert not folder.exists()
+
+
+def test_a_warm_start_imports_no_numba() -> None:
+    machine_code.load_step()  # compiled by now, whatever ran before
+    program = (
+        "import sys; from quire.engines.native.cpu.program.machine_code import load_step; load_step();"
+        "from quire.engines.native.cpu import loading; print('numba' in sys.modules, 'torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, timeout=100
+    )
+    assert result.stdout.split() == ["False", "False"], result.stderr
+
+
+def test_everything_that_the_step_is_made_of_is_in_the_key() -> None:
+    """A module whose change did not change the key would leave old machine code in use."""
+    package = "quire.engines.native.cpu."
+    sources = {
+        package + ".".join(p.with_suffix("").parts[-2:]) for p in machine_code.source_files()
+    }
+    waiting, reached = {f"{package}program.compiler"}, set[str]()
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        tree = ast.parse(Path(importlib.import_module(name).__file__ or "").read_text("utf-8"))
+        used: set[str] = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("quire"):
+                within = {f"{node.module}.{alias.name}" for alias in node.names}
+                used |= (
+                    {m for m in within if importlib.util.find_spec(m)}
+                    if (
+                        importlib.import_module(
+                            node.module or ""
+                        ).__spec__.submodule_search_locations
+                    )
+                    else {node.module or ""}
+                )
+        waiting |= used - reached
+    assert len(reached) > 10
+    assert reached <= sources
