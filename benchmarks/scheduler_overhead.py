@@ -23,9 +23,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from quire.adapters.folder import Adapter
-from quire.engines.native.batch import Batch, LoadedAdapter
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
+from quire.engines.native.core.batch import Batch, LoadedAdapter
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer

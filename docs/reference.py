@@ -60,10 +60,10 @@ def table(name: str) -> list[str]:
 
 def groups() -> dict[str, type[Arguments]]:
     """All groups of arguments by their names."""
-    from quire.arguments import words
+    from quire.arguments import command_line
     from quire.server.arguments import ServerArguments
 
-    return {group.__name__: group for group in (*words.GROUPS, ServerArguments)}
+    return {group.__name__: group for group in (*command_line.GROUPS, ServerArguments)}
 
 
 # --- arguments -----------------------------------------------------------------------------------

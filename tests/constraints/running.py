@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 from quire.constraints.compiler import ConstraintCompiler
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.response_format import Constraint

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from jsonschema import Draft202012Validator, FormatChecker
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 from quire.errors import SamplingError
 from quire.response_format import Constraint
 from tests.constraints.random_schemas import Schema, schemas

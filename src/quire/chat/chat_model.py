@@ -177,8 +177,10 @@ class ChatModel:
         return self._anywhere(self.engine.tokens.complete(prompt, params))
 
     def _anywhere(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """The engine's stream for the caller's loop: as it is, where the engine serves any loop."""
-        return self._loop.aiterate(stream) if self.engine.info.loop_bound else stream
+        """The engine's stream for the caller's loop: as it is, where the engine serves that loop."""
+        if not self.engine.info.loop_bound or self._loop.is_running_here:
+            return stream
+        return self._loop.aiterate(stream)
 
     async def aget_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score texts with a reward model; see BaseEngine.get_scores."""

@@ -157,6 +157,11 @@ class LoopThread:
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
+    @property
+    def is_running_here(self) -> bool:
+        """Whether the code that asks runs in this loop."""
+        return threading.current_thread() is self._thread
+
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine from a plain thread and wait for it; Ctrl-C cancels it.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 
 HIDDEN = 6
 """The size of a hidden state, which is a hash like the logits."""
@@ -57,7 +57,7 @@ def adapted(tokens: Sequence[int], style: int) -> list[int]:
 
 
 class FakeRunner:
-    """Satisfies `quire.engines.native.batch.Runner`; `before_run` may look at a batch, or raise."""
+    """Satisfies `quire.engines.native.core.batch.Runner`; `before_run` may look at a batch, or raise."""
 
     def __init__(
         self,

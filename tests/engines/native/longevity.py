@@ -24,9 +24,9 @@ from random import Random
 from typing import Any
 
 from quire.constraints.compiler import ConstraintCompiler
-from quire.engines.native.batch import LoadedAdapter, Runner
-from quire.engines.native.engine import Engine
-from quire.engines.native.pooling import Pooling
+from quire.engines.native.core.batch import LoadedAdapter, Runner
+from quire.engines.native.core.engine import Engine
+from quire.engines.native.core.pooling import Pooling
 from quire.errors import QuireError
 from quire.outputs import Delta
 from quire.prompt import Prompt

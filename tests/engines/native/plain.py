@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.engines.native.sampling_ops import GROUP, Uniforms
+from quire.engines.native.core.sampling_ops import GROUP, Uniforms
 from quire.sampling import SamplingParams
 from tests.engines.native.fake_runner import adapted, fake_logits
 from tests.engines.native.plain_media import PlainMedium, seen

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from quire.engines.native.multimodal import MediaFeatures
+from quire.engines.native.core.multimodal import MediaFeatures
 from quire.prompt import MediaItem, Prompt
 from tests.engines.native.fake_runner import HIDDEN
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from quire.engines.native.batch import LoadedAdapter
+from quire.engines.native.core.batch import LoadedAdapter
+from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.engine import Engine
 from quire.prompt import Prompt
 from tests.engines.native.random_adapters import checked, load_peft, make_random_adapter
 from tests.engines.native.random_models import load_oracle, make_random_model

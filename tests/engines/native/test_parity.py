@@ -16,8 +16,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams

@@ -16,18 +16,18 @@ from quire.arguments import FinetuningArguments, InferArgs, ModelArguments
 from quire.constraints.compiler import ConstraintCompiler
 from quire.constraints.matcher import Matcher
 from quire.engines.native.adapters import NativeAdapters
-from quire.engines.native.batch import Runner
+from quire.engines.native.core.batch import Runner
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine, EngineStatistics
+from quire.engines.native.core.pooling import Pooled, Pooling
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.weights.score_head import (
     RewardModel,
     is_classifier,
     read_reward_model,
 )
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine, EngineStatistics
 from quire.engines.native.engine_thread import EngineThread, Submission
 from quire.engines.native.media.encoder import MediaEncoder, media_kinds
-from quire.engines.native.pooling import Pooled, Pooling
 from quire.engines.seam import (
     EngineInfo,
     EngineLoad,
