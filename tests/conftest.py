@@ -8,11 +8,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from quire.chat import ChatModel
+from tests import tiers
 from tests.engines.vllm.serving import serve
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need vLLM, torch or a browser; see `tiers.py`."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            definitions = item._fixtureinfo.name2fixturedefs
+            fixtures = [one.func for each in definitions.values() for one in each]
+            needs = frozenset[str]().union(
+                *map(tiers.needs_of_function, [item.function, *fixtures])
+            )
+            if tiers.STARTING_VLLM & set(definitions):
+                needs |= {"vllm"}
+            for mark in needs:
+                item.add_marker(mark)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files whose import needs what `-m "not ..."` does without."""
+    left_out = {
+        mark for mark in ("vllm", "torch", "browser") if f"not {mark}" in config.option.markexpr
+    }
+    conftest = collection_path / "conftest.py"
+    file = conftest if conftest.is_file() else collection_path
+    if not left_out or not file.is_file() or file.suffix != ".py":
+        return None
+    return True if left_out & tiers.needs_of_import(file) else None
 
 
 @pytest.fixture(autouse=True)

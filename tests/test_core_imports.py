@@ -17,7 +17,7 @@ VLLM = (
     SOURCE / "chat" / "vllm_engine.py",
 )  # the only ones that import it
 YI_VL = SOURCE / "engines" / "vllm" / "yi_vl.py"  # one of vLLM's models: vLLM itself imports it
-CONVERSION = SOURCE / "tokenizer" / "folder.py"  # `quire[convert]`, inside one function
+CONVERSION = SOURCE / "tokenizer" / "folder.py"  # `quire-llm[convert]`, inside one function
 GENERAL = SOURCE / "media" / "families" / "general.py"  # the same: a model's own processor
 
 WITHOUT_TORCH = """

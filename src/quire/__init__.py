@@ -9,7 +9,7 @@ from quire.errors import QuireError
 if TYPE_CHECKING:
     from quire.chat import ChatDelta, ChatModel, Response
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["ChatDelta", "ChatModel", "QuireError", "Response", "__version__"]
 
 

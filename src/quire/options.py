@@ -142,7 +142,7 @@ class Text:
         return {"type": "string", "minLength": 1} | most
 
     def __str__(self) -> str:
-        return "a text"
+        return f"a text{_at_most(self.longest)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Texts:
         return {"anyOf": [text, {"type": "array", "items": text}]}
 
     def __str__(self) -> str:
-        return "a text, or a list of texts"
+        return f"a text{_at_most(self.longest)}, or a list of them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +268,10 @@ class OnlyValue:
 
     def __str__(self) -> str:
         return f"{self.value:g} alone"
+
+
+def _at_most(longest: int | None) -> str:
+    return "" if longest is None else f" of at most {longest:,} characters"
 
 
 _TOKEN_ID = Integer(0, 2**31 - 1)

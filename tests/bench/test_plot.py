@@ -38,5 +38,5 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_matplotlib_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'quire\[bench\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'quire-llm\[bench\]'"):
         check_can_plot()

@@ -160,7 +160,7 @@ def test_a_missing_matplotlib_is_said_before_anything_is_measured(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["bench", DEMO, "--plot", "x.png"]) == 2
     assert asked == []
-    assert "pip install 'quire[bench]'" in capsys.readouterr().err
+    assert "pip install 'quire-llm[bench]'" in capsys.readouterr().err
 
 
 def test_a_real_run_of_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,20 +1,27 @@
-"""The examples run, and do what they say; their model is a scripted one."""
+"""The examples run, and do what they say: on a scripted model, and as programs on the demo model."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import io
+import re
+import runpy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from quire.arguments import get_infer_args
+from quire.cli.main import main
+from quire.demo import demo_model_path
 from quire.messages import ToolCall
 from tests.cli.fake_chat_model import FakeChatModel, echo, words
+from tests.engines.remote.fake_server import WORDS, FakeServer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+INFERENCE = EXAMPLES / "inference"
+DEMO = f"model_name_or_path={demo_model_path()}"
 
 
 def load(name: str) -> ModuleType:
@@ -55,8 +62,60 @@ def test_tools(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'You said: {"temp": 26, "unit": "C"}' in out
 
 
+# --- on the demo model ---------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    "file", sorted(EXAMPLES.glob("inference/*.yaml")), ids=lambda file: file.name
+    ("name", "said"),
+    [
+        (
+            "stream",
+            r"small blocks, like pages of memory\.(.|\n)*stop: \d+ tokens, \d\d of the prompt's",
+        ),
+        ("many", r"What is 10 \+ 17\? +10 \+ 17 = 27\.(.|\n)*32 answers, \d+ tokens"),
+        ("tools", r'get_weather {"city": "Lisbon"}\n.*26 °C'),
+    ],
+    ids=["stream", "many", "tools"],
 )
-def test_yaml_files_are_read(file: Path) -> None:
-    get_infer_args([str(file), "model_name_or_path=folder"])
+def test_programs(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [f"{name}.py"])
+    runpy.run_path(str(EXAMPLES / "python" / f"{name}.py"), run_name="__main__")
+    assert re.search(said, capsys.readouterr().out)
+
+
+@pytest.fixture
+def question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is 17 + 25?"))
+
+
+@pytest.mark.usefixtures("question")
+def test_demo_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", str(INFERENCE / "demo.yaml"), DEMO]) == 0
+    assert "42" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("question")
+def test_remote_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    server = FakeServer().start()
+    try:
+        words = ["chat", str(INFERENCE / "remote.yaml"), DEMO, f"remote_base_url={server.address}"]
+        assert main(words) == 0
+    finally:
+        server.stop()
+    assert "".join(WORDS) in capsys.readouterr().out
+
+
+def test_vllm_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the command that `quire deploy` makes of it: the plan of VllmEngine, without a start."""
+    assert main(["deploy", "vllm", str(INFERENCE / "vllm.yaml"), DEMO]) == 0
+    out = capsys.readouterr().out
+    assert "--max-model-len 4096" in out
+    assert "--gpu-memory-utilization 0.9" in out
+
+
+def test_every_example_has_its_test() -> None:
+    programs = {file.name for file in EXAMPLES.glob("python/*.py")}
+    assert programs == {"many.py", "stream.py", "tools.py"}
+    assert {file.name for file in INFERENCE.iterdir()} == {"demo.yaml", "remote.yaml", "vllm.yaml"}

@@ -42,6 +42,18 @@ def test_version(run: Run) -> None:
     assert run("--version") == (0, f"{__version__}\n", "")
 
 
+def test_python_m_quire_is_the_command() -> None:
+    def quire(*words: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "quire", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout, done.stderr
+
+    assert quire("--version") == (0, f"{__version__}\n", "")
+    code, out, error = quire("chta")
+    assert (code, out) == (2, "")
+    assert "did you mean 'chat'" in error
+
+
 @pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
 def test_help_lists_the_commands(run: Run, argv: list[str]) -> None:
     code, out, _ = run(*argv)

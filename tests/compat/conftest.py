@@ -37,7 +37,7 @@ def compat(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def run_python() -> RunPython:
     """Runs this Python with the package on its path, in the repository's folder."""
-    paths = [str(path) for path in (*PATHS, ROOT)]
+    paths = [str(path) for path in (*PATHS, ROOT / "src", ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
     def run(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:

@@ -145,6 +145,7 @@ def test_minicpm_refuses_pictures_beside_clips(name: str, tmp_path: Path) -> Non
         family.check([picture(), clip()])
 
 
+@pytest.mark.torch
 def test_qwen3_vls_clips_have_their_wrappers_once_on_vllm(tmp_path: Path) -> None:
     """This transformers replaces the token alone, and vLLM with it."""
     family = get_family(get_template("qwen3_vl", None), tmp_path)

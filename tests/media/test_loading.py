@@ -484,5 +484,5 @@ async def test_the_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPa
     ):
         with monkeypatch.context() as context:
             context.setitem(sys.modules, module, None)
-            with pytest.raises(MediaError, match=re.escape("pip install 'quire[media]'")):
+            with pytest.raises(MediaError, match=re.escape("pip install 'quire-llm[media]'")):
                 await load_one(kind, source)

@@ -154,7 +154,7 @@ def test_an_older_tokenizer_names_the_command_that_converts_it(
     (tmp_path / "tokenizer.model").write_bytes(b"nothing")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UnsupportedModelError, match=r"pip install quire\[convert\]"):
+    with pytest.raises(UnsupportedModelError, match=r"pip install 'quire-llm\[convert\]'"):
         Tokenizer.from_folder(tmp_path)
 
 

@@ -61,44 +61,68 @@ class ModelArguments(Arguments):
     adapter_folder: PathStr | None = None
     """Where adapters named by a request are looked for."""
     cache_dir: PathStr | None = None
+    """Where downloads from the Hugging Face Hub are kept; None takes the Hub's own folder."""
     model_revision: str = "main"
+    """The branch, tag or commit of a model on the Hub."""
     hf_hub_token: SecretStr | None = None
+    """For models on the Hub that are not public; None takes the Hub's own settings."""
     use_fast_tokenizer: bool = True
+    """Without effect: tokenizers are always the fast ones."""
     split_special_tokens: bool = False
+    """Refused: users' text never becomes control tokens, and the template's always do."""
     add_tokens: NameList = None
+    """Tokens that the tokenizer gets beside its own."""
     add_special_tokens: NameList = None
+    """The same for special tokens, which `skip_special_tokens` leaves out of answers."""
     trust_remote_code: bool = False
+    """Whether vLLM may run Python code of the model's repository; the native engine never does."""
 
     infer_backend: Backend = "auto"
+    """The engine; auto is vLLM where it is installed and a GPU is present, else native."""
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    """What the model computes in; auto is the checkpoint's own, as far as the engine has it."""
     rope_scaling: RopeScaling = None
+    """How a context longer than the trained one is reached, up to `vllm_maxlen`."""
     quantization_bit: Integer | None = None
+    """Round the weights to so many bits at load: 8 or 4."""
     quantization_method: Literal[
         "bnb", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8"
     ] = "bnb"
+    """How vLLM rounds at load: bnb with 4 bits, fp8 with 8. The native engine has its own way."""
     use_kv_cache: bool = True
+    """Without effect: there always is a KV cache."""
 
     image_max_pixels: PositiveInteger = 768 * 768
+    """A larger image is scaled down to so many pixels."""
     image_min_pixels: PositiveInteger = 32 * 32
+    """A smaller image is scaled up to so many pixels."""
     video_max_pixels: PositiveInteger = 256 * 256
+    """A larger frame of a video is scaled down to so many pixels."""
     video_min_pixels: PositiveInteger = 16 * 16
+    """A smaller frame of a video is scaled up to so many pixels."""
     video_fps: Annotated[Float, Field(gt=0)] = 2.0
     """Frames a second that are sampled from a video."""
     video_maxlen: PositiveInteger = 128
     """The most frames sampled from one video."""
     max_images: NonNegativeInteger = 4
+    """The most images of one prompt."""
     max_videos: NonNegativeInteger = 2
+    """The most videos of one prompt."""
     max_audios: NonNegativeInteger = 2
-    """The most images, videos and audios of one prompt."""
+    """The most sounds of one prompt."""
     use_audio_in_video: bool = False
+    """Whether a video brings its sound, for models that hear and see."""
     audio_sampling_rate: PositiveInteger = 16000
-    """Hertz."""
+    """Hertz that sounds are brought to."""
 
     vllm_maxlen: PositiveInteger = 4096
     """The most tokens of prompt and answer together, on every engine."""
     vllm_gpu_util: Annotated[Float, Field(gt=0, le=1)] = 0.7
+    """The share of a GPU's memory that vLLM may take; on a CPU, of what the weights leave free."""
     vllm_enforce_eager: bool = False
+    """Whether vLLM compiles nothing: it starts sooner and answers more slowly."""
     vllm_max_lora_rank: PositiveInteger = 32
+    """The highest rank of adapters that are loaded later; those named here say their own."""
     vllm_config: Dictionary | None = None
     """Engine arguments of vLLM that override all others: a dict, JSON text, or a file's path."""
     vllm_start_timeout: Annotated[Float, Field(gt=0)] = 600.0
@@ -130,6 +154,7 @@ class ModelArguments(Arguments):
     native_num_threads: PositiveInteger | None = None
     """Threads of the kernels; None takes all cores that this process may use."""
     native_prefix_caching: bool = True
+    """Whether prompts that begin alike share what was computed of them."""
     native_kv_cache_dtype: Literal["auto", "float32", "float16", "int8"] = "auto"
     """The type of the KV cache: float16 halves its memory and its traffic, int8 nearly quarters them.
     auto is float16 where weights are quantised, else float32."""
@@ -163,7 +188,9 @@ class DataArguments(Arguments):
     template: Annotated[str | None, BeforeValidator(_none_is_null)] = None
     """A named template; None takes the model's own chat template."""
     tool_format: Annotated[str | None, BeforeValidator(_none_is_null)] = None
+    """How tools and calls are written; None takes the chat template's own form."""
     default_system: str | None = None
+    """The system message of conversations that bring none."""
     enable_thinking: bool | None = True
     """False asks a reasoning model to answer at once; None leaves it to the template."""
     preserve_thinking: bool = False
@@ -173,9 +200,13 @@ class DataArguments(Arguments):
 
     # For runs over data sets; nothing reads these yet, and the log says so (see `foreign.py`).
     dataset: NameList = None
+    """Without effect so far: of runs over data sets."""
     dataset_dir: PathStr = "data"
+    """Without effect so far: of runs over data sets."""
     cutoff_len: PositiveInteger = 2048
+    """Without effect so far: of runs over data sets."""
     max_samples: PositiveInteger | None = None
+    """Without effect so far: of runs over data sets."""
 
 
 class FinetuningArguments(Arguments):
@@ -184,24 +215,32 @@ class FinetuningArguments(Arguments):
     stage: Annotated[Literal["pt", "sft", "rm"], BeforeValidator(_known_stage)] = "sft"
     """`pt` and `sft` generate, `rm` scores."""
     finetuning_type: Literal["lora", "oft", "freeze", "full"] = "lora"
+    """Adapters go with lora alone."""
 
 
 class GeneratingArguments(Arguments):
     """The configuration's sampling settings; a request's own win over them."""
 
     do_sample: bool = True
+    """Whether tokens are drawn; false takes the likeliest one each time."""
     temperature: Annotated[Float, Field(ge=0, le=100)] = 0.95
+    """Divides the logits before a draw: below 1 the likely become likelier. 0 is greedy."""
     top_p: Annotated[Float, Field(ge=0, le=1)] = 0.7
-    """0 means unset: 1.0."""
+    """Draw from the likeliest tokens that together have this probability. 0 means unset: 1.0."""
     top_k: Annotated[Integer, Field(ge=-1)] = 50
-    """0 and -1 mean all tokens."""
+    """Draw from so many of the likeliest tokens. 0 and -1 mean all."""
     num_beams: Annotated[Integer, Field(ge=1)] = 1
+    """Beam search, which is not supported: 1 alone."""
     max_length: PositiveInteger = 1024
+    """The most tokens of prompt and answer together, where `max_new_tokens` is not given."""
     max_new_tokens: PositiveInteger = 1024
+    """The most tokens of an answer; cut to what fits the context. 0 and below mean unset."""
     repetition_penalty: Annotated[Float, Field(ge=0, le=100)] = 1.0
-    """0 means unset: 1.0."""
+    """Makes tokens of prompt and answer less likely to come again. 0 means unset: 1.0."""
     length_penalty: Float = 1.0
+    """Of beam search, which is not supported: 1.0 alone."""
     skip_special_tokens: bool = True
+    """Whether special tokens are left out of an answer's text."""
 
     @model_validator(mode="before")
     @classmethod

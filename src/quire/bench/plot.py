@@ -17,7 +17,7 @@ _LOW, _HIGH = 50, 99
 def check_can_plot() -> None:
     """Raise ConfigError where matplotlib is missing; nothing is imported yet."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'quire[bench]'.")
+        raise ConfigError("--plot needs matplotlib: pip install 'quire-llm[bench]'.")
 
 
 def write_plot(figures: Sequence[Figures], file: Path) -> None:

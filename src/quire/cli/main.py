@@ -265,7 +265,7 @@ def bench(
     json
         Write all figures to this file.
     plot
-        Write a picture to this PNG file; needs matplotlib, as quire[bench] brings it.
+        Write a picture to this PNG file; needs matplotlib, as quire-llm[bench] brings it.
     """
     from quire.cli.bench import BenchOptions, run_bench_command
 

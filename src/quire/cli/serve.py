@@ -25,7 +25,7 @@ def run_server(words: Sequence[str]) -> None:
         from quire.server.lifecycle.run import serve
     except ImportError as error:
         raise ConfigError(
-            f"The server needs a package that is not here ({error}): pip install 'quire[server]'."
+            f"The server needs a package that is not here ({error}): pip install 'quire-llm[server]'."
         ) from error
     arguments, values = read_server_arguments(start.arguments)
     if start.is_demo and arguments.served_model_name is None:

@@ -111,6 +111,6 @@ def av() -> Any:
         import av
     except ImportError:
         raise MediaError(
-            "videos and sounds need the package av: pip install 'quire[media]'."
+            "videos and sounds need the package av: pip install 'quire-llm[media]'."
         ) from None
     return av

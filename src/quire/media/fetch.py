@@ -273,7 +273,7 @@ def http_library() -> Any:
         import aiohttp
     except ImportError:
         raise MediaError(
-            "addresses need the package aiohttp: pip install 'quire[media]'."
+            "addresses need the package aiohttp: pip install 'quire-llm[media]'."
         ) from None
     return aiohttp
 

@@ -216,5 +216,7 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise MediaError("images need the package pillow: pip install 'quire[media]'.") from None
+        raise MediaError(
+            "images need the package pillow: pip install 'quire-llm[media]'."
+        ) from None
     return Image

@@ -27,6 +27,7 @@ class ServerArguments(Arguments):
     """Where the server listens, whom it answers, and what it promises."""
 
     host: str = "127.0.0.1"
+    """The address to listen at; any other than a loopback one needs a key."""
     port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
     """0 takes a free one."""
     served_model_name: str | None = None
@@ -40,6 +41,7 @@ class ServerArguments(Arguments):
     admin_key: SecretStr | None = None
     """As `api_key`; these may load and drop adapters too."""
     admin_key_file: str | None = None
+    """As `api_key_file`, for `admin_key`."""
     allow_no_key: bool = False
     """Let everybody in although no key is needed: at an address that others reach, and under any name
     of the host (the Host header)."""
@@ -52,6 +54,7 @@ class ServerArguments(Arguments):
 
     # --- limits of one request ---
     max_body_bytes: Size = 32 * 2**20
+    """Of one request's body."""
     max_held_bytes: Size = 2**30
     """Of the bodies of all requests that are being read, wait or run."""
     max_header_bytes: Size = 32 * 2**10
@@ -65,11 +68,15 @@ class ServerArguments(Arguments):
     max_completions: Count = 256
     """Completions of one request: `n`, times its prompts where it has several."""
     max_messages: Count = 4096
+    """Messages of one request."""
     max_tools: Count = 256
+    """Tools of one request."""
     max_stop_strings: Count = 16
+    """Stop strings of one request."""
     max_schema_bytes: Annotated[Size, Field(le=MAX_SIZE)] = 64 * 2**10
     """Of a `response_format`: its schema, expression, grammar or choices."""
     max_logprobs: Annotated[Whole, Field(ge=0, le=64)] = 20
+    """Likeliest tokens that `top_logprobs` names for each token."""
     max_bias_tokens: Count = 1024
     """Tokens that `logit_bias` and `stop_token_ids` name, and texts that `bad_words` does."""
     max_texts: Count = 2048
@@ -89,6 +96,7 @@ class ServerArguments(Arguments):
     reader_timeout: Seconds = 60.0
     """Seconds that a reader may stand still before its request is aborted."""
     max_connections: Count = 8192
+    """Connections at once; one more is refused (503)."""
 
     # --- life ---
     drain_timeout: Annotated[Number, Field(ge=0)] = 30.0

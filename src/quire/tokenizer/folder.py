@@ -84,7 +84,7 @@ def _convert(folder: Path) -> Path:
     except ImportError:
         raise UnsupportedModelError(
             f"{folder} has no tokenizer.json, only an older form of tokenizer. Converting it needs "
-            "`pip install quire[convert]`; or save it once with transformers: "
+            "pip install 'quire-llm[convert]'; or save it once with transformers: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
         ) from None
     try:

@@ -40,6 +40,9 @@ from transformers import (
     SmolLM3Config,
 )
 
+# The oracle computes tiny models: a second thread costs it more than it gains.
+torch.set_num_threads(1)
+
 _SMALL: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 64,

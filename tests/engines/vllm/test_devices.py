@@ -44,6 +44,7 @@ def test_variables_that_hide_devices(
     assert gpu_is_present() is seen
 
 
+@pytest.mark.vllm
 def test_whether_vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert vllm_is_installed()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -24,6 +24,7 @@ from quire.errors import (
 from tests.server.conftest import client_of
 from tests.server.serving import serving
 
+pytestmark = pytest.mark.vllm
 TEXTS = ["Hello!", "What is 17 + 25?", "A longer text about ships. " * 30]
 ARGUMENTS: dict[str, Any] = {
     "model_name_or_path": str(demo_model_path()),

@@ -30,6 +30,7 @@ from quire.errors import (
 )
 from tests.compat.usage_example import example_args, run_usage_example
 
+pytestmark = pytest.mark.vllm
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
 LONG = {"max_new_tokens": 900, "ignore_eos": True}
 

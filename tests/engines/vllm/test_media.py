@@ -21,6 +21,7 @@ from tools.demo_models.media_exam import KINDS, Item, answers, items
 from tools.demo_models.pictures import draw, draw_clip
 from tools.demo_models.sounds import RATE, play
 
+pytestmark = pytest.mark.vllm
 GREEDY: dict[str, Any] = {"do_sample": False}
 MARKS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}
 

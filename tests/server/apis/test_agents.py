@@ -53,7 +53,7 @@ def no_calls_yet() -> None:
     asked_for.clear()
 
 
-@pytest.fixture(params=["native", "vllm"])
+@pytest.fixture(params=["native", pytest.param("vllm", marks=pytest.mark.vllm)])
 def url(request: pytest.FixtureRequest) -> str:
     fixture = "served" if request.param == "native" else "on_vllm"
     return cast(Served, request.getfixturevalue(fixture)).url

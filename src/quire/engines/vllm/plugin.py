@@ -41,7 +41,7 @@ def check_loaded(model: ModelConfig) -> None:
     if is_yi_vl(getattr(model.hf_config, DECLARATION, None), {}) and _is_vllms_own():
         raise ConfigError(
             "Yi-VL's projector comes from quire's plugin for vLLM, which vLLM has not loaded: "
-            f"name {NAME} in VLLM_PLUGINS where that is set, else install quire again."
+            f"name {NAME} in VLLM_PLUGINS where that is set, else install quire-llm again."
         )
 
 

@@ -120,7 +120,7 @@ class General(MediaFamily):
         except ImportError:
             raise ConfigError(
                 "This model's images, videos or audios need its own processor: "
-                "pip install 'quire[convert]' for transformers."
+                "pip install 'quire-llm[convert]' for transformers."
             ) from None
         try:
             return AutoProcessor.from_pretrained(str(self.settings.folder), trust_remote_code=False)

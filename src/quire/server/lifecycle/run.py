@@ -265,6 +265,6 @@ def _tracer(arguments: ServerArguments, model: Callable[[], str]) -> Any:
         from quire.server.observability.tracing import Tracer
     except ImportError as error:
         raise ConfigError(
-            f"Traces need a package that is not here ({error}): pip install 'quire[otel]'."
+            f"Traces need a package that is not here ({error}): pip install 'quire-llm[otel]'."
         ) from error
     return Tracer.to(arguments.otlp_endpoint, model)

@@ -146,10 +146,10 @@ def test_a_folder_without_a_processor_or_a_weight(tmp_path: Path) -> None:
 
 def test_without_torch(seeing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"quire\[towers\]"):
+    with pytest.raises(ConfigError, match=r"quire-llm\[towers\]"):
         MediaEncoder.of_folder(seeing)
     assert media_kinds(seeing) == {"image", "video"}
-    assert libraries.EXTRA == "quire[towers]"
+    assert libraries.EXTRA == "quire-llm[towers]"
 
 
 def test_the_engine_imports_no_torch() -> None:

@@ -13,7 +13,7 @@ from quire.engines.native.cpu.weights.decoder import convert
 from quire.errors import ConfigError, ModelError, WeightsError
 from quire.weights.safetensors import WeightsFolder
 
-EXTRA = "quire[towers]"
+EXTRA = "quire-llm[towers]"
 _PREFIX_MAP = (
     ("model.vision_tower.vision_model.", "vision_tower."),
     ("vision_tower.vision_model.", "vision_tower."),

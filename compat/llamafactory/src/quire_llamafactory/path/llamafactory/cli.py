@@ -7,7 +7,6 @@ command is not of the chat stack, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
 
 _PASSED_ON = ("chat", "api", "webchat")
 _REFUSED = ("env", "eval", "export", "pt", "rm", "ppo", "dpo", "kto", "sft", "train", "webui")
@@ -51,13 +50,14 @@ def _refusal(command: str) -> str:
 
 
 def _versions() -> str:
-    from quire import __version__
+    import quire_llamafactory
 
-    try:
-        own = version("quire-llamafactory")
-    except PackageNotFoundError:  # run from a checkout
-        own = "(not installed)"
-    return f"quire-llamafactory {own}, on quire {__version__}; LLaMA-Factory itself is not here."
+    import quire
+
+    return (
+        f"quire-llamafactory {quire_llamafactory.__version__}, on quire {quire.__version__}; "
+        "LLaMA-Factory itself is not here."
+    )
 
 
 if __name__ == "__main__":
