@@ -124,7 +124,7 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class String:
     """Text that is not empty, of at most `longest` characters."""
 
     longest: int | None = None
@@ -146,7 +146,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class Strings:
     """One text or a list of texts, none of them empty, each of at most `longest` characters."""
 
     longest: int | None = None
@@ -163,7 +163,7 @@ class Texts:
 
     @property
     def schema(self) -> dict[str, Any]:
-        text = Text(self.longest).schema
+        text = String(self.longest).schema
         return {"anyOf": [text, {"type": "array", "items": text}]}
 
     def __str__(self) -> str:
@@ -393,12 +393,12 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "stop",
-        Texts(),
+        Strings(),
         (),
         "Texts that end an answer; they are not part of it.",
         "stop",
         _named("stop", "openai", "vllm", anthropic="stop_sequences"),
-        wire_types={"openai": Texts(longest=1000), "anthropic": Texts(longest=1000)},
+        wire_types={"openai": Strings(longest=1000), "anthropic": Strings(longest=1000)},
     ),
     Option(
         "stop_token_ids",
@@ -452,12 +452,12 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "bad_words",
-        Texts(),
+        Strings(),
         (),
         "Texts that are never written.",
         "bad_words",
         _named("bad_words", "openai", "vllm"),
-        wire_types={"openai": Texts(longest=256)},
+        wire_types={"openai": Strings(longest=256)},
     ),
     Option(
         "logprobs",
@@ -522,16 +522,16 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "cache_salt",
-        Text(),
+        String(),
         None,
         "Requests of different salts share no cached prefix: who asks cannot learn what others asked.",
         "cache_salt",
         _named("cache_salt", "openai"),
-        wire_types={"openai": Text(longest=256)},
+        wire_types={"openai": String(longest=256)},
     ),
     Option(
         "adapter",
-        Text(),
+        String(),
         None,
         'The LoRA adapter to answer with, by name; "base" is the model without one.',
         "adapter",
@@ -539,7 +539,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "request_id",
-        Text(),
+        String(),
         None,
         "A name for the request in logs; one that is in flight is refused.",
         "request_id",
