@@ -40,7 +40,7 @@ class Runner:
 
     def step(self, tokens: NDArray[np.int32], start: int) -> NDArray[np.int32]:
         """Run (S, n) tokens at positions from `start` on; the likeliest next token of each."""
-        from quire.engines.native.batch import Batch
+        from quire.engines.native.core.batch import Batch
 
         streams, count = tokens.shape
         tables = np.arange(streams * self.blocks, dtype=np.int32).reshape(streams, -1)

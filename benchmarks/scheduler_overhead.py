@@ -2,8 +2,8 @@
 
 A runner that does nothing returns the same logits again and again (a shuffled Zipf distribution,
 about as peaked as a language model's). What is left is scheduling, batches, sampling, detokenising
-and the deltas. It runs in one thread, and its processor time is told rather than the clock's, as
-other programs on the machine would be measured too; of several rounds the median.
+and the deltas. It runs in one thread, and its processor time is measured rather than the clock's, which
+would count other programs on the machine too. Each figure is the median of several rounds.
 
     python benchmarks/scheduler_overhead.py [--repeats 5] [--steps 100]
 """
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
-from quire.engines.native.batch import Batch
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
+from quire.adapters.folder import Adapter
+from quire.engines.native.core.batch import Batch, LoadedAdapter
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
 
-STREAMS = (1, 8, 64)
+STREAMS = (1, 8, 64, 256)
 VOCABULARIES = (4_096, 32_000)
 PROMPT_TOKENS = 128
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -43,11 +44,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class NullRunner:
-    """Computes nothing."""
+    """Computes nothing; satisfies `Runner`."""
 
     block_size = 16
-    num_blocks = 64 * 64
+    num_blocks = 256 * 64
     max_model_len = 1024
+    hidden_size = 1
+    uses_mrope = False
+    weights_bytes = kv_cache_bytes = 0
+    hidden = np.empty((0, 1), np.float32)
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
@@ -58,6 +63,9 @@ class NullRunner:
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         return self._logits[: len(batch.logits_rows)]
+
+    def load_adapter(self, adapter: Adapter) -> LoadedAdapter:
+        raise NotImplementedError
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         pass
@@ -88,7 +96,7 @@ def seconds_a_step(streams: int, vocab_size: int, options: dict[str, Any], steps
     for number in range(streams):
         ids = tuple(random.integers(0, vocab_size, PROMPT_TOKENS).tolist())
         engine.add(str(number), Prompt(ids), SamplingParams(max_tokens=steps + 64, **options))
-    while engine.statistics.generated_tokens < 4 * streams:
+    while engine.statistics.generated_tokens < 24 * streams:  # until every prompt is computed
         engine.step()
     start = time.process_time()
     for _ in range(steps):

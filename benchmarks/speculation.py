@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import in_turns, report, table
 from benchmarks.models import QWEN2_26M, qwen2_26m
-from quire.engines.native.batch import Batch, Runner
+from quire.engines.native.core.batch import Batch, Runner
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer

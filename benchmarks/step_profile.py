@@ -63,9 +63,9 @@ def parts_of(times: NDArray[np.int64], layers: int) -> dict[str, int]:
 
 def profile(streams: int, quantization: str | None, kv: str) -> dict[str, float]:
     """Milliseconds of each part of a step, the median; and of the whole."""
+    from quire.engines.native.core.detokenizer import detokenizer_factory
+    from quire.engines.native.core.engine import Engine
     from quire.engines.native.cpu.loading import load_model
-    from quire.engines.native.detokenizer import detokenizer_factory
-    from quire.engines.native.engine import Engine
     from quire.prompt import Prompt
     from quire.sampling import SamplingParams
     from quire.tokenizer import Tokenizer

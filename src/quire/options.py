@@ -249,6 +249,27 @@ class ResponseFormat:
         return "a dictionary with a type: text, json_object, json_schema, regex, choice or grammar"
 
 
+@dataclass(frozen=True, slots=True)
+class OnlyValue:
+    """A number of which a single value is honoured; `reason` says why others are not."""
+
+    value: float
+    reason: str
+
+    def read(self, name: str, value: Any) -> Any:
+        number = Number().read(name, value)
+        if number != self.value:
+            raise UnsupportedOptionError(self.reason)
+        return value
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"const": self.value}
+
+    def __str__(self) -> str:
+        return f"{self.value:g} alone"
+
+
 _TOKEN_ID = Integer(0, 2**31 - 1)
 _BIAS = Number(-100, 100)
 
@@ -494,15 +515,19 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "num_beams",
-        Integer(1),
+        OnlyValue(
+            1,
+            "num_beams above 1 (beam search) is not supported; sample several with "
+            "num_return_sequences.",
+        ),
         1,
-        "Beam search, which is not supported: 1 alone.",
+        "Beam search, which is not supported.",
     ),
     Option(
         "length_penalty",
-        Number(),
+        OnlyValue(1, "length_penalty belongs to beam search, which is not supported."),
         1.0,
-        "Of beam search, which is not supported: 1.0 alone.",
+        "Of beam search, which is not supported.",
     ),
     Option(
         "priority",

@@ -64,6 +64,6 @@ class ChatRequest:
     ) -> Self:
         """The request of a public method, whose parameters these are."""
         media = NO_MEDIA
-        if images is not None or videos is not None or audios is not None:
+        if not (images is None and videos is None and audios is None):
             media = MediaLists(images, videos, audios)
         return cls(messages, system, tools, media, options, streamed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from quire.errors import PromptTooLongError, SamplingError, UnsupportedOptionError
+from quire.errors import PromptTooLongError, SamplingError
 from quire.options import OPTIONS, OPTIONS_BY_NAME, check_option_names
 from quire.response_format import Constraint
 
@@ -101,7 +101,6 @@ class OptionResolver:
         }
         defaults = {one.name: one.default for one in OPTIONS}
         self._base = {**defaults, **_checked(from_model), **self._configured}
-        _refuse_beams(self._base)
         base = {one.param: self._base[one.name] for one in OPTIONS if one.param is not None}
         self._params: dict[str, Any] = base | {"n": 1, "eos_token_ids": self._eos}
 
@@ -128,7 +127,6 @@ class OptionResolver:
             PromptTooLongError: the prompt leaves no room for a single token.
         """
         given = _checked(options)
-        _refuse_beams(given)
         params: dict[str, Any] = {**self._params, "streamed": streamed}
         for name, value in given.items():
             param = OPTIONS_BY_NAME[name].param
@@ -142,14 +140,11 @@ class OptionResolver:
         params["top_k"] = max(params["top_k"], 0)
         if stop_strings:
             params["stop"] = (*stop_strings, *params["stop"])
-        if stop_token_ids:
+        stops = (*stop_token_ids, *params["stop_token_ids"])
+        if params["ignore_eos"]:
             # A template names the end of a turn, which often is EOS itself: ignored, it ends nothing.
-            ignored = self._eos if params["ignore_eos"] else ()
-            stops = (*stop_token_ids, *params["stop_token_ids"])
-            params["stop_token_ids"] = tuple(token for token in stops if token not in ignored)
-        elif params["ignore_eos"]:
-            stops = params["stop_token_ids"]
-            params["stop_token_ids"] = tuple(token for token in stops if token not in self._eos)
+            stops = tuple(token for token in stops if token not in self._eos)
+        params["stop_token_ids"] = stops
         return SamplingParams(**params)
 
     def _max_tokens(self, given: Mapping[str, Any], prompt_length: int) -> int:
@@ -182,26 +177,16 @@ class OptionResolver:
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are given, each in its final form; None is not given."""
-    check_option_names(options)
-    given = {
-        name: OPTIONS_BY_NAME[name].type.read(name, value)
-        for name, value in options.items()
-        if value is not None
-    }
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        option = OPTIONS_BY_NAME.get(name)
+        if option is None:
+            check_option_names((name,))
+        elif value is not None:
+            given[name] = option.type.read(name, value)
     if "n" in given and "num_return_sequences" in given:
         raise SamplingError("Give n or num_return_sequences, not both: they mean the same.")
     return given
-
-
-def _refuse_beams(values: Mapping[str, Any]) -> None:
-    if values.get("num_beams", 1) != 1:
-        raise UnsupportedOptionError(
-            "num_beams above 1 (beam search) is not supported; sample several with num_return_sequences."
-        )
-    if values.get("length_penalty", 1.0) != 1.0:
-        raise UnsupportedOptionError(
-            "length_penalty belongs to beam search, which is not supported."
-        )
 
 
 def greedy_on_vllm(params: SamplingParams) -> bool:

@@ -20,11 +20,11 @@ def tensors_of(
     shapes: dict[str, tuple[int, int]] = SHAPES, rank: int = 2, dtype: Any = np.float32
 ) -> dict[str, NDArray[Any]]:
     """Both tensors of each module, all of them ones."""
-    found: dict[str, NDArray[Any]] = {}
+    tensors: dict[str, NDArray[Any]] = {}
     for module, (wide, narrow) in shapes.items():
-        found[f"base_model.model.{module}.lora_A.weight"] = np.ones((rank, narrow), dtype)
-        found[f"base_model.model.{module}.lora_B.weight"] = np.ones((wide, rank), dtype)
-    return found
+        tensors[f"base_model.model.{module}.lora_A.weight"] = np.ones((rank, narrow), dtype)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = np.ones((wide, rank), dtype)
+    return tensors
 
 
 def make_adapter(

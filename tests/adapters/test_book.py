@@ -54,9 +54,9 @@ def test_the_demo_adapters() -> None:
 
 def test_a_name_in_the_folder_may_be_configured(model: Path, shelf: Path) -> None:
     book = AdapterBook(["pirate"], folder=str(shelf), model_folder=model)
-    found = book.get("pirate")
-    assert found is not None
-    assert found.path == shelf / "pirate"
+    adapter = book.get("pirate")
+    assert adapter is not None
+    assert adapter.path == shelf / "pirate"
 
 
 def test_the_same_path_twice_is_one_adapter(model: Path, shelf: Path) -> None:
@@ -198,8 +198,8 @@ class TestFind:
     @example("a\0b")
     @example("\ud800")
     def test_no_name_leads_out(self, tmp_path: Path, model: Path, shelf: Path, name: str) -> None:
-        for place in (tmp_path / "outside", shelf / ".hidden", shelf / "sub" / "inner"):
-            if not place.exists():
-                make_adapter(place)
-        found = AdapterBook(folder=str(shelf), model_folder=model).find(name)
-        assert found is None or found in (shelf / "butler", shelf / "pirate")
+        for folder in (tmp_path / "outside", shelf / ".hidden", shelf / "sub" / "inner"):
+            if not folder.exists():
+                make_adapter(folder)
+        path = AdapterBook(folder=str(shelf), model_folder=model).find(name)
+        assert path is None or path in (shelf / "butler", shelf / "pirate")

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from quire.adapters.book import AdapterBook
-from quire.adapters.folder import check_fits, read_adapter
-from quire.adapters.tensors import read_tensors
+from quire.adapters.folder import check_fits, read_adapter, read_tensors
 from quire.errors import AdapterError
 from tests.adapters.adapter_folders import (
     Q_PROJ,
@@ -59,15 +58,15 @@ def test_every_kind_of_tensor(tmp_path: Path) -> None:
     adapter = read_adapter(folder, extended=True)
     assert adapter.modules == (HEAD, EMBEDDINGS, Q_PROJ, V_PROJ)
     check_fits(adapter, make_model(tmp_path / "model", dict(WHOLE)))
-    found = read_tensors(adapter)
-    assert set(found.pairs) == {Q_PROJ, V_PROJ}
-    assert (found.pairs[Q_PROJ].b == 2).all()  # alpha 4 over rank 2
-    assert found.pairs[Q_PROJ].bias is not None
-    assert (found.pairs[Q_PROJ].bias == 2).all()
-    assert found.pairs[V_PROJ].bias is None
-    assert set(found.embeddings) == {EMBEDDINGS}
-    assert set(found.matrices) == {EMBEDDINGS, HEAD}
-    assert set(found.biases) == {V_PROJ}
+    tensors = read_tensors(adapter)
+    assert set(tensors.pairs) == {Q_PROJ, V_PROJ}
+    assert (tensors.pairs[Q_PROJ].b == 2).all()  # alpha 4 over rank 2
+    assert tensors.pairs[Q_PROJ].bias is not None
+    assert (tensors.pairs[Q_PROJ].bias == 2).all()
+    assert tensors.pairs[V_PROJ].bias is None
+    assert set(tensors.embeddings) == {EMBEDDINGS}
+    assert set(tensors.matrices) == {EMBEDDINGS, HEAD}
+    assert set(tensors.biases) == {V_PROJ}
 
 
 def test_a_plain_engine_refuses_each_of_them(tmp_path: Path) -> None:
@@ -85,9 +84,9 @@ def test_several_scalings(tmp_path: Path) -> None:
     folder = make_adapter(
         tmp_path, tensors, rank_pattern={"v_proj": 3}, alpha_pattern={"q_proj": 5}, use_rslora=True
     )
-    found = read_tensors(read_adapter(folder, extended=True)).pairs
-    assert found[Q_PROJ].b[0, 0] == pytest.approx(5 / math.sqrt(2))
-    assert found[V_PROJ].b[0, 0] == pytest.approx(4 / math.sqrt(3))
+    pairs = read_tensors(read_adapter(folder, extended=True)).pairs
+    assert pairs[Q_PROJ].b[0, 0] == pytest.approx(5 / math.sqrt(2))
+    assert pairs[V_PROJ].b[0, 0] == pytest.approx(4 / math.sqrt(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -96,14 +95,14 @@ def test_the_values_of_each_type(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     tensors = {name: torch.randn(t.shape).to(dtype) for name, t in everything().items()}
     save_file(tensors, folder / "adapter_model.safetensors")
-    found = read_tensors(read_adapter(folder, extended=True))
+    values = read_tensors(read_adapter(folder, extended=True))
     wanted = tensors[f"{PREFIX}{Q_PROJ}.lora_A.weight"].float().numpy()
-    np.testing.assert_array_equal(found.pairs[Q_PROJ].a, wanted)
+    np.testing.assert_array_equal(values.pairs[Q_PROJ].a, wanted)
     head = tensors[f"{PREFIX}{HEAD}.weight"]
     if dtype == torch.bfloat16:
-        np.testing.assert_array_equal(found.matrices[HEAD], head.view(torch.uint16).numpy())
+        np.testing.assert_array_equal(values.matrices[HEAD], head.view(torch.uint16).numpy())
     else:
-        np.testing.assert_array_equal(found.matrices[HEAD], head.float().numpy())
+        np.testing.assert_array_equal(values.matrices[HEAD], head.float().numpy())
 
 
 @pytest.mark.parametrize(

@@ -355,8 +355,8 @@ def test_a_changed_byte_gives_an_adapter_or_an_adapter_error(
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    found = _adapter_or_refusal(tmp_path)
-    assert str(tmp_path) in found if isinstance(found, str) else len(found.modules) == 2
+    result = _adapter_or_refusal(tmp_path)
+    assert str(tmp_path) in result if isinstance(result, str) else len(result.modules) == 2
 
 
 _JSON = st.recursive(
@@ -385,5 +385,5 @@ _KEYS = [
 @given(key=st.sampled_from(_KEYS), value=_JSON)
 def test_any_value_of_an_option(tmp_path: Path, key: str, value: Any) -> None:
     folder = make_adapter(tmp_path, **{key: value})
-    found = _adapter_or_refusal(folder)
-    assert str(folder) in found if isinstance(found, str) else found.rank >= 2
+    result = _adapter_or_refusal(folder)
+    assert str(folder) in result if isinstance(result, str) else result.rank >= 2

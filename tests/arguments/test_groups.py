@@ -116,7 +116,7 @@ def test_groups_do_not_change_but_can_be_replaced() -> None:
         ({"infer_dtype": "int3"}, "infer_dtype must be one of 'auto', .* not 'int3'"),
         ({"vllm_maxlen": 0}, "vllm_maxlen must be at least 1, not 0"),
         ({"vllm_maxlen": True}, "vllm_maxlen: a number is needed, not true or false"),
-        ({"vllm_maxlen": 12.5}, "vllm_maxlen must be a whole number, not 12.5"),
+        ({"vllm_maxlen": 12.5}, "vllm_maxlen must be an integer, not 12.5"),
         ({"vllm_gpu_util": 1.5}, "vllm_gpu_util must be at most 1"),
         ({"trust_remote_code": "perhaps"}, "trust_remote_code must be true or false"),
         (

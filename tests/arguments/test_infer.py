@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from quire.arguments import GeneratingArguments, get_infer_args
+from quire.arguments.command_line import FIELDS
 from quire.arguments.foreign import FOREIGN_KEYS, TRAINING_KEYS
-from quire.arguments.words import FIELDS
 from quire.errors import ConfigError, UnknownArgumentError
 from quire.options import OPTIONS_BY_NAME
 
@@ -140,6 +140,8 @@ def test_a_training_file_is_read_with_one_line(
     assert "learning_rate" in line
     assert "deepspeed" in line
     assert "template" not in line
+    for key in ("dataset", "cutoff_len", "max_samples"):
+        assert key in line
 
 
 def test_contract_example() -> None:

@@ -78,8 +78,8 @@ def _refs(child: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
 
 def schemas(depth: int = 2) -> st.SearchStrategy[Schema]:
     """Schemas that nest up to `depth` levels above the leaves."""
-    found = _leaves()
+    nested = _leaves()
     for _ in range(depth):
-        alternatives = st.lists(found, min_size=1, max_size=3).map(lambda some: {"anyOf": some})
-        found = st.one_of(_objects(found), _arrays(found), alternatives, found)
-    return found | _refs(_leaves())
+        alternatives = st.lists(nested, min_size=1, max_size=3).map(lambda some: {"anyOf": some})
+        nested = st.one_of(_objects(nested), _arrays(nested), alternatives, nested)
+    return nested | _refs(_leaves())

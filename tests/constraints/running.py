@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 from quire.constraints.compiler import ConstraintCompiler
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.response_format import Constraint
@@ -50,13 +50,13 @@ def add(engine: Engine, name: str, params: SamplingParams, prompt: tuple[int, ..
 
 def run(engine: Engine) -> dict[tuple[str, int], list[Delta]]:
     """Step to the end; return the deltas of each completion."""
-    found: dict[tuple[str, int], list[Delta]] = {}
+    results: dict[tuple[str, int], list[Delta]] = {}
     while engine.has_work:
         for name, delta in engine.step():
-            found.setdefault((name, delta.index), []).append(delta)
+            results.setdefault((name, delta.index), []).append(delta)
         engine.check_integrity()
     engine.close()
-    return found
+    return results
 
 
 def alone(params: SamplingParams, **options: Any) -> list[Delta]:

@@ -97,10 +97,10 @@ def test_bans_that_leave_nothing_end_their_own_request_alone() -> None:
     engine = make_engine()
     add(engine, "nothing", settings(Constraint("choice", ("a",)), bad_words=("a",)))
     add(engine, "other", regex("[0-9]{8}"))
-    found = run(engine)
-    assert found["nothing", 0][-1].finish_reason == "error"
-    assert "bad_words" in (found["nothing", 0][-1].error or "")
-    assert text(found["other", 0]) == text(alone(regex("[0-9]{8}")))
+    results = run(engine)
+    assert results["nothing", 0][-1].finish_reason == "error"
+    assert "bad_words" in (results["nothing", 0][-1].error or "")
+    assert text(results["other", 0]) == text(alone(regex("[0-9]{8}")))
 
 
 def test_penalties_work_among_what_is_allowed() -> None:
@@ -192,8 +192,8 @@ def test_each_is_what_it_would_be_alone_however_often_preempted(
     for number, one in enumerate(params):
         apart = make_engine()
         add(apart, str(number), one)
-        for place, deltas in run(apart).items():
-            assert together[place] == deltas
+        for name, deltas in run(apart).items():
+            assert together[name] == deltas
 
 
 def test_preemptions_do_happen_there() -> None:
@@ -201,6 +201,6 @@ def test_preemptions_do_happen_there() -> None:
     params: list[SamplingParams] = [regex("[0-9]{18}", 20, seed=seed) for seed in range(4)]
     for number, one in enumerate(params):
         add(engine, str(number), one)
-    found = run(engine)
+    results = run(engine)
     assert engine.statistics.preemptions
-    assert [text(found[str(n), 0]) for n in range(4)] == [text(alone(one)) for one in params]
+    assert [text(results[str(n), 0]) for n in range(4)] == [text(alone(one)) for one in params]

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from jsonschema import Draft202012Validator, FormatChecker
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 from quire.errors import SamplingError
 from quire.response_format import Constraint
 from tests.constraints.random_schemas import Schema, schemas
@@ -38,7 +38,7 @@ class RandomRunner(FakeRunner):
 
 
 def random_schemas() -> list[Schema]:
-    found: list[Schema] = []
+    results: list[Schema] = []
 
     @hypothesis_settings(
         max_examples=COUNT,
@@ -50,10 +50,10 @@ def random_schemas() -> list[Schema]:
     )
     @given(schemas())
     def collect(schema: Schema) -> None:
-        found.append(schema)
+        results.append(schema)
 
     collect()
-    return found
+    return results
 
 
 @pytest.mark.timeout(200)

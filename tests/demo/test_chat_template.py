@@ -10,8 +10,8 @@ import pytest
 
 from quire.demo import demo_model_path
 from quire.messages import read_conversation
-from quire.template.encode import elements_to_json
 from quire.template.registry import get_template
+from quire.template.template import elements_to_json
 from tests.demo.speaking import tokenizer_of
 
 GOLDEN = json.loads(

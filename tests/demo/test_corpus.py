@@ -10,8 +10,8 @@ from random import Random
 import pytest
 
 from quire.messages import Conversation, read_conversation
-from quire.template.encode import elements_to_json
 from quire.template.registry import get_template
+from quire.template.template import elements_to_json
 from tools.demo_models import faq, names, sums
 from tools.demo_models.corpus import dialogues
 from tools.demo_models.exchange import Dialogue, Exchange, segments

@@ -9,8 +9,8 @@ import torch
 
 from quire.demo import MODELS, demo_hear_path, demo_see_path
 from quire.messages import read_conversation
-from quire.template.encode import elements_to_json
 from quire.template.registry import get_template
+from quire.template.template import elements_to_json
 from tools.demo_models import hearing, seeing
 from tools.demo_models.media_exam import KINDS, SEED, Item, answers, graded, items, loaded
 from tools.demo_models.media_files import MEDIA

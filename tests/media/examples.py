@@ -26,7 +26,7 @@ _REPEATED = re.compile(r"(<[^<>]+>|\[[A-Z_]+\])\{(\d+)\}")
 
 def lengthen(text: str) -> str:
     """`<|image_pad|>{64}` is `<|image_pad|>` 64 times."""
-    return _REPEATED.sub(lambda found: found[1] * int(found[2]), text)
+    return _REPEATED.sub(lambda match: match[1] * int(match[2]), text)
 
 
 def picture(height: int = 64, width: int = 48) -> Picture:
@@ -40,7 +40,7 @@ def sound(samples: int = 16000, rate: int = 16000) -> Sound:
 def clip(frames: int = 4, height: int = 60, width: int = 90, heard: Sound | None = None) -> Clip:
     return Clip(
         frames=np.broadcast_to(np.uint8(0), (frames, height, width, 3)),
-        timestamps=tuple(place / FPS for place in range(frames)),
+        timestamps=tuple(index / FPS for index in range(frames)),
         frame_indices=tuple(range(frames)),
         fps=FPS,
         duration=frames / FPS,

@@ -78,9 +78,9 @@ def png_bomb(side: int) -> bytes:
     return start + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
 
 
-def level(place: int) -> int:
+def level(index: int) -> int:
     """The grey of a test video's frame."""
-    return 40 + place * 7 % 200
+    return 40 + index * 7 % 200
 
 
 def video(
@@ -106,11 +106,11 @@ def video(
         if times is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         sound: Any = container.add_stream("aac", rate=16000) if tone else None
-        for place in range(count):
-            pixels = np.full((size[1], size[0], 3), level(place), np.uint8)
+        for index in range(count):
+            pixels = np.full((size[1], size[0], 3), level(index), np.uint8)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             if times is not None:
-                frame.pts, frame.time_base = times[place], Fraction(1, 1000)
+                frame.pts, frame.time_base = times[index], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if tone:

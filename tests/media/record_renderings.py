@@ -55,7 +55,7 @@ def tokenizer(**named: str) -> PreTrainedTokenizerFast:
 def shorten(text: str) -> str:
     """`<|image_pad|>` 64 times is `<|image_pad|>{64}`."""
     repeated = re.compile(r"(<[^<>]+>|\[[A-Z_]+\])\1+")
-    return repeated.sub(lambda found: f"{found[1]}{{{len(found[0]) // len(found[1])}}}", text)
+    return repeated.sub(lambda match: f"{match[1]}{{{len(match[0]) // len(match[1])}}}", text)
 
 
 def picture(size: tuple[int, int]) -> Image.Image:
@@ -63,7 +63,7 @@ def picture(size: tuple[int, int]) -> Image.Image:
 
 
 def times(frames: int) -> list[float]:
-    return [place / FPS for place in range(frames)]
+    return [index / FPS for index in range(frames)]
 
 
 def run(processor: Any, text: str, **media: Any) -> str:
@@ -76,11 +76,11 @@ def files_of(processor: Any, model: dict[str, Any]) -> dict[str, Any]:
     """The JSON files that describe the processor, as transformers saves them."""
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
-        found = {path.name: json.loads(path.read_text()) for path in Path(folder).glob("*.json")}
-    named = found.get("tokenizer_config.json", {})
+        files = {path.name: json.loads(path.read_text()) for path in Path(folder).glob("*.json")}
+    named = files.get("tokenizer_config.json", {})
     keep = {k: v for k, v in named.items() if k.endswith("_token") or k == "extra_special_tokens"}
-    found = {k: v for k, v in found.items() if "tokenizer" not in k and "chat" not in k}
-    return found | {"tokenizer_config.json": keep, "config.json": model}
+    files = {k: v for k, v in files.items() if "tokenizer" not in k and "chat" not in k}
+    return files | {"tokenizer_config.json": keep, "config.json": model}
 
 
 def images(processor: Any, text: str, **options: Any) -> Iterator[dict[str, Any]]:

@@ -34,9 +34,9 @@ def pitch(made: Sound) -> float:
     return float(np.argmax(strength)) * made.rate / len(made.samples)
 
 
-def wav(samples: bytes, rate: int, bits: int = 16, channels: int = 1, told: int = -1) -> bytes:
-    """A WAV as RIFF has it; `told` is the size of the data that the header says."""
-    size = len(samples) if told < 0 else told
+def wav(samples: bytes, rate: int, bits: int = 16, channels: int = 1, stated: int = -1) -> bytes:
+    """A WAV as RIFF has it; `stated` is the size of the data that the header says."""
+    size = len(samples) if stated < 0 else stated
     width = channels * bits // 8
     head = struct.pack("<HHIIHH", 1, channels, rate, rate * width, width, bits)
     body = b"WAVEfmt " + struct.pack("<I", 16) + head + b"data" + struct.pack("<I", size)
@@ -159,7 +159,7 @@ def test_a_sound_that_is_too_long_is_refused_by_its_header() -> None:
 
     size = 10 * 3600 * 8000
     with tempfile.TemporaryFile() as file:
-        file.write(wav(b"", 8000, bits=8, told=size))
+        file.write(wav(b"", 8000, bits=8, stated=size))
         file.truncate(44 + size)
         file.seek(0)
         with pytest.raises(MediaError, match="more than 3,600 seconds"):

@@ -82,16 +82,16 @@ def test_media_are_found_in_the_ids(name: str, tmp_path: Path) -> None:
     features = {
         tokenizer.token_to_id(t) for kind in family.kinds for t in family.feature_tokens(kind)
     }
-    found = family.find_media(ids, media, tokenizer)
-    for item, place, (start, end) in zip(media, found, borders, strict=True):
-        assert place.data is item
-        assert place.kind == item.kind
-        inside = ids[place.start : place.start + place.length]
+    items = family.find_media(ids, media, tokenizer)
+    for given, item, (start, end) in zip(media, items, borders, strict=True):
+        assert item.data is given
+        assert item.kind == given.kind
+        inside = ids[item.start : item.start + item.length]
         assert inside[0] in features
         assert inside[-1] in features
         if name != "paligemma":
-            assert start <= place.start
-            assert place.start + place.length <= end
+            assert start <= item.start
+            assert item.start + item.length <= end
             own = Counter(ids[start:end])
             assert Counter(inside)[inside[0]] == own[inside[0]]
 
@@ -220,8 +220,8 @@ def test_recorded_settings_are_read_in_older_forms(tmp_path: Path) -> None:
 
 
 def test_controls_hold_every_token_that_is_written(tmp_path: Path) -> None:
-    for place, name in enumerate(RENDERINGS):
-        (folder := tmp_path / str(place)).mkdir()
+    for number, name in enumerate(RENDERINGS):
+        (folder := tmp_path / str(number)).mkdir()
         family = recorded_family(name, folder)
         for case in RENDERINGS[name]["cases"]:
             words = re.findall(

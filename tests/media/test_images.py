@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from quire.errors import MediaError
-from quire.media.images import FORMATS, from_array, prepared, read_picture
+from quire.media.images import FORMATS, fitted, from_array, prepared, read_picture
 from quire.media.policy import MediaPolicy, Watch
-from quire.media.scaling import fitted
 from tests.media.making import encoded, gif_of_dots, gradient, png_bomb, png_chunk
 
 POLICY = MediaPolicy()

@@ -7,9 +7,10 @@ import base64
 import io
 import re
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from quire.arguments import DataArguments
-from quire.errors import MediaError, RequestError
+from quire.errors import EngineClosedError, MediaError, RequestError
+from quire.media import fetch
 from quire.media.loading import MediaLoader
 from quire.media.policy import MediaPolicy
 from quire.media.values import Clip, Medium, Picture, Sound
@@ -104,7 +106,7 @@ async def test_a_video_and_a_sound_come_from_every_source(tmp_path: Path) -> Non
 
 
 async def test_frames_of_every_source_are_a_video(tmp_path: Path) -> None:
-    shades = [np.full((40, 40, 3), level(place), np.uint8) for place in range(6)]
+    shades = [np.full((40, 40, 3), level(index), np.uint8) for index in range(6)]
     (tmp_path / "f.png").write_bytes(encoded(shades[1]))
     mixed = [
         *(shades[0], tmp_path / "f.png", encoded(shades[2]), Image.fromarray(shades[3])),
@@ -132,11 +134,16 @@ async def test_frames_of_different_sizes_get_the_first_ones(tmp_path: Path) -> N
 
 
 async def test_frames_from_addresses_keep_together_to_the_limits_of_one_medium() -> None:
+    never = asyncio.Event()
+
     async def answer(request: web.Request) -> web.Response:
-        await asyncio.sleep(0.05)
         return web.Response(body=PNG)
 
-    async with serving({"/a": answer}) as address:
+    async def hang(request: web.Request) -> web.Response:
+        await never.wait()
+        return web.Response(body=PNG)
+
+    async with serving({"/a": answer, "/hanging": hang}) as address:
         frames = [f"{address}/a"] * 20
         assert (await load_one("video", frames, OPEN)).kind == "video"
         small = MediaPolicy(networks=OPEN.networks, max_bytes=len(PNG) * 10)
@@ -144,7 +151,7 @@ async def test_frames_from_addresses_keep_together_to_the_limits_of_one_medium()
             await load_one("video", frames, small)
         quick = MediaPolicy(networks=OPEN.networks, fetch_seconds=0.4)
         with pytest.raises(MediaError, match=r"within 0\.4 seconds"):
-            await load_one("video", frames, quick)
+            await load_one("video", [*frames, f"{address}/hanging"], quick)
 
 
 async def test_animated_pictures_and_pictures_are_videos() -> None:
@@ -209,14 +216,12 @@ BAD: dict[str, tuple[str, Any, str]] = {
 @pytest.mark.parametrize("name", BAD)
 async def test_bad_input_is_an_error_of_our_own_words(name: str) -> None:
     kind, source, text = BAD[name]
-    start = time.monotonic()
     with pytest.raises(MediaError, match=re.escape(text)) as caught:
         await load_one(kind, source)
     assert isinstance(caught.value, RequestError)
     assert str(caught.value).startswith(f"{kind} 1")
     assert not INTERNALS.search(str(caught.value))
     assert caught.value.__cause__ is None
-    assert time.monotonic() - start < 10
 
 
 async def test_a_loader_lives_on_after_each_bad_input() -> None:
@@ -256,8 +261,8 @@ MUTATED = [
 @given(st.sampled_from(MUTATED), st.data())
 def test_damaged_pictures_give_a_picture_or_our_error(data: bytes, draw: Any) -> None:
     damaged = bytearray(data)
-    for place in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
-        damaged[place] = draw.draw(st.integers(0, 255))
+    for offset in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
+        damaged[offset] = draw.draw(st.integers(0, 255))
     cut = draw.draw(st.integers(1, len(data)))
     check_garbage("image", bytes(damaged[:cut]))
 
@@ -274,8 +279,8 @@ CLIPS = [
 @given(st.sampled_from(CLIPS), st.data())
 def test_damaged_videos_give_a_clip_or_our_error(data: bytes, draw: Any) -> None:
     damaged = bytearray(data)
-    for place in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
-        damaged[place] = draw.draw(st.integers(0, 255))
+    for offset in draw.draw(st.lists(st.integers(0, len(data) - 1), min_size=1, max_size=8)):
+        damaged[offset] = draw.draw(st.integers(0, 255))
     check_garbage(draw.draw(st.sampled_from(["video", "audio"])), bytes(damaged))
 
 
@@ -291,31 +296,101 @@ def check_garbage(kind: Any, data: bytes) -> None:
     assert text.startswith(kind)
 
 
-async def test_the_event_loop_stays_free_while_pictures_are_decoded() -> None:
-    """How late the loop is on a loaded machine is the machine's affair: the pauses allowed here are
-    generous, yet far below what eight photos decoded on the loop would take."""
-    photo = encoded(gradient(4000, 3000), "JPEG", quality=90)
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [("image", PNG), ("video", video(3)), ("audio", sound(sine(440, 0.1, 8000)[None], 8000))],
+)
+async def test_the_event_loop_stays_free_while_media_are_decoded(kind: Any, data: bytes) -> None:
+    """All reading, and so all decoding, happens in the loader's own threads."""
+    threads: set[str] = set()
+
+    class Watched(io.BytesIO):
+        def read(self, *size: Any) -> bytes:
+            threads.add(threading.current_thread().name.rpartition("_")[0])
+            return super().read(*size)
+
+    with patch.object(fetch, "io", SimpleNamespace(BytesIO=Watched)):
+        await load_one(kind, data)
+    assert threads == {"quire-media"}
+
+
+async def test_an_address_is_fetched_while_all_threads_decode() -> None:
+    asked, gate = asyncio.Event(), Gate(PNG)
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.set()
+        return web.Response(body=PNG)
+
+    made = loader(MediaPolicy(networks=OPEN.networks, workers=1))
+    async with serving({"/a": answer}) as address:
+        media = [Media("image", gate), Media("image", f"{address}/a")]
+        loading = asyncio.create_task(made.load(media))
+        try:
+            await asyncio.wait_for(asked.wait(), 60)
+            assert not gate.opened.is_set()
+        finally:
+            gate.opened.set()
+        assert len(await loading) == 2
+
+
+class Gate(io.BytesIO):
+    """A file that a decoder waits for."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def read(self, *size: Any) -> bytes:
+        self.reached.set()
+        assert self.opened.wait(60)
+        return super().read(*size)
+
+
+async def test_a_closed_loader_stays_closed() -> None:
     made = loader()
     await made.load([Media("image", PNG)])
-    pauses: list[float] = []
+    made.close()
+    made.close()
+    for media in ([Media("image", PNG)], [Media("image", "http://example.com/a.png")], []):
+        with pytest.raises(EngineClosedError, match="closed"):
+            await made.load(media)
 
-    async def tick() -> None:
-        while True:
-            start = time.perf_counter()
-            await asyncio.sleep(0.001)
-            pauses.append(time.perf_counter() - start - 0.001)
 
-    ticking = asyncio.create_task(tick())
-    pictures = await made.load([Media("image", photo)] * 8)
-    ticking.cancel()
-    assert len({picture.content_hash for picture in pictures}) == 1
-    assert len(pauses) > 50
-    assert float(np.median(pauses)) < 0.005
-    assert float(np.percentile(pauses, 90)) < 0.02
+async def test_media_in_flight_when_the_loader_is_closed() -> None:
+    """The one in a thread, and those that wait for it: nobody is left waiting, or cancelled."""
+    made, gate = loader(MediaPolicy(workers=1)), Gate(PNG)
+    media = [Media("image", gate), Media("image", PNG)]
+    several = asyncio.create_task(made.load(media))
+    another = asyncio.create_task(made.load([Media("video", gif_of_dots(9))]))
+    await asyncio.to_thread(gate.reached.wait, 60)
+    made.close()
+    gate.opened.set()
+    for task in (several, another):
+        with pytest.raises(EngineClosedError, match="closed"):
+            await asyncio.wait_for(task, 60)
+
+
+async def test_an_address_in_flight_when_the_loader_is_closed() -> None:
+    asked, opened = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.set()
+        await opened.wait()
+        return web.Response(body=PNG)
+
+    made = loader(OPEN)
+    async with serving({"/a": answer}) as address:
+        task = asyncio.create_task(made.load([Media("image", f"{address}/a")]))
+        await asyncio.wait_for(asked.wait(), 60)
+        made.close()
+        opened.set()
+        with pytest.raises(EngineClosedError, match="closed"):
+            await asyncio.wait_for(task, 60)
 
 
 async def test_no_more_threads_than_allowed_decode_at_once() -> None:
     running, most, lock = 0, 0, threading.Lock()
+    two = threading.Barrier(2)
 
     class Slow(io.BytesIO):
         def read(self, *size: Any) -> bytes:
@@ -323,7 +398,7 @@ async def test_no_more_threads_than_allowed_decode_at_once() -> None:
             with lock:
                 running += 1
                 most = max(most, running)
-            time.sleep(0.02)
+            two.wait(60)
             with lock:
                 running -= 1
             return super().read(*size)
@@ -334,12 +409,15 @@ async def test_no_more_threads_than_allowed_decode_at_once() -> None:
 
 async def test_media_waiting_for_their_turn_are_not_fetched_yet() -> None:
     open_now, most = 0, 0
+    three = asyncio.Event()
 
     async def answer(request: web.Request) -> web.Response:
         nonlocal open_now, most
         open_now += 1
         most = max(most, open_now)
-        await asyncio.sleep(0.03)
+        if open_now == 3:
+            three.set()
+        await three.wait()
         open_now -= 1
         return web.Response(body=PNG)
 
@@ -380,24 +458,20 @@ async def test_a_request_that_is_given_up_frees_its_thread() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    start = time.monotonic()
-    await asyncio.wait_for(made.load([Media("image", PNG)]), 10)
-    assert time.monotonic() - start < 5
+    await asyncio.wait_for(made.load([Media("image", PNG)]), 30)
 
 
 async def test_one_bad_medium_gives_the_others_up() -> None:
-    asked = asyncio.Event()
+    never = asyncio.Event()
 
-    async def never(request: web.Request) -> web.Response:
-        asked.set()
-        await asyncio.sleep(60)
+    async def hang(request: web.Request) -> web.Response:
+        await never.wait()
         return web.Response(body=PNG)
 
-    async with serving({"/a": never}) as address:
-        start = time.monotonic()
+    async with serving({"/a": hang}) as address:
+        media = [Media("image", f"{address}/a"), Media("image", b"no")]
         with pytest.raises(MediaError, match="image 2"):
-            await loader(OPEN).load([Media("image", f"{address}/a"), Media("image", b"no")])
-        assert time.monotonic() - start < 10
+            await asyncio.wait_for(loader(OPEN).load(media), 25)  # an address may take 30 seconds
 
 
 async def test_the_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +482,7 @@ async def test_the_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPa
         ("av", "audio", sound(sine(440, 0.1, 8000)[None], 8000)),
         ("aiohttp", "image", "http://example.com/a.png"),
     ):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, module, None)
+        with monkeypatch.context() as context:
+            context.setitem(sys.modules, module, None)
             with pytest.raises(MediaError, match=re.escape("pip install 'quire[media]'")):
                 await load_one(kind, source)

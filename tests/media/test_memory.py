@@ -1,4 +1,4 @@
-"""Bombs take bounded memory and time: measured in a process of its own."""
+"""Bombs take bounded memory, measured in a process of its own, and end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOURS = 10 * 3600 * 8000
 """Samples of ten hours at 8 kHz."""
 
 PROGRAM = """
-import asyncio, resource, sys, time
+import asyncio, resource, sys
 from quire.arguments import ModelArguments
 from quire.errors import MediaError
 from quire.media.loading import MediaLoader
@@ -27,7 +27,7 @@ def peak():
 
 loader = MediaLoader(ModelArguments(model_name_or_path="unused"))
 asyncio.run(loader.load([Media("image", sys.argv[1]), Media("video", sys.argv[2])]))
-before, start = peak(), time.monotonic()
+before = peak()
 for pair in sys.argv[3:]:
     kind, _, path = pair.partition("=")
     try:
@@ -35,11 +35,11 @@ for pair in sys.argv[3:]:
         print("read", pair)
     except MediaError as error:
         print(error)
-print(peak() - before, time.monotonic() - start)
+print(peak() - before)
 """
 
 
-def test_bombs_take_little_memory_and_time(tmp_path: Path) -> None:
+def test_bombs_take_little_memory(tmp_path: Path) -> None:
     screen = struct.pack("<HHBBB", 65535, 65535, 0x80, 0, 0)
     files = {
         "png": ("image", png_bomb(30_000)),
@@ -48,7 +48,7 @@ def test_bombs_take_little_memory_and_time(tmp_path: Path) -> None:
         "gif": ("image", b"GIF89a" + screen + gif_of_dots(1)[13:]),
         "gif.clip": ("video", gif_of_dots(100_000)),
         "mp4": ("video", video(1, size=(8192, 4608), options={"preset": "ultrafast"})),
-        "wav": ("audio", wav(b"", 8000, bits=8, told=HOURS)),
+        "wav": ("audio", wav(b"", 8000, bits=8, stated=HOURS)),
     }
     pairs = []
     for name, (kind, data) in files.items():
@@ -64,7 +64,5 @@ def test_bombs_take_little_memory_and_time(tmp_path: Path) -> None:
     *lines, measured = done.stdout.splitlines()
     assert len(lines) == len(files)
     assert not any(line.startswith("read") for line in lines)
-    megabytes, seconds = map(float, measured.split())
-    assert megabytes < 300
-    assert seconds < 30
+    assert float(measured) < 300  # megabytes
     assert done.stderr == ""

@@ -17,14 +17,14 @@ from quire.messages import Conversation, Media, Text, read_conversation
 def conversation(*contents: Any) -> Conversation:
     roles = ("user", "assistant")
     return read_conversation(
-        [{"role": roles[place % 2], "content": content} for place, content in enumerate(contents)]
+        [{"role": roles[index % 2], "content": content} for index, content in enumerate(contents)]
     )
 
 
-def parts(placed: Conversation, place: int = 0) -> list[Any]:
+def parts(placed: Conversation, index: int = 0) -> list[Any]:
     return [
         (part.kind, part.source) if isinstance(part, Media) else part.text
-        for part in placed.messages[place].parts
+        for part in placed.messages[index].parts
     ]
 
 
@@ -103,9 +103,9 @@ def test_a_list_is_asked_for() -> None:
 @given(st.lists(st.sampled_from(["<image>", "<video>", "<audio>", "<ima", "ge>", "x"]), min_size=1))
 def test_nothing_is_lost_and_nothing_else_changes(pieces: list[str]) -> None:
     text = "".join(pieces)
-    kinds = [found[1] for found in re.finditer("<(image|video|audio)>", text)]
+    kinds = [match[1] for match in re.finditer("<(image|video|audio)>", text)]
     lists = {
-        f"{kind}s": [place for place, found in enumerate(kinds) if found == kind]
+        f"{kind}s": [index for index, item in enumerate(kinds) if item == kind]
         for kind in ("image", "video", "audio")
     }
     placed = place_media(conversation(text), **lists)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +20,15 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from quire.errors import ConfigError, MediaError, MessageError
-from quire.media.families.family import MediaFamily
+from quire.media.families.family import MediaFamily, encode_media, render_media
 from quire.media.families.general import General
 from quire.media.families.registry import get_family
+from quire.media.families.settings import MediaSettings
 from quire.media.placement import place_media
-from quire.media.prompts import encode_media, render_media
 from quire.media.values import Medium
 from quire.messages import Control, Text, read_conversation
 from quire.prompt import TextElement
+from quire.template.format import MediaTokens
 from quire.template.registry import get_template
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
@@ -65,9 +69,9 @@ def with_template(source: str) -> Tokenizer:
 def family_of(template: Template, folder: Path, name: str | None = None) -> MediaFamily:
     if name:
         write_folder(folder, RENDERINGS[name]["files"])
-    found = get_family(template, folder)
-    assert found is not None
-    return found
+    family = get_family(template, folder)
+    assert family is not None
+    return family
 
 
 def joined(elements: list[Any]) -> str:
@@ -244,7 +248,7 @@ def test_the_general_family_asks_the_models_processor(tmp_path: Path) -> None:
         "<|IMG_PATCH|>",
         "<image>",
     )
-    tiles = (*(f"TILE_{place}" for place in range(1, 13)), "TILE_GLOBAL")
+    tiles = (*(f"TILE_{number}" for number in range(1, 13)), "TILE_GLOBAL")
     tokenizer = Tokenizer(
         _bytes_with(*special, *tiles, "<|im_start|>", "<|im_end|>"), chat_template=PLAIN
     )
@@ -273,6 +277,31 @@ def test_the_general_family_asks_the_models_processor(tmp_path: Path) -> None:
         inside = prompt.token_ids[item.start : item.start + item.length]
         assert inside[0] == inside[-1] == patch
         assert inside.count(patch) == family.expansion(medium, 0).count(special[3])
+
+
+def test_what_a_processor_wrote_before_does_not_wait_for_it() -> None:
+    known, slow = picture(10, 10), picture(20, 20)
+    reached, opened = threading.Event(), threading.Event()
+
+    class Slow(General):
+        _tokenizer = SimpleNamespace(decode=lambda ids, **_: f"<{ids[0]}>")
+
+        def _run(self, medium: Medium) -> list[int]:
+            if medium is slow:
+                reached.set()
+                assert opened.wait(60)
+            return [7]
+
+    family = Slow(MediaSettings(), MediaTokens("General", image="<image>"))
+    assert family.expansion(known, 0) == "<7>"
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(family.expansion, slow, 0)
+        try:
+            assert reached.wait(60)
+            assert pool.submit(family.expansion, known, 0).result(60) == "<7>"
+        finally:
+            opened.set()
+        assert running.result(60) == "<7>"
 
 
 def test_media_in_results_and_answers(tmp_path: Path) -> None:

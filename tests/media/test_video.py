@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from quire.errors import MediaError
-from quire.media.animation import picture_form, read_animation
+from quire.media.frames import frame_indices, picture_form, read_animation
+from quire.media.images import fitted
 from quire.media.policy import MediaPolicy, Watch
-from quire.media.sampling import frame_indices
-from quire.media.scaling import fitted
 from quire.media.values import Clip
 from quire.media.video import read_video
 from tests.media.making import animation, arguments, gif_of_dots, level, sine, sound, video
@@ -56,20 +55,20 @@ def decoded_whole(data: bytes) -> list[tuple[float, np.ndarray]]:
 
 @given(st.integers(1, 5000), st.floats(0.01, 5000), st.floats(0.1, 60), st.integers(1, 300))
 def test_the_rule_of_frames(total: int, duration: float, fps: float, most: int) -> None:
-    places = frame_indices(total, duration, fps, most)
-    assert places[0] == 0
-    assert places == sorted(set(places))
-    assert len(places) <= min(total, most)
-    assert len(places) == min(total, most, max(1, int(Fraction(duration) * Fraction(fps))))
-    assert places[-1] == (total - 1 if len(places) > 1 else 0)
+    indices = frame_indices(total, duration, fps, most)
+    assert indices[0] == 0
+    assert indices == sorted(set(indices))
+    assert len(indices) <= min(total, most)
+    assert len(indices) == min(total, most, max(1, int(Fraction(duration) * Fraction(fps))))
+    assert indices[-1] == (total - 1 if len(indices) > 1 else 0)
 
 
 @pytest.mark.parametrize(("form", "codec"), CONTAINERS)
 def test_frames_and_times_are_those_of_the_video(form: str, codec: str) -> None:
     clip = read(video(60, form=form, codec=codec), video_fps=2.0)
     assert clip.frame_indices == tuple(np.linspace(0, 59, 12).astype(int))
-    assert clip.timestamps == pytest.approx([place / 10 for place in clip.frame_indices], abs=2e-3)
-    assert levels(clip) == pytest.approx([level(place) for place in clip.frame_indices], abs=6)
+    assert clip.timestamps == pytest.approx([index / 10 for index in clip.frame_indices], abs=2e-3)
+    assert levels(clip) == pytest.approx([level(index) for index in clip.frame_indices], abs=6)
     assert clip.total_frames == 60
     assert clip.duration == pytest.approx(6, abs=0.05)
     assert clip.fps == pytest.approx(10, rel=0.01)
@@ -95,9 +94,9 @@ def test_frames_that_come_unevenly_keep_their_times(
     clip, whole = read(data, video_fps=fps, video_maxlen=most), decoded_whole(data)
     assert clip.total_frames == len(times) == len(whole)
     assert clip.timestamps == pytest.approx([times[i] / 1000 for i in clip.frame_indices], abs=2e-3)
-    for row, place in enumerate(clip.frame_indices):
-        assert whole[place][0] == pytest.approx(clip.timestamps[row])
-        assert np.abs(clip.frames[row].astype(int) - whole[place][1]).max() <= 2
+    for row, index in enumerate(clip.frame_indices):
+        assert whole[index][0] == pytest.approx(clip.timestamps[row])
+        assert np.abs(clip.frames[row].astype(int) - whole[index][1]).max() <= 2
 
 
 def test_no_more_frames_than_asked_for() -> None:
@@ -201,7 +200,7 @@ def test_a_cut_video_gives_its_frames_or_an_error(form: str, part: float) -> Non
     except (MediaError, av.FFmpegError):  # one error for `MediaLoader`
         return
     assert 1 <= len(clip.frames) == len(clip.timestamps) == len(clip.frame_indices)
-    assert levels(clip) == pytest.approx([level(place) for place in clip.frame_indices], abs=6)
+    assert levels(clip) == pytest.approx([level(index) for index in clip.frame_indices], abs=6)
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
@@ -213,7 +212,7 @@ def test_animated_pictures_are_videos(form: str) -> None:
     assert clip.fps == pytest.approx(5 / 1.5)
     assert clip.frame_indices == (0, 1, 2, 4)
     assert clip.timestamps == pytest.approx((0, 0.1, 0.4, 1.1))
-    assert levels(clip) == pytest.approx([shades[place] for place in clip.frame_indices], abs=3)
+    assert levels(clip) == pytest.approx([shades[index] for index in clip.frame_indices], abs=3)
 
 
 @settings(max_examples=25, deadline=None)
@@ -223,8 +222,8 @@ def test_the_times_of_a_gif_are_pillows(frames: list[tuple[int, int]]) -> None:
     data = animation("GIF", [shade for _, shade in frames], [10 * length for length, _ in frames])
     image = Image.open(io.BytesIO(data))
     lengths = []
-    for place in range(image.n_frames):
-        image.seek(place)
+    for index in range(image.n_frames):
+        image.seek(index)
         lengths.append(image.info["duration"] / 1000)
     clip = read_animated(data, video_fps=1000.0, video_maxlen=1000)
     assert clip.total_frames == len(lengths)
@@ -260,7 +259,7 @@ def test_an_animation_of_too_many_frames_is_refused() -> None:
 @given(st.binary(max_size=300), st.sampled_from(["gif", "webp", "png"]))
 def test_the_times_of_garbage_end(data: bytes, form: str) -> None:
     """The walks over blocks come to an end and raise nothing but our own."""
-    from quire.media.animation import _delays
+    from quire.media.frames import _delays
 
     head = {"gif": b"GIF89a", "webp": b"RIFF\0\0\0\0WEBP", "png": b"\x89PNG\r\n\x1a\n"}[form]
     delays, first = _delays(io.BytesIO(head + data), form, POLICY, Watch(5))

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
+from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.reference import ReferenceRunner
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix
-from quire.engines.native.engine import Engine
 from quire.engines.native.models.registry import read_spec
 from quire.errors import UnsupportedModelError, WeightsError
 from quire.prompt import Prompt

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from quire.messages import read_conversation
-from quire.template.encode import elements_to_json
 from quire.template.registry import get_template, template_names
+from quire.template.template import elements_to_json
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "prompt_formats.json").read_text(encoding="utf-8")

@@ -163,8 +163,8 @@ def test_what_is_read_off_a_template(name: str) -> None:
     assert set(template.stop_token_ids(ours)) == {end, ours.eos_token_id}
     assert template.reasoning == (name in ("qwen3", "deepseek"))
     assert template.thought_words == ("<think>\n", "\n</think>\n\n")
-    found = template.tool_format
-    assert (found.name if found else None) == chat_templates.TOOL_FORMATS.get(name)
+    tool_format = template.tool_format
+    assert (tool_format.name if tool_format else None) == chat_templates.TOOL_FORMATS.get(name)
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def tokenizer_for(name: str, kind: str, flags: int, adds: bool) -> Tokenizer:
     markers += [text for text in chat_templates.CONTROLS.get(name, ()) if text not in markers]
     pick = random.Random(flags)
     added = [
-        AddedToken(text, special=place % 3 != 0, **{"normalized": False, **pick.choice(FLAGS)})
-        for place, text in enumerate(markers)
+        AddedToken(text, special=index % 3 != 0, **{"normalized": False, **pick.choice(FLAGS)})
+        for index, text in enumerate(markers)
     ]
     # Something that is an added token and no control token: ids of it must stay.
     added.append(AddedToken("weather", special=False, normalized=False))

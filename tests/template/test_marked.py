@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.template.formatting import percent
-from quire.template.marked import Marked, is_own, join, join_with, own, to_spans
+from quire.template.marked import Marked, is_own, join, join_with, own, percent, to_spans
 
 OWN, LITERAL = "abß .", "ABÉ\n\t"
 pieces = st.lists(

@@ -179,7 +179,7 @@ LATER = {"role": "system", "content": "Be brief."}
 
 
 @pytest.mark.parametrize(
-    ("messages", "told"),
+    ("messages", "problem"),
     [
         ([SAY, ASK], "the first turn must be the user's"),
         ([ASK, ASK], "turn 1 is 'user' after 'user'"),
@@ -188,8 +188,8 @@ LATER = {"role": "system", "content": "Be brief."}
         ([ASK, SAY, LATER, ASK], "a system message must come first"),
     ],
 )
-def test_turns_out_of_order(messages: list[dict[str, Any]], told: str) -> None:
-    with pytest.raises(MessageError, match=f"template 'qwen': {told}.*own chat template may"):
+def test_turns_out_of_order(messages: list[dict[str, Any]], problem: str) -> None:
+    with pytest.raises(MessageError, match=f"template 'qwen': {problem}.*own chat template may"):
         render("qwen", messages)
     assert render("qwen", [LATER, ASK, CALL, RESULT, RESULT, SAY, ASK])
 

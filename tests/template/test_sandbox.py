@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from quire.errors import TemplateError
-from quire.template import budget
-from quire.template.renderer import Renderer
+from quire.template import sandbox
+from quire.template.sandbox import Renderer
 
 DEEP = (
     "{% set ns = namespace(s=(1,), t=(1,)) %}{% for i in range(100) %}"
@@ -112,7 +115,7 @@ NESTED = {
 @pytest.fixture(autouse=True)
 def _small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same mechanism with a smaller budget, so that the tests take seconds."""
-    monkeypatch.setattr(budget, "FREE_WORK", 400_000)
+    monkeypatch.setattr(sandbox, "FREE_WORK", 400_000)
 
 
 def render(source: str, **variables: Any) -> str:
@@ -160,27 +163,96 @@ def test_templates_that_cannot_be_compiled(source: str, says: str) -> None:
 
 
 def test_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "FREE_WORK", 10**12)
-    monkeypatch.setattr(budget, "SECONDS", 0.2)
+    monkeypatch.setattr(sandbox, "FREE_WORK", 10**12)
+    monkeypatch.setattr(sandbox, "SECONDS", 0.2)
     with pytest.raises(TemplateError, match=r"longer than 0\.2 s"):
         render(ENDLESS["loops"])
 
 
 def test_a_fault_leaves_the_template_usable_in_any_thread() -> None:
     renderer = Renderer("{% if bad %}" + ENDLESS["loops"] + "{% endif %}ok")
-    found: list[str] = []
+    texts: list[str] = []
 
     def work() -> None:
         with pytest.raises(TemplateError):
             renderer.render({"bad": True})
-        found.append("".join(span.text for span in renderer.render({"bad": False})))
+        texts.append("".join(span.text for span in renderer.render({"bad": False})))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == ["ok"] * 3
+    assert texts == ["ok"] * 3
+
+
+class Gate:
+    """A variable of a template; whoever makes its text waits until the gate is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __str__(self) -> str:
+        self.reached.set()
+        assert self.opened.wait(60)
+        return "opened"
+
+
+def test_a_rendering_that_is_stopped_holds_up_no_other() -> None:
+    renderer = Renderer("{{ value }}")
+    gate = Gate()
+    with ThreadPoolExecutor(3) as pool:
+        stopped = pool.submit(renderer.render, {"value": gate})
+        try:
+            assert gate.reached.wait(60)
+            others = [pool.submit(renderer.render, {"value": text}) for text in ("a", "b")]
+            texts = ["".join(span.text for span in other.result(60)) for other in others]
+        finally:
+            gate.opened.set()
+        assert texts == ["a", "b"]
+        assert "".join(span.text for span in stopped.result(60)) == "opened"
+
+
+def test_each_rendering_has_a_budget_of_its_own() -> None:
+    """Another rendering, begun in between, does not fill up the budget of one that never ends."""
+    renderer = Renderer("{{ value }}{% if bad %}" + ENDLESS["loops"] + "{% endif %}")
+    gate = Gate()
+    with ThreadPoolExecutor(1) as pool:
+        endless = pool.submit(renderer.render, {"value": gate, "bad": True})
+        try:
+            assert gate.reached.wait(60)
+            long = "x" * 1_000_000  # a large budget
+            (span,) = renderer.render({"value": long, "bad": False})
+            assert span.text == long
+        finally:
+            gate.opened.set()
+        with pytest.raises(TemplateError, match="too much work"):
+            endless.result(60)
+
+
+def test_threads_share_the_compiled_code() -> None:
+    """Rendering at once, they compile nothing again, and later ones take what is idle."""
+    renderer = Renderer("{{ value }}" + "{{ 'x' }}" * 1000)
+    with compiling_refused(), ThreadPoolExecutor(8) as pool:
+        gates = [Gate() for _ in range(8)]
+        running = [pool.submit(renderer.render, {"value": gate}) for gate in gates]
+        for gate in gates:
+            assert gate.reached.wait(60)
+        for gate in gates:
+            gate.opened.set()
+        for future in running:
+            assert len(future.result(60)) == 2
+        with making_environments_refused():
+            assert len(renderer.render({"value": "a"})) == 2
+
+
+def compiling_refused() -> AbstractContextManager[object]:
+    return patch.object(sandbox.ChatEnvironment, "compile", side_effect=AssertionError)
+
+
+def making_environments_refused() -> AbstractContextManager[object]:
+    return patch.object(sandbox.ChatEnvironment, "__init__", side_effect=AssertionError)
 
 
 def test_the_budget_grows_with_the_conversation() -> None:

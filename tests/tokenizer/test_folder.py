@@ -91,8 +91,8 @@ def test_older_files(tmp_path: Path) -> None:
 def test_the_configuration_holds_a_template(tmp_path: Path) -> None:
     assert Tokenizer.from_folder(write(tmp_path, chat_template="T")).chat_template == "T"
     several = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "U"}]
-    found = Tokenizer.from_folder(write(tmp_path, chat_template=several)).chat_template
-    assert found == {"default": "D", "tool_use": "U"}
+    template = Tokenizer.from_folder(write(tmp_path, chat_template=several)).chat_template
+    assert template == {"default": "D", "tool_use": "U"}
     assert Tokenizer.from_folder(write(tmp_path)).chat_template is None
 
 

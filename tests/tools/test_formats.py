@@ -115,16 +115,16 @@ def arguments_for(name: str) -> st.SearchStrategy[dict[str, Any]]:
 
 def tools_for(calls: list[ToolCall]) -> list[dict[str, Any]]:
     """Tools whose schemas name the types of these calls' arguments."""
-    found: dict[str, dict[str, Any]] = {}
+    parameters: dict[str, dict[str, Any]] = {}
     for call in calls:
-        properties = found.setdefault(call.name, {})
+        properties = parameters.setdefault(call.name, {})
         for key, value in json.loads(call.arguments).items():
             kind = _TYPES.get(type(value), "null")
             known = properties.setdefault(key, {"type": []})
             known["type"] = sorted({*known["type"], kind})
     return [
         {"name": name, "parameters": {"type": "object", "properties": properties}}
-        for name, properties in found.items()
+        for name, properties in parameters.items()
     ]
 
 
@@ -163,8 +163,8 @@ def test_text_around_calls_is_kept(
     before, after = f"A {before.strip()}.", f"Z {after.strip()}."
     text = f"{before}\n{written(form, call[:1])}\n\n{after}"
     pieces = read(form, text, tools)
-    found = [piece for piece in pieces if isinstance(piece, ToolCall)]
-    assert meaning(found) == meaning(call[:1])
+    calls = [piece for piece in pieces if isinstance(piece, ToolCall)]
+    assert meaning(calls) == meaning(call[:1])
     said = "".join(piece for piece in pieces if isinstance(piece, str))
     assert said.split() == f"{before} {after}".split()
 
@@ -176,8 +176,8 @@ def test_no_answer_breaks_a_parser(name: str, data: st.DataObject) -> None:
     """Any damage to what was written gives text and calls, whose arguments are JSON objects."""
     form = get_tool_format(name)
     text = written(form, [ToolCall("f", '{"a": [1, {"b": "c"}], "d": "e"}'), ToolCall("g", "{}")])
-    place, length = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 6))
-    text = text[:place] + data.draw(texts) + text[place + length :]
+    offset, length = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 6))
+    text = text[:offset] + data.draw(texts) + text[offset + length :]
     for piece in read(form, text, step=data.draw(st.sampled_from([None, 1]))):
         if isinstance(piece, ToolCall):
             assert piece.name
@@ -304,5 +304,5 @@ def test_names() -> None:
     ],
 )
 def test_the_format_is_seen_in_a_chat_template(template: str, name: str | None) -> None:
-    found = detect_tool_format(template)
-    assert (found.name if found else None) == name
+    detected = detect_tool_format(template)
+    assert (detected.name if detected else None) == name

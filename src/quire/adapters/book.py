@@ -18,9 +18,9 @@ BASE = "base"
 class AdapterBook:
     """The adapters of one model: the configured ones, and those added and removed while it serves.
 
-    Every method may be called from any thread. Building the book and `add` read all weights of an
-    adapter from the disk: call them off the event loop. The others only look things up, but for
-    `find`, which looks into one folder.
+    Every method may be called from any thread. The constructor and `add` read all weights of an
+    adapter from the disk: call them off the event loop. They do so without the lock, so the others,
+    which only look things up, never wait for a disk; `find` looks into one folder.
     """
 
     def __init__(
@@ -80,7 +80,10 @@ class AdapterBook:
         return adapter
 
     def _register(self, adapter: Adapter) -> Adapter:
-        """Give the adapter the next number, and take it in; numbers are never used again."""
+        """Give the adapter the next number, and serve it. Numbers are never used again.
+
+        Engines know an adapter by its number, so what they keep of a removed one fits no other.
+        """
         with self._lock:
             there = self._adapters.get(adapter.name)
             if there is not None:
@@ -136,7 +139,7 @@ class AdapterBook:
         return adapter
 
     def find(self, name: str) -> Path | None:
-        """Where an adapter of this name, not loaded yet, lies in the folder; None if nowhere.
+        """The path of an adapter of this name in the folder, if it is not served yet; else None.
 
         A name comes from a request, so it never leads out of the folder: it is one component of a
         path, not hidden, and no symbolic link to somewhere else.
@@ -165,11 +168,10 @@ class AdapterBook:
         return self._register(self._read(name, self._locate(path)))
 
     def remove(self, name: str) -> Adapter:
-        """Serve this adapter no more, and return it.
+        """Stop serving this adapter, and return it.
 
-        Where it is the default, there is none from then on: requests that name no adapter get the
-        base model, and not another adapter that nobody chose. Adding it again changes nothing about
-        that.
+        If it is the default, there is none from then on: requests that name no adapter get the base
+        model, and not another adapter that nobody chose. Adding it again does not change that.
 
         Raises:
             UnknownAdapterError: there is no adapter of this name.

@@ -1,8 +1,7 @@
-"""adapter_config.json: what of it this project serves, and what it refuses by name.
+"""adapter_config.json: the options that are served, and those that are refused by name.
 
-A LoRA adapter of the plain kind adds `scaling * B @ A` to some matrices, and nothing else. Whatever
-option makes peft compute something else must not be passed over: the answers would be wrong without
-a word.
+A plain LoRA adapter adds `scaling * B @ A` to some matrices, and nothing else. An option with which
+peft computes something else must not be passed over: the answers would be wrong without a word.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _REFUSED: dict[str, str] = {
     "monteclora_config": _PLAIN,
     "megatron_config": f"convert the adapter to peft's own layers first, or {_MERGE}",
 }
-"""Options that change the sums, with what to do. Their falsy values have no effect."""
+"""Options that change what is computed, and what to do about each. Falsy values have no effect."""
 
 _EXTENDED = frozenset(["modules_to_save", "lora_bias"])
 """Those of them that extended adapters may have."""
@@ -89,7 +88,7 @@ _LARGEST_ALPHA = 1e9
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    """What is needed of adapter_config.json to serve the adapter."""
+    """The part of adapter_config.json that serving needs."""
 
     rank: int
     alpha: float
@@ -222,10 +221,10 @@ def _check_options(folder: Path, config: dict[str, Any], *, extended: bool) -> N
 
 
 def _check_start(folder: Path, start: Any) -> None:
-    """Refuse a start of training that moves a part of the base model's weights into the adapter.
+    """Refuse an initialisation that moves a part of the base model's weights into the adapter.
 
     peft saves such an adapter (pissa, olora, corda, loftq, lora_ga) as it is, unless it is told to
-    convert it, and then it writes `true` here. Unconverted it is right over the changed base only.
+    convert it, and then it writes `true` here. Unconverted it fits the changed base model alone.
     """
     if start is None or isinstance(start, bool) or start in _PLAIN_STARTS:
         return
@@ -240,7 +239,7 @@ def _rank(folder: Path, name: str, value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST_RANK:
         return value
     raise AdapterError(
-        f"The adapter {folder} has {name} {_short(value)}, which is no rank; a whole number from 1 "
+        f"The adapter {folder} has {name} {_short(value)}, which is no rank; an integer from 1 "
         "on is needed. Save it anew with peft."
     )
 
@@ -258,7 +257,7 @@ def _alpha(folder: Path, name: str, value: Any) -> float:
 def _short(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
+    except ValueError:  # an integer of thousands of digits
         return "too large"
     return text if len(text) <= 40 else f"{text[:40]}..."
 

@@ -1,6 +1,7 @@
 """The arguments: read from a dict, a YAML or JSON file, or the command line, and checked once."""
 
-from quire.arguments.files import parse_scalar
+from quire.arguments.base import parse_scalar
+from quire.arguments.command_line import FIELDS, read_assignments, read_words, split_source
 from quire.arguments.groups import (
     DataArguments,
     FinetuningArguments,
@@ -8,7 +9,6 @@ from quire.arguments.groups import (
     ModelArguments,
 )
 from quire.arguments.infer import ArgumentSource, InferArgs, get_infer_args, read_arguments
-from quire.arguments.words import FIELDS, read_assignments, read_words, split_source
 
 __all__ = [
     "FIELDS",

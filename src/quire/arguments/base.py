@@ -1,15 +1,20 @@
-"""What the four groups of arguments have in common: checked values, and errors in our own words."""
+"""What all groups of arguments share: types of values, files of them, and errors in quire's own words."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Self, TypeAlias, Union, get_args, get_origin
 
+import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     SecretStr,
     ValidationError,
     model_validator,
@@ -17,6 +22,52 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def parse_scalar(text: str) -> Any:
+    """Read `text` as a YAML value; text that is no YAML stays as it is."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML or JSON file that holds keys and values.
+
+    Raises:
+        ConfigError: no such file, not readable, or not keys and values.
+    """
+    path = path.expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"No such file: {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {path}: {error}.") from None
+    return _checked_mapping(_parse(path, text), path)
+
+
+def _parse(path: Path, text: str) -> Any:
+    try:
+        if path.suffix.lower() == ".json":
+            return json.loads(text)
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
+
+
+def _checked_mapping(content: Any, path: Path) -> dict[str, Any]:
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"{path} must hold keys and values, such as `template: qwen3`.")
+    return content
+
+
+# --- types of values -----------------------------------------------------------------------------
 
 
 def _refuse_boolean(value: Any) -> Any:
@@ -31,14 +82,62 @@ def _split_commas(value: Any) -> Any:
     return value
 
 
-Whole: TypeAlias = Annotated[int, BeforeValidator(_refuse_boolean)]
-Number: TypeAlias = Annotated[float, BeforeValidator(_refuse_boolean)]
-Names: TypeAlias = Annotated[tuple[str, ...] | None, BeforeValidator(_split_commas)]
+_UNITS = {
+    "": 1,
+    **{unit: 1000**power for power, unit in enumerate("kmgt", start=1)},
+    **{f"{unit}i": 1024**power for power, unit in enumerate("kmgt", start=1)},
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
+
+
+def _read_bytes(value: Any) -> Any:
+    """A size: a number of bytes, or text such as `2GiB`, `512 MB`."""
+    if isinstance(value, bool):
+        raise ValueError("a number of bytes is needed, not true or false")
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"a size is needed, such as 2GiB or 512MB, not {value!r}")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def _read_dictionary(value: Any) -> Any:
+    """A dictionary: as it is, as JSON text, or the path of a JSON or YAML file."""
+    if not isinstance(value, (str, Path)):
+        return value
+    text = str(value).strip()
+    if not text:
+        return None
+    if not text.startswith("{"):
+        return read_mapping(Path(text))
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"no valid JSON: {error}") from None
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+Integer: TypeAlias = Annotated[int, BeforeValidator(_refuse_boolean)]
+PositiveInteger: TypeAlias = Annotated[Integer, Field(ge=1)]
+NonNegativeInteger: TypeAlias = Annotated[Integer, Field(ge=0)]
+Float: TypeAlias = Annotated[float, BeforeValidator(_refuse_boolean)]
+ByteSize: TypeAlias = Annotated[int, BeforeValidator(_read_bytes), Field(ge=1)]
+"""Bytes: a number, or text such as `2GiB`."""
+NameList: TypeAlias = Annotated[tuple[str, ...] | None, BeforeValidator(_split_commas)]
 """Several names: a list, or one string with commas between them."""
+PathStr: TypeAlias = Annotated[str, BeforeValidator(_as_text)]
+Dictionary: TypeAlias = Annotated[dict[str, Any], BeforeValidator(_read_dictionary)]
+
+
+# --- groups --------------------------------------------------------------------------------------
 
 
 class Arguments(BaseModel):
-    """A group of arguments: a value that does not change; `replace` makes another.
+    """A group of arguments. It is immutable; `replace` makes another.
 
     `model_fields_set` names those that were given explicitly; None for a setting that needs a value
     means "not given".
@@ -56,7 +155,7 @@ class Arguments(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _in_our_words(error, type(self)) from None
+            raise _own_words(error, type(self)) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -91,28 +190,28 @@ class Arguments(BaseModel):
         return {key: _masked(key, getattr(self, key)) for key in type(self).model_fields}
 
 
-def kinds(annotation: Any) -> Iterator[Any]:
-    """The types that a field takes: the members of a union but None, without what annotates them."""
+def value_types(annotation: Any) -> Iterator[Any]:
+    """The types that a field takes: the members of a union but None, without their annotations."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from kinds(get_args(annotation)[0])
+        yield from value_types(get_args(annotation)[0])
     elif origin in (Union, UnionType):
         for part in get_args(annotation):
-            yield from kinds(part)
+            yield from value_types(part)
     elif annotation is not NoneType:
         yield annotation
 
 
 def is_secret(field: FieldInfo) -> bool:
     """Whether a field's value is never shown."""
-    return SecretStr in kinds(field.annotation)
+    return SecretStr in value_types(field.annotation)
 
 
 def _masked(key: str, value: Any) -> Any:
     return f"<{key.upper()}>" if isinstance(value, SecretStr) else value
 
 
-def _in_our_words(error: ValidationError, group: type[Arguments]) -> ConfigError:
+def _own_words(error: ValidationError, group: type[Arguments]) -> ConfigError:
     details = error.errors(include_url=False)
     unknown = any(detail["type"] == "extra_forbidden" for detail in details)
     text = "; ".join(dict.fromkeys(_describe(dict(detail), group) for detail in details))
@@ -144,7 +243,7 @@ _BOUNDS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 _TYPES: Mapping[str, str] = {
     "bool": "true or false",
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "finite": "a finite number",
     "string": "text",

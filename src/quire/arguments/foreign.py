@@ -119,7 +119,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "double_quantization": "it belongs to bitsandbytes",
     "quantization_device_map": "it belongs to bitsandbytes",
 }
-"""Keys of inference that change no answer here, each with the reason."""
+"""Keys of inference that change no answers here, each with the reason."""
 
 _FOREIGN_ENGINES: Mapping[str, str] = {
     "sglang_": "it belongs to SGLang",
@@ -154,6 +154,9 @@ RENAMED: Mapping[str, str] = {
     "vllm_dtype": "infer_dtype",
 }
 """Names that LLaMA-Factory itself gave up, and what they are called now."""
+
+DATA_SET_KEYS = frozenset(["cutoff_len", "dataset", "dataset_dir", "max_samples"])
+"""Arguments of runs over data sets: nothing reads them, so they are named in the log as well."""
 
 FOREIGN_KEYS = TRAINING_KEYS | frozenset(WITHOUT_EFFECT) | frozenset(_REFUSED)
 

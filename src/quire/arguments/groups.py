@@ -2,49 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 
-from quire.arguments.base import Arguments, Names, Number, Whole
-from quire.arguments.files import read_mapping
-
-_UNITS = {
-    "": 1,
-    **{unit: 1000**power for power, unit in enumerate("kmgt", start=1)},
-    **{f"{unit}i": 1024**power for power, unit in enumerate("kmgt", start=1)},
-}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", re.IGNORECASE)
-
-
-def _read_bytes(value: Any) -> Any:
-    """A size: a number of bytes, or text such as `2GiB`, `512 MB`."""
-    if isinstance(value, bool):
-        raise ValueError("a number of bytes is needed, not true or false")
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None or match[2].lower() not in _UNITS:
-        raise ValueError(f"a size is needed, such as 2GiB or 512MB, not {value!r}")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
-
-
-def _read_dictionary(value: Any) -> Any:
-    """A dictionary: as it is, as JSON text, or the path of a JSON or YAML file."""
-    if not isinstance(value, (str, Path)):
-        return value
-    text = str(value).strip()
-    if not text:
-        return None
-    if not text.startswith("{"):
-        return read_mapping(Path(text))
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"no valid JSON: {error}") from None
+from quire.arguments.base import (
+    Arguments,
+    ByteSize,
+    Dictionary,
+    Float,
+    Integer,
+    NameList,
+    NonNegativeInteger,
+    PathStr,
+    PositiveInteger,
+)
 
 
 def _none_is_null(value: Any) -> Any:
@@ -71,81 +43,72 @@ def _known_stage(value: Any) -> Any:
     return value
 
 
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
 Backend = Annotated[
     Literal["auto", "vllm", "native", "remote"], BeforeValidator(_native_for_huggingface)
 ]
-Size = Annotated[int, BeforeValidator(_read_bytes), Field(ge=1)]
-Dictionary = Annotated[dict[str, Any], BeforeValidator(_read_dictionary)]
-PathText = Annotated[str, BeforeValidator(_as_text)]
 RopeScaling = Annotated[
     Literal["linear", "dynamic", "yarn", "llama3"] | None, BeforeValidator(_none_is_null)
 ]
-Count = Annotated[Whole, Field(ge=1)]
-NoneOrMore = Annotated[Whole, Field(ge=0)]
 
 
 class ModelArguments(Arguments):
     """Which model, on which engine, and how the engine runs it."""
 
-    model_name_or_path: PathText = Field(min_length=1)
+    model_name_or_path: PathStr = Field(min_length=1)
     """A folder in Hugging Face's form, or a name on the Hugging Face Hub."""
-    adapter_name_or_path: Names = None
+    adapter_name_or_path: NameList = None
     """LoRA adapters; the first is the default of every request."""
-    adapter_folder: PathText | None = None
+    adapter_folder: PathStr | None = None
     """Where adapters named by a request are looked for."""
-    cache_dir: PathText | None = None
+    cache_dir: PathStr | None = None
     model_revision: str = "main"
     hf_hub_token: SecretStr | None = None
     use_fast_tokenizer: bool = True
     split_special_tokens: bool = False
-    add_tokens: Names = None
-    add_special_tokens: Names = None
+    add_tokens: NameList = None
+    add_special_tokens: NameList = None
     trust_remote_code: bool = False
 
     infer_backend: Backend = "auto"
     infer_dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
     rope_scaling: RopeScaling = None
-    quantization_bit: Whole | None = None
+    quantization_bit: Integer | None = None
     quantization_method: Literal[
         "bnb", "gptq", "awq", "aqlm", "quanto", "eetq", "hqq", "mxfp4", "fp8"
     ] = "bnb"
     use_kv_cache: bool = True
 
-    image_max_pixels: Count = 768 * 768
-    image_min_pixels: Count = 32 * 32
-    video_max_pixels: Count = 256 * 256
-    video_min_pixels: Count = 16 * 16
-    video_fps: Annotated[Number, Field(gt=0)] = 2.0
+    image_max_pixels: PositiveInteger = 768 * 768
+    image_min_pixels: PositiveInteger = 32 * 32
+    video_max_pixels: PositiveInteger = 256 * 256
+    video_min_pixels: PositiveInteger = 16 * 16
+    video_fps: Annotated[Float, Field(gt=0)] = 2.0
     """Frames a second that are sampled from a video."""
-    video_maxlen: Count = 128
+    video_maxlen: PositiveInteger = 128
     """The most frames sampled from one video."""
-    max_images: NoneOrMore = 4
-    max_videos: NoneOrMore = 2
-    max_audios: NoneOrMore = 2
+    max_images: NonNegativeInteger = 4
+    max_videos: NonNegativeInteger = 2
+    max_audios: NonNegativeInteger = 2
     """The most images, videos and audios of one prompt."""
     use_audio_in_video: bool = False
-    audio_sampling_rate: Count = 16000
+    audio_sampling_rate: PositiveInteger = 16000
     """Hertz."""
 
-    vllm_maxlen: Count = 4096
+    vllm_maxlen: PositiveInteger = 4096
     """The most tokens of prompt and answer together, on every engine."""
-    vllm_gpu_util: Annotated[Number, Field(gt=0, le=1)] = 0.7
+    vllm_gpu_util: Annotated[Float, Field(gt=0, le=1)] = 0.7
     vllm_enforce_eager: bool = False
-    vllm_max_lora_rank: Count = 32
+    vllm_max_lora_rank: PositiveInteger = 32
     vllm_config: Dictionary | None = None
     """Engine arguments of vLLM that override all others: a dict, JSON text, or a file's path."""
-    vllm_start_timeout: Annotated[Number, Field(gt=0)] = 600.0
+    vllm_start_timeout: Annotated[Float, Field(gt=0)] = 600.0
     """Seconds that vLLM may take to start; then it is ended, with an error."""
-    vllm_max_restarts: Annotated[Whole, Field(ge=0)] = 0
+    vllm_max_restarts: Annotated[Integer, Field(ge=0)] = 0
     """How often an engine of vLLM that died is started again, in all."""
 
-    remote_base_url: Names = None
+    remote_base_url: NameList = None
     """Addresses of running vLLM or quire servers, such as `http://10.0.0.5:8000`; the one with the
-    fewest requests of this process under way gets the next."""
+    fewest requests of this process in flight gets the next."""
     remote_api: Literal["auto", "tokens", "chat"] = "auto"
     """What is sent there: token ids (needs the model's folder here, for its template and
     tokenizer), or messages; auto takes tokens where `model_name_or_path` is a folder."""
@@ -154,27 +117,27 @@ class ModelArguments(Arguments):
     remote_api_key: SecretStr | None = None
     """None takes the environment's QUIRE_REMOTE_API_KEY, if it is there."""
 
-    native_block_size: Annotated[Whole, Field(ge=1, le=1024)] = 16
+    native_block_size: Annotated[Integer, Field(ge=1, le=1024)] = 16
     """Tokens in one block of the KV cache."""
-    native_kv_cache_memory: Size | None = None
+    native_kv_cache_memory: ByteSize | None = None
     """Bytes of the KV cache, or text such as `2GiB`; None takes a share of what is free."""
-    native_memory_util: Annotated[Number, Field(gt=0, le=1)] = 0.7
+    native_memory_util: Annotated[Float, Field(gt=0, le=1)] = 0.7
     """The share of free memory that the KV cache may take at most."""
-    native_max_sequences: Count = 256
+    native_max_sequences: PositiveInteger = 256
     """The most sequences that run at once; others wait."""
-    native_max_batch_tokens: Count = 2048
+    native_max_batch_tokens: PositiveInteger = 2048
     """The most tokens computed in one step; longer prompts are computed in several."""
-    native_num_threads: Count | None = None
+    native_num_threads: PositiveInteger | None = None
     """Threads of the kernels; None takes all cores that this process may use."""
     native_prefix_caching: bool = True
     native_kv_cache_dtype: Literal["auto", "float32", "float16", "int8"] = "auto"
-    """What the KV cache holds: float16 halves its memory and its traffic, int8 nearly quarters them.
+    """The type of the KV cache: float16 halves its memory and its traffic, int8 nearly quarters them.
     auto is float16 where weights are quantised, else float32."""
     native_quantization: Annotated[
         Literal["int8", "int4"] | None, BeforeValidator(_none_for_full)
     ] = None
     """Round the weights to so many bits at load; the result is kept in the cache folder."""
-    native_speculation: Annotated[Whole, Field(ge=0, le=64)] = 0
+    native_speculation: Annotated[Integer, Field(ge=0, le=64)] = 0
     """The most tokens that a stream guesses ahead in one step, from what followed the same words in
     its prompt and answer; 0 for none. It makes answers that repeat their prompt faster and changes
     no token; 8 is a good number."""
@@ -205,13 +168,14 @@ class DataArguments(Arguments):
     """False asks a reasoning model to answer at once; None leaves it to the template."""
     preserve_thinking: bool = False
     """Whether thoughts of earlier turns stay in the prompt."""
+    media_dir: PathStr | None = None
+    """Where relative paths of media are looked for first, before the current folder."""
 
-    dataset: Names = None
-    dataset_dir: PathText = "data"
-    media_dir: PathText | None = None
-    """Where relative paths of media are looked for; None takes `dataset_dir`."""
-    cutoff_len: Count = 2048
-    max_samples: Count | None = None
+    # For runs over data sets; nothing reads these yet, and the log says so (see `foreign.py`).
+    dataset: NameList = None
+    dataset_dir: PathStr = "data"
+    cutoff_len: PositiveInteger = 2048
+    max_samples: PositiveInteger | None = None
 
 
 class FinetuningArguments(Arguments):
@@ -226,17 +190,17 @@ class GeneratingArguments(Arguments):
     """The configuration's sampling settings; a request's own win over them."""
 
     do_sample: bool = True
-    temperature: Annotated[Number, Field(ge=0, le=100)] = 0.95
-    top_p: Annotated[Number, Field(ge=0, le=1)] = 0.7
+    temperature: Annotated[Float, Field(ge=0, le=100)] = 0.95
+    top_p: Annotated[Float, Field(ge=0, le=1)] = 0.7
     """0 means unset: 1.0."""
-    top_k: Annotated[Whole, Field(ge=-1)] = 50
+    top_k: Annotated[Integer, Field(ge=-1)] = 50
     """0 and -1 mean all tokens."""
-    num_beams: Annotated[Whole, Field(ge=1)] = 1
-    max_length: Count = 1024
-    max_new_tokens: Count = 1024
-    repetition_penalty: Annotated[Number, Field(ge=0, le=100)] = 1.0
+    num_beams: Annotated[Integer, Field(ge=1)] = 1
+    max_length: PositiveInteger = 1024
+    max_new_tokens: PositiveInteger = 1024
+    repetition_penalty: Annotated[Float, Field(ge=0, le=100)] = 1.0
     """0 means unset: 1.0."""
-    length_penalty: Number = 1.0
+    length_penalty: Float = 1.0
     skip_special_tokens: bool = True
 
     @model_validator(mode="before")

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from quire.arguments.files import read_mapping
+from quire.arguments.base import read_mapping
+from quire.arguments.command_line import FIELDS, GROUPS, read_words
 from quire.arguments.foreign import (
+    DATA_SET_KEYS,
     FOREIGN_KEYS,
     RENAMED,
     TRAINING_KEYS,
@@ -23,7 +25,6 @@ from quire.arguments.groups import (
     GeneratingArguments,
     ModelArguments,
 )
-from quire.arguments.words import FIELDS, GROUPS, read_words
 from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
 from quire.options import REQUEST_OPTIONS
 
@@ -50,8 +51,8 @@ def get_infer_args(args: ArgumentSource = None) -> InferArgs:
             None takes this process's own command line.
 
     Raises:
-        ConfigError: a value that is not allowed, or one that would change answers unseen.
-        UnknownArgumentError: a key that nobody knows.
+        ConfigError: a value is not allowed, or would silently change answers.
+        UnknownArgumentError: a key is unknown.
     """
     values = read_arguments(args)
     _check_keys(values)
@@ -104,10 +105,12 @@ def _unknown(key: str) -> str:
 
 
 def _log_foreign(values: Mapping[str, Any]) -> None:
-    """Name, never show, what is passed over: values may be secrets."""
-    training = [key for key in values if key in TRAINING_KEYS]
-    if training:
-        logger.warning("Passed over, since they concern training only: %s.", ", ".join(training))
+    """Log the names of what is passed over, and never the values: they may be secrets."""
+    unused = [key for key in values if key in TRAINING_KEYS | DATA_SET_KEYS]
+    if unused:
+        logger.warning(
+            "Passed over, since they concern training and data sets only: %s.", ", ".join(unused)
+        )
     others = {key: reason_without_effect(key) for key in values}
     noted = [f"{key} ({reason})" for key, reason in others.items() if reason]
     noted += [key for key, value in values.items() if is_refusable(key) and value is not None]

@@ -10,9 +10,10 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from quire.messages import ToolCall
-from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart
+from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart, Usage
 from quire.tools.base import ToolParser
 
 
@@ -35,7 +36,7 @@ class SpecialTokenFilter:
         self._pending = ""
 
     def add(self, text: str) -> str:
-        """Return what is certain to be shown of all text so far."""
+        """Return the text that is certain to be shown, of all added so far."""
         if not self._special:
             return text
         text = self._pattern.sub("", self._pending + text)
@@ -57,8 +58,9 @@ class ReasoningSplitter:
     """
 
     def __init__(self, thought_words: tuple[str, str], *, inside: bool = False) -> None:
-        self._start, self._end = (word.strip() for word in thought_words)
-        self._state = "inside" if inside else "before"
+        self._start, self._end = thought_words[0].strip(), thought_words[1].strip()
+        self.state: Literal["before", "inside", "after"] = "inside" if inside else "before"
+        self.has_thought = inside
         self._fresh = True  # only line breaks so far in this state, which are dropped
         self._pending = ""
 
@@ -66,28 +68,23 @@ class ReasoningSplitter:
         """Return the reasoning and the content that became certain."""
         self._pending += text
         reasoning = content = ""
-        if self._state == "before":
+        if self.state == "before":
             self._look_for_start()
-        if self._state == "inside":
+        if self.state == "inside":
             reasoning = self._take_thought()
-        if self._state == "after":
+        if self.state == "after":
             content = self._take_answer()
         return reasoning, content
 
     def flush(self) -> tuple[str, str]:
         """Return (reasoning, content) of what was held back; the stream has ended."""
         rest, self._pending = self._pending, ""
-        return (rest.rstrip("\n"), "") if self._state == "inside" else ("", rest)
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether the next text belongs to the thought."""
-        return self._state == "inside"
+        return (rest.rstrip("\n"), "") if self.state == "inside" else ("", rest)
 
     @property
     def is_past(self) -> bool:
         """Whether all further text is the answer's, unchanged."""
-        return self._state == "after" and not self._fresh and not self._pending
+        return self.state == "after" and not self._fresh and not self._pending
 
     def thought_span(self, text: str, *, inside: bool) -> tuple[int, int]:
         """The start and end offset of the thought in the text of a whole answer, without markers."""
@@ -99,9 +96,9 @@ class ReasoningSplitter:
         text = self._pending.lstrip()
         if self._start and text.startswith(self._start):
             self._pending = text[len(self._start) :]
-            self._state = "inside"
+            self.state, self.has_thought = "inside", True
         elif not self._start or (text and not self._start.startswith(text)):
-            self._state, self._fresh = "after", False
+            self.state, self._fresh = "after", False
 
     def _take_thought(self) -> str:
         if self._fresh:
@@ -109,7 +106,7 @@ class ReasoningSplitter:
             self._fresh = not self._pending
         thought, end, rest = self._pending.partition(self._end)
         if end:
-            self._pending, self._state, self._fresh = rest, "after", True
+            self._pending, self.state, self._fresh = rest, "after", True
             return thought.rstrip("\n")
         keep = len(thought) - held_back(thought, (self._end,))
         keep = len(thought[:keep].rstrip("\n"))
@@ -144,89 +141,101 @@ class AnswerReader:
         tools: ToolParser | None = None,
         decode: Callable[[Sequence[int]], str],
     ) -> None:
+        self._splitter = ReasoningSplitter(thought_words, inside=inside)
+        self._inside, self._tools, self._decode = inside, tools, decode
         # A special token's text may be split between two deltas, of which the second belongs to
         # another kind of text; so each kind has a filter that holds back its own end.
-        self._shown = SpecialTokenFilter(special)
-        self._thought = SpecialTokenFilter(special)
-        self._answer = SpecialTokenFilter(special)
-        self._splitter = ReasoningSplitter(thought_words, inside=inside)
-        self._inside = inside
-        self._tools = tools
-        self._decode = decode
+        self._shown, self._thought, self._answer = (
+            [SpecialTokenFilter(special) for _ in range(3)] if special else (None, None, None)
+        )
         self._is_bare = not special and tools is None
         self._passes_through = False
         self._has_called = False
-        self._has_started = False
+        self._begun = False
         self._reasoning_tokens = 0
 
     def read(self, delta: Delta) -> Delta:
         """Return the delta with its parts.
 
-        Once a thought is past and no tools are offered, a delta is returned as it is: its text is the
-        answer's, and most tokens of most answers take this way.
+        Once the thought is past, and if no tools are offered, a delta is returned unchanged: its text
+        is the answer's. This is the way of most tokens of most answers.
         """
-        if self._passes_through and delta.finish_reason is None:
-            return delta
-        was_inside = self._splitter.is_inside
         ends = delta.finish_reason is not None
-        text = self._shown.add(delta.text)
-        parts = self._parts(*self._splitter.add(delta.text))
+        if self._passes_through:
+            if ends and self._reasoning_tokens:
+                return replace(delta, usage=self._usage(delta))
+            return delta
+        splitter, text = self._splitter, delta.text
+        was_inside = splitter.state == "inside"
+        parts = self._parts(*splitter.add(text))
+        if self._shown is not None:
+            text = self._shown.add(text)
         if ends:
-            text += self._shown.flush()
             parts += self._rest()
-        if was_inside and self._splitter.is_inside:
+            text += "" if self._shown is None else self._shown.flush()
+        if was_inside and splitter.state == "inside":
             self._reasoning_tokens += len(delta.token_ids)
-        read = replace(delta, text=text, parts=tuple(parts))
-        if ends:
-            thinks = was_inside or any(isinstance(part, ThoughtPart) for part in parts)
-            if thinks and not self._has_started:
-                self._reasoning_tokens = self._count_thought(delta)
-            self._finish(read)
-        self._has_started = True
-        self._passes_through = self._is_bare and self._splitter.is_past
-        return read
+        elif ends and not self._begun and splitter.has_thought:
+            self._reasoning_tokens = self._count_thought(delta)
+        self._begun = True
+        self._passes_through = self._is_bare and splitter.is_past
+        reason: FinishReason | None = delta.finish_reason
+        if reason == "stop" and self._has_called:
+            reason = "tool_calls"
+        return replace(
+            delta, text=text, parts=tuple(parts), finish_reason=reason, usage=self._usage(delta)
+        )
+
+    def _usage(self, delta: Delta) -> Usage | None:
+        """The delta's usage, with the thought's token count."""
+        if delta.usage is None or not self._reasoning_tokens:
+            return delta.usage
+        return replace(delta.usage, reasoning_tokens=self._reasoning_tokens)
 
     def _parts(self, reasoning: str, answer: str) -> list[AnswerPart]:
         parts: list[AnswerPart] = []
         if reasoning:
-            self._add(parts, ThoughtPart, self._thought.add(reasoning))
+            self._add(parts, ThoughtPart, reasoning)
         if answer:
-            self._add(parts, ThoughtPart, self._thought.flush())
-            pieces = [answer] if self._tools is None else self._tools.add(answer)
-            self._add_pieces(parts, pieces)
+            self._flush(parts, ThoughtPart)
+            if self._tools is None:
+                self._add(parts, TextPart, answer)
+            else:
+                self._add_pieces(parts, self._tools.add(answer))
         return parts
 
     def _rest(self) -> list[AnswerPart]:
         """The parts that were held back; the completion has ended."""
         parts = self._parts(*self._splitter.flush())
-        self._add(parts, ThoughtPart, self._thought.flush())
+        self._flush(parts, ThoughtPart)
         if self._tools is not None:
             self._add_pieces(parts, self._tools.flush())
-        self._add(parts, TextPart, self._answer.flush())
+        self._flush(parts, TextPart)
         return parts
 
     def _add_pieces(self, parts: list[AnswerPart], pieces: Sequence[str | ToolCall]) -> None:
         for piece in pieces:
             if isinstance(piece, str):
-                self._add(parts, TextPart, self._answer.add(piece))
+                self._add(parts, TextPart, piece)
             else:
-                self._add(parts, TextPart, self._answer.flush())
+                self._flush(parts, TextPart)
                 self._has_called = True
                 parts.append(piece)
 
     def _add(
         self, parts: list[AnswerPart], kind: type[TextPart] | type[ThoughtPart], text: str
     ) -> None:
+        hidden = self._answer if kind is TextPart else self._thought
+        if hidden is not None:
+            text = hidden.add(text)
         if text:
             parts.append(kind(text))
 
-    def _finish(self, last: Delta) -> None:
-        """Set the finish reason "tool_calls" after calls, and the tokens of the thought."""
-        reason: FinishReason | None = last.finish_reason
-        if reason == "stop" and self._has_called:
-            last.finish_reason = "tool_calls"
-        if last.usage is not None and self._reasoning_tokens:
-            last.usage = replace(last.usage, reasoning_tokens=self._reasoning_tokens)
+    def _flush(self, parts: list[AnswerPart], kind: type[TextPart] | type[ThoughtPart]) -> None:
+        """Add what a filter holds back: a marker never spans text of two kinds."""
+        hidden = self._answer if kind is TextPart else self._thought
+        if hidden is not None and (text := hidden.flush()):
+            parts.append(kind(text))
 
     def _count_thought(self, whole: Delta) -> int:
         """Count the tokens of the thought in an answer that came as a single delta.

@@ -181,10 +181,12 @@ class ChatModel:
     def _on_any_loop(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The engine's stream for the caller's event loop.
 
-        An engine that is bound to one loop runs on this object's, and its items cross over. One that
-        serves any loop runs on the caller's: a crossing would cost a thread switch.
+        An engine that is bound to one loop runs on this object's, and its items cross over to other
+        loops. One that serves any loop runs on the caller's: a crossing costs a thread switch.
         """
-        return self._loop.aiterate(stream) if self.engine.info.loop_bound else stream
+        if not self.engine.info.loop_bound or self._loop.is_running_here:
+            return stream
+        return self._loop.aiterate(stream)
 
     async def aget_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score texts with a reward model; see BaseEngine.get_scores."""

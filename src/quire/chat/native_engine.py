@@ -12,7 +12,7 @@ from quire.arguments import (
 from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import ChatFormat, Preparation
 from quire.chat.token_chat import TokenChat
-from quire.engines.native.statistics import EngineStatistics
+from quire.engines.native.core.engine import EngineStatistics
 from quire.engines.native.token_engine import NativeTokenEngine, check_arguments
 from quire.weights.folder import find_model_folder
 

@@ -18,7 +18,7 @@ from quire.media.values import Medium
 from quire.messages import Conversation, Media, read_conversation
 from quire.options import check_option_names, read_option
 from quire.prompt import Prompt
-from quire.request import ChatRequest
+from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
 from quire.template.registry import get_template
 from quire.template.template import Template
@@ -29,6 +29,8 @@ from quire.weights.folder import eos_token_ids, read_json
 SHORT = 4000
 """Characters of a conversation or text that is rendered and tokenised on the event loop. It takes
 about half a millisecond, less than handing it to a thread takes under load."""
+
+_NO_TEXTS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +124,11 @@ class Preparation:
             RequestError: the request is wrong.
             EngineClosedError: the request holds media, and `close` was called.
         """
-        if _is_short(request):
-            return self.prepare_text(request)
-        read = await asyncio.to_thread(self._read, request)
-        if isinstance(read, PreparedRequest):
-            return read
-        conversation, media = read
+        read = self._read
+        result = read(request) if _is_short(request) else await asyncio.to_thread(read, request)
+        if isinstance(result, PreparedRequest):
+            return result
+        conversation, media = result
         decoded = await self.media.load(media)
         return await asyncio.to_thread(self._render, request, conversation, decoded)
 
@@ -178,11 +179,12 @@ class Preparation:
 
         One function for both, since one trip to a thread is then enough for most requests.
         """
-        check_option_names(request.options)
-        conversation, media = self.media.place(
-            read_conversation(request.messages, request.system, request.tools), request.media
-        )
-        return (conversation, media) if media else self._render(request, conversation, ())
+        conversation = read_conversation(request.messages, request.system, request.tools)
+        conversation, media = self.media.place(conversation, request.media)
+        if not media:
+            return self._render(request, conversation, ())
+        check_option_names(request.options)  # before anything is fetched for it
+        return conversation, media
 
     def _render(
         self, request: ChatRequest, conversation: Conversation, media: Sequence[Medium]
@@ -199,7 +201,7 @@ class Preparation:
             template,
             conversation,
             media,
-            enable_thinking=self._thinking(read_option(options, "enable_thinking"), constrained),
+            enable_thinking=self._thinking(options, constrained),
             preserve_thinking=self._data_args.preserve_thinking if preserve is None else preserve,
         )
         starts_in_thought = template.starts_in_thought(elements)
@@ -209,7 +211,8 @@ class Preparation:
                 "from its first token: the two do not go together."
             )
         prompt = self.media.encode(template, elements, media, self.tokenizer)
-        special = self._special if self._skips_special_tokens(options) else frozenset[str]()
+        skips = options.get("skip_special_tokens")
+        special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         params = self._resolver.resolve(
             {**options, "skip_special_tokens": False} if special else options,
             len(prompt),
@@ -219,8 +222,9 @@ class Preparation:
         )
         return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
 
-    def _thinking(self, wanted: bool | None, constrained: bool) -> bool | None:
+    def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
         """Whether the model is to think; a constraint applies from the first token, so it cannot."""
+        wanted = read_option(options, "enable_thinking")
         if not constrained:
             return self._data_args.enable_thinking if wanted is None else wanted
         if wanted:
@@ -229,10 +233,6 @@ class Preparation:
                 "a thought: leave enable_thinking out, or set it to false."
             )
         return False
-
-    def _skips_special_tokens(self, options: Mapping[str, Any]) -> bool:
-        given = options.get("skip_special_tokens")
-        return self._skips_special if given is None else bool(given)
 
     def _special_with_markers(self) -> frozenset[str]:
         """The texts of all special tokens, if a marker of thoughts or tool calls is one of them.
@@ -253,7 +253,7 @@ def _is_short(request: ChatRequest) -> bool:
     It is not checked yet, so anything of an unexpected type counts as long.
     """
     messages = request.messages
-    if request.media or request.tools is not None or len(request.system or "") > SHORT:
+    if request.media is not NO_MEDIA or request.tools is not None:
         return False
     if not isinstance(messages, (list, tuple)) or len(messages) > SHORT // 100:
         return False

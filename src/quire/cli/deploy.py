@@ -121,9 +121,9 @@ def _size(text: str | None) -> int | None:
         return None
     from pydantic import TypeAdapter, ValidationError
 
-    from quire.arguments.groups import Size
+    from quire.arguments.base import ByteSize
 
     try:
-        return TypeAdapter(Size).validate_python(text)
+        return TypeAdapter(ByteSize).validate_python(text)
     except ValidationError:
         raise ConfigError(f"--memory is a size, such as 64GiB, not {text!r}.") from None

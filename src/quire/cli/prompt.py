@@ -195,7 +195,7 @@ def _conversation(content: Mapping[str, Any]) -> Conversation:
 
 
 def _write_elements(rendering: Rendering, output: TextIO) -> None:
-    from quire.template.encode import elements_to_json
+    from quire.template.template import elements_to_json
 
     encoding = (getattr(output, "encoding", None) or "utf-8").lower()
     text = json.dumps(

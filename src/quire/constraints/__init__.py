@@ -1,1 +1,1 @@
-"""Constrained output: llguidance says which tokens may come next, and the sampler obeys."""
+"""Constrained output (`response_format`): llguidance says which tokens may come next."""

@@ -21,7 +21,7 @@ _RATES = range(1_000, 1_000_000)
 _MAX_CHANNELS = 16
 _PIECE = 4096
 """Samples of a waveform that are resampled at a time."""
-_WHOLE_TYPES = (np.uint8, np.int16, np.int32)
+_INTEGER_TYPES = (np.uint8, np.int16, np.int32)
 
 
 def read_sound(file: BinaryIO, rate: int, policy: MediaPolicy, watch: Watch) -> Sound:
@@ -54,13 +54,13 @@ def decode_stream(
 
 
 def from_waveform(source: Any, rate: int, policy: MediaPolicy, watch: Watch) -> Sound:
-    """A waveform of the caller's: samples alone at `rate`, or samples and their own rate.
+    """A waveform that a caller gives: samples alone at `rate`, or samples and their own rate.
 
     The pair may be `(samples, rate)`, `(rate, samples)` or `{"array", "sampling_rate"}`. Samples
-    are floats, or whole numbers of 8 (unsigned), 16 or 32 bits; channels may be either axis.
+    are floats, or integers of 8 (unsigned), 16 or 32 bits; channels may be either axis.
 
     Raises:
-        MediaError: no such waveform, or one beyond the policy's limits.
+        MediaError: the source is no such waveform, or one beyond the policy's limits.
     """
     samples, own_rate = _pair(source, rate)
     wave = _mono(samples)
@@ -71,7 +71,7 @@ def from_waveform(source: Any, rate: int, policy: MediaPolicy, watch: Watch) -> 
 
 
 def is_waveform(source: Any) -> bool:
-    """Whether a source is a waveform and no file."""
+    """Whether a source is a waveform, not a file."""
     if isinstance(source, dict):
         return "array" in source and "sampling_rate" in source
     return isinstance(source, (list, tuple)) or hasattr(source, "__array__")
@@ -100,7 +100,7 @@ def _bad_rate(rate: object) -> MediaError:
 
 
 def _mono(samples: Any) -> Samples:
-    """Copied, so that what the caller does to theirs changes nothing here."""
+    """The samples as one channel, copied: the caller may go on to change their array."""
     try:
         wave = np.asarray(samples)
     except (ValueError, TypeError):
@@ -120,7 +120,7 @@ def _floats(wave: np.ndarray[Any, Any]) -> Samples:
         if not np.isfinite(wave).all():
             raise MediaError("a waveform's samples must be finite.")
         return wave.astype(np.float32)
-    if wave.dtype not in _WHOLE_TYPES:
+    if wave.dtype not in _INTEGER_TYPES:
         raise MediaError(f"samples must be floats, or uint8, int16 or int32, not {wave.dtype}.")
     if wave.dtype == np.uint8:
         return ((wave.astype(np.float32) - 128) / 128).astype(np.float32)
@@ -139,7 +139,7 @@ def _resampled(wave: Samples, own: int, rate: int, policy: MediaPolicy, watch: W
 
 
 class Mixer:
-    """Takes decoded frames of sound and keeps one channel at one rate."""
+    """Makes decoded frames of sound one channel at one rate."""
 
     def __init__(self, rate: int, policy: MediaPolicy, expected_seconds: float) -> None:
         self._rate = rate
@@ -154,7 +154,7 @@ class Mixer:
         """Take one frame.
 
         Raises:
-            MediaError: the sound is too long, or of a form that no sound has.
+            MediaError: the sound is too long, or has a rate or channels that no sound has.
         """
         if frame.sample_rate not in _RATES:
             raise _bad_rate(frame.sample_rate)
@@ -162,7 +162,7 @@ class Mixer:
             raise MediaError(f"it has more than {_MAX_CHANNELS} channels.")
         self._seconds += frame.samples / frame.sample_rate
         check_seconds(self._seconds, self._policy)
-        frame.pts = None  # times with gaps would make silence; samples are counted
+        frame.pts = None  # the resampler would fill gaps between times with silence
         if self._resampler is None:
             self._resampler = av().AudioResampler(format="fltp", rate=self._rate)
         for made in self._resampler.resample(frame):

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from quire.errors import MediaError
-from quire.media.policy import MediaPolicy, Watch
-from quire.media.watched import Watched
+from quire.media.policy import MediaPolicy, Watch, WatchedFile
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -19,12 +18,13 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,"
     "wav,w64,mp3,flac,aac,aiff,au,caf,amr"
 )
-"""Containers by FFmpeg's names. None of them names other files or addresses: playlists do."""
+"""Containers by FFmpeg's names. Playlists are left out: they name other files and addresses, and
+FFmpeg would open these itself, past the guard."""
 
 
 @contextmanager
 def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Generator[InputContainer]:
-    """Open a file of video or sound; its header's duration is held to the policy."""
+    """Open a file of video or sound; the duration in its header is held to the policy."""
     library = av()
     limits = {
         "format_whitelist": _FORMATS,
@@ -34,7 +34,7 @@ def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Generator[Input
     }
     try:
         container = library.open(
-            Watched(file, watch), "r", options=limits, metadata_errors="ignore", io_open=_refuse
+            WatchedFile(file, watch), "r", options=limits, metadata_errors="ignore", io_open=_refuse
         )
     except MediaError:
         raise
@@ -50,7 +50,7 @@ def _refuse(*_: object) -> NoReturn:
 
 
 def video_stream(container: InputContainer, policy: MediaPolicy) -> VideoStream:
-    """The first stream that moves: a cover picture is none.
+    """The first stream of moving pictures; a cover picture is not one.
 
     Raises:
         MediaError: there is none, or its frames have too many pixels.
@@ -63,7 +63,7 @@ def video_stream(container: InputContainer, policy: MediaPolicy) -> VideoStream:
     check_pixels(stream.codec_context.width, stream.codec_context.height, policy)
     stream.codec_context.options = {"max_pixels": str(policy.max_frame_pixels)}
     stream.codec_context.thread_type = "AUTO"
-    stream.codec_context.thread_count = 2
+    stream.codec_context.thread_count = 2  # not one a core: each keeps frames of its own
     return stream
 
 

@@ -1,4 +1,7 @@
-"""From what a caller names or holds (an address, a path, bytes, a file) to a file to decode from."""
+"""From what a caller names or holds (an address, a path, bytes, a file) to a file to decode from.
+
+What may be fetched and opened is decided in `guard.py`; everything here goes through it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _UNTYPED = frozenset({"", "application/octet-stream", "binary/octet-stream"})
-_ALSO = {
+_MORE_TYPES = {
     "image": frozenset[str](),
     "video": frozenset({"image/gif", "image/webp", "image/png", "image/apng", "application/mp4"}),
     "audio": frozenset({"video/mp4", "video/webm", "video/ogg", "application/ogg"}),
@@ -42,14 +45,14 @@ _ALSO = {
 
 
 class Fetched(io.BytesIO):
-    """What came from an address, in memory."""
+    """A medium that was fetched from an address, in memory."""
 
 
 async def resolve_host(host: str, port: int) -> Sequence[str]:
     """The addresses of a host as the system knows them."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+    entries = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in entries]
 
 
 def plain_source(source: Any) -> Any:
@@ -63,7 +66,7 @@ def plain_source(source: Any) -> Any:
 
 
 def is_url(source: Any) -> bool:
-    """Whether this is an address that has to be fetched, or to be refused as one."""
+    """Whether this is an address, which is fetched, or refused as one."""
     return isinstance(source, str) and scheme_of(source) not in (None, "data")
 
 
@@ -79,7 +82,7 @@ def open_source(
     """Open a path, a data URL, bytes or a file object; an address is for `fetch_url`. Blocks.
 
     Raises:
-        MediaError: the policy has it not, or there is nothing to be read.
+        MediaError: the policy does not allow it, or there is nothing to be read.
     """
     if isinstance(source, Fetched):
         return source
@@ -101,7 +104,7 @@ def _text(path: str | os.PathLike[Any]) -> str:
 
 
 def _read(file: Any, policy: MediaPolicy) -> bytes:
-    """What a caller's file object holds from where it stands."""
+    """What a caller's file object holds from its position on."""
     try:
         data = file.read(policy.max_bytes + 1)
     except Exception:
@@ -125,6 +128,7 @@ def read_data_url(text: str, kind: Kind, policy: MediaPolicy) -> bytes:
     media_type, *parameters = head[len("data:") :].split(";")
     check_type(media_type, kind)
     encoded = any(parameter.strip().lower() == "base64" for parameter in parameters)
+    # Before anything is decoded: base64 writes 4 characters for 3 bytes, an escape 3 for one.
     if len(body) > policy.max_bytes * (4 / 3 if encoded else 3) + 4:
         raise too_large(policy.max_bytes)
     data = _base64(body) if encoded else unquote_to_bytes(body)
@@ -144,15 +148,15 @@ def _base64(body: str) -> bytes:
 
 
 def check_type(media_type: str, kind: Kind) -> None:
-    """Refuse data that is said to be of another kind.
+    """Check that data is not declared to be of another kind.
 
     Raises:
-        MediaError: the media type is none of this kind's.
+        MediaError: the media type is not one of this kind.
     """
     name = media_type.partition(";")[0].strip().lower()
-    if name in _UNTYPED or name.startswith(f"{kind}/") or name in _ALSO[kind]:
+    if name in _UNTYPED or name.startswith(f"{kind}/") or name in _MORE_TYPES[kind]:
         return
-    raise MediaError(f"it is said to be {name[:60]!r}, which is no {kind}.")
+    raise MediaError(f"it is declared as {name[:60]!r}, which is no {kind}.")
 
 
 async def fetch_url(
@@ -165,7 +169,7 @@ async def fetch_url(
     """Fetch an http or https address into memory.
 
     Each address, the first and those of redirects, is checked by the guard and connected to at an
-    IP address that the guard has seen. Proxies and cookies are never used.
+    IP address that the guard has checked. Proxies and cookies are never used.
 
     Raises:
         MediaError: the address may not be fetched, does not answer in time or with such data.
@@ -200,10 +204,10 @@ async def _fetch(
 
 async def _addresses(url: URL, policy: MediaPolicy, resolver: Resolver) -> list[str]:
     try:
-        found = await resolver(str(url.raw_host), int(url.port or 0))
+        addresses = await resolver(str(url.raw_host), int(url.port or 0))
     except (OSError, UnicodeError):
-        found = ()
-    return check_addresses(found, policy)
+        addresses = ()
+    return check_addresses(addresses, policy)
 
 
 def _next(url: URL, location: str) -> str:
@@ -218,7 +222,12 @@ def _next(url: URL, location: str) -> str:
 def _session(
     addresses: Sequence[str], policy: MediaPolicy, tls: ssl.SSLContext | None
 ) -> ClientSession:
-    """A session whose connections can go nowhere but to these addresses."""
+    """A session that can connect to these addresses alone.
+
+    A host that was resolved to be checked, and then again to connect, could have another address the
+    second time (DNS rebinding). So the resolver answers with what was checked; and whatever reaches
+    `make_socket` by another way, such as an IP address in the URL, is checked there once more.
+    """
     import aiohttp
     from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -247,9 +256,10 @@ def _session(
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=policy.fetch_seconds),
+        # Uncompressed: the limit on bytes would not hold for what a few of them expand to.
         headers={"Accept-Encoding": "identity", "User-Agent": "quire"},
         auto_decompress=False,
-        trust_env=False,
+        trust_env=False,  # a proxy would connect for us, past the guard
     )
 
 
@@ -281,7 +291,7 @@ def _pinned(host: str, address: str, port: int) -> Any:
 
 
 async def _body(response: ClientResponse, kind: Kind, policy: MediaPolicy) -> Fetched:
-    """Read an answer's body, for as long as it keeps to the limits."""
+    """Read a response's body, as long as it keeps to the limits."""
     if response.status != 200:
         raise MediaError(f"the address answers with status {response.status}.")
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -290,7 +300,7 @@ async def _body(response: ClientResponse, kind: Kind, policy: MediaPolicy) -> Fe
     if (response.content_length or 0) > policy.max_bytes:
         raise too_large(policy.max_bytes)
     file = Fetched()
-    async for chunk in response.content.iter_any():
+    async for chunk in response.content.iter_any():  # Content-Length is only what is promised
         if file.tell() + len(chunk) > policy.max_bytes:
             raise too_large(policy.max_bytes)
         file.write(chunk)

@@ -1,8 +1,8 @@
-"""What may be fetched and opened: the one guard for every way in.
+"""What may be fetched and opened: one guard for every way in.
 
-An address is parsed once and resolved once; every address that its host has must be global, and the
-connection is made to one of those very addresses (`fetch.py`). A path under a media root is opened
-folder by folder without following a link, so that nothing can change between check and opening.
+An address is parsed once and resolved once; every IP address of its host must be global, and the
+connection is made to one of these (`fetch.py`). A path under a media root is opened folder by folder
+without following a link, so that nothing can change between check and opening.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _URL_SCHEMES = frozenset({"http", "https", "file", "ftp", "data", "blob", "javascript"})
+# O_NONBLOCK: opening a named pipe would otherwise wait for a writer, for ever.
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def scheme_of(text: str) -> str | None:
-    """The scheme of an address, in small letters; None for a path, which may hold a colon too."""
+    """The scheme of an address, in lower case; None for a path, which may hold a colon too."""
     match = _SCHEME.match(text)
     if match is None or not (match[2] or match[1].lower() in _URL_SCHEMES):
         return None
@@ -38,10 +39,13 @@ def scheme_of(text: str) -> str | None:
 
 
 def check_url(text: str, policy: MediaPolicy) -> URL:
-    """Parse an address, the only time that this is done, and hold it to the policy.
+    """Parse an address and hold it to the policy.
+
+    Everything after this uses the parsed URL: two parsers, or one that runs twice, may disagree
+    about where the host ends.
 
     Raises:
-        MediaError: no http or https address, or one that may not be fetched.
+        MediaError: this is no http or https address, or one that may not be fetched.
     """
     from yarl import URL
 
@@ -61,13 +65,13 @@ def check_url(text: str, policy: MediaPolicy) -> URL:
     return url.with_fragment(None)
 
 
-def check_addresses(found: Iterable[str], policy: MediaPolicy) -> list[str]:
-    """The addresses of one host, each checked: if one may not be reached, none is.
+def check_addresses(resolved: Iterable[str], policy: MediaPolicy) -> list[str]:
+    """The IP addresses of one host, each checked: if one may not be reached, none is.
 
     Raises:
         MediaError: the host has no address, or one that is not global.
     """
-    addresses = list(dict.fromkeys(found))
+    addresses = list(dict.fromkeys(resolved))
     if not addresses:
         raise MediaError("the address's host is not known.")
     if not all(is_allowed(address, policy) for address in addresses):
@@ -86,7 +90,10 @@ def is_allowed(text: str, policy: MediaPolicy) -> bool:
 
 
 def is_global(address: Address) -> bool:
-    """Whether an address is one of the public network, and not another one in disguise."""
+    """Whether an address is one of the public network, and does not stand for another one.
+
+    IPv6 has several ways to write an IPv4 address, which Python's own `is_global` does not look into.
+    """
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None or address.scope_id is not None:
             return False
@@ -110,10 +117,10 @@ def open_path(name: str, policy: MediaPolicy, folder: str | None = None) -> Bina
     Args:
         name: the path as the caller gave it.
         policy: whether local files may be read, and of which folder.
-        folder: where a relative path is looked for first; a root of the policy takes its place.
+        folder: where a relative path is looked for first, unless the policy has a root.
 
     Raises:
-        MediaError: it may not be read, is not there, is no plain file, or is too large.
+        MediaError: the file may not be read, is not there, is no plain file, or is too large.
     """
     if not policy.local_files:
         raise MediaError("local files are not read here; send the data itself, as a data URL.")
@@ -121,7 +128,7 @@ def open_path(name: str, policy: MediaPolicy, folder: str | None = None) -> Bina
         if policy.root is not None:
             handle = _open_under(policy.root, name)
         else:
-            handle = os.open(_found(name, folder), _OPEN & ~os.O_NOFOLLOW)
+            handle = os.open(_located(name, folder), _OPEN & ~os.O_NOFOLLOW)
     except MediaError:
         raise
     except (OSError, ValueError) as error:
@@ -129,13 +136,17 @@ def open_path(name: str, policy: MediaPolicy, folder: str | None = None) -> Bina
     return _checked_file(handle, policy)
 
 
-def _found(name: str, folder: str | None) -> str:
+def _located(name: str, folder: str | None) -> str:
     inside = os.path.join(folder, name) if folder else name
     return inside if os.path.exists(inside) else name
 
 
 def _open_under(root: Path, name: str) -> int:
-    """Open a file under `root`: resolved first, then walked to without following any link."""
+    """Open a file under `root`: resolve its path first, then walk it without following any link.
+
+    A link that is put there after the path was resolved makes the walk fail. Opening the resolved
+    path at once would follow it.
+    """
     outside = MediaError("the file is not inside the media root.")
     if ".." in Path(name).parts:
         raise MediaError("a path with '..' is not read; name the file from the media root on.")
@@ -147,20 +158,20 @@ def _open_under(root: Path, name: str) -> int:
     if not real.is_relative_to(top) or real == Path(top):
         raise outside
     *folders, last = real.relative_to(top).parts
-    place = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in folders:
-            inner = os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=place)
-            os.close(place)
-            place = inner
-        return os.open(last, _OPEN, dir_fd=place)
+            inner = os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        return os.open(last, _OPEN, dir_fd=descriptor)
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def _checked_file(handle: int, policy: MediaPolicy) -> BinaryIO:
     try:
-        facts = os.fstat(handle)
+        facts = os.fstat(handle)  # of what was opened, which a path could no longer name
         if not stat.S_ISREG(facts.st_mode):
             raise MediaError("it is no file.")
         if facts.st_size > policy.max_file_bytes:
@@ -185,6 +196,6 @@ def _why(error: OSError | ValueError) -> str:
 
 
 def too_large(limit: int) -> MediaError:
-    """The error for more bytes than may come."""
+    """The error for more bytes than are allowed."""
     size = f"{limit / 2**20:,.0f} MiB" if limit >= 2**20 else f"{limit:,} bytes"
     return MediaError(f"it has more than {size}.")

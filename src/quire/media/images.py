@@ -1,4 +1,4 @@
-"""Pictures: decoded with Pillow, turned upright, made RGB, scaled.
+"""Pictures: decoded with Pillow, rotated upright, made RGB, scaled.
 
 Limits are held before anything is decoded: a picture's size comes from its header. A JPEG that will
 be scaled down is decoded at a half, a quarter or an eighth of its size where that is still at least
@@ -7,6 +7,7 @@ twice what is wanted on each side.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -14,17 +15,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 
 from quire.errors import MediaError
-from quire.media.policy import MediaPolicy, Watch
-from quire.media.scaling import fitted
+from quire.media.policy import MediaPolicy, Watch, WatchedFile
 from quire.media.values import Pixels
-from quire.media.watched import Watched
 
 if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _MAX_SCANS = 100
-"""Each scan of a progressive JPEG goes over the whole picture; cameras and programs write about 10."""
+"""Each scan of a progressive JPEG goes over the whole picture; cameras and programs write about 10.
+
+So a file of a few kilobytes with thousands of scans would decode for minutes.
+"""
 _DRAFT_GAP = 2
 
 
@@ -50,7 +52,7 @@ def opened(file: BinaryIO, policy: MediaPolicy, watch: Watch) -> Generator[Image
     """Open an image file: its header is read and its size checked."""
     library = pillow()
     _check_scans(file)
-    watched = cast(BinaryIO, Watched(file, watch))
+    watched = cast(BinaryIO, WatchedFile(file, watch))
     try:
         image = library.open(watched, formats=FORMATS)
     except library.DecompressionBombError:
@@ -76,7 +78,7 @@ def _too_many_pixels(policy: MediaPolicy) -> MediaError:
 
 
 def _check_scans(file: BinaryIO) -> None:
-    """Refuse a JPEG of more scans than any program writes: each costs as much as a picture."""
+    """Refuse a JPEG of more scans than any program writes."""
     start = file.read(3)
     scans = 0
     if start == b"\xff\xd8\xff":
@@ -92,44 +94,47 @@ def _check_scans(file: BinaryIO) -> None:
 def prepared(
     image: Image.Image, low: int, high: int, policy: MediaPolicy, *, draft: bool = False
 ) -> Pixels:
-    """A Pillow image as pixels: upright, RGB, scaled. `draft` may change how `image` is decoded."""
+    """A Pillow image as pixels: upright, RGB, scaled.
+
+    `draft` lets a JPEG be decoded at a fraction of its size, which changes `image` itself.
+    """
     _check_size(image, policy)
     whole, size = image.size, fitted(image.width, image.height, low, high)
     if draft and size[0] < whole[0]:
         image.draft(None, (size[0] * _DRAFT_GAP, size[1] * _DRAFT_GAP))
     drafted = image.size != whole
     image.load()
-    if not drafted:  # a TIFF is turned as it is loaded
+    if not drafted:  # Pillow rotates a TIFF as it loads it, so its sides may now be exchanged
         size = fitted(image.width, image.height, low, high)
-    turn = _turn(image)
+    upright = _transposition(image)
     image = _rgb(image)
     if image.size != size:
         image = image.resize(size, resample=pillow().Resampling.BICUBIC)
-    if turn is not None:
-        image = image.transpose(turn)
+    if upright is not None:  # last, since there are fewest pixels then
+        image = image.transpose(upright)
     return np.array(image, dtype=np.uint8)
 
 
-def _turn(image: Image.Image) -> Any:
-    """How the picture must be turned to stand upright, by its EXIF; None for not at all."""
-    turns = pillow().Transpose
+def _transposition(image: Image.Image) -> Any:
+    """Pillow's transposition that makes the picture upright, by its EXIF; None for none."""
+    ways = pillow().Transpose
     try:
         orientation = image.getexif().get(0x0112)
     except Exception:  # whatever a damaged EXIF block raises: the pixels may well be good
         return None
     return {
-        2: turns.FLIP_LEFT_RIGHT,
-        3: turns.ROTATE_180,
-        4: turns.FLIP_TOP_BOTTOM,
-        5: turns.TRANSPOSE,
-        6: turns.ROTATE_270,
-        7: turns.TRANSVERSE,
-        8: turns.ROTATE_90,
+        2: ways.FLIP_LEFT_RIGHT,
+        3: ways.ROTATE_180,
+        4: ways.FLIP_TOP_BOTTOM,
+        5: ways.TRANSPOSE,
+        6: ways.ROTATE_270,
+        7: ways.TRANSVERSE,
+        8: ways.ROTATE_90,
     }.get(cast(Any, orientation))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """RGB pixels; what is transparent shows white, as on a page."""
+    """RGB pixels; transparent ones become white, as on a page."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
@@ -143,13 +148,35 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits; Pillow's own conversion would cut all above 255 off."""
+    """Grey of 16 bits; Pillow's own conversion would clip everything above 255."""
     grey = (np.asarray(image) >> 8).astype(np.uint8)
     return pillow().fromarray(grey).convert("RGB")
 
 
+def fitted(width: int, height: int, low: int, high: int) -> tuple[int, int]:
+    """The width and height to scale to, so that the picture has `low` to `high` pixels.
+
+    LLaMA-Factory's rule: both sides are multiplied by the square root of the ratio and rounded down,
+    first down to `high`, then up to `low`. Rounding can leave a picture that was scaled up a few
+    pixels below `low`. A side is never 0; where a strip would then have too many pixels, its long
+    side is cut.
+    """
+    if width * height > high:
+        width, height = _towards(high, width, height)
+        width = min(width, max(1, high // height))
+        height = min(height, max(1, high // width))
+    if width * height < low:
+        width, height = _towards(low, width, height)
+    return width, height
+
+
+def _towards(pixels: int, width: int, height: int) -> tuple[int, int]:
+    factor = math.sqrt(pixels / (width * height))
+    return max(1, int(width * factor)), max(1, int(height * factor))
+
+
 def is_pillow_image(source: Any) -> bool:
-    """Whether a source is an image of Pillow's."""
+    """Whether a source is a Pillow image."""
     try:
         return isinstance(source, pillow().Image)
     except MediaError:  # not installed: it can be none
@@ -157,7 +184,7 @@ def is_pillow_image(source: Any) -> bool:
 
 
 def from_array(array: Any, low: int, high: int, policy: MediaPolicy) -> Pixels:
-    """One picture of the caller's: uint8 (height, width), or (height, width, 1, 3 or 4).
+    """One picture that a caller gives: uint8 (height, width), or (height, width, 1, 3 or 4).
 
     Raises:
         MediaError: an array of another shape or type.

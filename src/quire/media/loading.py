@@ -1,7 +1,8 @@
 """From the media of a prompt to decoded values, off the event loop.
 
-Addresses are fetched on the caller's event loop, everything else happens in a few threads. The
-texts of errors are quire's own: what a library says is written to the log at level debug alone.
+Addresses are fetched on the caller's event loop, everything else happens in a few threads of the
+loader's own: in the default executor, decoding would hold up whatever else an application runs
+there. The texts of errors are quire's own: what a library says goes to the log, at level debug.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import os
 import ssl
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -19,9 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
 from quire.arguments import DataArguments, ModelArguments
-from quire.errors import MediaError
+from quire.errors import EngineClosedError, MediaError
 from quire.machine.memory import map_large_blocks
-from quire.media.animation import picture_form, read_animation
 from quire.media.audio import from_waveform, is_waveform, read_sound
 from quire.media.fetch import (
     Fetched,
@@ -34,7 +35,7 @@ from quire.media.fetch import (
     plain_source,
     resolve_host,
 )
-from quire.media.frame_lists import FrameList, is_frame_list
+from quire.media.frames import FrameList, is_frame_list, picture_form, read_animation
 from quire.media.guard import too_large
 from quire.media.images import from_array, is_pillow_image, prepared, read_picture
 from quire.media.placement import Kind
@@ -48,11 +49,13 @@ logger = logging.getLogger("quire")
 T = TypeVar("T")
 
 _NICENESS = 5
-"""Of decoding threads: about a third of the time of others that want the same core."""
+"""Decoding threads get about a third of the time of others that want the same core."""
 
 
 class MediaLoader:
     """Fetches and decodes media within a policy. It may be used from any number of event loops.
+
+    Once closed it stays closed.
 
     Args:
         model_args: the sizes, rates and lengths that media are brought to.
@@ -76,10 +79,13 @@ class MediaLoader:
         self._policy = policy or MediaPolicy()
         self._resolver = resolver
         self._tls = tls
-        self._pool = ThreadPoolExecutor(self._policy.workers, "quire-media", initializer=_step_back)
+        self._pool = ThreadPoolExecutor(
+            self._policy.workers, "quire-media", initializer=_lower_priority
+        )
+        self._closed = threading.Event()
         map_large_blocks()
-        self._lock = threading.Lock()
-        self._places: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
+        self._lock = threading.Lock()  # held for a look-up
+        self._limits: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -89,7 +95,10 @@ class MediaLoader:
         Raises:
             MediaError: one of them cannot be used; the text says which and why. The others are
                 given up.
+            EngineClosedError: the loader is closed, or was while it worked.
         """
+        if self._closed.is_set():
+            raise EngineClosedError("The engine was closed.")
         seen: Counter[str] = Counter()
         tasks: list[asyncio.Task[Medium]] = []
         for item in items:
@@ -105,12 +114,17 @@ class MediaLoader:
             raise
 
     def close(self) -> None:
-        """End the threads; what waits for one is given up."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads. Whoever waits for a medium gets an EngineClosedError.
+
+        Work that is queued is not cancelled, since its futures' cancellation would look like the
+        callers' own; it ends as soon as it begins.
+        """
+        self._closed.set()
+        self._pool.shutdown(wait=False)
 
     async def _load(self, item: Media, label: str) -> Medium:
         try:
-            async with self._place():
+            async with self._limit():
                 source = plain_source(item.source)
                 if isinstance(source, (Picture, Clip, Sound)):
                     return _of_kind(source, item.kind)
@@ -122,18 +136,22 @@ class MediaLoader:
         except MediaError as error:
             raise MediaError(f"{label}: {error}") from None
 
-    def _place(self) -> asyncio.Semaphore:
-        """The places of this event loop: what waits for one holds no data yet."""
+    def _limit(self) -> asyncio.Semaphore:
+        """The number of media that may be loaded at once for this event loop.
+
+        Media wait here before they are fetched, so that those waiting hold no data yet.
+        """
         with self._lock:
             loop = asyncio.get_running_loop()
-            if loop not in self._places:
-                self._places[loop] = asyncio.Semaphore(self._policy.max_fetches)
-            return self._places[loop]
+            if loop not in self._limits:
+                self._limits[loop] = asyncio.Semaphore(self._policy.max_fetches)
+            return self._limits[loop]
 
     async def _fetched(self, source: Any, kind: Kind) -> Any:
         if not is_url(source):
             return source
-        await self._in_thread(lambda *_: http_library(), source)
+        if sys.modules.get("aiohttp") is None:  # else a fetch would queue behind decoders here
+            await self._in_thread(lambda *_: http_library(), source)
         return await fetch_url(source, kind, self._policy, self._resolver, self._tls)
 
     async def _load_frames(self, source: Any) -> Clip:
@@ -146,7 +164,7 @@ class MediaLoader:
         return await self._in_thread(decode, sources)
 
     async def _fetched_frames(self, sources: Sequence[Any]) -> list[Any]:
-        """Fetch the frames that are addresses: all together within the limits of one medium."""
+        """Fetch the frames that are addresses, all of them within the limits of one medium."""
         fetched: list[Any] = []
         held = 0
         try:
@@ -163,11 +181,19 @@ class MediaLoader:
         return fetched
 
     async def _in_thread(self, work: Callable[[Any, Watch], T], source: Any) -> T:
-        """Run `work` in a thread of the pool; when the caller is cancelled, the thread is told."""
-        watch = Watch(self._policy.decode_seconds)
+        """Run `work` in a thread of the pool, which gives up when the caller is cancelled.
+
+        Raises:
+            EngineClosedError: the loader is closed.
+        """
+        watch = Watch(self._policy.decode_seconds, self._closed)
+        loop = asyncio.get_running_loop()
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, _guarded, work, source, watch)
+            future = loop.run_in_executor(self._pool, _guarded, work, source, watch)
+        except RuntimeError:  # the pool takes no more work: it was closed, or the interpreter ends
+            raise EngineClosedError("The engine was closed.") from None
+        try:
+            return await future
         finally:
             watch.give_up()
 
@@ -213,18 +239,21 @@ class MediaLoader:
         return open_source(source, kind, self._policy, self._folder)
 
 
-def _step_back() -> None:
-    """Let event loops and engines go before this thread where there are too few cores for all."""
+def _lower_priority() -> None:
+    """Let event loops and engines run before this thread where there are too few cores for all."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _guarded(work: Callable[[Any, Watch], T], source: Any, watch: Watch) -> T:
-    """Do the work; whatever a library raises becomes an error of our own words."""
+    """Do the work; whatever a library raises becomes an error in quire's own words.
+
+    A library's text may hold paths, addresses or the data itself.
+    """
     watch.start()
     try:
         return work(source, watch)
-    except MediaError:
+    except (MediaError, EngineClosedError):
         raise
     except MemoryError:
         raise MediaError("there is not enough memory for it.") from None

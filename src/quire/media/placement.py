@@ -1,7 +1,7 @@
-"""Where media stand: the lists of a call become parts of its messages.
+"""Which media stand where: the lists of a call become parts of its messages.
 
-`<image>`, `<video>` and `<audio>` in a message's text are places for media, as in LLaMA-Factory,
-but not in text that is marked literal, nor in a message that holds media as parts already.
+`<image>`, `<video>` and `<audio>` in a message's text are placeholders, as in LLaMA-Factory, but not
+in text that is marked literal, nor in a message that holds media as parts already.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def place_media(
     """Put the media of a call into its messages, as parts.
 
     Each medium takes the next placeholder of its kind. Where no placeholder stands in any message,
-    all stand before the first user message: images, then videos, then audios. `kinds` are what the
-    model takes: placeholders of other kinds are text like any other.
+    all stand before the first user message: images, then videos, then audios. `kinds` are those that
+    the model takes: placeholders of other kinds are text like any other.
 
     Raises:
         MediaError: the model takes no media of a kind, or there are more or fewer media than
@@ -44,26 +44,35 @@ def place_media(
         "audio": _items(audios, "audios"),
     }
     _check_kinds(conversation, given, kinds)
-    places = _count_places(conversation, kinds)
-    if any(given.values()) and not any(places.values()):
+    counts = _count_placeholders(conversation, kinds)
+    if any(given.values()) and not any(counts.values()):
         return _put_in_front(conversation, given)
     for kind in KINDS:
-        _check_count(kind, len(given[kind]), places[kind])
-    if not any(places.values()):
+        _check_count(kind, len(given[kind]), counts[kind])
+    if not any(counts.values()):
         return conversation
     left: dict[Kind, Iterator[Any]] = {kind: iter(items) for kind, items in given.items()}
-    pattern = _pattern(kinds)
+    pattern = re.compile(f"<({'|'.join(kind for kind in KINDS if kind in kinds)})>")
     messages = tuple(_fill(message, pattern, left) for message in conversation.messages)
     return replace(conversation, messages=messages)
 
 
 def all_media(conversation: Conversation) -> tuple[Media, ...]:
     """The media of a conversation, in the order in which they stand."""
-    return tuple(item for message in conversation.messages for item in message.media)
+    return tuple(
+        part
+        for message in conversation.messages
+        for part in message.parts
+        if isinstance(part, Media)
+    )
 
 
 def check_kind(kind: str, kinds: Collection[str]) -> None:
-    """Raise MediaError for a kind of medium that is not among those that the model takes."""
+    """Check that a kind of medium is among those that the model takes.
+
+    Raises:
+        MediaError: it is not.
+    """
     if kind not in kinds:
         takes = ", ".join(known for known in KINDS if known in kinds)
         takes = f"text and {takes}" if takes else "text alone"
@@ -88,12 +97,12 @@ def _check_kinds(
             check_kind(kind, kinds)
 
 
-def _check_count(kind: Kind, given: int, places: int) -> None:
-    if given != places:
+def _check_count(kind: Kind, given: int, placeholders: int) -> None:
+    if given != placeholders:
         mark = PLACEHOLDERS[kind]
         raise MediaError(
-            f"There are {given} {kind}s for {places} {mark} in the messages: give as many as there "
-            f"are placeholders. A {mark} that is meant as text stands in a part "
+            f"There are {given} {kind}s for {placeholders} {mark} in the messages: give as many as "
+            f"there are placeholders. A {mark} that is meant as text stands in a part "
             '{"type": "text", "text": ..., "literal": true}.'
         )
 
@@ -106,7 +115,7 @@ def _searched(message: Message) -> Iterator[Text]:
                 yield part
 
 
-def _count_places(conversation: Conversation, kinds: Collection[str]) -> dict[Kind, int]:
+def _count_placeholders(conversation: Conversation, kinds: Collection[str]) -> dict[Kind, int]:
     texts = [part.text for message in conversation.messages for part in _searched(message)]
     return {
         kind: sum(text.count(PLACEHOLDERS[kind]) for text in texts) if kind in kinds else 0
@@ -117,16 +126,12 @@ def _count_places(conversation: Conversation, kinds: Collection[str]) -> dict[Ki
 def _put_in_front(conversation: Conversation, given: dict[Kind, list[Any]]) -> Conversation:
     front = tuple(Media(kind, source) for kind in KINDS for source in given[kind])
     messages = list(conversation.messages)
-    places = (place for place, message in enumerate(messages) if message.role == "user")
-    place = next(places, None)
-    if place is None:
+    of_user = (index for index, message in enumerate(messages) if message.role == "user")
+    index = next(of_user, None)
+    if index is None:
         raise MediaError("Media stand in a message of the user, and there is none.")
-    messages[place] = replace(messages[place], parts=(*front, *messages[place].parts))
+    messages[index] = replace(messages[index], parts=(*front, *messages[index].parts))
     return replace(conversation, messages=tuple(messages))
-
-
-def _pattern(kinds: Collection[str]) -> re.Pattern[str]:
-    return re.compile(f"<({'|'.join(kind for kind in KINDS if kind in kinds)})>")
 
 
 def _fill(message: Message, pattern: re.Pattern[str], left: dict[Kind, Iterator[Any]]) -> Message:
@@ -134,19 +139,20 @@ def _fill(message: Message, pattern: re.Pattern[str], left: dict[Kind, Iterator[
     parts: list[Part] = []
     for part in message.parts:
         if isinstance(part, Text) and id(part) in searched:
-            parts += _cut(part.text, pattern, left)
+            parts += _split(part.text, pattern, left)
         else:
             parts.append(part)
     return replace(message, parts=tuple(parts))
 
 
-def _cut(text: str, pattern: re.Pattern[str], left: dict[Kind, Iterator[Any]]) -> Iterator[Part]:
-    place = 0
-    for found in pattern.finditer(text):
-        if found.start() > place:
-            yield Text(text[place : found.start()])
-        kind: Kind = next(kind for kind in KINDS if kind == found[1])
+def _split(text: str, pattern: re.Pattern[str], left: dict[Kind, Iterator[Any]]) -> Iterator[Part]:
+    """The text around the placeholders, and the next medium for each of them."""
+    done = 0
+    for match in pattern.finditer(text):
+        if match.start() > done:
+            yield Text(text[done : match.start()])
+        kind: Kind = next(kind for kind in KINDS if kind == match[1])
         yield Media(kind, next(left[kind]))
-        place = found.end()
-    if place < len(text):
-        yield Text(text[place:])
+        done = match.end()
+    if done < len(text):
+        yield Text(text[done:])

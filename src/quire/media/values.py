@@ -1,7 +1,7 @@
 """Decoded media: plain values that every engine takes. No media library is needed to hold them.
 
 A `content_hash` is that of the decoded content after scaling: the same picture has the same hash
-whether it came as a PNG or as an array, and another one at another size.
+whether it came as a PNG or as an array, and a different one at a different size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Samples: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture: `pixels` is uint8 (height, width, 3), RGB. Not to be written to."""
+    """One picture: `pixels` is uint8 (height, width, 3), RGB. Nobody writes to it."""
 
     kind: ClassVar[Literal["image"]] = "image"
     pixels: Pixels = field(repr=False, compare=False)
@@ -61,10 +61,10 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Frames that were taken from a video, and where in it they stood.
+    """Frames that were taken from a video, with their times and indices in it.
 
     `frames` is uint8 (T, height, width, 3), RGB; `timestamps` (seconds from the video's first
-    frame) and `frame_indices` (places among all frames of the video) have one entry a frame. `fps`,
+    frame) and `frame_indices` (among all frames of the video) have one entry a frame. `fps`,
     `duration` (seconds) and `total_frames` are those of the video, not of what was taken.
     """
 
@@ -91,8 +91,8 @@ class Clip:
         sound: Sound | None = None,
     ) -> Clip:
         """The clip of these frames, with its hash: of the pixels, the times, and the sound."""
-        heard = None if sound is None else sound.content_hash
-        facts = (timestamps, frame_indices, fps, duration, total_frames, heard)
+        sound_hash = None if sound is None else sound.content_hash
+        facts = (timestamps, frame_indices, fps, duration, total_frames, sound_hash)
         digest = content_hash("video", frames, *facts)
         return cls(frames, timestamps, frame_indices, fps, duration, total_frames, sound, digest)
 

@@ -1,8 +1,8 @@
 """Videos: the frames that `video_fps` and `video_maxlen` ask for, with the times they are shown at.
 
-A first pass goes over the packets without decoding: how many frames there are, when each is shown,
-and which of them can be decoded alone. The second decodes what is needed for the frames that are
-taken, leaping to the last such packet before each.
+A first pass reads the packets without decoding: how many frames there are, when each is shown, and
+which are keyframes. The second decodes what is needed for the frames that are taken, seeking to the
+last keyframe before each. Headers are not believed: many count frames wrongly, or not at all.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from quire.arguments import ModelArguments
 from quire.errors import MediaError
 from quire.media.audio import decode_stream
 from quire.media.containers import check_pixels, check_seconds, opened, sound_stream, video_stream
+from quire.media.frames import frame_indices, new_frames
+from quire.media.images import fitted
 from quire.media.policy import MediaPolicy, Watch
-from quire.media.sampling import frame_indices, new_frames
-from quire.media.scaling import fitted
 from quire.media.values import Clip, Pixels, Sound
 
 if TYPE_CHECKING:
@@ -34,12 +34,14 @@ _USUAL_RATE = Fraction(25)
 
 @dataclass(slots=True)
 class _Times:
-    """When frames are shown, in the stream's ticks, in order; and which can be decoded alone."""
+    """When the frames and the keyframes of a stream are shown, in its ticks, in order."""
 
     tick: Fraction
+    """Seconds of one tick."""
     shown: list[int] = field(default_factory=list[int])
-    alone: list[int] = field(default_factory=list[int])
+    keyframes: list[int] = field(default_factory=list[int])
     last_length: int = 0
+    """Ticks for which the last frame is shown; 0 where the file does not say."""
 
     @property
     def duration(self) -> Fraction:
@@ -48,8 +50,9 @@ class _Times:
         gap = self.last_length or (Fraction(span, len(self.shown) - 1) if span else 0)
         return (span + gap) * self.tick or 1 / _USUAL_RATE
 
-    def seconds(self, place: int) -> float:
-        return float((self.shown[place] - self.shown[0]) * self.tick)
+    def seconds(self, index: int) -> float:
+        """Seconds from the first frame to the one at this index."""
+        return float((self.shown[index] - self.shown[0]) * self.tick)
 
 
 def read_video(file: BinaryIO, args: ModelArguments, policy: MediaPolicy, watch: Watch) -> Clip:
@@ -65,19 +68,19 @@ def read_video(file: BinaryIO, args: ModelArguments, policy: MediaPolicy, watch:
         wanted = frame_indices(total, duration, args.video_fps, args.video_maxlen)
         decoder = _Decoder(times, args, policy, watch)
         try:
-            places = decoder.take(wanted, container, stream, leaping=True)
+            indices = decoder.take(wanted, container, stream, seeking=True)
         except _Overshot:
-            places = None
-    if places is None:
+            indices = None
+    if indices is None:  # some files have keyframes that cannot be decoded alone
         file.seek(0)
         with opened(file, policy, watch) as container:
             stream = video_stream(container, policy)
-            places = decoder.take(wanted, container, stream, leaping=False)
-    frames = decoder.frames(len(places))
+            indices = decoder.take(wanted, container, stream, seeking=False)
+    frames = decoder.frames(len(indices))
     return Clip.of(
         frames,
-        tuple(times.seconds(place) for place in places),
-        tuple(places),
+        tuple(times.seconds(index) for index in indices),
+        tuple(indices),
         fps=float(total / duration),
         duration=float(duration),
         total_frames=total,
@@ -97,7 +100,7 @@ def _sound(file: BinaryIO, args: ModelArguments, policy: MediaPolicy, watch: Wat
 def _read_times(
     container: InputContainer, stream: VideoStream, policy: MediaPolicy, watch: Watch
 ) -> _Times:
-    """Go over the packets; those without a time get one from their place and the frame rate."""
+    """Read the packets; one without a time gets it from its index and the frame rate."""
     tick = stream.time_base or Fraction(1, 1000)
     times = _Times(tick)
     step = max(1, round(1 / (tick * (stream.average_rate or _USUAL_RATE))))
@@ -111,7 +114,7 @@ def _read_times(
             shown = 0 if not times.shown else times.shown[-1] + step
         times.shown.append(shown)
         if packet.is_keyframe:
-            times.alone.append(shown)
+            times.keyframes.append(shown)
         if last is None or shown >= last:
             last, times.last_length = shown, packet.duration or 0
         if len(times.shown) > policy.max_frames:
@@ -120,12 +123,12 @@ def _read_times(
     if not times.shown:
         raise MediaError("its video stream is empty.")
     times.shown.sort()
-    times.alone.sort()
+    times.keyframes.sort()
     return times
 
 
 class _Overshot(Exception):
-    """A leap came out behind the frame that it was for."""
+    """Seeking led past the frame that it was for."""
 
 
 class _Decoder:
@@ -156,49 +159,49 @@ class _Decoder:
         container: InputContainer,
         stream: VideoStream,
         *,
-        leaping: bool,
+        seeking: bool,
     ) -> list[int]:
-        """Decode the frames at these places; without leaping, from where the container stands.
+        """Decode the frames at these indices; without seeking, from where the container stands.
 
         Returns:
-            The places that the frames really have: a damaged video may lack some.
+            The indices that the frames really have: a damaged video may lack some.
         """
-        places: list[int] = []
-        for frame, shown in self._walk(wanted, container, stream, leaping):
-            place = min(bisect_left(self._times.shown, shown), len(self._times.shown) - 1)
-            if places and place <= places[-1]:
+        indices: list[int] = []
+        for frame, shown in self._walk(wanted, container, stream, seeking):
+            index = min(bisect_left(self._times.shown, shown), len(self._times.shown) - 1)
+            if indices and index <= indices[-1]:
                 continue
-            self._keep(frame, len(places), len(wanted))
-            places.append(place)
-        return places
+            self._keep(frame, len(indices), len(wanted))
+            indices.append(index)
+        return indices
 
     def _walk(
         self,
         wanted: Sequence[int],
         container: InputContainer,
         stream: VideoStream,
-        leaping: bool,
+        seeking: bool,
     ) -> Iterator[tuple[VideoFrame, int]]:
-        """For each wanted place the first frame that is shown then or later."""
+        """For each wanted index the first frame that is shown then or later."""
         frames = self._decoded(container, stream)
         current: tuple[VideoFrame, int] | None = None
-        for place in wanted:
-            time = self._times.shown[place]
-            if leaping and (start := self._leap(time, current)) is not None:
+        for index in wanted:
+            time = self._times.shown[index]
+            if seeking and (start := self._seek_to(time, current)) is not None:
                 container.seek(start, stream=stream, backward=True)
                 frames, current = self._decoded(container, stream), None
             while current is None or current[1] < time:
                 current = next(frames, None)
-                if leaping and (current is None or current[1] > time):
+                if seeking and (current is None or current[1] > time):
                     raise _Overshot
                 if current is None:
                     return
             yield current
 
-    def _leap(self, time: int, current: tuple[VideoFrame, int] | None) -> int | None:
-        """Where to go on from for the frame at `time`; None for where the decoder stands."""
-        place = bisect_right(self._times.alone, time)
-        start = self._times.alone[place - 1] if place else self._times.shown[0]
+    def _seek_to(self, time: int, current: tuple[VideoFrame, int] | None) -> int | None:
+        """The keyframe to decode from for the frame at `time`; None to go on decoding."""
+        index = bisect_right(self._times.keyframes, time)
+        start = self._times.keyframes[index - 1] if index else self._times.shown[0]
         return start if current is None or start > current[1] else None
 
     def _decoded(
@@ -216,16 +219,16 @@ class _Decoder:
                 yield frame, shown
 
     def _keep(self, frame: VideoFrame, row: int, count: int) -> None:
-        """Scale a frame, turn it upright, and put it in its row; all get the first one's size."""
+        """Scale a frame, rotate it upright, and write it to its row; all get the first one's size."""
         check_pixels(frame.width, frame.height, self._policy)
-        turns = round(frame.rotation / 90) % 4
+        quarters = round(frame.rotation / 90) % 4
         if self._frames is None:
             low, high = self._args.video_min_pixels, self._args.video_max_pixels
             size = fitted(frame.width, frame.height, low, high)
-            width, height = size if turns % 2 == 0 else size[::-1]
+            width, height = size if quarters % 2 == 0 else size[::-1]
             self._frames = new_frames(count, height, width, self._policy)
         height, width = self._frames.shape[1:3]
-        if turns % 2:
+        if quarters % 2:
             height, width = width, height
         scaled: Any = frame.reformat(width, height, "rgb24", interpolation="BICUBIC")
-        self._frames[row] = np.rot90(scaled.to_ndarray(), turns)
+        self._frames[row] = np.rot90(scaled.to_ndarray(), quarters)

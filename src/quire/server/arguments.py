@@ -9,10 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from quire.arguments.base import Arguments, Names, Number, Whole
+from quire.arguments.base import Arguments
+from quire.arguments.base import ByteSize as Size
+from quire.arguments.base import Float as Number
+from quire.arguments.base import Integer as Whole
+from quire.arguments.base import NameList as Names
+from quire.arguments.command_line import FIELDS
 from quire.arguments.foreign import FOREIGN_KEYS, is_refusable, reason_without_effect
-from quire.arguments.groups import Size
-from quire.arguments.words import FIELDS
 from quire.errors import ConfigError, nearest, sentence
 from quire.response_format import MAX_SIZE
 

@@ -1,4 +1,9 @@
-"""How a chat template is compiled: its constants marked as its own, its work counted."""
+"""How a chat template is compiled: its constants marked as its own, its work counted.
+
+Counting is compiled into the code. The other ways cannot hold a template to a budget: a trace
+function slows all of Python down, a signal reaches the main thread alone, and a process would cost
+more than the rendering.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +37,11 @@ class MarkingGenerator(CodeGenerator):
     """Jinja's code generator, with the environment's own functions where text is made.
 
     `environment.constants` holds the template's strings, `environment.text` turns a value into
-    text, `environment.operand` and `environment.flat` look at a value before a comparison or a lookup
-    does.
+    text, `environment.operand` and `environment.flat` pay for a value before a comparison or a
+    lookup walks through it.
+
+    The code is shared by all environments of one template, so it names nothing of one of them but
+    through `environment`.
     """
 
     environment: Any
@@ -75,7 +83,7 @@ class MarkingGenerator(CodeGenerator):
         self.write("))")
 
     def visit_Add(self, node: nodes.Add, frame: Frame) -> None:
-        """`a + b + c` at once: one string is made, not one for each sign."""
+        """`a + b + c` at once: one string is made, not one for each `+`."""
         terms: list[nodes.Expr] = []
         left: nodes.Expr = node
         while isinstance(left, nodes.Add):
@@ -122,6 +130,7 @@ class MarkingGenerator(CodeGenerator):
         return self._constant("".join(group))
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        # Jinja would compute constant expressions here, while it compiles, past the budget.
         if not isinstance(node, (nodes.TemplateData, nodes.Const)):
             raise nodes.Impossible
         return super()._output_child_to_const(node, frame, finalize)

@@ -1,4 +1,7 @@
-"""Jinja's filters and tests for chat templates: marks are kept, and work is paid for."""
+"""Jinja's filters and tests for chat templates: they keep marks, and pay for their work.
+
+Everything here takes the environment untyped: it is a `ChatEnvironment`, which is made of these.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from jinja2 import pass_environment
 from jinja2.filters import make_attrgetter
 
 from quire.errors import TemplateError
-from quire.template.budget import PIECE
-from quire.template.formatting import percent
-from quire.template.marked import Marked, is_own, join, join_with, own
+from quire.template.marked import Marked, is_own, join, join_with, own, percent
 
 REMOVED = ("urlize", "wordwrap", "random", "lipsum")
-"""What no chat template needs, and whose work has no bound, or whose result is chance."""
+"""Filters that no chat template needs, and whose work has no bound or whose result is random."""
+# Lists of what need not be paid for, not of what must be: a filter or test that a newer Jinja brings
+# is then charged for in full until somebody has looked at it.
 _CHEAP_TESTS = frozenset(
     [
         "boolean",
@@ -82,7 +85,9 @@ def _join(environment: Any, value: Any, d: Any = "", attribute: Any = None) -> s
 @pass_environment
 def _replace(environment: Any, s: Any, old: Any, new: Any, count: Any = None) -> str:
     text, old, new = map(environment.text, (s, old, new))
-    environment.spend(str.count(text, old) * (len(new) + PIECE))
+    matches = str.count(text, old)
+    environment.spend_pieces(matches)
+    environment.spend(matches * len(new))
     marked = text if type(text) is Marked else Marked(text)
     return marked.replace(old, new, -1 if count is None else count)
 
@@ -135,7 +140,7 @@ def _tojson(
         text = encoder.encode(x)
         return own(text) if _holds_own_alone(x) else text
     pieces: list[str] = []
-    for piece in encoder.iterencode(x):  # the indents may be far larger than the value
+    for piece in encoder.iterencode(x):  # indentation may be far larger than the value
         environment.spend(len(piece))
         pieces.append(piece)
     return "".join(pieces)
@@ -162,11 +167,11 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "sum": _sum,
     "tojson": _tojson,
 }
-"""Filters of our own in place of Jinja's: the same results, with marks."""
+"""Filters of our own instead of Jinja's: the same results, with marks."""
 
 
 def meter_filters(environment: Any) -> None:
-    """Have every filter pay for what it looks at and makes."""
+    """Have every filter pay for what it reads and makes."""
     for name, function in environment.filters.items():
         environment.filters[name] = _metered(environment, name, function)
 
@@ -184,7 +189,7 @@ def _metered(environment: Any, name: str, function: Callable[..., Any]) -> Calla
         environment.tick(8)
         values = (*args, *kwargs.values())
         if name in _ITERATING:  # a string is taken apart into its characters
-            environment.spend(PIECE * sum(len(value) for value in values if isinstance(value, str)))
+            environment.spend_pieces(sum(len(value) for value in values if isinstance(value, str)))
         if name in _COMPARING:
             args = tuple(map(environment.operand, args))
         elif name not in _SHALLOW_FILTERS:
@@ -201,7 +206,7 @@ def _metered(environment: Any, name: str, function: Callable[..., Any]) -> Calla
 
 
 def _pay_for_growth(environment: Any, values: tuple[Any, ...]) -> None:
-    """Filters whose result grows with a number, or a text to indent with, that they are given."""
+    """Pay for filters whose result grows with a number, or a text to indent with."""
     size = max((len(value) for value in values if isinstance(value, (str, list, dict))), default=1)
     for value in values[1:]:
         if isinstance(value, int):

@@ -1,8 +1,9 @@
 """The vocabulary in which the named formats of `formats/` are declared.
 
-A format is data: what stands around each turn. A turn's slots are text, in which `{content}` marks
+A format is data: the text around each turn. A turn's slots are text, in which `{content}` marks
 where the turn's own text goes, and single control tokens (`BOS`, `EOS`, `token("<|user|>")`). Each
-piece of text is encoded by itself, as one string.
+piece of text is encoded by itself, as one string, since the models were trained on prompts that
+LLaMA-Factory encoded so.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def token(text: str) -> TokenElement:
 
 @dataclass(frozen=True, slots=True)
 class MediaTokens:
-    """What stands in the text for media: the family that expands it, and its placeholder tokens."""
+    """What represents media in the text: the family that expands it, and its placeholder tokens."""
 
     family: str = "Base"
     image: str | None = None
@@ -45,7 +46,7 @@ class Format:
     """One named prompt format. Names and strings are those of LLaMA-Factory 0.9.5.
 
     `function` (an assistant's turn that calls tools) falls back to `assistant`, `observation` (a
-    tool's result) to `user`. `result_join` stands between several results in a row. The system text
+    tool's result) to `user`. `result_join` is written between consecutive results. The system text
     is a turn in front or, with `system_in_user`, the beginning of the first user turn. A reasoning
     format drops thoughts from history, and writes `empty_thought` when thinking is off.
     """

@@ -12,15 +12,13 @@ from quire.messages import Control, Conversation, Media, Message, Part, ToolCall
 from quire.prompt import Element, TextElement
 from quire.template.format import MediaTokens, find_markers
 from quire.template.marked import join, own
-from quire.template.renderer import Renderer
-from quire.template.sandbox import Arguments
-from quire.template.template import Template, refuse_media
-from quire.template.thoughts import mark_thought, message_spans
+from quire.template.sandbox import CallArguments, Renderer
+from quire.template.template import Template, mark_thought, message_spans, refuse_media
 from quire.tokenizer import Tokenizer
+from quire.tools.base import wrap
 from quire.tools.registry import detect_tool_format, get_tool_format
-from quire.tools.writing import wrap
 
-_THOUGHTS = (
+_THOUGHT_WORDS = (
     ("<think>\n", "\n</think>\n\n"),
     ("<seed:think>", "</seed:think>"),
     ("<|channel>thought\n", "<channel|>"),
@@ -28,9 +26,11 @@ _THOUGHTS = (
     ("[THINK]", "[/THINK]"),
     ("<thought>\n", "\n</thought>\n"),
 )
-"""What opens and closes a thought; the template that holds either thinks in these words."""
-_SAID = "a b c"
-_PARTS = [{"type": own("text"), "text": _SAID}]
+"""What opens and closes a thought, by family; a template that holds either uses this pair."""
+_PROBE = "a b c"
+_PROBE_PARTS = [{"type": own("text"), "text": _PROBE}]
+_OWN_ROLES = {role: own(role) for role in ("system", "user", "assistant", "tool")}
+"""Roles are the template's own text: many templates write them inside of a marker."""
 
 
 class JinjaTemplate(Template):
@@ -41,7 +41,7 @@ class JinjaTemplate(Template):
     True, the special tokens by name, `enable_thinking` where it is given, and `variables`.
 
     The format of tool calls, the words around thoughts, and the word that ends a turn are read off
-    the template; `tool_format` names another one.
+    the template's source and its renderings of a probe; `tool_format` names another one.
     """
 
     is_models_own = True
@@ -71,20 +71,18 @@ class JinjaTemplate(Template):
             raise ConfigError(
                 f"{error} Mend it, or name another template (`template: ...`)."
             ) from None
-        whole = "\n".join(named.values())
-        found = detect_tool_format(whole)
-        self.tool_format = get_tool_format(tool_format) if tool_format else found
-        words = next((pair for pair in _THOUGHTS if _holds(whole, pair)), None)
+        source = "\n".join(named.values())
+        self.tool_format = (
+            get_tool_format(tool_format) if tool_format else detect_tool_format(source)
+        )
+        words = next((pair for pair in _THOUGHT_WORDS if _holds(source, pair)), None)
         self.reasoning = words is not None
-        self.thought_words = words or _THOUGHTS[0]
-        self._none_content = _asks_for_none(whole)
-        self.takes_parts = "content" in whole and "type" in whole and self._shows(_PARTS)
-        self._parts_always = self.takes_parts and not self._shows(_SAID)
+        self.thought_words = words or _THOUGHT_WORDS[0]
+        self._none_content = _asks_for_none(source)
+        self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
+        self._parts_always = self.takes_parts and not self._shows(_PROBE)
         self._controls = self._find_controls(tokenizer)
         self.stop_words = self._find_stop_words(tokenizer)
-
-    def control_texts(self) -> frozenset[str]:
-        return self._controls
 
     def render(
         self,
@@ -94,20 +92,22 @@ class JinjaTemplate(Template):
         preserve_thinking: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> list[Element]:
-        if not self.takes_parts:
-            refuse_media(conversation, self.name)
         given: dict[str, Any] = {**self._special, **(variables or {})}
         if enable_thinking is not None:
             given.setdefault("enable_thinking", enable_thinking)
         if preserve_thinking:
             given.setdefault("preserve_thinking", True)
         given |= {"documents": None, "add_generation_prompt": True}
-        given["tools"] = [wrap(tool) for tool in conversation.tools] or None
+        given["tools"] = None
+        if conversation.tools:
+            given["tools"] = [wrap(tool) for tool in conversation.tools]
         renderer = self._renderer(bool(conversation.tools))
+        given["messages"] = self._messages(conversation)
         try:
-            spans = renderer.render(given | {"messages": self._messages(conversation)})
+            spans = renderer.render(given)
         except TemplateError:
-            # A few templates want identities that many callers, and LLaMA-Factory's form, leave out.
+            # A few templates want ids that many callers, and LLaMA-Factory's form, leave out. They
+            # are made only where a rendering fails: elsewhere they would change prompts.
             numbered = _number_calls(conversation)
             if numbered == conversation:
                 raise
@@ -126,12 +126,17 @@ class JinjaTemplate(Template):
         )
 
     def _messages(self, conversation: Conversation) -> list[dict[str, Any]]:
+        """The messages as transformers shows them to a chat template, the system message in front."""
+        shown: list[dict[str, Any]] = []
         system = conversation.system
         if system is None and self.default_system:
             system = self.default_system
-        said = [{"type": own("text"), "text": system}] if self._parts_always else system
-        front = [] if system is None else [{"role": own("system"), "content": said}]
-        return [*front, *(self._message(message) for message in conversation.messages)]
+        if system is not None:
+            content = [{"type": own("text"), "text": system}] if self._parts_always else system
+            shown.append({"role": _OWN_ROLES["system"], "content": content})
+        for message in conversation.messages:
+            shown.append(self._message(message))
+        return shown
 
     def _message(self, message: Message) -> dict[str, Any]:
         content: str | None = message.text
@@ -144,8 +149,10 @@ class JinjaTemplate(Template):
             content = join([span.text if span.literal else own(span.text) for span in spans])
         if not content and message.tool_calls and self._none_content:
             content = None
-        shown: dict[str, Any] = {"role": own(message.role), "content": content}
+        shown: dict[str, Any] = {"role": _OWN_ROLES[message.role], "content": content}
         if message.media:
+            if not self.takes_parts:
+                refuse_media(message, self.name)
             shown["content"] = [_part(part) for part in message.parts]
         elif self._parts_always and content is not None:
             shown["content"] = [{"type": own("text"), "text": content}]
@@ -160,15 +167,15 @@ class JinjaTemplate(Template):
         return shown
 
     def _shows(self, content: Any) -> bool:
-        """Whether a user's text comes out as it is where the content is given so."""
+        """Whether a probe comes out as it is where a user's content is given in this form."""
         given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}
-        messages = [{"role": own("user"), "content": content}]
+        messages = [{"role": _OWN_ROLES["user"], "content": content}]
         try:
             spans = self._renderer(False).render({**given, "messages": messages})
         except TemplateError:
             return False
         literal = [span.text.strip() for span in spans if span.literal and span.text.strip()]
-        return literal == [_SAID]
+        return literal == [_PROBE]
 
     def _find_controls(self, tokenizer: Tokenizer) -> frozenset[str]:
         """The added tokens, and whatever looks like one, that the template writes itself."""
@@ -181,16 +188,18 @@ class JinjaTemplate(Template):
 
     def _find_stop_words(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """The control token that the template writes right after an assistant's text."""
-        said = "a b c"
-        turns = (("user", "a"), ("assistant", said), ("user", "a"))
-        messages = [{"role": own(role), "content": text} for role, text in turns]
+        turns = (("user", "a"), ("assistant", _PROBE), ("user", "a"))
+        messages = [{"role": _OWN_ROLES[role], "content": text} for role, text in turns]
         given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}
         try:
             spans = self._renderer(False).render({**given, "messages": messages})
         except TemplateError:
             return ()
-        places = [place for place, span in enumerate(spans) if span.literal and said in span.text]
-        after = spans[places[0] + 1].text.lstrip() if places and places[0] + 1 < len(spans) else ""
+        holding = (
+            index for index, span in enumerate(spans) if span.literal and _PROBE in span.text
+        )
+        index = next(holding, len(spans)) + 1
+        after = spans[index].text.lstrip() if index < len(spans) else ""
         ends = [text for text in tokenizer.special_texts if after.startswith(text)]
         return (max(ends, key=len),) if ends else ()
 
@@ -207,7 +216,7 @@ def _holds(template: str, words: tuple[str, str]) -> bool:
 
 
 def _asks_for_none(template: str) -> bool:
-    """Whether the template tells calls without text by a content that is none."""
+    """Whether the template recognises calls without text by a content that is none."""
     bare = template.replace("'", "").replace('"', "").replace("]", "").replace("[", ".")
     return any(f"content is {test}" in bare for test in ("none", "not none"))
 
@@ -217,7 +226,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
         value = json.loads(call.arguments) if call.arguments.strip() else {}
     except (ValueError, RecursionError):
         value = call.arguments
-    arguments = Arguments(value, call.arguments) if isinstance(value, dict) else call.arguments
+    arguments = CallArguments(value, call.arguments) if isinstance(value, dict) else call.arguments
     shown: dict[str, Any] = {"type": own("function")}
     if call.id is not None:
         shown["id"] = call.id
@@ -225,8 +234,8 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _number_calls(conversation: Conversation) -> Conversation:
-    """Give calls, and the results that follow them, the identities that they lack."""
-    numbers = _identities()
+    """Give calls, and the results that follow them, the ids that they lack."""
+    numbers = _call_ids()
     waiting: list[str] = []
     messages: list[Message] = []
     for message in conversation.messages:
@@ -243,6 +252,6 @@ def _number_calls(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=tuple(messages))
 
 
-def _identities() -> Iterator[str]:
-    """Nine letters and digits, as the templates that check them want."""
+def _call_ids() -> Iterator[str]:
+    """Ids of nine letters and digits, as the templates that check them want."""
     return (f"call{number:05d}" for number in range(100_000))

@@ -2,25 +2,33 @@
 
 Plain strings are literal: they came from the conversation. What a template holds as constants is
 `Marked`, and so is all that is made from the two together. An operation that is not followed here
-gives a plain string, so what is lost is taken for literal and can do no harm.
+gives a plain string, so text whose origin is lost counts as literal, which can do no harm.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias
 
+from jinja2 import Environment
+from jinja2.sandbox import SandboxedFormatter
+
+from quire.errors import TemplateError
 from quire.prompt import Span, Spans
 
 Cuts: TypeAlias = tuple[int, ...]
-"""Where a string changes from own to literal, from literal to own, and so on; it begins as own.
+"""Offsets at which a string changes from own to literal, then from literal to own, and so on.
 
-Cuts grow, and each is less than the string's length: `()` is all own and `(0,)` all literal.
+A string begins as own; cuts grow, and each is less than the string's length: `()` is all own and
+`(0,)` all literal.
 """
 _OWN: Cuts = ()
 _LITERAL: Cuts = (0,)
+MAX_WIDTH = 10_000
+"""The widest field that `%` and `str.format` may make, in characters."""
 
 
 class Marked(str):
@@ -51,15 +59,15 @@ class Marked(str):
 
     def __getitem__(self, key: Any) -> str:
         if not isinstance(key, slice):
-            place = range(len(self))[key]
-            return self.part(place, place + 1)
+            index = range(len(self))[key]
+            return self.part(index, index + 1)
         start, stop, step = key.indices(len(self))
         if step == 1:
             return self.part(start, max(start, stop))
-        return join([self.part(place, place + 1) for place in range(start, stop, step)])
+        return join([self.part(index, index + 1) for index in range(start, stop, step)])
 
     def __iter__(self) -> Iterator[str]:
-        return (self.part(place, place + 1) for place in range(len(self)))
+        return (self.part(index, index + 1) for index in range(len(self)))
 
     @property
     def is_own(self) -> bool:
@@ -116,8 +124,8 @@ class Marked(str):
 
     def replace(self, old: str, new: str, count: Any = -1, /) -> str:
         if not old or (self.is_own and is_own(new)):
-            found = str.replace(self, old, new, count)
-            return own(found) if self.is_own and is_own(new) else found
+            replaced = str.replace(self, old, new, count)
+            return own(replaced) if self.is_own and is_own(new) else replaced
         return join_with(new, self.split(old, count))
 
     def join(self, items: Iterable[Any], /) -> str:
@@ -127,14 +135,14 @@ class Marked(str):
         """The same pieces, cut out of this string. They stand in order, `sep` between them."""
         if self.is_own:
             return [own(piece) for piece in pieces]
-        found: list[str] = []
-        place = 0
+        cut: list[str] = []
+        offset = 0
         for piece in pieces:
             if sep is None:  # white space between: no piece begins with any
-                place = str.find(self, piece, place)
-            found.append(self.part(place, place + len(piece)))
-            place += len(piece) + len(sep or "")
-        return found
+                offset = str.find(self, piece, offset)
+            cut.append(self.part(offset, offset + len(piece)))
+            offset += len(piece) + len(sep or "")
+        return cut
 
     def _three(self, before: int, sep: int, _: int) -> tuple[str, str, str]:
         middle = before + sep
@@ -161,27 +169,28 @@ def join(pieces: Iterable[str]) -> str:
     """The pieces as one string."""
     pieces = pieces if isinstance(pieces, (list, tuple)) else list(pieces)
     cuts: list[int] = []
-    place = 0
+    offset = 0
     literal = False
     for piece in pieces:
         if not piece:
             continue
         if type(piece) is not Marked:
             if not literal:
-                cuts.append(place)
+                cuts.append(offset)
                 literal = True
         elif inner := piece.cuts:
             if literal and inner[0] == 0:
                 inner = inner[1:]
             elif literal:
-                cuts.append(place)
-            cuts += [place + cut for cut in inner]
+                cuts.append(offset)
+            cuts += map(offset.__add__, inner)
             literal = len(cuts) % 2 == 1
         elif literal:
-            cuts.append(place)
+            cuts.append(offset)
             literal = False
-        place += len(piece)
-    return _make("".join(pieces), tuple(cuts))
+        offset += len(piece)
+    text = "".join(pieces)
+    return text if cuts == [0] else Marked(text, tuple(cuts))
 
 
 def join_with(separator: str, items: Iterable[Any]) -> str:
@@ -191,10 +200,10 @@ def join_with(separator: str, items: Iterable[Any]) -> str:
         TypeError: an item is no string.
     """
     pieces: list[str] = []
-    for place, item in enumerate(items):
+    for index, item in enumerate(items):
         if not isinstance(item, str):
             raise TypeError(
-                f"sequence item {place}: expected str instance, {type(item).__name__} found"
+                f"sequence item {index}: expected str instance, {type(item).__name__} found"
             )
         pieces += [separator, item]
     return join(pieces[1:])
@@ -203,27 +212,31 @@ def join_with(separator: str, items: Iterable[Any]) -> str:
 def to_spans(pieces: Iterable[str]) -> Spans:
     """The pieces as one text's spans, neighbours of one kind merged."""
     text = join(pieces)
-    cuts = text.cuts if type(text) is Marked else _LITERAL
-    plain, ends = str.__str__(text), pairwise((0, *cuts, len(text)))
-    return tuple(
-        Span(plain[start:end], literal=place % 2 == 1)
-        for place, (start, end) in enumerate(ends)
-        if start < end
-    )
+    plain = str.__str__(text)
+    spans: list[Span] = []
+    start, literal = 0, False
+    for end in (*(text.cuts if type(text) is Marked else _LITERAL), len(text)):
+        if start < end:
+            spans.append(Span(plain[start:end], literal))
+        start, literal = end, not literal
+    return tuple(spans)
 
 
 def _by_runs(name: str) -> Callable[[Marked], str]:
-    """A method that changes letters: run by run, where that gives the same as the whole does."""
+    """A method that changes letters: run by run, where that gives the same as the whole does.
+
+    It may differ: "ß" becomes two letters, and a final sigma depends on the letter before it.
+    """
     change: Callable[[str], str] = getattr(str, name)
 
     def changed(self: Marked) -> str:
         whole = change(self)
         if self.is_own:
             return own(whole)
-        found = join(
+        joined = join(
             [own(change(run)) if type(run) is Marked else change(run) for run in self.runs()]
         )
-        return found if found == whole else whole
+        return joined if joined == whole else whole
 
     changed.__name__ = name
     return changed
@@ -234,8 +247,8 @@ def _as_whole(name: str) -> Callable[..., Any]:
     change: Callable[..., Any] = getattr(str, name)
 
     def changed(self: Marked, *args: Any, **kwargs: Any) -> Any:
-        found = change(self, *args, **kwargs)
-        return own(found) if self.is_own and all(map(is_own, args)) else found
+        result = change(self, *args, **kwargs)
+        return own(result) if self.is_own and all(map(is_own, args)) else result
 
     changed.__name__ = name
     return changed
@@ -245,3 +258,106 @@ for _name in ("lower", "upper", "capitalize", "title", "swapcase", "casefold"):
     setattr(Marked, _name, _by_runs(_name))
 for _name in ("center", "ljust", "rjust", "zfill", "expandtabs"):
     setattr(Marked, _name, _as_whole(_name))
+
+
+# --- `%` and `str.format`, which would make plain strings of unbounded width --------------------
+
+_PERCENT = re.compile(
+    r"%(?:\((?P<key>[^()]*)\))?[#0\- +]*(?P<width>\*|\d+)?(?:\.(?P<precision>\*|\d*))?[hlL]?(?P<kind>.)",
+    re.DOTALL,
+)
+
+
+def percent(text: str, values: Any) -> str:
+    """`text % values`, each conversion by itself.
+
+    Raises:
+        TemplateError: a width or a precision is too large.
+        TypeError, ValueError, KeyError: as `%` itself has it.
+    """
+    pieces: list[str] = []
+    rest = list(values) if isinstance(values, tuple) else [values]
+    offset = used = 0
+    for match in _PERCENT.finditer(text):
+        pieces.append(text[offset : match.start()])
+        offset = match.end()
+        if match["kind"] == "%":
+            pieces.append(text[offset - 1 : offset])
+            continue
+        stars = (match["width"] == "*") + (match["precision"] == "*")
+        count = stars + (match["key"] is None)
+        given = tuple(rest[used : used + count]) if count else values
+        used += count
+        if count and len(given) < count:
+            raise TypeError("not enough arguments for format string")
+        _check_widths(match, given)
+        pieces.append(_convert(match, given))
+    plain = str.__str__(text)
+    if offset < len(plain) and "%" in plain[offset:]:
+        raise ValueError("incomplete format")
+    if used < len(rest) and not isinstance(values, (Mapping, list)):
+        raise TypeError("not all arguments converted during string formatting")
+    return join([*pieces, text[offset:]])
+
+
+def _check_widths(match: re.Match[str], given: Any) -> None:
+    sizes = [match["width"], match["precision"]]
+    stars = sizes.count("*")
+    numbers = [int(size) for size in sizes if size and size != "*"]
+    numbers += [number for number in given[:stars] if isinstance(number, int)] if stars else []
+    for number in numbers:
+        if abs(number) > MAX_WIDTH:
+            raise _too_wide(number)
+
+
+def _convert(match: re.Match[str], given: Any) -> str:
+    if match[0] == "%s" and isinstance(given[0], str):
+        return given[0]
+    made = str(match[0]) % given
+    return own(made) if isinstance(given, tuple) and all(map(is_own, given)) else made
+
+
+def _too_wide(number: int) -> TemplateError:
+    return TemplateError(f"The chat template formats to a width of {number} characters.")
+
+
+class MarkedFormatter(SandboxedFormatter):
+    """`str.format` in the sandbox, with marks kept."""
+
+    def __init__(self, environment: Environment, flat: Callable[[Any], Any]) -> None:
+        """`flat` is called with each value before its text is made."""
+        super().__init__(environment)
+        self._flat = flat
+
+    def fill(self, text: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """`text.format(*args, **kwargs)`."""
+        return self._fields(text, args, kwargs, 2, iter(range(len(args))))
+
+    def _fields(
+        self, text: str, args: Sequence[Any], kwargs: Mapping[str, Any], depth: int, numbers: Any
+    ) -> str:
+        if depth < 0:
+            raise ValueError("Max string recursion exceeded")
+        mark = own if is_own(text) else str
+        pieces: list[str] = []
+        for before, name, spec, conversion in self.parse(str.__str__(text)):
+            pieces.append(mark(before))
+            if name is None:
+                continue
+            if name == "" or name[0] in ".[":
+                name = f"{next(numbers, len(args))}{name}"
+            value, _ = self.get_field(name, args, kwargs)
+            self._flat(value)
+            value = self.convert_field(value, conversion)
+            width = str(self._fields(spec or "", args, kwargs, depth - 1, numbers))
+            pieces.append(self._field(value, width))
+        return join(pieces)
+
+    def _field(self, value: Any, spec: str) -> str:
+        for number in re.findall(r"\d+", spec):
+            if int(number[:9]) > MAX_WIDTH:
+                raise _too_wide(int(number[:9]))
+        if not spec and isinstance(value, Marked):
+            return value
+        made = str(self.format_field(value, spec))
+        return own(made) if is_own(value) else made

@@ -12,8 +12,7 @@ from quire.errors import TemplateError
 from quire.messages import Conversation, Message, ToolCall, check_alternation
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers
-from quire.template.template import Template, refuse_media
-from quire.template.thoughts import mark_thought, message_spans
+from quire.template.template import Template, mark_thought, message_spans, refuse_media
 from quire.tools.base import ToolFormat
 from quire.tools.registry import get_tool_format
 
@@ -21,7 +20,7 @@ from quire.tools.registry import get_tool_format
 class NamedTemplate(Template):
     """One of the formats of `formats/`, with the tool format and default system that were chosen.
 
-    Literal, so that no control token arises from it, is all text of the conversation: system, user,
+    All text of the conversation is literal, so that no control token arises from it: system, user,
     assistant, tools, calls and results. The one exception is a thought at the start of an
     assistant's text: the words around it stay control tokens, for the model wrote them as such.
     """
@@ -48,12 +47,9 @@ class NamedTemplate(Template):
         self._tools = get_tool_format(tool_format or declaration.tools)
         self.tool_format: ToolFormat | None = self._tools
         self._function = declaration.function_slots
-        if tool_format is not None:  # as in the reference, calls then stand in the plainest turn
+        if tool_format is not None:  # as in the reference, calls are then written as a plain turn
             self._function = CONTENT if declaration.efficient_eos else (CONTENT, EOS)
         self._controls = _control_texts(declaration, self._tools)
-
-    def control_texts(self) -> frozenset[str]:
-        return self._controls
 
     def render(
         self,
@@ -70,7 +66,8 @@ class NamedTemplate(Template):
                 "only a model's own chat template does."
             )
         check_alternation(conversation, self.name)
-        refuse_media(conversation, self.name)
+        for message in conversation.messages:
+            refuse_media(message, self.name)
         keep = preserve_thinking or not self.reasoning
         elements = fill(self.format.prefix)
         system = self._system(conversation)
@@ -95,7 +92,7 @@ class NamedTemplate(Template):
         return (given, *tools) if given.text or conversation.tools else None
 
     def _turns(self, conversation: Conversation, keep: bool) -> Iterator[tuple[Slots, Spans]]:
-        """The slots and the text of each turn; results in a row are one turn."""
+        """The slots and the text of each turn; consecutive results are one turn."""
         for role, group in groupby(conversation.messages, key=lambda message: message.role):
             messages = list(group)
             if role == "tool":
@@ -117,21 +114,19 @@ class NamedTemplate(Template):
         return tuple(spans[1:])
 
     def _answer(self, message: Message, keep: bool) -> Spans:
-        text, opened = message.text, ""
+        """An assistant's turn: its thought if it is kept, its text and its calls."""
+        calls = self._calls(message.tool_calls)
         if message.has_control:  # a medium in an answer: no thought is looked for around it
-            return (*message_spans(message), *self._calls(message.tool_calls))
+            return (*message_spans(message), *calls)
         if not keep:
-            text = self._without_thoughts(text)
-        elif message.reasoning and self.reasoning:
-            opened = message.reasoning
-        thought: Spans = ()
-        if opened:
+            text = self._without_thoughts(message.text)
+        elif message.reasoning and self.reasoning:  # given apart from the text
             before, after = self.thought_words
-            thought = (Span(before), Span(opened, literal=True), Span(after))
-            said: Spans = (Span(text, literal=True),)
+            thought = (Span(before), Span(message.reasoning, literal=True), Span(after))
+            return (*thought, Span(message.text, literal=True), *calls)
         else:
-            said = mark_thought(text, self.thought_words)
-        return (*thought, *said, *self._calls(message.tool_calls))
+            text = message.text
+        return (*mark_thought(text, self.thought_words), *calls)
 
     def _calls(self, calls: tuple[ToolCall, ...]) -> Spans:
         return self._tools.write_calls(calls) if calls else ()
@@ -163,7 +158,10 @@ _SAMPLE_CALL = ToolCall("tool", '{"text": "a"}')
 
 @functools.cache
 def _control_texts(declaration: Format, tools: ToolFormat) -> frozenset[str]:
-    """Markers in all that the format writes itself, and the words that it names as such."""
+    """The markers in everything that the format writes itself, and the words that it names so.
+
+    A tool and a call are written as samples, to see what their format writes around them.
+    """
     written: list[str] = [*declaration.thought_words, declaration.default_system]
     words: list[str] = [*declaration.stop_words, *declaration.media.texts, *declaration.controls]
     for slot in declaration.all_slots:

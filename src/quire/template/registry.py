@@ -56,9 +56,9 @@ def template_names() -> tuple[str, ...]:
 @functools.cache
 def _formats() -> dict[str, Format]:
     """Every format that the files of `formats/` declare."""
-    found: dict[str, Format] = {}
+    by_name: dict[str, Format] = {}
     for module in pkgutil.iter_modules(formats.__path__, formats.__name__ + "."):
         for declaration in importlib.import_module(module.name).FORMATS:
-            assert declaration.name not in found, declaration.name
-            found[declaration.name] = declaration
-    return found
+            assert declaration.name not in by_name, declaration.name
+            by_name[declaration.name] = declaration
+    return by_name

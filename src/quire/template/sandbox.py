@@ -1,14 +1,15 @@
-"""The environment in which a model's own chat template runs.
+"""The sandbox in which a model's own chat template runs.
 
-It renders what transformers renders, and holds the template to a budget. Every loop's body, macro
-and call spends some of it, every string or list that is made spends its length, and what makes
-something large is refused before it is made. So no template runs, or grows, without end, and that
-takes no signals, threads or processes.
+It renders what transformers renders, and holds the template to a budget. Every loop body, macro and
+call spends some of it, every string or list that is made spends its length, and whatever makes
+something large is refused before it is made. So no template runs, or grows, without end, and none of
+it needs signals, threads or processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Generator, Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -18,21 +19,223 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from quire.errors import TemplateError
-from quire.template.budget import CALL, PIECE, Budget
+from quire.prompt import Spans
 from quire.template.codegen import MarkingGenerator, add_ticks
 from quire.template.filters import FILTERS, REMOVED, meter_filters, meter_tests
-from quire.template.formatting import MarkedFormatter, percent
-from quire.template.marked import Marked, join, join_with, own
+from quire.template.marked import Marked, MarkedFormatter, join, join_with, own, percent, to_spans
 
+SECONDS = 10.0
+"""The longest that one rendering may take."""
+FREE_WORK = 10_000_000
+WORK_PER_CHARACTER = 2_000
+"""A rendering may spend `FREE_WORK`, and this for each character of the conversation."""
+_NODE = 4
+"""The cost of visiting one node of the template, or one item of a value."""
+_CALL = 100
+_PIECE = 16
+"""The cost of each string where many are cut out of one, or joined."""
+_CLOCK_EVERY = 500_000
 _MAX_BITS = 1 << 15
+_MAX_SOURCE = 1_000_000
+_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_NESTED = (list, tuple, dict, set, frozenset, *_VIEWS, Namespace)
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 _REFUSED = frozenset({"translate", "encode", "to_bytes"})
+"""Methods whose results no mark follows: `encode` would leave strings, and the budget, behind."""
 
 
-class Arguments(dict[str, Any]):
-    """A call's arguments: a dictionary which, put into text as it is, is its own JSON text."""
+class Renderer:
+    """One chat template, compiled once. Renderings in several threads do not wait for each other.
+
+    A rendering keeps its budget in its environment, so an environment serves one rendering at a
+    time. The environments are a pool: a rendering takes one that is idle, or makes one where none
+    is. A lock around a single environment would let a long conversation, rendered in a thread, hold
+    up a short one that is rendered on the event loop.
+    """
+
+    def __init__(self, source: str) -> None:
+        """Compile.
+
+        Raises:
+            TemplateError: the source is no Jinja template.
+        """
+        if len(source) > _MAX_SOURCE:
+            raise TemplateError(f"The chat template is longer than {_MAX_SOURCE:,} characters.")
+        environment = ChatEnvironment([])
+        try:
+            self._code = environment.compile(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(
+                f"The chat template has an error in line {error.lineno}: {error.message}."
+            ) from None
+        except (
+            jinja2.TemplateError,
+            RecursionError,
+            SyntaxError,
+            ValueError,
+            MemoryError,
+        ) as error:
+            raise TemplateError(f"The chat template cannot be compiled: {error}.") from None
+        self._constants = environment.constants
+        # Each holds the same code and constants, so another one takes some 50 kilobytes and about
+        # a millisecond, however long the source is. There are never more than there were renderings
+        # at once. Appending to a list and popping from it need no lock.
+        self._idle: list[tuple[ChatEnvironment, jinja2.Template]] = []
+        self._idle.append((environment, self._load(environment)))
+
+    def _load(self, environment: ChatEnvironment) -> jinja2.Template:
+        return jinja2.Template.from_code(environment, self._code, environment.make_globals(None))
+
+    @property
+    def own_texts(self) -> tuple[str, ...]:
+        """All strings that stand in the template."""
+        return tuple(text for value in self._constants for text in _strings_in(value))
+
+    def render(self, variables: Mapping[str, Any]) -> Spans:
+        """Render to spans: those that the template itself wrote, and literal ones.
+
+        Raises:
+            TemplateError: the template refuses the conversation, fails, or works without end.
+        """
+        try:
+            environment, template = self._idle.pop()
+        except IndexError:
+            environment = ChatEnvironment(self._constants)
+            template = self._load(environment)
+        try:
+            given = dict(variables)
+            environment.begin(_size_of(given))
+            pieces: list[str] = []
+            for piece in template.root_render_func(template.new_context(given)):
+                environment.spend(len(piece))
+                pieces.append(piece)
+            return to_spans(pieces)
+        except TemplateError:
+            raise
+        except jinja2.TemplateError as error:
+            raise TemplateError(f"The chat template says: {_short(error)}") from None
+        except RecursionError:
+            raise TemplateError("The chat template calls itself too deeply.") from None
+        except Exception as error:
+            raise TemplateError(
+                f"The chat template failed with {type(error).__name__}: {_short(error)}."
+            ) from None
+        finally:
+            self._idle.append((environment, template))
+
+
+def _short(error: Exception) -> str:
+    text = str(error)
+    return text if len(text) <= 500 else text[:500] + "…"
+
+
+class Budget:
+    """The work that is left to the current rendering. A unit is about one character made."""
+
+    _left = 0
+    _check_at = 0
+    _deadline = 0.0
+
+    def begin(self, characters: int) -> None:
+        """Start the budget of one rendering, of a conversation of so many characters."""
+        self._left = FREE_WORK + WORK_PER_CHARACTER * characters
+        self._check_at = self._left
+        self._deadline = time.monotonic() + SECONDS
+
+    def spend(self, work: int) -> None:
+        """Take from the budget.
+
+        Raises:
+            TemplateError: the budget is used up, or the time is.
+        """
+        self._left -= work
+        # One comparison for both limits: reading the clock each time would cost more than the work.
+        if self._left < self._check_at:
+            self._check_at = self._left - _CLOCK_EVERY
+            if self._left < 0:
+                raise TemplateError(
+                    "The chat template does too much work for this conversation: it seems to loop, "
+                    "or to grow, without end."
+                )
+            if time.monotonic() > self._deadline:
+                raise TemplateError(f"The chat template took longer than {SECONDS:g} s.")
+
+    def spend_pieces(self, count: int) -> None:
+        """Pay for strings that are cut out of one, or joined, besides their characters."""
+        self.spend(count * _PIECE)
+
+    def tick(self, count: int) -> bool:
+        """Pay for one more run of a body of `count` nodes; true, so that it can be a condition."""
+        self.spend(count * _NODE)
+        return True
+
+    def charge(self, value: Any) -> Any:
+        """Pay for a value that was just made; return it."""
+        if isinstance(value, str):
+            self.spend(len(value))
+        elif isinstance(value, (list, tuple, dict)):
+            self.spend(8 * len(value))
+        return value
+
+    def flat(self, value: Any) -> Any:
+        """Pay for walking through a nested value, before something does so; return it.
+
+        What it took to make a value says nothing here: `(x, x)`, nested a hundred times, is cheap to
+        make and endless to compare, to hash or to write out. Values are therefore paid for by what
+        is reached, and the walk keeps its own stack, since recursion would overflow Python's.
+        """
+        if isinstance(value, _NESTED):
+            waiting: list[Any] = [value]
+            while waiting:
+                inner = waiting.pop()
+                if isinstance(inner, _NESTED):
+                    items = _items(inner)
+                    self.spend(_NODE * (len(items) + 1))
+                    waiting += items
+                elif isinstance(inner, str):
+                    self.spend(len(inner))
+        return value
+
+    def operand(self, value: Any) -> Any:
+        """Pay for one side of a comparison: `in` would take a generator's items out unseen."""
+        if value is None or isinstance(value, (str, int, float)):
+            return value
+        return self.flat(list(value) if isinstance(value, Generator) else value)
+
+
+def _size_of(value: Any) -> int:
+    """The number of characters of all texts in a value; a key counts as one."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return len(value) + sum(map(_size_of, value.values()))
+    return sum(map(_size_of, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def _strings_in(value: Any) -> Iterable[str]:
+    """All strings in a value of strings, lists and mappings."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, str):
+            yield inner
+        elif isinstance(inner, _NESTED):
+            waiting += _items(inner)
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, Namespace):  # hides its attributes from vars()
+        return list(object.__getattribute__(value, "_Namespace__attrs").values())
+    return list(value)
+
+
+class CallArguments(dict[str, Any]):
+    """A call's arguments: a dictionary that, put into text as it is, is its own JSON text."""
 
     def __init__(self, value: Mapping[str, Any], text: str) -> None:
         super().__init__(value)
@@ -55,17 +258,18 @@ class GenerationTag(Extension):
 
 
 class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
-    """One template's environment: its constants, and the budget of the rendering under way."""
+    """A template's constants, and the budget of the one rendering that uses it now."""
 
     code_generator_class = MarkingGenerator
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "**", "%"})
 
-    def __init__(self) -> None:
-        self.constants: list[Any] = []
+    def __init__(self, constants: list[Any]) -> None:
+        """`constants` are the compiled template's, or an empty list, which compiling fills."""
+        self.constants = constants
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            optimized=False,
+            optimized=False,  # Jinja would compute constants while it compiles, past the budget
             extensions=[GenerationTag, loopcontrols],
         )
         self.concat = self.join_texts
@@ -80,7 +284,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         given["strftime_now"] = _strftime_now
 
     def constant(self, value: Any) -> int:
-        """Keep a constant of the template, its strings marked as own; return its number."""
+        """Keep a constant of the template, its strings marked as own; return its index."""
         self.constants.append(_mark(value))
         return len(self.constants) - 1
 
@@ -93,28 +297,33 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         """`str(value)`; numbers are the template's own."""
         if isinstance(value, str):
             return value
-        if isinstance(value, Arguments):
+        if isinstance(value, CallArguments):
             return value.text
         if value is None or isinstance(value, (bool, int, float, Undefined)):
             return own(str(value))
         return self.charge(str(self.flat(value)))
 
     def join_texts(self, pieces: Iterable[Any]) -> str:
+        """The pieces as one text, paid for before it is made."""
         texts = [piece if isinstance(piece, str) else self.text(piece) for piece in pieces]
         self.spend(sum(map(len, texts)))
         return join(texts)
 
     def add_all(self, context: Context, terms: tuple[Any, ...]) -> Any:
-        """`a + b + ...`, from the left."""
-        if all(isinstance(term, str) for term in terms):
-            return self.join_texts(terms)
+        """`a + b + ...`, from the left; strings alone are joined at once."""
+        for term in terms:
+            if not isinstance(term, str):
+                break
+        else:
+            self.spend(sum(map(len, terms)))
+            return join(terms)
         total = terms[0]
         for term in terms[1:]:
             total = self.call_binop(context, "+", total, term)
         return total
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "+" and isinstance(left, (str, Arguments)):
+        if operator == "+" and isinstance(left, (str, CallArguments)):
             left, right = _as_text(left, right), _as_text(right, left)
         elif operator == "%" and isinstance(left, str):
             return self.charge(percent(left, self.flat(right)))
@@ -131,18 +340,19 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
                 self.spend(max(0, count) * len(items) * (1 if isinstance(items, str) else 8))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        # A marked string looks like a plain one: a template must not see, or forge, its marks.
         strange = isinstance(obj, Marked) and not hasattr(str, attr)
         return not strange and super().is_safe_attribute(obj, attr, value)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.spend(CALL)
+        self.spend(_CALL)
         owner = getattr(function, "__self__", None) if callable(function) else None
         if owner is not None and owner is not self:
             function = self._method(owner, function, args, kwargs)
         return self.charge(super().call(context, function, *args, **kwargs))
 
     def _method(self, owner: Any, method: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Pay for what a method looks at and makes; take one that keeps marks."""
+        """Pay for what a method reads and makes; return one that keeps marks."""
         name = method.__name__
         if name in _REFUSED:
             raise TemplateError(f"Chat templates may not call {name} here.")
@@ -155,6 +365,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         self._pay_for_text(owner, name, args)
         if name == "join":
             return lambda items: self._join_with(owner, items)
+        # Literal text stays literal, but what it is replaced by may be the template's own.
         follows = type(owner) is str and name == "replace"
         return getattr(Marked(owner), name) if follows else method
 
@@ -164,12 +375,14 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
             wide = sum(abs(value) for value in args if isinstance(value, int))
             self.spend(wide * max(1, owner.count("\t")))
         elif name == "replace" and len(args) > 1:
-            self.spend(owner.count(args[0]) * (len(args[1]) + PIECE))
+            count = owner.count(args[0])
+            self.spend_pieces(count)
+            self.spend(count * len(args[1]))
         elif name in ("split", "rsplit", "splitlines") and type(owner) is Marked:
-            self.spend(len(owner) * PIECE)
+            self.spend_pieces(len(owner))
 
     def _join_with(self, separator: str, items: Iterable[Any]) -> str:
-        self.spend(len(items) * PIECE if isinstance(items, str) else 0)
+        self.spend_pieces(len(items) if isinstance(items, str) else 0)
         kept = list(items)
         self.spend(sum(len(item) + len(separator) for item in kept if isinstance(item, str)))
         return join_with(separator, kept)
@@ -202,10 +415,11 @@ def _mark(value: Any) -> Any:
 
 def _as_text(value: Any, other: Any) -> Any:
     """A call's arguments beside a text are text too."""
-    return value.text if isinstance(value, Arguments) and isinstance(other, str) else value
+    return value.text if isinstance(value, CallArguments) and isinstance(other, str) else value
 
 
 def _check_bits(operator: str, left: int, right: int) -> None:
+    """Refuse integers of thousands of digits: their arithmetic is one step that nothing can end."""
     bits = left.bit_length()
     if operator == "*":
         bits += right.bit_length()

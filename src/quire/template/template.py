@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from quire.errors import MediaError
-from quire.messages import Conversation
-from quire.prompt import Element, TextElement
-from quire.template.encode import encode_elements, eos_id, split_stop_words
-from quire.template.format import MediaTokens
+from quire.messages import Control, Conversation, Media, Message
+from quire.prompt import Element, Span, Spans, TextElement, TokenElement
+from quire.template.format import MediaTokens, merge_spans
 from quire.tokenizer import Tokenizer
 from quire.tools.base import ToolFormat
 
@@ -33,15 +33,24 @@ class Template(ABC):
     """Whether it is the chat template of the model's folder."""
     takes_parts: bool = False
     """Whether it writes the placeholders of media itself, from content that is a list of parts."""
+    _controls: frozenset[str]
 
     @property
     def media_family(self) -> str:
-        """What expands media in the text; "Base" takes none."""
+        """The family that expands media in the text; "Base" takes none."""
         return self.media.family
 
     @property
     def media_tokens(self) -> dict[str, str | None]:
         return {"image": self.media.image, "video": self.media.video, "audio": self.media.audio}
+
+    def control_texts(self) -> frozenset[str]:
+        """The texts that the template itself writes as control tokens.
+
+        An added token of the tokenizer that is not marked special is kept out of literal text only
+        if it is one of these.
+        """
+        return self._controls
 
     @abstractmethod
     def render(
@@ -60,14 +69,6 @@ class Template(ABC):
             MediaError: the conversation holds media and the template takes text alone.
         """
 
-    @abstractmethod
-    def control_texts(self) -> frozenset[str]:
-        """The texts that the template itself writes as control tokens.
-
-        An added token of the tokenizer that is not marked special is kept out of literal text only
-        if it is one of these.
-        """
-
     def encode(
         self,
         conversation: Conversation,
@@ -77,7 +78,11 @@ class Template(ABC):
         preserve_thinking: bool = False,
         variables: Mapping[str, Any] | None = None,
     ) -> tuple[int, ...]:
-        """Render, then encode: the prompt's token ids. Raises what `render` raises."""
+        """Render, then encode: the prompt's token ids.
+
+        Raises:
+            TemplateError, ToolError, MediaError: as `render`.
+        """
         elements = self.render(
             conversation,
             enable_thinking=enable_thinking,
@@ -92,43 +97,123 @@ class Template(ABC):
         tokenizer: Tokenizer,
         controls: frozenset[str] = frozenset(),
     ) -> tuple[int, ...]:
-        """The token ids of elements that this template has rendered.
+        """The token ids of elements that this template has rendered, each text encoded by itself.
 
         `controls` are further texts that are control tokens: those that a media family writes.
         """
-        control = self.control_texts()
-        control = control | controls if controls else control
-        return encode_elements(elements, tokenizer, control, self._eos(tokenizer))
+        control = self._controls | controls if controls else self._controls
+        ids: list[int] = []
+        for element in elements:
+            if isinstance(element, TextElement):
+                ids += tokenizer.encode_spans(element.spans, control)
+            else:
+                ids += self._encode_token(element, tokenizer)
+        return tuple(ids)
+
+    def _encode_token(self, element: TokenElement, tokenizer: Tokenizer) -> list[int]:
+        """BOS and EOS are single ids, and nothing where the tokenizer has none.
+
+        A control token given by its text is its id; where the tokenizer lacks it, its unknown token,
+        as in the reference; where it lacks that too, the text itself, as text.
+        """
+        if element.kind == "bos":
+            token_id = tokenizer.bos_token_id
+        elif element.kind == "eos":
+            token_id = self._eos_id(tokenizer)
+        else:
+            text = element.text or ""
+            token_id = tokenizer.token_to_id(text)
+            token_id = tokenizer.unk_token_id if token_id is None else token_id
+            if token_id is None:
+                return tokenizer.encode(text)
+        return [] if token_id is None else [token_id]
+
+    def _eos_id(self, tokenizer: Tokenizer) -> int | None:
+        """The id of EOS: of the stop word that replaces it, else the tokenizer's own.
+
+        A tokenizer without EOS ends with `<|endoftext|>` where it has that. Nothing is added to the
+        vocabulary, unlike in the reference: a replacement that the tokenizer lacks is no EOS.
+        """
+        token_id = tokenizer.token_to_id(self.stop_words[0]) if self.replace_eos else None
+        if token_id is None:
+            token_id = tokenizer.eos_token_id
+        return tokenizer.token_to_id("<|endoftext|>") if token_id is None else token_id
 
     def stop_token_ids(self, tokenizer: Tokenizer) -> tuple[int, ...]:
         """Ids that end an answer: EOS (the template's, the tokenizer's), and single-token stop words."""
-        ids, _ = split_stop_words(self.stop_words, tokenizer)
-        ends = (self._eos(tokenizer), tokenizer.eos_token_id)
-        return tuple(sorted({*ids, *(end for end in ends if end is not None)}))
+        ids = set(map(tokenizer.token_to_id, self.stop_words))
+        ids |= {self._eos_id(tokenizer), tokenizer.eos_token_id}
+        return tuple(sorted(cast("set[int]", ids - {None})))
 
     def stop_strings(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """The stop words that are no single token of this tokenizer."""
-        return split_stop_words(self.stop_words, tokenizer)[1]
+        return tuple(word for word in self.stop_words if tokenizer.token_to_id(word) is None)
 
     def starts_in_thought(self, elements: Sequence[Element]) -> bool:
         """Whether the prompt ends inside a thought that it has opened, as `<think>\\n` does."""
         last = elements[-1] if elements else None
         opening = self.thought_words[0].rstrip()
-        return (
-            isinstance(last, TextElement)
-            and bool(opening)
-            and last.text.rstrip().endswith(opening)
-            and not (last.spans[-1].literal and last.spans[-1].text.strip() != "")
+        if not (isinstance(last, TextElement) and last.spans and opening):
+            return False
+        if last.spans[-1].literal and last.spans[-1].text.strip():
+            return False  # a user wrote it
+        end = ""
+        for span in reversed(last.spans):  # the end alone: a prompt may have millions of characters
+            end = span.text + end if end else span.text.rstrip()
+            if len(end) >= len(opening):
+                break
+        return end.endswith(opening)
+
+
+def elements_to_json(elements: Sequence[Element]) -> list[str | dict[str, Any]]:
+    """Elements as the golden file has them: strings, `{"bos": true}`, `{"token": "..."}`."""
+    return [_element_to_json(element) for element in elements]
+
+
+def _element_to_json(element: Element) -> str | dict[str, Any]:
+    if isinstance(element, TextElement):
+        return element.text
+    return {"token": element.text} if element.kind == "token" else {element.kind: True}
+
+
+# --- what both kinds of template do with a message ---------------------------------------------
+
+
+def mark_thought(text: str, thought_words: tuple[str, str]) -> Spans:
+    """An assistant's text as spans: the words around a thought at its start are control tokens.
+
+    The model wrote them as such. The thought and the rest are literal.
+    """
+    before, after = (re.escape(word.strip()) for word in thought_words)
+    match = re.match(rf"\s*({before})(.*?)({after})", text, re.DOTALL) if before else None
+    if match is None:
+        return (Span(text, literal=True),)
+    return merge_spans(
+        (
+            Span(text[: match.end(1)]),
+            Span(match[2], literal=True),
+            Span(match[3]),
+            Span(text[match.end() :], literal=True),
         )
-
-    def _eos(self, tokenizer: Tokenizer) -> int | None:
-        return eos_id(tokenizer, self.stop_words[0] if self.replace_eos else None)
+    )
 
 
-def refuse_media(conversation: Conversation, name: str) -> None:
-    """Raise MediaError where the conversation holds media that no family has turned into text."""
-    for message in conversation.messages:
-        for item in message.media:
-            raise MediaError(
-                f"The template {name!r} takes text alone; the messages hold {item.kind}."
-            )
+def message_spans(message: Message) -> Spans:
+    """All of a message's text as spans: literal, but for what a media family wrote."""
+    return merge_spans(
+        tuple(
+            Span(part.text, literal=not isinstance(part, Control))
+            for part in message.parts
+            if not isinstance(part, Media)
+        )
+    )
+
+
+def refuse_media(message: Message, name: str) -> None:
+    """Check that a message holds no media, all of which a family should have made text.
+
+    Raises:
+        MediaError: it holds some.
+    """
+    for item in message.media:
+        raise MediaError(f"The template {name!r} takes text alone; the messages hold {item.kind}.")

@@ -37,7 +37,7 @@ _OLD_FILES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class TokenizerSettings:
     """The special tokens by name, and the chat template."""
 
     special_tokens: dict[str, str]
@@ -60,6 +60,7 @@ def load_backend(folder: Path) -> Backend:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the library raises Exception itself
         raise UnsupportedModelError(f"{path} is no tokenizer that can be read: {error}.") from None
+    # Many files keep the settings of training, which would cut prompts or fill them up.
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -100,7 +101,7 @@ def _convert(folder: Path) -> Path:
     return path
 
 
-def load_settings(folder: Path, backend: Backend) -> Settings:
+def load_settings(folder: Path, backend: Backend) -> TokenizerSettings:
     """Read the configuration files, and give the backend the added tokens that they name.
 
     Raises:
@@ -110,7 +111,7 @@ def load_settings(folder: Path, backend: Backend) -> Settings:
     decoder = config.get("added_tokens_decoder")
     if not isinstance(decoder, dict):
         decoder = {}
-        # Folders of old: what the configuration now holds was in two files of its own.
+        # Older versions of transformers wrote these into two further files.
         config.update(_read_json(folder / "special_tokens_map.json"))
         for text, number in _read_json(folder / "added_tokens.json").items():
             if backend.id_to_token(number) != text:
@@ -119,7 +120,7 @@ def load_settings(folder: Path, backend: Backend) -> Settings:
     try:
         wanted = [token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
         _add_tokens(backend, wanted, [config[name] for name in special], _extra_tokens(config))
-        return Settings(special, _chat_template(folder, config))
+        return TokenizerSettings(special, _chat_template(folder, config))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"{folder / 'tokenizer_config.json'} holds tokens or templates of an unknown form: "
@@ -181,16 +182,16 @@ def _make_token(token: Any, special: bool) -> AddedToken:
 
 def _chat_template(folder: Path, config: dict[str, Any]) -> ChatTemplate:
     """The chat template: files of its own win over the configuration's entry."""
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     single = folder / "chat_template.jinja"
     if single.is_file():
-        found["default"] = single.read_text(encoding="utf-8")
+        files["default"] = single.read_text(encoding="utf-8")
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        found[path.stem] = path.read_text(encoding="utf-8")
-    if not found:
+        files[path.stem] = path.read_text(encoding="utf-8")
+    if not files:
         entry = _read_json(folder / "chat_template.json").get("chat_template")
         return _named_templates(entry or config.get("chat_template"))
-    return found["default"] if list(found) == ["default"] else found
+    return files["default"] if list(files) == ["default"] else files
 
 
 def _named_templates(entry: Any) -> ChatTemplate:

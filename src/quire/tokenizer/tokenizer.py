@@ -1,11 +1,25 @@
-"""A model's tokenizer: Hugging Face's `tokenizers` library, and what a folder says about it."""
+"""A model's tokenizer, and the guarded encoding that keeps literal text free of control tokens.
+
+The guard changes nothing else. A text is encoded as it is, and the control tokens that come out are
+looked at. Where each of them comes from the format's own text, the ids are the answer. Where one
+touches literal text, a copy of the tokenizer encodes a changed text: in the copy every control token
+has another name, one that nobody can write because it is drawn at random in each process
+(`renaming.py`). The format's own control texts are renamed in the text; the literal ones are not,
+and have nothing left to match.
+
+Escaping or cutting literal texts instead would change how the text around them is tokenised.
+"""
 
 from __future__ import annotations
 
 import functools
+import operator
+import re
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
@@ -13,15 +27,31 @@ from tokenizers import Tokenizer as Backend
 from quire.errors import ConfigError
 from quire.prompt import Span, Spans
 from quire.tokenizer.folder import ChatTemplate, load_backend, load_settings
-from quire.tokenizer.guard import Guard, encode_fast
+from quire.tokenizer.renaming import RenamedCopy, copy_model, share_model
+
+_TEXT = operator.attrgetter("text")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_SHAPE = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
+"""What nobody adds to a vocabulary but as a control token, marked as special or not."""
 
 
 class Tokenizer:
     """Text to token ids and back. May be used from several threads at once.
 
     `special_tokens` names the special tokens as a chat template sees them (`bos_token`,
-    `eos_token`, ...). Only `add_tokens` changes it; call that before the tokenizer is shared.
+    `eos_token`, ...). Only `add_tokens` changes a tokenizer; call that before it is shared.
     """
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    unk_token_id: int | None
+    special_ids: frozenset[int]
+    """The ids of all tokens marked special: those that `decode` skips."""
+    special_texts: frozenset[str]
+    """The texts of all tokens marked special."""
+    added_texts: frozenset[str]
+    """The texts of all added tokens, special or not."""
 
     def __init__(
         self,
@@ -33,11 +63,10 @@ class Tokenizer:
         self.backend = backend
         self.chat_template = chat_template
         self.special_tokens = dict(special_tokens or {})
-        self._lock = threading.Lock()
         self._guards: dict[frozenset[str], Guard] = {}
         # A format writes the same before every conversation, as its default system prompt.
         self._encode_own = functools.lru_cache(maxsize=64)(self.encode)
-        self._look_at_added()
+        self._read_added_tokens()
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -56,6 +85,20 @@ class Tokenizer:
             chat_template=settings.chat_template,
         )
 
+    def _read_added_tokens(self) -> None:
+        added = self.backend.get_added_tokens_decoder()
+        special = {number: token for number, token in added.items() if token.special}
+        self.special_ids = frozenset(special)
+        self.special_texts = frozenset(token.content for token in special.values())
+        self.added_texts = frozenset(token.content for token in added.values())
+        self.bos_token_id = self._id_of(self.bos_token)
+        self.eos_token_id = self._id_of(self.eos_token)
+        self.pad_token_id = self._id_of(self.pad_token)
+        self.unk_token_id = self._id_of(self.unk_token)
+
+    def _id_of(self, token: str | None) -> int | None:
+        return None if token is None else self.backend.token_to_id(token)
+
     @property
     def bos_token(self) -> str | None:
         return self.special_tokens.get("bos_token")
@@ -73,40 +116,9 @@ class Tokenizer:
         return self.special_tokens.get("unk_token")
 
     @property
-    def bos_token_id(self) -> int | None:
-        return self._id_of(self.bos_token)
-
-    @property
-    def eos_token_id(self) -> int | None:
-        return self._id_of(self.eos_token)
-
-    @property
-    def pad_token_id(self) -> int | None:
-        return self._id_of(self.pad_token)
-
-    @property
-    def unk_token_id(self) -> int | None:
-        return self._id_of(self.unk_token)
-
-    @property
     def vocab_size(self) -> int:
-        """How many tokens there are, added ones included."""
+        """The number of tokens, added ones included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        """The ids of all tokens marked special: those that `decode` skips."""
-        return self._special_ids
-
-    @property
-    def special_texts(self) -> frozenset[str]:
-        """The texts of all tokens marked special."""
-        return self._special_texts
-
-    @property
-    def added_texts(self) -> frozenset[str]:
-        """The texts of all added tokens, special or not."""
-        return self._added_texts
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, with no special tokens around; control tokens in it are seen as such."""
@@ -129,26 +141,29 @@ class Tokenizer:
         Control tokens are the added tokens that are marked special, and those whose text is in
         `control`. Where none of them touches a literal span, the ids are those of `encode`.
         """
-        text = "".join(span.text for span in spans)
-        if not text:
-            return []
-        if not any(span.literal and span.text for span in spans):
-            return self._encode_own(text).copy()
-        return self.guard(control).encode(spans)
+        text = "".join(map(_TEXT, spans))
+        for span in spans:
+            if span.literal and span.text:
+                break
+        else:
+            return self._encode_own(text).copy() if text else []
+        guard = self._guards.get(control) or self.guard(control)
+        return guard.encode(spans, text)
 
     def encode_literal(self, text: str, control: frozenset[str] = frozenset()) -> list[int]:
         """The ids of text that is literal throughout."""
         return self.encode_spans((Span(text, literal=True),), control)
 
     def guard(self, control: frozenset[str]) -> Guard:
-        """What encodes with these control texts, made once for each set of them."""
+        """The guarded encoding with these control texts, made once for each set of them.
+
+        Two threads may both make one, and then use the same. A lock would let a text wait, perhaps
+        on an event loop, for a guard of other texts.
+        """
         guard = self._guards.get(control)
         if guard is None:
-            with self._lock:
-                guard = self._guards.get(control)
-                if guard is None:
-                    guard = Guard(self.backend, control, self.unk_token_id)
-                    self._guards[control] = guard
+            guard = Guard(self.backend, control, self.unk_token_id)
+            guard = self._guards.setdefault(control, guard)
         return guard
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -170,21 +185,220 @@ class Tokenizer:
         if not all(wanted):
             raise ConfigError("A token to add is empty.")
         new = [token for token in dict.fromkeys(wanted) if self.token_to_id(token) is None]
-        with self._lock:
-            self.backend.add_tokens(
-                [AddedToken(token, special=special, normalized=not special) for token in wanted]
-            )
-            self._guards.clear()
-            self._encode_own.cache_clear()
-            self._look_at_added()
+        self.backend.add_tokens(
+            [AddedToken(token, special=special, normalized=not special) for token in wanted]
+        )
+        self._guards.clear()
+        self._encode_own.cache_clear()
+        self._read_added_tokens()
         return len(new)
 
-    def _id_of(self, token: str | None) -> int | None:
-        return None if token is None else self.backend.token_to_id(token)
 
-    def _look_at_added(self) -> None:
-        added = self.backend.get_added_tokens_decoder()
-        special = {number: token for number, token in added.items() if token.special}
-        self._special_ids = frozenset(special)
-        self._special_texts = frozenset(token.content for token in special.values())
-        self._added_texts = frozenset(token.content for token in added.values())
+def encode_fast(backend: Backend, text: str) -> list[int]:
+    """The ids alone: the library then keeps no account of where each token stands."""
+    return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+
+class Guard:
+    """The guarded encoding of one tokenizer with one set of control texts."""
+
+    def __init__(self, backend: Backend, control: frozenset[str], unk_id: int | None) -> None:
+        self._backend = backend
+        self._unknown = {unk_id, *_unknown_ids(backend)}
+        added = backend.get_added_tokens_decoder()
+        self._added = {number: token for number, token in added.items() if token.content}
+        self._controls = {
+            number: token.content
+            for number, token in self._added.items()
+            if _is_control(token, control)
+        }
+        texts = [token.content for token in self._added.values()]
+        self._pattern = re.compile(longest_of(self._controls.values()))
+        self._anywhere = re.compile(f"(?=({longest_of(texts)}))")
+        self._reach = max(map(len, texts), default=0)
+        self._neutral = _neutral_characters(texts)
+        # Only then is every added token looked for in the text as it is.
+        self._is_plain = backend.normalizer is None or not any(
+            token.normalized for token in self._added.values()
+        )
+        # Copies are made when a literal text first needs one: most guards never do.
+        self._sharing: RenamedCopy | None = None
+        self._can_share = True
+        self._complete: RenamedCopy | None = None
+        self._completing = threading.Lock()
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        return frozenset(self._controls)
+
+    def encode(self, spans: Spans, text: str) -> list[int]:
+        """The ids of the spans, whose joined text is `text`; no control id comes from a literal one."""
+        if self._is_plain and self._is_harmless(spans, text):
+            return encode_fast(self._backend, text)
+        ids, seen = self._encode(text)
+        regions = _Regions(spans)
+        harmless = not any(regions.touches_literal(*core) for core in seen)
+        if harmless and not self._misses(text, regions, seen):
+            return ids
+        expected = self._expected(text, regions)
+        if harmless and expected <= seen:
+            return ids
+        return self._encode_renamed(text, sorted(expected))
+
+    def _is_harmless(self, spans: Spans, text: str) -> bool:
+        """Whether no control text stands in a literal span, and no added token across a border.
+
+        This is what nearly every text is, and all that is done for it besides encoding.
+        """
+        border = 0
+        for span in spans:
+            if span.literal and self._pattern.search(span.text):
+                return False
+            if border:
+                start = max(0, border - self._reach + 1)
+                for match in self._anywhere.finditer(text, start, border + self._reach - 1):
+                    if match.start() < border < match.end(1):
+                        return False
+            border += len(span.text)
+        return True
+
+    def _encode(self, text: str) -> tuple[list[int], set[tuple[int, int]]]:
+        """The ids of a text, and the ranges of characters where control tokens were seen."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        ids = encoding.ids
+        seen: set[tuple[int, int]] = set()
+        for index, number in enumerate(ids):
+            if number in self._controls:
+                core = self._core(text, encoding.token_to_chars(index), number)
+                if core is not None:
+                    seen.add(core)
+        return ids, seen
+
+    def _expected(self, text: str, regions: _Regions) -> set[tuple[int, int]]:
+        """Where the format's own control tokens are seen if the text beside them is harmless.
+
+        Not every one that is written is seen as a token: some ask for a space, or a word's boundary,
+        before them. So letters are replaced by letters, and signs by signs.
+        """
+        _, seen = self._encode(regions.replace_literal(text, self._neutral))
+        return {core for core in seen if not regions.touches_literal(*core)}
+
+    def _core(self, text: str, span: tuple[int, int] | None, number: int) -> tuple[int, int] | None:
+        """The range of the token's own text: some tokens also swallow the white space around it."""
+        if span is None:
+            return None
+        start, end = span
+        content = self._controls[number]
+        offset = text.find(content, start, end)
+        if offset >= 0:
+            return offset, offset + len(content)
+        if number in self._unknown:  # characters that the model does not know, not the token's text
+            return None
+        inner = text[start:end]
+        start += len(inner) - len(inner.lstrip())
+        return start, max(start, end - (len(inner) - len(inner.rstrip())))
+
+    def _misses(self, text: str, regions: _Regions, seen: set[tuple[int, int]]) -> bool:
+        """Whether a control text of the format, beside literal text, was not seen as a token."""
+        return any(
+            match.span() not in seen
+            and regions.touches_literal(match.start() - self._reach, match.end() + self._reach)
+            for start, end in regions.own
+            for match in self._pattern.finditer(text, start, end)
+        )
+
+    def _encode_renamed(self, text: str, ranges: list[tuple[int, int]]) -> list[int]:
+        """The ids of a text in which the format's own control tokens stand at these ranges."""
+        if self._sharing is None and self._can_share:  # two threads may make it, and do no harm
+            self._sharing = share_model(self._backend, self._added, self._controls)
+            self._can_share = self._sharing is not None
+        ids = self._sharing.encode(text, ranges) if self._sharing else None
+        if ids is None:
+            ids = self._complete_copy().encode(text, ranges)
+        assert ids is not None  # in a complete copy the model cannot make a control token
+        return ids
+
+    def _complete_copy(self) -> RenamedCopy:
+        """A copy that takes a second to make: whoever waits for the lock needs this very copy."""
+        with self._completing:
+            if self._complete is None:
+                self._complete = copy_model(self._backend, self._added, self._controls)
+            return self._complete
+
+
+def longest_of(texts: Iterable[str]) -> str:
+    """A regular expression for the longest of these texts that stands at a position.
+
+    It branches as the texts do, so that thousands of them are looked for at once.
+    """
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for character in text:
+            node = node.setdefault(character, {})
+        node[""] = None
+    return _branches(tree) if tree else r"(?!)"
+
+
+def _branches(node: dict[str, Any]) -> str:
+    stem = ""
+    while len(node) == 1 and "" not in node:
+        ((character, node),) = node.items()
+        stem += re.escape(character)
+    branches = [re.escape(key) + _branches(child) for key, child in node.items() if key]
+    if not branches:
+        return stem
+    return f"{stem}(?:{'|'.join(branches)}){'?' if '' in node else ''}"
+
+
+class _Regions:
+    """Which parts of a text are literal and which are the format's own, as ranges of characters."""
+
+    def __init__(self, spans: Spans) -> None:
+        self.own: list[tuple[int, int]] = []
+        self._literal: list[tuple[int, int]] = []
+        start = 0
+        for span in spans:
+            end = start + len(span.text)
+            ranges = self._literal if span.literal else self.own
+            if ranges and ranges[-1][1] == start:
+                start = ranges.pop()[0]
+            if end > start:
+                ranges.append((start, end))
+            start = end
+        self._starts = [start for start, _ in self._literal]
+
+    def touches_literal(self, start: int, end: int) -> bool:
+        """Whether any character from `start` to `end` is literal."""
+        index = bisect_right(self._starts, end - 1) - 1
+        return end > start and index >= 0 and self._literal[index][1] > start
+
+    def replace_literal(self, text: str, neutral: tuple[str, str]) -> str:
+        """The text with a harmless letter or sign for each literal one; spaces stay."""
+        letter, sign = neutral
+        pieces: list[str] = []
+        done = 0
+        for start, end in self._literal:
+            signs = re.sub(r"[^\w\s]", sign, text[start:end])
+            pieces += [text[done:start], re.sub(r"\w", letter, signs)]
+            done = end
+        return "".join(pieces) + text[done:]
+
+
+def _is_control(token: AddedToken, control: frozenset[str]) -> bool:
+    return token.special or token.content in control or bool(_SHAPE.fullmatch(token.content))
+
+
+def _unknown_ids(backend: Backend) -> list[int]:
+    """The ids that the model makes of a character that no vocabulary holds."""
+    try:
+        return [token.id for token in backend.model.tokenize("\U0010fffd")]
+    except Exception:  # the library raises Exception itself, where there is no unknown token
+        return []
+
+
+def _neutral_characters(texts: Iterable[str]) -> tuple[str, str]:
+    """A letter and a sign that stand in none of these texts, if there are such."""
+    used = set("".join(texts))
+    letter = next((letter for letter in _LETTERS if letter not in used), "m")
+    return letter, next((sign for sign in ".,;:!?~^" if sign not in used), ".")

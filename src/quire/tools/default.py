@@ -7,10 +7,9 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.json_calls import read_arguments
-from quire.tools.stream import Grammar, Reading, Source, StreamParser
-from quire.tools.writing import (
+from quire.tools.base import (
+    ToolFormat,
+    ToolParser,
     arguments_text,
     description_of,
     dump,
@@ -23,6 +22,8 @@ from quire.tools.writing import (
     schema_of,
     sequence,
 )
+from quire.tools.json_calls import read_arguments
+from quire.tools.stream import CharStream, Grammar, Reading, StreamParser
 
 _HOW_TO_CALL = """\
 Use the following format if using a tool:
@@ -39,21 +40,21 @@ class ActionCalls(Grammar):
 
     triggers = frozenset("A`")
 
-    def read(self, source: Source) -> Reading[None]:
-        fenced = yield from source.literal("```\n")
-        yield from source.require("Action:")
-        yield from source.spaces()
-        name = yield from source.name("")
-        yield from source.spaces()
-        yield from source.require("Action Input:")
-        yield from source.spaces()
-        inner = yield from source.literal("```")
+    def read(self, stream: CharStream) -> Reading[None]:
+        fenced = yield from stream.literal("```\n")
+        yield from stream.require("Action:")
+        yield from stream.spaces()
+        name = yield from stream.name("")
+        yield from stream.spaces()
+        yield from stream.require("Action Input:")
+        yield from stream.spaces()
+        inner = yield from stream.literal("```")
         if inner:
-            yield from source.literal("json")
-            yield from source.spaces()
-        source.accept(ToolCall(name, (yield from read_arguments(source))))
+            yield from stream.literal("json")
+            yield from stream.spaces()
+        stream.accept(ToolCall(name, (yield from read_arguments(stream))))
         for _ in range(fenced + inner):
-            yield from source.closing("```")
+            yield from stream.closing("```")
 
 
 class DefaultFormat(ToolFormat):

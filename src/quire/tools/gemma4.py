@@ -7,10 +7,9 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
-from quire.tools.json_calls import MAX_DEPTH, read_string
-from quire.tools.stream import MAX_NAME, Grammar, Reading, Refuted, Source, StreamParser
-from quire.tools.writing import (
+from quire.tools.base import (
+    ToolFormat,
+    ToolParser,
     description_of,
     dump,
     join,
@@ -22,6 +21,8 @@ from quire.tools.writing import (
     sequence,
     unwrap,
 )
+from quire.tools.json_calls import MAX_DEPTH, read_string
+from quire.tools.stream import MAX_NAME, CharStream, Grammar, Reading, Refuted, StreamParser
 
 _QUOTE = '<|"|>'
 
@@ -31,43 +32,43 @@ class Gemma4Calls(Grammar):
 
     triggers = frozenset("<")
 
-    def read(self, source: Source) -> Reading[None]:
-        wrapped = yield from source.literal("<|tool>")
-        yield from source.require("<|tool_call>")
-        yield from source.spaces()
-        yield from source.require("call:")
-        name = yield from source.name("{}<>")
-        yield from source.spaces()
-        arguments = yield from _read_members(source)
-        source.accept(ToolCall(name, dump(arguments)))
-        yield from source.closing("<tool_call|>")
+    def read(self, stream: CharStream) -> Reading[None]:
+        wrapped = yield from stream.literal("<|tool>")
+        yield from stream.require("<|tool_call>")
+        yield from stream.spaces()
+        yield from stream.require("call:")
+        name = yield from stream.name("{}<>")
+        yield from stream.spaces()
+        arguments = yield from _read_members(stream)
+        stream.accept(ToolCall(name, dump(arguments)))
+        yield from stream.closing("<tool_call|>")
         if wrapped:
-            yield from source.closing("<tool|>")
+            yield from stream.closing("<tool|>")
 
 
-def _read_members(source: Source, depth: int = 0) -> Reading[dict[str, Any]]:
+def _read_members(stream: CharStream, depth: int = 0) -> Reading[dict[str, Any]]:
     members: dict[str, Any] = {}
-    yield from source.require("{")
-    yield from source.spaces()
-    if (yield from source.literal("}")):
+    yield from stream.require("{")
+    yield from stream.spaces()
+    if (yield from stream.literal("}")):
         return members
     while True:
-        key = yield from _read_key(source)
-        yield from source.require(":")
-        members[key] = yield from _read_value(source, depth + 1)
-        if (yield from source.literal("}")):
+        key = yield from _read_key(stream)
+        yield from stream.require(":")
+        members[key] = yield from _read_value(stream, depth + 1)
+        if (yield from stream.literal("}")):
             return members
-        yield from source.require(",")
-        yield from source.spaces()
+        yield from stream.require(",")
+        yield from stream.spaces()
 
 
-def _read_key(source: Source) -> Reading[str]:
-    if (yield from source.literal(_QUOTE)):
-        return (yield from source.until(_QUOTE))
-    return (yield from source.run(':,{}[]<>"\n', MAX_NAME)).strip('"')
+def _read_key(stream: CharStream) -> Reading[str]:
+    if (yield from stream.literal(_QUOTE)):
+        return (yield from stream.until(_QUOTE))
+    return (yield from stream.run(':,{}[]<>"\n', MAX_NAME)).strip('"')
 
 
-def _read_value(source: Source, depth: int) -> Reading[Any]:
+def _read_value(stream: CharStream, depth: int) -> Reading[Any]:
     """A value and the whitespace around it.
 
     Raises:
@@ -75,45 +76,45 @@ def _read_value(source: Source, depth: int) -> Reading[Any]:
     """
     if depth > MAX_DEPTH:
         raise Refuted
-    yield from source.spaces()
-    if (yield from source.literal(_QUOTE)):
-        value: Any = yield from source.until(_QUOTE)
-    elif (char := (yield from source.peek())) == "{":
-        value = yield from _read_members(source, depth)
+    yield from stream.spaces()
+    if (yield from stream.literal(_QUOTE)):
+        value: Any = yield from stream.until(_QUOTE)
+    elif (char := (yield from stream.peek())) == "{":
+        value = yield from _read_members(stream, depth)
     elif char == '"':
-        value = yield from _read_json_string(source)
+        value = yield from _read_json_string(stream)
     elif char == "[":
-        value = yield from _read_items(source, depth)
+        value = yield from _read_items(stream, depth)
     else:
-        value = _word((yield from source.run(",{}[]<>\n")).strip())
-    yield from source.spaces()
+        value = _word((yield from stream.run(",{}[]<>\n")).strip())
+    yield from stream.spaces()
     return value
 
 
-def _read_json_string(source: Source) -> Reading[str]:
-    start = source.at
-    yield from read_string(source)
+def _read_json_string(stream: CharStream) -> Reading[str]:
+    start = stream.at
+    yield from read_string(stream)
     try:
-        return load(source.since(start))
+        return load(stream.since(start))
     except ValueError:
         raise Refuted from None
 
 
-def _read_items(source: Source, depth: int) -> Reading[list[Any]]:
+def _read_items(stream: CharStream, depth: int) -> Reading[list[Any]]:
     items: list[Any] = []
-    yield from source.require("[")
-    yield from source.spaces()
-    if (yield from source.literal("]")):
+    yield from stream.require("[")
+    yield from stream.spaces()
+    if (yield from stream.literal("]")):
         return items
     while True:
-        items.append((yield from _read_value(source, depth + 1)))
-        if (yield from source.literal("]")):
+        items.append((yield from _read_value(stream, depth + 1)))
+        if (yield from stream.literal("]")):
             return items
-        yield from source.require(",")
+        yield from stream.require(",")
 
 
 def _word(text: str) -> Any:
-    """A number, `true`, `false` or `null`, or a string that stands without its quotes."""
+    """A number, `true`, `false` or `null`, or a string without its quotes."""
     if not text:
         raise Refuted
     try:

@@ -7,10 +7,19 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.base import (
+    ToolFormat,
+    ToolParser,
+    arguments_text,
+    dump,
+    join,
+    join_with,
+    literal,
+    name_of,
+    unwrap,
+)
 from quire.tools.json_calls import read_arguments
-from quire.tools.stream import Grammar, Reading, Refuted, Source, StreamParser
-from quire.tools.writing import arguments_text, dump, join, join_with, literal, name_of, unwrap
+from quire.tools.stream import CharStream, Grammar, Reading, Refuted, StreamParser
 
 _BEFORE = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，"
@@ -27,19 +36,19 @@ class NamedLines(Grammar):
     def __init__(self, tools: Sequence[Mapping[str, Any]] = ()) -> None:
         self._names = frozenset(name_of(tool) for tool in tools)
 
-    def read(self, source: Source) -> Reading[None]:
-        if not source.fresh:
-            yield from source.require("\n")
-            source.release()  # text, whatever follows
-        name = yield from source.name("{}[]<>\"'`")
+    def read(self, stream: CharStream) -> Reading[None]:
+        if not stream.fresh:
+            yield from stream.require("\n")
+            stream.release()  # the line before is text, whatever follows
+        name = yield from stream.name("{}[]<>\"'`")
         if self._names and name not in self._names:
             raise Refuted
-        line_end = source.at
-        yield from source.spaces()
-        if "\n" not in source.since(line_end) or (yield from source.peek()) != "{":
-            source.at = line_end
+        line_end = stream.at
+        yield from stream.spaces()
+        if "\n" not in stream.since(line_end) or (yield from stream.peek()) != "{":
+            stream.at = line_end
             raise Refuted
-        source.accept(ToolCall(name, (yield from read_arguments(source))))
+        stream.accept(ToolCall(name, (yield from read_arguments(stream))))
 
 
 class GLM4Format(ToolFormat):

@@ -7,10 +7,19 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.base import (
+    ToolFormat,
+    ToolParser,
+    arguments_object,
+    dump,
+    join,
+    join_with,
+    literal,
+    value_text,
+    wrap,
+)
 from quire.tools.stream import StreamParser
 from quire.tools.tag_calls import PairCalls
-from quire.tools.writing import arguments_object, dump, join, join_with, literal, value_text, wrap
 
 _BEFORE = """
 

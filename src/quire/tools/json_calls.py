@@ -6,11 +6,11 @@ import re
 from typing import Any
 
 from quire.messages import ToolCall
-from quire.tools.stream import Grammar, Reading, Refuted, Source
-from quire.tools.writing import dump, load
+from quire.tools.base import dump, load
+from quire.tools.stream import CharStream, Grammar, Reading, Refuted
 
 MAX_DEPTH = 64
-"""Deeper JSON is no call: readers and `json` itself are bounded by Python's stack."""
+"""Deeper JSON is no call: readers, and `json` itself, recurse on Python's stack."""
 
 _CALL_KEYS = ("name", "parameters", "arguments", "type", "function", "id")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -23,7 +23,7 @@ class JsonCalls(Grammar):
         opener: the tag before the calls.
         closer: the tag after the calls, which may be missing.
         bare: also read objects with no tag before them; these must have a name and arguments, and
-            no keys but a call's.
+            no keys but a call's, since an answer may well be a JSON object.
     """
 
     def __init__(self, opener: str, closer: str | None = None, *, bare: bool = False) -> None:
@@ -32,57 +32,57 @@ class JsonCalls(Grammar):
         self._bare = bare
         self.triggers = frozenset(opener[0] + ("{[" if bare else ""))
 
-    def read(self, source: Source) -> Reading[None]:
-        marked = yield from source.literal(self._opener)
+    def read(self, stream: CharStream) -> Reading[None]:
+        marked = yield from stream.literal(self._opener)
         if not marked and not self._bare:
             raise Refuted
-        yield from source.spaces()
-        yield from self.read_calls(source, bare=not marked)
+        yield from stream.spaces()
+        yield from self.read_calls(stream, bare=not marked)
 
-    def read_calls(self, source: Source, *, bare: bool) -> Reading[None]:
+    def read_calls(self, stream: CharStream, *, bare: bool) -> Reading[None]:
         """Read what stands after the tag: a list, or objects with nothing, `,` or `;` between."""
-        if (yield from source.peek()) == "[":
-            yield from _read_list(source, bare)
+        if (yield from stream.peek()) == "[":
+            yield from _read_list(stream, bare)
         else:
-            yield from _read_call(source, bare)
-            while (yield from _another(source)):
-                yield from _read_call(source, bare)
+            yield from _read_call(stream, bare)
+            while (yield from _another(stream)):
+                yield from _read_call(stream, bare)
         if self._closer is not None:
-            yield from source.closing(self._closer)
+            yield from stream.closing(self._closer)
 
 
-def _read_list(source: Source, bare: bool) -> Reading[None]:
-    yield from source.require("[")
-    yield from source.spaces()
+def _read_list(stream: CharStream, bare: bool) -> Reading[None]:
+    yield from stream.require("[")
+    yield from stream.spaces()
     while True:
-        yield from _read_call(source, bare)
-        yield from source.spaces()
-        if (yield from source.literal("]")):
-            source.skip()
+        yield from _read_call(stream, bare)
+        yield from stream.spaces()
+        if (yield from stream.literal("]")):
+            stream.skip()
             return
-        yield from source.require(",")
-        yield from source.spaces()
+        yield from stream.require(",")
+        yield from stream.spaces()
 
 
-def _another(source: Source) -> Reading[bool]:
+def _another(stream: CharStream) -> Reading[bool]:
     """Go on to the next object, if one follows the last call."""
-    yield from source.spaces()
-    if (yield from source.peek()) in (",", ";"):
-        source.at += 1
-        yield from source.spaces()
-    if (yield from source.peek()) == "{":
+    yield from stream.spaces()
+    if (yield from stream.peek()) in (",", ";"):
+        stream.at += 1
+        yield from stream.spaces()
+    if (yield from stream.peek()) == "{":
         return True
-    source.rewind()
+    stream.rewind()
     return False
 
 
-def _read_call(source: Source, bare: bool) -> Reading[None]:
-    start = source.at
-    yield from read_object(source, keys=_CALL_KEYS if bare else None)
-    call = call_of(source.since(start), bare=bare)
+def _read_call(stream: CharStream, bare: bool) -> Reading[None]:
+    start = stream.at
+    yield from read_object(stream, keys=_CALL_KEYS if bare else None)
+    call = call_of(stream.since(start), bare=bare)
     if call is None:
         raise Refuted
-    source.accept(call)
+    stream.accept(call)
 
 
 def call_of(text: str, *, bare: bool = False) -> ToolCall | None:
@@ -105,7 +105,7 @@ def call_of(text: str, *, bare: bool = False) -> ToolCall | None:
 
 
 def _arguments(value: Any) -> str:
-    """Arguments as JSON text; none are an empty object, and JSON inside a string is taken out."""
+    """Arguments as JSON text; None becomes an empty object, and JSON inside a string is unwrapped."""
     if value is None:
         return "{}"
     if isinstance(value, str):
@@ -117,97 +117,97 @@ def _arguments(value: Any) -> str:
     return dump(value)
 
 
-def read_arguments(source: Source) -> Reading[str]:
+def read_arguments(stream: CharStream) -> Reading[str]:
     """Take a JSON object and return it as arguments.
 
     Raises:
         Refuted: none follows.
     """
-    start = source.at
-    yield from read_object(source)
+    start = stream.at
+    yield from read_object(stream)
     try:
-        return dump(load(source.since(start)))
+        return dump(load(stream.since(start)))
     except ValueError:
         raise Refuted from None
 
 
 def read_object(
-    source: Source, depth: int = 0, keys: tuple[str, ...] | None = None
+    stream: CharStream, depth: int = 0, keys: tuple[str, ...] | None = None
 ) -> Reading[None]:
     """Take a JSON object, all of whose keys are of `keys` if given.
 
     Raises:
         Refuted: at the first character that makes it none.
     """
-    yield from source.require("{")
-    yield from source.spaces()
-    if (yield from source.literal("}")):
+    yield from stream.require("{")
+    yield from stream.spaces()
+    if (yield from stream.literal("}")):
         return
     while True:
-        yield from (_one_of(source, keys) if keys else read_string(source))
-        yield from source.spaces()
-        yield from source.require(":")
-        yield from source.spaces()
-        yield from _read_value(source, depth + 1)
-        yield from source.spaces()
-        if (yield from source.literal("}")):
+        yield from (_one_of(stream, keys) if keys else read_string(stream))
+        yield from stream.spaces()
+        yield from stream.require(":")
+        yield from stream.spaces()
+        yield from _read_value(stream, depth + 1)
+        yield from stream.spaces()
+        if (yield from stream.literal("}")):
             return
-        yield from source.require(",")
-        yield from source.spaces()
+        yield from stream.require(",")
+        yield from stream.spaces()
 
 
-def _one_of(source: Source, keys: tuple[str, ...]) -> Reading[None]:
+def _one_of(stream: CharStream, keys: tuple[str, ...]) -> Reading[None]:
     for key in keys:
-        if (yield from source.literal(f'"{key}"')):
+        if (yield from stream.literal(f'"{key}"')):
             return
     raise Refuted
 
 
-def _read_value(source: Source, depth: int) -> Reading[None]:
-    char = yield from source.peek()
+def _read_value(stream: CharStream, depth: int) -> Reading[None]:
+    char = yield from stream.peek()
     if depth > MAX_DEPTH:
         raise Refuted
     if char == "{":
-        yield from read_object(source, depth)
+        yield from read_object(stream, depth)
     elif char == "[":
-        yield from _read_array(source, depth)
+        yield from _read_array(stream, depth)
     elif char == '"':
-        yield from read_string(source)
+        yield from read_string(stream)
     elif char in ("t", "f", "n"):
-        yield from source.require({"t": "true", "f": "false", "n": "null"}[char])
+        yield from stream.require({"t": "true", "f": "false", "n": "null"}[char])
     else:
-        yield from read_number(source)
+        yield from read_number(stream)
 
 
-def _read_array(source: Source, depth: int) -> Reading[None]:
-    yield from source.require("[")
-    yield from source.spaces()
-    if (yield from source.literal("]")):
+def _read_array(stream: CharStream, depth: int) -> Reading[None]:
+    yield from stream.require("[")
+    yield from stream.spaces()
+    if (yield from stream.literal("]")):
         return
     while True:
-        yield from _read_value(source, depth + 1)
-        yield from source.spaces()
-        if (yield from source.literal("]")):
+        yield from _read_value(stream, depth + 1)
+        yield from stream.spaces()
+        if (yield from stream.literal("]")):
             return
-        yield from source.require(",")
-        yield from source.spaces()
+        yield from stream.require(",")
+        yield from stream.spaces()
 
 
-def read_string(source: Source) -> Reading[None]:
-    yield from source.require('"')
+def read_string(stream: CharStream) -> Reading[None]:
+    yield from stream.require('"')
     while True:
-        yield from source.run('"\\')
-        if (yield from source.literal('"')):
+        yield from stream.run('"\\')
+        if (yield from stream.literal('"')):
             return
-        yield from source.require("\\")
-        char = yield from source.take()
+        yield from stream.require("\\")
+        char = yield from stream.take()
         if char == "" or char not in '"\\/bfnrtu':
             raise Refuted
 
 
-def read_number(source: Source) -> Reading[None]:
-    start = source.at
-    while (char := (yield from source.peek())) and char in "+-.eE0123456789":
-        source.at += 1
-    if not _NUMBER.fullmatch(source.since(start)):
+def read_number(stream: CharStream) -> Reading[None]:
+    start = stream.at
+    while (char := (yield from stream.peek())) and char in "+-.eE0123456789":
+        stream.at += 1
+    if not _NUMBER.fullmatch(stream.since(start)):
         raise Refuted

@@ -7,10 +7,18 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.base import (
+    ToolFormat,
+    ToolParser,
+    arguments_object,
+    dump,
+    join,
+    join_with,
+    literal,
+    unwrap,
+)
 from quire.tools.python_calls import PythonCalls
 from quire.tools.stream import StreamParser
-from quire.tools.writing import arguments_object, dump, join, join_with, literal, unwrap
 
 
 class LFM2Format(ToolFormat):

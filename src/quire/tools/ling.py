@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from quire.prompt import Spans
+from quire.tools.base import join
 from quire.tools.qwen import QwenFormat, list_hermes
-from quire.tools.writing import join
 
 
 class LingFormat(QwenFormat):

@@ -8,10 +8,18 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.base import (
+    ToolFormat,
+    ToolParser,
+    call_object,
+    dump,
+    join,
+    join_with,
+    literal,
+    wrap,
+)
 from quire.tools.json_calls import JsonCalls
 from quire.tools.stream import StreamParser
-from quire.tools.writing import call_object, dump, join, join_with, literal, wrap
 
 _BEFORE = """\
 Cutting Knowledge Date: December 2023
@@ -26,7 +34,7 @@ _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def today() -> date:
-    """The date that the list of tools names; tests put another in its place."""
+    """The date in the list of tools; tests replace it."""
     return date.today()
 
 

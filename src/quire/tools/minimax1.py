@@ -7,10 +7,18 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.base import (
+    ToolFormat,
+    ToolParser,
+    call_object,
+    dump,
+    join,
+    join_with,
+    literal,
+    unwrap,
+)
 from quire.tools.json_calls import JsonCalls
 from quire.tools.stream import StreamParser
-from quire.tools.writing import call_object, dump, join, join_with, literal, unwrap
 
 _BEFORE = "You are provided with these tools:\n<tools>\n"
 _AFTER = """</tools>

@@ -7,10 +7,18 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.base import (
+    ToolFormat,
+    ToolParser,
+    call_object,
+    dump,
+    join,
+    join_with,
+    literal,
+    wrap,
+)
 from quire.tools.json_calls import JsonCalls, read_arguments
-from quire.tools.stream import Reading, Refuted, Source, StreamParser
-from quire.tools.writing import call_object, dump, join, join_with, literal, wrap
+from quire.tools.stream import CharStream, Reading, Refuted, StreamParser
 
 
 class MistralCalls(JsonCalls):
@@ -19,27 +27,27 @@ class MistralCalls(JsonCalls):
     def __init__(self) -> None:
         super().__init__("[TOOL_CALLS]", bare=True)
 
-    def read(self, source: Source) -> Reading[None]:
-        marked = yield from source.literal("[TOOL_CALLS]")
-        yield from source.spaces()
-        if (yield from source.peek()) in ("{", "["):
-            yield from self.read_calls(source, bare=not marked)
-        elif marked or source.fresh:
-            yield from self._read_named(source, marked)
+    def read(self, stream: CharStream) -> Reading[None]:
+        marked = yield from stream.literal("[TOOL_CALLS]")
+        yield from stream.spaces()
+        if (yield from stream.peek()) in ("{", "["):
+            yield from self.read_calls(stream, bare=not marked)
+        elif marked or stream.fresh:
+            yield from self._read_named(stream, marked)
         else:
             raise Refuted
 
-    def _read_named(self, source: Source, marked: bool) -> Reading[None]:
+    def _read_named(self, stream: CharStream, marked: bool) -> Reading[None]:
         """Read `name[CALL_ID]id[ARGS]{...}`; after `[TOOL_CALLS]` the markers may be missing."""
-        name = yield from source.name('[]{}<>"')
+        name = yield from stream.name('[]{}<>"')
         identity = None
-        if (yield from source.literal("[CALL_ID]")):
-            identity = yield from source.name("[]{}")
-        if not (yield from source.literal("[ARGS]")) and not marked:
+        if (yield from stream.literal("[CALL_ID]")):
+            identity = yield from stream.name("[]{}")
+        if not (yield from stream.literal("[ARGS]")) and not marked:
             raise Refuted
-        yield from source.spaces()
-        arguments = yield from read_arguments(source)
-        source.accept(ToolCall(name, arguments, identity))
+        yield from stream.spaces()
+        arguments = yield from read_arguments(stream)
+        stream.accept(ToolCall(name, arguments, identity))
 
 
 class MistralFormat(ToolFormat):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from quire.prompt import Spans
+from quire.tools.base import dump, join, literal
 from quire.tools.default import DefaultFormat
-from quire.tools.writing import dump, join, literal
 
 
 class Phi4MiniFormat(DefaultFormat):

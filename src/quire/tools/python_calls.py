@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 from quire.messages import ToolCall
+from quire.tools.base import dump, load
 from quire.tools.json_calls import MAX_DEPTH
-from quire.tools.stream import MAX_NAME, Grammar, Reading, Refuted, Source
-from quire.tools.writing import dump, load
+from quire.tools.stream import MAX_NAME, CharStream, Grammar, Reading, Refuted
 
 _WORDS = {
     "true": True,
@@ -29,8 +29,8 @@ _NOT_IN_KEYS = "=()[]{}\"'<>,\n"
 class PythonCalls(Grammar):
     """A list of calls between an opening tag and a closing one, which may be missing.
 
-    Values may be Python's or JSON's. The closing quote of an argument is one after which the
-    argument ends, so that quotes inside a text need no backslash.
+    Values may be Python's or JSON's. A quote closes an argument only if the next argument, or the
+    call's end, follows: models write quotes inside a text without a backslash.
     """
 
     def __init__(self, opener: str, closer: str) -> None:
@@ -38,91 +38,91 @@ class PythonCalls(Grammar):
         self._closer = closer
         self.triggers = frozenset(opener[0])
 
-    def read(self, source: Source) -> Reading[None]:
-        yield from source.require(self._opener)
-        yield from source.spaces()
-        listed = yield from source.literal("[")
-        yield from source.spaces()
+    def read(self, stream: CharStream) -> Reading[None]:
+        yield from stream.require(self._opener)
+        yield from stream.spaces()
+        listed = yield from stream.literal("[")
+        yield from stream.spaces()
         while True:
-            yield from self._read_call(source)
-            yield from source.spaces()
-            if not listed or (yield from source.literal("]")):
+            yield from self._read_call(stream)
+            yield from stream.spaces()
+            if not listed or (yield from stream.literal("]")):
                 break
-            yield from source.require(",")
-            yield from source.spaces()
-        source.skip() if listed else source.rewind()
-        yield from source.closing(self._closer)
+            yield from stream.require(",")
+            yield from stream.spaces()
+        stream.skip() if listed else stream.rewind()
+        yield from stream.closing(self._closer)
 
-    def _read_call(self, source: Source) -> Reading[None]:
+    def _read_call(self, stream: CharStream) -> Reading[None]:
         arguments: dict[str, Any] = {}
-        name = yield from source.name(_NOT_IN_KEYS)
-        yield from source.require("(")
-        yield from source.spaces()
-        while not (yield from source.literal(")")):
+        name = yield from stream.name(_NOT_IN_KEYS)
+        yield from stream.require("(")
+        yield from stream.spaces()
+        while not (yield from stream.literal(")")):
             if arguments:
-                yield from source.require(",")
-                yield from source.spaces()
-            key = yield from source.run(_NOT_IN_KEYS, MAX_NAME)
-            yield from source.require("=")
-            yield from source.spaces()
-            arguments[key.strip()] = yield from self._read_argument(source)
-            yield from source.spaces()
-        source.accept(ToolCall(name, dump(arguments)))
+                yield from stream.require(",")
+                yield from stream.spaces()
+            key = yield from stream.run(_NOT_IN_KEYS, MAX_NAME)
+            yield from stream.require("=")
+            yield from stream.spaces()
+            arguments[key.strip()] = yield from self._read_argument(stream)
+            yield from stream.spaces()
+        stream.accept(ToolCall(name, dump(arguments)))
 
-    def _read_argument(self, source: Source) -> Reading[Any]:
-        quote = yield from source.peek()
+    def _read_argument(self, stream: CharStream) -> Reading[Any]:
+        quote = yield from stream.peek()
         if quote not in ('"', "'"):
-            return (yield from _read_value(source, 1))
-        source.at += 1
-        start = source.at
+            return (yield from _read_value(stream, 1))
+        stream.at += 1
+        start = stream.at
         while True:
-            yield from source.run(quote + "\\")
-            if source.exhausted:
+            yield from stream.run(quote + "\\")
+            if stream.exhausted:
                 raise Refuted
-            if (yield from source.literal("\\")):
-                yield from source.take()
-            elif (yield from self._ends(source)):
-                text = source.since(start)
-                source.at += 1
+            if (yield from stream.literal("\\")):
+                yield from stream.take()
+            elif (yield from self._ends(stream)):
+                text = stream.since(start)
+                stream.at += 1
                 return unescape(text)
             else:
-                source.at += 1
+                stream.at += 1
 
-    def _ends(self, source: Source) -> Reading[bool]:
+    def _ends(self, stream: CharStream) -> Reading[bool]:
         """Whether the quote here ends its argument: the next one follows, or the call's end."""
-        start = source.at
-        source.at += 1
-        yield from source.spaces()
-        if (yield from source.literal(")")):
-            yield from source.spaces()
-            ends = (yield from source.peek()) in ("]", ",", "") or (
-                yield from source.follows(self._closer)
+        start = stream.at
+        stream.at += 1
+        yield from stream.spaces()
+        if (yield from stream.literal(")")):
+            yield from stream.spaces()
+            ends = (yield from stream.peek()) in ("]", ",", "") or (
+                yield from stream.follows(self._closer)
             )
-        elif (yield from source.literal(",")):
-            yield from source.spaces()
+        elif (yield from stream.literal(",")):
+            yield from stream.spaces()
             try:
-                ends = bool((yield from source.run(_NOT_IN_KEYS, MAX_NAME)))
+                ends = bool((yield from stream.run(_NOT_IN_KEYS, MAX_NAME)))
             except Refuted:
                 ends = False
-            ends = ends and (yield from source.peek()) == "="
+            ends = ends and (yield from stream.peek()) == "="
         else:
             ends = False
-        source.at = start
+        stream.at = start
         return ends
 
 
-def _read_value(source: Source, depth: int) -> Reading[Any]:
+def _read_value(stream: CharStream, depth: int) -> Reading[Any]:
     """A value inside a list or a dictionary, or one that is no string."""
-    char = yield from source.peek()
+    char = yield from stream.peek()
     if depth > MAX_DEPTH:
         raise Refuted
     if char == "{":
-        return (yield from _read_dict(source, depth))
+        return (yield from _read_dict(stream, depth))
     if char in ("[", "("):
-        return (yield from _read_items(source, depth, "]" if char == "[" else ")"))
+        return (yield from _read_items(stream, depth, "]" if char == "[" else ")"))
     if char in ('"', "'"):
-        return (yield from _read_string(source))
-    word = yield from source.run(_NOT_IN_KEYS + ": \t\r")
+        return (yield from _read_string(stream))
+    word = yield from stream.run(_NOT_IN_KEYS + ": \t\r")
     if word in _WORDS:
         return _WORDS[word]
     try:
@@ -131,56 +131,56 @@ def _read_value(source: Source, depth: int) -> Reading[Any]:
         raise Refuted from None
 
 
-def _read_items(source: Source, depth: int, end: str) -> Reading[list[Any]]:
+def _read_items(stream: CharStream, depth: int, end: str) -> Reading[list[Any]]:
     items: list[Any] = []
-    source.at += 1
-    yield from source.spaces()
-    while not (yield from source.literal(end)):
-        items.append((yield from _read_value(source, depth + 1)))
-        yield from source.spaces()
-        if not (yield from source.follows(end)):
-            yield from source.require(",")
-            yield from source.spaces()
+    stream.at += 1
+    yield from stream.spaces()
+    while not (yield from stream.literal(end)):
+        items.append((yield from _read_value(stream, depth + 1)))
+        yield from stream.spaces()
+        if not (yield from stream.follows(end)):
+            yield from stream.require(",")
+            yield from stream.spaces()
     return items
 
 
-def _read_dict(source: Source, depth: int) -> Reading[dict[str, Any]]:
+def _read_dict(stream: CharStream, depth: int) -> Reading[dict[str, Any]]:
     members: dict[str, Any] = {}
-    source.at += 1
-    yield from source.spaces()
-    while not (yield from source.literal("}")):
-        key = yield from _read_string(source)
-        yield from source.spaces()
-        yield from source.require(":")
-        yield from source.spaces()
-        members[key] = yield from _read_value(source, depth + 1)
-        yield from source.spaces()
-        if not (yield from source.follows("}")):
-            yield from source.require(",")
-            yield from source.spaces()
+    stream.at += 1
+    yield from stream.spaces()
+    while not (yield from stream.literal("}")):
+        key = yield from _read_string(stream)
+        yield from stream.spaces()
+        yield from stream.require(":")
+        yield from stream.spaces()
+        members[key] = yield from _read_value(stream, depth + 1)
+        yield from stream.spaces()
+        if not (yield from stream.follows("}")):
+            yield from stream.require(",")
+            yield from stream.spaces()
     return members
 
 
-def _read_string(source: Source) -> Reading[str]:
-    quote = yield from source.peek()
+def _read_string(stream: CharStream) -> Reading[str]:
+    quote = yield from stream.peek()
     if quote not in ('"', "'"):
         raise Refuted
-    source.at += 1
-    start = source.at
+    stream.at += 1
+    start = stream.at
     while True:
-        yield from source.run(quote + "\\")
-        if (yield from source.literal("\\")):
-            yield from source.take()
+        yield from stream.run(quote + "\\")
+        if (yield from stream.literal("\\")):
+            yield from stream.take()
             continue
-        if source.exhausted:
+        if stream.exhausted:
             raise Refuted
-        text = source.since(start)
-        source.at += 1
+        text = stream.since(start)
+        stream.at += 1
         return unescape(text)
 
 
 def unescape(text: str) -> str:
-    """The text that Python's and JSON's escapes stand for; an unknown escape stays as it is."""
+    """The text with Python's and JSON's escapes resolved; an unknown escape stays as it is."""
     return _ESCAPE.sub(_unescape_one, text)
 
 

@@ -39,7 +39,7 @@ _FORMATS: dict[str, ToolFormat] = {
     )
 }
 
-# What a chat template holds of each format, the most telling first.
+# What a chat template of each format contains, the most specific first.
 _SIGNS: tuple[tuple[str, str], ...] = (
     ("<minimax:tool_call>", "minimax2"),
     ("<seed:tool_call>", "seed_oss"),
@@ -78,9 +78,10 @@ def tool_format_names() -> tuple[str, ...]:
 
 
 def detect_tool_format(chat_template: str) -> ToolFormat | None:
-    """The format in which a model answers whose own chat template (Jinja) this is.
+    """The format in which the model with this chat template (Jinja) writes calls.
 
-    Seen by the strings that the template writes for calls; None where it holds none of them.
+    It is recognised by the strings that the template writes for calls; None where it has none of
+    them.
     """
     for sign, name in _SIGNS:
         if sign in chat_template:

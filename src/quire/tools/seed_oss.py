@@ -7,10 +7,9 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser
+from quire.tools.base import ToolFormat, ToolParser, dump, join, join_with, literal
 from quire.tools.stream import StreamParser
 from quire.tools.tag_calls import TagCalls, Tags, write_parameters
-from quire.tools.writing import dump, join, join_with, literal
 
 _BEFORE = """\
 system

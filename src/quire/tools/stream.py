@@ -1,8 +1,9 @@
 """Reading calls out of a stream of text.
 
 A format's grammar is written as if the whole answer were there: readers are generators that pause
-where the text runs out. So a call is read alike however the text was cut, each character is looked
-at a bounded number of times, and what is held back is only what may still become a call.
+where the text runs out. So a call is read in the same way however the text was cut, each character
+is read a bounded number of times, and only what may still become a call is held back. A parser that
+matched a regular expression against all text so far would read it anew with each token.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ Reading: TypeAlias = Generator[None, None, T]
 
 SPACES = " \t\r\n"
 MAX_NAME = 256
-"""A longer run of characters is no name, so text without an end is not held back for ever."""
+"""A longer run of characters is no name. Without a limit, text without an end would be held back."""
 
 
 class Refuted(Exception):
-    """What was read is no call: all up to the source's position is text."""
+    """What was read is no call: everything up to the stream's position is text."""
 
 
-class Source:
+class CharStream:
     """The characters that have come, and how far they are read.
 
-    Invariant: `mark` <= `at`; what lies before `mark` was given out, what lies between them is held.
+    Invariant: `mark` <= `at`. What lies before `mark` was emitted, what lies between them is held.
     """
 
     def __init__(self) -> None:
@@ -38,12 +39,12 @@ class Source:
         self.mark = 0
         self.ended = False
         self.fresh = True
-        """No text has been given out since the start, or since the last call."""
+        """No text has been emitted since the start, or since the last call."""
         self.called = False
         self._chars: list[str] = []  # a list: appending to a long string would copy it
-        self._found: list[Piece] = []
-        self._texts: list[str] = []  # given out after what was found, not yet joined
-        self._given = 0
+        self._pieces: list[Piece] = []  # emitted and not yet taken
+        self._texts: list[str] = []  # emitted after these pieces, not yet joined to one
+        self._dropped = 0  # characters before those in `_chars`
 
     def feed(self, text: str) -> None:
         self._chars.extend(text)
@@ -54,9 +55,9 @@ class Source:
         return self.at >= len(self._chars)
 
     @property
-    def place(self) -> int:
-        """How many characters of the stream were read."""
-        return self._given + self.at
+    def position(self) -> int:
+        """The number of characters of the stream that were read."""
+        return self._dropped + self.at
 
     def advance(self, stops: str | frozenset[str]) -> None:
         """Read on up to one of `stops`, or as far as there is text."""
@@ -66,45 +67,45 @@ class Source:
         self.at = at
 
     def since(self, start: int) -> str:
-        """The text from `start` to the position."""
+        """The text from `start` to `at`."""
         return "".join(self._chars[start : self.at])
 
     def accept(self, call: ToolCall) -> None:
-        """Give out a call; what was held before it was the format's own."""
+        """Emit a call; what was held before it is part of the format."""
         self._join_texts()
-        self._found.append(call)
+        self._pieces.append(call)
         self.called = True
         self.skip()
 
     def skip(self) -> None:
-        """What was read belongs to the format: it is no text."""
+        """Drop what was read: it is part of the format, not text."""
         self.mark = self.at
         self.fresh = True
 
     def rewind(self) -> None:
-        """Go back to the end of what was given out."""
+        """Go back to the end of what was emitted."""
         self.at = self.mark
 
     def release(self) -> None:
-        """Give out all that was read as text. No reader may hold a position across this."""
+        """Emit everything that was read as text. No reader may hold an index across this."""
         if self.at > self.mark:
             self._texts.append(self.since(self.mark))
             self.fresh = False
         self.mark = self.at
         if 2 * self.at >= len(self._chars):  # not each time: that would move the rest too often
             del self._chars[: self.at]
-            self._given += self.at
+            self._dropped += self.at
             self.at = self.mark = 0
 
-    def take_found(self) -> list[Piece]:
-        """What was given out since the last time."""
+    def take_pieces(self) -> list[Piece]:
+        """What was emitted since the last time."""
         self._join_texts()
-        found, self._found = self._found, []
-        return found
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
     def _join_texts(self) -> None:
         if self._texts:
-            self._found.append("".join(self._texts))
+            self._pieces.append("".join(self._texts))
             self._texts = []
 
     def peek(self) -> Reading[str]:
@@ -129,7 +130,7 @@ class Source:
         while True:
             self.advance(stops)
             if limit is not None and self.at - start > limit:
-                self.at = start + limit + 1  # where it is known, however the text was cut
+                self.at = start + limit + 1  # the same position however the text was cut
                 raise Refuted
             if self.ended or not self.exhausted:
                 return self.since(start)
@@ -169,7 +170,7 @@ class Source:
             raise Refuted
 
     def until(self, end: str) -> Reading[str]:
-        """Take all up to `end`, and `end`; return what stands before it.
+        """Take everything up to `end`, and `end`; return what stands before it.
 
         Raises:
             Refuted: the stream ends first.
@@ -206,16 +207,16 @@ class Source:
 
 
 class Grammar(ABC):
-    """How one format's calls are read."""
+    """How the calls of one format are read."""
 
     triggers: frozenset[str]
     """The characters with which a call may begin in the middle of text."""
 
     @abstractmethod
-    def read(self, source: Source) -> Reading[None]:
-        """Read the calls that begin at the source's position, giving each to `source.accept`.
+    def read(self, stream: CharStream) -> Reading[None]:
+        """Read the calls that begin at the stream's position, giving each to `stream.accept`.
 
-        It is tried at every trigger and wherever `source.fresh`; it may return early, with the
+        It is tried at every trigger and wherever `stream.fresh`; it may return early, with the
         rest unread.
 
         Raises:
@@ -224,55 +225,55 @@ class Grammar(ABC):
 
 
 class StreamParser(ToolParser):
-    """Text up to where a call may begin, then what the grammar reads there, and so on.
+    """Emits text up to where a call may begin, then what the grammar reads there, and so on.
 
-    Whitespace next to a call with no other text beside it is the format's; other text is kept.
+    White space between a call and the next one, or an end, is part of the format; other text is kept.
     """
 
     def __init__(self, grammar: Grammar) -> None:
         self._grammar = grammar
-        self._source = Source()
+        self._stream = CharStream()
         self._loop = self._read()
 
     def add(self, text: str) -> list[Piece]:
-        if self._source.ended:
+        if self._stream.ended:
             raise ValueError("The stream has ended: a parser reads one answer.")
-        self._source.feed(text)
+        self._stream.feed(text)
         next(self._loop)
-        return self._source.take_found()
+        return self._stream.take_pieces()
 
     def flush(self) -> list[Piece]:
-        self._source.ended = True
+        self._stream.ended = True
         next(self._loop, None)
-        return self._source.take_found()
+        return self._stream.take_pieces()
 
     def _read(self) -> Reading[None]:
-        source = self._source
+        stream = self._stream
         while True:
             yield from self._text()
-            if source.exhausted:
+            if stream.exhausted:
                 return
-            start = source.place
+            start = stream.position
             try:
-                yield from self._grammar.read(source)
+                yield from self._grammar.read(stream)
             except Refuted:
-                if source.place == start:
-                    source.at += 1
-                if not source.fresh or source.since(source.mark).strip(SPACES):
-                    source.release()
+                if stream.position == start:
+                    stream.at += 1
+                if not stream.fresh or stream.since(stream.mark).strip(SPACES):
+                    stream.release()
 
     def _text(self) -> Reading[None]:
-        """Give out text up to where a call may begin, or to the end of the stream."""
-        source = self._source
-        if source.fresh:
-            yield from source.spaces()
-            if not source.exhausted:
+        """Emit text up to where a call may begin, or to the end of the stream."""
+        stream = self._stream
+        if stream.fresh:
+            yield from stream.spaces()
+            if not stream.exhausted:
                 return
-            if source.called:
-                source.skip()
+            if stream.called:
+                stream.skip()
         while True:
-            source.advance(self._grammar.triggers)
-            source.release()
-            if source.ended or not source.exhausted:
+            stream.advance(self._grammar.triggers)
+            stream.release()
+            if stream.ended or not stream.exhausted:
                 return
             yield

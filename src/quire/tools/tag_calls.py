@@ -1,4 +1,9 @@
-"""Calls written with a tag for the function and one for each parameter."""
+"""Calls written with a tag for the function and one for each parameter.
+
+A string is written as it is and all else as JSON, so `21` may be either. The tool's schema decides;
+without one, what is a JSON number, truth value, null, list or object is read as that, and all else
+is a string, a text in double quotes too.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,19 @@ from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.stream import Grammar, Reading, Refuted, Source
-from quire.tools.typed_values import Schemas
-from quire.tools.writing import arguments_object, join, literal, value_text
+from quire.tools.base import (
+    arguments_object,
+    dump,
+    join,
+    literal,
+    load,
+    mapping,
+    schema_of,
+    sequence,
+    unwrap,
+    value_text,
+)
+from quire.tools.stream import CharStream, Grammar, Reading, Refuted
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,44 +80,44 @@ class TagCalls(Grammar):
         self._schemas = Schemas(tools)
         self.triggers = frozenset(tags.lead + "<")
 
-    def read(self, source: Source) -> Reading[None]:
+    def read(self, stream: CharStream) -> Reading[None]:
         tags = self._tags
-        yield from source.literal(tags.lead)
-        if (yield from source.literal(tags.outer)):
-            yield from source.spaces()
-        yield from source.require(tags.function)
-        name = yield from source.name(tags.key_end[0] + "<>")
-        yield from source.literal(tags.key_end)
+        yield from stream.literal(tags.lead)
+        if (yield from stream.literal(tags.outer)):
+            yield from stream.spaces()
+        yield from stream.require(tags.function)
+        name = yield from stream.name(tags.key_end[0] + "<>")
+        yield from stream.literal(tags.key_end)
         arguments: dict[str, str] = {}
-        yield from source.spaces()
-        while (yield from source.literal(tags.parameter)):
-            key = yield from source.until(tags.key_end)
-            arguments[key] = yield from self._value(source)
-            yield from source.spaces()
-        if not (yield from source.literal(tags.function_end)) and not (
-            yield from source.follows(tags.outer_end)
+        yield from stream.spaces()
+        while (yield from stream.literal(tags.parameter)):
+            key = yield from stream.until(tags.key_end)
+            arguments[key] = yield from self._value(stream)
+            yield from stream.spaces()
+        if not (yield from stream.literal(tags.function_end)) and not (
+            yield from stream.follows(tags.outer_end)
         ):
             raise Refuted
-        source.accept(self._schemas.call(name, arguments))
-        yield from source.closing(tags.outer_end)
+        stream.accept(self._schemas.call(name, arguments))
+        yield from stream.closing(tags.outer_end)
 
-    def _value(self, source: Source) -> Reading[str]:
+    def _value(self, stream: CharStream) -> Reading[str]:
         tags = self._tags
-        start = source.at
+        start = stream.at
         while True:
-            yield from source.run("<")
-            if source.exhausted:
+            yield from stream.run("<")
+            if stream.exhausted:
                 raise Refuted
-            value = source.at
-            if (yield from source.literal(tags.parameter_end)):
-                stop = source.at
-                yield from source.spaces()
-                if (yield from source.follows(tags.parameter, tags.function_end, tags.outer_end)):
-                    source.at = value
-                    text = source.since(start)
-                    source.at = stop
+            value = stream.at
+            if (yield from stream.literal(tags.parameter_end)):
+                stop = stream.at
+                yield from stream.spaces()
+                if (yield from stream.follows(tags.parameter, tags.function_end, tags.outer_end)):
+                    stream.at = value
+                    text = stream.since(start)
+                    stream.at = stop
                     return _inner(text) if tags.own_lines else text
-            source.at = value + 1
+            stream.at = value + 1
 
 
 def _inner(text: str) -> str:
@@ -122,30 +137,94 @@ class PairCalls(Grammar):
     def __init__(self, tools: Sequence[Mapping[str, Any]] = ()) -> None:
         self._schemas = Schemas(tools)
 
-    def read(self, source: Source) -> Reading[None]:
-        yield from source.literal("\n")
-        yield from source.require("<tool_call>")
-        yield from source.spaces()
-        name = yield from source.name("<>{[")
+    def read(self, stream: CharStream) -> Reading[None]:
+        yield from stream.literal("\n")
+        yield from stream.require("<tool_call>")
+        yield from stream.spaces()
+        name = yield from stream.name("<>{[")
         arguments: dict[str, str] = {}
-        stop = source.at
-        yield from source.spaces()
-        while (yield from source.literal("<arg_key>")):
-            key = yield from source.until("</arg_key>")
-            yield from source.spaces()
-            yield from source.require("<arg_value>")
-            arguments[key] = yield from source.until("</arg_value>")
-            stop = source.at
-            yield from source.spaces()
-        closed = yield from source.literal("</tool_call>")
+        stop = stream.at
+        yield from stream.spaces()
+        while (yield from stream.literal("<arg_key>")):
+            key = yield from stream.until("</arg_key>")
+            yield from stream.spaces()
+            yield from stream.require("<arg_value>")
+            arguments[key] = yield from stream.until("</arg_value>")
+            stop = stream.at
+            yield from stream.spaces()
+        closed = yield from stream.literal("</tool_call>")
         if not closed:
-            if not arguments and not (yield from self._is_whole(source, name)):
+            if not arguments and not (yield from self._is_whole(stream, name)):
                 raise Refuted
-            source.at = stop
-        source.accept(self._schemas.call(name, arguments))
+            stream.at = stop
+        stream.accept(self._schemas.call(name, arguments))
 
-    def _is_whole(self, source: Source, name: str) -> Reading[bool]:
+    def _is_whole(self, stream: CharStream, name: str) -> Reading[bool]:
         if self._schemas:
             return name in self._schemas
-        at_end = (yield from source.peek()) == ""
-        return at_end or (yield from source.follows("<tool_call>"))
+        at_end = (yield from stream.peek()) == ""
+        return at_end or (yield from stream.follows("<tool_call>"))
+
+
+# --- values without a sign of their type ---------------------------------------------------------
+
+_TYPES: dict[type, tuple[str, ...]] = {
+    bool: ("boolean",),
+    int: ("integer", "number"),
+    float: ("number",),
+    type(None): ("null",),
+    list: ("array",),
+    dict: ("object",),
+}
+
+
+class Schemas:
+    """The known tools' parameters, by the tool's name."""
+
+    def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        self._properties = {
+            str(unwrap(tool).get("name")): mapping(schema_of(tool).get("properties"))
+            for tool in tools
+        }
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._properties
+
+    def __bool__(self) -> bool:
+        return bool(self._properties)
+
+    def call(self, name: str, arguments: Mapping[str, str]) -> ToolCall:
+        """The call whose arguments were written like this."""
+        known = self._properties.get(name, {})
+        typed = {key: value_of(text, mapping(known.get(key))) for key, text in arguments.items()}
+        return ToolCall(name, dump(typed))
+
+
+def value_of(text: str, schema: Mapping[str, Any]) -> Any:
+    """The value that `text` is, under the schema of its parameter (empty: unknown)."""
+    allowed = _allowed_types(schema)
+    if allowed == {"boolean"} and text.strip() in ("True", "False"):
+        return text.strip() == "True"
+    try:
+        value = load(text)
+    except ValueError:
+        return text
+    if isinstance(value, str) or (
+        "string" in allowed and not allowed.intersection(_TYPES[type(value)])
+    ):
+        return text
+    return value
+
+
+def _allowed_types(schema: Mapping[str, Any]) -> set[str]:
+    """The JSON types that a schema names; empty where it names none."""
+    kind = schema.get("type")
+    allowed = {kind} if isinstance(kind, str) else {str(name) for name in sequence(kind)}
+    for key in ("anyOf", "oneOf", "allOf"):
+        for choice in sequence(schema.get(key)):
+            allowed |= _allowed_types(mapping(choice))
+    if not allowed:
+        choices = [schema["const"]] if "const" in schema else sequence(schema.get("enum"))
+        for choice in choices:
+            allowed.add("string" if isinstance(choice, str) else _TYPES.get(type(choice), ("",))[0])
+    return allowed

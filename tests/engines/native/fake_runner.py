@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 
 HIDDEN = 6
 """The size of a hidden state, which is a hash like the logits."""
@@ -45,7 +45,7 @@ def fake_logits(
 
 
 class FakeAdapter:
-    """Satisfies `LoadedAdapter`: it turns every token into another one, which one `style` says."""
+    """Satisfies `LoadedAdapter`: it makes every token another one, which one `style` says."""
 
     def __init__(self, number: int, style: int | None = None) -> None:
         self.number, self.style = number, number if style is None else style
@@ -57,7 +57,7 @@ def adapted(tokens: Sequence[int], style: int) -> list[int]:
 
 
 class FakeRunner:
-    """Satisfies `quire.engines.native.batch.Runner`; `before_run` may look at a batch, or raise."""
+    """Satisfies `quire.engines.native.core.batch.Runner`; `before_run` may look at a batch, or raise."""
 
     def __init__(
         self,
@@ -107,17 +107,17 @@ class FakeRunner:
     def _hashes(
         self, batch: Batch, rows: NDArray[np.int32], size: int, habit: float = 0.0
     ) -> NDArray[np.float32]:
-        found = np.empty((len(rows), size), dtype=np.float32)
+        hashes = np.empty((len(rows), size), dtype=np.float32)
         owner = np.searchsorted(batch.query_start, rows, side="right") - 1
         for number, (row, sequence) in enumerate(zip(rows.tolist(), owner.tolist(), strict=True)):
             context = self._context(batch, sequence, row)
-            found[number] = fake_logits(context, size, habit=habit)
-        return found
+            hashes[number] = fake_logits(context, size, habit=habit)
+        return hashes
 
     def _context(self, batch: Batch, sequence: int, row: int) -> list[int]:
-        places = np.arange(batch.positions[row] + 1)
-        blocks = batch.block_tables[sequence][places // self.block_size].astype(np.int64)
-        tokens = self.slots[blocks * self.block_size + places % self.block_size]
+        positions = np.arange(batch.positions[row] + 1)
+        blocks = batch.block_tables[sequence][positions // self.block_size].astype(np.int64)
+        tokens = self.slots[blocks * self.block_size + positions % self.block_size]
         assert (tokens != _EMPTY).all(), "a slot is read that was never written"
         return tokens.tolist()
 
@@ -146,14 +146,14 @@ class FakeRunner:
 
 
 def _seen(batch: Batch) -> NDArray[np.int64]:
-    """What each row's token is to the cache: its id, or what is given for it, and its place."""
+    """What each row's token is to the cache: its id, or what is given for it, and its position."""
     seen = batch.token_ids.astype(np.int64)
     if batch.embeds is not None:
         assert len(batch.embeds) == len(batch.embed_rows)
         assert batch.embeds.shape[1] == HIDDEN
         seen[batch.embed_rows] = fake_medium(batch.embeds)
     if batch.rope_positions is not None:
-        seen += fake_place(batch.rope_positions - batch.positions)
+        seen += fake_rope_shift(batch.rope_positions - batch.positions)
     return seen
 
 
@@ -162,8 +162,8 @@ def fake_medium(values: NDArray[np.float32]) -> NDArray[np.int64]:
     return 1_000_000 + values[:, 0].astype(np.int64)
 
 
-def fake_place(shifts: NDArray[np.int32]) -> NDArray[np.int64]:
-    """What places add, by how far (3, T) they are from the tokens' positions."""
+def fake_rope_shift(shifts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """What M-RoPE positions add, by how far (3, T) they are from the tokens' positions."""
     return shifts.astype(np.int64).T @ np.array([10**8, 10**10, 10**12])
 
 

@@ -24,9 +24,9 @@ from random import Random
 from typing import Any
 
 from quire.constraints.compiler import ConstraintCompiler
-from quire.engines.native.batch import LoadedAdapter, Runner
-from quire.engines.native.engine import Engine
-from quire.engines.native.pooling import PoolingParams
+from quire.engines.native.core.batch import LoadedAdapter, Runner
+from quire.engines.native.core.engine import Engine
+from quire.engines.native.core.pooling import Pooling
 from quire.errors import QuireError
 from quire.outputs import Delta
 from quire.prompt import Prompt
@@ -63,14 +63,14 @@ Side = tuple[Runner, list[LoadedAdapter]]
 class Case:
     """One request: for answers or, with `pooling`, for a vector.
 
-    `adapter` is a place in the list of those loaded; `abort_after` counts deltas.
+    `adapter` is an index in the list of those loaded; `abort_after` counts deltas.
     """
 
     prompt: tuple[int, ...]
     params: SamplingParams
     adapter: int | None = None
     abort_after: int | None = None
-    pooling: PoolingParams | None = None
+    pooling: Pooling | None = None
 
 
 class Mix:
@@ -85,7 +85,7 @@ class Mix:
         return tuple(self.random.randrange(self.vocab_size) for _ in range(count))
 
     def adapter(self) -> int | None:
-        """The place of the next request's adapter."""
+        """The index of the next request's adapter."""
         return self.random.choice((None, None, *range(NUMBER_ADAPTERS)))
 
     def response_format(self) -> Constraint | None:
@@ -95,7 +95,7 @@ class Mix:
     def case(self) -> Case:
         random = self.random
         if random.random() < 0.04:
-            pooling = PoolingParams(random.choice(("last", "mean")), random.random() < 0.5)
+            pooling = Pooling(random.choice(("last", "mean")), random.random() < 0.5)
             return Case(self.prompt(), SamplingParams(max_tokens=1, seed=0), pooling=pooling)
         abort_after = random.randrange(20) if random.random() < 0.1 else None
         return Case(self.prompt(), self.params(), self.adapter(), abort_after)
@@ -279,9 +279,9 @@ class Longevity:
             expected += [delta for _, delta in self.alone.step()]
         self.report.compared += 1
         for index in range(case.params.n):
-            found = [contents(delta) for delta in deltas if delta.index == index]
+            results = [contents(delta) for delta in deltas if delta.index == index]
             wanted = [contents(delta) for delta in expected if delta.index == index]
-            if found != (wanted if deltas_end(deltas, index) else wanted[: len(found)]):
+            if results != (wanted if deltas_end(deltas, index) else wanted[: len(results)]):
                 self.report.different.append(f"{name}, completion {index}: {case}")
 
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.engines.native.randomness import Uniforms
-from quire.engines.native.top import GROUP
+from quire.engines.native.core.sampling_ops import GROUP, Uniforms
 from quire.sampling import SamplingParams
 from tests.engines.native.fake_runner import adapted, fake_logits
 from tests.engines.native.plain_media import PlainMedium, seen

@@ -52,6 +52,6 @@ def load_peft(model: Path, adapter: Path) -> PeftModel:
 
 def checked(adapter: Path, model: Path, number: int = 1) -> Adapter:
     """The adapter, read and checked as for the native engine."""
-    found = replace(read_adapter(adapter, extended=True), number=number)
-    check_fits(found, model)
-    return found
+    loaded = replace(read_adapter(adapter, extended=True), number=number)
+    check_fits(loaded, model)
+    return loaded

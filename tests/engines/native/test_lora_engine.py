@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from quire.engines.native.batch import LoadedAdapter
+from quire.engines.native.core.batch import LoadedAdapter
+from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.engine import Engine
 from quire.prompt import Prompt
 from tests.engines.native.random_adapters import checked, load_peft, make_random_adapter
 from tests.engines.native.random_models import load_oracle, make_random_model
@@ -44,11 +44,11 @@ class Oracle:
 def _generate(model: Any, prompt: tuple[int, ...]) -> tuple[int, ...]:
     ids = torch.tensor([prompt])
     with torch.inference_mode():
-        found = model.generate(
+        results = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
             max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
-    return tuple(found[0, len(prompt) :].tolist())
+    return tuple(results[0, len(prompt) :].tolist())
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +80,14 @@ def test_adapters_and_the_base_together(
     made, adapters, kind = engine
     assert len({tuple(answers) for answers in oracle.answers}) == len(adapters)
     for turn in range(2):  # the second time, the prefix cache has what it may have
-        for place, prompt in enumerate(oracle.prompts):
+        for index, prompt in enumerate(oracle.prompts):
             for number, adapter in enumerate(adapters):
-                made.add(f"{place} {number}", Prompt(prompt), greedy(), adapter=adapter)
-        found = run(made)
-        for name, deltas in found.items():
-            place, number = map(int, name.split())
+                made.add(f"{index} {number}", Prompt(prompt), greedy(), adapter=adapter)
+        results = run(made)
+        for name, deltas in results.items():
+            index, number = map(int, name.split())
             tokens = tuple(token for delta in deltas for token in delta.token_ids)
-            assert tokens == oracle.answers[number][place], (turn, name)
+            assert tokens == oracle.answers[number][index], (turn, name)
     if kind == "preempted":
         assert made.statistics.preemptions > 0
     else:

@@ -16,8 +16,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.engine import Engine
 from quire.outputs import Delta
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
@@ -44,7 +44,7 @@ class Oracle:
     def _generate(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
         ids = torch.tensor([prompt])
         with torch.inference_mode():
-            found = self.model.generate(
+            results = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
@@ -53,7 +53,7 @@ class Oracle:
                 eos_token_id=None,
                 pad_token_id=0,
             )
-        return tuple(found[0, len(prompt) :].tolist())
+        return tuple(results[0, len(prompt) :].tolist())
 
     def logprobs(self, ids: tuple[int, ...]) -> list[float]:
         """The natural log-probability of each token but the first, given those before it."""
@@ -116,13 +116,13 @@ def greedy(**options: Any) -> SamplingParams:
 
 def run(engine: Engine) -> dict[str, list[Delta]]:
     """Step until nothing is left, and check all block accounts on the way."""
-    found: dict[str, list[Delta]] = {}
+    results: dict[str, list[Delta]] = {}
     for _ in range(2000):
         if not engine.has_work:
-            return found
+            return results
         for request_id, delta in engine.step():
             assert delta.finish_reason != "error", delta.error
-            found.setdefault(request_id, []).append(delta)
+            results.setdefault(request_id, []).append(delta)
         engine.check_integrity()
     raise AssertionError("the engine does not end")
 
@@ -130,9 +130,9 @@ def run(engine: Engine) -> dict[str, list[Delta]]:
 def answers(engine: Engine, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
     for number, prompt in enumerate(prompts):
         engine.add(str(number), Prompt(prompt), greedy())
-    found = run(engine)
+    results = run(engine)
     return [
-        tuple(token for delta in found[str(number)] for token in delta.token_ids)
+        tuple(token for delta in results[str(number)] for token in delta.token_ids)
         for number in range(len(prompts))
     ]
 
@@ -167,7 +167,7 @@ def test_every_request_preempted(oracle: Oracle, make_engine: MakeEngine) -> Non
     scheduler = engine._scheduler
     for number, prompt in enumerate(oracle.prompts):
         engine.add(str(number), Prompt(prompt), greedy())
-    found: dict[str, list[int]] = {}
+    results: dict[str, list[int]] = {}
     preempted: set[str] = set()
     for step in range(2000):
         if step in (3, 9, 20):
@@ -176,11 +176,11 @@ def test_every_request_preempted(oracle: Oracle, make_engine: MakeEngine) -> Non
                 scheduler._preempt_last()
             engine.check_integrity()
         for request_id, delta in engine.step():
-            found.setdefault(request_id, []).extend(delta.token_ids)
+            results.setdefault(request_id, []).extend(delta.token_ids)
         if not engine.has_work:
             break
     assert len(preempted) == len(oracle.prompts)
-    assert [tuple(found[str(n)]) for n in range(len(oracle.prompts))] == oracle.answers
+    assert [tuple(results[str(n)]) for n in range(len(oracle.prompts))] == oracle.answers
 
 
 def test_several_completions_share_the_prompt(oracle: Oracle, make_engine: MakeEngine) -> None:

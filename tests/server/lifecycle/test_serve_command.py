@@ -72,7 +72,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["port=high"], "port must be a whole number"),
+        (["port=high"], "port must be an integer"),
         (["seed=3"], "seed"),
         (["prot=80"], "'prot'"),
     ],

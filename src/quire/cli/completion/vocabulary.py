@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from quire.arguments import FIELDS
-from quire.arguments.base import is_secret, kinds
+from quire.arguments.base import is_secret, value_types
 from quire.cli.bench import AGAINST
 from quire.cli.deploy import KINDS
 from quire.deploy.target import MultiNode
@@ -113,7 +113,7 @@ def _server_fields() -> dict[str, FieldInfo]:
 
 
 def _values(key: str, field: FieldInfo) -> tuple[str, ...]:
-    taken = list(kinds(field.annotation))
+    taken = list(value_types(field.annotation))
     choices = [str(one) for kind in taken if get_origin(kind) is Literal for one in get_args(kind)]
     if choices:
         return tuple(choices)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
-from quire.engines.native.batch import LoadedAdapter, Runner
+from quire.engines.native.core.batch import LoadedAdapter, Runner
 from quire.errors import EngineClosedError
 
 T = TypeVar("T")

@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import Self
 
 from quire.constraints.matcher import Matcher
-from quire.engines.native.batch import LoadedAdapter
-from quire.engines.native.engine import Engine
-from quire.engines.native.pooling import PoolingParams as Pooling
-from quire.engines.native.statistics import EngineStatistics
+from quire.engines.native.core.batch import LoadedAdapter
+from quire.engines.native.core.engine import Engine, EngineStatistics
+from quire.engines.native.core.pooling import Pooling
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, QuireError
 from quire.outputs import Delta
 from quire.prompt import Prompt

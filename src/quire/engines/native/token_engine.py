@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -14,21 +14,20 @@ from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import FinetuningArguments, InferArgs, ModelArguments
 from quire.constraints.compiler import ConstraintCompiler
+from quire.constraints.matcher import Matcher
 from quire.engines.native.adapters import NativeAdapters
-from quire.engines.native.batch import Runner
+from quire.engines.native.core.batch import Runner
+from quire.engines.native.core.detokenizer import detokenizer_factory
+from quire.engines.native.core.engine import Engine, EngineStatistics
+from quire.engines.native.core.pooling import Pooled, Pooling
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.weights.score_head import (
     RewardModel,
     is_classifier,
     read_reward_model,
 )
-from quire.engines.native.detokenizer import detokenizer_factory
-from quire.engines.native.engine import Engine
 from quire.engines.native.engine_thread import EngineThread, Submission
 from quire.engines.native.media.encoder import MediaEncoder, media_kinds
-from quire.engines.native.pooling import Pooled
-from quire.engines.native.pooling import PoolingParams as Pooling
-from quire.engines.native.statistics import EngineStatistics
 from quire.engines.seam import (
     EngineInfo,
     EngineLoad,
@@ -107,7 +106,9 @@ class NativeTokenEngine(TokenEngine):
             if prompt.media:
                 prompt = await self.media.encode(prompt)
             adapter = await self._adapters.request(params.adapter)
-            matchers = await self._constraints.matchers(params)
+            matchers: Sequence[Matcher] = ()
+            if params.response_format is not None:
+                matchers = await self._constraints.matchers(params)
             submission = Submission(self._thread, prompt, params, adapter, matchers)
             async with submission:
                 async for delta in submission:

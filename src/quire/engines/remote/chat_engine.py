@@ -38,7 +38,7 @@ from quire.outputs import AnswerPart, Delta, TextPart, ThoughtPart, TokenLogprob
 from quire.request import ChatRequest
 from quire.response_format import Constraint, read_response_format
 from quire.sampling import OptionResolver, SamplingParams, structured_outputs
-from quire.tools.writing import wrap
+from quire.tools.base import wrap
 
 PATH = "/v1/chat/completions"
 

@@ -178,7 +178,7 @@ class DeltaReader:
             )
         deltas: list[Delta] = []
         for completion in output.outputs:
-            delta = self._delta(completion, output.num_cached_tokens or 0)
+            delta = self._delta(completion, output.num_cached_tokens)
             if delta is None:
                 continue
             deltas.append(delta)
@@ -189,28 +189,30 @@ class DeltaReader:
                 ]
         return deltas
 
-    def _delta(self, completion: CompletionOutput, cached: int) -> Delta | None:
+    def _delta(self, completion: CompletionOutput, cached: int | None) -> Delta | None:
         index, tokens = completion.index, tuple(completion.token_ids)
         reason = completion.finish_reason
         if not tokens and not completion.text and reason is None:
             return None
         count = self._counts[index] = self._counts.get(index, 0) + len(tokens)
-        delta = Delta(index, completion.text, tokens, self._logprobs(tokens, completion.logprobs))
-        if index == 0:
+        delta = Delta(index, completion.text, tokens)
+        if completion.logprobs is not None:
+            delta.logprobs = self._logprobs(tokens, completion.logprobs)
+        if self._prompt_logprobs is not None and index == 0:
             delta.prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
         if reason is not None:
             self.unfinished -= self._copies
             # A later vLLM may add reasons, so an unknown one counts as "stop".
             delta.finish_reason = _FINISH_REASONS.get(reason, "stop")
             delta.stop_reason = self._stop_reason(completion, tokens)
-            delta.usage = Usage(self._prompt_length, count, cached)
+            delta.usage = Usage(self._prompt_length, count, cached or 0)
             if delta.finish_reason == "error":
                 delta.error = "vLLM failed in a step of this request."
         return delta
 
     def _logprobs(self, tokens: tuple[int, ...], rows: Any) -> tuple[TokenLogprob, ...] | None:
         top = self._params.logprobs
-        if top is None or rows is None:
+        if top is None:
             return None
         # vLLM before 0.32 repeats all earlier rows in a last output that has no token of its own.
         rows = rows[: len(tokens)]

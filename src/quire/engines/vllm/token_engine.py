@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
-from quire.constraints.checking import GrammarChecker
-from quire.constraints.grammar_text import grammar_text
+from quire.constraints.grammar import GrammarChecker, grammar_text
 from quire.engines.seam import (
     EngineInfo,
     EngineState,

@@ -1,6 +1,6 @@
-"""What all families share: media of a conversation become text, and are found again in its ids.
+"""What all families share: media of a conversation become text, and are located in its token ids.
 
-A family says what stands for a medium in its prompts, in three forms:
+A family says what represents a medium in its prompts, in three forms:
 
 - `placeholder`: short, as LLaMA-Factory writes it;
 - `vllm_placeholder`: what vLLM looks for and expands by itself, mostly the same;
@@ -21,8 +21,9 @@ from quire.media.families.settings import MediaSettings
 from quire.media.placement import KINDS, Kind
 from quire.media.values import Clip, Medium, Picture, Sound
 from quire.messages import Control, Conversation, Media, Message, Part
-from quire.prompt import Element, MediaItem, Span, TextElement
+from quire.prompt import Element, MediaItem, Prompt, Span, TextElement
 from quire.template.format import MediaTokens, find_markers, merge_spans
+from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 
 Form: TypeAlias = Literal["short", "vllm", "expanded"]
@@ -33,7 +34,7 @@ class MediaFamily(ABC):
 
     name: ClassVar[str]
     tokens: ClassVar[MediaTokens]
-    """The placeholder tokens, where no named template says them."""
+    """The placeholder tokens, where no named template names others."""
 
     def __init__(
         self,
@@ -53,23 +54,23 @@ class MediaFamily(ABC):
 
     def token(self, kind: Kind) -> str:
         """The placeholder token of a kind."""
-        found = getattr(self.media_tokens, kind)
-        if not found:
+        token = getattr(self.media_tokens, kind)
+        if not token:
             raise MediaError(f"This model takes no {kind} input.")
-        return found
+        return token
 
     # What a family declares.
 
     @abstractmethod
     def expansion(self, medium: Medium, number: int) -> str:
-        """All that stands for a medium. `number` counts the media of its kind, from 0.
+        """The long form: all that represents a medium. `number` counts the media of its kind, from 0.
 
         Raises:
             MediaError: the model cannot take this medium.
         """
 
     def wrap(self, kind: Kind, inner: str) -> str:
-        """Placeholder tokens with what the family puts around them."""
+        """Placeholder tokens with what the family writes around them."""
         return inner
 
     def placeholder(self, medium: Medium, number: int) -> str:
@@ -77,7 +78,7 @@ class MediaFamily(ABC):
         return self.wrap(medium.kind, self.token(medium.kind))
 
     def vllm_placeholder(self, medium: Medium, number: int) -> str:
-        """What vLLM expands."""
+        """What vLLM looks for and expands."""
         return self.placeholder(medium, number)
 
     def feature_tokens(self, kind: Kind) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ class MediaFamily(ABC):
         return (self.token(kind),)
 
     def vllm_item(self, medium: Medium) -> Any:
-        """A medium as vLLM takes it: Pillow's image, frames with their metadata, samples with a rate."""
+        """A medium as vLLM takes it: a Pillow image, frames and their metadata, samples and a rate."""
         if isinstance(medium, Picture):
             from PIL import Image
 
@@ -103,7 +104,11 @@ class MediaFamily(ABC):
         yield medium
 
     def check(self, media: Sequence[Medium]) -> None:  # noqa: B027 - most take anything
-        """Raise MediaError where the model does not take these media together."""
+        """Check that the model takes these media together.
+
+        Raises:
+            MediaError: it does not.
+        """
 
     # What follows from it.
 
@@ -118,7 +123,7 @@ class MediaFamily(ABC):
     def write(
         self, conversation: Conversation, media: Sequence[Medium], *, form: Form
     ) -> Conversation:
-        """Put each medium's text in its place. `media` are decoded, in the order of the parts.
+        """Replace each medium by its text. `media` are decoded, in the order of the parts.
 
         Raises:
             MediaError: the model does not take these media.
@@ -131,7 +136,7 @@ class MediaFamily(ABC):
     def finish(
         self, elements: Sequence[Element], media: Sequence[Medium], *, form: Form
     ) -> list[Element]:
-        """Complete what the template has rendered; a family may put media before the whole prompt."""
+        """Complete what the template has rendered: a family may put media before the whole prompt."""
         return list(elements)
 
     def expand(
@@ -139,7 +144,8 @@ class MediaFamily(ABC):
     ) -> list[Element]:
         """Write media into what a model's own chat template has rendered from parts.
 
-        The template wrote a placeholder for each; only in its own text is one looked for.
+        The template wrote a placeholder for each. One is looked for in the template's own text alone:
+        a user may write the same.
 
         Raises:
             MediaError: the template did not write one placeholder a medium, in order.
@@ -160,9 +166,9 @@ class MediaFamily(ABC):
     def controls(self) -> frozenset[str]:
         """The texts that the family writes as control tokens, so that no literal text becomes one."""
         written = [self.wrap(kind, self.token(kind)) for kind in self.kinds]
-        found = {marker for text in written for marker in find_markers(text)}
-        found |= {token for kind in self.kinds for token in self.feature_tokens(kind)}
-        return frozenset(found | set(self.media_tokens.texts))
+        texts = {marker for text in written for marker in find_markers(text)}
+        texts |= {token for kind in self.kinds for token in self.feature_tokens(kind)}
+        return frozenset(texts | set(self.media_tokens.texts))
 
     def find_media(
         self,
@@ -174,27 +180,27 @@ class MediaFamily(ABC):
     ) -> tuple[MediaItem, ...]:
         """The range of token ids that each medium fills: from its first feature to its last.
 
-        Tokens that stand between features (ends of rows, times, separators) are inside. In the
-        other forms it is the range of the placeholder, empty where the family writes none.
+        Tokens between features (ends of rows, times, separators) are inside. In the other forms it is
+        the range of the placeholder, empty where the family writes none.
 
         Raises:
-            MediaError: the ids do not hold the placeholder tokens of these media: the template does
-                not fit the model; or a text would be taken for a placeholder.
+            MediaError: the ids do not hold the placeholder tokens of these media, since the template
+                does not fit the model; or a text would be taken for a placeholder.
             ConfigError: the tokenizer has no such token.
         """
         if form != "expanded":
             return self._find_short(token_ids, media, tokenizer, form)
         ids = self._feature_ids(tokenizer)
         counts = [self._count(medium, number, form) for medium, number in numbers(media)]
-        places = self.feature_places(token_ids, frozenset(ids.values()), tokenizer)
-        if len(places) != sum(counts):
+        positions = self.feature_positions(token_ids, frozenset(ids.values()), tokenizer)
+        if len(positions) != sum(counts):
             raise MediaError(
-                f"The prompt holds {len(places)} placeholder tokens of media where {sum(counts)} "
+                f"The prompt holds {len(positions)} placeholder tokens of media where {sum(counts)} "
                 "are due: the template does not fit the model."
             )
         items: list[MediaItem] = []
         for medium, count in zip(media, counts, strict=True):
-            own, places = places[:count], places[count:]
+            own, positions = positions[:count], positions[count:]
             start = own[0] if own else 0
             length = own[-1] + 1 - start if own else 0
             items.append(MediaItem(medium.kind, medium, medium.content_hash, start, length))
@@ -203,18 +209,18 @@ class MediaFamily(ABC):
     def _find_short(
         self, token_ids: Sequence[int], media: Sequence[Medium], tokenizer: Tokenizer, form: Form
     ) -> tuple[MediaItem, ...]:
-        """The placeholders' ranges. vLLM finds them by their ids, so that there may be no other."""
+        """The placeholders' ranges. vLLM finds them by their ids, so there may be no others."""
         texts = self.texts(media, form)
         wanted = {text: tokenizer.encode(text) for text in texts if text}
-        places = {text: _occurrences(token_ids, ids) for text, ids in wanted.items()}
+        starts = {text: _occurrences(token_ids, ids) for text, ids in wanted.items()}
         for text, due in Counter(text for text in texts if text).items():
-            if len(places[text]) > due:
+            if len(starts[text]) > due:
                 raise MediaError(
                     f"A text of this prompt holds {text}, which this model would take for a medium."
                 )
         items: list[MediaItem] = []
         for medium, text in zip(media, texts, strict=True):
-            start = places[text].pop(0) if text and places[text] else None
+            start = starts[text].pop(0) if text and starts[text] else None
             length = len(wanted[text]) if start is not None else 0
             items.append(MediaItem(medium.kind, medium, medium.content_hash, start or 0, length))
         return tuple(items)
@@ -229,23 +235,23 @@ class MediaFamily(ABC):
                 hashes.setdefault(part.kind, []).append(part.content_hash)
         return data, hashes
 
-    def feature_places(
+    def feature_positions(
         self, token_ids: Sequence[int], features: frozenset[int], tokenizer: Tokenizer
     ) -> list[int]:
-        """Where tokens stand that a feature replaces."""
-        return [place for place, token in enumerate(token_ids) if token in features]
+        """The positions of the tokens that a feature replaces."""
+        return [position for position, token in enumerate(token_ids) if token in features]
 
     def _feature_ids(self, tokenizer: Tokenizer) -> Mapping[str, int]:
         tokens = {token for kind in self.kinds for token in self.feature_tokens(kind)}
-        found: dict[str, int] = {}
+        ids: dict[str, int] = {}
         for token in tokens:
             number = tokenizer.token_to_id(token)
             if number is None:
                 raise ConfigError(
                     f"The tokenizer has no token {token}: this template does not fit the model."
                 )
-            found[token] = number
-        return found
+            ids[token] = number
+        return ids
 
     def _count(self, medium: Medium, number: int, form: Form) -> int:
         text = self.text_of(medium, number, form)
@@ -253,12 +259,12 @@ class MediaFamily(ABC):
 
     def _patterns(self, medium: Medium, number: int) -> tuple[str, ...]:
         """What a chat template may have written for a medium, longest first."""
-        found = {
+        texts = {
             self.placeholder(medium, number),
             self.vllm_placeholder(medium, number),
             self.token(medium.kind),
         }
-        return tuple(sorted((text for text in found if text), key=len, reverse=True))
+        return tuple(sorted((text for text in texts if text), key=len, reverse=True))
 
 
 def numbers(media: Sequence[Medium]) -> Iterator[tuple[Medium, int]]:
@@ -292,7 +298,7 @@ def _clip(medium: Medium) -> Clip:
 
 
 def video_metadata(clip: Clip) -> dict[str, Any]:
-    """What vLLM and transformers want to know of a clip that was sampled already."""
+    """What vLLM and transformers must know about a clip that was sampled already."""
     return {
         "total_num_frames": clip.total_frames,
         "fps": clip.fps,
@@ -304,17 +310,17 @@ def video_metadata(clip: Clip) -> dict[str, Any]:
 
 
 def _occurrences(token_ids: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """Where the wanted ids stand in a row, without overlap."""
+    """The positions at which the wanted ids begin, one after the other, without overlap."""
     ids, wanted = tuple(token_ids), tuple(wanted)
-    found: list[int] = []
-    place = 0
-    while wanted and place + len(wanted) <= len(ids):
-        if ids[place : place + len(wanted)] == wanted:
-            found.append(place)
-            place += len(wanted)
+    positions: list[int] = []
+    position = 0
+    while wanted and position + len(wanted) <= len(ids):
+        if ids[position : position + len(wanted)] == wanted:
+            positions.append(position)
+            position += len(wanted)
         else:
-            place += 1
-    return found
+            position += 1
+    return positions
 
 
 def _write_message(message: Message, texts: Iterator[str]) -> Message:
@@ -330,7 +336,7 @@ def _write_message(message: Message, texts: Iterator[str]) -> Message:
 
 
 class _Expansion:
-    """Own text of a chat template, in which one placeholder after the other is replaced."""
+    """A chat template's rendering, in whose own text one placeholder after the other is replaced."""
 
     def __init__(
         self,
@@ -363,16 +369,16 @@ class _Expansion:
         while self._done < len(self._numbered):
             medium, number = self._numbered[self._done]
             patterns = self._patterns[self._done]
-            found = re.search("|".join(map(re.escape, patterns)), text)
-            if found is None:
+            match = re.search("|".join(map(re.escape, patterns)), text)
+            if match is None:
                 break
-            pieces += [text[: found.start()], self._text(medium, number, found[0])]
-            text = text[found.end() :]
+            pieces += [text[: match.start()], self._text(medium, number, match[0])]
+            text = text[match.end() :]
             self._done += 1
         return "".join([*pieces, text])
 
     def _text(self, medium: Medium, number: int, written: str) -> str:
-        """The medium's text, without what the template has written around the token itself."""
+        """The medium's text, without what the template has already written around the token."""
         family = self._family
         if self._form != "expanded":
             is_short = written == family.placeholder(medium, number)
@@ -384,3 +390,61 @@ class _Expansion:
         if before and after and whole.startswith(before) and whole.endswith(after):
             return whole[len(before) : len(whole) - len(after)]
         return whole
+
+
+# --- template and family together ----------------------------------------------------------------
+
+
+def render_media(
+    template: Template,
+    family: MediaFamily,
+    conversation: Conversation,
+    media: Sequence[Medium],
+    *,
+    form: Form,
+    enable_thinking: bool | None = True,
+    preserve_thinking: bool = False,
+    variables: Mapping[str, Any] | None = None,
+) -> list[Element]:
+    """Render a conversation whose media are parts; `media` are these parts decoded, in order.
+
+    A model's own chat template writes the placeholders itself where it can; else the family writes
+    them into the messages before the template sees these.
+
+    Raises:
+        MediaError: the model does not take these media.
+        TemplateError, ToolError: as `Template.render`.
+    """
+    as_parts = template.takes_parts and bool(media)
+    if media and not as_parts:
+        conversation = family.write(conversation, media, form=form)
+    elements = template.render(
+        conversation,
+        enable_thinking=enable_thinking,
+        preserve_thinking=preserve_thinking,
+        variables=variables,
+    )
+    if as_parts:
+        return family.expand(elements, media, form=form)
+    return family.finish(elements, media, form=form)
+
+
+def encode_media(
+    template: Template,
+    family: MediaFamily,
+    elements: Sequence[Element],
+    media: Sequence[Medium],
+    tokenizer: Tokenizer,
+    *,
+    form: Form,
+) -> Prompt:
+    """The token ids of rendered elements, with the range that each medium fills.
+
+    Raises:
+        MediaError: the template does not fit the model, or a text would be taken for a placeholder.
+        ConfigError: the tokenizer lacks a placeholder token.
+    """
+    ids = template.encode_elements(elements, tokenizer, family.controls)
+    if not media:
+        return Prompt(ids)
+    return Prompt(ids, family.find_media(ids, media, tokenizer, form=form))

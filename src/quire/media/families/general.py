@@ -1,4 +1,4 @@
-"""Any other model: its own processor, from transformers, says what stands for a medium."""
+"""Any other model: its own processor, from transformers, says what represents a medium."""
 
 from __future__ import annotations
 
@@ -9,19 +9,36 @@ from typing import Any
 
 from quire.errors import ConfigError, MediaError
 from quire.media.families.family import MediaFamily, video_metadata
+from quire.media.families.settings import MediaSettings
 from quire.media.placement import KINDS, Kind
 from quire.media.values import Clip, Medium, Picture
 from quire.template.format import MediaTokens
 
-_KEPT = 256
+_MAX_KEPT = 256
 _ARGUMENTS: dict[Kind, str] = {"image": "images", "video": "videos", "audio": "audio"}
 
 
 class General(MediaFamily):
-    """The processor is loaded when it is first needed, and runs one medium at a time."""
+    """The processor is loaded when it is first needed, and runs one medium at a time.
+
+    A processor may take seconds for one medium. What it wrote for media seen before is looked up
+    without waiting for it.
+    """
 
     name = "General"
     tokens = MediaTokens("General")
+
+    def __init__(
+        self,
+        settings: MediaSettings,
+        tokens: MediaTokens | None = None,
+        *,
+        use_audio_in_video: bool = False,
+    ) -> None:
+        super().__init__(settings, tokens, use_audio_in_video=use_audio_in_video)
+        self._running = threading.Lock()
+        self._expansions: dict[str, str] = {}
+        """The texts by content hash, the oldest first."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -30,31 +47,38 @@ class General(MediaFamily):
         return tuple(kind for kind in KINDS if self._own_token(kind))
 
     def token(self, kind: Kind) -> str:
-        found = getattr(self.media_tokens, kind) or self._own_token(kind)
-        if not found:
+        token = getattr(self.media_tokens, kind) or self._own_token(kind)
+        if not token:
             raise MediaError(f"This model takes no {kind} input.")
-        return found
+        return token
 
     def feature_tokens(self, kind: Kind) -> tuple[str, ...]:
         """The tokens with the ids that the processor names, which need not be the placeholder's."""
         if self.settings.folder is None:
             return (self.token(kind),)
         ids = [getattr(self._processor, f"{kind}_token_id", None)]
-        names = [self._tokenizer.convert_ids_to_tokens(found) for found in ids if found is not None]
+        names = [
+            self._tokenizer.convert_ids_to_tokens(token_id)
+            for token_id in ids
+            if token_id is not None
+        ]
         return tuple(str(name) for name in names) or (self.token(kind),)
 
     def expansion(self, medium: Medium, number: int) -> str:
         """The text, kept for the next time that this very medium comes."""
-        with self._lock:
-            found = self._seen.get(medium.content_hash)
-            if found is None:
-                found = self._tokenizer.decode(
+        text = self._expansions.get(medium.content_hash)
+        if text is not None:
+            return text
+        with self._running:
+            text = self._expansions.get(medium.content_hash)  # made while this one waited
+            if text is None:
+                text = self._tokenizer.decode(
                     self._run(medium), skip_special_tokens=False, clean_up_tokenization_spaces=False
                 )
-                if len(self._seen) >= _KEPT:
-                    self._seen.pop(next(iter(self._seen)))
-                self._seen[medium.content_hash] = found
-            return found
+                if len(self._expansions) >= _MAX_KEPT:
+                    self._expansions.pop(next(iter(self._expansions)))
+                self._expansions[medium.content_hash] = text
+            return text
 
     def _run(self, medium: Medium) -> list[int]:
         """The ids that the processor makes of the placeholder alone."""
@@ -78,22 +102,14 @@ class General(MediaFamily):
         if self.settings.folder is None:
             return None
         for owner in (self._processor, self._tokenizer):
-            found = getattr(owner, f"{kind}_token", None)
-            if isinstance(found, str) and found:
-                return found
+            token = getattr(owner, f"{kind}_token", None)
+            if isinstance(token, str) and token:
+                return token
         return None
 
     @property
     def _tokenizer(self) -> Any:
         return self._processor.tokenizer
-
-    @cached_property
-    def _lock(self) -> threading.Lock:
-        return threading.Lock()
-
-    @cached_property
-    def _seen(self) -> dict[str, str]:
-        return {}
 
     @cached_property
     def _processor(self) -> Any:

@@ -23,7 +23,7 @@ class GLM4V(Qwen2VL):
         return f"<|begin_of_{kind}|>{inner}<|end_of_{kind}|>"
 
     def feature_tokens(self, kind: Kind) -> tuple[str, ...]:
-        """In the long form a clip's features stand in the tokens of pictures."""
+        """In the long form a clip's features replace the tokens of pictures."""
         return (self.token("image"), self.token(kind)) if kind == "video" else (self.token(kind),)
 
     def expansion(self, medium: Medium, number: int) -> str:

@@ -20,7 +20,7 @@ class InternVL(MediaFamily):
 
     @property
     def _is_original(self) -> bool:
-        """Whether the folder is of the model's first form, all of whose settings are in the config."""
+        """Whether the folder has the model's first form, with all settings in the config."""
         return self.settings.model_type == "internvl_chat"
 
     def feature_tokens(self, kind: Kind) -> tuple[str, ...]:
@@ -48,7 +48,7 @@ class InternVL(MediaFamily):
         if isinstance(medium, Clip):
             frame = f"<img>{_CONTEXT * tokens}</img>"
             count = len(clip_of(medium).frames)
-            return "\n".join(f"Frame{place + 1}: {frame}" for place in range(count))
+            return "\n".join(f"Frame{index + 1}: {frame}" for index in range(count))
         return f"<img>{_CONTEXT * (tokens * self._tiles(medium))}</img>"
 
     def _tile_tokens(self) -> int:

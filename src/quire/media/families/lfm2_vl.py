@@ -1,4 +1,4 @@
-"""LFM2-VL: a picture whole, or where it is large in tiles with their places, then whole."""
+"""LFM2-VL: a picture whole; a large one in tiles, each with its row and column, and then whole."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class LFMVL(MediaFamily):
         rows, columns = self._tiles(medium)
         if rows * columns > 1:
             tile = token * self._tile_tokens()
-            places = ((row + 1, column + 1) for row in range(rows) for column in range(columns))
-            tiles = "".join(f"<|img_row_{row}_col_{column}|>{tile}" for row, column in places)
+            cells = ((row + 1, column + 1) for row in range(rows) for column in range(columns))
+            tiles = "".join(f"<|img_row_{row}_col_{column}|>{tile}" for row, column in cells)
             thumbnail = flag(self.settings.image, "use_thumbnail", True)
             whole = tiles + (f"<|img_thumbnail|>{whole}" if thumbnail else "")
         return f"<|image_start|>{whole}<|image_end|>"

@@ -15,7 +15,7 @@ _PATCH = "<|patch|>"
 
 
 class Llama4(MediaFamily):
-    """The features stand in tokens of patches; the picture's own token begins the whole view."""
+    """Features replace the tokens of patches; the picture's own token begins the whole view."""
 
     name = "Llama4"
     tokens = MediaTokens("Llama4", image="<|image|>")
@@ -65,7 +65,7 @@ class Llama4(MediaFamily):
 
 
 def _grids(most: int) -> list[Size]:
-    """All grids of up to `most` tiles, in the order in which ties are settled."""
+    """All grids of up to `most` tiles, in the order in which ties are resolved."""
     shapes: dict[float, list[Size]] = {}
     for count in range(most, 0, -1):
         for rows in range(1, count + 1):

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT and Granite Vision: a picture is seen whole, and in tiles in which rows end with a token."""
+"""LLaVA-NeXT and Granite Vision: a picture whole, and in tiles, whose rows end with a token."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _CLOSERS = ("</image>", "</slice>", "</audio>", "<|audio_end|>")
 
 
 class MiniCPMV(MediaFamily):
-    """Features stand in unknown tokens, between words that open and close them."""
+    """Features replace unknown tokens, between words that open and close them."""
 
     name = "MiniCPMV"
     tokens = MediaTokens("MiniCPMV", image="<image>", video="<video>")
@@ -57,23 +57,23 @@ class MiniCPMV(MediaFamily):
         most = setting(self.settings.image, "max_slice_nums", 9)
         return named + self._sliced(picture_size(medium), most)
 
-    def feature_places(
+    def feature_positions(
         self, token_ids: Sequence[int], features: frozenset[int], tokenizer: Tokenizer
     ) -> list[int]:
-        """Unknown tokens of the text itself are none: only those between the words count."""
+        """Those between the words alone: the text itself may hold unknown tokens too."""
         openers = {tokenizer.token_to_id(word) for word in _OPENERS}
         closers = {tokenizer.token_to_id(word) for word in _CLOSERS}
-        places: list[int] = []
+        positions: list[int] = []
         inside = False
-        for place, token in enumerate(token_ids):
+        for position, token in enumerate(token_ids):
             if token in openers or token in closers:
                 inside = token in openers
             elif inside and token in features:
-                places.append(place)
-        return places
+                positions.append(position)
+        return positions
 
     def _sliced(self, size: Size, most: int) -> str:
-        """The whole picture, then its slices row by row."""
+        """The whole picture, then its slices, row by row."""
         image = self.settings.image
         features = self.feature_tokens("image")[0] * setting(image, "image_feature_size", 64)
         whole = f"<image>{features}</image>"
@@ -83,7 +83,7 @@ class MiniCPMV(MediaFamily):
         return whole + "\n".join([f"<slice>{features}</slice>" * grid[1]] * grid[0])
 
     def _seconds(self, sound: Sound) -> Iterator[str]:
-        """A sound in pieces of a second, each between words of its own."""
+        """A sound in pieces of a second, each between its own words."""
         model = self.settings.model
         step = setting(model, "audio_pool_step", 2)
         hop = setting(self.settings.audio, "hop_length", 160)
@@ -103,7 +103,11 @@ class MiniCPMV(MediaFamily):
 
 
 def refuse_mixture(media: Sequence[Medium]) -> None:
-    """Raise MediaError where pictures and clips come together."""
+    """Check that pictures and clips do not come together.
+
+    Raises:
+        MediaError: they do.
+    """
     if {"image", "video"} <= {medium.kind for medium in media}:
         raise MediaError("MiniCPM-V takes images or videos in one prompt, not both.")
 

@@ -17,7 +17,7 @@ from quire.template.format import MediaTokens
 
 
 class MiniCPMV4_6(MediaFamily):
-    """Features stand in the tokenizer's image and video tokens."""
+    """Features replace the tokenizer's image and video tokens."""
 
     name = "MiniCPMV4_6"
     tokens = MediaTokens("MiniCPMV4_6", image="<image>", video="<video>")
@@ -28,8 +28,8 @@ class MiniCPMV4_6(MediaFamily):
     def feature_tokens(self, kind: Kind) -> tuple[str, ...]:
         named = self.settings.tokenizer
         named = {**named, **(named.get("extra_special_tokens") or {})} if named else named
-        found = named.get(f"{kind}_token")
-        return (str(found) if isinstance(found, str) else f"<|{kind}_pad|>",)
+        token = named.get(f"{kind}_token")
+        return (token if isinstance(token, str) else f"<|{kind}_pad|>",)
 
     @property
     def controls(self) -> frozenset[str]:
@@ -57,7 +57,7 @@ class MiniCPMV4_6(MediaFamily):
         return (self.vllm_placeholder(medium, number),)
 
     def _sliced(self, settings: Mapping[str, Any], token: str, size: Size) -> str:
-        """The whole picture, then its slices row by row."""
+        """The whole picture, then its slices, row by row."""
         edge, patch = (
             setting(settings, "scale_resolution", 448),
             setting(settings, "patch_size", 14),

@@ -1,4 +1,4 @@
-"""Llama 3.2 Vision: one token a picture, which the layers of cross attention look at."""
+"""Llama 3.2 Vision: one token a picture, whose features the layers of cross attention read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from quire.template.format import MediaTokens
 
 
 class Mllama(MediaFamily):
-    """The text has no room for features; they are not among the tokens."""
+    """Features do not replace tokens here, so one token is enough for any picture."""
 
     name = "Mllama"
     tokens = MediaTokens("Mllama", image="<|image|>")

@@ -13,7 +13,7 @@ from quire.template.format import MediaTokens
 
 
 class PaliGemma(MediaFamily):
-    """Where a picture stands in a message leaves no trace there; vLLM puts it in front itself."""
+    """A picture leaves no trace in its message; vLLM puts it in front of the prompt itself."""
 
     name = "PaliGemma"
     tokens = MediaTokens("PaliGemma", image="<image>")

@@ -12,7 +12,7 @@ from quire.template.format import MediaTokens
 
 
 class Pixtral(MediaFamily):
-    """The last row's end is the picture's end."""
+    """The token after the last row is another one, which ends the picture."""
 
     name = "Pixtral"
     tokens = MediaTokens("Pixtral", image="[IMG]")

@@ -14,7 +14,7 @@ from quire.template.format import MediaTokens
 
 
 class Qwen2Audio(MediaFamily):
-    """A sound is heard up to the length of the extractor's window (30 seconds)."""
+    """The model hears the first 30 seconds of a sound: the window of its feature extractor."""
 
     name = "Qwen2Audio"
     tokens = MediaTokens("Qwen2Audio", audio="<|AUDIO|>")
@@ -28,7 +28,7 @@ class Qwen2Audio(MediaFamily):
 
 
 def window_frames(medium: Medium, settings: Mapping[str, Any], seconds: int = 30) -> int:
-    """Spectrogram frames of a sound, cut at the end of Whisper's window.
+    """The number of spectrogram frames of a sound, cut at the end of Whisper's window.
 
     Raises:
         MediaError: the sound's rate is not the model's.
@@ -46,7 +46,7 @@ def window_frames(medium: Medium, settings: Mapping[str, Any], seconds: int = 30
 
 
 def pooled_frames(frames: int) -> int:
-    """After the second convolution's stride, and the pooling of two.
+    """The number of frames after the second convolution's stride, and the pooling of two.
 
     Raises:
         MediaError: nothing is left.

@@ -1,4 +1,4 @@
-"""Qwen2.5-Omni and Qwen3-Omni: sees and hears; a clip's sound may stand between its frames."""
+"""Qwen2.5-Omni and Qwen3-Omni: vision and hearing; a clip's sound may stand between its frames."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from quire.template.format import MediaTokens
 
 
 class Qwen2Omni(Qwen2VL):
-    """Qwen3-Omni is told by its tokens. With `use_audio_in_video`, a clip is heard as well."""
+    """Both versions. With `use_audio_in_video`, a clip's sound is part of it."""
 
     name = "Qwen2Omni"
     tokens = MediaTokens("Qwen2Omni", image="<|IMAGE|>", video="<|VIDEO|>", audio="<|AUDIO|>")
 
     @property
     def _is_third(self) -> bool:
+        """Whether this is Qwen3-Omni, whose placeholder tokens have other names."""
         return self.token("audio") == "<|audio_pad|>"
 
     def factor(self, settings: Mapping[str, Any]) -> int:
@@ -72,32 +73,32 @@ class Qwen2Omni(Qwen2VL):
         return whole * 13 + left
 
     def _interleaved(self, clip: Clip, sound: Sound) -> Iterator[str]:
-        """Frames' tokens and the sound's, in the order of time."""
+        """The tokens of the frames and of the sound, in the order of time."""
         steps, tokens = self.clip_grid(clip)
         together = setting(self.settings.video, "temporal_patch_size", 2)
         seconds = together * clip.duration / len(clip.frames) if clip.duration else together / 2
         rate = 13.0 if self._is_third else 25.0
-        seen = [step * seconds * rate for step in range(steps) for _ in range(tokens)]
-        heard = list(range(self._sound_tokens(sound)))
+        of_frames = [step * seconds * rate for step in range(steps) for _ in range(tokens)]
+        of_sound = list(range(self._sound_tokens(sound)))
         if self._is_third:
-            yield from self._merged(seen, heard)
+            yield from self._merged(of_frames, of_sound)
             return
-        chunks = zip_longest(_chunks(seen, rate * 2), _chunks(heard, rate * 2), fillvalue=0)
+        chunks = zip_longest(_chunks(of_frames, rate * 2), _chunks(of_sound, rate * 2), fillvalue=0)
         for frames, sounds in chunks:
             yield self.token("video") * frames
             yield self.token("audio") * sounds
 
-    def _merged(self, seen: Sequence[float], heard: Sequence[int]) -> Iterator[str]:
-        places = [(time, 0) for time in seen] + [(float(time), 1) for time in heard]
-        for _, is_sound in sorted(places):
+    def _merged(self, of_frames: Sequence[float], of_sound: Sequence[int]) -> Iterator[str]:
+        times = [(time, False) for time in of_frames] + [(float(time), True) for time in of_sound]
+        for _, is_sound in sorted(times):
             yield self.token("audio") if is_sound else self.token("video")
 
 
 def _chunks(times: Sequence[float], length: float) -> list[int]:
-    """How many of the times are in each chunk; a chunk begins where its time has come."""
+    """The number of times in each chunk; a chunk begins at the first time past its bound."""
     starts, bound = [0], length
-    for place, time in enumerate(times):
+    for index, time in enumerate(times):
         if time >= bound:
-            starts.append(place)
+            starts.append(index)
             bound += length
     return [end - start for start, end in pairwise([*starts, len(times)])]

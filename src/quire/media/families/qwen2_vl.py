@@ -72,7 +72,7 @@ class Qwen2VL(MediaFamily):
 
 
 def pixel_limits(settings: Mapping[str, Any], default: Size) -> Size:
-    """The least and the most pixels, under any of the names that they have had."""
+    """The least and the most pixels, under any of the names that folders give them."""
     size = settings.get("size")
     size = size if isinstance(size, Mapping) else {}
     least = settings.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")

@@ -108,7 +108,7 @@ def get_family(
 ) -> MediaFamily | None:
     """The family that writes media for this template and this model's folder; None takes text alone.
 
-    A named template says its family. A model's own chat template has the family of the model's type;
+    A named template names its family. For a model's own chat template it is that of the model's type;
     a type that is not known has the general family, where the folder holds a processor.
 
     Raises:
@@ -131,5 +131,5 @@ def _of_model(settings: MediaSettings) -> tuple[str, MediaTokens | None]:
     if settings.model_type in _MODEL_TYPES:
         return _MODEL_TYPES[settings.model_type]
     towers = ("vision_config", "audio_config", "vision_tower", "thinker_config")
-    sees = any(settings.model.get(tower) for tower in towers)
-    return ("General" if sees and (settings.image or settings.processor) else ""), None
+    has_tower = any(settings.model.get(tower) for tower in towers)
+    return ("General" if has_tower and (settings.image or settings.processor) else ""), None

@@ -1,4 +1,4 @@
-"""What a model's folder says of its processors, read as plain JSON."""
+"""What a model's folder says about its processors, read as plain JSON."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class MediaSettings:
 
     @cached_property
     def processor_class(self) -> str:
-        """The name of the processor's class, where the folder tells it."""
+        """The name of the processor's class, where the folder gives it."""
         for part in (self.processor, self.image):
             if isinstance(part.get("processor_class"), str):
                 return part["processor_class"]
@@ -66,14 +66,13 @@ class MediaSettings:
     @cached_property
     def vision(self) -> Mapping[str, Any]:
         """The vision tower's configuration."""
-        found = self.model.get("vision_config") or self.model.get("thinker_config", {}).get(
-            "vision_config"
-        )
-        return found if isinstance(found, Mapping) else {}
+        thinker = self.model.get("thinker_config", {})
+        config = self.model.get("vision_config") or thinker.get("vision_config")
+        return config if isinstance(config, Mapping) else {}
 
 
 def number(settings: Mapping[str, Any], name: str, default: int) -> int:
-    """A positive whole number of the settings.
+    """A positive integer of the settings.
 
     Raises:
         ConfigError: it is something else.
@@ -83,7 +82,7 @@ def number(settings: Mapping[str, Any], name: str, default: int) -> int:
         return default
     if isinstance(value, (int, float)) and value == int(value) and value > 0:
         return int(value)
-    raise ConfigError(f"{name} of the model's processor must be a whole number, not {value!r}.")
+    raise ConfigError(f"{name} of the model's processor must be a positive integer, not {value!r}.")
 
 
 def flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:

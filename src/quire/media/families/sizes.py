@@ -14,7 +14,11 @@ Size = tuple[int, int]
 
 
 def check_aspect(height: int, width: int, limit: int = 200) -> None:
-    """Raise MediaError for a strip that is more than `limit` times as long as wide."""
+    """Check that no side is more than `limit` times the other.
+
+    Raises:
+        MediaError: one is.
+    """
     if max(height, width) > limit * min(height, width):
         raise MediaError(
             f"An image or a video of {width} x {height} pixels is too long a strip for this model: "
@@ -45,7 +49,7 @@ def fit_strip(height: int, width: int, factor: int, least: int, most: int) -> Si
 def fit_clip(
     frames: int, height: int, width: int, factor: int, least: int, most: int, together: int
 ) -> Size:
-    """As `fit_pixels`, for a clip whose limits are of all its frames, `together` of which are one.
+    """As `fit_pixels`, for a clip: the limits count all frames, and `together` frames are one step.
 
     Raises:
         MediaError: one side is more than 200 times the other.
@@ -69,7 +73,7 @@ def _bounded(
     frames: int = 1,
     counted: int = 1,
 ) -> Size:
-    """The rounded size where it keeps the limits, else the size scaled to the limit that it breaks."""
+    """The rounded size where it keeps the limits, else the size scaled to the limit that it exceeds."""
     pixels = counted * rounded[0] * rounded[1]
     if pixels > most:
         shrink = math.sqrt(frames * height * width / most)
@@ -120,8 +124,8 @@ def ceil_to(value: float, factor: int) -> int:
 def sliced_grid(height: int, width: int, most: int, edge: int) -> Size | None:
     """Rows and columns of MiniCPM-V's slices; None for a picture that needs none.
 
-    About as many as there are squares of `edge` pixels in it, up to `most`, in the grid whose shape
-    is closest; of two that are as close, the one with more rows.
+    There are about as many slices as squares of `edge` pixels in the picture, up to `most`, in the
+    grid whose shape is closest; of two that are as close, the one with more rows.
     """
     wanted = min(math.ceil(width * height / (edge * edge)), most)
     if wanted <= 1:

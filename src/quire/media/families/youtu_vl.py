@@ -34,7 +34,7 @@ class YoutuVL(General):
         return self.wrap("image", self.token("image") * (rows * columns // merged))
 
     def patch_grid(self, height: int, width: int) -> Size:
-        """Rows and columns of patches: scaled down in steps of a fiftieth until there are few enough."""
+        """Rows and columns of patches, scaled down in steps of 2 % until there are few enough."""
         patch = setting(self.settings.vision, "patch_size", 16)
         side = patch * setting(self.settings.vision, "spatial_merge_size", 2)
         scale = 1.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch, LoadedAdapter, Runner
+from quire.engines.native.core.batch import Batch, LoadedAdapter, Runner
 
 Rows = tuple[Sequence[int], int, Sequence[int]]
 """One sequence of a batch: its new tokens, the position of the first, its block table."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.reference import ReferenceRunner
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.weights.decoder import load_weights

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.engines.native.batch import Runner
+from quire.engines.native.core.batch import Runner
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.memory.kv_cache import block_bytes
 from quire.engines.native.models.registry import read_spec

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media import libraries
 from quire.engines.native.media.encoder import FeatureCache, MediaEncoder, media_kinds
 from quire.engines.native.media.qwen2_vl import sampled_fps, video_pixels, vision_positions
-from quire.engines.native.placed_media import MediaFeatures
 from quire.errors import ConfigError, MediaError, ModelError, UnsupportedModelError, WeightsError
 from quire.prompt import MediaItem, Prompt
 from tests.engines.native.media.random_media_models import (

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoFeatureExtractor, AutoImageProcessor
 
+from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.engine import Engine
 from quire.engines.native.media.encoder import MediaEncoder
 from quire.media.values import Clip
 from quire.outputs import Delta

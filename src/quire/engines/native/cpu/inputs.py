@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch, LoadedAdapter
+from quire.engines.native.core.batch import Batch, LoadedAdapter
+from quire.engines.native.core.multimodal import MAX_ROPE_POSITION
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.weights.adapter import CpuAdapter
-from quire.engines.native.placed_media import MAX_ROPE_POSITION
 
 _UNSIGNED: dict[Any, Any] = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.kernels.layout import padded
 from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_weights
@@ -185,7 +185,7 @@ def attention(
 
 
 class ReferenceAdapter:
-    """An adapter as it was read. Satisfies `quire.engines.native.batch.LoadedAdapter`."""
+    """An adapter as it was read. Satisfies `quire.engines.native.core.batch.LoadedAdapter`."""
 
     def __init__(self, weights: LoraWeights) -> None:
         self.number, self.weights = weights.adapter.number, weights
@@ -235,7 +235,7 @@ def _logits(batch: Batch, x: Floats, head: Matrix) -> Floats:
 
 
 class ReferenceRunner:
-    """A decoder in NumPy. Satisfies `quire.engines.native.batch.Runner`."""
+    """A decoder in NumPy. Satisfies `quire.engines.native.core.batch.Runner`."""
 
     def __init__(
         self,

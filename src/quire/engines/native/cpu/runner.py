@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.inputs import BatchAdapters, BatchInputs, check_batch, check_shapes
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
@@ -25,7 +25,7 @@ from quire.errors import EngineClosedError
 
 
 class CpuRunner:
-    """A decoder on the CPU. Usable from any thread. Satisfies `quire.engines.native.batch.Runner`.
+    """A decoder on the CPU. Usable from any thread. Satisfies `quire.engines.native.core.batch.Runner`.
 
     A row's logits are bitwise the same whatever else is in the batch, however its prompt was cut
     into chunks, and whatever the number of threads.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.layout import num_phases, scratch_floats, tiles_needed
 from quire.engines.native.cpu.memory.arrays import aligned_zeros

@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.llava import LlavaTower
 from quire.engines.native.media.qwen2_audio import Qwen2AudioTower
 from quire.engines.native.media.qwen2_vl import Qwen2VLTower
-from quire.engines.native.placed_media import MediaFeatures
 from quire.errors import MediaError, QuireError
 from quire.media.placement import Kind, check_kind
 from quire.media.values import Medium

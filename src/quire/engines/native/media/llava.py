@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.libraries import (
     imported,
     load_weights,
@@ -21,7 +22,6 @@ from quire.engines.native.media.libraries import (
     torch,
     tower_weights,
 )
-from quire.engines.native.placed_media import MediaFeatures
 from quire.errors import UnsupportedModelError
 from quire.media.placement import Kind
 from quire.media.values import Medium, Picture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.libraries import (
     imported,
     load_weights,
@@ -16,7 +17,6 @@ from quire.engines.native.media.libraries import (
     torch,
     tower_weights,
 )
-from quire.engines.native.placed_media import MediaFeatures
 from quire.errors import MediaError
 from quire.media.placement import Kind
 from quire.media.values import Medium, Sound

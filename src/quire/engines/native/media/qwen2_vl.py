@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.engines.native.core.multimodal import MediaFeatures
 from quire.engines.native.media.libraries import (
     load_weights,
     model_module,
@@ -22,7 +23,6 @@ from quire.engines.native.media.libraries import (
     torch,
     tower_weights,
 )
-from quire.engines.native.placed_media import MediaFeatures
 from quire.media.placement import Kind
 from quire.media.values import Clip, Medium, Picture
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import Batch
+from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu import reference
 from quire.engines.native.cpu.kernels import attention, layout
 from quire.engines.native.cpu.kernels.layout import padded, scratch_floats, tiles_needed

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quire.engines.native.batch import LoadedAdapter
+from quire.engines.native.core.batch import LoadedAdapter
 from quire.engines.native.cpu import reference
 from quire.engines.native.cpu.kernels import layout, linear
 from quire.engines.native.cpu.loading import load_model

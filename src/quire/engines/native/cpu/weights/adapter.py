@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.adapters.folder import Adapter
-from quire.adapters.model_modules import ModelModules
-from quire.adapters.pairs import WEIGHTS_FILE
-from quire.adapters.tensors import Floats, LoraPair, Matrix, read_tensors
+from quire.adapters.folder import Adapter, ModelModules, read_tensors
+from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair, Matrix
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.layout import LINEARS, LORA_PANEL
 from quire.engines.native.cpu.memory.arrays import aligned_zeros

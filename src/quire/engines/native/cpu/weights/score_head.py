@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.engines.native.core.pooling import ScoreHead
 from quire.engines.native.cpu.weights.decoder import convert
-from quire.engines.native.pooling import ScoreHead
 from quire.errors import ModelError, UnsupportedModelError, WeightsError
 from quire.prompt import Prompt
 from quire.weights.hub_config import HubConfig

@@ -1,0 +1,111 @@
+"""What crosses from the scheduler to the runner in one step: plain arrays, and the runner's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.adapters.folder import Adapter
+
+NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
+
+
+class LoadedAdapter(Protocol):
+    """A LoRA adapter that a runner has made ready for its batches.
+
+    It lives as long as something refers to it: the engine that serves it, requests in flight, a batch.
+    """
+
+    number: int
+    """The number of the `Adapter` that it was loaded from, unique within the process for ever."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """The tokens of one step, prefill chunks and decodes alike, in T rows of S sequences.
+
+    Sequence `s` owns the rows `query_start[s]:query_start[s + 1]`; they are its newest tokens, at
+    consecutive positions that end at `context_lens[s] - 1`. The key and value of row `t` are written
+    to slot `slots[t]` (block id * block size + offset) before attention reads them. Row `t` of
+    sequence `s` attends to positions `0..positions[t]` through `block_tables[s]`.
+
+    It is a value: nothing changes it once it is made.
+    """
+
+    token_ids: NDArray[np.int32]  # (T,)
+    positions: NDArray[np.int32]  # (T,)
+    slots: NDArray[np.int64]  # (T,)
+    query_start: NDArray[np.int32]  # (S + 1,)
+    context_lens: NDArray[np.int32]  # (S,) tokens in the KV cache once this step has run
+    block_tables: NDArray[np.int32]  # (S, B) block ids in order, padded with 0
+    logits_rows: NDArray[np.int32]  # (L,) rows whose logits are wanted
+    adapters: Sequence[LoadedAdapter | None] | None = None  # (S,); None where no sequence has one
+    hidden_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
+    """(H,) rows whose hidden states are wanted, after the last norm."""
+    embeds: NDArray[np.float32] | None = None
+    """(M, hidden_size): what rows have instead of their token's embedding; None where none has."""
+    embed_rows: NDArray[np.int32] = field(default_factory=lambda: NO_ROWS)
+    """(M,) the rows that have `embeds`, each once."""
+    rope_positions: NDArray[np.int32] | None = None
+    """(3, T) rotary positions in time, height and width, for M-RoPE; None: `positions`."""
+    num_rows: int = field(init=False)
+    """T"""
+    num_sequences: int = field(init=False)
+    """S"""
+    has_media: bool = field(init=False)
+    """Whether some row has an embedding or a rotary position of its own."""
+
+    def __post_init__(self) -> None:
+        self.num_rows = len(self.token_ids)
+        self.num_sequences = len(self.context_lens)
+        self.has_media = (
+            self.embeds is not None or len(self.embed_rows) > 0 or self.rope_positions is not None
+        )
+
+
+class Runner(Protocol):
+    """A model and its KV cache on one device."""
+
+    block_size: int
+    num_blocks: int
+    vocab_size: int
+    max_model_len: int
+    hidden_size: int
+    uses_mrope: bool
+    """Whether rows have M-RoPE positions: `Batch.rope_positions`."""
+    weights_bytes: int
+    kv_cache_bytes: int
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Run the model over one batch. Returns logits (L, vocab_size), valid until the next
+        call; the caller may change them."""
+        ...
+
+    def load_adapter(self, adapter: Adapter) -> LoadedAdapter:
+        """Read an adapter for batches to come, from any thread, while batches run.
+
+        Raises:
+            AdapterError: it does not fit the model, or changes nothing.
+            OutOfMemoryError: it does not fit into memory.
+        """
+        ...
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """The hidden states (H, hidden_size) of the last batch's `hidden_rows`, as `run` left them.
+
+        They have passed the last norm; valid until the next call of `run`.
+        """
+        ...
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
+        ...
+
+    def close(self) -> None:
+        """Free the weights and the cache, and end the threads."""
+        ...

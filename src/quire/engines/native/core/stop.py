@@ -1,0 +1,198 @@
+"""When a completion ends, and what of its text may be shown until then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from quire.constraints.matcher import Matcher
+from quire.engines.native.core.detokenizer import Detokenizer
+from quire.outputs import FinishReason
+from quire.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Why a completion ends."""
+
+    reason: FinishReason
+    stop_reason: str | int | None = None
+    error: str | None = None
+
+
+_STOP = Finish("stop")
+_LENGTH = Finish("length")
+
+
+class StopChecker:
+    """Reads the tokens of one completion: the text that may be shown, and whether it ends.
+
+    Invariant: the texts that `check` returns are together the completion's text or, where a stop
+    string ends it, the text before that string. A stop token has no text. Where the request wants
+    the whole answer at once and has no stop string, the tokens are decoded at the end, all at once.
+    """
+
+    __slots__ = (
+        "_detokenizer",
+        "_matcher",
+        "_params",
+        "_stop_strings",
+        "_stop_tokens",
+        "_undecoded",
+    )
+
+    def __init__(
+        self, params: SamplingParams, detokenizer: Detokenizer, matcher: Matcher | None
+    ) -> None:
+        self._params = params
+        self._detokenizer = detokenizer
+        self._matcher = matcher
+        self._stop_strings = StopStrings(params.stop) if params.stop else None
+        eos = () if params.ignore_eos else params.eos_token_ids
+        self._stop_tokens = frozenset((*params.stop_token_ids, *eos))
+        self._undecoded: list[int] | None = None if params.streamed or params.stop else []
+
+    def check(self, token: int, num_outputs: int) -> tuple[str, Finish | None]:
+        """Read the newest token, the `num_outputs`-th. The finish is None where it goes on.
+
+        Before `min_tokens`, neither stop tokens nor stop strings end a completion; max_tokens and
+        a grammar after which nothing can follow do.
+        """
+        params = self._params
+        armed = num_outputs >= params.min_tokens
+        if armed and token in self._stop_tokens:
+            # EOS is the usual end and no stop_reason, unless it is also given as a stop token.
+            named = token in params.stop_token_ids
+            return self._flush(), Finish("stop", token) if named else _STOP
+        if self._undecoded is None:
+            text = self._detokenizer.add(token)
+        else:
+            self._undecoded.append(token)
+            text = ""
+        stops = self._stop_strings
+        if stops is not None:
+            text = stops.add(text, armed=armed)
+            if stops.match is not None:
+                return text, Finish("stop", stops.match)
+        finish = None if self._matcher is None else _follow_grammar(self._matcher, token)
+        if finish is None:
+            if num_outputs < params.max_tokens:
+                return text, None
+            finish = _LENGTH
+        text += self._flush()
+        # What was held back may complete a stop string, which then is the reason.
+        if stops is not None and stops.match is not None:
+            finish = Finish("stop", stops.match)
+        return text, finish
+
+    def _flush(self) -> str:
+        """Return what was held back; the completion has ended."""
+        if self._undecoded is not None:
+            return self._detokenizer.read(self._undecoded)
+        text = self._detokenizer.flush()
+        if self._stop_strings is None:
+            return text
+        return self._stop_strings.add(text) + self._stop_strings.flush()
+
+
+def _follow_grammar(matcher: Matcher, token: int) -> Finish | None:
+    """Give the grammar a token. Where nothing may follow it ends, even before `min_tokens`."""
+    matcher.accept(token)
+    if matcher.error is not None:
+        return Finish("error", error=f"response_format: {matcher.error}")
+    return _STOP if matcher.is_complete else None
+
+
+class StopStrings:
+    """Finds stop strings in a stream of text and holds back what could become one.
+
+    Invariant: the text returned by all `add` calls and `flush` is the whole text, or, where a stop
+    string was found, the text before it. The first to be complete counts, and of several that end
+    together the longest, so the result does not depend on how tokens cut the text. Each character
+    is looked at once for each stop string, however long these are.
+    """
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._automata = [_Automaton(string) for string in dict.fromkeys(strings)]
+        self._matched = [0] * len(self._automata)  # how much of each string the text ends with
+        self._held = ""
+        self.match: str | None = None
+        """The stop string that was found; nothing may be added after it."""
+
+    def add(self, text: str, *, armed: bool = True) -> str:
+        """Take more text and return what may be shown. Nothing is found while not `armed`."""
+        if not self._automata:
+            return text
+        end = self._scan(text, armed)
+        buffer = self._held + text
+        if self.match is not None:
+            cut = len(self._held) + end - len(self.match)
+            self._held = ""
+            return buffer[:cut]
+        cut = len(buffer) - max(self._matched)
+        self._held = buffer[cut:]
+        return buffer[:cut]
+
+    def flush(self) -> str:
+        """Return the text held back; the stream has ended without a stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _scan(self, text: str, armed: bool) -> int:
+        """Read the text and return the length read when a stop string was found, or all of it."""
+        first_end = len(text)
+        for index, automaton in enumerate(self._automata):
+            matched = self._matched[index]
+            if not matched and automaton.first not in text:
+                continue
+            full = len(automaton.pattern)
+            for position in range(len(text)):
+                matched = automaton.advance(matched, text[position])
+                if matched < full:
+                    continue
+                if armed:
+                    first_end = self._prefer(automaton.pattern, position + 1, first_end)
+                    break
+                matched = automaton.border  # its end may be the beginning of one that counts
+            self._matched[index] = matched
+        return first_end
+
+    def _prefer(self, pattern: str, end: int, first_end: int) -> int:
+        better = self.match is None or (-end, len(pattern)) > (-first_end, len(self.match))
+        if better:
+            self.match = pattern
+            return end
+        return first_end
+
+
+class _Automaton:
+    """Knuth, Morris and Pratt's automaton of one string: each character is read once."""
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.first = pattern[0]
+        self._borders = _borders(pattern)
+        self.border = self._borders[-1]
+
+    def advance(self, matched: int, character: str) -> int:
+        """Return how much of the pattern the text ends with after one more character.
+
+        `matched`, how much it ended with before, is less than the whole pattern.
+        """
+        pattern, borders = self.pattern, self._borders
+        while matched and pattern[matched] != character:
+            matched = borders[matched]
+        return matched + 1 if pattern[matched] == character else 0
+
+
+def _borders(pattern: str) -> list[int]:
+    """Return, for each prefix length, the longest proper prefix that is also its suffix."""
+    borders = [0, 0]
+    length = 0
+    for character in pattern[1:]:
+        while length and pattern[length] != character:
+            length = borders[length]
+        if pattern[length] == character:
+            length += 1
+        borders.append(length)
+    return borders
