@@ -1,31 +1,31 @@
-"""The whole error tree.
+"""All errors that quire raises on purpose.
 
 QuireError
 ├── ConfigError (ValueError)            the arguments are wrong, before anything is loaded
-│   └── UnknownArgumentError            a key that nobody knows; names the nearest known one
+│   └── UnknownArgumentError            an unknown key; its text names the nearest known one
 ├── ModelError                          the model's folder cannot be used
 │   ├── ModelNotFoundError              no such folder, or a file of it is missing
 │   ├── UnsupportedModelError           an architecture or a format that this engine does not run
 │   ├── WeightsError                    weights truncated, of a wrong shape, or in an unsafe format
 │   └── AdapterError                    a LoRA adapter that does not fit, or changes nothing
-├── RequestError (ValueError)           one request is wrong; the engine lives on
+├── RequestError (ValueError)           one request is wrong; the engine goes on
 │   ├── MessageError                    empty conversation, unknown role, roles out of order
 │   ├── TemplateError                   the conversation cannot be rendered with this template
 │   ├── ToolError                       the list of tools cannot be read
-│   ├── SamplingError                   an option out of its range
-│   ├── UnsupportedOptionError          an option that this engine cannot honour
+│   ├── SamplingError                   an option is out of its range
+│   ├── UnsupportedOptionError          this engine cannot honour an option
 │   ├── UnknownAdapterError             the request names an adapter that is not served
 │   ├── PromptTooLongError              the prompt leaves no room in the context
-│   └── MediaError                      an image, a video or a sound that cannot be used
-└── EngineError (RuntimeError)          the engine could not do it
+│   └── MediaError                      an image, a video or a sound cannot be used
+└── EngineError (RuntimeError)          the engine failed at a request, or cannot serve any
     ├── EngineClosedError               the engine was closed
     ├── EngineStartError                the engine did not start
     ├── EngineDeadError                 the engine has failed for good
     ├── GenerationError                 a fault in a step ended this request
     ├── OutOfMemoryError                not enough KV memory, even for one sequence
-    └── RequestTimeoutError             the request's own time limit passed
+    └── RequestTimeoutError             the request's own time limit has passed
 
-A `RequestError` harms that request alone. Texts say what is wrong and what to do.
+A `RequestError` affects no other request. Each error's text says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from collections.abc import Iterable
 
 
 class QuireError(Exception):
-    """The root of everything that quire raises on purpose."""
+    """The base class of all errors that quire raises on purpose."""
 
 
 class ConfigError(QuireError, ValueError):
@@ -43,7 +43,7 @@ class ConfigError(QuireError, ValueError):
 
 
 class UnknownArgumentError(ConfigError):
-    """A key that nobody knows."""
+    """An argument has an unknown name."""
 
 
 class ModelError(QuireError):
@@ -55,23 +55,23 @@ class ModelNotFoundError(ModelError):
 
 
 class UnsupportedModelError(ModelError):
-    """An architecture, or a format, that this engine does not run."""
+    """This engine does not run the model's architecture, or its weights' format."""
 
 
 class WeightsError(ModelError):
-    """Weights that are truncated, of a wrong shape, or in an unsafe format."""
+    """Weights are truncated, of a wrong shape, or in an unsafe format."""
 
 
 class AdapterError(ModelError):
-    """A LoRA adapter that does not fit the model, changes nothing, or is in an unsafe format."""
+    """A LoRA adapter does not fit the model, changes nothing, or is in an unsafe format."""
 
 
 class RequestError(QuireError, ValueError):
-    """One request is wrong; the engine lives on."""
+    """One request is wrong; the engine goes on."""
 
 
 class MessageError(RequestError):
-    """Messages that form no conversation."""
+    """The messages form no conversation."""
 
 
 class TemplateError(RequestError):
@@ -87,7 +87,7 @@ class SamplingError(RequestError):
 
 
 class UnsupportedOptionError(RequestError):
-    """An option that this engine cannot honour."""
+    """This engine cannot honour an option."""
 
 
 class UnknownAdapterError(RequestError):
@@ -99,11 +99,11 @@ class PromptTooLongError(RequestError):
 
 
 class MediaError(RequestError):
-    """An image, a video or a sound that cannot be used."""
+    """An image, a video or a sound cannot be used."""
 
 
 class EngineError(QuireError, RuntimeError):
-    """The engine could not do it."""
+    """The engine failed at a request, or cannot serve any."""
 
 
 class EngineClosedError(EngineError):
@@ -127,7 +127,7 @@ class OutOfMemoryError(EngineError):
 
 
 class RequestTimeoutError(EngineError):
-    """The request's own time limit passed."""
+    """The request's own time limit has passed."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -137,5 +137,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def sentence(text: str) -> str:
-    """`text` with a full stop where it has no end of its own."""
+    """Return `text` with a full stop, unless it ends with one or with a question mark."""
     return text if text.endswith((".", "?")) else f"{text}."

@@ -1,4 +1,4 @@
-"""Messages: pure, comparable values. Both LLaMA-Factory's and OpenAI's forms are read into them.
+"""Messages as pure, comparable values, read from LLaMA-Factory's or OpenAI's form.
 
 The caller's own dictionaries are never changed.
 """
@@ -33,7 +33,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Text that a media family wrote in a medium's place: control tokens in it are meant."""
+    """Text that a media family writes in place of a medium. Its control tokens are real ones."""
 
     text: str
 
@@ -43,7 +43,7 @@ Part: TypeAlias = Text | Media | Control
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call of a tool: its name, and its arguments as JSON text exactly as they were written."""
+    """One call of a tool; `arguments` is JSON text exactly as the model or the caller wrote it."""
 
     name: str
     arguments: str
@@ -52,10 +52,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn.
+    """One turn of a conversation.
 
-    `reasoning` is the assistant's thought where it was given apart from the answer; a thought
-    inside the text stays there, and the template deals with it.
+    `reasoning` is the assistant's thought, if the caller gave it apart from the answer. A thought
+    inside the text stays there, and the template finds it.
     """
 
     role: Role
@@ -72,21 +72,24 @@ class Message:
 
     @property
     def has_control(self) -> bool:
-        """Whether a media family has written into it."""
+        """Whether a media family has written into the message."""
         return any(isinstance(part, Control) for part in self.parts)
 
     @property
     def media(self) -> tuple[Media, ...]:
+        """All media parts, in order."""
         return tuple(part for part in self.parts if isinstance(part, Media))
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a template renders: the turns without the system message, which stands apart.
+    """What a template renders.
 
-    `tools` holds the tools as dictionaries, each `{"name", "description", "parameters"}` or
-    `{"type": "function", "function": {...}}`, just as the caller wrote them. `system` is None
-    where none was given: the template's default then holds.
+    Attributes:
+        messages: the turns, without the system message at their start.
+        system: the system message; None takes the template's default.
+        tools: the tools as the caller wrote them, each `{"name", "description", "parameters"}` or
+            `{"type": "function", "function": {...}}`.
     """
 
     messages: tuple[Message, ...]
@@ -138,9 +141,9 @@ def read_conversation(
 ) -> Conversation:
     """Read a conversation from the caller's messages, in either form.
 
-    System messages in front are taken out and become `system`, unless `system` is given, which
-    wins. Results of tools follow the assistant's calls, and the last turn is not the assistant's.
-    Whether turns must alternate is the template's affair: see `check_alternation`.
+    System messages at the start become `system`, unless that is given. Tool results must follow the
+    assistant's calls, and the last turn must not be the assistant's. Whether turns must alternate
+    depends on the template: see `check_alternation`.
 
     Raises:
         MessageError: the messages form no conversation.
@@ -148,7 +151,7 @@ def read_conversation(
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise MessageError('messages must be a list of {"role": ..., "content": ...}.')
-    turns = [read_message(message, place) for place, message in enumerate(messages)]
+    turns = [read_message(message, index) for index, message in enumerate(messages)]
     given: list[str] = []
     while turns and turns[0].role == "system":
         first = turns.pop(0)
@@ -162,7 +165,11 @@ def read_conversation(
 
 
 def read_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> tuple[dict[str, Any], ...]:
-    """Read the tools, a JSON string or a list, kept as they were written; names are checked."""
+    """Read the tools from JSON text or a list. They are kept as written; only names are checked.
+
+    Raises:
+        ToolError: this is no list of tools, or a tool has no name.
+    """
     if tools is None or tools == "":
         return ()
     if isinstance(tools, str):
@@ -174,94 +181,102 @@ def read_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> tuple[dict[st
         tools = [tools]
     if not isinstance(tools, Sequence) or isinstance(tools, (str, bytes)):
         raise ToolError("tools must be a list of tools, or JSON text of one.")
-    for place, tool in enumerate(tools):
+    for index, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not name:
-            raise ToolError(f"tools[{place}] has no name.")
+            raise ToolError(f"tools[{index}] has no name.")
     return tuple(dict(tool) for tool in tools)
 
 
-def read_message(message: Mapping[str, Any] | Message, place: int = 0) -> Message:
-    """Read one message. `place` is its position, for the error's text."""
+def read_message(message: Mapping[str, Any] | Message, index: int = 0) -> Message:
+    """Read one message.
+
+    Args:
+        message: in LLaMA-Factory's or OpenAI's form, or read already.
+        index: its index among the messages, for the error's text.
+
+    Raises:
+        MessageError: this is no message.
+    """
     if isinstance(message, Message):
         return message
     if not isinstance(message, Mapping):
-        raise MessageError(f"messages[{place}] is a {type(message).__name__}, not a dictionary.")
+        raise MessageError(f"messages[{index}] is a {type(message).__name__}, not a dictionary.")
     for key in message:
         if key not in _MESSAGE_KEYS:
             raise MessageError(
-                f"messages[{place}] has an unknown key {key!r}{nearest(str(key), _MESSAGE_KEYS)}"
+                f"messages[{index}] has an unknown key {key!r}{nearest(str(key), _MESSAGE_KEYS)}"
             )
     name = message.get("role")
     role = _ROLES.get(name) if isinstance(name, str) else None
     if role is None:
         known = ", ".join(_ROLES)
-        raise MessageError(f"messages[{place}] has the role {name!r}; known are {known}.")
-    calls = _read_calls(message, place) if role == "assistant" else ()
+        raise MessageError(f"messages[{index}] has the role {name!r}; known are {known}.")
+    calls = _read_calls(message, index) if role == "assistant" else ()
     parts = (
-        () if name in ("function", "function_call") else _read_parts(message.get("content"), place)
+        () if name in ("function", "function_call") else _read_parts(message.get("content"), index)
     )
     if name in ("function", "function_call"):
-        parts, calls = _read_function(message.get("content"), place)
+        parts, calls = _read_function(message.get("content"), index)
     return Message(
         role=role,
         parts=parts,
         tool_calls=calls,
-        reasoning=_optional_text(message, "reasoning_content", place)
-        or _optional_text(message, "reasoning", place),
-        tool_call_id=_optional_text(message, "tool_call_id", place),
-        name=_optional_text(message, "name", place),
+        reasoning=_optional_text(message, "reasoning_content", index)
+        or _optional_text(message, "reasoning", index),
+        tool_call_id=_optional_text(message, "tool_call_id", index),
+        name=_optional_text(message, "name", index),
     )
 
 
-def _optional_text(message: Mapping[str, Any], key: str, place: int) -> str | None:
+def _optional_text(message: Mapping[str, Any], key: str, index: int) -> str | None:
     value = message.get(key)
     if value is not None and not isinstance(value, str):
-        raise MessageError(f"messages[{place}][{key!r}] must be a string.")
+        raise MessageError(f"messages[{index}][{key!r}] must be a string.")
     return value
 
 
-def _read_parts(content: Any, place: int) -> tuple[Part, ...]:
+def _read_parts(content: Any, index: int) -> tuple[Part, ...]:
     if content is None:
         return ()
     if isinstance(content, str):
-        return (Text(_checked(content, place)),) if content else ()
+        return (Text(_checked(content, index)),) if content else ()
     if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
-        raise MessageError(f"messages[{place}]['content'] must be a string or a list of parts.")
-    return tuple(_read_part(part, place) for part in content)
+        raise MessageError(f"messages[{index}]['content'] must be a string or a list of parts.")
+    return tuple(_read_part(part, index) for part in content)
 
 
-def _checked(text: str, place: int) -> str:
+def _checked(text: str, index: int) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise MessageError(
-            f"messages[{place}] holds a lone surrogate at character {error.start}: not valid Unicode text."
+            f"messages[{index}] holds a lone surrogate at character {error.start}: not valid Unicode text."
         ) from None
     return text
 
 
-def _read_part(part: Any, place: int) -> Part:
+def _read_part(part: Any, index: int) -> Part:
     if isinstance(part, (Text, Media)):
         return part
     if isinstance(part, str):
-        return Text(_checked(part, place))
+        return Text(_checked(part, index))
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
-        return Text(_checked(part["text"], place), literal=part.get("literal") is True)
+        return Text(_checked(part["text"], index), literal=part.get("literal") is True)
     if kind in _MEDIA_PARTS:
         source = _media_source(part.get(kind, part.get("source")))
         if source is not None:
             return Media(_MEDIA_PARTS[str(kind)], source)
     known = ", ".join(["text", *_MEDIA_PARTS])
-    raise MessageError(f"messages[{place}] has a part of type {kind!r}; known are {known}.")
+    raise MessageError(f"messages[{index}] has a part of type {kind!r}; known are {known}.")
 
 
 def _media_source(source: Any) -> Any:
-    """What a media part holds: OpenAI's `{"url"}`, or its `{"data", "format"}`, as a data URL.
+    """The source of a media part: the URL of OpenAI's `{"url"}`, its `{"data"}` as a data URL.
 
-    Dictionaries of other forms (bytes, path, frames, a waveform) are the media loader's to read.
+    The media loader reads dictionaries of other forms (bytes, path, frames, a waveform).
     """
     if not isinstance(source, Mapping) or _LOADED_FORMS & source.keys():
         return source
@@ -271,13 +286,13 @@ def _media_source(source: Any) -> Any:
     return f"data:;base64,{data}"
 
 
-def _read_function(content: Any, place: int) -> tuple[tuple[Part, ...], tuple[ToolCall, ...]]:
-    """Read LLaMA-Factory's `function` turn: JSON of one call or a list, text around it kept."""
+def _read_function(content: Any, index: int) -> tuple[tuple[Part, ...], tuple[ToolCall, ...]]:
+    """Read LLaMA-Factory's `function` turn: JSON of one call or a list of them, after any text."""
     if not isinstance(content, str):
-        raise MessageError(f"messages[{place}]: a function turn's content must be JSON text.")
-    before, found = _cut_json(content)
+        raise MessageError(f"messages[{index}]: a function turn's content must be JSON text.")
+    before, calls_json = _cut_json(content)
     try:
-        calls = json.loads(found)
+        calls = json.loads(calls_json)
         calls = calls if isinstance(calls, list) else [calls]
         read = tuple(
             ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False))
@@ -285,14 +300,17 @@ def _read_function(content: Any, place: int) -> tuple[tuple[Part, ...], tuple[To
         )
     except (ValueError, KeyError, TypeError):
         raise MessageError(
-            f"messages[{place}]: a function turn needs JSON with name and arguments, "
+            f"messages[{index}]: a function turn needs JSON with name and arguments, "
             f"not {content[:80]!r}."
         ) from None
-    return ((Text(_checked(before, place)),) if before else ()), read
+    return ((Text(_checked(before, index)),) if before else ()), read
 
 
 def _cut_json(content: str) -> tuple[str, str]:
-    """Split a thought, or text with `<tool_call>` tags, from the JSON of the calls."""
+    """Split the content into the text, such as a thought, and the JSON of the calls.
+
+    The JSON is what stands between `<tool_call>` tags, or follows the thought.
+    """
     start, end = content.find("<tool_call>"), content.find("</tool_call>")
     if 0 <= start < end:
         inside = content[start + len("<tool_call>") : end]
@@ -305,13 +323,13 @@ def _cut_json(content: str) -> tuple[str, str]:
     return "", content
 
 
-def _read_calls(message: Mapping[str, Any], place: int) -> tuple[ToolCall, ...]:
+def _read_calls(message: Mapping[str, Any], index: int) -> tuple[ToolCall, ...]:
     calls = message.get("tool_calls") or ()
     try:
         return tuple(_read_call(call) for call in calls)
     except (KeyError, TypeError, AttributeError):
         raise MessageError(
-            f"messages[{place}]['tool_calls'] must be a list of "
+            f"messages[{index}]['tool_calls'] must be a list of "
             '{"function": {"name": ..., "arguments": ...}}.'
         ) from None
 
@@ -343,13 +361,16 @@ def _check_order(turns: Sequence[Message]) -> None:
 
 
 def check_alternation(conversation: Conversation, template: str) -> None:
-    """Check what a format in pairs needs: user or tool results, then assistant, and so on.
+    """Check that the user's turns (or tool results) and the assistant's alternate.
+
+    Args:
+        template: the name of the template that requires it, for the error's text.
 
     Raises:
-        MessageError: the turns are not in this order; `template` is the name of the one that asks.
+        MessageError: the turns are not in this order.
     """
     previous: Role = "assistant"
-    for place, turn in enumerate(conversation.messages):
+    for index, turn in enumerate(conversation.messages):
         if turn.role == "system":
             reason = "a system message must come first"
         elif (turn.role == "assistant") != (previous == "assistant"):
@@ -357,9 +378,9 @@ def check_alternation(conversation: Conversation, template: str) -> None:
             continue
         elif turn.role == previous == "tool":
             continue
-        elif place:
+        elif index:
             reason = (
-                f"turn {place} is {turn.role!r} after {previous!r}, and user turns and assistant "
+                f"turn {index} is {turn.role!r} after {previous!r}, and user turns and assistant "
                 "turns alternate"
             )
         else:

@@ -1,9 +1,9 @@
-"""The one table of what a request may ask for: `OPTIONS`.
+"""The table of all request options: `OPTIONS`.
 
-Each option says here its name, type and range, its default, its meaning, where a value may come from,
-the field of `SamplingParams` that it becomes, and its names on each wire. The merge of all sources
-(`sampling.OptionResolver`), the fields of the server's APIs, what is sent to vLLM and to remote
-servers, completion in the shell and the page of documentation follow from it.
+Each entry has the option's name, type and range, its default, its meaning, the sources that may set
+it, the field of `SamplingParams` that it becomes, and its name in each API. Derived from the table are
+the merge of all sources (`sampling.OptionResolver`), the fields of the server's APIs, what is sent to
+vLLM and to remote servers, shell completion, and the page of documentation.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ MAX_COMPLETIONS = 128
 MAX_LOGPROBS = 64
 
 Wire: TypeAlias = Literal["openai", "responses", "anthropic", "vllm"]
-"""An API's form of options: chat and text completions, Responses, Messages; and what vLLM takes, in
-this process and over HTTP."""
+"""An API with names of its own for options: OpenAI's chat and text completions, OpenAI's Responses,
+Anthropic's Messages, and vLLM's, in this process and over HTTP."""
 
 # --- types -------------------------------------------------------------------------------------------
 
 
 class OptionType(Protocol):
-    """What values an option takes."""
+    """The type and range of an option's values."""
 
     def read(self, name: str, value: Any) -> Any:
-        """The value of the option `name`, checked and in its final form.
+        """Check and convert a value of the option `name`.
 
         Raises:
-            SamplingError: it is of a wrong type, or out of its range.
+            SamplingError: the value is of a wrong type or out of its range.
         """
         ...
 
@@ -50,7 +50,7 @@ class OptionType(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number between two bounds, which it may reach; above `low` where that is `exclusive`."""
+    """A number from `low` to `high`, both included, but for `low` where that is `exclusive`."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -80,7 +80,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Integer:
-    """An integer of at least `low` and at most `high`."""
+    """An integer from `low` to `high`, both included."""
 
     low: int
     high: int | None = None
@@ -124,8 +124,8 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """Text that is not empty, of at most `longest` characters."""
+class String:
+    """A string that is not empty, of at most `longest` characters."""
 
     longest: int | None = None
 
@@ -146,8 +146,8 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """One text or a list of texts, none of them empty, each of at most `longest` characters."""
+class Strings:
+    """One string or a list of strings, none of them empty, each of at most `longest` characters."""
 
     longest: int | None = None
 
@@ -163,7 +163,7 @@ class Texts:
 
     @property
     def schema(self) -> dict[str, Any]:
-        text = Text(self.longest).schema
+        text = String(self.longest).schema
         return {"anyOf": [text, {"type": "array", "items": text}]}
 
     def __str__(self) -> str:
@@ -189,7 +189,7 @@ class TokenIds:
 
 @dataclass(frozen=True, slots=True)
 class TokenBias:
-    """Numbers from -100 to 100 by token id; the ids may be written as text, as JSON has it."""
+    """Numbers from -100 to 100 by token id; the ids may be strings, as JSON requires of keys."""
 
     def read(self, name: str, value: Any) -> Mapping[int, float]:
         if not isinstance(value, Mapping):
@@ -219,7 +219,7 @@ class TokenBias:
 
 @dataclass(frozen=True, slots=True)
 class Alternatives:
-    """How many of the likeliest tokens to name; true means one, false none at all."""
+    """A number of most likely tokens; true means 1, false no log-probabilities at all."""
 
     def read(self, name: str, value: Any) -> int | None:
         if isinstance(value, bool):
@@ -251,7 +251,7 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class OnlyValue:
-    """A number of which a single value is honoured; `reason` says why others are not."""
+    """A number of which only one value is supported; `reason` is the error text for others."""
 
     value: float
     reason: str
@@ -286,17 +286,17 @@ _NO_TYPES: Mapping[Wire, OptionType] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One thing that a request may ask for.
+    """One request option.
 
     Attributes:
-        default: what holds where nobody gives a value; for `GeneratingArguments`' fields these are
+        default: its value where no source sets it. The defaults of `GeneratingArguments`' fields are
             LLaMA-Factory's.
         param: the field of `SamplingParams` that it sets; None where it is read elsewhere.
-        wires: its name on each wire that has it.
-        from_model: whether the model's `generation_config.json` may give it.
-        most: the highest value that an engine takes, where that is less than the type's own.
-        wire_types: a narrower type on single wires.
-        template: whether it is for the chat template or the engine, and not for sampling.
+        wires: its name in each API that has it.
+        from_model: whether the model's `generation_config.json` may set it.
+        most: an engine's highest value, where that is lower than the type's.
+        wire_types: an API's type, where that is narrower.
+        template: whether it is for the chat template or the engine rather than for sampling.
     """
 
     name: str
@@ -314,7 +314,7 @@ class Option:
 def _named(
     name: str, *wires: Wire, responses: str | None = None, anthropic: str | None = None
 ) -> dict[Wire, str]:
-    """`name` on each of these wires, and names of their own on the two others."""
+    """`name` in each of these APIs, and other names in the last two."""
     named: dict[Wire, str] = dict.fromkeys(wires, name)
     if responses is not None:
         named["responses"] = responses
@@ -328,7 +328,7 @@ OPTIONS: tuple[Option, ...] = (
         "do_sample",
         Flag(),
         True,
-        "Whether tokens are drawn; false takes the likeliest one each time.",
+        "Whether tokens are sampled; false takes the most likely one each time.",
         wires=_named("do_sample", "openai"),
         from_model=True,
     ),
@@ -336,7 +336,7 @@ OPTIONS: tuple[Option, ...] = (
         "temperature",
         Number(0, 100),
         0.95,
-        "Divides the logits before a draw: below 1 the likely become likelier. 0 is greedy.",
+        "Divides the logits before sampling; below 1 the most likely tokens gain. 0 is greedy.",
         "temperature",
         _named("temperature", "openai", "responses", "anthropic", "vllm"),
         from_model=True,
@@ -347,8 +347,8 @@ OPTIONS: tuple[Option, ...] = (
         "top_p",
         Number(0, 1),
         0.7,
-        "Draws from the likeliest tokens that together have this probability. 0 means unset, 1.0; on "
-        "the OpenAI and Anthropic APIs it is greedy, as there.",
+        "Samples from the most likely tokens that together have this probability. 0 means unset, 1.0; "
+        "on the OpenAI and Anthropic APIs it is greedy, as there.",
         "top_p",
         _named("top_p", "openai", "responses", "anthropic", "vllm"),
         from_model=True,
@@ -357,7 +357,7 @@ OPTIONS: tuple[Option, ...] = (
         "top_k",
         Integer(-1),
         50,
-        "Draws from so many of the likeliest tokens. 0 and -1 mean all.",
+        "Samples from this many of the most likely tokens. 0 and -1 mean all.",
         "top_k",
         _named("top_k", "openai", "anthropic", "vllm"),
         from_model=True,
@@ -366,7 +366,7 @@ OPTIONS: tuple[Option, ...] = (
         "min_p",
         Number(0, 1),
         0.0,
-        "Leaves out tokens that are less likely than this part of the likeliest one.",
+        "Leaves out tokens whose probability is below this fraction of the most likely one's.",
         "min_p",
         _named("min_p", "openai", "vllm"),
         from_model=True,
@@ -375,7 +375,7 @@ OPTIONS: tuple[Option, ...] = (
         "max_new_tokens",
         Integer(1),
         1024,
-        "The most tokens of an answer; always cut to what fits the context.",
+        "Most tokens of an answer; always cut to what the context leaves.",
         "max_tokens",
         _named("max_tokens", "openai", "anthropic", "vllm", responses="max_output_tokens"),
     ),
@@ -383,13 +383,13 @@ OPTIONS: tuple[Option, ...] = (
         "max_length",
         Integer(1),
         1024,
-        "The most tokens of prompt and answer together, where `max_new_tokens` is not given.",
+        "Most tokens of prompt and answer together, where `max_new_tokens` is not given.",
     ),
     Option(
         "min_tokens",
         Integer(0),
         0,
-        "Neither EOS, nor a stop token, nor a stop string ends an answer before so many tokens.",
+        "Neither EOS, nor a stop token, nor a stop string ends an answer before this many tokens.",
         "min_tokens",
         _named("min_tokens", "openai", "vllm"),
     ),
@@ -397,7 +397,7 @@ OPTIONS: tuple[Option, ...] = (
         "n",
         Integer(1, MAX_COMPLETIONS),
         1,
-        "How many completions of one prompt.",
+        "Number of completions of one prompt.",
         "n",
         _named("n", "openai", "vllm"),
     ),
@@ -405,31 +405,31 @@ OPTIONS: tuple[Option, ...] = (
         "num_return_sequences",
         Integer(1, MAX_COMPLETIONS),
         1,
-        "The same as `n`, under the name that transformers and LLaMA-Factory have for it.",
+        "The same as `n`, under its name in transformers and LLaMA-Factory.",
         "n",
     ),
     Option(
         "seed",
         Integer(-(2**63), 2**64 - 1),
         None,
-        "The seed of the draws: with it, the same request has the same answer.",
+        "The seed of sampling: with it, the same request gets the same answer.",
         "seed",
         _named("seed", "openai", "vllm"),
     ),
     Option(
         "stop",
-        Texts(),
+        Strings(),
         (),
-        "Texts that end an answer; they are not part of it.",
+        "Strings that end an answer; they are not part of it.",
         "stop",
         _named("stop", "openai", "vllm", anthropic="stop_sequences"),
-        wire_types={"openai": Texts(longest=1000), "anthropic": Texts(longest=1000)},
+        wire_types={"openai": Strings(longest=1000), "anthropic": Strings(longest=1000)},
     ),
     Option(
         "stop_token_ids",
         TokenIds(),
         (),
-        "Tokens that end an answer, beside those of the model and its template.",
+        "Tokens that end an answer, in addition to those of the model and its template.",
         "stop_token_ids",
         _named("stop_token_ids", "openai", "vllm"),
     ),
@@ -437,7 +437,7 @@ OPTIONS: tuple[Option, ...] = (
         "ignore_eos",
         Flag(),
         False,
-        "Whether the model's EOS ends nothing.",
+        "Whether an answer goes on after the model's EOS.",
         "ignore_eos",
         _named("ignore_eos", "openai", "vllm"),
     ),
@@ -445,8 +445,8 @@ OPTIONS: tuple[Option, ...] = (
         "repetition_penalty",
         Number(0, 100),
         1.0,
-        "Divides positive logits, and multiplies negative ones, of tokens that stand in prompt or "
-        "answer (Keskar et al., 2019). 0 means unset, 1.0.",
+        "Divides positive logits, and multiplies negative ones, of tokens in the prompt or the answer "
+        "(Keskar et al., 2019). 0 means unset, 1.0.",
         "repetition_penalty",
         _named("repetition_penalty", "openai", "vllm"),
         from_model=True,
@@ -455,7 +455,7 @@ OPTIONS: tuple[Option, ...] = (
         "presence_penalty",
         Number(-2, 2),
         0.0,
-        "Taken off the logits of tokens that stand in the answer.",
+        "Subtracted from the logits of tokens that are in the answer.",
         "presence_penalty",
         _named("presence_penalty", "openai", "vllm"),
     ),
@@ -463,7 +463,7 @@ OPTIONS: tuple[Option, ...] = (
         "frequency_penalty",
         Number(-2, 2),
         0.0,
-        "Taken off the logits of the answer's tokens once for each time that they stand there.",
+        "Subtracted from the logits of the answer's tokens, once for each occurrence.",
         "frequency_penalty",
         _named("frequency_penalty", "openai", "vllm"),
     ),
@@ -471,24 +471,25 @@ OPTIONS: tuple[Option, ...] = (
         "logit_bias",
         TokenBias(),
         MappingProxyType({}),
-        "Added to the logits of single tokens.",
+        "Added to the logits of the given tokens.",
         "logit_bias",
         _named("logit_bias", "openai", "vllm"),
     ),
     Option(
         "bad_words",
-        Texts(),
+        Strings(),
         (),
-        "Texts that are never written.",
+        "Strings that an answer never contains.",
         "bad_words",
         _named("bad_words", "openai", "vllm"),
-        wire_types={"openai": Texts(longest=256)},
+        wire_types={"openai": Strings(longest=256)},
     ),
     Option(
         "logprobs",
         Alternatives(),
         None,
-        "Tells the log-probability of each token of the answer, and of so many of its likeliest rivals.",
+        "Returns the log-probability of each token of the answer, and of this many most likely tokens "
+        "at its position.",
         "logprobs",
         _named("logprobs", "openai", "vllm", responses="top_logprobs"),
     ),
@@ -505,7 +506,7 @@ OPTIONS: tuple[Option, ...] = (
         ResponseFormat(),
         None,
         "A constraint on the answer's text: JSON, JSON of a schema, a regular expression, one of "
-        "several texts, or a grammar. It leaves no room for a thought.",
+        "several texts, or a grammar. A constrained answer has no thought.",
         "response_format",
         _named("response_format", "openai", responses="text", anthropic="output_config"),
     ),
@@ -537,7 +538,7 @@ OPTIONS: tuple[Option, ...] = (
         "priority",
         Integer(-(2**31), 2**31 - 1),
         0,
-        "Who is served first: a lower number is.",
+        "The order of service: a lower number is served earlier.",
         "priority",
         _named("priority", "openai", "responses"),
     ),
@@ -545,22 +546,23 @@ OPTIONS: tuple[Option, ...] = (
         "timeout",
         Number(0, exclusive=True),
         None,
-        "Seconds that the request may take in all: waiting, media, preparation and answer.",
+        "Seconds that the request may take, including waiting, media and preparation.",
         "timeout",
         _named("timeout", "openai"),
     ),
     Option(
         "cache_salt",
-        Text(),
+        String(),
         None,
-        "Requests of different salts share no cached prefix: who asks cannot learn what others asked.",
+        "Requests with different salts share no cached prefix, so that no client can find out by "
+        "timing what others have asked.",
         "cache_salt",
         _named("cache_salt", "openai"),
-        wire_types={"openai": Text(longest=256)},
+        wire_types={"openai": String(longest=256)},
     ),
     Option(
         "adapter",
-        Text(),
+        String(),
         None,
         'The LoRA adapter to answer with, by name; "base" is the model without one.',
         "adapter",
@@ -568,9 +570,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "request_id",
-        Text(),
+        String(),
         None,
-        "A name for the request in logs; one that is in flight is refused.",
+        "An id for the request, as in logs; an id in flight is refused.",
         "request_id",
         template=True,
     ),
@@ -578,7 +580,7 @@ OPTIONS: tuple[Option, ...] = (
         "enable_thinking",
         Flag(),
         None,
-        "Whether a reasoning model thinks before its answer. Not given, the configuration says it, or "
+        "Whether a reasoning model thinks before its answer. By default the configuration decides, or "
         "the template.",
         wires=_named("enable_thinking", "openai", responses="reasoning", anthropic="thinking"),
         template=True,
@@ -597,11 +599,11 @@ OPTIONS_BY_NAME: Mapping[str, Option] = MappingProxyType({one.name: one for one 
 REQUEST_OPTIONS = frozenset(OPTIONS_BY_NAME)
 """The names of all that a request may ask for."""
 SAMPLING_OPTIONS = frozenset(one.name for one in OPTIONS if not one.template)
-"""Those for sampling; the others are the template's and the engine's."""
+"""The names of those for sampling; the others are for the chat template or the engine."""
 
 
 def check_option_names(options: Iterable[str]) -> None:
-    """Raise UnsupportedOptionError for a name that is none of a request's options."""
+    """Raise UnsupportedOptionError for the first name that is no request option."""
     for name in options:
         if name not in OPTIONS_BY_NAME:
             raise UnsupportedOptionError(
@@ -610,15 +612,15 @@ def check_option_names(options: Iterable[str]) -> None:
 
 
 def read_option(options: Mapping[str, Any], name: str) -> Any:
-    """The checked value of one option of a request, its default where it was not given.
+    """The checked value of one option, or its default where it is not given.
 
     Raises:
-        SamplingError: it is of a wrong type, or out of its range.
+        SamplingError: the value is of a wrong type or out of its range.
     """
     option, value = OPTIONS_BY_NAME[name], options.get(name)
     return option.default if value is None else option.type.read(name, value)
 
 
 def on_wire(wire: Wire) -> dict[str, Option]:
-    """The options that a wire has, by their names there."""
+    """The options that an API has, by their names there."""
     return {one.wires[wire]: one for one in OPTIONS if wire in one.wires}

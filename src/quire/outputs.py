@@ -1,4 +1,4 @@
-"""What a model writes: deltas that add up, and answers in ordered parts. The same from every engine."""
+"""What an engine returns: deltas that add up to whole answers, in ordered parts."""
 
 from __future__ import annotations
 
@@ -13,38 +13,34 @@ FinishReason = Literal["stop", "length", "abort", "error", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """The log-probability (natural) of one token, and those of its likeliest rivals.
+    """The log-probability (natural logarithm) of one token, and those of the most likely tokens.
 
-    `top` maps token ids to log-probabilities, the likeliest first; it holds as many entries as
-    `SamplingParams.logprobs` asked for. They are taken from the distribution after penalties and
-    biases and before temperature and truncation.
+    They are those after penalties and biases, and before temperature and truncation.
     """
 
     token_id: int
     logprob: float
     top: dict[int, float]
+    """Token ids to log-probabilities, the most likely first; as many as `SamplingParams.logprobs`."""
     rank: int = 0
-    """1 for the likeliest token of the vocabulary, 0 where it was not asked for."""
+    """1 for the most likely token of the vocabulary; 0 where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts of tokens: of the prompt, and generated."""
+    """Token counts of a completion."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
-    """Of the prompt's, those that came from the prefix cache."""
+    """Tokens of the prompt that came from the prefix cache."""
     reasoning_tokens: int = 0
-    """Of the generated ones, those of the thought before the answer."""
+    """Generated tokens of the thought before the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """One text as a vector, and what it took.
-
-    The vector has the model's hidden size or, from a reward model, one number a label.
-    """
+    """One text as a vector: of the model's hidden size or, from a reward model, one score a label."""
 
     vector: tuple[float, ...]
     usage: Usage
@@ -62,7 +58,7 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class ThoughtPart:
-    """A run of what the model wrote between its reasoning markers."""
+    """A run of text that the model wrote between its reasoning markers."""
 
     text: str
 
@@ -71,7 +67,7 @@ AnswerPart: TypeAlias = TextPart | ThoughtPart | ToolCall
 
 
 def text_of(parts: Iterable[AnswerPart], kind: type[TextPart] | type[ThoughtPart]) -> str:
-    """All text of the parts of one kind, joined."""
+    """The text of all parts of one kind, joined."""
     return "".join(part.text for part in parts if isinstance(part, kind))
 
 
@@ -83,35 +79,35 @@ def calls_of(parts: Iterable[AnswerPart]) -> tuple[ToolCall, ...]:
 # --- deltas, and their sum -------------------------------------------------------------------------
 
 
-@dataclass(slots=True)  # not frozen: that would triple the time it takes to make one for each token
+@dataclass(slots=True)  # not frozen: making one for each token would take three times as long
 class Delta:
     """What one completion gained since its last delta.
 
-    A value: who receives one does not change it. Deltas of one completion add up, in order, to one
-    that says the same, whatever the cuts between them: `DeltaSum`.
+    Treat it as immutable: only the code that made it changes it. The deltas of one completion add up
+    to one that is equivalent, wherever they were cut; see `DeltaSum`.
     """
 
     index: int = 0
-    """Tells the completions of one request apart: 0 to n - 1."""
+    """The completion's index among those of its request: 0 to n - 1."""
     text: str = ""
-    """All that was written, with reasoning markers and calls as the model wrote them. It may be empty
-    while a character or a possible stop string is incomplete."""
+    """All new text, with reasoning markers and tool calls as the model wrote them. It may be empty
+    while a character, or a possible stop string, is incomplete."""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
     """On the last delta of each index, with `usage`."""
     stop_reason: str | int | None = None
-    """The stop string or the stop token's id that ended the completion, if one did."""
+    """The stop string, or the id of the stop token, that ended the completion, if one did."""
     usage: Usage | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    """On the first delta of index 0 where asked for; the first prompt token has None."""
+    """On the first delta of index 0, if asked for; the first token of the prompt has None."""
     error: str | None = None
-    """Why, where `finish_reason` is "error"."""
+    """The reason, where `finish_reason` is "error"."""
     parts: tuple[AnswerPart, ...] | None = None
-    """`text` taken apart, in the order in which it was written. None where nothing is to be taken
-    apart, as in most deltas: then all of `text` is the answer's."""
+    """`text` as parts, in the order in which it was written. None where all of `text` is the answer's
+    own, as in most deltas: a tuple for each token would cost time."""
     prompt_tokens: int | None = None
-    """On the first delta of each index, where the engine knows it so early."""
+    """On the first delta of each index, if the engine knows it before the answer ends."""
 
     @property
     def content(self) -> str:
@@ -125,7 +121,7 @@ class Delta:
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The calls that became complete."""
+        """The tool calls that this delta completes."""
         return () if self.parts is None else calls_of(self.parts)
 
     def all_parts(self) -> tuple[AnswerPart, ...]:
@@ -136,15 +132,15 @@ class Delta:
 
 
 ChatDelta = Delta
-"""The name under which users of `ChatModel.stream` know it."""
+"""The name of `Delta` for users of `ChatModel.stream`."""
 
 
 @dataclass
 class Response:
-    """One whole completion.
+    """One whole completion. Lengths are in tokens.
 
-    `response_text` is all that the model wrote, as LLaMA-Factory gives it; `parts` is the same taken
-    apart, in order. Lengths are counted in tokens.
+    `response_text` is all that the model wrote, as LLaMA-Factory returns it; `parts` is the same text
+    as ordered parts.
     """
 
     response_text: str
@@ -158,7 +154,7 @@ class Response:
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     usage: Usage | None = None
     stop_reason: str | int | None = None
-    """The stop string or stop token that ended it, if one did."""
+    """The stop string, or the id of the stop token, that ended the completion, if one did."""
 
     @property
     def content(self) -> str:
@@ -172,26 +168,26 @@ class Response:
 
     @property
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        """The calls of tools."""
+        """The tool calls."""
         return calls_of(self.parts)
 
 
 class DeltaSum:
     """Adds up the deltas of one completion, in time linear in their length.
 
-    Invariant: the sum is one delta that any reader takes for all of them. Neighbouring runs of text
-    and of thought are joined, so that the sum does not depend on the cuts.
+    Invariant: the sum is one delta that is equivalent to all of them. Neighbouring parts of one kind
+    are joined, so that the sum does not depend on where the deltas were cut.
     """
 
-    __slots__ = ("_last", "_logprobs", "_parts", "_texts", "_token_ids", "_whole")
+    __slots__ = ("_bare", "_last", "_logprobs", "_parts", "_texts", "_token_ids")
 
     def __init__(self) -> None:
-        self._last = Delta()  # its fields that are single values, gathered from all deltas
+        self._last = Delta()  # the fields that are not concatenated, of all deltas so far
         self._texts: list[str] = []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob] | None = None
         self._parts: list[tuple[type[TextPart] | type[ThoughtPart], list[str]] | ToolCall] = []
-        self._whole = True  # no delta so far was taken apart
+        self._bare = True  # no delta so far had parts
 
     def add(self, delta: Delta) -> None:
         """Add the next delta."""
@@ -217,7 +213,7 @@ class DeltaSum:
         last.error = delta.error or last.error
 
     def _add_parts(self, parts: tuple[AnswerPart, ...]) -> None:
-        self._whole = False
+        self._bare = False
         for part in parts:
             if isinstance(part, ToolCall):
                 self._parts.append(part)
@@ -243,7 +239,7 @@ class DeltaSum:
 
     @property
     def token_count(self) -> int:
-        """How many tokens the deltas had."""
+        """How many tokens the deltas so far have."""
         return len(self._token_ids)
 
     @property
@@ -257,7 +253,7 @@ class DeltaSum:
         return self._last.finish_reason
 
     def delta(self) -> Delta:
-        """The sum."""
+        """The sum as one delta."""
         last = self._last
         return Delta(
             last.index,
@@ -269,12 +265,12 @@ class DeltaSum:
             last.usage,
             last.prompt_logprobs,
             last.error,
-            None if self._whole else self.parts,
+            None if self._bare else self.parts,
             last.prompt_tokens,
         )
 
     def response(self) -> Response:
-        """The sum as a whole answer."""
+        """The sum as a whole completion; one that has no finish reason yet counts as aborted."""
         last = self._last
         usage = last.usage or Usage(last.prompt_tokens or 0, len(self._token_ids))
         return Response(
@@ -293,7 +289,7 @@ class DeltaSum:
 
 
 class AnswerSum:
-    """Adds up the deltas of one request, whose completions come mixed."""
+    """Adds up the deltas of one request, in which those of several completions are interleaved."""
 
     def __init__(self) -> None:
         self._sums: dict[int, DeltaSum] = {}
@@ -305,14 +301,10 @@ class AnswerSum:
             one = self._sums[delta.index] = DeltaSum()
         one.add(delta)
 
-    def __bool__(self) -> bool:
-        """Whether anything was added."""
-        return bool(self._sums)
-
     def deltas(self) -> list[Delta]:
         """One delta for each completion, in the order of their indices."""
         return [self._sums[index].delta() for index in sorted(self._sums)]
 
     def responses(self) -> list[Response]:
-        """One whole answer for each completion, in the order of their indices."""
+        """One response for each completion, in the order of their indices."""
         return [self._sums[index].response() for index in sorted(self._sums)]

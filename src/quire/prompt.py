@@ -1,6 +1,6 @@
 """A prompt on its way to the engine.
 
-A template renders a conversation into elements; encoded, they become a `Prompt`: token ids, and the
+A template renders a conversation into elements. Encoded, they become a `Prompt`: token ids, and the
 media that fill ranges of them.
 """
 
@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A run of text and where it came from.
+    """A run of text and its origin.
 
-    `literal` text came from a user, a tool or a file: no control token may arise from it. Other
-    text is the format's own, and its control tokens are meant.
+    `literal` text came from a user, a tool or a file, and must not be read as control tokens. Other
+    text is the template's own, and may hold them.
     """
 
     text: str
@@ -32,18 +32,19 @@ Spans: TypeAlias = tuple[Span, ...]
 
 @dataclass(frozen=True, slots=True)
 class TextElement:
-    """Text that is encoded by itself, as one string, whatever spans it has."""
+    """Text that is encoded as one string, whatever spans it consists of."""
 
     spans: Spans
 
     @property
     def text(self) -> str:
+        """The text of all spans."""
         return "".join(span.text for span in self.spans)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenElement:
-    """A single control token: BOS, EOS, or one given by its text."""
+    """A single control token: BOS, EOS, or the one with this text."""
 
     kind: Literal["bos", "eos", "token"]
     text: str | None = None
@@ -54,18 +55,20 @@ Element: TypeAlias = TextElement | TokenElement
 
 @dataclass(frozen=True, slots=True)
 class MediaItem:
-    """One decoded image, video or sound and the range of token ids that it fills."""
+    """One decoded image, video or sound, and the range of token ids that it fills."""
 
     kind: Literal["image", "video", "audio"]
     data: Any
     content_hash: str
     start: int
+    """Index of the first token id of the range."""
     length: int
+    """Token ids in the range."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids in order, ready for the model; BOS and control tokens are already in them."""
+    """Token ids ready for the model, BOS and control tokens included, and the media among them."""
 
     token_ids: tuple[int, ...]
     media: tuple[MediaItem, ...] = field(default=())

@@ -1,4 +1,4 @@
-"""One call of a caller, as a value: built once by the public methods, and handed down unchanged."""
+"""A chat request as a value: the public methods build it once, and it is passed down unchanged."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class MediaLists:
-    """The lists of media that stand beside the messages of a call, as they were given."""
+    """The media that the caller gave beside the messages, not inside them."""
 
     images: Sequence[Any] | None = None
     videos: Sequence[Any] | None = None
     audios: Sequence[Any] | None = None
 
     def __bool__(self) -> bool:
-        """Whether there is something to place; what is no list counts, and is refused there."""
+        """Whether any are given. Anything that is no list counts too; `place_media` refuses it."""
         lists = (self.images, self.videos, self.audios)
         return any(
             one is not None and not (isinstance(one, (list, tuple)) and not one) for one in lists
@@ -36,10 +36,11 @@ NO_MEDIA = MediaLists()
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A conversation to be answered, and how.
+    """A conversation to answer, and the options. Nothing in it is checked yet: preparation does that.
 
-    Nothing in it is checked yet, and nothing of it is changed: preparation reads it. `options` are
-    those of `quire.options.OPTIONS`. `streamed` is False where the caller reads whole answers alone.
+    Attributes:
+        options: those of `quire.options.OPTIONS`, by name.
+        streamed: False where the caller reads whole answers only; see `SamplingParams`.
     """
 
     messages: Messages
@@ -62,7 +63,7 @@ class ChatRequest:
         *,
         streamed: bool = True,
     ) -> Self:
-        """The request of a public method, whose parameters these are."""
+        """Build the request of a public method, which has these parameters."""
         media = NO_MEDIA
         if not (images is None and videos is None and audios is None):
             media = MediaLists(images, videos, audios)

@@ -1,11 +1,11 @@
-"""What `response_format` asks for: one constraint on the text of an answer.
+"""`response_format`: one constraint on the text of an answer.
 
-Forms, OpenAI's first:
+Its forms, of which OpenAI has the first three:
 
     {"type": "text"}                                            no constraint
     {"type": "json_object"}                                     any JSON object
     {"type": "json_schema", "json_schema": {"schema": {...}}}   JSON of this schema; also {"schema": {...}}
-    {"type": "regex", "regex": "..."}                           the whole answer matches
+    {"type": "regex", "regex": "..."}                           text that the expression matches whole
     {"type": "choice", "choice": ["yes", "no"]}                 one of these texts
     {"type": "grammar", "grammar": "..."}                       a grammar in EBNF or Lark's form
 """
@@ -20,10 +20,10 @@ from typing import Any, Literal
 from quire.errors import SamplingError, nearest, sentence
 
 MAX_SIZE = 256 * 1024
-"""Characters that a schema, an expression, a grammar or all choices together may have."""
+"""Most characters of a schema, an expression, a grammar, or all choices together."""
 
 MAX_DEPTH = 64
-"""Levels that objects and arrays of a schema may nest."""
+"""Most levels of nested objects and arrays in a schema."""
 
 _FORMS = ("text", "json_object", "json_schema", "regex", "choice", "grammar")
 
@@ -32,8 +32,8 @@ _FORMS = ("text", "json_object", "json_schema", "regex", "choice", "grammar")
 class Constraint:
     """One constraint.
 
-    `value` is the schema (a dictionary) for "json", a tuple of texts for "choice", text for "regex"
-    and "grammar", and None for "json_object".
+    `value` is the schema (a dictionary) for "json", a tuple of texts for "choice", a string for
+    "regex" and "grammar", and None for "json_object".
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar"]
@@ -41,10 +41,10 @@ class Constraint:
 
 
 def read_response_format(value: Mapping[str, Any] | Constraint | None) -> Constraint | None:
-    """Read and check a request's `response_format`; None where it constrains nothing.
+    """Read and check a request's `response_format`. Return None where it constrains nothing.
 
     Raises:
-        SamplingError: a form that is not known, too large, or nested too deeply.
+        SamplingError: its form is unknown, or it is too large or nested too deeply.
     """
     if value is None or isinstance(value, Constraint):
         return value
@@ -80,7 +80,7 @@ def _schema(value: Mapping[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise SamplingError(f"The schema of response_format is no JSON: {error}.") from None
     _check_size(len(text))
-    return json.loads(text)  # a copy: what the caller does to its own later changes nothing here
+    return json.loads(text)  # a copy, so that the caller cannot change it later
 
 
 def _check_depth(schema: Any) -> None:

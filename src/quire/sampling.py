@@ -1,8 +1,8 @@
-"""One request's settings: merged once, checked once, and the same for every engine.
+"""The settings of one request: merged once, checked once, and the same for every engine.
 
-A value comes from the request, else the user's configuration, else the model's
-`generation_config.json`, else the table's default (`options.OPTIONS`). `OptionResolver` is the only
-place of that merge.
+A value comes from the request, else from the user's configuration, else from the model's
+`generation_config.json`, else it is the default of `options.OPTIONS`. Only `OptionResolver` merges
+them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ _NO_BIAS: Mapping[int, float] = MappingProxyType({})
 class SamplingParams:
     """What an engine needs to know of one request.
 
-    `max_tokens` is final: cut to the context already. `top_k` 0 means the whole vocabulary and
-    `temperature` 0 means greedy. `eos_token_ids` end a completion unless `ignore_eos`;
-    `stop_token_ids` (the template's stop words among them) end it in any case.
-    `priority`: a lower number is served earlier. `timeout` is in seconds from submission; who submits
-    keeps it, not the engine.
+    The fields without a comment mean what `options.OPTIONS` says of the option that sets them.
     """
 
     max_tokens: int
+    """Cut to what the context leaves."""
     n: int = 1
     min_tokens: int = 0
     temperature: float = 1.0
+    """0 is greedy."""
     top_p: float = 1.0
     top_k: int = 0
+    """0 is the whole vocabulary."""
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
@@ -43,7 +42,9 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    """These end a completion in any case. The template's stop words are among them."""
     eos_token_ids: tuple[int, ...] = ()
+    """These end a completion unless `ignore_eos`."""
     ignore_eos: bool = False
     logit_bias: Mapping[int, float] = field(default_factory=lambda: _NO_BIAS)
     bad_words: tuple[str, ...] = ()
@@ -53,34 +54,38 @@ class SamplingParams:
     skip_special_tokens: bool = True
     priority: int = 0
     cache_salt: str | None = None
-    """Requests of different salts share no cached prefix: who asks cannot learn what others asked."""
+    """Requests with different salts share no cached prefix, so that no client can find out by timing
+    what others have asked."""
     timeout: float | None = None
+    """Seconds from submission. The chat layer applies it, not the engine."""
     adapter: str | None = None
     """The LoRA adapter's name; None is the engine's default, "base" the model without one."""
     request_id: str | None = None
-    """The caller's own name for the request; one that is in flight is refused."""
+    """The caller's id for the request; an id in flight is refused."""
     streamed: bool = True
-    """False where the caller reads whole answers only: an engine may then emit one delta each."""
+    """False where the caller reads whole answers only. An engine may then return each completion as
+    one delta."""
 
     @property
     def greedy(self) -> bool:
+        """Whether the most likely token is taken each time."""
         return self.temperature == 0.0
 
 
 class OptionResolver:
-    """Merges the options of one model's requests over its configuration, model and defaults.
+    """Merges the options of a model's requests with the configuration, the model's and the defaults.
 
-    What does not depend on the request is read and checked once, when the resolver is made.
+    What does not depend on a request is merged and checked once, when the resolver is made.
 
     Args:
         configured: the options that the user's configuration sets explicitly.
         generation_config: the content of the model's `generation_config.json`.
-        context_length: tokens that a sequence may have, prompt and answer together.
-        eos_token_ids: the model's.
+        context_length: most tokens of a sequence, prompt and answer together.
+        eos_token_ids: the model's EOS tokens.
 
     Raises:
-        SamplingError: a configured value is out of its range.
-        UnsupportedOptionError: a configured option is not honoured.
+        SamplingError: a configured value is of a wrong type or out of its range.
+        UnsupportedOptionError: a configured option is not supported.
     """
 
     def __init__(
@@ -113,17 +118,17 @@ class OptionResolver:
         stop_strings: Sequence[str] = (),
         streamed: bool = True,
     ) -> SamplingParams:
-        """The settings of one request.
+        """Merge one request's options into its settings.
 
         Args:
-            options: those that came with the request; None counts as not given.
+            options: the request's own; one that is None counts as not given.
             prompt_length: tokens in the prompt.
-            stop_token_ids, stop_strings: the template's.
+            stop_token_ids, stop_strings: the template's stop words.
             streamed: see `SamplingParams`.
 
         Raises:
-            SamplingError: a value out of its range.
-            UnsupportedOptionError: an unknown option, or one that no engine here honours.
+            SamplingError: a value is of a wrong type or out of its range.
+            UnsupportedOptionError: an option is unknown, or no engine here supports it.
             PromptTooLongError: the prompt leaves no room for a single token.
         """
         given = _checked(options)
@@ -134,7 +139,7 @@ class OptionResolver:
                 params[param] = value
         params["max_tokens"] = self._max_tokens(given, prompt_length)
         params["temperature"] = self._temperature(given)
-        # LLaMA-Factory's habit: 0 means unset.
+        # In LLaMA-Factory, 0 means unset for these two.
         params["top_p"] = params["top_p"] or 1.0
         params["repetition_penalty"] = params["repetition_penalty"] or 1.0
         params["top_k"] = max(params["top_k"], 0)
@@ -142,7 +147,7 @@ class OptionResolver:
             params["stop"] = (*stop_strings, *params["stop"])
         stops = (*stop_token_ids, *params["stop_token_ids"])
         if params["ignore_eos"]:
-            # A template names the end of a turn, which often is EOS itself: ignored, it ends nothing.
+            # The template's stop word is often EOS itself, and `ignore_eos` is meant for it too.
             stops = tuple(token for token in stops if token not in self._eos)
         params["stop_token_ids"] = stops
         return SamplingParams(**params)
@@ -163,7 +168,11 @@ class OptionResolver:
         return min(self._base["max_new_tokens"], room)
 
     def _temperature(self, given: Mapping[str, Any]) -> float:
-        """0 where the result is greedy. A temperature in a stronger source beats a weaker do_sample."""
+        """The temperature, 0 for greedy.
+
+        `do_sample: false` means greedy, unless a source with precedence over its own (the request over
+        the configuration, that over the model) sets a temperature.
+        """
         temperature = given.get("temperature", self._base["temperature"])
         if given.get("do_sample", self._base["do_sample"]):
             return temperature
@@ -176,7 +185,7 @@ class OptionResolver:
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are given, each in its final form; None is not given."""
+    """Check the given options and convert their values. None counts as not given."""
     given: dict[str, Any] = {}
     for name, value in options.items():
         option = OPTIONS_BY_NAME.get(name)
@@ -190,18 +199,18 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def greedy_on_vllm(params: SamplingParams) -> bool:
-    """Whether vLLM takes the likeliest token each time: it reads tiny temperatures as 0."""
+    """Whether vLLM takes the most likely token each time: it treats tiny temperatures as 0."""
     return params.temperature < 1e-5
 
 
 def vllm_fields(params: SamplingParams) -> dict[str, Any]:
-    """The settings by the names that vLLM has for them, in this process and over HTTP alike.
+    """The settings under vLLM's names for them, which are the same in its Python and HTTP APIs.
 
-    Greedy completions of one prompt are equal, and vLLM refuses to compute them twice: one is asked
-    for, and who reads the answer repeats it. EOS goes among the stop tokens.
+    vLLM refuses n > 1 for greedy requests, whose completions are all the same. One is requested, and
+    the reader of the outputs repeats it. EOS is passed among the stop tokens.
 
     Raises:
-        SamplingError: a value that vLLM does not take.
+        SamplingError: vLLM does not take a value.
     """
     fields: dict[str, Any] = {}
     for option in OPTIONS:
@@ -224,7 +233,7 @@ def vllm_fields(params: SamplingParams) -> dict[str, Any]:
 
 
 def structured_outputs(constraint: Constraint) -> dict[str, Any]:
-    """A constraint by the names that vLLM has for it, in this process and over HTTP alike."""
+    """A constraint under vLLM's names for it, which are the same in its Python and HTTP APIs."""
     if constraint.kind == "json_object":
         return {"json_object": True}
     value = list(constraint.value) if constraint.kind == "choice" else constraint.value

@@ -19,7 +19,7 @@ from quire.server.arguments import ServerArguments
 from quire.server.middleware.keys import KeyRing
 from quire.server.middleware.stack import middleware_stack
 from quire.server.observability.log import EventLog
-from quire.server.observability.metrics import Figures, ServerCollector, metrics_router
+from quire.server.observability.metrics import RequestMetrics, ServerCollector, metrics_router
 from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
 from quire.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ class Guarded:
     client: httpx.AsyncClient
     engine: EchoEngine
     gate: Admission
-    figures: Figures
+    figures: RequestMetrics
     log: EventLog
     written: io.BytesIO
 
@@ -73,7 +73,7 @@ async def guarded(tokenizer: Tokenizer, **settings: Any) -> AsyncIterator[Guarde
     arguments = ServerArguments(served_model_name="echo", **settings)
     engine = EchoEngine(tokenizer, reply="one two three four")
     gate = Admission(2, arguments.max_waiting, arguments.queue_timeout)
-    figures, written = Figures(), io.BytesIO()
+    figures, written = RequestMetrics(), io.BytesIO()
     log = EventLog(written)
     service = Service(arguments, gate, RequestObserver(figures), engine)
     collector = ServerCollector(figures, StillSource(), lambda: "echo")

@@ -18,7 +18,7 @@ from quire.server.admission import Admission
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
 from quire.server.lifecycle.run import config, restrict_media
-from quire.server.observability.metrics import Figures
+from quire.server.observability.metrics import RequestMetrics
 from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
 
@@ -35,7 +35,7 @@ class Served:
 def service_over(engine: BaseEngine | None, settings: ServerArguments) -> Service:
     """A service with a gate that is open."""
     gate = Admission(1024, settings.max_waiting, settings.queue_timeout)
-    return Service(settings, gate, RequestObserver(Figures()), engine)
+    return Service(settings, gate, RequestObserver(RequestMetrics()), engine)
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def running(
 ) -> Iterator[str]:
     """Run an application in a loop of another thread; yields its address."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = uvicorn.Server(config(app, settings))
+    server = uvicorn.DrainingServer(config(app, settings))
     done: Future[None] = asyncio.run_coroutine_threadsafe(server.serve(sockets=[listening]), loop)
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

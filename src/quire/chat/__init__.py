@@ -1,4 +1,4 @@
-"""ChatModel and the engines behind it."""
+"""`ChatModel`, and the engines behind it."""
 
 from quire.chat.base_engine import BaseEngine
 from quire.chat.chat_model import ChatModel

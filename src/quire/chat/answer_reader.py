@@ -1,7 +1,7 @@
-"""Reads a model's answer as it streams: special tokens hidden, thought and answer and calls apart.
+"""Reading a model's answer as it streams: special tokens are hidden, and its text becomes parts.
 
-Each reader is a tiny object with `add` and `flush`. Invariant: what goes in comes out in order, as
-soon as it is certain which kind of text it is; only a possible marker at the end is held back.
+Each reader is a small object with `add` and `flush`. Invariant: text comes out in order, as soon as
+its kind is certain; only what may be the beginning of a marker is held back at the end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def held_back(text: str, markers: Collection[str]) -> int:
 
 
 class SpecialTokenFilter:
-    """Takes the texts of special tokens out of a stream."""
+    """Removes the texts of special tokens from a stream."""
 
     def __init__(self, special: Collection[str]) -> None:
         self._special = tuple(sorted(special, key=len, reverse=True))
@@ -36,6 +36,7 @@ class SpecialTokenFilter:
         self._pending = ""
 
     def add(self, text: str) -> str:
+        """Return the text that is certain to be shown, of all added so far."""
         if not self._special:
             return text
         text = self._pattern.sub("", self._pending + text)
@@ -44,6 +45,7 @@ class SpecialTokenFilter:
         return text[:keep]
 
     def flush(self) -> str:
+        """Return what was held back; the stream has ended."""
         text, self._pending = self._pattern.sub("", self._pending), ""
         return text
 
@@ -51,19 +53,19 @@ class SpecialTokenFilter:
 class ReasoningSplitter:
     """Splits the thought at the beginning of an answer from the answer.
 
-    A thought begins with the first thought word (or has begun in the prompt already) and ends with
-    the second; the line breaks around the words belong to neither.
+    A thought starts with the first thought word, or has started in the prompt already (`inside`), and
+    ends with the second. Line breaks next to the words belong to neither text.
     """
 
     def __init__(self, thought_words: tuple[str, str], *, inside: bool = False) -> None:
         self._start, self._end = thought_words[0].strip(), thought_words[1].strip()
         self.state: Literal["before", "inside", "after"] = "inside" if inside else "before"
         self.has_thought = inside
-        self._fresh = True  # nothing but line breaks yet in this state: they are dropped
+        self._fresh = True  # only line breaks so far in this state, which are dropped
         self._pending = ""
 
     def add(self, text: str) -> tuple[str, str]:
-        """Return (reasoning, content) that became certain."""
+        """Return the reasoning and the content that became certain."""
         self._pending += text
         reasoning = content = ""
         if self.state == "before":
@@ -75,27 +77,27 @@ class ReasoningSplitter:
         return reasoning, content
 
     def flush(self) -> tuple[str, str]:
-        """The stream has ended: what was held back belongs to the part that it stands in."""
+        """Return (reasoning, content) of what was held back; the stream has ended."""
         rest, self._pending = self._pending, ""
         return (rest.rstrip("\n"), "") if self.state == "inside" else ("", rest)
 
     @property
     def is_past(self) -> bool:
-        """Whether all that comes is answer, as it is."""
+        """Whether all further text is the answer's, unchanged."""
         return self.state == "after" and not self._fresh and not self._pending
 
     def thought_span(self, text: str, *, inside: bool) -> tuple[int, int]:
-        """Where the thought of a whole answer begins and ends in its text, markers left out."""
+        """The start and end offset of the thought in the text of a whole answer, without markers."""
         begin = 0 if inside else text.find(self._start) + len(self._start)
         end = text.find(self._end, begin)
         return begin, len(text) if end < 0 else end
 
     def _look_for_start(self) -> None:
-        begun = self._pending.lstrip()
-        if self._start and begun.startswith(self._start):
-            self._pending = begun[len(self._start) :]
+        text = self._pending.lstrip()
+        if self._start and text.startswith(self._start):
+            self._pending = text[len(self._start) :]
             self.state, self.has_thought = "inside", True
-        elif not self._start or (begun and not self._start.startswith(begun)):
+        elif not self._start or (text and not self._start.startswith(text)):
             self.state, self._fresh = "after", False
 
     def _take_thought(self) -> str:
@@ -120,14 +122,14 @@ class ReasoningSplitter:
 
 
 class AnswerReader:
-    """Reads one completion: each delta of an engine becomes one with parts.
+    """Reads one completion: adds parts to the deltas of an engine.
 
     Args:
         special: texts of special tokens to hide; empty where the engine has hidden them.
-        thought_words: what opens and closes a thought.
+        thought_words: the markers that open and close a thought.
         inside: whether the prompt has opened the thought already.
-        tools: reads calls out of the answer; None where no tools were offered.
-        decode: the text of token ids, as the engine gives it.
+        tools: finds tool calls in the answer; None where no tools were offered.
+        decode: decodes token ids into text as the engine does.
     """
 
     def __init__(
@@ -141,7 +143,8 @@ class AnswerReader:
     ) -> None:
         self._splitter = ReasoningSplitter(thought_words, inside=inside)
         self._inside, self._tools, self._decode = inside, tools, decode
-        # A marker may be cut anywhere, so each kind of text has a filter that waits for its own rest.
+        # A special token's text may be split between two deltas, of which the second belongs to
+        # another kind of text; so each kind has a filter that holds back its own end.
         self._shown, self._thought, self._answer = (
             [SpecialTokenFilter(special) for _ in range(3)] if special else (None, None, None)
         )
@@ -152,7 +155,11 @@ class AnswerReader:
         self._reasoning_tokens = 0
 
     def read(self, delta: Delta) -> Delta:
-        """The delta with its parts; most deltas are text alone, and are given back as they are."""
+        """Return the delta with its parts.
+
+        Once the thought is past, and if no tools are offered, a delta is returned unchanged: its text
+        is the answer's. This is the way of most tokens of most answers.
+        """
         ends = delta.finish_reason is not None
         if self._passes_through:
             if ends and self._reasoning_tokens:
@@ -180,7 +187,7 @@ class AnswerReader:
         )
 
     def _usage(self, delta: Delta) -> Usage | None:
-        """The delta's usage, with the thought's tokens counted."""
+        """The delta's usage, with the thought's token count."""
         if delta.usage is None or not self._reasoning_tokens:
             return delta.usage
         return replace(delta.usage, reasoning_tokens=self._reasoning_tokens)
@@ -198,7 +205,7 @@ class AnswerReader:
         return parts
 
     def _rest(self) -> list[AnswerPart]:
-        """What was held back, once the completion has ended."""
+        """The parts that were held back; the completion has ended."""
         parts = self._parts(*self._splitter.flush())
         self._flush(parts, ThoughtPart)
         if self._tools is not None:
@@ -225,16 +232,16 @@ class AnswerReader:
             parts.append(kind(text))
 
     def _flush(self, parts: list[AnswerPart], kind: type[TextPart] | type[ThoughtPart]) -> None:
-        """Add what a filter holds back: no marker goes on beyond text of one kind."""
+        """Add what a filter holds back: a marker never spans text of two kinds."""
         hidden = self._answer if kind is TextPart else self._thought
         if hidden is not None and (text := hidden.flush()):
             parts.append(kind(text))
 
     def _count_thought(self, whole: Delta) -> int:
-        """The tokens of the thought of an answer that has come in one delta.
+        """Count the tokens of the thought in an answer that came as a single delta.
 
-        Tokens are counted up to the first whose end lies at the marker or after it. Text grows with
-        the number of its tokens, so that it is found by bisection.
+        Its tokens carry no offsets, so prefixes are decoded to find the token that reaches each end of
+        the thought. The text grows with the number of tokens, so a bisection is enough.
         """
         ids = whole.token_ids
         begin, end = (

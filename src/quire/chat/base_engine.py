@@ -1,4 +1,4 @@
-"""BaseEngine: what a user of any engine calls. It is thin over the two seams."""
+"""BaseEngine: the methods that users of any engine call, thin over a `ChatEngine`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs
-from quire.chat.texts import embedding_options, pool_texts, score_options
+from quire.chat.pooling import embedding_options, pool_texts, score_options
 from quire.chat.token_chat import TokenChat
 from quire.engines.seam import ChatEngine, EngineInfo, EngineState
 from quire.errors import UnsupportedOptionError
@@ -22,19 +22,19 @@ from quire.tokenizer import Tokenizer
 
 
 class BaseEngine:
-    """An engine with a model loaded, with the methods of LLaMA-Factory's engines.
+    """An engine with a loaded model, with the methods of LLaMA-Factory's engines.
 
-    Each public method builds one `ChatRequest` and hands it down; `stream_request` and
-    `chat_request` take one that is built already.
+    Each public method builds one `ChatRequest`, which goes down unchanged; `stream_request` and
+    `chat_request` take a request that exists already.
     """
 
     def __init__(self, arguments: InferArgs, chat: ChatEngine) -> None:
-        """Answer with `chat`, which is closed with this engine."""
+        """Answer through `chat`, which is closed with this engine."""
         self.model_args, self.data_args = arguments.model, arguments.data
         self.finetuning_args, self.generating_args = arguments.finetuning, arguments.generating
         self._chat = chat
 
-    # --- what it is ------------------------------------------------------------------------------
+    # --- properties ------------------------------------------------------------------------------
 
     @property
     def info(self) -> EngineInfo:
@@ -43,7 +43,7 @@ class BaseEngine:
 
     @property
     def state(self) -> EngineState:
-        """How the engine is at this moment."""
+        """The engine's current state."""
         return self._chat.state
 
     @property
@@ -53,20 +53,21 @@ class BaseEngine:
 
     @property
     def can_generate(self) -> bool:
-        """Whether it writes text; a reward model scores texts instead."""
+        """Whether the model generates text; a reward model scores texts instead."""
         return "generate" in self.info.purposes
 
     @property
     def has_tokens(self) -> bool:
-        """Whether prompts are made here, so that `tokens` is there."""
+        """Whether prompts are made in this process, so that `tokens` exists."""
         return isinstance(self._chat, TokenChat)
 
     @property
     def tokens(self) -> TokenChat:
-        """The engine as a token engine with its preparation.
+        """The token engine with its preparation of prompts.
 
         Raises:
-            UnsupportedOptionError: the servers behind it keep tokenizer and template to themselves.
+            UnsupportedOptionError: the tokenizer and the template are at the servers (`remote_api:
+                chat`).
         """
         if not isinstance(self._chat, TokenChat):
             raise UnsupportedOptionError(
@@ -79,12 +80,20 @@ class BaseEngine:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer; raises as `tokens` does."""
+        """The model's tokenizer.
+
+        Raises:
+            UnsupportedOptionError: see `tokens`.
+        """
         return self.tokens.preparation.tokenizer
 
     @property
     def template(self) -> Template:
-        """What renders conversations; raises as `tokens` does."""
+        """The chat template.
+
+        Raises:
+            UnsupportedOptionError: see `tokens`.
+        """
         return self.tokens.preparation.template
 
     # --- chat ------------------------------------------------------------------------------------
@@ -99,13 +108,22 @@ class BaseEngine:
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> list[Response]:
-        """Answer a conversation. Returns exactly `num_return_sequences` responses, in order.
+        """Answer a conversation whole.
 
-        The options are those of `quire.options.OPTIONS`.
+        Args:
+            messages: in LLaMA-Factory's or OpenAI's form; see `quire.messages.read_conversation`.
+            system: the system message; it replaces one at the start of `messages`.
+            tools: the tools that the model may call, as a list or as JSON text of one.
+            images, videos, audios: media for the placeholders in the messages.
+            **input_kwargs: options of `quire.options.OPTIONS`.
+
+        Returns:
+            Exactly `num_return_sequences` responses, in the order of their indices.
 
         Raises:
             RequestError: the request is wrong.
-            EngineError: the engine could not do it.
+            RequestTimeoutError: the request's `timeout` has passed.
+            EngineError: the engine failed at the request, or cannot serve any.
         """
         return await self.chat_request(
             ChatRequest.of(
@@ -123,7 +141,13 @@ class BaseEngine:
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> AsyncGenerator[str, None]:
-        """Answer a conversation, text alone, as it is written; of one completion."""
+        """Answer a conversation with one completion, as a stream of its text.
+
+        Arguments and errors are those of `chat`.
+
+        Raises:
+            UnsupportedOptionError: more than one completion is asked for.
+        """
         return self.stream_text(
             ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
         )
@@ -138,13 +162,16 @@ class BaseEngine:
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> AsyncGenerator[Delta, None]:
-        """Answer a conversation as deltas with index, parts, token ids, log-probabilities and usage."""
+        """Answer a conversation as a stream of deltas: text, parts, token ids, logprobs, usage.
+
+        Arguments and errors are those of `chat`.
+        """
         return self.stream_request(
             ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
         )
 
     def stream_request(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        """Answer a request as deltas; see ChatEngine."""
+        """Answer a request as a stream of deltas; see ChatEngine.stream."""
         return self._chat.stream(request)
 
     async def chat_request(self, request: ChatRequest) -> list[Response]:
@@ -156,7 +183,7 @@ class BaseEngine:
         return answers.responses()
 
     async def stream_text(self, request: ChatRequest) -> AsyncGenerator[str, None]:
-        """Answer a request as text; see `stream_chat`."""
+        """Answer a request as a stream of text; see `stream_chat`."""
         options = request.options
         if (options.get("num_return_sequences") or options.get("n") or 1) != 1:
             raise UnsupportedOptionError(
@@ -171,28 +198,38 @@ class BaseEngine:
     # --- without a template ----------------------------------------------------------------------
 
     def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """Complete token ids as they are; see TokenEngine.
+        """Complete token ids without a template; see TokenEngine.generate.
 
         Raises:
-            UnsupportedOptionError: the engine has no tokens; see `tokens`.
+            UnsupportedOptionError: see `tokens`.
         """
         return self.tokens.engine.generate(prompt, params)
 
     async def get_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
-        """Score each text with a reward model (`stage: rm`): the raw number of the model's head.
+        """Score texts with a reward model (`stage: rm`): the raw output of the model's head for each.
 
-        The options are max_length (cuts a text at its end, in tokens), timeout (in seconds, for all
-        texts), priority and cache_salt.
+        Args:
+            batch_input: the texts.
+            **input_kwargs:
+                max_length: tokens to which a text is truncated, at its end; without it, one that is
+                too long is refused.
+                timeout: seconds for all texts together.
+                priority: a lower number is served earlier.
+                cache_salt: calls with different salts share no cached prefix.
 
         Raises:
             NotImplementedError: the stage is not rm.
-            RequestError: a text or an option is wrong; no other request is harmed.
-            EngineError: the engine could not do it.
+            RequestError: a text or an option is wrong.
+            EngineError: the engine failed at a text, or cannot serve any.
         """
         return [one.vector[0] for one in await self.score(batch_input, **input_kwargs)]
 
     async def score(self, batch_input: Sequence[str], **input_kwargs: Any) -> list[Embedding]:
-        """`get_scores`, as vectors of one number each, with the tokens that each text has."""
+        """`get_scores` as vectors of length 1, each with its text's token count.
+
+        Raises:
+            NotImplementedError, RequestError, EngineError: see `get_scores`.
+        """
         if "score" not in self.info.purposes:
             raise NotImplementedError(
                 f"{self.name} scores no texts here: scores need a reward model, loaded with stage: rm."
@@ -202,32 +239,33 @@ class BaseEngine:
     async def get_embeddings(
         self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
     ) -> list[list[float]]:
-        """Each text (or its token ids) as a vector of the model's hidden size; see `embed`."""
+        """Embed texts, or token ids, into vectors of the model's hidden size; see `embed`."""
         return [list(one.vector) for one in await self.embed(batch_input, **input_kwargs)]
 
     async def embed(
         self, batch_input: Sequence[str | Sequence[int]], **input_kwargs: Any
     ) -> list[Embedding]:
-        """Embed texts, and say how many tokens each of them has.
+        """Embed texts into vectors of the model's hidden size, each with its text's token count.
 
         Args:
             batch_input: texts, or lists of token ids.
             **input_kwargs:
-                pooling: of the hidden states after the last norm, "last" or "mean"; the native
-                engine's own is "last", vLLM's is chosen when it starts.
-                normalize: whether a vector gets the length 1 (the default).
-                max_length: tokens to which a text is cut; without it, one that is too long is refused.
-                add_special_tokens: whether a text gets those that the tokenizer puts around it (the
-                default). Token ids are taken as they are.
+                pooling: "last" or "mean" of the hidden states after the last norm; the native
+                engine's default is "last", vLLM's is chosen when it starts.
+                normalize: whether vectors are scaled to length 1; true by default.
+                max_length: tokens to which a text is truncated, at its end; without it, one that is
+                too long is refused.
+                add_special_tokens: whether a text gets the tokens that the tokenizer puts around one;
+                true by default. Token ids are taken unchanged.
                 adapter: the LoRA adapter to compute with, as in a chat.
-                timeout: seconds for all of it.
+                timeout: seconds for all texts together.
                 priority: a lower number is served earlier.
-                cache_salt: calls of different salts share no cached prefix.
+                cache_salt: calls with different salts share no cached prefix.
 
         Raises:
-            RequestError: a text or an option is wrong; no other request is harmed.
+            RequestError: a text or an option is wrong.
             UnsupportedOptionError: this engine makes no embeddings.
-            EngineError: the engine could not do it.
+            EngineError: the engine failed at a text, or cannot serve any.
         """
         if "embed" not in self.info.purposes:
             raise UnsupportedOptionError(
@@ -248,16 +286,16 @@ class BaseEngine:
         """Check an adapter's folder and serve it from now on, by default under the folder's name.
 
         Raises:
-            AdapterError: it is broken, or does not fit the model.
+            AdapterError: the adapter is broken, or does not fit the model.
             UnsupportedOptionError: this engine serves no adapters.
         """
         return await self.tokens.engine.load_adapter(path, name)
 
     async def drop_adapter(self, name: str) -> Adapter:
-        """Serve an adapter no more.
+        """Stop serving an adapter. Requests in flight with it finish normally.
 
         Raises:
-            UnknownAdapterError: there is none of this name.
+            UnknownAdapterError: no adapter has this name.
             UnsupportedOptionError: this engine serves no adapters.
         """
         return await self.tokens.engine.drop_adapter(name)
@@ -265,7 +303,7 @@ class BaseEngine:
     # --- lifecycle -------------------------------------------------------------------------------
 
     async def health(self) -> None:
-        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        """Raise EngineDeadError or EngineClosedError if the engine cannot serve."""
         await self._chat.health()
 
     async def close(self) -> None:

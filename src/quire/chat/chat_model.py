@@ -1,4 +1,4 @@
-"""ChatModel: one model, chatted with from any thread and any event loop."""
+"""ChatModel: one model, used from any thread and any event loop."""
 
 from __future__ import annotations
 
@@ -35,17 +35,19 @@ EngineClass = Callable[
 class ChatModel:
     """A model ready to chat.
 
-    The asynchronous methods are the engine's own; the synchronous ones are derived from them
-    through one event loop, which runs in a thread of this object. All of them may be called from
-    any number of threads and loops at once. Abandoning a stream aborts its request.
+    The engine's methods are asynchronous. The synchronous ones run them on an event loop in a thread
+    of this object. All methods may be called from any number of threads and event loops at once.
+    Closing or dropping a stream aborts its request.
 
     Args:
-        args: the arguments as a dictionary, or the path of a YAML or JSON file, or command-line
-            words; None reads the process's own command line.
+        args: the arguments as a dictionary, the path of a YAML or JSON file, or a list of
+            command-line arguments; None reads the process's own command line.
 
     Raises:
         ConfigError: the arguments are wrong.
         ModelError: the model cannot be loaded.
+        EngineStartError: the engine did not start.
+        OutOfMemoryError: the KV cache would not hold one sequence.
     """
 
     def __init__(self, args: Mapping[str, Any] | str | Path | Sequence[str] | None = None) -> None:
@@ -55,7 +57,7 @@ class ChatModel:
 
     @classmethod
     def from_engine(cls, engine: BaseEngine) -> Self:
-        """Make a ChatModel over an engine that exists already; closing it closes the engine."""
+        """Make a ChatModel over an existing engine. Closing it closes the engine."""
         model = cls.__new__(cls)
         model._start(lambda: engine)
         return model
@@ -98,7 +100,7 @@ class ChatModel:
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> Generator[str, None, None]:
-        """Answer a conversation as text while it is written; see BaseEngine.stream_chat."""
+        """Answer a conversation as a stream of its text; see BaseEngine.stream_chat."""
         request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
         return self._loop.iterate(self.engine.stream_text(request))
 
@@ -112,7 +114,7 @@ class ChatModel:
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> Generator[ChatDelta, None, None]:
-        """Answer a conversation as deltas; see BaseEngine.stream."""
+        """Answer a conversation as a stream of deltas; see BaseEngine.stream."""
         request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
         return self._loop.iterate(self.engine.stream_request(request))
 
@@ -154,9 +156,9 @@ class ChatModel:
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> AsyncGenerator[str, None]:
-        """Answer a conversation as text while it is written; see BaseEngine.stream_chat."""
+        """Answer a conversation as a stream of its text; see BaseEngine.stream_chat."""
         request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
-        return self._anywhere(self.engine.stream_text(request))
+        return self._on_any_loop(self.engine.stream_text(request))
 
     def astream(
         self,
@@ -168,16 +170,20 @@ class ChatModel:
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> AsyncGenerator[ChatDelta, None]:
-        """Answer a conversation as deltas; see BaseEngine.stream."""
+        """Answer a conversation as a stream of deltas; see BaseEngine.stream."""
         request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
-        return self._anywhere(self.engine.stream_request(request))
+        return self._on_any_loop(self.engine.stream_request(request))
 
     def acomplete(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """Complete token ids as they are, without a template; see TokenChat.complete."""
-        return self._anywhere(self.engine.tokens.complete(prompt, params))
+        """Complete token ids without a template; see TokenChat.complete."""
+        return self._on_any_loop(self.engine.tokens.complete(prompt, params))
 
-    def _anywhere(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """The engine's stream for the caller's loop: as it is, where the engine serves that loop."""
+    def _on_any_loop(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """The engine's stream for the caller's event loop.
+
+        An engine that is bound to one loop runs on this object's, and its items cross over to other
+        loops. One that serves any loop runs on the caller's: a crossing costs a thread switch.
+        """
         if not self.engine.info.loop_bound or self._loop.is_running_here:
             return stream
         return self._loop.aiterate(stream)
@@ -200,25 +206,25 @@ class ChatModel:
         return self.engine.adapters
 
     def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
-        """Serve one adapter more; see BaseEngine.load_adapter."""
+        """Load one more adapter; see BaseEngine.load_adapter."""
         return self._loop.run(self.engine.load_adapter(path, name))
 
     def drop_adapter(self, name: str) -> Adapter:
-        """Serve an adapter no more; see BaseEngine.drop_adapter."""
+        """Stop serving an adapter; see BaseEngine.drop_adapter."""
         return self._loop.run(self.engine.drop_adapter(name))
 
     async def aload_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
-        """Serve one adapter more; see BaseEngine.load_adapter."""
+        """Load one more adapter; see BaseEngine.load_adapter."""
         return await self._loop.wait(self.engine.load_adapter(path, name))
 
     async def adrop_adapter(self, name: str) -> Adapter:
-        """Serve an adapter no more; see BaseEngine.drop_adapter."""
+        """Stop serving an adapter; see BaseEngine.drop_adapter."""
         return await self._loop.wait(self.engine.drop_adapter(name))
 
     # --- lifecycle ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End all requests, free the memory, end the threads and processes. Twice does no harm."""
+        """End all requests, free all memory, end all threads and processes. May be called twice."""
         with self._close_lock:
             if self._closed:
                 return
@@ -229,7 +235,7 @@ class ChatModel:
             self._loop.stop()
 
     async def aclose(self) -> None:
-        """`close`, without blocking the caller's loop."""
+        """`close` without blocking the caller's event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
@@ -256,7 +262,7 @@ class ChatModel:
 
 
 def engine_class_for(model_args: ModelArguments) -> EngineClass:
-    """Choose the engine by `infer_backend`; `auto` is vLLM where it is installed and a GPU is here."""
+    """Choose the engine by `infer_backend`; "auto" is vLLM if it is installed and a GPU is present."""
     backend = model_args.infer_backend
     if backend == "auto":
         backend = "vllm" if vllm_is_installed() and gpu_is_present() else "native"

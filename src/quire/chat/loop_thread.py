@@ -1,9 +1,10 @@
-"""An event loop in a thread of its own, and bridges to it from other threads and other loops.
+"""An event loop in a thread of its own, and bridges to it from other threads and event loops.
 
-Each bridge cancels its task when its consumer stops: an abandoned stream is an aborted request.
+A task is cancelled when its consumer stops, so that an abandoned stream becomes an aborted request.
 
-Waking another loop is a system call and a switch of threads. A step of an engine feeds many streams
-of one caller at once, and a caller may begin many at once; what belongs to them crosses together.
+`call_soon_threadsafe` costs a system call and a thread switch. A step of an engine produces items for
+many streams of one caller at once, and a caller may start many streams at once, so `LoopBridge`
+batches the calls of one turn of a loop into one `call_soon_threadsafe`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from quire.errors import EngineClosedError, EngineError
 T = TypeVar("T")
 
 
-class Crossing:
-    """The way from the loop `source` to the loop `target`; used in the source alone.
+class LoopBridge:
+    """Makes calls in the event loop `target` from the loop `source`. Used in the source only.
 
-    All calls that are made before the source takes its next turn cross as one. Were the target woken
-    by the first of them, its thread would take the interpreter between any two of the others.
+    All calls of one turn of the source are sent together. If the first one woke the target at once,
+    the target's thread would compete for the interpreter lock between any two of the others.
     """
 
     def __init__(
@@ -43,15 +44,15 @@ class Crossing:
         item: T,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """Have `function(item)` called in the target; `lost()` in the source if that is closed."""
+        """Call `function(item)` in the target, or `lost()` in the source if the target is closed."""
         if not self._calls:
-            self._source.call_soon(self._cross)
+            self._source.call_soon(self._send)
         self._calls.append((function, item, lost))
 
-    def _cross(self) -> None:
+    def _send(self) -> None:
         calls, self._calls = self._calls, []
         try:
-            self.target.call_soon_threadsafe(_make, calls)
+            self.target.call_soon_threadsafe(_make_calls, calls)
         except RuntimeError:  # the target was closed
             for _, _, lost in calls:
                 lost()
@@ -60,62 +61,67 @@ class Crossing:
 _Call = tuple[Callable[[Any], None], Any, Callable[[], None]]
 
 
-def _make(calls: list[_Call]) -> None:
+def _make_calls(calls: list[_Call]) -> None:
     for function, item, _ in calls:
         function(item)
 
 
 class Inbox(Generic[T]):
-    """One stream's items; `put` runs in the source of the crossing, the others in its target."""
+    """One stream's items on the far side of a bridge.
 
-    def __init__(self, crossing: Crossing) -> None:
-        self._crossing = crossing
+    `put` is called in the bridge's source, everything else in its target. It is neither an
+    `asyncio.Queue`, which belongs to one loop, nor a `queue.Queue`, on which a loop cannot wait.
+    """
+
+    def __init__(self, bridge: LoopBridge) -> None:
+        self._bridge = bridge
         self.items: deque[T] = deque()
         self._waiting: asyncio.Future[None] | None = None
 
     def put(self, item: T) -> None:
-        """Send an item on its way.
+        """Send an item to the target.
 
         Raises:
-            asyncio.CancelledError: the target was closed: nobody reads any more.
+            asyncio.CancelledError: the target was closed, so that nobody reads any more.
         """
-        if self._crossing.target.is_closed():
+        if self._bridge.target.is_closed():
             raise asyncio.CancelledError
-        self._crossing.call(self.arrive, item)
+        self._bridge.call(self.arrive, item)
 
     def arrive(self, item: T) -> None:
-        """An item has come."""
+        """Add an item to `items` and wake the reader."""
         self.items.append(item)
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
     def more(self) -> asyncio.Future[None]:
-        """Done with the next item to come. One task may ask, while there are no `items`."""
-        self._waiting = self._crossing.target.create_future()
+        """A future that is done when the next item arrives. One task may wait, if `items` is empty."""
+        self._waiting = self._bridge.target.create_future()
         return self._waiting
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Ends a stream or a call: with the exception that ended it, or a call's result."""
+    """The last item of a stream or call: the exception that ended it, or the call's result."""
 
     error: BaseException | None = None
     result: Any = None
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class _Ways:
-    """Between a caller's loop and ours; all of the caller's streams and calls share them."""
+class _Bridges:
+    """Both directions between a caller's loop and this thread's; shared by all of its streams."""
 
-    there: Crossing
-    back: Crossing
+    to_loop: LoopBridge
+    to_caller: LoopBridge
 
 
 class _Job:
-    """A caller's coroutine in our loop; however it ends, its end is put where it is waited for.
+    """A caller's coroutine as a task of this thread's loop; `put` gets an `_End` however it ends.
 
-    `start` and `cancel` run in our loop, in either order.
+    `start` and `cancel` are called in the loop, in either order: a caller may give up before the
+    start has crossed the bridge.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], put: Callable[[_End], None]) -> None:
@@ -136,37 +142,41 @@ class _Job:
             self._task.cancel()
 
     def lost(self) -> _End:
-        """Our loop was closed before the start."""
+        """The end of a job that cannot start, since the loop is closed."""
         self._coroutine.close()
         return _End(_closed())
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         error = _closed() if task.cancelled() else task.exception()
-        with contextlib.suppress(asyncio.CancelledError):  # nobody waits any more
+        with contextlib.suppress(asyncio.CancelledError):  # the caller's loop was closed
             self._put(_End(error) if error is not None else _End(result=task.result()))
 
 
 class LoopThread:
-    """Runs coroutines and streams for callers anywhere."""
+    """An event loop in its own thread, which runs coroutines and streams for callers elsewhere."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
-        self._ways_lock = threading.Lock()
-        # By the loop's id: ways live as long as something uses them, and keep their loop so long.
-        self._open_ways: weakref.WeakValueDictionary[int, _Ways] = weakref.WeakValueDictionary()
+        self._bridges_lock = threading.Lock()
+        # By the id of the caller's loop. An entry disappears with the last stream that uses it; until
+        # then it keeps the loop alive, so that no other loop can get the same id.
+        self._bridges: weakref.WeakValueDictionary[int, _Bridges] = weakref.WeakValueDictionary()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
     @property
     def is_running_here(self) -> bool:
-        """Whether the code that asks runs in this loop."""
+        """Whether the caller runs in this loop's thread."""
         return threading.current_thread() is self._thread
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine from a plain thread and wait for it; Ctrl-C cancels it.
+        """Run a coroutine from a thread without an event loop, and wait for its result.
+
+        Ctrl-C in the waiting thread cancels it.
 
         Raises:
-            EngineError: called from the loop's own thread, where waiting would last for ever.
+            EngineError: called from the loop's own thread, where it would wait for ever.
+            EngineClosedError: `stop` was called.
         """
         self._refuse_own_thread(coroutine)
         future = self._submit(coroutine)
@@ -177,11 +187,15 @@ class LoopThread:
             raise
 
     async def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine from any loop; cancelling the caller cancels it."""
-        ways = self._ways()
-        inbox: Inbox[_End] = Inbox(ways.back)
+        """Run a coroutine from any event loop. Cancelling the caller cancels it.
+
+        Raises:
+            EngineClosedError: `stop` was called.
+        """
+        bridges = self._bridges_here()
+        inbox: Inbox[_End] = Inbox(bridges.to_caller)
         job = _Job(coroutine, inbox.put)
-        ways.there.call(job.start, self._loop, lambda: inbox.arrive(job.lost()))
+        bridges.to_loop.call(job.start, self._loop, lambda: inbox.arrive(job.lost()))
         try:
             await inbox.more()
         except BaseException:
@@ -193,7 +207,14 @@ class LoopThread:
         return end.result
 
     def iterate(self, stream: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-        """Iterate a stream from a plain thread; nothing runs before the first item is asked for."""
+        """Iterate a stream from a thread without an event loop.
+
+        Nothing runs before the first item is asked for. Closing the generator cancels the stream.
+
+        Raises:
+            EngineError: called from the loop's own thread, where it would wait for ever.
+            EngineClosedError: `stop` was called.
+        """
         self._refuse_own_thread(stream)
         items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
         job = _Job(_pump(stream, items.put), items.put)
@@ -211,11 +232,15 @@ class LoopThread:
             raise item.error
 
     async def aiterate(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Iterate a stream from any loop."""
-        ways = self._ways()
-        inbox: Inbox[T | _End] = Inbox(ways.back)
+        """Iterate a stream from any event loop. Closing the generator cancels the stream.
+
+        Raises:
+            EngineClosedError: `stop` was called.
+        """
+        bridges = self._bridges_here()
+        inbox: Inbox[T | _End] = Inbox(bridges.to_caller)
         job = _Job(_pump(stream, inbox.put), inbox.put)
-        ways.there.call(job.start, self._loop, lambda: inbox.arrive(job.lost()))
+        bridges.to_loop.call(job.start, self._loop, lambda: inbox.arrive(job.lost()))
         items = inbox.items
         try:
             while True:
@@ -232,21 +257,21 @@ class LoopThread:
             raise item.error
 
     def _cancel(self, job: _Job) -> None:
-        with contextlib.suppress(RuntimeError):  # closed: it has ended
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and the job has ended with it
             self._loop.call_soon_threadsafe(job.cancel)
 
-    def _ways(self) -> _Ways:
-        """Those of the loop that runs here."""
+    def _bridges_here(self) -> _Bridges:
+        """The bridges to and from the running event loop."""
         loop = asyncio.get_running_loop()
-        with self._ways_lock:
-            ways = self._open_ways.get(id(loop))
-            if ways is None:
-                ways = _Ways(Crossing(loop, self._loop), Crossing(self._loop, loop))
-                self._open_ways[id(loop)] = ways
-            return ways
+        with self._bridges_lock:
+            bridges = self._bridges.get(id(loop))
+            if bridges is None:
+                bridges = _Bridges(LoopBridge(loop, self._loop), LoopBridge(self._loop, loop))
+                self._bridges[id(loop)] = bridges
+            return bridges
 
     def stop(self) -> None:
-        """Cancel what still runs, then end the loop and its thread."""
+        """Cancel all tasks, then end the loop and its thread."""
         self.run(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -279,7 +304,7 @@ def _closed() -> EngineClosedError:
 
 
 async def _pump(stream: AsyncGenerator[T, None], put: Callable[[T], None]) -> None:
-    """Carry a stream's items to where they are wanted."""
+    """Give each item of a stream to `put`."""
     async with aclosing(stream):
         async for item in stream:
             put(item)

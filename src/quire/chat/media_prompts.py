@@ -1,4 +1,4 @@
-"""From the media of a call to a prompt: placed, counted, decoded, and written by the model's family."""
+"""The media of a request on their way into its prompt: placed, limited, decoded, rendered, encoded."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 
 class MediaPrompts:
-    """What one engine does with media: those that its model, its template and itself can take.
+    """Handles the media of one engine's requests, as far as engine, model and template accept any.
 
-    `family` None: text alone. The loader, and the libraries that decode, come with the first medium.
+    Without a `family` the prompts are of text only. The loader, and the libraries that decode, are
+    made and imported with the first medium.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class MediaPrompts:
         }
         self._policy: MediaPolicy | None = None
         self._loader: MediaLoader | None = None
-        self._lock = threading.Lock()  # guards the three above
         self._closed = False
+        self._lock = threading.Lock()  # guards the policy, the loader and `_closed`
 
     @classmethod
     def of_model(
@@ -64,10 +65,15 @@ class MediaPrompts:
         arguments: InferArgs,
         form: Form,
     ) -> MediaPrompts:
-        """For the model in a folder, of whose media the engine takes `kinds`.
+        """Make the object for the model in a folder.
+
+        Args:
+            folder: the model's folder; None for text only.
+            kinds: the kinds of media that the engine accepts.
+            form: "vllm" where the engine expands placeholders itself, else "expanded".
 
         Raises:
-            ModelError: the folder's media processor cannot be read.
+            ModelError: the configuration of the folder's media processor cannot be read.
         """
         if not kinds:
             return cls(arguments)
@@ -78,7 +84,7 @@ class MediaPrompts:
         return cls(arguments, family, kinds, form)
 
     def restrict(self, policy: MediaPolicy) -> None:
-        """Hold all media to this policy from now on; without one, what a program may name counts."""
+        """Apply a policy to all media from now on, in place of the defaults of `MediaPolicy`."""
         with self._lock:
             self._policy = policy
             if self._loader is not None:
@@ -88,13 +94,16 @@ class MediaPrompts:
     def place(
         self, conversation: Conversation, lists: MediaLists = NO_MEDIA
     ) -> tuple[Conversation, tuple[Media, ...]]:
-        """Make the media of a call parts of its messages; see `place_media`. Returns them too, in order.
+        """Insert the media of a request into its messages; see `place_media`.
+
+        Returns:
+            The conversation, and its media in order.
 
         Raises:
-            MediaError: the model does not take them, placeholders and media do not match, or there
+            MediaError: the model does not accept them, they do not match the placeholders, or there
                 are too many.
         """
-        if lists is NO_MEDIA and not _may_hold_media(conversation):  # as nearly every request
+        if lists is NO_MEDIA and not _may_hold_media(conversation):  # nearly every request
             return conversation, ()
         placed = place_media(
             conversation, lists.images, lists.videos, lists.audios, kinds=self.kinds
@@ -111,14 +120,14 @@ class MediaPrompts:
         return placed, media
 
     async def load(self, media: Sequence[Media]) -> list[Medium]:
-        """Fetch and decode media, in order, off the event loop.
+        """Fetch and decode media off the event loop; the results have the same order.
 
         Raises:
-            MediaError: one of them cannot be used.
-            EngineClosedError: after `close`.
+            MediaError: one of them cannot be fetched or decoded.
+            EngineClosedError: `close` was called.
         """
         loader = self._loader
-        if loader is None:  # the libraries that decode are imported in a thread too
+        if loader is None:  # in a thread, since importing the decoders takes part of a second
             loader = await asyncio.to_thread(self._make_loader)
         return await loader.load(media)
 
@@ -143,7 +152,10 @@ class MediaPrompts:
         enable_thinking: bool | None,
         preserve_thinking: bool,
     ) -> list[Element]:
-        """The conversation as elements, its media written by the family; see `render_media`."""
+        """Render the conversation into elements, its media as their family writes them.
+
+        See `quire.media.prompts.render_media`.
+        """
         if self._family is None:
             return template.render(
                 conversation,
@@ -169,7 +181,7 @@ class MediaPrompts:
         media: Sequence[Medium],
         tokenizer: Tokenizer,
     ) -> Prompt:
-        """The token ids of elements, and the range that each medium fills."""
+        """Encode elements into token ids, and find the range of token ids that each medium fills."""
         if self._family is None:
             return Prompt(template.encode_elements(elements, tokenizer))
         from quire.media.families.family import encode_media
@@ -177,7 +189,7 @@ class MediaPrompts:
         return encode_media(template, self._family, elements, media, tokenizer, form=self._form)
 
     def vllm_input(self, prompt: Prompt) -> dict[str, Any]:
-        """The media of a prompt as vLLM takes them, with their content hashes as ids."""
+        """Convert a prompt's media into vLLM's arguments, with their content hashes as ids."""
         if self._family is None:
             return {}
         media = [item.data for item in prompt.media]
@@ -190,7 +202,7 @@ class MediaPrompts:
         }
 
     def close(self) -> None:
-        """End the threads that decode: media that come later are refused. May be called twice."""
+        """End the decoding threads, and refuse media from now on. May be called twice."""
         with self._lock:
             self._closed = True
             if self._loader is not None:

@@ -20,8 +20,8 @@ from quire.weights.folder import find_model_folder
 class NativeEngine(BaseEngine):
     """The embedded engine: PagedAttention and continuous batching in NumPy and Numba.
 
-    Raises, when made:
-        ConfigError: an argument that this engine cannot honour.
+    Raises:
+        ConfigError: this engine cannot honour an argument.
         ModelError: the model's folder or an adapter cannot be used.
         OutOfMemoryError: the KV cache would not hold one sequence.
     """
@@ -47,5 +47,5 @@ class NativeEngine(BaseEngine):
 
     @property
     def statistics(self) -> EngineStatistics:
-        """Figures of the engine at this moment: blocks, steps, tokens."""
+        """The engine's current counts of blocks, steps and tokens."""
         return self.token_engine.statistics

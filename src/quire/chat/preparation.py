@@ -1,4 +1,4 @@
-"""From a request to a prompt: checked, its media placed and decoded, rendered, encoded."""
+"""Preparation: a request is checked, its media are decoded, its conversation rendered and encoded."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ from quire.tokenizer.loading import load_tokenizer
 from quire.weights.folder import eos_token_ids, read_json
 
 SHORT = 4000
-"""Characters of a conversation, or of a text, that are rendered and tokenised within about half a
-millisecond; less than the way to a thread and back takes under load."""
+"""Characters of a conversation or text that is rendered and tokenised on the event loop. It takes
+about half a millisecond, less than handing it to a thread takes under load."""
 
-
-_NONE: frozenset[str] = frozenset()
+_NO_TEXTS: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """What prompts and answers of one model are made with: all of its folder but the weights."""
+    """What a model's folder says of its prompts and answers: tokenizer, template, defaults, EOS."""
 
     tokenizer: Tokenizer
     template: Template
@@ -48,7 +47,7 @@ class ChatFormat:
         """Read a model's folder.
 
         Raises:
-            ConfigError: there is no template of the name that the arguments give.
+            ConfigError: no template has the name that the arguments give.
             ModelError: a file of the folder is missing or cannot be read.
         """
         tokenizer = load_tokenizer(folder, arguments.model)
@@ -73,14 +72,15 @@ class PreparedRequest:
     prompt: Prompt
     params: SamplingParams
     special: frozenset[str] = frozenset()
-    """Texts of special tokens which the engine shows and the reader hides."""
+    """Texts of special tokens that the engine does not hide, so that the reader has to."""
     starts_in_thought: bool = False
+    """Whether the prompt ends inside a thought, which the answer continues."""
     tools: tuple[dict[str, Any], ...] = ()
-    """Those that were offered; an answer is searched for calls only where there are some."""
+    """The tools that were offered. Without any, the answer is not searched for calls."""
 
 
 class Preparation:
-    """Makes the prompts of one model. Its methods are called from any thread and any event loop."""
+    """Makes the prompts of one model. Its methods may be called from any thread or event loop."""
 
     def __init__(
         self,
@@ -89,15 +89,17 @@ class Preparation:
         info: EngineInfo,
         folder: Path | None = None,
     ) -> None:
-        """`folder` holds the model's media processor; without one, prompts are of text alone.
+        """Make the preparation for an engine with this `info`.
+
+        Args:
+            folder: the model's folder, for its media processor; None for text only.
 
         Raises:
-            ConfigError: an option of the configuration is out of its range.
-            ModelError: the folder's media processor cannot be read.
+            ConfigError: an option of the configuration or of generation_config.json is out of range.
+            ModelError: the configuration of the folder's media processor cannot be read.
         """
         self.tokenizer, self.template = chat_format.tokenizer, chat_format.template
         self.generation_config = chat_format.generation_config
-        self.context_length = info.context_length
         self._data_args = arguments.data
         form = "vllm" if info.expands_media else "expanded"
         self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
@@ -116,38 +118,44 @@ class Preparation:
         self._special = self._special_with_markers()
 
     async def prepare(self, request: ChatRequest) -> PreparedRequest:
-        """Make a request ready, off the event loop unless it is short.
+        """Prepare a request, in a thread unless it is short.
 
         Raises:
             RequestError: the request is wrong.
+            EngineClosedError: the request holds media, and `close` was called.
         """
-        begin = self._begin
-        begun = begin(request) if _is_short(request) else await asyncio.to_thread(begin, request)
-        if isinstance(begun, PreparedRequest):
-            return begun
-        conversation, media = begun
+        read = self._read
+        result = read(request) if _is_short(request) else await asyncio.to_thread(read, request)
+        if isinstance(result, PreparedRequest):
+            return result
+        conversation, media = result
         decoded = await self.media.load(media)
         return await asyncio.to_thread(self._render, request, conversation, decoded)
 
     def prepare_text(self, request: ChatRequest) -> PreparedRequest:
-        """Make a request of text alone ready, here and now; raises as `prepare` does."""
-        begun = self._begin(request)
-        if not isinstance(begun, PreparedRequest):
-            raise MediaError("Media are fetched and decoded: this request needs `prepare`.")
-        return begun
+        """Prepare a request of text only, without waiting for anything.
+
+        Raises:
+            MediaError: the request holds media, which `prepare` fetches and decodes.
+            RequestError: the request is wrong.
+        """
+        read = self._read(request)
+        if not isinstance(read, PreparedRequest):
+            raise MediaError("This request holds media, which only `prepare` can fetch and decode.")
+        return read
 
     def params(
         self, options: Mapping[str, Any], prompt_length: int, *, streamed: bool = True
     ) -> SamplingParams:
-        """The settings of a prompt that no template has rendered, so that no stop word is added.
+        """The settings for a prompt without a template, whose stop words are therefore not added.
 
         Raises:
-            RequestError: an option is wrong, or the prompt too long.
+            RequestError: an option is wrong, or the prompt is too long.
         """
         return self._resolver.resolve(options, prompt_length, streamed=streamed)
 
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
-        """The reader of one completion of this request."""
+        """Make the reader of one completion of a request."""
         tool_format = self.template.tool_format
         skip = prepared.params.skip_special_tokens
         return AnswerReader(
@@ -164,10 +172,13 @@ class Preparation:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def _begin(
+    def _read(
         self, request: ChatRequest
     ) -> PreparedRequest | tuple[Conversation, tuple[Media, ...]]:
-        """The request made ready; or, where it holds media, its conversation and these."""
+        """Read a request. Prepare it at once if it is text only, else return what is to be decoded.
+
+        One function for both, since one trip to a thread is then enough for most requests.
+        """
         conversation = read_conversation(request.messages, request.system, request.tools)
         conversation, media = self.media.place(conversation, request.media)
         if not media:
@@ -201,7 +212,7 @@ class Preparation:
             )
         prompt = self.media.encode(template, elements, media, self.tokenizer)
         skips = options.get("skip_special_tokens")
-        special = self._special if (self._skips_special if skips is None else skips) else _NONE
+        special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         params = self._resolver.resolve(
             {**options, "skip_special_tokens": False} if special else options,
             len(prompt),
@@ -212,7 +223,7 @@ class Preparation:
         return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
 
     def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
-        """A constraint holds from the first token on, so that there is no room for a thought."""
+        """Whether the model is to think; a constraint applies from the first token, so it cannot."""
         wanted = read_option(options, "enable_thinking")
         if not constrained:
             return self._data_args.enable_thinking if wanted is None else wanted
@@ -224,10 +235,10 @@ class Preparation:
         return False
 
     def _special_with_markers(self) -> frozenset[str]:
-        """Special tokens' texts that the engine shows to the reader, which finds its markers in them
-        and hides all.
+        """The texts of all special tokens, if a marker of thoughts or tool calls is one of them.
 
-        Empty where no marker of thoughts or calls is a special token: the engine hides them then.
+        The engine must not hide special tokens then: the reader needs the markers, and hides the
+        rest. Otherwise the set is empty, and the engine hides them.
         """
         special = self.tokenizer.special_texts
         tool_format = self.template.tool_format
@@ -237,7 +248,10 @@ class Preparation:
 
 
 def _is_short(request: ChatRequest) -> bool:
-    """Whether all of it is plain text, and little. What is no conversation is not short."""
+    """Whether a request is certainly plain text of at most `SHORT` characters.
+
+    It is not checked yet, so anything of an unexpected type counts as long.
+    """
     messages = request.messages
     if request.media is not NO_MEDIA or request.tools is not None:
         return False
@@ -248,7 +262,7 @@ def _is_short(request: ChatRequest) -> bool:
         content = message.get("content") if isinstance(message, Mapping) else None
         if not isinstance(content, str):
             return False
-        length += len(content) + 100  # the template's own text for a turn
+        length += len(content) + 100  # and what a template writes around a turn
         if length > SHORT:
             return False
     return True

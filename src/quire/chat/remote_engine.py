@@ -1,4 +1,4 @@
-"""RemoteEngine: running vLLM or quire servers behind the same methods as an engine in this process."""
+"""RemoteEngine: chat over running vLLM or quire servers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from quire.arguments import (
 from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import ChatFormat, Preparation
 from quire.chat.token_chat import TokenChat
-from quire.engines.remote.arguments import check_arguments, sends_tokens
-from quire.engines.remote.chat import RemoteChatEngine
-from quire.engines.remote.connection import RemoteConnection
-from quire.engines.remote.tokens import RemoteTokenEngine
+from quire.engines.remote.chat_engine import RemoteChatEngine
+from quire.engines.remote.connection import RemoteConnection, check_arguments, sends_tokens
+from quire.engines.remote.token_engine import RemoteTokenEngine
 from quire.engines.seam import ChatEngine
 
 
 class RemoteEngine(BaseEngine):
-    """One model on one or several servers, the least loaded of which gets the next request.
+    """One model on one or several servers. Each request goes to the least loaded of them.
 
-    Where the model's folder is here, conversations are rendered here and token ids are sent;
-    otherwise messages are sent to the servers' chat API. `remote_api` chooses.
+    If the model's folder is local, conversations are rendered in this process and token ids are sent;
+    otherwise messages are sent to the servers' chat API. `remote_api` overrides this choice.
 
-    Raises, when made:
-        ConfigError: an argument that cannot be honoured, or httpx is not installed.
+    Raises:
+        ConfigError: this engine cannot honour an argument, or httpx is not installed.
         EngineStartError: no server can be reached.
-        ModelError: the servers do not serve the model, or its folder here cannot be used.
+        ModelError: the servers do not serve the model, or its local folder cannot be used.
     """
 
     def __init__(

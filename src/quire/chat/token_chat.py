@@ -1,4 +1,4 @@
-"""Chat over a token engine: a request is prepared, its prompt completed, and the answer read."""
+"""Chat over a token engine: a request is prepared, its prompt completed, and its answer read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from quire.engines.seam import (
     ChatEngine,
     EngineState,
     TokenEngine,
-    in_time,
     raise_failed,
+    with_timeout,
 )
 from quire.options import read_option
 from quire.outputs import Delta
@@ -23,7 +23,7 @@ from quire.sampling import SamplingParams
 
 
 class TokenChat(ChatEngine):
-    """The upper seam over the lower one. It owns both of its parts."""
+    """A `ChatEngine` over a `TokenEngine`. It closes the engine and the preparation with itself."""
 
     def __init__(self, preparation: Preparation, engine: TokenEngine) -> None:
         self.preparation, self.engine = preparation, engine
@@ -31,13 +31,15 @@ class TokenChat(ChatEngine):
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Answer a conversation; see ChatEngine."""
-        return in_time(self._stream(request), read_option(request.options, "timeout"))
+        return with_timeout(self._stream(request), read_option(request.options, "timeout"))
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         prepared = await self.preparation.prepare(request)
         prompt = prepared.prompt
-        known = None if prompt.media and self.info.expands_media else len(prompt)
+        prompt_tokens = None if prompt.media and self.info.expands_media else len(prompt)
         readers: dict[int, AnswerReader] = {}
+        # `aclosing`, since `async for` does not close a generator that is left early: the engine's
+        # would be closed, and the request aborted, only when the garbage collector finds it.
         async with aclosing(self.engine.generate(prompt, prepared.params)) as deltas:
             async for delta in deltas:
                 if delta.finish_reason == "error":
@@ -45,15 +47,19 @@ class TokenChat(ChatEngine):
                 reader = readers.get(delta.index)
                 if reader is None:
                     reader = readers[delta.index] = self.preparation.reader(prepared)
-                    delta.prompt_tokens = known
+                    delta.prompt_tokens = prompt_tokens
                 if len(delta.text) <= SHORT:
                     yield reader.read(delta)
-                else:  # a whole answer: reading calls out of it takes a while
+                else:  # a whole answer, whose tool calls take milliseconds to find
                     yield await asyncio.to_thread(reader.read, delta)
 
     def complete(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """Complete a prompt as it is, with no template; raises as `stream` does."""
-        return in_time(self._complete(prompt, params), params.timeout)
+        """Complete a prompt without a template.
+
+        Raises:
+            RequestError, RequestTimeoutError, EngineError: see `ChatEngine.stream`.
+        """
+        return with_timeout(self._complete(prompt, params), params.timeout)
 
     async def _complete(
         self, prompt: Prompt, params: SamplingParams
@@ -63,12 +69,8 @@ class TokenChat(ChatEngine):
                 raise_failed(delta)
                 yield delta
 
-    async def count(self, request: ChatRequest) -> int:
-        """The tokens of a request's prompt, where the engine does not expand media in it."""
-        return len((await self.preparation.prepare(request)).prompt)
-
     async def health(self) -> None:
-        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        """Raise EngineDeadError or EngineClosedError if the engine cannot serve."""
         await self.engine.health()
 
     async def close(self) -> None:
@@ -78,5 +80,5 @@ class TokenChat(ChatEngine):
 
     @property
     def state(self) -> EngineState:
-        """How the engine is at this moment."""
+        """The engine's current state."""
         return self.engine.state

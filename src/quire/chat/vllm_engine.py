@@ -1,4 +1,4 @@
-"""VllmEngine: chat over real vLLM."""
+"""VllmEngine: chat over vLLM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quire.arguments import (
 from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import ChatFormat, Preparation, PreparedRequest
 from quire.chat.token_chat import TokenChat
-from quire.engines.seam import in_time
+from quire.engines.seam import with_timeout
 from quire.engines.vllm.token_engine import VllmTokenEngine
 from quire.errors import SamplingError
 from quire.options import read_option
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 class VllmEngine(BaseEngine):
-    """The production engine, on GPUs or a CPU. Its requests all run on one event loop.
+    """The production engine, on GPUs or a CPU. All its requests run on one event loop.
 
-    Raises, when made:
-        ConfigError: vLLM is not installed, or an argument that it cannot honour.
+    Raises:
+        ConfigError: vLLM is not installed, or cannot honour an argument.
         ModelError: the model's folder or an adapter cannot be used.
         EngineStartError: vLLM failed to start, or took longer than `vllm_start_timeout`.
         OutOfMemoryError: the KV cache would not hold one sequence.
@@ -67,16 +67,20 @@ class VllmEngine(BaseEngine):
         audios: Sequence[Any] | None = None,
         **input_kwargs: Any,
     ) -> AsyncIterator[RequestOutput]:
-        """Answer a conversation as vLLM's own outputs, each with all that was written so far.
+        """Answer a conversation as vLLM's own outputs, each with all text so far.
 
-        Several completions come in one output, at their end. Awaiting it prepares the request, and
-        gives the iterator.
+        This is the method of LLaMA-Factory's VllmEngine: awaiting it prepares the request and returns
+        the iterator. Several completions come together in one output, at their end.
+
+        Raises:
+            RequestError: the request is wrong.
+            RequestTimeoutError: the request's `timeout` has passed.
         """
         request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
         timeout = read_option(input_kwargs, "timeout")
-        outputs = in_time(self._prepared_outputs(request), timeout)
-        # The first item is the prepared request itself, so that what is wrong with it is raised here
-        # and the time limit counts its preparation.
+        outputs = with_timeout(self._prepared_outputs(request), timeout)
+        # The generator's first item is the prepared request. Asking for it here raises what is wrong
+        # with the request, and starts the one time limit that covers preparation and answer.
         prepared = await anext(outputs)
         assert isinstance(prepared, PreparedRequest)
         return outputs  # type: ignore[return-value]
@@ -89,7 +93,7 @@ class VllmEngine(BaseEngine):
         if params.greedy and params.n > 1:
             raise SamplingError("Greedy completions are all the same: ask _generate for one.")
         yield prepared
-        # Special tokens are shown only where our own reader needs them among the text.
+        # No AnswerReader follows here, so the special tokens that it would hide are hidden by vLLM.
         skip = params.skip_special_tokens or bool(prepared.special)
         params = replace(params, skip_special_tokens=skip)
         outputs = self.token_engine.generate_cumulative(prepared.prompt, params)

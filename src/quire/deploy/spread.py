@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire.deploy.target import Target
-from quire.engines.vllm.devices import Devices
+from quire.engines.vllm.devices import Devices, choose_placement
 from quire.engines.vllm.model_facts import ModelFacts
-from quire.engines.vllm.placement import choose_placement
 from quire.errors import ConfigError
 
 TENSOR, PIPELINE, DATA = SIZES = (

@@ -1,8 +1,8 @@
-"""The two seams, and what engines on either side of them share.
+"""The two engine interfaces, and what their implementations share.
 
 A `TokenEngine` completes prompts of token ids. A `ChatEngine` answers conversations: `TokenChat`
-(quire.chat.token_chat) does it over a token engine, a server's chat API does it by itself. Everything
-above knows these two, and is tested against tiny deterministic ones.
+(quire.chat.token_chat) does so over a token engine, `RemoteChatEngine` over a server's chat API. The
+code above knows nothing else of an engine, and its tests use small deterministic ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from quire.sampling import SamplingParams
 T = TypeVar("T")
 
 Purpose: TypeAlias = Literal["generate", "embed", "score"]
-"""What an engine makes of a prompt: text, a vector, or the scores of a reward model."""
+"""What an engine computes from a prompt: text, an embedding, or a reward model's score."""
 
 GENERATES: frozenset[Purpose] = frozenset({"generate"})
 
@@ -48,81 +48,82 @@ class EngineMemory:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine can do, and its limits. It stays the same as long as the engine lives."""
+    """What an engine can do, and its limits. It does not change while the engine lives."""
 
     name: str
     context_length: int
-    """Tokens that a sequence may have, prompt and answer together."""
+    """Most tokens of a sequence, prompt and answer together."""
     purposes: frozenset[Purpose] = GENERATES
     media: frozenset[Kind] = frozenset()
-    """The kinds of media that the engine and its model take."""
+    """The kinds of media that the engine and its model accept."""
     expands_media: bool = False
-    """Whether the engine itself turns a medium's one placeholder into its tokens, so that a prompt's
-    length is known with the answer alone."""
+    """Whether the engine itself expands a medium's single placeholder into its tokens. The length of
+    such a prompt is known only with the answer's usage."""
     max_sequences: int | None = None
-    """Completions that run at once; None where that is not known."""
+    """Most completions that run at once; None where that is not known."""
     memory: EngineMemory | None = None
-    """None where the engine lives in other processes or on other machines."""
+    """None where the engine runs in other processes or on other machines."""
     loop_bound: bool = False
-    """Whether the engine answers one event loop alone, that of its first request."""
-    elsewhere: bool = False
-    """Whether the engine runs on servers of its own, so that looking at its health asks them."""
+    """Whether the engine serves only one event loop, that of its first request."""
+    is_remote: bool = False
+    """Whether the engine runs on servers, so that each health check is an HTTP request."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What an engine does at this moment, and what it counted since it was made."""
+    """An engine's current load, and its counters since it was made."""
 
     running: int
-    """Completions that are computed."""
+    """Completions in the running batch."""
     waiting: int
-    """Completions that wait in the engine."""
+    """Completions in the engine's queue."""
     kv_cache_usage: float | None = None
-    """Part of the KV cache in use, 0 to 1."""
+    """Fraction of the KV cache in use, 0 to 1."""
     prefix_queries: int = 0
-    """Tokens of prompts that were looked up in the prefix cache."""
+    """Prompt tokens that were looked up in the prefix cache."""
     prefix_hits: int = 0
-    """Of these, those that were there."""
+    """Those of them that were cached."""
     media_queries: int = 0
-    """Media that were looked up among those processed before."""
+    """Media that were looked up in the cache of processed media."""
     media_hits: int = 0
-    """Of these, those that were there."""
+    """Those of them that were cached."""
     preemptions: int = 0
+    """How often a sequence was preempted."""
     drafted: int = 0
+    """Tokens drafted by speculation."""
     accepted: int = 0
+    """Those of them that were accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """How an engine is at this moment."""
+    """An engine's current state."""
 
     load: EngineLoad | None = None
-    """None where the engine does not tell it."""
+    """None where the engine does not report it."""
     restarts: int = 0
-    """How often the engine has started itself again."""
+    """How often the engine has restarted itself."""
     recovers: bool = False
-    """Whether it comes back by itself where `health` says that it is dead."""
+    """Whether the engine may recover by itself when `health` raises EngineDeadError."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolingParams:
-    """How a prompt becomes a vector.
-
-    `score` asks for a reward model's head, whose numbers are given as they are; otherwise hidden
-    states are pooled by `kind` (None is the engine's own way), and the vector gets the length 1 where
-    it is to be normalised. The other fields are those of `SamplingParams`.
-    """
+    """How a prompt is pooled into a vector. The fields without a comment are those of `SamplingParams`."""
 
     score: bool = False
+    """Whether the vector is the raw output of a reward model's head; the next two then do not matter."""
     kind: PoolingKind | None = None
+    """How hidden states are pooled; None is the engine's default."""
     normalize: bool = False
+    """Whether the vector is scaled to length 1."""
     adapter: str | None = None
     priority: int = 0
     cache_salt: str | None = None
 
 
 class TokenEngine(ABC):
-    """The lower seam: prompts in, deltas out."""
+    """The lower interface: prompts of token ids in, deltas out."""
 
     info: EngineInfo
 
@@ -131,26 +132,31 @@ class TokenEngine(ABC):
         """Complete one prompt. Closing the iterator, or cancelling its task, aborts the request.
 
         Raises:
-            RequestError: the request is wrong; no other is harmed.
-            EngineError: the engine could not do it.
+            RequestError: the request is wrong. Others are not affected.
+            EngineError: the engine failed at the request, or cannot serve any.
         """
 
     @abstractmethod
     async def health(self) -> None:
-        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        """Raise EngineDeadError or EngineClosedError if the engine cannot serve."""
 
     @abstractmethod
     async def close(self) -> None:
         """Free all memory and end all threads and processes. May be called twice."""
 
     async def pool(self, prompt: Prompt, params: PoolingParams) -> Embedding:
-        """Make one prompt a vector; cancelling the call aborts the request. Raises as `generate`."""
+        """Pool one prompt into a vector. Cancelling the call aborts the request.
+
+        Raises:
+            UnsupportedOptionError: this engine does not pool.
+            RequestError, EngineError: see `generate`.
+        """
         raise UnsupportedOptionError(f"{self.info.name} makes no vectors.")
 
     @property
     def state(self) -> EngineState:
-        """How the engine is at this moment."""
-        return EngineState(recovers=self.info.elsewhere)
+        """The engine's current state."""
+        return EngineState(recovers=self.info.is_remote)
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
@@ -161,23 +167,23 @@ class TokenEngine(ABC):
         """Check an adapter's folder and serve it from now on, by default under the folder's name.
 
         Raises:
-            AdapterError: it is broken, or does not fit the model.
+            AdapterError: the adapter is broken, or does not fit the model.
             UnsupportedOptionError: this engine serves no adapters.
         """
         raise UnsupportedOptionError(f"{self.info.name} does not serve adapters.")
 
     async def drop_adapter(self, name: str) -> Adapter:
-        """Serve an adapter no more.
+        """Stop serving an adapter. Requests in flight with it finish normally.
 
         Raises:
-            UnknownAdapterError: there is none of this name.
+            UnknownAdapterError: no adapter has this name.
             UnsupportedOptionError: this engine serves no adapters.
         """
         raise UnsupportedOptionError(f"{self.info.name} does not serve adapters.")
 
 
 class ChatEngine(ABC):
-    """The upper seam: a conversation in, the answer's deltas out."""
+    """The upper interface: a conversation in, the answer's deltas out."""
 
     info: EngineInfo
 
@@ -185,17 +191,18 @@ class ChatEngine(ABC):
     def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Answer a conversation. Closing the iterator, or cancelling its task, aborts the request.
 
-        The request's `timeout` counts from the first item that is asked for, and holds for all of it:
-        preparation, the fetching of media, and the answer.
+        The request's `timeout` starts when the first item is asked for, and covers everything:
+        fetching media, preparation, and the answer.
 
         Raises:
-            RequestError: the request is wrong; no other is harmed.
-            EngineError: the engine could not do it.
+            RequestError: the request is wrong. Others are not affected.
+            RequestTimeoutError: the request's `timeout` has passed.
+            EngineError: the engine failed at the request, or cannot serve any.
         """
 
     @abstractmethod
     async def health(self) -> None:
-        """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        """Raise EngineDeadError or EngineClosedError if the engine cannot serve."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -204,14 +211,14 @@ class ChatEngine(ABC):
     @property
     @abstractmethod
     def state(self) -> EngineState:
-        """How the engine is at this moment."""
+        """The engine's current state."""
 
 
 class RequestIds:
-    """The identities of one engine's requests in flight.
+    """The ids of one engine's requests in flight. Its methods may be called from any thread.
 
-    A caller's own name and a number of ours live in namespaces of their own, so that neither can be
-    taken for the other, whatever a caller's name looks like.
+    Ids that callers choose and ids made here have different prefixes, so that neither can collide with
+    the other, whatever a caller chooses.
     """
 
     def __init__(self) -> None:
@@ -220,16 +227,19 @@ class RequestIds:
 
     @contextmanager
     def claim(self, name: str | None) -> Generator[str]:
-        """Hold an identity as long as a request is in flight.
+        """Reserve an id while a request is in flight.
+
+        Args:
+            name: the caller's `request_id`; None makes a new id.
 
         Raises:
-            RequestError: another request of this name is in flight; it is not harmed.
+            RequestError: a request with this name is in flight already. It is not affected.
         """
         if name is None:
             yield f"quire:{next(self._numbers)}"
             return
         claim = object()
-        # One step for look and entry: callers may be in different threads.
+        # `setdefault` checks and inserts in one step: two threads may claim a name at the same time.
         if self._in_flight.setdefault(name, claim) is not claim:
             raise RequestError(
                 f"The request_id {name!r} is in use by a request in flight: give another, or none."
@@ -241,17 +251,18 @@ class RequestIds:
 
 
 def raise_failed(delta: Delta) -> None:
-    """Raise GenerationError where a fault in a step ended the request."""
+    """Raise GenerationError if an engine's fault ended the completion."""
     if delta.finish_reason == "error":
         raise GenerationError(delta.error or "The engine failed in a step of this request.")
 
 
-def in_time(items: AsyncGenerator[T, None], timeout: float | None) -> AsyncGenerator[T, None]:
-    """The same items, until `timeout` seconds have passed since the first was asked for.
+def with_timeout(items: AsyncGenerator[T, None], timeout: float | None) -> AsyncGenerator[T, None]:
+    """Pass the items on until `timeout` seconds after the first was asked for; None is no limit.
 
     Raises:
-        RequestTimeoutError: they have; the items' generator is closed.
+        RequestTimeoutError: the time has passed. `items` is closed then.
     """
+    # Without a limit the generator itself is returned: one more around it would cost a call a token.
     return items if timeout is None else _until(items, timeout)
 
 
@@ -259,16 +270,18 @@ async def _until(items: AsyncGenerator[T, None], timeout: float) -> AsyncGenerat
     deadline = time.monotonic() + timeout
     async with aclosing(items):
         while True:
+            # One `asyncio.timeout` around the whole loop would also cancel the consumer's task while
+            # it handles an item that was yielded.
             try:
                 async with asyncio.timeout(max(deadline - time.monotonic(), 0.0)):
                     item = await anext(items)
             except StopAsyncIteration:
                 return
             except TimeoutError:
-                raise out_of_time(timeout) from None
+                raise timeout_error(timeout) from None
             yield item
 
 
-def out_of_time(timeout: float) -> RequestTimeoutError:
-    """The error of a request whose time has passed."""
+def timeout_error(timeout: float) -> RequestTimeoutError:
+    """The error of a request whose `timeout` in seconds has passed."""
     return RequestTimeoutError(f"The request's timeout of {timeout:g} s passed.")

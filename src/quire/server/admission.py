@@ -17,17 +17,10 @@ import time
 from dataclasses import dataclass
 from types import TracebackType
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from quire.errors import QuireError, RequestTimeoutError
 from quire.server.errors import (
-    ErrorForm,
     NotReady,
     Overloaded,
-    ServerError,
-    openai_form,
-    problem_of,
-    refuse,
 )
 
 
@@ -309,29 +302,3 @@ _FULL = "The server is busy and its queue is full: try again later."
 
 def _order(ticket: Ticket) -> tuple[int, int]:
     return ticket.priority, ticket.number
-
-
-# --- before a body is read -------------------------------------------------------------------------
-
-
-_QUICK = ("/v1/adapters", "/v1/messages/count_tokens")
-
-
-class EarlyRefusal:
-    """Asks the gate at once for what makes an engine work: all that is posted below /v1."""
-
-    def __init__(self, app: ASGIApp, gate: Admission, *, form: ErrorForm = openai_form) -> None:
-        self._app, self._gate, self._form = app, gate, form
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and _works(scope["path"]):
-            try:
-                self._gate.check()
-            except ServerError as error:
-                await refuse(scope, send, problem_of(error), self._form)
-                return
-        await self._app(scope, receive, send)
-
-
-def _works(path: str) -> bool:
-    return path.startswith("/v1/") and not path.startswith(_QUICK)

@@ -15,16 +15,16 @@ from quire import __version__
 from quire.errors import QuireError
 from quire.server import page
 from quire.server.apis import adapters, tokens
-from quire.server.apis.anthropic import messages
+from quire.server.apis.anthropic import router as anthropic
 from quire.server.apis.anthropic.writer import error_body
+from quire.server.apis.body import json_answer
 from quire.server.apis.openai import chat, completions, embeddings, models, scores
-from quire.server.apis.openai.answers import State
 from quire.server.apis.openai.responses import router as responses
-from quire.server.apis.openai.writing import json_answer
+from quire.server.apis.openai.schema import State
 from quire.server.apis.openapi import complete_page
 from quire.server.errors import Problem, problem_of
 from quire.server.service import Service
-from quire.server.streams import ClientGone
+from quire.server.streams import ClientDisconnected
 
 logger = logging.getLogger("quire")
 
@@ -37,7 +37,7 @@ ROUTERS: tuple[MakeRouter, ...] = (
     completions.router,
     models.router,
     responses.router,
-    messages.router,
+    anthropic.router,
     embeddings.router,
     scores.router,
     tokens.router,
@@ -46,7 +46,7 @@ ROUTERS: tuple[MakeRouter, ...] = (
 )
 """Every API's routes, and the chat page's; a module of routes has a `router` and stands here."""
 
-ERROR_FORMS: dict[str, ErrorForm] = {messages.PATH: error_body}
+ERROR_FORMS: dict[str, ErrorForm] = {anthropic.PATH: error_body}
 """The error bodies of APIs that are not OpenAI's, by the beginning of their paths."""
 
 Middleware: TypeAlias = Callable[[ASGIApp], ASGIApp]
@@ -115,7 +115,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     for kind in (QuireError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, refuse)
-    app.add_exception_handler(ClientGone, gone)
+    app.add_exception_handler(ClientDisconnected, gone)
 
 
 def _problem(error: Exception) -> Problem:

@@ -16,7 +16,7 @@ _TOLD = 5
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
+class ServedName:
     """One name that a client may give as `model`; `parent` is an adapter's base model."""
 
     name: str
@@ -36,12 +36,12 @@ class ServedModels:
         self.name = name or default_name(engine.model_args.model_name_or_path)
         self.created = int(time.time())
 
-    def served(self) -> list[ServedModel]:
+    def served(self) -> list[ServedName]:
         """All names, the model's own first."""
         adapters = [adapter.name for adapter in self._engine.adapters]
         names = [*([BASE] if adapters else []), *adapters]
-        others = [ServedModel(name, self.created, self.name) for name in names if name != self.name]
-        return [ServedModel(self.name, self.created), *others]
+        others = [ServedName(name, self.created, self.name) for name in names if name != self.name]
+        return [ServedName(self.name, self.created), *others]
 
     def resolve(self, model: str | None) -> str | None:
         """The engine's adapter for a client's `model`; None is the engine's default.

@@ -28,7 +28,7 @@ from quire.server.call import (
 from quire.server.errors import BadRequest, NotAllowed, NotReady
 from quire.server.served_models import ServedModels
 from quire.server.streams import together
-from quire.server.token_texts import TokenNumbers, TokenTexts
+from quire.server.token_texts import TokenIdTexts, TokenTexts
 from quire.server.tool_choice import ToolChooser
 from quire.tokenizer import Tokenizer
 
@@ -125,7 +125,7 @@ class Service:
 
     async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
         """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
-        kind = TokenNumbers if as_ids else TokenTexts
+        kind = TokenIdTexts if as_ids else TokenTexts
         found = self._texts.get(kind)
         if found is None:
             found = self._texts[kind] = await kind.of(self.tokenizer)

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from quire.outputs import AnswerSum, Delta
 from quire.server.errors import Problem, problem_of
-from quire.server.streams import CancelledWithClient, ClientGone
+from quire.server.streams import CancelOnDisconnect, ClientDisconnected
 
 _COMMENT = b": still here\n\n"
 _HEAD: Message = {
@@ -82,9 +82,9 @@ class EventStream(Response):
         timer = self._loop.call_later(self._keep_alive, self._tick)
         self._timer = timer
         try:
-            async with CancelledWithClient(receive), aclosing(self._deltas) as deltas:
+            async with CancelOnDisconnect(receive), aclosing(self._deltas) as deltas:
                 await self._stream(deltas)
-        except ClientGone:
+        except ClientDisconnected:
             pass
         finally:
             self._timer.cancel()

@@ -12,17 +12,17 @@ from fastapi import Request
 from starlette.types import Receive
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client closed its connection: there is nobody to answer."""
 
 
-class CancelledWithClient:
+class CancelOnDisconnect:
     """Runs its block in the current task, and cancels that when the client goes away.
 
     The request's body must have been read. A cancellation from elsewhere stays one.
 
     Raises:
-        ClientGone: at the end of the block, in place of the cancellation.
+        ClientDisconnected: at the end of the block, in place of the cancellation.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -50,7 +50,7 @@ class CancelledWithClient:
         self._watcher.cancel()
         if self._gone and self._task.cancelling():
             self._task.uncancel()
-            raise ClientGone from None
+            raise ClientDisconnected from None
 
 
 T = TypeVar("T")
@@ -62,9 +62,9 @@ async def read_whole(
     """Give every delta to `take`; a client that goes away aborts the request.
 
     Raises:
-        ClientGone: the client has gone away.
+        ClientDisconnected: the client has gone away.
     """
-    async with CancelledWithClient(request.receive), aclosing(deltas) as stream:
+    async with CancelOnDisconnect(request.receive), aclosing(deltas) as stream:
         async for delta in stream:
             take(delta)
 

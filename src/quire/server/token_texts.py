@@ -13,7 +13,7 @@ from quire.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from quire.constraints.vocabulary import Vocabulary
 
-LEAST = -9999.0
+MIN_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have; OpenAI's own number."""
 
 
@@ -63,7 +63,7 @@ class TokenTexts:
             text = quoted(self.text(token_id))
             fragment = f'{{"token":{text},"bytes":[{numbers}],"logprob":'
             self._fragments[token_id] = fragment
-        return f"{fragment}{max(logprob, LEAST)!r}"
+        return f"{fragment}{max(logprob, MIN_LOGPROB)!r}"
 
     def content(self, logprobs: tuple[TokenLogprob, ...] | None) -> str:
         """JSON of OpenAI's `logprobs` for these tokens; `null` for none."""
@@ -76,7 +76,7 @@ class TokenTexts:
         return f'{self.entry(token.token_id, token.logprob)},"top_logprobs":[{rivals}]}}'
 
 
-class TokenNumbers(TokenTexts):
+class TokenIdTexts(TokenTexts):
     """Tokens named by their ids, as another engine wants them."""
 
     def text(self, token_id: int) -> str:

@@ -18,7 +18,7 @@ Connect = Callable[..., ChatModel]
 
 
 def make_engine(*addresses: str, **options: Any) -> RemoteEngine:
-    """A remote engine over these addresses, with the demo model's folder unless told otherwise."""
+    """A remote engine over these addresses, by default with the demo model's folder."""
     given = {
         "model_name_or_path": str(demo_model_path()),
         "infer_backend": "remote",

@@ -1,6 +1,6 @@
 """A server on 127.0.0.1 that speaks vLLM's protocol, and fails on demand.
 
-It runs in a thread of its own. The recorded form of each answer is that of vLLM 0.32.
+It runs in a thread of its own. Its answers have the form of those recorded from vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IDS = (101, 102, 103, 104)
 
 @dataclass(frozen=True)
 class Seen:
-    """One request as the server saw it."""
+    """One request as the server received it."""
 
     method: str
     path: str
@@ -31,8 +31,8 @@ class FakeServer:
     """`mode` says how the next requests are answered:
 
     "answer", "refuse" (with `status` and `message`), "die" (in the middle of the stream), "hang up"
-    (before a word), "silent" (after the first event), "hold" (until `resume` is set), "cut" (an end
-    without a finish), "garbage", "error event", "endless line".
+    (before the response), "silent" (after the first event), "hold" (until `resume` is set), "cut"
+    (the stream ends without a finish reason), "garbage", "strange", "error event", "endless line".
     """
 
     def __init__(self, *, models: tuple[str, ...] = (MODEL,), max_model_len: int = 512) -> None:
@@ -45,11 +45,11 @@ class FakeServer:
         self.models, self.max_model_len = models, max_model_len
         self.chat_deltas: list[dict[str, Any]] = [{"content": word} for word in WORDS]
         self.seen: list[Seen] = []
-        self.under_way = self.most_under_way = self.aborted = 0
+        self.in_flight = self.aborted = 0
         self.resume = threading.Event()
         self.port = 0
 
-    # --- life ---
+    # --- lifecycle ---
 
     @property
     def address(self) -> str:
@@ -148,18 +148,18 @@ class FakeServer:
     async def _answer(
         self, request: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.in_flight += 1
+
         playing = asyncio.ensure_future(self._play(request, writer))
-        gone = asyncio.ensure_future(reader.read(1))
+        closed = asyncio.ensure_future(reader.read(1))
         try:
-            await asyncio.wait({playing, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({playing, closed}, return_when=asyncio.FIRST_COMPLETED)
             if not playing.done():
                 self.aborted += 1
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
             playing.cancel()
-            gone.cancel()
+            closed.cancel()
         if playing.done() and not playing.cancelled():
             playing.result()
 
@@ -217,14 +217,14 @@ class FakeServer:
         count = request.body.get("n", 1)
         if "chat" in request.path:
             events = [
-                _choice({"delta": delta}, index, place, len(self.chat_deltas))
-                for place, delta in enumerate(self.chat_deltas)
+                _choice({"delta": delta}, index, position, len(self.chat_deltas))
+                for position, delta in enumerate(self.chat_deltas)
                 for index in range(count)
             ]
         else:
             events = [
-                _choice({"text": word}, index, place, len(WORDS))
-                for place, word in enumerate(WORDS)
+                _choice({"text": word}, index, position, len(WORDS))
+                for position, word in enumerate(WORDS)
                 for index in range(count)
             ]
         return [*events, {"choices": [], "usage": self._usage(len(events))}]
@@ -242,12 +242,12 @@ class FakeServer:
         return {"choices": choices, "usage": self._usage(len(IDS))}
 
 
-def _choice(content: dict[str, Any], index: int, place: int, length: int) -> dict[str, Any]:
-    last = place == length - 1
+def _choice(content: dict[str, Any], index: int, position: int, length: int) -> dict[str, Any]:
+    last = position == length - 1
     choice = {
         **content,
         "index": index,
-        "token_ids": [IDS[place % len(IDS)]],
+        "token_ids": [IDS[position % len(IDS)]],
         "finish_reason": "stop" if last else None,
     }
     return {"choices": [choice]}

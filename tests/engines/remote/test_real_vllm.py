@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from quire.demo import demo_model_path
 from quire.errors import PromptTooLongError, RequestError, SamplingError, UnknownAdapterError
 from quire.outputs import TokenLogprob
 from tests.engines.remote.conftest import make_engine
+from tests.polling import wait_until
 
 PROMPTS = [
     "Hello! Who are you?",
@@ -60,7 +60,7 @@ def ids(model: ChatModel, text: str, **options: Any) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("text", PROMPTS)
-def test_greedy_answers_are_the_native_engines(
+def test_greedy_answers_match_the_native_engine(
     remote: ChatModel, native: ChatModel, text: str
 ) -> None:
     (expected,) = native.chat(ask(text), **GREEDY)
@@ -127,7 +127,7 @@ def test_stop_strings(remote: ChatModel, native: ChatModel, stop: Any) -> None:
         {"priority": 3},
     ],
 )
-def test_options_do_what_they_do_natively(
+def test_options_match_the_native_engine(
     remote: ChatModel, native: ChatModel, options: dict[str, Any]
 ) -> None:
     given = {**GREEDY, **options}
@@ -136,7 +136,7 @@ def test_options_do_what_they_do_natively(
     assert mine.finish_reason == other.finish_reason
 
 
-def test_bad_words_do_not_come(remote: ChatModel) -> None:
+def test_bad_words(remote: ChatModel) -> None:
     plain = remote.chat(ask(PROMPTS[2]), **GREEDY)[0].response_text
     assert "Units" in plain
     assert (
@@ -160,7 +160,7 @@ def close_to(mine: TokenLogprob | None, other: TokenLogprob | None) -> bool:
     )
 
 
-def test_log_probabilities_are_the_native_engines(remote: ChatModel, native: ChatModel) -> None:
+def test_logprobs_match_the_native_engine(remote: ChatModel, native: ChatModel) -> None:
     for top in (0, 3):
         options = {**GREEDY, "logprobs": top, "prompt_logprobs": top}
         (mine,), (other,) = (model.chat(ask(PROMPTS[1]), **options) for model in (remote, native))
@@ -174,7 +174,7 @@ def test_log_probabilities_are_the_native_engines(remote: ChatModel, native: Cha
             assert all(map(close_to, one, two))
 
 
-def test_a_sampled_token_that_is_unlikely_keeps_its_rivals(remote: ChatModel) -> None:
+def test_unlikely_sampled_token_keeps_the_top_logprobs(remote: ChatModel) -> None:
     options = {"temperature": 2.0, "top_p": 1.0, "top_k": 0, "seed": 3, "max_new_tokens": 60}
     (response,) = remote.chat(ask(PROMPTS[0]), logprobs=2, **options)
     assert response.logprobs is not None
@@ -202,7 +202,7 @@ def test_constraints(remote: ChatModel, remote_chat: ChatModel) -> None:
         assert isinstance(json.loads(response.content)["age"], int)
 
 
-def test_an_abandoned_stream_frees_the_server(remote: ChatModel, vllm_model: ChatModel) -> None:
+def test_abandoned_stream_is_aborted_in_vllm(remote: ChatModel, vllm_model: ChatModel) -> None:
     async def find() -> Any:
         return vllm_model.engine.token_engine._running().engine.output_processor  # type: ignore[attr-defined]
 
@@ -211,14 +211,9 @@ def test_an_abandoned_stream_frees_the_server(remote: ChatModel, vllm_model: Cha
     for _ in range(3):
         next(stream)
     state = remote.engine.connection.client.pool.servers[0]  # type: ignore[attr-defined]
-    assert state.under_way == served.get_num_unfinished_requests() == 1
+    assert state.in_flight == served.get_num_unfinished_requests() == 1
     stream.close()
-    for _ in range(200):
-        if not state.under_way and not served.has_unfinished_requests():
-            break
-        time.sleep(0.01)
-    assert not state.under_way
-    assert not served.has_unfinished_requests()
+    wait_until(lambda: not state.in_flight and not served.has_unfinished_requests())
 
 
 async def test_many_requests_at_once(remote: ChatModel, native: ChatModel) -> None:
@@ -229,7 +224,7 @@ async def test_many_requests_at_once(remote: ChatModel, native: ChatModel) -> No
     assert [answer[0].token_ids for answer in answers] == expected * 4
 
 
-def test_what_the_server_refuses(remote: ChatModel, remote_chat: ChatModel) -> None:
+def test_refused_requests(remote: ChatModel, remote_chat: ChatModel) -> None:
     for model in (remote, remote_chat):
         with pytest.raises(UnknownAdapterError, match="'parrot'"):
             model.chat(ask("Hello"), adapter="parrot", **GREEDY)
@@ -246,9 +241,7 @@ async def test_health(remote: ChatModel) -> None:
 
 
 @pytest.mark.parametrize("text", PROMPTS)
-def test_the_chat_api_gives_the_same_answers(
-    remote_chat: ChatModel, native: ChatModel, text: str
-) -> None:
+def test_chat_api_answers_match(remote_chat: ChatModel, native: ChatModel, text: str) -> None:
     (expected,) = native.chat(ask(text), **GREEDY)
     (whole,) = remote_chat.chat(ask(text), **GREEDY)
     assert whole.token_ids == expected.token_ids
@@ -260,7 +253,7 @@ def test_the_chat_api_gives_the_same_answers(
     assert deltas[-1].finish_reason == expected.finish_reason
 
 
-def test_log_probabilities_of_the_chat_api(remote_chat: ChatModel, native: ChatModel) -> None:
+def test_chat_api_logprobs(remote_chat: ChatModel, native: ChatModel) -> None:
     options = {**GREEDY, "logprobs": 3}
     (mine,), (other,) = (model.chat(ask(PROMPTS[1]), **options) for model in (remote_chat, native))
     assert mine.logprobs is not None

@@ -1,11 +1,10 @@
-"""RemoteEngine over fake servers: what it sends, what it gives back, and every way to fail."""
+"""RemoteEngine over fake servers: what it sends, what it returns, and how it fails."""
 
 import asyncio
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,28 +14,19 @@ import pytest
 from quire import errors
 from quire.chat import ChatModel
 from quire.demo import demo_model_path
-from quire.engines.remote import client
-from quire.engines.remote import servers as pool_module
+from quire.engines.remote import client, server_pool
 from quire.outputs import Usage
 from tests.engines.remote.conftest import Connect, MakeServers, make_engine
 from tests.engines.remote.fake_server import IDS, WORDS
+from tests.polling import wait_until
 
 USER = [{"role": "user", "content": "Tell me a story."}]
 TEXT = "".join(WORDS)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen in 10 s")
-
-
 @contextmanager
 def dead_address() -> Iterator[str]:
-    """An address where nobody listens, nor can begin to: the port is taken."""
+    """An address at which nobody listens or can start to, since a socket is bound to it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -46,9 +36,7 @@ def dead_address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("api", ["tokens", "chat"])
-def test_an_answer_comes_streamed_and_whole(
-    servers: MakeServers, connect: Connect, api: str
-) -> None:
+def test_answer_streamed_and_whole(servers: MakeServers, connect: Connect, api: str) -> None:
     (server,) = servers()
     server.cached = 4
     model = connect(server, remote_api=api)
@@ -80,7 +68,7 @@ def test_several_completions_and_copies_of_a_greedy_one(
         assert [one.index for one in model.chat(USER, n=3, **options)] == [0, 1, 2]
 
 
-def test_names_of_models_and_identities_are_sent(servers: MakeServers, connect: Connect) -> None:
+def test_model_name_and_request_id_are_sent(servers: MakeServers, connect: Connect) -> None:
     (server,) = servers(models=("first", "second"))
     model = connect(server)
     model.chat(USER, request_id="r-1")
@@ -95,7 +83,9 @@ def test_names_of_models_and_identities_are_sent(servers: MakeServers, connect: 
         model.chat(USER, request_id="a\r\nAuthorization: x")
 
 
-def test_the_context_is_the_servers_or_a_lower_wish(servers: MakeServers, connect: Connect) -> None:
+def test_context_length_is_the_lower_of_server_and_vllm_maxlen(
+    servers: MakeServers, connect: Connect
+) -> None:
     (server,) = servers(max_model_len=300)
     assert connect(server).engine.info.context_length == 300
     assert connect(server, vllm_maxlen=100).engine.info.context_length == 100
@@ -106,7 +96,9 @@ def test_the_context_is_the_servers_or_a_lower_wish(servers: MakeServers, connec
     assert body["max_tokens"] == 300 - len(body["prompt"])
 
 
-def test_the_chat_api_sends_messages_and_variables(servers: MakeServers, connect: Connect) -> None:
+def test_chat_api_sends_messages_and_template_variables(
+    servers: MakeServers, connect: Connect
+) -> None:
     (server,) = servers()
     model = connect(server, model_name_or_path="some/model", default_system="Be kind.")
     model.chat(USER, enable_thinking=False)
@@ -119,9 +111,7 @@ def test_the_chat_api_sends_messages_and_variables(servers: MakeServers, connect
     assert server.posts[-1].body["temperature"] == 0.5
 
 
-def test_the_chat_api_lets_the_server_cut_the_answer(
-    servers: MakeServers, connect: Connect
-) -> None:
+def test_chat_api_retries_without_max_tokens(servers: MakeServers, connect: Connect) -> None:
     (server,) = servers()
     server.limit_refused = True
     model = connect(server, remote_api="chat")
@@ -132,7 +122,7 @@ def test_the_chat_api_lets_the_server_cut_the_answer(
         model.chat(USER)
 
 
-def test_calls_of_the_chat_api_become_tool_calls(servers: MakeServers, connect: Connect) -> None:
+def test_chat_api_tool_calls(servers: MakeServers, connect: Connect) -> None:
     (server,) = servers()
     call = {"index": 0, "id": "c", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
     server.chat_deltas = [{"reasoning": "Hm."}, {"tool_calls": [call]}, {}]
@@ -147,7 +137,7 @@ def test_calls_of_the_chat_api_become_tool_calls(servers: MakeServers, connect: 
 # --- failures ---
 
 
-def test_a_refused_connection_goes_to_the_next_server(
+def test_refused_connection_moves_to_the_next_server(
     servers: MakeServers, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     (server,) = servers()
@@ -159,11 +149,11 @@ def test_a_refused_connection_goes_to_the_next_server(
     assert len(server.posts) == 3
 
 
-def test_a_server_that_dies_later_is_left_out_and_comes_back(
+def test_server_that_dies_is_skipped_until_it_recovers(
     servers: MakeServers, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_TICK_SECONDS", 0.05)
-    monkeypatch.setattr(pool_module, "UNHEALTHY_PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(server_pool, "_TICK_SECONDS", 0.05)
+    monkeypatch.setattr(server_pool, "UNHEALTHY_PROBE_SECONDS", 0.1)
     one, two = servers(2)
     model = connect(one, two)
     one.stop()
@@ -173,16 +163,14 @@ def test_a_server_that_dies_later_is_left_out_and_comes_back(
     states = model.engine.connection.client.pool.servers  # type: ignore[attr-defined]
     assert [state.healthy for state in states] == [False, True]
     one.start()
-    until(lambda: states[0].healthy)
+    wait_until(lambda: states[0].healthy)
     for _ in range(4):
         model.chat(USER)
     assert len(one.posts) == 2
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_server_that_takes_no_request_is_passed_over(
-    servers: MakeServers, connect: Connect, status: int
-) -> None:
+def test_busy_server_is_skipped(servers: MakeServers, connect: Connect, status: int) -> None:
     one, two = servers(2)
     one.mode, one.status = "refuse", status
     model = connect(one, two)
@@ -198,7 +186,7 @@ def test_a_server_that_takes_no_request_is_passed_over(
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"),
+    ("mode", "message"),
     [
         ("die", "broke in the middle"),
         ("cut", "ended with 0 of 1"),
@@ -210,49 +198,49 @@ def test_a_server_that_takes_no_request_is_passed_over(
     ],
 )
 @pytest.mark.parametrize("api", ["tokens", "chat"])
-def test_a_stream_that_breaks_is_a_fault_and_is_not_tried_again(
-    servers: MakeServers, connect: Connect, mode: str, told: str, api: str
+def test_broken_stream_is_an_error_and_not_retried(
+    servers: MakeServers, connect: Connect, mode: str, message: str, api: str
 ) -> None:
     one, two = servers(2)
     one.mode = two.mode = mode
     model = connect(one, two, remote_api=api)
-    with pytest.raises(errors.GenerationError, match=told):
+    with pytest.raises(errors.GenerationError, match=message):
         list(model.stream(USER))
     assert len(one.posts) + len(two.posts) == 1
     one.mode = two.mode = "answer"
     assert model.chat(USER)[0].response_text == TEXT
 
 
-def test_a_silent_stream_is_given_up(
+def test_silent_stream_is_an_error(
     servers: MakeServers, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(client, "SILENCE_SECONDS", 1)
     (server,) = servers()
     server.mode = "silent"
     model = connect(server)
-    with pytest.raises(errors.GenerationError, match=r"nothing for 0\.3 s"):
+    with pytest.raises(errors.GenerationError, match=r"nothing for 1 s"):
         list(model.stream(USER))
-    until(lambda: server.aborted == 1)
+    wait_until(lambda: server.aborted == 1)
 
 
 @pytest.mark.parametrize("api", ["tokens", "chat"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_the_requests_own_limit_ends_it(
+def test_timeout_ends_a_request(
     servers: MakeServers, connect: Connect, api: str, whole: bool
 ) -> None:
     (server,) = servers()
     server.mode = "hold"
     model = connect(server, remote_api=api)
-    with pytest.raises(errors.RequestTimeoutError, match=r"0\.3 s"):
+    with pytest.raises(errors.RequestTimeoutError, match=r"timeout of 1 s"):
         if whole:
-            model.chat(USER, timeout=0.3)
+            model.chat(USER, timeout=1)
         else:
-            list(model.stream(USER, timeout=0.3))
-    until(lambda: server.aborted == 1 and not server.under_way)
+            list(model.stream(USER, timeout=1))
+    wait_until(lambda: server.aborted == 1 and not server.in_flight)
 
 
 @pytest.mark.parametrize("api", ["tokens", "chat"])
-def test_an_abandoned_stream_is_aborted_at_the_server(
+def test_abandoned_stream_is_aborted_on_the_server(
     servers: MakeServers, connect: Connect, api: str
 ) -> None:
     (server,) = servers()
@@ -260,13 +248,13 @@ def test_an_abandoned_stream_is_aborted_at_the_server(
     model = connect(server, remote_api=api)
     stream = model.stream(USER)
     assert next(stream).text == WORDS[0]
-    assert server.under_way == 1
+    assert server.in_flight == 1
     stream.close()
-    until(lambda: server.aborted == 1 and not server.under_way)
-    until(lambda: not model.engine.connection.client.pool.servers[0].under_way)  # type: ignore[attr-defined]
+    wait_until(lambda: server.aborted == 1 and not server.in_flight)
+    wait_until(lambda: not model.engine.connection.client.pool.servers[0].in_flight)  # type: ignore[attr-defined]
 
 
-def test_a_bad_request_keeps_its_kind_and_is_sent_once(
+def test_bad_request_keeps_its_error_and_is_sent_once(
     servers: MakeServers, connect: Connect
 ) -> None:
     one, two = servers(2)
@@ -295,7 +283,7 @@ def test_a_bad_request_keeps_its_kind_and_is_sent_once(
 # --- balance ---
 
 
-def test_requests_spread_over_three_servers(servers: MakeServers, connect: Connect) -> None:
+def test_requests_go_to_the_least_loaded_server(servers: MakeServers, connect: Connect) -> None:
     three = servers(3)
     for server in three:
         server.mode = "hold"
@@ -307,12 +295,12 @@ def test_requests_spread_over_three_servers(servers: MakeServers, connect: Conne
     answers: list[Any] = []
     asking = threading.Thread(target=lambda: answers.extend(asyncio.run(ask_all())))
     asking.start()
-    until(lambda: sum(server.under_way for server in three) == 12)
-    assert [server.under_way for server in three] == [4, 4, 4]
-    three[1].resume.set()  # the second gets free, and then gets what comes
-    until(lambda: not three[1].under_way)
+    wait_until(lambda: sum(server.in_flight for server in three) == 12)
+    assert [server.in_flight for server in three] == [4, 4, 4]
+    three[1].resume.set()  # the second becomes idle, and gets the next requests
+    wait_until(lambda: not three[1].in_flight)
     states = model.engine.connection.client.pool.servers  # type: ignore[attr-defined]
-    until(lambda: not states[1].under_way)
+    wait_until(lambda: not states[1].in_flight)
     for _ in range(3):
         model.chat(USER)
     assert [len(server.posts) for server in three] == [4, 7, 4]
@@ -320,13 +308,13 @@ def test_requests_spread_over_three_servers(servers: MakeServers, connect: Conne
         server.resume.set()
     asking.join(20)
     assert [answer[0].response_text for answer in answers] == [TEXT] * 12
-    until(lambda: [state.under_way for state in states] == [0, 0, 0])
+    wait_until(lambda: [state.in_flight for state in states] == [0, 0, 0])
 
 
 # --- start, health, close ---
 
 
-def test_no_server_at_all_is_an_error_of_the_start() -> None:
+def test_start_fails_without_any_server() -> None:
     with (
         dead_address() as one,
         dead_address() as two,
@@ -337,14 +325,14 @@ def test_no_server_at_all_is_an_error_of_the_start() -> None:
     assert two in str(caught.value)
 
 
-def test_a_server_that_is_dead_inside_does_not_count(servers: MakeServers) -> None:
+def test_start_fails_if_health_fails(servers: MakeServers) -> None:
     (server,) = servers()
     server.health = 503
     with pytest.raises(errors.EngineStartError, match="/health answers 503"):
         make_engine(server.address)
 
 
-async def test_health_follows_the_servers(servers: MakeServers) -> None:
+async def test_health(servers: MakeServers) -> None:
     one, two = servers(2)
     engine = make_engine(one.address, two.address)
     states = engine.connection.client.pool.servers  # type: ignore[attr-defined]
@@ -366,7 +354,7 @@ async def test_health_follows_the_servers(servers: MakeServers) -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-def test_a_closed_model_ends_its_requests(servers: MakeServers) -> None:
+def test_close_ends_requests(servers: MakeServers) -> None:
     (server,) = servers()
     server.mode = "hold"
     model = ChatModel.from_engine(make_engine(server.address))
@@ -380,24 +368,24 @@ def test_a_closed_model_ends_its_requests(servers: MakeServers) -> None:
 
     asking = threading.Thread(target=ask)
     asking.start()
-    until(lambda: server.under_way == 1)
+    wait_until(lambda: server.in_flight == 1)
     model.close()
     asking.join(10)
     assert len(failures) == 1
-    until(lambda: not server.under_way)
+    wait_until(lambda: not server.in_flight)
 
 
-async def test_one_event_loop_is_required(servers: MakeServers) -> None:
+async def test_second_event_loop_is_refused(servers: MakeServers) -> None:
     (server,) = servers()
     engine = make_engine(server.address)
     assert engine.info.loop_bound
     await engine.health()
 
-    def elsewhere() -> None:
+    def on_another_loop() -> None:
         asyncio.run(engine.health())
 
     with pytest.raises(errors.EngineError, match="one event loop"):
-        await asyncio.to_thread(elsewhere)
+        await asyncio.to_thread(on_another_loop)
     await engine.close()
 
 
@@ -405,7 +393,7 @@ async def test_one_event_loop_is_required(servers: MakeServers) -> None:
 
 
 @pytest.mark.parametrize("source", ["argument", "environment"])
-def test_the_key_goes_to_the_server_and_into_no_log(
+def test_key_is_sent_and_never_logged(
     servers: MakeServers,
     connect: Connect,
     monkeypatch: pytest.MonkeyPatch,
@@ -426,12 +414,12 @@ def test_the_key_goes_to_the_server_and_into_no_log(
     with pytest.raises(errors.GenerationError) as caught:
         model.chat(USER)
     assert all(post.headers["authorization"] == "Bearer s3cret-key" for post in server.posts)
-    told = caplog.text + str(caught.value) + repr(model.engine.model_args)
-    assert "httpcore" in caplog.text  # the loggers that could tell it were listening
-    assert "s3cret-key" not in told
+    written = caplog.text + str(caught.value) + repr(model.engine.model_args)
+    assert "httpcore" in caplog.text  # the loggers that see the headers were recorded
+    assert "s3cret-key" not in written
 
 
-def test_a_wrong_key_names_the_argument(
+def test_wrong_key_names_the_argument(
     servers: MakeServers, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (server,) = servers()
@@ -445,7 +433,7 @@ def test_a_wrong_key_names_the_argument(
         make_engine(server.address, remote_api_key="a\nb")
 
 
-def test_no_proxy_of_the_environment_gets_the_request(
+def test_environment_proxy_is_not_used(
     servers: MakeServers, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, proxy = servers(2)
@@ -453,7 +441,7 @@ def test_no_proxy_of_the_environment_gets_the_request(
     monkeypatch.setenv("http_proxy", proxy.address)
     assert connect(server).chat(USER)[0].response_text == TEXT
     assert not proxy.seen
-    with httpx.Client() as other:  # which would have
+    with httpx.Client() as other:  # the proxy does get what uses the environment
         other.get(f"{server.address}/health")
     assert proxy.seen
 
@@ -462,7 +450,7 @@ def test_no_proxy_of_the_environment_gets_the_request(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"remote_base_url": None}, "remote_base_url"),
         ({"adapter_name_or_path": "some/adapter"}, "adapter_name_or_path"),
@@ -477,15 +465,15 @@ def test_no_proxy_of_the_environment_gets_the_request(
         ({"remote_api": "chat", "add_tokens": "<x>"}, "add_tokens"),
     ],
 )
-def test_arguments_that_cannot_be_honoured_are_refused_by_name(
-    servers: MakeServers, options: dict[str, Any], told: str
+def test_unsupported_arguments_are_refused_by_name(
+    servers: MakeServers, options: dict[str, Any], message: str
 ) -> None:
     (server,) = servers()
-    with pytest.raises(errors.ConfigError, match=told):
+    with pytest.raises(errors.ConfigError, match=message):
         make_engine(server.address, **options)
 
 
-def test_auto_takes_tokens_where_the_folder_is_here(servers: MakeServers, connect: Connect) -> None:
+def test_auto_sends_tokens_if_the_folder_is_local(servers: MakeServers, connect: Connect) -> None:
     (server,) = servers()
     connect(server).chat(USER)
     connect(server, model_name_or_path="not/here").chat(USER)
@@ -493,9 +481,7 @@ def test_auto_takes_tokens_where_the_folder_is_here(servers: MakeServers, connec
     assert demo_model_path().is_dir()
 
 
-def test_what_needs_a_tokenizer_is_refused_in_chat_mode(
-    servers: MakeServers, connect: Connect
-) -> None:
+def test_chat_mode_refuses_what_needs_a_tokenizer(servers: MakeServers, connect: Connect) -> None:
     (server,) = servers()
     model = connect(server, remote_api="chat")
     with pytest.raises(errors.UnsupportedOptionError, match="max_new_tokens"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quire.engines.vllm.failures import translate
+from quire.engines.vllm.errors import as_quire_error
 from quire.engines.vllm.launch import import_vllm
 from quire.errors import (
     EngineDeadError,
@@ -82,7 +82,7 @@ def theirs() -> Any:
 
 
 def check(error: BaseException, kind: type[QuireError], text: str) -> None:
-    found = translate(error)
+    found = as_quire_error(error)
     assert type(found) is kind
     assert text in str(found)
 
@@ -169,4 +169,4 @@ def test_what_nobody_expected() -> None:
 
 def test_ours_come_back_as_they_are() -> None:
     for error in (EngineDeadError("a"), SamplingError("b"), PromptTooLongError("c")):
-        assert translate(error) is error
+        assert as_quire_error(error) is error

@@ -24,14 +24,21 @@ from typing import Any
 import pytest
 
 from quire.engines.vllm import launch, log
-from quire.engines.vllm.failures import translate
-from quire.engines.vllm.launch import Started, environment, import_vllm, start, stop, stop_dead
-from quire.engines.vllm.load import StepFigures
-from quire.engines.vllm.plan import Plan
-from quire.engines.vllm.processes import engine_processes
+from quire.engines.vllm.errors import as_quire_error
+from quire.engines.vllm.launch import (
+    RunningEngine,
+    engine_processes,
+    environment,
+    import_vllm,
+    start,
+    stop,
+    stop_dead,
+)
+from quire.engines.vllm.plan import EnginePlan
+from quire.engines.vllm.stats import StepStats
 from quire.errors import ConfigError, EngineDeadError, EngineStartError, OutOfMemoryError
 
-PLAN = Plan({"model": "m"}, {"QUIRE_TEST_OF_PLANS": "from the plan"})
+PLAN = EnginePlan({"model": "m"}, {"QUIRE_TEST_OF_PLANS": "from the plan"})
 
 
 class Engine:
@@ -83,9 +90,9 @@ def makes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None
     """Sets what is done in place of making vLLM's engine."""
 
     def put(function: Callable[[], Any]) -> None:
-        def make(engine_args: Mapping[str, Any], figures: StepFigures) -> Any:
+        def make(engine_args: Mapping[str, Any], figures: StepStats) -> Any:
             assert engine_args == {"model": "m"}
-            assert isinstance(figures, StepFigures)
+            assert isinstance(figures, StepStats)
             return function()
 
         monkeypatch.setattr(launch, "_make_engine", make)
@@ -160,7 +167,7 @@ def test_phases_are_told(makes: Any, file: Path, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO, "quire"):
         start(PLAN, 60)
     told = [record.getMessage().partition(" (")[0] for record in caplog.records]
-    assert told == ["vLLM: loading the weights", "vLLM: the KV cache is there"]
+    assert told == ["vLLM: loading the weights", "vLLM: the KV cache is allocated"]
 
 
 # --- starts that fail ----------------------------------------------------------------------------
@@ -274,7 +281,7 @@ def test_arguments_that_the_installed_vllm_refuses(given: dict[str, Any], named:
 
     import_vllm()
     with pytest.raises(ConfigError, match=f"vLLM refuses the arguments: .*{named}"):
-        launch._make_engine({"model": str(demo_model_path()), **given}, StepFigures())
+        launch._make_engine({"model": str(demo_model_path()), **given}, StepStats())
 
 
 # --- the environment -----------------------------------------------------------------------------
@@ -397,16 +404,16 @@ async def test_requests_of_a_dead_engine_are_told_though_vllm_never_notices() ->
         output_processor=SimpleNamespace(propagate_error=propagate_error),
         shutdown=shutdown,
     )
-    await asyncio.to_thread(stop_dead, Started(engine, ()))
+    await asyncio.to_thread(stop_dead, RunningEngine(engine, ()))
     found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
     assert [type(error).__name__ for error in found] == ["EngineDeadError"] * 2
     assert handler.cancelled()
-    assert isinstance(translate(told[0]), EngineDeadError)
+    assert isinstance(as_quire_error(told[0]), EngineDeadError)
 
 
 @pytest.mark.vllm
 async def test_a_dead_engine_without_requests_is_just_ended() -> None:
     engine: Any = Engine()
     engine.output_handler = None
-    await asyncio.to_thread(stop_dead, Started(engine, ()))
+    await asyncio.to_thread(stop_dead, RunningEngine(engine, ()))
     assert engine.shutdowns == 1

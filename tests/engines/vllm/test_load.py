@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 from quire.engines.seam import EngineLoad
 from quire.engines.vllm.launch import import_vllm
-from quire.engines.vllm.load import StepFigures, stat_logger
+from quire.engines.vllm.stats import StepStats, stat_logger
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,7 +29,7 @@ def test_counts_are_summed_and_gauges_are_the_last_of_each_engine(
     from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
     from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
-    figures = StepFigures()
+    figures = StepStats()
     for rank, (running, waiting, held, queries, hits, back, drafted, accepted), usage in steps:
         drafts = SpecDecodingStats(num_spec_tokens=1)
         drafts.num_draft_tokens, drafts.num_accepted_tokens = drafted, accepted
@@ -73,7 +73,7 @@ def test_vllm_makes_no_prometheus_metrics_beside_ours() -> None:
     )
 
     before = {family.name for family in REGISTRY.collect()}
-    figures = StepFigures()
+    figures = StepStats()
     pictures = MultiModalCacheStats(queries=4, hits=1)
     manager = StatLoggerManager(
         VllmConfig(),

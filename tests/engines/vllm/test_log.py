@@ -178,9 +178,9 @@ def test_phases_are_told_once_and_in_order(file: Path) -> None:
     reader = LogReader()
     assert reader.phases() == []
     append(file, "INFO Starting to load model\nINFO Initializing a V1 LLM engine (v0.32.0)\n")
-    assert reader.phases() == ["the engine's process is there", "loading the weights"]
+    assert reader.phases() == ["the engine's process runs", "loading the weights"]
     append(file, "INFO Starting to load model\nINFO GPU KV cache size: 5 tokens\n")
-    assert reader.phases() == ["the KV cache is there"]
+    assert reader.phases() == ["the KV cache is allocated"]
     assert reader.phases() == []
 
 

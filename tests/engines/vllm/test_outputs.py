@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.engines.vllm.launch import import_vllm
-from quire.engines.vllm.outputs import DeltaReader
+from quire.engines.vllm.requests import DeltaReader
 from quire.outputs import Delta, Usage
 from quire.sampling import SamplingParams
 
@@ -174,7 +174,7 @@ def test_finish_reasons(theirs: str, ours: str) -> None:
 def test_every_reason_of_the_installed_vllm_is_known() -> None:
     from vllm.v1.engine import FinishReason
 
-    from quire.engines.vllm.outputs import _FINISH_REASONS
+    from quire.engines.vllm.requests import _FINISH_REASONS
 
     assert {str(reason) for reason in FinishReason} == set(_FINISH_REASONS)
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.engines.vllm.devices import choose_placement
 from quire.engines.vllm.launch import import_vllm
-from quire.engines.vllm.placement import choose_placement
 from tests.engines.vllm.facts import gpus, qwen
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16, 20, 24, 25, 28, 32, 40, 48, 64, 71])

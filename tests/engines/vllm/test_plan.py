@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.engines.vllm.launch import import_vllm
-from quire.engines.vllm.plan import LORA_RANKS, UNIPROC, AdapterNeeds, Plan, make_plan
+from quire.engines.vllm.plan import LORA_RANKS, UNIPROC, AdapterNeeds, EnginePlan, make_plan
 from quire.errors import ConfigError, OutOfMemoryError, UnsupportedModelError
 from quire.options import MAX_LOGPROBS
 from tests.engines.vllm.facts import FOLDER, GIB, arguments, cpu, finetuning, gpus, qwen
@@ -23,7 +23,7 @@ TOKEN = 2 * 28 * 4 * 128 * 4  # bytes of one token of `qwen` in float32
 
 def plan_of(
     model: Any = None, devices: Any = None, adapters: AdapterNeeds | None = None, **given: Any
-) -> Plan:
+) -> EnginePlan:
     return make_plan(arguments(**given), finetuning(), model or qwen(), devices or gpus(), adapters)
 
 

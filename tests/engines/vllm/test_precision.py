@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire.engines.vllm.precision import choose_precision
+from quire.engines.vllm.devices import choose_precision
 from quire.errors import ConfigError, UnsupportedModelError
 from tests.engines.vllm.facts import GIB, arguments, cpu, gpus, qwen
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from quire.engines.vllm.processes import end, engine_processes
+from quire.engines.vllm.launch import end, engine_processes
 
 SPAWN = multiprocessing.get_context("spawn")
 

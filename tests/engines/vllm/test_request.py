@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.engines.vllm.launch import import_vllm
-from quire.engines.vllm.request import to_vllm
+from quire.engines.vllm.requests import to_vllm
 from quire.errors import SamplingError
 from quire.response_format import Constraint, read_response_format
 from quire.sampling import SamplingParams

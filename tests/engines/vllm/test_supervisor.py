@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.engines.vllm import supervisor
-from quire.engines.vllm.launch import Started
-from quire.engines.vllm.plan import Plan
+from quire.engines.vllm.launch import RunningEngine
+from quire.engines.vllm.plan import EnginePlan
 from quire.engines.vllm.supervisor import Supervisor
 from quire.errors import EngineClosedError, EngineDeadError, EngineStartError
 
-PLAN = Plan({"model": "m"})
+PLAN = EnginePlan({"model": "m"})
 
 
 class Hurried(threading.Event):
@@ -43,31 +43,31 @@ class World:
     """The engines that were started and stopped, and what the next starts do."""
 
     def __init__(self) -> None:
-        self.started: list[Started] = []
-        self.stopped: list[Started] = []
+        self.started: list[RunningEngine] = []
+        self.stopped: list[RunningEngine] = []
         self.next: list[Callable[[], None]] = []
         self.delays: list[float] = []
         self.processes: tuple[psutil.Process, ...] = ()
         self.attempts = 0
 
-    def start(self, plan: Plan, timeout: float, given_up: Any = None) -> Started:
+    def start(self, plan: EnginePlan, timeout: float, given_up: Any = None) -> RunningEngine:
         assert (plan, timeout) == (PLAN, 5.0)
         self.attempts += 1
         if self.next:
             self.next.pop(0)()
         engine: Any = SimpleNamespace(errored=False)
-        self.started.append(Started(engine, self.processes))
+        self.started.append(RunningEngine(engine, self.processes))
         return self.started[-1]
 
-    def stop(self, started: Started) -> None:
+    def stop(self, started: RunningEngine) -> None:
         self.stopped.append(started)
 
-    def kill(self, started: Started) -> None:
+    def kill(self, started: RunningEngine) -> None:
         engine: Any = started.engine
         engine.errored = True
 
     @property
-    def left(self) -> list[Started]:
+    def left(self) -> list[RunningEngine]:
         return [one for one in self.started if not any(one is other for other in self.stopped)]
 
 
@@ -148,7 +148,7 @@ def test_a_first_start_that_fails_is_the_callers(world: World) -> None:
 def test_a_death_is_seen_at_once(
     world: World, supervise: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_LOOK_EVERY", 0.9 * 50)  # the watcher sleeps on
+    monkeypatch.setattr(supervisor, "_CHECK_SECONDS", 0.9 * 50)  # the watcher sleeps on
     made = supervise(0)
     world.kill(world.started[0])
     with pytest.raises(EngineDeadError, match="Set vllm_max_restarts"):
@@ -295,7 +295,7 @@ def test_nothing_is_left_and_the_bound_holds_whatever_happens(
     with pytest.MonkeyPatch.context() as patch:
         world = make_world(patch)
 
-        def start(plan: Plan, timeout: float, given_up: Any = None) -> Started:
+        def start(plan: EnginePlan, timeout: float, given_up: Any = None) -> RunningEngine:
             fate = fates[world.attempts - 1] if 0 < world.attempts <= len(fates) else "dies"
             if fate == "fails":
                 world.next.append(fails)
@@ -305,7 +305,7 @@ def test_nothing_is_left_and_the_bound_holds_whatever_happens(
             return started
 
         patch.setattr(supervisor, "start", start)
-        patch.setattr(supervisor, "_LOOK_EVERY", 0.05)
+        patch.setattr(supervisor, "_CHECK_SECONDS", 0.05)
         made = Supervisor(PLAN, 5.0, restarts)
         time.sleep(milliseconds / 1000)
         made.close()

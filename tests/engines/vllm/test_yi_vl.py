@@ -24,7 +24,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from quire import ChatModel
 from quire.engines.vllm import plugin
 from quire.engines.vllm.launch import import_vllm, start, stop
-from quire.engines.vllm.plan import Plan
+from quire.engines.vllm.plan import EnginePlan
 from quire.errors import ConfigError
 from quire.media.yi_vl import DECLARATION, is_yi_vl
 from quire.prompt import MediaItem, Prompt
@@ -125,7 +125,7 @@ def test_an_engine_in_processes_of_its_own(checkpoints: dict[str, Checkpoint]) -
     undeclared = checkpoints["undeclared"]
     import_vllm()
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    started = start(Plan({"model": str(undeclared.folder), **ENGINE}, environment), 240)
+    started = start(EnginePlan({"model": str(undeclared.folder), **ENGINE}, environment), 240)
     try:
         assert started.processes
         assert asyncio.run(answers(started.engine)) == undeclared.tokens

@@ -28,7 +28,7 @@ from quire.server.arguments import ServerArguments
 from quire.server.call import ANONYMOUS, Call
 from quire.server.lifecycle.lifecycle import Lifecycle
 from quire.server.observability.log import EventLog
-from quire.server.observability.metrics import Figures
+from quire.server.observability.metrics import RequestMetrics
 from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
 from quire.tokenizer import Tokenizer
@@ -79,7 +79,9 @@ class Living:
     def __init__(self, make: Callable[[], BaseEngine], **settings: Any) -> None:
         settings = {"served_model_name": "echo", "drain_timeout": 0.2, **settings}
         self.gate = Admission(1, 100, 60.0)
-        self.service = Service(ServerArguments(**settings), self.gate, RequestObserver(Figures()))
+        self.service = Service(
+            ServerArguments(**settings), self.gate, RequestObserver(RequestMetrics())
+        )
         self.written = io.BytesIO()
         self.log = EventLog(self.written)
         self.stopped = asyncio.Event()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from quire.errors import ConfigError
 from quire.server.arguments import ServerArguments
 from quire.server.call import is_larger
-from quire.server.middleware.limits import Limits, body_problem, depth_of
+from quire.server.middleware.limits import LimitsMiddleware, body_problem, depth_of
 from quire.tokenizer import Tokenizer
 from tests.server.guarded import HI, guarded
 
@@ -103,7 +103,7 @@ async def test_a_body_that_does_not_come_is_given_up() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    limits = Limits(app, ServerArguments(read_timeout=0.02))
+    limits = LimitsMiddleware(app, ServerArguments(read_timeout=0.02))
     headers = [(b"host", b"localhost"), (b"content-length", b"5")]
     headers.append((b"content-type", b"application/json"))
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from quire.outputs import ChatDelta, Usage
 from quire.server.call import ANONYMOUS
 from quire.server.errors import Overloaded
-from quire.server.observability.metrics import Figures, Histogram
+from quire.server.observability.metrics import Histogram, RequestMetrics
 from quire.server.observability.observer import RequestObserver
 from quire.tokenizer import Tokenizer
 from tests.chat.deltas import gained
@@ -72,7 +72,9 @@ async def test_requests_are_counted_under_both_names(tokenizer: Tokenizer) -> No
     assert ("process_resident_memory_bytes", "") in samples
 
 
-def watched(figures: Figures, *deltas: ChatDelta, error: BaseException | None = None) -> None:
+def watched(
+    figures: RequestMetrics, *deltas: ChatDelta, error: BaseException | None = None
+) -> None:
     one = RequestObserver(figures)("chat", ANONYMOUS, 1)
     one.admitted()
     for delta in deltas:
@@ -82,7 +84,7 @@ def watched(figures: Figures, *deltas: ChatDelta, error: BaseException | None = 
 
 
 def test_a_whole_answer_tells_no_first_token() -> None:
-    figures = Figures()
+    figures = RequestMetrics()
     last: Any = {"finish_reason": "stop", "usage": Usage(7, 3, 2)}
     watched(figures, gained(token_ids=(1, 2, 3), **last))
     assert (figures.first_token.count, figures.between_tokens.count) == (0, 0)
@@ -93,7 +95,7 @@ def test_a_whole_answer_tells_no_first_token() -> None:
 
 
 def test_what_fails_is_counted_by_its_cause() -> None:
-    figures = Figures()
+    figures = RequestMetrics()
     watched(figures, error=asyncio.CancelledError())
     watched(figures, error=GeneratorExit())
     watched(figures, error=Overloaded("full"))

@@ -9,9 +9,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
-from quire.server.observability.metrics import Figures
+from quire.server.observability.metrics import RequestMetrics
 from quire.server.observability.observer import RequestObserver
-from quire.server.observability.tracing import Tracer, Tracing
+from quire.server.observability.tracing import Tracer, TracingMiddleware
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 from tests.server.guarded import HI
@@ -23,8 +23,8 @@ async def test_a_span_has_the_clients_parent_and_no_words(tokenizer: Tokenizer) 
     tracer = Tracer(exporter, lambda: "echo")
     engine = EchoEngine(tokenizer, reply="my secret")
     service = service_over(engine, ServerArguments(served_model_name="echo"))
-    service.observe = RequestObserver(Figures(), tracer)
-    app = make_app(service, middleware=(Tracing,))
+    service.observe = RequestObserver(RequestMetrics(), tracer)
+    app = make_app(service, middleware=(TracingMiddleware,))
     trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:

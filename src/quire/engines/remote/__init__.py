@@ -1,1 +1,1 @@
-"""Running vLLM and quire servers as an engine: their addresses, their APIs, their health."""
+"""The remote engine: running vLLM and quire servers, over their HTTP APIs."""

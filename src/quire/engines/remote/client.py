@@ -1,7 +1,7 @@
-"""HTTP to the servers: one client in one event loop, with its retries, limits and key.
+"""The HTTP client of the remote engine, for one event loop: retries, limits, the API key.
 
-No redirect is followed and no proxy of the environment is used, so the
-key goes to the configured addresses alone.
+It follows no redirect and uses no proxy of the environment, so the key goes to the configured
+addresses only.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from quire.engines.remote.faults import RETRIED_STATUSES, error_of, fault_in_event, read_fault
-from quire.engines.remote.servers import Server, ServerPool
+from quire.engines.remote.errors import RETRIED_STATUSES, as_quire_error, fault_in_event, read_fault
+from quire.engines.remote.server_pool import RemoteServer, ServerPool
 from quire.errors import (
     ConfigError,
     EngineClosedError,
@@ -34,21 +34,21 @@ except ImportError:
 
 CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 5.0
-"""The most that a look at a server's health may take."""
+"""Time limit of a health probe."""
 SILENCE_SECONDS = 300.0
 """How long a stream may send nothing before it counts as broken."""
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
-"""The most bytes of an answer that comes whole; a long prompt's log-probabilities are large."""
+"""Largest whole answer. It is this large since a long prompt's log-probabilities are."""
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_SECONDS = 1.0
-_LARGE_BYTES = 256 * 1024  # JSON of this size is read off the event loop
+_LARGE_BYTES = 256 * 1024  # JSON from this size on is parsed off the event loop
 
 
 def check_key(key: str | None) -> str | None:
-    """Return the key, if it can be sent.
+    """Return the key, or None for an empty one.
 
     Raises:
-        ConfigError: it holds what no HTTP header may hold.
+        ConfigError: it holds characters that no HTTP header may hold.
     """
     if key and not (key.isascii() and key.isprintable()):
         raise ConfigError("remote_api_key holds characters that cannot be sent in an HTTP header.")
@@ -56,7 +56,7 @@ def check_key(key: str | None) -> str | None:
 
 
 def client_settings(key: str | None) -> dict[str, Any]:
-    """What the clients of this process share, whether they wait or not."""
+    """The arguments that httpx's synchronous and asynchronous clients here have in common."""
     headers = {"User-Agent": "quire", "Accept-Encoding": "identity"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
@@ -64,18 +64,18 @@ def client_settings(key: str | None) -> dict[str, Any]:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong with a connection, in a few words."""
+    """A short description of what went wrong with a connection."""
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     return str(error) or type(error).__name__
 
 
-class _NotTaken(Exception):
-    """A server did not take the request; another may."""
+class _NotAccepted(Exception):
+    """A server did not accept the request; another one may."""
 
 
-class Answer:
-    """An answer of status 200 whose body is still to come."""
+class RemoteAnswer:
+    """A response with status 200 whose body has not been read."""
 
     def __init__(self, response: httpx.Response, address: str, secret: str | None) -> None:
         self._response = response
@@ -83,11 +83,11 @@ class Answer:
         self._secret = secret
 
     async def events(self) -> AsyncGenerator[dict[str, Any], None]:
-        """The stream's events, up to its `[DONE]`.
+        """Yield the stream's events, up to its `[DONE]`.
 
         Raises:
-            GenerationError: the connection broke, fell silent, or what came is no such stream.
-            RequestError: the server found the request wrong after all.
+            GenerationError: the connection broke or fell silent, or the body is no such stream.
+            RequestError: the server reports in the stream that the request is wrong.
         """
         async with aclosing(self._chunks()) as chunks, aclosing(_payloads(chunks)) as payloads:
             async for payload in payloads:
@@ -97,11 +97,16 @@ class Answer:
                 event = self._object(payload)
                 fault = fault_in_event(event, self._secret)
                 if fault is not None:
-                    raise error_of(fault, self._address)
+                    raise as_quire_error(fault, self._address)
                 yield event
 
     async def whole(self) -> dict[str, Any]:
-        """The body as one JSON object. Raises what `events` raises."""
+        """Read the body as one JSON object.
+
+        Raises:
+            GenerationError: the connection broke or fell silent, or the body is too large or no
+                JSON object.
+        """
         body = bytearray()
         async with aclosing(self._chunks()) as chunks:
             async for chunk in chunks:
@@ -132,57 +137,57 @@ class Answer:
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            raise GenerationError(f"{self._address} sent what is no JSON object.")
+            raise GenerationError(f"{self._address} sent something that is no JSON object.")
         return content
 
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""The most bytes of one line, and of one event's data together."""
+"""Largest line, and largest data of one event."""
 
 
 class EventReader:
-    """Reads the data of events from a stream of bytes.
+    """Reads the data of server-sent events from a stream of bytes.
 
-    Invariant: the payloads that `add` and `flush` return are the stream's events in order, however
-    the bytes are cut. Comments and fields other than `data` are left out.
+    Invariant: the payloads that `add` and `flush` return are the data of the stream's events in
+    order, however the bytes are cut. Comments and fields other than `data` are skipped.
     """
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._searched = 0  # no line ends before here: a long line is looked through once
+        self._searched = 0  # offset before which no line ends, so that each byte is searched once
         self._data: list[bytes] = []
         self._size = 0
 
     def add(self, chunk: bytes) -> list[str]:
-        """Take more bytes and return the events that are complete.
+        """Add bytes and return the data of the events that they complete.
 
         Raises:
             GenerationError: a line or an event is too long, or no UTF-8.
         """
         self._buffer += chunk
-        found: list[str] = []
+        payloads: list[str] = []
         start = 0
         while (end := self._buffer.find(b"\n", max(self._searched, start))) >= 0:
-            self._take(bytes(self._buffer[start:end]).removesuffix(b"\r"), found)
+            self._add_line(bytes(self._buffer[start:end]).removesuffix(b"\r"), payloads)
             start = end + 1
         del self._buffer[:start]
         self._searched = len(self._buffer)
         if len(self._buffer) > MAX_EVENT_BYTES:
             raise GenerationError(_TOO_LONG)
-        return found
+        return payloads
 
     def flush(self) -> list[str]:
-        """The stream has ended: return an event that only misses its blank line."""
-        found: list[str] = []
-        self._take(bytes(self._buffer), found)
-        self._take(b"", found)
+        """End the stream: return the data of an event that only lacks its blank line."""
+        payloads: list[str] = []
+        self._add_line(bytes(self._buffer), payloads)
+        self._add_line(b"", payloads)
         self._buffer.clear()
-        return found
+        return payloads
 
-    def _take(self, line: bytes, found: list[str]) -> None:
+    def _add_line(self, line: bytes, payloads: list[str]) -> None:
         if not line:
             if self._data:
-                found.append(_text(b"\n".join(self._data)))
+                payloads.append(_text(b"\n".join(self._data)))
                 self._data, self._size = [], 0
         elif line.startswith(b"data:"):
             data = line[5:].removeprefix(b" ")
@@ -212,7 +217,7 @@ async def _payloads(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str, None]:
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:
-    """Read the little that follows the last event, so that the connection can be used again."""
+    """Read what follows the last event: only a response read to its end frees its connection."""
     with suppress(GenerationError, TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in chunks:
@@ -230,63 +235,64 @@ class RemoteClient:
         self._closed = False
 
     @asynccontextmanager
-    async def ask(
+    async def post(
         self,
         path: str,
         body: Mapping[str, Any],
         *,
         request_id: str | None = None,
         adapter: str | None = None,
-    ) -> AsyncGenerator[Answer]:
-        """Post a request to the server whose turn it is, and to the next where it is not taken.
+    ) -> AsyncGenerator[RemoteAnswer]:
+        """Post a request to the server that the pool chooses, and to others until one accepts it.
 
-        A server is asked once at most, and no other is asked once an answer has begun. Leaving the
-        block closes the connection where the answer is not read to its end: the server aborts it.
+        Each server gets the request once at most, and no other gets it once an answer has begun.
+        Leaving the block before the answer's end closes the connection, and the server aborts.
 
         Raises:
-            RequestError, ModelNotFoundError: the server refuses the request.
-            EngineError: no server took it, or the one that did failed.
+            RequestError: the server refuses the request.
+            ModelNotFoundError: the server does not serve the model.
+            EngineError: no server accepted the request, or the one that did failed.
         """
         client = self._client_here()
         request = _Post(
             path, _encode(body), _headers(request_id), bool(body.get("stream")), adapter
         )
-        failures: dict[Server, str] = {}
+        failures: dict[RemoteServer, str] = {}
         while (server := self.pool.take(failures)) is not None:
             try:
                 try:
                     response = await self._send(client, server, request)
-                except _NotTaken as failure:
+                except _NotAccepted as failure:
                     failures[server] = str(failure)
                     continue
                 try:
-                    yield Answer(response, server.address, self._key)
+                    yield RemoteAnswer(response, server.address, self._key)
                     return
                 finally:
                     await response.aclose()
             finally:
                 self.pool.release(server)
         raise EngineError(
-            "No server took the request. "
+            "No server accepted the request. "
             + " ".join(f"{server.address}: {reason}." for server, reason in failures.items())
         )
 
     async def check(self) -> None:
-        """Raise EngineClosedError or EngineDeadError where nothing can be asked."""
+        """Raise EngineClosedError after `close`, EngineDeadError if no server is healthy."""
         self._client_here()
         await self.pool.check()
 
     async def close(self) -> None:
-        """End the probes and close all connections. May be called twice."""
+        """Stop probing and close all connections. May be called twice."""
         self._closed = True
         client, self._client = self._client, None
         if client is None or self._loop is not asyncio.get_running_loop():
-            return  # the loop of these connections is gone, and they with it
+            return  # the connections belong to a loop that has ended, and are gone with it
         await self.pool.stop()
         await client.aclose()
 
     def _client_here(self) -> httpx.AsyncClient:
-        """The client of the running loop, made when it is first needed."""
+        """The client of the running event loop, made when it is first needed."""
         if self._closed:
             raise EngineClosedError("The engine was closed.")
         loop = asyncio.get_running_loop()
@@ -300,8 +306,15 @@ class RemoteClient:
         self.pool.watch()
         return self._client
 
-    async def _send(self, client: httpx.AsyncClient, server: Server, post: _Post) -> httpx.Response:
-        """Send, and return the response once its status is known to be good."""
+    async def _send(
+        self, client: httpx.AsyncClient, server: RemoteServer, post: _Post
+    ) -> httpx.Response:
+        """Send the request, and return the response if its status is 200.
+
+        Raises:
+            _NotAccepted: another server may accept the request.
+            GenerationError, RequestError, EngineError, ModelNotFoundError: see `post`.
+        """
         request = client.build_request(
             "POST",
             server.address + post.path,
@@ -315,33 +328,36 @@ class RemoteClient:
             response = await client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self.pool.note(server, healthy=False)
-            raise _NotTaken(f"no connection ({reason_of(error)})") from None
+            raise _NotAccepted(f"no connection ({reason_of(error)})") from None
         except httpx.HTTPError as error:
-            # It may have begun to answer, and may have died of the request: no other is asked.
+            # No other server is tried: this one may have computed an answer already, or it may have
+            # died of this very request.
             self.pool.note(server, healthy=False)
             raise GenerationError(
-                f"{server.address} took the request and gave no answer: {reason_of(error)}."
+                f"{server.address} accepted the request and gave no answer: {reason_of(error)}."
             ) from None
         if response.status_code != 200:
             await self._refuse(server, response, post.adapter)
         return response
 
-    async def _refuse(self, server: Server, response: httpx.Response, adapter: str | None) -> None:
-        """Raise what an answer of another status than 200 means."""
+    async def _refuse(
+        self, server: RemoteServer, response: httpx.Response, adapter: str | None
+    ) -> None:
+        """Raise the error for a response whose status is not 200."""
         status = response.status_code
         try:
             fault = read_fault(status, await _beginning(response), self._key)
         finally:
             await response.aclose()
         if status not in RETRIED_STATUSES:
-            raise error_of(fault, server.address, adapter)
+            raise as_quire_error(fault, server.address, adapter)
         if status != 429:
             self.pool.note(server, healthy=False)
         busy = "busy, " if status == 429 else ""
-        raise _NotTaken(f"{busy}{status} {fault.message}".rstrip(" ."))
+        raise _NotAccepted(f"{busy}{status} {fault.message}".rstrip(" ."))
 
     async def _probe(self, address: str) -> bool:
-        """Whether the server answers `GET /health`, with anything but a failure of its own."""
+        """Whether the server answers `GET /health` with a status below 500."""
         if self._client is None:
             return False
         try:
@@ -354,7 +370,7 @@ class RemoteClient:
 
 @dataclass(frozen=True, slots=True)
 class _Post:
-    """One request, ready to be sent to whichever server takes it."""
+    """One request, encoded once for all servers that it is sent to."""
 
     path: str
     content: bytes
@@ -380,7 +396,7 @@ def _headers(request_id: str | None) -> dict[str, str]:
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    """The first bytes of an error's body; empty where it does not come in time."""
+    """The first bytes of an error's body, as far as they come within the time limit."""
     body = bytearray()
     with suppress(httpx.HTTPError, TimeoutError):
         async with asyncio.timeout(PROBE_SECONDS):
@@ -392,8 +408,9 @@ async def _beginning(response: httpx.Response) -> bytes:
 
 
 def _transport() -> httpx.AsyncHTTPTransport:
-    # A whole answer may take any time, so the system is asked to notice a machine that vanished.
-    # Idle connections are dropped before servers do it (uvicorn: 5 s), or a request could be lost.
+    # A whole answer may take any time, so there is no read timeout. TCP keep-alive notices a machine
+    # that vanished. Idle connections expire before the server closes them (uvicorn: 5 s): a request
+    # on a connection that is just being closed would fail.
     options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
     for name, seconds in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):

@@ -1,6 +1,4 @@
-"""Who is there, and what they serve: addresses checked, each server looked at once before the first
-request, and the model chosen that all of them have.
-"""
+"""Discovery: addresses are checked, each server is probed once, and the model to ask for is chosen."""
 
 from __future__ import annotations
 
@@ -21,18 +19,18 @@ logger = logging.getLogger("quire")
 
 
 def read_addresses(addresses: Iterable[str] | None) -> tuple[str, ...]:
-    """Check `remote_base_url`; returns each address once, without `/v1` and without a slash at its end.
+    """Check `remote_base_url`; return each address once, without `/v1` or a slash at its end.
 
     Raises:
-        ConfigError: none is given, or one is no address of a server.
+        ConfigError: no address is given, or one is no address of a server.
     """
-    found = tuple(dict.fromkeys(_read(address.strip()) for address in addresses or ()))
-    if not found:
+    checked = tuple(dict.fromkeys(_read(address.strip()) for address in addresses or ()))
+    if not checked:
         raise ConfigError(
             "infer_backend remote needs remote_base_url: the address of a running vLLM or quire "
             "server, such as http://127.0.0.1:8000, or a list of them."
         )
-    return found
+    return checked
 
 
 def _read(address: str) -> str:
@@ -60,7 +58,7 @@ def _read(address: str) -> str:
 
 
 def _shown(address: str) -> str:
-    """The address for an error's text, without what stands before an @."""
+    """The address for an error's text, without the user name and password before an @."""
     return repr(address.rpartition("@")[2])
 
 
@@ -68,72 +66,77 @@ def _shown(address: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCard:
-    """One listed model. `parent` is set for an adapter; `context_length` is in tokens."""
+class ListedModel:
+    """One model that a server lists."""
 
     name: str
     parent: str | None = None
+    """The base model, of a LoRA adapter."""
     context_length: int | None = None
+    """In tokens; None where the server does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """The model that requests without an adapter ask for, and the one below its adapter, if any."""
+    """The model to ask the servers for."""
 
     name: str
+    """What requests without an adapter ask for; it may be an adapter itself."""
     base: str
+    """The base model; the same as `name` where that is no adapter."""
     context_length: int | None
+    """In tokens, the smallest of all servers; None where none of them says."""
 
-    def asked(self, adapter: str | None) -> str:
-        """The name to send for a request's adapter; "base" asks for the base model."""
+    def name_for(self, adapter: str | None) -> str:
+        """The `model` to send for a request's adapter; "base" asks for the base model."""
         if adapter is None:
             return self.name
         return self.base if adapter == "base" else adapter
 
 
-def read_cards(listing: Any) -> tuple[ModelCard, ...]:
-    """Read the content of an answer to `GET /v1/models`; what has no name is left out."""
+def read_models(listing: Any) -> tuple[ListedModel, ...]:
+    """Read the body of `GET /v1/models`. Entries without a name are left out."""
     entries = listing.get("data") if isinstance(listing, dict) else None
-    cards = (_card(entry) for entry in (entries if isinstance(entries, list) else ()))
-    return tuple(card for card in cards if card is not None)
+    models = (_listed_model(entry) for entry in (entries if isinstance(entries, list) else ()))
+    return tuple(model for model in models if model is not None)
 
 
-def _card(entry: Any) -> ModelCard | None:
+def _listed_model(entry: Any) -> ListedModel | None:
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"]:
         return None
     parent, length = entry.get("parent"), entry.get("max_model_len")
     usable = isinstance(length, int) and not isinstance(length, bool) and length > 0
-    return ModelCard(
+    return ListedModel(
         entry["id"],
         parent if isinstance(parent, str) and parent else None,
         length if usable else None,
     )
 
 
-def choose_model(wanted: str | None, listings: Mapping[str, Sequence[ModelCard]]) -> RemoteModel:
-    """Choose the model: `remote_model`, else the first that is listed; all servers must have it.
+def choose_model(wanted: str | None, listings: Mapping[str, Sequence[ListedModel]]) -> RemoteModel:
+    """Choose the model: `remote_model`, else the first that is listed. All servers must have it.
 
     Args:
         wanted: `remote_model`.
-        listings: what each address lists; those that list nothing take any name.
+        listings: the models that each address lists; one that lists none is taken to serve any.
 
     Raises:
-        ModelNotFoundError: a server does not list the wanted model.
-        ConfigError: nothing is wanted, and the servers list nothing or different models.
+        ModelNotFoundError: a server does not list `wanted`.
+        ConfigError: `wanted` is None, and the servers list no models, or different ones.
     """
-    known = {address: cards for address, cards in listings.items() if cards}
-    name = wanted or next((cards[0].name for cards in known.values()), None)
+    known = {address: models for address, models in listings.items() if models}
+    name = wanted or next((models[0].name for models in known.values()), None)
     if name is None:
         raise ConfigError("The servers list no models: give the model's name as remote_model.")
     base, lengths = name, list[int]()
-    for address, cards in known.items():
-        by_name = {card.name: card for card in cards}
+    for address, models in known.items():
+        by_name = {model.name: model for model in models}
         if name not in by_name:
             raise _not_listed(wanted, name, address, list(by_name))
-        card = by_name[name]
-        base = card.parent or name
-        below = by_name.get(base, card)
-        length = card.context_length or below.context_length
+        model = by_name[name]
+        base = model.parent or name
+        # vLLM lists the context length of the base model only, not that of its adapters.
+        length = model.context_length or by_name.get(base, model).context_length
         lengths += [length] if length else []
     return RemoteModel(name, base, min(lengths, default=None))
 
@@ -153,65 +156,69 @@ def _not_listed(
     )
 
 
-# --- the first look ------------------------------------------------------------------------------
+# --- the first probe -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class ServerLook:
-    """What a look at one server gave; `problem` is None where it can be asked."""
+class ServerProbe:
+    """The result of one server's first probe."""
 
     address: str
-    cards: tuple[ModelCard, ...] = ()
+    models: tuple[ListedModel, ...] = ()
     problem: str | None = None
+    """Why the server could not be reached; None if it was."""
 
 
-def greet(
+def probe_servers(
     addresses: Sequence[str], key: str | None, wanted: str | None
 ) -> tuple[RemoteModel, frozenset[str]]:
-    """Look at each server once, all at the same time.
+    """Probe all servers once, at the same time.
 
-    Returns the model to ask for, and the addresses that could not be reached: a warning names them.
+    Returns:
+        The model to ask for, and the addresses that could not be reached, which are logged.
 
     Raises:
         EngineStartError: no server can be reached, or one refuses the key.
         ModelNotFoundError, ConfigError: see `choose_model`.
     """
     with ThreadPoolExecutor(min(len(addresses), 16)) as threads:
-        found = list(threads.map(lambda address: _look(address, key), addresses))
-    lost = [one for one in found if one.problem is not None]
-    told = "; ".join(f"{one.address} ({one.problem})" for one in lost)
-    if len(lost) == len(found):
+        probes = list(threads.map(lambda address: _probe(address, key), addresses))
+    failed = [probe for probe in probes if probe.problem is not None]
+    reasons = "; ".join(f"{probe.address} ({probe.problem})" for probe in failed)
+    if len(failed) == len(probes):
         raise EngineStartError(
-            f"No server can be reached: {told}. Start it, or correct remote_base_url."
+            f"No server can be reached: {reasons}. Start it, or correct remote_base_url."
         )
-    if lost:
-        logger.warning("Not reached yet, and asked again every few seconds: %s.", told)
-    model = choose_model(wanted, {one.address: one.cards for one in found})
-    return model, frozenset(one.address for one in lost)
+    if failed:
+        logger.warning("Not reached yet, and probed again every few seconds: %s.", reasons)
+    model = choose_model(wanted, {probe.address: probe.models for probe in probes})
+    return model, frozenset(probe.address for probe in failed)
 
 
-def _look(address: str, key: str | None) -> ServerLook:
+def _probe(address: str, key: str | None) -> ServerProbe:
     try:
         with httpx.Client(
             timeout=PROBE_SECONDS, verify=ssl.create_default_context(), **client_settings(key)
         ) as client:
             health = client.get(f"{address}/health")
             if health.status_code >= 500:
-                return ServerLook(address, problem=f"/health answers {health.status_code}")
-            return ServerLook(address, _cards(address, client.get(f"{address}/v1/models")))
+                return ServerProbe(address, problem=f"/health answers {health.status_code}")
+            return ServerProbe(address, _models(address, client.get(f"{address}/v1/models")))
     except httpx.HTTPError as error:
-        return ServerLook(address, problem=reason_of(error))
+        return ServerProbe(address, problem=reason_of(error))
 
 
-def _cards(address: str, response: httpx.Response) -> tuple[ModelCard, ...]:
+def _models(address: str, response: httpx.Response) -> tuple[ListedModel, ...]:
     if response.status_code in (401, 403):
         raise EngineStartError(
             f"{address} refuses the key ({response.status_code}). Check remote_api_key (or "
             "QUIRE_REMOTE_API_KEY)."
         )
-    if response.status_code != 200:
+    if (
+        response.status_code != 200
+    ):  # a server without this route may serve the chat API all the same
         return ()
     try:
-        return read_cards(response.json())
+        return read_models(response.json())
     except ValueError:
         return ()

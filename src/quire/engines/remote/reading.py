@@ -1,14 +1,16 @@
-"""What readers of both APIs' answers share: log-probabilities, reasons, and trust in nothing."""
+"""What the readers of both APIs' answers share. A server's answer is never trusted to be well formed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 from quire.errors import GenerationError
 from quire.outputs import Delta, FinishReason, TokenLogprob, Usage
+from quire.sampling import SamplingParams, greedy_on_vllm
 
 _FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -19,48 +21,61 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {
     "function_call": "tool_calls",
 }
 _PREFIX = "token_id:"
-_MINUS_INFINITY = -9999.0  # vLLM's stand-in for what JSON cannot say
+_MINUS_INFINITY = -9999.0  # vLLM writes this for minus infinity, which JSON does not have
 
 
-class AnswerReader(Protocol):
-    """Turns one request's answer into deltas; made anew for each request."""
+class ResponseReader(Protocol):
+    """Converts the answer to one request into deltas."""
 
     def add(self, event: Mapping[str, Any]) -> list[Delta]:
         """Read one event of a stream, or an answer that came whole."""
         ...
 
     def flush(self) -> list[Delta]:
-        """The answer has ended: return the last delta of each completion.
+        """End the answer: return the last delta of each completion.
 
         Raises:
-            GenerationError: a completion is not finished.
+            GenerationError: a completion has no finish reason.
         """
         ...
 
 
 @contextmanager
-def distrusting() -> Generator[None]:
-    """A server's answer of an unknown shape becomes a GenerationError."""
+def checked_shape() -> Generator[None]:
+    """Raise GenerationError where an answer does not have the expected shape."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise GenerationError(
-            f"The server's answer has not the form of vLLM's: {type(error).__name__}: {error}."
+            f"The server's answer does not have vLLM's form: {type(error).__name__}: {error}."
         ) from error
 
 
+def completions_sent(params: SamplingParams) -> int:
+    """How many completions the server sends; of several greedy ones it is asked for one."""
+    return 1 if greedy_on_vllm(params) else params.n
+
+
+def repeated(delta: Delta, copies: int) -> list[Delta]:
+    """The delta for each of `copies` completions: greedy ones are all the same."""
+    if copies == 1:
+        return [delta]
+    others = (replace(delta, index=index, prompt_logprobs=None) for index in range(1, copies))
+    return [delta, *others]
+
+
 def finish_reason(value: str | None) -> FinishReason | None:
-    """Why a completion ended; what is unknown here counts as "stop"."""
+    """A completion's finish reason; an unknown one counts as "stop"."""
     return None if value is None else _FINISH_REASONS.get(value, "stop")
 
 
 def ids(value: Any) -> tuple[int, ...]:
-    """A list of token ids."""
+    """Token ids from a JSON list or null."""
     return tuple(int(token) for token in value or ())
 
 
 def check_index(index: Any, count: int) -> int:
-    """Raise ValueError for an index that is none of the request's completions."""
+    """Return the index of a choice; raise ValueError if it is not one of `count` completions."""
     if not isinstance(index, int) or not 0 <= index < count:
         raise ValueError(f"index {index!r} of {count} completions")
     return index
@@ -69,24 +84,24 @@ def check_index(index: Any, count: int) -> int:
 def completion_logprobs(
     value: Mapping[str, Any], token_ids: Sequence[int], top: int
 ) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities in the completions API's form; `top` rivals are kept for each token."""
+    """Read log-probabilities in the completions API's form, with the `top` most likely tokens."""
     return tuple(
         _entry(
-            token, number, {_token(name): amount for name, amount in (rivals or {}).items()}, top
+            token, logprob, {_token(name): other for name, other in (likeliest or {}).items()}, top
         )
-        for token, number, rivals in zip(
+        for token, logprob, likeliest in zip(
             token_ids, value["token_logprobs"], value["top_logprobs"], strict=True
         )
     )
 
 
 def chat_logprobs(value: Mapping[str, Any], top: int) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities in the chat API's form; `top` rivals are kept for each token."""
+    """Read log-probabilities in the chat API's form, with the `top` most likely tokens of each."""
     return tuple(
         _entry(
             _token(entry["token"]),
             entry["logprob"],
-            {_token(rival["token"]): rival["logprob"] for rival in entry.get("top_logprobs") or ()},
+            {_token(one["token"]): one["logprob"] for one in entry.get("top_logprobs") or ()},
             top,
         )
         for entry in value.get("content") or ()
@@ -96,24 +111,27 @@ def chat_logprobs(value: Mapping[str, Any], top: int) -> tuple[TokenLogprob, ...
 def prompt_logprobs(
     value: Sequence[Mapping[str, Mapping[str, Any]] | None], prompt_ids: Sequence[int], top: int
 ) -> tuple[TokenLogprob | None, ...]:
-    """The prompt's own: each position maps token ids to their values, the prompt's token among them."""
-    found: list[TokenLogprob | None] = []
+    """Read the log-probabilities of a prompt's own tokens.
+
+    `value` maps, at each position, token ids to their entries; the prompt's token is one of them.
+    """
+    result: list[TokenLogprob | None] = []
     for token, position in zip(prompt_ids, value, strict=True):
         if position is None:
-            found.append(None)
+            result.append(None)
             continue
         numbers = {int(name): entry["logprob"] for name, entry in position.items()}
         entry = _entry(token, numbers[token], numbers, top, position[str(token)].get("rank") or 0)
-        found.append(entry)
-    return tuple(found)
+        result.append(entry)
+    return tuple(result)
 
 
 def _entry(
-    token: int, number: float, rivals: Mapping[int, float], top: int, rank: int = 0
+    token: int, value: float, likeliest: Mapping[int, float], top: int, rank: int = 0
 ) -> TokenLogprob:
-    """`rivals` are the token itself and the likeliest ones; only the `top` likeliest are kept."""
-    logprob = _number(number)
-    ranked = sorted(((_number(value), name) for name, value in rivals.items()), reverse=True)
+    """One token's entry; of `likeliest`, which may hold the token itself, the `top` are kept."""
+    logprob = _number(value)
+    ranked = sorted(((_number(other), name) for name, other in likeliest.items()), reverse=True)
     kept = {name: value for value, name in ranked[:top]}
     if not rank and token in kept:
         rank = 1 + sum(value > logprob for value in kept.values())
@@ -134,24 +152,24 @@ def _number(value: float) -> float:
 
 
 def counted(usage: Any, name: str) -> int:
-    """A count of an answer's `usage`, 0 where it is not told."""
+    """A count from an answer's `usage`; 0 where the server does not report it."""
     value = usage.get(name) if isinstance(usage, Mapping) else None
     return value if isinstance(value, int) else 0
 
 
 def unfinished(count: int, expected: int) -> GenerationError:
-    """The error of a stream that ended too early."""
+    """The error for a stream that ended before all completions did."""
     return GenerationError(
         f"The server's stream ended with {count} of {expected} completions finished."
     )
 
 
 def usage_of(prompt_tokens: int, completion_tokens: int, usage: Any) -> Usage:
-    """The usage of one completion; what the server does not tell counts as 0."""
-    told = usage if isinstance(usage, Mapping) else {}
+    """The usage of one completion; what the server does not report counts as 0."""
+    details = usage if isinstance(usage, Mapping) else {}
     return Usage(
         prompt_tokens,
         completion_tokens,
-        counted(told.get("prompt_tokens_details"), "cached_tokens"),
-        counted(told.get("completion_tokens_details"), "reasoning_tokens"),
+        counted(details.get("prompt_tokens_details"), "cached_tokens"),
+        counted(details.get("completion_tokens_details"), "reasoning_tokens"),
     )

@@ -1,1 +1,1 @@
-"""What `VllmEngine` needs to know of vLLM; with `chat/vllm_engine.py` the only code that imports it."""
+"""The vLLM engine. Only this folder and `chat/vllm_engine.py` import vLLM."""

@@ -1,7 +1,7 @@
 """LoRA adapters inside vLLM: each is loaded before a request may use it.
 
-vLLM would load an adapter with the first request that names it, and its engine would die of one
-that does not fit. Loaded by itself, such an adapter is an error for whoever asked for it.
+vLLM itself loads an adapter with the first request that names it, and its engine dies of one that
+does not fit. `add_lora` ahead of the request makes that an error of the caller who asked for it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
-from quire.engines.vllm.failures import translate
-from quire.engines.vllm.launch import Started
+from quire.engines.vllm.errors import as_quire_error
+from quire.engines.vllm.launch import RunningEngine
 from quire.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -20,61 +20,67 @@ if TYPE_CHECKING:
 
 
 class VllmAdapters:
-    """The adapters of one engine; all methods are called from the engine's event loop."""
+    """The adapters of one engine. All methods are called from the engine's event loop."""
 
     def __init__(self, book: AdapterBook) -> None:
         self.book = book
         self._lock = asyncio.Lock()
         self._loaded: dict[int, LoRARequest] = {}
-        self._of: Started | None = None
+        self._loaded_in: RunningEngine | None = (
+            None  # after a restart, nothing of `_loaded` is true
+        )
 
-    async def request(self, started: Started, name: str | None) -> LoRARequest | None:
-        """What vLLM wants to be told with a request for this adapter; None is the base model.
+    async def request(self, started: RunningEngine, name: str | None) -> LoRARequest | None:
+        """Return vLLM's argument for a request with this adapter; None for the base model.
+
+        The adapter is loaded first if it is not yet, also one of the `adapter_folder` that no request
+        has named before.
 
         Raises:
             UnknownAdapterError: there is no such adapter.
             AdapterError: vLLM cannot load it.
         """
         path = None if name is None else self.book.find(name)
-        if name is not None and path is not None:  # in the folder of adapters, and not served yet
+        if name is not None and path is not None:  # in the adapter_folder, and not served yet
             async with self._lock:
+                # Another request may have added it while this one waited for the lock.
                 if name not in self.book.names:
                     await self._add(started, name, str(path))
         adapter = self.book.get(name)
         if adapter is None:
             return None
-        if self._of is started and adapter.number in self._loaded:
+        if self._loaded_in is started and adapter.number in self._loaded:
             return self._loaded[adapter.number]
         async with self._lock:
             return await self._load(started, adapter)
 
-    async def add(self, started: Started, name: str | None, path: str) -> Adapter:
-        """Check an adapter, load it, and serve it from now on.
+    async def add(self, started: RunningEngine, name: str | None, path: str) -> Adapter:
+        """Check an adapter's folder, load it, and serve it from now on.
 
         Raises:
-            AdapterError: it does not fit, or vLLM cannot load it.
+            AdapterError: the adapter does not fit, or vLLM cannot load it.
         """
         async with self._lock:
             return await self._add(started, name, path)
 
-    async def drop(self, started: Started, name: str) -> Adapter:
-        """Serve an adapter no more; requests in flight with it end as they would.
+    async def drop(self, started: RunningEngine, name: str) -> Adapter:
+        """Stop serving an adapter. Requests in flight with it finish normally.
 
         Raises:
             UnknownAdapterError: there is no such adapter.
         """
         adapter = self.book.remove(name)
         async with self._lock:
-            if self._of is started and self._loaded.pop(adapter.number, None) is not None:
+            if self._loaded_in is started and self._loaded.pop(adapter.number, None) is not None:
                 await started.engine.remove_lora(adapter.number)
         return adapter
 
     def forget(self) -> None:
-        """The engine is about to be closed."""
-        self._of, self._loaded = None, {}
+        """Drop the references to the engine, which is about to be closed."""
+        self._loaded_in, self._loaded = None, {}
 
-    async def _add(self, started: Started, name: str | None, path: str) -> Adapter:
-        """Enter an adapter into the book; one that vLLM refuses does not stay there."""
+    async def _add(self, started: RunningEngine, name: str | None, path: str) -> Adapter:
+        """Enter an adapter into the book and load it; take it out again if vLLM refuses it."""
         adapter = await asyncio.to_thread(self.book.add, name, path)
         try:
             await self._load(started, adapter)
@@ -83,11 +89,11 @@ class VllmAdapters:
             raise
         return adapter
 
-    async def _load(self, started: Started, adapter: Adapter) -> LoRARequest:
+    async def _load(self, started: RunningEngine, adapter: Adapter) -> LoRARequest:
         from vllm.lora.request import LoRARequest
 
-        if self._of is not started:  # another engine than before has nothing loaded
-            self._of, self._loaded = started, {}
+        if self._loaded_in is not started:  # a restarted engine has nothing loaded
+            self._loaded_in, self._loaded = started, {}
         request = self._loaded.get(adapter.number)
         if request is not None:
             return request
@@ -95,12 +101,9 @@ class VllmAdapters:
         try:
             loaded = await started.engine.add_lora(request)
         except Exception as error:
-            raise _cannot_load(adapter, translate(error)) from error
+            reason = as_quire_error(error)
+            raise AdapterError(f"vLLM cannot load the adapter {adapter.path}: {reason}") from error
         if not loaded:
             raise AdapterError(f"vLLM did not load the adapter {adapter.path}.")
         self._loaded[adapter.number] = request
         return request
-
-
-def _cannot_load(adapter: Adapter, error: Exception) -> AdapterError:
-    return AdapterError(f"vLLM cannot load the adapter {adapter.path}: {error}")

@@ -1,19 +1,19 @@
-"""Starting and ending vLLM's engine: with progress, within a time, and with nothing left behind."""
+"""Starting and stopping vLLM's engine: with progress, a time limit, and no process left behind."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
 import logging
+import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from quire.engines.seam import EngineLoad
-from quire.engines.vllm.load import StepFigures, stat_logger
 from quire.engines.vllm.log import (
     LogReader,
     children_write_to_log,
@@ -21,9 +21,9 @@ from quire.engines.vllm.log import (
     logging_environment,
     quiet_until_configured,
 )
-from quire.engines.vllm.plan import Plan
+from quire.engines.vllm.plan import EnginePlan
 from quire.engines.vllm.plugin import check_loaded
-from quire.engines.vllm.processes import end, engine_processes
+from quire.engines.vllm.stats import StepStats, stat_logger
 from quire.errors import (
     ConfigError,
     EngineClosedError,
@@ -40,33 +40,37 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("quire")
 
-_SHUTDOWN_PATIENCE = 5.0
-"""Seconds that vLLM's processes get to end by themselves."""
+_SHUTDOWN_SECONDS = 5.0
+"""How long vLLM's processes get to exit by themselves before they are killed."""
+
+_PROCESS_NAMES = ("EngineCore", "VLLM", "Vllm", "DPCoordinator", "ApiServer")
+"""How the names of the processes begin that vLLM starts through `multiprocessing`."""
 
 _environment_lock = threading.Lock()
-_OF_VLLM = ("LD_PRELOAD", "OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS")
-"""Variables that vLLM sets for its processes, and which would change others that are started."""
+_SET_BY_VLLM = ("LD_PRELOAD", "OMP_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+"""Variables that vLLM sets in `os.environ` for its processes. They are restored after a start: they
+would change every other program that this process starts later."""
 
 
 @dataclass(frozen=True)
-class Started:
-    """A running engine, the processes that belong to it, and what it tells of itself."""
+class RunningEngine:
+    """A running engine, its processes, and the statistics that it reports."""
 
     engine: AsyncLLM
     processes: tuple[psutil.Process, ...]
-    figures: StepFigures = field(default_factory=StepFigures)
+    stats: StepStats = field(default_factory=StepStats)
 
     @property
     def load(self) -> EngineLoad:
-        """Figures of this moment."""
-        return self.figures.load(idle=not self.engine.output_processor.has_unfinished_requests())
+        """The engine's load after its last step."""
+        return self.stats.load(idle=not self.engine.output_processor.has_unfinished_requests())
 
 
 def import_vllm() -> str:
-    """Import vLLM with its log where it should be, and return its version.
+    """Import vLLM with its log redirected (see `log`), and return its version.
 
     Raises:
-        ConfigError: it is not installed, or does not import here.
+        ConfigError: vLLM is not installed, or cannot be imported.
     """
     quiet_until_configured()
     with environment(logging_environment()):
@@ -91,92 +95,98 @@ def engine_argument_names() -> frozenset[str]:
     return frozenset(field.name for field in dataclasses.fields(AsyncEngineArgs))
 
 
-def start(plan: Plan, timeout: float, given_up: threading.Event | None = None) -> Started:
-    """Start the engine of a plan; vLLM has been imported.
+def start(
+    plan: EnginePlan, timeout: float, closing: threading.Event | None = None
+) -> RunningEngine:
+    """Start the engine of a plan and wait until it runs. `import_vllm` was called before.
 
     Args:
-        timeout: seconds after which a start that has not ended is broken off.
-        given_up: breaks it off when it is set.
+        timeout: seconds after which the start is given up.
+        closing: gives it up when it is set.
 
     Raises:
         ConfigError: vLLM refuses the arguments.
-        EngineStartError: it failed, or took too long.
-        EngineClosedError: it was given up.
+        EngineStartError: the start failed, or took too long.
+        EngineClosedError: `closing` was set.
         OutOfMemoryError: there is not enough memory.
     """
     attempt = _Attempt(plan)
     with environment({**logging_environment(), **plan.environment}), children_write_to_log():
-        # Here, where no other start is under way: what comes now belongs to this one.
+        # `environment` holds a lock, so no other start runs: each process that is new from here on
+        # belongs to this engine.
         before = [process.pid for process in engine_processes()]
         progress, began = LogReader(), time.monotonic()
         attempt.thread.start()
         try:
             while not attempt.done.wait(0.2):
-                _tell(progress, began)
-                if given_up is not None and given_up.is_set():
+                _log_progress(progress, began)
+                if closing is not None and closing.is_set():
                     raise EngineClosedError("The engine was closed while it started.")
                 if time.monotonic() - began > timeout:
                     raise EngineStartError(
                         f"vLLM did not start within {timeout:g} s (vllm_start_timeout)." + hint()
                     )
         except BaseException:
-            end(engine_processes(before), 0)  # which makes the attempt fail, too
+            # Without its processes vLLM's constructor fails, which ends the attempt's thread too.
+            kill_processes(engine_processes(before), 0)
             attempt.abandon()
             raise
         processes = tuple(engine_processes(before))
     if attempt.engine is None:
-        end(processes, 1)
+        kill_processes(processes, 1)
         raise _start_error(attempt.error, progress.cause())
-    _tell(progress, began)
-    return Started(attempt.engine, processes, attempt.figures)
+    _log_progress(progress, began)
+    return RunningEngine(attempt.engine, processes, attempt.stats)
 
 
-def stop(started: Started) -> None:
-    """End an engine and all its processes, whatever state they are in."""
+def stop(started: RunningEngine) -> None:
+    """Shut an engine down and end all its processes, whatever state they are in."""
     try:
         started.engine.shutdown()
-    except Exception as error:  # of a dead engine there may be nothing left to shut down
+    except Exception as error:  # parts of a dead engine may be gone already
         logger.debug("vLLM's own shutdown failed: %r", error)
-    end(started.processes, _SHUTDOWN_PATIENCE)
+    kill_processes(started.processes, _SHUTDOWN_SECONDS)
 
 
-def stop_dead(started: Started) -> None:
-    """End a dead engine as `stop` does, and tell its requests under way.
+def stop_dead(started: RunningEngine) -> None:
+    """Stop a dead engine, and fail its requests in flight with vLLM's EngineDeadError.
 
-    vLLM tells them too, where it sees the death before this shutdown ends its watch.
+    vLLM fails them itself, but only if it notices the death before `stop` ends its own watching.
     """
     _fail_requests(started)
     stop(started)
-    _fail_requests(started)  # those that came in between
+    _fail_requests(started)  # those submitted between the two calls
 
 
-def _fail_requests(started: Started) -> None:
+def _fail_requests(started: RunningEngine) -> None:
     from vllm.v1.engine.exceptions import EngineDeadError as Dead
 
     engine = started.engine
-    if engine.output_handler is None:  # there was no request yet
+    if engine.output_handler is None:  # no request was ever submitted
         return
     try:
+        # This runs in the supervisor's thread, and the requests' queues belong to their event loop.
         loop = engine.output_handler.get_loop()
         loop.call_soon_threadsafe(engine.output_processor.propagate_error, Dead())
-    except Exception as error:  # the loop may be closed, with all that waited in it
-        logger.debug("Requests of a dead engine could not be told: %r", error)
+    except Exception as error:  # the loop may be closed, and its waiting tasks with it
+        logger.debug("Requests of a dead engine could not be failed: %r", error)
 
 
 @contextlib.contextmanager
 def environment(values: Mapping[str, str]) -> Generator[None]:
-    """Set variables for the processes started inside, where the user has not set them.
+    """Set variables for the processes started inside, unless the user has set them.
 
-    Those that vLLM sets for its own are taken back too. One start at a time in a process.
+    At the end they are restored, and so are those that vLLM sets. `os.environ` belongs to the whole
+    process, so one thread at a time may be inside.
     """
     with _environment_lock:
-        mine = {name: value for name, value in values.items() if name not in os.environ}
-        kept = {name: os.environ.get(name) for name in (*mine, *_OF_VLLM)}
-        os.environ.update(mine)
+        added = {name: value for name, value in values.items() if name not in os.environ}
+        before = {name: os.environ.get(name) for name in (*added, *_SET_BY_VLLM)}
+        os.environ.update(added)
         try:
             yield
         finally:
-            for name, value in kept.items():
+            for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
                 else:
@@ -184,13 +194,13 @@ def environment(values: Mapping[str, str]) -> Generator[None]:
 
 
 class _Attempt:
-    """One start, in a thread of its own, so that it can be broken off."""
+    """One start, in a thread of its own: vLLM's constructor blocks and takes no time limit."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: EnginePlan) -> None:
         self._plan = plan
         self._lock = threading.Lock()
         self._abandoned = False
-        self.figures = StepFigures()
+        self.stats = StepStats()
         self.engine: AsyncLLM | None = None
         self.error: Exception | None = None
         self.done = threading.Event()
@@ -198,7 +208,7 @@ class _Attempt:
 
     def _run(self) -> None:
         try:
-            engine = _make_engine(self._plan.engine_args, self.figures)
+            engine = _make_engine(self._plan.engine_args, self.stats)
             with self._lock:
                 self.engine = None if self._abandoned else engine
             if self.engine is None:
@@ -209,7 +219,7 @@ class _Attempt:
             self.done.set()
 
     def abandon(self) -> None:
-        """Nobody waits any more: an engine that still comes is ended at once."""
+        """Give the start up: an engine that is there, or is made later, is shut down at once."""
         with self._lock:
             self._abandoned = True
             engine, self.engine = self.engine, None
@@ -217,14 +227,15 @@ class _Attempt:
             engine.shutdown()
 
 
-def _make_engine(engine_args: Mapping[str, Any], figures: StepFigures) -> AsyncLLM:
+def _make_engine(engine_args: Mapping[str, Any], stats: StepStats) -> AsyncLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     try:
         arguments = AsyncEngineArgs(**_with_configs(AsyncEngineArgs, engine_args))
-        # The server's context: the default one gives far smaller batches on large GPUs.
+        # The usage context of vLLM's server: with the default one vLLM picks far smaller batches on
+        # large GPUs.
         config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"vLLM refuses the arguments: {_first_lines(error)}") from error
@@ -232,19 +243,18 @@ def _make_engine(engine_args: Mapping[str, Any], figures: StepFigures) -> AsyncL
     engine = AsyncLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
-        stat_loggers=[stat_logger(figures, alone=arguments.disable_log_stats)],
+        stat_loggers=[stat_logger(stats, without_prometheus=arguments.disable_log_stats)],
         disable_log_stats=arguments.disable_log_stats,
         enable_log_requests=arguments.enable_log_requests,
     )
     if arguments.disable_log_stats:
-        engine.log_stats = (
-            False  # a logger turns on what is counted for each token, which none reads
-        )
+        # Any stat logger turns on statistics of each token, which none of quire's reads.
+        engine.log_stats = False
     return engine
 
 
 def _with_configs(kind: type[AsyncEngineArgs], engine_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Dictionaries in place of vLLM's configuration objects become these; vLLM does it for some."""
+    """Turn dictionaries into vLLM's configuration objects; vLLM itself does so for some alone."""
     import dataclasses
 
     values = dict(engine_args)
@@ -276,12 +286,12 @@ def _start_error(error: Exception | None, cause: str | None) -> QuireError:
 
 
 def _first_lines(error: BaseException) -> str:
-    """What an error says, in one line; pydantic's name what is wrong in their second and third."""
+    """The first three lines of an error's text as one: pydantic's say what is wrong in the last two."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return sentence(" ".join(lines[:3])) if lines else sentence(type(error).__name__)
 
 
-def _tell(progress: LogReader, began: float) -> None:
+def _log_progress(progress: LogReader, began: float) -> None:
     for words in progress.phases():
         logger.info("vLLM: %s (%.0f s).", words, time.monotonic() - began)
 
@@ -291,3 +301,67 @@ def _installed_version() -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
     return "unknown"
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def engine_processes(before: Iterable[int] = ()) -> list[psutil.Process]:
+    """The processes that vLLM started in this process, and all their descendants.
+
+    Those whose process id is in `before` are left out.
+    """
+    import psutil
+
+    old = set(before)
+    processes: list[psutil.Process] = []
+    for child in multiprocessing.active_children():
+        if child.pid is None or child.pid in old or not child.name.startswith(_PROCESS_NAMES):
+            continue
+        try:
+            root = psutil.Process(child.pid)
+            processes += [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    return processes
+
+
+def kill_processes(processes: Iterable[psutil.Process], grace: float) -> None:
+    """Wait `grace` seconds for the processes to exit, then kill those that have not."""
+    import psutil
+
+    listed = list(processes)
+    for process in _wait(listed, grace):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    _wait(listed, 5)
+
+
+def _wait(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until all have exited; return those that still run after `seconds`.
+
+    `psutil.wait_procs` is not used: it reaps children unknown to `multiprocessing`, which then takes
+    them for alive, and at exit sends signals to whatever process has their ids by then.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        own = {child.pid for child in multiprocessing.active_children()}  # reaps those that exited
+        alive = [process for process in processes if _runs(process, own)]
+        if not alive or time.monotonic() >= deadline:
+            return alive
+        time.sleep(0.05)
+
+
+def _runs(process: psutil.Process, own: set[int | None]) -> bool:
+    """Whether a process runs.
+
+    A child that exits between `active_children` and this call shows as a zombie while it is in
+    `own`; it counts as running until it is reaped, so that no zombie is left behind.
+    """
+    import psutil
+
+    try:
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return process.is_running() and (process.pid in own or not zombie)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,6 +1,6 @@
-"""Where vLLM's own log goes: into a file, from which progress and the causes of failures are read.
+"""vLLM's log goes into a file, from which quire reads its progress and the causes of failures.
 
-Users who set one of vLLM's logging variables keep what they set.
+Where the user has set one of vLLM's own logging variables, nothing is redirected.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _OWN_SETTINGS = (
 )
 
 _PHASES = (
-    ("Initializing a V1 LLM engine", "the engine's process is there"),
+    ("Initializing a V1 LLM engine", "the engine's process runs"),
     ("Starting to load model", "loading the weights"),
     ("Loading weights took", "the weights are loaded"),
     ("Compiling a graph", "compiling"),
     ("Warming up model", "compiling and warming up"),
-    ("KV cache size", "the KV cache is there"),
+    ("KV cache size", "the KV cache is allocated"),
     ("Capturing CUDA graph", "capturing CUDA graphs"),
     ("Graph capturing finished", "CUDA graphs are captured"),
 )
-"""Words of vLLM's log, in the order in which they come, and what they tell a user."""
+"""Phrases of vLLM's log, in the order in which they come, and what a user reads for each."""
 
-_LONGEST_FIRST_LINE = 120
-"""Characters of `#!` and what follows that every Linux takes."""
+_MAX_SHEBANG = 120
+"""Characters of a `#!` line that every Linux reads; older kernels cut it at 127."""
 
 _CAUSE = re.compile(r"(?:^|\s)([A-Za-z_.]*(?:Error|Exception|Interrupt)): (.+)")
 
 
 @functools.cache
 def log_file() -> Path | None:
-    """The file of this process's engines; None where the user's own settings rule.
+    """The log file of this process's engines; None where the user has set vLLM's own variables.
 
-    It is deleted when the process ends, unless `keep` was called.
+    It is deleted when the process exits, unless `keep` was called.
     """
     if any(os.environ.get(name) for name in _OWN_SETTINGS):
         return None
@@ -69,10 +69,11 @@ def logging_environment() -> dict[str, str]:
 
 @contextmanager
 def children_write_to_log() -> Generator[None]:
-    """Let what the processes started inside print go to the log: warnings, crashes, C++ libraries.
+    """Redirect what the processes started inside print into the log: warnings, crashes, C++ output.
 
-    They inherit standard output otherwise, where an answer may be on its way into a file. Each
-    first runs a line that puts the log in its place.
+    They would inherit standard output, which may be a file that an answer is being written to.
+    `multiprocessing` offers no way to redirect a child's output, but it lets us choose its
+    interpreter: a wrapper that points both streams at the log and then runs Python.
     """
     path = log_file()
     wrapper = None if path is None else _wrapper(path)
@@ -88,13 +89,13 @@ def children_write_to_log() -> Generator[None]:
 
 
 def _wrapper(path: Path) -> Path | None:
-    """A program that does as Python does, its output in the log; None where none can be made."""
-    first = f"#!{sys.executable} -IS"
-    if len(first) > _LONGEST_FIRST_LINE or " " in sys.executable:
+    """Write the wrapper around Python; None where its path does not fit into a `#!` line."""
+    shebang = f"#!{sys.executable} -IS"
+    if len(shebang) > _MAX_SHEBANG or " " in sys.executable:
         return None
     wrapper = path.parent / "python"
     wrapper.write_text(
-        f"{first}\n"
+        f"{shebang}\n"
         "import os, sys\n"
         f"log = os.open({str(path)!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)\n"
         "os.dup2(log, 1), os.dup2(log, 2), os.close(log)\n"
@@ -106,11 +107,11 @@ def _wrapper(path: Path) -> Path | None:
 
 
 def quiet_until_configured() -> None:
-    """vLLM warns while it is imported, before its own settings of the log take effect."""
+    """Silence the warnings that vLLM logs while it is imported, before it reads its log settings."""
     if log_file() is not None:
-        own = logging.getLogger("vllm")
-        own.addHandler(logging.NullHandler())
-        own.propagate = False
+        vllm_logger = logging.getLogger("vllm")
+        vllm_logger.addHandler(logging.NullHandler())
+        vllm_logger.propagate = False
 
 
 def _settings(path: Path) -> dict[str, object]:
@@ -130,7 +131,7 @@ _kept: set[Path] = set()
 
 
 def keep() -> Path | None:
-    """Keep the log for the user to read; returns its path."""
+    """Keep the log file after the process exits, for the user to read; return its path."""
     path = log_file()
     if path is None or not path.is_file():
         return None
@@ -139,7 +140,7 @@ def keep() -> Path | None:
 
 
 def hint() -> str:
-    """Where to read on, as the end of an error's text; the log is kept."""
+    """The log's path as the end of an error text; the log is then kept."""
     path = keep()
     return "" if path is None else f" Its log: {path}"
 
@@ -150,22 +151,22 @@ def _delete(folder: Path) -> None:
 
 
 class LogReader:
-    """Reads what was written to the log since it was made."""
+    """Reads what was written to the log since this object was made."""
 
     def __init__(self) -> None:
         self._path = log_file()
         self._start = self._position = _size(self._path)
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def phases(self) -> list[str]:
-        """What has begun since the last call, in words."""
+        """The phases of the start that have begun since the last call, each reported once."""
         text, self._position = _read(self._path, self._position)
-        found = [words for mark, words in _PHASES if mark in text and words not in self._told]
-        self._told.update(found)
-        return found
+        new = [words for mark, words in _PHASES if mark in text and words not in self._reported]
+        self._reported.update(new)
+        return new
 
     def cause(self) -> str | None:
-        """The error that was logged first: those that follow are its consequences."""
+        """The first error in the log, as `Name: text`; later ones are its consequences."""
         text, _ = _read(self._path, self._start)
         for line in text[max(0, text.find(" ERROR ")) :].splitlines():
             match = _CAUSE.search(line)
@@ -179,7 +180,7 @@ def _size(path: Path | None) -> int:
 
 
 def _read(path: Path | None, position: int) -> tuple[str, int]:
-    """The text from a position on, and where it ends."""
+    """The text from byte `position` on, and the position of its end."""
     if path is None or not path.is_file():
         return "", position
     with path.open("rb") as file:

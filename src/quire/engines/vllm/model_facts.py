@@ -1,4 +1,4 @@
-"""What the plan for vLLM must know of a model: read from its folder, no weights loaded."""
+"""What the plan for vLLM needs to know of a model, read from its folder without loading weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _DEFAULT_POSITIONS = 2048
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """The sizes of a decoder, as its `config.json` gives them; 0 where it says nothing.
+    """The sizes of a decoder from its `config.json`; 0 where that gives none.
 
-    `max_positions` is the longest text in tokens, the scaling of its rotary embeddings included.
-    `weight_bytes` is the size of its files, and `weight_dtype` what they hold.
+    `max_positions` is the longest sequence in tokens, any RoPE scaling included. `weight_bytes` is
+    the size of all weight files, `weight_dtype` the dtype of their tensors.
     """
 
     folder: Path
@@ -35,11 +35,11 @@ class ModelFacts:
     quantization: str | None = None
     num_experts: int = 0
     rope: Mapping[str, Any] | None = None
-    """The config's own rotary parameters, in whichever spelling."""
+    """The config's `rope_parameters`, or `rope_scaling` as transformers before 5 called it."""
     trained_positions: int = _DEFAULT_POSITIONS
-    """The longest text before any scaling of the rotary embeddings."""
+    """The longest sequence in tokens without RoPE scaling."""
     is_part: bool = False
-    """Whether the decoder is one part of the model, with a config inside the model's."""
+    """Whether the decoder is one part of the model, such as the `text_config` of a vision model."""
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes that one token takes in the KV cache, over all layers."""
@@ -47,10 +47,10 @@ class ModelFacts:
 
 
 def read_model_facts(folder: Path) -> ModelFacts:
-    """Read the facts from `config.json`; of a model with media, those of its text decoder.
+    """Read the facts from `config.json`. For a model with media they are those of its text decoder.
 
     Raises:
-        ModelNotFoundError: there is no config, or it holds no JSON object.
+        ModelNotFoundError: there is no `config.json`, or it holds no JSON object.
     """
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"{folder} has no config.json: is it a model's folder?")
@@ -82,7 +82,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The text decoder's part; a thinker holds one more such part."""
+    """The text decoder's part of a config; an omni model nests it inside its `thinker_config`."""
     for name in ("thinker_config", "text_config", "llm_config"):
         inner = config.get(name)
         if isinstance(inner, Mapping) and inner:
@@ -91,18 +91,18 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of weights. Mistral's own form may lie beside Hugging Face's, with the same ones."""
+    """The weight files. Mistral's `consolidated*` duplicate Hugging Face's and are left out then."""
     files = sorted(folder.glob("*.safetensors"))
     usual = [path for path in files if not path.name.startswith("consolidated")]
     return usual or files
 
 
 def check_weights(folder: Path) -> None:
-    """See that there are weights and that no file of them was cut short, before vLLM is started.
+    """Check that there are weights and no file is truncated, which vLLM finds out after 20 s.
 
     Raises:
-        WeightsError: a truncated file, or weights in pickle's format alone.
-        ModelNotFoundError: no weights at all.
+        WeightsError: a file is truncated, or the weights are pickles only.
+        ModelNotFoundError: there are no weights at all.
     """
     files = weight_files(folder)
     if not files and any(folder.glob("*.bin")):
@@ -120,7 +120,7 @@ def check_weights(folder: Path) -> None:
 
 
 def _number(values: Mapping[str, Any], *names: str) -> int:
-    """The first of these keys that holds a positive whole number, else 0."""
+    """The value of the first of these keys that holds a positive integer, else 0."""
     for name in names:
         value = values.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -129,7 +129,7 @@ def _number(values: Mapping[str, Any], *names: str) -> int:
 
 
 def _max_positions(text: Mapping[str, Any], rope: Any) -> int:
-    """The longest text: vLLM stretches it by YaRN's factor from the trained length."""
+    """The longest sequence; with YaRN vLLM computes it from the trained length and the factor."""
     positions = _number(text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
     positions = positions or _DEFAULT_POSITIONS
     if not isinstance(rope, Mapping):

@@ -1,7 +1,7 @@
-"""From quire's arguments to vLLM's: every engine argument and environment variable, and why.
+"""vLLM's engine arguments and environment variables, chosen from quire's arguments.
 
-Nothing here imports vLLM, so that a plan can be made, shown and tested for machines that are not
-this one. `vllm_config` has the last word on every engine argument.
+Nothing here imports vLLM, so that a plan can be made, shown and tested for another machine.
+`vllm_config` overrides every engine argument.
 """
 
 from __future__ import annotations
@@ -13,52 +13,53 @@ from typing import Any
 
 from quire.arguments import FinetuningArguments, ModelArguments
 from quire.engines.seam import Purpose
-from quire.engines.vllm.devices import Devices
+from quire.engines.vllm.devices import Devices, Precision, choose_placement, choose_precision
 from quire.engines.vllm.model_facts import ModelFacts
-from quire.engines.vllm.placement import choose_placement
-from quire.engines.vllm.precision import Precision, choose_precision
 from quire.errors import ConfigError, OutOfMemoryError, nearest, sentence
 from quire.options import MAX_LOGPROBS
 
 UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""The executor that runs its one worker in the engine's process. Named in full: vLLM turns the
-short name back into one process more on a CPU."""
+"""The executor that runs its only worker in the engine's process. On a CPU vLLM replaces the short
+name "uni" by the multiprocessing executor, which starts one more process, but keeps a class path."""
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as `max_lora_rank`."""
+"""The values that vLLM accepts for `max_lora_rank`."""
 
 STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
-"""llguidance, as on the native engine. Where white space is free, a model may write it without end."""
+"""llguidance, as on the native engine. White space is disabled between JSON tokens: a model may
+otherwise write it until it reaches its token limit."""
 
 CPU_SEQUENCES = 128
 """vLLM's own `max_num_seqs` for a server on a CPU; the KV cache is cut to what they can fill."""
 
-_OF_GENERATION = ("max_logprobs", "structured_outputs_config")
+_GENERATION_ONLY = ("max_logprobs", "structured_outputs_config")
 
 MIB = 2**20
 
 CPU_ONE_THREAD = 16 * MIB
-"""Weights up to here are computed by one thread. Several wait for each other longer than they work:
-64 streams of a model of 7 MiB ran 1.2 times as fast on one of two cores, those of 100 MiB 0.7 times."""
+"""Bytes of weights up to which one thread is used: several would wait for each other longer than
+they work. With 64 streams on two cores, a model of 7 MiB ran 1.2 times as fast on one thread, a model
+of 100 MiB 0.7 times."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterNeeds:
-    """What adapters ask of the engine: the largest rank, how many there are, and whether others
-    may be loaded later."""
+    """What LoRA adapters require of the engine."""
 
     largest_rank: int = 0
     count: int = 0
     more_later: bool = False
+    """Whether others may be loaded while the engine runs."""
 
     @property
     def any(self) -> bool:
+        """Whether the engine needs LoRA at all."""
         return self.count > 0 or self.more_later
 
 
 @dataclass(frozen=True)
-class Plan:
-    """vLLM's engine arguments, the environment of its processes, and what was chosen, in words."""
+class EnginePlan:
+    """vLLM's engine arguments, its processes' environment, and notes on the choices for the log."""
 
     engine_args: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -66,7 +67,7 @@ class Plan:
 
     @property
     def purpose(self) -> Purpose:
-        """What the engine is for: with vLLM's runner `pooling` it writes no text."""
+        """What the engine is for: with vLLM's runner `pooling` it generates no text."""
         if self.engine_args.get("runner") != "pooling":
             return "generate"
         return "score" if self.engine_args.get("convert") == "classify" else "embed"
@@ -81,17 +82,18 @@ def make_plan(
     *,
     tokenizer: Path | None = None,
     known: frozenset[str] | None = None,
-) -> Plan:
+) -> EnginePlan:
     """Make the plan for one engine.
 
     Args:
-        adapters: what LoRA adapters need; None is no adapters.
-        tokenizer: a folder whose tokenizer stands in for the model's own.
-        known: the engine arguments that this vLLM has; None checks none of them.
+        adapters: what LoRA adapters require; None for no adapters.
+        tokenizer: a folder whose tokenizer replaces the model's own.
+        known: the engine arguments of the installed vLLM, to check `vllm_config` against; None
+            checks nothing.
 
     Raises:
-        ConfigError: an argument that vLLM cannot honour, or an unknown key of `vllm_config`.
-        UnsupportedModelError: weights in a format that the devices cannot run.
+        ConfigError: vLLM cannot honour an argument, or `vllm_config` has an unknown key.
+        UnsupportedModelError: the devices cannot run the weights' format.
         OutOfMemoryError: the KV cache would not hold one sequence.
     """
     own = dict(args.vllm_config or {})
@@ -110,8 +112,8 @@ def make_plan(
         values["tokenizer"] = str(tokenizer)
     values |= own
     if values.get("runner") == "pooling":
-        values = {key: values[key] for key in values if key in own or key not in _OF_GENERATION}
-    return Plan(values, environment, tuple(notes))
+        values = {key: values[key] for key in values if key in own or key not in _GENERATION_ONLY}
+    return EnginePlan(values, environment, tuple(notes))
 
 
 def _check_config(own: Mapping[str, Any], known: frozenset[str] | None) -> None:
@@ -145,7 +147,7 @@ def _base(
         "gpu_memory_utilization": args.vllm_gpu_util,
         "enforce_eager": args.vllm_enforce_eager,
         "max_logprobs": MAX_LOGPROBS,
-        "scheduling_policy": "priority",  # first come first served among equals
+        "scheduling_policy": "priority",  # requests of equal priority are served in order of arrival
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "limit_mm_per_prompt": {
@@ -165,7 +167,7 @@ def _base(
 
 
 def _max_model_len(args: ModelArguments, model: ModelFacts) -> int:
-    """The user's length; the default is a wish, cut to what the model knows."""
+    """The user's `vllm_maxlen`; its default is cut to the longest sequence that the model takes."""
     if "vllm_maxlen" in args.explicit():
         return args.vllm_maxlen
     longest = model.max_positions
@@ -175,11 +177,11 @@ def _max_model_len(args: ModelArguments, model: ModelFacts) -> int:
 
 
 def _rope_override(kind: str, model: ModelFacts) -> dict[str, Any]:
-    """Twice the trained length, as LLaMA-Factory's `rope_scaling` gives it."""
+    """The override for LLaMA-Factory's `rope_scaling`, which doubles the trained length."""
     if model.is_part:
         raise ConfigError(
-            "rope_scaling: the text decoder is one part of this model, and vLLM takes no scaling for "
-            'it by this name; give vllm_config {"hf_overrides": {...}} instead.'
+            "rope_scaling: the text decoder is one part of this model, and vLLM does not apply the "
+            'scaling to it; give vllm_config {"hf_overrides": {...}} instead.'
         )
     trained = model.trained_positions
     own = model.rope or {}
@@ -195,7 +197,7 @@ def _rope_override(kind: str, model: ModelFacts) -> dict[str, Any]:
 def _add_devices(
     values: dict[str, Any], model: ModelFacts, devices: Devices, own: Mapping[str, Any]
 ) -> list[str]:
-    """Spread over all devices, unless the user says how."""
+    """Add the tensor-parallel size, unless the user's `vllm_config` sets any parallel size."""
     spread = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
     if any(key in own for key in spread):
         return []
@@ -213,11 +215,11 @@ def _add_cpu(
     precision: Precision,
     own: Mapping[str, Any],
 ) -> list[str]:
-    """All cores, no process more than needed, and memory that is said and not guessed."""
+    """Add what vLLM needs on a CPU: all cores, no process too many, an explicit KV cache size."""
     notes: list[str] = []
     if all(own.get(key, 1) == 1 for key in ("tensor_parallel_size", "pipeline_parallel_size")):
         values["distributed_executor_backend"] = UNIPROC
-        # vLLM's own binding keeps one core back for its frontend, which is idle most of the time.
+        # vLLM's own binding reserves one core for its frontend, which is idle most of the time.
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         cores = "all cores"
         if 0 < model.weight_bytes <= CPU_ONE_THREAD:
@@ -239,9 +241,12 @@ def _cpu_kv_bytes(
     precision: Precision,
     own: Mapping[str, Any],
 ) -> int:
-    """The share `vllm_gpu_util` of what the weights leave free, and no more than can be filled.
+    """Bytes of KV cache: `vllm_gpu_util` of what the weights leave free, cut to what can be filled.
 
-    0 where the config does not tell the size of a token: vLLM then chooses.
+    0 where the model's config does not give the size of a token's entry: vLLM then chooses.
+
+    Raises:
+        OutOfMemoryError: one sequence would not fit.
     """
     token = model.kv_bytes_per_token(precision.element_bytes)
     if not token:
@@ -251,19 +256,19 @@ def _cpu_kv_bytes(
     share = _given(own, "gpu_memory_utilization", args.vllm_gpu_util)
     weights = model.weight_bytes * (2 if precision.dtype == "float32" else 1)
     room = int(share * max(0, devices.free_memory - weights))
-    block = 128  # tokens; vLLM's block on a CPU
-    one = -(-length // block) * block * token
+    block = 128  # tokens of a block of vLLM's KV cache on a CPU
+    one = -(-length // block) * block * token  # bytes of one sequence
     if room < one:
         raise OutOfMemoryError(
             f"The KV cache of one sequence of {length:,} tokens needs {one / MIB:,.0f} MiB; "
             f"vllm_gpu_util {share:g} of what the weights leave free is {room / MIB:,.0f} MiB. Lower "
             "vllm_maxlen, or raise vllm_gpu_util."
         )
-    return min(room, (sequences + 1) * one)
+    return min(room, (sequences + 1) * one)  # vLLM keeps one block to itself
 
 
 def _given(own: Mapping[str, Any], key: str, default: float) -> float:
-    """The user's number; the default where there is none, or a word for vLLM's own choice."""
+    """The user's number, or `default` where it is missing, -1, or a word such as "auto"."""
     value = own.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return default
@@ -283,7 +288,7 @@ def _lora(args: ModelArguments, adapters: AdapterNeeds) -> dict[str, Any]:
 
 
 def _lora_rank(args: ModelArguments, adapters: AdapterNeeds) -> int:
-    """The adapters' largest rank, or `vllm_max_lora_rank` where that is asked for and larger."""
+    """The largest rank of the adapters, or `vllm_max_lora_rank` if larger, as a rank of vLLM's."""
     asked = adapters.more_later or "vllm_max_lora_rank" in args.explicit()
     rank = max(adapters.largest_rank, args.vllm_max_lora_rank if asked else 1)
     for size in LORA_RANKS:

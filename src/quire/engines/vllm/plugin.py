@@ -1,7 +1,7 @@
-"""The `vllm.general_plugins` entry point: what holds in every process of vLLM.
+"""The `vllm.general_plugins` entry point, which vLLM calls in each of its processes.
 
-vLLM calls `register` in each of its processes, whatever the model and whoever starts it: nothing is
-imported here, and a model's class is named, not loaded.
+A patch made in the parent would be lost: vLLM spawns its processes. Since every vLLM of this
+environment calls `register`, quire's or not, it imports nothing and names a model's class as text.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from vllm.config import ModelConfig
 
 NAME = "quire"
-"""The entry point's, as VLLM_PLUGINS would have it."""
+"""The entry point's name, for VLLM_PLUGINS."""
 
 _ARCHITECTURE = "LlavaForConditionalGeneration"
 _CLASS = f"quire.engines.vllm.yi_vl:{_ARCHITECTURE}"
 
 
 def register() -> None:
-    """Let Yi-VL's checkpoints, which name LLaVA's architecture, have their own projector.
+    """Replace vLLM's LLaVA by a subclass that knows the projector of Yi-VL's checkpoints.
 
-    The class that another plugin has registered for this architecture stays.
+    Those name LLaVA's architecture. A class that another plugin registered for it is kept.
     """
     from vllm import ModelRegistry
 
@@ -33,10 +33,10 @@ def register() -> None:
 
 
 def check_loaded(model: ModelConfig) -> None:
-    """See that vLLM has loaded the plugin, where the model needs it.
+    """Check that vLLM has loaded the plugin, if the model needs it.
 
     Raises:
-        ConfigError: it has not, so that the weights would not fit.
+        ConfigError: it has not, so the weights would not fit.
     """
     if is_yi_vl(getattr(model.hf_config, DECLARATION, None), {}) and _is_vllms_own():
         raise ConfigError(

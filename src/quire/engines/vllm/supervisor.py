@@ -1,4 +1,4 @@
-"""The engine that runs now: watched, and started again after a death where that is asked for."""
+"""Supervision of vLLM's engine: a thread watches its processes, and restarts it if it dies."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ import logging
 import threading
 
 from quire.engines.seam import EngineLoad
-from quire.engines.vllm.launch import Started, start, stop, stop_dead
+from quire.engines.vllm.launch import RunningEngine, start, stop, stop_dead
 from quire.engines.vllm.log import LogReader, hint
-from quire.engines.vllm.plan import Plan
+from quire.engines.vllm.plan import EnginePlan
 from quire.errors import EngineClosedError, EngineDeadError, EngineError, sentence
 
 logger = logging.getLogger("quire")
 
-_LOOK_EVERY = 0.25
-"""Seconds between two looks at the engine's processes."""
-
-_GONE = "vLLM's engine has died."
+_CHECK_SECONDS = 0.25
+"""Time between two checks of the engine's processes."""
 
 
 class Supervisor:
-    """Holds the running engine. `current` may be called from any thread.
+    """Starts an engine and holds it. `current` may be called from any thread.
 
     Args:
         plan: what to start.
         timeout: seconds that a start may take.
-        max_restarts: how often a dead engine is started again, in all; with a back-off that doubles
-            from one second.
+        max_restarts: how often a dead engine is restarted, in all. The delay before each restart
+            doubles, from one second.
 
-    Raises, when made:
+    Raises:
         ConfigError, EngineStartError, OutOfMemoryError: see `launch.start`.
     """
 
-    def __init__(self, plan: Plan, timeout: float, max_restarts: int) -> None:
+    def __init__(self, plan: EnginePlan, timeout: float, max_restarts: int) -> None:
         self._plan, self._timeout, self._max_restarts = plan, timeout, max_restarts
         self.restarts = 0
         self._lock = threading.Lock()
@@ -44,11 +42,12 @@ class Supervisor:
         self._watcher = threading.Thread(target=self._watch, name="quire-vllm-watch", daemon=True)
         self._watcher.start()
 
-    def current(self) -> Started:
+    def current(self) -> RunningEngine:
         """The running engine.
 
         Raises:
-            EngineClosedError, EngineDeadError: there is none.
+            EngineClosedError: `close` was called.
+            EngineDeadError: the engine has died, whether or not it is being restarted.
         """
         unusable = self._unusable
         if unusable is not None:
@@ -60,17 +59,17 @@ class Supervisor:
 
     @property
     def load(self) -> EngineLoad | None:
-        """What the running engine tells of itself, if there is one."""
+        """The load of the running engine; None where there is none."""
         started = None if self._unusable is not None else self._started
         return None if started is None or _is_dead(started) else started.load
 
     @property
     def is_watching(self) -> bool:
-        """Whether a dead engine is, or will be, started again; False once that is given up."""
+        """Whether a dead engine is, or will be, restarted; False once that is given up."""
         return self._watcher.is_alive() and self._max_restarts > 0
 
     def close(self) -> None:
-        """End the engine and its processes; twice does no harm."""
+        """End the engine and its processes. May be called twice."""
         with self._lock:
             if self._closing.is_set():
                 return
@@ -79,22 +78,23 @@ class Supervisor:
         if threading.current_thread() is not self._watcher:
             self._watcher.join()
         stop(self._started)
-        del self._started  # the last reference: vLLM frees what it holds
+        del self._started  # the last reference to AsyncLLM, whose memory is freed with it
 
     # --- in the watcher's thread -----------------------------------------------------------------
 
     def _watch(self) -> None:
-        while not self._closing.wait(_LOOK_EVERY):
+        while not self._closing.wait(_CHECK_SECONDS):
             if not _is_dead(self._started):
                 continue
             self._cause = self._log.cause()
+            # First, so that no request is submitted to the engine while it is being stopped.
             self._set_unusable(self._died())
             stop_dead(self._started)
             if not self._restart():
                 return
 
     def _restart(self) -> bool:
-        """Start again until it succeeds; False when there are no more tries."""
+        """Restart until it succeeds; return False when no tries are left or `close` was called."""
         delay = 1.0
         while self.restarts < self._max_restarts:
             self.restarts += 1
@@ -107,14 +107,15 @@ class Supervisor:
             delay *= 2
             try:
                 started = start(self._plan, self._timeout, self._closing)
-            except Exception as error:  # whatever it is, the watch goes on
+            except Exception as error:  # the watcher thread must not end while tries are left
                 logger.error("vLLM could not be started again: %s", error)
                 continue
             return self._take(started)
         self._set_unusable(EngineDeadError(self._gone()))
         return False
 
-    def _take(self, started: Started) -> bool:
+    def _take(self, started: RunningEngine) -> bool:
+        """Serve a restarted engine; stop it and return False if `close` was called meanwhile."""
         with self._lock:
             if not self._closing.is_set():
                 self._started, self._unusable = started, None
@@ -144,14 +145,14 @@ class Supervisor:
         return f"vLLM's engine has died{cause} {tried}{hint()}"
 
 
-def _is_dead(started: Started) -> bool:
-    """Whether vLLM says so, or its first process is gone."""
+def _is_dead(started: RunningEngine) -> bool:
+    """Whether vLLM reports an error, or its engine-core process is gone."""
     if started.engine.errored:
         return True
     return bool(started.processes) and not _runs(started)
 
 
-def _runs(started: Started) -> bool:
+def _runs(started: RunningEngine) -> bool:
     import psutil
 
     try:

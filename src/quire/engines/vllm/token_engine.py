@@ -1,4 +1,4 @@
-"""vLLM behind the lower seam: its engine started, watched, and fed with prompts of token ids."""
+"""vLLM as a `TokenEngine`: its engine is started, supervised, and given prompts of token ids."""
 
 from __future__ import annotations
 
@@ -23,19 +23,23 @@ from quire.engines.seam import (
 )
 from quire.engines.vllm.adapters import VllmAdapters
 from quire.engines.vllm.devices import find_devices
-from quire.engines.vllm.failures import our_errors
-from quire.engines.vllm.launch import Started, engine_argument_names, import_vllm
-from quire.engines.vllm.media import VllmInput, media_input, media_kinds, salted
+from quire.engines.vllm.errors import translated_errors
+from quire.engines.vllm.launch import RunningEngine, engine_argument_names, import_vllm
 from quire.engines.vllm.model_facts import ModelFacts, check_weights, read_model_facts
-from quire.engines.vllm.outputs import DeltaReader
-from quire.engines.vllm.plan import AdapterNeeds, Plan, make_plan
-from quire.engines.vllm.pooling import pool
-from quire.engines.vllm.request import to_vllm
+from quire.engines.vllm.plan import AdapterNeeds, EnginePlan, make_plan
+from quire.engines.vllm.requests import (
+    DeltaReader,
+    VllmInput,
+    media_input,
+    media_kinds,
+    salted,
+    to_vllm,
+)
 from quire.engines.vllm.supervisor import Supervisor
-from quire.errors import EngineError, SamplingError
+from quire.errors import EngineError, SamplingError, UnsupportedOptionError
 from quire.media.placement import Kind, check_kind
 from quire.outputs import Delta, Embedding, Usage
-from quire.prompt import Prompt
+from quire.prompt import PoolingKind, Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import added_tokens, check_vocabulary
@@ -46,17 +50,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("quire")
 
 _GRAMMAR_SECONDS = 1.0
-"""In which a constraint must be read; for about as long it holds up vLLM's event loop."""
+"""Time in which a constraint must compile. vLLM compiles it again, and its event loop waits as long."""
 
 MediaInput = Callable[[Prompt], Mapping[str, Any]]
-"""Gives a prompt's media in vLLM's forms; what the model's media family knows."""
+"""Converts a prompt's media into vLLM's arguments, as the model's media family does it."""
 
 
 class VllmTokenEngine(TokenEngine):
-    """One engine of vLLM. Its requests all run on one event loop, that of the first.
+    """One vLLM engine. All its requests run on one event loop, that of the first request.
 
-    Raises, when made:
-        ConfigError: vLLM is not installed, or an argument that it cannot honour.
+    Raises:
+        ConfigError: vLLM is not installed, or cannot honour an argument.
         ModelError: the model's folder or an adapter cannot be used.
         EngineStartError: vLLM failed to start, or took longer than `vllm_start_timeout`.
         OutOfMemoryError: the KV cache would not hold one sequence.
@@ -72,15 +76,15 @@ class VllmTokenEngine(TokenEngine):
         book = AdapterBook(
             args.adapter_name_or_path or (), folder=args.adapter_folder, model_folder=folder
         )
-        # A restart reads the tokenizer again, so its files stay until the engine is closed.
+        # Kept until the engine is closed, since a restart reads the tokenizer again.
         self._scratch = tempfile.TemporaryDirectory(prefix="quire-tokenizer-")
         files = _tokenizer_files(tokenizer, args, folder, Path(self._scratch.name))
         plan = _make_plan(arguments, facts, book, files)
         self.purpose = plan.purpose
         self._supervisor = Supervisor(plan, args.vllm_start_timeout, args.vllm_max_restarts)
         try:
-            # No local name for the engine here: something of vLLM's start keeps this frame, and with
-            # it would keep the engine after `close`.
+            # The engine is not bound to a local name here: vLLM keeps a reference to the frame in
+            # which it was started, so that the engine would outlive `close`.
             self.info = _info(self._supervisor.current(), plan)
         except BaseException:
             self.end()
@@ -99,7 +103,7 @@ class VllmTokenEngine(TokenEngine):
             inputs = await self._inputs(prompt)
             reader = DeltaReader(params, len(inputs["prompt_token_ids"]))
             outputs = await self._outputs(inputs, params, request_id)
-            with our_errors():
+            with translated_errors():
                 async with aclosing(outputs):
                     async for output in outputs:
                         for delta in reader.read(output):
@@ -110,25 +114,48 @@ class VllmTokenEngine(TokenEngine):
     async def generate_cumulative(
         self, prompt: Prompt, params: SamplingParams
     ) -> AsyncGenerator[RequestOutput, None]:
-        """Complete one prompt as vLLM's own outputs, each with all that was written so far."""
+        """Complete one prompt as vLLM's own outputs, each with all text so far."""
         with self._ids.claim(params.request_id) as request_id:
             inputs = await self._inputs(prompt)
             outputs = await self._outputs(inputs, params, request_id, cumulative=True)
-            with our_errors():
+            with translated_errors():
                 async with aclosing(outputs):
                     async for output in outputs:
                         yield output
 
     async def pool(self, prompt: Prompt, params: PoolingParams) -> Embedding:
-        """Make one prompt a vector; see TokenEngine.
+        """Pool one prompt into a vector; see TokenEngine.
 
-        vLLM pools in one way, chosen when it starts: with `vllm_config: {"runner": "pooling"}`, whose
-        `pooler_config` says whether the last hidden state is taken or the mean.
+        vLLM pools in one way, chosen at its start by `vllm_config: {"runner": "pooling"}`, whose
+        `pooler_config` selects the last hidden state or the mean.
+
+        Raises:
+            UnsupportedOptionError: the engine was started with another kind of pooling.
         """
+        import vllm
+        from vllm.inputs import tokens_input
+
         started = self._running()
         adapter = await self._adapters.request(started, params.adapter)
-        vector = await pool(started, prompt.token_ids, params, adapter)
-        return Embedding(vector, Usage(prompt_tokens=len(prompt), completion_tokens=0))
+        if params.kind is not None:
+            _check_pooling_kind(started, params.kind)
+        settings = vllm.PoolingParams(
+            task="classify" if params.score else "embed", use_activation=params.normalize
+        )
+        with self._ids.claim(None) as request_id, translated_errors():
+            outputs = started.engine.encode(
+                salted(tokens_input(list(prompt.token_ids)), params.cache_salt),
+                settings,
+                request_id,
+                lora_request=adapter,
+                priority=params.priority,
+            )
+            async with aclosing(outputs):
+                async for output in outputs:
+                    vector = tuple(output.outputs.data.flatten().tolist())
+                    usage = Usage(prompt_tokens=len(prompt), completion_tokens=0)
+                    return Embedding(vector, usage)
+        raise AssertionError("vLLM ended a pooling request without an output")
 
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
@@ -141,13 +168,13 @@ class VllmTokenEngine(TokenEngine):
         await asyncio.to_thread(self.end)
 
     def end(self) -> None:
-        """`close`, without an event loop."""
+        """What `close` does, for callers without an event loop. May be called twice."""
         self._supervisor.close()
         self._scratch.cleanup()
 
     @property
     def state(self) -> EngineState:
-        """How the engine is at this moment; the load is that of the last step."""
+        """The engine's current state; the load is that after the last step."""
         supervisor = self._supervisor
         return EngineState(supervisor.load, supervisor.restarts, supervisor.is_watching)
 
@@ -159,7 +186,7 @@ class VllmTokenEngine(TokenEngine):
         return self._adapters.book.adapters
 
     async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
-        """Serve one adapter more; see TokenEngine."""
+        """Load one more adapter; see TokenEngine."""
         started = self._running()
         if started.engine.vllm_config.lora_config is None:
             raise EngineError(
@@ -169,13 +196,20 @@ class VllmTokenEngine(TokenEngine):
         return await self._adapters.add(started, name, str(path))
 
     async def drop_adapter(self, name: str) -> Adapter:
-        """Serve an adapter no more; see TokenEngine."""
+        """Stop serving an adapter; see TokenEngine."""
         return await self._adapters.drop(self._running(), name)
 
     # --- a request -------------------------------------------------------------------------------
 
-    def _running(self) -> Started:
-        """The engine, which answers one event loop alone."""
+    def _running(self) -> RunningEngine:
+        """The running engine.
+
+        Raises:
+            EngineError: another event loop than that of the first request is running.
+            EngineClosedError, EngineDeadError: see `Supervisor.current`.
+        """
+        # AsyncLLM's output handler is a task of the loop that made the first request, and its queues
+        # are not thread-safe. On another loop a request would wait for ever.
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -187,7 +221,7 @@ class VllmTokenEngine(TokenEngine):
         return self._supervisor.current()
 
     async def _inputs(self, prompt: Prompt) -> VllmInput:
-        """The prompt as vLLM takes it, its media processed."""
+        """Convert a prompt into vLLM's input, its media processed."""
         from vllm.inputs import tokens_input
 
         for item in prompt.media:
@@ -214,13 +248,14 @@ class VllmTokenEngine(TokenEngine):
         """vLLM's own iterator; closing it aborts the request in vLLM."""
         started = self._running()
         if params.response_format is not None:
-            # vLLM reads a constraint in this event loop, however long that takes: try it out before.
+            # vLLM validates a constraint on this event loop, without a time limit. A hostile one
+            # would block all streams, so it is compiled in another process first.
             grammar = grammar_text(params.response_format)
             await asyncio.to_thread(self._grammars.check, grammar, _GRAMMAR_SECONDS)
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, params.adapter)
-        # Requests that came together are all prepared before the first of them is sent: vLLM's
-        # processes then take every core.
+        # One turn of the loop for the preparation of other requests that came at the same time.
+        # Once vLLM has the first request, its processes use every core and slow this one down.
         await asyncio.sleep(0)
         return started.engine.generate(
             salted(inputs, params.cache_salt),
@@ -231,12 +266,22 @@ class VllmTokenEngine(TokenEngine):
         )
 
 
+def _check_pooling_kind(started: RunningEngine, kind: PoolingKind) -> None:
+    pooler = started.engine.model_config.pooler_config
+    own = str(pooler.seq_pooling_type if pooler is not None else "LAST").lower()
+    if kind != own:
+        raise UnsupportedOptionError(
+            f"pooling: this engine was started with {own}, not {kind}; that is chosen by "
+            f'vllm_config {{"runner": "pooling", "pooler_config": {{"pooling_type": "{kind.upper()}"}}}}.'
+        )
+
+
 # --- starting ------------------------------------------------------------------------------------
 
 
 def _make_plan(
     arguments: InferArgs, facts: ModelFacts, book: AdapterBook, tokenizer: Path | None
-) -> Plan:
+) -> EnginePlan:
     version = import_vllm()
     args = arguments.model
     devices = find_devices()
@@ -258,7 +303,10 @@ def _make_plan(
 def _tokenizer_files(
     tokenizer: Tokenizer, args: ModelArguments, folder: Path, scratch: Path
 ) -> Path | None:
-    """The tokenizer with its added tokens as files, since vLLM reads its own; None where equal."""
+    """Write the tokenizer with its added tokens into `scratch`, from which vLLM reads it.
+
+    Return None where no tokens are added: vLLM then reads the model's own files.
+    """
     if not added_tokens(args):
         return None
     tokenizer.backend.save(str(scratch / "tokenizer.json"))
@@ -268,7 +316,7 @@ def _tokenizer_files(
     return scratch
 
 
-def _info(started: Started, plan: Plan) -> EngineInfo:
+def _info(started: RunningEngine, plan: EnginePlan) -> EngineInfo:
     config = started.engine.vllm_config
     kinds: frozenset[Kind] = media_kinds(started.engine)
     return EngineInfo(

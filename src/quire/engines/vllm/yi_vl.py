@@ -1,6 +1,6 @@
-"""vLLM's LLaVA, which gives Yi-VL's checkpoints their own projector and leaves all others alone.
+"""A subclass of vLLM's LLaVA with Yi-VL's projector for Yi-VL's checkpoints.
 
-Imported by vLLM itself, under the name that `plugin.py` gives it.
+vLLM imports this module by the name that `plugin.py` registers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class YiProjector(nn.Module):
     """Linear, layer norm, GELU, linear, layer norm.
 
-    A norm needs whole rows: with tensor parallelism each device has the linear maps whole.
+    Layer norms need whole rows, so with tensor parallelism each device holds the full linear layers.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class YiProjector(nn.Module):
 
 
 class LlavaForConditionalGeneration(llava.LlavaForConditionalGeneration):
-    """Has the name of vLLM's own, by which that is known in its messages."""
+    """Named like vLLM's own class, since vLLM shows the name in its messages."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -70,7 +70,7 @@ class LlavaForConditionalGeneration(llava.LlavaForConditionalGeneration):
             self._take_yi_projector()
 
     def load_weights(self, weights: Weights) -> set[str]:
-        """Load a checkpoint's weights, the projector's last: they tell which projector it is."""
+        """Load a checkpoint's weights, the projector's last: their shapes show which projector it is."""
         if isinstance(self.multi_modal_projector, YiProjector):
             return super().load_weights(weights)
         projector: dict[str, torch.Tensor] = {}
@@ -81,7 +81,7 @@ class LlavaForConditionalGeneration(llava.LlavaForConditionalGeneration):
         return loaded | super().load_weights(projector.items())
 
     def _take_yi_projector(self) -> None:
-        """In place of vLLM's; where pictures are switched off, there is none and none is needed."""
+        """Replace vLLM's projector. Where images are disabled there is none, and none is needed."""
         if isinstance(self.multi_modal_projector, llava.LlavaMultiModalProjector):
             with self._device:
                 self.multi_modal_projector = self._yi_projector()
@@ -90,7 +90,10 @@ class LlavaForConditionalGeneration(llava.LlavaForConditionalGeneration):
 def _others(
     weights: Weights, projector: dict[str, torch.Tensor]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """All weights but the projector's, which are kept; a loader may use their memory again."""
+    """Yield all weights but the projector's, which are collected in `projector`.
+
+    They are cloned: a loader may reuse the memory of a tensor for the next one.
+    """
     for name, weight in weights:
         if name.removeprefix("model.").startswith(PROJECTOR):
             projector[name] = weight.clone()

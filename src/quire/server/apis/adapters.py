@@ -9,8 +9,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from quire.adapters.folder import Adapter
-from quire.server.apis.body import Body, read_body
-from quire.server.apis.openai.writing import json_answer
+from quire.server.apis.body import Body, json_answer, read_body
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.errors import Forbidden

@@ -19,7 +19,7 @@ BlockKind: TypeAlias = Literal["thought", "text", "call"]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class BlockDelta:
     """What was added to a block. One of another kind than the one before begins a new block; a call
     is a block of its own.
     """
@@ -43,9 +43,9 @@ class BlockReader:
         self._held_kind: BlockKind = "text"
         self._logprobs: tuple[TokenLogprob, ...] = ()
 
-    def add(self, delta: Delta) -> list[Piece]:
+    def add(self, delta: Delta) -> list[BlockDelta]:
         """The pieces that this delta completes; after its `finish_reason` there is no other."""
-        pieces: list[Piece] = []
+        pieces: list[BlockDelta] = []
         parts, fresh = delta.all_parts(), delta.logprobs or ()
         if not parts:  # a marker, or half a character: known once text follows
             self._logprobs += fresh
@@ -59,15 +59,15 @@ class BlockReader:
                 pieces += self._written("thought", part.text)
             else:
                 self._open, self._held, self._logprobs = "call", "", ()
-                pieces.append(Piece("call", call=part))
+                pieces.append(BlockDelta("call", call=part))
         if delta.finish_reason is not None and self._open is None and self._held:
             self._open = self._held_kind
-            pieces.append(Piece(self._held_kind, self._held, logprobs=self._taken()))
+            pieces.append(BlockDelta(self._held_kind, self._held, logprobs=self._taken()))
         return pieces
 
     def _written(
         self, kind: BlockKind, text: str, logprobs: tuple[TokenLogprob, ...] = ()
-    ) -> list[Piece]:
+    ) -> list[BlockDelta]:
         if self._open != kind:
             self._held = self._held + text if self._held_kind == kind else text
             self._held_kind = kind
@@ -76,7 +76,7 @@ class BlockReader:
             if kind == "text" and self._open is not None:
                 self._logprobs = logprobs  # those before are of what stands between blocks
             self._open, text, self._held = kind, self._held, ""
-        return [Piece(kind, text, logprobs=self._taken() if kind == "text" else ())]
+        return [BlockDelta(kind, text, logprobs=self._taken() if kind == "text" else ())]
 
     def _taken(self) -> tuple[TokenLogprob, ...]:
         taken, self._logprobs = self._logprobs, ()

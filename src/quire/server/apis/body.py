@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     ValidationError,
     with_config,
 )
+from pydantic_core import to_json
 
 from quire.errors import nearest, sentence
 from quire.server.errors import BadRequest
@@ -91,6 +92,13 @@ def _unknown(path: str, kind: type[Body]) -> str:
         return sentence(kind.refused[path])
     known = list(kind.model_fields) if path.isidentifier() else []
     return sentence(f"Unknown parameter {path!r}{nearest(path, known)}")
+
+
+def json_answer(
+    content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A whole answer."""
+    return Response(to_json(content), status, dict(headers or {}), "application/json")
 
 
 # --- known fields that are not honoured ------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from quire.server.apis.body import Body
-from quire.server.apis.openai.answers import ErrorBody
+from quire.server.apis.openai.schema import ErrorBody
 
 _ERRORS: dict[int, str] = {
     400: "The request is wrong; the message says what.",

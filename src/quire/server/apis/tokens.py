@@ -10,10 +10,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from quire.errors import RequestError
-from quire.server.apis.body import Body, only, read_body
-from quire.server.apis.openai.messages import Message, in_our_words
+from quire.server.apis.body import Body, json_answer, only, read_body
+from quire.server.apis.openai.messages import Message, quire_messages
 from quire.server.apis.openai.schema import TemplateOptions, Tool
-from quire.server.apis.openai.writing import json_answer
 from quire.server.apis.openapi import documented
 from quire.server.call import Call
 from quire.server.errors import BadRequest
@@ -116,7 +115,7 @@ def _call(body: TokenizeRequest) -> Call:
     if "thinking" in template:
         template.setdefault("enable_thinking", template.pop("thinking"))
     return Call(
-        messages=in_our_words(body.messages or []),
+        messages=quire_messages(body.messages or []),
         tools=[dict(tool) for tool in body.tools] if body.tools else None,
         options={name: value for name, value in template.items() if value is not None},
         model=body.model,

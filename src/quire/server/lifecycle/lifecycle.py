@@ -145,7 +145,7 @@ class Lifecycle:
         """Return when the engine has died; requests that wait end at once, the others soon."""
         engine = self._service.engine
         while True:
-            await asyncio.sleep(_LOOK_ELSEWHERE if engine.info.elsewhere else _LOOK_EVERY)
+            await asyncio.sleep(_LOOK_ELSEWHERE if engine.info.is_remote else _LOOK_EVERY)
             try:
                 await engine.health()
             except EngineError as error:
@@ -156,7 +156,7 @@ class Lifecycle:
         self._gate.close("The engine has died and is being started again.", 10.0)
         self._gate.end_waiting(error)
         self._enter("restarting", **fault(error))
-        if not engine.info.elsewhere:  # what runs on another machine may go on, and knows it
+        if not engine.info.is_remote:  # what runs on another machine may go on, and knows it
             self._tasks.append(asyncio.ensure_future(self._end_lost(time.monotonic(), error)))
 
     async def _end_lost(self, died: float, error: QuireError) -> None:
@@ -170,7 +170,7 @@ class Lifecycle:
     async def _revive(self) -> None:
         engine = self._service.engine
         while engine.state.recovers:
-            await asyncio.sleep(_LOOK_ELSEWHERE if engine.info.elsewhere else _LOOK_EVERY)
+            await asyncio.sleep(_LOOK_ELSEWHERE if engine.info.is_remote else _LOOK_EVERY)
             with suppress(EngineError):
                 await engine.health()
                 self._serve()

@@ -29,7 +29,7 @@ from quire.server.middleware.keys import KeyRing
 from quire.server.middleware.stack import middleware_stack
 from quire.server.observability.log import EventLog, take_over
 from quire.server.observability.metrics import (
-    Figures,
+    RequestMetrics,
     ServerCollector,
     metrics_router,
 )
@@ -104,7 +104,7 @@ def _run(
     listening: list[socket.socket],
 ) -> None:
     gate = Admission(1, arguments.max_waiting, arguments.queue_timeout)
-    figures = Figures()
+    figures = RequestMetrics()
     tracer = _tracer(arguments, lambda: _model_name(service))
     watcher = RequestObserver(figures, tracer)
     service = Service(arguments, gate=gate, observe=watcher)
@@ -141,14 +141,14 @@ def _run(
         middleware=middleware_stack(arguments, ring, gate, log, traced=tracer is not None),
         lifespan=lifespan,
     )
-    server = Server(config(app, arguments), life)
+    server = DrainingServer(config(app, arguments), life)
     server.run(sockets=listening)
     if life.failure is not None:
         raise life.failure
 
 
 class ServerGauges:
-    """The state of a server at this moment; see `metrics.Source`."""
+    """The state of a server at this moment; see `metrics.GaugeSource`."""
 
     def __init__(self, life: Lifecycle, gate: Admission, log: EventLog) -> None:
         self._life, self._gate, self._log = life, gate, log
@@ -172,7 +172,7 @@ class ServerGauges:
         }
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """uvicorn's server; a signal drains it, and a second one ends it at once."""
 
     def __init__(self, config: uvicorn.Config, life: Lifecycle) -> None:

@@ -112,7 +112,7 @@ def _checked(key: str) -> str:
     return key
 
 
-class Keys:
+class KeysMiddleware:
     """ASGI middleware: lets nobody in without a key, and notes who came in."""
 
     def __init__(

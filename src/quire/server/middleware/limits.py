@@ -26,7 +26,7 @@ _HERE = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _SCANNED_HERE = 256 * 1024  # bytes of a body that are looked through within a millisecond or two
 
 
-class Limits:
+class LimitsMiddleware:
     """ASGI middleware: refuses what is too large, too deep, too slow, or no JSON in UTF-8.
 
     A body is read whole before the application sees the request. Without keys, a web page in the
@@ -38,7 +38,7 @@ class Limits:
         self, app: ASGIApp, arguments: ServerArguments, *, form: ErrorForm = openai_form
     ) -> None:
         self._app, self._arguments, self._form = app, arguments, form
-        self._held = Held(arguments.max_held_bytes)
+        self._budget = BodyBudget(arguments.max_held_bytes)
         lets_all_in = arguments.has_keys or arguments.allow_no_key
         self._checks_host = not lets_all_in and is_loopback(arguments.host)
 
@@ -53,15 +53,17 @@ class Limits:
         elif not with_body:
             await self._app(scope, receive, send)
         else:
-            with self._held.part() as part:
-                await self._with_body(scope, receive, send, part)
+            with self._budget.share() as share:
+                await self._with_body(scope, receive, send, share)
 
-    async def _with_body(self, scope: Scope, receive: Receive, send: Send, part: Part) -> None:
+    async def _with_body(
+        self, scope: Scope, receive: Receive, send: Send, share: BodyShare
+    ) -> None:
         problem: Problem | None = None
         body: bytes | None = None
         try:
             async with asyncio.timeout(self._arguments.read_timeout):
-                body = await received(receive, self._arguments.max_body_bytes, part)
+                body = await received(receive, self._arguments.max_body_bytes, share)
         except TimeoutError:
             problem = Problem(408, "The body did not come in time.", code="body_timeout")
         except (TooLarge, Overloaded) as error:
@@ -111,33 +113,33 @@ class Limits:
         return await asyncio.to_thread(body_problem, body, self._arguments.max_json_depth)
 
 
-class Held:
+class BodyBudget:
     """Bytes of the bodies of all requests that are in."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.size = limit, 0
 
     @contextmanager
-    def part(self) -> Generator[Part]:
+    def share(self) -> Generator[BodyShare]:
         """What one request holds, until its end."""
-        part = Part(self)
+        share = BodyShare(self)
         try:
-            yield part
+            yield share
         finally:
-            self.size -= part.size
+            self.size -= share.size
 
 
-class Part:
+class BodyShare:
     """The bytes of one request's body."""
 
-    def __init__(self, held: Held) -> None:
-        self._held, self.size = held, 0
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget, self.size = budget, 0
 
     def add(self, size: int) -> None:
         """Hold so many more; raises Overloaded where all requests hold too many."""
         self.size += size
-        self._held.size += size
-        if self._held.size > self._held.limit:
+        self._budget.size += size
+        if self._budget.size > self._budget.limit:
             raise Overloaded("The server holds too much already: try again later.", retry_after=5.0)
 
 
@@ -155,7 +157,7 @@ def has_body(scope: Scope) -> bool:
     )
 
 
-async def received(receive: Receive, limit: int, held: Part) -> bytes | None:
+async def received(receive: Receive, limit: int, share: BodyShare) -> bytes | None:
     """The body; None where the client went away before its end.
 
     Raises:
@@ -172,7 +174,7 @@ async def received(receive: Receive, limit: int, held: Part) -> bytes | None:
         size += len(part)
         if size > limit:
             raise _too_large(limit)
-        held.add(len(part))
+        share.add(len(part))
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)

@@ -41,7 +41,7 @@ _WHOLE = (
 )  # fmt: skip
 
 
-class Source(Protocol):
+class GaugeSource(Protocol):
     """Where the gauges come from, at each scrape."""
 
     def load(self) -> EngineLoad | None:
@@ -58,7 +58,7 @@ class Source(Protocol):
 
 
 @dataclass
-class Figures:
+class RequestMetrics:
     """All that is counted."""
 
     prompt_tokens: int = 0
@@ -79,9 +79,11 @@ class Figures:
 
 
 class ServerCollector(Collector):
-    """Figures and gauges as Prometheus's families."""
+    """Counts and gauges as Prometheus's families."""
 
-    def __init__(self, figures: Figures, source: Source, model: Callable[[], str]) -> None:
+    def __init__(
+        self, figures: RequestMetrics, source: GaugeSource, model: Callable[[], str]
+    ) -> None:
         self._figures, self._source, self._model = figures, source, model
 
     def collect(self) -> Iterator[Metric]:
@@ -185,7 +187,7 @@ def metrics_router(collector: ServerCollector) -> APIRouter:
         "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
     )
     async def metrics(request: Request) -> Response:
-        """Figures for Prometheus."""
+        """The metrics, for Prometheus."""
         encode, kind = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": kind})
 

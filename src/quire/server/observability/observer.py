@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from quire.outputs import Delta
 from quire.server.call import Caller
 from quire.server.errors import problem_of
-from quire.server.observability.metrics import Figures
+from quire.server.observability.metrics import RequestMetrics
 from quire.server.observability.request_log import CURRENT, RequestRecord
 from quire.server.service import Kind
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class RequestObserver:
     """Makes an observation for each request; `Service.observe`."""
 
-    def __init__(self, figures: Figures, tracer: Tracer | None = None) -> None:
+    def __init__(self, figures: RequestMetrics, tracer: Tracer | None = None) -> None:
         self._figures, self._tracer = figures, tracer
 
     def __call__(self, kind: Kind, caller: Caller, count: int) -> RequestObservation:
@@ -37,7 +37,9 @@ class RequestObservation:
         "_reasons", "_record", "_tracer", "_turn", "_wall",
     )  # fmt: skip
 
-    def __init__(self, figures: Figures, tracer: Tracer | None, kind: Kind, count: int) -> None:
+    def __init__(
+        self, figures: RequestMetrics, tracer: Tracer | None, kind: Kind, count: int
+    ) -> None:
         self._figures, self._tracer, self._kind, self._count = figures, tracer, kind, count
         self._began = time.monotonic()
         self._wall = time.time_ns()

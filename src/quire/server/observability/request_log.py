@@ -35,7 +35,7 @@ class RequestRecord:
 CURRENT: ContextVar[RequestRecord | None] = ContextVar("quire_record", default=None)
 
 
-class RequestLog:
+class RequestLogMiddleware:
     """ASGI middleware: gives each request an id and a record, and logs the record at its end.
 
     The id is the client's `x-request-id`, or a new one; the answer carries it. Probes are not

@@ -77,7 +77,7 @@ class Tracer:
         self._provider.shutdown()
 
 
-class Tracing:
+class TracingMiddleware:
     """ASGI middleware: the client's `traceparent` is the parent of what is recorded inside."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,10 +1,12 @@
-"""Anthropic's requests, as far as quire honours them; any other field is refused by name."""
+"""Anthropic's requests, as far as quire honours them, and its answers. Any other field is refused by
+name.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias
 
-from pydantic import Field, Tag
+from pydantic import BaseModel, Field, Tag
 from typing_extensions import TypedDict
 
 from quire.server.apis.body import Body, by_type, kinds, strict, tagged
@@ -262,3 +264,62 @@ class MessagesRequest(CountTokensRequest, _Options):
     # Labels and hints of Anthropic's own service; they change no answer.
     metadata: RequestMetadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
+
+
+# --- answers, for the OpenAPI page ---------------------------------------------------------------
+
+
+class WrittenText(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class WrittenThought(BaseModel):
+    type: Literal["thinking"]
+    thinking: str
+    signature: str
+
+
+class WrittenToolUse(BaseModel):
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ThinkingTokens(BaseModel):
+    thinking_tokens: int
+
+
+class MessageUsage(BaseModel):
+    input_tokens: int
+    """Without those that came from the cache."""
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+    output_tokens_details: ThinkingTokens
+
+
+class AnthropicMessage(BaseModel):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[WrittenText | WrittenThought | WrittenToolUse]
+    stop_reason: Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"] | None
+    stop_sequence: str | None
+    usage: MessageUsage
+
+
+class TokenCount(BaseModel):
+    input_tokens: int
+
+
+class AnthropicErrorDetail(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicErrorBody(BaseModel):
+    type: Literal["error"]
+    error: AnthropicErrorDetail

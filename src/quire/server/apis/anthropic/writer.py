@@ -7,7 +7,14 @@ from collections.abc import Collection
 from typing import Any
 
 from quire.outputs import Delta, Usage
-from quire.server.apis.blocks import BlockKind, BlockReader, Piece, event_bytes, is_text, new_id
+from quire.server.apis.blocks import (
+    BlockDelta,
+    BlockKind,
+    BlockReader,
+    event_bytes,
+    is_text,
+    new_id,
+)
 from quire.server.apis.openai.writing import quoted
 from quire.server.errors import Problem
 
@@ -80,7 +87,7 @@ class MessageWriter:
             events += self._finished(delta)
         return events
 
-    def _piece(self, piece: Piece) -> list[dict[str, Any]]:
+    def _piece(self, piece: BlockDelta) -> list[dict[str, Any]]:
         if piece.call is not None:
             return [*self._close(), *self._call(piece)]
         events: list[dict[str, Any]] = []
@@ -108,7 +115,7 @@ class MessageWriter:
         )
         return self._about("content_block_start", content_block=dict(block))
 
-    def _call(self, piece: Piece) -> list[dict[str, Any]]:
+    def _call(self, piece: BlockDelta) -> list[dict[str, Any]]:
         assert piece.call is not None
         arguments = _object(piece.call.arguments)
         block = {

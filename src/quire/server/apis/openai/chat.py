@@ -10,13 +10,11 @@ from fastapi import APIRouter, Request, Response
 
 from quire.outputs import Delta, Usage
 from quire.outputs import Response as Completion
-from quire.server.apis.body import read_body
-from quire.server.apis.openai.answers import ChatCompletion
-from quire.server.apis.openai.options import chat_call
-from quire.server.apis.openai.schema import ChatRequest
+from quire.server.apis.body import json_answer, read_body
+from quire.server.apis.openai.request import chat_call
+from quire.server.apis.openai.schema import ChatCompletion, ChatCompletionRequest
 from quire.server.apis.openai.writing import (
     DONE,
-    json_answer,
     new_id,
     now,
     quoted,
@@ -29,7 +27,7 @@ from quire.server.call import caller_of
 from quire.server.errors import Problem
 from quire.server.service import Service
 from quire.server.sse import EventStream
-from quire.server.streams import CancelledWithClient
+from quire.server.streams import CancelOnDisconnect
 from quire.server.token_texts import TokenTexts
 
 
@@ -37,11 +35,13 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["chat"])
 
-    @routes.post("/v1/chat/completions", **documented(ChatRequest, ChatCompletion, streams=True))
+    @routes.post(
+        "/v1/chat/completions", **documented(ChatCompletionRequest, ChatCompletion, streams=True)
+    )
     async def create_chat_completion(request: Request) -> Response:
         """Answer a conversation, whole or as a stream of server-sent events."""
         service = service_of(request)
-        body = await read_body(request, ChatRequest)
+        body = await read_body(request, ChatCompletionRequest)
         call, caller = chat_call(body), caller_of(request)
         name = body.model or service.models.name
         as_ids = bool(body.return_tokens_as_token_ids)
@@ -50,17 +50,13 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         if call.streamed:
             with_usage = bool((body.stream_options or {}).get("include_usage"))
             encoder = ChatEncoder(name, texts, with_usage=with_usage, with_ids=with_ids)
-            return event_stream(service, service.stream(call, caller), encoder)
-        async with CancelledWithClient(request.receive):
+            deltas = service.stream(call, caller)
+            return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
+        async with CancelOnDisconnect(request.receive):
             completions = await service.answer(call, caller)
         return json_answer(whole_answer(name, completions, texts, with_ids=with_ids))
 
     return routes
-
-
-def event_stream(service: Service, deltas: Any, encoder: Any) -> Any:
-    """A stream at the server's own pace."""
-    return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
 
 
 def whole_answer(

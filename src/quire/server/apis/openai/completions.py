@@ -11,22 +11,21 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from quire.outputs import AnswerSum, Delta, TokenLogprob, Usage
-from quire.server.apis.body import read_body
-from quire.server.apis.openai.answers import TextCompletion
-from quire.server.apis.openai.options import sampling_options
-from quire.server.apis.openai.schema import CompletionRequest
-from quire.server.apis.openai.writing import DONE, json_answer, new_id, now, quoted, usage_fields
+from quire.server.apis.body import json_answer, read_body
+from quire.server.apis.openai.request import sampling_options
+from quire.server.apis.openai.schema import CompletionRequest, TextCompletion
+from quire.server.apis.openai.writing import DONE, new_id, now, quoted, usage_fields
 from quire.server.apis.openapi import documented
 from quire.server.call import Caller, caller_of
 from quire.server.errors import BadRequest, Problem
 from quire.server.service import Service
 from quire.server.sse import EventStream
 from quire.server.streams import read_whole
-from quire.server.token_texts import LEAST, TokenTexts
+from quire.server.token_texts import MIN_LOGPROB, TokenTexts
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CompletionsCall:
     """What one request asks for.
 
     `prompts` are texts or token ids. With `echo` an answer begins with the prompt's text; where no
@@ -56,12 +55,12 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         """Complete one prompt or several, whole or as a stream of server-sent events."""
         service = service_of(request)
         body = await read_body(request, CompletionRequest)
-        plan, caller = read_plan(body), caller_of(request)
+        plan, caller = completions_call(body), caller_of(request)
         name = body.model or service.models.name
         as_ids = bool(body.return_tokens_as_token_ids)
         wanted = plan.logprobs is not None or body.prompt_logprobs is not None
         texts = await service.token_texts(as_ids=as_ids) if wanted else None
-        writer = Writer(service, plan, name, texts)
+        writer = ChoiceWriter(service, plan, name, texts)
         if body.stream:
             with_usage = bool((body.stream_options or {}).get("include_usage"))
             deltas = service.complete_all(
@@ -79,7 +78,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
     return routes
 
 
-def read_plan(body: CompletionRequest) -> Plan:
+def completions_call(body: CompletionRequest) -> CompletionsCall:
     """The request in our terms.
 
     Raises:
@@ -103,7 +102,7 @@ def read_plan(body: CompletionRequest) -> Plan:
         if body.stream or options.get("n", 1) > 1:
             raise BadRequest("prompt_logprobs takes n: 1 and no stream.", param="prompt_logprobs")
         options["prompt_logprobs"] = max(body.prompt_logprobs, options.get("prompt_logprobs", 0))
-    return Plan(
+    return CompletionsCall(
         prompts=_prompts(body.prompt),
         options=options,
         echo=bool(body.echo),
@@ -123,10 +122,10 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 async def _whole(
     request: Request,
     service: Service,
-    plan: Plan,
+    plan: CompletionsCall,
     caller: Caller,
     model: str | None,
-    writer: Writer,
+    writer: ChoiceWriter,
 ) -> Response:
     answers = AnswerSum()
     deltas = service.complete_all(
@@ -146,10 +145,12 @@ async def _whole(
     )
 
 
-class Writer:
+class ChoiceWriter:
     """Writes the choices of one request, whole or piece by piece."""
 
-    def __init__(self, service: Service, plan: Plan, name: str, texts: TokenTexts | None) -> None:
+    def __init__(
+        self, service: Service, plan: CompletionsCall, name: str, texts: TokenTexts | None
+    ) -> None:
         self.name = name
         self._plan, self._texts = plan, texts
         self._tokenizer = service.tokenizer
@@ -237,7 +238,7 @@ class Writer:
 class CompletionEncoder:
     """Writes `text_completion` events."""
 
-    def __init__(self, writer: Writer, *, with_usage: bool) -> None:
+    def __init__(self, writer: ChoiceWriter, *, with_usage: bool) -> None:
         self._writer, self._with_usage = writer, with_usage
         self._before = (
             f'data: {{"id":"{new_id("cmpl")}","object":"text_completion",'
@@ -291,7 +292,9 @@ class LogprobWriter:
         return json.dumps(
             {
                 "tokens": names,
-                "token_logprobs": [found and max(found.logprob, LEAST) for _, found in entries],
+                "token_logprobs": [
+                    found and max(found.logprob, MIN_LOGPROB) for _, found in entries
+                ],
                 "top_logprobs": [self._top(found) for _, found in entries]
                 if self._with_top
                 else None,
@@ -305,7 +308,7 @@ class LogprobWriter:
         rivals = {**found.top, found.token_id: found.logprob}
         top: dict[str, float] = {}
         for token_id, logprob in rivals.items():  # two parts of characters may look alike
-            top.setdefault(self._texts.text(token_id), max(logprob, LEAST))
+            top.setdefault(self._texts.text(token_id), max(logprob, MIN_LOGPROB))
         return top
 
     def _place(self, token_id: int) -> int:
@@ -327,7 +330,7 @@ def _position(found: TokenLogprob, texts: TokenTexts) -> dict[str, Any]:
     ranks[found.token_id] = found.rank
     return {
         str(token_id): {
-            "logprob": max(logprob, LEAST),
+            "logprob": max(logprob, MIN_LOGPROB),
             "rank": ranks[token_id],
             "decoded_token": texts.text(token_id),
         }

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Discriminator, Field, Tag
 
-from quire.server.apis.body import read_body
+from quire.server.apis.body import json_answer, read_body
 from quire.server.apis.openai.schema import Count, Label, TokenId
-from quire.server.apis.openai.writing import json_answer
 from quire.server.apis.openapi import documented
 from quire.server.apis.option_fields import OptionFields, option_fields
 from quire.server.call import caller_of
 from quire.server.errors import BadRequest
 from quire.server.service import Service
-from quire.server.streams import CancelledWithClient
+from quire.server.streams import CancelOnDisconnect
 
 Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1)]
 
@@ -113,7 +112,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         body = await read_body(request, EmbeddingsRequest)
         options = _options(body, service.engine.info.context_length)
         texts = inputs(body.input)
-        async with CancelledWithClient(request.receive):
+        async with CancelOnDisconnect(request.receive):
             found = await service.embed(texts, options, caller_of(request), model=body.model)
         _check_dimensions(body.dimensions, len(found[0].vector))
         shown = _base64 if body.encoding_format == "base64" else list

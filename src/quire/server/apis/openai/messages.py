@@ -17,87 +17,91 @@ _CONTENT = by_type(
 
 
 @strict
-class TextPart(TypedDict):
+class TextContentPart(TypedDict):
     type: Literal["text"]
     text: str
 
 
 @strict
-class RefusalPart(TypedDict):
+class RefusalContentPart(TypedDict):
     type: Literal["refusal"]
     refusal: str
 
 
 @strict
-class ImageAddress(TypedDict):
+class ImageUrl(TypedDict):
     url: Annotated[str, Field(min_length=1)]
     """A data URL; an address or a file's path where the server allows them."""
     detail: NotRequired[Literal["auto", "high"] | None]
 
 
 @strict
-class ImagePart(TypedDict):
+class ImageContentPart(TypedDict):
     type: Literal["image_url"]
-    image_url: ImageAddress
+    image_url: ImageUrl
 
 
 @strict
-class Address(TypedDict):
+class MediaUrl(TypedDict):
     url: Annotated[str, Field(min_length=1)]
 
 
 @strict
-class VideoPart(TypedDict):
+class VideoContentPart(TypedDict):
     type: Literal["video_url"]
-    video_url: Address
+    video_url: MediaUrl
 
 
 @strict
-class AudioAddressPart(TypedDict):
+class AudioUrlContentPart(TypedDict):
     type: Literal["audio_url"]
-    audio_url: Address
+    audio_url: MediaUrl
 
 
 @strict
-class Sound(TypedDict):
+class AudioData(TypedDict):
     data: Annotated[str, Field(min_length=1)]
     """Base64."""
     format: Annotated[str, Field(pattern="^[a-z0-9]{1,16}$")]
 
 
 @strict
-class AudioPart(TypedDict):
+class AudioContentPart(TypedDict):
     type: Literal["input_audio"]
-    input_audio: Sound
+    input_audio: AudioData
 
 
 _PARTS = tagged(
     {
-        "text": "TextPart",
-        "image_url": "ImagePart",
-        "video_url": "VideoPart",
-        "audio_url": "AudioAddressPart",
-        "input_audio": "AudioPart",
+        "text": "TextContentPart",
+        "image_url": "ImageContentPart",
+        "video_url": "VideoContentPart",
+        "audio_url": "AudioUrlContentPart",
+        "input_audio": "AudioContentPart",
     },
     "type",
     "a part of an unknown type",
 )
 Part: TypeAlias = Annotated[
-    Annotated[TextPart, Tag("TextPart")]
-    | Annotated[ImagePart, Tag("ImagePart")]
-    | Annotated[VideoPart, Tag("VideoPart")]
-    | Annotated[AudioAddressPart, Tag("AudioAddressPart")]
-    | Annotated[AudioPart, Tag("AudioPart")],
+    Annotated[TextContentPart, Tag("TextContentPart")]
+    | Annotated[ImageContentPart, Tag("ImageContentPart")]
+    | Annotated[VideoContentPart, Tag("VideoContentPart")]
+    | Annotated[AudioUrlContentPart, Tag("AudioUrlContentPart")]
+    | Annotated[AudioContentPart, Tag("AudioContentPart")],
     _PARTS,
 ]
 _OWN_PARTS = tagged(
-    {"text": "TextPart", "refusal": "RefusalPart"}, "type", "a part of an unknown type"
+    {"text": "TextContentPart", "refusal": "RefusalContentPart"},
+    "type",
+    "a part of an unknown type",
 )
 OwnPart: TypeAlias = Annotated[
-    Annotated[TextPart, Tag("TextPart")] | Annotated[RefusalPart, Tag("RefusalPart")], _OWN_PARTS
+    Annotated[TextContentPart, Tag("TextContentPart")]
+    | Annotated[RefusalContentPart, Tag("RefusalContentPart")],
+    _OWN_PARTS,
 ]
 TextContent: TypeAlias = Annotated[
-    Annotated[str, Tag("Text")] | Annotated[list[TextPart], Tag("Parts")], _CONTENT
+    Annotated[str, Tag("Text")] | Annotated[list[TextContentPart], Tag("Parts")], _CONTENT
 ]
 Content: TypeAlias = Annotated[
     Annotated[str, Tag("Text")] | Annotated[list[Part], Tag("Parts")], _CONTENT
@@ -183,7 +187,7 @@ Message: TypeAlias = Annotated[
 _WITHOUT_MEANING = ("function_call", "audio", "annotations", "refusal")
 
 
-def in_our_words(messages: list[Message]) -> list[dict[str, Any]]:
+def quire_messages(messages: list[Message]) -> list[dict[str, Any]]:
     """The messages as `quire.messages.read_conversation` takes them."""
     return [_message(dict(message)) for message in messages]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from quire.server.apis.openai.answers import ModelCard, ModelList
-from quire.server.apis.openai.writing import json_answer
+from quire.server.apis.body import json_answer
+from quire.server.apis.openai.schema import ModelCard, ModelList
 from quire.server.apis.openapi import documented
-from quire.server.served_models import ServedModel
+from quire.server.served_models import ServedName
 from quire.server.service import Service
 
 
@@ -37,7 +37,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
     return routes
 
 
-def _card(model: ServedModel, service: Service) -> dict[str, Any]:
+def _card(model: ServedName, service: Service) -> dict[str, Any]:
     return {
         "id": model.name,
         "object": "model",

@@ -1,11 +1,11 @@
-"""OpenAI's requests, as far as quire honours them; any other field is refused by name."""
+"""OpenAI's requests, as far as quire honours them, and its answers. Any other field is refused by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from quire.server.apis.body import strict
@@ -62,7 +62,7 @@ class JsonSchema(TypedDict):
 
 
 @strict
-class ResponseFormat(TypedDict):
+class ResponseFormatParam(TypedDict):
     type: Literal["text", "json_object", "json_schema", "regex", "choice", "grammar"]
     json_schema: NotRequired[JsonSchema]
     regex: NotRequired[str]
@@ -115,7 +115,7 @@ class SamplingFields(_Options):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Label | None = None
-    response_format: ResponseFormat | None = None
+    response_format: ResponseFormatParam | None = None
     structured_outputs: StructuredOutputs | None = None
     return_token_ids: bool | None = None
     """Each choice, and each piece of it, carries its `token_ids`."""
@@ -123,7 +123,7 @@ class SamplingFields(_Options):
     """In log-probabilities a token is `token_id:7`, not its text."""
 
 
-class ChatRequest(SamplingFields):
+class ChatCompletionRequest(SamplingFields):
     """The body of /v1/chat/completions."""
 
     refused: ClassVar[Mapping[str, str]] = {
@@ -199,3 +199,132 @@ class CompletionRequest(SamplingFields):
     prompt_logprobs: Alternatives | None = None
     """Log-probabilities of the prompt's own tokens; not in a stream."""
     logprobs: Alternatives | None = None
+
+
+# --- answers, for the OpenAPI page ---------------------------------------------------------------
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+class CachedTokens(BaseModel):
+    cached_tokens: int
+
+
+class TokenUsage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+
+class AnsweredFunction(BaseModel):
+    name: str
+    arguments: str
+    """JSON text, as the model wrote it."""
+
+
+class AnsweredCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: AnsweredFunction
+
+
+class ChatMessage(BaseModel):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[AnsweredCall] | None = None
+
+
+class TokenRival(BaseModel):
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class TokenInfo(TokenRival):
+    top_logprobs: list[TokenRival]
+
+
+class ChatLogprobs(BaseModel):
+    content: list[TokenInfo]
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls", "abort"]
+    stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: TokenUsage
+
+
+class CompletionLogprobs(BaseModel):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class PromptToken(BaseModel):
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length", "abort"]
+    stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptToken] | None] | None = None
+
+
+class TextCompletion(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: TokenUsage
+
+
+class ModelCard(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    parent: str | None
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class State(BaseModel):
+    status: str

@@ -8,15 +8,15 @@ from typing import Annotated, Literal, TypeAlias
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, Tag
 
-from quire.server.apis.body import Body, by_type, read_body
+from quire.server.apis.body import Body, by_type, json_answer, read_body
 from quire.server.apis.openai.embeddings import TextFields, TextUsage, text_usage
 from quire.server.apis.openai.schema import Count
-from quire.server.apis.openai.writing import json_answer, new_id, now
+from quire.server.apis.openai.writing import new_id, now
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.errors import BadRequest
 from quire.server.service import Service
-from quire.server.streams import CancelledWithClient
+from quire.server.streams import CancelOnDisconnect
 
 Texts: TypeAlias = Annotated[
     Annotated[str, Tag("Text")] | Annotated[list[str], Field(min_length=1), Tag("Texts")],
@@ -77,7 +77,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         service = service_of(request)
         body = await read_body(request, ScoreRequest)
         texts, options = _texts(body), body.text_options(service.engine.info.context_length)
-        async with CancelledWithClient(request.receive):
+        async with CancelOnDisconnect(request.receive):
             scored = await service.score(texts, options, caller_of(request), model=body.model)
         data = [
             {"index": index, "object": "score", "score": one.vector[0]}
@@ -100,7 +100,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         body = await read_body(request, ScoreEvaluationRequest)
         options = {} if body.max_length is None else {"max_length": body.max_length}
         # LLaMA-Factory's own client, PPO training, names a model that no server has.
-        async with CancelledWithClient(request.receive):
+        async with CancelOnDisconnect(request.receive):
             scored = await service.score(body.messages, options, caller_of(request))
         answer = {
             "id": new_id("scoreval"),

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
-
-from fastapi import Response
-from pydantic_core import to_json
 
 from quire.messages import ToolCall
 from quire.outputs import Usage
 
 __all__ = [
-    "DONE", "call_id", "json_answer", "new_id", "now", "quoted", "summed", "tool_call", "usage_fields",
+    "DONE", "call_id", "new_id", "now", "quoted", "summed", "tool_call", "usage_fields",
 ]  # fmt: skip
 
 DONE = b"data: [DONE]\n\n"
-
-
-def json_answer(
-    content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """A whole answer."""
-    return Response(to_json(content), status, dict(headers or {}), "application/json")
 
 
 def new_id(prefix: str) -> str:

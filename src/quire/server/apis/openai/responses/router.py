@@ -9,16 +9,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from quire.outputs import TokenLogprob
-from quire.server.apis.body import read_body
-from quire.server.apis.openai.chat import event_stream
-from quire.server.apis.openai.responses.answers import ResponseObject
+from quire.server.apis.body import json_answer, read_body
 from quire.server.apis.openai.responses.request import echo, responses_call, wants_logprobs
-from quire.server.apis.openai.responses.schema import ResponsesRequest
+from quire.server.apis.openai.responses.schema import ResponseObject, ResponsesRequest
 from quire.server.apis.openai.responses.writer import ResponseWriter
-from quire.server.apis.openai.writing import json_answer
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.service import Service
+from quire.server.sse import EventStream
 from quire.server.streams import read_whole
 
 
@@ -35,7 +33,7 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         writer = await _writer(service, body)
         deltas = service.stream(call, caller_of(request))
         if body.stream:
-            return event_stream(service, deltas, writer)
+            return EventStream(deltas, writer, keep_alive=service.arguments.keep_alive)
         await read_whole(request, deltas, writer.events)
         return json_answer(writer.response)
 

@@ -1,14 +1,16 @@
-"""Requests of the Responses API, as far as quire honours them; others are refused by name."""
+"""Requests of the Responses API, as far as quire honours them, and its answers. Any other field is
+refused by name.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
 from quire.server.apis.body import by_type, kinds, only, strict, tagged
-from quire.server.apis.openai.schema import Alternatives, Label
+from quire.server.apis.openai.schema import Alternatives, CachedTokens, Label, TokenInfo
 from quire.server.apis.option_fields import OptionFields, option_fields
 
 Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
@@ -37,7 +39,7 @@ class InputImage(TypedDict):
 
 
 @strict
-class SoundData(TypedDict):
+class InputAudioData(TypedDict):
     data: Annotated[str, Field(min_length=1)]
     """Base64."""
     format: Annotated[str, Field(pattern="^[a-z0-9]{1,16}$")]
@@ -46,7 +48,7 @@ class SoundData(TypedDict):
 @strict
 class InputAudio(TypedDict):
     type: Literal["input_audio"]
-    input_audio: SoundData
+    input_audio: InputAudioData
 
 
 @strict
@@ -328,3 +330,73 @@ class ResponsesRequest(_Options):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
+
+
+# --- answers, for the OpenAPI page ---------------------------------------------------------------
+
+
+class WrittenPart(BaseModel):
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[TokenInfo]
+
+
+class WrittenMessage(BaseModel):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: Literal["completed", "incomplete"]
+    content: list[WrittenPart]
+
+
+class WrittenReasoning(BaseModel):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningOutput(BaseModel):
+    id: str
+    type: Literal["reasoning"]
+    status: Literal["completed", "incomplete"]
+    summary: list[Any]
+    content: list[WrittenReasoning]
+
+
+class FunctionCallOutput(BaseModel):
+    id: str
+    type: Literal["function_call"]
+    status: Literal["completed"]
+    call_id: str
+    name: str
+    arguments: str
+
+
+class InputDetails(CachedTokens):
+    cache_write_tokens: int
+
+
+class OutputDetails(BaseModel):
+    reasoning_tokens: int
+
+
+class ResponseUsage(BaseModel):
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+
+class ResponseObject(BaseModel):
+    """A response; what it repeats of the request stands beside these fields."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["completed", "incomplete"]
+    error: None
+    incomplete_details: dict[str, str] | None
+    model: str
+    output: list[WrittenMessage | ReasoningOutput | FunctionCallOutput]
+    usage: ResponseUsage

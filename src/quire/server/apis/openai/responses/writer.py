@@ -8,7 +8,14 @@ from itertools import accumulate
 from typing import Any, TypeAlias
 
 from quire.outputs import Delta, TokenLogprob, Usage
-from quire.server.apis.blocks import BlockKind, BlockReader, Piece, event_bytes, is_text, new_id
+from quire.server.apis.blocks import (
+    BlockDelta,
+    BlockKind,
+    BlockReader,
+    event_bytes,
+    is_text,
+    new_id,
+)
 from quire.server.apis.openai.writing import quoted
 from quire.server.errors import Problem
 
@@ -98,7 +105,7 @@ class ResponseWriter:
             self._event("response.in_progress", response=self._snapshot()),
         ]
 
-    def _piece(self, piece: Piece) -> list[dict[str, Any]]:
+    def _piece(self, piece: BlockDelta) -> list[dict[str, Any]]:
         if piece.call is not None:
             return [*self._close(), *self._call(piece)]
         events: list[dict[str, Any]] = []
@@ -163,7 +170,7 @@ class ResponseWriter:
         if self._open is not None:
             self._item["content"][0]["text"] = "".join(self._written)
 
-    def _call(self, piece: Piece) -> list[dict[str, Any]]:
+    def _call(self, piece: BlockDelta) -> list[dict[str, Any]]:
         call = piece.call
         assert call is not None
         item = {

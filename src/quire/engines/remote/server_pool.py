@@ -1,4 +1,4 @@
-"""The pool of servers: whose turn it is, and who is healthy."""
+"""The pool of servers: it chooses the one for each request, and probes their health."""
 
 from __future__ import annotations
 
@@ -17,59 +17,61 @@ _TICK_SECONDS = 0.5
 _FRESH_SECONDS = 1.0
 
 Probe = Callable[[str], Awaitable[bool]]
-"""Asks the server of an address whether it is well; never raises but for cancellation."""
+"""Returns whether the server at an address is healthy; raises nothing but CancelledError."""
 
 
 @dataclass(slots=True, eq=False)
-class Server:
-    """One server. `under_way` counts this process's requests there."""
+class RemoteServer:
+    """One server of the pool."""
 
     address: str
     healthy: bool = True
-    under_way: int = 0
-    last_turn: int = 0
+    in_flight: int = 0
+    """How many of this process's requests it has."""
+    last_taken: int = 0
+    """The number of the `take` that chose it last."""
     checked: float = float("-inf")
-    """When its health was learnt last (`time.monotonic`)."""
+    """When `healthy` was last set, by `time.monotonic`."""
 
 
 class ServerPool:
-    """Servers to choose from. All methods belong to one event loop.
+    """The servers of one model. All methods must be called from one event loop.
 
-    Invariant: each `take` that returns a server is followed by one `release` of it, so `under_way`
+    Invariant: each `take` that returns a server is followed by one `release` of it, so `in_flight`
     is the number of requests between the two.
     """
 
     def __init__(self, addresses: Sequence[str], probe: Probe) -> None:
-        self.servers = tuple(Server(address) for address in addresses)
+        self.servers = tuple(RemoteServer(address) for address in addresses)
         self._probe = probe
-        self._turns = itertools.count(1)
+        self._takes = itertools.count(1)
         self._watcher: asyncio.Task[None] | None = None
 
-    def take(self, tried: Collection[Server] = ()) -> Server | None:
-        """Choose a server for a request: the healthy one with the fewest under way, in turn.
+    def take(self, tried: Collection[RemoteServer] = ()) -> RemoteServer | None:
+        """Choose a healthy server with the fewest requests in flight, in rotation among equals.
 
-        Unhealthy ones come last rather than never: where no other is left, trying is better than
-        giving up. None where all were tried.
+        Unhealthy servers come last, but are not left out: where no other is left, trying one is
+        better than refusing the request. None where all were tried.
         """
-        left = [server for server in self.servers if server not in tried]
-        if not left:
+        untried = [server for server in self.servers if server not in tried]
+        if not untried:
             return None
-        chosen = min(left, key=lambda one: (not one.healthy, one.under_way, one.last_turn))
-        chosen.under_way += 1
-        chosen.last_turn = next(self._turns)
+        chosen = min(untried, key=lambda one: (not one.healthy, one.in_flight, one.last_taken))
+        chosen.in_flight += 1
+        chosen.last_taken = next(self._takes)
         return chosen
 
-    def release(self, server: Server) -> None:
-        """The request that took this server has ended."""
-        server.under_way -= 1
+    def release(self, server: RemoteServer) -> None:
+        """Note that the request which took this server has ended."""
+        server.in_flight -= 1
 
-    def note(self, server: Server, *, healthy: bool) -> None:
-        """Note what was just learnt of a server's health."""
+    def note(self, server: RemoteServer, *, healthy: bool) -> None:
+        """Record a server's health, as a probe or a request has just shown it."""
         server.healthy = healthy
         server.checked = time.monotonic()
 
     async def check(self) -> None:
-        """Probe all whose state is older than a second.
+        """Probe all servers whose state is older than a second.
 
         Raises:
             EngineDeadError: no server is healthy.
@@ -82,12 +84,12 @@ class ServerPool:
             )
 
     def watch(self) -> None:
-        """Begin to probe in the background of the running loop, once."""
+        """Start probing in the background of the running loop, unless that runs already."""
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
-        """End the probes."""
+        """Stop probing."""
         watcher, self._watcher = self._watcher, None
         if watcher is not None and not watcher.done():
             watcher.cancel()
@@ -100,13 +102,13 @@ class ServerPool:
             await self._probe_older(HEALTHY_PROBE_SECONDS, UNHEALTHY_PROBE_SECONDS)
 
     async def _probe_older(self, healthy_age: float, unhealthy_age: float) -> None:
+        """Probe, at the same time, all servers that were checked so many seconds ago or earlier."""
         now = time.monotonic()
         due = [
             server
             for server in self.servers
             if now - server.checked >= (healthy_age if server.healthy else unhealthy_age)
         ]
-        for server, well in zip(
-            due, await asyncio.gather(*(self._probe(one.address) for one in due)), strict=True
-        ):
-            self.note(server, healthy=well)
+        results = await asyncio.gather(*(self._probe(one.address) for one in due))
+        for server, healthy in zip(due, results, strict=True):
+            self.note(server, healthy=healthy)

@@ -1,4 +1,4 @@
-"""Texts to be scored or embedded: their options, their reading, and many prompts as one call."""
+"""Texts that are scored or embedded: their options, their tokens, and many prompts in one call."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from quire.chat.token_chat import TokenChat
-from quire.engines.seam import PoolingParams, out_of_time
+from quire.engines.seam import PoolingParams, timeout_error
 from quire.errors import (
     PromptTooLongError,
     RequestError,
@@ -31,31 +31,35 @@ _LENGTH = Integer(1, 2**31 - 1)
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """What a call of get_scores or embed asks for.
-
-    `max_length` cuts texts at their end, in tokens; None refuses those that are too long. `timeout`
-    is in seconds for the whole call.
-    """
+    """The options of a call of `get_scores` or `embed`."""
 
     pooling: PoolingParams
     max_length: int | None = None
+    """Tokens to which texts are truncated, at their end; None refuses those that are too long."""
     timeout: float | None = None
+    """Seconds for the whole call."""
     add_special_tokens: bool = False
+    """Whether texts get the tokens that the tokenizer puts around one."""
 
 
 def score_options(options: Mapping[str, Any]) -> TextOptions:
-    """The options of get_scores.
+    """Read the options of `get_scores`.
 
     Raises:
-        UnsupportedOptionError: it has no option of this name.
-        SamplingError: an option is out of its range.
+        UnsupportedOptionError: an option is unknown.
+        SamplingError: an option is of a wrong type or out of its range.
     """
     _check_names("get_scores", options, _SCORE_OPTIONS)
     return _text_options(options, PoolingParams(score=True, **_shared(options)))
 
 
 def embedding_options(options: Mapping[str, Any]) -> TextOptions:
-    """The options of embed; raises as `score_options` does."""
+    """Read the options of `embed`.
+
+    Raises:
+        UnsupportedOptionError: an option is unknown.
+        SamplingError: an option is of a wrong type or out of its range.
+    """
     _check_names("get_embeddings", options, _EMBEDDING_OPTIONS)
     kind = options.get("pooling")
     if kind is not None and kind not in POOLING_KINDS:
@@ -98,12 +102,12 @@ def _text_options(
 
 
 async def pool_texts(chat: TokenChat, texts: object, options: TextOptions) -> list[Embedding]:
-    """Make each text a vector, all at once. What ends the call early cancels them.
+    """Pool all texts into vectors at the same time. An error, or cancelling the call, cancels all.
 
     Raises:
-        RequestError: a text cannot be read, or the engine refuses one of them.
-        RequestTimeoutError: the call's time has passed.
-        EngineError: the engine could not do it.
+        RequestError: a text cannot be read, or the engine refuses one.
+        RequestTimeoutError: `options.timeout` has passed.
+        EngineError: the engine failed at a text, or cannot serve any.
     """
     context = chat.info.context_length
     try:
@@ -114,11 +118,14 @@ async def pool_texts(chat: TokenChat, texts: object, options: TextOptions) -> li
             return await _all_of(chat.engine.pool(prompt, options.pooling) for prompt in prompts)
     except TimeoutError:
         assert options.timeout is not None
-        raise out_of_time(options.timeout) from None
+        raise timeout_error(options.timeout) from None
 
 
 async def _all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results in order; after an error the others are cancelled, and have ended."""
+    """The results in order. When this raises, all calls have ended.
+
+    `gather` alone leaves the others running after an error, so they are cancelled and awaited.
+    """
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
         return await asyncio.gather(*tasks)
@@ -131,11 +138,11 @@ async def _all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 def read_texts(
     texts: object, tokenizer: Tokenizer, options: TextOptions, context: int
 ) -> list[Prompt]:
-    """The prompts of texts, or of token ids; takes milliseconds for long ones.
+    """Tokenise texts into prompts; token ids are checked. Long texts take milliseconds.
 
     Raises:
         RequestError: this is no list of texts, or one of them is empty.
-        PromptTooLongError: a text does not fit the context, and no max_length cuts it.
+        PromptTooLongError: a text is longer than the context, and no `max_length` truncates it.
     """
     if not isinstance(texts, (list, tuple)):
         raise RequestError(f"Give the texts as a list, not as {type(texts).__name__}.")
@@ -157,13 +164,13 @@ def read_texts(
 def _read(
     index: int, text: object, tokenizer: Tokenizer, special: bool, length: int | None
 ) -> list[int]:
-    """The ids of one text, cut to `length` tokens at its end."""
+    """The token ids of one text, truncated to `length` tokens."""
     if isinstance(text, str):
         try:
             return (
                 tokenizer.encode_whole(text, length) if special else tokenizer.encode(text)[:length]
             )
-        except Exception as error:  # half a surrogate pair
+        except Exception as error:  # a lone surrogate; the tokenizer's binding raises what it likes
             raise RequestError(f"Text {index} cannot be tokenised: {error!r}.") from error
     ids: list[Any] = (
         list(cast("Iterable[Any]", text)) if isinstance(text, (list, tuple)) else [None]

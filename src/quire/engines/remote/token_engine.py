@@ -1,4 +1,4 @@
-"""Remote servers behind the lower seam: token ids go to `/v1/completions`, and deltas come back."""
+"""Remote servers as a `TokenEngine`: token ids go to `/v1/completions`, and deltas come back."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from quire.arguments import ModelArguments
 from quire.engines.remote.connection import RemoteConnection, shared_fields
 from quire.engines.remote.reading import (
     check_index,
+    checked_shape,
     completion_logprobs,
-    distrusting,
+    completions_sent,
     finish_reason,
     ids,
     prompt_logprobs,
+    repeated,
     unfinished,
     usage_of,
 )
@@ -24,14 +26,14 @@ from quire.engines.seam import EngineInfo, RequestIds, TokenEngine
 from quire.errors import GenerationError, MediaError
 from quire.outputs import Delta, FinishReason, TokenLogprob
 from quire.prompt import Prompt
-from quire.sampling import SamplingParams, greedy_on_vllm, structured_outputs
+from quire.sampling import SamplingParams, structured_outputs
 from quire.weights.folder import read_json
 
 PATH = "/v1/completions"
 
 
 class RemoteTokenEngine(TokenEngine):
-    """Servers that take token ids. Conversations are rendered here."""
+    """Sends token ids to servers. Conversations are rendered in this process."""
 
     def __init__(
         self, connection: RemoteConnection, folder: Path, model_args: ModelArguments
@@ -42,13 +44,13 @@ class RemoteTokenEngine(TokenEngine):
             "RemoteEngine",
             _context_length(folder, model_args, connection.model.context_length),
             loop_bound=True,
-            elsewhere=True,
+            is_remote=True,
         )
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see TokenEngine."""
         with self._ids.claim(params.request_id):
-            body = completion_body(prompt, params, self._connection.model.asked(params.adapter))
+            body = completion_body(prompt, params, self._connection.model.name_for(params.adapter))
             reader = CompletionsReader(prompt, params)
             deltas = self._connection.answer(PATH, body, reader, params)
             async with aclosing(deltas):
@@ -56,7 +58,7 @@ class RemoteTokenEngine(TokenEngine):
                     yield delta
 
     async def health(self) -> None:
-        """Raise EngineDeadError where no server is healthy, EngineClosedError after `close`."""
+        """Raise EngineDeadError if no server is healthy, EngineClosedError after `close`."""
         await self._connection.health()
 
     async def close(self) -> None:
@@ -65,10 +67,13 @@ class RemoteTokenEngine(TokenEngine):
 
 
 def _context_length(folder: Path, model_args: ModelArguments, served: int | None) -> int:
-    """The servers' limit; vllm_maxlen where it is set and lower, or where they tell none."""
-    wished = model_args.explicit().get("vllm_maxlen")
+    """The context length in tokens: the servers' own, or `vllm_maxlen` if the user set it lower.
+
+    Where the servers do not say, it is `vllm_maxlen`, cut to the model's own limit.
+    """
+    configured = model_args.explicit().get("vllm_maxlen")
     if served is not None:
-        return min(served, wished or served)
+        return min(served, configured or served)
     positions = read_json(folder, "config.json").get("max_position_embeddings")
     longest = positions if isinstance(positions, int) and positions > 0 else model_args.vllm_maxlen
     return min(model_args.vllm_maxlen, longest)
@@ -78,7 +83,7 @@ def completion_body(prompt: Prompt, params: SamplingParams, model: str) -> dict[
     """The request's body: every field of `params` is in it.
 
     Raises:
-        SamplingError: a value that vLLM does not take.
+        SamplingError: vLLM does not take a value.
         MediaError: the prompt holds media.
     """
     if prompt.media:
@@ -93,7 +98,7 @@ def completion_body(prompt: Prompt, params: SamplingParams, model: str) -> dict[
 
 
 class CompletionsReader:
-    """Reads the deltas of one request's completions.
+    """Reads the deltas of one request's completions from the completions API's answer.
 
     The last delta of each completion is held back until the usage has come, at the stream's end.
     """
@@ -101,49 +106,39 @@ class CompletionsReader:
     def __init__(self, prompt: Prompt, params: SamplingParams) -> None:
         self._prompt = prompt
         self._params = params
-        self._expected = 1 if greedy_on_vllm(params) else params.n
+        self._expected = completions_sent(params)
+        self._copies = params.n // self._expected
         self._counts = [0] * self._expected
         self._last: dict[int, Delta] = {}
         self._usage: Any = None
 
     def add(self, event: Mapping[str, Any]) -> list[Delta]:
-        """Read one event, or a whole answer; see AnswerReader."""
-        found: list[Delta] = []
-        with distrusting():
+        """Read one event of a stream, or a whole answer; see ResponseReader."""
+        deltas: list[Delta] = []
+        with checked_shape():
             self._usage = event.get("usage") or self._usage
             for choice in event["choices"]:
                 delta = self._delta(choice)
                 if delta.finish_reason is not None:
                     self._last[delta.index] = delta
                 elif delta.text or delta.token_ids:
-                    found += self._copies(delta)
-        return found
+                    deltas += repeated(delta, self._copies)
+        return deltas
 
     def flush(self) -> list[Delta]:
-        """The last delta of each completion; see AnswerReader."""
+        """The last delta of each completion; see ResponseReader."""
         if len(self._last) < self._expected:
             raise unfinished(len(self._last), self._expected)
-        found: list[Delta] = []
+        deltas: list[Delta] = []
         for index, delta in sorted(self._last.items()):
             usage = usage_of(len(self._prompt), self._counts[index], self._usage)
-            found += self._copies(replace(delta, usage=usage))
-        return found
-
-    def _copies(self, delta: Delta) -> list[Delta]:
-        """One delta for each completion that is the same as this one: greedy ones are."""
-        if self._expected == self._params.n:
-            return [delta]
-        return [
-            replace(
-                delta, index=index, prompt_logprobs=delta.prompt_logprobs if not index else None
-            )
-            for index in range(self._params.n)
-        ]
+            deltas += repeated(replace(delta, usage=usage), self._copies)
+        return deltas
 
     def _delta(self, choice: Mapping[str, Any]) -> Delta:
         index = check_index(choice["index"], self._expected)
         if index in self._last:
-            raise ValueError("a finished completion goes on")
+            raise ValueError("a choice after its finish_reason")
         text, token_ids = str(choice.get("text") or ""), ids(choice.get("token_ids"))
         if choice.get("token_ids") is None and text:
             raise GenerationError(
@@ -175,15 +170,16 @@ class CompletionsReader:
         return prompt_logprobs(value, self._prompt.token_ids, top)
 
     def _stop_reason(
-        self, reason: FinishReason | None, told: str | int | None, token_ids: tuple[int, ...]
+        self, reason: FinishReason | None, reported: str | int | None, token_ids: tuple[int, ...]
     ) -> str | int | None:
-        """As the other engines tell it: a stop string, a stop token's id, and None for EOS alone.
+        """The stop string, the id of the stop token, or None where EOS ended the completion.
 
-        EOS went to the server among the stop tokens, and it tells its own EOS from these otherwise.
+        quire sends EOS among the stop tokens, so the server reports it as one; and it reports nothing
+        for a stop token that is its own EOS. Both are corrected, to match other engines.
         """
-        if reason != "stop" or isinstance(told, str) or not token_ids:
-            return told
+        if reason != "stop" or isinstance(reported, str) or not token_ids:
+            return reported
         last = token_ids[-1]
         if last in self._params.stop_token_ids:
             return last
-        return None if last in self._params.eos_token_ids else told
+        return None if last in self._params.eos_token_ids else reported

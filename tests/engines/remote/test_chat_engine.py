@@ -1,11 +1,10 @@
-"""The chat API: conversations in OpenAI's form, and answers that come in pieces."""
+"""The chat API: request bodies in OpenAI's form, and answers read into parts."""
 
 from typing import Any
 
 import pytest
 
-from quire.engines.remote.chat import chat_body, openai_messages
-from quire.engines.remote.chat_answers import ChatAnswerReader
+from quire.engines.remote.chat_engine import ChatReader, chat_body, openai_messages
 from quire.errors import GenerationError
 from quire.messages import ToolCall, read_conversation
 from quire.outputs import Delta, TextPart, Usage
@@ -14,7 +13,7 @@ from quire.sampling import SamplingParams
 TOOL = {"name": "weather", "description": "", "parameters": {"type": "object"}}
 
 
-def test_turns_keep_their_order_and_calls_get_identities() -> None:
+def test_messages_keep_their_order_and_calls_get_ids() -> None:
     conversation = read_conversation(
         [
             {"role": "user", "content": "Paris and Rome?"},
@@ -65,12 +64,12 @@ def event(
     return {"choices": [choice]}
 
 
-def read(reader: ChatAnswerReader, *events: dict[str, Any]) -> list[Delta]:
+def read(reader: ChatReader, *events: dict[str, Any]) -> list[Delta]:
     deltas = [delta for one in events for delta in reader.add(one)]
     return deltas + reader.flush()
 
 
-def test_thought_content_and_calls_are_told_apart() -> None:
+def test_thought_content_and_calls_become_parts() -> None:
     def call(
         index: int, arguments: str, name: str | None = None, identity: str | None = None
     ) -> Any:
@@ -79,7 +78,7 @@ def test_thought_content_and_calls_are_told_apart() -> None:
         ]
 
     deltas = read(
-        ChatAnswerReader(SamplingParams(max_tokens=9)),
+        ChatReader(SamplingParams(max_tokens=9)),
         event(role="assistant", content=""),
         event(reasoning="Let me ", ids=[1]),
         event(reasoning_content="look.", ids=[2]),
@@ -105,14 +104,14 @@ def test_thought_content_and_calls_are_told_apart() -> None:
     assert (last.finish_reason, last.usage) == ("tool_calls", Usage(5, 8, 4))
 
 
-def test_text_after_calls_stands_after_them() -> None:
-    """Another call is no sign that one is whole: pieces of several may come in turns."""
+def test_text_after_calls_follows_them() -> None:
+    """The start of another call does not complete one: their fragments may be interleaved."""
 
     def call(index: int, arguments: str, name: str | None = None) -> Any:
         return [{"index": index, "function": {"name": name, "arguments": arguments}}]
 
     deltas = read(
-        ChatAnswerReader(SamplingParams(max_tokens=9)),
+        ChatReader(SamplingParams(max_tokens=9)),
         event(content="a"),
         event(tool_calls=call(0, "{", "f")),
         event(tool_calls=call(1, "{", "g")),
@@ -130,9 +129,9 @@ def test_text_after_calls_stands_after_them() -> None:
     assert deltas[-1].usage == Usage(0, 0, 0, 3)
 
 
-def test_completions_are_told_apart_by_index() -> None:
+def test_deltas_carry_the_index_of_their_completion() -> None:
     deltas = read(
-        ChatAnswerReader(SamplingParams(max_tokens=9, n=2)),
+        ChatReader(SamplingParams(max_tokens=9, n=2)),
         event(1, content="b", ids=[1]),
         event(0, content="a", ids=[2, 3]),
         event(1, "length", [4], content="B"),
@@ -148,9 +147,9 @@ def test_completions_are_told_apart_by_index() -> None:
     assert [ends[index].usage.completion_tokens for index in (0, 1)] == [3, 2]  # type: ignore[union-attr]
 
 
-def test_a_server_without_token_ids_is_counted_by_its_usage() -> None:
+def test_usage_without_token_ids_comes_from_the_server() -> None:
     deltas = read(
-        ChatAnswerReader(SamplingParams(max_tokens=9)),
+        ChatReader(SamplingParams(max_tokens=9)),
         event(content="a"),
         event(finish="stop"),
         {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}},
@@ -169,13 +168,13 @@ def test_a_server_without_token_ids_is_counted_by_its_usage() -> None:
         {"choices": [{"index": 0, "delta": {}, "token_ids": ["x"]}]},
     ],
 )
-def test_a_strange_answer_is_a_fault(strange: dict[str, Any]) -> None:
+def test_malformed_answer_is_refused(strange: dict[str, Any]) -> None:
     with pytest.raises(GenerationError, match="form"):
-        ChatAnswerReader(SamplingParams(max_tokens=9)).add(strange)
+        ChatReader(SamplingParams(max_tokens=9)).add(strange)
 
 
-def test_log_probabilities_without_token_ids_cannot_be_read() -> None:
+def test_logprobs_without_token_ids_are_refused() -> None:
     content = [{"token": "Hello", "logprob": -0.1, "top_logprobs": []}]
     choice = {"index": 0, "delta": {"content": "Hello"}, "logprobs": {"content": content}}
     with pytest.raises(GenerationError, match="logprobs"):
-        ChatAnswerReader(SamplingParams(max_tokens=9, logprobs=1)).add({"choices": [choice]})
+        ChatReader(SamplingParams(max_tokens=9, logprobs=1)).add({"choices": [choice]})

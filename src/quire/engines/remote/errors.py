@@ -1,4 +1,4 @@
-"""A server's error answers as quire's own errors."""
+"""The error responses of servers as quire's errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from quire.errors import (
 from quire.options import SAMPLING_OPTIONS
 
 RETRIED_STATUSES = frozenset({429, 502, 503, 504})
-"""The server did not take the request; another may."""
+"""With these the server did not accept the request, and another server may."""
 
 _MAX_MESSAGE = 1000
 _TOO_LONG = re.compile(
@@ -38,17 +38,18 @@ _SAMPLING_FIELDS = SAMPLING_OPTIONS | {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An error as a server tells it; `param` names the field at fault, where it says so."""
+    """An error as a server reports it."""
 
     status: int
     message: str
     param: str = ""
+    """The field of the request that is wrong, if the server names one."""
 
 
 def read_fault(status: int, body: bytes, secret: str | None = None) -> Fault:
-    """Read an error answer in OpenAI's form, FastAPI's, or as plain text.
+    """Read an error's body in OpenAI's form, FastAPI's, or as plain text.
 
-    `secret` never stays in the message, whatever the server repeats.
+    `secret`, the API key, is removed from the message, in case the server repeats it.
     """
     try:
         content: Any = json.loads(body)
@@ -58,7 +59,7 @@ def read_fault(status: int, body: bytes, secret: str | None = None) -> Fault:
 
 
 def fault_in_event(event: dict[str, Any], secret: str | None = None) -> Fault | None:
-    """The error that a stream's event tells, if it tells one."""
+    """The error that an event of a stream reports; None if the event reports none."""
     if event.get("error") is None and event.get("object") != "error":
         return None
     error = event.get("error", event)
@@ -81,40 +82,40 @@ def _fault(status: int, content: Any, secret: str | None) -> Fault:
     return Fault(status, " ".join(message.split())[:_MAX_MESSAGE], param)
 
 
-def error_of(fault: Fault, address: str, adapter: str | None = None) -> QuireError:
+def as_quire_error(fault: Fault, address: str, adapter: str | None = None) -> QuireError:
     """The exception for a fault of the server at `address`.
 
-    `adapter` is the one that the request asked for, if any.
+    `adapter` is the LoRA adapter that the request asked for, if any.
     """
     status = fault.status
-    told = sentence(f"{address} answered {status}: {fault.message or 'no reason given'}")
+    text = sentence(f"{address} answered {status}: {fault.message or 'no reason given'}")
     if status in (401, 403):
-        return EngineError(f"{told} Check remote_api_key (or QUIRE_REMOTE_API_KEY).")
+        return EngineError(f"{text} Check remote_api_key (or QUIRE_REMOTE_API_KEY).")
     if status == 404:
-        return _not_found(fault, told, adapter)
+        return _not_found(fault, text, adapter)
     if status == 429:
-        return EngineError(f"The server is busy: {told}")
+        return EngineError(f"The server is busy: {text}")
     if 300 <= status < 400:
         return EngineError(
             f"{address} answered with a redirect ({status}), which is not followed. Give the final "
             "address as remote_base_url."
         )
     if 400 <= status < 500:
-        return _bad_request(fault, told)
-    return GenerationError(told)
+        return _bad_request(fault, text)
+    return GenerationError(text)
 
 
-def _not_found(fault: Fault, told: str, adapter: str | None) -> QuireError:
+def _not_found(fault: Fault, text: str, adapter: str | None) -> QuireError:
     if fault.param != "model" and "model" not in fault.message.lower():
-        return EngineError(f"{told} Is remote_base_url the address of a vLLM or quire server?")
+        return EngineError(f"{text} Is remote_base_url the address of a vLLM or quire server?")
     if adapter is not None:
-        return UnknownAdapterError(f"The adapter {adapter!r} is not served: {told}")
-    return ModelNotFoundError(f"{told} Give the name that the server lists as remote_model.")
+        return UnknownAdapterError(f"The adapter {adapter!r} is not served: {text}")
+    return ModelNotFoundError(f"{text} Give the name that the server lists as remote_model.")
 
 
-def _bad_request(fault: Fault, told: str) -> RequestError:
+def _bad_request(fault: Fault, text: str) -> RequestError:
     if _TOO_LONG.search(fault.param) or _TOO_LONG.search(fault.message):
-        return PromptTooLongError(told)
+        return PromptTooLongError(text)
     if fault.param.split(".")[0] in _SAMPLING_FIELDS:
-        return SamplingError(told)
-    return RequestError(told)
+        return SamplingError(text)
+    return RequestError(text)

@@ -6,17 +6,21 @@ from collections.abc import Callable
 
 from fastapi import APIRouter, Request, Response
 
-from quire.options import Texts
-from quire.server.apis.anthropic.answers import AnthropicErrorBody, AnthropicMessage, TokenCount
+from quire.options import Strings
 from quire.server.apis.anthropic.request import messages_call, prompt_call
-from quire.server.apis.anthropic.schema import CountTokensRequest, MessagesRequest
+from quire.server.apis.anthropic.schema import (
+    AnthropicErrorBody,
+    AnthropicMessage,
+    CountTokensRequest,
+    MessagesRequest,
+    TokenCount,
+)
 from quire.server.apis.anthropic.writer import MessageWriter
-from quire.server.apis.body import read_body
-from quire.server.apis.openai.chat import event_stream
-from quire.server.apis.openai.writing import json_answer
+from quire.server.apis.body import json_answer, read_body
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.service import Service
+from quire.server.sse import EventStream
 from quire.server.streams import read_whole
 
 PATH = "/v1/messages"
@@ -37,12 +41,12 @@ def router(service_of: Callable[[Request], Service]) -> APIRouter:
         call = messages_call(body)
         writer = MessageWriter(
             body.model,
-            stop_sequences=Texts().read("stop_sequences", call.options.get("stop") or ()),
+            stop_sequences=Strings().read("stop_sequences", call.options.get("stop") or ()),
             omit_thoughts=(body.thinking or {}).get("display") == "omitted",
         )
         deltas = service.stream(call, caller_of(request))
         if call.streamed:
-            return event_stream(service, deltas, writer)
+            return EventStream(deltas, writer, keep_alive=service.arguments.keep_alive)
         await read_whole(request, deltas, writer.events)
         return json_answer(writer.message)
 

@@ -1,4 +1,4 @@
-"""What vLLM's engine tells of itself at each step: its requests, KV cache, prefix cache, drafts."""
+"""vLLM's statistics of each step (requests, KV cache, prefix cache, drafts), as an `EngineLoad`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from vllm.v1.metrics.stats import BaseCacheStats, SchedulerStats
 
 
-class StepFigures:
-    """The last step's gauges and the sums of all steps since the engine's start.
+class StepStats:
+    """The last step's gauges, and counters over all steps since the engine's start.
 
-    Written in vLLM's event loop, read from any thread.
+    vLLM's event loop writes them; any thread may read them.
     """
 
     def __init__(self) -> None:
@@ -23,12 +23,13 @@ class StepFigures:
         self._media_queries = self._media_hits = 0
 
     def add(self, stats: SchedulerStats, rank: int = 0) -> None:
-        """Take a step's figures; `rank` is that of its engine in data parallelism."""
+        """Add the statistics of a step; `rank` is the engine's data-parallel rank."""
         self._last[rank] = stats
         cache = stats.prefix_cache_stats
         self._queries += cache.queries
         self._hits += cache.hits
-        # Each looks its prompt up once more when it comes back.
+        # SchedulerStats counts no preemptions, but a preempted request looks its prompt up in the
+        # prefix cache again when it is resumed, and those lookups are counted.
         self._preemptions += cache.preempted_requests
         drafts = stats.spec_decoding_stats
         if drafts is not None:
@@ -36,12 +37,16 @@ class StepFigures:
             self._accepted += drafts.num_accepted_tokens
 
     def add_media(self, stats: BaseCacheStats) -> None:
-        """Take what the cache of processed media was asked for since the last step."""
+        """Add the lookups in the cache of processed media since the last step."""
         self._media_queries += stats.queries
         self._media_hits += stats.hits
 
     def load(self, *, idle: bool) -> EngineLoad:
-        """All of them; `idle` where no request is left: no step tells of the last one's abort."""
+        """The load after the last step.
+
+        `idle` says that no request is left. The gauges are 0 then, whatever the last step reported:
+        an abort of the last request is followed by no step that would report it.
+        """
         last = [] if idle else list(self._last.values())
         return EngineLoad(
             running=sum(stats.num_running_reqs for stats in last),
@@ -57,18 +62,18 @@ class StepFigures:
         )
 
 
-def stat_logger(figures: StepFigures, *, alone: bool) -> type[AggregateStatLoggerBase]:
-    """The class by which vLLM hands its figures over.
+def stat_logger(stats: StepStats, *, without_prometheus: bool) -> type[AggregateStatLoggerBase]:
+    """The logger class that vLLM instantiates to report its statistics; it adds them to `stats`.
 
     Args:
-        alone: vLLM makes no Prometheus metrics of its own then. They cost more for each token than
-            all that quire does with it, and quire's server has them.
+        without_prometheus: keep vLLM from making its own Prometheus metrics. They cost more time a
+            token than all of quire's own work on it, and quire's server has the same metrics.
     """
     from vllm.v1.metrics.loggers import AggregateStatLoggerBase, PrometheusStatLogger
 
     class Recorder(AggregateStatLoggerBase):
         def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
-            """Nothing is kept here: vLLM makes one for all engines of data parallelism."""
+            """Keep nothing: vLLM makes one logger for all data-parallel engines."""
 
         def record(
             self,
@@ -78,16 +83,16 @@ def stat_logger(figures: StepFigures, *, alone: bool) -> type[AggregateStatLogge
             engine_idx: int = 0,
         ) -> None:
             if scheduler_stats is not None:
-                figures.add(scheduler_stats, engine_idx)
+                stats.add(scheduler_stats, engine_idx)
             if mm_cache_stats is not None:
-                figures.add_media(mm_cache_stats)
+                stats.add_media(mm_cache_stats)
 
         def log_engine_initialized(self) -> None: ...
 
     class InPlaceOfPrometheus(Recorder, PrometheusStatLogger):
-        """vLLM adds its own beside any logger that is not of this kind."""
+        """Takes the place of vLLM's Prometheus logger, which vLLM adds unless a logger is one."""
 
         def record_sleep_state(self, *args: Any, **named: Any) -> None: ...
         def record_admission_rejection(self, reason: str) -> None: ...
 
-    return InPlaceOfPrometheus if alone else Recorder
+    return InPlaceOfPrometheus if without_prometheus else Recorder

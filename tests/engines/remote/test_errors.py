@@ -1,11 +1,11 @@
-"""Error answers become quire's errors, with the server's words and without the key."""
+"""Error responses become quire's errors, with the server's message and without the API key."""
 
 import json
 
 import pytest
 
 from quire import errors
-from quire.engines.remote.faults import error_of, fault_in_event, read_fault
+from quire.engines.remote.errors import as_quire_error, fault_in_event, read_fault
 
 LENGTH = "This model's maximum context length is 1024 tokens. However, your prompt contains 1025."
 
@@ -33,32 +33,32 @@ def body(message: str, param: str | None = None) -> bytes:
         (302, b"", None, errors.EngineError),
     ],
 )  # fmt: skip
-def test_each_status_has_its_error(
+def test_each_status_maps_to_an_error(
     status: int, content: bytes, adapter: str | None, kind: type[Exception]
 ) -> None:
-    error = error_of(read_fault(status, content), "http://h:1", adapter)
+    error = as_quire_error(read_fault(status, content), "http://h:1", adapter)
     assert type(error) is kind
     assert "http://h:1" in str(error)
 
 
-def test_the_servers_words_are_told_and_cut() -> None:
-    told = str(error_of(read_fault(500, body("boom\n" + "x" * 5000)), "http://h"))
-    assert "boom" in told
-    assert "\n" not in told
-    assert len(told) < 1200
+def test_server_message_is_quoted_and_cut() -> None:
+    text = str(as_quire_error(read_fault(500, body("boom\n" + "x" * 5000)), "http://h"))
+    assert "boom" in text
+    assert "\n" not in text
+    assert len(text) < 1200
 
 
-def test_a_refused_key_names_the_argument_and_never_the_key() -> None:
+def test_refused_key_names_the_argument_but_not_the_key() -> None:
     fault = read_fault(401, b"Bearer s3cret is wrong", "s3cret")
-    assert "remote_api_key" in str(error_of(fault, "http://h"))
+    assert "remote_api_key" in str(as_quire_error(fault, "http://h"))
     assert "s3cret" not in fault.message
 
 
-def test_an_event_tells_a_fault_or_none() -> None:
+def test_fault_in_event() -> None:
     assert fault_in_event({"choices": []}) is None
     fault = fault_in_event({"error": {"message": "no", "code": 400, "param": "stop"}})
     assert fault is not None
-    assert type(error_of(fault, "http://h")) is errors.SamplingError
+    assert type(as_quire_error(fault, "http://h")) is errors.SamplingError
     old = fault_in_event({"object": "error", "message": "no", "code": 500})
     assert old is not None
-    assert type(error_of(old, "http://h")) is errors.GenerationError
+    assert type(as_quire_error(old, "http://h")) is errors.GenerationError

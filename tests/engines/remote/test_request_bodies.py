@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from quire.engines.remote.chat import chat_body
-from quire.engines.remote.tokens import completion_body
+from quire.engines.remote.chat_engine import chat_body
+from quire.engines.remote.token_engine import completion_body
 from quire.errors import MediaError, SamplingError, UnsupportedOptionError
 from quire.messages import Conversation, read_conversation
 from quire.prompt import MediaItem, Prompt
@@ -44,8 +44,8 @@ CHANGES: dict[str, Any] = {
     "cache_salt": "mine",
     "streamed": False,
 }
-BESIDE_THE_BODY = {"timeout", "adapter", "request_id"}
-"""The chat layer keeps the first, the others are the model's name and a header."""
+NOT_IN_THE_BODY = {"timeout", "adapter", "request_id"}
+"""The chat layer applies the timeout; the others become the model name and a header."""
 
 
 def tokens(params: SamplingParams) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def chat(params: SamplingParams, chosen: Any = ALL_CHOSEN) -> dict[str, Any]:
     return chat_body(CONVERSATION, params, dict.fromkeys(chosen, 1), "m", template_variables={})
 
 
-def test_the_table_names_every_field() -> None:
+def test_every_field_is_covered() -> None:
     names = {field.name for field in dataclasses.fields(SamplingParams)}
-    assert names == set(CHANGES) | BESIDE_THE_BODY
+    assert names == set(CHANGES) | NOT_IN_THE_BODY
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -68,7 +68,7 @@ def test_each_field_changes_both_requests(name: str) -> None:
     assert chat(changed) != chat(PLAIN)
 
 
-def test_eos_and_stop_tokens_go_together_unless_eos_is_ignored() -> None:
+def test_eos_is_sent_as_a_stop_token_unless_ignored() -> None:
     params = SamplingParams(max_tokens=9, stop_token_ids=(7, 2), eos_token_ids=(2, 3))
     assert tokens(params)["stop_token_ids"] == [7, 2, 3]
     ignoring = dataclasses.replace(params, ignore_eos=True)
@@ -76,7 +76,7 @@ def test_eos_and_stop_tokens_go_together_unless_eos_is_ignored() -> None:
     assert tokens(ignoring)["ignore_eos"] is True
 
 
-def test_of_greedy_completions_one_is_asked_for() -> None:
+def test_one_greedy_completion_is_requested_for_several() -> None:
     body = tokens(SamplingParams(max_tokens=9, n=4, temperature=0.0))
     assert (body["n"], body["temperature"]) == (1, 0.0)
     assert tokens(SamplingParams(max_tokens=9, n=4, temperature=1e-7))["n"] == 1
@@ -87,7 +87,7 @@ def test_min_tokens_is_cut_to_max_tokens() -> None:
     assert tokens(SamplingParams(max_tokens=3, min_tokens=9))["min_tokens"] == 3
 
 
-def test_what_vllm_does_not_take_is_refused_with_the_reason() -> None:
+def test_value_that_vllm_does_not_take_is_refused() -> None:
     for params, name in (
         (SamplingParams(max_tokens=1, temperature=2.5), "temperature"),
         (SamplingParams(max_tokens=1, seed=2**63), "seed"),
@@ -100,7 +100,7 @@ def test_what_vllm_does_not_take_is_refused_with_the_reason() -> None:
         completion_body(media, PLAIN, "m")
 
 
-def test_prompt_logprobs_come_with_whole_answers_alone() -> None:
+def test_prompt_logprobs_turn_streaming_off() -> None:
     body = tokens(SamplingParams(max_tokens=1, prompt_logprobs=2))
     assert body["stream"] is False
     assert "stream_options" not in body
@@ -125,7 +125,7 @@ def test_constraints_in_vllms_form(constraint: Constraint, field: dict[str, Any]
     )
 
 
-def test_the_chat_api_says_json_in_openais_form() -> None:
+def test_chat_api_uses_openai_form_for_json() -> None:
     body = chat(
         SamplingParams(max_tokens=1, response_format=Constraint("json", {"type": "object"}))
     )
@@ -135,14 +135,14 @@ def test_the_chat_api_says_json_in_openais_form() -> None:
     assert body["response_format"] == {"type": "json_object"}
 
 
-def test_the_chat_api_leaves_what_nobody_chose_to_the_server() -> None:
+def test_chat_api_leaves_unset_options_to_the_server() -> None:
     assert not ALL_CHOSEN & set(chat(PLAIN, ()))
     assert chat(PLAIN, ("top_p",))["top_p"] == 1.0
     greedy = dataclasses.replace(PLAIN, temperature=0.0)  # do_sample: false
     assert chat(greedy, ("do_sample",))["temperature"] == 0.0
 
 
-def test_the_chat_api_has_no_words_for_max_length() -> None:
+def test_chat_api_refuses_max_length() -> None:
     with pytest.raises(UnsupportedOptionError, match="max_new_tokens"):
         chat(PLAIN, ("max_length",))
     assert chat(PLAIN, ("max_length", "max_new_tokens"))["max_tokens"] == 64

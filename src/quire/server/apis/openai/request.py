@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.server.apis.openai.messages import in_our_words
-from quire.server.apis.openai.schema import ChatRequest, SamplingFields
+from quire.server.apis.openai.messages import quire_messages
+from quire.server.apis.openai.schema import ChatCompletionRequest, SamplingFields
 from quire.server.call import Call, ToolChoice
 from quire.server.errors import BadRequest
 
@@ -41,7 +41,7 @@ def _constraint(form: dict[str, Any]) -> dict[str, Any]:
     return {"type": kind} if kind == "json_object" else {"type": kind, kind: value}
 
 
-def chat_call(body: ChatRequest) -> Call:
+def chat_call(body: ChatCompletionRequest) -> Call:
     """A chat request as a call.
 
     Raises:
@@ -59,7 +59,7 @@ def chat_call(body: ChatRequest) -> Call:
     options.update(_thinking(body))
     choice, name = _tool_choice(body)
     return Call(
-        messages=in_our_words(body.messages),
+        messages=quire_messages(body.messages),
         tools=[dict(tool) for tool in body.tools] if body.tools else None,
         options=options,
         model=body.model,
@@ -70,7 +70,7 @@ def chat_call(body: ChatRequest) -> Call:
     )
 
 
-def _thinking(body: ChatRequest) -> dict[str, bool]:
+def _thinking(body: ChatCompletionRequest) -> dict[str, bool]:
     """Whether the model thinks first: quire's own field, a template's, or OpenAI's effort."""
     template = body.chat_template_kwargs or {}
     effort = None if body.reasoning_effort is None else body.reasoning_effort != "none"
@@ -95,7 +95,7 @@ def _agreed(name: str, values: tuple[bool | None, ...]) -> bool | None:
     return given.pop() if given else None
 
 
-def _tool_choice(body: ChatRequest) -> tuple[ToolChoice, str | None]:
+def _tool_choice(body: ChatCompletionRequest) -> tuple[ToolChoice, str | None]:
     choice = body.tool_choice
     if choice is None or isinstance(choice, str):
         return choice or "auto", None

@@ -1,4 +1,4 @@
-"""Server-sent events: the same however the bytes are cut, and bounded."""
+"""Server-sent events: read the same whatever the chunks, and bounded in size."""
 
 import pytest
 from hypothesis import given
@@ -16,15 +16,15 @@ EXPECTED = ["one", "two", "three\nmore", "ünï", "last"]
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_events_do_not_depend_on_how_the_bytes_are_cut(cuts: list[int]) -> None:
-    reader, found, start = EventReader(), [], 0
+def test_events_do_not_depend_on_chunk_boundaries(cuts: list[int]) -> None:
+    reader, payloads, start = EventReader(), [], 0
     for cut in [*sorted(cuts), len(STREAM)]:
-        found += reader.add(STREAM[start:cut])
+        payloads += reader.add(STREAM[start:cut])
         start = cut
-    assert found + reader.flush() == EXPECTED
+    assert payloads + reader.flush() == EXPECTED
 
 
-def test_a_line_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_line_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_EVENT_BYTES", 1000)
     reader = EventReader()
     with pytest.raises(GenerationError):
@@ -32,7 +32,7 @@ def test_a_line_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None
             reader.add(b"x" * 100)
 
 
-def test_an_event_of_endless_lines_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_event_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_EVENT_BYTES", 1000)
     reader = EventReader()
     with pytest.raises(GenerationError):
@@ -40,6 +40,6 @@ def test_an_event_of_endless_lines_is_given_up(monkeypatch: pytest.MonkeyPatch) 
             reader.add(b"data: " + b"x" * 100 + b"\n")
 
 
-def test_what_is_no_utf8_is_a_fault() -> None:
+def test_invalid_utf8_is_refused() -> None:
     with pytest.raises(GenerationError, match="UTF-8"):
         EventReader().add(b"data: \xff\n\n")

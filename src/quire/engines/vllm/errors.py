@@ -1,7 +1,8 @@
-"""vLLM's exceptions as ours.
+"""vLLM's exceptions as quire's.
 
-They are told apart by the names of their classes and of their ancestors': the modules that define
-them have moved, and a wrong request was a ValueError before vLLM 0.27 and is a VLLMClientError since.
+An exception is recognised by the names of its class and of that class's bases, not by `isinstance`:
+vLLM has moved these classes between modules, and a wrong request raised ValueError before 0.27 and
+raises VLLMClientError since.
 """
 
 from __future__ import annotations
@@ -26,24 +27,30 @@ from quire.errors import (
 _DEAD = {"EngineDeadError"}
 _BUSY = {"QueueOverflowError", "MaxQueuedTokensError", "GracefulHTTPError"}
 _NO_ADAPTER = {"LoRAAdapterNotFoundError"}
-_WRONG = {"VLLMClientError", "VLLMValidationError", "VLLMNotFoundError", "ValueError", "TypeError"}
+_WRONG_REQUEST = {
+    "VLLMClientError",
+    "VLLMValidationError",
+    "VLLMNotFoundError",
+    "ValueError",
+    "TypeError",
+}
 _TOO_LONG = ("maximum model length", "max_model_len", "longer than the maximum", "context length")
 _MEDIA = ("multi-modal", "multimodal", "image", "video", "audio")
 
 
 @contextmanager
-def our_errors() -> Generator[None]:
-    """What vLLM raises in here comes out as ours."""
+def translated_errors() -> Generator[None]:
+    """Convert what vLLM raises inside the block; see `as_quire_error`."""
     try:
         yield
     except QuireError:
         raise
     except Exception as error:
-        raise translate(error) from error
+        raise as_quire_error(error) from error
 
 
-def translate(error: BaseException) -> QuireError:
-    """The error of ours that says what this one of vLLM's says. Ours come back as they are."""
+def as_quire_error(error: BaseException) -> QuireError:
+    """Return quire's error for one of vLLM's. An error of quire's own is returned unchanged."""
     if isinstance(error, QuireError):
         return error
     names = _names(error)
@@ -55,16 +62,19 @@ def translate(error: BaseException) -> QuireError:
         return EngineError(f"vLLM takes no more requests now: {_text(error)}")
     if names & _NO_ADAPTER:
         return UnknownAdapterError(_text(error))
-    if names & _WRONG:
+    if names & _WRONG_REQUEST:
         return _wrong_request(error)
     return GenerationError(f"vLLM failed in this request: {type(error).__name__}: {_text(error)}")
 
 
 def _of_cause(cause: BaseException) -> QuireError:
-    """vLLM wraps what it did not expect; a wrong request may be in there, in older versions."""
-    found = translate(cause)
-    if isinstance(found, (RequestError, EngineDeadError)):
-        return found
+    """The error for the cause of an EngineGenerateError.
+
+    vLLM wraps every exception that it did not expect; in older versions a wrong request was one.
+    """
+    error = as_quire_error(cause)
+    if isinstance(error, (RequestError, EngineDeadError)):
+        return error
     return GenerationError(f"vLLM failed in this request: {type(cause).__name__}: {_text(cause)}")
 
 
@@ -85,5 +95,6 @@ def _names(error: BaseException) -> set[str]:
 
 
 def _text(error: BaseException) -> str:
+    """The first line of an error's text: vLLM appends whole tracebacks to some."""
     lines = str(error).strip().splitlines()
     return sentence(lines[0]) if lines else type(error).__name__
