@@ -1,4 +1,4 @@
-"""Comments, and words that a shell reads back exactly."""
+"""Lines for a shell: comments, variables and commands, which it reads back exactly."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from quire.errors import ConfigError
 
+SERVER_PORT = 8000
+RAY_PORT = 6379
 _WIDTH = 100
 
 
 def comment(text: str) -> str:
     """A sentence as `#` lines; nothing in it can end the comment."""
+    # Whatever a shell or YAML takes for the end of a line is not printable, and becomes a blank.
     shown = "".join(char if char.isprintable() else " " for char in text)
     lines = textwrap.wrap(
         " ".join(shown.split()),
@@ -56,3 +59,21 @@ def quoted(word: str) -> str:
     if not word.isprintable():
         raise ConfigError(f"{word!r} holds a control character, which no command line should.")
     return shlex.quote(word)
+
+
+def ray_cluster_commands(address: str) -> list[tuple[str, str]]:
+    """The commands that join nodes into a Ray cluster, each after a sentence that says where.
+
+    Args:
+        address: the first node's, as the others reach it.
+    """
+    return [
+        (
+            "On the first node. Ray asks for no password: keep its ports on a network of your own.",
+            command(["ray", "start", "--head", f"--port={RAY_PORT}"], []),
+        ),
+        (
+            f"On each other node; {address} is the first node's address:",
+            command(["ray", "start", f"--address={address}:{RAY_PORT}"], []),
+        ),
+    ]
