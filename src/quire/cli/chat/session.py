@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quire.cli.attachments import user_content
+from quire.cli.chat.attachments import user_content
 from quire.errors import ConfigError, MessageError, UnsupportedOptionError
 from quire.messages import Media, Message, ToolCall, read_conversation, read_tools
 from quire.options import REQUEST_OPTIONS
@@ -32,7 +32,7 @@ class Turn:
 
 @dataclass
 class Session:
-    """The state of one chat. `configured` holds the sampling settings of the configuration."""
+    """The state of one chat. `configured` are the sampling settings of the configuration."""
 
     configured: Mapping[str, Any] = field(default_factory=dict[str, Any])
     turns: list[Turn] = field(default_factory=list[Turn])
@@ -176,14 +176,20 @@ class Session:
 
 
 def check_settings(settings: Mapping[str, Any], configured: Mapping[str, Any]) -> None:
-    """Raise a RequestError if these are no settings of a chat in the terminal."""
+    """Check the settings of a chat in the terminal.
+
+    Raises:
+        SamplingError: a value is out of its range.
+        UnsupportedOptionError: there is no such option, or a chat has no use for it.
+    """
     for name in settings:
         if name in _NOT_SHOWN:
             raise UnsupportedOptionError(
-                f"{name} has no place in a chat: one answer is shown, as text."
+                f"{name} cannot be set here: a chat shows one answer, as text."
             )
         if name == "enable_thinking":
             raise UnsupportedOptionError("enable_thinking is set with /think on or /think off.")
+    # No model is asked here; a length beyond any context lets every other limit speak.
     OptionResolver(configured, {}, context_length=2**31).resolve(settings, 1)
 
 

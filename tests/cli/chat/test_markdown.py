@@ -11,8 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from quire.cli.markdown import MarkdownStream
-from quire.cli.markdown_blocks import render, split_blocks
+from quire.cli.chat.markdown import MarkdownStream, render, split_blocks
 from tests.cli.screen import Screen
 
 LONG = "\n".join(

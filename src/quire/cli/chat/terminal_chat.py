@@ -1,4 +1,4 @@
-"""`quire chat`: a conversation in the terminal."""
+"""A conversation in the terminal: reads a line, obeys or answers it, and keeps the session."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from quire.cli.answer import Answer, AnswerView, receive, show_call
-from quire.cli.attachments import (
+from quire.cli.chat.answer import Answer, AnswerView, receive, show_call
+from quire.cli.chat.attachments import (
     begins_with_dropped,
     labels,
     name_of,
     shown_text,
     split_dropped,
 )
-from quire.cli.commands import Leave, run_command
-from quire.cli.markdown import MarkdownStream
-from quire.cli.reader import Reader
-from quire.cli.session import Session
+from quire.cli.chat.markdown import MarkdownStream
+from quire.cli.chat.session import Session
+from quire.cli.chat.slash_commands import Leave, run_command
 from quire.cli.terminal import harmless, no_echo
 from quire.errors import QuireError
 from quire.messages import Media, ToolCall, read_message
 
 if TYPE_CHECKING:
     from quire.chat import ChatModel
+    from quire.cli.chat.reader import Reader
 
 logger = logging.getLogger("quire")
 
@@ -74,7 +74,7 @@ class TerminalChat:
                 self.say("Stopped.")
             except QuireError as error:
                 self.complain(str(error))
-            except Exception as error:  # a fault of our own must not cost the conversation
+            except Exception as error:  # a fault of quire's own must not cost the conversation
                 logger.debug("A fault in the chat", exc_info=True)
                 self.session.take_back()
                 self.complain(f"{type(error).__name__}: {error}. The conversation goes on.")
@@ -141,7 +141,7 @@ class TerminalChat:
         if answer.interrupted:
             kept = "what came is kept" if answer.content else "your message was taken back"
             self.say(f"Stopped; {kept}. /retry asks again.")
-        elif answer.finish_reason == "length":
+        elif answer.sum.finish_reason == "length":
             self.say("The answer was cut at its longest; /set max_new_tokens allows more.")
         elif not (answer.content or answer.calls):
             self.say("The answer is empty.")
@@ -157,7 +157,7 @@ class TerminalChat:
                 "message goes without."
             )
 
-    def _ask_results(self, calls: list[ToolCall]) -> bool:
+    def _ask_results(self, calls: Sequence[ToolCall]) -> bool:
         """Ask for each call's result; False if the user gives none."""
         for call in calls:
             try:
@@ -189,16 +189,16 @@ class TerminalChat:
                 self.say("(stopped)")
 
     def say(self, text: str) -> None:
-        """A word from quire itself, not from the model."""
+        """Show a remark of quire's own, in a style that tells it from the model's text."""
         self.console.print(Text(harmless(text), style="dim"))
 
     def complain(self, text: str) -> None:
-        """An error, in one line."""
+        """Show an error in one line."""
         self.console.print(Text(" ".join(harmless(text).split()), style="red"))
 
 
 def _undisturbed(finish: Callable[[], None]) -> None:
-    """Finish drawing even if Ctrl-C comes once more just now."""
+    """Finish drawing, also if Ctrl-C comes once more meanwhile: the terminal must be left in order."""
     try:
         finish()
     except KeyboardInterrupt:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from quire.bench.subject import Configuration, ProcessSubject
+from quire.bench.process import Configuration, ProcessSubject, Worker
+from quire.chat import ChatModel
 from quire.demo import demo_model_path
 from quire.errors import EngineStartError, ModelNotFoundError, PromptTooLongError, QuireError
+from quire.tokenizer import Tokenizer
+from tests.chat.echo_engine import EchoEngine
 
 ARGUMENTS = {
     "model_name_or_path": str(demo_model_path()),
@@ -29,7 +33,7 @@ def subject() -> Iterator[ProcessSubject]:
 
 def test_the_start_is_that_of_a_process(subject: ProcessSubject) -> None:
     assert subject.engine == "NativeEngine"
-    assert 0.1 < subject.start.loaded < subject.start.first_token
+    assert 0 < subject.start.loaded < subject.start.first_token
 
 
 def test_a_load(subject: ProcessSubject) -> None:
@@ -69,3 +73,52 @@ def test_a_process_that_dies_says_so() -> None:
     assert isinstance(caught.value, EngineStartError)
     subject.close()
     subject.close()
+
+
+# --- the process's end, in this process ---------------------------------------------------------
+
+MakeEcho = Callable[..., ChatModel]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_folder(demo_model_path())
+
+
+@pytest.fixture
+def echo(tokenizer: Tokenizer) -> Iterator[MakeEcho]:
+    made: list[ChatModel] = []
+
+    def make(**options: Any) -> ChatModel:
+        made.append(ChatModel.from_engine(EchoEngine(tokenizer, **options)))
+        return made[-1]
+
+    yield make
+    for model in made:
+        model.close()
+
+
+def test_a_worker_asks_for_about_the_tokens_that_are_wanted(echo: MakeEcho) -> None:
+    model = echo()
+    worker = Worker(model, {"ignore_eos": True})
+    found = worker.answer({"kind": "load", "streams": 8, "prompt_tokens": 200, "new_tokens": 6})
+    prompts = [answer["prompt_tokens"] for answer in found["answers"]]
+    assert all(150 < tokens < 320 for tokens in prompts)
+    engine = model.engine
+    assert isinstance(engine, EchoEngine)
+    assert engine.last_params is not None
+    assert engine.last_params.ignore_eos
+    assert engine.last_params.max_tokens == 6
+    assert [answer["tokens"] for answer in found["answers"]] == [6] * 8
+
+
+def test_a_prompt_beyond_the_context_is_said(echo: MakeEcho) -> None:
+    worker = Worker(echo(context_length=64), {})
+    with pytest.raises(PromptTooLongError):
+        worker.answer({"kind": "load", "streams": 1, "prompt_tokens": 500, "new_tokens": 6})
+
+
+def test_memory_of_an_engine_that_does_not_say(echo: MakeEcho) -> None:
+    found = Worker(echo(), {}).answer({"kind": "memory"})
+    assert found["peak_rss"] > 10_000_000
+    assert found["weights"] is found["kv_cache"] is None

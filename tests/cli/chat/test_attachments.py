@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quire.cli.attachments import local_path, read_sources, shown_text, split_dropped, unquoted
-from quire.cli.session import Session, Turn
+from quire.cli.chat.attachments import local_path, read_sources, shown_text, split_dropped, unquoted
+from quire.cli.chat.session import Session, Turn
 from quire.errors import MediaError
 from quire.messages import Media, read_message
+from tests.cli.chat.test_reader import completions
+from tests.cli.chat.test_terminal_chat import Line, converse
 from tests.cli.fake_chat_model import Script, echo, words
-from tests.cli.test_chat import Line, converse
-from tests.cli.test_reader import completions
 
 NAMES = ["a.png", "my picture.JPG", 'it\'s "odd" \\ $x.webp', "clip.mp4", "tone.wav", "日本.gif"]
 KINDS = ["image", "image", "image", "video", "audio", "image"]

@@ -21,7 +21,7 @@ SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"), "video"),
     **dict.fromkeys((".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff"), "audio"),
 }
-"""By which a dropped file is known; the commands take any name."""
+"""What tells a dropped file's kind; the commands take files of any name."""
 
 _QUOTED = r"""'[^']*'|"(?:[^"\\]|\\.)*+\""""
 _SHELL_WORD = rf"""(?:{_QUOTED}|\\.|[^\s'"\\])++(?!\S)"""
@@ -38,17 +38,18 @@ def read_sources(kind: Kind, argument: str) -> list[Media]:
     """
     whole = os.path.isfile(os.path.expanduser(argument)) or scheme_of(argument) == "data"
     words = re.findall(rf"(?<!\S){_SHELL_WORD}", argument, re.DOTALL)
-    # Text between the words is a quotation mark without its end: then it is one path.
+    # What stands between the words can only be a quotation mark without its end, as the apostrophe of
+    # a path that was typed as it is: then the whole is one path.
     if whole or "".join(argument.split()) != "".join("".join(words).split()):
         return [Media(kind, _source(argument))]
     return [Media(kind, _source(unquoted(word))) for word in words]
 
 
 def split_dropped(text: str) -> tuple[list[Media], str]:
-    """Part the files that a terminal pasted, when they were dropped on it, from the text.
+    """Split a text into the files that were dropped on the terminal, which pastes their paths, and the rest.
 
-    Only what stands apart as a word counts, is an absolute path (also with ~ or file://), quoted
-    or escaped as terminals do it, has the suffix of a medium, and is the path of a file.
+    A dropped file is a word of its own: an absolute path (also with ~ or file://), quoted or escaped
+    as terminals do it, with the suffix of a medium, and of a file that exists.
 
     Raises:
         MediaError: such a file may not be read.
@@ -63,7 +64,7 @@ def split_dropped(text: str) -> tuple[list[Media], str]:
 
 
 def begins_with_dropped(text: str) -> bool:
-    """Whether a dropped file stands at the beginning, where a slash else begins a command."""
+    """Whether the line begins with a dropped file, whose slash then begins no command."""
     match = _DROPPED.match(text)
     return match is not None and _dropped_path(match[0]) is not None
 
@@ -111,7 +112,7 @@ def _source(name: str) -> str:
             raise MediaError("addresses begin with http:// or https://.")
         open_path(path, MediaPolicy()).close()
         path = os.path.abspath(path)
-        path.encode()  # else no request and no saved chat could hold it
+        path.encode()  # raises here, before a request or a saved chat would have to hold it
         return path
     except UnicodeEncodeError:
         raise MediaError(f"Cannot attach {name}: its name is no valid Unicode.") from None
@@ -125,7 +126,7 @@ def _source(name: str) -> str:
 def user_content(attached: Sequence[Media], text: str) -> str | list[dict[str, Any]]:
     """A user message's content: the attachments before the text, as parts.
 
-    What is typed is text even where it holds a placeholder such as <image>.
+    The typed text is literal, even where it holds a placeholder such as <image>.
     """
     if attached:
         parts: list[dict[str, Any]] = [

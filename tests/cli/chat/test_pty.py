@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ import pytest
 from tests.cli.person import CTRL_C, CTRL_D, Person
 
 SERVE = """
-import sys
+import itertools, sys
 from quire.cli.main import main
+from quire.outputs import Delta
 from tests.cli.fake_chat_model import FakeChatModel, echo, words
 
 def script(messages, options):
     if messages[-1]["content"] == "long":
-        return words("word " * 5000)
+        return (Delta(text="word ", token_ids=(number,)) for number in itertools.count())
     if messages[-1]["content"] == "settings":
         return words(f"temperature is {options.get('temperature')}")
     return echo(messages, options)
@@ -117,9 +117,7 @@ def test_an_impatient_person_keeps_the_session(person: Person) -> None:
         for _ in range(5):
             person.type(CTRL_C)
         person.sees("Stopped|/exit leaves")
-    time.sleep(0.5)  # what the last of them still brings
-    person.type("Hello\r")
-    person.sees("You said: Hello")
+    person.insists("Hello", "You said: Hello")
     person.type("/exit\r")
     assert person.leaves() == 0
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quire.arguments import GeneratingArguments, parse_scalar
-from quire.cli.attachments import labels, read_sources
-from quire.cli.session import SETTINGS, Session
+from quire.cli.chat.attachments import labels, read_sources
+from quire.cli.chat.session import SETTINGS, Session
 from quire.errors import ConfigError, RequestError, nearest
 from quire.media.placement import KINDS, Kind
 from quire.messages import Media, read_tools
-from quire.options import OPTIONS
+from quire.options import OPTIONS, OPTIONS_BY_NAME, Option
 
 
 class Chat(Protocol):
@@ -35,18 +35,22 @@ class Leave(Exception):
 
 
 @dataclass(frozen=True)
-class Command:
-    """`words` and `takes_path` are for completion; `usage` is what follows the name."""
+class SlashCommand:
+    """A command by its name.
+
+    `usage` is what follows the name. For completion, `words` are what may follow, each with its
+    meaning, and `takes_path` says whether a path may.
+    """
 
     name: str
     usage: str
     help: str
     run: Callable[[Chat, str], None]
-    words: tuple[str, ...] = ()
-    takes_path: bool = False
+    words: Mapping[str, str]
+    takes_path: bool
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, SlashCommand] = {}
 
 
 def run_command(chat: Chat, line: str) -> None:
@@ -58,7 +62,7 @@ def run_command(chat: Chat, line: str) -> None:
     """
     name, _, argument = line.partition(" ")
     name = name.rstrip()
-    command = COMMANDS.get(name) or COMMANDS.get({"/quit": "/exit", "/?": "/help"}.get(name, ""))
+    command = COMMANDS.get({"/quit": "/exit", "/?": "/help"}.get(name, name))
     if command is None:
         raise RequestError(
             f"No command {name}{nearest(name, COMMANDS)} (/help lists them; begin with // to send a slash)"
@@ -66,18 +70,55 @@ def run_command(chat: Chat, line: str) -> None:
     command.run(chat, argument.strip())
 
 
+_NO_WORDS: Mapping[str, str] = {}
+_OFF: Mapping[str, str] = {"off": ""}
+_ON_OR_OFF: Mapping[str, str] = {"on": "", "off": ""}
+_SETTINGS: Mapping[str, str] = {
+    one.name: one.meaning
+    for one in sorted(OPTIONS, key=lambda one: one.name)
+    if one.name in SETTINGS
+}
+
+
 def _command(
-    name: str, usage: str, text: str, *, words: tuple[str, ...] = (), takes_path: bool = False
+    name: str,
+    usage: str,
+    text: str,
+    *,
+    words: Mapping[str, str] = _NO_WORDS,
+    takes_path: bool = False,
 ) -> Callable[[Callable[[Chat, str], None]], Callable[[Chat, str], None]]:
     def register(run: Callable[[Chat, str], None]) -> Callable[[Chat, str], None]:
-        COMMANDS[name] = Command(name, usage, text, run, words, takes_path)
+        COMMANDS[name] = SlashCommand(name, usage, text, run, words, takes_path)
         return run
 
     return register
 
 
-@_command("/help", "", "this list")
+@_command("/help", "[COMMAND|SETTING]", "this list, or more on one of them", words=_SETTINGS)
 def _help(chat: Chat, argument: str) -> None:
+    command = COMMANDS.get(f"/{argument.removeprefix('/')}")
+    if not argument:
+        chat.say(_help_on_all())
+    elif command is not None:
+        lines = [f"{command.name} {command.usage}  {command.help}"]
+        if command.name == "/set":
+            lines += [_help_on_setting(OPTIONS_BY_NAME[name]) for name in _SETTINGS]
+        chat.say("\n".join(lines))
+    elif argument in SETTINGS:
+        chat.say(_help_on_setting(OPTIONS_BY_NAME[argument]))
+    else:
+        known = [*(name.removeprefix("/") for name in COMMANDS), *SETTINGS]
+        raise RequestError(f"No command and no setting {argument!r}{nearest(argument, known)}")
+
+
+def _help_on_setting(option: Option) -> str:
+    is_nothing = option.default in (None, (), {})
+    default = "" if is_nothing else f", {_json(option.default)} by default"
+    return f"{option.name}: {option.type}{default}. {option.meaning}"
+
+
+def _help_on_all() -> str:
     width = max(len(f"{command.name} {command.usage}") for command in COMMANDS.values())
     lines = [f"{f'{c.name} {c.usage}':<{width}}  {c.help}" for c in COMMANDS.values()]
     lines += [
@@ -86,7 +127,7 @@ def _help(chat: Chat, argument: str) -> None:
         "A picture, video or sound dropped on the terminal is attached; in `...` its path is text.",
         "Ctrl-C stops an answer; Ctrl-D leaves.",
     ]
-    chat.say("\n".join(lines))
+    return "\n".join(lines)
 
 
 @_command("/system", "[TEXT|off]", "the system message; without text, show it")
@@ -142,17 +183,12 @@ for _kind in KINDS:
         f"/{_kind}",
         "[PATH|URL|off]",
         f"send {_PHRASES[_kind]} with the next message",
-        words=("off",),
+        words=_OFF,
         takes_path=True,
     )(_attaching(_kind))
 
 
-@_command(
-    "/set",
-    "[NAME VALUE]",
-    "a sampling setting; without a name, show all",
-    words=tuple(sorted(SETTINGS)),
-)
+@_command("/set", "[NAME VALUE]", "a sampling setting; without a name, show all", words=_SETTINGS)
 def _set(chat: Chat, argument: str) -> None:
     name, value = _name_and_value(argument)
     if value is not None:
@@ -178,17 +214,18 @@ def _name_and_value(argument: str) -> tuple[str, str | None]:
 
 
 CONFIGURABLE = frozenset(GeneratingArguments.model_fields)
-"""What /settings shows whether or not it was given."""
+"""What /set shows whether or not it was given."""
 
 
 def _settings(chat: Chat) -> dict[str, str]:
     """Each setting that has a value, and where the value comes from."""
-    defaults = {one.name: one.default for one in OPTIONS if one.name in CONFIGURABLE}
-    shown = {key: f"{_json(value)}  (default)" for key, value in defaults.items()}
+    session, model = chat.session, chat.generation_config
+    shown: dict[str, str] = {}
     for source, values in (
-        ("from the model", {k: v for k, v in chat.generation_config.items() if k in CONFIGURABLE}),
-        ("configured", chat.session.configured),
-        ("set here", chat.session.settings),
+        ("default", {one.name: one.default for one in OPTIONS if one.name in CONFIGURABLE}),
+        ("from the model", {one.name: model.get(one.name) for one in OPTIONS if one.from_model}),
+        ("configured", session.configured),
+        ("set here", session.settings),
     ):
         shown |= {
             key: f"{_json(value)}  ({source})" for key, value in values.items() if value is not None
@@ -207,7 +244,7 @@ def _retry(chat: Chat, argument: str) -> None:
     "/tools",
     "[FILE|JSON|off]",
     "the tools that the model may call",
-    words=("off",),
+    words=_OFF,
     takes_path=True,
 )
 def _tools(chat: Chat, argument: str) -> None:
@@ -220,7 +257,7 @@ def _tools(chat: Chat, argument: str) -> None:
     chat.say(f"Tools: {', '.join(names)}." if names else "No tools.")
 
 
-@_command("/think", "[on|off]", "whether a reasoning model thinks first", words=("on", "off"))
+@_command("/think", "[on|off]", "whether a reasoning model thinks first", words=_ON_OR_OFF)
 def _think(chat: Chat, argument: str) -> None:
     if argument:
         chat.session.enable_thinking = _on_or_off(argument, "/think")
@@ -228,7 +265,7 @@ def _think(chat: Chat, argument: str) -> None:
     chat.say(f"Thinking: {state}.")
 
 
-@_command("/stats", "[on|off]", "tokens a second and time to first token", words=("on", "off"))
+@_command("/stats", "[on|off]", "tokens a second and time to first token", words=_ON_OR_OFF)
 def _stats(chat: Chat, argument: str) -> None:
     chat.show_stats = _on_or_off(argument, "/stats") if argument else not chat.show_stats
     chat.say(f"Figures after each answer: {'on' if chat.show_stats else 'off'}.")
@@ -261,4 +298,4 @@ def _on_or_off(argument: str, name: str) -> bool:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=dict)

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from quire.cli.chat import TerminalChat
-from quire.cli.commands import COMMANDS
+from quire.cli.chat.session import SETTINGS
+from quire.cli.chat.slash_commands import COMMANDS
+from quire.cli.chat.terminal_chat import TerminalChat
 from quire.errors import GenerationError
 from quire.messages import ToolCall
+from quire.options import OPTIONS_BY_NAME
+from quire.outputs import Delta, TextPart
 from tests.chat.deltas import gained
 from tests.cli.fake_chat_model import FakeChatModel, Script, echo, words
 
@@ -86,6 +89,7 @@ def test_set_alone_shows_values_and_where_they_come_from() -> None:
     ("line", "text"),
     [
         ("/exot", "did you mean '/exit'"),
+        ("/help tempature", "did you mean 'temperature'"),
         ("/set temprature 1", "did you mean 'temperature'"),
         ("/set temperature -1", "temperature"),
         ("/set seed", "seed is not set"),
@@ -106,6 +110,35 @@ def test_a_wrong_command_is_one_line_and_the_session_lives(line: str, text: str)
 def test_every_command_is_in_the_help() -> None:
     _, _, shown = converse("/help")
     assert all(command in shown for command in COMMANDS)
+
+
+def test_help_on_a_setting_is_what_the_table_says() -> None:
+    _, _, shown = converse("/help top_k", "/help seed", "/help /retry")
+    option = OPTIONS_BY_NAME["top_k"]
+    lines = " ".join(shown.split())
+    assert f"top_k: {option.type}, 50 by default. {option.meaning}" in lines
+    seed = OPTIONS_BY_NAME["seed"]
+    assert f"seed: {seed.type}. {seed.meaning}" in lines
+    assert "/retry answer the last question again" in lines
+
+
+def test_help_on_set_has_every_setting() -> None:
+    _, _, shown = converse("/help set")
+    lines = " ".join(shown.split())
+    for name in SETTINGS:
+        assert f"{name}: {OPTIONS_BY_NAME[name].type}" in lines
+        assert OPTIONS_BY_NAME[name].meaning in lines
+
+
+def test_only_what_the_model_is_asked_for_comes_from_the_model() -> None:
+    """A model's own `max_new_tokens` is not honoured, and its `min_p` is."""
+    chat, _, _ = converse()
+    chat.generation_config = {"min_p": 0.1, "max_new_tokens": 5}
+    output = io.StringIO()
+    chat.console = Console(file=output, width=100, highlight=False)
+    chat.take("/set")
+    assert "min_p               = 0.1  (from the model)" in output.getvalue()
+    assert "max_new_tokens      = 1024  (default)" in output.getvalue()
 
 
 def test_retry_asks_again() -> None:
@@ -188,6 +221,19 @@ def test_thoughts_and_calls_are_shown_and_results_asked_for() -> None:
     assert "Hm." in shown
     assert '⚙ get_␛weather {"city": "Oslo"}' in shown
     assert "It is 3 degrees." in shown
+
+
+def test_text_after_a_call_is_shown_after_it() -> None:
+    def script(messages: Any, options: Any) -> list[Any]:
+        if messages[-1]["role"] == "tool":
+            return words("Done.")
+        parts = (TextPart("Before."), ToolCall("look", "{}"), TextPart("After."))
+        return [Delta(text="Before.[look]After.", parts=parts), *words("", finish="tool_calls")]
+
+    _, model, shown = converse("Go", "a result", script=script)
+    texts = ("Before.", "⚙ look {}", "After.", "Done.")
+    assert [shown.index(text) for text in texts] == sorted(shown.index(text) for text in texts)
+    assert model.requests[1]["messages"][1]["content"] == "Before.After."
 
 
 def test_a_call_without_result_leaves_the_conversation_usable() -> None:

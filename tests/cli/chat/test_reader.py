@@ -13,8 +13,9 @@ from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from quire.cli.commands import COMMANDS
-from quire.cli.reader import CommandCompleter, TerminalReader, open_history
+from quire.cli.chat.reader import CommandCompleter, TerminalReader, open_history
+from quire.cli.chat.slash_commands import COMMANDS
+from quire.options import OPTIONS_BY_NAME
 
 ENTER, ALT_ENTER, UP = "\r", "\x1b\r", "\x1b[A"
 
@@ -82,11 +83,18 @@ def completions(text: str) -> list[str]:
     return [text[: len(text) + item.start_position] + item.text for item in found]
 
 
+def test_settings_are_offered_with_their_meaning() -> None:
+    document = Document("/set top_k")
+    (one,) = CommandCompleter(COMMANDS).get_completions(document, CompleteEvent())
+    assert one.display_meta_text == OPTIONS_BY_NAME["top_k"].meaning
+
+
 def test_completion(tmp_path: Path) -> None:
     (tmp_path / "chat.json").write_text("")
     assert completions("/") == list(COMMANDS)
     assert completions("/cl") == ["/clear"]
     assert completions("/set temp") == ["/set temperature"]
+    assert completions("/help temp") == ["/help temperature"]
     assert completions("/think o") == ["/think on", "/think off"]
     assert completions(f"/load {tmp_path}/ch") == [f"/load {tmp_path}/chat.json"]
     assert completions("hello /") == completions("//") == completions("/clear ") == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.cli.session import Session, load_file
+from quire.cli.chat.session import Session, load_file
 from quire.errors import ConfigError, MessageError, QuireError, RequestError, ToolError
 from quire.messages import ToolCall
 

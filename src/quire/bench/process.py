@@ -1,9 +1,16 @@
-"""A configuration in a process of its own: its start is a real one, and its memory is its own."""
+"""A configuration in a process of its own: its start is a real one, and its memory is its own.
+
+Both ends of the pipe are here: `ProcessSubject` in the parent, `Worker` in the process. Lines of JSON
+go both ways: the first to the process is the arguments, each further one a command. What else the
+process prints goes to its standard error.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,16 +18,25 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 from quire import errors
 from quire.bench.figures import LoadTimes, Memory, Quality, Start
-from quire.bench.text import Passage
+from quire.bench.measure import peak_rss, run_load, run_quality
+from quire.bench.text import Passage, Questions, own_page
 from quire.errors import EngineStartError, QuireError
+
+if TYPE_CHECKING:
+    from quire.chat import ChatModel
 
 _GRACE = 30.0
 """Seconds that a process has to close its engine."""
 _LOG_LINES = 3
+"""The last lines of its log that an error shows."""
+_USUAL_CHARACTERS = 4.0
+"""Characters of English text in a token, where no tokenizer is at hand."""
+
+# --- the parent's end --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -67,7 +83,7 @@ class ProcessSubject:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         began = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "quire.bench.worker"],
+            [sys.executable, "-m", "quire.bench.process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -91,22 +107,22 @@ class ProcessSubject:
 
     def load(self, streams: int, prompt_tokens: int, new_tokens: int) -> LoadTimes:
         """See Subject."""
-        found = self._ask(
+        reply = self._ask(
             "load", streams=streams, prompt_tokens=prompt_tokens, new_tokens=new_tokens
         )
-        return LoadTimes.read(found)
+        return LoadTimes.read(reply)
 
     def quality(self, passages: Sequence[Passage]) -> Quality:
         """See Subject."""
-        found = self._ask("quality", passages=[asdict(passage) for passage in passages])
-        return Quality(tuple(found["logprobs"]))
+        reply = self._ask("quality", passages=[asdict(passage) for passage in passages])
+        return Quality(tuple(reply["logprobs"]))
 
     def memory(self) -> Memory:
         """See Subject."""
         return Memory(**self._ask("memory"))
 
     def close(self) -> None:
-        """End the process; once it is gone this does nothing."""
+        """End the process; a second call does nothing."""
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -163,7 +179,102 @@ class ProcessSubject:
 
 def _error(name: str, text: str) -> QuireError:
     """The error of this name in quire's tree."""
-    found = getattr(errors, name, None)
-    if isinstance(found, type) and issubclass(found, QuireError):
-        return found(text)
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, QuireError):
+        return kind(text)
     return QuireError(text)
+
+
+# --- the process's end -------------------------------------------------------------------------------
+
+
+class Worker:
+    """One loaded model, and what can be measured of it."""
+
+    def __init__(self, model: ChatModel, options: Mapping[str, Any]) -> None:
+        """`options` are those of every request."""
+        self.model, self.options = model, options
+        text = own_page()
+        part = text[:4000]  # enough to know how many characters a token has
+        engine = model.engine
+        tokens = len(engine.tokenizer.encode_literal(part)) if engine.has_tokens else 0
+        self._questions = Questions(text, len(part) / tokens if tokens else _USUAL_CHARACTERS)
+
+    def answer(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out one command.
+
+        Raises:
+            QuireError: the engine refused it, or failed.
+        """
+        kind = command["kind"]
+        if kind == "load":
+            return self.load(command["streams"], command["prompt_tokens"], command["new_tokens"])
+        if kind == "quality":
+            passages = [Passage(**passage) for passage in command["passages"]]
+            return {"logprobs": run_quality(self.model, passages)}
+        assert kind == "memory", kind
+        return self.memory()
+
+    def load(self, streams: int, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
+        """One turn of one load, as `LoadTimes`."""
+        questions = [self._questions.make(prompt_tokens) for _ in range(streams)]
+        options = {**self.options, "max_new_tokens": new_tokens}
+        return asdict(run_load(self.model, questions, options))
+
+    def memory(self) -> dict[str, Any]:
+        """As `Memory`."""
+        own = self.model.engine.info.memory
+        return {
+            "peak_rss": peak_rss(),
+            "weights": own.weights if own else None,
+            "kv_cache": own.kv_cache if own else None,
+        }
+
+
+def main() -> int:
+    """Load, answer commands, and end with the input. Errors of quire become replies: the parent raises them."""
+    from quire.chat import ChatModel
+
+    replies = _take_output()
+    logging.getLogger("quire").setLevel(logging.WARNING)
+    first = sys.stdin.readline()
+    if not first:
+        return 0
+    start = json.loads(first)
+    try:
+        with ChatModel(start["arguments"]) as model:
+            worker = Worker(model, start["options"])
+            _reply(replies, {"engine": model.engine.name})
+            for line in sys.stdin:
+                _reply(replies, _answered(worker, json.loads(line)))
+    except QuireError as error:
+        _reply(replies, _failed(error))
+        return 1
+    return 0
+
+
+def _answered(worker: Worker, command: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return worker.answer(command)
+    except QuireError as error:
+        return _failed(error)
+
+
+def _failed(error: QuireError) -> dict[str, Any]:
+    return {"error": type(error).__name__, "text": str(error)}
+
+
+def _take_output() -> TextIO:
+    """The standard output, for replies alone: what libraries print goes to the standard error now."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return replies
+
+
+def _reply(replies: TextIO, content: Mapping[str, Any]) -> None:
+    replies.write(json.dumps(content) + "\n")
+    replies.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 
-from quire.cli.commands import COMMANDS, Command
+from quire.cli.chat.slash_commands import COMMANDS, SlashCommand
 from quire.cli.terminal import state_folder
 
 
@@ -26,9 +26,9 @@ class Reader(Protocol):
 
 
 class CommandCompleter(Completer):
-    """Completes slash commands, and what follows them."""
+    """Completes slash commands, and what follows them: words, each with its meaning, and paths."""
 
-    def __init__(self, commands: Mapping[str, Command]) -> None:
+    def __init__(self, commands: Mapping[str, SlashCommand]) -> None:
         self._commands = commands
         self._paths = PathCompleter(expanduser=True)
 
@@ -47,10 +47,11 @@ class CommandCompleter(Completer):
             yield from self._arguments(command, argument, complete_event)
 
     def _arguments(
-        self, command: Command, argument: str, event: CompleteEvent
+        self, command: SlashCommand, argument: str, event: CompleteEvent
     ) -> Iterable[Completion]:
-        words = [word for word in command.words if word.startswith(argument)]
-        yield from (Completion(word, -len(argument)) for word in words)
+        for word, meaning in command.words.items():
+            if word.startswith(argument):
+                yield Completion(word, -len(argument), display_meta=meaning)
         if command.takes_path:
             yield from self._paths.get_completions(Document(argument, len(argument)), event)
 
@@ -76,7 +77,7 @@ def key_bindings() -> KeyBindings:
 
 
 def open_history() -> History:
-    """The history's file, readable by its owner alone; in memory where there can be none."""
+    """The history in a file that its owner alone may read; in memory where none can be written."""
     path = state_folder() / "chat_history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ def open_history() -> History:
 
 
 class TerminalReader:
-    """Reads from the terminal."""
+    """The Reader of a real terminal."""
 
     def __init__(
         self,
