@@ -13,9 +13,9 @@ from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.terminal_theme import DIMMED_MONOKAI
 
 from quire.chat import ChatModel
-from quire.cli.chat import TerminalChat
+from quire.cli.chat.command import greet
+from quire.cli.chat.terminal_chat import TerminalChat
 from quire.cli.demo import ScriptedReader
-from quire.cli.interactive import greet
 from quire.demo import demo_model_path
 
 PICTURE = Path(__file__).parent / "terminal.svg"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from quire.bench.figures import AnswerTimes, LoadTimes, Memory, Quality, Start
-from quire.bench.subject import Configuration
+from quire.bench.process import Configuration
 from quire.bench.text import Passage
 from quire.errors import GenerationError
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.bench.figures import PERCENTILES, AnswerTimes, LoadTimes, Quality, percentiles
-from quire.bench.table import seconds, size
 
 Numbers = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 
@@ -50,18 +49,3 @@ def test_load_times_survive_json() -> None:
     times = LoadTimes(1.5, (AnswerTimes(0.1, 1.4, 3, 8, (0.6, 0.7)),) * 2)
     assert LoadTimes.read(asdict(times)) == times
     assert times.rate == pytest.approx(6 / 1.5)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(12.345, "12.35 s"), (0.0123, "12.3 ms"), (0.00001234, "12.3 µs"), (0.0, "0 µs")],
-)
-def test_seconds_have_a_unit_that_suits(value: float, text: str) -> None:
-    assert seconds(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(10, "10 B"), (2**20, "1 MiB"), (3 * 2**29, "1.50 GiB")]
-)
-def test_sizes_have_a_unit_that_suits(value: int, text: str) -> None:
-    assert size(value) == text

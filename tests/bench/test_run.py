@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from quire.bench.figures import Figures
-from quire.bench.run import run_bench
-from quire.bench.settings import BenchSettings
-from quire.bench.subject import Configuration
-from quire.bench.table import table_rows
+from quire.bench.process import Configuration
+from quire.bench.run import BenchSettings, run_bench
 from quire.bench.text import Passage
 from quire.errors import ConfigError, GenerationError
 from tests.bench.fake_subject import FakeSubject, configuration
@@ -70,28 +68,6 @@ def test_a_second_that_does_not_start_ends_the_first() -> None:
     with pytest.raises(GenerationError, match=r"^b: "):
         bench(log, a={}, b={"fails": "start"})
     assert log == ["a start", "b start", "a close"]
-
-
-def test_the_table_of_two_shows_ratios() -> None:
-    rows = {row.label: row for row in table_rows(bench([], a={}, b={"speed": 200.0}))}
-    assert rows["1 at once: tokens/s"].values == ("90.9", "182")
-    assert rows["1 at once: tokens/s"].ratio == "2.00"
-    assert rows["start, to first token"].values == ("10 ms", "5 ms")
-    assert rows["start, to first token"].ratio == "0.50"
-    assert rows["peak memory of its processes"].values == ("1.00 GiB", "1.00 GiB")
-    assert rows["  weights"].values == ("1 MiB", "1 MiB")
-    assert rows["  KV cache"].values == ("–", "–")
-    # exp(7/3) and exp(6.5/3): the third token costs half a nat less.
-    assert rows["perplexity"].values[0].startswith("10.31 ±")
-    assert rows["perplexity"].values[1].startswith("8.72914 ±")
-    assert rows["  more nats a token"].values == ("", "-0.17 ± 0.2")
-
-
-def test_the_table_of_one_has_no_ratio() -> None:
-    settings = BenchSettings(streams=(1,))
-    rows = table_rows(bench([], settings, a={}))
-    assert {row.ratio for row in rows} == {""}
-    assert not any("perplexity" in row.label for row in rows)
 
 
 def test_json_holds_all_figures_and_no_secret() -> None:

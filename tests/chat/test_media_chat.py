@@ -20,11 +20,11 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoImageProcessor, Qwen2VLForConditionalGeneration
 
 from quire import ChatModel
-from quire.cli.chat import TerminalChat
+from quire.cli.chat.terminal_chat import TerminalChat
 from quire.errors import MediaError
 from quire.request import ChatRequest, MediaLists
 from tests.chat.model_folders import add_tokenizer, make_model_folder
-from tests.cli.test_chat import Lines
+from tests.cli.chat.test_terminal_chat import Lines
 from tests.engines.native.media.random_media_models import IMAGE, VIDEO, make_media_model
 
 OPTIONS: dict[str, Any] = {"do_sample": False, "max_new_tokens": 8, "ignore_eos": True}

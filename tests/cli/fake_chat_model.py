@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from quire.outputs import AnswerSum, ChatDelta, Delta, Response, Usage
 from tests.chat.deltas import gained
 
 Script = Callable[
-    [list[dict[str, Any]], dict[str, Any]], list[ChatDelta | QuireError | BaseException]
+    [list[dict[str, Any]], dict[str, Any]], Iterable[ChatDelta | QuireError | BaseException]
 ]
 
 
@@ -33,7 +33,10 @@ def echo(messages: list[dict[str, Any]], options: dict[str, Any]) -> list[Any]:
 
 
 class FakeChatModel:
-    """Has what the command line uses of ChatModel. `requests` holds all that was asked."""
+    """Has what the command line uses of ChatModel. `requests` holds all that was asked.
+
+    `delay` is the seconds before each delta, so that an endless answer does not take a whole core.
+    """
 
     def __init__(
         self, arguments: Mapping[str, Any] | None = None, script: Script = echo, delay: float = 0.0

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 from fcntl import ioctl
 from pathlib import Path
 
+PATIENCE = 120.0
+"""Seconds in which what is waited for must appear; only a failing test waits so long."""
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|.)")
 CTRL_C, CTRL_D = "\x03", "\x04"
 
@@ -38,7 +41,7 @@ class Person:
             stderr=slave,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_sit_down,
         )
         self.raw = ""
         self._seen = 0
@@ -46,24 +49,34 @@ class Person:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def pauses(self, seconds: float = 0.3) -> None:
-        """Wait until nothing has come for a while."""
-        while select.select([self._master], [], [], seconds)[0]:
-            self.raw += os.read(self._master, 65536).decode(errors="replace")
-
-    def sees(self, pattern: str, seconds: float = 10.0) -> str:
+    def sees(self, pattern: str, seconds: float = PATIENCE) -> str:
         """Wait until `pattern` appears in what is new; return all that came before and with it."""
+        seen = self._sees(pattern, seconds)
+        assert seen is not None, f"no {pattern!r} in {self._text()[self._seen :][-500:]!r}"
+        return seen
+
+    def insists(self, text: str, pattern: str) -> None:
+        """Type a line again and again, until `pattern` appears: a Ctrl-C may swallow one."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            self.type(f"{text}\r")
+            if self._sees(pattern, 5.0) is not None:
+                return
+        self.sees(pattern, 0.0)
+
+    def _sees(self, pattern: str, seconds: float) -> str | None:
         end = time.monotonic() + seconds
         while True:
             new = self._text()[self._seen :]
             if match := re.search(pattern, new):
                 self._seen += match.end()
                 return new[: match.end()]
-            assert time.monotonic() < end, f"no {pattern!r} in {new[-500:]!r}"
+            if time.monotonic() >= end:
+                return None
             if select.select([self._master], [], [], 0.1)[0]:
                 data = os.read(self._master, 65536).decode(errors="replace")
                 self.raw += data
-                if "\x1b[6n" in data:  # a terminal tells where its cursor is when asked
+                if "\x1b[6n" in data:  # a terminal says where its cursor is when asked
                     self.type("\x1b[1;1R")
 
     def _text(self) -> str:
@@ -73,10 +86,19 @@ class Person:
 
     def leaves(self) -> int:
         """Wait for the end; return the exit code."""
-        return self.process.wait(30)
+        return self.process.wait(PATIENCE)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
         os.close(self._master)
         os.close(self.slave)
+
+
+def _sit_down() -> None:
+    """In the new process: make the terminal its own, with a Ctrl-C that means something.
+
+    Whoever runs the tests in the background may have them ignore SIGINT, which processes inherit.
+    """
+    ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)

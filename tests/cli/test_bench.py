@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from quire.bench.figures import Figures
-from quire.bench.settings import BenchSettings
-from quire.bench.subject import Configuration
+from quire.bench.process import Configuration
+from quire.bench.run import BenchSettings
 from quire.cli import bench as command
 from quire.cli.main import main
 from quire.demo import demo_model_path
@@ -117,10 +117,10 @@ def test_secrets_are_shown_nowhere(
         ([DEMO, "tempature=1"], "did you mean 'temperature'"),
         ([DEMO, "--stream", "8"], "did you mean '--streams'"),
         ([DEMO, "--streams"], "--streams needs a value"),
-        ([DEMO, "--streams", "many"], "--streams takes a whole number"),
-        ([DEMO, "--streams", "1,,2"], "--streams takes a whole number"),
+        ([DEMO, "--streams", "many"], "--streams must be an integer"),
+        ([DEMO, "--streams", "1,,2"], "--streams must be an integer"),
         ([DEMO, "--streams", "0"], "--streams must be from 1"),
-        ([DEMO, "--turns", "-1"], "--turns takes a whole number"),
+        ([DEMO, "--turns", "-1"], "--turns must be an integer"),
         ([DEMO, "--new-tokens", "1"], "--new-tokens must be from 2"),
         ([DEMO, "--against"], "--against needs a configuration"),
         ([DEMO, "--against", DEMO, "--against", DEMO], "--against stands once"),

@@ -11,11 +11,17 @@ import pytest
 from pydantic import TypeAdapter
 
 from quire.arguments import FIELDS
-from quire.cli.completion.scripts import completion_script
-from quire.cli.completion.vocabulary import FILES, FLAG, SHELLS, Vocabulary, read_vocabulary
+from quire.cli.completion.scripts import (
+    FILES,
+    FLAG,
+    SHELLS,
+    Vocabulary,
+    completion_script,
+    read_vocabulary,
+)
 from quire.cli.main import build_app, load_model, main
-from quire.cli.model import read_start
-from quire.options import REQUEST_OPTIONS
+from quire.cli.words import read_start
+from quire.options import OPTIONS, REQUEST_OPTIONS, Flag
 from quire.server.arguments import ServerArguments
 from tests.cli.person import Person
 
@@ -38,7 +44,7 @@ def test_all_commands_and_their_options(vocabulary: Vocabulary) -> None:
     assert {"--gpus", "--multi-node", "--config"} <= set(commands["deploy"].options)
     assert {"--streams", "--against", "--quality"} <= set(commands["bench"].options)
     assert commands["demo"].keys == ()
-    assert commands["completion"].places == (SHELLS,)
+    assert commands["completion"].positions == (SHELLS,)
     for command in vocabulary.commands:
         names = {option[2:].replace("-", "_") for option in command.options}
         assert not names & set(command.keys), "a word must mean one thing"
@@ -73,6 +79,15 @@ def test_values_are_ones_that_their_field_takes(vocabulary: Vocabulary) -> None:
     assert vocabulary.values["trust_remote_code"] == ("true", "false")
     assert vocabulary.values["adapter_name_or_path"] == (FILES,)
     assert vocabulary.values["quality"] == (FLAG,)
+
+
+def test_every_request_option_is_offered_where_requests_are_made(vocabulary: Vocabulary) -> None:
+    for command in vocabulary.commands:
+        if command.name in ("chat", "bench"):
+            assert set(command.keys) >= REQUEST_OPTIONS
+    for option in OPTIONS:
+        if isinstance(option.type, Flag):
+            assert vocabulary.values[option.name] == ("true", "false")
 
 
 @pytest.mark.parametrize(
@@ -205,8 +220,5 @@ def shell(request: pytest.FixtureRequest, folder: Path) -> Iterator[Person]:
 
 def test_typing(shell: Person) -> None:
     for typed, read in TYPED:
-        for part in typed.split("\t")[:-1]:
-            shell.type(f"{part}\t")
-            shell.pauses()
-        shell.type(typed.rpartition("\t")[2] + "\r")
+        shell.type(f"{typed}\r")
         shell.sees(f"got: {read} ?\\.")

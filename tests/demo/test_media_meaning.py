@@ -5,35 +5,40 @@ from __future__ import annotations
 from itertools import islice
 
 import pytest
-import torch
 
 from quire.demo import MODELS, demo_hear_path, demo_see_path
 from quire.messages import read_conversation
 from quire.template.registry import get_template
 from quire.template.template import elements_to_json
 from tools.demo_models import hearing, seeing
-from tools.demo_models.media_exam import KINDS, SEED, Item, answers, graded, items, loaded
+from tools.demo_models.media_exam import KINDS, SEED, Item, answers, items, loaded
 from tools.demo_models.media_files import MEDIA
 from tools.demo_models.tokenizer import CONTROL
 
-# At least 95 % of each kind are to be right. A model that is right in no more than that has 10 of
-# 200 wrong on average, with a deviation of 3.1, and makes no more than 4 mistakes in one exam of
-# sixteen: passing says that the model is better than 95 %, which 10 mistakes would not say.
+# At least 95 % of each kind are to be right. A model that is right in no more than that has 10 of 200
+# wrong on average, and passes with 4 or fewer in one exam of 38; with none among the first 80, where
+# the exam may end, in one of 60. So passing says that the model is better than 95 %, but for one exam
+# of 23.
 ASKED, MISTAKES = 200, 4
+FLAWLESS = 80
 
 
 @pytest.mark.parametrize(
     ("part", "kind"), [(part, kind) for part, kinds in KINDS.items() for kind in kinds]
 )
 def test_surely_more_than_nineteen_of_twenty_answers_are_right(part: str, kind: str) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        wrong = graded(MODELS / part, part, kind, ASKED)
-    finally:
-        torch.set_num_threads(threads)
-    found = [(item.question, item.answer, said) for item, said in wrong]
-    assert len(found) <= MISTAKES, found
+    asked = list(islice(items(part, kind), ASKED))
+    wrong: list[tuple[str, str, str]] = []
+    for some in (asked[:FLAWLESS], asked[FLAWLESS:]):
+        said = answers(MODELS / part, some)
+        wrong += [
+            (item.question, item.answer, text)
+            for item, text in zip(some, said, strict=True)
+            if text != item.answer
+        ]
+        if not wrong:
+            break
+    assert len(wrong) <= MISTAKES, wrong
 
 
 def test_nothing_that_is_asked_was_trained_on() -> None:

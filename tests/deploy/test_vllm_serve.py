@@ -340,7 +340,7 @@ def test_data_parallel_ranks_on_two_nodes(parse: Parse, launcher: Any) -> None:
     ("own", "target", "text"),
     [
         ({"tensor_parallel_size": 4}, Target(gpus=2), "take 4 GPUs, and the target has 2"),
-        ({"tensor_parallel_size": "2"}, Target(gpus=2), "whole number above 0"),
+        ({"tensor_parallel_size": "2"}, Target(gpus=2), "an integer above 0"),
         ({"tensor_parallel_size": 3}, Target(gpus=2, nodes=2), "do not divide by 2"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is measured: plain values, and what is made of them."""
+"""What is measured, as plain values, and the figures that are made of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from quire.arguments import FIELDS
+from quire.arguments.base import is_secret
+
 PERCENTILES = (50, 90, 99)
+SECRETS = frozenset(key for key, field in FIELDS.items() if is_secret(field))
+"""Arguments whose values are never shown."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well the model foretells a text: the log-probability (natural) of each token but the first
-    of each window."""
+    """How well the model predicts a text: the log-probability (natural) of each token that was scored."""
 
     logprobs: tuple[float, ...]
 
@@ -110,7 +114,7 @@ class Quality:
         return self.perplexity * _standard_error(self.logprobs)
 
     def against(self, other: Quality) -> tuple[float, float]:
-        """How much more this one's tokens cost in nats, the mean, and the standard error of that.
+        """By how many nats a token this one is worse than the other: the mean, and its standard error.
 
         Both were measured on the same tokens, so the difference is far surer than either.
         """
@@ -132,7 +136,7 @@ class Figures:
     quality: Quality | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; of the quality the summary alone."""
+        """Plain values; the quality is its summary, not the log-probability of each token."""
         content = {**asdict(self), "arguments": _without_secrets(self.arguments)}
         if self.quality is not None:
             content["quality"] = {
@@ -148,13 +152,13 @@ def percentiles(values: Sequence[float]) -> dict[int, float]:
     if not values:
         return {}
     ordered = sorted(values)
-    found: dict[int, float] = {}
+    result: dict[int, float] = {}
     for percent in PERCENTILES:
-        place = (len(ordered) - 1) * percent / 100
-        low = math.floor(place)
+        position = (len(ordered) - 1) * percent / 100
+        low = math.floor(position)
         high = min(low + 1, len(ordered) - 1)
-        found[percent] = ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-    return found
+        result[percent] = ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+    return result
 
 
 def _standard_error(values: Sequence[float]) -> float:
@@ -173,8 +177,5 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-_SECRETS = ("hf_hub_token", "remote_api_key")
-
-
 def _without_secrets(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: "***" if key in _SECRETS else value for key, value in arguments.items()}
+    return {key: "***" if key in SECRETS else value for key, value in arguments.items()}

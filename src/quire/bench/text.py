@@ -8,13 +8,13 @@ from pathlib import Path
 from quire.errors import ConfigError, ModelNotFoundError
 
 PAGE = "faq.md"
-_PLACES = (Path(__file__).parent / PAGE, Path(__file__).parents[3] / "docs" / PAGE)
-"""In an installed package, and in the repository."""
+_PATHS = (Path(__file__).parent / PAGE, Path(__file__).parents[3] / "docs" / PAGE)
+"""Where the page is in an installed package, and in the repository."""
 
 
 @dataclass(frozen=True)
 class Passage:
-    """Text to be foretold: the answer to a question in the model's own format, or bare text."""
+    """Text that is scored: the answer to a question, in the model's own format, or bare text."""
 
     text: str
     question: str | None = None
@@ -26,7 +26,7 @@ def own_page() -> str:
     Raises:
         ModelNotFoundError: the installation lacks it.
     """
-    for file in _PLACES:
+    for file in _PATHS:
         if file.is_file():
             return file.read_text(encoding="utf-8")
     raise ModelNotFoundError(f"This installation of quire lacks {PAGE}: install it again.")
@@ -34,11 +34,11 @@ def own_page() -> str:
 
 def own_passages() -> tuple[Passage, ...]:
     """The page's answers, each with its question: the headings of the third level."""
-    found: list[Passage] = []
+    passages: list[Passage] = []
     for block in own_page().split("\n### ")[1:]:
         heading, _, text = block.partition("\n")
-        found.append(Passage(text.split("\n## ")[0].strip(), heading.strip()))
-    return tuple(found)
+        passages.append(Passage(text.split("\n## ")[0].strip(), heading.strip()))
+    return tuple(passages)
 
 
 def read_passages(path: Path) -> tuple[Passage, ...]:
@@ -58,7 +58,7 @@ def read_passages(path: Path) -> tuple[Passage, ...]:
 
 
 class Questions:
-    """Makes questions of a wanted length; no two begin alike, so that no cache of prefixes helps."""
+    """Makes questions of a wanted length; no two begin alike, so that the prefix cache gives no help."""
 
     def __init__(self, text: str, characters_per_token: float) -> None:
         self._words = text.split()
@@ -70,11 +70,11 @@ class Questions:
         self._number += 1
         start = f"{self._number}: "
         room = max(1, round(tokens * self._characters_per_token) - len(start))
-        place = self._number * 7919 % len(self._words)
-        found: list[str] = []
+        index = self._number * 7919  # a prime, so that each question begins at another word
+        chosen: list[str] = []
         while room > 0:
-            word = self._words[place % len(self._words)]
-            found.append(word)
+            word = self._words[index % len(self._words)]
+            chosen.append(word)
             room -= len(word) + 1
-            place += 1
-        return start + " ".join(found)
+            index += 1
+        return start + " ".join(chosen)

@@ -3,47 +3,75 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.status import Status
-from rich.table import Table
-from rich.text import Text
+from cyclopts import Parameter
 
 from quire import __version__
-from quire.cli.model import read_start
-from quire.cli.terminal import can_redraw, harmless, note
-from quire.errors import ConfigError, UnsupportedOptionError, nearest
+from quire.cli.terminal import can_redraw, harmless, note, show_log
+from quire.cli.words import Flag, Value, Words, read_integer, read_start, refuse_misspelt_options
+from quire.errors import ConfigError, UnsupportedOptionError
 
 if TYPE_CHECKING:
     from quire.bench.figures import Figures
-    from quire.bench.settings import BenchSettings
-    from quire.bench.subject import Configuration
+    from quire.bench.process import Configuration
+    from quire.bench.run import BenchSettings, Progress
     from quire.bench.text import Passage
 
 AGAINST = "--against"
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class BenchOptions:
-    """The command's own options as they were given; see `quire bench --help`."""
+    """The command's own options, as they were given."""
 
-    streams: str | None = None
-    prompt_tokens: str | None = None
-    new_tokens: str | None = None
-    turns: str | None = None
-    starts: str | None = None
-    quality: bool = False
-    text: str | None = None
-    json: str | None = None
-    plot: str | None = None
+    streams: Value = None
+    """Requests at once, one load after the other: 1,8,32 if not given."""
+    prompt_tokens: Value = None
+    """Tokens of each prompt, about: 64 if not given. The template's come on top."""
+    new_tokens: Value = None
+    """Tokens of each answer: 64 if not given."""
+    turns: Value = None
+    """How often each load is measured: 3 times if not given."""
+    starts: Value = None
+    """Processes started for each configuration: 1 if not given."""
+    quality: Flag = False
+    """Measure the perplexity too, of the answers of quire's own FAQ."""
+    text: Value = None
+    """A file of plain text to measure the perplexity on, in their place."""
+    json: Value = None
+    """Write all figures to this file."""
+    plot: Value = None
+    """Write a picture to this PNG file; needs matplotlib, as quire-llm[bench] brings it."""
 
 
-def run_bench_command(words: Sequence[str], options: BenchOptions, output: TextIO) -> None:
+_NONE = BenchOptions()
+
+
+def bench(*words: Words, options: BenchOptions = _NONE) -> int:
+    """Measure latency, throughput, start and memory of a configuration, or of two.
+
+    The configuration is given as to quire chat, and each runs in a process of its
+    own. After --against stands another, or what it changes of the first; the two
+    are then measured in turns. Answers are greedy unless a temperature is given.
+
+      quire bench saves/my-model --streams 1,16,64 --plot speed.png
+      quire bench config.yaml --against native_num_threads=1
+      quire bench model-gptq --quality --against model --json result.json
+    """
+    show_log(logging.WARNING)
+    measure(words, options, sys.stdout)
+    return 0
+
+
+def measure(words: Sequence[str], options: BenchOptions, output: TextIO) -> None:
     """Measure what the words describe, and write a table and the files that were asked for.
 
     Raises:
@@ -54,15 +82,15 @@ def run_bench_command(words: Sequence[str], options: BenchOptions, output: TextI
 
     settings = _read_settings(options)
     configurations = _read_configurations(words)
+    # What cannot be written is said before minutes of measuring, not after.
     _check_files(options)
-    errors = Console(file=sys.stderr)
-    with _Progress(errors) as progress:
-        figures = run_bench(configurations, settings, progress.say)
+    with _progress() as say:
+        figures = run_bench(configurations, settings, say)
     _write_table(figures, settings, output)
     if options.json is not None:
         _write_json(figures, settings, Path(options.json))
     if options.plot is not None:
-        from quire.bench.plot import write_plot
+        from quire.bench.report import write_plot
 
         write_plot(figures, Path(options.plot))
 
@@ -73,34 +101,35 @@ def run_bench_command(words: Sequence[str], options: BenchOptions, output: TextI
 def _read_configurations(words: Sequence[str]) -> list[Configuration]:
     """One configuration, or two: the words before `--against`, and those after it."""
     first, second = _split(words)
-    found = [_read_configuration(first)]
+    configurations = [_read_configuration(first)]
     if read_start(first).is_demo:
         note("No model was named: quire's small demo model is measured.")
     if second is not None:
         if not second:
             raise ConfigError(f"{AGAINST} needs a configuration: a file, a folder, or KEY=VALUE.")
-        found.append(_read_configuration(_completed(second, first)))
-        if found[0].name == found[1].name:
-            found = [
-                _renamed(one, f"{mark}: {one.name}") for one, mark in zip(found, "AB", strict=True)
+        configurations.append(_read_configuration(_completed(second, first)))
+        if configurations[0].name == configurations[1].name:
+            configurations = [
+                replace(one, name=f"{mark}: {one.name}")
+                for one, mark in zip(configurations, "AB", strict=True)
             ]
-    return found
+    return configurations
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
     """The words before and after `--against` (or `--against=WORD`)."""
-    places = [
-        place
-        for place, word in enumerate(words)
+    indices = [
+        index
+        for index, word in enumerate(words)
         if word == AGAINST or word.startswith(f"{AGAINST}=")
     ]
-    if not places:
+    if not indices:
         return list(words), None
-    if len(places) > 1:
+    if len(indices) > 1:
         raise ConfigError(f"{AGAINST} stands once: two configurations are compared.")
-    (place,) = places
-    value = words[place].partition("=")[2]
-    return list(words[:place]), [*([value] if value else []), *words[place + 1 :]]
+    (index,) = indices
+    value = words[index].partition("=")[2]
+    return list(words[:index]), [*([value] if value else []), *words[index + 1 :]]
 
 
 def _completed(second: Sequence[str], first: Sequence[str]) -> list[str]:
@@ -116,16 +145,18 @@ def _completed(second: Sequence[str], first: Sequence[str]) -> list[str]:
 def _read_configuration(words: Sequence[str]) -> Configuration:
     """Read the words as `quire chat` does.
 
-    Greedy unless a temperature is given, and EOS ends nothing, so that each turn does equal work.
+    Answers are greedy unless a temperature is given, and EOS ends nothing, so that each turn does
+    equal work.
     """
-    from quire.arguments import FIELDS, get_infer_args
-    from quire.bench.subject import Configuration
+    from quire.arguments import get_infer_args
+    from quire.bench.process import Configuration
 
     start = read_start(words)
     for name in ("n", "num_return_sequences"):
         if name in start.options:
             raise UnsupportedOptionError(f"{name}: a benchmark's requests have one answer each.")
-    _check_keys(start.arguments, FIELDS)
+    own = [*(field.name for field in fields(BenchOptions)), "against"]
+    refuse_misspelt_options(start.arguments, own)
     get_infer_args(start.arguments)
     options = {"ignore_eos": True, **start.options}
     if not {"temperature", "do_sample"} & set(start.arguments):
@@ -133,36 +164,22 @@ def _read_configuration(words: Sequence[str]) -> Configuration:
     return Configuration(_name(words), start.arguments, options)
 
 
-def _check_keys(arguments: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """A misspelt option of this command looks like an argument: name the option."""
-    names = [*(name.replace("_", "-") for name in BenchOptions.__dataclass_fields__), "against"]
-    for key in arguments:
-        word = key.replace("_", "-")
-        near = nearest(word, names)
-        if key not in known and not nearest(key, known) and near:
-            offer = near.replace(" '", " '--")
-            raise ConfigError(f"Unknown option '--{word}'{offer}")
-
-
 def _name(words: Sequence[str]) -> str:
     """A configuration's name in the table: its words, with a path cut to its last part."""
     shown = [Path(word).name if "=" not in word and "/" in word else word for word in words]
-    hidden = [_without_secret(word) for word in shown]
-    return " ".join(hidden) or "the demo model"
+    return " ".join(map(_without_secret, shown)) or "the demo model"
 
 
 def _without_secret(word: str) -> str:
+    from quire.bench.figures import SECRETS
+
     name, equals, _ = word.partition("=")
-    is_secret = name.lstrip("-").replace("-", "_") in ("hf_hub_token", "remote_api_key")
+    is_secret = name.lstrip("-").replace("-", "_") in SECRETS
     return f"{name}=***" if equals and is_secret else word
 
 
-def _renamed(one: Configuration, name: str) -> Configuration:
-    return replace(one, name=name)
-
-
 def _read_settings(options: BenchOptions) -> BenchSettings:
-    from quire.bench.settings import BenchSettings
+    from quire.bench.run import BenchSettings
     from quire.bench.text import own_passages, read_passages
 
     passages: tuple[Passage, ...] = ()
@@ -171,25 +188,19 @@ def _read_settings(options: BenchOptions) -> BenchSettings:
     elif options.quality:
         passages = own_passages()
     numbers: dict[str, Any] = {
-        name: _whole(f"--{name.replace('_', '-')}", value)
+        name: read_integer(f"--{name.replace('_', '-')}", value, 0)
         for name in ("prompt_tokens", "new_tokens", "turns", "starts")
         if (value := getattr(options, name)) is not None
     }
-    settings = BenchSettings(passages=passages)
     if options.streams is not None:
-        streams = [_whole("--streams", part.strip()) for part in options.streams.split(",")]
-        settings = replace(settings, streams=tuple(dict.fromkeys(streams)))
-    return replace(settings, **numbers)
-
-
-def _whole(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise ConfigError(f"{name} takes a whole number, not {text!r}.")
-    return int(text)
+        streams = [
+            read_integer("--streams", part.strip(), 0) for part in options.streams.split(",")
+        ]
+        numbers["streams"] = tuple(dict.fromkeys(streams))
+    return BenchSettings(passages=passages, **numbers)
 
 
 def _check_files(options: BenchOptions) -> None:
-    """What cannot be written is said before minutes of measuring, not after."""
     for name in ("json", "plot"):
         value = getattr(options, name)
         if value is None:
@@ -198,7 +209,7 @@ def _check_files(options: BenchOptions) -> None:
         if file.is_dir() or not file.parent.is_dir():
             raise ConfigError(f"--{name} {value}: no file can be written there.")
     if options.plot is not None:
-        from quire.bench.plot import check_can_plot
+        from quire.bench.report import check_can_plot
 
         check_can_plot()
 
@@ -206,28 +217,27 @@ def _check_files(options: BenchOptions) -> None:
 # --- to people -----------------------------------------------------------------------------------
 
 
-class _Progress:
-    """The line that says what is being measured: drawn over on a terminal, left out elsewhere."""
+@contextmanager
+def _progress() -> Generator[Progress]:
+    """Shows what is being measured: one line on a terminal, drawn over; nothing elsewhere."""
+    from rich.console import Console
+    from rich.status import Status
+    from rich.text import Text
 
-    def __init__(self, console: Console) -> None:
-        self._status = Status("", console=console) if can_redraw(console) else None
-
-    def say(self, text: str) -> None:
-        if self._status is not None:
-            self._status.update(Text(f"{harmless(text)} ..."))
-
-    def __enter__(self) -> _Progress:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._status is not None:
-            self._status.stop()
+    console = Console(file=sys.stderr)
+    if not can_redraw(console):
+        yield lambda text: None
+        return
+    with Status("", console=console) as status:
+        yield lambda text: status.update(Text(f"{harmless(text)} ..."))
 
 
 def _write_table(figures: Sequence[Figures], settings: BenchSettings, output: TextIO) -> None:
-    from quire.bench.table import table_rows
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from quire.bench.report import table_rows
 
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("")

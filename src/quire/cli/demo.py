@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.text import Text
 
 from quire import __version__
-from quire.cli.answer import Answer, total
-from quire.cli.chat import TerminalChat
-from quire.cli.demo_batch import ask_at_once
-from quire.cli.model import MakeModel
+from quire.cli.chat.answer import Answer, total
+from quire.cli.chat.terminal_chat import TerminalChat
+from quire.cli.terminal import can_redraw, harmless, show_log
+from quire.cli.words import MakeModel
 from quire.demo import DEMO_CONVERSATION, demo_model_path
 
 if TYPE_CHECKING:
@@ -62,7 +66,7 @@ What to do next
 
 
 class ScriptedReader:
-    """Types what the script says, as if a user did."""
+    """A Reader that types what the script says, as if a user did."""
 
     def __init__(self, console: Console, tool_result: str) -> None:
         self._console = console
@@ -73,16 +77,17 @@ class ScriptedReader:
         return line
 
     def read(self, label: str) -> str:
-        """The chat asks for nothing but a tool's result."""
+        """Type the tool's result: the chat itself asks for nothing else."""
         return self.type(label, self._tool_result)
 
 
 def run_demo(make_model: MakeModel, console: Console | None = None) -> None:
-    """Load the demo model, converse, and tell the figures.
+    """Load the demo model, converse, and show the figures.
 
     Raises:
         QuireError: the model cannot be loaded, or an answer failed.
     """
+    show_log(logging.WARNING)
     console = console or Console(highlight=False)
     before = time.monotonic()
     with make_model({"model_name_or_path": str(demo_model_path())}) as model:
@@ -91,14 +96,14 @@ def run_demo(make_model: MakeModel, console: Console | None = None) -> None:
 
 
 class Demo:
-    """The script. All is shown as `quire chat` shows it."""
+    """The scripted conversation, shown as `quire chat` shows one."""
 
     def __init__(self, model: ChatModel, console: Console) -> None:
         self.model, self.console = model, console
         self._reader = ScriptedReader(console, json.dumps(WEATHER))
 
     def run(self, ready: float) -> None:
-        """Show all of it. `ready`: seconds that it took until the model was there."""
+        """Show the whole script. `ready` is how many seconds it took to load the model."""
         engine = self.model.engine
         self._title(
             f"quire {__version__} · the demo model · {engine.name}, "
@@ -148,7 +153,7 @@ def _rate(tokens: int, seconds: float) -> str:
 
 
 def process_age() -> float | None:
-    """Seconds since this process began; None where the system does not tell."""
+    """Seconds since this process began; None where the system does not say."""
     try:
         with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -156,3 +161,67 @@ def process_age() -> float | None:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):
         return None
+
+
+# --- several questions at once ---------------------------------------------------------------------
+
+
+def ask_at_once(
+    model: ChatModel, questions: Sequence[str], options: Mapping[str, Any], console: Console
+) -> tuple[list[Answer], float]:
+    """Ask all questions in the same moment; return the answers, and the seconds that they took."""
+    answers = [Answer() for _ in questions]
+    live = (
+        Live(console=console, auto_refresh=False, transient=True) if can_redraw(console) else None
+    )
+
+    def show() -> None:
+        if live is not None:
+            live.update(_lines(questions, answers, console.width), refresh=True)
+
+    with live or nullcontext():
+        seconds = asyncio.run(_ask_all(model, questions, options, answers, show))
+    console.print(_lines(questions, answers, console.width), soft_wrap=True)
+    return answers, seconds
+
+
+async def _ask_all(
+    model: ChatModel,
+    questions: Sequence[str],
+    options: Mapping[str, Any],
+    answers: Sequence[Answer],
+    show: Callable[[], None],
+) -> float:
+    start = time.monotonic()
+    asking = asyncio.gather(
+        *(
+            _ask(model, question, options, answer)
+            for question, answer in zip(questions, answers, strict=True)
+        )
+    )
+    while not asking.done():
+        show()
+        await asyncio.wait([asking], timeout=1 / 15)
+    await asking
+    return max(answer.last_at for answer in answers) - start
+
+
+async def _ask(model: ChatModel, question: str, options: Mapping[str, Any], answer: Answer) -> None:
+    answer.asked_at = time.monotonic()
+    stream = model.astream([{"role": "user", "content": question}], **options)
+    async with aclosing(stream) as deltas:
+        async for delta in deltas:
+            answer.add(delta, time.monotonic())
+
+
+def _lines(questions: Sequence[str], answers: Sequence[Answer], width: int) -> Text:
+    """One line for each question; what is too long for the window is cut."""
+    column = min(max(map(len, questions)), width * 2 // 5)
+    lines: list[Text] = []
+    for question, answer in zip(questions, answers, strict=True):
+        asked = Text(question, style="green")
+        asked.truncate(column, overflow="ellipsis", pad=True)
+        written = Text(harmless(" ".join((answer.content or answer.reasoning).split())))
+        written.truncate(max(width - column - 2, 1), overflow="ellipsis")
+        lines.append(Text.assemble(asked, "  ", written))
+    return Text("\n").join(lines)

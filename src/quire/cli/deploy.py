@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TextIO, get_args
 
+from cyclopts import Parameter
+
+from quire.cli.terminal import show_log
+from quire.cli.words import Value, Words, read_integer, refuse_misspelt_options
 from quire.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -14,17 +20,42 @@ if TYPE_CHECKING:
 KINDS = ("vllm", "ray")
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class DeployOptions:
-    """The command's own options as they were given; see `quire deploy --help`."""
+    """The command's own options, as they were given."""
 
-    gpus: str | None = None
-    nodes: str | None = None
-    gpus_per_node: str | None = None
-    multi_node: str | None = None
-    address: str | None = None
-    memory: str | None = None
-    adapter_storage: str | None = None
+    gpus: Value = None
+    """GPUs of the server: 1 if not given; 0 is a server with a CPU alone."""
+    nodes: Value = None
+    """Machines of the server."""
+    gpus_per_node: Value = None
+    """GPUs on each of them."""
+    multi_node: Value = None
+    """What joins them: vllm, its own launcher, or ray."""
+    address: Value = None
+    """The first machine's address, as the others reach it."""
+    memory: Value = None
+    """Free memory of a CPU server, such as 64GiB; this machine's if not given."""
+    adapter_storage: Value = None
+    """Where Ray Serve finds the adapters, such as s3://bucket/adapters."""
+
+
+_NONE = DeployOptions()
+
+
+def deploy(*words: Words, options: DeployOptions = _NONE) -> int:
+    """Print the vllm serve command, or Ray Serve's YAML, of a configuration.
+
+    Neither vLLM nor a GPU is needed here: the server's are described by options.
+
+      quire deploy vllm config.yaml --gpus 4
+      quire deploy vllm config.yaml --nodes 2 --gpus-per-node 8 --multi-node ray
+      quire deploy ray config.yaml --gpus 8 > serve.yaml
+    """
+    show_log(logging.WARNING)
+    write_deployment(words, options, sys.stdout)
+    return 0
 
 
 def write_deployment(words: Sequence[str], options: DeployOptions, output: TextIO) -> None:
@@ -35,10 +66,11 @@ def write_deployment(words: Sequence[str], options: DeployOptions, output: TextI
     """
     kind, rest = _split_kind(words)
     target = _read_target(kind, options)
-    from quire.arguments import get_infer_args, read_words
+    from quire.arguments import get_infer_args, read_assignments, read_words, split_source
     from quire.deploy.blueprint import make_blueprint
 
-    _check_keys(rest)
+    keys = read_assignments(split_source(rest)[1])
+    refuse_misspelt_options(keys, (field.name for field in fields(DeployOptions)))
     blueprint = make_blueprint(get_infer_args(read_words(rest)), target)
     if kind == "ray":
         from quire.deploy.ray_serve import ray_config
@@ -63,23 +95,10 @@ def _split_kind(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     return kind, rest
 
 
-def _check_keys(words: Sequence[str]) -> None:
-    """A misspelt option of this command looks like an argument: name the option."""
-    from quire.arguments import FIELDS, read_assignments, split_source
-
-    names = [name.replace("_", "-") for name in DeployOptions.__dataclass_fields__]
-    for key in read_assignments(split_source(words)[1]):
-        word = key.replace("_", "-")
-        near = nearest(word, names)
-        if key not in FIELDS and not nearest(key, FIELDS) and near:
-            offer = near.replace(" '", " '--")
-            raise ConfigError(f"Unknown option '--{word}'{offer}")
-
-
 def _read_target(kind: str, options: DeployOptions) -> Target:
     from quire.deploy.target import MultiNode, Target
 
-    nodes = _whole("--nodes", options.nodes, 1)
+    nodes = 1 if options.nodes is None else read_integer("--nodes", options.nodes, 1)
     if options.gpus is not None and options.gpus_per_node is not None:
         raise ConfigError("--gpus and --gpus-per-node are the same: give one of them.")
     if nodes > 1 and options.gpus is None and options.gpus_per_node is None:
@@ -90,11 +109,11 @@ def _read_target(kind: str, options: DeployOptions) -> Target:
     for known in get_args(MultiNode):
         if known == launcher:
             return Target(
-                gpus=_whole("--gpus", given, 0, 1),
+                gpus=1 if given is None else read_integer("--gpus", given, 0),
                 nodes=nodes,
                 multi_node=known,
                 address=options.address or "ADDRESS",
-                memory=_size(options.memory),
+                memory=_read_size(options.memory),
             )
     raise ConfigError(f"--multi-node is vllm or ray, not {launcher!r}.")
 
@@ -108,15 +127,7 @@ def _check_together(kind: str, nodes: int, options: DeployOptions) -> None:
         raise ConfigError("--adapter-storage goes with quire deploy ray.")
 
 
-def _whole(name: str, text: str | None, least: int, default: int = 1) -> int:
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit()) or int(text) < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, not {text!r}.")
-    return int(text)
-
-
-def _size(text: str | None) -> int | None:
+def _read_size(text: str | None) -> int | None:
     if text is None:
         return None
     from pydantic import TypeAdapter, ValidationError

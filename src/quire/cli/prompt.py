@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from quire.cli.terminal import is_terminal, note
+from cyclopts import Parameter
+
+from quire.cli.terminal import is_terminal, note, read_message_text, show_log
+from quire.cli.words import Flag, Value, Words
 from quire.errors import ConfigError, MessageError
 
 if TYPE_CHECKING:
     from quire.arguments import InferArgs
+    from quire.cli.prompt_view import Rendering
     from quire.messages import Conversation
     from quire.prompt import Element
     from quire.template.template import Template
@@ -31,15 +37,40 @@ SAMPLE: Mapping[str, Any] = {
 _NO_MODEL = "(none)"
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
 class PromptOptions:
-    """The command's own options; see `quire prompt --help`."""
+    """The command's own options, as they were given."""
 
-    template: str | None = None
-    message: str | None = None
-    elements: bool = False
-    ids: bool = False
-    diff: str | None = None
+    template: Value = None
+    """A named template, in place of the model's own."""
+    message: Value = None
+    """One message of a user, in place of the standard input."""
+    elements: Flag = False
+    """Print JSON of the template's elements; needs no model with a named template."""
+    ids: Flag = False
+    """Show each token with its id."""
+    diff: Value = None
+    """Show the difference to this template."""
+
+
+_NONE = PromptOptions()
+
+
+def prompt(*words: Words, options: PromptOptions = _NONE) -> int:
+    """Show what is sent to the model, its control tokens coloured.
+
+    The conversation comes from the standard input: JSON with messages, and
+    perhaps system, tools and enable_thinking, as /save writes it; or plain
+    text, one message. A folder's own chat template is taken unless a template
+    is named; a named one needs no folder.
+
+      quire prompt saves/my-model --ids < conversation.json
+      quire prompt --template llama3 --diff qwen3 --message "Hello"
+    """
+    show_log(logging.WARNING)
+    show_prompt(words, options, sys.stdin, sys.stdout)
+    return 0
 
 
 @dataclass(frozen=True)
@@ -49,16 +80,6 @@ class _Model:
     arguments: InferArgs
     folder: Path | None
     tokenizer: Tokenizer | None
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """One conversation in one template. Without a folder there is no tokenizer."""
-
-    name: str
-    template: Template
-    tokenizer: Tokenizer | None
-    elements: list[Element]
 
 
 def show_prompt(
@@ -120,8 +141,7 @@ def _read_content(options: PromptOptions, source: TextIO) -> dict[str, Any]:
     if is_terminal(source):
         note("No conversation was given: this is a sample. Pipe one in, or use --message.")
         return dict(SAMPLE)
-    from quire.cli.plain import read_message_text
-    from quire.cli.session import check_content
+    from quire.cli.chat.session import check_content
 
     text = read_message_text(source)
     if not options.elements and not text.lstrip().startswith(("{", "[")):
@@ -136,7 +156,7 @@ def _read_content(options: PromptOptions, source: TextIO) -> dict[str, Any]:
 
 
 def _without_last_answer(content: dict[str, Any]) -> dict[str, Any]:
-    """A saved conversation ends with an answer: what was sent for it is what stands before."""
+    """Leave out the answer that a saved conversation ends with: what precedes it was sent for it."""
     messages: list[dict[str, Any]] = content["messages"]
     if len(messages) > 1 and messages[-1].get("role") == "assistant":
         note("The last answer is left out: this is what was sent for it.")
@@ -145,6 +165,7 @@ def _without_last_answer(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _render(content: Mapping[str, Any], model: _Model, name: str | None) -> Rendering:
+    from quire.cli.prompt_view import Rendering
     from quire.template.registry import get_template
 
     data = model.arguments.data
@@ -168,7 +189,7 @@ def _render(content: Mapping[str, Any], model: _Model, name: str | None) -> Rend
 def _render_media(
     template: Template, model: _Model, conversation: Conversation, how: Mapping[str, Any]
 ) -> list[Element]:
-    """Each medium as the tokens that it fills; as one placeholder where no folder tells how many."""
+    """Render media too: each as the tokens that it fills, or as one placeholder without a folder."""
     import asyncio
 
     from quire.chat.media_prompts import MediaPrompts

@@ -16,12 +16,23 @@ from quire.cli.terminal import harmless
 from quire.prompt import TextElement, TokenElement
 
 if TYPE_CHECKING:
-    from quire.cli.prompt import Rendering
     from quire.prompt import Element, Span
+    from quire.template.template import Template
+    from quire.tokenizer import Tokenizer
 
 Kind = Literal["control", "format", "literal"]
 _STYLES: dict[Kind, str] = {"control": "bold magenta", "format": "cyan", "literal": ""}
 _LINE_END = "↵"
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One conversation in one template. Without a folder there is no tokenizer."""
+
+    name: str
+    template: Template
+    tokenizer: Tokenizer | None
+    elements: list[Element]
 
 
 @dataclass(frozen=True)
@@ -64,14 +75,14 @@ def show_difference(first: Rendering, second: Rendering, output: TextIO, *, ids:
 def pieces(rendering: Rendering) -> list[Piece]:
     """The prompt from its beginning to its end."""
     pattern = _control_pattern(rendering)
-    found: list[Piece] = []
+    result: list[Piece] = []
     for element in rendering.elements:
         if isinstance(element, TextElement):
             for span in element.spans:
-                found += _span_pieces(span, pattern)
+                result += _span_pieces(span, pattern)
         elif text := _token_text(element, rendering):
-            found.append(Piece(text, "control"))
-    return found
+            result.append(Piece(text, "control"))
+    return result
 
 
 def tokens(rendering: Rendering) -> Iterator[tuple[int, Piece]]:
@@ -116,7 +127,7 @@ def _span_pieces(span: Span, pattern: re.Pattern[str]) -> Iterator[Piece]:
 
 
 def _token_text(element: TokenElement, rendering: Rendering) -> str:
-    """What a single control token is: its text, or `<BOS>` and `<EOS>` where no folder tells."""
+    """The text of a single control token, or `<BOS>` and `<EOS>` where there is no tokenizer."""
     if rendering.tokenizer is None:
         return element.text or f"<{element.kind.upper()}>"
     ids = rendering.template.encode_elements([element], rendering.tokenizer)
@@ -124,17 +135,17 @@ def _token_text(element: TokenElement, rendering: Rendering) -> str:
 
 
 def _main_kind(element: Element) -> Kind:
-    """Tokens may cross the spans of a text: it is the conversation's where any of it is."""
+    """The kind of an element's tokens: these may cross spans, and any literal span decides."""
     if isinstance(element, TokenElement):
         return "control"
     return "literal" if any(span.literal for span in element.spans) else "format"
 
 
-def _coloured(found: Iterable[Piece]) -> Text:
+def _coloured(prompt: Iterable[Piece]) -> Text:
     text = Text()
-    for piece in found:
-        for place, line in enumerate(piece.text.split("\n")):
-            if place:
+    for piece in prompt:
+        for index, line in enumerate(piece.text.split("\n")):
+            if index:
                 text.append(_LINE_END, style="dim").append("\n")
             text.append(harmless(line), style=_STYLES[piece.kind])
     return text

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from quire.cli.model import read_start
+from quire.cli.terminal import show_log
+from quire.cli.words import Words, read_start
 from quire.errors import ConfigError
+
+
+def serve(*words: Words) -> int:
+    """Serve a model over OpenAI's API.
+
+    First comes a model's folder or name, or a YAML or JSON file (also --config
+    FILE); without it the demo model is served. Then any arguments, the server's own among them:
+
+      quire serve saves/my-model --port 8000
+      quire serve --config config.yaml host=127.0.0.1 request_timeout=120
+
+    The environment's API_HOST, API_PORT, API_KEY and API_MODEL_NAME are
+    honoured, and each setting of the server as QUIRE_ and its name in capitals.
+    """
+    show_log(logging.INFO)
+    run_server(words)
+    return 0
 
 
 def run_server(words: Sequence[str]) -> None:
@@ -15,7 +34,7 @@ def run_server(words: Sequence[str]) -> None:
         ConfigError: the words make no sense, or the server's packages are not installed.
         ModelError, EngineError: the model could not be loaded.
     """
-    _check_words(words)
+    _refuse_keys(words)
     start = read_start(words)
     if start.options:
         names = ", ".join(start.options)
@@ -33,8 +52,8 @@ def run_server(words: Sequence[str]) -> None:
     serve(values, arguments)
 
 
-def _check_words(words: Sequence[str]) -> None:
-    """A command line is seen by every user of the machine."""
+def _refuse_keys(words: Sequence[str]) -> None:
+    """Every user of the machine sees a command line, so the server's keys may not stand on one."""
     for word in words:
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
         if name in ("api_key", "admin_key"):

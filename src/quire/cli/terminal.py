@@ -1,4 +1,4 @@
-"""What the commands share: a model's text made harmless, errors in one line, the log."""
+"""What the commands share: harmless text, the standard streams, errors in one line, the log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from quire.errors import MessageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -18,8 +20,8 @@ _HARMLESS: dict[int, str] = {
     # Controls become their visible pictures, so that a reader sees what was there.
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
     0x7F: "\N{SYMBOL FOR DELETE}",
-    # C1 controls; lone surrogates; and marks that make text run backwards, which can hide what a
-    # link or a command really says.
+    # C1 controls and lone surrogates; bidirectional marks too, since text that runs backwards can hide
+    # what a link or a command really says.
     **dict.fromkeys(range(0x80, 0xA0), _REPLACEMENT),
     **dict.fromkeys(range(0xD800, 0xE000), _REPLACEMENT),
     **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), _REPLACEMENT),
@@ -28,12 +30,12 @@ _HARMLESS: dict[int, str] = {
 
 
 def harmless(text: str) -> str:
-    """Return `text` with nothing in it that a terminal would obey, but line breaks and tabs."""
+    """Return `text` without anything that a terminal would obey, except line breaks and tabs."""
     return text.replace("\r\n", "\n").translate(_HARMLESS)
 
 
 class Harmless:
-    """`harmless` over a stream: a line break that comes in two halves stays one."""
+    """`harmless` over a stream: a CR LF that comes in two pieces is one line break."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -49,7 +51,7 @@ class Harmless:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person sits at the other end."""
+    """Whether a person sits at the other end, and not a pipe or a file."""
     return not stream.closed and stream.isatty()
 
 
@@ -65,9 +67,27 @@ def can_redraw(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+def read_message_text(stream: TextIO) -> str:
+    """Read all of the input as one message.
+
+    Raises:
+        MessageError: it is empty, or no UTF-8 text.
+    """
+    try:
+        text = stream.read()
+        text.encode()  # bytes that are no text may have come as lone surrogates
+    except UnicodeError as error:
+        raise MessageError(f"The input is no UTF-8 text: {error}.") from None
+    if not text.strip():
+        raise MessageError(
+            "The input is empty: pipe in a message, or run quire chat in a terminal."
+        )
+    return text.removesuffix("\n").removesuffix("\r")
+
+
 @contextmanager
 def no_echo() -> Generator[None]:
-    """What is typed meanwhile does not spoil what is drawn; it waits for the next prompt."""
+    """Keep what is typed meanwhile off the screen; it waits for the next prompt."""
     try:
         import termios
     except ImportError:  # not a POSIX system
@@ -95,7 +115,7 @@ def report_error(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Tell something beside the matter, on the standard error."""
+    """Write a remark to the standard error, where it is no part of the output."""
     line = harmless(text)
     sys.stderr.write(f"\x1b[2m{line}\x1b[0m\n" if has_colour(sys.stderr) else f"{line}\n")
     sys.stderr.flush()
@@ -105,7 +125,8 @@ class StderrHandler(logging.Handler):
     """Writes the log to what `sys.stderr` is at that moment: a live display may stand in for it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"quire: {record.getMessage()}")  # one line: a traceback is for a program's own log
+        # One line without the traceback: a person at a terminal gets no use of that.
+        note(f"quire: {record.getMessage()}")
 
 
 def show_log(level: int) -> None:
@@ -120,12 +141,12 @@ def show_log(level: int) -> None:
 
 
 def state_folder() -> Path:
-    """Where quire keeps what is the user's own: `$XDG_STATE_HOME/quire`."""
+    """The folder for what is the user's own, such as the history: `$XDG_STATE_HOME/quire`."""
     home = os.environ.get("XDG_STATE_HOME")
     return (Path(home) if home else Path.home() / ".local" / "state") / "quire"
 
 
 def end_quietly() -> None:
-    """The reader went away: let nothing more be written, not even at exit."""
+    """Write nothing more, not even at exit, since whoever read the output went away."""
     with open(os.devnull, "w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())

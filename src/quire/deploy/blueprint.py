@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quire.arguments import InferArgs, ModelArguments
-from quire.deploy.adapters import ServedAdapter, find_adapters, needs
-from quire.deploy.differences import model_notes, server_notes
-from quire.deploy.model import ServedModel, find_served_model
-from quire.deploy.sampling import sampling_defaults
-from quire.deploy.spread import check_world, spread_over_nodes
-from quire.deploy.target import Target
+from quire.arguments import DataArguments, GeneratingArguments, InferArgs, ModelArguments
+from quire.deploy.model import (
+    ServedAdapter,
+    ServedModel,
+    adapter_needs,
+    find_adapters,
+    find_served_model,
+)
+from quire.deploy.target import Target, check_world, spread_over_nodes
 from quire.engines.vllm.plan import make_plan
+from quire.sampling import OptionResolver
 
 IN_PROCESS = frozenset({"disable_log_stats", "use_tqdm_on_load"})
 """Planned for an engine inside a program; a server keeps its statistics and its progress bars."""
@@ -31,13 +34,18 @@ SECRETS: Mapping[str, str] = {"hf_token": "HF_TOKEN", "api_key": "VLLM_API_KEY"}
 """Keys of `vllm_config` that may hold a secret, and the variables that take their place."""
 
 
+_SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
+_ANY_LENGTH = 2**31
+
+
 @dataclass(frozen=True)
 class Blueprint:
     """What a server is started with.
 
     `engine_args` are vLLM's, without the model's name, what equals a default, and secrets;
-    `server_args` are the OpenAI server's own. `is_dense` is a model known to have no experts. `environment` is that of its processes, and `secrets`
-    names the variables that a person must set. `notes` are sentences for comments.
+    `server_args` are the OpenAI server's own. `environment` is that of its processes, and `secrets`
+    names the variables that a person must set. `is_dense` says that the model is known to have no
+    experts. `notes` are sentences for comments.
     """
 
     model: str
@@ -70,7 +78,7 @@ def make_blueprint(arguments: InferArgs, target: Target) -> Blueprint:
         finetuning,
         model.facts,
         target.devices(),
-        needs(args, adapters),
+        adapter_needs(args, adapters),
     )
     values = dict(plan.engine_args)
     size_notes += check_world(target, values)
@@ -91,10 +99,10 @@ def make_blueprint(arguments: InferArgs, target: Target) -> Blueprint:
         is_dense=model.is_known and not model.facts.num_experts,
         notes=(
             target.described(),
-            *model_notes(model, args, adapters),
+            *_model_notes(model, args, adapters),
             *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes),
             *size_notes,
-            *server_notes(arguments, model, adapters, sampling),
+            *_server_notes(arguments, model, adapters, sampling),
         ),
     )
 
@@ -102,12 +110,15 @@ def make_blueprint(arguments: InferArgs, target: Target) -> Blueprint:
 def _for_server(
     planned: Mapping[str, Any], own: Mapping[str, Any], args: ModelArguments, model: ServedModel
 ) -> dict[str, Any]:
-    """The planned arguments that a server is told; the user's own always are, but for secrets."""
+    """The planned arguments that stand in the command: the user's own, and what is no default.
+
+    Secrets never do.
+    """
     values: dict[str, Any] = {}
     for key, value in planned.items():
         is_secret = key in SECRETS and not isinstance(value, bool)
-        untold = key in IN_PROCESS or (key in DEFAULTS and DEFAULTS[key] == value)
-        if value is not None and not is_secret and (key in own or not untold):
+        needless = key in IN_PROCESS or (key in DEFAULTS and DEFAULTS[key] == value)
+        if value is not None and not is_secret and (key in own or not needless):
             values[key] = value
     if model.from_hub:  # VllmEngine gives vLLM the folder of the snapshot instead
         if args.model_revision != "main":
@@ -118,7 +129,7 @@ def _for_server(
 
 
 def _thinking(enabled: bool | None) -> dict[str, Any]:
-    """Templates think unless they are told not to."""
+    """The server's own argument for thinking: its templates think unless they are told not to."""
     return {"default_chat_template_kwargs": {"enable_thinking": False}} if enabled is False else {}
 
 
@@ -127,3 +138,114 @@ def _secrets(args: ModelArguments, own: Mapping[str, Any]) -> tuple[str, ...]:
     if args.hf_hub_token is not None:
         names.append(SECRETS["hf_token"])
     return tuple(dict.fromkeys(names))
+
+
+def sampling_defaults(generating: GeneratingArguments, model: ServedModel) -> dict[str, Any]:
+    """The sampling of requests that set none, as quire has it: vLLM's `override_generation_config`.
+
+    For a model that is not here these are the configured values alone: the server reads the rest from
+    the model's own generation_config.json. `max_new_tokens` is there only where it is configured,
+    because vLLM takes it for a limit of every request.
+    """
+    explicit = generating.explicit()
+    resolver = OptionResolver(explicit, model.generation_config, context_length=_ANY_LENGTH)
+    params = resolver.resolve({}, 1)
+    chosen = [name for name in _SAMPLING if model.is_known or name in explicit]
+    if params.greedy and "temperature" not in chosen:
+        chosen.insert(0, "temperature")
+    values: dict[str, Any] = {name: getattr(params, name) for name in chosen}
+    if params.min_p:
+        values["min_p"] = params.min_p
+    if "max_new_tokens" in explicit:
+        values["max_new_tokens"] = params.max_tokens
+    return values
+
+
+# --- notes: sentences for comments -------------------------------------------------------------------
+
+
+def _model_notes(
+    model: ServedModel, args: ModelArguments, adapters: tuple[ServedAdapter, ...]
+) -> Iterator[str]:
+    """What is known of the model, and where the server looks for its files."""
+    if not model.is_known:
+        yield (
+            f"{model.name} is not on this machine, so nothing is known of it: check that its "
+            "attention heads divide by the tensor-parallel size, and that it takes "
+            f"{args.vllm_maxlen:,} tokens (vllm_maxlen)."
+        )
+    if not model.from_hub:
+        yield "The model's folder must be at the same path on the server, on every node of it."
+    unread = ", ".join(one.name for one in adapters if one.rank is None)
+    if unread:
+        yield (
+            f"Adapters that are not on this machine: {unread}; their rank is taken to be at most "
+            f"{args.vllm_max_lora_rank} (vllm_max_lora_rank)."
+        )
+
+
+def _server_notes(
+    arguments: InferArgs,
+    model: ServedModel,
+    adapters: tuple[ServedAdapter, ...],
+    sampling: Mapping[str, Any],
+) -> Iterator[str]:
+    """What the server does otherwise than quire's own engine would with this configuration."""
+    args, data, finetuning, generating = arguments
+    if finetuning.stage == "rm":
+        yield "A reward model: the server scores under /classify and /pooling, and chats with nobody."
+    else:
+        yield from _sampling_notes(generating, model, sampling)
+        yield from _prompt_notes(data)
+    if args.add_tokens or args.add_special_tokens:
+        yield (
+            "add_tokens and add_special_tokens are not carried over: save a tokenizer that has them, "
+            "and give its folder as vllm_config {tokenizer: FOLDER}."
+        )
+    if args.trust_remote_code:
+        yield "trust_remote_code: the server runs Python code out of the model's repository."
+    if adapters:
+        yield (
+            f"Without an adapter's name a request gets the base model; in quire it gets "
+            f"{adapters[0].name}."
+        )
+
+
+def _sampling_notes(
+    generating: GeneratingArguments, model: ServedModel, sampling: Mapping[str, Any]
+) -> Iterator[str]:
+    yield (
+        "Requests that set no sampling get override_generation_config here; quire's remote engine "
+        "sends its own with each request."
+    )
+    if not model.is_known:
+        yield (
+            "What neither the configuration nor the model's generation_config.json sets is vLLM's "
+            "default there (temperature 1, top_p 1), not quire's (0.95, 0.7, top_k 50)."
+        )
+    if "max_new_tokens" in sampling:
+        yield (
+            f"max_new_tokens {sampling['max_new_tokens']:,} is also the most that any request gets "
+            "there, whatever it asks for; in quire it is a default."
+        )
+    elif "max_length" in generating.explicit():
+        yield "max_length counts the prompt too, which the server cannot: send max_tokens."
+    else:
+        yield "Without max_tokens in a request the server's limit is its own, not quire's 1024."
+    if not generating.skip_special_tokens:
+        yield "skip_special_tokens is a request's own there: send skip_special_tokens: false."
+
+
+def _prompt_notes(data: DataArguments) -> Iterator[str]:
+    if data.template is not None:
+        yield (
+            f"The template {data.template} is quire's and cannot be carried over: the server renders "
+            "with the model's own chat template. quire's remote engine with the model's folder "
+            "(remote_api: tokens) renders with the named one itself, and sends tokens."
+        )
+    if data.default_system:
+        yield "default_system is not carried over: send it with each request, or use remote_api."
+    yield (
+        "The server reads tool calls only with --enable-auto-tool-choice and --tool-call-parser "
+        "NAME, and thoughts with --reasoning-parser NAME; the remote engine with tokens needs none."
+    )

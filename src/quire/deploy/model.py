@@ -1,15 +1,19 @@
-"""The model as the target's machines will find it, and what is known of it here."""
+"""The model and its adapters as the target's machines will find them, and what is known of them here."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from quire.adapters.book import BASE, AdapterBook
+from quire.adapters.folder import read_adapter
 from quire.arguments import ModelArguments
 from quire.demo import named_demo_path
 from quire.engines.vllm.model_facts import ModelFacts, read_model_facts
+from quire.engines.vllm.plan import AdapterNeeds
 from quire.errors import ConfigError, ModelNotFoundError
 from quire.weights.folder import read_json
 
@@ -18,7 +22,8 @@ from quire.weights.folder import read_json
 class ServedModel:
     """A model by its name: an absolute path, or a name of the hub.
 
-    `folder` is where its files lie here; None where they do not, and then `facts` hold no sizes.
+    `folder` holds its files; it is None where they are not on this machine, and then `facts` hold no
+    sizes.
     """
 
     name: str
@@ -62,15 +67,12 @@ def _is_hub_name(name: str) -> bool:
 
 def _known(name: str, folder: Path) -> ServedModel:
     facts = replace(read_model_facts(folder), folder=Path(name))
-    return ServedModel(name, facts, folder, generation_config=_generation_config(folder))
-
-
-def _generation_config(folder: Path) -> Mapping[str, Any]:
-    return read_json(folder, "generation_config.json")
+    config = read_json(folder, "generation_config.json")
+    return ServedModel(name, facts, folder, generation_config=config)
 
 
 def _unknown(name: str, args: ModelArguments) -> ServedModel:
-    """Without sizes: every number of devices divides it, and its text is as long as is asked for."""
+    """A model without sizes: any number of devices is taken to divide it, any length to fit it."""
     if args.rope_scaling is not None and "hf_overrides" not in (args.vllm_config or {}):
         raise ConfigError(
             f"rope_scaling stretches the length that {name} was trained for, which stands in its "
@@ -91,3 +93,69 @@ def _cached_folder(name: str, args: ModelArguments) -> Path | None:
     except ValueError:  # no name that the hub could have
         return None
     return Path(path).parent if isinstance(path, str) else None
+
+
+# --- adapters ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAdapter:
+    """A LoRA adapter by the name that requests give; its path is absolute.
+
+    `rank` is None where its files are not on this machine.
+    """
+
+    name: str
+    path: str
+    rank: int | None
+
+
+def find_adapters(args: ModelArguments, model: ServedModel) -> tuple[ServedAdapter, ...]:
+    """Read the configured adapters; with the model's files here, each must fit them.
+
+    Raises:
+        AdapterError: an adapter that is here is broken, does not fit, or has another's name.
+        ConfigError: two adapters that are not here have the same name.
+    """
+    entries = tuple(dict.fromkeys(args.adapter_name_or_path or ()))
+    paths = [_locate(entry, args.adapter_folder) for entry in entries]
+    if model.folder is not None and all(path.is_dir() for path in paths):
+        book = AdapterBook(entries, folder=args.adapter_folder, model_folder=model.folder)
+        return tuple(ServedAdapter(one.name, str(one.path), one.rank) for one in book.adapters)
+    adapters = tuple(_read(path) for path in dict.fromkeys(paths))
+    _check_names(adapters)
+    return adapters
+
+
+def adapter_needs(args: ModelArguments, adapters: tuple[ServedAdapter, ...]) -> AdapterNeeds:
+    """What the adapters ask of the engine; unknown ranks are taken as `vllm_max_lora_rank`."""
+    ranks = [args.vllm_max_lora_rank if one.rank is None else one.rank for one in adapters]
+    return AdapterNeeds(max(ranks, default=0), len(adapters), args.adapter_folder is not None)
+
+
+def _locate(entry: str, folder: str | None) -> Path:
+    """The absolute path: the one given or, if nothing is there, the one inside the adapters' folder."""
+    path = Path(os.path.abspath(Path(entry).expanduser()))
+    if folder is None or path.exists():
+        return path
+    inside = Path(os.path.abspath(Path(folder).expanduser())) / entry
+    is_name = Path(entry).name == entry
+    return inside if inside.exists() or is_name else path
+
+
+def _read(path: Path) -> ServedAdapter:
+    if path.is_dir():
+        adapter = read_adapter(path)
+        return ServedAdapter(adapter.name, str(adapter.path), adapter.rank)
+    return ServedAdapter(path.name, str(path), None)
+
+
+def _check_names(adapters: tuple[ServedAdapter, ...]) -> None:
+    seen: set[str] = set()
+    for one in adapters:
+        if one.name in seen or one.name == BASE:
+            raise ConfigError(
+                f"The adapter {one.path} cannot be called {one.name!r}: the name is taken. Rename "
+                "its folder."
+            )
+        seen.add(one.name)

@@ -13,9 +13,8 @@ from typing import Any
 import yaml
 
 from quire.deploy.blueprint import Blueprint
-from quire.deploy.spread import DATA, world_size
-from quire.deploy.text import comments, shown
-from quire.deploy.vllm_serve import SERVER_PORT, ray_cluster_commands
+from quire.deploy.shell import SERVER_PORT, comments, ray_cluster_commands, shown
+from quire.deploy.target import DATA, world_size
 from quire.errors import ConfigError
 
 STORAGE = "s3://YOUR-BUCKET/adapters"
@@ -58,13 +57,13 @@ def ray_config(blueprint: Blueprint, storage: str | None = None) -> str:
 
 
 def _http_options(blueprint: Blueprint) -> dict[str, Any]:
-    """Ray Serve asks for no key, so one machine's server answers that machine alone."""
+    """Where the server listens. Ray Serve asks for no key: a single machine answers itself alone."""
     host = "127.0.0.1" if blueprint.target.nodes == 1 else "0.0.0.0"
     return {"host": host, "port": SERVER_PORT}
 
 
 def _builder(blueprint: Blueprint, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Ranks of data parallelism that work together have a builder of their own."""
+    """Ray Serve's builder: ranks of data parallelism that work together have one of their own."""
     if _ranks(blueprint) > 1 and not blueprint.is_dense:
         return {
             "import_path": "ray.serve.llm:build_dp_openai_app",
@@ -109,7 +108,7 @@ def _engine_kwargs(blueprint: Blueprint) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and dicts alone, which YAML writes without tags."""
+    """The value as lists and dictionaries alone, which YAML writes without tags."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -122,7 +121,7 @@ def _ranks(blueprint: Blueprint) -> int:
 
 
 def _replicas(blueprint: Blueprint) -> dict[str, int]:
-    """As many copies as the GPUs hold; of a model with experts, groups of data-parallel ranks."""
+    """As many replicas as the GPUs hold; of a model with experts, groups of data-parallel ranks."""
     groups = max(1, blueprint.target.total_gpus // world_size(blueprint.engine_args))
     least = _ranks(blueprint) if blueprint.is_dense else 1
     return {"min_replicas": least, "max_replicas": groups * least}
@@ -155,7 +154,7 @@ def _how_to_start(blueprint: Blueprint, name: str) -> list[str]:
         shown("pip install 'ray[serve,llm]'"),
     ]
     several = blueprint.target.nodes > 1
-    for where, line in ray_cluster_commands(blueprint) if several else ():
+    for where, line in ray_cluster_commands(blueprint.target.address) if several else ():
         lines += [comments([where]), shown(line)]
     lines += [
         comments(["On the first node:" if several else "Start it with:"]),

@@ -8,14 +8,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from quire.deploy.adapters import ServedAdapter
 from quire.deploy.blueprint import Blueprint
-from quire.deploy.spread import DATA
-from quire.deploy.text import command, comment, comments, exports
+from quire.deploy.model import ServedAdapter
+from quire.deploy.shell import (
+    SERVER_PORT,
+    command,
+    comment,
+    comments,
+    exports,
+    ray_cluster_commands,
+)
+from quire.deploy.target import DATA
 from quire.errors import ConfigError
-
-RAY_PORT = 6379
-SERVER_PORT = 8000
 
 ONLY_SWITCHED_ON = frozenset(
     {"aggregate_engine_logging", "data_parallel_multi_port_external_lb", "disable_log_stats"}
@@ -25,7 +29,8 @@ ONLY_SWITCHED_ON = frozenset(
 NO_FLAG = frozenset({"enable_mm_processor_stats", "mamba_config", "model_weights"})
 """Engine arguments that `vllm serve` has no flag for."""
 
-Option = list[str]
+CommandOption = list[str]
+"""An option and its values, as the words of a command line."""
 
 
 def vllm_commands(blueprint: Blueprint) -> str:
@@ -75,7 +80,7 @@ _ADAPTER_FOLDER = (
 )
 
 
-def _with_environment(blueprint: Blueprint, placing: Iterable[Option]) -> list[str]:
+def _with_environment(blueprint: Blueprint, placing: Iterable[CommandOption]) -> list[str]:
     return [exports(_environment(blueprint)), _serve(blueprint, placing)]
 
 
@@ -88,11 +93,11 @@ def _environment(blueprint: Blueprint) -> dict[str, str]:
     return environment
 
 
-def _serve(blueprint: Blueprint, placing: Iterable[Option]) -> str:
+def _serve(blueprint: Blueprint, placing: Iterable[CommandOption]) -> str:
     return command(["vllm", "serve", blueprint.model], [*_options(blueprint), *placing])
 
 
-def _options(blueprint: Blueprint) -> list[Option]:
+def _options(blueprint: Blueprint) -> list[CommandOption]:
     values = {**blueprint.engine_args, **blueprint.server_args}
     options = [option for key, value in values.items() for option in flag(key, value)]
     if blueprint.adapters:
@@ -100,8 +105,8 @@ def _options(blueprint: Blueprint) -> list[Option]:
     return options
 
 
-def flag(key: str, value: Any) -> list[Option]:
-    """One engine argument as `vllm serve` takes it: one option, or none where it says nothing.
+def flag(key: str, value: Any) -> list[CommandOption]:
+    """One engine argument as `vllm serve` takes it: one option, or none for what holds anyway.
 
     Raises:
         ConfigError: there is no flag for it.
@@ -156,28 +161,16 @@ def _on_ray(blueprint: Blueprint) -> list[str]:
     """A Ray cluster below one `vllm serve`."""
     return [
         comment("On each node, beside vLLM: pip install 'ray[cgraph]'"),
-        *(f"{comment(where)}\n{line}" for where, line in ray_cluster_commands(blueprint)),
+        *(
+            f"{comment(where)}\n{line}"
+            for where, line in ray_cluster_commands(blueprint.target.address)
+        ),
         comment("On the first node again, once `ray status` shows all GPUs:"),
         *_with_environment(blueprint, _ray_options(blueprint)),
     ]
 
 
-def ray_cluster_commands(blueprint: Blueprint) -> list[tuple[str, str]]:
-    """The commands that join the nodes into a Ray cluster, each after where it is given."""
-    address = blueprint.target.address
-    return [
-        (
-            "On the first node. Ray asks for no password: keep its ports on a network of your own.",
-            command(["ray", "start", "--head", f"--port={RAY_PORT}"], []),
-        ),
-        (
-            f"On each other node; {address} is the first node's address:",
-            command(["ray", "start", f"--address={address}:{RAY_PORT}"], []),
-        ),
-    ]
-
-
-def _ray_options(blueprint: Blueprint) -> list[Option]:
+def _ray_options(blueprint: Blueprint) -> list[CommandOption]:
     own = blueprint.engine_args
     ranks = own.get(DATA, 1)
     if ranks == 1:
@@ -186,7 +179,7 @@ def _ray_options(blueprint: Blueprint) -> list[Option]:
     return _unless_given(own, data_parallel_backend="ray", data_parallel_size_local=local)
 
 
-def _unless_given(own: Mapping[str, Any], **values: Any) -> list[Option]:
+def _unless_given(own: Mapping[str, Any], **values: Any) -> list[CommandOption]:
     return [
         option for key, value in values.items() if key not in own for option in flag(key, value)
     ]

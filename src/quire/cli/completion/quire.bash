@@ -60,13 +60,13 @@ _quire() {
     _quire_offer $(_quire_options "$command") ${words:+$(printf -- '--%s\n' $words)} --help
     return
   fi
-  local place
-  words=$(_quire_keys "$command") place=$(_quire_place "$command $((COMP_CWORD - 1))")
-  if [[ -z $place || -n $cur ]]; then
+  local position
+  words=$(_quire_keys "$command") position=$(_quire_position "$command $((COMP_CWORD - 1))")
+  if [[ -z $position || -n $cur ]]; then
     _quire_offer ${words:+$(printf '%s=\n' $words)}
   fi
-  _quire_offer ${place/:files/}
-  [[ $place == :files* ]] && _quire_offer_files
+  _quire_offer ${position/:files/}
+  [[ $position == :files* ]] && _quire_offer_files
   [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null
   return 0
 }

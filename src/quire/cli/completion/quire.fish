@@ -44,12 +44,12 @@ function _quire_complete
     echo --help
     return
   end
-  set -l place (_quire_place "$name "(math (count $tokens) - 1))
-  if test -z "$place" -o -n "$cur"
+  set -l position (_quire_position "$name "(math (count $tokens) - 1))
+  if test -z "$position" -o -n "$cur"
     test (count $keys) -gt 0; and printf '%s\n' $keys=
   end
-  string match -v :files -- $place
-  contains :files $place; and __fish_complete_path $cur
+  string match -v :files -- $position
+  contains :files $position; and __fish_complete_path $cur
 end
 
 complete -c quire -f -a '(_quire_complete)'

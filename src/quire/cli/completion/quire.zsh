@@ -38,7 +38,7 @@ _quire() {
     compadd -- ${(f)"$(_quire_options "$name")"} ${keys/#/--} --help
     return
   fi
-  found=(${(f)"$(_quire_place "$name $((CURRENT - 2))")"})
+  found=(${(f)"$(_quire_position "$name $((CURRENT - 2))")"})
   if (($#keys)) && [[ -z $found || -n $cur ]]; then
     compadd -S '' -- ${keys/%/=}
   fi

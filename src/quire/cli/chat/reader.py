@@ -1,0 +1,114 @@
+"""Lines from the user: several at once, with history and completion (prompt_toolkit)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import HTML
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import Output
+
+from quire.cli.chat.slash_commands import COMMANDS, SlashCommand
+from quire.cli.terminal import state_folder
+
+
+class Reader(Protocol):
+    """Asks the user. Ctrl-C raises KeyboardInterrupt, Ctrl-D EOFError."""
+
+    def read(self, label: str) -> str: ...
+
+
+class CommandCompleter(Completer):
+    """Completes slash commands, and what follows them: words, each with its meaning, and paths."""
+
+    def __init__(self, commands: Mapping[str, SlashCommand]) -> None:
+        self._commands = commands
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> Iterable[Completion]:
+        before = document.text_before_cursor
+        if not before.startswith("/") or before.startswith("//") or "\n" in before:
+            return
+        name, space, argument = before.partition(" ")
+        if not space:
+            for command in self._commands.values():
+                if command.name.startswith(name):
+                    yield Completion(command.name, -len(name), display_meta=command.help)
+        elif command := self._commands.get(name):
+            yield from self._arguments(command, argument, complete_event)
+
+    def _arguments(
+        self, command: SlashCommand, argument: str, event: CompleteEvent
+    ) -> Iterable[Completion]:
+        for word, meaning in command.words.items():
+            if word.startswith(argument):
+                yield Completion(word, -len(argument), display_meta=meaning)
+        if command.takes_path:
+            yield from self._paths.get_completions(Document(argument, len(argument)), event)
+
+
+def key_bindings() -> KeyBindings:
+    """Enter sends; Alt-Enter, or a backslash before Enter, begins a new line."""
+    bindings = KeyBindings()
+
+    @bindings.add("enter")
+    def _(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.char_before_cursor == "\\":
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @bindings.add("escape", "enter")
+    def _(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return bindings
+
+
+def open_history() -> History:
+    """The history in a file that its owner alone may read; in memory where none can be written."""
+    path = state_folder() / "chat_history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+        path.chmod(0o600)
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(path))
+
+
+class TerminalReader:
+    """The Reader of a real terminal."""
+
+    def __init__(
+        self,
+        *,
+        history: History | None = None,
+        input: Input | None = None,
+        output: Output | None = None,
+    ) -> None:
+        """`input` and `output` stand in for the terminal in tests."""
+        self._session: PromptSession[Any] = PromptSession(
+            multiline=True,
+            key_bindings=key_bindings(),
+            history=history if history is not None else open_history(),
+            completer=CommandCompleter(COMMANDS),
+            complete_while_typing=True,
+            prompt_continuation=lambda width, line, wrapped: " " * width,
+            input=input,
+            output=output,
+        )
+
+    def read(self, label: str) -> str:
+        return self._session.prompt(HTML("<ansigreen><b>{}</b></ansigreen> ").format(label))

@@ -1,0 +1,301 @@
+"""The slash commands of `quire chat`: one function each, and a table of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from quire.arguments import GeneratingArguments, parse_scalar
+from quire.cli.chat.attachments import labels, read_sources
+from quire.cli.chat.session import SETTINGS, Session
+from quire.errors import ConfigError, RequestError, nearest
+from quire.media.placement import KINDS, Kind
+from quire.messages import Media, read_tools
+from quire.options import OPTIONS, OPTIONS_BY_NAME, Option
+
+
+class Chat(Protocol):
+    """What a command may do with the chat that it is given in."""
+
+    session: Session
+    generation_config: Mapping[str, Any]
+    show_stats: bool
+
+    def say(self, text: str) -> None: ...
+    def answer(self) -> None: ...
+    def attach(self, media: Sequence[Media]) -> None: ...
+    def show_history(self) -> None: ...
+
+
+class Leave(Exception):
+    """The user leaves the chat."""
+
+
+@dataclass(frozen=True)
+class SlashCommand:
+    """A command by its name.
+
+    `usage` is what follows the name. For completion, `words` are what may follow, each with its
+    meaning, and `takes_path` says whether a path may.
+    """
+
+    name: str
+    usage: str
+    help: str
+    run: Callable[[Chat, str], None]
+    words: Mapping[str, str]
+    takes_path: bool
+
+
+COMMANDS: dict[str, SlashCommand] = {}
+
+
+def run_command(chat: Chat, line: str) -> None:
+    """Run a line that begins with a slash.
+
+    Raises:
+        Leave: the user leaves.
+        RequestError, ConfigError: the command cannot be carried out.
+    """
+    name, _, argument = line.partition(" ")
+    name = name.rstrip()
+    command = COMMANDS.get({"/quit": "/exit", "/?": "/help"}.get(name, name))
+    if command is None:
+        raise RequestError(
+            f"No command {name}{nearest(name, COMMANDS)} (/help lists them; begin with // to send a slash)"
+        )
+    command.run(chat, argument.strip())
+
+
+_NO_WORDS: Mapping[str, str] = {}
+_OFF: Mapping[str, str] = {"off": ""}
+_ON_OR_OFF: Mapping[str, str] = {"on": "", "off": ""}
+_SETTINGS: Mapping[str, str] = {
+    one.name: one.meaning
+    for one in sorted(OPTIONS, key=lambda one: one.name)
+    if one.name in SETTINGS
+}
+
+
+def _command(
+    name: str,
+    usage: str,
+    text: str,
+    *,
+    words: Mapping[str, str] = _NO_WORDS,
+    takes_path: bool = False,
+) -> Callable[[Callable[[Chat, str], None]], Callable[[Chat, str], None]]:
+    def register(run: Callable[[Chat, str], None]) -> Callable[[Chat, str], None]:
+        COMMANDS[name] = SlashCommand(name, usage, text, run, words, takes_path)
+        return run
+
+    return register
+
+
+@_command("/help", "[COMMAND|SETTING]", "this list, or more on one of them", words=_SETTINGS)
+def _help(chat: Chat, argument: str) -> None:
+    command = COMMANDS.get(f"/{argument.removeprefix('/')}")
+    if not argument:
+        chat.say(_help_on_all())
+    elif command is not None:
+        lines = [f"{command.name} {command.usage}  {command.help}"]
+        if command.name == "/set":
+            lines += [_help_on_setting(OPTIONS_BY_NAME[name]) for name in _SETTINGS]
+        chat.say("\n".join(lines))
+    elif argument in SETTINGS:
+        chat.say(_help_on_setting(OPTIONS_BY_NAME[argument]))
+    else:
+        known = [*(name.removeprefix("/") for name in COMMANDS), *SETTINGS]
+        raise RequestError(f"No command and no setting {argument!r}{nearest(argument, known)}")
+
+
+def _help_on_setting(option: Option) -> str:
+    is_nothing = option.default in (None, (), {})
+    default = "" if is_nothing else f", {_json(option.default)} by default"
+    return f"{option.name}: {option.type}{default}. {option.meaning}"
+
+
+def _help_on_all() -> str:
+    width = max(len(f"{command.name} {command.usage}") for command in COMMANDS.values())
+    lines = [f"{f'{c.name} {c.usage}':<{width}}  {c.help}" for c in COMMANDS.values()]
+    lines += [
+        "",
+        "Enter sends; Alt-Enter, or \\ at the line's end, begins a new line. // sends a slash.",
+        "A picture, video or sound dropped on the terminal is attached; in `...` its path is text.",
+        "Ctrl-C stops an answer; Ctrl-D leaves.",
+    ]
+    return "\n".join(lines)
+
+
+@_command("/system", "[TEXT|off]", "the system message; without text, show it")
+def _system(chat: Chat, argument: str) -> None:
+    if argument:
+        chat.session.system = None if argument == "off" else argument
+    system = chat.session.system
+    chat.say(
+        f"System message: {system}" if system is not None else "No system message of your own."
+    )
+
+
+@_command("/clear", "", "forget the conversation, keep the settings")
+def _clear(chat: Chat, argument: str) -> None:
+    dropped = labels(chat.session.attached)
+    chat.session.clear()
+    chat.say(f"The conversation begins anew{f', without {dropped}' if dropped else ''}.")
+
+
+@_command("/save", "FILE", "write conversation and settings as JSON", takes_path=True)
+def _save(chat: Chat, argument: str) -> None:
+    path = _path(argument, "/save FILE")
+    chat.session.save(path)
+    chat.say(f"Saved {len(chat.session.turns)} messages to {path}.")
+
+
+@_command("/load", "FILE", "go on with a saved conversation", takes_path=True)
+def _load(chat: Chat, argument: str) -> None:
+    path = _path(argument, "/load FILE")
+    chat.session.load(path)
+    chat.show_history()
+    chat.say(f"Loaded {len(chat.session.turns)} messages from {path}.")
+
+
+def _attaching(kind: Kind) -> Callable[[Chat, str], None]:
+    def run(chat: Chat, argument: str) -> None:
+        attached = chat.session.attached
+        if argument == "off":
+            chat.session.attached = [medium for medium in attached if medium.kind != kind]
+        elif argument:
+            chat.attach(read_sources(kind, argument))
+            return
+        left = labels(chat.session.attached)
+        chat.say(f"Attached: {left}." if left else "Nothing is attached.")
+
+    return run
+
+
+_PHRASES: dict[Kind, str] = {"image": "an image", "video": "a video", "audio": "a sound"}
+
+for _kind in KINDS:
+    _command(
+        f"/{_kind}",
+        "[PATH|URL|off]",
+        f"send {_PHRASES[_kind]} with the next message",
+        words=_OFF,
+        takes_path=True,
+    )(_attaching(_kind))
+
+
+@_command("/set", "[NAME VALUE]", "a sampling setting; without a name, show all", words=_SETTINGS)
+def _set(chat: Chat, argument: str) -> None:
+    name, value = _name_and_value(argument)
+    if value is not None:
+        typed = None if value in ("default", "none", "null") else parse_scalar(value)
+        chat.session.set(name, typed)
+    rows = _settings(chat)
+    if name and name not in rows:
+        raise RequestError(
+            f"{name} is not set{'' if name in SETTINGS else nearest(name, SETTINGS)}"
+        )
+    chosen = {name: rows[name]} if name else rows
+    width = max(map(len, chosen))
+    chat.say("\n".join(f"{key:<{width}} = {text}" for key, text in chosen.items()))
+
+
+def _name_and_value(argument: str) -> tuple[str, str | None]:
+    first, space, rest = argument.partition(" ")
+    name, equals, value = first.partition("=")
+    if equals:
+        return name.strip(), (value + space + rest).strip()
+    rest = rest.strip().removeprefix("=").strip()
+    return name.strip(), rest or None
+
+
+CONFIGURABLE = frozenset(GeneratingArguments.model_fields)
+"""What /set shows whether or not it was given."""
+
+
+def _settings(chat: Chat) -> dict[str, str]:
+    """Each setting that has a value, and where the value comes from."""
+    session, model = chat.session, chat.generation_config
+    shown: dict[str, str] = {}
+    for source, values in (
+        ("default", {one.name: one.default for one in OPTIONS if one.name in CONFIGURABLE}),
+        ("from the model", {one.name: model.get(one.name) for one in OPTIONS if one.from_model}),
+        ("configured", session.configured),
+        ("set here", session.settings),
+    ):
+        shown |= {
+            key: f"{_json(value)}  ({source})" for key, value in values.items() if value is not None
+        }
+    return shown
+
+
+@_command("/retry", "", "answer the last question again")
+def _retry(chat: Chat, argument: str) -> None:
+    if not chat.session.retry():
+        raise RequestError("There is no question to answer again")
+    chat.answer()
+
+
+@_command(
+    "/tools",
+    "[FILE|JSON|off]",
+    "the tools that the model may call",
+    words=_OFF,
+    takes_path=True,
+)
+def _tools(chat: Chat, argument: str) -> None:
+    if argument == "off":
+        chat.session.tools = []
+    elif argument:
+        text = argument if argument[0] in "[{" else _read_text(Path(argument).expanduser())
+        chat.session.tools = [dict(tool) for tool in read_tools(text)]
+    names = [str(tool.get("function", tool)["name"]) for tool in chat.session.tools]
+    chat.say(f"Tools: {', '.join(names)}." if names else "No tools.")
+
+
+@_command("/think", "[on|off]", "whether a reasoning model thinks first", words=_ON_OR_OFF)
+def _think(chat: Chat, argument: str) -> None:
+    if argument:
+        chat.session.enable_thinking = _on_or_off(argument, "/think")
+    state = {None: "as configured", True: "on", False: "off"}[chat.session.enable_thinking]
+    chat.say(f"Thinking: {state}.")
+
+
+@_command("/stats", "[on|off]", "tokens a second and time to first token", words=_ON_OR_OFF)
+def _stats(chat: Chat, argument: str) -> None:
+    chat.show_stats = _on_or_off(argument, "/stats") if argument else not chat.show_stats
+    chat.say(f"Figures after each answer: {'on' if chat.show_stats else 'off'}.")
+
+
+@_command("/exit", "", "leave (as Ctrl-D does)")
+def _exit(chat: Chat, argument: str) -> None:
+    raise Leave
+
+
+def _path(argument: str, usage: str) -> Path:
+    if not argument:
+        raise RequestError(f"Which file? {usage}")
+    return Path(argument).expanduser()
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"Cannot read {path}: {getattr(error, 'strerror', None) or error}."
+        ) from None
+
+
+def _on_or_off(argument: str, name: str) -> bool:
+    if argument not in ("on", "off"):
+        raise RequestError(f"{name} takes on or off, not {argument!r}")
+    return argument == "on"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=dict)

@@ -1,0 +1,205 @@
+"""A conversation in the terminal: reads a line, obeys or answers it, and keeps the session."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from quire.cli.chat.answer import Answer, AnswerView, receive, show_call
+from quire.cli.chat.attachments import (
+    begins_with_dropped,
+    labels,
+    name_of,
+    shown_text,
+    split_dropped,
+)
+from quire.cli.chat.markdown import MarkdownStream
+from quire.cli.chat.session import Session
+from quire.cli.chat.slash_commands import Leave, run_command
+from quire.cli.terminal import harmless, no_echo
+from quire.errors import QuireError
+from quire.messages import Media, ToolCall, read_message
+
+if TYPE_CHECKING:
+    from quire.chat import ChatModel
+    from quire.cli.chat.reader import Reader
+
+logger = logging.getLogger("quire")
+
+
+class TerminalChat:
+    """One chat: reads, answers, and keeps the session, until the user leaves."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        console: Console,
+        reader: Reader,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`options` are settings to begin with, as /set takes them."""
+        self.model, self.console, self.reader = model, console, reader
+        engine = model.engine
+        self.generation_config = (
+            engine.tokens.preparation.generation_config if engine.has_tokens else {}
+        )
+        self.session = Session(model.engine.generating_args.explicit())
+        self.show_stats = False
+        self.answers: list[Answer] = []
+        for name, value in (options or {}).items():
+            self.session.set(name, value)
+
+    def run(self) -> None:
+        """Converse until the user leaves."""
+        while True:
+            try:
+                line = self.reader.read(">")
+            except KeyboardInterrupt:
+                self.say("Ctrl-D or /exit leaves.")
+                continue
+            except EOFError:
+                return
+            taken_back = self.session.taken_back
+            try:
+                self.take(line)
+            except Leave:
+                return
+            except KeyboardInterrupt:
+                self.session.take_back()
+                self.say("Stopped.")
+            except QuireError as error:
+                self.complain(str(error))
+            except Exception as error:  # a fault of quire's own must not cost the conversation
+                logger.debug("A fault in the chat", exc_info=True)
+                self.session.take_back()
+                self.complain(f"{type(error).__name__}: {error}. The conversation goes on.")
+            if self.session.taken_back is not taken_back:
+                self._say_what_was_taken_back()
+
+    def take(self, line: str) -> None:
+        """Take what the user typed: a command, or a message to answer.
+
+        Raises:
+            Leave: the user leaves.
+            QuireError: the command or the request failed; the session goes on.
+        """
+        text = line.strip("\n")
+        if not text.strip():
+            return
+        is_escaped = text.startswith("//")
+        if text.startswith("/") and not (is_escaped or begins_with_dropped(text)):
+            run_command(self, text)
+            return
+        dropped, text = split_dropped(text)
+        if dropped:
+            self.attach(dropped, waits=not text)
+        if text:
+            self.session.add_user(text[is_escaped:])
+            self.answer()
+
+    def attach(self, media: Sequence[Media], *, waits: bool = True) -> None:
+        """Send media with the user's message, which comes next where it `waits` for it."""
+        self.session.attached += media
+        names = " and ".join(name_of(medium) for medium in media)
+        goes = "it goes" if len(media) == 1 else "they go"
+        self.say(f"Attached {names}{f'; {goes} with the next message' if waits else ''}.")
+
+    def answer(self) -> None:
+        """Answer the conversation as it stands; go on while the model calls tools."""
+        while True:
+            answer = self._stream()
+            self.answers.append(answer)
+            self.session.add_answer(
+                answer.content, answer.reasoning, answer.calls, interrupted=answer.interrupted
+            )
+            self._say_how_it_ended(answer)
+            if answer.interrupted or not answer.calls or not self._ask_results(answer.calls):
+                self.console.print()
+                return
+
+    def _stream(self) -> Answer:
+        view, answer = AnswerView(self.console), Answer()
+        try:
+            with (
+                no_echo(),
+                closing(self.model.stream(**self.session.request())) as deltas,
+            ):
+                receive(deltas, view.show, answer=answer)
+        except QuireError:
+            self.session.take_back()
+            raise
+        finally:
+            _undisturbed(view.finish)
+        return answer
+
+    def _say_how_it_ended(self, answer: Answer) -> None:
+        if answer.interrupted:
+            kept = "what came is kept" if answer.content else "your message was taken back"
+            self.say(f"Stopped; {kept}. /retry asks again.")
+        elif answer.sum.finish_reason == "length":
+            self.say("The answer was cut at its longest; /set max_new_tokens allows more.")
+        elif not (answer.content or answer.calls):
+            self.say("The answer is empty.")
+        if self.show_stats:
+            self.say(answer.stats())
+
+    def _say_what_was_taken_back(self) -> None:
+        turns = self.session.taken_back
+        media = [medium for turn in turns for medium in read_message(turn.message).media]
+        if media:
+            self.say(
+                f"{labels(media)} went back with your message: /retry sends both again, another "
+                "message goes without."
+            )
+
+    def _ask_results(self, calls: Sequence[ToolCall]) -> bool:
+        """Ask for each call's result; False if the user gives none."""
+        for call in calls:
+            try:
+                result = self.reader.read(f"result of {harmless(call.name)}>")
+            except (KeyboardInterrupt, EOFError):
+                self.session.take_back()
+                self.session.taken_back = []
+                self.say("No result was given; the conversation goes on without it.")
+                return False
+            self.session.add_tool_result(call, result)
+        return True
+
+    def show_history(self) -> None:
+        """Show the conversation so far, as it would have looked."""
+        for turn in self.session.turns:
+            message = read_message(turn.message)
+            if message.role != "assistant":
+                label = ">" if message.role == "user" else f"result of {message.name or 'a tool'}>"
+                self.console.print(
+                    Text(f"{harmless(label)} {harmless(shown_text(message))}", "green")
+                )
+                continue
+            markdown = MarkdownStream(self.console)
+            markdown.add(message.text)
+            markdown.finish()
+            for call in message.tool_calls:
+                show_call(self.console, call)
+            if turn.interrupted:
+                self.say("(stopped)")
+
+    def say(self, text: str) -> None:
+        """Show a remark of quire's own, in a style that tells it from the model's text."""
+        self.console.print(Text(harmless(text), style="dim"))
+
+    def complain(self, text: str) -> None:
+        """Show an error in one line."""
+        self.console.print(Text(" ".join(harmless(text).split()), style="red"))
+
+
+def _undisturbed(finish: Callable[[], None]) -> None:
+    """Finish drawing, also if Ctrl-C comes once more meanwhile: the terminal must be left in order."""
+    try:
+        finish()
+    except KeyboardInterrupt:
+        finish()

@@ -1,0 +1,137 @@
+"""A real terminal: a person chats, stops an answer, saves, loads and leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.person import CTRL_C, CTRL_D, Person
+
+SERVE = """
+import itertools, sys
+from quire.cli.main import main
+from quire.outputs import Delta
+from tests.cli.fake_chat_model import FakeChatModel, echo, words
+
+def script(messages, options):
+    if messages[-1]["content"] == "long":
+        return (Delta(text="word ", token_ids=(number,)) for number in itertools.count())
+    if messages[-1]["content"] == "settings":
+        return words(f"temperature is {options.get('temperature')}")
+    return echo(messages, options)
+
+make = lambda arguments: FakeChatModel(arguments, script, delay=0.002)
+sys.exit(main(sys.argv[1:], make_model=make))
+"""
+CHAT = [sys.executable, "-c", SERVE, "chat", "folder"]
+
+
+@pytest.fixture
+def person(tmp_path: Path) -> Iterator[Person]:
+    one = Person(CHAT, tmp_path)
+    yield one
+    one.close()
+
+
+def test_a_session(person: Person, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    person.sees("/help lists the commands")
+    person.sees("(?m)^>")
+    person.type("Hello\r")
+    person.sees("You said: Hello\n")
+    person.type("/set temperature 0\r")
+    person.sees(r"temperature = 0  \(set here\)")
+    person.type("settings\r")
+    person.sees("temperature is 0")
+
+    person.type("long\r")
+    person.sees("word word word")
+    person.type(CTRL_C)
+    person.sees("Stopped; what came is kept")
+    person.type(f"/save {file}\r")
+    person.sees("Saved 6 messages")
+    person.type("/retry\r")
+    person.sees("word word word")
+    person.type(CTRL_C)
+    person.sees("Stopped; what came is kept")
+
+    person.type("/clear\r")
+    person.sees("begins anew")
+    person.type(f"/load {file}\r")
+    shown = person.sees("Loaded 6 messages")
+    assert "You said: Hello" in shown
+    person.type("again\r")
+    person.sees("You said: again")
+    person.type("/exit\r")
+    assert person.leaves() == 0
+
+    saved: dict[str, Any] = json.loads(file.read_text())
+    assert saved["settings"] == {"temperature": 0}
+    assert saved["messages"][-1]["interrupted"] is True
+    assert saved["messages"][-1]["content"].startswith("word word")
+    assert "set temperature" in (tmp_path / "state" / "quire" / "chat_history").read_text()
+
+
+def test_a_picture_is_dropped_on_the_terminal(person: Person, tmp_path: Path) -> None:
+    picture = tmp_path / "it's a picture.png"
+    picture.write_bytes(b"a file")
+    person.sees("(?m)^>")
+    person.type(f"\x1b[200~{shlex.quote(str(picture))} \x1b[201~\r")
+    person.sees("Attached it's a picture.png; it goes with the next message")
+    person.type("What is it?\r")
+    assert "image" in person.sees("What is it.*(?s:.)*You said: .*(?s:.)*What is it")
+    person.type("/exit\r")
+    assert person.leaves() == 0
+
+
+def test_the_terminal_is_left_as_it_was(person: Person) -> None:
+    before = termios.tcgetattr(person.slave)
+    person.sees("(?m)^>")
+    person.type("long\r")
+    person.sees("word word word")
+    person.type(CTRL_C)
+    person.sees("Stopped")
+    person.sees("(?m)^>")
+    person.type(CTRL_C)
+    person.sees("/exit leaves")
+    person.sees("(?m)^>")
+    person.type(CTRL_D)
+    assert person.leaves() == 0
+    assert termios.tcgetattr(person.slave)[3] == before[3]
+    assert person.raw.count("\x1b[?25l") <= person.raw.count("\x1b[?25h")
+
+
+def test_an_impatient_person_keeps_the_session(person: Person) -> None:
+    for _ in range(3):
+        person.sees("(?m)^>")
+        person.type("long\r")
+        person.sees("word word word")
+        for _ in range(5):
+            person.type(CTRL_C)
+        person.sees("Stopped|/exit leaves")
+    person.insists("Hello", "You said: Hello")
+    person.type("/exit\r")
+    assert person.leaves() == 0
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"NO_COLOR": "1"}])
+def test_without_colours(tmp_path: Path, environment: dict[str, str]) -> None:
+    person = Person(CHAT, tmp_path, **environment)
+    try:
+        person.sees("(?m)^>")
+        person.type("**Hello**\r")
+        person.sees("You said: Hello\n")
+        person.type("/exit\r")
+        assert person.leaves() == 0
+        colours = re.findall(r"\x1b\[[\d;]*3\d(?:;[\d;]*)?m", person.raw)
+        assert colours == []
+    finally:
+        person.close()

@@ -1,0 +1,100 @@
+"""Typing: several lines, pasting, history, completion."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from quire.cli.chat.reader import CommandCompleter, TerminalReader, open_history
+from quire.cli.chat.slash_commands import COMMANDS
+from quire.options import OPTIONS_BY_NAME
+
+ENTER, ALT_ENTER, UP = "\r", "\x1b\r", "\x1b[A"
+
+
+@pytest.fixture
+def keys() -> Iterator[PipeInput]:
+    with create_pipe_input() as pipe:
+        yield pipe
+
+
+def reader(keys: PipeInput) -> TerminalReader:
+    return TerminalReader(history=InMemoryHistory(), input=keys, output=DummyOutput())
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (f"one{ENTER}", "one"),
+        (f"one{ALT_ENTER}two{ENTER}", "one\ntwo"),
+        (f"one\\{ENTER}two{ENTER}", "one\ntwo"),
+        (f"\x1b[200~one\ntwo\\\nthree\x1b[201~{ENTER}", "one\ntwo\\\nthree"),
+        (f"naïve 中文 🙂{ENTER}", "naïve 中文 🙂"),
+    ],
+)
+def test_typing(keys: PipeInput, typed: str, expected: str) -> None:
+    keys.send_text(typed)
+    assert reader(keys).read(">") == expected
+
+
+@pytest.mark.parametrize(("typed", "error"), [("a\x03", KeyboardInterrupt), ("\x04", EOFError)])
+def test_ctrl_c_and_ctrl_d(keys: PipeInput, typed: str, error: type[BaseException]) -> None:
+    keys.send_text(typed)
+    with pytest.raises(error):
+        reader(keys).read(">")
+
+
+def test_the_last_line_comes_back_with_the_arrow(keys: PipeInput) -> None:
+    one = reader(keys)
+    keys.send_text(f"first{ENTER}")
+    one.read(">")
+    keys.send_text(f"{UP}{ENTER}")
+    assert one.read(">") == "first"
+
+
+def test_the_history_is_kept_for_its_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    open_history().append_string("a question\nof two lines")
+    assert list(open_history().load_history_strings()) == ["a question\nof two lines"]
+    file = tmp_path / "quire" / "chat_history"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_without_a_place_the_history_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert isinstance(open_history(), InMemoryHistory)
+
+
+def completions(text: str) -> list[str]:
+    found = CommandCompleter(COMMANDS).get_completions(Document(text), CompleteEvent())
+    return [text[: len(text) + item.start_position] + item.text for item in found]
+
+
+def test_settings_are_offered_with_their_meaning() -> None:
+    document = Document("/set top_k")
+    (one,) = CommandCompleter(COMMANDS).get_completions(document, CompleteEvent())
+    assert one.display_meta_text == OPTIONS_BY_NAME["top_k"].meaning
+
+
+def test_completion(tmp_path: Path) -> None:
+    (tmp_path / "chat.json").write_text("")
+    assert completions("/") == list(COMMANDS)
+    assert completions("/cl") == ["/clear"]
+    assert completions("/set temp") == ["/set temperature"]
+    assert completions("/help temp") == ["/help temperature"]
+    assert completions("/think o") == ["/think on", "/think off"]
+    assert completions(f"/load {tmp_path}/ch") == [f"/load {tmp_path}/chat.json"]
+    assert completions("hello /") == completions("//") == completions("/clear ") == []
