@@ -17,10 +17,10 @@ from cyclopts import CycloptsError
 from quire.arguments import FIELDS, get_infer_args, read_assignments, split_source
 from quire.arguments.base import is_secret
 from quire.cli.bench import AGAINST
-from quire.cli.completion.vocabulary import Vocabulary, read_vocabulary
+from quire.cli.completion.scripts import Vocabulary, read_vocabulary
 from quire.cli.deploy import KINDS
 from quire.cli.main import build_app
-from quire.cli.model import load_model
+from quire.cli.words import load_model
 from quire.errors import QuireError
 from quire.options import REQUEST_OPTIONS
 from quire.server.arguments import ServerArguments, read_server_arguments

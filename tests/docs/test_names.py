@@ -13,9 +13,9 @@ import pytest
 from docs import reference
 from quire import errors
 from quire.arguments import FIELDS
-from quire.cli.commands import COMMANDS
+from quire.cli.chat.slash_commands import COMMANDS
 from quire.cli.main import build_app
-from quire.cli.model import load_model
+from quire.cli.words import load_model
 from quire.server.arguments import ServerArguments
 from tests.docs.pages import PAGES, ROOT, Page
 from tests.docs.test_links import resolve

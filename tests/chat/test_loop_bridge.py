@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from quire.chat.loop_thread import Crossing, Inbox
+from quire.chat.loop_thread import Inbox, LoopBridge
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def source() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def inbox_from(source: asyncio.AbstractEventLoop) -> Inbox[int]:
-    return Inbox(Crossing(source, asyncio.get_running_loop()))
+    return Inbox(LoopBridge(source, asyncio.get_running_loop()))
 
 
 async def test_items_of_many_streams_arrive_in_order(source: asyncio.AbstractEventLoop) -> None:
-    crossing = Crossing(source, asyncio.get_running_loop())
-    inboxes: list[Inbox[int]] = [Inbox(crossing) for _ in range(5)]
+    bridge = LoopBridge(source, asyncio.get_running_loop())
+    inboxes: list[Inbox[int]] = [Inbox(bridge) for _ in range(5)]
 
     async def send_all() -> None:
         for number in range(1000):
@@ -44,8 +44,8 @@ async def test_items_of_many_streams_arrive_in_order(source: asyncio.AbstractEve
 
 
 async def test_what_is_sent_in_one_turn_arrives_in_one(source: asyncio.AbstractEventLoop) -> None:
-    crossing = Crossing(source, asyncio.get_running_loop())
-    inboxes: list[Inbox[int]] = [Inbox(crossing) for _ in range(50)]
+    bridge = LoopBridge(source, asyncio.get_running_loop())
+    inboxes: list[Inbox[int]] = [Inbox(bridge) for _ in range(50)]
 
     def send_all() -> None:
         for inbox in inboxes:
@@ -77,9 +77,9 @@ async def test_a_cancelled_reader_loses_nothing(source: asyncio.AbstractEventLoo
 
 async def test_a_closed_loop_cancels_every_sender() -> None:
     target = asyncio.new_event_loop()
-    crossing = Crossing(asyncio.get_running_loop(), target)
-    first: Inbox[int] = Inbox(crossing)
-    second: Inbox[int] = Inbox(crossing)
+    bridge = LoopBridge(asyncio.get_running_loop(), target)
+    first: Inbox[int] = Inbox(bridge)
+    second: Inbox[int] = Inbox(bridge)
     first.put(1)  # its delivery is under way when the loop is closed
     target.close()
     await asyncio.sleep(0)
@@ -90,14 +90,14 @@ async def test_a_closed_loop_cancels_every_sender() -> None:
 
 async def test_each_call_that_a_closed_loop_loses_is_told() -> None:
     target = asyncio.new_event_loop()
-    crossing = Crossing(asyncio.get_running_loop(), target)
+    bridge = LoopBridge(asyncio.get_running_loop(), target)
     lost: list[int] = []
 
     def loses(number: int) -> Callable[[], None]:
         return lambda: lost.append(number)
 
     for number in range(3):
-        crossing.call(lambda _: None, number, loses(number))
+        bridge.call(lambda _: None, number, loses(number))
     target.close()
     await asyncio.sleep(0)
     assert lost == [0, 1, 2]
