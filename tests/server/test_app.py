@@ -139,7 +139,7 @@ class FullGate:
 
 async def test_a_full_gate_is_429(engine: EchoEngine) -> None:
     service = echo_service(engine)
-    service.gate = FullGate()
+    service.admission = FullGate()
     async with asking(service) as client:
         for stream in (False, True):
             answer = await client.post(CHAT, json={**HELLO, "stream": stream})
@@ -251,7 +251,7 @@ def test_a_client_that_goes_away_leaves_the_queue(tokenizer: Tokenizer) -> None:
             yield
 
     with echoing(tokenizer, reply="word") as (engine, served):
-        served.service.gate = Queue()
+        served.service.admission = Queue()
         for stream in (False, True):
             connection = sent(served, {**HELLO, "stream": stream, "n": 2})
             assert comes_true(lambda: waiting == [2])

@@ -1,11 +1,11 @@
-"""Admission: so many completions run, so many requests wait, and the rest are refused at once.
+"""Admission: limits on running completions and waiting requests; the rest is refused at once.
 
     closed ──open──► a request enters ──► running ──► left
                          │                  ▲
                          └──► waiting ──────┘   the lowest priority number first, then the oldest
 
-All of it happens in one event loop, without locks. A request that waits holds a place in the queue
-and nothing else; one that would wait longer than it may is refused when it comes.
+All of it happens in one event loop, without locks. A waiting request holds nothing but its slot in
+the queue. A request that would wait longer than it may is refused on arrival.
 """
 
 from __future__ import annotations
@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from quire.errors import QuireError, RequestTimeoutError
-from quire.server.errors import (
-    NotReady,
-    Overloaded,
-)
+from quire.server.errors import NotReady, Overloaded
 
 
 @dataclass(eq=False)
 class Ticket:
-    """One request, from `enter` to its end; an asynchronous context manager."""
+    """One request, from `enter` to its end. `async with` waits for admission."""
 
     admission: Admission
     cost: int
@@ -44,7 +41,7 @@ class Ticket:
         try:
             await self.admission.admit(self)
         except asyncio.CancelledError:
-            self.raise_in_place()
+            self.raise_error()
             raise
         self.started_at = time.monotonic()
         return self
@@ -57,51 +54,51 @@ class Ticket:
     ) -> None:
         self.admission.leave(self)
         if isinstance(error, asyncio.CancelledError):
-            self.raise_in_place()
+            self.raise_error()
 
     def end(self, error: QuireError) -> None:
-        """End the request with this error, wherever it is."""
+        """End the request with this error, whether it waits or runs."""
         if self.turn is not None and not self.turn.done():
             self.turn.set_exception(error)
         elif self.task is not None and self.error is None:
             self.error = error
             self.task.cancel()
 
-    def raise_in_place(self) -> None:
-        """Turn the cancellation of `end` into its error; one that comes from elsewhere stays."""
+    def raise_error(self) -> None:
+        """Raise the error of `end` in place of its cancellation; other cancellations stay."""
         if self.error is not None and self.task is not None and self.task.uncancel() == 0:
             raise self.error from None
 
 
 class _Pace:
-    """How fast requests end, as the last ones did: moving averages, 0 before the first."""
+    """How fast requests finish: moving averages in seconds, 0 before the first."""
 
     def __init__(self) -> None:
-        self.seconds_each = 0.0
-        """From one completion's end to the next, while others wait."""
+        self.interval = 0.0
+        """Between the ends of two completions, while other requests wait."""
         self.service = 0.0
-        """From a request's turn to its end."""
-        self._last: float | None = None  # when one ended, if others waited then
+        """From a request's admission to its end."""
+        self._last: float | None = None  # the last end, if requests waited then
 
     def ended(self, ticket: Ticket, busy: bool) -> None:
-        """A request has ended; only from one end to the next while others wait is a pace."""
+        """Record a request's end. `busy`: others wait; an idle server's intervals say nothing."""
         now = time.monotonic()
         if ticket.started_at:
-            self.service = _moved(self.service, now - ticket.started_at)
+            self.service = _updated(self.service, now - ticket.started_at)
         if busy and self._last is not None:
-            self.seconds_each = _moved(self.seconds_each, (now - self._last) / ticket.cost)
+            self.interval = _updated(self.interval, (now - self._last) / ticket.cost)
         self._last = now if busy else None
 
 
-def _moved(average: float, value: float) -> float:
+def _updated(average: float, value: float) -> float:
     return average + 0.1 * (value - average) if average else value
 
 
 class Admission:
-    """The gate of a server's engine.
+    """The queue in front of the engine.
 
     Args:
-        capacity: completions that run at once. A request of more runs when nothing else does.
+        capacity: completions that run at once. A larger request runs when nothing else does.
         max_waiting: requests that wait.
         queue_timeout: seconds that a request may wait.
     """
@@ -119,36 +116,36 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    # --- what requests do ------------------------------------------------------------------------
+    # --- for requests ----------------------------------------------------------------------------
 
     def enter(self, cost: int, priority: int = 0, deadline: float | None = None) -> Ticket:
-        """A place for a request: `async with` waits for its turn.
+        """A ticket for a request: `async with` waits for admission, and raises as below.
 
         Args:
-            cost: its completions.
-            priority: a lower number is served earlier.
-            deadline: when it must be over, by the monotonic clock.
+            cost: number of completions.
+            priority: lower numbers are served first.
+            deadline: when the request must be over, in seconds of the monotonic clock.
 
-        Raises, when entered:
-            NotReady: the gate is closed.
-            Overloaded: the queue is full, or so long that the request's time would pass in it.
-            RequestTimeoutError: its time passed in the queue.
+        Raises:
+            NotReady: admission is closed.
+            Overloaded: the queue is full, or too long for the request's deadline.
+            RequestTimeoutError: the request's time passed in the queue.
         """
         return Ticket(self, max(1, cost), priority, deadline, next(self._numbers))
 
     def check(self) -> None:
-        """Refuse at once what `enter` would refuse; raises as it does."""
+        """Refuse early what `enter` would refuse; raises as it does."""
         self.check_open()
         if len(self._waiting) >= self.max_waiting and (self._waiting or not self._has_room(1)):
             raise self._overloaded(_FULL)
 
     def check_open(self) -> None:
-        """Raise NotReady where the gate is closed."""
+        """Raise NotReady if admission is closed."""
         if self._closed is not None:
             raise NotReady(self._closed[0], retry_after=self._closed[1])
 
     async def admit(self, ticket: Ticket) -> None:
-        """Wait for a ticket's turn; raises as `enter` says."""
+        """Wait until a ticket is admitted; raises as `enter` says."""
         ticket.entered_at = time.monotonic()
         self.check_open()
         is_next = not self._waiting or _order(ticket) < _order(self._waiting[0])
@@ -159,7 +156,7 @@ class Admission:
             raise self._overloaded(_FULL)
         patience = self._patience(ticket)
         if _MARGIN * self._expected_wait() > patience:
-            raise self._overloaded("The server is busy, and the request's time would pass waiting.")
+            raise self._overloaded("The server is busy: the request would time out in the queue.")
         await self._wait(ticket, patience)
 
     async def _wait(self, ticket: Ticket, patience: float) -> None:
@@ -170,7 +167,7 @@ class Admission:
         try:
             await ticket.turn
         except BaseException:
-            if ticket in self._running:  # its turn came in the moment in which it was cancelled
+            if ticket in self._running:  # it was admitted and cancelled in the same moment
                 self.leave(ticket)
             else:
                 self._forget(ticket)
@@ -180,17 +177,17 @@ class Admission:
             ticket.turn = None
 
     def _patience(self, ticket: Ticket) -> float:
-        """Seconds that a request waits at most: what it needs after its turn must be left."""
+        """The longest wait, in seconds, that leaves a request enough time to be served."""
         if ticket.deadline is None:
             return self.queue_timeout
-        left = ticket.deadline - time.monotonic() - self._pace.service
-        return max(0.0, min(self.queue_timeout, left))
+        spare = ticket.deadline - time.monotonic() - self._pace.service
+        return max(0.0, min(self.queue_timeout, spare))
 
     def _expire(self, ticket: Ticket) -> None:
         if ticket.turn is not None and not ticket.turn.done():
             self.expired += 1
             ticket.turn.set_exception(
-                RequestTimeoutError("The request's time passed while it waited for its turn.")
+                RequestTimeoutError("The request timed out while it waited in the queue.")
             )
 
     # --- the queue -------------------------------------------------------------------------------
@@ -204,7 +201,7 @@ class Admission:
         self._idle.clear()
 
     def leave(self, ticket: Ticket) -> None:
-        """A ticket's request is over."""
+        """Free a finished request's capacity."""
         if ticket in self._running:
             del self._running[ticket]
             self._cost -= ticket.cost
@@ -217,10 +214,10 @@ class Admission:
             self._let_in()
 
     def _let_in(self) -> None:
-        """Let in who is next, as long as there is room; nobody overtakes."""
+        """Admit the next requests while there is room; none overtakes the first."""
         while self._waiting:
             first = self._waiting[0]
-            if first.turn is None or first.turn.done():  # it goes away by itself
+            if first.turn is None or first.turn.done():  # its own task is ending it
                 self._waiting.pop(0)
                 continue
             if not self._has_room(first.cost):
@@ -232,42 +229,42 @@ class Admission:
             self._idle.set()
 
     def _expected_wait(self) -> float:
-        """Seconds until a request that came now would run, as far as can be told; 0 if it cannot."""
+        """An estimate, in seconds, of a new request's wait; 0 before any was measured."""
         ahead = sum(ticket.cost for ticket in self._waiting) + 1
-        return ahead * self._pace.seconds_each
+        return ahead * self._pace.interval
 
     def _overloaded(self, text: str) -> Overloaded:
         self.refused += 1
         wait = self._expected_wait() or 1.0
         return Overloaded(text, retry_after=min(max(1.0, wait / 2), 60.0))
 
-    # --- what the server does --------------------------------------------------------------------
+    # --- for the server --------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Let requests in."""
+        """Admit requests."""
         self._closed = None
 
     def close(self, text: str, retry_after: float | None = 5.0) -> None:
-        """Refuse all that come from now on; those that are in stay."""
+        """Refuse new requests; those that wait or run stay."""
         self._closed = (text, retry_after)
 
     def end_waiting(self, error: QuireError) -> None:
-        """End those that wait for their turn."""
+        """End the waiting requests with this error."""
         for ticket in list(self._waiting):
             ticket.end(error)
 
     def end_all(self, error: QuireError) -> None:
-        """End all that are in: each request's own task raises this error."""
+        """End all requests: each one's own task raises this error."""
         self.end_waiting(error)
         for ticket in list(self._running):
             ticket.end(error)
 
     def running_since(self, moment: float) -> list[Ticket]:
-        """Those that run and had entered by then, by the monotonic clock."""
+        """Running requests that had entered by `moment` of the monotonic clock."""
         return [ticket for ticket in self._running if ticket.entered_at <= moment]
 
     async def idle(self) -> None:
-        """Wait until nobody is in."""
+        """Wait until no request waits or runs."""
         await self._idle.wait()
 
     @property
@@ -292,11 +289,13 @@ class Admission:
         assert self._cost <= self.capacity or len(self._running) == 1
         assert len(self._waiting) <= self.max_waiting
         live = [t for t in self._waiting if t.turn is not None and not t.turn.done()]
-        assert not live or not self._has_room(live[0].cost), "somebody waits although there is room"
+        assert not live or not self._has_room(live[0].cost), (
+            "a request waits although there is room"
+        )
         assert self._idle.is_set() == (not self._running and not self._waiting)
 
 
-_MARGIN = 1.2  # a wait is told to be so much longer than it is expected to be
+_MARGIN = 1.2  # on expected waits: better a 429 now than a timeout after a long wait
 _FULL = "The server is busy and its queue is full: try again later."
 
 

@@ -1,4 +1,4 @@
-"""The application: routers, errors in one form, and nothing between a token and its socket."""
+"""The FastAPI application: all routers, and the handlers that turn errors into bodies."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ ROUTERS: tuple[Callable[[], APIRouter], ...] = (
     adapters.router,
     page.router,
 )
-"""Every API's routes, and the chat page's; a module of routes has a `router` and stands here."""
+"""The routers of all APIs and of the chat page."""
 
 ERROR_FORMS: dict[str, ErrorForm] = {anthropic.PATH: error_body}
-"""The error bodies of APIs that are not OpenAI's, by the beginning of their paths."""
+"""Error bodies of APIs other than OpenAI's, by path prefix."""
 
 Middleware: TypeAlias = Callable[[ASGIApp], ASGIApp]
 
@@ -57,20 +57,20 @@ def make_app(
     middleware: Sequence[Middleware] = (),
     lifespan: Any = None,
 ) -> FastAPI:
-    """The application over a service.
+    """Make the application that serves a service.
 
     Args:
-        service: what answers; it may get its engine later.
-        routers: routes beside those of `ROUTERS`.
+        service: answers the requests; its engine may be attached later.
+        routers: routers in addition to `ROUTERS`.
         middleware: ASGI middleware around all routes, the outermost first.
-        lifespan: what runs around the server's life, as Starlette takes it.
+        lifespan: Starlette's lifespan handler.
     """
     app = FastAPI(title="quire", version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.service = service
     for routes in (*(make() for make in ROUTERS), *routers, _state_routes()):
         app.include_router(routes)
-    for guard in reversed(middleware):
-        app.add_middleware(guard)  # type: ignore[arg-type]
+    for layer in reversed(middleware):
+        app.add_middleware(layer)  # type: ignore[arg-type]
     _handle_errors(app)
     _complete_page(app)
     return app
@@ -81,14 +81,14 @@ def _state_routes() -> APIRouter:
 
     @routes.get("/health", response_model=State)
     async def health() -> Response:
-        """Whether the server lives."""
+        """Whether the server is alive."""
         return json_answer({"status": "alive"})
 
     @routes.get("/ready", response_model=State)
     async def ready(request: Request) -> Response:
         """Whether requests can be served."""
         service = service_of(request)
-        service.gate.check_open()
+        service.admission.check_open()
         await service.engine.health()
         return json_answer({"status": "ready"})
 
@@ -99,15 +99,15 @@ def _handle_errors(app: FastAPI) -> None:
     async def refuse(request: Request, error: Exception) -> Response:
         problem = _problem(error)
         if problem.status == 500 and not isinstance(error, QuireError):
-            logger.error("A fault at %s.", request.url.path, exc_info=error)
+            logger.error("Internal error at %s.", request.url.path, exc_info=error)
         return json_answer(problem_body(request.url.path, problem), problem.status, problem.headers)
 
-    async def gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=499)
+    async def disconnected(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nginx's status for it, seen by middleware alone
 
     for kind in (QuireError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, refuse)
-    app.add_exception_handler(ClientDisconnected, gone)
+    app.add_exception_handler(ClientDisconnected, disconnected)
 
 
 def _problem(error: Exception) -> Problem:
@@ -122,9 +122,9 @@ def _problem(error: Exception) -> Problem:
 
 
 def problem_body(path: str, problem: Problem) -> Mapping[str, Any]:
-    """What tells of a problem at a path, in the form of the path's API."""
-    for start, form in ERROR_FORMS.items():
-        if path.startswith(start):
+    """The error body of a problem, in the form of the path's API."""
+    for prefix, form in ERROR_FORMS.items():
+        if path.startswith(prefix):
             return form(problem)
     return problem.body
 

@@ -1,4 +1,4 @@
-"""How the server is run."""
+"""The server's own arguments, from the command line, a file, or the environment."""
 
 from __future__ import annotations
 
@@ -9,61 +9,58 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from quire.arguments.base import Arguments
+from quire.arguments.base import Arguments, Float, Integer
 from quire.arguments.base import ByteSize as Size
-from quire.arguments.base import Float as Number
-from quire.arguments.base import Integer as Whole
 from quire.arguments.base import NameList as Names
 from quire.arguments.command_line import FIELDS
 from quire.arguments.foreign import FOREIGN_KEYS, is_refusable, reason_without_effect
 from quire.errors import ConfigError, nearest, sentence
 from quire.response_format import MAX_SIZE
 
-Seconds = Annotated[Number, Field(gt=0)]
-Count = Annotated[Whole, Field(ge=1)]
+Seconds = Annotated[Float, Field(gt=0)]
+Count = Annotated[Integer, Field(ge=1)]
 
 
 class ServerArguments(Arguments):
-    """Where the server listens, whom it answers, and what it promises."""
+    """Where the server listens, who may use it, and its limits."""
 
     host: str = "127.0.0.1"
-    """The address to listen at; any other than a loopback one needs a key."""
-    port: Annotated[Whole, Field(ge=0, le=65535)] = 8000
+    """The address to listen at; one that is not a loopback address needs a key."""
+    port: Annotated[Integer, Field(ge=0, le=65535)] = 8000
     """0 takes a free one."""
     served_model_name: str | None = None
     """The name that clients give as `model`; None takes the folder's own."""
 
-    # --- who may ask ---
+    # --- access ---
     api_key: SecretStr | None = None
-    """One key, or several with commas between them; best given in the environment's API_KEY."""
+    """One key, or several separated by commas; best given in the environment's API_KEY."""
     api_key_file: str | None = None
-    """A file of keys: a line each, a name after it if wanted; also `sha256:` and the hexadecimal hash."""
+    """A file with one key per line, or `sha256:` and its hexadecimal hash; a name may follow it."""
     admin_key: SecretStr | None = None
-    """As `api_key`; these may load and drop adapters too."""
+    """As `api_key`; these keys may also load and drop adapters."""
     admin_key_file: str | None = None
     """As `api_key_file`, for `admin_key`."""
     allow_no_key: bool = False
-    """Let everybody in although no key is needed: at an address that others reach, and under any name
-    of the host (the Host header)."""
+    """Serve without keys at an address that other machines reach, and under any Host header."""
     cors_origins: Names = None
-    """Web pages' origins that a browser lets ask, such as https://chat.example.org; `*` for all."""
+    """Origins whose web pages may call the server, such as https://chat.example.org; `*` for all."""
     media_root: str | None = None
-    """The only folder of which a client may name files; None for none."""
+    """The only folder from which clients may name files; None for none."""
     media_urls: bool = False
-    """Whether media are fetched from addresses that a client names."""
+    """Whether media are fetched from URLs that clients name."""
 
     # --- limits of one request ---
     max_body_bytes: Size = 32 * 2**20
-    """Of one request's body."""
+    """Size of one request's body."""
     max_held_bytes: Size = 2**30
-    """Of the bodies of all requests that are being read, wait or run."""
+    """Size of the bodies of all requests that are being read, wait or run."""
     max_header_bytes: Size = 32 * 2**10
-    """Of all headers together."""
-    max_json_depth: Annotated[Whole, Field(ge=8, le=150)] = 100
-    """Levels that objects and lists of a body nest."""
+    """Size of all headers of one request together."""
+    max_json_depth: Annotated[Integer, Field(ge=8, le=150)] = 100
+    """Nesting depth of objects and lists in a body."""
     read_timeout: Seconds = 60.0
-    """Seconds in which a request's headers, and then its body, must have come."""
-    max_n: Annotated[Whole, Field(ge=1, le=128)] = 32
+    """Seconds for a request's headers to arrive, and then for its body."""
+    max_n: Annotated[Integer, Field(ge=1, le=128)] = 32
     """Completions of one prompt."""
     max_completions: Count = 256
     """Completions of one request: `n`, times its prompts where it has several."""
@@ -74,42 +71,42 @@ class ServerArguments(Arguments):
     max_stop_strings: Count = 16
     """Stop strings of one request."""
     max_schema_bytes: Annotated[Size, Field(le=MAX_SIZE)] = 64 * 2**10
-    """Of a `response_format`: its schema, expression, grammar or choices."""
-    max_logprobs: Annotated[Whole, Field(ge=0, le=64)] = 20
-    """Likeliest tokens that `top_logprobs` names for each token."""
+    """Size of a `response_format`: its schema, expression, grammar or choices."""
+    max_logprobs: Annotated[Integer, Field(ge=0, le=64)] = 20
+    """Alternatives that `top_logprobs` lists for each token."""
     max_bias_tokens: Count = 1024
-    """Tokens that `logit_bias` and `stop_token_ids` name, and texts that `bad_words` does."""
+    """Entries of `logit_bias`, `stop_token_ids` and `bad_words`, each."""
     max_texts: Count = 2048
-    """Texts that one request wants embedded or scored."""
+    """Texts that one request embeds or scores."""
 
     # --- load ---
     max_running: Count | None = None
     """Completions that run at once; None takes as many as the engine runs."""
-    max_waiting: Annotated[Whole, Field(ge=0)] = 512
-    """Requests that wait for their turn; what comes beyond is refused at once (429)."""
+    max_waiting: Annotated[Integer, Field(ge=0)] = 512
+    """Requests that wait in the queue; more are refused at once (429)."""
     queue_timeout: Seconds = 60.0
-    """Seconds that a request may wait for its turn."""
+    """Seconds that a request may wait in the queue."""
     request_timeout: Seconds | None = None
     """Seconds that a request may take in all, waiting included."""
     keep_alive: Seconds = 15.0
-    """Seconds without a word after which a stream gets a comment, so that nobody cuts the line."""
+    """Seconds of silence after which a stream gets a comment, so that no proxy closes it."""
     reader_timeout: Seconds = 60.0
-    """Seconds that a reader may stand still before its request is aborted."""
+    """Seconds for which a client may read nothing of its stream before its request is aborted."""
     max_connections: Count = 8192
-    """Connections at once; one more is refused (503)."""
+    """Connections at once; more are refused (503)."""
 
-    # --- life ---
-    drain_timeout: Annotated[Number, Field(ge=0)] = 30.0
-    """Seconds that requests under way have to end after SIGTERM."""
-    max_restarts: Annotated[Whole, Field(ge=0)] = 3
-    """How often an engine that died is started again, in all."""
+    # --- lifecycle ---
+    drain_timeout: Annotated[Float, Field(ge=0)] = 30.0
+    """Seconds that requests in flight may take to finish after SIGTERM."""
+    max_restarts: Annotated[Integer, Field(ge=0)] = 3
+    """How often an engine that died is restarted, in all."""
     log_file: str | None = None
-    """Where the log goes, a line of JSON an event; None writes it to the standard error."""
+    """The log's file, one line of JSON per event; None writes to the standard error."""
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto` is text on a terminal, JSON elsewhere."""
     otlp_endpoint: str | None = None
-    """Where traces are sent (OpenTelemetry's OTLP over HTTP, such as http://localhost:4318); None for
-    nowhere, unless the environment's OTEL_EXPORTER_OTLP_ENDPOINT says where."""
+    """Where traces are sent (OTLP over HTTP, such as http://localhost:4318); None takes the
+    environment's OTEL_EXPORTER_OTLP_ENDPOINT, and sends none without it."""
 
     @property
     def has_keys(self) -> bool:
@@ -118,17 +115,17 @@ class ServerArguments(Arguments):
 
     @model_validator(mode="after")
     def _check_open(self) -> ServerArguments:
-        """A server that others reach needs keys."""
+        """A server that other machines reach needs keys."""
         if not (is_loopback(self.host) or self.has_keys or self.allow_no_key):
             raise ValueError(
-                f"At {self.host} others reach this server, and it has no key: set the environment's "
-                "API_KEY or give api_key_file; or say --allow_no_key to let everybody in."
+                f"Other machines reach this server at {self.host}, and it has no key: set the "
+                "environment's API_KEY, give api_key_file, or allow everybody with --allow_no_key."
             )
         return self
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether an address is reachable from this machine alone."""
     if host.lower() == "localhost":
         return True
     try:
@@ -143,16 +140,16 @@ _ENVIRONMENT = {
     "served_model_name": "API_MODEL_NAME",
     "api_key": "API_KEY",
 }
-"""LLaMA-Factory's variables; QUIRE_<NAME IN CAPITALS> goes before them."""
+"""LLaMA-Factory's variables; QUIRE_<NAME IN CAPITALS> has precedence."""
 
 
 def read_server_arguments(
     values: Mapping[str, Any], environment: Mapping[str, str] = os.environ
 ) -> tuple[ServerArguments, dict[str, Any]]:
-    """Split the server's own arguments from all; what is not given comes from the environment.
+    """Split the server's own arguments from the others; the environment gives defaults.
 
     Raises:
-        ConfigError: a value that is not allowed.
+        ConfigError: a value is not allowed.
     """
     fields = ServerArguments.model_fields
     own = _from_environment(environment)
@@ -163,19 +160,19 @@ def read_server_arguments(
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name in ServerArguments.model_fields:
         for variable in (f"QUIRE_{name.upper()}", _ENVIRONMENT.get(name, "")):
             value = environment.get(variable, "")
             # Kubernetes gives the pods beside a service named quire QUIRE_PORT=tcp://10.0.0.1:8000.
             if value and not value.startswith(("tcp://", "udp://", "sctp://")):
-                found[name] = value
+                values[name] = value
                 break
-    return found
+    return values
 
 
 def _check_names(rest: Mapping[str, Any]) -> None:
-    """A misspelt name of the server's is told as one; all others are the engine's affair."""
+    """Refuse misspelt names of the server's arguments; the engine checks all others."""
     fields = ServerArguments.model_fields
     for name in rest:
         known = name in FIELDS or name in FOREIGN_KEYS or reason_without_effect(name)

@@ -1,4 +1,4 @@
-"""What every API's request is turned into."""
+"""A request of any API in quire's own terms, its caller, and the limits that it is held to."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ class Call:
     def request(
         self, tools: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any]
     ) -> ChatRequest:
-        """What an engine is asked: messages of one side in a row are one turn."""
+        """The engine's request; consecutive messages of one role are joined into one turn."""
         return ChatRequest(
             joined(self.messages), self.system, tools, options=options, streamed=self.streamed
         )
 
     @property
     def chooses_tools(self) -> bool:
-        """Whether there is anything for a `ToolChooser` to do."""
+        """Whether the call needs a `ToolChooser`."""
         return bool(self.tools) or self.tool_choice not in ("auto", "none")
 
     @property
     def completions(self) -> int:
-        """How many are asked for."""
+        """How many completions the call requests."""
         return completions_of(self.options)
 
 
 def completions_of(options: Mapping[str, Any]) -> int:
-    """How many completions of a prompt; what is no number counts as one, and is refused later."""
+    """How many completions of a prompt; an invalid number counts as one, and is refused later."""
     count = options.get("n") or options.get("num_return_sequences") or 1
     return count if isinstance(count, int) and count > 0 else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `name` holds no secret; requests of different `salt` share no cached prefix."""
+    """Who sent a request. `name` is no secret; callers of different `salt` share no cached prefix."""
 
     name: str = "anonymous"
     admin: bool = False
@@ -76,11 +76,11 @@ class Caller:
 ANONYMOUS = Caller()
 
 CALLER = "quire.caller"
-"""Where the guard of keys puts the caller in a request's ASGI scope."""
+"""Where `KeysMiddleware` puts the caller in a request's ASGI scope."""
 
 
 def caller_of(request: Request) -> Caller:
-    """Who sent a request; anonymous where the server has no keys."""
+    """Who sent a request; anonymous if the server has no keys."""
     return request.scope.get(CALLER, ANONYMOUS)
 
 
@@ -88,10 +88,10 @@ def caller_of(request: Request) -> Caller:
 
 
 def check_call(call: Call, arguments: ServerArguments) -> None:
-    """Refuse a conversation that asks for too much.
+    """Check a conversation against the server's limits.
 
     Raises:
-        BadRequest: the field that does is named.
+        BadRequest: a limit is exceeded; `param` names the field.
     """
     _check_count("messages", call.messages, arguments.max_messages)
     _check_count("tools", call.tools, arguments.max_tools)
@@ -99,17 +99,17 @@ def check_call(call: Call, arguments: ServerArguments) -> None:
 
 
 def check_texts(texts: Sized, arguments: ServerArguments) -> None:
-    """Refuse too many texts to be embedded or scored; raises BadRequest."""
+    """Check the number of texts to be embedded or scored; raises BadRequest."""
     _check_count("input", texts, arguments.max_texts)
 
 
 def check_options(
     options: Mapping[str, Any], arguments: ServerArguments, *, prompts: int = 1
 ) -> None:
-    """Refuse request options that ask for too much; values of a wrong type are refused later.
+    """Check request options against the server's limits; wrong types are refused later.
 
     Raises:
-        BadRequest: the field that does is named.
+        BadRequest: a limit is exceeded; `param` names the field.
     """
     count = completions_of(options)
     if count > arguments.max_n:
@@ -119,8 +119,8 @@ def check_options(
     if not isinstance(options.get("stop"), str):
         _check_count("stop", options.get("stop"), arguments.max_stop_strings, "max_stop_strings")
     for name in ("logprobs", "prompt_logprobs"):
-        wanted = options.get(name)
-        if isinstance(wanted, int) and wanted > arguments.max_logprobs:
+        requested = options.get(name)
+        if isinstance(requested, int) and requested > arguments.max_logprobs:
             raise _too_many(name, "alternatives a token", arguments.max_logprobs, "max_logprobs")
     for name in ("logit_bias", "bad_words", "stop_token_ids"):
         _check_count(name, options.get(name), arguments.max_bias_tokens, "max_bias_tokens")
@@ -131,15 +131,15 @@ def check_options(
 
 
 def is_larger(value: Any, limit: int) -> bool:
-    """Whether a value of JSON has more than about `limit` characters; looks at no more than that."""
-    size, left = 0, [value.value if isinstance(value, Constraint) else value]
-    while left and size <= limit:
-        item = left.pop()
+    """Whether JSON has more than about `limit` characters; stops counting there."""
+    size, stack = 0, [value.value if isinstance(value, Constraint) else value]
+    while stack and size <= limit:
+        item = stack.pop()
         size += len(item) + 2 if isinstance(item, str) else 2
         if isinstance(item, Mapping):
-            left.extend((*item.keys(), *item.values()))
+            stack.extend((*item.keys(), *item.values()))
         elif isinstance(item, (list, tuple)):
-            left.extend(item)
+            stack.extend(item)
     return size > limit
 
 

@@ -28,9 +28,9 @@ from quire.errors import (
 
 
 class ServerError(QuireError):
-    """What the server itself refuses, with the status that says so.
+    """An error of the server itself, with its HTTP status.
 
-    `param` is the field of the request that is wrong, `retry_after` the seconds to wait.
+    `param` is the wrong field of the request, `retry_after` the seconds to wait.
     """
 
     status: ClassVar[int] = 500
@@ -58,7 +58,7 @@ class BadRequest(ServerError):
 
 
 class Unauthorized(ServerError):
-    """No API key, or one that is not known."""
+    """No API key, or an unknown one."""
 
     status = 401
     type = "authentication_error"
@@ -81,7 +81,7 @@ class ModelNotServed(ServerError):
 
 
 class NotAllowed(ServerError):
-    """The model that is served does nothing of this kind."""
+    """The served model cannot do this."""
 
     status = 405
     type = "invalid_request_error"
@@ -97,7 +97,7 @@ class TooLarge(ServerError):
 
 
 class Overloaded(ServerError):
-    """The queue is full; `retry_after` says when to come again."""
+    """The queue is full; `retry_after` says when to try again."""
 
     status = 429
     type = "rate_limit_error"
@@ -114,7 +114,7 @@ class NotReady(ServerError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as clients see it, whatever the API's form."""
+    """An error as clients see it, in no API's form yet."""
 
     status: int
     message: str
@@ -126,8 +126,8 @@ class Problem:
     @property
     def body(self) -> dict[str, Any]:
         """OpenAI's form."""
-        shown = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": shown}
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": error}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -138,7 +138,7 @@ class Problem:
 
 _SERVER = "server_error"
 _REQUEST = "invalid_request_error"
-# The first class that fits counts: (class, status, type, code, seconds to wait).
+# The first matching class counts: (class, status, type, code, seconds to wait).
 _KINDS: tuple[tuple[type[BaseException], int, str, str | None, float | None], ...] = (
     (UnknownAdapterError, 404, _REQUEST, "model_not_found", None),
     (PromptTooLongError, 400, _REQUEST, "context_length_exceeded", None),
@@ -155,7 +155,7 @@ _KINDS: tuple[tuple[type[BaseException], int, str, str | None, float | None], ..
 )
 
 
-# What these say is for the server's own log: paths, processes, causes.
+# These errors name paths, processes and causes, which belong in the server's log alone.
 _HIDDEN = {
     "engine_dead": "The engine has died and is started again where it can be: try again soon.",
     "engine_failed": "The engine did not start: try again later.",
@@ -164,7 +164,7 @@ _HIDDEN = {
 
 
 def problem_of(error: BaseException) -> Problem:
-    """What a client is told of an error; a fault of our own is not described."""
+    """An error as a client sees it; an internal error is not described."""
     if isinstance(error, ServerError):
         return Problem(
             error.status, str(error), error.type, error.param, error.code, error.retry_after
@@ -177,11 +177,11 @@ def problem_of(error: BaseException) -> Problem:
     return Problem(500, "The server failed at this request.", _SERVER, None, "internal_error")
 
 
-# --- sent before any route is found ----------------------------------------------------------------
+# --- sent by middleware, before any route ----------------------------------------------------------
 
 
 ErrorForm: TypeAlias = Callable[[str, Problem], Mapping[str, Any]]
-"""The body that tells of a problem at a path."""
+"""Makes the error body for a path."""
 
 
 def openai_form(path: str, problem: Problem) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ from quire.chat.base_engine import BaseEngine
 from quire.errors import nearest, sentence
 from quire.server.errors import ModelNotServed
 
-_TOLD = 5
-"""Names that a refusal lists."""
+_LISTED = 5
+"""Names that an error lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class ServedName:
 
 
 class ServedModels:
-    """What `model` may be: the served name, the adapters, and "base", the model without any.
+    """Values that `model` may have: the served name, the adapters, and "base" for no adapter.
 
-    The served name means what a request without an adapter means to the engine: the first of
-    `adapter_name_or_path`, if there is one.
+    The served name selects the engine's default: the first adapter of `adapter_name_or_path`, if
+    there is one.
     """
 
     def __init__(self, engine: BaseEngine, name: str | None = None) -> None:
@@ -53,18 +53,18 @@ class ServedModels:
             return None
         known = [served.name for served in self.served()]
         if model in known or self._engine.model_args.adapter_folder is not None:
-            return model  # what is not in the folder of adapters, the engine refuses
+            return model  # the engine loads it from its folder of adapters, or refuses it
         raise self.refusal(model)
 
     def refusal(self, model: str) -> ModelNotServed:
-        """The error for a name that is none of these; it tells which are."""
+        """The error for an unknown name, with the known ones."""
         known = [served.name for served in self.served()]
-        more = f" and {len(known) - _TOLD} more" if len(known) > _TOLD else ""
-        told = nearest(model, known) or f"; served: {', '.join(known[:_TOLD])}{more}"
-        return ModelNotServed(sentence(f"The model {model!r} is not served{told}"), param="model")
+        more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+        hint = nearest(model, known) or f"; served: {', '.join(known[:_LISTED])}{more}"
+        return ModelNotServed(sentence(f"The model {model!r} is not served{hint}"), param="model")
 
 
 def default_name(model_name_or_path: str) -> str:
-    """A folder's own name, or the name on the hub as it is."""
+    """A folder's last part, or a hub name unchanged."""
     path = Path(model_name_or_path).expanduser()
     return path.resolve().name if path.is_dir() else model_name_or_path

@@ -1,11 +1,11 @@
-"""The engine as all APIs use it: admission, deadlines and observation stand here once."""
+"""The engine as all APIs use it, with admission, deadlines and observation."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -29,7 +29,7 @@ from quire.server.call import (
 )
 from quire.server.errors import BadRequest, NotAllowed, NotReady
 from quire.server.served_models import ServedModels
-from quire.server.streams import together
+from quire.server.streams import merge
 from quire.server.token_texts import TokenIdTexts, TokenTexts
 from quire.server.tool_choice import ToolChooser
 from quire.tokenizer import Tokenizer
@@ -38,41 +38,41 @@ Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
 
 
 class Observation(Protocol):
-    """What watches one request: for metrics, the log, a trace. All calls are cheap."""
+    """Records one request for metrics, the log and traces. All calls are cheap."""
 
     def admitted(self) -> None:
-        """It has left the queue."""
+        """The request has left the queue."""
         ...
 
     def delta(self, delta: Delta) -> None:
-        """Something was written."""
+        """The engine has sent a delta."""
         ...
 
     def end(self, error: BaseException | None) -> None:
-        """It is over; `error` is a cancellation where the client went away."""
+        """The request is over; `error` is a cancellation if the client disconnected."""
         ...
 
 
 Observe: TypeAlias = Callable[[Kind, Caller, int], Observation]
-"""Begins to watch a request of a kind, a caller, and so many completions."""
+"""Begins the observation of a request, from its kind, caller and number of completions."""
 
 
 def service_of(request: Request) -> Service:
-    """The service of the application that a request came to."""
+    """The service of a request's application."""
     return request.app.state.service
 
 
 class Service:
-    """One engine, served. `attach` gives it the engine once that is loaded."""
+    """One served engine, which `attach` sets once it is loaded."""
 
     def __init__(
         self,
         arguments: ServerArguments,
-        gate: Admission,
+        admission: Admission,
         observe: Observe,
         engine: BaseEngine | None = None,
     ) -> None:
-        self.arguments, self.gate, self.observe = arguments, gate, observe
+        self.arguments, self.admission, self.observe = arguments, admission, observe
         self._engine: BaseEngine | None = None
         self._models: ServedModels | None = None
         self._texts: dict[type[TokenTexts], TokenTexts] = {}
@@ -80,13 +80,13 @@ class Service:
             self.attach(engine)
 
     def attach(self, engine: BaseEngine) -> None:
-        """Serve this engine from now on, in place of one before."""
+        """Serve this engine instead of any earlier one."""
         self._engine = engine
         self._models = ServedModels(engine, self.arguments.served_model_name)
         self._texts = {}
 
     def detach(self) -> None:
-        """Serve none: requests are refused with NotReady until the next `attach`."""
+        """Serve no engine: requests are refused with NotReady until the next `attach`."""
         self._engine = self._models = None
         self._texts = {}
 
@@ -108,14 +108,14 @@ class Service:
 
     @property
     def models(self) -> ServedModels:
-        """The names served; raises as `engine` does."""
+        """The served names; raises as `engine` does."""
         if self._models is None:
             raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
         return self._models
 
     @property
     def _generator(self) -> BaseEngine:
-        """The engine, if it writes text; raises NotAllowed too."""
+        """The engine, if it generates text; raises NotAllowed too."""
         if not self.engine.can_generate:
             raise NotAllowed("This model was loaded for scores or embeddings, and writes no text.")
         return self.engine
@@ -126,31 +126,31 @@ class Service:
 
         Raises:
             NotReady: there is no engine.
-            UnsupportedOptionError: the engine's servers keep the tokenizer to themselves.
+            UnsupportedOptionError: the engine is a remote server, whose tokenizer is not known.
         """
         return self.engine.tokenizer
 
     async def token_texts(self, *, as_ids: bool = False) -> TokenTexts:
         """The texts of the model's tokens, or `token_id:7`; raises as `engine` does."""
         kind = TokenIdTexts if as_ids else TokenTexts
-        found = self._texts.get(kind)
-        if found is None:
-            found = self._texts[kind] = await kind.of(self.tokenizer)
-        return found
+        texts = self._texts.get(kind)
+        if texts is None:
+            texts = self._texts[kind] = await kind.of(self.tokenizer)
+        return texts
 
     async def stream(self, call: Call, caller: Caller) -> AsyncGenerator[Delta, None]:
-        """Answer as deltas; closing it aborts the request, wherever it is.
+        """Answer as deltas; closing the generator aborts the request.
 
         Raises:
-            ServerError: refused by the server.
+            ServerError: the server refused the request.
             RequestError: the request is wrong.
-            EngineError: the engine could not do it.
+            EngineError: the engine failed.
         """
         engine, adapter = self._generator, self.models.resolve(call.model)
         check_call(call, self.arguments)
         chooser = ToolChooser.of(call) if call.chooses_tools else None
-        entered = self.entered("chat", caller, call.options, adapter, call.completions)
-        async with entered as (options, watching):
+        admitted = self._admitted("chat", caller, call.options, adapter, call.completions)
+        async with admitted as (options, observation):
             if chooser is None:
                 answer = engine.stream_request(call.request(None, options))
             else:
@@ -158,30 +158,18 @@ class Service:
                 answer = chooser.read(engine.stream_request(request))
             async with aclosing(answer) as deltas:
                 async for delta in deltas:
-                    watching.delta(delta)
+                    observation.delta(delta)
                     yield delta
 
     async def answer(self, call: Call, caller: Caller) -> list[Response]:
-        """Answer whole: exactly as many responses as were asked for, in order; see `stream`."""
+        """The whole answer: one response for each requested completion, in order; see `stream`."""
         answers = AnswerSum()
         async with aclosing(self.stream(call, caller)) as deltas:
             async for delta in deltas:
                 answers.add(delta)
         return answers.responses()
 
-    def complete(
-        self,
-        prompt: list[int] | str,
-        options: Mapping[str, Any],
-        caller: Caller,
-        *,
-        model: str | None = None,
-        streamed: bool = False,
-    ) -> AsyncGenerator[Delta, None]:
-        """Complete a prompt as it is, with no template; see `stream`."""
-        return self.complete_all([prompt], options, caller, model=model, streamed=streamed)
-
-    async def complete_all(
+    async def complete(
         self,
         prompts: Sequence[list[int] | str],
         options: Mapping[str, Any],
@@ -191,34 +179,34 @@ class Service:
         streamed: bool = False,
         special: bool = True,
     ) -> AsyncGenerator[Delta, None]:
-        """Complete several prompts at once; those of the prompt i have the indices i * n and up.
+        """Complete prompts without a template; prompt i has the indices i * n and up. See `stream`.
 
-        `special`: whether a text gets the tokens that the tokenizer puts around one.
+        `special`: whether texts get the special tokens that the tokenizer adds, such as BOS.
         """
         engine, adapter = self._generator, self.models.resolve(model)
         check_option_names(options)
         check_options(options, self.arguments, prompts=len(prompts))
         count = completions_of(options)
-        entered = self.entered("completion", caller, options, adapter, count * len(prompts))
-        async with entered as (ready, watching):
+        admitted = self._admitted("completion", caller, options, adapter, count * len(prompts))
+        async with admitted as (ready, observation):
             ids = await _token_ids(self.tokenizer, prompts, special)
             streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
-            async with aclosing(together(streams)) as deltas:
-                async for place, delta in deltas:
-                    if place:
-                        delta = replace(delta, index=place * count + delta.index)
-                    watching.delta(delta)
+            async with aclosing(merge(streams)) as deltas:
+                async for index, delta in deltas:
+                    if index:
+                        delta = replace(delta, index=index * count + delta.index)
+                    observation.delta(delta)
                     yield delta
 
-    # --- without an answer -----------------------------------------------------------------------
+    # --- without generation ----------------------------------------------------------------------
 
     async def prompt(self, call: Call) -> Prompt:
-        """The prompt that an answer to this call would begin from; the engine computes nothing.
+        """The prompt that this call makes; the engine computes nothing.
 
         Raises:
             ServerError: the model is not served, or the tool choice is wrong.
             RequestError: the request is wrong.
-            UnsupportedOptionError: prompts are made elsewhere.
+            UnsupportedOptionError: the engine is a remote server, which makes its own prompts.
         """
         self.models.resolve(call.model)
         chooser = ToolChooser.of(call)
@@ -233,13 +221,13 @@ class Service:
         *,
         model: str | None = None,
     ) -> list[Embedding]:
-        """Texts, or their token ids, as vectors; `options` are those of `BaseEngine.embed`.
+        """Embed texts or token ids; `options` are those of `BaseEngine.embed`.
 
         Raises what `stream` does.
         """
         check_texts(texts, self.arguments)
         adapter = self.models.resolve(model)
-        async with self.entered("embedding", caller, options, adapter) as (ready, _):
+        async with self._admitted("embedding", caller, options, adapter) as (ready, _):
             return await self.engine.embed(texts, **ready)
 
     async def score(
@@ -250,7 +238,7 @@ class Service:
         *,
         model: str | None = None,
     ) -> list[Embedding]:
-        """A reward model's scores of texts, one number each; `options` are those of `get_scores`.
+        """A reward model's score for each text; `options` are those of `get_scores`.
 
         Raises what `stream` does.
         """
@@ -259,7 +247,7 @@ class Service:
             raise BadRequest(
                 "Texts are scored by the model itself, and by no adapter.", param="model"
             )
-        async with self.entered("score", caller, options, None) as (ready, _):
+        async with self._admitted("score", caller, options, None) as (ready, _):
             try:
                 return await self.engine.score(texts, **ready)
             except NotImplementedError:
@@ -268,7 +256,7 @@ class Service:
     # --- admission and observation ---------------------------------------------------------------
 
     @asynccontextmanager
-    async def entered(
+    async def _admitted(
         self,
         kind: Kind,
         caller: Caller,
@@ -276,31 +264,27 @@ class Service:
         adapter: str | None,
         count: int = 1,
     ) -> AsyncGenerator[tuple[dict[str, Any], Observation], None]:
-        """Wait for admission, and watch what is done then; gives the options, made ready.
+        """Wait for admission and observe the block; gives the engine's options.
 
-        `count`: its completions. Texts of one request count as one: the engine takes them as it has
-        room.
+        `count`: its completions. All texts of one request to embed or score count as one, since the
+        engine schedules them itself.
         """
-        watching = self.observe(kind, caller, count)
+        observation = self.observe(kind, caller, count)
         deadline = self._deadline(options)
-        try:
-            async with self._enter(count, options, deadline):
-                watching.admitted()
-                yield self._options(options, adapter, caller, deadline), watching
-        except BaseException as error:
-            watching.end(error)
-            raise
-        watching.end(None)
-
-    def _enter(
-        self, cost: int, options: Mapping[str, Any], deadline: float | None
-    ) -> AbstractAsyncContextManager[Any]:
-        """A place at the gate; a priority that is no number is refused later."""
         priority = options.get("priority")
-        return self.gate.enter(cost, priority if isinstance(priority, int) else 0, deadline)
+        if not isinstance(priority, int):  # refused later, with the other options
+            priority = 0
+        try:
+            async with self.admission.enter(count, priority, deadline):
+                observation.admitted()
+                yield self._options(options, adapter, caller, deadline), observation
+        except BaseException as error:
+            observation.end(error)
+            raise
+        observation.end(None)
 
     def _deadline(self, options: Mapping[str, Any]) -> float | None:
-        """When the request must be over, by the monotonic clock; waiting counts."""
+        """When the request must be over, by the monotonic clock; queueing counts."""
         limits = [self.arguments.request_timeout, options.get("timeout")]
         seconds = [limit for limit in limits if isinstance(limit, (int, float))]
         return time.monotonic() + min(seconds) if seconds else None
@@ -315,27 +299,27 @@ class Service:
         ready = dict(options)
         if adapter is not None:
             ready["adapter"] = adapter
-        salt = salted(caller, options.get("cache_salt"))
+        salt = _salted(caller, options.get("cache_salt"))
         if salt is not None:
             ready["cache_salt"] = salt
         if deadline is not None:
             ready["timeout"] = deadline - time.monotonic()
             if ready["timeout"] <= 0:
-                raise RequestTimeoutError("The request's time passed while it waited.")
+                raise RequestTimeoutError("The request timed out while it waited in the queue.")
         return ready
 
 
-def salted(caller: Caller, own: Any = None) -> str | None:
-    """The salt of a caller's requests, and of those that it tells apart by its own."""
+def _salted(caller: Caller, own: Any) -> str | None:
+    """The caller's cache salt joined with the request's own."""
     if own is not None and not isinstance(own, str):
-        return own  # to be refused with the other options
+        return own  # refused later, with the other options
     return f"{caller.salt}/{own or ''}" if caller.salt or own else None
 
 
 async def _token_ids(
     tokenizer: Tokenizer, prompts: Sequence[list[int] | str], special: bool
 ) -> Sequence[Sequence[int]]:
-    """The prompts' tokens; many characters are tokenised off the event loop."""
+    """The prompts' tokens; long prompts are tokenised off the event loop."""
 
     def read() -> list[list[int]]:
         encode = tokenizer.encode_whole if special else tokenizer.encode

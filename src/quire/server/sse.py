@@ -1,8 +1,8 @@
-"""Server-sent events: a stream of deltas to one client, at that client's pace.
+"""Server-sent events: deltas streamed to one client, at that client's pace.
 
-What is written while the client does not read is merged and goes out as one event later. When
-nothing comes, a comment keeps the line open. The response begins with the first event, so that an
-error before it has a status of its own.
+Deltas that arrive while the client does not read are merged, and go out as one event later. During
+silence, comments keep the connection open. The response begins with the first event, so that an
+error before it still gets its own status.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HEAD: Message = {
     "headers": [
         (b"content-type", b"text/event-stream; charset=utf-8"),
         (b"cache-control", b"no-cache"),
-        (b"x-accel-buffering", b"no"),  # nginx would gather the stream
+        (b"x-accel-buffering", b"no"),  # nginx would buffer the stream
     ],
 }
 
@@ -44,7 +44,7 @@ class Encoder(Protocol):
         ...
 
     def failure(self, problem: Problem) -> bytes:
-        """The events of a stream that an error ends."""
+        """The events for an error that ends the stream."""
         ...
 
 
@@ -52,7 +52,7 @@ class EventStream(Response):
     """A response that streams deltas.
 
     Errors before the first event are raised; later ones are written as the encoder's `failure`.
-    When the client goes away the deltas' generator is closed, which aborts the request.
+    When the client disconnects, the deltas' generator is closed, which aborts the request.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class EventStream(Response):
         """`keep_alive`: seconds of silence before a comment is sent."""
         self.status_code, self.background = 200, None
         self._deltas, self._encoder, self._keep_alive = deltas, encoder, keep_alive
-        self._extra = [
+        self._extra_headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in (headers or {}).items()
         ]
-        self._held = AnswerSum()  # what came while the client did not read
+        self._merged = AnswerSum()  # deltas that came while the client did not read
         self._writing: asyncio.Task[None] | None = None
         self._started = False
-        self._last = b""
+        self._pending = b""  # events that go out with the next ones
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
@@ -92,67 +92,68 @@ class EventStream(Response):
                 self._writing.cancel()
 
     async def _stream(self, deltas: AsyncGenerator[Delta, None]) -> None:
-        fault: Exception | None = None
+        failure: Exception | None = None
         try:
             async for delta in deltas:
                 self._take(delta)
         except Exception as error:
             if not self._started:
                 raise
-            fault = error
+            failure = error
         self._start()
-        while self._writing is not None:  # its callback may begin to write what was held
+        while self._writing is not None:  # its callback may begin to write the merged deltas
             await asyncio.wait([self._writing])
         encoder = self._encoder
-        end = encoder.end() if fault is None else encoder.failure(problem_of(fault))
-        body, self._last = self._last + end, b""
+        end = encoder.end() if failure is None else encoder.failure(problem_of(failure))
+        body, self._pending = self._pending + end, b""
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     def _take(self, delta: Delta) -> None:
         if self._writing is not None:  # the client is slow
-            self._held.add(delta)
+            self._merged.add(delta)
             return
         events = self._encoder.encode(delta)
         if not events:
             return
-        if delta.finish_reason is not None:  # goes with what comes next, most often the end
-            self._last += events
+        if delta.finish_reason is not None:  # the end most often follows: one write for both
+            self._pending += events
         else:
             self._write(events)
 
     def _write(self, events: bytes) -> None:
-        """Hand events over to the connection; what has to wait there is finished by a task."""
-        body, self._last = self._last + events, b""
+        """Write events to the connection; a write that blocks is finished by a task."""
+        body, self._pending = self._pending + events, b""
         self._start()
         self._written_at = self._loop.time()
         if self._writing is None:
             message = {"type": "http.response.body", "body": body, "more_body": True}
             self._begin(self._send(message))
         else:
-            self._last = body
+            self._pending = body
 
     def _start(self) -> None:
         if not self._started:
             self._started = True
-            self._begin(self._send({**_HEAD, "headers": [*_HEAD["headers"], *self._extra]}))
+            headers = [*_HEAD["headers"], *self._extra_headers]
+            self._begin(self._send({**_HEAD, "headers": headers}))
 
     def _begin(self, sending: Any) -> None:
-        waits = _begun(sending)
-        if waits is not None:
-            self._writing = waits
-            waits.add_done_callback(self._written)
+        task = _run_until_blocked(sending)
+        if task is not None:
+            self._writing = task
+            task.add_done_callback(self._written)
 
     def _written(self, task: asyncio.Task[None]) -> None:
         self._writing = None
         if task.cancelled() or task.exception() is not None:
-            return  # the client is gone, which the watcher sees too
-        held, self._held = self._held, AnswerSum()
-        events = b"".join(map(self._encoder.encode, held.deltas()))
-        if events or self._last:
+            return  # the client has disconnected, which `CancelOnDisconnect` sees too
+        merged, self._merged = self._merged, AnswerSum()
+        events = b"".join(map(self._encoder.encode, merged.deltas()))
+        if events or self._pending:
             self._write(events)
 
     def _tick(self) -> None:
-        """Now and then: a comment, where nothing was written for long."""
+        """Write a comment if nothing was written for long; called by a timer."""
         silent = self._loop.time() - self._written_at
         if silent >= self._keep_alive and self._writing is None:
             self._write(_COMMENT)
@@ -160,28 +161,28 @@ class EventStream(Response):
         self._timer = self._loop.call_later(max(self._keep_alive - silent, 0.01), self._tick)
 
 
-def _begun(sending: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
-    """Run a coroutine up to where it has to wait; the task that finishes it, if it does.
+def _run_until_blocked(sending: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+    """Run a coroutine until it blocks; return the task that finishes it, None if it is done.
 
-    Most writes need not wait, and a task for each would cost more than the write.
+    Most writes do not block, and a task for each would cost more than the write.
     """
     try:
-        waited = sending.send(None)
+        awaited = sending.send(None)
     except StopIteration:
         return None
-    return asyncio.ensure_future(_rest(sending, waited))
+    return asyncio.ensure_future(_resumed(sending, awaited))
 
 
 @types.coroutine
-def _rest(sending: Coroutine[Any, Any, None], waited: Any) -> Generator[Any, Any, None]:
+def _resumed(sending: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
     while True:
         try:
-            result = yield waited
+            result = yield awaited
         except BaseException as error:
-            waited = _step(sending.throw, error)
+            awaited = _step(sending.throw, error)
         else:
-            waited = _step(sending.send, result)
-        if waited is _ENDED:
+            awaited = _step(sending.send, result)
+        if awaited is _ENDED:
             return
 
 

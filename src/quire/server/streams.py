@@ -1,4 +1,4 @@
-"""Streams of deltas: whole answers, several as one, and clients that go away."""
+"""Streams of deltas: read to the end, merged, and cancelled when a client disconnects."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from starlette.types import Receive
 
 
 class ClientDisconnected(Exception):
-    """The client closed its connection: there is nobody to answer."""
+    """The client closed its connection, so that no answer is sent."""
 
 
 class CancelOnDisconnect:
-    """Runs its block in the current task, and cancels that when the client goes away.
+    """Cancels the current task when the client disconnects during the block.
 
-    The request's body must have been read. A cancellation from elsewhere stays one.
+    The request's body must have been read. Cancellations from elsewhere pass unchanged.
 
     Raises:
         ClientDisconnected: at the end of the block, in place of the cancellation.
@@ -27,18 +27,18 @@ class CancelOnDisconnect:
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._gone = False
+        self._disconnected = False
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watcher = asyncio.ensure_future(self._watch())
+        self._listener = asyncio.ensure_future(self._listen())
 
-    async def _watch(self) -> None:
+    async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._gone = True
+        self._disconnected = True
         self._task.cancel()
 
     async def __aexit__(
@@ -47,8 +47,8 @@ class CancelOnDisconnect:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._watcher.cancel()
-        if self._gone and self._task.cancelling():
+        self._listener.cancel()
+        if self._disconnected and self._task.cancelling():
             self._task.uncancel()
             raise ClientDisconnected from None
 
@@ -59,22 +59,22 @@ T = TypeVar("T")
 async def read_whole(
     request: Request, deltas: AsyncGenerator[T, None], take: Callable[[T], Any]
 ) -> None:
-    """Give every delta to `take`; a client that goes away aborts the request.
+    """Pass every delta to `take`; a disconnect of the client aborts the request.
 
     Raises:
-        ClientDisconnected: the client has gone away.
+        ClientDisconnected: the client closed its connection.
     """
     async with CancelOnDisconnect(request.receive), aclosing(deltas) as stream:
         async for delta in stream:
             take(delta)
 
 
-async def together(
+async def merge(
     streams: Sequence[AsyncGenerator[T, None]],
 ) -> AsyncGenerator[tuple[int, T], None]:
-    """The items of all streams, each with its stream's place.
+    """The items of all streams as they arrive, each with its stream's index.
 
-    An error of one ends all; closing this closes them.
+    An error of one stream ends all; closing this generator closes them.
     """
     if len(streams) == 1:
         async with aclosing(streams[0]) as only:
@@ -83,18 +83,18 @@ async def together(
         return
     queue: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue()
     tasks = [
-        asyncio.ensure_future(_feed(place, stream, queue)) for place, stream in enumerate(streams)
+        asyncio.ensure_future(_feed(index, stream, queue)) for index, stream in enumerate(streams)
     ]
     try:
         running = len(tasks)
         while running:
-            found = await queue.get()
-            if isinstance(found, BaseException):
-                raise found
-            if found is None:
+            event = await queue.get()
+            if isinstance(event, BaseException):
+                raise event
+            if event is None:
                 running -= 1
             else:
-                yield found
+                yield event
     finally:
         for task in tasks:
             task.cancel()
@@ -102,14 +102,14 @@ async def together(
 
 
 async def _feed(
-    place: int,
+    index: int,
     stream: AsyncGenerator[T, None],
     queue: asyncio.Queue[tuple[int, T] | BaseException | None],
 ) -> None:
     try:
         async with aclosing(stream):
             async for item in stream:
-                queue.put_nowait((place, item))
+                queue.put_nowait((index, item))
     except Exception as error:
         queue.put_nowait(error)
     else:

@@ -1,4 +1,4 @@
-"""Each token's own text and bytes, as log-probabilities show them."""
+"""The text and bytes of single tokens, as log-probabilities show them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from quire.constraints.vocabulary import Vocabulary
 
 MIN_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON does not have; OpenAI's own number."""
+"""OpenAI's number for minus infinity, which JSON does not have."""
 
 
 class TokenTexts:
-    """Token ids to text; a token may hold a part of a character, so the bytes are kept too."""
+    """Token ids to text, and to bytes, since a token may hold part of a character."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -27,7 +27,7 @@ class TokenTexts:
 
     @classmethod
     async def of(cls, tokenizer: Tokenizer) -> TokenTexts:
-        """Made off the event loop: reading a large vocabulary takes part of a second."""
+        """Made off the event loop, since reading a large vocabulary takes part of a second."""
         return await asyncio.to_thread(cls._read, tokenizer)
 
     @classmethod
@@ -42,7 +42,7 @@ class TokenTexts:
         return texts
 
     def bytes_of(self, token_id: int) -> bytes:
-        """The bytes of one token; those of a special token are its name's."""
+        """The bytes of one token; a special token's are those of its name."""
         tokenizer = self._tokenizer
         if token_id in tokenizer.special_ids:
             return (tokenizer.id_to_token(token_id) or "").encode()
@@ -51,16 +51,15 @@ class TokenTexts:
         return tokenizer.decode([token_id], skip_special_tokens=False).encode()
 
     def text(self, token_id: int) -> str:
-        """A token's text; what is no whole character of it shows as a replacement."""
+        """A token's text, with replacement characters for incomplete ones."""
         return self.bytes_of(token_id).decode("utf-8", "replace")
 
     def entry(self, token_id: int, logprob: float) -> str:
-        """JSON of one token, its closing brace left out."""
+        """JSON of one token, without its closing brace."""
         fragment = self._fragments.get(token_id)
         if fragment is None:
             raw = self.bytes_of(token_id)
-            numbers = ",".join(map(str, raw))
-            text = quoted(self.text(token_id))
+            text, numbers = quoted(self.text(token_id)), ",".join(map(str, raw))
             fragment = f'{{"token":{text},"bytes":[{numbers}],"logprob":'
             self._fragments[token_id] = fragment
         return f"{fragment}{max(logprob, MIN_LOGPROB)!r}"
@@ -69,15 +68,15 @@ class TokenTexts:
         """JSON of OpenAI's `logprobs` for these tokens; `null` for none."""
         if logprobs is None:
             return "null"
-        return f'{{"content":[{",".join(map(self._with_rivals, logprobs))}],"refusal":null}}'
+        return f'{{"content":[{",".join(map(self._with_top, logprobs))}],"refusal":null}}'
 
-    def _with_rivals(self, token: TokenLogprob) -> str:
-        rivals = ",".join(f"{self.entry(rival, value)}}}" for rival, value in token.top.items())
-        return f'{self.entry(token.token_id, token.logprob)},"top_logprobs":[{rivals}]}}'
+    def _with_top(self, token: TokenLogprob) -> str:
+        top = ",".join(f"{self.entry(token_id, value)}}}" for token_id, value in token.top.items())
+        return f'{self.entry(token.token_id, token.logprob)},"top_logprobs":[{top}]}}'
 
 
 class TokenIdTexts(TokenTexts):
-    """Tokens named by their ids, as another engine wants them."""
+    """Tokens named `token_id:7`, which vLLM's `return_tokens_as_token_ids` asks for."""
 
     def text(self, token_id: int) -> str:
         return f"token_id:{token_id}"

@@ -1,7 +1,7 @@
-"""Tool choice: none, auto, required, named; and one call at a time.
+"""Tool choice: none, auto, required, named; and at most one call.
 
 A forced choice constrains the answer to JSON: the arguments of the named tool, or a list of calls.
-That works with every tool format and every engine that constrains answers.
+That works with every tool format, and with every engine that has constraints.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from quire.server.errors import BadRequest
 
 
 class ToolChooser:
-    """The choice of one call: what the model is offered, and how its answer is read."""
+    """The tool choice of one request: the tools offered, and how the answer is parsed."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self.tools = call.tools or None
-        """The tools that the model is told of."""
+        """The tools that the prompt offers."""
 
     @classmethod
     def of(cls, call: Call) -> ToolChooser:
         """The chooser of a call.
 
         Raises:
-            BadRequest: the choice does not go with the tools.
+            BadRequest: the choice does not match the tools.
             UnsupportedOptionError: a forced choice together with `response_format`.
         """
         if call.tool_choice in ("required", "named"):
@@ -42,18 +42,18 @@ class ToolChooser:
         return ToolChooser(call) if call.parallel_tool_calls or not call.tools else OneCall(call)
 
     def options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The request's options, with what the choice adds."""
+        """The request's options, with the constraint of a forced choice."""
         return options
 
     def read(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-        """The answer with its calls as calls."""
+        """The answer, with tool calls parsed out of it."""
         return deltas
 
 
 class OneCall(ToolChooser):
     """`parallel_tool_calls: false`: an answer ends with its first call.
 
-    The model writes on unseen, so that usage stays true; what it writes is dropped.
+    The model is not stopped, so that usage stays true; the rest of its text is dropped.
     """
 
     async def read(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
@@ -100,9 +100,9 @@ class ForcedChoice(ToolChooser):
         if self._named:
             name = self._call.tool_name
             return _parameters(next(f for f in self._functions if f["name"] == name))
-        call = [_call_schema(function, place) for place, function in enumerate(self._functions)]
+        calls = [_call_schema(function, index) for index, function in enumerate(self._functions)]
         limit = {} if self._call.parallel_tool_calls else {"maxItems": 1}
-        return {"type": "array", "items": {"anyOf": call}, "minItems": 1, **limit}
+        return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, **limit}
 
     async def read(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         readers: dict[int, CallReader] = {}
@@ -118,7 +118,7 @@ class ForcedChoice(ToolChooser):
 
 
 class CallReader:
-    """Reads calls out of constrained JSON as it streams: each is given out when it is whole.
+    """Parses calls out of constrained JSON as it streams; each is returned once it is complete.
 
     With a name the text is that tool's arguments; without one it is a list of calls.
     """
@@ -133,35 +133,30 @@ class CallReader:
         self.has_called = False
 
     def add(self, text: str, *, last: bool = False) -> tuple[ToolCall, ...]:
-        """Take the next text; return the calls that it completes."""
+        """Add text; return the calls that it completes. Arguments cut off by the length stay so."""
         self._text += text
-        if self._name is not None:
-            return self._named(last)
-        calls = tuple(self._whole_calls())
+        if self._name is None:
+            calls = self._complete_calls()
+        elif last and self._text:
+            calls = [ToolCall(self._name, self._text.strip())]
+        else:
+            calls = []
         self.has_called = self.has_called or bool(calls)
-        return calls
+        return tuple(calls)
 
-    def _named(self, last: bool) -> tuple[ToolCall, ...]:
-        """The whole text as arguments; what the length cut short is given as it is."""
-        if not last or not self._text:
-            return ()
-        assert self._name is not None
-        self.has_called = True
-        return (ToolCall(self._name, self._text.strip()),)
-
-    def _whole_calls(self) -> list[ToolCall]:
+    def _complete_calls(self) -> list[ToolCall]:
         calls: list[ToolCall] = []
-        for place in range(self._scanned, len(self._text)):
-            if self._closes_call(self._text[place], place) and self._start is not None:
-                found = json.loads(self._text[self._start : place + 1])
-                arguments = json.dumps(found["arguments"], ensure_ascii=False)
-                calls.append(ToolCall(found["name"], arguments))
+        for position in range(self._scanned, len(self._text)):
+            if self._closes_call(self._text[position], position) and self._start is not None:
+                call = json.loads(self._text[self._start : position + 1])
+                arguments = json.dumps(call["arguments"], ensure_ascii=False)
+                calls.append(ToolCall(call["name"], arguments))
                 self._start = None
         self._scanned = len(self._text)
         return calls
 
-    def _closes_call(self, char: str, place: int) -> bool:
-        """Follow one character; True where it ends an object of the outer list."""
+    def _closes_call(self, char: str, position: int) -> bool:
+        """Scan one character; True if it ends an object of the outer list."""
         if self._in_string:
             if self._escaped:
                 self._escaped = False
@@ -174,7 +169,7 @@ class CallReader:
             self._in_string = True
         elif char in "[{":
             if char == "{" and self._depth == 1:
-                self._start = place
+                self._start = position
             self._depth += 1
         elif char in "]}":
             self._depth -= 1
@@ -193,10 +188,9 @@ def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
     return function.get("parameters") or {"type": "object", "properties": {}}
 
 
-def _call_schema(function: Mapping[str, Any], place: int) -> dict[str, Any]:
-    """A call of the tool at this place of the list."""
-    here = f"#/items/anyOf/{place}/properties/arguments"
-    arguments = _moved(_parameters(function), here)
+def _call_schema(function: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The schema of a call of the tool at this index."""
+    arguments = _rebased(_parameters(function), f"#/items/anyOf/{index}/properties/arguments")
     return {
         "type": "object",
         "properties": {"name": {"const": function["name"]}, "arguments": arguments},
@@ -205,15 +199,15 @@ def _call_schema(function: Mapping[str, Any], place: int) -> dict[str, Any]:
     }
 
 
-def _moved(schema: Any, here: str) -> Any:
-    """A schema whose references to its own root point to where it now stands."""
+def _rebased(schema: Any, pointer: str) -> Any:
+    """A schema with its references to its own root replaced by `pointer`, its new position."""
     if isinstance(schema, list):
-        return [_moved(item, here) for item in schema]
+        return [_rebased(item, pointer) for item in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        key: here + value.removeprefix("#")
+        key: pointer + value.removeprefix("#")
         if key == "$ref" and isinstance(value, str) and value.startswith("#")
-        else _moved(value, here)
+        else _rebased(value, pointer)
         for key, value in schema.items()
     }

@@ -100,7 +100,7 @@ def test_foreign_files_are_few_and_named_with_their_licences() -> None:
 
 def test_packed_files_are_the_same_each_time() -> None:
     for file in page.page_files().values():
-        assert gzip.decompress(file.packed) == file.content
+        assert gzip.decompress(file.gzipped) == file.content
 
 
 def test_the_wheel_holds_the_page_and_all_other_files(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The APIs: what they read, and what they write."""
+"""The HTTP APIs: their request bodies and their answers."""

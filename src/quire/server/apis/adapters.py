@@ -1,4 +1,4 @@
-"""/v1/adapters: LoRA adapters listed, loaded and dropped while the server runs, by an admin's key."""
+"""/v1/adapters: LoRA adapters listed, loaded and dropped at run time, with an admin's key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LoadAdapterRequest(Body):
     name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]*$")] | None = (
         None
     )
-    """What clients give as `model`; without it, the folder's own name."""
+    """The name that clients give as `model`; by default the folder's own name."""
 
 
 class AdapterObject(BaseModel):
@@ -32,7 +32,7 @@ class AdapterObject(BaseModel):
     path: str
     rank: int
     modules: int
-    """How many modules of the model it changes."""
+    """How many modules of the model the adapter changes."""
 
 
 class AdapterList(BaseModel):
@@ -52,23 +52,23 @@ def router() -> APIRouter:
 
     @routes.get("/v1/adapters", **documented(None, AdapterList))
     async def list_adapters(request: Request) -> Response:
-        """The adapters that are loaded."""
+        """The loaded adapters."""
         _check_admin(request)
-        data = [_shown(adapter) for adapter in service_of(request).engine.adapters]
+        data = [_adapter_object(adapter) for adapter in service_of(request).engine.adapters]
         return json_answer({"object": "list", "data": data})
 
     @routes.post("/v1/adapters", **documented(LoadAdapterRequest, AdapterObject))
     async def load_adapter(request: Request) -> Response:
-        """Check an adapter, load it, and serve it from now on."""
+        """Check an adapter, load it, and serve it."""
         _check_admin(request)
         body = await read_body(request, LoadAdapterRequest)
         return json_answer(
-            _shown(await service_of(request).engine.load_adapter(body.path, body.name))
+            _adapter_object(await service_of(request).engine.load_adapter(body.path, body.name))
         )
 
     @routes.delete("/v1/adapters/{name:path}", **documented(None, DroppedAdapter))
     async def drop_adapter(request: Request, name: str) -> Response:
-        """Serve an adapter no more; requests under way with it end as they would."""
+        """Stop serving an adapter; requests in flight still finish with it."""
         _check_admin(request)
         dropped = await service_of(request).engine.drop_adapter(name)
         return json_answer({"id": dropped.name, "object": "adapter", "deleted": True})
@@ -78,10 +78,10 @@ def router() -> APIRouter:
 
 def _check_admin(request: Request) -> None:
     if not caller_of(request).admin:
-        raise Forbidden("Adapters are managed with an admin's key.", code="admin_only")
+        raise Forbidden("Managing adapters needs an admin's key.", code="admin_only")
 
 
-def _shown(adapter: Adapter) -> dict[str, Any]:
+def _adapter_object(adapter: Adapter) -> dict[str, Any]:
     return {
         "id": adapter.name,
         "object": "adapter",

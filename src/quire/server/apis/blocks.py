@@ -1,6 +1,6 @@
-"""An answer as blocks, in the order they were written: thoughts, text, calls.
+"""An answer as blocks in the order of the model's text: thoughts, text, calls.
 
-/v1/responses and /v1/messages both show an answer as a list of blocks, where chat completions has
+/v1/responses and /v1/messages both return an answer as a list of blocks, where chat completions have
 one message with fields.
 """
 
@@ -20,21 +20,21 @@ BlockKind: TypeAlias = Literal["thought", "text", "call"]
 
 @dataclass(frozen=True, slots=True)
 class BlockDelta:
-    """What was added to a block. One of another kind than the one before begins a new block; a call
-    is a block of its own.
-    """
+    """What a block gained. A change of `kind` begins a new block; each call is a block of its own."""
 
     kind: BlockKind
     text: str = ""
     call: ToolCall | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the tokens of this text, where they were asked for; those of a call or a marker before it
-    may stand in front, and those of what follows behind."""
+    """Of the tokens of this text, if requested; tokens of a call or marker just before it, and of
+    what follows it, may be included."""
 
 
 class BlockReader:
-    """Takes the deltas of one completion apart. Invariant: each character of a thought or a text
-    comes out in order, but for white space alone between other blocks, which makes none.
+    """Splits the deltas of one completion into blocks.
+
+    Invariant: all characters of thoughts and texts are returned in order, except for text that is
+    white space alone between other blocks.
     """
 
     def __init__(self) -> None:
@@ -44,28 +44,28 @@ class BlockReader:
         self._logprobs: tuple[TokenLogprob, ...] = ()
 
     def add(self, delta: Delta) -> list[BlockDelta]:
-        """The pieces that this delta completes; after its `finish_reason` there is no other."""
+        """The pieces that this delta completes; after its `finish_reason` there are none."""
         pieces: list[BlockDelta] = []
-        parts, fresh = delta.all_parts(), delta.logprobs or ()
-        if not parts:  # a marker, or half a character: known once text follows
-            self._logprobs += fresh
+        parts, logprobs = delta.all_parts(), delta.logprobs or ()
+        if not parts:  # a marker or half a character, which may belong to the text that follows
+            self._logprobs += logprobs
         for part in parts:
             if isinstance(part, TextPart):
-                self._logprobs += fresh
-                pieces += self._written("text", part.text, fresh)
-                fresh = ()  # what is left of them for a later text, its writer finds
+                self._logprobs += logprobs
+                pieces += self._add("text", part.text, logprobs)
+                logprobs = ()  # a second text's own are split off by `TextLogprobs`
             elif isinstance(part, ThoughtPart):
                 self._logprobs = ()
-                pieces += self._written("thought", part.text)
+                pieces += self._add("thought", part.text)
             else:
                 self._open, self._held, self._logprobs = "call", "", ()
                 pieces.append(BlockDelta("call", call=part))
         if delta.finish_reason is not None and self._open is None and self._held:
             self._open = self._held_kind
-            pieces.append(BlockDelta(self._held_kind, self._held, logprobs=self._taken()))
+            pieces.append(BlockDelta(self._held_kind, self._held, logprobs=self._take_logprobs()))
         return pieces
 
-    def _written(
+    def _add(
         self, kind: BlockKind, text: str, logprobs: tuple[TokenLogprob, ...] = ()
     ) -> list[BlockDelta]:
         if self._open != kind:
@@ -74,31 +74,28 @@ class BlockReader:
             if not self._held.strip():
                 return []
             if kind == "text" and self._open is not None:
-                self._logprobs = logprobs  # those before are of what stands between blocks
+                self._logprobs = logprobs  # earlier ones are of markers between the blocks
             self._open, text, self._held = kind, self._held, ""
-        return [BlockDelta(kind, text, logprobs=self._taken() if kind == "text" else ())]
+        return [BlockDelta(kind, text, logprobs=self._take_logprobs() if kind == "text" else ())]
 
-    def _taken(self) -> tuple[TokenLogprob, ...]:
-        taken, self._logprobs = self._logprobs, ()
-        return taken
+    def _take_logprobs(self) -> tuple[TokenLogprob, ...]:
+        logprobs, self._logprobs = self._logprobs, ()
+        return logprobs
 
 
 def is_text(delta: Delta) -> bool:
-    """Whether a delta holds text at most: then an open block of text goes on with it."""
+    """Whether a delta has at most text, which continues an open text block."""
     if delta.logprobs or delta.finish_reason is not None:
         return False
     return delta.parts is None or all(isinstance(part, TextPart) for part in delta.parts)
 
 
 def new_id(prefix: str) -> str:
-    """A name that nothing else has, such as `msg_3f...`."""
+    """A unique id, such as `msg_3f...`."""
     return f"{prefix}_{uuid.uuid4().hex}"
 
 
 def event_bytes(event: Mapping[str, Any]) -> bytes:
-    """A server-sent event that has its `type` as its name.
-
-    In ASCII: some clients take U+2028 for the end of a line.
-    """
+    """A server-sent event named by its `type`, in ASCII, since some clients split lines at U+2028."""
     data = json.dumps(event, separators=(",", ":"))
     return f"event: {event['type']}\ndata: {data}\n\n".encode("ascii")

@@ -1,4 +1,4 @@
-"""From a request's bytes to a checked body; what is wrong is told by name."""
+"""Request bodies: strict models, and errors that name the wrong field."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from quire.server.errors import BadRequest
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 strict = with_config(_STRICT)
-"""Decorates a part of a body, which is a typed dictionary: read as strictly as the body."""
+"""Decorates the typed dictionary of a body's part, which is then checked as strictly as the body."""
 
 
 class Body(BaseModel):
-    """A request's body. Types are taken as they are, and null is "not given"."""
+    """A request's body. Types are not coerced, and null means "not given"."""
 
     model_config = _STRICT | ConfigDict(frozen=True)
 
     refused: ClassVar[Mapping[str, str]] = {}
-    """Fields that others know, and why this server does not take them."""
+    """Fields of other servers, and why this server refuses them."""
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -40,7 +40,7 @@ async def read_body(request: Request, kind: type[AnyBody]) -> AnyBody:
     """Read and check the body.
 
     Raises:
-        BadRequest: it is no JSON, or not of this form.
+        BadRequest: the body is no JSON, or does not fit the model.
     """
     content = await request.body()
     try:
@@ -50,28 +50,28 @@ async def read_body(request: Request, kind: type[AnyBody]) -> AnyBody:
 
 
 def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
-    """The first fault of a body, in our words; an unknown field counts before the others."""
-    faults = error.errors(include_url=False, include_context=True)
-    unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"]
-    fault: Mapping[str, Any] = (unknown or faults)[0]
-    path, context = _path(fault["loc"]), fault.get("ctx", {})
+    """The first error of a body in quire's words; unknown fields come before all others."""
+    errors = error.errors(include_url=False, include_context=True)
+    unknown = [one for one in errors if one["type"] == "extra_forbidden"]
+    first: Mapping[str, Any] = (unknown or errors)[0]
+    path, context = _path(first["loc"]), first.get("ctx", {})
     param = path or None
-    if fault["type"] == "json_invalid":
+    if first["type"] == "json_invalid":
         return BadRequest(f"The body is no valid JSON: {context['error']}.", code="json")
-    if fault["type"] == "extra_forbidden":
+    if first["type"] == "extra_forbidden":
         return BadRequest(_unknown(path, kind), param=param, code="unknown_parameter")
-    if fault["type"] == "missing":
+    if first["type"] == "missing":
         return BadRequest(f"{path} is required.", param=param, code="missing_parameter")
-    if fault["type"] == "value_error":
+    if first["type"] == "value_error":
         return BadRequest(sentence(str(context["error"])), param=param)
-    text = fault["msg"][:1].lower() + fault["msg"][1:]
-    if fault["type"].startswith("unknown_"):  # a union's member: `unions.tagged`
-        text += _unknown_kind(fault["input"], fault["type"].removeprefix("unknown_"))
+    text = first["msg"][:1].lower() + first["msg"][1:]
+    if first["type"].startswith("unknown_"):  # no member of a union fits: see `tagged`
+        text += _unknown_kind(first["input"], first["type"].removeprefix("unknown_"))
     return BadRequest(sentence(f"{path or 'The body'}: {text}"), param=param)
 
 
 def _path(loc: Sequence[int | str]) -> str:
-    """`messages[0].content`, without the names that tell the members of a union apart."""
+    """`messages[0].content`, without the tags of union members."""
     path = ""
     for item in loc:
         if isinstance(item, int):
@@ -82,9 +82,9 @@ def _path(loc: Sequence[int | str]) -> str:
 
 
 def _unknown_kind(value: object, key: str) -> str:
-    """What stands at the key that was looked at."""
-    found = value.get(key) if isinstance(value, Mapping) else value
-    return f"; not {found[:80]!r}" if isinstance(found, str) else ""
+    """The value of the discriminating key, for an error text."""
+    kind = value.get(key) if isinstance(value, Mapping) else value
+    return f"; not {kind[:80]!r}" if isinstance(kind, str) else ""
 
 
 def _unknown(path: str, kind: type[Body]) -> str:
@@ -97,30 +97,30 @@ def _unknown(path: str, kind: type[Body]) -> str:
 def json_answer(
     content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A whole answer."""
+    """A response of JSON."""
     return Response(to_json(content), status, dict(headers or {}), "application/json")
 
 
-# --- known fields that are not honoured ------------------------------------------------------------
+# --- known fields that are not supported -----------------------------------------------------------
 
 
-def only(*fine: Any, because: str) -> BeforeValidator:
-    """Lets `fine` values and null pass, and refuses all others with a reason."""
+def only(*allowed: Any, because: str) -> BeforeValidator:
+    """Allows these values and null, and refuses all others with a reason."""
 
     def check(value: Any) -> Any:
-        if value is not None and not any(value is one or value == one for one in fine):
+        if value is not None and not any(value is one or value == one for one in allowed):
             raise ValueError(because)
         return value
 
     return BeforeValidator(check)
 
 
-def kinds(*fine: str, because: str) -> BeforeValidator:
-    """Refuses objects of another `type`, before anything else about them is looked at."""
+def kinds(*allowed: str, because: str) -> BeforeValidator:
+    """Refuses objects of another `type` before their other fields are checked."""
 
     def check(value: Any) -> Any:
         kind = value.get("type") if isinstance(value, dict) else None
-        if isinstance(kind, str) and kind not in fine:
+        if isinstance(kind, str) and kind not in allowed:
             raise ValueError(f"The type {kind[:80]!r} is not supported: {because}")
         return value
 
@@ -130,17 +130,17 @@ def kinds(*fine: str, because: str) -> BeforeValidator:
 # --- unions ----------------------------------------------------------------------------------------
 
 
-def tagged(by_kind: Mapping[str, str], key: str, what: str) -> Discriminator:
-    """Chooses the member of a union by the value at `key`; tags begin with a capital letter."""
+def tagged(tags: Mapping[str, str], key: str, what: str) -> Discriminator:
+    """Chooses a union's member by the value of `key`; tags begin with a capital letter."""
 
     def choose(value: Any) -> str | None:
         kind = value.get(key) if isinstance(value, dict) else None
-        return by_kind.get(kind) if isinstance(kind, str) else None
+        return tags.get(kind) if isinstance(kind, str) else None
 
-    known = ", ".join(by_kind)
+    known = ", ".join(tags)
     return Discriminator(choose, f"unknown_{key}", f"{what}; known are {known}")
 
 
 def by_type(tags: Mapping[type, str], name: str, what: str) -> Discriminator:
-    """Chooses the member of a union by the Python type of the value; see `tagged`."""
+    """Chooses a union's member by the Python type of the value; see `tagged`."""
     return Discriminator(lambda value: tags.get(type(value)), name, what)

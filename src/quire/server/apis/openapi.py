@@ -1,4 +1,4 @@
-"""What the OpenAPI page says of a route whose body the route itself reads."""
+"""The OpenAPI page's entries for routes that read their bodies themselves."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ERRORS: dict[int, str] = {
     401: "No API key, or an unknown one.",
     403: "The key does not allow this.",
     404: "No such model or adapter.",
-    405: "The model that is served does nothing of this kind.",
+    405: "The served model cannot do this.",
     413: "The body is too large.",
-    429: "Overloaded: come again after `Retry-After`.",
+    429: "Overloaded: try again after `Retry-After`.",
     500: "The engine failed at this request.",
     503: "Loading, draining, or without an engine.",
     408: "The request's time limit passed.",
@@ -30,7 +30,7 @@ def documented(
     streams: bool = False,
     error: type[BaseModel] = ErrorBody,
 ) -> dict[str, Any]:
-    """The arguments of a route's decorator: its body, its answer and its errors."""
+    """The keyword arguments of a route's decorator: its body, its answer and its errors."""
     content: dict[str, Any] = {}
     if streams:
         content["text/event-stream"] = {"schema": {"description": "Server-sent events."}}
@@ -40,18 +40,14 @@ def documented(
     responses[200] = {"model": answer, "content": content, "description": "The answer."}
     arguments: dict[str, Any] = {"response_model": None, "responses": responses}
     if body is not None:
-        content = {"application/json": {"schema": _schema(body)}}
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        content = {"application/json": {"schema": schema}}
         arguments["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
     return arguments
 
 
-def _schema(body: type[BaseModel]) -> dict[str, Any]:
-    """A body's schema; `complete_page` moves its `$defs` to where it refers to them."""
-    return body.model_json_schema(ref_template="#/components/schemas/{model}")
-
-
 def complete_page(page: dict[str, Any]) -> dict[str, Any]:
-    """Move what the bodies' schemas refer to into the page's components."""
+    """Move the `$defs` of the bodies' schemas into the page's components."""
     schemas = page.setdefault("components", {}).setdefault("schemas", {})
     for path in page.get("paths", {}).values():
         for operation in path.values():

@@ -1,4 +1,4 @@
-"""Request options on the wires: the fields of the APIs' bodies, made of the table of options."""
+"""Fields of the APIs' bodies, made from the table of request options."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from quire.server.apis.body import Body
 class OptionFields(Body):
     """A body with fields of the table; see `option_fields`."""
 
-    named: ClassVar[Mapping[str, str]]
-    """quire's name of each field that is the table's, and means here what it means there."""
+    option_names: ClassVar[Mapping[str, str]]
+    """quire's name of each field that is made from the table."""
 
     def options(self) -> dict[str, Any]:
-        """The options that the body gives, by quire's names for them."""
+        """The body's options, by quire's names for them."""
         options: dict[str, Any] = {}
         for field in self.model_fields_set:
-            name, value = self.named.get(field), getattr(self, field)
+            name, value = self.option_names.get(field), getattr(self, field)
             if name is not None and value is not None:
                 options[name] = value
         if options.get("top_p") == 0:
-            # On every wire that has it, 0 leaves the single likeliest token. In Python it is
-            # LLaMA-Factory's word for "unset".
+            # On every wire, 0 keeps the single likeliest token. In Python it means "unset", as in
+            # LLaMA-Factory.
             del options["top_p"]
             options["do_sample"] = False
         return options
@@ -35,21 +35,20 @@ class OptionFields(Body):
 def option_fields(
     wire: Wire, *, but: Iterable[str] = (), only: Iterable[str] | None = None
 ) -> type[OptionFields]:
-    """A body's base class with the options that a wire has: all, those of `only`, or all `but` some,
-    which the body shows in forms of its own.
-    """
+    """A body's base class with a wire's options: all, those of `only`, or all `but` some."""
     fields: dict[str, Any] = {
         name: (_annotation(name, option, wire), Field(None, description=option.meaning))
         for name, option in on_wire(wire).items()
         if (name in only if only is not None else name not in but)
     }
-    made = create_model(f"{wire.capitalize()}Options", __base__=OptionFields, **fields)
-    made.named = {name: option.name for name, option in on_wire(wire).items() if name in fields}
-    return made
+    model = create_model(f"{wire.capitalize()}Options", __base__=OptionFields, **fields)
+    names = {name: option.name for name, option in on_wire(wire).items() if name in fields}
+    model.option_names = names
+    return model
 
 
 def _annotation(name: str, option: Option, wire: Wire) -> Any:
-    """The type of a field; its range is checked in the same words as from Python."""
+    """The type of a field, with the checks and error texts of the Python API."""
     kind = option.wire_types.get(wire, option.type)
 
     def check(value: Any) -> Any:

@@ -32,7 +32,7 @@ class TokenizeRequest(Body):
     tools: list[Tool] | None = None
     chat_template_kwargs: TemplateOptions | None = None
     add_special_tokens: bool | None = None
-    """By default true for a text, and false for a conversation, which allows nothing else."""
+    """True by default for a text; for a conversation only false is allowed."""
     return_token_strs: bool | None = None
     add_generation_prompt: Annotated[Literal[True] | None, only(True, because=_PROMPT)] = None
     continue_final_message: Annotated[Literal[False] | None, only(False, because=_PROMPT)] = None
@@ -62,7 +62,7 @@ def router() -> APIRouter:
 
     @routes.post("/tokenize", **documented(TokenizeRequest, Tokens))
     async def tokenize(request: Request) -> Response:
-        """The token ids of a text, or of the prompt that a conversation makes."""
+        """The token ids of a text, or of a conversation's prompt."""
         service = service_of(request)
         body = await read_body(request, TokenizeRequest)
         service.models.resolve(body.model)
@@ -123,14 +123,14 @@ def _call(body: TokenizeRequest) -> Call:
 
 
 def _strings(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """The tokens as the vocabulary writes them; a medium's placeholder is a token like others."""
+    """The tokens as the vocabulary writes them."""
     return [tokenizer.id_to_token(token) or "" for token in ids]
 
 
 def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
-    for place, token in enumerate(ids):
+    for index, token in enumerate(ids):
         if tokenizer.id_to_token(token) is None:
             raise BadRequest(
-                f"tokens[{place}] is {token}, which is no token of this model.",
-                param=f"tokens[{place}]",
+                f"tokens[{index}] is {token}, which is no token of this model.",
+                param=f"tokens[{index}]",
             )

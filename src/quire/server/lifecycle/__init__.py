@@ -1,1 +1,1 @@
-"""The server's life: loading, serving, restarts, draining."""
+"""The server's lifecycle: loading, serving, restarts, draining."""

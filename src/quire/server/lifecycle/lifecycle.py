@@ -1,4 +1,4 @@
-"""The life of a served engine.
+"""The lifecycle of a served engine.
 
     loading ──► ready ──► draining ──► stopped
        │        │   ▲         ▲
@@ -7,8 +7,8 @@
        ▼        ▼
       failed: the server ends with the error
 
-The gate is open in `ready` alone. A request that is in when the engine dies, or when the time of the
-drain is over, ends with an error of its own, which its stream tells.
+Admission is open in `ready` alone. A request in flight when the engine dies, or when the drain's time
+is over, ends with an error of its own, which its stream sends.
 """
 
 from __future__ import annotations
@@ -33,60 +33,60 @@ from quire.server.service import Service
 State = Literal["loading", "ready", "restarting", "draining", "stopped", "failed"]
 T = TypeVar("T")
 
-_LOOK_EVERY = 0.25  # seconds between two looks at an engine
-_LOOK_ELSEWHERE = 2.0  # where looking asks another server
-_GRACE = 1.0  # seconds in which requests of a dead engine learn of it from the engine itself
+_POLL = 0.25  # seconds between two health checks of an engine
+_POLL_REMOTE = 2.0  # for a remote engine, whose health check is a request
+_GRACE = 1.0  # seconds in which a dead engine may end its requests itself
 _PROGRESS_EVERY = 5.0
-_SEQUENCES = 256  # where the engine does not say how many it runs
+_SEQUENCES = 256  # if the engine does not say how many it runs
 
 
 class Lifecycle:
-    """Loads the engine, watches it, starts it again, drains and closes it.
+    """Loads the engine, checks its health, restarts, drains and closes it.
 
     Args:
-        service: what the engine is attached to.
-        make_engine: makes it, in a thread.
-        log: is told of each change.
-        stop: ends the server; called at the end of a drain or after a failure.
-        address: where it is served, to be told.
+        service: gets the engine attached.
+        make_engine: makes the engine; called in a thread.
+        log: gets an event for each change of state.
+        stop: ends the server; called after a drain or a failure.
+        address: the server's address, for the log.
     """
 
     def __init__(
         self,
         service: Service,
-        gate: Admission,
+        admission: Admission,
         make_engine: Callable[[], BaseEngine],
         log: EventLog,
         stop: Callable[[], None],
         address: str = "",
     ) -> None:
-        self._service, self._gate, self._make_engine = service, gate, make_engine
+        self._service, self._admission, self._make_engine = service, admission, make_engine
         self._log, self._stop, self._address = log, stop, address
         self._arguments: ServerArguments = service.arguments
         self.state: State = "loading"
         self.failure: BaseException | None = None
         self._restarts = 0
-        self._theirs = 0  # starts that engines before this one made by themselves
-        self._hurry = asyncio.Event()
+        self._past_restarts = 0  # which engines before this one made by themselves
+        self._drain_now = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        gate.close("The model is being loaded: try again soon.")
+        admission.close("The model is being loaded: try again soon.")
 
     def start(self) -> None:
-        """Begin to load, in the running loop."""
+        """Begin to load the engine, in the running loop."""
         self._tasks.append(asyncio.ensure_future(self._run()))
 
     @property
     def restarts(self) -> int:
-        """How often an engine was started again."""
+        """How often an engine was restarted, by the server or by itself."""
         own = self._service.engine.state.restarts if self._service.is_attached else 0
-        return self._restarts + self._theirs + own
+        return self._restarts + self._past_restarts + own
 
     def engine_load(self) -> EngineLoad | None:
-        """What the engine tells of itself, if there is one that does."""
+        """The engine's own figures; None without an engine that has any."""
         return self._service.engine.state.load if self._service.is_attached else None
 
     async def close(self) -> None:
-        """Free the engine."""
+        """Close the engine and stop all tasks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -94,40 +94,40 @@ class Lifecycle:
         if self.state != "failed":
             self._enter("stopped")
 
-    # --- loading and watching --------------------------------------------------------------------
+    # --- loading and health checks ---------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
             await self._load()
             while True:
-                await self._watch()
-                await self._revive()
+                await self._until_dead()
+                await self._recover()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self.failure = error
-            self._gate.close("The engine has failed for good.", None)
-            self._gate.end_all(_as_engine_error(error))
+            self._admission.close("The engine has failed for good.", None)
+            self._admission.end_all(_as_engine_error(error))
             self._enter("failed", **fault(error))
             self._stop()
 
     async def _load(self, adapters: Sequence[Adapter] = ()) -> None:
-        """Make an engine and serve it; `adapters` are loaded if it does not have them."""
+        """Make an engine and serve it, with those of `adapters` that it does not have yet."""
         name = self._arguments.served_model_name
         self._log.event("loading", model=name, message="Loading the model.")
-        telling = asyncio.ensure_future(self._tell_progress())
+        progress = asyncio.ensure_future(self._log_progress())
         try:
             engine = await in_thread(self._make_engine)
         finally:
-            telling.cancel()
+            progress.cancel()
         await _load_adapters(engine, adapters, self._log)
         self._service.attach(engine)
         sequences = engine.info.max_sequences or _SEQUENCES
-        # A few more than the engine runs wait in it, so that each place is taken at once.
-        self._gate.capacity = self._arguments.max_running or ceil(sequences * 9 / 8)
+        # A few more than the engine runs wait inside it, so that a finished one is replaced at once.
+        self._admission.capacity = self._arguments.max_running or ceil(sequences * 9 / 8)
         self._serve()
 
-    async def _tell_progress(self) -> None:
+    async def _log_progress(self) -> None:
         began = time.monotonic()
         while True:
             await asyncio.sleep(_PROGRESS_EVERY)
@@ -137,15 +137,15 @@ class Lifecycle:
     def _serve(self) -> None:
         if self.state in ("draining", "stopped"):
             return
-        self._gate.open()
+        self._admission.open()
         name, at = self._service.models.name, f" at {self._address}" if self._address else ""
-        self._enter("ready", capacity=self._gate.capacity, message=f"Serving {name}{at}.")
+        self._enter("ready", capacity=self._admission.capacity, message=f"Serving {name}{at}.")
 
-    async def _watch(self) -> None:
-        """Return when the engine has died; requests that wait end at once, the others soon."""
+    async def _until_dead(self) -> None:
+        """Return when the engine has died; waiting requests end at once, running ones soon."""
         engine = self._service.engine
         while True:
-            await asyncio.sleep(_LOOK_ELSEWHERE if engine.info.is_remote else _LOOK_EVERY)
+            await asyncio.sleep(_POLL_REMOTE if engine.info.is_remote else _POLL)
             try:
                 await engine.health()
             except EngineError as error:
@@ -153,24 +153,24 @@ class Lifecycle:
                 return
 
     def _died(self, engine: BaseEngine, error: EngineError) -> None:
-        self._gate.close("The engine has died and is being started again.", 10.0)
-        self._gate.end_waiting(error)
+        self._admission.close("The engine has died and is being started again.", 10.0)
+        self._admission.end_waiting(error)
         self._enter("restarting", **fault(error))
-        if not engine.info.is_remote:  # what runs on another machine may go on, and knows it
+        if not engine.info.is_remote:  # a remote engine's requests may go on, and end by themselves
             self._tasks.append(asyncio.ensure_future(self._end_lost(time.monotonic(), error)))
 
     async def _end_lost(self, died: float, error: QuireError) -> None:
-        """End those that the engine has not told."""
+        """End the requests that the dead engine has not ended itself."""
         await asyncio.sleep(_GRACE)
-        for ticket in self._gate.running_since(died):
+        for ticket in self._admission.running_since(died):
             ticket.end(error)
 
-    # --- starting again --------------------------------------------------------------------------
+    # --- restarting ------------------------------------------------------------------------------
 
-    async def _revive(self) -> None:
+    async def _recover(self) -> None:
         engine = self._service.engine
         while engine.state.recovers:
-            await asyncio.sleep(_LOOK_ELSEWHERE if engine.info.is_remote else _LOOK_EVERY)
+            await asyncio.sleep(_POLL_REMOTE if engine.info.is_remote else _POLL)
             with suppress(EngineError):
                 await engine.health()
                 self._serve()
@@ -178,16 +178,16 @@ class Lifecycle:
         await self._replace(engine)
 
     async def _replace(self, engine: BaseEngine) -> None:
-        """Make a new engine in place of one that stays dead.
+        """Replace an engine that stays dead with a new one.
 
         Raises:
-            EngineDeadError: it was started again as often as is allowed.
+            EngineDeadError: after `max_restarts` restarts.
         """
         adapters = engine.adapters
         cause = await _cause(engine)
         await self._close_engine()
-        self._theirs += engine.state.restarts
-        while self._restarts + self._theirs < self._arguments.max_restarts:
+        self._past_restarts += engine.state.restarts
+        while self._restarts + self._past_restarts < self._arguments.max_restarts:
             self._restarts += 1
             delay = 2.0 ** (self._restarts - 1)
             self._log.event("restart", "warning", number=self._restarts, delay=delay)
@@ -199,7 +199,7 @@ class Lifecycle:
                 continue
             return
         raise EngineDeadError(
-            f"{cause} It was started again {self._restarts + self._theirs} times (max_restarts)."
+            f"{cause} It was started again {self._restarts + self._past_restarts} times (max_restarts)."
         )
 
     async def _close_engine(self) -> None:
@@ -215,30 +215,31 @@ class Lifecycle:
     # --- draining --------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Let nobody in any more, wait for those who are in, and stop; again: wait no longer."""
+        """Refuse new requests, wait for those in flight, and stop; a second call does not wait."""
         if self.state in ("draining", "stopped", "failed"):
-            self._hurry.set()
+            self._drain_now.set()
             return
         loading = self.state != "ready"
-        self._gate.close("The server is shutting down.", 5.0)
-        self._enter("draining", running=self._gate.running, waiting=self._gate.waiting)
+        self._admission.close("The server is shutting down.", 5.0)
+        self._enter("draining", running=self._admission.running, waiting=self._admission.waiting)
         if loading:
-            self._hurry.set()
+            self._drain_now.set()
         self._tasks.append(asyncio.ensure_future(self._drain()))
 
     async def _drain(self) -> None:
         waits = [
-            asyncio.ensure_future(self._gate.idle()),
-            asyncio.ensure_future(self._hurry.wait()),
+            asyncio.ensure_future(self._admission.idle()),
+            asyncio.ensure_future(self._drain_now.wait()),
         ]
         await asyncio.wait(
             waits, timeout=self._arguments.drain_timeout, return_when=asyncio.FIRST_COMPLETED
         )
         for wait in waits:
             wait.cancel()
-        self._gate.end_all(EngineClosedError("The server was shut down before the answer's end."))
+        error = EngineClosedError("The server was shut down before the answer was complete.")
+        self._admission.end_all(error)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._gate.idle(), 2.0)
+            await asyncio.wait_for(self._admission.idle(), 2.0)
         self._stop()
 
     def _enter(self, state: State, **fields: object) -> None:
@@ -250,7 +251,7 @@ class Lifecycle:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a thread that ends with the process, so that it can be given up."""
+    """Run `work` in a daemon thread, so that a shutdown during loading need not wait for it."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
@@ -263,13 +264,13 @@ async def in_thread(work: Callable[[], T]) -> T:
             done.set_result(result)  # type: ignore[arg-type]
 
     def run() -> None:
-        result, failed = None, None
+        result, failure = None, None
         try:
             result = work()
         except BaseException as error:
-            failed = error
+            failure = error
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(post, result, failed)
+            loop.call_soon_threadsafe(post, result, failure)
 
     threading.Thread(target=run, name="quire-load", daemon=True).start()
     return await done
@@ -288,10 +289,10 @@ def _as_engine_error(error: BaseException) -> QuireError:
 
 
 async def _load_adapters(engine: BaseEngine, adapters: Sequence[Adapter], log: EventLog) -> None:
-    """Load what was served before the engine was made again, and what it does not have."""
-    there = {adapter.name for adapter in engine.adapters}
+    """Load the adapters that the engine before served and this one does not have."""
+    loaded = {adapter.name for adapter in engine.adapters}
     for adapter in adapters:
-        if adapter.name not in there:
+        if adapter.name not in loaded:
             try:
                 await engine.load_adapter(adapter.path, adapter.name)
             except QuireError as error:

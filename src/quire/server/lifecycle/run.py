@@ -1,4 +1,4 @@
-"""`quire serve`: the engine loaded beside a server that listens already."""
+"""`quire serve`: runs a server that listens while its engine loads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from quire.server.observability.metrics import (
 from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
 
-_CLOSING = 5  # seconds that connections have to send what was written, when all requests are over
+_CLOSING = 5  # seconds for connections to send their buffers, once all requests are over
 
 
 def serve(
@@ -49,12 +49,12 @@ def serve(
 
     Args:
         values: the engine's arguments, as `get_infer_args` takes them.
-        arguments: the server's own.
-        sockets: where to listen, in place of host and port.
+        arguments: the server's own arguments.
+        sockets: listening sockets, instead of host and port.
 
     Raises:
         ConfigError: the arguments are wrong.
-        ModelError, EngineError: the model could not be loaded, or died too often.
+        ModelError, EngineError: the model could not be loaded, or its engine died too often.
     """
     with _logged(arguments) as log:
         model_args, *others = get_infer_args({"media_dir": arguments.media_root, **values})
@@ -87,7 +87,7 @@ def run(
 
 @contextmanager
 def _logged(arguments: ServerArguments) -> Generator[EventLog]:
-    """The server's log, which is quire's and uvicorn's meanwhile."""
+    """The server's log, which takes over quire's and uvicorn's logging during the block."""
     log = EventLog.opened(arguments.log_file, arguments.log_format)
     try:
         with take_over(log):
@@ -103,85 +103,83 @@ def _run(
     log: EventLog,
     listening: list[socket.socket],
 ) -> None:
-    gate = Admission(1, arguments.max_waiting, arguments.queue_timeout)
-    figures = RequestMetrics()
+    admission = Admission(1, arguments.max_waiting, arguments.queue_timeout)
+    metrics = RequestMetrics()
     tracer = _tracer(arguments, lambda: _model_name(service))
-    watcher = RequestObserver(figures, tracer)
-    service = Service(arguments, gate=gate, observe=watcher)
+    service = Service(arguments, admission, RequestObserver(metrics, tracer))
 
     def make() -> BaseEngine:
         engine = make_engine()
         restrict_media(engine, arguments)
-        # What is there now stays: collections that looked through it would hold up every stream.
+        # The loaded objects stay alive; scanning them in each collection would delay every stream.
         gc.collect()
         gc.freeze()
         return engine
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        life.start()
+        lifecycle.start()
         log.event("listening", address=address(listening[0]))
         try:
             yield
         finally:
-            await life.close()
+            await lifecycle.close()
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)
 
     def stop() -> None:
         server.should_exit = True
 
-    life = Lifecycle(service, gate, make, log, stop, address(listening[0]))
-    collector = ServerCollector(
-        figures, ServerGauges(life, gate, log), lambda: _model_name(service)
-    )
+    lifecycle = Lifecycle(service, admission, make, log, stop, address(listening[0]))
+    gauges = ServerGauges(lifecycle, admission, log)
+    collector = ServerCollector(metrics, gauges, lambda: _model_name(service))
     app = make_app(
         service,
         routers=(metrics_router(collector),),
-        middleware=middleware_stack(arguments, ring, gate, log, traced=tracer is not None),
+        middleware=middleware_stack(arguments, ring, admission, log, traced=tracer is not None),
         lifespan=lifespan,
     )
-    server = DrainingServer(config(app, arguments), life)
+    server = DrainingServer(config(app, arguments), lifecycle)
     server.run(sockets=listening)
-    if life.failure is not None:
-        raise life.failure
+    if lifecycle.failure is not None:
+        raise lifecycle.failure
 
 
 class ServerGauges:
-    """The state of a server at this moment; see `metrics.GaugeSource`."""
+    """The current state of a server; see `metrics.GaugeSource`."""
 
-    def __init__(self, life: Lifecycle, gate: Admission, log: EventLog) -> None:
-        self._life, self._gate, self._log = life, gate, log
+    def __init__(self, lifecycle: Lifecycle, admission: Admission, log: EventLog) -> None:
+        self._lifecycle, self._admission, self._log = lifecycle, admission, log
 
     def load(self) -> EngineLoad | None:
-        """What the engine knows of itself."""
-        return self._life.engine_load()
+        """The engine's own figures; None without an engine that has any."""
+        return self._lifecycle.engine_load()
 
     def state(self) -> str:
         """The server's state."""
-        return self._life.state
+        return self._lifecycle.state
 
     def counts(self) -> dict[str, float]:
-        """Counts of the gate, the log and the engine's life."""
+        """Counts of admission, the log and the lifecycle."""
         return {
-            "running": self._gate.running_completions,
-            "waiting": self._gate.waiting,
-            "refused": self._gate.refused,
+            "running": self._admission.running_completions,
+            "waiting": self._admission.waiting,
+            "refused": self._admission.refused,
             "dropped": self._log.dropped,
-            "restarts": self._life.restarts,
+            "restarts": self._lifecycle.restarts,
         }
 
 
 class DrainingServer(uvicorn.Server):
     """uvicorn's server; a signal drains it, and a second one ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, life: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
         super().__init__(config)
-        self._life = life
+        self._lifecycle = lifecycle
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come, at any point of the main thread's work."""
-        asyncio.get_running_loop().call_soon_threadsafe(self._life.drain)
+        """Handle a signal, which may interrupt the main thread anywhere."""
+        asyncio.get_running_loop().call_soon_threadsafe(self._lifecycle.drain)
 
 
 def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
@@ -209,30 +207,30 @@ def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
 
 
 def _allow_many_files() -> None:
-    """Each connection is an open file, of which a process may have few unless it asks for more."""
+    """Raise the limit of open files, since each connection is one."""
     try:
         import resource
     except ImportError:  # not a POSIX system
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything is loaded.
+    """A listening socket, opened before anything is loaded.
 
     Raises:
-        ConfigError: the address cannot be listened at.
+        ConfigError: the address is not usable.
     """
     try:
-        family, _, _, _, place = socket.getaddrinfo(
+        family, _, _, _, bound = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(place[:2], family=family, backlog=4096)
+        return socket.create_server(bound[:2], family=family, backlog=4096)
     except OSError as error:
-        number = error.errno or 0  # names that cannot be resolved have negative ones
+        number = error.errno or 0  # negative if the name cannot be resolved
         reason = os.strerror(number) if number > 0 else str(error)
         raise ConfigError(f"Cannot listen at {host}, port {port}: {reason}.") from None
 
@@ -244,7 +242,7 @@ def address(listening: socket.socket) -> str:
 
 
 def restrict_media(engine: BaseEngine, arguments: ServerArguments) -> None:
-    """Hold the media that clients name to what a server allows."""
+    """Restrict the media that clients may name to the server's policy."""
     if engine.has_tokens:
         policy = MediaPolicy.for_server(arguments.media_root, urls=arguments.media_urls)
         engine.tokens.preparation.media.restrict(policy)
@@ -257,14 +255,13 @@ def _model_name(service: Service) -> str:
 
 
 def _tracer(arguments: ServerArguments, model: Callable[[], str]) -> Any:
-    """The tracer, where traces are wanted."""
-    wanted = arguments.otlp_endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not wanted:
+    """The tracer, if an endpoint is configured."""
+    if not (arguments.otlp_endpoint or os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
         return None
     try:
         from quire.server.observability.tracing import Tracer
     except ImportError as error:
         raise ConfigError(
-            f"Traces need a package that is not here ({error}): pip install 'quire-llm[otel]'."
+            f"Traces need a package that is not installed ({error}): pip install 'quire-llm[otel]'."
         ) from error
     return Tracer.to(arguments.otlp_endpoint, model)

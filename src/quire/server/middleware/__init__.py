@@ -1,1 +1,1 @@
-"""ASGI middleware: what wraps every request of the server."""
+"""ASGI middleware around every request of the server."""

@@ -1,4 +1,4 @@
-"""API keys: kept as hashes, compared in constant time, asked for on every route but a few."""
+"""API keys: kept as hashes, compared in constant time, required on all but a few routes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from quire.server.call import CALLER, Caller
 from quire.server.errors import ErrorForm, Unauthorized, openai_form, problem_of, refuse
 
 OPEN_PATHS = frozenset({"/health", "/ready", "/", "/page/"})
-"""What is answered without a key: probes, and the chat page, whose files hold no secret and which asks
-for a key itself. One that ends with a slash stands for all below it, except `/`."""
+"""Paths that need no key: probes, and the chat page, whose files hold no secret and which asks for a
+key itself. A path that ends with a slash covers all below it, except `/`."""
 
 _HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
-_LONGEST = 512  # bytes of a key that are looked at
+_MAX_BYTES = 512  # of a key
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +33,27 @@ class _Key:
 
 
 class KeyRing:
-    """All keys of a server; the keys themselves are not kept.
+    """The hashes of all keys of a server; the keys themselves are not kept.
 
-    Each has a salt of its own, so that callers of different keys share no cached prefix. Salts are
-    made new with each ring: nothing that is kept anywhere depends on them.
+    Each key has its own salt, so that callers with different keys share no cached prefix. Salts are
+    new for each ring, since no cache outlives it.
     """
 
     def __init__(self, users: Iterable[tuple[str, str]], admins: Iterable[tuple[str, str]]) -> None:
-        """Both give keys and their names; a name may be empty."""
+        """Both are pairs of a key and its name, which may be empty."""
         secret = secrets.token_bytes(32)
-        given = [*((*user, False) for user in users), *((*admin, True) for admin in admins)]
+        rows = [*((*user, False) for user in users), *((*admin, True) for admin in admins)]
         keys: dict[bytes, _Key] = {}
-        for number, (key, name, admin) in enumerate(given, start=1):
-            digest = _digest_given(key)
+        for number, (key, name, admin) in enumerate(rows, start=1):
+            hashed = _HASHED.fullmatch(key)
+            digest = bytes.fromhex(hashed[1]) if hashed else sha256(key.encode()).digest()
             salt = hmac.new(secret, digest, sha256).hexdigest()[:32]
             keys[digest] = _Key(digest, Caller(name or f"key-{number}", admin, salt))
         self._keys = tuple(keys.values())
 
     @classmethod
     def of(cls, arguments: ServerArguments) -> KeyRing | None:
-        """The keys that arguments and files give; None where none is needed.
+        """The keys of arguments and files; None if the server needs none.
 
         Raises:
             ConfigError: a file cannot be read, or holds no key.
@@ -68,18 +69,13 @@ class KeyRing:
         return len(self._keys)
 
     def find(self, key: bytes) -> Caller | None:
-        """Who has this key. The time it takes tells nothing of the keys."""
-        digest = sha256(key[:_LONGEST]).digest()
-        found: Caller | None = None
+        """The caller with this key. All keys are compared, so that timing reveals nothing."""
+        digest = sha256(key[:_MAX_BYTES]).digest()
+        caller: Caller | None = None
         for known in self._keys:
             if hmac.compare_digest(known.digest, digest):
-                found = known.caller
-        return found
-
-
-def _digest_given(key: str) -> bytes:
-    hashed = _HASHED.fullmatch(key)
-    return bytes.fromhex(hashed[1]) if hashed else sha256(key.encode()).digest()
+                caller = known.caller
+        return caller
 
 
 def _from_text(text: SecretStr | None) -> Iterator[tuple[str, str]]:
@@ -98,22 +94,22 @@ def _from_file(name: str | None) -> Iterator[tuple[str, str]]:
         raise ConfigError(f"The file of keys {name} cannot be read: {reason}.") from None
     rows = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]
     if not rows:
-        raise ConfigError(f"The file of keys {name} holds no key: write one a line.")
+        raise ConfigError(f"The file of keys {name} holds no key: write one per line.")
     yield from ((_checked(row[0]), row[1].strip() if len(row) > 1 else "") for row in rows)
 
 
 def _checked(key: str) -> str:
-    """Keys go through HTTP headers, and none may be guessed at once."""
-    if len(key) < 8 or len(key) > _LONGEST or not key.isascii() or not key.isprintable():
+    """Refuse a key that is easily guessed, or that HTTP headers cannot carry."""
+    if len(key) < 8 or len(key) > _MAX_BYTES or not key.isascii() or not key.isprintable():
         raise ConfigError(
-            "An API key has 8 to 512 printable ASCII characters; one that was given has not. "
-            f"This would do: {secrets.token_urlsafe(24)}"
+            "An API key has 8 to 512 printable ASCII characters, and one of the given keys does not. "
+            f"Use, for example, {secrets.token_urlsafe(24)}"
         )
     return key
 
 
 class KeysMiddleware:
-    """ASGI middleware: lets nobody in without a key, and notes who came in."""
+    """ASGI middleware: refuses requests without a key, and puts the caller into the scope."""
 
     def __init__(
         self,
@@ -123,7 +119,7 @@ class KeysMiddleware:
         open_paths: Iterable[str] = OPEN_PATHS,
         form: ErrorForm = openai_form,
     ) -> None:
-        """Without a ring everybody comes in; `open_paths` need no key in any case."""
+        """Without a ring all requests pass; `open_paths` never need a key."""
         self._app, self._ring, self._form = app, ring, form
         self._open = frozenset(open_paths)
         self._below = tuple(path for path in self._open if path.endswith("/") and path != "/")
@@ -133,7 +129,7 @@ class KeysMiddleware:
         if ring is None or scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        key = presented(scope["headers"])
+        key = key_of(scope["headers"])
         caller = None if key is None else ring.find(key)
         if caller is not None:
             scope[CALLER] = caller
@@ -146,8 +142,8 @@ class KeysMiddleware:
         return path in self._open or (bool(self._below) and path.startswith(self._below))
 
 
-def presented(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
-    """The key that a request shows: OpenAI's `Authorization: Bearer`, or Anthropic's `x-api-key`."""
+def key_of(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
+    """A request's key, from OpenAI's `Authorization: Bearer` or Anthropic's `x-api-key`."""
     for name, value in headers:
         if name == b"authorization":
             scheme, _, key = value.partition(b" ")

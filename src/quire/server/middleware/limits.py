@@ -1,4 +1,4 @@
-"""What one request may be: ASGI middleware before any route, and checks of a call after it."""
+"""ASGI middleware that checks headers and bodies of requests before any route sees them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from quire.server.errors import (
 
 _MAX_HEADERS = 128
 _MAX_TARGET = 8192  # bytes of path and query
-_HERE = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_SCANNED_HERE = 256 * 1024  # bytes of a body that are looked through within a millisecond or two
+_LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_SCANNED_ON_LOOP = 256 * 1024  # bytes of a body; scanning them takes a millisecond or two
 
 
 class LimitsMiddleware:
     """ASGI middleware: refuses what is too large, too deep, too slow, or no JSON in UTF-8.
 
-    A body is read whole before the application sees the request. Without keys, a web page in the
-    user's own browser could otherwise ask a server on the loopback: that takes a body that is
-    declared as JSON, which no page may send elsewhere unasked, and a Host that means this machine.
+    A body is read whole before the application sees the request. A server without keys is protected
+    from web pages in the user's own browser: a body must be declared as JSON, which makes browsers
+    send a CORS preflight, and the Host header must name this machine (DNS rebinding).
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class LimitsMiddleware:
     ) -> None:
         self._app, self._arguments, self._form = app, arguments, form
         self._budget = BodyBudget(arguments.max_held_bytes)
-        lets_all_in = arguments.has_keys or arguments.allow_no_key
-        self._checks_host = not lets_all_in and is_loopback(arguments.host)
+        any_host = arguments.has_keys or arguments.allow_no_key
+        self._checks_host = not any_host and is_loopback(arguments.host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         with_body = has_body(scope)
-        problem = self._of_head(scope, with_body)
+        problem = self._head_problem(scope, with_body)
         if problem is not None:
             await refuse(scope, send, problem, self._form)
         elif not with_body:
@@ -65,37 +65,37 @@ class LimitsMiddleware:
             async with asyncio.timeout(self._arguments.read_timeout):
                 body = await received(receive, self._arguments.max_body_bytes, share)
         except TimeoutError:
-            problem = Problem(408, "The body did not come in time.", code="body_timeout")
+            problem = Problem(408, "The body did not arrive in time.", code="body_timeout")
         except (TooLarge, Overloaded) as error:
             problem = problem_of(error)
         else:
             if body is None:
-                return  # the client went away
-            problem = await self._of_body(body)
+                return  # the client disconnected
+            problem = await self._scan(body)
         if problem is not None:
             await refuse(scope, send, problem, self._form)
         elif body is not None:
             await self._app(scope, replayed(body, receive), send)
 
-    def _of_head(self, scope: Scope, with_body: bool) -> Problem | None:
-        headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
-        size = sum(len(name) + len(value) for name, value in headers)
-        if len(headers) > _MAX_HEADERS or size > self._arguments.max_header_bytes:
+    def _head_problem(self, scope: Scope, with_body: bool) -> Problem | None:
+        pairs: Sequence[tuple[bytes, bytes]] = scope["headers"]
+        size = sum(len(name) + len(value) for name, value in pairs)
+        if len(pairs) > _MAX_HEADERS or size > self._arguments.max_header_bytes:
             return Problem(431, "The headers are too large.", code="headers_too_large")
         target = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
         if target > _MAX_TARGET or "\0" in scope["path"]:
             return Problem(400, "The address is too long, or has a NUL in it.", code="bad_address")
-        found = dict(headers)
-        if self._checks_host and not _is_here(found.get(b"host", b"")):
+        headers = dict(pairs)
+        if self._checks_host and not _is_local(headers.get(b"host", b"")):
             text = (
                 "Without keys this server answers to localhost alone, and the Host header differs: "
                 "give it keys, or start it with allow_no_key."
             )
             return Problem(421, text, code="wrong_host")
-        return self._of_declared(found) if with_body else None
+        return self._declared_problem(headers) if with_body else None
 
-    def _of_declared(self, headers: Mapping[bytes, bytes]) -> Problem | None:
-        """What the headers say of the body."""
+    def _declared_problem(self, headers: Mapping[bytes, bytes]) -> Problem | None:
+        """What is wrong with the body according to the headers."""
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             return Problem(415, "Send the body uncompressed.", code="unsupported_encoding")
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
@@ -107,21 +107,21 @@ class LimitsMiddleware:
             return problem_of(_too_large(self._arguments.max_body_bytes))
         return None
 
-    async def _of_body(self, body: bytes) -> Problem | None:
-        if len(body) <= _SCANNED_HERE:
+    async def _scan(self, body: bytes) -> Problem | None:
+        if len(body) <= _SCANNED_ON_LOOP:
             return body_problem(body, self._arguments.max_json_depth)
         return await asyncio.to_thread(body_problem, body, self._arguments.max_json_depth)
 
 
 class BodyBudget:
-    """Bytes of the bodies of all requests that are in."""
+    """Counts the bytes of the bodies of all requests in flight."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.size = limit, 0
 
     @contextmanager
     def share(self) -> Generator[BodyShare]:
-        """What one request holds, until its end."""
+        """One request's bytes, given back at the end of the block."""
         share = BodyShare(self)
         try:
             yield share
@@ -136,17 +136,17 @@ class BodyShare:
         self._budget, self.size = budget, 0
 
     def add(self, size: int) -> None:
-        """Hold so many more; raises Overloaded where all requests hold too many."""
+        """Count more bytes; raises Overloaded if all requests together hold too many."""
         self.size += size
         self._budget.size += size
         if self._budget.size > self._budget.limit:
             raise Overloaded("The server holds too much already: try again later.", retry_after=5.0)
 
 
-def _is_here(host: bytes) -> bool:
+def _is_local(host: bytes) -> bool:
     name = host.decode("latin-1").lower()
     bare = name if name.endswith("]") else name.rpartition(":")[0] or name
-    return bare in _HERE or is_loopback(bare)
+    return bare in _LOCAL_HOSTS or is_loopback(bare)
 
 
 def has_body(scope: Scope) -> bool:
@@ -158,11 +158,11 @@ def has_body(scope: Scope) -> bool:
 
 
 async def received(receive: Receive, limit: int, share: BodyShare) -> bytes | None:
-    """The body; None where the client went away before its end.
+    """The body; None if the client disconnected before its end.
 
     Raises:
-        TooLarge: it has more than `limit` bytes.
-        Overloaded: with it all requests would hold too many.
+        TooLarge: the body has more than `limit` bytes.
+        Overloaded: all requests together hold too many bytes.
     """
     parts: list[bytes] = []
     size = 0
@@ -181,21 +181,21 @@ async def received(receive: Receive, limit: int, share: BodyShare) -> bytes | No
 
 
 def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The body may have {limit:,} bytes (max_body_bytes).")
+    return TooLarge(f"The body may have at most {limit:,} bytes (max_body_bytes).")
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """What gives a body that was read, and from then on what comes from the client."""
-    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+    """An ASGI `receive` that gives the body once, and then the client's further messages."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def next_message() -> Message:
-        return waiting.pop() if waiting else await receive()
+        return first.pop() if first else await receive()
 
     return next_message
 
 
 def body_problem(body: bytes, max_depth: int) -> Problem | None:
-    """What is wrong with a body before it is parsed: no UTF-8, a NUL, or nested too deeply."""
+    """What is wrong with a body before parsing: not UTF-8, a NUL, or too deeply nested."""
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -212,7 +212,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)|[\[{]++|[\]}]++', re.D
 
 
 def depth_of(body: bytes) -> int:
-    """How deeply objects and lists nest, strings left out; right for valid JSON."""
+    """The nesting depth of objects and lists in valid JSON; brackets in strings do not count."""
     depth = deepest = 0
     for match in _TOKEN.finditer(body):
         first = body[match.start()]

@@ -1,4 +1,4 @@
-"""What stands around all routes, the outermost first."""
+"""The server's middleware, the outermost first, and early admission."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "x-request-id"
 def middleware_stack(
     arguments: ServerArguments,
     ring: KeyRing | None,
-    gate: Admission,
+    admission: Admission,
     log: EventLog | None,
     *,
     traced: bool = False,
 ) -> Sequence[Middleware]:
-    """The log, CORS, keys, the gate's early word, limits; each is pure ASGI."""
+    """Log, traces, CORS, keys, early admission, limits; each is pure ASGI."""
     middleware: list[Middleware] = [partial(RequestLogMiddleware, log=log)]
     if traced:
         from quire.server.observability.tracing import TracingMiddleware
@@ -49,29 +49,31 @@ def middleware_stack(
         middleware.append(partial(KeysMiddleware, ring=ring, form=problem_body))
     return [
         *middleware,
-        partial(AdmissionMiddleware, gate=gate, form=problem_body),
+        partial(AdmissionMiddleware, admission=admission, form=problem_body),
         partial(LimitsMiddleware, arguments=arguments, form=problem_body),
     ]
 
 
-_QUICK = ("/v1/adapters", "/v1/messages/count_tokens")
+_WITHOUT_ADMISSION = ("/v1/adapters", "/v1/messages/count_tokens")
 
 
 class AdmissionMiddleware:
-    """Asks the gate at once for what makes an engine work: all that is posted below /v1."""
+    """Refuses requests for the engine before their bodies are read, if the queue is full."""
 
-    def __init__(self, app: ASGIApp, gate: Admission, *, form: ErrorForm = openai_form) -> None:
-        self._app, self._gate, self._form = app, gate, form
+    def __init__(
+        self, app: ASGIApp, admission: Admission, *, form: ErrorForm = openai_form
+    ) -> None:
+        self._app, self._admission, self._form = app, admission, form
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and _works(scope["path"]):
+        if scope["type"] == "http" and scope["method"] == "POST" and _is_queued(scope["path"]):
             try:
-                self._gate.check()
+                self._admission.check()
             except ServerError as error:
                 await refuse(scope, send, problem_of(error), self._form)
                 return
         await self._app(scope, receive, send)
 
 
-def _works(path: str) -> bool:
-    return path.startswith("/v1/") and not path.startswith(_QUICK)
+def _is_queued(path: str) -> bool:
+    return path.startswith("/v1/") and not path.startswith(_WITHOUT_ADMISSION)

@@ -1,1 +1,1 @@
-"""What the server tells of itself: its log, its metrics, its traces."""
+"""The server's log, metrics and traces."""

@@ -1,8 +1,8 @@
-"""The server's log: one line an event, of JSON or for people, written by a thread of its own.
+"""The server's log: one line per event, as JSON or as text, written by a thread of its own.
 
-What a client wrote, and what was answered, is never in it: of an exception it has the type and
-where it was raised, and its text only where that is one of quire's own about the engine. A line that
-cannot be written is dropped and counted; no request waits for a disk.
+Neither prompts nor answers are logged. An exception is logged with its type and where it was raised,
+and with its text only if it is one of quire's own errors about the engine. Lines that cannot be
+written are dropped and counted, so that no request waits for a disk.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from quire.errors import ConfigError, EngineError, ModelError
 
 Level = Literal["debug", "info", "warning", "error"]
 
-_GATHERING = 0.02  # seconds in which lines are gathered, so that few writes are made
-_AT_ONCE = 1000
-_WAITING = 10_000  # lines that wait for the disk
-_LONGEST = 2000  # characters of one value
-_FRAMES = 30
+_BATCHING = 0.02  # seconds in which lines are collected for one write
+_BATCH = 1000
+_QUEUED = 10_000  # lines that wait for the disk
+_MAX_CHARACTERS = 2000  # of one value
+_MAX_ITEMS = 30  # of a list, and frames of a traceback
 
 
 class EventLog:
     """Takes events from any thread and writes each as one line."""
 
     def __init__(self, output: BinaryIO | None = None, *, as_json: bool = True) -> None:
-        """`output` takes bytes; None is the standard error, as it is at each moment."""
+        """`output` takes bytes; None is `sys.stderr`, looked up at each write."""
         self._output, self._as_json = output, as_json
         self._dropped = 0
         self._closing = threading.Event()
-        self._lines: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._lines: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._thread = threading.Thread(target=self._write_all, name="quire-log", daemon=True)
         self._thread.start()
 
     @classmethod
     def opened(cls, path: str | None, form: Literal["auto", "json", "text"]) -> EventLog:
-        """The log of a server's arguments.
+        """The log at a path, or on the standard error, in the form that the arguments name.
 
         Raises:
             ConfigError: the file cannot be opened.
@@ -61,20 +61,20 @@ class EventLog:
 
     @property
     def dropped(self) -> int:
-        """Events that could not be written."""
+        """How many events could not be written."""
         return self._dropped
 
     def event(self, name: str, level: Level = "info", **fields: Any) -> None:
-        """Note an event. Fields that are None are left out."""
-        shown = {key: value for key, value in fields.items() if value is not None}
-        write = json_line if self._as_json else text_line
+        """Log an event. Fields that are None are left out."""
+        present = {key: value for key, value in fields.items() if value is not None}
+        line = json_line if self._as_json else text_line
         try:
-            self._lines.put_nowait(write(datetime.now(UTC), level, name, shown))
+            self._lines.put_nowait(line(datetime.now(UTC), level, name, present))
         except queue.Full:
             self._dropped += 1
 
     def close(self) -> None:
-        """Write what waits, for a second at most, and end the thread."""
+        """Write the queued lines, for a second at most, and end the thread."""
         self._closing.set()
         try:
             self._lines.put(None, timeout=1)
@@ -85,17 +85,17 @@ class EventLog:
     def _write_all(self) -> None:
         ended = False
         while not ended:
-            lines = [self._lines.get()]
-            self._closing.wait(_GATHERING)
+            batch = [self._lines.get()]
+            self._closing.wait(_BATCHING)
             with suppress(queue.Empty):
-                while len(lines) < _AT_ONCE:
-                    lines.append(self._lines.get_nowait())
-            ended = None in lines
-            found = [line for line in lines if line is not None]
+                while len(batch) < _BATCH:
+                    batch.append(self._lines.get_nowait())
+            ended = None in batch
+            lines = [line for line in batch if line is not None]
             try:
-                self._write(b"".join(found))
-            except (OSError, ValueError):  # a full disk, a pipe that nobody reads, a closed file
-                self._dropped += len(found)
+                self._write(b"".join(lines))
+            except (OSError, ValueError):  # a full disk, a broken pipe, a closed file
+                self._dropped += len(lines)
         if self._output is not None:
             self._output.close()
 
@@ -117,12 +117,12 @@ def json_line(moment: datetime, level: Level, name: str, fields: Mapping[str, An
 
 
 def text_line(moment: datetime, level: Level, name: str, fields: Mapping[str, Any]) -> bytes:
-    """One event for people."""
+    """One event as text for people."""
     values = {key: _plain(value) for key, value in fields.items()}
     message = values.pop("message", None)
-    shown = " ".join(f"{key}={_word(value)}" for key, value in values.items())
+    pairs = " ".join(f"{key}={_word(value)}" for key, value in values.items())
     parts = [moment.astimezone().strftime("%H:%M:%S"), "" if level == "info" else level.upper()]
-    parts += [name if message is None else _escaped(str(message)), shown]
+    parts += [name if message is None else _escaped(str(message)), pairs]
     return (" ".join(part for part in parts if part) + "\n").encode("utf-8", "replace")
 
 
@@ -132,9 +132,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 4) if value == value and abs(value) != float("inf") else str(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value[:_FRAMES]]
+        return [_plain(item) for item in value[:_MAX_ITEMS]]
     text = str(value)
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
+    return text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "..."
 
 
 def _word(value: Any) -> str:
@@ -147,16 +147,16 @@ def _escaped(text: str) -> str:
 
 
 def fault(error: BaseException) -> dict[str, Any]:
-    """What the log may tell of an exception: not what it says, which may quote a client."""
-    frames = traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+    """An exception's log fields; other errors' texts are left out, since they may quote a client."""
+    frames = traceback.extract_tb(error.__traceback__)[-_MAX_ITEMS:]
     where = [f"{os.path.basename(f.filename)}:{f.lineno} {f.name}" for f in frames]
     own = isinstance(error, (EngineError, ModelError, ConfigError))
-    said = {"error_text": str(error)} if own else {}
-    return {"error": type(error).__name__, **said, "where": where}
+    text = {"error_text": str(error)} if own else {}
+    return {"error": type(error).__name__, **text, "where": where}
 
 
 class LogHandler(logging.Handler):
-    """Python's log as events: quire's own, and what uvicorn says of its faults."""
+    """Turns records of Python's logging, quire's and uvicorn's, into events."""
 
     def __init__(self, log: EventLog) -> None:
         super().__init__()
@@ -164,16 +164,16 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        told = {} if error is None else fault(error)
+        details = {} if error is None else fault(error)
         level: Level = "error" if record.levelno >= logging.ERROR else "warning"
         if record.levelno < logging.WARNING:
             level = "info"
-        self._log.event("log", level, message=record.getMessage(), source=record.name, **told)
+        self._log.event("log", level, message=record.getMessage(), source=record.name, **details)
 
 
 @contextmanager
 def take_over(log: EventLog) -> Generator[None]:
-    """Meanwhile quire's own log and uvicorn's are the event log's."""
+    """Send quire's and uvicorn's logging to the event log during the block."""
     before: list[tuple[logging.Logger, list[logging.Handler], int, bool]] = []
     for name, level in (("quire", logging.INFO), ("uvicorn.error", logging.ERROR)):
         logger = logging.getLogger(name)

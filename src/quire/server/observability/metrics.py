@@ -1,7 +1,7 @@
-"""Prometheus: what requests and the engine do, under the names that vLLM's users know.
+"""Prometheus metrics of requests and the engine, under vLLM's names.
 
-Each family is there twice, as `vllm:name` and as `quire:name`. Values are kept in plain Python by
-the one thread of the event loop, and become Prometheus's families when they are asked for.
+Each metric family exists twice, as `vllm:name` and as `quire:name`. Values are plain Python numbers
+that the event loop's thread counts; they become Prometheus's families at each scrape.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _WHOLE = (
 
 
 class GaugeSource(Protocol):
-    """Where the gauges come from, at each scrape."""
+    """Gives the values of gauges at each scrape."""
 
     def load(self) -> EngineLoad | None:
-        """What the engine knows of itself."""
+        """The engine's own metrics; None without an engine that has any."""
         ...
 
     def state(self) -> str:
@@ -53,13 +53,13 @@ class GaugeSource(Protocol):
         ...
 
     def counts(self) -> dict[str, float]:
-        """`running` and `waiting` requests; `dropped` log events, `restarts` of the engine."""
+        """`running` completions, `waiting` and `refused` requests, `dropped` log events, `restarts`."""
         ...
 
 
 @dataclass
 class RequestMetrics:
-    """All that is counted."""
+    """Counters and histograms of all requests."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -67,7 +67,7 @@ class RequestMetrics:
     finished: Counter[str] = field(default_factory=Counter[str])
     """Completions by their finish reason."""
     failed: Counter[str] = field(default_factory=Counter[str])
-    """Requests by the class of the error that ended them; `gone` where the client left."""
+    """Requests by the code of the error that ended them; `gone` if the client disconnected."""
     first_token: Histogram = field(default_factory=lambda: Histogram(_FIRST))
     between_tokens: Histogram = field(default_factory=lambda: Histogram(_BETWEEN))
     each_token: Histogram = field(default_factory=lambda: Histogram(_BETWEEN))
@@ -82,12 +82,12 @@ class ServerCollector(Collector):
     """Counts and gauges as Prometheus's families."""
 
     def __init__(
-        self, figures: RequestMetrics, source: GaugeSource, model: Callable[[], str]
+        self, metrics: RequestMetrics, source: GaugeSource, model: Callable[[], str]
     ) -> None:
-        self._figures, self._source, self._model = figures, source, model
+        self._metrics, self._source, self._model = metrics, source, model
 
     def collect(self) -> Iterator[Metric]:
-        """All families, each with both prefixes; what vLLM itself has registered comes beside."""
+        """All families with both prefixes, and those that vLLM itself has registered."""
         own = set[str]()
         for prefix in PREFIXES:
             for family in self._families(prefix):
@@ -129,10 +129,10 @@ class ServerCollector(Collector):
         yield "ready", "1 while requests are served.", float(self._source.state() == "ready")
 
     def _counters(self) -> Iterator[tuple[str, str, float]]:
-        figures, counts, load = self._figures, self._source.counts(), self._source.load()
-        yield "prompt_tokens", "Tokens of prompts.", figures.prompt_tokens
-        yield "prompt_tokens_cached", "Of these, from the prefix cache.", figures.cached_tokens
-        yield "generation_tokens", "Tokens generated.", figures.generated_tokens
+        metrics, counts, load = self._metrics, self._source.counts(), self._source.load()
+        yield "prompt_tokens", "Tokens of prompts.", metrics.prompt_tokens
+        yield "prompt_tokens_cached", "Of these, from the prefix cache.", metrics.cached_tokens
+        yield "generation_tokens", "Tokens generated.", metrics.generated_tokens
         yield "requests_refused", "Requests that came when the queue was full.", counts["refused"]
         yield "log_events_dropped", "Events that could not be written.", counts["dropped"]
         yield "engine_restarts", "Starts of the engine after a death.", counts["restarts"]
@@ -146,25 +146,25 @@ class ServerCollector(Collector):
             yield "spec_decode_num_accepted_tokens", "Of these, accepted.", load.accepted
 
     def _histograms(self) -> Iterator[tuple[str, str, Histogram]]:
-        figures = self._figures
+        metrics = self._metrics
         yield (
             "time_to_first_token_seconds",
             "From the request to its first token.",
-            (figures.first_token),
+            (metrics.first_token),
         )
-        yield "inter_token_latency_seconds", "Between tokens of a stream.", figures.between_tokens
-        yield "time_per_output_token_seconds", "Between tokens of a stream.", figures.between_tokens
-        yield "request_time_per_output_token_seconds", "A request's mean.", figures.each_token
-        yield "e2e_request_latency_seconds", "From the request to its end.", figures.whole
-        yield "request_queue_time_seconds", "Before a request's turn.", figures.queue
-        yield "request_prompt_tokens", "A request's prompt.", figures.prompt
-        yield "request_generation_tokens", "A completion's tokens.", figures.generation
-        yield "request_params_n", "Completions of a request.", figures.completions
+        yield "inter_token_latency_seconds", "Between tokens of a stream.", metrics.between_tokens
+        yield "time_per_output_token_seconds", "Between tokens of a stream.", metrics.between_tokens
+        yield "request_time_per_output_token_seconds", "A request's mean.", metrics.each_token
+        yield "e2e_request_latency_seconds", "From the request to its end.", metrics.whole
+        yield "request_queue_time_seconds", "Before a request's turn.", metrics.queue
+        yield "request_prompt_tokens", "A request's prompt.", metrics.prompt
+        yield "request_generation_tokens", "A completion's tokens.", metrics.generation
+        yield "request_params_n", "Completions of a request.", metrics.completions
 
     def _by_reason(self, prefix: str, model: str) -> Iterator[Metric]:
         rows = (
-            ("request_success", "finished_reason", self._figures.finished),
-            ("request_failure", "error", self._figures.failed),
+            ("request_success", "finished_reason", self._metrics.finished),
+            ("request_failure", "error", self._metrics.failed),
         )
         for name, label, counts in rows:
             family = CounterMetricFamily(
@@ -205,7 +205,7 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value: float, times: int = 1) -> None:
-        """Count a value, so many times."""
+        """Count a value `times` times."""
         self._counts[bisect_left(self._bounds, value)] += times
         self.total += value * times
 

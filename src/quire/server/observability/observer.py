@@ -1,4 +1,4 @@
-"""What is seen of each request while it is served: counted, logged, and traced."""
+"""The observation of each request: counted for metrics, logged, and traced."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
 
 
 class RequestObserver:
-    """Makes an observation for each request; `Service.observe`."""
+    """Makes an observation for each request; used as `Service.observe`."""
 
-    def __init__(self, figures: RequestMetrics, tracer: Tracer | None = None) -> None:
-        self._figures, self._tracer = figures, tracer
+    def __init__(self, metrics: RequestMetrics, tracer: Tracer | None = None) -> None:
+        self._metrics, self._tracer = metrics, tracer
 
     def __call__(self, kind: Kind, caller: Caller, count: int) -> RequestObservation:
-        """Begin to watch a request."""
-        self._figures.completions.add(count)
-        return RequestObservation(self._figures, self._tracer, kind, count)
+        """Begin the observation of a request."""
+        self._metrics.completions.add(count)
+        return RequestObservation(self._metrics, self._tracer, kind, count)
 
 
 class RequestObservation:
-    """One request under way. Its times are seconds of the monotonic clock."""
+    """One request in flight. Times are seconds of the monotonic clock."""
 
     __slots__ = (
-        "_began", "_count", "_ended", "_figures", "_first", "_generated", "_kind", "_last", "_prompt",
-        "_reasons", "_record", "_tracer", "_turn", "_wall",
+        "_admitted", "_began", "_count", "_ended", "_first", "_generated", "_kind", "_last", "_metrics",
+        "_prompt", "_reasons", "_record", "_tracer", "_wall",
     )  # fmt: skip
 
     def __init__(
-        self, figures: RequestMetrics, tracer: Tracer | None, kind: Kind, count: int
+        self, metrics: RequestMetrics, tracer: Tracer | None, kind: Kind, count: int
     ) -> None:
-        self._figures, self._tracer, self._kind, self._count = figures, tracer, kind, count
+        self._metrics, self._tracer, self._kind, self._count = metrics, tracer, kind, count
         self._began = time.monotonic()
         self._wall = time.time_ns()
-        self._turn = self._first = 0.0
+        self._admitted = self._first = 0.0
         self._last: dict[int, float] = {}
         self._generated: dict[int, int] = {}
         self._prompt: int | None = None
@@ -52,22 +52,22 @@ class RequestObservation:
         self._ended = False
 
     def admitted(self) -> None:
-        """Its turn has come."""
-        self._turn = time.monotonic()
-        self._figures.queue.add(self._turn - self._began)
+        """The request has left the queue."""
+        self._admitted = time.monotonic()
+        self._metrics.queue.add(self._admitted - self._began)
 
     def delta(self, delta: Delta) -> None:
-        """One completion wrote something."""
+        """One completion gained tokens or has finished."""
         index, count = delta.index, len(delta.token_ids)
         if count:
-            # An answer that comes whole does not tell when its first token came.
+            # An answer in one delta does not reveal when its first token was generated.
             self._tokens(index, count, whole=count > 1 and delta.finish_reason is not None)
         if delta.finish_reason is not None:
             self._finish(delta)
 
     def _tokens(self, index: int, count: int, *, whole: bool) -> None:
-        now, figures = time.monotonic(), self._figures
-        figures.generated_tokens += count
+        now, metrics = time.monotonic(), self._metrics
+        metrics.generated_tokens += count
         self._generated[index] = self._generated.get(index, 0) + count
         last = self._last.get(index)
         self._last[index] = now
@@ -75,22 +75,22 @@ class RequestObservation:
             return
         if not self._first:
             self._first = now
-            figures.first_token.add(now - self._began)
+            metrics.first_token.add(now - self._began)
         elif last is not None:
-            figures.between_tokens.add((now - last) / count, count)
+            metrics.between_tokens.add((now - last) / count, count)
 
     def _finish(self, delta: Delta) -> None:
-        figures, generated = self._figures, self._generated.get(delta.index, 0)
+        metrics, generated = self._metrics, self._generated.get(delta.index, 0)
         reason = delta.finish_reason or "stop"
         self._reasons.append(reason)
-        figures.finished[reason] += 1
-        figures.generation.add(generated)
+        metrics.finished[reason] += 1
+        metrics.generation.add(generated)
         usage = delta.usage
         if usage is not None and self._prompt is None:
             self._prompt = usage.prompt_tokens
-            figures.prompt_tokens += usage.prompt_tokens
-            figures.cached_tokens += usage.cached_tokens
-            figures.prompt.add(usage.prompt_tokens)
+            metrics.prompt_tokens += usage.prompt_tokens
+            metrics.cached_tokens += usage.cached_tokens
+            metrics.prompt.add(usage.prompt_tokens)
 
     def end(self, error: BaseException | None) -> None:
         """The request is over."""
@@ -99,24 +99,24 @@ class RequestObservation:
         self._ended = True
         seconds = time.monotonic() - self._began
         if error is None:
-            self._figures.whole.add(seconds)
+            self._metrics.whole.add(seconds)
             generated = sum(self._generated.values())
             if self._first and generated > 1:
                 spent = max(self._last.values()) - self._first
-                self._figures.each_token.add(spent / max(1, generated / self._count - 1))
+                self._metrics.each_token.add(spent / max(1, generated / self._count - 1))
         else:
-            self._figures.failed[_named(error)] += 1
-        self._note(error)
+            self._metrics.failed[_error_name(error)] += 1
+        self._record_end(error)
 
-    def _note(self, error: BaseException | None) -> None:
+    def _record_end(self, error: BaseException | None) -> None:
         details = {
             "kind": self._kind,
             "prompt_tokens": self._prompt,
             "completion_tokens": sum(self._generated.values()),
             "finish_reason": ",".join(self._reasons) or None,
-            "queue_seconds": self._turn - self._began if self._turn else None,
+            "queue_seconds": self._admitted - self._began if self._admitted else None,
             "first_token_seconds": self._first - self._began if self._first else None,
-            "error": None if error is None else _named(error),
+            "error": None if error is None else _error_name(error),
         }
         if self._record is not None:
             self._record.details.update(details)
@@ -124,7 +124,7 @@ class RequestObservation:
             self._tracer.record(self._wall, details)
 
 
-def _named(error: BaseException) -> str:
+def _error_name(error: BaseException) -> str:
     if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
         return "gone"
     return problem_of(error).code or type(error).__name__

@@ -1,7 +1,7 @@
-"""What is known of one HTTP request, gathered while it is served: for the log and for a trace.
+"""The record of one HTTP request, for the log and for a trace.
 
-The outermost ASGI middleware begins a record; whoever knows something writes it there; at the end
-the record is one line of the log.
+The outermost ASGI middleware begins the record, others fill it in, and at the request's end it
+becomes one line of the log.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _QUIET = frozenset({"/health", "/ready", "/metrics"})
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One HTTP request; `details` are of its generation."""
+    """One HTTP request; `details` describe its generation."""
 
     request_id: str
     began: float = field(default_factory=time.monotonic)
@@ -38,8 +38,8 @@ CURRENT: ContextVar[RequestRecord | None] = ContextVar("quire_record", default=N
 class RequestLogMiddleware:
     """ASGI middleware: gives each request an id and a record, and logs the record at its end.
 
-    The id is the client's `x-request-id`, or a new one; the answer carries it. Probes are not
-    logged: what they would tell, the server's own events do.
+    The id is the client's `x-request-id`, or a new one, and is sent back. Probes are not logged,
+    since the lifecycle's own events say the same.
     """
 
     def __init__(self, app: ASGIApp, log: EventLog | None) -> None:
@@ -53,14 +53,14 @@ class RequestLogMiddleware:
         token = CURRENT.set(record)
         header = (b"x-request-id", record.request_id.encode())
 
-        async def noting(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 message = {**message, "headers": [*message.get("headers", ()), header]}
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_with_id)
         finally:
             CURRENT.reset(token)
             self._write(scope, record)

@@ -1,8 +1,7 @@
-"""Traces of OpenTelemetry: a span a request, under the client's own span where it sends one.
+"""OpenTelemetry traces: one span per request, under the client's own span if it sends one.
 
-What a span says of a model's work has the names of OpenTelemetry's conventions for generative AI.
-Neither prompts nor answers are in it. Spans are sent by a thread of the exporter's own; what cannot be sent
-is dropped.
+Attributes have the names of OpenTelemetry's conventions for generative AI; prompts and answers are
+not among them. The exporter's own thread sends the spans, and drops those that cannot be sent.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ class Tracer:
 
     @classmethod
     def to(cls, endpoint: str | None, model: Callable[[], str]) -> Tracer:
-        """Send to an address of OTLP over HTTP; None takes the environment's."""
+        """A tracer that sends to an OTLP endpoint over HTTP; None takes the environment's."""
         address = None if endpoint is None else f"{endpoint.rstrip('/')}/v1/traces"
         return cls(OTLPSpanExporter(endpoint=address), model)
 
     def record(self, began: int, details: Mapping[str, Any]) -> None:
-        """A request that is over: `began` in nanoseconds of the wall clock, and what is known of it."""
+        """Make the span of a finished request; `began` is in nanoseconds of the wall clock."""
         operation = _OPERATIONS.get(str(details["kind"]), str(details["kind"]))
         span = self._tracer.start_span(
             f"{operation} {self._model()}",
@@ -72,13 +71,13 @@ class Tracer:
         span.end(time.time_ns())
 
     def close(self) -> None:
-        """Send what waits, for two seconds at most."""
+        """Send the queued spans, for two seconds at most."""
         self._provider.force_flush(2000)
         self._provider.shutdown()
 
 
 class TracingMiddleware:
-    """ASGI middleware: the client's `traceparent` is the parent of what is recorded inside."""
+    """ASGI middleware: makes the client's `traceparent` the parent of the request's span."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -95,10 +94,9 @@ class TracingMiddleware:
             detach(token)
 
     def _context(self, scope: Scope) -> Context:
-        wanted = (b"traceparent", b"tracestate")
         carrier = {
             name.decode(): value.decode("latin-1")
             for name, value in scope["headers"]
-            if name in wanted
+            if name in (b"traceparent", b"tracestate")
         }
         return self._propagator.extract(carrier, Context())

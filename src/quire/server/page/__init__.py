@@ -1,7 +1,7 @@
 """The chat page: static files, served at `/` and below `/page/`.
 
-The files are read once and served from memory, so that no request names a path on the disk. The
-page may run its own scripts alone, talk to its own origin alone, and be shown in no frame.
+The files are read once and served from memory, so that no request names a path on the disk. Their
+headers allow scripts and connections of the page's own origin only, and no framing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 PATHS = ("/", "/page/{name:path}")
-"""The routes. They hold no secret: the page itself asks for the key that the APIs want."""
+"""The routes. The files hold no secret: the page itself asks for the key that the APIs need."""
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -28,7 +28,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# Whatever an answer holds, nothing of it runs, and nothing is fetched from elsewhere.
+# Whatever an answer contains, none of it runs, and nothing is fetched from other origins.
 _POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -52,7 +52,7 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
-    # Asked for again each time, and answered by 304: a new version of quire is seen at once.
+    # Revalidated each time, most often with a 304, so that a new version of quire shows at once.
     "cache-control": "no-cache",
     "vary": "accept-encoding",
 }
@@ -60,26 +60,26 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file as it goes out; `tag` changes with its content."""
+    """A file as it is served; `tag`, its ETag, changes with its content."""
 
     content: bytes
-    packed: bytes
+    gzipped: bytes
     media_type: str
     tag: str
 
     def respond(self, request: Request) -> Response:
-        """The whole file, gzipped where the client takes that, or 304 where it has it."""
+        """The file, gzipped if the client accepts that, or 304 if the client has it."""
         headers = {**_HEADERS, "etag": self.tag}
         if self.tag in _listed(request.headers.get("if-none-match", "")):
             return Response(status_code=304, headers=headers)
         body = self.content
         if "gzip" in request.headers.get("accept-encoding", ""):
-            body, headers["content-encoding"] = self.packed, "gzip"
+            body, headers["content-encoding"] = self.gzipped, "gzip"
         return Response(body, headers=headers, media_type=self.media_type)
 
 
 def router() -> APIRouter:
-    """The routes of this module; they stand beside the APIs' and need no service."""
+    """The page's routes, which need no service."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.api_route(PATHS[0], methods=["GET", "HEAD"])
@@ -108,13 +108,10 @@ def _read(folder: Traversable, at: PurePosixPath) -> Iterator[tuple[str, StaticF
         if entry.is_dir():
             yield from _read(entry, path)
         elif path.suffix in _TYPES:
-            yield str(path), _packed(entry.read_bytes(), _TYPES[path.suffix])
-
-
-def _packed(content: bytes, media_type: str) -> StaticFile:
-    digest = hashlib.sha256(content).hexdigest()[:32]
-    packed = gzip.compress(content, 9, mtime=0)
-    return StaticFile(content, packed, media_type, f'W/"{digest}"')
+            content = entry.read_bytes()
+            tag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
+            gzipped = gzip.compress(content, 9, mtime=0)
+            yield str(path), StaticFile(content, gzipped, _TYPES[path.suffix], tag)
 
 
 def _listed(tags: str) -> set[str]:

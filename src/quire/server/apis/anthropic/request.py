@@ -29,10 +29,10 @@ _CHOICES: dict[str, ToolChoice] = {
 
 
 def messages_call(body: MessagesRequest) -> Call:
-    """A request for an answer, as a call.
+    """The call of a /v1/messages request.
 
     Raises:
-        BadRequest: its turns form no conversation, or two of its fields contradict each other.
+        BadRequest: the turns form no conversation, or two fields contradict each other.
     """
     options = {**body.options(), "max_new_tokens": body.max_tokens}
     return prompt_call(body, options, streamed=bool(body.stream))
@@ -41,17 +41,17 @@ def messages_call(body: MessagesRequest) -> Call:
 def prompt_call(
     body: CountTokensRequest, options: dict[str, Any] | None = None, *, streamed: bool = False
 ) -> Call:
-    """What makes a prompt, as a call; raises as `messages_call` does."""
+    """The call of a prompt alone; raises as `messages_call` does."""
     turns = Turns()
     for block in _blocks(body.system):
         turns.instruct(block["text"])
-    for place, turn in enumerate(body.messages):
-        where = f"messages[{place}].content"
+    for index, turn in enumerate(body.messages):
+        path = f"messages[{index}].content"
         if turn["role"] == "system":
             for block in _blocks(turn["content"]):
                 turns.instruct(block["text"])
         elif turn["role"] == "user":
-            _user(turns, _blocks(turn["content"]), where)
+            _user(turns, _blocks(turn["content"]), path)
         else:
             _assistant(turns, _blocks(turn["content"]))
     choice = body.tool_choice or {"type": "auto"}
@@ -74,12 +74,12 @@ def _blocks(content: Any) -> list[Any]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _user(turns: Turns, blocks: Sequence[UserBlock], where: str) -> None:
-    """Results of tools come first, as a turn of its own; the rest is what the user says."""
+def _user(turns: Turns, blocks: Sequence[UserBlock], path: str) -> None:
+    """Add tool results first, as turns of their own, and then the rest as the user's turn."""
     rest: list[Part] = []
-    for number, block in enumerate(blocks):
+    for index, block in enumerate(blocks):
         if block["type"] == "tool_result":
-            turns.result(block["tool_use_id"], _result(block), f"{where}[{number}].tool_use_id")
+            turns.result(block["tool_use_id"], _result(block), f"{path}[{index}].tool_use_id")
         else:
             rest.append(_part(block))
     if rest or not blocks:
@@ -106,7 +106,7 @@ def _part(block: ResultBlock) -> Part:
 
 
 def _document(block: DocumentBlock) -> str:
-    """A document's title, what is said of it, and its text."""
+    """A document's title, context and text."""
     lines = (block.get("title"), block.get("context"), block["source"]["data"])
     return "\n".join(line for line in lines if line)
 
@@ -153,8 +153,8 @@ def _thinking(body: CountTokensRequest) -> dict[str, Any]:
 
 
 def _format(body: CountTokensRequest) -> dict[str, Any]:
-    wanted = (body.output_config or {}).get("format")
-    if wanted is None:
+    answer_format = (body.output_config or {}).get("format")
+    if answer_format is None:
         return {}
-    schema = {"name": "answer", "schema": wanted["schema"]}
+    schema = {"name": "answer", "schema": answer_format["schema"]}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}

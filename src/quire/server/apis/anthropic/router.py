@@ -53,7 +53,7 @@ def router() -> APIRouter:
         **documented(CountTokensRequest, TokenCount, error=AnthropicErrorBody),
     )
     async def count_tokens(request: Request) -> Response:
-        """Count the tokens of a prompt; nothing is answered."""
+        """Count the tokens of a prompt, without an answer."""
         service = service_of(request)
         body = await read_body(request, CountTokensRequest)
         prompt = await service.prompt(prompt_call(body))

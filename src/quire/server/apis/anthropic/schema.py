@@ -1,6 +1,4 @@
-"""Anthropic's requests, as far as quire honours them, and its answers. Any other field is refused by
-name.
-"""
+"""Anthropic's requests and answers; fields that quire does not support are refused by name."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ _CONTENT = by_type(
 
 @strict
 class CacheControl(TypedDict):
-    """Asks for what quire always does: the prefix of a prompt is cached for all that begin so."""
+    """Accepted and ignored, since quire always caches prefixes."""
 
     type: Literal["ephemeral"]
     ttl: NotRequired[Literal["5m", "1h"]]
@@ -82,7 +80,7 @@ class ThinkingBlock(TypedDict):
     type: Literal["thinking"]
     thinking: str
     signature: NotRequired[str]
-    """Not checked: a thought is text like any other here."""
+    """Not checked, since thoughts are plain text here."""
 
 
 @strict
@@ -116,7 +114,7 @@ class ToolResultBlock(TypedDict):
         ]
     ]
     is_error: NotRequired[bool | None]
-    """True puts "Error: " in front of the result, which is how the model learns of it."""
+    """True puts "Error: " in front of the result, for the model to see."""
     cache_control: NotRequired[CacheControl | None]
 
 
@@ -207,7 +205,7 @@ ToolOfClient: TypeAlias = Annotated[
 class ToolChoice(TypedDict):
     type: Literal["auto", "any", "tool", "none"]
     name: NotRequired[str]
-    """The tool that must be used, with the type "tool"."""
+    """The tool that must be called, with the type "tool"."""
     disable_parallel_tool_use: NotRequired[bool]
 
 
@@ -215,9 +213,9 @@ class ToolChoice(TypedDict):
 class Thinking(TypedDict):
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: NotRequired[Annotated[int, Field(ge=1024)]]
-    """How long a thought is stays the model's affair, within `max_tokens`."""
+    """Not enforced: a thought is limited by `max_tokens` alone."""
     display: NotRequired[Literal["summarized", "omitted"] | None]
-    """"omitted" leaves the text of thoughts out; otherwise they are shown whole."""
+    """"omitted" leaves the text of thoughts out; otherwise it is returned in full."""
 
 
 @strict
@@ -237,7 +235,7 @@ class RequestMetadata(TypedDict):
 
 
 class CountTokensRequest(Body):
-    """The body of /v1/messages/count_tokens: what makes a prompt."""
+    """The body of /v1/messages/count_tokens, which makes a prompt."""
 
     model: str
     messages: Annotated[list[Turn], Field(min_length=1)]
@@ -252,7 +250,7 @@ class CountTokensRequest(Body):
 if TYPE_CHECKING:
     _Options = OptionFields
 else:
-    # The first is needed here; the others are parts of fields with forms of their own.
+    # `max_tokens` is required below; the others are parts of fields declared above.
     _Options = option_fields("anthropic", but=("max_tokens", "output_config", "thinking"))
 
 
@@ -261,7 +259,7 @@ class MessagesRequest(CountTokensRequest, _Options):
 
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)]
     stream: bool | None = None
-    # Labels and hints of Anthropic's own service; they change no answer.
+    # For Anthropic's own service; these change no answer.
     metadata: RequestMetadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
@@ -293,7 +291,7 @@ class ThinkingTokens(BaseModel):
 
 class MessageUsage(BaseModel):
     input_tokens: int
-    """Without those that came from the cache."""
+    """Without tokens from the prefix cache."""
     cache_creation_input_tokens: int
     cache_read_input_tokens: int
     output_tokens: int

@@ -1,4 +1,4 @@
-"""An answer as Anthropic's events, and as Anthropic's message."""
+"""Answers as Anthropic's events and messages."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool
 
 
 class MessageWriter:
-    """Writes one answer. `events` gives what a delta adds, `message` all that there is.
+    """Writes one answer: `events` returns a delta's events, `message` is the answer so far.
 
-    `stop_sequences` are the client's own. With `omit_thoughts` a thought is a block without its text.
+    `stop_sequences` are the client's own. With `omit_thoughts`, thought blocks have no text.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class MessageWriter:
     # --- the encoder of a stream -----------------------------------------------------------------
 
     def encode(self, delta: Delta) -> bytes:
-        """The events of one delta; the most common one by hand, since each token pays."""
+        """The events of one delta; plain text is formatted by hand, as it comes once per token."""
         if self._open == "text" and is_text(delta):
             if not delta.content:
                 return b""
@@ -64,22 +64,22 @@ class MessageWriter:
         return b"".join(map(event_bytes, self.events(delta)))
 
     def end(self) -> bytes:
-        """Nothing comes after the last delta's events."""
+        """No event follows those of the last delta."""
         return b""
 
     def failure(self, problem: Problem) -> bytes:
-        """The event of a stream that an error ends."""
+        """The event for an error that ends the stream."""
         return event_bytes(error_body(problem))
 
     # --- pure ------------------------------------------------------------------------------------
 
     def events(self, delta: Delta) -> list[dict[str, Any]]:
-        """What this delta adds, as events."""
+        """The events of a delta."""
         events: list[dict[str, Any]] = []
         if not self._begun:
             self._begun = True
-            known = delta.usage or Usage(delta.prompt_tokens or 0, 0)
-            message = {**self.message, "content": [], "usage": _usage(known)}
+            usage = delta.usage or Usage(delta.prompt_tokens or 0, 0)
+            message = {**self.message, "content": [], "usage": _usage(usage)}
             events += [{"type": "message_start", "message": message}, {"type": "ping"}]
         for piece in self._reader.add(delta):
             events += self._piece(piece)
@@ -133,7 +133,7 @@ class MessageWriter:
         ]
 
     def _close(self) -> list[dict[str, Any]]:
-        """End the open block; a thought is signed with nothing, for nobody checks it."""
+        """The events that end the open block; a thought's signature is empty, as none is checked."""
         if self._open is None:
             return []
         written, block = "".join(self._written), self.message["content"][-1]
@@ -141,8 +141,8 @@ class MessageWriter:
             block["text"] = written
         else:
             block["thinking"] = "" if self._omit_thoughts else written
-        signed = [self._delta({"type": "signature_delta", "signature": ""})]
-        events = signed if self._open == "thought" else []
+        signature = [self._delta({"type": "signature_delta", "signature": ""})]
+        events = signature if self._open == "thought" else []
         self._open = None
         return [*events, self._about("content_block_stop")]
 
@@ -154,7 +154,7 @@ class MessageWriter:
         return {"type": kind, "index": len(self.message["content"]) - 1, **fields}
 
     def _finished(self, delta: Delta) -> list[dict[str, Any]]:
-        closed = self._close()
+        events = self._close()
         reason = _STOP_REASONS.get(str(delta.finish_reason))
         sequence = None
         if delta.finish_reason == "stop" and delta.stop_reason in self._stop_sequences:
@@ -166,11 +166,11 @@ class MessageWriter:
             "delta": {"stop_reason": reason, "stop_sequence": sequence},
             "usage": self.message["usage"],
         }
-        return [*closed, end, {"type": "message_stop"}]
+        return [*events, end, {"type": "message_stop"}]
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    """Anthropic counts the tokens from the cache apart from the others of the prompt."""
+    """Usage in Anthropic's form, where `input_tokens` excludes cached ones."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,
@@ -181,12 +181,12 @@ def _usage(usage: Usage) -> dict[str, Any]:
 
 
 def _object(arguments: str) -> dict[str, Any]:
-    """The arguments as an object; what the model wrote otherwise is kept as text in one."""
+    """The arguments as an object; anything else is kept as text under `arguments`."""
     try:
-        found = json.loads(arguments or "{}")
+        value = json.loads(arguments or "{}")
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"arguments": arguments}
+        value = None
+    return value if isinstance(value, dict) else {"arguments": arguments}
 
 
 _TYPES = {
@@ -203,6 +203,6 @@ _TYPES = {
 
 
 def error_body(problem: Problem) -> dict[str, Any]:
-    """The body of an answer, or the data of an event."""
+    """An error as the body of a response, or as the data of an event."""
     kind = _TYPES.get(problem.status, "api_error")
     return {"type": "error", "error": {"type": kind, "message": problem.message}}

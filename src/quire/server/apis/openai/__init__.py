@@ -1,1 +1,1 @@
-"""OpenAI's endpoints."""
+"""OpenAI's APIs."""

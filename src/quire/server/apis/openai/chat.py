@@ -94,7 +94,7 @@ def _choice(completion: Completion, texts: TokenTexts | None, with_ids: bool) ->
 
 
 class ChatEncoder:
-    """Writes `chat.completion.chunk` events; the most common ones by hand, since each token pays."""
+    """Writes `chat.completion.chunk` events, formatted by hand, since most come once per token."""
 
     def __init__(
         self, name: str, texts: TokenTexts | None, *, with_usage: bool, with_ids: bool = False
@@ -105,7 +105,7 @@ class ChatEncoder:
             f'"created":{now()},"model":{quoted(name)},"choices":['
         )
         self._after = '],"usage":null}\n\n' if with_usage else "]}\n\n"
-        self._calls: dict[int, int] = {}  # how many each completion has made, once it has begun
+        self._calls: dict[int, int] = {}  # number of tool calls of each completion that has begun
         self._usages: list[Usage] = []
 
     def encode(self, delta: Delta) -> bytes:
@@ -158,7 +158,7 @@ class ChatEncoder:
         return ",".join(change)
 
     def _end_of(self, delta: Delta) -> str:
-        """The finish reason, and what else the last event of a completion carries."""
+        """JSON of the finish reason and, at a completion's end, of the stop reason."""
         if delta.finish_reason is None:
             return "null"
         if delta.usage is not None:
@@ -166,7 +166,7 @@ class ChatEncoder:
         return f'"{delta.finish_reason}","stop_reason":{json.dumps(delta.stop_reason)}'
 
     def end(self) -> bytes:
-        """Usage, if it was asked for, and the end."""
+        """Usage, if requested, and the end."""
         if not self._with_usage:
             return DONE
         usage = json.dumps(usage_fields(summed(self._usages)))

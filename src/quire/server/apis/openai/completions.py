@@ -1,4 +1,4 @@
-"""/v1/completions: prompts completed as they are, with no template."""
+"""/v1/completions: prompts completed without a chat template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from quire.outputs import AnswerSum, Delta, TokenLogprob, Usage
 from quire.server.apis.body import json_answer, read_body
 from quire.server.apis.openai.request import sampling_options
 from quire.server.apis.openai.schema import CompletionRequest, TextCompletion
-from quire.server.apis.openai.writing import DONE, new_id, now, quoted, usage_fields
+from quire.server.apis.openai.writing import (
+    DONE,
+    listed_inputs,
+    new_id,
+    now,
+    quoted,
+    usage_fields,
+)
 from quire.server.apis.openapi import documented
 from quire.server.call import Caller, caller_of
 from quire.server.errors import BadRequest, Problem
@@ -26,10 +33,10 @@ from quire.server.token_texts import MIN_LOGPROB, TokenTexts
 
 @dataclass(frozen=True, slots=True)
 class CompletionsCall:
-    """What one request asks for.
+    """One request in quire's terms.
 
-    `prompts` are texts or token ids. With `echo` an answer begins with the prompt's text; where no
-    token is wanted (`prompt_only`), the engine still computes one, which is dropped.
+    `prompts` are texts or token ids. With `echo` an answer begins with the prompt's text. With
+    `prompt_only` (`max_tokens: 0`) the engine still generates one token, which is dropped.
     """
 
     prompts: Sequence[str | list[int]]
@@ -55,55 +62,55 @@ def router() -> APIRouter:
         """Complete one prompt or several, whole or as a stream of server-sent events."""
         service = service_of(request)
         body = await read_body(request, CompletionRequest)
-        plan, caller = completions_call(body), caller_of(request)
+        call, caller = completions_call(body), caller_of(request)
         name = body.model or service.models.name
         as_ids = bool(body.return_tokens_as_token_ids)
-        wanted = plan.logprobs is not None or body.prompt_logprobs is not None
-        texts = await service.token_texts(as_ids=as_ids) if wanted else None
-        writer = ChoiceWriter(service, plan, name, texts)
+        with_logprobs = call.logprobs is not None or body.prompt_logprobs is not None
+        texts = await service.token_texts(as_ids=as_ids) if with_logprobs else None
+        writer = ChoiceWriter(service, call, name, texts)
         if body.stream:
             with_usage = bool((body.stream_options or {}).get("include_usage"))
-            deltas = service.complete_all(
-                plan.prompts,
-                plan.options,
+            deltas = service.complete(
+                call.prompts,
+                call.options,
                 caller,
                 model=body.model,
                 streamed=True,
-                special=plan.special,
+                special=call.special,
             )
             encoder = CompletionEncoder(writer, with_usage=with_usage)
             return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
-        return await _whole(request, service, plan, caller, body.model, writer)
+        return await _whole(request, service, call, caller, body.model, writer)
 
     return routes
 
 
 def completions_call(body: CompletionRequest) -> CompletionsCall:
-    """The request in our terms.
+    """The request in quire's terms.
 
     Raises:
-        BadRequest: fields that do not go together.
+        BadRequest: two fields contradict each other.
     """
     if body.stream_options is not None and not body.stream:
-        raise BadRequest("stream_options goes with stream: true.", param="stream_options")
+        raise BadRequest("stream_options needs stream: true.", param="stream_options")
     options = sampling_options(body)
     prompt_only = body.max_tokens == 0
     if prompt_only:
         if not body.echo:
-            raise BadRequest("max_tokens: 0 goes with echo: true.", param="max_tokens")
+            raise BadRequest("max_tokens: 0 needs echo: true.", param="max_tokens")
         options["max_new_tokens"] = 1
     if body.logprobs is not None:
         options["logprobs"] = body.logprobs
         if body.echo:
             if options.get("n", 1) > 1:
-                raise BadRequest("echo with logprobs takes n: 1.", param="n")
+                raise BadRequest("echo with logprobs needs n: 1.", param="n")
             options["prompt_logprobs"] = body.logprobs
     if body.prompt_logprobs is not None:
         if body.stream or options.get("n", 1) > 1:
-            raise BadRequest("prompt_logprobs takes n: 1 and no stream.", param="prompt_logprobs")
+            raise BadRequest("prompt_logprobs needs n: 1 and no stream.", param="prompt_logprobs")
         options["prompt_logprobs"] = max(body.prompt_logprobs, options.get("prompt_logprobs", 0))
     return CompletionsCall(
-        prompts=_prompts(body.prompt),
+        prompts=listed_inputs(body.prompt),
         options=options,
         echo=bool(body.echo),
         prompt_only=prompt_only,
@@ -113,24 +120,16 @@ def completions_call(body: CompletionRequest) -> CompletionsCall:
     )
 
 
-def _prompts(prompt: Any) -> list[str | list[int]]:
-    if isinstance(prompt, str) or isinstance(prompt[0], int):
-        return [prompt]
-    return list(prompt)
-
-
 async def _whole(
     request: Request,
     service: Service,
-    plan: CompletionsCall,
+    call: CompletionsCall,
     caller: Caller,
     model: str | None,
     writer: ChoiceWriter,
 ) -> Response:
     answers = AnswerSum()
-    deltas = service.complete_all(
-        plan.prompts, plan.options, caller, model=model, special=plan.special
-    )
+    deltas = service.complete(call.prompts, call.options, caller, model=model, special=call.special)
     await read_whole(request, deltas, answers.add)
     choices = [writer.whole(one) for one in answers.deltas()]
     return json_answer(
@@ -146,66 +145,66 @@ async def _whole(
 
 
 class ChoiceWriter:
-    """Writes the choices of one request, whole or piece by piece."""
+    """Writes the choices of one request, for whole answers and for streams."""
 
     def __init__(
-        self, service: Service, plan: CompletionsCall, name: str, texts: TokenTexts | None
+        self, service: Service, call: CompletionsCall, name: str, texts: TokenTexts | None
     ) -> None:
         self.name = name
-        self._plan, self._texts = plan, texts
+        self._call, self._texts = call, texts
         self._tokenizer = service.tokenizer
-        self._skip_special = plan.options.get("skip_special_tokens", True)
+        self._skip_special = call.options.get("skip_special_tokens", True)
         self._begun: set[int] = set()
         self._logprobs: dict[int, LogprobWriter] = {}
         self._prompt_tokens: dict[int, int] = {}
         self._cached = self._completed = 0
 
     def whole(self, delta: Delta) -> dict[str, Any]:
-        """A choice that is there all at once, the prompt's log-probabilities with it."""
+        """A whole choice, with the prompt's log-probabilities."""
         choice = json.loads(self.choice(delta) or "{}")
         if delta.prompt_logprobs is not None and self._texts is not None:
             choice["prompt_logprobs"] = of_prompt(delta.prompt_logprobs, self._texts)
         return choice
 
     def choice(self, delta: Delta) -> str | None:
-        """JSON of what a choice gains by a delta; None for nothing."""
+        """JSON of a delta's choice; None if nothing is to be sent."""
         index, first = delta.index, delta.index not in self._begun
         self._begun.add(index)
-        text = "" if self._plan.prompt_only else delta.text
+        text = "" if self._call.prompt_only else delta.text
         logprobs = self._logprobs_of(delta, first)
-        if first and self._plan.echo:
+        if first and self._call.echo:
             text = self._prompt_text(index) + text
         if (
             delta.finish_reason is None
             and not text
             and logprobs == "null"
-            and not self._plan.with_ids
+            and not self._call.with_ids
         ):
             return None
-        ids = f',"token_ids":{list(delta.token_ids)}' if self._plan.with_ids else ""
+        ids = f',"token_ids":{list(delta.token_ids)}' if self._call.with_ids else ""
         return (
             f'{{"index":{index},"text":{quoted(text)},"logprobs":{logprobs},'
             f'"finish_reason":{self._end(delta)}{ids}}}'
         )
 
     def _logprobs_of(self, delta: Delta, first: bool) -> str:
-        if self._texts is None or self._plan.logprobs is None:
+        if self._texts is None or self._call.logprobs is None:
             return "null"
         writer = self._logprobs.setdefault(
             delta.index,
             LogprobWriter(
                 self._texts,
                 self._tokenizer.special_ids if self._skip_special else frozenset(),
-                with_top=self._plan.logprobs > 0,
+                with_top=self._call.logprobs > 0,
             ),
         )
-        prompt = delta.prompt_logprobs if first and self._plan.echo else None
+        prompt = delta.prompt_logprobs if first and self._call.echo else None
         ids = self._prompt_ids(delta.index) if prompt else ()
-        own = () if self._plan.prompt_only else delta.logprobs or ()
-        return writer.add(prompt or (), ids, own)
+        generated = () if self._call.prompt_only else delta.logprobs or ()
+        return writer.add(prompt or (), ids, generated)
 
     def _prompt(self, index: int) -> str | list[int]:
-        return self._plan.prompts[index // self._plan.n]
+        return self._call.prompts[index // self._call.n]
 
     def _prompt_text(self, index: int) -> str:
         prompt = self._prompt(index)
@@ -218,20 +217,20 @@ class ChoiceWriter:
         if not isinstance(prompt, str):
             return prompt
         tokenizer = self._tokenizer
-        return tokenizer.encode_whole(prompt) if self._plan.special else tokenizer.encode(prompt)
+        return tokenizer.encode_whole(prompt) if self._call.special else tokenizer.encode(prompt)
 
     def _end(self, delta: Delta) -> str:
         if delta.finish_reason is None:
             return "null"
         if delta.usage is not None:
-            self._prompt_tokens[delta.index // self._plan.n] = delta.usage.prompt_tokens
-            self._cached += 0 if delta.index % self._plan.n else delta.usage.cached_tokens
-            self._completed += 0 if self._plan.prompt_only else delta.usage.completion_tokens
+            self._prompt_tokens[delta.index // self._call.n] = delta.usage.prompt_tokens
+            self._cached += 0 if delta.index % self._call.n else delta.usage.cached_tokens
+            self._completed += 0 if self._call.prompt_only else delta.usage.completion_tokens
         return f'"{delta.finish_reason}","stop_reason":{json.dumps(delta.stop_reason)}'
 
     @property
     def usage(self) -> Usage:
-        """Of all choices; each prompt counts once."""
+        """The usage of all choices; each prompt counts once."""
         return Usage(sum(self._prompt_tokens.values()), self._completed, self._cached)
 
 
@@ -247,12 +246,12 @@ class CompletionEncoder:
         self._after = '],"usage":null}\n\n' if with_usage else "]}\n\n"
 
     def encode(self, delta: Delta) -> bytes:
-        """The event of one delta, if it says something."""
+        """The event of one delta, if there is one."""
         choice = self._writer.choice(delta)
         return b"" if choice is None else f"{self._before}{choice}{self._after}".encode("ascii")
 
     def end(self) -> bytes:
-        """Usage, if it was asked for, and the end."""
+        """Usage, if requested, and the end."""
         if not self._with_usage:
             return DONE
         usage = json.dumps(usage_fields(self._writer.usage))
@@ -267,10 +266,9 @@ class CompletionEncoder:
 
 
 class LogprobWriter:
-    """Writes the log-probabilities of one choice as they come.
+    """Writes the log-probabilities of one choice as they arrive.
 
-    A token's offset is the number of whole characters before it; tokens that are not shown
-    (`hidden`) take no place.
+    A token's offset is the number of complete characters before it; `hidden` tokens have no width.
     """
 
     def __init__(self, texts: TokenTexts, hidden: Collection[int], *, with_top: bool) -> None:
@@ -292,26 +290,22 @@ class LogprobWriter:
         return json.dumps(
             {
                 "tokens": names,
-                "token_logprobs": [
-                    found and max(found.logprob, MIN_LOGPROB) for _, found in entries
-                ],
-                "top_logprobs": [self._top(found) for _, found in entries]
-                if self._with_top
-                else None,
-                "text_offset": [self._place(token_id) for token_id, _ in entries],
+                "token_logprobs": [one and max(one.logprob, MIN_LOGPROB) for _, one in entries],
+                "top_logprobs": [self._top(one) for _, one in entries] if self._with_top else None,
+                "text_offset": [self._next_offset(token_id) for token_id, _ in entries],
             }
         )
 
-    def _top(self, found: TokenLogprob | None) -> dict[str, Any] | None:
-        if found is None:
+    def _top(self, token: TokenLogprob | None) -> dict[str, Any] | None:
+        if token is None:
             return None
-        rivals = {**found.top, found.token_id: found.logprob}
         top: dict[str, float] = {}
-        for token_id, logprob in rivals.items():  # two parts of characters may look alike
+        # Two tokens that are parts of characters may have one text: the likelier one counts.
+        for token_id, logprob in {**token.top, token.token_id: token.logprob}.items():
             top.setdefault(self._texts.text(token_id), max(logprob, MIN_LOGPROB))
         return top
 
-    def _place(self, token_id: int) -> int:
+    def _next_offset(self, token_id: int) -> int:
         offset = self._offset
         if token_id not in self._hidden:
             self._offset += len(self._decoder.decode(self._texts.bytes_of(token_id)))
@@ -321,18 +315,18 @@ class LogprobWriter:
 def of_prompt(
     logprobs: Sequence[TokenLogprob | None], texts: TokenTexts
 ) -> list[dict[str, Any] | None]:
-    """A prompt's log-probabilities in vLLM's form: by token id, the token itself and its rivals."""
-    return [found and _position(found, texts) for found in logprobs]
+    """A prompt's log-probabilities in vLLM's form: for each token, it and its alternatives by id."""
+    return [token and _alternatives(token, texts) for token in logprobs]
 
 
-def _position(found: TokenLogprob, texts: TokenTexts) -> dict[str, Any]:
-    ranks = {token_id: rank for rank, token_id in enumerate(found.top, start=1)}
-    ranks[found.token_id] = found.rank
+def _alternatives(token: TokenLogprob, texts: TokenTexts) -> dict[str, Any]:
+    ranks = {token_id: rank for rank, token_id in enumerate(token.top, start=1)}
+    ranks[token.token_id] = token.rank
     return {
         str(token_id): {
             "logprob": max(logprob, MIN_LOGPROB),
             "rank": ranks[token_id],
             "decoded_token": texts.text(token_id),
         }
-        for token_id, logprob in {found.token_id: found.logprob, **found.top}.items()
+        for token_id, logprob in {token.token_id: token.logprob, **token.top}.items()
     }

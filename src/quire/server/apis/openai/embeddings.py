@@ -13,6 +13,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 
 from quire.server.apis.body import json_answer, read_body
 from quire.server.apis.openai.schema import Count, Label, TokenId
+from quire.server.apis.openai.writing import listed_inputs
 from quire.server.apis.openapi import documented
 from quire.server.apis.option_fields import OptionFields, option_fields
 from quire.server.call import caller_of
@@ -49,35 +50,35 @@ else:
 
 
 class TextFields(_Options):
-    """What requests to embed and to score texts have in common."""
+    """The fields that requests to embed and to score texts share."""
 
     model: str | None = None
     user: Label | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
-    """Tokens to which a text is cut; -1 cuts to the context. Else one that is too long is refused."""
+    """Tokens to which texts are cut; -1 cuts to the context. Without it, longer texts are refused."""
 
     def text_options(self, context: int) -> dict[str, Any]:
-        """The options by quire's names, for a context of so many tokens.
+        """The options by quire's names; `context` is the model's context length in tokens.
 
         Raises:
-            BadRequest: the cut leaves nothing of a text.
+            BadRequest: `truncate_prompt_tokens` is 0.
         """
-        wanted = self.truncate_prompt_tokens
-        if wanted == 0:
+        length = self.truncate_prompt_tokens
+        if length == 0:
             raise BadRequest(
                 "truncate_prompt_tokens must be -1 or at least 1.", param="truncate_prompt_tokens"
             )
-        cut = {} if wanted is None else {"max_length": context if wanted == -1 else wanted}
-        return self.options() | cut
+        limit = {} if length is None else {"max_length": context if length == -1 else length}
+        return self.options() | limit
 
 
 class EmbeddingsRequest(TextFields):
-    """The body of /v1/embeddings; the last three are quire's."""
+    """The body of /v1/embeddings; the last three fields are quire's."""
 
     input: Input
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Count | None = None
-    """The vectors' own length is the only one that is not refused."""
+    """Any but the vectors' own length is refused."""
     pooling: Literal["last", "mean"] | None = None
     normalize: bool | None = None
     add_special_tokens: bool | None = None
@@ -111,31 +112,24 @@ def router() -> APIRouter:
         service = service_of(request)
         body = await read_body(request, EmbeddingsRequest)
         options = _options(body, service.engine.info.context_length)
-        texts = inputs(body.input)
+        texts = listed_inputs(body.input)
         async with CancelOnDisconnect(request.receive):
-            found = await service.embed(texts, options, caller_of(request), model=body.model)
-        _check_dimensions(body.dimensions, len(found[0].vector))
-        shown = _base64 if body.encoding_format == "base64" else list
+            results = await service.embed(texts, options, caller_of(request), model=body.model)
+        _check_dimensions(body.dimensions, len(results[0].vector))
+        encode = _base64 if body.encoding_format == "base64" else list
         data = [
-            {"object": "embedding", "index": index, "embedding": shown(one.vector)}
-            for index, one in enumerate(found)
+            {"object": "embedding", "index": index, "embedding": encode(one.vector)}
+            for index, one in enumerate(results)
         ]
         answer = {
             "object": "list",
             "data": data,
             "model": body.model or service.models.name,
-            "usage": text_usage(sum(one.usage.prompt_tokens for one in found)),
+            "usage": text_usage(sum(one.usage.prompt_tokens for one in results)),
         }
         return json_answer(answer)
 
     return routes
-
-
-def inputs(given: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
-    """One entry for each text: the text, or its token ids."""
-    if isinstance(given, str) or isinstance(given[0], int):
-        return [given]
-    return list(given)
 
 
 def text_usage(tokens: int) -> dict[str, int]:
@@ -144,19 +138,19 @@ def text_usage(tokens: int) -> dict[str, int]:
 
 
 def _options(body: EmbeddingsRequest, context: int) -> dict[str, Any]:
-    own = {
+    options = {
         "pooling": body.pooling,
         "normalize": body.normalize,
         "add_special_tokens": body.add_special_tokens,
     }
-    given = {name: value for name, value in own.items() if value is not None}
-    return given | body.text_options(context)
+    options = {name: value for name, value in options.items() if value is not None}
+    return options | body.text_options(context)
 
 
-def _check_dimensions(wanted: int | None, there: int) -> None:
-    if wanted is not None and wanted != there:
+def _check_dimensions(requested: int | None, length: int) -> None:
+    if requested is not None and requested != length:
         raise BadRequest(
-            f"dimensions must be {there}, the length of this model's vectors, or left out.",
+            f"dimensions must be {length}, the length of this model's vectors, or left out.",
             param="dimensions",
         )
 

@@ -151,7 +151,7 @@ class AssistantMessage(TypedDict):
     reasoning_content: NotRequired[str | None]
     reasoning: NotRequired[str | None]
     tool_calls: NotRequired[list[CallRecord] | None]
-    # What the official client's own messages carry; nothing but null has a meaning here.
+    # The official client sends these back; only null and empty lists are accepted.
     function_call: NotRequired[None]
     audio: NotRequired[None]
     annotations: NotRequired[Annotated[list[Any], Field(max_length=0)] | None]
@@ -184,7 +184,7 @@ Message: TypeAlias = Annotated[
     _ROLES,
 ]
 
-_WITHOUT_MEANING = ("function_call", "audio", "annotations", "refusal")
+_DROPPED = ("function_call", "audio", "annotations", "refusal")
 
 
 def quire_messages(messages: list[Message]) -> list[dict[str, Any]]:
@@ -196,7 +196,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     if message["role"] == "assistant":
         if message.get("refusal") and message.get("content") is None:
             message["content"] = message["refusal"]
-        for key in _WITHOUT_MEANING:
+        for key in _DROPPED:
             message.pop(key, None)
     if isinstance(message.get("content"), list):
         message["content"] = [_part(part) for part in message["content"]]

@@ -19,14 +19,14 @@ def router() -> APIRouter:
 
     @routes.get("/v1/models", **documented(None, ModelList))
     async def list_models(request: Request) -> Response:
-        """The model, and its adapters."""
+        """The served model and its adapters."""
         service = service_of(request)
         cards = [_card(model, service) for model in service.models.served()]
         return json_answer({"object": "list", "data": cards})
 
     @routes.get("/v1/models/{name:path}", **documented(None, ModelCard))
     async def get_model(request: Request, name: str) -> Response:
-        """One of them."""
+        """One model or adapter."""
         service = service_of(request)
         for model in service.models.served():
             if model.name == name:

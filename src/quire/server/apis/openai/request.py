@@ -1,4 +1,4 @@
-"""From OpenAI's names to quire's request options."""
+"""From OpenAI's requests to quire's call and options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quire.server.errors import BadRequest
 
 
 def sampling_options(body: SamplingFields) -> dict[str, Any]:
-    """The options of chat and completions alike, by quire's names.
+    """The options that chat and completions share, by quire's names.
 
     Raises:
         BadRequest: a constraint is given in two ways.
@@ -45,7 +45,7 @@ def chat_call(body: ChatCompletionRequest) -> Call:
     """A chat request as a call.
 
     Raises:
-        BadRequest: two of its fields contradict each other.
+        BadRequest: two fields contradict each other.
     """
     options = sampling_options(body)
     if body.max_completion_tokens is not None:
@@ -55,7 +55,7 @@ def chat_call(body: ChatCompletionRequest) -> Call:
     elif body.top_logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
-        raise BadRequest("stream_options goes with stream: true.", param="stream_options")
+        raise BadRequest("stream_options needs stream: true.", param="stream_options")
     if not body.model_fields_set.isdisjoint(_THINKING_FIELDS):
         options.update(_thinking(body))
     choice, name = _tool_choice(body)
@@ -77,27 +77,22 @@ _THINKING_FIELDS = frozenset(
 
 
 def _thinking(body: ChatCompletionRequest) -> dict[str, bool]:
-    """Whether the model thinks first: quire's own field, a template's, or OpenAI's effort."""
+    """Thinking options, from quire's own fields, a template's, or OpenAI's effort."""
     template = body.chat_template_kwargs or {}
     effort = None if body.reasoning_effort is None else body.reasoning_effort != "none"
-    asked = (
-        body.enable_thinking,
-        template.get("enable_thinking"),
-        template.get("thinking"),
-        effort,
-    )
-    kept = (body.preserve_thinking, template.get("preserve_thinking"))
-    found = {
-        "enable_thinking": _agreed("enable_thinking", asked),
-        "preserve_thinking": _agreed("preserve_thinking", kept),
+    enabled = (template.get("enable_thinking"), template.get("thinking"), effort)
+    preserved = (template.get("preserve_thinking"),)
+    options = {
+        "enable_thinking": _agreed("enable_thinking", body.enable_thinking, *enabled),
+        "preserve_thinking": _agreed("preserve_thinking", body.preserve_thinking, *preserved),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _agreed(name: str, values: tuple[bool | None, ...]) -> bool | None:
+def _agreed(name: str, *values: bool | None) -> bool | None:
     given = {value for value in values if value is not None}
     if len(given) > 1:
-        raise BadRequest(f"{name} is asked for in two ways that contradict each other.", param=name)
+        raise BadRequest(f"{name} is given in two ways that contradict each other.", param=name)
     return given.pop() if given else None
 
 

@@ -1,4 +1,4 @@
-"""OpenAI's requests, as far as quire honours them, and its answers. Any other field is refused by name."""
+"""OpenAI's requests and answers; fields that quire does not support are refused by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Label: TypeAlias = Annotated[str, Field(max_length=1024)]
 Alternatives: TypeAlias = Annotated[int, Field(ge=0)]
-"""How many likeliest tokens are named; the server's own limit is told where it is passed."""
+"""How many alternatives to list for a token; the server's own limit is checked with the call's."""
 
 
 @strict
@@ -31,8 +31,7 @@ class Function(TypedDict):
     description: NotRequired[str | None]
     parameters: NotRequired[dict[str, Any] | None]
     strict: NotRequired[bool | None]
-    """Where `tool_choice` forces a call its arguments follow the schema in any case; where the
-    model is free to call or not they are its own, strict or not."""
+    """Ignored: arguments follow the schema if and only if `tool_choice` forces the call."""
 
 
 @strict
@@ -72,7 +71,7 @@ class ResponseFormatParam(TypedDict):
 
 @strict
 class TemplateOptions(TypedDict):
-    """What `chat_template_kwargs` may hold."""
+    """The keys that `chat_template_kwargs` may have."""
 
     enable_thinking: NotRequired[bool | None]
     thinking: NotRequired[bool | None]
@@ -96,7 +95,7 @@ else:
     _Options = option_fields(
         "openai",
         but=(
-            # These have forms of their own here, or are not for both of the APIs.
+            # These are declared below, in another form or for one of the two APIs.
             "max_tokens",
             "logprobs",
             "prompt_logprobs",
@@ -108,7 +107,7 @@ else:
 
 
 class SamplingFields(_Options):
-    """What chat and completions have in common, beside the options of the table."""
+    """The fields that chat and completions share, besides the options of the table."""
 
     model: str | None = None
     max_tokens: Count | None = None
@@ -118,9 +117,9 @@ class SamplingFields(_Options):
     response_format: ResponseFormatParam | None = None
     structured_outputs: StructuredOutputs | None = None
     return_token_ids: bool | None = None
-    """Each choice, and each piece of it, carries its `token_ids`."""
+    """Each choice and each chunk carries its `token_ids`."""
     return_tokens_as_token_ids: bool | None = None
-    """In log-probabilities a token is `token_id:7`, not its text."""
+    """In log-probabilities a token is named `token_id:7`, not by its text."""
 
 
 class ChatCompletionRequest(SamplingFields):
@@ -146,11 +145,11 @@ class ChatCompletionRequest(SamplingFields):
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    """"none" asks for no thought; the others ask for one, whose length is the model's affair."""
+    """"none" turns thinking off, all others turn it on; none limits its length."""
     chat_template_kwargs: TemplateOptions | None = None
     enable_thinking: bool | None = None
     preserve_thinking: bool | None = None
-    # Hints and labels of OpenAI's own service; they change no answer.
+    # For OpenAI's own service; these change no answer.
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -192,12 +191,12 @@ class CompletionRequest(SamplingFields):
 
     prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    """0 goes with `echo`: the prompt alone, with its log-probabilities."""
+    """0 needs `echo`, and returns the prompt alone, with its log-probabilities."""
     echo: bool | None = None
     add_special_tokens: bool | None = None
-    """Whether a text gets the tokens that the tokenizer puts around one; true if not given."""
+    """Whether texts get the special tokens that the tokenizer adds, such as BOS; true by default."""
     prompt_logprobs: Alternatives | None = None
-    """Log-probabilities of the prompt's own tokens; not in a stream."""
+    """Log-probabilities of the prompt's tokens; not in a stream."""
     logprobs: Alternatives | None = None
 
 

@@ -27,8 +27,8 @@ Texts: TypeAlias = Annotated[
 class ScoreRequest(TextFields):
     """The body of /v1/score: texts in `input`, or pairs of `text_1` and `text_2`.
 
-    A pair is scored as one text, the second right after the first: a prompt and an answer to it.
-    One text_1 goes with each text_2.
+    A pair, such as a prompt and an answer, is concatenated and scored as one text. A single text_1
+    is paired with each text_2.
     """
 
     input: Texts | None = None
@@ -57,7 +57,7 @@ class ScoreEvaluationRequest(Body):
     model: str | None = None
     messages: Annotated[list[str], Field(min_length=1)]
     max_length: Count | None = None
-    """Tokens to which a text is cut."""
+    """Tokens to which texts are cut."""
 
 
 class ScoreEvaluation(BaseModel):
@@ -73,7 +73,7 @@ def router() -> APIRouter:
 
     @routes.post("/v1/score", **documented(ScoreRequest, ScoreList))
     async def create_scores(request: Request) -> Response:
-        """The scores of a reward model, in vLLM's form: its head's raw numbers."""
+        """The scores of a reward model, in vLLM's form: the raw outputs of its head."""
         service = service_of(request)
         body = await read_body(request, ScoreRequest)
         texts, options = _texts(body), body.text_options(service.engine.info.context_length)
@@ -99,7 +99,7 @@ def router() -> APIRouter:
         service = service_of(request)
         body = await read_body(request, ScoreEvaluationRequest)
         options = {} if body.max_length is None else {"max_length": body.max_length}
-        # LLaMA-Factory's own client, PPO training, names a model that no server has.
+        # `model` is not resolved: LLaMA-Factory's own client, PPO training, sends a made-up name.
         async with CancelOnDisconnect(request.receive):
             scored = await service.score(body.messages, options, caller_of(request))
         answer = {
@@ -114,7 +114,7 @@ def router() -> APIRouter:
 
 
 def _texts(body: ScoreRequest) -> list[str]:
-    """The texts that are scored."""
+    """The texts to score."""
     if body.input is not None:
         if body.text_1 is not None or body.text_2 is not None:
             raise BadRequest("Give input, or text_1 and text_2, not both.", param="input")

@@ -1,4 +1,4 @@
-"""What OpenAI's answers are written with: ids, token texts, events, JSON."""
+"""Helpers to read OpenAI's inputs and write its answers: ids, calls, usage, JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from quire.messages import ToolCall
 from quire.outputs import Usage
 
 __all__ = [
-    "DONE", "call_id", "new_id", "now", "quoted", "summed", "tool_call", "usage_fields",
+    "DONE", "listed_inputs", "new_id", "now", "quoted", "summed", "tool_call", "usage_fields",
 ]  # fmt: skip
 
 DONE = b"data: [DONE]\n\n"
@@ -21,19 +21,20 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(16)}"
 
 
-def call_id() -> str:
-    """Nine letters and digits: the one form that every model's template takes."""
-    return "c" + secrets.token_hex(4)
-
-
 def now() -> int:
     return int(time.time())
 
 
+def listed_inputs(given: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
+    """One entry for each text of a request: the text, or its token ids."""
+    return [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
+
+
 def tool_call(call: ToolCall) -> dict[str, Any]:
-    """A call as OpenAI writes it."""
+    """A call in OpenAI's form; nine letters and digits are an id that every chat template takes."""
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id or call_id(), "type": "function", "function": function}
+    call_id = call.id or f"c{secrets.token_hex(4)}"
+    return {"id": call_id, "type": "function", "function": function}
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
 
 
 def summed(usages: list[Usage]) -> Usage:
-    """The usage of several completions of one prompt, which counts once."""
+    """The usage of several completions of one prompt, whose tokens count once."""
     if not usages:
         return Usage(0, 0)
     return Usage(

@@ -23,7 +23,7 @@ def responses_call(body: ResponsesRequest) -> Call:
     """The request as a call.
 
     Raises:
-        BadRequest: its items form no conversation, or two of its fields contradict each other.
+        BadRequest: the items form no conversation, or two fields contradict each other.
     """
     turns = _turns(body)
     choice, name, tools = _choice(body)
@@ -33,7 +33,7 @@ def responses_call(body: ResponsesRequest) -> Call:
         tools=[_tool(tool) for tool in tools] or None,
         options=_options(body),
         model=body.model,
-        # Whole answers mix the log-probabilities of thoughts and text; a stream keeps them apart.
+        # A whole answer's log-probabilities do not separate thoughts from text; a stream's do.
         streamed=bool(body.stream) or wants_logprobs(body),
         tool_choice=choice,
         tool_name=name,
@@ -42,7 +42,7 @@ def responses_call(body: ResponsesRequest) -> Call:
 
 
 def wants_logprobs(body: ResponsesRequest) -> bool:
-    """Whether log-probabilities are to be shown."""
+    """Whether the response includes log-probabilities."""
     return LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
 
 
@@ -53,34 +53,34 @@ def _turns(body: ResponsesRequest) -> Turns:
     if isinstance(body.input, str):
         turns.say([text_part(body.input)])
         return turns
-    for place, item in enumerate(body.input):
-        _item(turns, item, f"input[{place}]")
+    for index, item in enumerate(body.input):
+        _item(turns, item, f"input[{index}]")
     return turns
 
 
-def _item(turns: Turns, item: Any, where: str) -> None:
-    """Take one item in; the schema has checked which fields go with its type."""
+def _item(turns: Turns, item: Any, path: str) -> None:
+    """Add one item to the turns; the schema has checked its fields."""
     kind = item.get("type", "message")
     if kind == "message":
-        _message(turns, item, where)
+        _message(turns, item, path)
     elif kind == "reasoning":
         turns.think(_thought(item))
     elif kind == "function_call":
         turns.call(item["call_id"], item["name"], item["arguments"])
     else:
-        turns.result(item["call_id"], _parts(item["output"]), f"{where}.call_id")
+        turns.result(item["call_id"], _parts(item["output"]), f"{path}.call_id")
 
 
-def _message(turns: Turns, item: MessageItem, where: str) -> None:
+def _message(turns: Turns, item: MessageItem, path: str) -> None:
     parts = _parts(item["content"])
     if item["role"] == "user":
         turns.say(parts)
         return
-    for number, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if part["type"] != "text":
             raise BadRequest(
-                f"A message of the role {item['role']} holds text alone.",
-                param=f"{where}.content[{number}]",
+                f"A message of the role {item['role']} may have only text.",
+                param=f"{path}.content[{index}]",
             )
     text = "".join(part["text"] for part in parts)
     if item["role"] == "assistant":
@@ -104,7 +104,7 @@ def _part(part: InputPart) -> Part:
 
 
 def _thought(item: ReasoningItem) -> str:
-    """The thought itself, or what is left of it."""
+    """The thought's text, or its summary."""
     texts = item.get("content") or item.get("summary") or []
     return "".join(text["text"] for text in texts)
 
@@ -119,7 +119,7 @@ def _tool(tool: FunctionTool) -> dict[str, Any]:
 
 
 def _choice(body: ResponsesRequest) -> tuple[ToolChoice, str | None, list[FunctionTool]]:
-    """The choice, the tool that it names, and the tools that are offered."""
+    """The choice, the tool that it names, and the tools to offer."""
     choice, tools = body.tool_choice or "auto", body.tools or []
     if isinstance(choice, str):
         return choice, None, tools
@@ -148,12 +148,12 @@ def _options(body: ResponsesRequest) -> dict[str, Any]:
 
 
 def _format(body: ResponsesRequest) -> dict[str, Any] | None:
-    wanted: Mapping[str, Any] | None = (body.text or {}).get("format")
-    if wanted is None or wanted["type"] == "text":
+    form: Mapping[str, Any] | None = (body.text or {}).get("format")
+    if form is None or form["type"] == "text":
         return None
-    if wanted["type"] == "json_object":
+    if form["type"] == "json_object":
         return {"type": "json_object"}
-    schema = {"name": wanted["name"], "schema": wanted["schema"]}
+    schema = {"name": form["name"], "schema": form["schema"]}
     return {"type": "json_schema", "json_schema": schema}
 
 
@@ -175,7 +175,7 @@ def echo(body: ResponsesRequest, model: str) -> dict[str, Any]:
         "temperature": given.get("temperature"),
         "text": {"format": (body.text or {}).get("format") or {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [_shown(tool) for tool in body.tools or []],
+        "tools": [{**_TOOL_DEFAULTS, **tool} for tool in body.tools or []],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": given.get("top_p"),
         "truncation": "disabled",
@@ -183,5 +183,4 @@ def echo(body: ResponsesRequest, model: str) -> dict[str, Any]:
     }
 
 
-def _shown(tool: FunctionTool) -> dict[str, Any]:
-    return {"description": None, "parameters": None, "strict": None, **tool}
+_TOOL_DEFAULTS = {"description": None, "parameters": None, "strict": None}

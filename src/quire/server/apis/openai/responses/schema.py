@@ -1,6 +1,4 @@
-"""Requests of the Responses API, as far as quire honours them, and its answers. Any other field is
-refused by name.
-"""
+"""Requests and answers of the Responses API; fields that quire does not support are refused by name."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ class InputText(TypedDict):
 class InputImage(TypedDict):
     type: Literal["input_image"]
     image_url: Annotated[str, Field(min_length=1)]
-    """A data URL; an address where the server allows them."""
+    """A data URL, or a URL if the server allows them."""
     detail: NotRequired[Literal["auto", "high"] | None]
     file_id: NotRequired[None]
 
@@ -90,7 +88,7 @@ PartsOrText: TypeAlias = Annotated[
 
 @strict
 class MessageItem(TypedDict):
-    """A turn of anybody; what the API wrote itself comes back in the same form."""
+    """A turn of any role; the API's own answers are sent back in this form too."""
 
     type: NotRequired[Literal["message"]]
     role: Literal["user", "assistant", "system", "developer"]
@@ -142,7 +140,7 @@ class FunctionOutputItem(TypedDict):
 
 
 def _item_kind(value: Any) -> str | None:
-    """A message may leave its type out."""
+    """The tag of an item; messages may leave their type out."""
     kind = value.get("type", "message") if isinstance(value, dict) else None
     return _ITEMS.get(kind) if isinstance(kind, str) else None
 
@@ -261,9 +259,9 @@ class TextConfig(TypedDict):
 @strict
 class ReasoningConfig(TypedDict):
     effort: NotRequired[Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None]
-    """"none" asks for no thought; the others ask for one, whose length is the model's affair."""
+    """"none" turns thinking off, all others turn it on; none limits its length."""
     summary: NotRequired[Literal["auto"] | None]
-    """Thoughts are shown whole, and not summarised."""
+    """Ignored: thoughts are returned in full, without a summary."""
 
 
 @strict
@@ -286,12 +284,12 @@ _TRUNCATION = "truncation: auto is not supported: a conversation that is too lon
 if TYPE_CHECKING:
     _Options = OptionFields
 else:
-    # The others are parts of fields with forms of their own.
+    # These are parts of fields declared above.
     _Options = option_fields("responses", but=("top_logprobs", "text", "reasoning"))
 
 
 class ResponsesRequest(_Options):
-    """The body of /v1/responses. Nothing is stored, so that a conversation comes whole each time."""
+    """The body of /v1/responses. No response is stored, so the whole conversation is sent each time."""
 
     model: str | None = None
     input: Annotated[
@@ -308,7 +306,7 @@ class ResponsesRequest(_Options):
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
         None
     )
-    """Thoughts come as text, with which a stateless client goes on: nothing of it is encrypted."""
+    """Thoughts are not encrypted: the text itself is returned, to be sent back with the next request."""
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     text: TextConfig | None = None
@@ -316,16 +314,16 @@ class ResponsesRequest(_Options):
     tools: list[OfferedTool] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
-    # What would need a store, or an answer in the background, is refused.
+    # These would need stored responses, or answers in the background, and are refused.
     store: Annotated[Literal[False] | None, only(False, because=_STORE)] = None
     previous_response_id: Annotated[None, only(because=_PREVIOUS)] = None
     conversation: Annotated[None, only(because=_CONVERSATION)] = None
     background: Annotated[Literal[False] | None, only(False, because=_BACKGROUND)] = None
     truncation: Annotated[Literal["disabled"] | None, only("disabled", because=_TRUNCATION)] = None
-    # Hints and labels of OpenAI's own service; they change no answer.
+    # For OpenAI's own service; these change no answer.
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    """Of OpenAI's own tools, of which there are none here."""
+    """Limits calls of OpenAI's own tools, of which there are none here."""
     service_tier: Literal["auto", "default"] | None = None
     user: Label | None = None
     safety_identifier: Label | None = None
@@ -389,7 +387,7 @@ class ResponseUsage(BaseModel):
 
 
 class ResponseObject(BaseModel):
-    """A response; what it repeats of the request stands beside these fields."""
+    """A response, without the fields that it repeats from the request."""
 
     id: str
     object: Literal["response"]

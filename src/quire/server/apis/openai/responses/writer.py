@@ -1,4 +1,4 @@
-"""An answer as events of the Responses API, and as its response."""
+"""Answers as the events and responses of the Responses API."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from quire.server.errors import Problem
 
 
 class ResponseWriter:
-    """Writes one answer. `events` gives what a delta adds, `response` all that there is.
+    """Writes one answer: `events` returns a delta's events, `response` is the answer so far.
 
-    `echo` holds the fields of the request that a response repeats, and `describe` writes
-    log-probabilities, where they were asked for.
+    `echo` has the fields of the request that a response repeats; `describe`, if log-probabilities
+    were requested, converts them to the API's form.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ResponseWriter:
     # --- the encoder of a stream -----------------------------------------------------------------
 
     def encode(self, delta: Delta) -> bytes:
-        """The events of one delta; the most common one by hand, since each token pays."""
+        """The events of one delta; plain text is formatted by hand, as it comes once per token."""
         if self._open == "text" and self._describe is None and is_text(delta):
             if not delta.content:
                 return b""
@@ -67,17 +67,17 @@ class ResponseWriter:
         return b"".join(map(event_bytes, self.events(delta)))
 
     def end(self) -> bytes:
-        """Nothing comes after the last delta's events."""
+        """No event follows those of the last delta."""
         return b""
 
     def failure(self, problem: Problem) -> bytes:
-        """The events of a stream that an error ends."""
+        """The events for an error that ends the stream."""
         return b"".join(map(event_bytes, self.failed(problem)))
 
     # --- pure ------------------------------------------------------------------------------------
 
     def events(self, delta: Delta) -> list[dict[str, Any]]:
-        """What this delta adds, as events."""
+        """The events of a delta."""
         events = self._begin()
         for piece in self._reader.add(delta):
             events += self._piece(piece)
@@ -86,7 +86,7 @@ class ResponseWriter:
         return events
 
     def failed(self, problem: Problem) -> list[dict[str, Any]]:
-        """The events of an error; what was written before stays in the response."""
+        """The events of an error; the answer so far stays in the response."""
         events = self._begin()
         self._settle()
         code = "rate_limit_exceeded" if problem.status == 429 else "server_error"
@@ -166,7 +166,7 @@ class ResponseWriter:
         ]
 
     def _settle(self) -> None:
-        """Put what was written into the open item."""
+        """Set the text of the open item."""
         if self._open is not None:
             self._item["content"][0]["text"] = "".join(self._written)
 
@@ -194,11 +194,11 @@ class ResponseWriter:
         ]
 
     def _finished(self, delta: Delta) -> list[dict[str, Any]]:
-        cut = delta.finish_reason == "length"
-        status = "incomplete" if cut else "completed"
+        truncated = delta.finish_reason == "length"
+        status = "incomplete" if truncated else "completed"
         events = self._close(status)
         self.response |= {"status": status, "usage": _usage(delta.usage or Usage(0, 0))}
-        if cut:
+        if truncated:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             self.response["completed_at"] = int(time.time())
@@ -249,35 +249,34 @@ Described: TypeAlias = dict[str, Any]
 
 
 class TextLogprobs:
-    """Finds those of an answer's texts, piece by piece.
+    """Selects the log-probabilities of the texts, piece by piece.
 
-    A slow reader gets the tokens of several steps at once: what ended the thought before the text
-    may be among them, and so may the end of the turn, a call and the text after it, or what the
-    engine still holds back.
+    The deltas of several steps are merged for a slow reader. Their tokens may include the end marker
+    of a thought, the end of the turn, a call and the text after it, and text that is held back.
     """
 
     def __init__(self) -> None:
         self._begun = False
-        self._left: list[Described] = []
+        self._rest: list[Described] = []
 
     def begin(self) -> None:
-        """A new text begins; what is left of the tokens before it may be its own."""
+        """Begin a new text, to which the remaining tokens may belong."""
         self._begun = False
 
     def of(self, text: str, described: Sequence[Described]) -> list[Described]:
-        """Those of the next piece; what comes after it is kept for the one that follows."""
-        tokens = [*self._left, *described]
+        """The log-probabilities of the next piece of text; later ones are kept for the next call."""
+        tokens = [*self._rest, *described]
         if not self._begun:
             self._begun = True
             start = _start(tokens, text)
-            tokens = tokens[len(self._left) if start is None else start :]
+            tokens = tokens[len(self._rest) if start is None else start :]
         end = _end(tokens, text)
-        self._left = tokens[end:]
+        self._rest = tokens[end:]
         return tokens[:end]
 
 
 def _start(tokens: Sequence[Described], text: str) -> int | None:
-    """Where the text begins; None where the tokens do not tell. White space may be cut off it."""
+    """The index at which the text begins, possibly stripped of white space; None if not found."""
     joined = "".join(one["token"] for one in tokens)
     offsets = [0, *accumulate(len(one["token"]) for one in tokens)][: len(tokens)]
     for index, offset in enumerate(offsets):
@@ -293,7 +292,7 @@ def _start(tokens: Sequence[Described], text: str) -> int | None:
 
 
 def _end(tokens: Sequence[Described], text: str) -> int:
-    """Where the text ends; after all where no number of tokens is just it, as in half characters."""
+    """The index after the text's last token; all tokens if none ends with the text."""
     length = 0
     joined = "".join(one["token"] for one in tokens)
     for index, one in enumerate(tokens, start=1):
