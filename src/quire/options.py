@@ -337,7 +337,7 @@ OPTIONS: tuple[Option, ...] = (
         "Samples from the most likely tokens that together have this probability. 0 means "
         "unset, 1.0; on the OpenAI and Anthropic APIs it is greedy, as there.",
         "top_p", _named("top_p", "openai", "responses", "anthropic", "vllm"), from_model=True),
-    Option("top_k", Integer(-1), 50,
+    Option("top_k", Integer(-1, 2**31 - 1), 50,
         "Samples from this many of the most likely tokens. 0 and -1 mean all.",
         "top_k", _named("top_k", "openai", "anthropic", "vllm"), from_model=True),
     Option("min_p", Number(0, 1), 0.0,
