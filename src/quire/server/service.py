@@ -149,7 +149,7 @@ class Service:
         engine, adapter = self._generator, self.models.resolve(call.model)
         check_call(call, self.arguments)
         chooser = ToolChooser.of(call) if call.chooses_tools else None
-        admitted = self._admitted("chat", caller, call.options, adapter, call.completions)
+        admitted = self.admitted("chat", caller, call.options, adapter, call.completions)
         async with admitted as (options, observation):
             if chooser is None:
                 answer = engine.stream_request(call.request(None, options))
@@ -187,7 +187,7 @@ class Service:
         check_option_names(options)
         check_options(options, self.arguments, prompts=len(prompts))
         count = completions_of(options)
-        admitted = self._admitted("completion", caller, options, adapter, count * len(prompts))
+        admitted = self.admitted("completion", caller, options, adapter, count * len(prompts))
         async with admitted as (ready, observation):
             ids = await _token_ids(self.tokenizer, prompts, special)
             streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
@@ -227,7 +227,7 @@ class Service:
         """
         check_texts(texts, self.arguments)
         adapter = self.models.resolve(model)
-        async with self._admitted("embedding", caller, options, adapter) as (ready, _):
+        async with self.admitted("embedding", caller, options, adapter) as (ready, _):
             return await self.engine.embed(texts, **ready)
 
     async def score(
@@ -247,7 +247,7 @@ class Service:
             raise BadRequest(
                 "Texts are scored by the model itself, and by no adapter.", param="model"
             )
-        async with self._admitted("score", caller, options, None) as (ready, _):
+        async with self.admitted("score", caller, options, None) as (ready, _):
             try:
                 return await self.engine.score(texts, **ready)
             except NotImplementedError:
@@ -256,7 +256,7 @@ class Service:
     # --- admission and observation ---------------------------------------------------------------
 
     @asynccontextmanager
-    async def _admitted(
+    async def admitted(
         self,
         kind: Kind,
         caller: Caller,
