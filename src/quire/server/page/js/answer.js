@@ -46,7 +46,7 @@ function endThought(node) {
   if (node.reasoning) node.thought ??= Date.now() - node.times.first;
 }
 
-/** Close an answer that ended, by itself, by the user or by an error. */
+/** Mark an answer as ended, by itself, by the user or by an error. */
 export function endAnswer(node, error = null) {
   node.times.end = Date.now();
   endThought(node);
@@ -57,10 +57,10 @@ export function endAnswer(node, error = null) {
   } else node.finish ??= "stop";
 }
 
-/** {tokens, rate, seconds, exact}: what an answer took; null before its first token.
+/** {tokens, rate, seconds, exact} of an answer; null before its first token.
  *
  * The rate is that of decoding: the time to the first token is not in it. Without the server's
- * count (a stopped answer, or one under way) each piece counts as a token.
+ * count (a stopped answer, or one in flight) each chunk counts as a token.
  */
 export function pace(node, now = Date.now()) {
   const { start, first, end } = node.times ?? {};

@@ -3,7 +3,7 @@ import { readEvents } from "./sse.js";
 
 const KEY = "quire.key";
 
-/** What the server, or the way to it, refused. `status` is 0 where no answer came. */
+/** A refusal of the server, or a failed connection, whose `status` is 0. */
 export class ApiError extends Error {
   constructor(message, { status = 0, type = null, code = null, retryAfter = null } = {}) {
     super(message);
@@ -13,7 +13,7 @@ export class ApiError extends Error {
 
 /** Requests to /v1 of the page's own origin. The key lives as long as the tab. */
 export class Api {
-  /** `askKey(refused)` resolves to a key, or to null; `refused` says that there was one. */
+  /** `askKey(refused)` resolves to a key or null; `refused` is true if a key was refused. */
   constructor(askKey, base = new URL("v1/", document.baseURI)) {
     this.base = base;
     this.askKey = askKey;
@@ -28,7 +28,7 @@ export class Api {
     else sessionStorage.removeItem(KEY);
   }
 
-  /** The models and adapters served: [{id, parent, ...}]. */
+  /** The served models and adapters: [{id, parent, ...}]. */
   async models() {
     const answer = await this.#send("models", {});
     return (await answer.json()).data;
@@ -62,7 +62,7 @@ export class Api {
       if (answer.ok) return answer;
       const error = await refusal(answer);
       if (answer.status !== 401) throw error;
-      if (this.key !== used) continue; // given meanwhile, for another request
+      if (this.key !== used) continue; // another request has asked for a key meanwhile
       const key = await this.#askOnce(used !== null);
       if (key === null) throw error;
     }
@@ -78,7 +78,7 @@ export class Api {
     }
   }
 
-  /** One question at a time, whatever number of requests wait for its answer. */
+  /** Ask for the key once, however many requests wait for it. */
   #askOnce(refused) {
     this.asking ??= this.askKey(refused)
       .then((key) => (key === null ? null : (this.key = key)))

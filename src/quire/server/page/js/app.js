@@ -1,4 +1,4 @@
-// The page's beginning: everything is made here, and joined.
+// The page's entry point: makes all parts and connects them.
 import { Api } from "./api.js";
 import { iconButton } from "./dom.js";
 import { listen, shortcuts } from "./keys.js";
@@ -39,7 +39,7 @@ async function start() {
   if (!session.path.length) thread.draw();
 }
 
-/** Where what had the focus is gone, the message field has it. */
+/** Focus the message field if the focused element was removed. */
 function keepFocus(composer) {
   const lost = document.activeElement === document.body;
   if (lost && !narrow.matches && getSelection().isCollapsed) composer.focus();

@@ -1,4 +1,4 @@
-// Elements without markup in strings: nothing that a model or a user wrote is ever parsed here.
+// Elements are made without markup in strings, so that text of models or users is never parsed.
 
 /** An element. Properties: `on*` listeners, `class`, `data`, booleans, properties, attributes. */
 export function h(tag, properties = {}, ...children) {
@@ -44,7 +44,7 @@ const SHAPES = {
 };
 const SVG = "http://www.w3.org/2000/svg";
 
-/** A small picture drawn in the text's colour; its button has the name. */
+/** An icon in the text's colour; its button has the name. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   for (const [key, value] of [
@@ -60,25 +60,25 @@ export function icon(name) {
   return svg;
 }
 
-/** A button that is an icon; its name is spoken, and shown as a tip. */
+/** A button with an icon; its name is its label and tooltip. */
 export function iconButton(shape, label, onclick, properties = {}) {
   const { class: more = "", ...rest } = properties;
   const shown = { type: "button", class: `icon-button ${more}`, title: label, "aria-label": label };
   return h("button", { ...shown, onclick, ...rest }, icon(shape));
 }
 
-/** Bring the children of an element in line with a list, touching only what differs. */
+/** Make an element's children equal to a list, touching only those that differ. */
 export function arrange(parent, children) {
-  children.forEach((child, place) => {
-    if (parent.children[place] !== child)
-      parent.insertBefore(child, parent.children[place] ?? null);
+  children.forEach((child, index) => {
+    if (parent.children[index] !== child)
+      parent.insertBefore(child, parent.children[index] ?? null);
   });
   while (parent.children.length > children.length) parent.lastElementChild.remove();
 }
 
 const SPOKEN = 40;
 
-/** Say something to those who listen to the page instead of seeing it. */
+/** Announce a text to screen readers. */
 export function announce(text) {
   const region = document.getElementById("announcer");
   region.textContent = "";

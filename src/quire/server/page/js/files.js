@@ -1,4 +1,4 @@
-// What can be attached, and how it travels.
+// Files that can be attached, and their form in requests.
 
 const BY_NAME = {
   png: "image/png",
@@ -23,7 +23,7 @@ const BY_NAME = {
 };
 const KINDS = ["image", "audio", "video"];
 
-/** What the file button offers. */
+/** The types that the file button offers. */
 export const ACCEPTED = KINDS.map((kind) => `${kind}/*`).join(",");
 
 /** {kind, type, name, size} of a File, or null where it is neither image, sound nor video. */

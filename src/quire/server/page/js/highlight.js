@@ -1,4 +1,4 @@
-// Code in colours; a language's grammar is loaded when it first comes up.
+// Syntax highlighting; a language's grammar is loaded when it is first needed.
 import hljs from "../vendor/highlight.min.js";
 import { sanitized } from "./markdown.js";
 
@@ -43,7 +43,7 @@ const LONGEST = 50_000; // characters; longer code stays plain
 
 const loading = new Map();
 
-/** Colour a `code` element of class `language-...`, at once where its grammar is there. */
+/** Highlight a `code` element of class `language-...`, at once if its grammar is loaded. */
 export async function colour(code) {
   const named = /\blanguage-(\S+)/.exec(code.className)?.[1].toLowerCase();
   const language = ALIASES[named] ?? named;

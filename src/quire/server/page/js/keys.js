@@ -29,7 +29,7 @@ export function shortcuts(actions) {
   ];
 }
 
-/** Have the shortcuts heard on the whole page. */
+/** Listen for the shortcuts on the whole page. */
 export function listen(table) {
   document.addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.isComposing) return;

@@ -1,7 +1,7 @@
 // Markdown of a model as safe elements.
 //
-// Three fences, each enough alone: markdown-it passes no HTML through; DOMPurify keeps a short list
-// of elements and of links; the page's policy runs no script and loads nothing from elsewhere.
+// Three defences, each enough alone: markdown-it passes no HTML through; DOMPurify allows few elements
+// and links; the page's policy runs no foreign script and loads nothing from elsewhere.
 import "../vendor/markdown-it.min.js";
 import "../vendor/purify.min.js";
 
@@ -10,14 +10,14 @@ const { markdownit, DOMPurify } = globalThis;
 const markdown = markdownit({ html: false, linkify: true, breaks: true });
 markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false });
 
-// A picture from elsewhere would tell its host that it was seen: it becomes a link.
-markdown.renderer.rules.image = (tokens, place) => {
+// Loading a foreign image would tell its host that it was seen, so that images become links.
+markdown.renderer.rules.image = (tokens, index) => {
   const { escapeHtml } = markdown.utils;
-  const token = tokens[place];
+  const token = tokens[index];
   return `<a href="${escapeHtml(token.attrGet("src") ?? "")}">${escapeHtml(token.content || "image")}</a>`;
 };
 
-// The policy knows no style attributes: a column's side is an attribute of its own.
+// The policy forbids style attributes, so that a column's alignment becomes an `align` attribute.
 markdown.core.ruler.push("sides", ({ tokens }) => {
   for (const token of tokens) {
     const side = /^text-align:(\w+)$/.exec(token.attrGet("style") ?? "");
@@ -32,13 +32,13 @@ const ALLOWED = {
     ),
   ALLOWED_ATTR: ["href", "title", "class", "start", "align"],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
-  ADD_URI_SAFE_ATTR: ["align", "start"], // no addresses, so not held to the line above
+  ADD_URI_SAFE_ATTR: ["align", "start"], // not URLs, so not checked against the expression above
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
 };
 
-/** The elements of some HTML, as far as they are allowed. */
+/** The allowed elements of some HTML. */
 export function sanitized(html) {
   const fragment = DOMPurify.sanitize(html, ALLOWED);
   for (const link of fragment.querySelectorAll("a")) {
@@ -48,20 +48,20 @@ export function sanitized(html) {
   return fragment;
 }
 
-/** Reads a text that grows. What cannot change any more is given once, the rest each time.
+/** Renders a growing text. Blocks that can no longer change are returned once, the rest each time.
  *
- * Only a text's last blocks (paragraph, list, code, ...) can still change, so the work of a frame is
- * that of these, however long the text is.
+ * Only a text's last blocks (paragraph, list, code, ...) can still change, so that a frame renders
+ * these alone, however long the text is.
  */
 export class GrowingMarkdown {
   #env = {};
-  #done = 0; // how much of the text is in blocks that were given
+  #done = 0; // length of the text in settled blocks
 
-  /** {settled, open}: fragments, of which `open` is read again next time. */
+  /** {settled, open}: fragments, of which `open` is rendered again next time. */
   read(text) {
     const tokens = markdown.parse(text.slice(this.#done), this.#env);
     const start = (token) => lineStart(text, this.#done, token.map[0]);
-    // Where a block begins is sure once its first line is whole: a "*" may yet be emphasis.
+    // A block's start is certain once its first line is complete: a "*" may still become emphasis.
     const last = tokens.findLastIndex(
       (token) => token.level === 0 && token.nesting >= 0 && text.indexOf("\n", start(token)) >= 0,
     );
@@ -71,12 +71,12 @@ export class GrowingMarkdown {
     return { settled, open };
   }
 
-  /** Whether a link's target may stand after the link, so that all must be read again at the end. */
+  /** Whether a link's target may follow the link, so that all must be rendered again at the end. */
   get hasReferences() {
     return Object.keys(this.#env.references ?? {}).length > 0;
   }
 
-  /** Begin again: a link's target may have been read before it was whole. */
+  /** Start over, since a link's target may have been read before it was complete. */
   forget() {
     this.#done = 0;
     this.#env = {};

@@ -20,7 +20,7 @@ export async function chatBody(path, system, settings, blobOf) {
   return body;
 }
 
-/** An answer that failed before its first word is no part of what was said. */
+/** Whether an answer failed before its first word; such answers are left out. */
 function isEmpty(node) {
   return node.role === "assistant" && !node.text && !node.calls?.length;
 }
@@ -73,7 +73,7 @@ function soundFormat(file) {
   return FORMATS[kind] ?? kind;
 }
 
-/** Tools out of JSON text: OpenAI's form, or bare functions. An Error says what is wrong. */
+/** Parse tools from JSON text: OpenAI's form, or bare functions. Throws an Error if it is wrong. */
 export function readTools(text) {
   if (!text.trim()) return [];
   let value;
@@ -85,11 +85,11 @@ export function readTools(text) {
   return (Array.isArray(value) ? value : [value]).map(asTool);
 }
 
-function asTool(value, place) {
+function asTool(value, index) {
   const tool =
     value?.type === "function" && value.function ? value : { type: "function", function: value };
   if (typeof tool.function?.name !== "string" || !tool.function.name) {
-    throw new Error(`Tools: number ${place + 1} has no name.`);
+    throw new Error(`Tools: number ${index + 1} has no name.`);
   }
   return tool;
 }

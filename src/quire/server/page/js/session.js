@@ -1,4 +1,4 @@
-// What the page knows and does, without its looks: conversations, and the answers under way.
+// The page's state and actions, without its view: conversations, and answers in flight.
 import { endAnswer, newAnswer, takeChunk } from "./answer.js";
 import { describe } from "./files.js";
 import { chatBody } from "./request.js";
@@ -54,10 +54,10 @@ export class Session extends EventTarget {
     if (found && found !== this.current) this.#show(found);
   }
 
-  /** Open the conversation that stands `step` further down the list. */
+  /** Open the conversation `step` further down the list. */
   step(step) {
-    const place = this.conversations.indexOf(this.current);
-    const next = this.conversations[place < 0 ? 0 : place + step];
+    const index = this.conversations.indexOf(this.current);
+    const next = this.conversations[index < 0 ? 0 : index + step];
     if (next) this.open(next.id);
   }
 
@@ -92,7 +92,7 @@ export class Session extends EventTarget {
     return exported(conversations, this.store);
   }
 
-  /** Returns how many conversations came. */
+  /** Returns how many conversations were imported. */
   async import(text) {
     const added = await imported(text, this.store);
     this.conversations = [...this.conversations, ...added].sort(
@@ -133,13 +133,13 @@ export class Session extends EventTarget {
     return { id, ...described };
   }
 
-  /** Say something at the end of what is shown, and have it answered. */
+  /** Add a message at the end of the shown path, and have it answered. */
   async send(text, files = []) {
     const last = this.path.at(-1)?.id ?? null;
     await this.#ask(this.current, last, { role: "user", text, files });
   }
 
-  /** Say it in other words: a branch beside the old message. */
+  /** Edit a message, which makes a branch beside the old one. */
   async edit(node, text, files) {
     await this.#ask(this.current, node.parent, { role: "user", text, files });
   }
@@ -149,7 +149,7 @@ export class Session extends EventTarget {
     if (!this.isRunning) await this.#answer(this.current, node.parent);
   }
 
-  /** Give the results of the calls that the last answer made: {call id: text}. */
+  /** Add the results of the last answer's calls: {call id: text}. */
   async giveResults(results) {
     if (this.isRunning) return;
     let parent = this.path.at(-1).id;
@@ -218,7 +218,7 @@ export class Session extends EventTarget {
     }
   }
 
-  /** To the top of the list, where it may not have been yet. */
+  /** Move to the top of the list, or add it there. */
   #raise(conversation) {
     this.conversations = [
       conversation,
@@ -252,7 +252,7 @@ export class Session extends EventTarget {
   }
 }
 
-/** An answer that a reload cut off. */
+/** An answer that was interrupted by a reload. */
 function endCutOff(node) {
   if (node.role === "assistant" && node.finish === null) node.finish = "cut";
 }

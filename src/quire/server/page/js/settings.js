@@ -1,4 +1,4 @@
-// What the user set, for all conversations; kept in localStorage. null: the server's own default.
+// The user's settings for all conversations, in localStorage. null: the server's own default.
 
 const KEY = "quire.settings";
 
@@ -15,7 +15,7 @@ export const DEFAULTS = Object.freeze({
   sidebar: true,
 });
 
-/** The settings, with the defaults where none is kept or can be read. */
+/** The settings, with defaults for all that are not stored or not readable. */
 export function loadSettings() {
   try {
     const kept = JSON.parse(localStorage.getItem(KEY)) ?? {};
@@ -30,6 +30,6 @@ export function saveSettings(settings) {
   try {
     localStorage.setItem(KEY, JSON.stringify(settings));
   } catch {
-    // a browser that keeps nothing: they hold until the page is left
+    // without storage, settings last until the page is closed
   }
 }

@@ -1,6 +1,6 @@
-// Server-sent events out of a stream of bytes.
+// Parses server-sent events from a stream of bytes.
 
-/** The data of each event, in order; comments and other fields are passed over. */
+/** The data of each event, in order; comments and other fields are skipped. */
 export async function* readEvents(body) {
   const lines = new LineSplitter();
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
@@ -21,20 +21,20 @@ export async function* readEvents(body) {
   }
 }
 
-/** Lines of text that comes in pieces; a line ends with \n, \r\n or \r. */
+/** Splits chunks of text into lines, which end with \n, \r\n or \r. */
 export class LineSplitter {
   #rest = "";
 
   add(text) {
     this.#rest += text;
-    const open = this.#rest.endsWith("\r") ? 1 : 0; // its \n may be in the next piece
+    const open = this.#rest.endsWith("\r") ? 1 : 0; // its \n may be in the next chunk
     const whole = this.#rest.slice(0, this.#rest.length - open);
     const lines = whole.split(/\r\n|\n|\r/);
     this.#rest = lines.pop() + this.#rest.slice(this.#rest.length - open);
     return lines;
   }
 
-  /** What is left at the end. An event without the empty line after it does not count. */
+  /** The rest at the end. An event without an empty line after it does not count. */
   flush() {
     const lines = this.#rest.split(/\r\n|\n|\r/);
     this.#rest = "";

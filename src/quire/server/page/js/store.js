@@ -1,9 +1,9 @@
-// Conversations and files, kept in this browser (IndexedDB), or in memory where it keeps nothing.
+// Conversations and files, in the browser's IndexedDB, or in memory without it.
 
 const NAME = "quire";
 const VERSION = 1;
 
-/** A store: `lasting` says whether a reload finds what was saved. */
+/** A store; `lasting` says whether it survives a reload. */
 export async function openStore() {
   try {
     return new BrowserStore(await open());
@@ -53,7 +53,7 @@ class BrowserStore {
     return (await this.#ask("files", "readonly", (all) => all.get(id)))?.blob ?? null;
   }
 
-  /** Delete the files that are not in `used` and came before a time. */
+  /** Delete the files that are not in `used` and older than a time. */
   async prune(used, before) {
     const files = await this.#ask("files", "readonly", (all) => all.getAll());
     await this.#drop(
@@ -76,7 +76,7 @@ class BrowserStore {
     for (const id of ids) await this.#ask("files", "readwrite", (all) => all.delete(id));
   }
 
-  /** Resolves once the browser has it: at the transaction's end, not the request's. */
+  /** Resolves once the data is stored: at the transaction's end, not the request's. */
   #ask(name, mode, act) {
     return new Promise((resolve, reject) => {
       const transaction = this.database.transaction(name, mode);
@@ -115,7 +115,7 @@ class MemoryStore {
     return this.#files.get(id) ?? null;
   }
 
-  async prune() {} // what is only in memory goes with the page
+  async prune() {} // memory is freed with the page
 
   async remove(conversation) {
     fileIds(conversation).forEach((id) => this.#files.delete(id));
@@ -128,7 +128,7 @@ class MemoryStore {
   }
 }
 
-/** The ids of all files of a conversation; one may stand in several messages. */
+/** The ids of all files of a conversation; several messages may share one. */
 export function fileIds(conversation) {
   return new Set(conversation.nodes.flatMap((node) => node.files.map((file) => file.id)));
 }

@@ -1,11 +1,11 @@
-// Conversations out of the browser and into it again, as one JSON file.
+// Exports and imports conversations as one JSON file.
 import { fromDataUrl, toDataUrl } from "./files.js";
 import { fileIds } from "./store.js";
 import { newId } from "./tree.js";
 
 const FORMAT = "quire-conversations";
 
-/** A Blob that holds conversations and the files in them. */
+/** A Blob with conversations and their files. */
 export async function exported(conversations, store) {
   const files = {};
   for (const id of conversations.flatMap((conversation) => [...fileIds(conversation)])) {
@@ -16,7 +16,7 @@ export async function exported(conversations, store) {
   return new Blob([JSON.stringify(content, null, 1)], { type: "application/json" });
 }
 
-/** Put the conversations of such a file into the store, beside what is there; returns them. */
+/** Add the conversations of such a file to the store; returns them. */
 export async function imported(text, store) {
   const content = parsed(text);
   const renamed = new Map();
@@ -34,7 +34,7 @@ function parsed(text) {
   try {
     content = JSON.parse(text);
   } catch {
-    // told below
+    // reported below
   }
   if (content?.format !== FORMAT || !Array.isArray(content.conversations)) {
     throw new Error("This file holds no conversations exported from this page.");
@@ -46,7 +46,7 @@ const ROLES = ["user", "assistant", "tool"];
 const text = (value) => (typeof value === "string" ? value : "");
 const number = (value) => (Number.isFinite(value) ? value : Date.now());
 
-/** A conversation made of known fields alone, each of its right type. */
+/** A conversation with only known fields of the right types. */
 function checked(given, renamed) {
   const nodes = (given.nodes ?? []).filter((node) => ROLES.includes(node?.role) && text(node.id));
   return {
@@ -61,7 +61,7 @@ function checked(given, renamed) {
   };
 }
 
-/** Parents stand before their children; what hangs in the air is left out. */
+/** Nodes with parents before their children; nodes without a parent in the file are left out. */
 function withParents(nodes) {
   const seen = new Set([null]);
   return nodes.filter((node) => seen.has(node.parent) && !seen.has(node.id) && seen.add(node.id));

@@ -1,4 +1,4 @@
-// A conversation: a tree of messages, of which one path is shown. Values and functions alone.
+// A conversation: a tree of messages, of which one path is shown, as plain values and functions.
 //
 // {id, title, named, created, updated, system, nodes: [node], chosen: {parent or "": child}}
 // node: {id, parent, role: user | assistant | tool, text, files, created, revision} and, of the
@@ -56,12 +56,12 @@ export function find(conversation, id) {
   return conversation.nodes.find((node) => node.id === id) ?? null;
 }
 
-/** The alternatives to a message, itself among them, in the order in which they were made. */
+/** A message and its alternatives, in the order of their creation. */
 export function siblings(conversation, node) {
   return conversation.nodes.filter((other) => other.parent === node.parent);
 }
 
-/** The messages that are shown, first to last. */
+/** The shown messages, first to last. */
 export function shownPath(conversation) {
   const children = Map.groupBy
     ? Map.groupBy(conversation.nodes, (node) => node.parent)
@@ -88,7 +88,7 @@ export function pathTo(conversation, id) {
   return path;
 }
 
-/** Show the alternative that is `step` further on; returns it, or null at an end. */
+/** Show the alternative `step` further on; returns it, or null past either end. */
 export function switchBranch(conversation, node, step) {
   const all = siblings(conversation, node);
   const other = all[all.indexOf(node) + step] ?? null;

@@ -1,15 +1,15 @@
-// The field that messages are written in, and what is attached to them.
+// The message field and its attached files.
 import { h, icon, iconButton } from "../dom.js";
 import { ACCEPTED } from "../files.js";
 import { fileChip } from "./media.js";
 
-// Keyboards on glass have no Shift+Enter: there, Enter is a new line.
+// Touch keyboards have no Shift+Enter: there, Enter is a new line.
 const touched = matchMedia("(pointer: coarse)");
 
 export class Composer {
   #files = [];
   #drafts = new Map(); // conversation id -> {text, files}
-  #attached = Promise.resolve(); // when all files given so far are kept: one after another, in order
+  #attached = Promise.resolve(); // resolves once all files so far are stored, one after another
 
   constructor(session, form, { notify, editLast }) {
     Object.assign(this, { session, form, notify, editLast });
@@ -45,7 +45,7 @@ export class Composer {
     this.field.focus();
   }
 
-  /** Send or stop, whichever the moment asks for. */
+  /** Send the message, or stop a running answer. */
   draw() {
     if (this.conversation !== this.session.current) this.#changeDraft(this.session.current);
     const running = this.session.isRunning;
@@ -56,7 +56,7 @@ export class Composer {
     this.button.setAttribute("aria-label", label);
   }
 
-  /** Attach files; what is none of the known kinds is told and left out. */
+  /** Attach files; those of unknown kinds are reported and left out. */
   attach(files) {
     const conversation = this.conversation;
     this.#attached = this.#attached.then(() => this.#keepAll(files, conversation));
@@ -99,7 +99,7 @@ export class Composer {
     }
   }
 
-  /** The files into the draft of the conversation that they were given in. */
+  /** Add the files to the draft of the conversation that they were attached in. */
   async #keepAll(files, conversation) {
     for (const file of files) {
       try {
@@ -140,7 +140,7 @@ export class Composer {
     this.draw();
   }
 
-  /** What was begun in a conversation waits there. */
+  /** Restore the conversation's draft. */
   #changeDraft(conversation) {
     this.#drafts.set(this.conversation.id, { text: this.field.value, files: this.#files });
     this.conversation = conversation;

@@ -1,4 +1,4 @@
-// Small questions in a dialog; each resolves to its answer, or to null or false where it is closed.
+// Dialogs; each resolves to its answer, or to null or false if it is closed.
 import { h } from "../dom.js";
 
 function ask(title, content, action, answerOf, { dangerous = false, cancel = "Cancel" } = {}) {
@@ -43,7 +43,7 @@ export async function written(title, label, value) {
   return (await answer) ?? null;
 }
 
-/** The API key; `refused` says that one was given and is not known. */
+/** Ask for the API key; `refused` is true if a key was refused. */
 export async function askKey(refused) {
   const text = refused ? "The server does not know this key." : "This server asks for an API key.";
   const field = h("input", {

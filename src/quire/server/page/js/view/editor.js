@@ -1,8 +1,8 @@
-// A message being edited, in its place in the thread.
+// Edits a message within the thread.
 import { h } from "../dom.js";
 import { fileChip } from "./media.js";
 
-/** `done(text, files)` makes the branch; `cancel()` leaves all as it was. */
+/** `done(text, files)` makes the branch; `cancel()` changes nothing. */
 export function editorView(node, store, done, cancel) {
   let files = [...node.files];
   const field = h("textarea", { value: node.text, rows: 2, "aria-label": "Edit the message" });

@@ -2,7 +2,7 @@
 import { h, icon, iconButton } from "../dom.js";
 import { sizeText } from "../files.js";
 
-const addresses = new Map(); // file id -> promise of an object URL, for the page's life
+const addresses = new Map(); // file id -> promise of an object URL, until the page is closed
 
 function addressOf(file, store) {
   if (!addresses.has(file.id)) {
@@ -14,7 +14,7 @@ function addressOf(file, store) {
   return addresses.get(file.id);
 }
 
-/** A file in a message: a picture that opens large, or a player. */
+/** A file in a message: an image that opens in full size, or a player. */
 export function shownFile(file, store) {
   const frame = h("figure", { class: `file file-${file.kind}` });
   addressOf(file, store).then((address) => {
@@ -51,7 +51,7 @@ function showLarge(address, name) {
   dialog.showModal();
 }
 
-/** A file that is about to be sent, with a button that takes it away. */
+/** An attached file, with a button that removes it. */
 export function fileChip(file, store, remove) {
   const sign = h("span", { class: "chip-sign" }, file.kind === "image" ? null : icon("sound"));
   if (file.kind === "image") {

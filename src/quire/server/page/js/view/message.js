@@ -6,19 +6,19 @@ import { shownFile } from "./media.js";
 
 const LINE = 72; // characters
 
-/** The view of a message. `context`: {session, place, count, growing, editor(node)}. */
+/** The view of a message. `context`: {session, index, count, growing, editor(node)}. */
 export function messageView(node, context) {
   if (node.role === "assistant") return new AnswerView(node, context);
   const element = node.role === "tool" ? resultBlock(node) : question(node, context);
   return { element };
 }
 
-function question(node, { session, place, count, edit }) {
+function question(node, { session, index, count, edit }) {
   const files = node.files.map((file) => shownFile(file, session.store));
   const content = h("div", { class: "said" });
   if (files.length) content.append(h("div", { class: "files" }, files));
   if (node.text) content.append(h("p", { class: "bubble" }, node.text));
-  const actions = h("div", { class: "actions" }, branches(node, session, place, count));
+  const actions = h("div", { class: "actions" }, branches(node, session, index, count));
   actions.append(
     quietIcon("edit", "Edit", () => edit(node)),
     copyButton(() => node.text),
@@ -40,15 +40,15 @@ export function quietIcon(shape, label, onclick) {
   );
 }
 
-function branches(node, session, place, count) {
+function branches(node, session, index, count) {
   if (count < 2) return null;
   const step = (by) => () => session.switchBranch(node, by);
   return h(
     "span",
     { class: "branches", role: "group", "aria-label": "Versions of this message" },
-    iconButton("left", "Earlier version", step(-1), { disabled: place === 0 }),
-    h("span", { "aria-label": `Version ${place + 1} of ${count}` }, `${place + 1} / ${count}`),
-    iconButton("right", "Later version", step(1), { disabled: place === count - 1 }),
+    iconButton("left", "Earlier version", step(-1), { disabled: index === 0 }),
+    h("span", { "aria-label": `Version ${index + 1} of ${count}` }, `${index + 1} / ${count}`),
+    iconButton("right", "Later version", step(1), { disabled: index === count - 1 }),
   );
 }
 
@@ -73,7 +73,7 @@ function resultBlock(node) {
   );
 }
 
-/** An answer; `update` shows what came since. */
+/** An answer; `update` shows its new parts. */
 class AnswerView {
   #prose = new Prose();
   #thought = new Prose();
@@ -103,7 +103,7 @@ class AnswerView {
     this.update();
   }
 
-  /** The same answer in another state: what is drawn stays. */
+  /** Show the same answer in another state, without drawing it again. */
   renew(context) {
     this.context = context;
     this.update();
@@ -133,15 +133,15 @@ class AnswerView {
   }
 
   #showCalls() {
-    this.node.calls.forEach((call, place) => {
-      this.#calls[place] ??= callBlock(this.callList);
-      const { name, content } = this.#calls[place];
+    this.node.calls.forEach((call, index) => {
+      this.#calls[index] ??= callBlock(this.callList);
+      const { name, content } = this.#calls[index];
       name.textContent = call.name;
       content.textContent = pretty(call.arguments);
     });
   }
 
-  /** Why it ended, where that is not plain. */
+  /** Why the answer ended, if not by itself. */
   #ending() {
     const { finish, error } = this.node;
     if (error) return [problem(error)];
@@ -155,10 +155,10 @@ class AnswerView {
   }
 
   #actions() {
-    const { session, place, count } = this.context;
+    const { session, index, count } = this.context;
     const again = quietIcon("retry", "Retry", () => session.retry(this.node));
     const copy = this.node.text ? copyButton(() => this.node.text) : null;
-    const all = [branches(this.node, session, place, count), copy, again, ...paceText(this.node)];
+    const all = [branches(this.node, session, index, count), copy, again, ...paceText(this.node)];
     return all.filter((each) => each !== null);
   }
 }
@@ -182,14 +182,14 @@ function code(text) {
   return h("pre", { tabIndex: 0 }, h("code", {}, text));
 }
 
-/** JSON set out to be read, on one line where it fits there. */
+/** JSON formatted for reading, on one line if it fits. */
 function pretty(text) {
   try {
     const lines = JSON.stringify(JSON.parse(text), null, 2);
     const line = lines.replace(/\n\s*/g, " ");
     return line.length <= LINE ? line : lines;
   } catch {
-    return text; // not whole yet, or no JSON
+    return text; // not complete yet, or no JSON
   }
 }
 

@@ -1,4 +1,4 @@
-// Short messages at the page's edge, which go away by themselves.
+// Short messages at the page's edge, which disappear by themselves.
 import { h, iconButton } from "../dom.js";
 
 const SHOWN = 8000; // ms

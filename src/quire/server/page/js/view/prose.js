@@ -1,4 +1,4 @@
-// A model's Markdown on the page, growing.
+// A model's growing Markdown on the page.
 import { copyText } from "../clipboard.js";
 import { h, icon } from "../dom.js";
 import { colour } from "../highlight.js";
@@ -13,7 +13,7 @@ export class Prose {
     this.element = h("div", { class: "prose" });
   }
 
-  /** Show a text that begins with what was shown before; `ended`: no more will come. */
+  /** Show a text that continues the one before; `ended`: it is complete. */
   update(text, ended = false) {
     const plain = text.replaceAll("\r\n", "\n").replaceAll("\r", "\n");
     if (plain !== this.#shown) this.#grow(plain);
@@ -29,7 +29,7 @@ export class Prose {
     this.element.append(...this.#open);
   }
 
-  /** The whole text with all its link targets known. */
+  /** Render the whole text again, now that all link targets are known. */
   #again(text) {
     this.#reader.forget();
     this.element.replaceChildren();
@@ -38,7 +38,7 @@ export class Prose {
   }
 }
 
-/** Code gets its colours and a bar, tables room to scroll. */
+/** Add highlighting and a bar to code, and scrolling to tables. */
 function dressed(fragment) {
   for (const code of fragment.querySelectorAll("pre > code")) dressCode(code);
   for (const table of fragment.querySelectorAll("table")) {

@@ -5,8 +5,8 @@ export function resultsForm(calls, give) {
   const fields = calls.map((call) =>
     h("textarea", { rows: 2, name: call.id, "aria-label": `Result of ${call.name}` }),
   );
-  const rows = calls.map((call, place) =>
-    h("label", {}, h("span", {}, "Result of ", h("code", {}, call.name)), fields[place]),
+  const rows = calls.map((call, index) =>
+    h("label", {}, h("span", {}, "Result of ", h("code", {}, call.name)), fields[index]),
   );
   const form = h("form", { class: "results", "aria-label": "Results of the calls" }, rows);
   form.append(
@@ -18,7 +18,7 @@ export function resultsForm(calls, give) {
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    give(Object.fromEntries(calls.map((call, place) => [call.id, fields[place].value])));
+    give(Object.fromEntries(calls.map((call, index) => [call.id, fields[index].value])));
   });
   return form;
 }

@@ -1,4 +1,4 @@
-// The settings: what is sent with a message, how the page looks, what it keeps.
+// The settings: request options, appearance, stored data.
 import { h, iconButton } from "../dom.js";
 import { readTools } from "../request.js";
 import { confirmed } from "./dialogs.js";

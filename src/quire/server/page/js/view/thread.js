@@ -6,8 +6,8 @@ import { messageView } from "./message.js";
 import { resultsForm } from "./results.js";
 import { welcome } from "./welcome.js";
 
-const NEAR = 80; // px from the end within which the thread follows what comes
-const REST = 3; // a frame's work is followed by so many times its length of rest
+const NEAR = 80; // px from the end within which the thread follows new text
+const REST = 3; // pause after a frame, as a multiple of the frame's time
 
 export class Thread {
   #views = new Map(); // node id -> {view, state}
@@ -15,7 +15,7 @@ export class Thread {
   #following = true;
   #top = 0; // where the last scroll ended
   #drawing = false;
-  #grown = new Set(); // ids of answers that are to be drawn
+  #grown = new Set(); // ids of answers to be drawn
   #results = null;
 
   constructor(session, scroller, jump) {
@@ -43,7 +43,7 @@ export class Thread {
     if (changed || this.#following) this.follow();
   }
 
-  /** Edit a message of the user; without one, the last. */
+  /** Edit a message of the user, by default the last. */
   edit(node = this.session.path.findLast(({ role }) => role === "user")) {
     if (!node || this.session.isRunning) return;
     this.#editing = node;
@@ -51,7 +51,7 @@ export class Thread {
     this.#views.get(node.id).view.focus();
   }
 
-  /** To the end, and along with what comes. */
+  /** Scroll to the end, and follow new text. */
   follow(behavior = "instant") {
     this.#following = true;
     this.scroller.scrollTo({ top: this.scroller.scrollHeight, behavior });
@@ -64,19 +64,19 @@ export class Thread {
     this.#views.clear();
   }
 
-  /** A message's view; it is made anew where its state is another. */
+  /** A message's view, made again if its state has changed. */
   #viewOf(node) {
     const { session } = this;
     const all = siblings(session.current, node);
     const context = {
       session,
-      place: all.indexOf(node),
+      index: all.indexOf(node),
       count: all.length,
       growing: session.isGrowing(node),
     };
     context.edit = (edited) => this.edit(edited);
     const editing = node === this.#editing;
-    const state = [node.revision, context.place, context.count, context.growing, editing].join();
+    const state = [node.revision, context.index, context.count, context.growing, editing].join();
     const known = this.#views.get(node.id);
     if (known?.state === state) return known.view;
     const view = editing
@@ -111,7 +111,7 @@ export class Thread {
     return this.#results.form;
   }
 
-  /** Draw an answer's progress, once a frame at most, and with time for others in between. */
+  /** Draw an answer's progress, at most once per frame, with pauses for other work. */
   #grow(node) {
     this.#grown.add(node.id);
     if (this.#drawing) return;
@@ -126,13 +126,13 @@ export class Thread {
     });
   }
 
-  /** What came while the last frame was drawn and rested from is drawn now. */
+  /** Draw what came during the last frame and its pause. */
   #rested() {
     this.#drawing = false;
     for (const id of this.#grown) this.#grow({ id });
   }
 
-  /** Upwards, the user leaves the end; near the end, the page follows again. */
+  /** Scrolling up stops following; scrolling near the end resumes it. */
   #scrolled() {
     const { scrollHeight, scrollTop, clientHeight } = this.scroller;
     const near = scrollHeight - scrollTop - clientHeight < NEAR;

@@ -1,4 +1,4 @@
-// What an empty conversation shows.
+// The view of an empty conversation.
 import { h } from "../dom.js";
 
 export function welcome(session) {
