@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tokenizers import AddedToken
@@ -115,7 +115,7 @@ def test_as_transformers_renders(name: str, conversation: str, thinking: bool | 
     try:
         expected = theirs.apply_chat_template(
             reference_messages(name, messages),
-            tools=tools,
+            tools=cast("Any", tools),
             add_generation_prompt=True,
             tokenize=False,
             **options,

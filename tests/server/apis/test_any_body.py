@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.chat import ChatModel
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
+from tests.properties import EVERY_CHECK
 from tests.server.serving import Served, serving
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -157,7 +158,7 @@ def test_no_body_is_too_strange(anything: Served, path: str) -> None:
             max_examples=30,
             deadline=None,
             derandomize=True,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=EVERY_CHECK,
         )
         def check(body: dict[str, Any]) -> None:
             answer = client.post(
