@@ -179,7 +179,7 @@ requests = st.tuples(
 )
 
 
-@hypothesis_settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=EVERY_CHECK)  # fmt: skip
+@hypothesis_settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=EVERY_CHECK)  # fmt: skip
 @given(st.lists(requests, min_size=2, max_size=6), st.integers(6, 14), st.integers(1, 4))
 def test_each_is_what_it_would_be_alone_however_often_preempted(
     wanted: list[tuple[Any, dict[str, Any]]], num_blocks: int, max_sequences: int

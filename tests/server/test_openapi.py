@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.properties import EVERY_CHECK
 from tests.server.processes import Running, running
 
-CASES = 100
+CASES = 30
 """Of each operation with a body, in each of the two modes."""
 CHECKS: list[Any] = [
     not_a_server_error,

@@ -155,7 +155,7 @@ def test_no_body_is_too_strange(anything: Served, path: str) -> None:
 
         @given(changed(BODIES[path]))
         @settings(
-            max_examples=30,
+            max_examples=20,
             deadline=None,
             derandomize=True,
             suppress_health_check=EVERY_CHECK,
