@@ -25,7 +25,7 @@ from tests.server.processes import (
 )
 
 STREAMS = 1000
-CANCELLED = 2000
+CANCELLED = 1000
 
 
 @pytest.fixture(scope="module")
