@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from tests.polling import wait_until
+from tests.server.apis.clients import claude, gpt
 from tests.server.serving import Served
 
 Echo = Callable[..., Served]
@@ -20,14 +21,6 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "demo", "input": "hi"},
     "/v1/messages": {"model": "demo", "max_tokens": 1000, "messages": MESSAGES},
 }
-
-
-def claude(served: Served) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0, timeout=30)
-
-
-def gpt(served: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=30)
 
 
 def test_a_fault_before_the_first_event_has_a_status(echo: Echo) -> None:
