@@ -63,13 +63,15 @@ def _operation(result: Any) -> Any:
     return result.ok()
 
 
-# schemathesis loads most of itself with the first document: here, where no other thread runs. Modules
-# parsed beside other threads failed in CPython 3.11 ("AST constructor recursion depth mismatch").
+# schemathesis loads most of itself with the first document: here, where nothing else runs. Modules that
+# were parsed while the collector closed a generator failed in CPython 3.11 ("AST constructor recursion
+# depth mismatch").
 _EMPTY = {"responses": {"200": {"description": "nothing"}}}
 for _loaded in schemathesis.openapi.from_dict(
     {"openapi": "3.1.0", "info": {"title": "", "version": ""}, "paths": {"/": {"get": _EMPTY}}}
 ).get_all_operations():
     _operation(_loaded).as_strategy(GenerationMode.POSITIVE)
+    assert _operation(_loaded).schema.transport
 
 
 @pytest.fixture(scope="module")
