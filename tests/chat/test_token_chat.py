@@ -56,11 +56,11 @@ async def test_the_time_limit_counts_preparation(
 ) -> None:
     engine = EchoEngine(tokenizer)
     release = threading.Event()
-    prepared = engine.tokens.preparation._read
+    begin = engine.tokens.preparation._read
 
     def slow(request: ChatRequest) -> Any:
         release.wait(30)
-        return prepared(request)
+        return begin(request)
 
     monkeypatch.setattr(engine.tokens.preparation, "_read", slow)
     long = [{"role": "user", "content": "Hello " * 2000}]
@@ -244,11 +244,11 @@ async def test_a_long_system_message_is_prepared_off_the_loop(
 ) -> None:
     engine = EchoEngine(tokenizer, context_length=10**6)
     threads: list[int] = []
-    prepared = engine.tokens.preparation._read
+    begin = engine.tokens.preparation._read
 
     def note(request: ChatRequest) -> Any:
         threads.append(threading.get_ident())
-        return prepared(request)
+        return begin(request)
 
     monkeypatch.setattr(engine.tokens.preparation, "_read", note)
     await engine.chat(HELLO, system="word " * 1000, max_new_tokens=1)
