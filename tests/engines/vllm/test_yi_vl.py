@@ -7,14 +7,12 @@ in one process (`starts_in_process.py`), through vLLM's own `LLM`.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import json
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +20,9 @@ import torch
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from quire import ChatModel
-from quire.engines.vllm import plugin
 from quire.engines.vllm.launch import import_vllm, start, stop
 from quire.engines.vllm.plan import EnginePlan
-from quire.errors import ConfigError
-from quire.media.yi_vl import DECLARATION, is_yi_vl
+from quire.media.yi_vl import is_yi_vl
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.engines.native.media.random_media_models import IMAGE
@@ -179,66 +175,9 @@ def native_prompt(prompt: Seen) -> Prompt:
     return Prompt(tuple(token_ids), tuple(items))
 
 
-# --- how a checkpoint is known, and what the plugin registers --------------------------------------
-
-
 def test_known_by_its_config_or_by_its_norms() -> None:
     assert is_yi_vl(True, {})
     assert is_yi_vl(None, {"linear_2.weight": 1, "linear_4.weight": 1, "linear_1.weight": 2})
     assert not is_yi_vl(None, {})
     assert not is_yi_vl(False, {"linear_1.weight": 2, "linear_2.weight": 2})
     assert not is_yi_vl(None, {"linear_2.weight": 2, "linear_4.weight": 2})
-
-
-def test_the_entry_point_is_the_packages() -> None:
-    (found,) = importlib.metadata.entry_points(group="vllm.general_plugins", name=plugin.NAME)
-    assert found.load() is plugin.register
-
-
-def test_the_entry_point_imports_little() -> None:
-    code = f"import sys, {plugin.__name__}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {"vllm", "torch", "numpy", "pydantic", "transformers"} & set(done.stdout.split())
-
-
-class Registry:
-    """As much of vLLM's as the plugin uses."""
-
-    def __init__(self, module: str) -> None:
-        self.models = {"LlavaForConditionalGeneration": SimpleNamespace(module_name=module)}
-        self.registered: list[tuple[str, str]] = []
-
-    def register_model(self, architecture: str, name: str) -> None:
-        self.registered.append((architecture, name))
-        self.models[architecture] = SimpleNamespace(module_name=name.partition(":")[0])
-
-
-@pytest.fixture
-def registry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    import_vllm()
-    made = Registry(getattr(request, "param", "vllm.model_executor.models.llava"))
-    monkeypatch.setattr("vllm.ModelRegistry", made)
-    return made
-
-
-def test_registered_once_and_by_name(registry: Registry) -> None:
-    plugin.register()
-    plugin.register()
-    assert registry.registered == [
-        ("LlavaForConditionalGeneration", "quire.engines.vllm.yi_vl:LlavaForConditionalGeneration")
-    ]
-
-
-@pytest.mark.parametrize("registry", ["other.plugin"], indirect=True)
-def test_another_plugins_llava_stays(registry: Registry) -> None:
-    plugin.register()
-    assert registry.registered == []
-
-
-def test_where_the_plugin_is_left_out_yi_vl_is_refused(registry: Registry) -> None:
-    declared = SimpleNamespace(hf_config=SimpleNamespace(**{DECLARATION: True}))
-    with pytest.raises(ConfigError, match="name quire in VLLM_PLUGINS"):
-        plugin.check_loaded(declared)
-    plugin.check_loaded(SimpleNamespace(hf_config=SimpleNamespace()))
-    plugin.register()
-    plugin.check_loaded(declared)

@@ -77,7 +77,7 @@ def test_vllm_makes_no_prometheus_metrics_beside_ours() -> None:
     pictures = MultiModalCacheStats(queries=4, hits=1)
     manager = StatLoggerManager(
         VllmConfig(),
-        custom_stat_loggers=[stat_logger(figures, alone=True)],
+        custom_stat_loggers=[stat_logger(figures, without_prometheus=True)],
         enable_default_loggers=False,
     )
     assert len(manager.stat_loggers) == 1
@@ -92,5 +92,5 @@ def test_vllm_makes_no_prometheus_metrics_beside_ours() -> None:
     assert (found.running, found.prefix_queries) == (3, 10)
     assert (found.media_queries, found.media_hits) == (8, 2)
     assert {family.name for family in REGISTRY.collect()} == before
-    beside = stat_logger(figures, alone=False)
+    beside = stat_logger(figures, without_prometheus=False)
     assert not issubclass(beside, PrometheusStatLogger)  # so that vLLM's own come, where asked for
