@@ -35,7 +35,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[ChatModel]:
+def model(forked_vllm: None) -> Iterator[ChatModel]:
     own = {"infer_backend": "vllm", "vllm_enforce_eager": True}
     with ChatModel({**ARGUMENTS, **own, "vllm_config": {"runner": "pooling"}}) as model:
         yield model

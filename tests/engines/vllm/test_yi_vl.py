@@ -7,10 +7,7 @@ in one process (`starts_in_process.py`), through vLLM's own `LLM`.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +17,13 @@ import torch
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from quire import ChatModel
-from quire.engines.vllm.launch import import_vllm, start, stop
+from quire.engines.vllm.launch import start, stop
 from quire.engines.vllm.plan import EnginePlan
 from quire.media.yi_vl import is_yi_vl
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.engines.native.media.random_media_models import IMAGE
+from tests.engines.vllm.forking import CONTEXT
 from tests.engines.vllm.llava_folders import (
     ENGINE,
     NEW_TOKENS,
@@ -34,6 +32,7 @@ from tests.engines.vllm.llava_folders import (
     prompts,
     vllm_input,
 )
+from tests.engines.vllm.starts_in_process import send_tokens
 
 Tokens = list[list[int]]
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -86,7 +85,9 @@ def generate(model: PreTrainedModel, folder: Path, prompt: Seen) -> list[int]:
 
 @pytest.fixture(scope="module")
 def in_process(
-    checkpoints: dict[str, Checkpoint], tmp_path_factory: pytest.TempPathFactory
+    checkpoints: dict[str, Checkpoint],
+    tmp_path_factory: pytest.TempPathFactory,
+    forked_vllm: None,
 ) -> dict[str, Any]:
     """Tokens or errors by the checkpoint's name; those without the plugin by `without` and the name."""
     folders = {name: checkpoints[name].folder for name in KINDS}
@@ -94,11 +95,14 @@ def in_process(
     for name, folder in folders.items():
         shutil.copytree(folder, copies / name)
     without = {f"without {name}": copies / name for name in folders}
-    command = [sys.executable, "-m", "tests.engines.vllm.starts_in_process"]
-    command += [*map(str, folders.values()), "--without", *map(str, without.values())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(zip([*folders, *without], json.loads(done.stdout.splitlines()[-1]), strict=True))
+    ours, theirs = CONTEXT.Pipe()
+    given = [[str(folder) for folder in group.values()] for group in (folders, without)]
+    process = CONTEXT.Process(target=send_tokens, args=(theirs, *given))
+    process.start()
+    assert ours.poll(240)
+    found = ours.recv()
+    process.join()
+    return dict(zip([*folders, *without], found, strict=True))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -116,10 +120,11 @@ def test_without_the_plugin_only_llava_runs(
         assert isinstance(in_process[f"without {name}"], str)  # an error: the norms do not fit
 
 
-def test_an_engine_in_processes_of_its_own(checkpoints: dict[str, Checkpoint]) -> None:
-    """vLLM loads the entry point in each of them; this checkpoint is known by its weights alone."""
+def test_an_engine_in_a_process_of_its_own(
+    checkpoints: dict[str, Checkpoint], forked_vllm: None
+) -> None:
+    """vLLM loads the entry point there too; this checkpoint is known by its weights alone."""
     undeclared = checkpoints["undeclared"]
-    import_vllm()
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     started = start(EnginePlan({"model": str(undeclared.folder), **ENGINE}, environment), 240)
     try:

@@ -1,0 +1,80 @@
+"""Engines of vLLM that start in seconds: their processes are forked from one that has imported it.
+
+Importing vLLM is most of a start's time, and vLLM spawns a new Python for each engine. Most tests are
+about what an engine answers, and start it so; `test_engine_life.py` also starts one as users do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.forkserver import ensure_running
+from typing import Any
+
+import pytest
+
+from quire.engines.vllm.launch import environment, import_vllm
+from quire.engines.vllm.log import children_write_to_log, logging_environment
+
+PRELOADED = (
+    "pytest",  # a child imports the main module of its parent
+    "vllm.v1.engine.core",
+    "vllm.v1.executor.uniproc_executor",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.qwen3",
+    "quire.engines.vllm.plugin",
+)
+ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+"""What libraries read when they are imported: as in a plan for a small model on a CPU."""
+
+
+class ForkedProcess(ForkServerProcess):
+    """Has the environment variables that its starter has, as a spawned process would."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._environment = dict(os.environ)
+
+    def run(self) -> None:
+        """Do what the process is for."""
+        os.environ.clear()
+        os.environ.update(self._environment)
+        super().run()
+
+
+class ForkingContext(ForkServerContext):
+    """A context of `multiprocessing` for vLLM."""
+
+    Process = ForkedProcess
+
+
+CONTEXT = ForkingContext()
+
+
+def start_server() -> None:
+    """Start the process that is forked, if it does not run; it imports vLLM while this one goes on."""
+    CONTEXT.set_forkserver_preload(list(PRELOADED))
+    with environment({**logging_environment(), **ENVIRONMENT}), children_write_to_log():
+        ensure_running()
+
+
+@contextmanager
+def forked_engines() -> Generator[None]:
+    """Have the processes of the engines that are started inside forked."""
+    start_server()
+    import_vllm()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vllm.v1.engine.utils.get_mp_context", lambda: CONTEXT)
+        yield
+
+
+@contextmanager
+def spawned_engines() -> Generator[None]:
+    """Have the processes of the engines that are started inside spawned, as vLLM does it."""
+    with pytest.MonkeyPatch.context() as patch:
+        spawning = multiprocessing.get_context("spawn")
+        patch.setattr("vllm.v1.engine.utils.get_mp_context", lambda: spawning)
+        yield
