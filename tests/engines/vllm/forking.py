@@ -6,11 +6,11 @@ about what an engine answers, and start it so; `test_engine_life.py` also starts
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
 from typing import Any
 
@@ -51,6 +51,20 @@ class ForkingContext(ForkServerContext):
     Process = ForkedProcess
 
 
+class HangingProcess(ForkedProcess):
+    """Starts and then does nothing: an engine that never answers."""
+
+    def run(self) -> None:
+        """Sleep longer than any test runs."""
+        time.sleep(600)
+
+
+class HangingContext(ForkServerContext):
+    """A context of `multiprocessing` for vLLM whose engines hang."""
+
+    Process = HangingProcess
+
+
 CONTEXT = ForkingContext()
 
 
@@ -62,19 +76,10 @@ def start_server() -> None:
 
 
 @contextmanager
-def forked_engines() -> Generator[None]:
-    """Have the processes of the engines that are started inside forked."""
+def forked_engines(context: BaseContext = CONTEXT) -> Generator[None]:
+    """Have the processes of the engines that are started inside forked, or made by another context."""
     start_server()
     import_vllm()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vllm.v1.engine.utils.get_mp_context", lambda: CONTEXT)
-        yield
-
-
-@contextmanager
-def spawned_engines() -> Generator[None]:
-    """Have the processes of the engines that are started inside spawned, as vLLM does it."""
-    with pytest.MonkeyPatch.context() as patch:
-        spawning = multiprocessing.get_context("spawn")
-        patch.setattr("vllm.v1.engine.utils.get_mp_context", lambda: spawning)
+        patch.setattr("vllm.v1.engine.utils.get_mp_context", lambda: context)
         yield

@@ -268,7 +268,7 @@ def row(chosen: int, *likeliest: int, rank: int | None = None) -> dict[int, Any]
 def cuttings(draw: st.DrawFn) -> tuple[dict[int, list[tuple[str, list[int]]]], list[list[int]]]:
     """The pieces of n completions, and in which outputs their indices come."""
     count = draw(st.integers(1, 4))
-    piece = st.tuples(st.text(max_size=3), st.lists(st.integers(0, 99), max_size=3))
+    piece = st.tuples(st.text("a\né🙂", max_size=3), st.lists(st.integers(0, 99), max_size=3))
     pieces = {index: draw(st.lists(piece, min_size=1, max_size=5)) for index in range(count)}
     order = draw(st.permutations([index for index in pieces for _ in pieces[index]]))
     groups: list[list[int]] = []

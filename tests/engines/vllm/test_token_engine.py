@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
@@ -32,6 +31,7 @@ from quire.errors import (
 )
 from tests.demo.speaking import answers as transformers_answers
 from tests.demo.test_adapter import QUESTIONS, _shows
+from tests.polling import eventually, wait_until
 
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
 LONG = {"max_new_tokens": 900, "ignore_eos": True, "adapter": "base"}
@@ -66,12 +66,9 @@ def engine_of(model: ChatModel) -> VllmEngine:
 
 
 def unfinished_in_vllm(model: ChatModel) -> int:
-    """Requests that vLLM itself has under way: its frontend's count."""
-    return (
-        engine_of(model)
-        .token_engine._supervisor.current()
-        .engine.output_processor.get_num_unfinished_requests()
-    )
+    """Requests that vLLM itself has in flight: its frontend's count."""
+    running = engine_of(model).token_engine._supervisor.current()
+    return running.engine.output_processor.get_num_unfinished_requests()
 
 
 def has_work_in_core(model: ChatModel) -> bool:
@@ -201,11 +198,8 @@ def test_its_load_is_that_of_the_last_step(vllm_model: ChatModel) -> None:
         assert 0 < (now.kv_cache_usage or 0) < 1
         assert now.prefix_queries - before.prefix_queries > 600
         assert now.prefix_hits - before.prefix_hits >= 256
-    for _ in range(100):  # an abort is no step, of which vLLM would tell
-        after = engine.state.load
-        if after is not None and not after.running:
-            break
-        time.sleep(0.05)
+    wait_until(lambda: not unfinished_in_vllm(vllm_model))  # an abort is no step that would tell it
+    after = engine.state.load
     assert after is not None
     assert (after.running, after.waiting, after.kv_cache_usage) == (0, 0, 0)
     assert after.prefix_hits == now.prefix_hits
@@ -355,12 +349,7 @@ def test_an_adapter_that_does_not_fit_harms_nobody(vllm_model: ChatModel, tmp_pa
 
 
 def wait_until_idle(model: ChatModel) -> None:
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if not unfinished_in_vllm(model) and not has_work_in_core(model):
-            return
-        time.sleep(0.02)
-    raise AssertionError("vLLM still has requests under way")
+    wait_until(lambda: not unfinished_in_vllm(model) and not has_work_in_core(model))
 
 
 def test_an_abandoned_stream_is_aborted_inside_vllm(vllm_model: ChatModel) -> None:
@@ -376,8 +365,7 @@ async def test_a_cancelled_request_is_aborted_inside_vllm(
     vllm_model: ChatModel, count: int
 ) -> None:
     task = asyncio.create_task(vllm_model.achat(HELLO, n=count, **LONG))
-    while unfinished_in_vllm(vllm_model) < count:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: unfinished_in_vllm(vllm_model) == count)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -385,10 +373,8 @@ async def test_a_cancelled_request_is_aborted_inside_vllm(
 
 
 def test_a_timeout_is_an_error_and_an_abort(vllm_model: ChatModel) -> None:
-    began = time.monotonic()
     with pytest.raises(RequestTimeoutError, match=r"0\.2 s"):
         vllm_model.chat(HELLO, timeout=0.2, **LONG)
-    assert time.monotonic() - began < 5
     wait_until_idle(vllm_model)
 
 
