@@ -6,6 +6,7 @@ about what an engine answers, and start it so; `test_engine_life.py` also starts
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Generator
@@ -27,8 +28,13 @@ PRELOADED = (
     "vllm.model_executor.models.qwen3",
     "quire.engines.vllm.plugin",
 )
-ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-"""What libraries read when they are imported: as in a plan for a small model on a CPU."""
+ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+}
+"""What libraries read when they are imported: as in a plan for a small model on a CPU. Compiling vLLM's
+few lines that torch would compile, even with `enforce_eager`, takes longer than all tests use them."""
 
 
 class ForkedProcess(ForkServerProcess):
@@ -42,6 +48,8 @@ class ForkedProcess(ForkServerProcess):
         """Do what the process is for."""
         os.environ.clear()
         os.environ.update(self._environment)
+        # vLLM collects garbage at its end, again and again, through all that was imported.
+        gc.collect = lambda generation=2: 0
         super().run()
 
 
