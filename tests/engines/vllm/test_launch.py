@@ -222,7 +222,6 @@ def test_an_engine_that_is_there_when_nobody_waits_any_more(makes: Any) -> None:
 
 def fail(error: BaseException, logged: str, file: Path) -> Callable[[], Any]:
     def make() -> Any:
-        start_process()
         file.write_text(logged)
         raise error
 
@@ -264,9 +263,15 @@ def test_a_start_that_fails(
     assert str(caught.value).endswith(f" Its log: {file}")
 
 
-def test_our_own_errors_come_as_they_are(makes: Any, file: Path) -> None:
+def test_our_own_errors_come_as_they_are_and_processes_are_ended(makes: Any, file: Path) -> None:
     refused = ConfigError("vLLM refuses the arguments: no.")
-    makes(fail(refused, "1 2 ERROR vllm: ValueError: something\n", file))
+    failing = fail(refused, "1 2 ERROR vllm: ValueError: something\n", file)
+
+    def make() -> Any:
+        start_process()
+        return failing()
+
+    makes(make)
     with pytest.raises(ConfigError) as caught:
         start(PLAN, PATIENCE)
     assert caught.value is refused
