@@ -98,6 +98,7 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
         ("n", 1.5, "n must be an integer"),
         ("top_p", 2, "top_p must be between 0 and 1"),
         ("top_k", -2, "top_k must be at least -1"),
+        ("top_k", 2**31, "top_k must be at least -1 and at most"),
         ("min_p", 1.1, "min_p"),
         ("presence_penalty", 3, "presence_penalty must be between -2 and 2"),
         ("stop", [""], "stop must be"),

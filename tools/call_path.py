@@ -10,16 +10,23 @@ model loads is not either, since a first request goes before those that are coun
 from __future__ import annotations
 
 import argparse
+import http.client
+import json
+import os
+import signal
+import socket
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import CodeType, FrameType
 
 import quire
 from quire.chat import ChatModel
+from quire.cli.main import main as run_command
 from quire.demo import demo_model_path
 
 SOURCE = str(Path(quire.__file__).parent)
@@ -65,7 +72,7 @@ def count(ask: Callable[[int], object], counter: CallCounter) -> dict[str, objec
         ask(1)
     one = counter.calls.copy()
     files, functions, calls = len(counter.files), len(one), one.total()
-    names = sorted(path.removeprefix(SOURCE + "/") for path in counter.files)
+    before = [code for code in one if "/native/" not in code.co_filename]
     per_file = Counter(path.co_filename.removeprefix(SOURCE + "/") for path in one)
     with counter.counting():
         ask(21)
@@ -75,7 +82,8 @@ def count(ask: Callable[[int], object], counter: CallCounter) -> dict[str, objec
         "functions": functions,
         "calls": calls,
         "further": further,
-        "names": names,
+        "files_before": len({code.co_filename for code in before}),
+        "functions_before": len(before),
         "per_file": per_file,
     }
 
@@ -92,11 +100,53 @@ def ask_model(counter: CallCounter) -> dict[str, object]:
 
 
 def ask_server(counter: CallCounter) -> dict[str, object]:
-    """A server in this process, asked by a client in this thread over a socket."""
-    from tools.in_process_server import asked_server
+    """`quire serve` in this thread, asked by another thread over a socket."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    results: list[dict[str, object]] = []
 
-    with asked_server(str(demo_model_path())) as ask:
-        return count(lambda tokens: ask(MESSAGES, tokens), counter)
+    def client() -> None:
+        sys.setprofile(None)
+        try:
+            wait_until_ready(port)
+            results.append(count(lambda tokens: post(port, tokens), counter))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=client).start()
+    words = ["--port", str(port), "--served_model_name", "demo", "--log_file", os.devnull]
+    run_command(["serve", str(demo_model_path()), *words])
+    if not results:
+        raise RuntimeError("the client has failed")
+    return results[0]
+
+
+def wait_until_ready(port: int) -> None:
+    """Ask until the model is loaded, for two minutes at most."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with suppress(ConnectionError):
+            if fetch(port, "GET", "/ready", None)[0] == 200:
+                return
+        time.sleep(0.2)
+    raise TimeoutError("the server has not become ready")
+
+
+def post(port: int, tokens: int) -> None:
+    """Stream one chat completion."""
+    body = {"model": "demo", "messages": MESSAGES, "max_tokens": tokens, "ignore_eos": True}
+    status, text = fetch(port, "POST", "/v1/chat/completions", json.dumps(body | {"stream": True}))
+    if status != 200 or not text.endswith(b"data: [DONE]\n\n"):
+        raise RuntimeError(f"status {status}: {text.decode()}")
+
+
+def fetch(port: int, method: str, path: str, body: str | None) -> tuple[int, bytes]:
+    """The status and the whole body of an answer."""
+    headers = {"Content-Type": "application/json"}
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
 
 
 def main() -> None:
@@ -111,7 +161,9 @@ def main() -> None:
     found = (ask_server if options.http else ask_model)(counter)
     print(
         f"one token: {found['files']} files, {found['functions']} functions, "
-        f"{found['calls']} calls; each further token: {found['further']:.0f} calls"
+        f"{found['calls']} calls; each further token: {found['further']:.0f} calls\n"
+        f"without the native engine's own: {found['files_before']} files, "
+        f"{found['functions_before']} functions"
     )
     if options.files:
         per_file = found["per_file"]

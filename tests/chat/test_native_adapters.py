@@ -222,7 +222,7 @@ def test_a_request_in_flight_ends_with_its_adapter(small: ChatModel, shelf: Path
     engine = small.engine
     assert isinstance(engine, NativeEngine)
     number = {adapter.name: adapter.number for adapter in small.adapters}["leaving"]
-    gone = weakref.ref(engine.token_engine._adapters._loaded[number])
+    gone = weakref.ref(engine.token_engine._adapters.loaded[number])
     small.drop_adapter("leaving")
     with pytest.raises(UnknownAdapterError):
         ids_of(small, "leaving")

@@ -56,13 +56,13 @@ async def test_the_time_limit_counts_preparation(
 ) -> None:
     engine = EchoEngine(tokenizer)
     release = threading.Event()
-    begin = engine.tokens.preparation._begin
+    begin = engine.tokens.preparation._read
 
     def slow(request: ChatRequest) -> Any:
         release.wait(30)
         return begin(request)
 
-    monkeypatch.setattr(engine.tokens.preparation, "_begin", slow)
+    monkeypatch.setattr(engine.tokens.preparation, "_read", slow)
     long = [{"role": "user", "content": "Hello " * 2000}]
     for answer in (
         engine.chat(long, timeout=0.05),
@@ -244,13 +244,13 @@ async def test_a_long_system_message_is_prepared_off_the_loop(
 ) -> None:
     engine = EchoEngine(tokenizer, context_length=10**6)
     threads: list[int] = []
-    begin = engine.tokens.preparation._begin
+    begin = engine.tokens.preparation._read
 
     def note(request: ChatRequest) -> Any:
         threads.append(threading.get_ident())
         return begin(request)
 
-    monkeypatch.setattr(engine.tokens.preparation, "_begin", note)
+    monkeypatch.setattr(engine.tokens.preparation, "_read", note)
     await engine.chat(HELLO, system="word " * 1000, max_new_tokens=1)
     await engine.chat(HELLO, max_new_tokens=1)
     here = threading.get_ident()

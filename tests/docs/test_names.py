@@ -91,7 +91,9 @@ def wrong_path(path: str) -> str | None:
     if "<" in path:
         path = re.sub(r"<\w+>.*", "", path)
     if path.split("/")[0] in FOLDERS:
-        return None if any(ROOT.glob(path)) or (ROOT / path).exists() else "no such file"
+        # `tools/` is a folder of the repository, and one of the package.
+        there = any(ROOT.glob(path)) or (ROOT / path).exists()
+        return None if there or (ROOT / "src" / "quire" / path).exists() else "no such file"
     if re.search(r"\.(py|md|yaml|yml|toml|css|js)$", path) or path.endswith("/"):
         ending = f"/{path.strip('/')}"
         there = any(f"/{file}".endswith(ending) for file in files())

@@ -79,7 +79,7 @@ async def guarded(tokenizer: Tokenizer, **settings: Any) -> AsyncIterator[Guarde
     collector = ServerCollector(figures, StillSource(), lambda: "echo")
     app = make_app(
         service,
-        routers=(lambda _: metrics_router(collector),),
+        routers=(metrics_router(collector),),
         middleware=middleware_stack(arguments, KeyRing.of(arguments), gate, log),
     )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

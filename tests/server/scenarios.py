@@ -190,10 +190,15 @@ def a_required_tool_is_called(client: OpenAI) -> None:
 
 def thoughts_are_apart(client: OpenAI) -> None:
     messages = asked("What is 17 + 25?")
-    whole = plain(client, messages).choices[0].message
+    answer = plain(client, messages)
+    whole = answer.choices[0].message
     assert whole.reasoning_content
     assert "42" in whole.content
-    chunks = list(plain(client, messages, stream=True))
+    details = answer.usage.completion_tokens_details
+    assert 0 < details.reasoning_tokens < answer.usage.completion_tokens
+    usage = {"include_usage": True}
+    *chunks, last = plain(client, messages, stream=True, stream_options=usage)
+    assert last.usage.completion_tokens_details == details
     deltas = [chunk.choices[0].delta for chunk in chunks]
     thought = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
     assert thought == whole.reasoning_content

@@ -54,7 +54,7 @@ def running(
 ) -> Iterator[str]:
     """Run an application in a loop of another thread; yields its address."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = uvicorn.DrainingServer(config(app, settings))
+    server = uvicorn.Server(config(app, settings))
     done: Future[None] = asyncio.run_coroutine_threadsafe(server.serve(sockets=[listening]), loop)
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -143,11 +143,10 @@ class AnswerReader:
     ) -> None:
         self._splitter = ReasoningSplitter(thought_words, inside=inside)
         self._inside, self._tools, self._decode = inside, tools, decode
-        # A special token's text may be split between two deltas, of which the second belongs to
-        # another kind of text; so each kind has a filter that holds back its own end.
-        self._shown, self._thought, self._answer = (
-            [SpecialTokenFilter(special) for _ in range(3)] if special else (None, None, None)
-        )
+        self._shown = SpecialTokenFilter(special) if special else None  # for the text as a whole
+        # One filter for all parts: where the kind changes, what it holds back ends the part before.
+        self._hidden = SpecialTokenFilter(special) if special else None
+        self._kind: type[TextPart] | type[ThoughtPart] | None = None  # None after a call
         self._is_bare = not special and tools is None
         self._passes_through = False
         self._has_called = False
@@ -167,12 +166,13 @@ class AnswerReader:
             return delta
         splitter, text = self._splitter, delta.text
         was_inside = splitter.state == "inside"
-        parts = self._parts(*splitter.add(text))
-        if self._shown is not None:
-            text = self._shown.add(text)
+        reasoning, answer = splitter.add(text)
         if ends:
-            parts += self._rest()
-            text += "" if self._shown is None else self._shown.flush()
+            last_reasoning, last_answer = splitter.flush()
+            reasoning, answer = reasoning + last_reasoning, answer + last_answer
+        parts = self._parts(reasoning, answer, ends)
+        if self._shown is not None:
+            text = self._shown.add(text) + (self._shown.flush() if ends else "")
         if was_inside and splitter.state == "inside":
             self._reasoning_tokens += len(delta.token_ids)
         elif ends and not self._begun and splitter.has_thought:
@@ -182,60 +182,51 @@ class AnswerReader:
         reason: FinishReason | None = delta.finish_reason
         if reason == "stop" and self._has_called:
             reason = "tool_calls"
-        return replace(
-            delta, text=text, parts=tuple(parts), finish_reason=reason, usage=self._usage(delta)
-        )
+        usage = self._usage(delta) if self._reasoning_tokens else delta.usage
+        return replace(delta, text=text, parts=tuple(parts), finish_reason=reason, usage=usage)
 
     def _usage(self, delta: Delta) -> Usage | None:
         """The delta's usage, with the thought's token count."""
-        if delta.usage is None or not self._reasoning_tokens:
-            return delta.usage
+        if delta.usage is None:
+            return None
         return replace(delta.usage, reasoning_tokens=self._reasoning_tokens)
 
-    def _parts(self, reasoning: str, answer: str) -> list[AnswerPart]:
-        parts: list[AnswerPart] = []
-        if reasoning:
-            self._add(parts, ThoughtPart, reasoning)
-        if answer:
-            self._flush(parts, ThoughtPart)
-            if self._tools is None:
-                self._add(parts, TextPart, answer)
-            else:
-                self._add_pieces(parts, self._tools.add(answer))
-        return parts
-
-    def _rest(self) -> list[AnswerPart]:
-        """The parts that were held back; the completion has ended."""
-        parts = self._parts(*self._splitter.flush())
-        self._flush(parts, ThoughtPart)
+    def _parts(self, reasoning: str, answer: str, ends: bool) -> list[AnswerPart]:
+        """The parts of these texts, in which the thought comes before the answer."""
+        parts: list[AnswerPart] = [ThoughtPart(reasoning)] if reasoning else []
         if self._tools is not None:
-            self._add_pieces(parts, self._tools.flush())
-        self._flush(parts, TextPart)
-        return parts
+            pieces = list(self._tools.add(answer)) if answer else []
+            if ends:
+                pieces += self._tools.flush()
+            for piece in pieces:
+                parts.append(TextPart(piece) if isinstance(piece, str) else piece)
+                self._has_called |= isinstance(piece, ToolCall)
+        elif answer:
+            parts.append(TextPart(answer))
+        return parts if self._hidden is None else self._without_special(self._hidden, parts, ends)
 
-    def _add_pieces(self, parts: list[AnswerPart], pieces: Sequence[str | ToolCall]) -> None:
-        for piece in pieces:
-            if isinstance(piece, str):
-                self._add(parts, TextPart, piece)
-            else:
-                self._flush(parts, TextPart)
-                self._has_called = True
-                parts.append(piece)
+    def _without_special(
+        self, hidden: SpecialTokenFilter, parts: Sequence[AnswerPart], ends: bool
+    ) -> list[AnswerPart]:
+        """The parts without special tokens, of which none spans text of two kinds."""
+        kept: list[AnswerPart] = []
+        for part in parts:
+            kind = None if isinstance(part, ToolCall) else type(part)
+            if kind is not self._kind:
+                self._flush(hidden, kept)
+                self._kind = kind
+            if isinstance(part, ToolCall):
+                kept.append(part)
+            elif text := hidden.add(part.text):
+                kept.append(type(part)(text))
+        if ends:
+            self._flush(hidden, kept)
+        return kept
 
-    def _add(
-        self, parts: list[AnswerPart], kind: type[TextPart] | type[ThoughtPart], text: str
-    ) -> None:
-        hidden = self._answer if kind is TextPart else self._thought
-        if hidden is not None:
-            text = hidden.add(text)
-        if text:
-            parts.append(kind(text))
-
-    def _flush(self, parts: list[AnswerPart], kind: type[TextPart] | type[ThoughtPart]) -> None:
-        """Add what a filter holds back: a marker never spans text of two kinds."""
-        hidden = self._answer if kind is TextPart else self._thought
-        if hidden is not None and (text := hidden.flush()):
-            parts.append(kind(text))
+    def _flush(self, hidden: SpecialTokenFilter, kept: list[AnswerPart]) -> None:
+        """Add what the filter holds back to the last part's kind; nothing is held after a call."""
+        if self._kind is not None and (rest := hidden.flush()):
+            kept.append(self._kind(rest))
 
     def _count_thought(self, whole: Delta) -> int:
         """Count the tokens of the thought in an answer that came as a single delta.

@@ -161,6 +161,7 @@ class LoopThread:
         # By the id of the caller's loop. An entry disappears with the last stream that uses it; until
         # then it keeps the loop alive, so that no other loop can get the same id.
         self._bridges: weakref.WeakValueDictionary[int, _Bridges] = weakref.WeakValueDictionary()
+        # A daemon, so that a program that has not closed its model can still end.
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
 
@@ -216,6 +217,7 @@ class LoopThread:
             EngineClosedError: `stop` was called.
         """
         self._refuse_own_thread(stream)
+        # Without a bound: a reader that is slow must not hold up the loop, which serves all others.
         items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
         job = _Job(_pump(stream, items.put), items.put)
         try:

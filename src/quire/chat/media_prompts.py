@@ -15,7 +15,7 @@ from quire.media.placement import KINDS, PLACEHOLDERS, Kind, all_media, place_me
 from quire.media.policy import MediaPolicy
 from quire.media.values import Medium
 from quire.messages import Conversation, Media
-from quire.prompt import Element, Prompt
+from quire.prompt import Element, MediaItem, Prompt
 from quire.request import NO_MEDIA, MediaLists
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
@@ -46,6 +46,8 @@ class MediaPrompts:
         self.kinds: tuple[Kind, ...] = tuple(
             kind for kind in KINDS if family and kind in kinds and kind in family.kinds
         )
+        self.controls = family.controls if family else frozenset[str]()
+        """Texts that the family writes as control tokens."""
         self._limits: Mapping[Kind, int] = {
             "image": model_args.max_images,
             "video": model_args.max_videos,
@@ -152,18 +154,10 @@ class MediaPrompts:
         enable_thinking: bool | None,
         preserve_thinking: bool,
     ) -> list[Element]:
-        """Render the conversation into elements, its media as their family writes them.
-
-        See `quire.media.prompts.render_media`.
-        """
-        if self._family is None:
-            return template.render(
-                conversation,
-                enable_thinking=enable_thinking,
-                preserve_thinking=preserve_thinking,
-            )
+        """Render a conversation with decoded media; see `quire.media.families.family.render_media`."""
         from quire.media.families.family import render_media
 
+        assert self._family is not None, "`place` refuses media where no family writes them"
         return render_media(
             template,
             self._family,
@@ -174,19 +168,12 @@ class MediaPrompts:
             preserve_thinking=preserve_thinking,
         )
 
-    def encode(
-        self,
-        template: Template,
-        elements: Sequence[Element],
-        media: Sequence[Medium],
-        tokenizer: Tokenizer,
-    ) -> Prompt:
-        """Encode elements into token ids, and find the range of token ids that each medium fills."""
-        if self._family is None:
-            return Prompt(template.encode_elements(elements, tokenizer))
-        from quire.media.families.family import encode_media
-
-        return encode_media(template, self._family, elements, media, tokenizer, form=self._form)
+    def find(
+        self, token_ids: Sequence[int], media: Sequence[Medium], tokenizer: Tokenizer
+    ) -> tuple[MediaItem, ...]:
+        """Find the range of token ids that each medium fills; see `MediaFamily.find_media`."""
+        assert self._family is not None, "`place` refuses media where no family writes them"
+        return self._family.find_media(token_ids, media, tokenizer, form=self._form)
 
     def vllm_input(self, prompt: Prompt) -> dict[str, Any]:
         """Convert a prompt's media into vLLM's arguments, with their content hashes as ids."""

@@ -197,25 +197,34 @@ class Preparation:
             options.get("response_format") is not None
             and read_option(options, "response_format") is not None
         )
-        elements = self.media.render(
-            template,
-            conversation,
-            media,
-            enable_thinking=self._thinking(options, constrained),
-            preserve_thinking=self._data_args.preserve_thinking if preserve is None else preserve,
-        )
+        thinking = self._thinking(options, constrained)
+        preserve = self._data_args.preserve_thinking if preserve is None else preserve
+        if media:
+            elements = self.media.render(
+                template,
+                conversation,
+                media,
+                enable_thinking=thinking,
+                preserve_thinking=preserve,
+            )
+        else:
+            elements = template.render(
+                conversation, enable_thinking=thinking, preserve_thinking=preserve
+            )
         starts_in_thought = template.starts_in_thought(elements)
         if constrained and starts_in_thought:
             raise UnsupportedOptionError(
                 "This model always begins with a thought, and response_format constrains an answer "
                 "from its first token: the two do not go together."
             )
-        prompt = self.media.encode(template, elements, media, self.tokenizer)
+        token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
+        items = self.media.find(token_ids, media, self.tokenizer) if media else ()
+        prompt = Prompt(token_ids, items)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         params = self._resolver.resolve(
             {**options, "skip_special_tokens": False} if special else options,
-            len(prompt),
+            len(prompt.token_ids),
             stop_token_ids=self._stop_token_ids,
             stop_strings=self._stop_strings,
             streamed=request.streamed,

@@ -31,12 +31,14 @@ class TokenChat(ChatEngine):
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Answer a conversation; see ChatEngine."""
-        return with_timeout(self._stream(request), read_option(request.options, "timeout"))
+        timeout = read_option(request.options, "timeout")
+        deltas = self._stream(request)
+        return deltas if timeout is None else with_timeout(deltas, timeout)
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         prepared = await self.preparation.prepare(request)
         prompt = prepared.prompt
-        prompt_tokens = None if prompt.media and self.info.expands_media else len(prompt)
+        prompt_tokens = None if prompt.media and self.info.expands_media else len(prompt.token_ids)
         readers: dict[int, AnswerReader] = {}
         # `aclosing`, since `async for` does not close a generator that is left early: the engine's
         # would be closed, and the request aborted, only when the garbage collector finds it.
@@ -59,7 +61,8 @@ class TokenChat(ChatEngine):
         Raises:
             RequestError, RequestTimeoutError, EngineError: see `ChatEngine.stream`.
         """
-        return with_timeout(self._complete(prompt, params), params.timeout)
+        deltas = self._complete(prompt, params)
+        return deltas if params.timeout is None else with_timeout(deltas, params.timeout)
 
     async def _complete(
         self, prompt: Prompt, params: SamplingParams

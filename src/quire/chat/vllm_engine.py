@@ -78,7 +78,9 @@ class VllmEngine(BaseEngine):
         """
         request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
         timeout = read_option(input_kwargs, "timeout")
-        outputs = with_timeout(self._prepared_outputs(request), timeout)
+        outputs = self._prepared_outputs(request)
+        if timeout is not None:
+            outputs = with_timeout(outputs, timeout)
         # The generator's first item is the prepared request. Asking for it here raises what is wrong
         # with the request, and starts the one time limit that covers preparation and answer.
         prepared = await anext(outputs)

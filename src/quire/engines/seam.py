@@ -256,17 +256,12 @@ def raise_failed(delta: Delta) -> None:
         raise GenerationError(delta.error or "The engine failed in a step of this request.")
 
 
-def with_timeout(items: AsyncGenerator[T, None], timeout: float | None) -> AsyncGenerator[T, None]:
-    """Pass the items on until `timeout` seconds after the first was asked for; None is no limit.
+async def with_timeout(items: AsyncGenerator[T, None], timeout: float) -> AsyncGenerator[T, None]:
+    """Pass the items on until `timeout` seconds after the first was asked for.
 
     Raises:
         RequestTimeoutError: the time has passed. `items` is closed then.
     """
-    # Without a limit the generator itself is returned: one more around it would cost a call a token.
-    return items if timeout is None else _until(items, timeout)
-
-
-async def _until(items: AsyncGenerator[T, None], timeout: float) -> AsyncGenerator[T, None]:
     deadline = time.monotonic() + timeout
     async with aclosing(items):
         while True:

@@ -23,16 +23,14 @@ from quire.server.apis.openai.responses import router as responses
 from quire.server.apis.openai.schema import State
 from quire.server.apis.openapi import complete_page
 from quire.server.errors import Problem, problem_of
-from quire.server.service import Service
+from quire.server.service import Service, service_of
 from quire.server.streams import ClientDisconnected
 
 logger = logging.getLogger("quire")
 
-ServiceOf: TypeAlias = Callable[[Request], Service]
-MakeRouter: TypeAlias = Callable[[ServiceOf], APIRouter]
 ErrorForm: TypeAlias = Callable[[Problem], Mapping[str, Any]]
 
-ROUTERS: tuple[MakeRouter, ...] = (
+ROUTERS: tuple[Callable[[], APIRouter], ...] = (
     chat.router,
     completions.router,
     models.router,
@@ -55,7 +53,7 @@ Middleware: TypeAlias = Callable[[ASGIApp], ASGIApp]
 def make_app(
     service: Service,
     *,
-    routers: Sequence[MakeRouter] = (),
+    routers: Sequence[APIRouter] = (),
     middleware: Sequence[Middleware] = (),
     lifespan: Any = None,
 ) -> FastAPI:
@@ -69,19 +67,13 @@ def make_app(
     """
     app = FastAPI(title="quire", version=__version__, lifespan=lifespan, redirect_slashes=False)
     app.state.service = service
-    for make_router in (*ROUTERS, *routers):
-        app.include_router(make_router(service_of))
-    app.include_router(_state_routes())
+    for routes in (*(make() for make in ROUTERS), *routers, _state_routes()):
+        app.include_router(routes)
     for guard in reversed(middleware):
         app.add_middleware(guard)  # type: ignore[arg-type]
     _handle_errors(app)
     _complete_page(app)
     return app
-
-
-def service_of(request: Request) -> Service:
-    """The service of the application that a request came to."""
-    return request.app.state.service
 
 
 def _state_routes() -> APIRouter:

@@ -48,6 +48,11 @@ class Call:
         )
 
     @property
+    def chooses_tools(self) -> bool:
+        """Whether there is anything for a `ToolChooser` to do."""
+        return bool(self.tools) or self.tool_choice not in ("auto", "none")
+
+    @property
     def completions(self) -> int:
         """How many are asked for."""
         return completions_of(self.options)

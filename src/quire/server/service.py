@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
 
+from starlette.requests import Request
+
 from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import SHORT
 from quire.errors import RequestTimeoutError
@@ -53,6 +55,11 @@ class Observation(Protocol):
 
 Observe: TypeAlias = Callable[[Kind, Caller, int], Observation]
 """Begins to watch a request of a kind, a caller, and so many completions."""
+
+
+def service_of(request: Request) -> Service:
+    """The service of the application that a request came to."""
+    return request.app.state.service
 
 
 class Service:
@@ -141,11 +148,15 @@ class Service:
         """
         engine, adapter = self._generator, self.models.resolve(call.model)
         check_call(call, self.arguments)
-        chooser = ToolChooser.of(call)
+        chooser = ToolChooser.of(call) if call.chooses_tools else None
         entered = self.entered("chat", caller, call.options, adapter, call.completions)
         async with entered as (options, watching):
-            request = call.request(chooser.tools, chooser.options(options))
-            async with aclosing(chooser.read(engine.stream_request(request))) as deltas:
+            if chooser is None:
+                answer = engine.stream_request(call.request(None, options))
+            else:
+                request = call.request(chooser.tools, chooser.options(options))
+                answer = chooser.read(engine.stream_request(request))
+            async with aclosing(answer) as deltas:
                 async for delta in deltas:
                     watching.delta(delta)
                     yield delta

@@ -140,7 +140,8 @@ class JinjaTemplate(Template):
 
     def _message(self, message: Message) -> dict[str, Any]:
         content: str | None = message.text
-        if message.has_control:
+        kinds = set(map(type, message.parts))
+        if Control in kinds:
             content = join(
                 [own(s.text) if not s.literal else s.text for s in message_spans(message)]
             )
@@ -150,7 +151,7 @@ class JinjaTemplate(Template):
         if not content and message.tool_calls and self._none_content:
             content = None
         shown: dict[str, Any] = {"role": _OWN_ROLES[message.role], "content": content}
-        if message.media:
+        if Media in kinds:
             if not self.takes_parts:
                 refuse_media(message, self.name)
             shown["content"] = [_part(part) for part in message.parts]

@@ -34,16 +34,17 @@ MAX_WIDTH = 10_000
 class Marked(str):
     """A string of which at least a part is the template's own."""
 
+    # It is a `str`, since templates test with `is string`, and filters call the methods of `str`.
     __slots__ = ("cuts",)
     cuts: Cuts
 
     def __new__(cls, text: str, cuts: Cuts = _LITERAL) -> Marked:
-        made = super().__new__(cls, text)
+        made = super().__new__(cls, text)  # `str` is immutable: `__init__` would come too late
         made.cuts = cuts
         return made
 
     def __str__(self) -> str:
-        return self
+        return self  # `str(x)`, as many templates write it, would else make a plain copy
 
     def __add__(self, other: Any) -> str:
         return join((self, other)) if isinstance(other, str) else NotImplemented
@@ -112,6 +113,7 @@ class Marked(str):
         return self._pieces(str.rsplit(self, sep, maxsplit), sep)
 
     def splitlines(self, keepends: Any = False) -> list[str]:
+        # The lines with their ends give the offsets, since ends have one character or two.
         whole = self._pieces(str.splitlines(self, True), "")
         lines = str.splitlines(self, keepends)
         return [line[: len(bare)] for line, bare in zip(whole, lines, strict=True)]
@@ -124,6 +126,7 @@ class Marked(str):
 
     def replace(self, old: str, new: str, count: Any = -1, /) -> str:
         if not old or (self.is_own and is_own(new)):
+            # An empty `old` stands between all characters, where `split` finds nothing to cut.
             replaced = str.replace(self, old, new, count)
             return own(replaced) if self.is_own and is_own(new) else replaced
         return join_with(new, self.split(old, count))
@@ -171,6 +174,8 @@ def join(pieces: Iterable[str]) -> str:
     cuts: list[int] = []
     offset = 0
     literal = False
+    # Neighbours of one kind become one run, so that the cuts grow with the changes of kind and not
+    # with the pieces.
     for piece in pieces:
         if not piece:
             continue
@@ -190,6 +195,7 @@ def join(pieces: Iterable[str]) -> str:
             literal = False
         offset += len(piece)
     text = "".join(pieces)
+    # A string that is literal throughout needs no marks: plain strings count as literal.
     return text if cuts == [0] else Marked(text, tuple(cuts))
 
 
@@ -233,6 +239,7 @@ def _by_runs(name: str) -> Callable[[Marked], str]:
         whole = change(self)
         if self.is_own:
             return own(whole)
+        # Run by run first, so that the marks stay at the characters to which they belong.
         joined = join(
             [own(change(run)) if type(run) is Marked else change(run) for run in self.runs()]
         )
@@ -355,6 +362,7 @@ class MarkedFormatter(SandboxedFormatter):
 
     def _field(self, value: Any, spec: str) -> str:
         for number in re.findall(r"\d+", spec):
+            # Nine digits show that it is too wide; converting thousands of them would take long.
             if int(number[:9]) > MAX_WIDTH:
                 raise _too_wide(int(number[:9]))
         if not spec and isinstance(value, Marked):

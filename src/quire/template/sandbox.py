@@ -109,11 +109,12 @@ class Renderer:
             given = dict(variables)
             environment.begin(_size_of(given))
             pieces: list[str] = []
+            # Piece by piece, so that a template that writes without end is stopped while it does.
             for piece in template.root_render_func(template.new_context(given)):
                 environment.spend(len(piece))
                 pieces.append(piece)
             return to_spans(pieces)
-        except TemplateError:
+        except TemplateError:  # the budget's own refusal says what is wrong
             raise
         except jinja2.TemplateError as error:
             raise TemplateError(f"The chat template says: {_short(error)}") from None
@@ -124,6 +125,7 @@ class Renderer:
                 f"The chat template failed with {type(error).__name__}: {_short(error)}."
             ) from None
         finally:
+            # After a failure too: `begin` resets all that a rendering leaves in its environment.
             self._idle.append((environment, template))
 
 
@@ -135,6 +137,7 @@ def _short(error: Exception) -> str:
 class Budget:
     """The work that is left to the current rendering. A unit is about one character made."""
 
+    # Nothing is left until `begin`, so that compiling a template cannot compute with it.
     _left = 0
     _check_at = 0
     _deadline = 0.0
@@ -177,7 +180,7 @@ class Budget:
         if isinstance(value, str):
             self.spend(len(value))
         elif isinstance(value, (list, tuple, dict)):
-            self.spend(8 * len(value))
+            self.spend(8 * len(value))  # an item is a pointer of 8 bytes
         return value
 
     def flat(self, value: Any) -> Any:
@@ -217,6 +220,7 @@ def _size_of(value: Any) -> int:
 
 def _strings_in(value: Any) -> Iterable[str]:
     """All strings in a value of strings, lists and mappings."""
+    # The stack is our own: constants may be nested more deeply than Python recurses.
     waiting = [value]
     while waiting:
         inner = waiting.pop()
@@ -272,6 +276,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
             optimized=False,  # Jinja would compute constants while it compiles, past the budget
             extensions=[GenerationTag, loopcontrols],
         )
+        # Jinja joins the output of blocks and macros with this. A plain `"".join` would lose the marks.
         self.concat = self.join_texts
         self.filters.update(FILTERS)
         for name in REMOVED:
@@ -311,6 +316,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
 
     def add_all(self, context: Context, terms: tuple[Any, ...]) -> Any:
         """`a + b + ...`, from the left; strings alone are joined at once."""
+        # Templates build whole prompts with `+`. Pair by pair, each sum would copy all text before it.
         for term in terms:
             if not isinstance(term, str):
                 break
@@ -323,6 +329,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         return total
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        # What an operator makes is large only by repetition, powers and `%`; these pay beforehand.
         if operator == "+" and isinstance(left, (str, CallArguments)):
             left, right = _as_text(left, right), _as_text(right, left)
         elif operator == "%" and isinstance(left, str):
@@ -346,6 +353,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         self.spend(_CALL)
+        # A bound method belongs to a value, unless it is one of the environment's own functions.
         owner = getattr(function, "__self__", None) if callable(function) else None
         if owner is not None and owner is not self:
             function = self._method(owner, function, args, kwargs)
@@ -359,7 +367,9 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         for value in (*args, *kwargs.values()):
             self.flat(value)
         if isinstance(owner, (list, tuple)):
-            self.flat(owner)  # index and count compare
+            self.flat(
+                owner
+            )  # `index` and `count` compare, and a comparison walks through nested lists
         if not isinstance(owner, str):
             return method
         self._pay_for_text(owner, name, args)
@@ -378,18 +388,20 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
             count = owner.count(args[0])
             self.spend_pieces(count)
             self.spend(count * len(args[1]))
+        # A plain string's pieces are paid for with their list; a marked one's are objects of their own.
         elif name in ("split", "rsplit", "splitlines") and type(owner) is Marked:
             self.spend_pieces(len(owner))
 
     def _join_with(self, separator: str, items: Iterable[Any]) -> str:
         self.spend_pieces(len(items) if isinstance(items, str) else 0)
-        kept = list(items)
+        kept = list(items)  # a generator could be read only once, and it is read for its cost first
         self.spend(sum(len(item) + len(separator) for item in kept if isinstance(item, str)))
         return join_with(separator, kept)
 
     def wrap_str_format(self, value: Any) -> Any:
         if super().wrap_str_format(value) is None:
             return None
+        # Jinja's sandboxed formatter gives plain strings, and fills fields of any width.
         text, form = value.__self__, MarkedFormatter(self, self.flat).fill
         if value.__name__ == "format_map":
             return lambda values, /: form(text, (), values)

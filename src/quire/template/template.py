@@ -215,5 +215,6 @@ def refuse_media(message: Message, name: str) -> None:
     Raises:
         MediaError: it holds some.
     """
-    for item in message.media:
-        raise MediaError(f"The template {name!r} takes text alone; the messages hold {item.kind}.")
+    if message.media:
+        kind = message.media[0].kind
+        raise MediaError(f"The template {name!r} takes text alone; the messages hold {kind}.")

@@ -32,7 +32,8 @@ class NativeAdapters:
         """
         self.book = book
         self._runner = runner
-        self._loaded: dict[int, LoadedAdapter] = {}
+        self.loaded: dict[int, LoadedAdapter] = {}
+        """By the adapter's number in the book; empty where there is only the base model."""
         for adapter in book.adapters:
             self._load(adapter)
         self._reader = ThreadPoolExecutor(1, "quire-adapters")
@@ -44,15 +45,13 @@ class NativeAdapters:
             UnknownAdapterError: there is no such adapter.
             AdapterError: one of this name lies in the folder of adapters and cannot be used.
         """
-        if name is None and not self._loaded:
-            return None
         path = None if name is None else self.book.find(name)
         if name is not None and path is not None:
             await self._in_reader(lambda: self._add_found(name, path))
         adapter = self.book.get(name)
         if adapter is None:
             return None
-        loaded = self._loaded.get(adapter.number)
+        loaded = self.loaded.get(adapter.number)
         if loaded is None:  # another request for it has begun to load it: wait behind that
             loaded = await self._in_reader(lambda: self._loaded_now(adapter))
         return loaded
@@ -76,7 +75,7 @@ class NativeAdapters:
     def close(self) -> None:
         """Forget all adapters, and end the thread. May be called twice."""
         self._reader.shutdown(wait=False, cancel_futures=True)
-        self._loaded = {}
+        self.loaded = {}
 
     async def _in_reader(self, work: Callable[[], T]) -> T:
         try:
@@ -115,15 +114,15 @@ class NativeAdapters:
             EngineClosedError: the engine was closed meanwhile.
         """
         now = self.book.get(adapter.name)
-        loaded = None if now is None else self._loaded.get(now.number)
+        loaded = None if now is None else self.loaded.get(now.number)
         if loaded is None:
             raise EngineClosedError("The engine was closed.")
         return loaded
 
     def _drop(self, name: str) -> Adapter:
         adapter = self.book.remove(name)
-        self._loaded.pop(adapter.number, None)
+        self.loaded.pop(adapter.number, None)
         return adapter
 
     def _load(self, adapter: Adapter) -> None:
-        self._loaded[adapter.number] = self._runner.load_adapter(adapter)
+        self.loaded[adapter.number] = self._runner.load_adapter(adapter)

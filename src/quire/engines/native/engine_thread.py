@@ -66,6 +66,7 @@ class Submission:
                 if not self._waiting:
                     if self._error is not None:
                         raise self._error
+                    # `arrive` runs in this loop too, so that nothing comes between the two lines.
                     self._arrived.clear()
                     await self._arrived.wait()
                     continue
@@ -90,6 +91,7 @@ _Mail = list[tuple[Submission, "Delta | QuireError"]]
 
 
 def _deliver(mail: _Mail) -> None:
+    # One callback for all requests of a loop: a step of 64 streams wakes the loop once, not 64 times.
     for submission, item in mail:
         submission.arrive(item)
 
@@ -142,6 +144,8 @@ class EngineThread:
         """End the thread and free the engine; requests in flight end with EngineClosedError."""
         self._closing = True
         self._wake.release()
+        # The garbage collector may close a forgotten engine in its own thread, which cannot wait for
+        # itself.
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -157,7 +161,7 @@ class EngineThread:
                     self._take_commands()
                 if self._engine.has_work:
                     self._post(self._engine.step())
-        except BaseException as error:
+        except BaseException as error:  # of any kind, or every reader would wait for ever
             logger.exception("The native engine failed for good.")
             ended = EngineDeadError(f"The engine has failed for good: {error!r}.")
         self._end(ended)
@@ -194,7 +198,7 @@ class EngineThread:
         mail: _Mail = []
         for number, delta in outputs:
             submission = self._open.get(number)
-            if submission is None:
+            if submission is None:  # aborted, or its loop was closed
                 continue
             mail.append((submission, delta))
             if delta.finish_reason is not None:
@@ -225,5 +229,6 @@ class EngineThread:
         queued = [submission for submission, is_new in self._commands if is_new]
         open_now, self._open = [*self._open.values(), *queued], {}
         self._commands.clear()
+        # Readers are told before the engine is closed, since closing it may fail too.
         self._send([(submission, ended) for submission in open_now])
         self._engine.close()

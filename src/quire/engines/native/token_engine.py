@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -103,10 +103,14 @@ class NativeTokenEngine(TokenEngine):
         if self._reward is not None:
             raise EngineError("A reward model (stage: rm) scores texts and writes none.")
         self._thread.check()
-        with self._ids.claim(params.request_id):
+        # The thread numbers its submissions, so that only a caller's own id has to be claimed.
+        name = params.request_id
+        with nullcontext() if name is None else self._ids.claim(name):
             if prompt.media:
                 prompt = await self.media.encode(prompt)
-            adapter = await self._adapters.request(params.adapter)
+            adapter = None
+            if params.adapter is not None or self._adapters.loaded:
+                adapter = await self._adapters.request(params.adapter)
             matchers: Sequence[Matcher] = ()
             if params.response_format is not None:
                 matchers = await self._constraints.matchers(params)

@@ -72,7 +72,9 @@ class RemoteChatEngine(ChatEngine):
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Answer a conversation; see ChatEngine."""
-        return with_timeout(self._stream(request), read_option(request.options, "timeout"))
+        timeout = read_option(request.options, "timeout")
+        deltas = self._stream(request)
+        return deltas if timeout is None else with_timeout(deltas, timeout)
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         options = request.options

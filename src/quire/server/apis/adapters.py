@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -13,7 +12,7 @@ from quire.server.apis.body import Body, json_answer, read_body
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.errors import Forbidden
-from quire.server.service import Service
+from quire.server.service import service_of
 
 
 class LoadAdapterRequest(Body):
@@ -47,7 +46,7 @@ class DroppedAdapter(BaseModel):
     deleted: Literal[True]
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["adapters"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, WithJsonSchema, create_model
@@ -14,18 +14,16 @@ from quire.server.apis.body import Body
 class OptionFields(Body):
     """A body with fields of the table; see `option_fields`."""
 
-    wire: ClassVar[Wire]
-    named: ClassVar[frozenset[str]]
-    """The fields that are the table's, and mean here what they mean there."""
+    named: ClassVar[Mapping[str, str]]
+    """quire's name of each field that is the table's, and means here what it means there."""
 
     def options(self) -> dict[str, Any]:
         """The options that the body gives, by quire's names for them."""
-        given = {
-            option.name: getattr(self, name)
-            for name, option in on_wire(self.wire).items()
-            if name in self.model_fields_set and name in self.named
-        }
-        options = {name: value for name, value in given.items() if value is not None}
+        options: dict[str, Any] = {}
+        for field in self.model_fields_set:
+            name, value = self.named.get(field), getattr(self, field)
+            if name is not None and value is not None:
+                options[name] = value
         if options.get("top_p") == 0:
             # On every wire that has it, 0 leaves the single likeliest token. In Python it is
             # LLaMA-Factory's word for "unset".
@@ -46,7 +44,7 @@ def option_fields(
         if (name in only if only is not None else name not in but)
     }
     made = create_model(f"{wire.capitalize()}Options", __base__=OptionFields, **fields)
-    made.wire, made.named = wire, frozenset(fields)
+    made.named = {name: option.name for name, option in on_wire(wire).items() if name in fields}
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -16,7 +16,7 @@ from quire.server.apis.openai.schema import TemplateOptions, Tool
 from quire.server.apis.openapi import documented
 from quire.server.call import Call
 from quire.server.errors import BadRequest
-from quire.server.service import Service
+from quire.server.service import Service, service_of
 from quire.tokenizer import Tokenizer
 
 _PROMPT = "A prompt here ends where the answer begins: leave this out."
@@ -56,7 +56,7 @@ class Detokenized(BaseModel):
     prompt: str
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["tokens"])
 

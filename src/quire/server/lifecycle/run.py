@@ -137,7 +137,7 @@ def _run(
     )
     app = make_app(
         service,
-        routers=(lambda _: metrics_router(collector),),
+        routers=(metrics_router(collector),),
         middleware=middleware_stack(arguments, ring, gate, log, traced=tracer is not None),
         lifespan=lifespan,
     )

@@ -1,4 +1,4 @@
-"""What one request may be: ASGI middleware before any route, and checks of a call after it."""
+"""What one request may be: ASGI middleware before any route."""
 
 from __future__ import annotations
 

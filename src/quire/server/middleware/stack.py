@@ -45,9 +45,10 @@ def middleware_stack(
                 max_age=600,
             )
         )
+    if ring is not None:
+        middleware.append(partial(KeysMiddleware, ring=ring, form=problem_body))
     return [
         *middleware,
-        partial(KeysMiddleware, ring=ring, form=problem_body),
         partial(AdmissionMiddleware, gate=gate, form=problem_body),
         partial(LimitsMiddleware, arguments=arguments, form=problem_body),
     ]

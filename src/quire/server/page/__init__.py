@@ -78,7 +78,7 @@ class StaticFile:
         return Response(body, headers=headers, media_type=self.media_type)
 
 
-def router(service_of: object = None) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module; they stand beside the APIs' and need no service."""
     routes = APIRouter(include_in_schema=False)
 

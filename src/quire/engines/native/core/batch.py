@@ -52,19 +52,16 @@ class Batch:
     """(M,) the rows that have `embeds`, each once."""
     rope_positions: NDArray[np.int32] | None = None
     """(3, T) rotary positions in time, height and width, for M-RoPE; None: `positions`."""
-    num_rows: int = field(init=False)
-    """T"""
-    num_sequences: int = field(init=False)
-    """S"""
-    has_media: bool = field(init=False)
-    """Whether some row has an embedding or a rotary position of its own."""
 
-    def __post_init__(self) -> None:
-        self.num_rows = len(self.token_ids)
-        self.num_sequences = len(self.context_lens)
-        self.has_media = (
-            self.embeds is not None or len(self.embed_rows) > 0 or self.rope_positions is not None
-        )
+    @property
+    def num_rows(self) -> int:
+        """T"""
+        return len(self.token_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        """S"""
+        return len(self.context_lens)
 
 
 class Runner(Protocol):

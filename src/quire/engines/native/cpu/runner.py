@@ -86,7 +86,12 @@ class CpuRunner:
                 raise EngineClosedError("the runner was closed")
             # The compiled step checks what is not checked here. It knows nothing of adapters and
             # media, which are rare enough for the slower check.
-            plain = not batch.adapters and not batch.has_media
+            plain = (
+                not batch.adapters
+                and batch.embeds is None
+                and not len(batch.embed_rows)
+                and batch.rope_positions is None
+            )
             (check_shapes if plain else check_batch)(batch, self)
             logits_count = len(batch.logits_rows)
             if logits_count and not self._table[layout.HEAD_MAP]:

@@ -48,13 +48,14 @@ class Team:
         self._table[SYNC], self._table[THREADS] = self._sync.ctypes.data, self._size
         self._process = os.getpid()
         self._asleep = [(ASLEEP + LINE * number) // 8 for number in range(1, self._size)]
+        # Queues rather than events: a wake-up that comes before the thread sleeps must not be lost.
         self._signals: list[SimpleQueue[bool]] = [SimpleQueue() for _ in range(self._size - 1)]
         self._threads = [
             threading.Thread(
                 target=_work,
                 args=(self._step, number, self._table.ctypes.data, signal),
                 name=f"quire-kernels-{number}",
-                daemon=True,
+                daemon=True,  # a process that ends does not wait for compiled code
             )
             for number, signal in enumerate(self._signals, 1)
         ]
@@ -70,6 +71,7 @@ class Team:
         if os.getpid() != self._process:  # a forked child has no threads but its own
             self._start()
         while self._sync[INSIDE // 8]:
+            # Give the core away: it may be the one that the awaited thread needs.
             time.sleep(0)
 
     def run(self) -> None:
@@ -78,6 +80,7 @@ class Team:
         self._sync[OPEN // 8] = self._steps
         try:
             for asleep, signal in zip(self._asleep, self._signals, strict=True):
+                # Waking costs a system call; a thread that still spins sees the step by itself.
                 if self._sync[asleep]:
                     self._sync[asleep] = 0
                     signal.put(_GO)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastapi import APIRouter, Request, Response
 
 from quire.options import Strings
@@ -19,14 +17,14 @@ from quire.server.apis.anthropic.writer import MessageWriter
 from quire.server.apis.body import json_answer, read_body
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
-from quire.server.service import Service
+from quire.server.service import service_of
 from quire.server.sse import EventStream
 from quire.server.streams import read_whole
 
 PATH = "/v1/messages"
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["anthropic"])
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from quire.outputs import Delta, Usage
+from quire.outputs import Delta, TextPart, ThoughtPart, Usage
 from quire.outputs import Response as Completion
 from quire.server.apis.body import json_answer, read_body
 from quire.server.apis.openai.request import chat_call
@@ -25,13 +24,13 @@ from quire.server.apis.openai.writing import (
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.errors import Problem
-from quire.server.service import Service
+from quire.server.service import service_of
 from quire.server.sse import EventStream
 from quire.server.streams import CancelOnDisconnect
 from quire.server.token_texts import TokenTexts
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["chat"])
 
@@ -139,18 +138,22 @@ class ChatEncoder:
         )
 
     def _change(self, delta: Delta) -> str:
+        reasoning = content = ""
+        calls: list[dict[str, Any]] = []
+        for part in delta.all_parts():
+            if isinstance(part, TextPart):
+                content += part.text
+            elif isinstance(part, ThoughtPart):
+                reasoning += part.text
+            else:
+                calls.append({"index": self._calls[delta.index], **tool_call(part)})
+                self._calls[delta.index] += 1
         change: list[str] = []
-        if reasoning := delta.reasoning:
+        if reasoning:
             change.append(f'"reasoning_content":{quoted(reasoning)}')
-        if content := delta.content:
+        if content:
             change.append(f'"content":{quoted(content)}')
-        if tool_calls := delta.tool_calls:
-            first = self._calls[delta.index]
-            self._calls[delta.index] += len(tool_calls)
-            calls = [
-                {"index": index, **tool_call(call)}
-                for index, call in enumerate(tool_calls, start=first)
-            ]
+        if calls:
             change.append(f'"tool_calls":{json.dumps(calls)}')
         return ",".join(change)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from quire.server.apis.openai.writing import DONE, new_id, now, quoted, usage_fi
 from quire.server.apis.openapi import documented
 from quire.server.call import Caller, caller_of
 from quire.server.errors import BadRequest, Problem
-from quire.server.service import Service
+from quire.server.service import Service, service_of
 from quire.server.sse import EventStream
 from quire.server.streams import read_whole
 from quire.server.token_texts import MIN_LOGPROB, TokenTexts
@@ -46,7 +46,7 @@ class CompletionsCall:
         return self.options.get("n", 1)
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["completions"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Request, Response
@@ -17,7 +17,7 @@ from quire.server.apis.openapi import documented
 from quire.server.apis.option_fields import OptionFields, option_fields
 from quire.server.call import caller_of
 from quire.server.errors import BadRequest
-from quire.server.service import Service
+from quire.server.service import service_of
 from quire.server.streams import CancelOnDisconnect
 
 Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1)]
@@ -101,7 +101,7 @@ class EmbeddingList(BaseModel):
     usage: TextUsage
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["embeddings"])
 

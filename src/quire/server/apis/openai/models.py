@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,10 +10,10 @@ from quire.server.apis.body import json_answer
 from quire.server.apis.openai.schema import ModelCard, ModelList
 from quire.server.apis.openapi import documented
 from quire.server.served_models import ServedName
-from quire.server.service import Service
+from quire.server.service import Service, service_of
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["models"])
 

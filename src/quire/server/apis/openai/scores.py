@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeAlias
 
 from fastapi import APIRouter, Request, Response
@@ -15,7 +15,7 @@ from quire.server.apis.openai.writing import new_id, now
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.errors import BadRequest
-from quire.server.service import Service
+from quire.server.service import service_of
 from quire.server.streams import CancelOnDisconnect
 
 Texts: TypeAlias = Annotated[
@@ -67,7 +67,7 @@ class ScoreEvaluation(BaseModel):
     scores: list[float]
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["scores"])
 

@@ -42,6 +42,7 @@ def usage_fields(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 
 
@@ -53,4 +54,5 @@ def summed(usages: list[Usage]) -> Usage:
         usages[0].prompt_tokens,
         sum(usage.completion_tokens for usage in usages),
         usages[0].cached_tokens,
+        sum(usage.reasoning_tokens for usage in usages),
     )

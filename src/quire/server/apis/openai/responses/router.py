@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -15,12 +14,12 @@ from quire.server.apis.openai.responses.schema import ResponseObject, ResponsesR
 from quire.server.apis.openai.responses.writer import ResponseWriter
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
-from quire.server.service import Service
+from quire.server.service import Service, service_of
 from quire.server.sse import EventStream
 from quire.server.streams import read_whole
 
 
-def router(service_of: Callable[[Request], Service]) -> APIRouter:
+def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["responses"])
 
