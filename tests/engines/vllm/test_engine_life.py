@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 import weakref
@@ -247,10 +248,17 @@ def test_a_start_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_a_start_that_cannot_be_says_why(
-    more: dict[str, Any], error: type[QuireError], words: str
+    more: dict[str, Any],
+    error: type[QuireError],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    with pytest.raises(error, match=words):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(error, match=words) as caught:
         ChatModel(arguments(**more))
+    assert caught.tb is not None  # so it is not by garbage collection that the folder is gone
+    assert list(tmp_path.glob("quire-*")) == []
 
 
 def copy_of_demo_model(folder: Path) -> Path:
