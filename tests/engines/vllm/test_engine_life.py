@@ -41,7 +41,7 @@ from tests.polling import eventually, wait_until
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("forked_vllm")]
 PATIENCE = 240.0  # seconds that a start may take on a loaded machine
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
-LONG = {"max_new_tokens": 900, "ignore_eos": True}
+LONG: dict[str, Any] = {"max_new_tokens": 900, "ignore_eos": True}
 
 
 def arguments(**more: Any) -> dict[str, Any]:

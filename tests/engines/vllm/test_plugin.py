@@ -6,6 +6,7 @@ import importlib.metadata
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -61,9 +62,10 @@ def test_another_plugins_llava_stays(registry: Registry) -> None:
 
 
 def test_where_the_plugin_is_left_out_yi_vl_is_refused(registry: Registry) -> None:
-    declared = SimpleNamespace(hf_config=SimpleNamespace(**{DECLARATION: True}))
+    declared: Any = SimpleNamespace(hf_config=SimpleNamespace(**{DECLARATION: True}))
+    other: Any = SimpleNamespace(hf_config=SimpleNamespace())
     with pytest.raises(ConfigError, match="name quire in VLLM_PLUGINS"):
         plugin.check_loaded(declared)
-    plugin.check_loaded(SimpleNamespace(hf_config=SimpleNamespace()))
+    plugin.check_loaded(other)
     plugin.register()
     plugin.check_loaded(declared)

@@ -260,7 +260,7 @@ def row(chosen: int, *likeliest: int, rank: int | None = None) -> dict[int, Any]
     from vllm.logprobs import Logprob
 
     found = {chosen: Logprob(-9.0, rank or len(likeliest) + 5, "c")}
-    found |= {token: Logprob(-float(place), place, "t") for place, token in enumerate(likeliest, 1)}
+    found |= {token: Logprob(-float(n), n, "t") for n, token in enumerate(likeliest, 1)}
     return found
 
 
@@ -436,9 +436,9 @@ def test_logprobs_that_were_not_asked_for() -> None:
 def test_each_token_has_its_row(parts: list[list[int]], top: int) -> None:
     reader = DeltaReader(params(logprobs=top), 3)
     deltas: list[Delta] = []
-    for place, tokens in enumerate(parts):
+    for index, tokens in enumerate(parts):
         rows = [row(token, 101, 102, 103) for token in tokens]
-        reason = "length" if place == len(parts) - 1 else None
+        reason = "length" if index == len(parts) - 1 else None
         deltas += read(reader, output(completion(0, "", tokens, reason, logprobs=rows)))
     found = [entry for delta in deltas for entry in delta.logprobs or ()]
     assert [entry.token_id for entry in found] == [token for part in parts for token in part]

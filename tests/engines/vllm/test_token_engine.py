@@ -34,7 +34,7 @@ from tests.demo.test_adapter import QUESTIONS, _shows
 from tests.polling import eventually, wait_until
 
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
-LONG = {"max_new_tokens": 900, "ignore_eos": True, "adapter": "base"}
+LONG: dict[str, Any] = {"max_new_tokens": 900, "ignore_eos": True, "adapter": "base"}
 WEATHER = {
     "type": "function",
     "function": {
@@ -84,7 +84,7 @@ def has_work_in_core(model: ChatModel) -> bool:
 def test_greedy_tokens_are_those_of_the_native_engine(
     vllm_model: ChatModel, native: ChatModel, question: str
 ) -> None:
-    options = {"temperature": 0, "max_new_tokens": 120}
+    options: dict[str, Any] = {"temperature": 0, "max_new_tokens": 120}
     (ours,) = native.chat(asked(question), **options)
     (theirs,) = vllm_model.chat(asked(question), adapter="base", **options)
     assert theirs.token_ids == ours.token_ids
@@ -127,7 +127,13 @@ def test_three_are_three(vllm_model: ChatModel, options: dict[str, Any]) -> None
 
 
 def test_a_seed_gives_the_same_again_and_completions_differ(vllm_model: ChatModel) -> None:
-    options = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "max_new_tokens": 30, "n": 3}
+    options: dict[str, Any] = {
+        "temperature": 1.5,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_new_tokens": 30,
+        "n": 3,
+    }
     first = vllm_model.chat(HELLO, seed=-1, **options)
     again = vllm_model.chat(HELLO, seed=-1, **options)
     other = vllm_model.chat(HELLO, seed=2**64 - 5, **options)
@@ -146,7 +152,12 @@ def test_stop_strings_and_limits(vllm_model: ChatModel) -> None:
 
 
 def test_logprobs_are_those_of_the_native_engine(vllm_model: ChatModel, native: ChatModel) -> None:
-    options = {"temperature": 0, "max_new_tokens": 12, "logprobs": 3, "prompt_logprobs": 2}
+    options: dict[str, Any] = {
+        "temperature": 0,
+        "max_new_tokens": 12,
+        "logprobs": 3,
+        "prompt_logprobs": 2,
+    }
     (ours,), (theirs,) = (
         native.chat(HELLO, **options),
         vllm_model.chat(HELLO, adapter="base", **options),
@@ -169,7 +180,7 @@ def test_logprobs_are_those_of_the_native_engine(vllm_model: ChatModel, native: 
 
 
 def test_penalties_biases_and_bad_words(vllm_model: ChatModel) -> None:
-    base = {"adapter": "base", "temperature": 0, "max_new_tokens": 16}
+    base: dict[str, Any] = {"adapter": "base", "temperature": 0, "max_new_tokens": 16}
     (plain,) = vllm_model.chat(HELLO, **base)
     token = plain.token_ids[1]
     (biased,) = vllm_model.chat(HELLO, logit_bias={token: -100}, **base)
@@ -190,7 +201,7 @@ def test_its_load_is_that_of_the_last_step(vllm_model: ChatModel) -> None:
     assert (before.running, before.waiting, before.kv_cache_usage) == (0, 0, 0)
     long = asked("Count the ships. " * 100)
     vllm_model.chat(long, adapter="base", max_new_tokens=1)
-    with closing(vllm_model.stream(long, **LONG | {"max_new_tokens": 100})) as stream:
+    with closing(vllm_model.stream(long, **{**LONG, "max_new_tokens": 100})) as stream:
         next(stream)
         now = engine.state.load
         assert now is not None
