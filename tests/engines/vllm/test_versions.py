@@ -206,6 +206,7 @@ def test_what_a_plan_says_of_structured_outputs(version: dict[str, Any]) -> None
     assert version["AsyncEngineArgs"]["structured_outputs_config"] == "made"
 
 
+@pytest.mark.vllm
 def test_every_sampling_setting_is_there(version: dict[str, Any]) -> None:
     from quire.sampling import SamplingParams
 
