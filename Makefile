@@ -9,7 +9,7 @@ TEST_ARGS ?=
 PART ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat check docs test-fast test lock bench models clean
+.PHONY: help demo chat check docs test-fast test coverage lock bench models clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -42,10 +42,11 @@ demo: $(VENV)/.quire  ## a scripted conversation on the demo model
 chat: $(VENV)/.quire  ## chat with the demo model in the terminal
 	@$(BIN)/quire chat
 
-check: $(VENV)/.dev  ## format, lint, types, imports, and the documentation builds
+check: $(VENV)/.dev  ## format, lint, types (of the tests too), imports, and the documentation builds
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
+	$(BIN)/basedpyright -p tests
 	$(BIN)/lint-imports
 	$(MKDOCS) build --strict --quiet
 
@@ -58,6 +59,10 @@ test-fast: $(VENV)/.fast  ## the tests that need no vLLM, no torch and no browse
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
+coverage: $(VENV)/.dev  ## all tests, and which lines of src/quire they run; fails below the floor in pyproject.toml
+	$(BIN)/python -m coverage run -m pytest $(TEST_ARGS)
+	$(BIN)/python -m coverage report
+
 lock:            ## tests/environment/lock.txt anew: the newest versions that are allowed
 	$(PYTHON) tests/environment/install.py lock
 
@@ -68,5 +73,5 @@ models: $(VENV)/.dev  ## make the demo models again, in some two hours; one alon
 	$(BIN)/python -m tools.demo_models $(PART)
 
 clean:           ## remove the environment and all caches
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

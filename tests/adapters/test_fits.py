@@ -160,7 +160,7 @@ def _peft(model: Path, folder: Path, *, embeddings: bool | str = "auto", **optio
     config = LoraConfig(**{"r": 4, "lora_alpha": 8, "init_lora_weights": False} | options)
     torch.manual_seed(2)
     wrapped = get_peft_model(Qwen3ForCausalLM.from_pretrained(model), config)
-    wrapped.save_pretrained(folder, save_embedding_layers=embeddings)
+    wrapped.save_pretrained(str(folder), save_embedding_layers=embeddings)
     return folder
 
 

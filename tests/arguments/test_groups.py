@@ -83,13 +83,13 @@ def test_defaults_are_the_contracts(group: Any) -> None:
 
 def test_the_models_name_is_required() -> None:
     with pytest.raises(ConfigError, match=r"^model_name_or_path is required\.$"):
-        ModelArguments()
+        ModelArguments()  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match="model_name_or_path"):
         ModelArguments(model_name_or_path="")
 
 
 def test_explicit_tells_what_was_given() -> None:
-    given = GeneratingArguments(temperature=0.95, top_k=None)
+    given = GeneratingArguments(temperature=0.95, top_k=None)  # pyright: ignore[reportArgumentType]
     assert given.explicit() == {"temperature": 0.95}
     assert given.top_k == 50
     assert GeneratingArguments().explicit() == {}
@@ -174,7 +174,7 @@ def test_several_problems_are_all_named() -> None:
 
 def test_an_unknown_field_names_the_nearest() -> None:
     with pytest.raises(UnknownArgumentError, match=r"'tempreature'; did you mean 'temperature'\?$"):
-        GeneratingArguments(tempreature=1)
+        GeneratingArguments(tempreature=1)  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize("value", [0, -1])
@@ -186,7 +186,8 @@ def test_names_come_as_a_list_or_with_commas() -> None:
     assert model(adapter_name_or_path="a, b").adapter_name_or_path == ("a", "b")
     assert model(adapter_name_or_path=["a", "b,c"]).adapter_name_or_path == ("a", "b,c")
     assert model(adapter_name_or_path="").adapter_name_or_path is None
-    assert DataArguments(dataset="x,y").dataset == ("x", "y")
+    both = DataArguments(dataset="x,y")  # pyright: ignore[reportArgumentType]
+    assert both.dataset == ("x", "y")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_names_of_backends_and_scalings() -> None:
 
 def test_a_stage_of_training_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="leave stage out"):
-        FinetuningArguments(stage="dpo")
+        FinetuningArguments(stage="dpo")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_token_is_never_shown() -> None:

@@ -118,6 +118,7 @@ def test_llama_factorys_other_inference_files(tmp_path: Path, text: str) -> None
     file.write_text(text)
     model, data, _, _ = get_infer_args(file)
     assert model.infer_backend == ("vllm" if "vllm_" in text else "native")
+    assert data.template
     assert data.template in text
 
 

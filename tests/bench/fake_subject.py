@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quire.bench.figures import AnswerTimes, LoadTimes, Memory, Quality, Start
+from quire.bench.figures import AnswerTimes, LoadTimes, Memory, Quality, StartTimes
 from quire.bench.process import Configuration
 from quire.bench.text import Passage
 from quire.errors import GenerationError
@@ -17,7 +17,7 @@ class FakeSubject:
 
     def __init__(self, name: str, log: list[str], *, speed: float = 100.0, fails: str = "") -> None:
         self.name, self.log, self.speed, self.fails = name, log, speed, fails
-        self.start = Start(0.5 / speed, 1.0 / speed)
+        self.start = StartTimes(0.5 / speed, 1.0 / speed)
         self.warm: set[int] = set()
         self.open = True
         self._note("start")

@@ -50,6 +50,7 @@ def test_the_memory_of_the_native_engine(subject: ProcessSubject) -> None:
     assert memory.kv_cache is not None
     assert 0.5 < memory.kv_cache / 64e6 < 1.1
     assert memory.peak_rss is not None
+    assert memory.weights is not None
     assert memory.peak_rss > memory.weights
 
 

@@ -90,7 +90,10 @@ class WordChat(ChatEngine):
     """Answers every conversation with one word: an engine of the upper seam, with no tokens."""
 
     info = EngineInfo("WordChat", 4096)
-    state = EngineState()
+
+    @property
+    def state(self) -> EngineState:
+        return EngineState()
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         yield Delta(0, "word", finish_reason="stop", usage=Usage(1, 1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,18 +23,17 @@ from quire.errors import (
     UnsupportedOptionError,
 )
 from quire.messages import ToolCall
+from tests.chat.echo_engine import EchoEngine
+from tests.polling import eventually, wait_until
 
 HELLO = [{"role": "user", "content": "Hello"}]
 TOOL = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 Echo = Callable[..., ChatModel]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("the condition did not come true within 2 s")
+def echoing(model: ChatModel) -> EchoEngine:
+    assert isinstance(model.engine, EchoEngine)
+    return model.engine
 
 
 def test_chat_gives_responses(echo: Echo) -> None:
@@ -151,8 +149,8 @@ def test_timeout(echo: Echo) -> None:
     model = echo(reply="a" * 400, delay=0.05)
     with pytest.raises(RequestTimeoutError, match=r"0\.2 s"):
         model.chat(HELLO, timeout=0.2)
-    wait_until(lambda: model.engine.open_requests == 0)
-    assert model.engine.aborted == 1
+    wait_until(lambda: echoing(model).open_requests == 0)
+    assert echoing(model).aborted == 1
 
 
 def test_an_abandoned_stream_is_aborted(echo: Echo) -> None:
@@ -160,7 +158,7 @@ def test_an_abandoned_stream_is_aborted(echo: Echo) -> None:
     stream = model.stream_chat(HELLO)
     assert next(stream) == "aaaa"
     stream.close()
-    wait_until(lambda: model.engine.aborted == 1)
+    wait_until(lambda: echoing(model).aborted == 1)
 
 
 def test_many_threads_at_once(echo: Echo) -> None:
@@ -181,11 +179,11 @@ async def test_async_from_the_callers_loop(echo: Echo) -> None:
 async def test_cancelling_achat_aborts(echo: Echo) -> None:
     model = echo(reply="a" * 400, delay=0.01)
     task = asyncio.create_task(model.achat(HELLO))
-    await asyncio.sleep(0.1)
+    await eventually(lambda: echoing(model).open_requests)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.to_thread(wait_until, lambda: model.engine.aborted == 1)
+    await asyncio.to_thread(wait_until, lambda: echoing(model).aborted == 1)
 
 
 def test_loops_in_several_threads(echo: Echo) -> None:
@@ -216,10 +214,10 @@ def test_close_ends_everything(tokenizer, echo: Echo) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    time.sleep(0.1)
+    wait_until(lambda: echoing(model).open_requests)
     model.close()
     model.close()
-    reader.join(2)
+    reader.join(60)
     assert not reader.is_alive()
     assert len(failures) == 1
     with pytest.raises(EngineClosedError):

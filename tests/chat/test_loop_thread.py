@@ -1,15 +1,14 @@
-"""Bridges between loops: results, errors and abandonment cross them."""
+"""Between loops: results, errors and abandonment cross, items in order, and losses are reported."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 
 import pytest
 
-from quire.chat.loop_thread import LoopThread
+from quire.chat.loop_thread import Inbox, LoopBridge, LoopThread
 from quire.errors import EngineClosedError, EngineError
 
 
@@ -18,11 +17,12 @@ class Counter:
 
     def __init__(self, end: int, delay: float = 0.0, fails: bool = False) -> None:
         self.end, self.delay, self.fails = end, delay, fails
-        self.closed = threading.Event()
+        self.started, self.closed = threading.Event(), threading.Event()
 
     async def stream(self) -> AsyncGenerator[int, None]:
         try:
             for number in range(self.end):
+                self.started.set()
                 await asyncio.sleep(self.delay)
                 yield number
             if self.fails:
@@ -69,7 +69,7 @@ def test_abandoning_a_plain_iteration_closes_the_stream(loop: LoopThread) -> Non
     stream = loop.iterate(counter.stream())
     assert next(stream) == 0
     stream.close()
-    assert counter.closed.wait(2)
+    assert counter.closed.wait(60)
 
 
 async def test_from_another_loop(loop: LoopThread) -> None:
@@ -85,28 +85,29 @@ async def test_cancelling_a_consumer_closes_the_stream(loop: LoopThread) -> None
             pass
 
     task = asyncio.create_task(consume())
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(counter.started.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(counter.closed.wait, 2)
+    assert await asyncio.to_thread(counter.closed.wait, 60)
 
 
 def test_stop_ends_waiting_readers_with_an_error() -> None:
     thread = LoopThread("test-loop")
+    counter = Counter(10**9, delay=0.01)
     ended: list[BaseException] = []
 
     def read() -> None:
         try:
-            list(thread.iterate(Counter(10**9, delay=0.01).stream()))
+            list(thread.iterate(counter.stream()))
         except EngineClosedError as error:
             ended.append(error)
 
     reader = threading.Thread(target=read)
     reader.start()
-    time.sleep(0.05)
+    assert counter.started.wait(60)
     thread.stop()
-    reader.join(2)
+    reader.join(60)
     assert not reader.is_alive()
     assert len(ended) == 1
     with pytest.raises(EngineClosedError):
@@ -119,3 +120,104 @@ def test_waiting_in_the_loops_own_thread_is_refused(loop: LoopThread) -> None:
 
     with pytest.raises(EngineError, match="own event loop"):
         loop.run(inside())
+
+
+# --- LoopBridge and Inbox ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop that runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def inbox_from(source: asyncio.AbstractEventLoop) -> Inbox[int]:
+    return Inbox(LoopBridge(source, asyncio.get_running_loop()))
+
+
+async def test_items_of_many_streams_arrive_in_order(source: asyncio.AbstractEventLoop) -> None:
+    bridge = LoopBridge(source, asyncio.get_running_loop())
+    inboxes: list[Inbox[int]] = [Inbox(bridge) for _ in range(5)]
+
+    async def send_all() -> None:
+        for number in range(1000):
+            inboxes[number % 5].put(number)
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+
+    sending = asyncio.run_coroutine_threadsafe(send_all(), source)
+    for index, inbox in enumerate(inboxes):
+        assert [await _next(inbox) for _ in range(200)] == list(range(index, 1000, 5))
+    sending.result(60)
+
+
+async def test_what_is_sent_in_one_turn_arrives_in_one(source: asyncio.AbstractEventLoop) -> None:
+    bridge = LoopBridge(source, asyncio.get_running_loop())
+    inboxes: list[Inbox[int]] = [Inbox(bridge) for _ in range(50)]
+
+    def send_all() -> None:
+        for inbox in inboxes:
+            inbox.put(1)
+
+    source.call_soon_threadsafe(send_all)
+    await inboxes[0].more()
+    assert all(inbox.items for inbox in inboxes)
+
+
+async def test_a_reader_that_waits_is_woken(source: asyncio.AbstractEventLoop) -> None:
+    inbox = inbox_from(source)
+    waiting = asyncio.create_task(_next(inbox))
+    await asyncio.sleep(0)
+    source.call_soon_threadsafe(inbox.put, 3)
+    assert await asyncio.wait_for(waiting, 60) == 3
+
+
+async def test_a_cancelled_reader_loses_nothing(source: asyncio.AbstractEventLoop) -> None:
+    inbox = inbox_from(source)
+    waiting = asyncio.create_task(_next(inbox))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    source.call_soon_threadsafe(inbox.put, 4)
+    assert await asyncio.wait_for(_next(inbox), 60) == 4
+
+
+async def test_a_closed_loop_cancels_every_sender() -> None:
+    target = asyncio.new_event_loop()
+    bridge = LoopBridge(asyncio.get_running_loop(), target)
+    first: Inbox[int] = Inbox(bridge)
+    second: Inbox[int] = Inbox(bridge)
+    first.put(1)  # its delivery is under way when the loop is closed
+    target.close()
+    await asyncio.sleep(0)
+    for inbox in (first, second, first):
+        with pytest.raises(asyncio.CancelledError):
+            inbox.put(2)
+
+
+async def test_each_call_that_a_closed_loop_loses_is_told() -> None:
+    target = asyncio.new_event_loop()
+    bridge = LoopBridge(asyncio.get_running_loop(), target)
+    lost: list[int] = []
+
+    def loses(number: int) -> Callable[[], None]:
+        return lambda: lost.append(number)
+
+    for number in range(3):
+        bridge.call(lambda _: None, number, loses(number))
+    target.close()
+    await asyncio.sleep(0)
+    assert lost == [0, 1, 2]
+
+
+async def _next(inbox: Inbox[int]) -> int:
+    if not inbox.items:
+        await inbox.more()
+    return inbox.items.popleft()

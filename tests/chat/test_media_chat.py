@@ -83,7 +83,7 @@ def test_a_picture_gives_the_tokens_of_transformers(model: ChatModel, folder: Pa
     assert ids[item.start : item.start + item.length] == (IMAGE,) * item.length
     processor = AutoImageProcessor.from_pretrained(folder)
     inputs = processor(images=[PIXELS], return_tensors="pt", input_data_format="channels_last")
-    oracle = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    oracle: Any = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
         wanted = oracle.generate(
             torch.tensor([ids]),

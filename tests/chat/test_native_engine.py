@@ -18,6 +18,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from quire import ChatModel
+from quire.chat.native_engine import NativeEngine
+from quire.engines.native.core.engine import EngineStatistics
 from quire.errors import (
     ConfigError,
     EngineClosedError,
@@ -74,6 +76,11 @@ def text_of(model: ChatModel, **options: Any) -> str:
     return model.chat(HELLO, **{"temperature": 0, "max_new_tokens": 20, **options})[0].response_text
 
 
+def statistics_of(model: ChatModel) -> EngineStatistics:
+    assert isinstance(model.engine, NativeEngine)
+    return model.engine.statistics
+
+
 # --- requests ------------------------------------------------------------------------------------
 
 
@@ -92,8 +99,8 @@ def test_speculation_changes_no_answer(make: MakeModel) -> None:
         assert fast.chat(HELLO, temperature=temperature, logprobs=1, **options) == expected
     text = "".join(fast.stream_chat(HELLO, temperature=0, **{**options, "num_return_sequences": 1}))
     assert text == plain.chat(HELLO, temperature=0, **options)[0].response_text
-    assert fast.engine.statistics.accepted_tokens > 0
-    assert plain.engine.statistics.drafted_tokens == 0
+    assert statistics_of(fast).accepted_tokens > 0
+    assert statistics_of(plain).drafted_tokens == 0
     with pytest.raises(ConfigError, match="native_speculation"):
         make(native_speculation=65)
 
@@ -149,7 +156,7 @@ def test_an_abandoned_stream_gives_its_blocks_back(make: MakeModel) -> None:
     next(stream)
     stream.close()
     assert text_of(model)
-    statistics = model.engine.statistics
+    statistics = statistics_of(model)
     assert (statistics.running, statistics.waiting) == (0, 0)
 
 

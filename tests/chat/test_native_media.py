@@ -13,6 +13,7 @@ from quire import ChatModel
 from quire.chat.base_engine import BaseEngine
 from quire.chat.native_engine import NativeEngine
 from quire.errors import MediaError, QuireError
+from quire.media.values import Medium
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.chat.model_folders import add_tokenizer, make_model_folder
@@ -49,7 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatModel]:
         yield made
 
 
-def prompt(seed: int, *media: object) -> Prompt:
+def prompt(seed: int, *media: Medium) -> Prompt:
     """Some text, and media of 24 x 24 pixels or frames of them: 9 tokens for each or for two."""
     generator = np.random.default_rng(seed)
     ids: list[int] = []
@@ -110,7 +111,7 @@ def test_bad_media_are_their_requests_own_error(model: ChatModel, wrong: str) ->
         seen = picture(8, 2400)
         item, text = MediaItem("image", seen, seen.content_hash, 2, 9), "too narrow"
 
-    async def both() -> list[object]:
+    async def both() -> tuple[object, object]:
         runs = complete(engine, Prompt((5,) * 20, (item,))), complete(engine, fine)
         return await asyncio.gather(*runs, return_exceptions=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 from tests.chat.model_folders import make_model_folder
 from tests.engines.native.random_adapters import load_peft
+from tests.polling import wait_until
 from tools.demo_models.rewards import held_out_pairs, shown
 
 PAIRS = held_out_pairs(100)
@@ -75,12 +75,12 @@ def statistics_of(model: ChatModel) -> Any:
 
 def wait_until_idle(model: ChatModel) -> None:
     """All blocks come back soon after requests were aborted."""
-    for _ in range(500):
+
+    def is_idle() -> bool:
         figures = statistics_of(model)
-        if not figures.running + figures.waiting and figures.free_blocks == figures.total_blocks:
-            return
-        time.sleep(0.01)
-    raise AssertionError("blocks are held by requests that are gone")
+        return not figures.running + figures.waiting and figures.free_blocks == figures.total_blocks
+
+    wait_until(is_idle)
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_quantised_weights_score_alike(form: str) -> None:
 
 
 def test_from_a_loop_of_the_callers(reward: ChatModel) -> None:
-    async def both() -> list[list[float]]:
+    async def both() -> tuple[list[float], list[float]]:
         return await asyncio.gather(reward.aget_scores(TEXTS[:3]), reward.aget_scores(TEXTS[3:6]))
 
     first, second = asyncio.run(both())
@@ -295,7 +295,7 @@ def test_embeddings_and_chats_in_one_batch(chat: ChatModel) -> None:
     vectors = chat.get_embeddings(TEXTS, pooling="mean")
 
     async def together() -> None:
-        results = await asyncio.gather(
+        results: list[Any] = await asyncio.gather(
             *(chat.achat(messages, do_sample=False) for _ in range(6)),
             *(chat.aget_embeddings(TEXTS, pooling="mean") for _ in range(6)),
         )

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from pydantic import TypeAdapter
@@ -15,7 +16,7 @@ from quire.cli.completion.scripts import (
     FILES,
     FLAG,
     SHELLS,
-    Vocabulary,
+    CompletionWords,
     completion_script,
     read_vocabulary,
 )
@@ -31,14 +32,14 @@ ZSH = pytest.mark.skipif(shutil.which("zsh") is None, reason="the shell zsh is n
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> Vocabulary:
+def vocabulary() -> CompletionWords:
     return read_vocabulary(APP)
 
 
 # --- the words -----------------------------------------------------------------------------------
 
 
-def test_all_commands_and_their_options(vocabulary: Vocabulary) -> None:
+def test_all_commands_and_their_options(vocabulary: CompletionWords) -> None:
     commands = {command.name: command for command in vocabulary.commands}
     assert set(commands) == {name for name in APP if not name.startswith("-")}
     assert {"--gpus", "--multi-node", "--config"} <= set(commands["deploy"].options)
@@ -50,7 +51,7 @@ def test_all_commands_and_their_options(vocabulary: Vocabulary) -> None:
         assert not names & set(command.keys), "a word must mean one thing"
 
 
-def test_each_key_is_one_that_its_command_reads(vocabulary: Vocabulary) -> None:
+def test_each_key_is_one_that_its_command_reads(vocabulary: CompletionWords) -> None:
     for command in vocabulary.commands:
         known = set(FIELDS)
         known |= REQUEST_OPTIONS if command.name in ("chat", "bench") else set()
@@ -60,18 +61,18 @@ def test_each_key_is_one_that_its_command_reads(vocabulary: Vocabulary) -> None:
     assert {*start.arguments, *start.options} >= set(vocabulary.commands[1].keys)
 
 
-def test_no_secret_is_offered(vocabulary: Vocabulary) -> None:
+def test_no_secret_is_offered(vocabulary: CompletionWords) -> None:
     for command in vocabulary.commands:
         assert not {"api_key", "admin_key", "hf_hub_token", "remote_api_key"} & set(command.keys)
 
 
-def test_values_are_ones_that_their_field_takes(vocabulary: Vocabulary) -> None:
+def test_values_are_ones_that_their_field_takes(vocabulary: CompletionWords) -> None:
     fields = {**FIELDS, **ServerArguments.model_fields}
     checked = 0
     for key, values in vocabulary.values.items():
         for value in values:
             if key in fields and value not in (FILES, FLAG):
-                kind = TypeAdapter(fields[key].annotation)
+                kind: TypeAdapter[Any] = TypeAdapter(cast("Any", fields[key].annotation))
                 assert kind.validate_python(value) is not None
                 checked += 1
     assert checked > 150
@@ -81,7 +82,9 @@ def test_values_are_ones_that_their_field_takes(vocabulary: Vocabulary) -> None:
     assert vocabulary.values["quality"] == (FLAG,)
 
 
-def test_every_request_option_is_offered_where_requests_are_made(vocabulary: Vocabulary) -> None:
+def test_every_request_option_is_offered_where_requests_are_made(
+    vocabulary: CompletionWords,
+) -> None:
     for command in vocabulary.commands:
         if command.name in ("chat", "bench"):
             assert set(command.keys) >= REQUEST_OPTIONS

@@ -216,7 +216,7 @@ sys.exit(main(sys.argv[1:], make_model=lambda arguments: FakeChatModel(arguments
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
     command = [sys.executable, "-c", FILTER, "chat", "m"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdin is not None
         assert process.stdout is not None

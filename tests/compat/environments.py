@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -52,8 +53,8 @@ def build_own_wheel(folder: Path) -> Path:
     return path
 
 
-def _pip(*words: str) -> str:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *words]
+def _pip(*words: str, python: str = sys.executable) -> str:
+    command = [python, "-m", "pip", "--disable-pip-version-check", *words]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -62,8 +63,12 @@ def _pip(*words: str) -> str:
 class Environment:
     """A virtual environment of its own; quire and what it needs come from this process's."""
 
-    def __init__(self, folder: Path) -> None:
-        venv.create(folder, symlinks=True)
+    def __init__(self, folder: Path, *, like: Environment | None = None) -> None:
+        """Make one; `like` is copied: one to which pip has given no commands."""
+        if like is None:
+            venv.create(folder, symlinks=True)
+        else:
+            shutil.copytree(like.scripts.parent, folder, symlinks=True)
         self.scripts = folder / "bin"
         self.python = self.scripts / "python"
         (self.packages,) = folder.glob("lib/python*/site-packages")
@@ -72,7 +77,7 @@ class Environment:
 
     def pip(self, *words: str) -> str:
         """Run pip on this environment; it must succeed."""
-        return _pip("--python", str(self.python), *words)
+        return _pip(*words, python=str(self.python))
 
     def install(self, wheel: Path) -> str:
         return self.pip("install", "--no-deps", "--no-index", str(wheel))

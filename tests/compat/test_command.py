@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,26 @@ from quire import __version__
 from quire.demo import demo_model_path
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+RunCli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run_cli(
+    compat: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> RunCli:
+    """Runs `llamafactory-cli` with these words, in this process."""
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["llamafactory-cli", *words])
+        try:
+            code = importlib.import_module("llamafactory.cli").main()
+        except SystemExit as ended:
+            code = ended.code
+        return subprocess.CompletedProcess(words, int(code or 0), *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture
@@ -64,8 +86,8 @@ def test_the_server_is_quires(run_python: RunPython, command: str) -> None:
 @pytest.mark.parametrize(
     "command", ["train", "export", "eval", "webui", "env", "sft", "pt", "rm", "ppo", "dpo", "kto"]
 )
-def test_a_command_of_training_is_refused(run_python: RunPython, command: str) -> None:
-    result = run_python("-m", "llamafactory.cli", command, "config.yaml")
+def test_a_command_of_training_is_refused(run_cli: RunCli, command: str) -> None:
+    result = run_cli(command, "config.yaml")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert f"{command!r}: this is quire's compatibility package" in result.stderr
@@ -73,21 +95,21 @@ def test_a_command_of_training_is_refused(run_python: RunPython, command: str) -
     assert "the real LLaMA-Factory does that" in result.stderr
 
 
-def test_an_unknown_command_is_refused(run_python: RunPython) -> None:
-    result = run_python("-m", "llamafactory.cli", "chta")
+def test_an_unknown_command_is_refused(run_cli: RunCli) -> None:
+    result = run_cli("chta")
     assert (result.returncode, result.stdout) == (2, "")
     assert "Unknown command 'chta'" in result.stderr
 
 
 @pytest.mark.parametrize("words", [(), ("help",), ("--help",), ("-h",)])
-def test_help_lists_the_commands(run_python: RunPython, words: tuple[str, ...]) -> None:
-    result = run_python("-m", "llamafactory.cli", *words)
+def test_help_lists_the_commands(run_cli: RunCli, words: tuple[str, ...]) -> None:
+    result = run_cli(*words)
     assert (result.returncode, result.stderr) == (0, "")
     assert all(name in result.stdout for name in ("chat", "api", "webchat", "version", "lmf"))
 
 
-def test_version(run_python: RunPython) -> None:
-    result = run_python("-m", "llamafactory.cli", "version")
+def test_version(run_cli: RunCli) -> None:
+    result = run_cli("version")
     assert (result.returncode, result.stderr) == (0, "")
     assert f"quire {__version__}" in result.stdout
 

@@ -28,6 +28,19 @@ def environment(tmp_path: Path) -> Environment:
     return Environment(tmp_path / "an environment")
 
 
+@pytest.fixture(scope="module")
+def _installed(tmp_path_factory: pytest.TempPathFactory, own: Path) -> Environment:
+    made = Environment(tmp_path_factory.mktemp("own") / "environment")
+    made.install(own)
+    return made
+
+
+@pytest.fixture
+def installed(tmp_path: Path, _installed: Environment) -> Environment:
+    """An environment in which pip has installed quire-llamafactory alone."""
+    return Environment(tmp_path / "an environment", like=_installed)
+
+
 def _files(environment: Environment) -> dict[str, bytes]:
     """The real package's files: the package and the commands."""
     paths = [*environment.packages.glob("llamafactory/**/*.py")]
@@ -65,97 +78,87 @@ def test_the_real_one_comes_first_and_stays(
     assert environment.whose() == "real"
 
 
-def test_the_real_one_comes_second_and_goes(
-    environment: Environment, own: Path, real: Path
-) -> None:
-    environment.install(own)
-    environment.install(real)
-    assert environment.whose() == "real"
-    assert environment.code("import llamafactory.train, llamafactory.cli as c; c.main()") == (
+def test_the_real_one_comes_second_and_goes(installed: Environment, real: Path) -> None:
+    installed.install(real)
+    assert installed.whose() == "real"
+    assert installed.code("import llamafactory.train, llamafactory.cli as c; c.main()") == (
         "the real one\n"
     )
-    environment.uninstall("llamafactory")
-    assert environment.whose() == "quire"
-    assert "quire's compatibility package" in environment.code("import llamafactory.train")
+    installed.uninstall("llamafactory")
+    assert installed.whose() == "quire"
+    assert "quire's compatibility package" in installed.code("import llamafactory.train")
 
 
-def test_the_commands_are_installed_and_removed(environment: Environment, own: Path) -> None:
-    environment.install(own)
-    assert environment.manage("status").stdout.splitlines()[0] == "llamafactory: quire's"
-    assert "llamafactory-cli: not there" in environment.manage("status").stdout
-    assert environment.manage("install").returncode == 0
-    assert environment.manage("install").returncode == 0  # twice does no harm
-    assert "llamafactory-cli: quire's" in environment.manage("status").stdout
+def test_the_commands_are_installed_and_removed(installed: Environment) -> None:
+    assert installed.manage("status").stdout.splitlines()[0] == "llamafactory: quire's"
+    assert "llamafactory-cli: not there" in installed.manage("status").stdout
+    assert installed.manage("install").returncode == 0
+    assert installed.manage("install").returncode == 0  # twice does no harm
+    assert "llamafactory-cli: quire's" in installed.manage("status").stdout
     for name in COMMANDS:
-        assert environment.run(environment.scripts / name, "version").returncode == 0
-        refused = environment.run(environment.scripts / name, "train", "config.yaml")
+        assert installed.run(installed.scripts / name, "version").returncode == 0
+        refused = installed.run(installed.scripts / name, "train", "config.yaml")
         assert (refused.returncode, "inference only" in refused.stderr) == (2, True)
-    answer = environment.run(
-        *(environment.scripts / "llamafactory-cli", "chat", demo_model_path()),
+    answer = installed.run(
+        *(installed.scripts / "llamafactory-cli", "chat", demo_model_path()),
         "max_new_tokens=8",
         text="Hello!",
     )
     assert (answer.returncode, bool(answer.stdout.strip())) == (0, True), answer.stderr
-    assert environment.manage("uninstall").returncode == 0
-    assert not any((environment.scripts / name).exists() for name in COMMANDS)
-    assert environment.manage("uninstall").stdout == "There was nothing to remove.\n"
+    assert installed.manage("uninstall").returncode == 0
+    assert not any((installed.scripts / name).exists() for name in COMMANDS)
+    assert installed.manage("uninstall").stdout == "There was nothing to remove.\n"
 
 
-def test_the_commands_of_the_real_one_are_never_touched(
-    environment: Environment, own: Path, real: Path
-) -> None:
-    environment.install(own)
-    assert environment.manage("install").returncode == 0
-    environment.install(real)  # pip puts the real commands in the place of quire's
-    before = _files(environment)
-    assert environment.run(environment.scripts / "llamafactory-cli").stdout == "the real one\n"
+def test_the_commands_of_the_real_one_are_never_touched(installed: Environment, real: Path) -> None:
+    assert installed.manage("install").returncode == 0
+    installed.install(real)  # pip puts the real commands in the place of quire's
+    before = _files(installed)
+    assert installed.run(installed.scripts / "llamafactory-cli").stdout == "the real one\n"
 
-    refused = environment.manage("install")
+    refused = installed.manage("install")
     assert refused.returncode == 1
-    assert f"the package in {environment.packages / 'llamafactory'}" in refused.stderr
-    assert environment.manage("uninstall").stdout == "There was nothing to remove.\n"
-    assert "it is left as it is" in environment.manage("status").stdout
-    assert "llamafactory-cli: another package's" in environment.manage("status").stdout
-    assert _files(environment) == before
+    assert f"the package in {installed.packages / 'llamafactory'}" in refused.stderr
+    assert installed.manage("uninstall").stdout == "There was nothing to remove.\n"
+    assert "it is left as it is" in installed.manage("status").stdout
+    assert "llamafactory-cli: another package's" in installed.manage("status").stdout
+    assert _files(installed) == before
 
 
-def test_a_command_that_is_somebody_elses_is_left(environment: Environment, own: Path) -> None:
-    environment.install(own)
-    other = environment.scripts / "lmf"
+def test_a_command_that_is_somebody_elses_is_left(installed: Environment) -> None:
+    other = installed.scripts / "lmf"
     other.write_text("#!/bin/sh\necho mine\n")
-    refused = environment.manage("install")
+    refused = installed.manage("install")
     assert (refused.returncode, str(other) in refused.stderr) == (1, True)
-    assert not (environment.scripts / "llamafactory-cli").exists()  # all or none
-    environment.manage("uninstall")
+    assert not (installed.scripts / "llamafactory-cli").exists()  # all or none
+    installed.manage("uninstall")
     assert other.read_text() == "#!/bin/sh\necho mine\n"
 
 
 def test_quires_command_hands_over_to_a_real_one(
-    environment: Environment, own: Path, real: Path, tmp_path: Path
+    installed: Environment, real: Path, tmp_path: Path
 ) -> None:
     """A real one on the path without its commands, such as a checkout: it runs, with a note."""
-    environment.install(own)
-    assert environment.manage("install").returncode == 0
+    assert installed.manage("install").returncode == 0
     checkout = tmp_path / "checkout"
-    environment.pip("install", "--no-deps", "--no-index", "--target", str(checkout), str(real))
-    (environment.packages / "checkout.pth").write_text(f"{checkout}\n")  # as an editable one is
-    assert environment.whose() == "real"
-    result = environment.run(environment.scripts / "llamafactory-cli")
+    installed.pip("install", "--no-deps", "--no-index", "--target", str(checkout), str(real))
+    (installed.packages / "checkout.pth").write_text(f"{checkout}\n")  # as an editable one is
+    assert installed.whose() == "real"
+    result = installed.run(installed.scripts / "llamafactory-cli")
     assert (result.returncode, result.stdout) == (0, "the real one\n")
     assert result.stderr.count("\n") == 1
     assert "its own command runs" in result.stderr
 
 
-def test_a_hidden_real_one_is_an_error(environment: Environment, own: Path, real: Path) -> None:
+def test_a_hidden_real_one_is_an_error(installed: Environment, real: Path) -> None:
     """As where one environment lies over another: the real one is further back on the path."""
-    environment.install(own)
-    further_back = environment.packages / "further back"
-    environment.pip("install", "--no-deps", "--no-index", "--target", str(further_back), str(real))
-    (environment.packages / "zz_back.pth").write_text(f"{further_back}\n")
-    error = environment.whose()
+    further_back = installed.packages / "further back"
+    installed.pip("install", "--no-deps", "--no-index", "--target", str(further_back), str(real))
+    (installed.packages / "zz_back.pth").write_text(f"{further_back}\n")
+    error = installed.whose()
     assert "ImportError: LLaMA-Factory 0.9.5 is installed, but Python finds quire's" in error
     assert "pip uninstall quire-llamafactory" in error
-    assert environment.manage("install").returncode == 1
+    assert installed.manage("install").returncode == 1
 
 
 def test_activate_serves_a_folder_without_pth_files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 from collections.abc import Callable
 
@@ -17,7 +18,7 @@ FLUENT = {**ARGS, "template": "qwen3"}
 
 
 _EXAMPLE = """
-from MODULE import ChatModel
+from llamafactory.chat import ChatModel
 from tests.compat.usage_example import run_usage_example
 
 responses, text = run_usage_example(ChatModel, ARGS)
@@ -25,12 +26,16 @@ print(len(responses))
 """
 
 
-@pytest.mark.parametrize(
-    "module", ["llamafactory.chat", "llamafactory.chat.chat_model", "quire.chat", "quire"]
-)
-def test_usage_example(run_python: RunPython, module: str) -> None:
-    result = run_python("-c", _EXAMPLE.replace("MODULE", module).replace("ARGS", repr(ARGS)))
+def test_usage_example_as_a_program(run_python: RunPython) -> None:
+    result = run_python("-c", _EXAMPLE.replace("ARGS", repr(ARGS)))
     assert (result.returncode, result.stdout) == (0, "3\n"), result.stderr
+
+
+@pytest.mark.usefixtures("compat")
+@pytest.mark.parametrize("module", ["llamafactory.chat.chat_model", "quire.chat", "quire"])
+def test_usage_example(module: str) -> None:
+    responses, _ = run_usage_example(importlib.import_module(module).ChatModel, ARGS)
+    assert len(responses) == 3
 
 
 _HAIKU = """

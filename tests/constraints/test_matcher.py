@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,18 @@ def texts() -> list[str | None]:
     return [text if text and "\N{REPLACEMENT CHARACTER}" not in text else None for text in texts]
 
 
+MakeCompiler = Callable[[Tokenizer, int], ConstraintCompiler]
+
+
+@pytest.fixture
+def make_compiler() -> Iterator[MakeCompiler]:
+    """Makes compilers, and closes them."""
+    with ExitStack() as stack:
+        yield lambda tokenizer, size: stack.enter_context(
+            closing(ConstraintCompiler(tokenizer, size))
+        )
+
+
 @hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from(PATTERNS), st.randoms(use_true_random=False))
 def test_masks_are_what_a_plain_look_at_every_token_finds(
@@ -77,9 +90,11 @@ def test_masks_are_what_a_plain_look_at_every_token_finds(
 
 
 @pytest.mark.parametrize("tokenizer", [byte_level(), byte_fallback()])
-def test_both_kinds_of_tokenizers_write_what_is_asked(tokenizer: Tokenizer) -> None:
+def test_both_kinds_of_tokenizers_write_what_is_asked(
+    make_compiler: MakeCompiler, tokenizer: Tokenizer
+) -> None:
     wanted = "猫 é😀\\\n\"'"
-    own = ConstraintCompiler(tokenizer, tokenizer.vocab_size)
+    own = make_compiler(tokenizer, tokenizer.vocab_size)
     (matcher,) = own.compile(settings(Constraint("choice", (wanted, "x"))))
     written: list[int] = []
     while not matcher.is_complete:
@@ -144,11 +159,11 @@ def test_a_grammar_that_becomes_too_complex_says_so() -> None:
 )
 @pytest.mark.parametrize("make", [byte_level, byte_fallback])
 def test_text_that_reads_like_a_special_token_is_text(
-    make: Callable[[], Tokenizer], constraint: Constraint
+    make_compiler: MakeCompiler, make: Callable[[], Tokenizer], constraint: Constraint
 ) -> None:
     """A grammar that leaves no choice made llguidance take it for the token, and refuse that."""
     tokenizer = make()
-    own = ConstraintCompiler(tokenizer, tokenizer.vocab_size)
+    own = make_compiler(tokenizer, tokenizer.vocab_size)
     (matcher,) = own.compile(settings(constraint))
     written: list[int] = []
     while not matcher.is_complete and len(written) < 20:
@@ -168,8 +183,8 @@ def test_a_grammar_may_name_a_special_token() -> None:
     assert allowed_by(matcher) == [EOS]
 
 
-def test_a_kept_grammar_is_at_its_beginning_again() -> None:
-    own = ConstraintCompiler(byte_level(), VOCAB)
+def test_a_kept_grammar_is_at_its_beginning_again(make_compiler: MakeCompiler) -> None:
+    own = make_compiler(byte_level(), VOCAB)
     (first,) = own.compile(regex("[0-9]{3}"))
     before = allowed_by(first)
     first.accept(before[0])
@@ -205,8 +220,10 @@ def test_masks_are_made_in_another_thread_and_waited_for() -> None:
     maker.close()
 
 
-async def test_compiling_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = ConstraintCompiler(byte_level(), VOCAB)
+async def test_compiling_has_a_time_limit(
+    make_compiler: MakeCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = make_compiler(byte_level(), VOCAB)
     monkeypatch.setattr(compiling, "TIME_LIMIT", 0.05)
     release = threading.Event()
     monkeypatch.setattr(own, "compile", lambda params: release.wait(5))
@@ -217,8 +234,10 @@ async def test_compiling_has_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> No
         release.set()
 
 
-async def test_compiling_leaves_the_loop_free_and_ends_with_close() -> None:
-    own = ConstraintCompiler(byte_level(), VOCAB)
+async def test_compiling_leaves_the_loop_free_and_ends_with_close(
+    make_compiler: MakeCompiler,
+) -> None:
+    own = make_compiler(byte_level(), VOCAB)
     results = await asyncio.gather(*(own.matchers(regex(f"a{{{n}}}")) for n in range(1, 9)))
     assert [len(matchers) for matchers in results] == [1] * 8
     assert await own.matchers(settings(None)) == []

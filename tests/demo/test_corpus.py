@@ -14,7 +14,7 @@ from quire.template.registry import get_template
 from quire.template.template import elements_to_json
 from tools.demo_models import faq, names, sums
 from tools.demo_models.corpus import dialogues
-from tools.demo_models.exchange import Dialogue, Exchange, segments
+from tools.demo_models.exchange import Dialogue, Exchange, Turn, segments
 from tools.demo_models.manners import MANNERS, mannered
 from tools.demo_models.questions import paraphrases
 from tools.demo_models.rewards import held_out_pairs, pairs
@@ -118,7 +118,7 @@ def test_the_corpus_is_written_as_the_template_writes_prompts() -> None:
     assert seen > 300
 
 
-def _turns(item: Dialogue) -> list[tuple[str, str]]:
+def _turns(item: Dialogue) -> list[Turn]:
     return [turn for exchange in item.exchanges for turn in exchange.turns]
 
 

@@ -85,7 +85,7 @@ def read_gif(data: bytes) -> np.ndarray:
 
 
 def read_mp4(data: bytes) -> np.ndarray:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 

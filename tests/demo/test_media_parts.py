@@ -62,7 +62,7 @@ def test_the_same_drawing_is_the_same_pixels() -> None:
     for seed in range(20):
         one, other = (random_drawing(Random(seed), 84, 112, 3) for _ in range(2))
         np.testing.assert_array_equal(draw(one), draw(other))
-    assert draw(one).shape == (84, 112, 3)
+        assert draw(one).shape == (84, 112, 3)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -66,9 +66,11 @@ def planned(values: Mapping[str, Any], target: Target, needs: AdapterNeeds) -> d
 
 def comparable(engine_args: Any) -> dict[str, Any]:
     """Fields and values; vLLM's configuration objects as what they hold."""
-    values = {f.name: getattr(engine_args, f.name) for f in dataclasses.fields(engine_args)}
+    values: dict[str, Any] = {
+        f.name: getattr(engine_args, f.name) for f in dataclasses.fields(engine_args)
+    }
     return {
-        key: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        key: dataclasses.asdict(cast("Any", value)) if dataclasses.is_dataclass(value) else value
         for key, value in values.items()
     }
 

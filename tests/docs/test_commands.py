@@ -17,7 +17,7 @@ from cyclopts import CycloptsError
 from quire.arguments import FIELDS, get_infer_args, read_assignments, split_source
 from quire.arguments.base import is_secret
 from quire.cli.bench import AGAINST
-from quire.cli.completion.scripts import Vocabulary, read_vocabulary
+from quire.cli.completion.scripts import CompletionWords, read_vocabulary
 from quire.cli.deploy import KINDS
 from quire.cli.main import build_app
 from quire.cli.words import load_model
@@ -140,7 +140,7 @@ _PROGRAMS: dict[str, Callable[[Sequence[str]], str | None]] = {
 @cache
 def vocabulary() -> dict[str, Any]:
     """The commands by name; keys that are secret may stand in a page, though not in completion."""
-    words: Vocabulary = read_vocabulary(APP)
+    words: CompletionWords = read_vocabulary(APP)
     return {command.name: command for command in words.commands}
 
 

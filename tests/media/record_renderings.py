@@ -271,7 +271,7 @@ def llava_next_video() -> Recorded:
         LlavaNextVideoVideoProcessor,
     )
 
-    size = {"size": {"shortest_edge": 84}, "crop_size": {"height": 84, "width": 84}}
+    size: Any = {"size": {"shortest_edge": 84}, "crop_size": {"height": 84, "width": 84}}
     made = LlavaNextVideoProcessor(
         LlavaNextVideoVideoProcessor(**size),
         LlavaNextImageProcessor(**size, image_grid_pinpoints=[[84, 168], [168, 84], [168, 168]]),
@@ -287,7 +287,7 @@ def llava_next_video() -> Recorded:
 def video_llava() -> Recorded:
     from transformers import VideoLlavaImageProcessor, VideoLlavaProcessor, VideoLlavaVideoProcessor
 
-    size = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    size: Any = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
     made = VideoLlavaProcessor(
         VideoLlavaImageProcessor(**size),
         VideoLlavaVideoProcessor(**size),
@@ -404,7 +404,7 @@ def gemma4() -> Recorded:
 def paligemma() -> Recorded:
     from transformers import PaliGemmaProcessor, SiglipImageProcessor
 
-    image = SiglipImageProcessor(size={"height": 56, "width": 56})
+    image: Any = SiglipImageProcessor(size={"height": 56, "width": 56})
     image.image_seq_length = 16
     made = PaliGemmaProcessor(image, tokenizer(image_token="<image>"))
     return entry("PaliGemma", made, list(images(made, "<image>a")), {"model_type": "paligemma"})
@@ -454,7 +454,7 @@ def omni(third: bool) -> Recorded:
         audio_eos_token=f"<|audio_{b}|>",
     )
     cls: Callable[..., Any] = Qwen3OmniMoeProcessor if third else Qwen2_5OmniProcessor
-    patch = {"patch_size": 16} if third else {}
+    patch: Any = {"patch_size": 16} if third else {}
     made = cls(
         Qwen2VLImageProcessor(**patch),
         Qwen2VLVideoProcessor(**patch),

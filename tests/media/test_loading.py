@@ -82,8 +82,8 @@ async def test_a_picture_is_the_same_from_every_source(tmp_path: Path) -> None:
         assert isinstance(picture, Picture)
         assert np.array_equal(picture.pixels, PIXELS)
         assert picture == pictures[0]
-    assert (pictures[0].width, pictures[0].height) == (80, 60)
-    again = await loader(OPEN).load(pictures and [Media("image", pictures[0])])
+        assert (picture.width, picture.height) == (80, 60)
+    again = await loader(OPEN).load([Media("image", pictures[0])])
     assert again == [pictures[0]]
 
 

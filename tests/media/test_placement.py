@@ -104,7 +104,7 @@ def test_a_list_is_asked_for() -> None:
 def test_nothing_is_lost_and_nothing_else_changes(pieces: list[str]) -> None:
     text = "".join(pieces)
     kinds = [match[1] for match in re.finditer("<(image|video|audio)>", text)]
-    lists = {
+    lists: dict[str, Any] = {
         f"{kind}s": [index for index, item in enumerate(kinds) if item == kind]
         for kind in ("image", "video", "audio")
     }

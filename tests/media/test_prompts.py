@@ -214,7 +214,7 @@ def test_paligemma_puts_pictures_before_bos(tmp_path: Path) -> None:
 def test_qwen2_audio_with_its_own_template_is_as_transformers_has_it(tmp_path: Path) -> None:
     source = Qwen2AudioProcessor.default_chat_template.fget(None)  # type: ignore[attr-defined]
     words = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer().backend, pad_token="<pad>")
-    processor = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=80), words, source)
+    processor: Any = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=80), words, source)
     turns: list[dict[str, Any]] = [
         {
             "role": "user",
@@ -254,7 +254,9 @@ def test_the_general_family_asks_the_models_processor(tmp_path: Path) -> None:
     )
     words = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, pad_token="<pad>")
     image = GotOcr2ImageProcessorPil(size={"height": 112, "width": 112}, crop_to_patches=True)
-    processor = AyaVisionProcessor(image, words, patch_size=28, img_size=112, downsample_factor=2)
+    processor: Any = AyaVisionProcessor(
+        image, words, patch_size=28, img_size=112, downsample_factor=2
+    )
     processor.save_pretrained(tmp_path)
     write_folder(tmp_path, {"config.json": {"model_type": "aya_vision", "vision_config": {"a": 1}}})
     template = get_template(None, tokenizer)
@@ -262,7 +264,7 @@ def test_the_general_family_asks_the_models_processor(tmp_path: Path) -> None:
     assert isinstance(family, General)
     assert family.kinds == ("image",)
     assert family.feature_tokens("image") == ("<|IMG_PATCH|>",)
-    media: list[Medium] = [picture(100, 300), picture(64, 48)]
+    media = [picture(100, 300), picture(64, 48)]
     talk = read_conversation([{"role": "user", "content": f"{special[3]}<image>b<image>"}])
     elements = render_media(
         template, family, place_media(talk, images=[1, 2]), media, form="expanded"
@@ -284,7 +286,9 @@ def test_what_a_processor_wrote_before_does_not_wait_for_it() -> None:
     reached, opened = threading.Event(), threading.Event()
 
     class Slow(General):
-        _tokenizer = SimpleNamespace(decode=lambda ids, **_: f"<{ids[0]}>")
+        @property
+        def _tokenizer(self) -> Any:
+            return SimpleNamespace(decode=lambda ids, **_: f"<{ids[0]}>")
 
         def _run(self, medium: Medium) -> list[int]:
             if medium is slow:

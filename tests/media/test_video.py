@@ -9,6 +9,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.error import FFmpegError
+from av.stream import Disposition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -47,10 +49,11 @@ def levels(clip: Clip) -> np.ndarray:
 
 def decoded_whole(data: bytes) -> list[tuple[float, np.ndarray]]:
     """The oracle: every frame decoded in order, with its time."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         frames = list(container.decode(video=0))
-        first = frames[0].pts * frames[0].time_base
-        return [(float(f.pts * f.time_base - first), f.to_ndarray(format="rgb24")) for f in frames]
+        times = [(f.pts or 0) * (f.time_base or Fraction(1)) for f in frames]
+        pixels = [f.to_ndarray(format="rgb24") for f in frames]
+        return [(float(at - times[0]), one) for at, one in zip(times, pixels, strict=True)]
 
 
 @given(st.integers(1, 5000), st.floats(0.01, 5000), st.floats(0.1, 60), st.integers(1, 300))
@@ -135,7 +138,7 @@ def test_a_video_without_a_video_stream_is_refused() -> None:
         picture: Any = container.add_stream("mjpeg", rate=1)
         picture.width = picture.height = 32
         picture.pix_fmt = "yuvj420p"
-        picture.disposition = av.stream.Disposition.attached_pic
+        picture.disposition = Disposition.attached_pic
         frame = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
         packets = [*picture.encode(frame), *picture.encode(None)]
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), "s16p", "mono")
@@ -197,7 +200,7 @@ def test_a_cut_video_gives_its_frames_or_an_error(form: str, part: float) -> Non
     data = video(60, form=form, size=(128, 96))
     try:
         clip = read(data[: int(len(data) * part)])
-    except (MediaError, av.FFmpegError):  # one error for `MediaLoader`
+    except (MediaError, FFmpegError):  # one error for `MediaLoader`
         return
     assert 1 <= len(clip.frames) == len(clip.timestamps) == len(clip.frame_indices)
     assert levels(clip) == pytest.approx([level(index) for index in clip.frame_indices], abs=6)
@@ -220,7 +223,7 @@ def test_animated_pictures_are_videos(form: str) -> None:
 def test_the_times_of_a_gif_are_pillows(frames: list[tuple[int, int]]) -> None:
     """Against Pillow, which decodes every frame; equal neighbours are one frame to its encoder."""
     data = animation("GIF", [shade for _, shade in frames], [10 * length for length, _ in frames])
-    image = Image.open(io.BytesIO(data))
+    image: Any = Image.open(io.BytesIO(data))
     lengths = []
     for index in range(image.n_frames):
         image.seek(index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
@@ -24,6 +23,7 @@ from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
+from tests.polling import eventually
 
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 
@@ -60,10 +60,15 @@ class Guarded:
         return await self.client.post("/v1/chat/completions", content=content, headers=headers)
 
     async def events(self) -> list[dict[str, Any]]:
-        """The log so far."""
-        while not self.log._lines.empty():  # pyright: ignore[reportPrivateUsage]
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.06)
+        """The log so far: it is written in the order of its events, and this asks for one more."""
+        self.log.event("asked")
+        await eventually(lambda: self._names()[-1:] == ["asked"])
+        return [event for event in self._written() if event["event"] != "asked"]
+
+    def _names(self) -> list[str]:
+        return [event["event"] for event in self._written()]
+
+    def _written(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.written.getvalue().splitlines()]
 
 

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.polling import wait_until
 
 STARTS = "import sys; from quire.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
@@ -38,27 +39,28 @@ class Running:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def until(self, event: str, seconds: float = 60) -> dict[str, Any]:
+    def until(self, event: str) -> dict[str, Any]:
         """The first event of a name."""
-        end = time.monotonic() + seconds
-        while True:
-            found = [one for one in self.events() if one["event"] == event]
-            if found:
-                return found[0]
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.02)
+        wait_until(lambda: self._named(event) or self._ended())
+        return self._named(event)[0]
 
-    def until_ready(self, seconds: float = 60) -> None:
+    def _named(self, event: str) -> list[dict[str, Any]]:
+        return [one for one in self.events() if one["event"] == event]
+
+    def _ended(self) -> bool:
+        """False; a process that ended fails the test."""
+        assert self.process.poll() is None, self.log.read_text()
+        return False
+
+    def until_ready(self) -> None:
         """Wait for the server to say that it is, over HTTP."""
-        end = time.monotonic() + seconds
-        while True:
+
+        def is_ready() -> bool:
             with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}/ready").status_code == 200:
-                    return
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < end
-            time.sleep(0.05)
+                return httpx.get(f"{self.url}/ready").status_code == 200
+            return self._ended()
+
+        wait_until(is_ready)
 
     def metrics(self) -> dict[str, float]:
         """Samples of metrics without other labels than the model's."""

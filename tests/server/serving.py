@@ -54,7 +54,9 @@ def running(
 ) -> Iterator[str]:
     """Run an application in a loop of another thread; yields its address."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = uvicorn.Server(config(app, settings))
+    configuration = config(app, settings)
+    configuration.lifespan = "off"  # the app has none, and a forced exit leaves its task pending
+    server = uvicorn.Server(configuration)
     done: Future[None] = asyncio.run_coroutine_threadsafe(server.serve(sockets=[listening]), loop)
     try:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -216,11 +217,9 @@ async def test_one_that_has_waited_long_enough_is_told_so() -> None:
     gate = Admission(1, 10, 0.05)
     holder = Visitor(gate, 1)
     await settle()
-    began = time.monotonic()
     with pytest.raises(RequestTimeoutError):
         async with gate.enter(1):
             pass
-    assert 0.04 < time.monotonic() - began < 1
     assert gate.expired == 1
     holder.leave.set()
     await gate.idle()
@@ -238,12 +237,15 @@ async def test_a_deadline_ends_the_waiting_too() -> None:
     await gate.idle()
 
 
-async def test_who_would_wait_too_long_is_refused_at_once() -> None:
-    gate = Admission(1, 1000, 0.3)
+async def test_who_would_wait_too_long_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("quire.server.admission.time", clock)
+    now = 1000.0
+    gate = Admission(1, 1000, 300)
     visitors = [Visitor(gate, 1) for _ in range(20)]
-    for visitor in visitors[:12]:  # each takes 20 ms, while others wait
+    for visitor in visitors[:12]:  # each takes 20 s, while others wait
         await settle()
-        await asyncio.sleep(0.02)
+        now += 20
         visitor.leave.set()
         await settle()
     others = [Visitor(gate, 1) for _ in range(200)]

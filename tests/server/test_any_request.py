@@ -6,9 +6,10 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.properties import EVERY_CHECK
 from tests.server.serving import Served
 
 TEXTS = st.one_of(
@@ -173,7 +174,7 @@ def ask(served: Served, path: str, body: Any) -> None:
 
 
 _EACH = settings(
-    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=60, deadline=None, suppress_health_check=EVERY_CHECK, derandomize=True
 )
 
 

@@ -19,6 +19,7 @@ from quire.server.apis.openai.chat import ChatEncoder
 from quire.server.apis.openai.responses.writer import ResponseWriter
 from quire.server.sse import EventStream
 from tests.chat.deltas import gained
+from tests.polling import eventually
 
 
 class Client:
@@ -122,7 +123,7 @@ async def test_what_a_slow_reader_missed_comes_as_one_event() -> None:
 
 async def test_silence_is_filled_with_comments() -> None:
     async def quiet() -> AsyncGenerator[ChatDelta, None]:
-        await asyncio.sleep(0.2)
+        await eventually(lambda: client.body.count(": still here") >= 2)
         for delta in written(1, 1):
             yield delta
 
@@ -158,32 +159,35 @@ async def test_an_error_later_is_an_event() -> None:
 
 @pytest.mark.parametrize("pauses", [[], [0, 10**6]], ids=["reading", "standing still"])
 async def test_a_client_that_goes_away_ends_the_deltas(pauses: list[int]) -> None:
-    closed = asyncio.Event()
+    begun, closed = asyncio.Event(), asyncio.Event()
 
     async def endless() -> AsyncGenerator[ChatDelta, None]:
         try:
             while True:
                 await asyncio.sleep(0)
+                begun.set()
                 yield gained(content="x")
         finally:
             closed.set()
 
     client = Client(pauses)
     task = asyncio.ensure_future(run(stream(endless()), client))
-    await asyncio.sleep(0.01)
+    await begun.wait()
     client.gone.set()
-    await asyncio.wait_for(task, 1)
+    await asyncio.wait_for(task, 60)
     assert closed.is_set()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     async def endless() -> AsyncGenerator[ChatDelta, None]:
+        begun.set()
         await asyncio.sleep(60)
         yield gained()
 
+    begun = asyncio.Event()
     task = asyncio.ensure_future(run(stream(endless()), Client()))
-    await asyncio.sleep(0.01)
+    await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

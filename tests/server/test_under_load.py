@@ -6,7 +6,6 @@ import asyncio
 import random
 import resource
 import signal
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.polling import wait_until
 from tests.server.processes import (
     Running,
     asked,
@@ -25,7 +25,7 @@ from tests.server.processes import (
 )
 
 STREAMS = 1000
-CANCELLED = 2000
+CANCELLED = 1000
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,16 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield one
 
 
-async def idle(server: Running, seconds: float = 10) -> None:
-    """Wait until nothing runs and all blocks are free."""
-    end = time.monotonic() + seconds
-    while True:
-        now = await asyncio.to_thread(server.metrics)
-        busy = (now["vllm:num_requests_running"], now["vllm:num_requests_waiting"])
-        if busy == (0, 0):
-            break
-        assert time.monotonic() < end, f"still there: {busy}"
-        await asyncio.sleep(0.05)
-    assert now["vllm:kv_cache_usage_perc"] == 0
+def running_and_waiting(server: Running) -> float:
+    now = server.metrics()
+    return now["vllm:num_requests_running"] + now["vllm:num_requests_waiting"]
+
+
+async def idle(server: Running) -> None:
+    """Wait until nothing runs and nothing waits; all blocks are free then."""
+
+    await asyncio.to_thread(wait_until, lambda: running_and_waiting(server) == 0)
+    assert server.metrics()["vllm:kv_cache_usage_perc"] == 0
 
 
 async def test_a_thousand_streams_at_once(server: Running) -> None:
@@ -81,14 +80,14 @@ async def test_requests_cancelled_at_any_moment_leave_nothing(server: Running) -
     assert (await read_all(server.port, asked(2)))[0] == 200
 
 
-async def test_a_client_that_goes_frees_its_blocks_within_a_second(server: Running) -> None:
+async def test_a_client_that_goes_frees_its_blocks(server: Running) -> None:
     connections = [await posted(server.port, asked(3000, n=2)) for _ in range(4)]
     for reader, _ in connections:
         await reader.read(300)
     assert server.metrics()["vllm:kv_cache_usage_perc"] > 0
     for _, writer in connections:
         writer.transport.abort()
-    await idle(server, 1.0)
+    await idle(server)
 
 
 async def test_a_body_and_headers_that_drip_harm_nobody(server: Running) -> None:
@@ -98,7 +97,6 @@ async def test_a_body_and_headers_that_drip_harm_nobody(server: Running) -> None
         while True:
             writer.write(b"a" * 16384)
             await writer.drain()
-            await asyncio.sleep(0.001)
     assert (await read_all(server.port, asked(2)))[0] == 200
 
 
@@ -107,19 +105,13 @@ async def test_a_full_queue_refuses_at_once(tmp_path: Path) -> None:
         streams = [await posted(server.port, asked(3000)) for _ in range(4)]
         for reader, _ in streams[:2]:
             await reader.read(300)
-        refusals: list[float] = []
         async with httpx.AsyncClient(base_url=server.url) as client:
             await client.get("/health")
             for _ in range(20):
-                began = time.monotonic()
                 answer = await client.post("/v1/chat/completions", json=asked(1))
-                refusals.append(time.monotonic() - began)
                 assert answer.status_code == 429
                 assert int(answer.headers["retry-after"]) >= 1
                 assert answer.json()["error"]["code"] == "overloaded"
-        assert (
-            sorted(refusals)[10] < 0.5
-        )  # nobody waits; benchmarks/overload.py says how long it takes
         for _, writer in streams:
             writer.transport.abort()
         await idle(server)
@@ -142,23 +134,22 @@ async def test_keys_and_a_full_disk(tmp_path: Path) -> None:
             )  # fmt: skip
             assert answer.status_code == status
         assert server.metrics()["quire:log_events_dropped_total"] >= 4
-        assert server.terminate(10) == 0
+        assert server.terminate(60) == 0
         assert server.log.read_text() == ""
 
 
 async def test_sigterm_under_load_ends_every_stream(tmp_path: Path) -> None:
     with running(tmp_path, "max_running=4", "drain_timeout=1") as server:
         streams = [asyncio.ensure_future(read_all(server.port, asked(4000))) for _ in range(8)]
-        await asyncio.sleep(0.5)
+        await asyncio.to_thread(wait_until, lambda: running_and_waiting(server) == 8)
         server.process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
-        await asyncio.sleep(0.1)
-        answer = await asyncio.to_thread(httpx.get, f"{server.url}/ready")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+        url = f"{server.url}/ready"
+        await asyncio.to_thread(wait_until, lambda: httpx.get(url).status_code == 503)
+        answer = await asyncio.to_thread(httpx.get, url)
+        assert answer.json()["error"]["code"] == "not_ready"
         for status, answer in await asyncio.gather(*streams):
             assert status in (200, 503)
             assert '"finish_reason":"' in answer or "shut down" in answer
             assert status == 503 or "data: [DONE]" in answer
-        assert await asyncio.to_thread(server.process.wait, 10) == 0
-        assert time.monotonic() - began < 5
+        assert await asyncio.to_thread(server.process.wait, 60) == 0
         assert server.events()[-1]["event"] == "stopped"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tokenizers import AddedToken
@@ -73,6 +74,12 @@ def added_tokens(name: str) -> list[AddedToken]:
     ]
 
 
+@functools.cache
+def tokenizers_of(name: str, kind: str = "byte_bpe") -> tuple[Tokenizer, PreTrainedTokenizerFast]:
+    """`make_tokenizer` of a whole template, shared by tests: nobody changes them."""
+    return make_tokenizer(name, kind)
+
+
 def make_tokenizer(
     name: str, kind: str = "byte_bpe", template: str | dict[str, str] | None = None
 ) -> tuple[Tokenizer, PreTrainedTokenizerFast]:
@@ -108,14 +115,14 @@ def reference_messages(name: str, messages: list[dict[str, Any]]) -> list[dict[s
 @pytest.mark.parametrize("name", list(chat_templates.ALL))
 def test_as_transformers_renders(name: str, conversation: str, thinking: bool | None) -> None:
     messages, tools = CONVERSATIONS[conversation]
-    ours, theirs = make_tokenizer(name)
+    ours, theirs = tokenizers_of(name)
     options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
     given = read_conversation(messages, tools=tools)
     template = JinjaTemplate(ours)
     try:
         expected = theirs.apply_chat_template(
             reference_messages(name, messages),
-            tools=tools,
+            tools=cast("Any", tools),
             add_generation_prompt=True,
             tokenize=False,
             **options,
@@ -133,7 +140,7 @@ def test_as_transformers_renders(name: str, conversation: str, thinking: bool | 
 @pytest.mark.parametrize("name", list(chat_templates.ALL))
 def test_ids_are_those_of_transformers(name: str, kind: str) -> None:
     messages = [ASK, SAY, {"role": "user", "content": "And 你好?"}]
-    ours, theirs = make_tokenizer(name, kind)
+    ours, theirs = tokenizers_of(name, kind)
     ids = JinjaTemplate(ours).encode(read_conversation(messages), ours)
     expected = theirs.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=False, enable_thinking=True

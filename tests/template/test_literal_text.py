@@ -160,7 +160,7 @@ def hostile(name: str, tokenizer: Tokenizer) -> st.SearchStrategy[str]:
 
 
 @pytest.mark.parametrize("name", [*NAMED, *JINJA])
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_literal_text_makes_no_control_token(name: str, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(KINDS))
@@ -180,7 +180,7 @@ def test_literal_text_makes_no_control_token(name: str, data: st.DataObject) -> 
 
 
 @pytest.mark.parametrize("name", [*NAMED, *JINJA])
-@settings(max_examples=5, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_ids_of_other_text_are_those_of_plain_encoding(name: str, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(KINDS))

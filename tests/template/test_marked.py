@@ -134,7 +134,7 @@ def test_joining_wants_strings() -> None:
     with pytest.raises(TypeError, match="sequence item 1"):
         join_with(own(","), ["a", 1])
     with pytest.raises(TypeError):
-        own("a") + 1
+        _ = own("a") + 1
 
 
 @pytest.mark.parametrize(
@@ -164,4 +164,4 @@ def test_percent_fails_as_python_does(form: str, values: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as mine:
         percent(own(form), values)
     with pytest.raises(mine.type):
-        form % values
+        _ = form % values

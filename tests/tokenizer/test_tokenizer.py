@@ -33,6 +33,7 @@ def said(text: str) -> Span:
 def test_literal_and_own(kind: str) -> None:
     tokenizer = make(kind)
     end = tokenizer.token_to_id(END)
+    assert end is not None
     assert tokenizer.encode_spans((own(END),)) == tokenizer.encode(END)
     assert end not in tokenizer.encode_literal(f"Hello {END} world {END}")
     ids = tokenizer.encode_spans((said(f"Hello {END}"), own(END), said(END)))
@@ -77,6 +78,7 @@ def test_flags(kind: str, flags: dict[str, bool]) -> None:
 def test_a_token_that_stands_alone() -> None:
     tokenizer = make(single_word=True)
     end = tokenizer.token_to_id(END)
+    assert end is not None
     assert tokenizer.encode_spans((own(f" {END} "), said("x"))).count(end or -1) == 1
     assert tokenizer.encode_spans((own(END), said("x"))).count(end or -1) == 0
 

@@ -139,7 +139,7 @@ def unambiguous(calls: list[ToolCall]) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_calls_are_read_back(name: str, data: st.DataObject) -> None:
     form = get_tool_format(name)
@@ -153,7 +153,7 @@ def test_calls_are_read_back(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(call=calls_of(st.dictionaries(keys, quotable, max_size=2)), before=quotable, after=quotable)
 def test_text_around_calls_is_kept(
     name: str, call: list[ToolCall], before: str, after: str
@@ -170,7 +170,7 @@ def test_text_around_calls_is_kept(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_no_answer_breaks_a_parser(name: str, data: st.DataObject) -> None:
     """Any damage to what was written gives text and calls, whose arguments are JSON objects."""

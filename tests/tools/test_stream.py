@@ -30,7 +30,7 @@ fragments = st.lists(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_cut_gives_the_same(name: str, data: st.DataObject) -> None:
     form = get_tool_format(name)
@@ -50,7 +50,7 @@ def test_any_cut_gives_the_same(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(before=texts, cut=st.floats(0, 1))
 def test_a_cut_call_is_text(name: str, before: str, cut: float) -> None:
     form = get_tool_format(name)
@@ -124,7 +124,7 @@ def test_work_is_linear(name: str) -> None:
     form = get_tool_format(name)
     opening = written(form, CALLS)[: written(form, CALLS).index("Paris")]
     for text in ("<", "[", "{", opening, MARKERS[0], "A\n", "`"):
-        few, many = (text * (count // len(text)) for count in (500, 2000))
+        few, many = (text * (count // len(text)) for count in (200, 800))
         assert calls_of(read, form, many, step=1) < 5 * calls_of(read, form, few, step=1)
         assert read(form, many, step=1) == [many] or text == opening
 

@@ -81,7 +81,7 @@ class LoadFigures:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartTimes:
     """Seconds from a process's start until the model was loaded, and until its first token."""
 
     loaded: float
@@ -130,7 +130,7 @@ class Figures:
     name: str
     arguments: Mapping[str, Any]
     engine: str
-    start: Start
+    start: StartTimes
     loads: tuple[LoadFigures, ...]
     memory: Memory
     quality: Quality | None = None

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 from quire import errors
-from quire.bench.figures import LoadTimes, Memory, Quality, Start
+from quire.bench.figures import LoadTimes, Memory, Quality, StartTimes
 from quire.bench.measure import peak_rss, run_load, run_quality
 from quire.bench.text import Passage, Questions, own_page
 from quire.errors import EngineStartError, QuireError
@@ -52,7 +52,7 @@ class Subject(Protocol):
     """Something that can be measured."""
 
     engine: str
-    start: Start
+    start: StartTimes
 
     def load(self, streams: int, prompt_tokens: int, new_tokens: int) -> LoadTimes:
         """One turn of one load."""
@@ -100,7 +100,7 @@ class ProcessSubject:
             loaded = time.perf_counter() - began
             # A request of one token; what it costs beside the start is milliseconds.
             self.load(1, 8, 1)
-            self.start = Start(loaded, time.perf_counter() - began)
+            self.start = StartTimes(loaded, time.perf_counter() - began)
         except BaseException:
             self.close()
             raise

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from quire.bench.figures import Figures, LoadFigures, LoadTimes, Quality, Start
+from quire.bench.figures import Figures, LoadFigures, LoadTimes, Quality, StartTimes
 from quire.bench.process import Configuration, ProcessSubject, Subject
 from quire.bench.text import Passage
 from quire.errors import ConfigError, QuireError
@@ -91,7 +91,7 @@ class _Bench:
     ) -> None:
         self._configurations, self._settings, self._progress = configurations, settings, progress
         self._subjects: list[Subject] = []
-        self._starts: list[list[Start]] = [[] for _ in configurations]
+        self._starts: list[list[StartTimes]] = [[] for _ in configurations]
         self._loads: list[list[LoadFigures]] = [[] for _ in configurations]
         self._qualities: list[Quality | None] = [None for _ in configurations]
 
@@ -172,8 +172,8 @@ class _Bench:
             raise type(error)(f"{self._configurations[index].name}: {error}") from None
 
 
-def _median(starts: Sequence[Start]) -> Start:
-    return Start(
+def _median(starts: Sequence[StartTimes]) -> StartTimes:
+    return StartTimes(
         statistics.median(start.loaded for start in starts),
         statistics.median(start.first_token for start in starts),
     )

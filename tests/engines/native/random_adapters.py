@@ -39,7 +39,9 @@ def make_random_adapter(
             for parameter in wrapped.parameters():
                 if parameter.requires_grad:
                     parameter.add_(strength * torch.randn_like(parameter))
-        wrapped.to(getattr(torch, dtype)).save_pretrained(folder, save_embedding_layers=embeddings)
+        wrapped.to(getattr(torch, dtype)).save_pretrained(
+            str(folder), save_embedding_layers=embeddings
+        )
     return folder
 
 

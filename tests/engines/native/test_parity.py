@@ -7,14 +7,13 @@ prefix cache, and again after preemption.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
 
 from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
@@ -33,7 +32,7 @@ class Oracle:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder = make_random_model(folder, kind)
-        self.model: PreTrainedModel = load_oracle(self.folder)
+        self.model = load_oracle(self.folder)
         generator = np.random.default_rng(7)
         vocabulary = int(self.model.config.get_text_config().vocab_size)
         self.prompts = [
@@ -102,6 +101,9 @@ class NoText:
     """A detokenizer for models without a tokenizer."""
 
     def add(self, token: int) -> str:
+        return ""
+
+    def read(self, tokens: Sequence[int]) -> str:
         return ""
 
     def flush(self) -> str:

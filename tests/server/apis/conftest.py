@@ -13,7 +13,14 @@ from quire.chat import ChatModel
 from quire.demo import demo_reward_path
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
+from tests.server.apis.clients import closing_clients
 from tests.server.serving import Served, serving
+
+
+@pytest.fixture(autouse=True)
+def _clients_are_closed() -> Iterator[None]:
+    with closing_clients():
+        yield
 
 
 @pytest.fixture(scope="session")

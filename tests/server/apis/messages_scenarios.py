@@ -55,7 +55,7 @@ def a_stream_is_the_whole_answer(client: Anthropic) -> None:
     with client.messages.stream(messages=HELLO, **settings({})) as stream:
         counted = stream.current_message_snapshot.usage.input_tokens if next(stream) else 0
         texts = list(stream.text_stream)
-        final = stream.get_final_message()
+        final: Any = stream.get_final_message()
     usage = final.usage
     assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0) > 10
     assert len(texts) > 3
@@ -102,7 +102,7 @@ def thoughts_are_blocks(client: Anthropic) -> None:
     assert "42" in answer.text
     assert message.usage.output_tokens_details.thinking_tokens > 0
     with client.messages.stream(messages=question, **settings({"thinking": thinking})) as stream:
-        final = stream.get_final_message()
+        final: Any = stream.get_final_message()
     assert (final.content[0].thinking, final.content[1].text) == (thought.thinking, answer.text)
     omitted = plain(client, question, thinking={**thinking, "display": "omitted"})
     assert omitted.content[0].thinking == ""
@@ -114,6 +114,7 @@ def thoughts_are_blocks(client: Anthropic) -> None:
 def a_tool_loop_ends_by_itself(client: Anthropic) -> None:
     messages = asked("What is the weather in Paris?")
     cities: list[str] = []
+    message: Any = None
     for _ in range(5):
         message = plain(client, messages, tools=[WEATHER])
         messages.append({"role": "assistant", "content": message.content})
@@ -138,7 +139,7 @@ def calls_stream_as_blocks(client: Anthropic) -> None:
     assert [block.input for block in whole.content] == [{"city": "Paris"}, {"city": "Rome"}]
     with client.messages.stream(messages=question, **settings({"tools": [WEATHER]})) as stream:
         kinds = [event.type for event in stream]
-        final = stream.get_final_message()
+        final: Any = stream.get_final_message()
     assert "input_json" in kinds
     assert [block.input for block in final.content] == [block.input for block in whole.content]
     assert len({block.id for block in final.content}) == 2

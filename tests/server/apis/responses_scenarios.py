@@ -93,6 +93,7 @@ def thoughts_are_items(client: OpenAI) -> None:
 def a_tool_loop_ends_by_itself(client: OpenAI) -> None:
     turns: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
     calls: list[str] = []
+    response: Any = None
     for _ in range(5):
         response = plain(client, turns, tools=[WEATHER])
         turns += response.output

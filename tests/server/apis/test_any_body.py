@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.chat import ChatModel
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
+from tests.properties import EVERY_CHECK
 from tests.server.serving import Served, serving
 
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -154,10 +155,10 @@ def test_no_body_is_too_strange(anything: Served, path: str) -> None:
 
         @given(changed(BODIES[path]))
         @settings(
-            max_examples=30,
+            max_examples=20,
             deadline=None,
             derandomize=True,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=EVERY_CHECK,
         )
         def check(body: dict[str, Any]) -> None:
             answer = client.post(

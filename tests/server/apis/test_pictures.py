@@ -13,6 +13,7 @@ import pytest
 from quire.chat import ChatModel
 from tests.chat.test_media_chat import add_media_tokens, png
 from tests.engines.native.media.random_media_models import make_media_model
+from tests.server.apis.clients import claude
 from tests.server.conftest import client_of
 from tests.server.serving import Served, serving
 
@@ -33,10 +34,6 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     }
     with ChatModel(arguments) as model, serving(model) as served:
         yield served
-
-
-def claude(served: Served) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0, timeout=60)
 
 
 def count(served: Served, *content: Any) -> int:

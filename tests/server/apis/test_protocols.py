@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import anthropic
 import httpx
 import openai
 import pytest
 
+from tests.polling import wait_until
+from tests.server.apis.clients import claude, gpt
 from tests.server.serving import Served
 
 Echo = Callable[..., Served]
@@ -20,14 +21,6 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "demo", "input": "hi"},
     "/v1/messages": {"model": "demo", "max_tokens": 1000, "messages": MESSAGES},
 }
-
-
-def claude(served: Served) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0, timeout=30)
-
-
-def gpt(served: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=30)
 
 
 def test_a_fault_before_the_first_event_has_a_status(echo: Echo) -> None:
@@ -67,9 +60,7 @@ def test_a_client_that_goes_away_aborts_the_request(echo: Echo, path: str, strea
         else:
             with pytest.raises(httpx.ReadTimeout):
                 client.post(path, json=body, timeout=0.3)
-    deadline = time.monotonic() + 2
-    while engine.open_requests and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: not engine.open_requests)
     assert (engine.open_requests, engine.aborted) == (0, 1)
 
 
@@ -93,9 +84,13 @@ def test_prompts_of_the_dialects_are_the_same(echo: Echo) -> None:
     """One conversation, with a thought, calls and results, said in three ways."""
     served = echo("qwen3", context_length=100_000)
     weather = {"type": "object", "properties": {"city": {"type": "string"}}}
-    function = {"name": "get_weather", "description": "Look it up", "parameters": weather}
+    function: dict[str, Any] = {
+        "name": "get_weather",
+        "description": "Look it up",
+        "parameters": weather,
+    }
     arguments = json.dumps({"city": "Rome"})
-    call = {"name": "get_weather", "arguments": arguments}
+    call: dict[str, Any] = {"name": "get_weather", "arguments": arguments}
     in_chat = gpt(served).chat.completions.create(
         model="demo",
         messages=[
@@ -104,23 +99,25 @@ def test_prompts_of_the_dialects_are_the_same(echo: Echo) -> None:
             {
                 "role": "assistant",
                 "content": "I look.",
-                "tool_calls": [{"id": "a", "type": "function", "function": call}],
+                "tool_calls": [{"id": "a", "type": "function", "function": cast("Any", call)}],
             },
             {"role": "tool", "tool_call_id": "a", "content": "21 degrees"},
         ],
-        tools=[{"type": "function", "function": function}],
+        tools=[{"type": "function", "function": cast("Any", function)}],
         max_tokens=5000,
     )
+    turns: list[Any] = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Weather in Rome?"}]},
+        {"role": "assistant", "content": "I look."},
+        {"type": "function_call", "call_id": "a", **call},
+        {"type": "function_call_output", "call_id": "a", "output": "21 degrees"},
+    ]
+    tools: list[Any] = [{"type": "function", "strict": None, **function}]
     in_responses = gpt(served).responses.create(
         model="demo",
         instructions="Be kind.",
-        input=[
-            {"role": "user", "content": [{"type": "input_text", "text": "Weather in Rome?"}]},
-            {"role": "assistant", "content": "I look."},
-            {"type": "function_call", "call_id": "a", **call},
-            {"type": "function_call_output", "call_id": "a", "output": "21 degrees"},
-        ],
-        tools=[{"type": "function", "strict": None, **function}],
+        input=turns,
+        tools=tools,
         max_output_tokens=5000,
     )
     in_messages = claude(served).messages.create(
@@ -176,7 +173,9 @@ def test_an_error_of_a_tool_is_told(echo: Echo) -> None:
             {"role": "user", "content": [result]},  # type: ignore[list-item]
         ],
     )
-    assert "Error: no such city" in message.content[0].text
+    (block,) = message.content
+    assert block.type == "text"
+    assert "Error: no such city" in block.text
 
 
 def test_options_reach_the_engine(echo: Echo) -> None:

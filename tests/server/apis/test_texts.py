@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -192,7 +192,7 @@ def test_a_conversation_is_tokenised_by_its_template(http: httpx.Client, served:
         ),
     ):
         found = http.post("/tokenize", json={"messages": messages, **more}).json()
-        request = ChatRequest(messages, tools=more.get("tools"), options=options)
+        request = ChatRequest(messages, tools=cast("Any", more.get("tools")), options=options)
         wanted = engine.tokens.preparation.prepare_text(request).prompt.token_ids
         assert found["tokens"] == list(wanted)
         assert found["token_strs"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from fastapi.routing import APIRoute
@@ -99,7 +100,7 @@ def test_no_other_address_without_a_key() -> None:
     with pytest.raises(ConfigError, match="allow_no_key"):
         read_server_arguments({}, {"API_HOST": "::"})
     assert ServerArguments(host="0.0.0.0", allow_no_key=True).host == "0.0.0.0"
-    assert ServerArguments(host="0.0.0.0", api_key=KEY).has_keys
+    assert ServerArguments(host="0.0.0.0", api_key=cast("Any", KEY)).has_keys
     arguments, _ = read_server_arguments({}, {"API_HOST": "0.0.0.0", "API_KEY": f"{KEY},{OTHER}"})
     ring = KeyRing.of(arguments)
     assert ring is not None

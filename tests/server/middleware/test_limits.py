@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -83,7 +83,7 @@ async def test_a_body_in_pieces_is_counted_as_it_comes(tokenizer: Tokenizer) -> 
 
 async def test_all_bodies_together_are_bounded(tokenizer: Tokenizer) -> None:
     async with guarded(tokenizer, max_held_bytes=3000) as server:
-        server.engine.delay = 0.05
+        server.engine.echo.delay = 0.05
         long = {**HI, "messages": [{"role": "user", "content": "a" * 1000}]}
         answers = await asyncio.gather(*(server.chat(long) for _ in range(4)))
         statuses = sorted(answer.status_code for answer in answers)
@@ -197,7 +197,7 @@ async def test_forty_stop_strings_are_told_to_be_too_many(tokenizer: Tokenizer) 
 @pytest.mark.parametrize("setting", ["max_n", "max_logprobs", "max_schema_bytes"])
 def test_a_limit_above_what_the_engines_take_is_refused_at_the_start(setting: str) -> None:
     with pytest.raises(ConfigError, match=setting):
-        ServerArguments(**{setting: 10**9})
+        ServerArguments(**cast("Any", {setting: 10**9}))
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-
 from playwright.async_api import Locator, Page, expect
 
 from tests.server.page.scripted_api import ScriptedApi, text_of
@@ -39,12 +36,3 @@ async def settled(page: Page) -> None:
 
 def messages_sent(api: ScriptedApi) -> list[tuple[str, str]]:
     return [(message["role"], text_of(message)) for message in api.last["messages"]]
-
-
-async def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait until something holds on this side."""
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("It did not come true in time.")

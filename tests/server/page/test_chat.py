@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from playwright.async_api import Page, expect
 
+from tests.polling import eventually
 from tests.server.page.actions import (
     answers,
     ask,
@@ -14,7 +13,6 @@ from tests.server.page.actions import (
     messages_sent,
     questions,
     settled,
-    wait_for,
 )
 from tests.server.page.scripted_api import ScriptedApi
 
@@ -59,9 +57,9 @@ async def test_stop(page: Page, api: ScriptedApi, way: str) -> None:
         await page.get_by_role("button", name="Stop the answer").click()
     await settled(page)
     await expect(page.locator(".note", has_text="Stopped.")).to_be_visible()
-    await wait_for(lambda: api.aborted == 1)
+    await eventually(lambda: api.aborted == 1)
     text = await answers(page).inner_text()
-    await asyncio.sleep(0.1)
+    await page.wait_for_timeout(100)  # in which ten more words would come
     assert await answers(page).inner_text() == text
     await ask(page, "on")
     assert messages_sent(api)[1][1].startswith("0 1 2 3")

@@ -7,10 +7,11 @@ import json
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.async_api import Page, Request, expect
 
+from tests.properties import EVERY_CHECK
 from tests.server.page.actions import answers, ask, composer, questions, settled
 from tests.server.page.scripted_api import ATTACK, RICH, ScriptedApi
 
@@ -179,9 +180,7 @@ async def test_text_in_pieces_looks_as_the_whole_does(page: Page, api: ScriptedA
     )
     cases: list[tuple[str, list[int]]] = []
 
-    @settings(
-        max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None
-    )
+    @settings(max_examples=200, deadline=None, suppress_health_check=EVERY_CHECK, database=None)
     @given(cases_of)
     def gather(case: tuple[str, list[int]]) -> None:
         cases.append(case)

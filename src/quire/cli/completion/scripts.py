@@ -83,14 +83,14 @@ class CommandWords:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class CompletionWords:
     """All commands, and what each key or option takes, where that is known."""
 
     commands: tuple[CommandWords, ...]
     values: Mapping[str, tuple[str, ...]]
 
 
-def read_vocabulary(app: App) -> Vocabulary:
+def read_vocabulary(app: App) -> CompletionWords:
     """All words of the command line."""
     fields = {**FIELDS, **_server_fields()}
     values = {one.name: _BOOLEANS for one in OPTIONS if isinstance(one.type, Flag)}
@@ -107,7 +107,7 @@ def read_vocabulary(app: App) -> Vocabulary:
             if argument.hint is bool:
                 values |= {word[2:].replace("-", "_"): (FLAG,) for word in dashed}
         commands.append(_command(name, app[name].help, options))
-    return Vocabulary(tuple(commands), values)
+    return CompletionWords(tuple(commands), values)
 
 
 def _command(name: str, text: str, options: list[str]) -> CommandWords:
@@ -152,7 +152,7 @@ def _values(key: str, field: FieldInfo) -> tuple[str, ...]:
 # --- the tables --------------------------------------------------------------------------------------
 
 
-def _tables(words: Vocabulary, table: Callable[[str, Rows], str]) -> Iterator[str]:
+def _tables(words: CompletionWords, table: Callable[[str, Rows], str]) -> Iterator[str]:
     """Functions that print the words for their first argument, one to a line."""
     yield table("_quire_commands", [("", (command.name for command in words.commands))])
     yield table("_quire_summary", [(one.name, [one.summary]) for one in words.commands])

@@ -7,7 +7,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from quire.server.apis.body import Body
-from quire.server.apis.openai.schema import ErrorBody
 
 _ERRORS: dict[int, str] = {
     400: "The request is wrong; the message says what.",
@@ -21,6 +20,17 @@ _ERRORS: dict[int, str] = {
     503: "Loading, draining, or without an engine.",
     408: "The request's time limit passed.",
 }
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
 
 
 def documented(

@@ -574,10 +574,10 @@ def test_logprobs_are_taken_after_penalties_and_before_temperature() -> None:
     values[3] += 2.0
     exact = values - math.log(np.exp(values).sum())
     for name in ("cold", "warm"):
-        (one,) = results[name][0].logprobs or ()
+        (one,) = list(results[name][0].logprobs or ())
         assert one.logprob == pytest.approx(exact[one.token_id], abs=1e-5)
         assert one.rank == 1 + int((exact > exact[one.token_id]).sum())
-    (cold,), (warm,) = results["cold"][0].logprobs or (), results["warm"][0].logprobs or ()
+    cold, warm = (next(iter(results[name][0].logprobs or ())) for name in ("cold", "warm"))
     assert (len(cold.top), len(warm.top)) == (2, 40)
     assert next(iter(cold.top)) == cold.token_id
 
@@ -587,7 +587,7 @@ def test_prompt_logprobs_come_with_the_first_delta() -> None:
     engine.add("it", Prompt(PROMPT), greedy(3, prompt_logprobs=1))
     deltas = run(engine)["it"]
     assert all(delta.prompt_logprobs is None for delta in deltas[1:])
-    first, *others = deltas[0].prompt_logprobs or ()
+    first, *others = list(deltas[0].prompt_logprobs or ())
     assert first is None
     for position, one in enumerate(others, 1):
         values = fake_logits(PROMPT[:position], 40).astype(np.float64)

@@ -174,7 +174,7 @@ class Arrivals(RuleBasedStateMachine):
 
 
 Arrivals.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=30, deadline=None, derandomize=True
+    max_examples=60, stateful_step_count=30, deadline=None, derandomize=True
 )
 TestArrivals = pytest.mark.timeout(120)(Arrivals.TestCase)
 

@@ -227,7 +227,7 @@ def make_engine(runner: FakeRunner | None = None, **changes: Any) -> Engine:
     return Engine(runner, lambda params: NumberText(), **{"speculation": 6, **changes})
 
 
-LOOP = (1, 2, 3, 1, 2, 3, 1)
+LOOP: tuple[int, ...] = (1, 2, 3, 1, 2, 3, 1)
 
 
 def greedy(max_tokens: int, **changes: Any) -> SamplingParams:

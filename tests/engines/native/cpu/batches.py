@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.core.batch import Batch, LoadedAdapter, Runner
+from quire.engines.native.core.batch import Batch, LoadedAdapter
 
 Rows = tuple[Sequence[int], int, Sequence[int]]
 """One sequence of a batch: its new tokens, the position of the first, its block table."""
+
+
+class CanRun(Protocol):
+    """A runner, or the slow reference of one."""
+
+    block_size: int
+
+    def run(self, batch: Batch) -> NDArray[np.float32]: ...
 
 
 def make_batch(
@@ -47,7 +56,7 @@ def table_of(length: int, first: int = 0, block_size: int = 16) -> list[int]:
 
 
 def logits_of(
-    runner: Runner,
+    runner: CanRun,
     ids: Sequence[int],
     chunks: Sequence[int] = (),
     first_block: int = 0,

@@ -110,8 +110,9 @@ class YiProjector(nn.Module):
 def _qwen2_vl(**changes: Any) -> PreTrainedModel:
     vision = {**_QWEN_VISION, "embed_dim": 32, "hidden_size": 64}
     text = {**_TEXT, "rope_parameters": _MROPE, **changes}
+    tokens: Any = _TOKENS
     return Qwen2VLForConditionalGeneration(
-        Qwen2VLConfig(text_config=text, vision_config=vision, **_TOKENS)
+        Qwen2VLConfig(text_config=text, vision_config=vision, **tokens)
     )
 
 
@@ -126,8 +127,9 @@ def _qwen2_5_vl() -> PreTrainedModel:
         "tokens_per_second": 2,
     }
     text = {**_TEXT, "rope_parameters": _MROPE}
+    tokens: Any = _TOKENS
     return Qwen2_5_VLForConditionalGeneration(
-        Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_TOKENS)
+        Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
     )
 
 
@@ -193,7 +195,7 @@ def make_media_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = KINDS[kind](**changes)
+        model: Any = KINDS[kind](**changes)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1:

@@ -77,7 +77,7 @@ class Subject:
 
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder, self.kind = folder, kind
-        self.model = make_media_model(folder, kind)
+        self.model: Any = make_media_model(folder, kind)
         self.encoder = MediaEncoder.of_folder(folder)
         self.media = scenarios(kind)
         self.prompts = [self._prompt(media, seed) for seed, media in enumerate(self.media)]

@@ -203,17 +203,6 @@ class CompletionRequest(SamplingFields):
 # --- answers, for the OpenAPI page ---------------------------------------------------------------
 
 
-class ErrorDetail(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    error: ErrorDetail
-
-
 class CachedTokens(BaseModel):
     cached_tokens: int
 

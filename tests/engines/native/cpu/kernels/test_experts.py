@@ -22,7 +22,7 @@ from quire.engines.native.cpu.program.machine_code import load_step
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.tables import ExpertScratch, ExpertTable, expert_scratch_bytes
 from quire.engines.native.cpu.weights.decoder import Weights, load_weights
-from quire.engines.native.cpu.weights.packed import PackedMatrix, pack
+from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind, pack
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import ExpertsSpec
 from quire.quantization.matrix import QuantizedMatrix
@@ -250,14 +250,14 @@ def quantise(weight: NDArray[np.float32], bits: int) -> QuantizedMatrix:
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_experts_quantised_at_load(
-    kind: str, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+    kind: QuantizedKind, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All linear maps but the router's, in both layouts of folders, and kept for the next start."""
     monkeypatch.setattr(
         "quire.engines.native.cpu.weights.packed.cache_folder", lambda: tmp_path / "cache"
     )
     ids, found = random_ids(LENGTH), []
-    changes = {"moe_intermediate_size": 64, "num_experts": 6}
+    changes: Any = {"moe_intermediate_size": 64, "num_experts": 6}
     for fused in (False, True):
         folder = make_random_model(
             tmp_path / str(fused), "qwen2_moe", fused_experts=fused, **changes

@@ -69,7 +69,7 @@ def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool)
     q_norm, k_norm = (floats(size), floats(size)) if norms else (None, None)
     positions = np.array([3, 0, 31, 7, 8], np.int32)
     slots = np.array([40, 2, 17, 16, 63], np.int64)
-    frequencies = 1 / 100 ** (np.arange(rotary // 2, dtype=np.float32) / size)
+    frequencies = (1 / 100 ** (np.arange(rotary // 2) / size)).astype(np.float32)
     cosines, sines = cosines_and_sines(frequencies, 1.0, 32)
     caches = [
         np.zeros((4, kv_heads, *shape), np.float32)

@@ -139,11 +139,7 @@ def test_everything_that_the_step_is_made_of_is_in_the_key() -> None:
                 within = {f"{node.module}.{alias.name}" for alias in node.names}
                 used |= (
                     {m for m in within if importlib.util.find_spec(m)}
-                    if (
-                        importlib.import_module(
-                            node.module or ""
-                        ).__spec__.submodule_search_locations
-                    )
+                    if hasattr(importlib.import_module(node.module or ""), "__path__")
                     else {node.module or ""}
                 )
         waiting |= used - reached

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -16,6 +16,7 @@ import pytest
 from quire.cli.main import main
 from quire.errors import ConfigError
 from quire.server.arguments import read_server_arguments
+from tests.polling import wait_until
 
 STARTS = "import sys; from quire.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
@@ -40,7 +41,7 @@ def test_it_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
         answer = httpx.post(f"{address}/v1/chat/completions", json=body, timeout=30)
         assert answer.json()["usage"]["completion_tokens"] == 3
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=60)
         assert f"Serving mine at {address}/v1." in log
         assert "Traceback" not in log
     finally:
@@ -49,17 +50,16 @@ def test_it_serves_and_ends_at_a_signal(tmp_path: Path) -> None:
 
 def answered(url: str, process: subprocess.Popen[str]) -> httpx.Response:
     """The first answer that is no 503; connections are refused before the server listens."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            answer = httpx.get(url)
-        except httpx.TransportError:
-            time.sleep(0.05)
-            continue
-        if answer.status_code != 503:
-            return answer
-        time.sleep(0.05)
-    raise AssertionError("no answer")
+    answers: list[httpx.Response] = []
+
+    def is_ready() -> bool:
+        assert process.poll() is None, "the server ended"
+        with suppress(httpx.TransportError):
+            answers.append(httpx.get(url))
+        return bool(answers) and answers[-1].status_code != 503
+
+    wait_until(is_ready)
+    return answers[-1]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(
