@@ -1,6 +1,6 @@
 """What many tests share: the one real vLLM engine of a session, and a server of vLLM's own over it.
 
-Starting vLLM takes many seconds, so it is done once, when the first test asks for it. There is no
+Importing and starting vLLM takes many seconds, so it is done once, when the first test asks for it. There is no
 skipping: a missing vLLM makes these tests fail.
 """
 
@@ -14,6 +14,7 @@ import pytest
 
 from quire.chat import ChatModel
 from tests import tiers
+from tests.engines.vllm.forking import forked_engines
 from tests.engines.vllm.serving import serve
 
 
@@ -56,7 +57,14 @@ def log_as_found() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def vllm_model() -> Iterator[ChatModel]:
+def forked_vllm() -> Iterator[None]:
+    """vLLM is imported, and its engines start in a few seconds each; see `forking.py`."""
+    with forked_engines():
+        yield
+
+
+@pytest.fixture(scope="session")
+def vllm_model(forked_vllm: None) -> Iterator[ChatModel]:
     """The demo model on VllmEngine, in float32, with both demo adapters."""
     from quire.demo import demo_adapter_path, demo_model_path
 

@@ -57,7 +57,8 @@ def test_several_completions_and_copies_of_a_greedy_one(
 ) -> None:
     (server,) = servers()
     model = connect(server)
-    for options, asked in (({}, 3), ({"temperature": 0}, 1)):
+    cases: list[tuple[dict[str, Any], int]] = [({}, 3), ({"temperature": 0}, 1)]
+    for options, asked in cases:
         deltas = list(model.stream(USER, n=3, **options))
         assert server.posts[-1].body["n"] == asked
         for index in range(3):

@@ -55,7 +55,7 @@ async def _serve(
     client: Any = engine.token_engine._running().engine
     parser = make_arg_parser(FlexibleArgumentParser())
     folder = client.model_config.model
-    args = parser.parse_args(["--model", folder, "--served-model-name", MODEL_NAME])
+    args: Any = parser.parse_args(["--model", folder, "--served-model-name", MODEL_NAME])
     tasks = await client.get_supported_tasks()
     app = build_app(args, tasks, client.model_config)
     await init_app_state(client, app.state, args, tasks)

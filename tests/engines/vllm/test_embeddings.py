@@ -11,6 +11,7 @@ import pytest
 from openai import APIStatusError, BadRequestError, OpenAI
 
 from quire.chat import ChatModel
+from quire.chat.vllm_engine import VllmEngine
 from quire.demo import demo_adapter_path, demo_model_path
 from quire.errors import (
     EngineError,
@@ -21,6 +22,7 @@ from quire.errors import (
     UnknownAdapterError,
     UnsupportedOptionError,
 )
+from tests.polling import eventually, wait_until
 from tests.server.conftest import client_of
 from tests.server.serving import serving
 
@@ -35,7 +37,7 @@ ARGUMENTS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[ChatModel]:
+def model(forked_vllm: None) -> Iterator[ChatModel]:
     own = {"infer_backend": "vllm", "vllm_enforce_eager": True}
     with ChatModel({**ARGUMENTS, **own, "vllm_config": {"runner": "pooling"}}) as model:
         yield model
@@ -107,14 +109,18 @@ def test_it_writes_no_text_and_has_no_scores(model: ChatModel) -> None:
 
 
 def test_a_cancelled_call_leaves_nothing(model: ChatModel) -> None:
+    assert isinstance(model.engine, VllmEngine)
+    running = model.engine.token_engine._supervisor.current()
+
     async def cancelled() -> None:
         call = asyncio.ensure_future(model.engine.embed([TEXTS[2]] * 50))
-        await asyncio.sleep(0.05)
+        await eventually(running.engine.output_processor.has_unfinished_requests)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
 
     model._loop.run(cancelled())
+    wait_until(lambda: not running.engine.output_processor.has_unfinished_requests())
     (again,) = model.get_embeddings([TEXTS[0]])
     assert len(again) == 256
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import multiprocessing
 import os
 import signal
+import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -19,6 +23,8 @@ import pytest
 from quire.chat import ChatModel
 from quire.chat.vllm_engine import VllmEngine
 from quire.demo import demo_model_path, demo_reward_path
+from quire.engines.vllm import launch, supervisor
+from quire.engines.vllm.launch import RunningEngine, engine_processes, start
 from quire.errors import (
     ConfigError,
     EngineClosedError,
@@ -29,10 +35,13 @@ from quire.errors import (
     WeightsError,
 )
 from tests.compat.usage_example import example_args, run_usage_example
+from tests.engines.vllm.forking import HangingContext, forked_engines
+from tests.polling import eventually, wait_until
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("forked_vllm")]
+PATIENCE = 240.0  # seconds that a start may take on a loaded machine
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
-LONG = {"max_new_tokens": 900, "ignore_eos": True}
+LONG: dict[str, Any] = {"max_new_tokens": 900, "ignore_eos": True}
 
 
 def arguments(**more: Any) -> dict[str, Any]:
@@ -48,8 +57,12 @@ def arguments(**more: Any) -> dict[str, Any]:
 
 def core_of(model: ChatModel) -> psutil.Process:
     """The process of vLLM's engine core."""
+    return running(model).processes[0]
+
+
+def running(model: ChatModel) -> RunningEngine:
     assert isinstance(model.engine, VllmEngine)
-    return model.engine.token_engine._supervisor.current().processes[0]
+    return model.engine.token_engine._supervisor.current()
 
 
 def is_gone(pid: int) -> bool:
@@ -59,8 +72,26 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-async def time_of_death_as_seen(model: ChatModel) -> list[tuple[float, BaseException]]:
-    """Kill the engine's process under four waiting requests; when, and what, each is told."""
+def children() -> set[int]:
+    """All processes below this one."""
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
+def engines(pids: set[int]) -> list[str]:
+    """The commands of vLLM's processes among these, however they were started."""
+    commands = [command_of(pid) for pid in pids if not is_gone(pid)]
+    return [one for one in commands if "VLLM" in one or "spawn_main" in one or "forkserver" in one]
+
+
+def command_of(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+async def told_of_death(model: ChatModel) -> list[BaseException | None]:
+    """Kill the engine's process under four requests in flight; what each is told."""
 
     async def streaming() -> None:
         async for _ in model.astream(HELLO, **LONG):
@@ -72,53 +103,52 @@ async def time_of_death_as_seen(model: ChatModel) -> list[tuple[float, BaseExcep
         asyncio.create_task(model.achat(HELLO, **LONG)),
         asyncio.create_task(model.achat(HELLO, n=3, **LONG)),
     ]
-    await asyncio.sleep(0.3)
-    killed = time.monotonic()
-    os.kill(core_of(model).pid, signal.SIGKILL)
-    seen: list[tuple[float, BaseException]] = []
-    for task in waiting:
-        task.add_done_callback(
-            lambda task: seen.append((time.monotonic() - killed, task.exception()))
-        )
-    await asyncio.wait(waiting, timeout=20)
-    await asyncio.sleep(0)
-    return seen
+    core, processor = core_of(model), running(model).engine.output_processor
+    await eventually(lambda: processor.get_num_unfinished_requests() == 6)
+    os.kill(core.pid, signal.SIGKILL)
+    done, pending = await asyncio.wait(waiting, timeout=PATIENCE)
+    assert not pending, "a request hangs after its engine's death"
+    return [task.exception() for task in done]
 
 
-def test_death_restart_death_and_close() -> None:
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
-    model = ChatModel(arguments(vllm_max_restarts=1))
+def test_death_restart_death_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first engine is spawned, as vLLM does it by itself; its successor is forked."""
+    before, may_start = children(), threading.Event()
+    with forked_engines(multiprocessing.get_context("spawn")):
+        model = ChatModel(arguments(vllm_max_restarts=1))
+
+    def start_when_told(*given: Any) -> RunningEngine:
+        assert may_start.wait(PATIENCE)
+        return start(*given)
+
+    monkeypatch.setattr(supervisor, "start", start_when_told)
     first = core_of(model).pid
     (expected,) = model.chat(HELLO, temperature=0)
 
-    seen = asyncio.run(time_of_death_as_seen(model))
-    assert len(seen) == 4, "a request hangs after its engine's death"
-    assert all(seconds < 2 for seconds, _ in seen), seen
-    assert all(isinstance(error, EngineDeadError) for _, error in seen), seen
+    told = asyncio.run(told_of_death(model))
+    assert [type(error) for error in told] == [EngineDeadError] * 4
     with pytest.raises(EngineDeadError, match="started again"):
         asyncio.run(model.engine.health())
     with pytest.raises(EngineDeadError, match="started again"):
         model.chat(HELLO)
+    assert model.engine.state.recovers
 
-    wait_until_healthy(model)
+    may_start.set()
+    wait_until(lambda: is_healthy(model), PATIENCE)
     second = core_of(model).pid
     assert second != first
     assert is_gone(first)
     assert model.chat(HELLO, temperature=0)[0].token_ids == expected.token_ids
 
     os.kill(second, signal.SIGKILL)
-    began = time.monotonic()
-    while is_healthy(model):
-        assert time.monotonic() - began < 1
-        time.sleep(0.01)
-    time.sleep(1.5)  # more than the first back-off: there is no second restart
+    wait_until(lambda: not is_healthy(model))
+    wait_until(lambda: not model.engine.state.recovers)  # there is no second restart
     with pytest.raises(EngineDeadError, match="1 time"):
         model.chat(HELLO)
 
     model.close()
     model.close()
-    left = {process.pid for process in psutil.Process().children(recursive=True)} - before
-    assert [pid for pid in left if "vllm" in command_of(pid)] == []
+    assert engines(children() - before) == []
     with pytest.raises(EngineClosedError):
         asyncio.run(model.engine.health())
 
@@ -131,17 +161,9 @@ def is_healthy(model: ChatModel) -> bool:
     return True
 
 
-def wait_until_healthy(model: ChatModel) -> None:
-    deadline = time.monotonic() + 120
-    while not is_healthy(model):
-        assert time.monotonic() < deadline, "the engine was not started again"
-        time.sleep(0.2)
-
-
 @pytest.mark.usefixtures("vllm_model")  # what vLLM imports at its first start sets more, once
 def test_the_usage_example_runs_and_leaves_nothing_behind() -> None:
-    environment = dict(os.environ)
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    environment, before = dict(os.environ), children()
     cores: list[int] = []
 
     def make(args: dict[str, Any]) -> ChatModel:
@@ -151,17 +173,9 @@ def test_the_usage_example_runs_and_leaves_nothing_behind() -> None:
 
     run_usage_example(make, example_args(str(demo_model_path()), "vllm", "llama2"))
     assert all(is_gone(pid) for pid in cores)
-    after = {process.pid for process in psutil.Process().children(recursive=True)}
-    assert not [pid for pid in after - before if "spawn_main" in command_of(pid)]
+    assert engines(children() - before) == []
     changed = {name for name in os.environ if os.environ[name] != environment.get(name)}
     assert all(name.startswith(("VLLM_", "TORCH", "LOCAL_")) for name in changed), changed
-
-
-def command_of(pid: int) -> str:
-    try:
-        return " ".join(psutil.Process(pid).cmdline())
-    except psutil.NoSuchProcess:
-        return ""
 
 
 def test_rewards_are_pooled_and_what_is_closed_is_freed() -> None:
@@ -170,8 +184,7 @@ def test_rewards_are_pooled_and_what_is_closed_is_freed() -> None:
     )
     texts = ["Hello!", "2 + 2 is 4.", "Bananas are blue and the answer is no."]
     with ChatModel(arguments_of_rewards) as model:
-        assert isinstance(model.engine, VllmEngine)
-        of_vllm = weakref.ref(model.engine.token_engine._supervisor.current().engine)
+        of_vllm = weakref.ref(running(model).engine)
         found = model.get_scores(texts)
         with pytest.raises(QuireError, match="writes no text"):
             model.chat(HELLO)
@@ -199,18 +212,27 @@ def transformers_scores(texts: list[str]) -> list[float]:
 
 @pytest.fixture
 def no_process_left() -> Iterator[None]:
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    before = children()
     yield
-    after = {process.pid for process in psutil.Process().children(recursive=True)}
-    assert [pid for pid in after - before if "spawn_main" in command_of(pid)] == []
+    assert engines(children() - before) == []
 
 
 @pytest.mark.usefixtures("no_process_left")
-def test_a_start_that_takes_too_long_is_ended() -> None:
-    began = time.monotonic()
-    with pytest.raises(EngineStartError, match="vllm_start_timeout"):
-        ChatModel(arguments(vllm_start_timeout=3))
-    assert time.monotonic() - began < 30
+def test_a_start_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, there = len(engine_processes()), threading.Event()
+
+    def monotonic() -> float:
+        """An hour passes when there is a process of vLLM's."""
+        if len(engine_processes()) > before:
+            there.set()
+        return time.monotonic() + 3600 * there.is_set()
+
+    clock = SimpleNamespace(monotonic=monotonic, sleep=time.sleep)
+    with forked_engines(HangingContext()):
+        monkeypatch.setattr(launch, "time", clock)
+        with pytest.raises(EngineStartError, match="vllm_start_timeout"):
+            ChatModel(arguments(vllm_start_timeout=3000))
+    assert there.is_set()
 
 
 @pytest.mark.usefixtures("no_process_left")
@@ -226,10 +248,17 @@ def test_a_start_that_takes_too_long_is_ended() -> None:
     ],
 )
 def test_a_start_that_cannot_be_says_why(
-    more: dict[str, Any], error: type[QuireError], words: str
+    more: dict[str, Any],
+    error: type[QuireError],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    with pytest.raises(error, match=words):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(error, match=words) as caught:
         ChatModel(arguments(**more))
+    assert caught.tb is not None  # so it is not by garbage collection that the folder is gone
+    assert list(tmp_path.glob("quire-*")) == []
 
 
 def copy_of_demo_model(folder: Path) -> Path:

@@ -1,7 +1,8 @@
 """Starting vLLM: within a time, with errors that tell the cause, and with nothing left behind.
 
 vLLM itself is replaced by functions that start processes named as vLLM's, fail, or never return;
-`test_engine_life.py` starts the real one.
+`test_engine_life.py` starts the real one. vLLM's processes are found by their names, with those below
+them, and all are ended.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from quire.engines.vllm import launch, log
@@ -30,6 +32,7 @@ from quire.engines.vllm.launch import (
     engine_processes,
     environment,
     import_vllm,
+    kill_processes,
     start,
     stop,
     stop_dead,
@@ -37,7 +40,11 @@ from quire.engines.vllm.launch import (
 from quire.engines.vllm.plan import EnginePlan
 from quire.engines.vllm.stats import StepStats
 from quire.errors import ConfigError, EngineDeadError, EngineStartError, OutOfMemoryError
+from tests.engines.vllm.children import sleep_a_little, sleep_deaf, sleep_with_a_child
+from tests.polling import wait_until
 
+SPAWN = multiprocessing.get_context("spawn")
+PATIENCE = 120.0  # seconds that a loaded machine may take
 PLAN = EnginePlan({"model": "m"}, {"QUIRE_TEST_OF_PLANS": "from the plan"})
 
 
@@ -56,19 +63,11 @@ class Engine:
             raise RuntimeError("nothing left to shut down")
 
 
-def sleep_deaf(told: Any) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    told.send(os.environ.get("QUIRE_TEST_OF_PLANS"))
-    print("a word of the engine's process", flush=True)
-    time.sleep(60)
-
-
 def start_process() -> str | None:
     """A process as vLLM would start it; returns what it saw of the plan's environment."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    context.Process(target=sleep_deaf, args=(theirs,), name="EngineCore_DP0", daemon=True).start()
-    assert ours.poll(30)
+    ours, theirs = SPAWN.Pipe()
+    SPAWN.Process(target=sleep_deaf, args=(theirs,), name="EngineCore_DP0", daemon=True).start()
+    assert ours.poll(PATIENCE)
     return ours.recv()
 
 
@@ -100,19 +99,13 @@ def makes(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], None
     return put
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it never came true")
-
-
 # --- start and stop ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_start_and_its_end(makes: Any, file: Path, fails: bool) -> None:
+def test_a_start_and_its_end(
+    makes: Any, file: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
     engine, seen = Engine(fails), list[str | None]()
 
     def make() -> Engine:
@@ -120,18 +113,15 @@ def test_a_start_and_its_end(makes: Any, file: Path, fails: bool) -> None:
         return engine
 
     makes(make)
-    started = start(PLAN, 60)
+    started = start(PLAN, PATIENCE)
     assert started.engine is engine  # type: ignore[comparison-overlap]
     assert [process.is_running() for process in started.processes] == [True]
     assert seen == ["from the plan"]
     assert "QUIRE_TEST_OF_PLANS" not in os.environ
-    until(lambda: "a word of the engine's process" in file.read_text())
-    launch_patience, launch._SHUTDOWN_PATIENCE = launch._SHUTDOWN_PATIENCE, 0.2
-    try:
-        stop(started)
-        stop(started)
-    finally:
-        launch._SHUTDOWN_PATIENCE = launch_patience
+    wait_until(lambda: "a word of the engine's process" in file.read_text())
+    monkeypatch.setattr(launch, "_SHUTDOWN_SECONDS", 0.2)
+    stop(started)
+    stop(started)
     assert engine.shutdowns == 2
     assert not any(process.is_running() for process in started.processes)
 
@@ -139,7 +129,7 @@ def test_a_start_and_its_end(makes: Any, file: Path, fails: bool) -> None:
 def test_two_starts_at_once_have_processes_of_their_own(
     makes: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "_SHUTDOWN_PATIENCE", 0.2)
+    monkeypatch.setattr(launch, "_SHUTDOWN_SECONDS", 0.2)
 
     def make() -> Engine:
         start_process()
@@ -147,7 +137,7 @@ def test_two_starts_at_once_have_processes_of_their_own(
 
     makes(make)
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: start(PLAN, 60), range(2))
+        first, second = pool.map(lambda _: start(PLAN, PATIENCE), range(2))
     assert len(first.processes) == len(second.processes) == 1
     assert first.processes[0].pid != second.processes[0].pid
     stop(first)
@@ -158,14 +148,14 @@ def test_two_starts_at_once_have_processes_of_their_own(
 def test_phases_are_told(makes: Any, file: Path, caplog: pytest.LogCaptureFixture) -> None:
     def make() -> Engine:
         file.write_text("INFO Starting to load model\n")
-        time.sleep(0.5)
+        wait_until(lambda: caplog.records)
         with file.open("a") as more:
             more.write("INFO GPU KV cache size: 5 tokens\n")
         return Engine()
 
     makes(make)
     with caplog.at_level(logging.INFO, "quire"):
-        start(PLAN, 60)
+        start(PLAN, PATIENCE)
     told = [record.getMessage().partition(" (")[0] for record in caplog.records]
     assert told == ["vLLM: loading the weights", "vLLM: the KV cache is allocated"]
 
@@ -173,40 +163,50 @@ def test_phases_are_told(makes: Any, file: Path, caplog: pytest.LogCaptureFixtur
 # --- starts that fail ----------------------------------------------------------------------------
 
 
-def test_a_start_that_takes_too_long(makes: Any, file: Path) -> None:
+def test_a_start_that_takes_too_long(
+    makes: Any, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_on, engine, there = threading.Event(), Engine(), threading.Event()
 
     def make() -> Engine:
         start_process()
         there.set()
-        go_on.wait(60)
+        go_on.wait(PATIENCE)
         return engine
 
+    def monotonic() -> float:
+        """An hour passes when the process is there."""
+        return time.monotonic() + 3600 * there.is_set()
+
+    monkeypatch.setattr(launch, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
     makes(make)
-    with pytest.raises(EngineStartError, match=r"within 3 s \(vllm_start_timeout\)") as caught:
-        start(PLAN, 3)
+    with pytest.raises(EngineStartError, match=r"within 3000 s \(vllm_start_timeout\)") as caught:
+        start(PLAN, 3000)
     assert there.is_set()
     assert str(file) in str(caught.value)
     assert "QUIRE_TEST_OF_PLANS" not in os.environ
     assert engine.shutdowns == 0
     go_on.set()  # and then it comes after all
-    until(lambda: engine.shutdowns == 1)
+    wait_until(lambda: engine.shutdowns == 1)
 
 
-def test_a_broken_off_start(makes: Any) -> None:
-    go_on, engine = threading.Event(), Engine()
+def test_a_start_that_is_interrupted(makes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, engine, waiting = threading.Event(), Engine(), threading.Event()
+    # `start` reports progress while it waits.
+    monkeypatch.setattr(launch, "_log_progress", lambda *_: waiting.set())
 
     def make() -> Engine:
         start_process()
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-        go_on.wait(60)
+        assert waiting.wait(PATIENCE)
+        os.kill(os.getpid(), signal.SIGINT)
+        go_on.wait(PATIENCE)
         return engine
 
     makes(make)
     with pytest.raises(KeyboardInterrupt):
-        start(PLAN, 60)
+        start(PLAN, PATIENCE)
     go_on.set()
-    until(lambda: engine.shutdowns == 1)
+    wait_until(lambda: engine.shutdowns == 1)
 
 
 def test_an_engine_that_is_there_when_nobody_waits_any_more(makes: Any) -> None:
@@ -214,7 +214,7 @@ def test_an_engine_that_is_there_when_nobody_waits_any_more(makes: Any) -> None:
     makes(lambda: engine)
     attempt = launch._Attempt(PLAN)
     attempt.thread.start()
-    assert attempt.done.wait(10)
+    assert attempt.done.wait(PATIENCE)
     attempt.abandon()
     attempt.abandon()
     assert (engine.shutdowns, attempt.engine) == (1, None)
@@ -222,7 +222,6 @@ def test_an_engine_that_is_there_when_nobody_waits_any_more(makes: Any) -> None:
 
 def fail(error: BaseException, logged: str, file: Path) -> Callable[[], Any]:
     def make() -> Any:
-        start_process()
         file.write_text(logged)
         raise error
 
@@ -259,16 +258,22 @@ def test_a_start_that_fails(
 ) -> None:
     makes(fail(error, logged, file))
     with pytest.raises(kind) as caught:
-        start(PLAN, 60)
+        start(PLAN, PATIENCE)
     assert text in str(caught.value)
     assert str(caught.value).endswith(f" Its log: {file}")
 
 
-def test_our_own_errors_come_as_they_are(makes: Any, file: Path) -> None:
+def test_our_own_errors_come_as_they_are_and_processes_are_ended(makes: Any, file: Path) -> None:
     refused = ConfigError("vLLM refuses the arguments: no.")
-    makes(fail(refused, "1 2 ERROR vllm: ValueError: something\n", file))
+    failing = fail(refused, "1 2 ERROR vllm: ValueError: something\n", file)
+
+    def make() -> Any:
+        start_process()
+        return failing()
+
+    makes(make)
     with pytest.raises(ConfigError) as caught:
-        start(PLAN, 60)
+        start(PLAN, PATIENCE)
     assert caught.value is refused
 
 
@@ -317,8 +322,25 @@ def test_what_vllm_sets_is_taken_back(
     assert os.environ.get(name) == own
 
 
-def test_one_start_at_a_time() -> None:
+def test_one_start_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
+    asked = threading.Event()
+
+    class Lock:
+        """Says when somebody has to wait for it."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            if not self._lock.acquire(blocking=False):
+                asked.set()
+                self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    monkeypatch.setattr(launch, "_environment_lock", Lock())
 
     def second() -> None:
         with environment({"QUIRE_C": "second"}):
@@ -327,9 +349,9 @@ def test_one_start_at_a_time() -> None:
     with environment({"QUIRE_C": "first"}):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.1)
+        assert asked.wait(PATIENCE)
         order.append(os.environ["QUIRE_C"])
-    thread.join(10)
+    thread.join(PATIENCE)
     assert order == ["first", "second"]
 
 
@@ -342,7 +364,7 @@ def imported(program: str, **variables: str) -> str:
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -381,6 +403,9 @@ def test_the_version_and_the_arguments_of_the_installed_one() -> None:
     assert launch._installed_version().partition("+")[0] == vllm.__version__.partition("+")[0]
 
 
+# --- dead engines --------------------------------------------------------------------------------
+
+
 @pytest.mark.vllm
 async def test_requests_of_a_dead_engine_are_told_though_vllm_never_notices() -> None:
     """Its watch ends with its shutdown: whoever is first, nobody waits for ever."""
@@ -405,7 +430,7 @@ async def test_requests_of_a_dead_engine_are_told_though_vllm_never_notices() ->
         shutdown=shutdown,
     )
     await asyncio.to_thread(stop_dead, RunningEngine(engine, ()))
-    found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), PATIENCE)
     assert [type(error).__name__ for error in found] == ["EngineDeadError"] * 2
     assert handler.cancelled()
     assert isinstance(as_quire_error(told[0]), EngineDeadError)
@@ -417,3 +442,92 @@ async def test_a_dead_engine_without_requests_is_just_ended() -> None:
     engine.output_handler = None
     await asyncio.to_thread(stop_dead, RunningEngine(engine, ()))
     assert engine.shutdowns == 1
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started() -> Iterator[Any]:
+    """Starts a named process, and tells what it sends first; all are killed at the end."""
+    processes: list[Any] = []
+
+    def start(name: str, target: Any) -> tuple[Any, int]:
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=target, args=(theirs,), name=name)
+        process.start()
+        processes.append(process)
+        assert ours.poll(PATIENCE)
+        return process, ours.recv()
+
+    yield start
+    for process in processes:
+        try:
+            below = psutil.Process(process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            below = []
+        for one in [*below, process]:
+            one.kill()
+        process.join()
+
+
+def pids(found: list[psutil.Process]) -> list[int]:
+    return [process.pid for process in found]
+
+
+@pytest.mark.parametrize(
+    "name", ["EngineCore_DP0", "VllmWorker-1", "VLLM::Worker", "DPCoordinator"]
+)
+def test_vllms_processes_are_found_with_those_below(started: Any, name: str) -> None:
+    before = pids(engine_processes())
+    process, grandchild = started(name, sleep_with_a_child)
+    assert pids(engine_processes(before)) == [process.pid, grandchild]
+    assert engine_processes([*before, process.pid]) == []
+    assert {process.pid, grandchild} <= set(pids(engine_processes()))
+
+
+def test_other_processes_are_left_alone(started: Any) -> None:
+    before = pids(engine_processes())
+    other, _ = started("SpawnProcess-of-the-user", sleep_with_a_child)
+    plain = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        assert engine_processes(before) == []
+        kill_processes(engine_processes(before), 0)
+        assert other.is_alive()
+        assert plain.poll() is None
+    finally:
+        plain.kill()
+        plain.wait()
+
+
+def test_the_deaf_are_killed_and_their_children_too(started: Any) -> None:
+    before = pids(engine_processes())
+    deaf, _ = started("EngineCore_DP0", sleep_deaf)
+    parent, grandchild = started("EngineCore_DP1", sleep_with_a_child)
+    found = engine_processes(before)
+    deaf.terminate()
+    kill_processes(found, 0.2)
+    assert not deaf.is_alive()
+    assert deaf.exitcode == -signal.SIGKILL
+    assert not parent.is_alive()
+    assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == "zombie"
+    assert engine_processes(before) == []
+    assert not {deaf, parent} & set(multiprocessing.active_children())
+
+
+def test_those_that_end_by_themselves_are_not_killed(started: Any) -> None:
+    before = pids(engine_processes())
+    process, _ = started("EngineCore_DP0", sleep_a_little)
+    kill_processes(engine_processes(before), PATIENCE)
+    assert process.exitcode == 0
+
+
+def test_processes_that_are_gone_do_no_harm(started: Any) -> None:
+    process, pid = started("EngineCore_DP0", sleep_a_little)
+    found = [psutil.Process(pid)]
+    process.kill()
+    process.join()
+    kill_processes(found, 0)
+    kill_processes(found, 0)
+    kill_processes([], 0)
+    assert pid not in pids(engine_processes())

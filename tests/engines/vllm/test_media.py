@@ -1,4 +1,7 @@
-"""Media on real vLLM, with the demo models that see and hear: two engines, started once each."""
+"""Media on real vLLM, with the demo models that see and hear: two engines, started once each.
+
+The native engine and transformers are the oracles.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quire.chat import ChatModel
+from quire.chat import ChatModel, Response
 from quire.chat.vllm_engine import VllmEngine
 from quire.demo import demo_hear_path, demo_see_path
 from quire.errors import MediaError, PromptTooLongError
@@ -38,14 +41,26 @@ def start(folder: Path, backend: str) -> ChatModel:
 
 
 @pytest.fixture(scope="module")
-def seeing() -> Iterator[ChatModel]:
+def seeing(forked_vllm: None) -> Iterator[ChatModel]:
     with start(demo_see_path(), "vllm") as model:
         yield model
 
 
 @pytest.fixture(scope="module")
-def hearing() -> Iterator[ChatModel]:
+def native_seeing() -> Iterator[ChatModel]:
+    with start(demo_see_path(), "native") as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def hearing(forked_vllm: None) -> Iterator[ChatModel]:
     with start(demo_hear_path(), "vllm") as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def native_hearing() -> Iterator[ChatModel]:
+    with start(demo_hear_path(), "native") as model:
         yield model
 
 
@@ -62,9 +77,9 @@ def call_of(item: Item) -> tuple[list[dict[str, Any]], dict[str, list[Any]]]:
     return [{"role": "user", "content": marks + item.question}], media
 
 
-def token_ids(model: ChatModel, item: Item) -> tuple[int, ...]:
+def answer(model: ChatModel, item: Item) -> Response:
     messages, media = call_of(item)
-    return model.chat(messages, **media, **GREEDY)[0].token_ids
+    return model.chat(messages, **media, **GREEDY)[0]
 
 
 def png(pixels: Any) -> bytes:
@@ -81,17 +96,13 @@ def image_of(color: int) -> Any:
 def test_the_tokens_are_the_native_engines_and_the_words_transformers(
     part: str, request: pytest.FixtureRequest
 ) -> None:
-    vllm: ChatModel = request.getfixturevalue({"see": "seeing", "hear": "hearing"}[part])
-    folder = {"see": demo_see_path(), "hear": demo_hear_path()}[part]
+    name, folder = {"see": ("seeing", demo_see_path()), "hear": ("hearing", demo_hear_path())}[part]
+    vllm: ChatModel = request.getfixturevalue(name)
+    native: ChatModel = request.getfixturevalue(f"native_{name}")
     asked = [item for kind in KINDS[part] for item in islice(items(part, kind), 5)]
-    with start(folder, "native") as native:
-        assert [token_ids(vllm, item) for item in asked] == [
-            token_ids(native, item) for item in asked
-        ]
-    for item in asked:
-        messages, media = call_of(item)
-        said = vllm.chat(messages, **media, **GREEDY)[0].response_text
-        assert said.strip() == answers(folder, [item])[0]
+    found = [answer(vllm, item) for item in asked]
+    assert [one.token_ids for one in found] == [answer(native, item).token_ids for item in asked]
+    assert [one.response_text.strip() for one in found] == answers(folder, asked)
 
 
 def test_a_mixed_crowd_is_each_as_alone(seeing: ChatModel) -> None:
@@ -121,11 +132,9 @@ def test_sounds_of_many_at_once(hearing: ChatModel) -> None:
     assert asyncio.run(crowd()) == answers(demo_hear_path(), asked)
 
 
-def test_lengths_count_the_expanded_prompt(seeing: ChatModel) -> None:
+def test_lengths_count_the_expanded_prompt(seeing: ChatModel, native_seeing: ChatModel) -> None:
     item = next(items("see", "several"))
-    messages, media = call_of(item)
-    with start(demo_see_path(), "native") as native:
-        (mine,), (other,) = (model.chat(messages, **media, **GREEDY) for model in (seeing, native))
+    mine, other = answer(seeing, item), answer(native_seeing, item)
     assert mine.prompt_length == other.prompt_length > 30
     assert mine.usage is not None
     assert mine.usage.prompt_tokens == mine.prompt_length

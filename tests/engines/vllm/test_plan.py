@@ -103,7 +103,7 @@ def test_a_model_that_the_device_cannot_run() -> None:
 def test_notes_say_why() -> None:
     plan = plan_of(qwen(quantization="gptq"))
     assert plan.engine_args["dtype"] == "float16"
-    assert plan.notes == ("dtype float16, which GPTQ's kernels are made for",)
+    assert plan.notes == ("dtype float16, the only dtype of GPTQ's kernels",)
     assert "quantization" not in plan.engine_args
 
 

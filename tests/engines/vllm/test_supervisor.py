@@ -23,8 +23,10 @@ from quire.engines.vllm.launch import RunningEngine
 from quire.engines.vllm.plan import EnginePlan
 from quire.engines.vllm.supervisor import Supervisor
 from quire.errors import EngineClosedError, EngineDeadError, EngineStartError
+from tests.polling import wait_until
 
 PLAN = EnginePlan({"model": "m"})
+PATIENCE = 60.0  # seconds that a loaded machine may take
 
 
 class Hurried(threading.Event):
@@ -108,14 +110,6 @@ def supervise(world: World) -> Iterator[Callable[[int], Supervisor]]:
     assert not world.left
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it never came true")
-
-
 def runs(supervisor: Supervisor) -> bool:
     try:
         supervisor.current()
@@ -157,13 +151,13 @@ def test_a_death_is_seen_at_once(
 
 
 def test_a_killed_process_is_a_death(world: World, supervise: Any) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         world.processes = (psutil.Process(process.pid),)
         made = supervise(0)
         assert made.current() is world.started[0]
         process.kill()
-        until(lambda: not runs(made))  # a zombie: nobody has waited for it yet
+        wait_until(lambda: not runs(made))  # a zombie: nobody has waited for it yet
         assert world.started[0].processes[0].status() == psutil.STATUS_ZOMBIE
     finally:
         process.kill()
@@ -174,8 +168,8 @@ def test_a_killed_process_is_a_death(world: World, supervise: Any) -> None:
 def test_without_restarts_it_stays_dead(world: World, supervise: Any) -> None:
     made = supervise(0)
     world.kill(world.started[0])
-    until(lambda: len(world.stopped) == 1)
-    made._watcher.join(5)
+    wait_until(lambda: len(world.stopped) == 1)
+    made._watcher.join(PATIENCE)
     with pytest.raises(EngineDeadError, match="Set vllm_max_restarts"):
         made.current()
     assert (world.attempts, made.restarts, world.delays) == (1, 0, [])
@@ -189,7 +183,7 @@ def test_it_is_started_again(world: World, supervise: Any) -> None:
     world.kill(world.started[0])
     with pytest.raises(EngineDeadError, match="is being started again"):
         made.current()
-    until(lambda: runs(made))
+    wait_until(lambda: runs(made))
     assert made.current() is world.started[1]
     assert world.stopped == [world.started[0]]
     assert (made.restarts, world.delays) == (1, [1.0])
@@ -199,21 +193,21 @@ def test_starts_that_fail_are_tried_again_with_a_back_off(world: World, supervis
     made = supervise(5)
     world.next += [fails, fails, fails]
     world.kill(world.started[0])
-    until(lambda: runs(made))
+    wait_until(lambda: runs(made))
     assert made.restarts == 4
     assert world.delays == [1.0, 2.0, 4.0, 8.0]
     world.kill(world.started[1])
-    until(lambda: len(world.started) == 3 and runs(made))
+    wait_until(lambda: len(world.started) == 3 and runs(made))
     assert world.delays[4:] == [1.0]
 
 
 def test_the_bound_holds(world: World, supervise: Any) -> None:
     made = supervise(3)
-    for place in range(3):
-        world.kill(world.started[place])
-        until(lambda place=place: len(world.started) == place + 2 and runs(made))
+    for number in range(3):
+        world.kill(world.started[number])
+        wait_until(lambda number=number: len(world.started) == number + 2 and runs(made))
     world.kill(world.started[3])
-    made._watcher.join(10)
+    made._watcher.join(PATIENCE)
     with pytest.raises(EngineDeadError, match=r"started again 3 times \(vllm_max_restarts\)"):
         made.current()
     assert (world.attempts, made.restarts) == (4, 3)
@@ -237,13 +231,11 @@ def test_a_close_during_the_back_off_starts_nothing(
     world: World, supervise: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hurried, "wait", lambda self, timeout: threading.Event.wait(self, 0.01)
-                        if timeout < 1 else threading.Event.wait(self, 60))  # fmt: skip
+                        if timeout < 1 else threading.Event.wait(self, 240))  # fmt: skip
     made = supervise(3)
     world.kill(world.started[0])
-    until(lambda: made.restarts == 1)
-    began = time.monotonic()
-    made.close()
-    assert time.monotonic() - began < 30
+    wait_until(lambda: made.restarts == 1)
+    made.close()  # does not wait for the end of the back-off, after which there would be a start
     assert world.attempts == 1
     with pytest.raises(EngineClosedError):
         made.current()
@@ -255,18 +247,18 @@ def test_a_close_during_a_restart_leaves_nothing(world: World, supervise: Any) -
 
     def slow() -> None:
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
 
     world.next.append(slow)
     world.kill(world.started[0])
-    assert begun.wait(10)
+    assert begun.wait(PATIENCE)
     closing = threading.Thread(target=made.close)
     closing.start()
-    until(lambda: made._closing.is_set())
+    wait_until(lambda: made._closing.is_set())
     with pytest.raises(EngineClosedError):
         made.current()
     go_on.set()
-    closing.join(10)
+    closing.join(PATIENCE)
     assert not closing.is_alive()
     assert len(world.started) == 2
     assert not world.left
@@ -278,7 +270,7 @@ def test_closes_from_many_threads(world: World, supervise: Any) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert world.stopped == world.started
 
 

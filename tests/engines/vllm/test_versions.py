@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import quire
-from quire.engines.vllm import failures, outputs, request
+from quire.engines.vllm import errors, requests
 from quire.engines.vllm.launch import import_vllm
 from quire.engines.vllm.plan import LORA_RANKS, UNIPROC, AdapterNeeds, make_plan
 from tests.engines.vllm.facts import arguments, cpu, finetuning, gpus, qwen
@@ -206,10 +206,11 @@ def test_what_a_plan_says_of_structured_outputs(version: dict[str, Any]) -> None
     assert version["AsyncEngineArgs"]["structured_outputs_config"] == "made"
 
 
+@pytest.mark.vllm
 def test_every_sampling_setting_is_there(version: dict[str, Any]) -> None:
     from quire.sampling import SamplingParams
 
-    passed = set(request.vllm_arguments(SamplingParams(max_tokens=1)))
+    passed = set(requests.vllm_arguments(SamplingParams(max_tokens=1)))
     assert passed <= set(version["fields"]["SamplingParams"])
     kinds = {"json", "json_object", "regex", "choice", "grammar"}
     assert kinds <= set(version["fields"]["StructuredOutputsParams"])
@@ -230,7 +231,7 @@ def test_members_and_attributes_are_there(version: dict[str, Any]) -> None:
 
 
 def test_what_is_read_of_outputs_is_there(version: dict[str, Any]) -> None:
-    tree = ast.parse(Path(outputs.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(requests.__file__).read_text(encoding="utf-8"))
     read: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -248,7 +249,7 @@ def test_what_is_read_of_outputs_is_there(version: dict[str, Any]) -> None:
 
 
 def test_vllm_tells_of_itself(version: dict[str, Any]) -> None:
-    """What `load.py` is given at each step and reads of it, and what `launch.py` tells requests by."""
+    """What `stats.py` is given at each step and reads of it, and what `launch.py` tells requests by."""
     sources = version["sources"]
     assert sources["OutputProcessor"]["has_unfinished_requests"] == []
     assert len(sources["OutputProcessor"]["propagate_error"]) == 1
@@ -289,7 +290,7 @@ def test_llava_can_be_given_another_projector(version: dict[str, Any]) -> None:
 # --- exceptions ----------------------------------------------------------------------------------
 
 KNOWN = {
-    *failures._DEAD, *failures._BUSY, *failures._NO_ADAPTER, *failures._WRONG,
+    *errors._DEAD, *errors._BUSY, *errors._NO_ADAPTER, *errors._WRONG_REQUEST,
     "EngineGenerateError",
 }  # fmt: skip
 BUILT_IN = {"ValueError", "TypeError"}
@@ -302,13 +303,13 @@ def test_the_exceptions_that_are_told_apart_are_real() -> None:
 
 def test_each_versions_exceptions_are_told_apart(version: dict[str, Any]) -> None:
     found = {name: {name, *above} for name, above in version["exceptions"].items()}
-    assert found["EngineDeadError"] & failures._DEAD
-    assert found["LoRAAdapterNotFoundError"] & failures._NO_ADAPTER
+    assert found["EngineDeadError"] & errors._DEAD
+    assert found["LoRAAdapterNotFoundError"] & errors._NO_ADAPTER
     assert "EngineGenerateError" in found
     for name in ("VLLMValidationError", "VLLMNotFoundError"):
-        assert found[name] & failures._WRONG
+        assert found[name] & errors._WRONG_REQUEST
     for name, names in found.items():
         if "VLLMServerError" in names or "GracefulHTTPError" in names:
-            assert not names & failures._WRONG, f"{name} is no fault of the request"
+            assert not names & errors._WRONG_REQUEST, f"{name} is no fault of the request"
         if "VLLMClientError" in names:
-            assert names & failures._WRONG, f"{name} is a wrong request"
+            assert names & errors._WRONG_REQUEST, f"{name} is a wrong request"

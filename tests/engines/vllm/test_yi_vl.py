@@ -7,29 +7,23 @@ in one process (`starts_in_process.py`), through vLLM's own `LLM`.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import json
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor
 
 from quire import ChatModel
-from quire.engines.vllm import plugin
-from quire.engines.vllm.launch import import_vllm, start, stop
+from quire.engines.vllm.launch import start, stop
 from quire.engines.vllm.plan import EnginePlan
-from quire.errors import ConfigError
-from quire.media.yi_vl import DECLARATION, is_yi_vl
+from quire.media.yi_vl import is_yi_vl
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.engines.native.media.random_media_models import IMAGE
+from tests.engines.vllm.forking import CONTEXT
 from tests.engines.vllm.llava_folders import (
     ENGINE,
     NEW_TOKENS,
@@ -38,6 +32,7 @@ from tests.engines.vllm.llava_folders import (
     prompts,
     vllm_input,
 )
+from tests.engines.vllm.starts_in_process import send_tokens
 
 Tokens = list[list[int]]
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -70,7 +65,7 @@ def expanded(ids: list[int]) -> list[int]:
     return [i for token in ids for i in [token] * (TOKENS_OF_A_PICTURE if token == IMAGE else 1)]
 
 
-def generate(model: PreTrainedModel, folder: Path, prompt: Seen) -> list[int]:
+def generate(model: Any, folder: Path, prompt: Seen) -> list[int]:
     ids = torch.tensor([expanded(prompt[0])])
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     pictures = [picture.pixels for picture in prompt[1]]
@@ -90,7 +85,9 @@ def generate(model: PreTrainedModel, folder: Path, prompt: Seen) -> list[int]:
 
 @pytest.fixture(scope="module")
 def in_process(
-    checkpoints: dict[str, Checkpoint], tmp_path_factory: pytest.TempPathFactory
+    checkpoints: dict[str, Checkpoint],
+    tmp_path_factory: pytest.TempPathFactory,
+    forked_vllm: None,
 ) -> dict[str, Any]:
     """Tokens or errors by the checkpoint's name; those without the plugin by `without` and the name."""
     folders = {name: checkpoints[name].folder for name in KINDS}
@@ -98,11 +95,14 @@ def in_process(
     for name, folder in folders.items():
         shutil.copytree(folder, copies / name)
     without = {f"without {name}": copies / name for name in folders}
-    command = [sys.executable, "-m", "tests.engines.vllm.starts_in_process"]
-    command += [*map(str, folders.values()), "--without", *map(str, without.values())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return dict(zip([*folders, *without], json.loads(done.stdout.splitlines()[-1]), strict=True))
+    ours, theirs = CONTEXT.Pipe()
+    given = [[str(folder) for folder in group.values()] for group in (folders, without)]
+    process = CONTEXT.Process(target=send_tokens, args=(theirs, *given))
+    process.start()
+    assert ours.poll(240)
+    found = ours.recv()
+    process.join()
+    return dict(zip([*folders, *without], found, strict=True))
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -120,10 +120,11 @@ def test_without_the_plugin_only_llava_runs(
         assert isinstance(in_process[f"without {name}"], str)  # an error: the norms do not fit
 
 
-def test_an_engine_in_processes_of_its_own(checkpoints: dict[str, Checkpoint]) -> None:
-    """vLLM loads the entry point in each of them; this checkpoint is known by its weights alone."""
+def test_an_engine_in_a_process_of_its_own(
+    checkpoints: dict[str, Checkpoint], forked_vllm: None
+) -> None:
+    """vLLM loads the entry point there too; this checkpoint is known by its weights alone."""
     undeclared = checkpoints["undeclared"]
-    import_vllm()
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     started = start(EnginePlan({"model": str(undeclared.folder), **ENGINE}, environment), 240)
     try:
@@ -179,66 +180,9 @@ def native_prompt(prompt: Seen) -> Prompt:
     return Prompt(tuple(token_ids), tuple(items))
 
 
-# --- how a checkpoint is known, and what the plugin registers --------------------------------------
-
-
 def test_known_by_its_config_or_by_its_norms() -> None:
     assert is_yi_vl(True, {})
     assert is_yi_vl(None, {"linear_2.weight": 1, "linear_4.weight": 1, "linear_1.weight": 2})
     assert not is_yi_vl(None, {})
     assert not is_yi_vl(False, {"linear_1.weight": 2, "linear_2.weight": 2})
     assert not is_yi_vl(None, {"linear_2.weight": 2, "linear_4.weight": 2})
-
-
-def test_the_entry_point_is_the_packages() -> None:
-    (found,) = importlib.metadata.entry_points(group="vllm.general_plugins", name=plugin.NAME)
-    assert found.load() is plugin.register
-
-
-def test_the_entry_point_imports_little() -> None:
-    code = f"import sys, {plugin.__name__}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {"vllm", "torch", "numpy", "pydantic", "transformers"} & set(done.stdout.split())
-
-
-class Registry:
-    """As much of vLLM's as the plugin uses."""
-
-    def __init__(self, module: str) -> None:
-        self.models = {"LlavaForConditionalGeneration": SimpleNamespace(module_name=module)}
-        self.registered: list[tuple[str, str]] = []
-
-    def register_model(self, architecture: str, name: str) -> None:
-        self.registered.append((architecture, name))
-        self.models[architecture] = SimpleNamespace(module_name=name.partition(":")[0])
-
-
-@pytest.fixture
-def registry(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    import_vllm()
-    made = Registry(getattr(request, "param", "vllm.model_executor.models.llava"))
-    monkeypatch.setattr("vllm.ModelRegistry", made)
-    return made
-
-
-def test_registered_once_and_by_name(registry: Registry) -> None:
-    plugin.register()
-    plugin.register()
-    assert registry.registered == [
-        ("LlavaForConditionalGeneration", "quire.engines.vllm.yi_vl:LlavaForConditionalGeneration")
-    ]
-
-
-@pytest.mark.parametrize("registry", ["other.plugin"], indirect=True)
-def test_another_plugins_llava_stays(registry: Registry) -> None:
-    plugin.register()
-    assert registry.registered == []
-
-
-def test_where_the_plugin_is_left_out_yi_vl_is_refused(registry: Registry) -> None:
-    declared = SimpleNamespace(hf_config=SimpleNamespace(**{DECLARATION: True}))
-    with pytest.raises(ConfigError, match="name quire in VLLM_PLUGINS"):
-        plugin.check_loaded(declared)
-    plugin.check_loaded(SimpleNamespace(hf_config=SimpleNamespace()))
-    plugin.register()
-    plugin.check_loaded(declared)

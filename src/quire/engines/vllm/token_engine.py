@@ -6,7 +6,7 @@ import asyncio
 import logging
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,19 +76,20 @@ class VllmTokenEngine(TokenEngine):
         book = AdapterBook(
             args.adapter_name_or_path or (), folder=args.adapter_folder, model_folder=folder
         )
-        # Kept until the engine is closed, since a restart reads the tokenizer again.
-        self._scratch = tempfile.TemporaryDirectory(prefix="quire-tokenizer-")
-        files = _tokenizer_files(tokenizer, args, folder, Path(self._scratch.name))
-        plan = _make_plan(arguments, facts, book, files)
-        self.purpose = plan.purpose
-        self._supervisor = Supervisor(plan, args.vllm_start_timeout, args.vllm_max_restarts)
-        try:
+        with ExitStack() as resources:
+            # A folder that is kept until the engine is closed: a restart reads the tokenizer again.
+            scratch = resources.enter_context(
+                tempfile.TemporaryDirectory(prefix="quire-tokenizer-")
+            )
+            files = _tokenizer_files(tokenizer, args, folder, Path(scratch))
+            plan = _make_plan(arguments, facts, book, files)
+            self.purpose = plan.purpose
+            self._supervisor = Supervisor(plan, args.vllm_start_timeout, args.vllm_max_restarts)
+            resources.callback(self._supervisor.close)
             # The engine is not bound to a local name here: vLLM keeps a reference to the frame in
             # which it was started, so that the engine would outlive `close`.
             self.info = _info(self._supervisor.current(), plan)
-        except BaseException:
-            self.end()
-            raise
+            self._resources = resources.pop_all()
         self.media_of: MediaInput = lambda prompt: {}
         self._adapters = VllmAdapters(book)
         self._grammars = GrammarChecker()
@@ -169,8 +170,7 @@ class VllmTokenEngine(TokenEngine):
 
     def end(self) -> None:
         """What `close` does, for callers without an event loop. May be called twice."""
-        self._supervisor.close()
-        self._scratch.cleanup()
+        self._resources.close()
 
     @property
     def state(self) -> EngineState:

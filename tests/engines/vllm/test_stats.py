@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,12 +47,13 @@ def test_counts_are_summed_and_gauges_are_the_last_of_each_engine(
         )
         figures.add(stats, rank)
     last = {rank: (counts, usage) for rank, counts, usage in steps}
-    sums = [sum(counts[place] for _, counts, _ in steps) for place in range(7)]
+    sums = [sum(counts[index] for _, counts, _ in steps) for index in range(7)]
+    usages: Any = pytest.approx(sum(usage for _, usage in last.values()) / max(1, len(last)))
     found = figures.load(idle=False)
     assert found == EngineLoad(
         running=sum(counts[0] for counts, _ in last.values()),
         waiting=sum(counts[1] + counts[2] for counts, _ in last.values()),
-        kv_cache_usage=pytest.approx(sum(usage for _, usage in last.values()) / max(1, len(last))),
+        kv_cache_usage=usages,
         prefix_queries=sums[3],
         prefix_hits=sums[4],
         preemptions=sums[5],
@@ -77,7 +80,7 @@ def test_vllm_makes_no_prometheus_metrics_beside_ours() -> None:
     pictures = MultiModalCacheStats(queries=4, hits=1)
     manager = StatLoggerManager(
         VllmConfig(),
-        custom_stat_loggers=[stat_logger(figures, alone=True)],
+        custom_stat_loggers=[stat_logger(figures, without_prometheus=True)],
         enable_default_loggers=False,
     )
     assert len(manager.stat_loggers) == 1
@@ -92,5 +95,5 @@ def test_vllm_makes_no_prometheus_metrics_beside_ours() -> None:
     assert (found.running, found.prefix_queries) == (3, 10)
     assert (found.media_queries, found.media_hits) == (8, 2)
     assert {family.name for family in REGISTRY.collect()} == before
-    beside = stat_logger(figures, alone=False)
+    beside = stat_logger(figures, without_prometheus=False)
     assert not issubclass(beside, PrometheusStatLogger)  # so that vLLM's own come, where asked for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
@@ -32,9 +31,10 @@ from quire.errors import (
 )
 from tests.demo.speaking import answers as transformers_answers
 from tests.demo.test_adapter import QUESTIONS, _shows
+from tests.polling import eventually, wait_until
 
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
-LONG = {"max_new_tokens": 900, "ignore_eos": True, "adapter": "base"}
+LONG: dict[str, Any] = {"max_new_tokens": 900, "ignore_eos": True, "adapter": "base"}
 WEATHER = {
     "type": "function",
     "function": {
@@ -66,12 +66,9 @@ def engine_of(model: ChatModel) -> VllmEngine:
 
 
 def unfinished_in_vllm(model: ChatModel) -> int:
-    """Requests that vLLM itself has under way: its frontend's count."""
-    return (
-        engine_of(model)
-        .token_engine._supervisor.current()
-        .engine.output_processor.get_num_unfinished_requests()
-    )
+    """Requests that vLLM itself has in flight: its frontend's count."""
+    running = engine_of(model).token_engine._supervisor.current()
+    return running.engine.output_processor.get_num_unfinished_requests()
 
 
 def has_work_in_core(model: ChatModel) -> bool:
@@ -87,7 +84,7 @@ def has_work_in_core(model: ChatModel) -> bool:
 def test_greedy_tokens_are_those_of_the_native_engine(
     vllm_model: ChatModel, native: ChatModel, question: str
 ) -> None:
-    options = {"temperature": 0, "max_new_tokens": 120}
+    options: dict[str, Any] = {"temperature": 0, "max_new_tokens": 120}
     (ours,) = native.chat(asked(question), **options)
     (theirs,) = vllm_model.chat(asked(question), adapter="base", **options)
     assert theirs.token_ids == ours.token_ids
@@ -130,7 +127,13 @@ def test_three_are_three(vllm_model: ChatModel, options: dict[str, Any]) -> None
 
 
 def test_a_seed_gives_the_same_again_and_completions_differ(vllm_model: ChatModel) -> None:
-    options = {"temperature": 1.5, "top_k": 0, "top_p": 1.0, "max_new_tokens": 30, "n": 3}
+    options: dict[str, Any] = {
+        "temperature": 1.5,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_new_tokens": 30,
+        "n": 3,
+    }
     first = vllm_model.chat(HELLO, seed=-1, **options)
     again = vllm_model.chat(HELLO, seed=-1, **options)
     other = vllm_model.chat(HELLO, seed=2**64 - 5, **options)
@@ -149,7 +152,12 @@ def test_stop_strings_and_limits(vllm_model: ChatModel) -> None:
 
 
 def test_logprobs_are_those_of_the_native_engine(vllm_model: ChatModel, native: ChatModel) -> None:
-    options = {"temperature": 0, "max_new_tokens": 12, "logprobs": 3, "prompt_logprobs": 2}
+    options: dict[str, Any] = {
+        "temperature": 0,
+        "max_new_tokens": 12,
+        "logprobs": 3,
+        "prompt_logprobs": 2,
+    }
     (ours,), (theirs,) = (
         native.chat(HELLO, **options),
         vllm_model.chat(HELLO, adapter="base", **options),
@@ -172,7 +180,7 @@ def test_logprobs_are_those_of_the_native_engine(vllm_model: ChatModel, native: 
 
 
 def test_penalties_biases_and_bad_words(vllm_model: ChatModel) -> None:
-    base = {"adapter": "base", "temperature": 0, "max_new_tokens": 16}
+    base: dict[str, Any] = {"adapter": "base", "temperature": 0, "max_new_tokens": 16}
     (plain,) = vllm_model.chat(HELLO, **base)
     token = plain.token_ids[1]
     (biased,) = vllm_model.chat(HELLO, logit_bias={token: -100}, **base)
@@ -193,7 +201,7 @@ def test_its_load_is_that_of_the_last_step(vllm_model: ChatModel) -> None:
     assert (before.running, before.waiting, before.kv_cache_usage) == (0, 0, 0)
     long = asked("Count the ships. " * 100)
     vllm_model.chat(long, adapter="base", max_new_tokens=1)
-    with closing(vllm_model.stream(long, **LONG | {"max_new_tokens": 100})) as stream:
+    with closing(vllm_model.stream(long, **{**LONG, "max_new_tokens": 100})) as stream:
         next(stream)
         now = engine.state.load
         assert now is not None
@@ -201,11 +209,8 @@ def test_its_load_is_that_of_the_last_step(vllm_model: ChatModel) -> None:
         assert 0 < (now.kv_cache_usage or 0) < 1
         assert now.prefix_queries - before.prefix_queries > 600
         assert now.prefix_hits - before.prefix_hits >= 256
-    for _ in range(100):  # an abort is no step, of which vLLM would tell
-        after = engine.state.load
-        if after is not None and not after.running:
-            break
-        time.sleep(0.05)
+    wait_until(lambda: not unfinished_in_vllm(vllm_model))  # an abort is no step that would tell it
+    after = engine.state.load
     assert after is not None
     assert (after.running, after.waiting, after.kv_cache_usage) == (0, 0, 0)
     assert after.prefix_hits == now.prefix_hits
@@ -355,12 +360,7 @@ def test_an_adapter_that_does_not_fit_harms_nobody(vllm_model: ChatModel, tmp_pa
 
 
 def wait_until_idle(model: ChatModel) -> None:
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if not unfinished_in_vllm(model) and not has_work_in_core(model):
-            return
-        time.sleep(0.02)
-    raise AssertionError("vLLM still has requests under way")
+    wait_until(lambda: not unfinished_in_vllm(model) and not has_work_in_core(model))
 
 
 def test_an_abandoned_stream_is_aborted_inside_vllm(vllm_model: ChatModel) -> None:
@@ -376,8 +376,7 @@ async def test_a_cancelled_request_is_aborted_inside_vllm(
     vllm_model: ChatModel, count: int
 ) -> None:
     task = asyncio.create_task(vllm_model.achat(HELLO, n=count, **LONG))
-    while unfinished_in_vllm(vllm_model) < count:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: unfinished_in_vllm(vllm_model) == count)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -385,10 +384,8 @@ async def test_a_cancelled_request_is_aborted_inside_vllm(
 
 
 def test_a_timeout_is_an_error_and_an_abort(vllm_model: ChatModel) -> None:
-    began = time.monotonic()
     with pytest.raises(RequestTimeoutError, match=r"0\.2 s"):
         vllm_model.chat(HELLO, timeout=0.2, **LONG)
-    assert time.monotonic() - began < 5
     wait_until_idle(vllm_model)
 
 
