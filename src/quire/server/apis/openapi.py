@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -50,10 +52,18 @@ def documented(
     responses[200] = {"model": answer, "content": content, "description": "The answer."}
     arguments: dict[str, Any] = {"response_model": None, "responses": responses}
     if body is not None:
-        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
-        content = {"application/json": {"schema": schema}}
+        content = {"application/json": {"schema": deepcopy(_schema(body))}}
         arguments["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
     return arguments
+
+
+@cache
+def _schema(body: type[BaseModel]) -> dict[str, Any]:
+    """Return a body's schema, kept since it takes a while to make.
+
+    `complete_page` moves its `$defs` to where it refers to them.
+    """
+    return body.model_json_schema(ref_template="#/components/schemas/{model}")
 
 
 def complete_page(page: dict[str, Any]) -> dict[str, Any]:
