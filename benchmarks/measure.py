@@ -9,8 +9,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -44,13 +45,13 @@ def rounds(
 
 
 def paired(
-    one: Callable[[], float], other: Callable[[], float], repeats: int, *, warm_up: int = 0
-) -> list[tuple[float, float]]:
+    one: Callable[[], T], other: Callable[[], T], repeats: int, *, warm_up: int = 0
+) -> list[tuple[T, T]]:
     """Both, right after each other, `repeats` times; every other time `other` is the first."""
     for _ in range(warm_up):
         one()
         other()
-    pairs: list[tuple[float, float]] = []
+    pairs: list[tuple[T, T]] = []
     for number in range(repeats):
         if number % 2:
             second = other()

@@ -27,7 +27,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import psutil
 
 from benchmarks.measure import paired, report, table
 from benchmarks.models import qwen2_26m
@@ -37,6 +39,10 @@ ROOT = Path(__file__).parents[1]
 NEW_TOKENS = 128
 STREAMS = (1, 8, 32, 64)
 GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+
+
+Seconds: TypeAlias = tuple[float, float]
+"""By the clock, and of the CPU."""
 
 
 def conversation(number: int, words: int) -> list[dict[str, str]]:
@@ -58,8 +64,8 @@ class Subject:
         self.model = ChatModel({**arguments, "native_prefix_caching": False})
         self._number = 0
 
-    def measure(self, point: str) -> float:
-        """Seconds that the work of a point takes."""
+    def measure(self, point: str) -> Seconds:
+        """What the work of a point takes."""
         kind, _, count = point.partition("-")
         run: Callable[[int], Any] = {
             "streams": self._streams,
@@ -67,11 +73,11 @@ class Subject:
             "prompt": self._prompt,
             "single": self._single,
         }[kind]
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         result = run(int(count))
         if asyncio.iscoroutine(result):
             asyncio.run(result)
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.process_time() - cpu
 
     def _next(self, words: int) -> list[dict[str, str]]:
         self._number += 1
@@ -156,32 +162,34 @@ class Revision:
             time.sleep(0.2)
         raise TimeoutError("the server has not become ready")
 
-    def measure(self, point: str) -> float:
-        """Seconds of one point."""
+    def measure(self, point: str) -> Seconds:
+        """What one point takes."""
         if point == "start":
             return self._start()
         if point.startswith("http"):
-            return asyncio.run(self._http(int(point.partition("-")[2])))
+            times = psutil.Process(self._server.pid).cpu_times
+            cpu, began = sum(times()[:2]), time.perf_counter()
+            asyncio.run(self._http(int(point.partition("-")[2])))
+            return time.perf_counter() - began, sum(times()[:2]) - cpu
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(point + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        wall, cpu = json.loads(self._process.stdout.readline())
+        return wall, cpu
 
-    def _start(self) -> float:
+    def _start(self) -> Seconds:
         code = (
             "from quire import ChatModel; import sys; model = ChatModel({'model_name_or_path': "
             "sys.argv[1], 'template': 'qwen'}); "
             "model.chat([{'role': 'user', 'content': 'Hello'}], max_new_tokens=1); model.close()"
         )
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), sum(os.times()[2:4])
         subprocess.run([sys.executable, "-c", code, self._model], env=self._environment, check=True)
-        return time.perf_counter() - began
+        return time.perf_counter() - began, sum(os.times()[2:4]) - cpu
 
-    async def _http(self, streams: int) -> float:
-        began = time.perf_counter()
+    async def _http(self, streams: int) -> None:
         await asyncio.gather(*(self._one_stream(number) for number in range(streams)))
-        return time.perf_counter() - began
 
     async def _one_stream(self, number: int) -> None:
         body = json.dumps(
@@ -235,6 +243,7 @@ POINTS = {
 
 
 def main() -> None:
+    """Measure, and print a row for each point."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("revision", help="what to compare with, as git knows it")
     parser.add_argument("--rounds", type=int, default=5)
@@ -258,19 +267,19 @@ def main() -> None:
                 options.rounds,
                 warm_up=1,
             )
-            ratios = [one / other for one, other in pairs]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            figures[point] = {"pairs": pairs, "ratio": middle}
-            medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
-            rows.append(
-                (
-                    POINTS[point],
-                    *(f"{value:.3f}" for value in medians),
-                    f"{middle:.3f} ({low:.3f} to {high:.3f})",
-                )
-            )
-            print(point, f"{middle:.3f}", file=sys.stderr, flush=True)
-    header = ("", f"{options.revision}, s", "now, s", "times as fast (quartiles)")
+            figures[point] = pairs
+            row = [POINTS[point]]
+            for kind in (0, 1):
+                before_now = [(one[kind], other[kind]) for one, other in pairs]
+                medians = [statistics.median(column) for column in zip(*before_now, strict=True)]
+                ratios = [one / other for one, other in before_now]
+                low, middle, high = statistics.quantiles(ratios, n=4)
+                row += [f"{value:.2f}" for value in medians]
+                row.append(f"{middle:.3f} ({low:.3f} to {high:.3f})")
+            rows.append(tuple(row))
+            print(*row, sep=" | ", file=sys.stderr, flush=True)
+    names = (f"{options.revision}, s", "now, s", "times as fast (quartiles)")
+    header = ("", *names, *(f"CPU: {name}" for name in names))
     report("revisions", "Beside another revision", table(header, rows), figures)
 
 
