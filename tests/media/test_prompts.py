@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,14 +21,14 @@ from transformers import (
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
 from quire.errors import ConfigError, MediaError, MessageError
-from quire.media.families.family import MediaFamily, encode_media, render_media
+from quire.media.families.family import Form, MediaFamily, render_media
 from quire.media.families.general import General
 from quire.media.families.registry import get_family
 from quire.media.families.settings import MediaSettings
 from quire.media.placement import place_media
 from quire.media.values import Medium
 from quire.messages import Control, Text, read_conversation
-from quire.prompt import TextElement
+from quire.prompt import Element, Prompt, TextElement
 from quire.template.format import MediaTokens
 from quire.template.registry import get_template
 from quire.template.template import Template
@@ -41,6 +42,21 @@ from tests.media.examples import (
     sound,
     write_folder,
 )
+
+
+def encode_media(
+    template: Template,
+    family: MediaFamily,
+    elements: Sequence[Element],
+    media: Sequence[Medium],
+    tokenizer: Tokenizer,
+    *,
+    form: Form,
+) -> Prompt:
+    """The prompt of rendered elements, as `Preparation` makes it."""
+    ids = template.encode_elements(elements, tokenizer, family.controls)
+    return Prompt(ids, family.find_media(ids, media, tokenizer, form=form) if media else ())
+
 
 QWEN2_VL = (
     "{% set image_count = namespace(value=0) %}{% for message in messages %}"

@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrain
 
 from quire.engines.native.core.engine import Engine
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.cpu.reference import ReferenceRunner
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix
 from quire.engines.native.models.registry import read_spec
@@ -28,6 +27,7 @@ from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.weights.safetensors import widen
 from tests.engines.native.cpu.batches import logits_of, random_ids
+from tests.engines.native.cpu.reference import ReferenceRunner
 from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.quantization import plain_formats as plain
 

@@ -21,7 +21,7 @@ from quire.media.families.settings import MediaSettings
 from quire.media.placement import KINDS, Kind
 from quire.media.values import Clip, Medium, Picture, Sound
 from quire.messages import Control, Conversation, Media, Message, Part
-from quire.prompt import Element, MediaItem, Prompt, Span, TextElement
+from quire.prompt import Element, MediaItem, Span, TextElement
 from quire.template.format import MediaTokens, find_markers, merge_spans
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
@@ -427,24 +427,3 @@ def render_media(
     if as_parts:
         return family.expand(elements, media, form=form)
     return family.finish(elements, media, form=form)
-
-
-def encode_media(
-    template: Template,
-    family: MediaFamily,
-    elements: Sequence[Element],
-    media: Sequence[Medium],
-    tokenizer: Tokenizer,
-    *,
-    form: Form,
-) -> Prompt:
-    """The token ids of rendered elements, with the range that each medium fills.
-
-    Raises:
-        MediaError: the template does not fit the model, or a text would be taken for a placeholder.
-        ConfigError: the tokenizer lacks a placeholder token.
-    """
-    ids = template.encode_elements(elements, tokenizer, family.controls)
-    if not media:
-        return Prompt(ids)
-    return Prompt(ids, family.find_media(ids, media, tokenizer, form=form))

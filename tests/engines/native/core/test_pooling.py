@@ -18,7 +18,6 @@ from quire.engines.native.core.batch import Batch
 from quire.engines.native.core.engine import Engine
 from quire.engines.native.core.pooling import Pooled, Pooling, ScoreHead
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.cpu.reference import ReferenceRunner
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.models.registry import read_spec
 from quire.errors import (
@@ -32,6 +31,7 @@ from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
 from tests.engines.native.cpu.batches import make_batch, random_ids, table_of
+from tests.engines.native.cpu.reference import ReferenceRunner
 from tests.engines.native.fake_runner import (
     HIDDEN,
     FakeAdapter,

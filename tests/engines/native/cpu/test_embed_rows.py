@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from quire.engines.native.core.batch import Batch
-from quire.engines.native.cpu.reference import ReferenceRunner
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.models.registry import read_spec
 from tests.engines.native.cpu.batches import Rows, make_batch, random_ids, table_of
+from tests.engines.native.cpu.reference import ReferenceRunner
 from tests.engines.native.media.random_media_models import make_media_model
 from tests.engines.native.random_models import load_oracle, make_random_model
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.engines.native.cpu import reference
 from quire.engines.native.cpu.kernels import activations
+from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.kernels.arrays import ptr
 
 

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from quire.engines.native.core.batch import Batch
-from quire.engines.native.cpu import reference
 from quire.engines.native.cpu.kernels import attention, layout
 from quire.engines.native.cpu.kernels.layout import padded, scratch_floats, tiles_needed
+from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import make_batch, table_of
 from tests.engines.native.cpu.kernels.arrays import floats, ptr
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from quire.engines.native.cpu import reference
 from quire.engines.native.cpu.kernels import experts, layout
 from quire.engines.native.cpu.loading import scratch_bytes
 from quire.engines.native.cpu.program.machine_code import load_step
@@ -26,6 +25,7 @@ from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind,
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import ExpertsSpec
 from quire.quantization.matrix import QuantizedMatrix
+from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
 from tests.engines.native.random_models import load_oracle, make_random_model
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quire.engines.native.cpu import reference
 from quire.engines.native.cpu.kernels import layout, linear
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.program import ffn_step
@@ -23,6 +22,7 @@ from quire.engines.native.cpu.weights.packed import PackedMatrix, pack, span_for
 from quire.engines.native.models.spec import Activation
 from quire.quantization.matrix import QuantizedMatrix
 from quire.weights.safetensors import round_to_bfloat16
+from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.kernels.arrays import floats, ptr
 
 ROOT = Path(__file__).parents[5]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quire.engines.native.cpu import reference
 from quire.engines.native.cpu.kernels import attention, rowwise
 from quire.engines.native.cpu.kernels.layout import padded
 from quire.engines.native.models.rope import cosines_and_sines
 from quire.weights.safetensors import round_to_bfloat16
+from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.kernels.arrays import floats, ptr
 
 

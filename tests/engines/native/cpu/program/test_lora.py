@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quire.engines.native.core.batch import LoadedAdapter
-from quire.engines.native.cpu import reference
 from quire.engines.native.cpu.kernels import layout, linear
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.program import lora
-from quire.engines.native.cpu.reference import ReferenceRunner
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.weights.adapter import LoraMap, panels_of
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.models.registry import read_spec
 from quire.errors import AdapterError, OutOfMemoryError
+from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
+from tests.engines.native.cpu.reference import ReferenceRunner
 from tests.engines.native.random_adapters import LINEARS, checked, load_peft, make_random_adapter
 from tests.engines.native.random_models import load_oracle, make_random_model
 
