@@ -46,11 +46,11 @@ class EchoTokens(TokenEngine):
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         await self.health()
-        self.last_params = params
         text = self.tokenizer.decode(list(prompt.token_ids)) if self.reply is None else self.reply
         words = [text[start : start + 4] for start in range(0, len(text), 4)] or [""]
         with self._ids.claim(params.request_id):
             self.open_requests += 1
+            self.last_params = params  # after the count, so that a test may wait for both
             finished = False
             try:
                 for step, word in enumerate(words[: params.max_tokens]):
