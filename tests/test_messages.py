@@ -7,7 +7,15 @@ import copy
 import pytest
 
 from quire.errors import MessageError, ToolError
-from quire.messages import Media, Message, Text, ToolCall, read_conversation, read_tools
+from quire.messages import (
+    Media,
+    Message,
+    Text,
+    ToolCall,
+    read_conversation,
+    read_message,
+    read_tools,
+)
 
 USER = {"role": "user", "content": "Hi"}
 
@@ -53,6 +61,18 @@ def test_the_callers_messages_are_never_changed() -> None:
     before = copy.deepcopy(messages)
     read_conversation(messages)
     assert messages == before
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ({"role": "assistant", "reasoning_content": "hm"}, Message("assistant", reasoning="hm")),
+        ({"role": "user", "name": "Ada"}, Message("user", name="Ada")),
+        ({"role": "tool", "tool_call_id": "a"}, Message("tool", tool_call_id="a")),
+    ],
+)
+def test_a_field_counts_without_content_too(written: dict[str, str], read: Message) -> None:
+    assert read_message(written) == read
 
 
 def test_a_thought_before_a_function_call_is_kept() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tools.structure import module_name
+
 SOURCE = Path(__file__).parents[1] / "src"
 
 FOLDER_CIRCLES: dict[str, str] = {}
@@ -25,9 +27,7 @@ def modules() -> dict[str, ast.Module]:
     """Each module of the package by its name, parsed."""
     trees: dict[str, ast.Module] = {}
     for path in sorted((SOURCE / "quire").rglob("*.py")):
-        parts = path.relative_to(SOURCE).with_suffix("").parts
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        trees[name] = ast.parse(path.read_text(encoding="utf-8"))
+        trees[module_name(path, SOURCE / "quire")] = ast.parse(path.read_text(encoding="utf-8"))
     return trees
 
 

@@ -68,8 +68,6 @@ class Message:
     @property
     def text(self) -> str:
         """All text parts, joined."""
-        if len(self.parts) == 1 and isinstance(self.parts[0], Text):  # nearly every message
-            return self.parts[0].text
         return "".join(part.text for part in self.parts if not isinstance(part, Media))
 
     @property
@@ -221,8 +219,6 @@ def read_message(message: Mapping[str, Any] | Message, index: int = 0) -> Messag
     )
     if name in ("function", "function_call"):
         parts, calls = _read_function(message.get("content"), index)
-    if len(message) <= 2:  # nothing but role and content, as in nearly every message
-        return Message(role, parts, calls)
     return Message(
         role=role,
         parts=parts,

@@ -48,11 +48,6 @@ class Call:
         )
 
     @property
-    def chooses_tools(self) -> bool:
-        """Whether the call needs a `ToolChooser`."""
-        return bool(self.tools) or self.tool_choice not in ("auto", "none")
-
-    @property
     def completions(self) -> int:
         """How many completions the call requests."""
         return completions_of(self.options)

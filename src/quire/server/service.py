@@ -148,15 +148,11 @@ class Service:
         """
         engine, adapter = self._generator, self.models.resolve(call.model)
         check_call(call, self.arguments)
-        chooser = ToolChooser.of(call) if call.chooses_tools else None
+        chooser = ToolChooser.of(call)
         admitted = self.admitted("chat", caller, call.options, adapter, call.completions)
         async with admitted as (options, observation):
-            if chooser is None:
-                answer = engine.stream_request(call.request(None, options))
-            else:
-                request = call.request(chooser.tools, chooser.options(options))
-                answer = chooser.read(engine.stream_request(request))
-            async with aclosing(answer) as deltas:
+            request = call.request(chooser.tools, chooser.options(options))
+            async with aclosing(chooser.read(engine.stream_request(request))) as deltas:
                 async for delta in deltas:
                     observation.delta(delta)
                     yield delta

@@ -20,9 +20,8 @@ class OptionFields(Body):
     def options(self) -> dict[str, Any]:
         """The body's options, by quire's names for them."""
         options: dict[str, Any] = {}
-        for field in self.model_fields_set:
-            name, value = self.option_names.get(field), getattr(self, field)
-            if name is not None and value is not None:
+        for field, name in self.option_names.items():  # in the table's order, not a set's
+            if field in self.model_fields_set and (value := getattr(self, field)) is not None:
                 options[name] = value
         if options.get("top_p") == 0:
             # On every wire, 0 keeps the single likeliest token. In Python it means "unset", as in

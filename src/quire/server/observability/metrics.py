@@ -150,7 +150,7 @@ class ServerCollector(Collector):
         yield (
             "time_to_first_token_seconds",
             "From the request to its first token.",
-            (metrics.first_token),
+            metrics.first_token,
         )
         yield "inter_token_latency_seconds", "Between tokens of a stream.", metrics.between_tokens
         yield "time_per_output_token_seconds", "Between tokens of a stream.", metrics.between_tokens

@@ -56,8 +56,7 @@ def chat_call(body: ChatCompletionRequest) -> Call:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
         raise BadRequest("stream_options needs stream: true.", param="stream_options")
-    if not body.model_fields_set.isdisjoint(_THINKING_FIELDS):
-        options.update(_thinking(body))
+    options.update(_thinking(body))
     choice, name = _tool_choice(body)
     return Call(
         messages=quire_messages(body.messages),
@@ -69,11 +68,6 @@ def chat_call(body: ChatCompletionRequest) -> Call:
         tool_name=name,
         parallel_tool_calls=body.parallel_tool_calls is not False,
     )
-
-
-_THINKING_FIELDS = frozenset(
-    {"enable_thinking", "preserve_thinking", "chat_template_kwargs", "reasoning_effort"}
-)
 
 
 def _thinking(body: ChatCompletionRequest) -> dict[str, bool]:
