@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from quire.arguments import ModelArguments
 from quire.demo import NAMES, named_demo_path
 from quire.errors import ModelNotFoundError, nearest, sentence
+from quire.json_files import read_json_object
 
 _WANTED_FILES = [
     "*.safetensors",
@@ -72,12 +72,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        return read_json_object(path)
+    except ValueError as error:
         raise ModelNotFoundError(f"{path} cannot be read: {error}.") from None
-    if not isinstance(content, dict):
-        raise ModelNotFoundError(f"{path} holds no JSON object.")
-    return content
 
 
 def eos_token_ids(folder: Path, eos_token_id: int | None) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from quire.engines.native.models.rope import override_rope
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import ConfigError
 from quire.machine.cpus import default_threads
+from quire.quantization.formats import are_quantized
+from quire.weights.safetensors import WeightsFolder
 
 logger = logging.getLogger("quire")
 
@@ -69,10 +72,12 @@ def load_model(
     spec = override_rope(read_spec(folder), rope_scaling)
     length = _model_length(spec, max_model_len, max_model_len_is_wish)
     if quantize is not None and spec.quantization is not None:
-        raise ConfigError(
-            f"native_quantization {quantize}: the weights are quantised already "
-            f"({spec.quantization.method}); leave it out"
-        )
+        if are_quantized(WeightsFolder(folder).names()):
+            raise ConfigError(
+                f"native_quantization {quantize}: the weights are quantised already "
+                f"({spec.quantization.method}); leave it out"
+            )
+        spec = dataclasses.replace(spec, quantization=None)
     threads = num_threads or default_threads()
     weights = load_weights(
         spec, folder, dtype, quantize, threads=threads, on_progress=on_compile, with_head=with_head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
 from quire.quantization.matrix import QuantizedMatrix
 from quire.weights.safetensors import StoredTensor, WeightsFolder, round_to_bfloat16, widen
+
+logger = logging.getLogger("quire")
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -79,6 +82,7 @@ def load_weights(
     source = WeightsFolder(folder, spec.names.prefix_map)
     if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
         spec = dataclasses.replace(spec, names=spec.names.bare())
+    spec = _tied_as_stored(spec, source, with_head=with_head)
     packer = Packer(spec, source, quantize, threads, on_progress)
 
     def read(tensor: TensorSpec) -> Tensor:
@@ -111,6 +115,40 @@ def load_weights(
     )
     packer.keep()
     return Weights(spec, tensors, layers)
+
+
+def _tied_as_stored(spec: DecoderSpec, source: WeightsFolder, *, with_head: bool) -> DecoderSpec:
+    """The spec with embeddings and head tied as the folder has them, whatever config.json says.
+
+    What is stored decides, as in transformers: training may have untied the two, and a writer may
+    have kept either of two tied ones.
+    """
+    names = spec.names
+    if not spec.tied_embeddings or names.head not in source:
+        return spec
+    if names.embeddings not in source:
+        source.alias(names.embeddings, names.head)
+        return spec
+    if not with_head or _equal(source.stored(names.embeddings), source.stored(names.head)):
+        return spec
+    logger.warning(
+        "%s: config.json says tie_word_embeddings, but %s and %s differ. Both are used; set "
+        "tie_word_embeddings to false.",
+        source.folder,
+        names.embeddings,
+        names.head,
+    )
+    return dataclasses.replace(spec, tied_embeddings=False)
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two matrices hold the same numbers. Two that differ mostly differ at the beginning."""
+    if one.dtype != other.dtype or one.values.shape != other.values.shape:
+        return False
+    rows = range(0, len(one.values), 1024)
+    return all(
+        np.array_equal(one.values[row : row + 1024], other.values[row : row + 1024]) for row in rows
+    )
 
 
 def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
