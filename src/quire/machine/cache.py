@@ -267,7 +267,7 @@ def file_digest(path: Path, *, threads: int = 1) -> bytes:
 def file_state(state: os.stat_result) -> tuple[int, ...]:
     """What changes when a file does."""
     # The time of the last change of the inode too: nobody can set that one back.
-    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def _hash(file: int, size: int, threads: int) -> bytes:

@@ -60,12 +60,17 @@ def load_backend(folder: Path) -> Backend:
     is_old = not path.is_file()
     if is_old and not any((folder / name).is_file() for name in _OLD_FILES):
         raise ModelNotFoundError(f"{folder} holds no tokenizer: tokenizer.json is missing.")
+    converted = _converted(folder) if is_old else None
     try:
         backend = (
-            Backend.from_buffer(_converted(folder)) if is_old else Backend.from_file(str(path))
+            Backend.from_file(str(path)) if converted is None else Backend.from_buffer(converted)
         )
-    except Exception as error:  # the library raises Exception itself
-        raise UnsupportedModelError(f"{path} is no tokenizer that can be read: {error}.") from None
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises Exception itself, and its panics are none
+        raise UnsupportedModelError(
+            f"{path} is no tokenizer that can be read: {str(error)[:500]}."
+        ) from None
     # Many files keep the settings of training, which would cut prompts or fill them up.
     backend.no_truncation()
     backend.no_padding()
@@ -117,7 +122,9 @@ def _convert(folder: Path) -> bytes:
     try:
         converted = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         return converted.backend_tokenizer.to_str().encode()
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
         raise UnsupportedModelError(
             f"The tokenizer of {folder} cannot be converted: {error}."
         ) from None

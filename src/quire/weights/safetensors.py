@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import math
 import re
 import struct
@@ -32,6 +33,8 @@ from quire.errors import ModelNotFoundError, WeightsError
 from quire.json_files import MAX_BYTES, parse_json_object, read_json_object
 from quire.machine.cache import file_digest, file_state
 from quire.weights.hub_config import short
+
+logger = logging.getLogger("quire")
 
 _TYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -383,6 +386,24 @@ class WeightsFolder:
         stored_name = self._stored_names[name]
         return self._file(self._file_of[stored_name]).tensor(stored_name)
 
+    def are_untied(self, embeddings: str, head: str) -> bool:
+        """Whether both matrices are stored, and hold different numbers.
+
+        Two that a config calls tied are then used both, as in transformers. Whoever trained them apart
+        may have forgotten to say so, and the weights cannot be wrong about it.
+        """
+        if (
+            embeddings not in self
+            or head not in self
+            or _equal(self.stored(embeddings), self.stored(head))
+        ):
+            return False
+        logger.warning(
+            "%s: config.json says tie_word_embeddings, but %s and %s differ. Both are used; set "
+            "tie_word_embeddings to false.", self.folder, embeddings, head,
+        )  # fmt: skip
+        return True
+
     def alias(self, name: str, stored: str) -> None:
         """Know the tensor that is known as `stored` as `name`, too."""
         self._stored_names[name] = self._stored_names[stored]
@@ -417,6 +438,16 @@ class WeightsFolder:
 
     def _named_files(self) -> list[Path]:
         return [self.folder / name for name in sorted(set(self._file_of.values()))]
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two matrices hold the same numbers. Two that differ mostly differ at the beginning."""
+    if one.dtype != other.dtype or one.values.shape != other.values.shape:
+        return False
+    rows = range(0, len(one.values), 1024)
+    return all(
+        np.array_equal(one.values[row : row + 1024], other.values[row : row + 1024]) for row in rows
+    )
 
 
 def _known_as(name: str, prefix_map: tuple[tuple[str, str], ...]) -> str:

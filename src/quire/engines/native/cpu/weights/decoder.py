@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
 from quire.quantization.matrix import QuantizedMatrix
 from quire.weights.safetensors import StoredTensor, WeightsFolder, round_to_bfloat16, widen
-
-logger = logging.getLogger("quire")
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -120,8 +117,7 @@ def load_weights(
 def _tied_as_stored(spec: DecoderSpec, source: WeightsFolder, *, with_head: bool) -> DecoderSpec:
     """The spec with embeddings and head tied as the folder has them, whatever config.json says.
 
-    What is stored decides, as in transformers: training may have untied the two, and a writer may
-    have kept either of two tied ones.
+    A writer may have kept either of two tied ones: then the head is known as the embeddings, too.
     """
     names = spec.names
     if not spec.tied_embeddings or names.head not in source:
@@ -129,26 +125,8 @@ def _tied_as_stored(spec: DecoderSpec, source: WeightsFolder, *, with_head: bool
     if names.embeddings not in source:
         source.alias(names.embeddings, names.head)
         return spec
-    if not with_head or _equal(source.stored(names.embeddings), source.stored(names.head)):
-        return spec
-    logger.warning(
-        "%s: config.json says tie_word_embeddings, but %s and %s differ. Both are used; set "
-        "tie_word_embeddings to false.",
-        source.folder,
-        names.embeddings,
-        names.head,
-    )
-    return dataclasses.replace(spec, tied_embeddings=False)
-
-
-def _equal(one: StoredTensor, other: StoredTensor) -> bool:
-    """Whether two matrices hold the same numbers. Two that differ mostly differ at the beginning."""
-    if one.dtype != other.dtype or one.values.shape != other.values.shape:
-        return False
-    rows = range(0, len(one.values), 1024)
-    return all(
-        np.array_equal(one.values[row : row + 1024], other.values[row : row + 1024]) for row in rows
-    )
+    untied = with_head and source.are_untied(names.embeddings, names.head)
+    return dataclasses.replace(spec, tied_embeddings=not untied)
 
 
 def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
