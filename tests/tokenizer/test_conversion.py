@@ -89,7 +89,7 @@ def test_folders_with_one_tokenizer_model_share_nothing(tmp_path: Path, pieces: 
 @pytest.mark.parametrize(
     "name",
     ["config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-     "merges.txt", "other.model", "chat_template.jinja"],
+     "vocab.json", "other.model", "chat_template.jinja"],
 )  # fmt: skip
 def test_each_file_counts(name: str, tmp_path: Path, conversions: list[str]) -> None:
     folder = write(tmp_path / "model")
