@@ -170,7 +170,7 @@ def test_texts_that_go_on_from_one_another(count: int, step: str) -> None:
         assert match[0] == f"<{step * number}"
 
 
-@pytest.mark.parametrize("count", [1500, 3000])
+@pytest.mark.parametrize("count", [600, 1500])
 def test_endless_chains_are_refused(count: int, tmp_path: Path) -> None:
     backend = make_backend("byte_bpe", [AddedToken(text) for text in chained(count)])
     backend.save(str(tmp_path / "tokenizer.json"))

@@ -205,12 +205,12 @@ class Packer:
         """
         if self._span is None:
             return None
-        matrix = matrix.on_even_steps()
-        spans = matrix.group % self._span == 0 or matrix.group >= matrix.shape[1]
-        if matrix.order is not None or not spans:
-            values = matrix.dequantized()
-            matrix = rounding.quantize(values, bits=8, group=self._span, threads=self._threads)
-        return pack(matrix, self._span)
+        fits = matrix.group % self._span == 0 or matrix.group >= matrix.shape[1]
+        if matrix.order is None and fits:
+            return pack(matrix.on_even_steps(), self._span)
+        values = matrix.dequantized()
+        rounded = rounding.quantize(values, bits=8, group=self._span, threads=self._threads)
+        return pack(rounded, self._span)
 
     def round(self, tensor: TensorSpec, values: NDArray[Any]) -> PackedMatrix:
         """A full-precision matrix rounded and packed: kept from an earlier start, or made now."""
@@ -242,13 +242,9 @@ class Packer:
     def _find(self, name: str, tensor: TensorSpec) -> PackedMatrix | None:
         """The matrix in the kept file; None if it is not there, or not as it must be."""
         kept = self._kept
-        if (
-            f"{name} codes" not in kept
-            or f"{name} scales" not in kept
-            or f"{name} unit" not in kept
-        ):
+        codes, scales, unit = (kept.get(f"{name} {part}") for part in ("codes", "scales", "unit"))
+        if codes is None or scales is None or unit is None:
             return None
-        codes, scales, unit = (kept[f"{name} {part}"] for part in ("codes", "scales", "unit"))
         columns, depth = tensor.shape
         assert self._span is not None
         bits = self._bits(tensor.role)
