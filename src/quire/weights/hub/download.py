@@ -122,10 +122,10 @@ class Download:
                 return
             had_some = partial.exists()
             remote.receive(partial)
-            if had_some and not remote.is_intact(partial):
+            if had_some and not remote.is_intact(partial, etag):
                 partial.unlink()
                 remote.receive(partial)
-            if not remote.is_intact(partial):
+            if not remote.is_intact(partial, etag):
                 partial.unlink()
                 raise ModelError(
                     f"{remote.file.path} of {self.repository.name} came damaged: its checksum is not "
@@ -155,7 +155,7 @@ class RemoteFile:
 
         with partial.open("ab") as out:
             if out.tell() > self.size:
-                out.truncate(0)
+                _make_empty(out)
             bar = tqdm(
                 desc=self.file.path,
                 total=self.size,
@@ -170,17 +170,20 @@ class RemoteFile:
                     before = out.tell()
                     try:
                         self._append(out, bar)
+                    except Stopped:
+                        raise
                     except Exception as error:
                         failures = 0 if out.tell() > before else failures + 1
                         if not is_passing(error) or failures > RETRIES:
                             raise
-                        self.stop.wait(RETRY_PAUSE)
+                        if self.stop.wait(RETRY_PAUSE):
+                            raise Stopped from error
 
     def _append(self, out: BinaryIO, bar: Any) -> None:
         start = out.tell()
         with _response(self.url, self.token, start) as response:
             if start and response.status_code != HTTPStatus.PARTIAL_CONTENT:
-                out.truncate(0)  # the server sends all of it
+                _make_empty(out)  # the server sends all of it
                 bar.update(-start)
             for piece in _pieces(response):
                 if self.stop.is_set():
@@ -190,14 +193,19 @@ class RemoteFile:
         if out.tell() < self.size:
             raise ConnectionError(f"it ended after {out.tell()} of {self.size} bytes")
 
-    def is_intact(self, path: Path) -> bool:
-        """Whether a file is what the hub says; only files in LFS have a checksum of their content."""
+    def is_intact(self, path: Path, etag: str) -> bool:
+        """Whether a file is what the hub says. The etag of a file in LFS is its checksum."""
         if path.stat().st_size != self.size:
             return False
-        if self.file.lfs is None:
+        if self.file.lfs is None or self.file.lfs.sha256 != etag:
             return True
         with path.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest() == self.file.lfs.sha256
+
+
+def _make_empty(out: BinaryIO) -> None:
+    out.seek(0)
+    out.truncate()
 
 
 @contextmanager
@@ -207,8 +215,8 @@ def _response(url: str, token: str | None, start: int) -> Generator[Any]:
     The session is the client's, with its proxies and certificates: of requests before version 1 of the
     client, and of httpx since then. Both take the token off where the hub leads to another host.
     """
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     headers = build_hf_headers(token=token, library_name="quire")
     headers["Accept-Encoding"] = "identity"  # a range counts the file's own bytes
