@@ -42,6 +42,15 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return code, captured.out, captured.err
 
 
+def pulled(capsys: pytest.CaptureFixture[str], cache: Path, *words: str) -> Path:
+    """Pull, and return the folder; it is one of the cache, so that a test may damage it."""
+    code, out, error = run(capsys, "pull", *words, f"cache_dir={cache}")
+    assert code == 0, error
+    folder = Path(out.strip())
+    assert folder.is_relative_to(cache)
+    return folder
+
+
 # --- pull ------------------------------------------------------------------------------------------
 
 
@@ -128,7 +137,7 @@ def test_the_list(hub: HubServer, cache: Path, capsys: pytest.CaptureFixture[str
 def test_the_list_says_what_is_missing(
     hub: HubServer, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Path(run(capsys, "pull", "owner/model", f"cache_dir={cache}")[1].strip())
+    folder = pulled(capsys, cache, "owner/model")
     (folder / "model.safetensors").unlink()
     assert "lacks model.safetensors" in run(capsys, "list", f"cache_dir={cache}")[1]
 
@@ -151,8 +160,8 @@ def test_rm_of_a_revision_keeps_what_others_share(
 ) -> None:
     place = f"cache_dir={cache}"
     hub.repositories["owner/model"].revisions["v1"] = {**MODEL, "config.json": b"{ }"}
-    main_folder = Path(run(capsys, "pull", "owner/model", place)[1].strip())
-    run(capsys, "pull", "owner/model", "model_revision=v1", place)
+    main_folder = pulled(capsys, cache, "owner/model")
+    pulled(capsys, cache, "owner/model", "model_revision=v1")
     err = run(capsys, "rm", "owner/model", "model_revision=v1", place)[2]
     assert "3 bytes are free again" in err
     assert (main_folder / "model.safetensors").read_bytes() == WEIGHTS
@@ -166,7 +175,7 @@ def test_rm_removes_what_is_damaged(
     hub: HubServer, cache: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     place = f"cache_dir={cache}"
-    folder = Path(run(capsys, "pull", "owner/model", place)[1].strip())
+    folder = pulled(capsys, cache, "owner/model")
     if damage == "only a partial file":
         shutil.rmtree(cache / "models--owner--model")
         (cache / "models--owner--model" / "blobs").mkdir(parents=True)
