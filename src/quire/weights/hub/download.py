@@ -89,7 +89,7 @@ class Download:
             self.repository.token,
         )
         url = hf_hub_url(name, file.path, revision=self.commit, endpoint=endpoint)
-        about = get_hf_file_metadata(url, token=token, endpoint=endpoint)
+        about = get_hf_file_metadata(url, token=token)
         check_name(name, about.etag)
         if about.etag and about.size is not None and about.size <= _PLAIN_LIMIT:
             self._fetch_blob(RemoteFile(file, url, about.size, token, stop), about.etag)
