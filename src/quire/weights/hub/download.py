@@ -224,7 +224,7 @@ def _response(url: str, token: str | None, start: int) -> Generator[Any]:
         headers["Range"] = f"bytes={start}-"
     session: Any = get_session()
     patience = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if hasattr(session, "stream"):
+    if callable(session.stream):  # a flag of requests'
         opened = session.stream("GET", url, headers=headers, timeout=patience)
     else:
         opened = session.get(url, headers=headers, timeout=patience, stream=True)
