@@ -104,12 +104,63 @@ def test_a_tool_may_give_a_picture(seeing: Served) -> None:
     assert prompt(text, {"type": "image", "source": source}) > prompt(text) + 3
 
 
-def test_text_that_looks_like_a_placeholder_is_text(seeing: Served) -> None:
-    assert count(seeing, {"type": "text", "text": "<image>"}) > 0
-    response = client_of(seeing).responses.create(
-        model="demo", max_output_tokens=1, input="What is <image>?"
+@pytest.mark.parametrize("with_picture", [False, True])
+@pytest.mark.parametrize("mark", ["<image>", "<video>", "<audio>"])
+def test_text_that_looks_like_a_placeholder_is_text(
+    seeing: Served, mark: str, with_picture: bool
+) -> None:
+    """In questions, answers, tools' results and instructions, on each API, to the same prompt."""
+    function = {"name": "look", "arguments": "{}"}
+    source = {"type": "base64", "media_type": "image/png", "data": DATA}
+    asked = [{"type": "text", "text": f"How do I use {mark}?"}]
+    in_chat: list[Any] = [
+        {"role": "system", "content": f"Know {mark}."},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL}}, *asked]},
+        {
+            "role": "assistant",
+            "content": f"A {mark}",
+            "tool_calls": [{"id": "a", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": f"it is {mark}"},
+    ]
+    in_responses: list[Any] = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_image", "image_url": URL},
+                {"type": "input_text", "text": asked[0]["text"]},
+            ],
+        },
+        {"role": "assistant", "content": f"A {mark}"},
+        {"type": "function_call", "call_id": "a", **function},
+        {"type": "function_call_output", "call_id": "a", "output": f"it is {mark}"},
+    ]
+    called = {"type": "tool_use", "id": "a", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": f"it is {mark}"}
+    in_messages: list[Any] = [
+        {"role": "user", "content": [{"type": "image", "source": source}, *asked]},
+        {"role": "assistant", "content": [{"type": "text", "text": f"A {mark}"}, called]},
+        {"role": "user", "content": [result]},
+    ]
+    if not with_picture:
+        in_chat[1]["content"] = asked[0]["text"]
+        for turns in (in_responses, in_messages):
+            del turns[0]["content"][0]
+    gpt = client_of(seeing)
+    chat = gpt.chat.completions.create(
+        model="demo", max_tokens=1, messages=in_chat, extra_body={"return_token_ids": True}
     )
-    assert response.status == "incomplete"
+    responses = gpt.responses.create(
+        model="demo", max_output_tokens=1, instructions=f"Know {mark}.", input=in_responses
+    )
+    counted = claude(seeing).messages.count_tokens(
+        model="demo", system=f"Know {mark}.", messages=in_messages
+    )
+    assert chat.usage is not None
+    assert responses.usage is not None
+    assert chat.usage.prompt_tokens == responses.usage.input_tokens == counted.input_tokens
+    ids: Any = getattr(chat, "prompt_token_ids")  # noqa: B009
+    assert seeing.engine.tokenizer.decode(ids).count(mark) == 4
 
 
 @pytest.mark.parametrize(
