@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from quire.machine.content import foreign_content
+
 MAX_BYTES = 32 * 2**20
 """Of one file. A tokenizer's configuration of thousands of tokens has 2 MiB, the index of a thousand
 billion parameters 15."""
@@ -17,7 +19,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: the file cannot be read, is too large, is no JSON, nests too deeply, or holds
-            something else than an object. The text says which, and does not name the file.
+            something else than an object. The text says which, or what the file is instead, and
+            does not name it.
     """
     try:
         with path.open("rb") as file:
@@ -26,7 +29,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise ValueError(error.strerror or str(error)) from None
     if len(content) > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
-    return parse_json_object(content)
+    try:
+        return parse_json_object(content)
+    except ValueError as error:
+        raise ValueError(foreign_content(path) or error) from None
 
 
 def parse_json_object(content: bytes) -> dict[str, Any]:

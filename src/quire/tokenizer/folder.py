@@ -13,6 +13,7 @@ from tokenizers import Tokenizer as Backend
 from quire.errors import ModelNotFoundError, UnsupportedModelError
 from quire.json_files import read_json_object
 from quire.machine.cache import file_digest, keep, key_of, read_kept
+from quire.machine.content import foreign_content
 
 ChatTemplate: TypeAlias = str | dict[str, str] | None
 """One chat template, or several by name, or none."""
@@ -68,9 +69,8 @@ def load_backend(folder: Path) -> Backend:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises Exception itself, and its panics are none
-        raise UnsupportedModelError(
-            f"{path} is no tokenizer that can be read: {str(error)[:500]}."
-        ) from None
+        text = foreign_content(path) or str(error)[:500]
+        raise UnsupportedModelError(f"{path} is no tokenizer that can be read: {text}.") from None
     # Many files keep the settings of training, which would cut prompts or fill them up.
     backend.no_truncation()
     backend.no_padding()
@@ -125,8 +125,9 @@ def _convert(folder: Path) -> bytes:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library is no Exception
+        foreign = (text for name in _OLD_FILES if (text := foreign_content(folder / name)))
         raise UnsupportedModelError(
-            f"The tokenizer of {folder} cannot be converted: {error}."
+            f"The tokenizer of {folder} cannot be converted: {next(foreign, None) or error}."
         ) from None
 
 

@@ -32,7 +32,9 @@ from safetensors import SafetensorError, safe_open
 from quire.errors import ModelNotFoundError, WeightsError
 from quire.json_files import MAX_BYTES, parse_json_object, read_json_object
 from quire.machine.cache import file_digest, file_state
+from quire.machine.content import foreign_content
 from quire.weights.hub_config import short
+from quire.weights.mistaken import no_weights
 
 logger = logging.getLogger("quire")
 
@@ -119,7 +121,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             if name != "__metadata__"
         }
     except SafetensorError as error:
-        raise ValueError(f"truncated, or no safetensors file ({error})") from None
+        text = foreign_content(path) or f"truncated, or no safetensors file ({error})"
+        raise ValueError(text) from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
     except (KeyError, TypeError, RecursionError) as error:
@@ -204,10 +207,11 @@ class SafetensorsFile:
             raise WeightsError(f"{self.path} is truncated: {len(self._bytes)} bytes")
         (length,) = struct.unpack("<Q", self._bytes[:8].tobytes())
         if length > min(MAX_BYTES, len(self._bytes) - 8):
-            raise WeightsError(
-                f"{self.path} is truncated or no safetensors file: its header would be "
-                f"{length} bytes of {len(self._bytes)}"
+            text = foreign_content(self.path) or (
+                f"truncated, or no safetensors file: its header would be {length} bytes of "
+                f"{len(self._bytes)}"
             )
+            raise WeightsError(f"{self.path}: {text}")
         try:
             header = parse_json_object(self._bytes[8 : 8 + length].tobytes())
         except ValueError as error:
@@ -268,11 +272,6 @@ _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _OLD_GPTQ = "gptq_model*.safetensors"  # the name that AutoGPTQ gave its one file
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
-_CONVERT = (
-    'python -c "import sys; from transformers import AutoModelForCausalLM as M; '
-    "M.from_pretrained(sys.argv[1], weights_only=True, dtype='auto')"
-    '.save_pretrained(sys.argv[1])" {folder}'
-)
 
 
 class WeightsFolder:
@@ -320,7 +319,7 @@ class WeightsFolder:
         found = [match for path in self.folder.iterdir() if (match := _SHARD.fullmatch(path.name))]
         sets = sorted({(match[1], match[3]) for match in found})
         if not sets:
-            raise self._no_weights()
+            raise no_weights(self.folder)
         if len(sets) > 1:
             raise WeightsError(
                 f"{self.folder} has no {_INDEX}, and shards of several models: {sets[0][0]} and "
@@ -338,24 +337,14 @@ class WeightsFolder:
             )
         return names
 
-    def _no_weights(self) -> ModelNotFoundError | WeightsError:
-        pickled = sorted(p.name for s in ("*.bin", "*.pt", "*.pth") for p in self.folder.glob(s))
-        if not pickled:
-            return ModelNotFoundError(f"{self.folder} has neither {_SINGLE} nor {_INDEX}")
-        command = _CONVERT.format(folder=self.folder)
-        return WeightsError(
-            f"{self.folder} holds {pickled[0]}, a pickle, which can run code when it is read; the "
-            f"native engine reads safetensors only. Convert it safely, with torch and "
-            f"transformers installed: {command}"
-        )
-
     def _read_index(self) -> dict[str, str]:
         path = self.folder / _INDEX
         try:
             file_of = read_json_object(path)["weight_map"]
             are_names = all(isinstance(file, str) for file in file_of.values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{path} is no index of weights: {short(error)}") from error
+            text = error if isinstance(error, ValueError) else short(error)
+            raise WeightsError(f"{path} is no index of weights: {text}") from error
         outside = [file for file in file_of.values() if not are_names or Path(file).name != file]
         if outside:
             raise WeightsError(f"{path} names {short(outside[0])}, which is no file of this folder")
