@@ -21,7 +21,7 @@ from quire.adapters.weights import (
     read_values,
 )
 from quire.errors import AdapterError, ModelError, nearest, sentence
-from quire.weights.hub.cache import snapshot_name
+from quire.weights.hub.cache import naming_path
 from quire.weights.safetensors import TensorEntry, WeightsFolder, read_header
 
 _UNPACKED = ("F64", "F32", "F16", "BF16", "F8_")
@@ -78,7 +78,7 @@ def read_adapter(path: Path, name: str | None = None, *, extended: bool = False)
     check_values(path, changes)
     rank = config.largest_rank
     return Adapter(
-        name=name or (snapshot_name(path) or path.name).rpartition("/")[2],
+        name=name or naming_path(path).name,
         path=path,
         rank=rank,
         alpha=_alpha_of(rank, config),

@@ -42,7 +42,10 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
         return demo
     if not is_hub_name(name):
         raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
-    return fetch_named(name, model_args, Wanted(weights, code=model_args.trust_remote_code))
+    wanted = Wanted(weights, code=model_args.trust_remote_code)
+    folder = fetch_named(name, model_args, wanted)
+    check_model_folder(folder)
+    return folder
 
 
 def find_adapter_folder(name: str, model_args: ModelArguments) -> Path:
