@@ -111,7 +111,6 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "enable_liger_kernel": "each engine has its own kernels",
     "use_unsloth": "each engine has its own kernels",
     "print_param_status": "it describes training",
-    "resize_vocab": "the embedding is taken as the weights have it",
     "ms_hub_token": "models come from a folder or from the Hugging Face Hub",
     "om_hub_token": "models come from a folder or from the Hugging Face Hub",
     "cpu_infer": "it belongs to KTransformers",

@@ -34,7 +34,7 @@ class NativeEngine(BaseEngine):
         generating_args: GeneratingArguments,
     ) -> None:
         arguments = InferArgs(model_args, data_args, finetuning_args, generating_args)
-        check_arguments(model_args, finetuning_args)
+        check_arguments(model_args)
         folder = find_model_folder(model_args)
         chat_format = ChatFormat.of_folder(folder, arguments)
         self.token_engine = NativeTokenEngine(arguments, folder, chat_format.tokenizer)

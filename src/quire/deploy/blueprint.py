@@ -93,16 +93,16 @@ def make_blueprint(arguments: InferArgs, target: Target) -> Blueprint:
         server_args=_thinking(data.explicit().get("enable_thinking", True)) if writes_text else {},
         environment=plan.environment,
         secrets=_secrets(args, own),
-        adapters=adapters,
-        adapter_folder=args.adapter_folder,
+        adapters=adapters.configured,
+        adapter_folder=adapters.folder,
         target=target,
         is_dense=model.is_known and not model.facts.num_experts,
         notes=(
             target.described(),
-            *_model_notes(model, args, adapters),
+            *_model_notes(model, args, adapters.configured),
             *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes),
             *size_notes,
-            *_server_notes(arguments, model, adapters, sampling),
+            *_server_notes(arguments, model, adapters.configured, sampling),
         ),
     )
 
@@ -206,9 +206,16 @@ def _server_notes(
         yield "trust_remote_code: the server runs Python code out of the model's repository."
     if adapters:
         yield (
-            f"Without an adapter's name a request gets the base model; in quire it gets "
-            f"{adapters[0].name}."
+            "Without an adapter's name a request gets the base model; in quire it gets "
+            f"{_default_of(adapters)}."
         )
+
+
+def _default_of(adapters: tuple[ServedAdapter, ...]) -> str:
+    names = " and ".join(one.name for one in adapters)
+    return (
+        names if len(adapters) == 1 else f"the sum of {names} (merge them for a server of its own)"
+    )
 
 
 def _sampling_notes(
