@@ -32,6 +32,7 @@ def find_model_folder(model_args: ModelArguments) -> Path:
     name = model_args.model_name_or_path
     local = Path(name).expanduser()
     if local.is_dir():
+        _refuse_adapter(local)
         return local
     if local.exists():
         raise ModelNotFoundError(f"model_name_or_path must be a folder, but {name} is a file.")
@@ -41,6 +42,18 @@ def find_model_folder(model_args: ModelArguments) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
     return _download(name, model_args)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse the folder of a LoRA adapter, and name the model that it belongs to."""
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return
+    base = read_json(folder, "adapter_config.json").get("base_model_name_or_path")
+    model = base if isinstance(base, str) and base else "the model that it was trained on"
+    raise ModelNotFoundError(
+        f"{folder} is an adapter, not a model (it has adapter_config.json and no config.json). Give "
+        f"{model} as model_name_or_path, and this folder as adapter_name_or_path."
+    )
 
 
 def _download(name: str, model_args: ModelArguments) -> Path:
