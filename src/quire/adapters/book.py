@@ -48,12 +48,8 @@ class AdapterBook:
         places = AdapterPlaces.of(configured, folder)
         self.folder = places.folder
         """The folder of further adapters, absolute; None where there is none."""
-        self.head_folders = tuple(
-            folder
-            for place in reversed(places.configured)
-            for folder in dict.fromkeys((place.path, place.root))
-        )
-        """Where an adapter may have brought a reward model's head, the last adapter's first."""
+        self.head_folders = places.head_folders
+        """See `AdapterPlaces`."""
         self._model_folder, self._towers = model_folder, towers
         self._extended, self._scores = extended, scores
         self._lock = threading.Lock()

@@ -36,6 +36,15 @@ class AdapterPlaces:
     folder: Path | None
     """Holds further adapters, each in a folder of its own."""
 
+    @property
+    def head_folders(self) -> tuple[Path, ...]:
+        """Where an adapter may have brought a reward model's head, the last adapter's first."""
+        return tuple(
+            folder
+            for place in reversed(self.configured)
+            for folder in dict.fromkeys((place.path, place.root))
+        )
+
     @classmethod
     def of(cls, entries: Sequence[str], folder: str | None) -> AdapterPlaces:
         """Find each entry as a path, or as a name inside `folder`.

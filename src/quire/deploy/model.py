@@ -116,10 +116,16 @@ class ServedAdapters:
 
     configured: tuple[ServedAdapter, ...] = ()
     folder: str | None = None
+    head_folders: tuple[Path, ...] = ()
+    """See `AdapterPlaces`."""
 
 
-def find_adapters(args: ModelArguments, model: ServedModel) -> ServedAdapters:
+def find_adapters(
+    args: ModelArguments, model: ServedModel, *, scores: bool = False
+) -> ServedAdapters:
     """Read the configured adapters; with the model's files here, each must fit them.
+
+    `scores` says that they are a reward model's, which may bring its head.
 
     Raises:
         AdapterError: an adapter that is here is broken or does not fit.
@@ -128,12 +134,14 @@ def find_adapters(args: ModelArguments, model: ServedModel) -> ServedAdapters:
     places = AdapterPlaces.of(entries, args.adapter_folder)
     folder = None if places.folder is None else args.adapter_folder
     if model.folder is not None and all(place.path.is_dir() for place in places.configured):
-        book = AdapterBook(entries, folder=args.adapter_folder, model_folder=model.folder)
+        book = AdapterBook(
+            entries, folder=args.adapter_folder, model_folder=model.folder, scores=scores
+        )
         adapters = [one for one in book.adapters if not one.parts]
         here = tuple(ServedAdapter(one.name, str(one.path), one.rank) for one in adapters)
-        return ServedAdapters(here, folder)
-    there = tuple(_read(place, places.folder) for place in places.configured)
-    return ServedAdapters(there, folder)
+        return ServedAdapters(here, folder, places.head_folders)
+    there = tuple(_read(place, places.folder, scores=scores) for place in places.configured)
+    return ServedAdapters(there, folder, places.head_folders)
 
 
 def adapter_needs(args: ModelArguments, adapters: ServedAdapters) -> AdapterNeeds:
@@ -143,10 +151,10 @@ def adapter_needs(args: ModelArguments, adapters: ServedAdapters) -> AdapterNeed
     return AdapterNeeds(max(ranks, default=0), len(served), adapters.folder is not None)
 
 
-def _read(place: AdapterPlace, folder: Path | None) -> ServedAdapter:
+def _read(place: AdapterPlace, folder: Path | None, *, scores: bool) -> ServedAdapter:
     path = place.path
     if path.is_dir():
-        return ServedAdapter(place.name, str(path), read_adapter(path).rank)
+        return ServedAdapter(place.name, str(path), read_adapter(path, scores=scores).rank)
     entry = place.entries[0]
     if folder is not None and Path(entry).name == entry:
         path = folder / entry

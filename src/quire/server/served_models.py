@@ -27,8 +27,7 @@ class ServedName:
 class ServedModels:
     """Values that `model` may have: the served name, the adapters, and "base" for no adapter.
 
-    The served name selects the engine's default: the first adapter of `adapter_name_or_path`, if
-    there is one.
+    The served name selects the engine's default: the sum of `adapter_name_or_path`, if there is one.
     """
 
     def __init__(self, engine: BaseEngine, name: str | None = None) -> None:
