@@ -60,6 +60,8 @@ class Adapter:
     vocabulary: int = 0
     """Rows of the embeddings or the head that it brings, which may be more than the model has; 0
     where it brings neither."""
+    config: LoraConfig | None = field(default=None, compare=False, repr=False)
+    """Its config as it was read; None of a sum."""
     parts: tuple[Adapter, ...] = ()
     """The adapters whose sum this is, in order; empty for one that is a folder. The path of a sum is
     those of its parts, with commas between them."""
@@ -86,7 +88,10 @@ def read_adapter(
     """
     # Made absolute but not resolved: the name of a link is the adapter's name.
     path = Path(os.path.abspath(path.expanduser()))
-    config, changes = _read(path, extended=extended, scores=scores)
+    config = read_config(path, extended=extended, scores=scores)
+    changes = read_changes(
+        path, extended=extended, scores=scores, modules_to_save=config.modules_to_save
+    )
     _check_ranks(path, config, changes, extended=extended)
     _check_names(path, "target_modules", config.target_modules, changes)
     _check_names(path, "modules_to_save", config.modules_to_save, changes)
@@ -102,16 +107,9 @@ def read_adapter(
         base_model=config.base_model,
         extended=extended,
         scores=scores,
+        config=config,
         vocabulary=max((shape[0] for shape in _table_shapes(changes)), default=0),
     )
-
-
-def _read(path: Path, *, extended: bool, scores: bool) -> tuple[LoraConfig, Changes]:
-    config = read_config(path, extended=extended, scores=scores)
-    changes = read_changes(
-        path, extended=extended, scores=scores, modules_to_save=config.modules_to_save
-    )
-    return config, changes
 
 
 def _table_shapes(changes: Changes) -> Iterator[tuple[int, ...]]:
@@ -135,8 +133,16 @@ def read_tensors(adapter: Adapter) -> AdapterTensors:
     Raises:
         AdapterError: the files are not what they were when it was checked.
     """
-    config, changes = _read(adapter.path, extended=adapter.extended, scores=adapter.scores)
-    return read_values(adapter.path, changes, config.scaling_of)
+    assert adapter.config is not None, "a sum is read part by part"
+    return read_values(adapter.path, _changes_of(adapter), adapter.config.scaling_of)
+
+
+def _changes_of(adapter: Adapter) -> Changes:
+    """What the adapter changes, from its file's header."""
+    saved = () if adapter.config is None else adapter.config.modules_to_save
+    return read_changes(
+        adapter.path, extended=adapter.extended, scores=adapter.scores, modules_to_save=saved
+    )
 
 
 def _alpha_of(rank: int, config: LoraConfig) -> float:
@@ -192,32 +198,41 @@ def check_fits(adapter: Adapter, model_folder: Path, *, towers: bool = False) ->
             folder has no safetensors that can be read.
     """
     modules = read_modules(adapter.path, model_folder)
-    _, changes = _read(adapter.path, extended=adapter.extended, scores=adapter.scores)
     stored_names: dict[str, str] = {}
-    for name, shape in _changed_shapes(changes):
-        stored = modules.find(name)
-        tied = stored is None and adapter.extended and modules.has_tied_head(name)
-        there = modules.weight_shape(modules.embeddings if tied else stored)
-        if stored is None and not tied:
-            raise AdapterError(
-                f"The adapter {adapter.path} changes {name}, which is no module of the model in "
-                f"{model_folder}{modules.nearest(name)}. {_whose(adapter)}"
-            )
-        stored_names[name] = stored or name
+    for name, shape in _changed_shapes(_changes_of(adapter)):
+        stored_names[name] = _find(adapter, name, modules, model_folder)
         if not towers and modules.is_outside(stored_names[name]):
             raise AdapterError(
                 f"The adapter {adapter.path} changes {name}, which is no part of the model's text "
                 "decoder: adapters of towers and projectors are not served. Merge the adapter into "
                 "the model (peft's merge_and_unload) and serve the result."
             )
-        skipped = 1 if adapter.extended and _is_table(name) else 0
-        if there is not None and shape[skipped:] != there[skipped : len(shape)]:
+        there = modules.weight_shape(stored_names[name])
+        free = 1 if adapter.extended and _is_table(name) else 0  # dimensions that may differ
+        if there is not None and shape[free:] != there[free : len(shape)]:
             raise AdapterError(
                 f"The adapter {adapter.path} changes {name} as a matrix of shape "
                 f"{list(shape)}, but in the model in {model_folder} it has shape "
                 f"{list(there)}. {_whose(adapter)}"
             )
     return stored_names
+
+
+def _find(adapter: Adapter, name: str, modules: ModelModules, model_folder: Path) -> str:
+    """The stored name of a module; its own for the head of a model that stores it with the embeddings.
+
+    Raises:
+        AdapterError: the model has no such module.
+    """
+    stored = modules.find(name)
+    if stored is not None:
+        return stored
+    if adapter.extended and modules.is_tied_head(name):
+        return name
+    raise AdapterError(
+        f"The adapter {adapter.path} changes {name}, which is no module of the model in "
+        f"{model_folder}{modules.nearest(name)}. {_whose(adapter)}"
+    )
 
 
 def _changed_shapes(changes: Changes) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -289,9 +304,10 @@ class ModelModules:
         names = self._unwrapped.get(_without_wrappers(name), [])
         return names[0] if len(names) == 1 else None
 
-    def has_tied_head(self, name: str) -> bool:
+    def is_tied_head(self, name: str) -> bool:
         """Whether `name` is the head of a model that stores one matrix for it and the embeddings."""
-        return _without_wrappers(name) == "lm_head" and self.embeddings is not None
+        is_head = _without_wrappers(name) == "lm_head"
+        return is_head and self.find(name) is None and self.embeddings is not None
 
     def is_outside(self, stored: str) -> bool:
         """Whether a module lies outside of the text decoder: in a tower, or between the two."""
@@ -299,9 +315,10 @@ class ModelModules:
             return False
         return not stored.startswith(f"{self._decoder}.")
 
-    def weight_shape(self, name: str | None) -> tuple[int, ...] | None:
-        """The shape [out, in] of a stored module's weight; None where quantising has packed it."""
-        weight = self._weights.get(name or "")
+    def weight_shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape [out, in] of a module's weight; None where quantising has packed it."""
+        stored = self.embeddings or "" if self.is_tied_head(name) else name
+        weight = self._weights.get(stored)
         if weight is None or not weight.dtype.startswith(_UNPACKED):
             return None
         return weight.shape

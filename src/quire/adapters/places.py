@@ -64,7 +64,7 @@ class AdapterPlaces:
 def _is_subfolder(folder: str, roots: Iterable[Path]) -> bool:
     """Whether one of the roots has a subfolder of this name."""
     name = Path(folder)
-    if name.is_absolute() or not name.parts or name.parts[0] == "~" or ".." in name.parts:
+    if name.is_absolute() or not name.parts or name.parts[0].startswith("~") or ".." in name.parts:
         return False
     return any((root / name).is_dir() for root in roots)
 
@@ -85,12 +85,20 @@ def _named(roots: dict[str, Path], paths: dict[str, Path]) -> tuple[AdapterPlace
     """The places of entries with their names; equal ones are one."""
     entries: dict[Path, list[str]] = {}
     for entry, path in paths.items():
-        entries.setdefault(path.resolve(), []).append(entry)
+        entries.setdefault(_real(path), []).append(entry)
     names = short_names([roots[same[0]] for same in entries.values()])
     return tuple(
         AdapterPlace(tuple(same), name, roots[same[0]], paths[same[0]])
         for same, name in zip(entries.values(), names, strict=True)
     )
+
+
+def _real(path: Path) -> Path:
+    """The path without links, where it can be followed."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError:  # a null character
+        return path
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -23,6 +23,10 @@ from quire.engines.native.cpu.weights.adapter import CpuAdapter, lora_weights
 from quire.engines.native.cpu.weights.decoder import Weights, in_huge_pages
 from quire.errors import EngineClosedError
 
+_UNKNOWN = np.float32(-1e30)
+"""The logit of a token that a row's model or adapter does not know. Not infinity, which no JSON has:
+the log-probability of a prompt's token may be asked for."""
+
 
 class CpuRunner:
     """A decoder on the CPU. Usable from any thread. Satisfies `quire.engines.native.core.batch.Runner`.
@@ -113,10 +117,10 @@ class CpuRunner:
                 self._team.wait_until_idle()
                 for adapter, first, count in self._adapters.logits_runs:
                     known = adapter.vocabulary if adapter else self._known_tokens
-                    logits[first : first + count, known:] = -np.inf
+                    logits[first : first + count, known:] = _UNKNOWN
                 self._adapters.release()
             elif self._known_tokens < self.vocab_size:
-                logits[:, self._known_tokens :] = -np.inf
+                logits[:, self._known_tokens :] = _UNKNOWN
             return logits
 
     def _fill_tables(self, batch: Batch, plain: bool, logits_count: int) -> None:

@@ -51,7 +51,7 @@ def test_logits_equal_pefts(name: str, load: Any, tmp_path: Path) -> None:
     found = logits_of(runner, IDS, adapter=loaded)
     assert found.shape[1] == MORE
     np.testing.assert_allclose(found[:, :known], wanted[:, :known], atol=1e-4)
-    assert (found[:, known:] == -np.inf).all()
+    assert (found[:, known:] < -1e29).all()
 
 
 def test_the_base_beside_it_is_the_base(load: Any, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_base_beside_it_is_the_base(load: Any, tmp_path: Path) -> None:
     for found, network in zip(together, networks, strict=True):
         wanted = of_torch(network, ids)
         np.testing.assert_allclose(found[:, : wanted.shape[1]], wanted, atol=1e-4)
-        assert (found[:, wanted.shape[1] :] == -np.inf).all()
+        assert (found[:, wanted.shape[1] :] < -1e29).all()
     alone = logits_of(runner, ids)
     np.testing.assert_allclose(alone, together[0], atol=1e-5)
 
@@ -91,7 +91,7 @@ def test_a_smaller_vocabulary(load: Any, tmp_path: Path) -> None:
     loaded = runner.load_adapter(checked(adapter, model))
     found = logits_of(runner, ids, adapter=loaded)
     np.testing.assert_allclose(found[:, :280], wanted, atol=1e-4)
-    assert (found[:, 280:] == -np.inf).all()
+    assert (found[:, 280:] < -1e29).all()
 
 
 def test_no_room_for_new_tokens(load: Any, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class LoraWeights:
     replacements: dict[str, Matrix] = field(default_factory=dict[str, Matrix])
     """`embeddings` and `head` (vocabulary, hidden) that replace the model's."""
     vocabulary: int = 0
-    """How many tokens the head knows. Rows after it are made up, and so are their logits."""
+    """How many tokens the head knows; the rows after them are made up."""
 
     @property
     def is_empty(self) -> bool:
