@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from quire import ChatModel
 from quire.errors import AdapterError, ConfigError
@@ -83,3 +84,20 @@ def test_an_adapter_brings_them(folder: Path, tmp_path: Path) -> None:
         assert base.token_ids[0] < OWN, "the base does not know it"
     with load(folder) as model, pytest.raises(AdapterError, match="adapter_name_or_path"):
         model.load_adapter(adapter)
+
+
+def test_tokens_that_nobody_lists_are_named(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tokenizer that training saved beside the adapter has them."""
+    adapter = make_random_adapter(
+        tmp_path / "it", folder, vocabulary=OWN + 2, modules_to_save=TABLES
+    )
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["<a>", "<b>"])
+    tokenizer.save(str(adapter / "tokenizer.json"))
+    for tokens, named in ((None, "<a>, <b>"), ("<a>,<b>", "")):
+        caplog.clear()
+        with load(folder, adapter_name_or_path=adapter, add_tokens=tokens):
+            warnings = [one.getMessage() for one in caplog.records if "trained with" in one.message]
+        assert [text.rpartition(": ")[2] for text in warnings] == ([named] if named else [])

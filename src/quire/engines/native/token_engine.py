@@ -39,6 +39,7 @@ from quire.errors import (
     EngineClosedError,
     EngineError,
     GenerationError,
+    ModelNotFoundError,
     UnsupportedModelError,
 )
 from quire.media.placement import Kind, check_kind
@@ -47,6 +48,7 @@ from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import check_vocabulary, token_count
+from quire.weights.folder import read_json
 from quire.weights.score_head import RewardModel, is_classifier, read_reward_model
 
 logger = logging.getLogger("quire")
@@ -84,6 +86,7 @@ class NativeTokenEngine(TokenEngine):
         )
         try:
             check_vocabulary(tokenizer, args, runner.vocab_size)
+            _warn_of_unread_tokens(book, tokenizer)
             self._adapters = NativeAdapters(book, runner)
             engine = _make_engine(runner, args, tokenizer)
         except BaseException:
@@ -332,6 +335,26 @@ def _reward_model(
             "scores."
         )
     return None
+
+
+def _warn_of_unread_tokens(book: AdapterBook, tokenizer: Tokenizer) -> None:
+    """Name the tokens that an adapter was trained with and this tokenizer would read as pieces."""
+    for adapter in book.adapters:
+        if adapter.parts or not adapter.vocabulary:
+            continue
+        try:
+            added = read_json(adapter.path, "tokenizer.json").get("added_tokens", [])
+            names = [str(token["content"]) for token in added]
+        except (ModelNotFoundError, TypeError, KeyError):  # it is not needed for anything else
+            continue
+        unread = [name for name in names if tokenizer.token_to_id(name) is None]
+        if unread:
+            logger.warning(
+                "The adapter %s was trained with tokens that the model's tokenizer does not have. "
+                "List them in add_tokens or add_special_tokens, in this order: %s",
+                adapter.path,
+                ", ".join(unread[:20]),
+            )
 
 
 def _load_runner(
