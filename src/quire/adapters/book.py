@@ -11,6 +11,7 @@ from quire.adapters.folder import Adapter, check_fits, read_adapter
 from quire.adapters.lora_config import CONFIG_FILE
 from quire.adapters.places import BASE, AdapterPlace, AdapterPlaces, locate
 from quire.errors import AdapterError, UnknownAdapterError, nearest, sentence
+from quire.weights.hub.cache import snapshot_name
 
 
 class AdapterBook:
@@ -62,7 +63,9 @@ class AdapterBook:
             self._default = parts[0].name if len(parts) == 1 else self._register(_sum(parts)).name
 
     def _configure(self, place: AdapterPlace) -> Adapter:
-        self._names |= dict.fromkeys(place.entries, place.name)
+        # Requests may name one of the hub as the configuration does.
+        own = snapshot_name(place.root)
+        self._names |= dict.fromkeys((*place.entries, *([own] if own else [])), place.name)
         return self._register(self._read(place.name, place.path))
 
     def _locate(self, entry: str | Path) -> Path:

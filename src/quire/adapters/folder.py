@@ -6,7 +6,6 @@ It is checked by itself, and against the headers of the model's safetensors.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 from collections import defaultdict
@@ -23,11 +22,10 @@ from quire.adapters.weights import (
     read_changes,
     read_values,
 )
-from quire.errors import AdapterError, nearest
-from quire.weights.safetensors import TensorEntry, read_header
+from quire.errors import AdapterError, ModelError, nearest, sentence
+from quire.weights.hub.cache import naming_path
+from quire.weights.safetensors import TensorEntry, WeightsFolder, read_header
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _UNPACKED = ("F64", "F32", "F16", "BF16", "F8_")
 """Types that store one number an element; others may store several, in another shape."""
 
@@ -78,7 +76,8 @@ def read_adapter(
     """Read the adapter in the folder `path` and check it by itself; all of its weights are read.
 
     Args:
-        name: the adapter's; None takes the path's last component.
+        name: the adapter's; None takes the path's last component, or the repository's of a snapshot in
+            the hub's cache, whose own is a commit.
         extended: the engine also serves biases, embeddings and heads (as pairs or whole), and
             several scalings in one adapter.
         scores: of a reward model; its head is read by `quire.weights.score_head`.
@@ -98,7 +97,7 @@ def read_adapter(
     check_values(path, changes)
     rank = config.largest_rank
     return Adapter(
-        name=name or path.name,
+        name=name or naming_path(path).name,
         path=path,
         rank=rank,
         alpha=_alpha_of(rank, config),
@@ -231,7 +230,7 @@ def _find(adapter: Adapter, name: str, modules: ModelModules, model_folder: Path
         return name
     raise AdapterError(
         f"The adapter {adapter.path} changes {name}, which is no module of the model in "
-        f"{model_folder}{modules.nearest(name)}. {_whose(adapter)}"
+        f"{model_folder}{modules.nearest(name)}. {modules.lacking}{_whose(adapter)}"
     )
 
 
@@ -269,7 +268,9 @@ class ModelModules:
     count, so that a tower's layer is never taken for the decoder's of the same number.
     """
 
-    def __init__(self, tensors: dict[str, TensorEntry]) -> None:
+    def __init__(self, tensors: dict[str, TensorEntry], lacking: str = "") -> None:
+        self.lacking = lacking
+        """A sentence about a file that the folder should have and has not, for error texts."""
         self._weights = {
             name.removesuffix(".weight"): entry
             for name, entry in tensors.items()
@@ -319,7 +320,10 @@ class ModelModules:
         """The shape [out, in] of a module's weight; None where quantising has packed it."""
         stored = self.embeddings or "" if self.is_tied_head(name) else name
         weight = self._weights.get(stored)
-        if weight is None or not weight.dtype.startswith(_UNPACKED):
+        packed = (
+            f"{stored}.weight" in self.names
+        )  # what bitsandbytes stores beside it: weight.absmax
+        if weight is None or packed or not weight.dtype.startswith(_UNPACKED):
             return None
         return weight.shape
 
@@ -347,11 +351,15 @@ def read_modules(adapter: Path, model_folder: Path) -> ModelModules:
     """
     tensors: dict[str, TensorEntry] = {}
     try:
-        for path in _weight_files(model_folder):
+        source = WeightsFolder(model_folder)  # which finds the files by the loader's own rules
+        for path in source.files():
             tensors.update(_read_header(path))
-    except ValueError as error:
-        raise AdapterError(f"The adapter {adapter} cannot be checked: {error}.") from None
-    return ModelModules(tensors)
+    except (ModelError, ValueError) as error:
+        raise AdapterError(
+            f"The adapter {adapter} cannot be checked: {sentence(str(error))}"
+        ) from None
+    absent = source.absent_files()
+    return ModelModules(tensors, f"The folder lacks {absent[0]}. " if absent else "")
 
 
 def _read_header(path: Path) -> dict[str, TensorEntry]:
@@ -359,16 +367,3 @@ def _read_header(path: Path) -> dict[str, TensorEntry]:
         return read_header(path)
     except ValueError as error:
         raise ValueError(f"the model's {path}: {error}; copy the model again") from None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    path = folder / _INDEX
-    if not path.is_file():
-        raise ValueError(f"the model's folder {folder} has neither {_SINGLE} nor {_INDEX}")
-    try:
-        names = {str(name) for name in json.loads(path.read_bytes())["weight_map"].values()}
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"the model's {path} is no index; copy the model again") from None
-    return [folder / name for name in sorted(names)]

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quire.weights.hub.cache import naming_path
+
 BASE = "base"
 """The name by which a request asks for the model without any adapter."""
 
@@ -86,7 +88,7 @@ def _named(roots: dict[str, Path], paths: dict[str, Path]) -> tuple[AdapterPlace
     entries: dict[Path, list[str]] = {}
     for entry, path in paths.items():
         entries.setdefault(_real(path), []).append(entry)
-    names = short_names([roots[same[0]] for same in entries.values()])
+    names = short_names([naming_path(roots[same[0]]) for same in entries.values()])
     return tuple(
         AdapterPlace(tuple(same), name, roots[same[0]], paths[same[0]])
         for same, name in zip(entries.values(), names, strict=True)
