@@ -103,6 +103,8 @@ class Delta:
     """On the first delta of index 0, if asked for; the first token of the prompt has None."""
     error: str | None = None
     """The reason, where `finish_reason` is "error"."""
+    refused: bool = False
+    """Whether that reason is the request's own fault, which asks for what cannot be."""
     parts: tuple[AnswerPart, ...] | None = None
     """`text` as parts, in the order in which it was written. None where all of `text` is the answer's
     own, as in most deltas: a tuple for each token would cost time."""
@@ -211,6 +213,7 @@ class DeltaSum:
         last.usage = delta.usage or last.usage
         last.prompt_logprobs = last.prompt_logprobs or delta.prompt_logprobs
         last.error = delta.error or last.error
+        last.refused = last.refused or delta.refused
 
     def _add_parts(self, parts: tuple[AnswerPart, ...]) -> None:
         self._bare = False
@@ -265,6 +268,7 @@ class DeltaSum:
             last.usage,
             last.prompt_logprobs,
             last.error,
+            last.refused,
             None if self._bare else self.parts,
             last.prompt_tokens,
         )

@@ -192,6 +192,7 @@ def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
             reader_timeout=arguments.reader_timeout,
             head_timeout=arguments.read_timeout,
             head_limit=2 * arguments.max_header_bytes,
+            max_connections=arguments.max_connections,
         ),
         ws="none",
         lifespan="on",
@@ -201,7 +202,6 @@ def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_CLOSING,
-        limit_concurrency=arguments.max_connections,
         backlog=4096,
     )
 
