@@ -103,13 +103,13 @@ class Delta:
     """On the first delta of index 0, if asked for; the first token of the prompt has None."""
     error: str | None = None
     """The reason, where `finish_reason` is "error"."""
-    refused: bool = False
-    """Whether that reason is the request's own fault, which asks for what cannot be."""
     parts: tuple[AnswerPart, ...] | None = None
     """`text` as parts, in the order in which it was written. None where all of `text` is the answer's
     own, as in most deltas: a tuple for each token would cost time."""
     prompt_tokens: int | None = None
     """On the first delta of each index, if the engine knows it before the answer ends."""
+    refused: bool = False
+    """Whether `error` is the request's own fault, which asks for what cannot be."""
 
     @property
     def content(self) -> str:
@@ -268,9 +268,9 @@ class DeltaSum:
             last.usage,
             last.prompt_logprobs,
             last.error,
-            last.refused,
             None if self._bare else self.parts,
             last.prompt_tokens,
+            last.refused,
         )
 
     def response(self) -> Response:

@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sized
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -208,7 +208,7 @@ class Connection(HttpToolsProtocol):
     @property
     def _is_idle(self) -> bool:
         """Whether no request is being answered."""
-        cycle: RequestResponseCycle | None = getattr(self, "cycle", None)  # typed as always there
+        cycle = cast("RequestResponseCycle | None", self.cycle)
         return cycle is None or cycle.response_complete
 
     def pause_writing(self) -> None:

@@ -305,7 +305,7 @@ class Engine:
             _usage(sequence),
             prompt_logprobs,
             finish.error,
-            finish.refused,
+            refused=finish.refused,
         )
 
     def _verify(self, drafts: list[DraftRows], logits: NDArray[np.float32]) -> Outputs:
@@ -452,7 +452,7 @@ def _whole_delta(sequence: Sequence, finish: Finish) -> Delta:
         _usage(sequence),
         _prompt_logprobs(sequence),
         finish.error,
-        finish.refused,
+        refused=finish.refused,
     )
 
 
