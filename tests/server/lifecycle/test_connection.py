@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from quire.chat import ChatModel
 from quire.chat.loop_thread import LoopThread
 from quire.server.arguments import ServerArguments
+from quire.server.streams import CancelOnDisconnect
 from quire.tokenizer import Tokenizer
 from tests.chat.echo_engine import EchoEngine
 from tests.polling import wait_until
@@ -33,7 +34,6 @@ class Echo:
     place: tuple[str, int] = ("", 0)
     opened: threading.Event = field(default_factory=threading.Event)
     waiting: int = 0
-    answered: int = 0
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -52,11 +52,11 @@ class Echo:
             return {"status": "refused"}
 
         @app.get("/wait")
-        async def wait() -> dict[str, str]:
+        async def wait(request: Request) -> dict[str, str]:
             self.waiting += 1
-            while not self.opened.is_set():
-                await asyncio.sleep(0.01)
-            self.answered += 1
+            async with CancelOnDisconnect(request.receive):
+                while not self.opened.is_set():
+                    await asyncio.sleep(0.01)
             return {"status": "done"}
 
         return app
@@ -272,6 +272,15 @@ def test_blank_lines_do_not_keep_a_connection(blank: bytes) -> None:
                     connection.settimeout(0.1)
                     if not connection.recv(100):
                         raise ConnectionError
+
+
+def test_blank_lines_are_counted() -> None:
+    with echoing(max_header_bytes=1000) as echo, echo.connect() as connection:
+        connection.sendall(b"\r\n" * 100 + WHOLE)
+        assert b"alive" in answer(connection)
+        with pytest.raises(ConnectionError):
+            while True:
+                connection.sendall(b"\r\n" * 1000)
 
 
 def test_a_request_begun_during_an_answer_is_not_cut_by_the_keep_alive_time() -> None:

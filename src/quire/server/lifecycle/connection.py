@@ -44,10 +44,9 @@ class Connection(HttpToolsProtocol):
     _buffered = 0  # bytes in the buffer when the timer was started
     _head_timer: asyncio.TimerHandle | None = None
     _in_head = False
-    _in_body = False
     _head_ended = False  # within the last data received
     _body_size = 0  # bytes of bodies within the last data received
-    _excess = 0  # bytes of incomplete headers, or around chunks
+    _excess = 0  # bytes of an incomplete head, around chunks, or of blank lines
     _offer: bytes | None = None  # headers that offered an upgrade, without the offer
     _is_deaf = False  # after too many pipelined requests
 
@@ -116,8 +115,8 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("This is no valid HTTP request.")
 
     def _check_excess(self, size: int) -> None:
-        """Count what was received beside bodies, of a request that is not complete."""
-        if not self._head_ended and (self._in_head or self._in_body):
+        """Count what was received beside bodies since the last complete head."""
+        if not self._head_ended:
             self._excess = max(0, self._excess + size - (1 + _FRAMING) * self._body_size)
         if self._excess > self.head_limit:
             self._abort()
@@ -141,7 +140,7 @@ class Connection(HttpToolsProtocol):
         """httptools: a request's headers are complete."""
         self._end_head()
         self._unset_keepalive_if_required()  # of an answer that ended while they came
-        self._in_head, self._in_body, self._head_ended = False, True, True
+        self._in_head, self._head_ended = False, True
         if self._ignores_upgrade():
             return
         if len(self.pipeline) >= _MAX_PIPELINED:
@@ -184,7 +183,6 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """httptools: a request is complete."""
-        self._in_body = False
         if self._offer is None:
             super().on_message_complete()
 
