@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from pydantic import (
@@ -30,9 +30,6 @@ class Body(BaseModel):
     """A request's body. Types are not coerced, and null means "not given"."""
 
     model_config = _STRICT | ConfigDict(frozen=True)
-
-    refused: ClassVar[Mapping[str, str]] = {}
-    """Fields of other servers, and why this server refuses them."""
 
 
 # The parser's two errors for one: it says the first where no second escape follows.
@@ -94,8 +91,6 @@ def _unknown_kind(value: object, key: str) -> str:
 
 
 def _unknown(path: str, kind: type[Body]) -> str:
-    if path in kind.refused:
-        return sentence(kind.refused[path])
     known = list(kind.model_fields) if path.isidentifier() else []
     return sentence(f"Unknown parameter {path!r}{nearest(path, known)}")
 
