@@ -117,10 +117,14 @@ CHAIN = (
     "{% set ns.s = (ns.s,) %}{% endfor %}{% endfor %}"
 )
 DEEP_KEYS = {
-    **{name: use for name, use in NESTED.items() if name not in ("changed", "namespace")},
+    **{name: NESTED[name] for name in ("text", "json", "equal", "key", "get", "item", "unique")},
     "dict": "{% set x = dict([(ns.s, 1)]) %}",
     "namespace from pairs": "{% set x = namespace([(ns.s, 1)]) %}",
     "dict from a generator": "{% set x = dict({1: ns.s} | items | map('reverse') | list) %}",
+    "unique of an iterator": "{{ [ns.s] | reverse | unique | list }}",
+    "groups of an iterator": "{% set x = [{'a': ns.s}] | reverse | groupby('a') %}",
+    "keys from an iterator": "{% set x = {}.fromkeys([ns.s] | reverse) %}",
+    "keys of the type": "{% set x = dict.fromkeys([ns.s] | reverse) %}",
     "key of a key": "{% set x = {(1, ns.s): 1} %}",
     "group": "{% set x = [{'a': ns.s}] | groupby('a') %}",
 }

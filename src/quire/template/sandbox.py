@@ -9,7 +9,7 @@ it needs signals, threads or processes.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Undefined
+from jinja2.runtime import Context, LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -46,8 +46,9 @@ _NESTED = (list, tuple, dict, set, frozenset, *_VIEWS, Namespace)
 _HASHING = (dict, Namespace)
 """Functions that make keys of what is in their arguments."""
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
-_REFUSED = frozenset({"translate", "encode", "to_bytes"})
-"""Methods whose results no mark follows: `encode` would leave strings, and the budget, behind."""
+_REFUSED = frozenset({"translate", "encode", "to_bytes", "fromkeys"})
+"""Methods whose results no mark follows: `encode` would leave strings, and the budget, behind. And
+one that hashes what an iterator gives."""
 
 
 class Renderer:
@@ -211,10 +212,11 @@ class Budget:
         raise TemplateError(f"The chat template nests values deeper than {_MAX_DEPTH} levels.")
 
     def operand(self, value: Any) -> Any:
-        """Pay for one side of a comparison: `in` would take a generator's items out unseen."""
+        """Pay for one side of a comparison: it would take an iterator's items out unseen."""
         if value is None or isinstance(value, (str, int, float)):
             return value
-        return self.flat(list(value) if isinstance(value, Generator) else value)
+        is_loop = isinstance(value, LoopContext)
+        return self.flat(list(value) if isinstance(value, Iterator) and not is_loop else value)
 
 
 def _size_of(value: Any) -> int:
@@ -366,9 +368,17 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         if owner is not None and owner is not self:
             function = self._method(owner, function, args, kwargs)
         elif function in _HASHING:
-            for value in args:
-                self.flat(value)
+            args = tuple(map(self._pairs, args))
         return self.charge(super().call(context, function, *args, **kwargs))
+
+    def _pairs(self, value: Any) -> Any:
+        """Pay for what becomes a dictionary: its pairs, taken out of whatever gives them.
+
+        A walk cannot look into an iterator, and the keys that come out of it are hashed unseen.
+        """
+        if isinstance(value, dict):
+            return value
+        return self.flat([tuple(pair) for pair in value])
 
     def _method(self, owner: Any, method: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Pay for what a method reads and makes; return one that keeps marks."""
