@@ -132,6 +132,15 @@ async def test_tables_code_and_late_references(page: Page, api: ScriptedApi) -> 
     assert await page.evaluate("navigator.clipboard.readText()") == RICH
 
 
+async def test_code_stays_plain_where_its_grammar_cannot_be_loaded(
+    page: Page, api: ScriptedApi
+) -> None:
+    await page.route("**/languages/python.min.js", lambda route: route.abort())
+    await ask(page, "rich")
+    await expect(answers(page).locator("pre code")).to_contain_text("def add(a: int")
+    await expect(answers(page).locator(".hljs-keyword")).to_have_count(0)
+
+
 async def test_a_long_answer_stays_smooth(page: Page, api: ScriptedApi) -> None:
     """Each frame draws the last block alone: old blocks are the very same elements at the end."""
     await page.evaluate("""() => {
