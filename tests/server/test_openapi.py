@@ -53,6 +53,8 @@ WITHOUT = (
     "GET /health",
     "GET /ready",
     "GET /metrics",
+    "GET /tokenizer_info",
+    "GET /version",
 )
 ADMIN = "an-admin-key"
 HEADERS = {"Authorization": f"Bearer {ADMIN}"}

@@ -322,7 +322,7 @@ def test_two_adapters_and_the_base_at_once(vllm_model: ChatModel) -> None:
         assert not any(_shows(manner, found["base", text]) for text in QUESTIONS)
 
 
-def test_the_first_adapter_is_the_default(vllm_model: ChatModel) -> None:
+def test_the_configured_adapter_is_the_default(vllm_model: ChatModel) -> None:
     assert "Arr!" in vllm_model.chat(HELLO, temperature=0)[0].response_text
     assert [adapter.name for adapter in vllm_model.adapters] == ["adapter", "adapter_butler"]
 
