@@ -427,6 +427,12 @@ def test_priorities_are_taken(vllm_model: ChatModel) -> None:
         (HELLO, {"num_beams": 4}, UnsupportedOptionError, "num_beams"),
         ([{"role": "user", "content": "word " * 3000}], {}, PromptTooLongError, "1,024"),
         (HELLO, {"response_format": {"type": "yaml"}}, SamplingError, "yaml"),
+        (
+            HELLO,
+            {"response_format": {"type": "choice", "choice": ["yes"]}, "bad_words": ["yes", "y"]},
+            SamplingError,
+            "grammar could not go on",
+        ),
     ],
 )
 def test_a_wrong_request_fails_alone(
