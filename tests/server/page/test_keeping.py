@@ -215,7 +215,7 @@ async def test_a_hostile_file_does_no_harm(page: Page, api: ScriptedApi, tmp_pat
     await page.get_by_label("File to import").set_input_files(file)
     await expect(page.locator("#notices")).to_contain_text("2 conversations imported.")
     await page.keyboard.press("Escape")
-    await page.locator("#sidebar .title").first.click()
+    await page.locator("#sidebar .title", has_text="onerror").click()
     await expect(questions(page).first).to_have_text(evil)
     await expect(answers(page).locator(".prose").last).to_have_text(evil)
     assert await page.evaluate("window.broken") is None

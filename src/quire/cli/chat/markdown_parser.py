@@ -6,12 +6,9 @@ The page reads answers by the same rules (`server/page/js/markdown_rules.js`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, table
-from markdown_it.rules_block.table import escapedSplit
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
@@ -109,12 +106,12 @@ def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 
 def _cells(line: str) -> list[str]:
-    cells = escapedSplit(line.strip())
+    cells = re.split(r"(?<!\\)\|", line.strip())
     if cells and not cells[0]:
         cells.pop(0)
     if cells and not cells[-1]:
         cells.pop()
-    return [cell.strip() for cell in cells]
+    return [cell.replace("\\|", "|").strip() for cell in cells]
 
 
 def _too_deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -142,18 +139,23 @@ def _push_paragraph(state: StateBlock, start: int, end: int) -> None:
     state.line = end
 
 
+class _AsWritten(MarkdownIt):
+    """Shows addresses as they were written; percent signs would hide words."""
+
+    def normalizeLink(self, url: str) -> str:
+        return url
+
+
 def _make_parser() -> MarkdownIt:
     # HTML would be swallowed, and so would the definitions of references: as text they are seen.
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+    parser = _AsWritten("commonmark", {"html": False}).enable(["strikethrough", "table"])
     parser.disable("reference")
     block = parser.block.ruler
     block.at("table", _table, {"alt": ["paragraph"]})
     block.before("table", "math", _math_block, {"alt": ["paragraph", "blockquote", "list"]})
     block.before("math", "too_deep", _too_deep)
     parser.inline.ruler.before("escape", "math", _math)
-    as_written: Callable[[str], str] = lambda url: url  # noqa: E731
-    parser.normalizeLink = as_written  # type: ignore[method-assign]  # percent signs hide words
     return parser
 
 
-_PARSER: Any = _make_parser()
+_PARSER = _make_parser()
