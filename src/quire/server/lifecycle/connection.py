@@ -144,9 +144,8 @@ class Connection(HttpToolsProtocol):
         if self._ignores_upgrade():
             return
         if len(self.pipeline) >= _MAX_PIPELINED:
-            self.pipeline[0][
-                0
-            ].keep_alive = False  # the last of them: the client sees where it ended
+            last, _ = self.pipeline[0]
+            last.keep_alive = False  # so that the client sees which requests it must send again
             self._is_deaf = True
             raise _TooManyRequests
         is_spare = self in self.spare
