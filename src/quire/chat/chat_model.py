@@ -37,7 +37,10 @@ class ChatModel:
 
     The engine's methods are asynchronous. The synchronous ones run them on an event loop in a thread
     of this object. All methods may be called from any number of threads and event loops at once.
-    Closing or dropping a stream aborts its request.
+    Closing or dropping a stream aborts its request. A model that nothing refers to any more is closed.
+
+    A forked child of the process cannot use it: every request raises EngineError there, and `close`
+    does nothing.
 
     Args:
         args: the arguments as a dictionary, the path of a YAML or JSON file, or a list of
@@ -224,7 +227,14 @@ class ChatModel:
     # --- lifecycle ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End all requests, free all memory, end all threads and processes. May be called twice."""
+        """End all requests, free all memory, end all threads and processes. May be called twice.
+
+        Raises:
+            EngineError: called from the model's own event loop; `aclose` may be.
+        """
+        if not self._loop.is_at_home:  # in a forked child, where also a lock may be held for ever
+            return
+        self._loop.check_caller()
         with self._close_lock:
             if self._closed:
                 return

@@ -44,16 +44,20 @@ _MAX_SHEBANG = 120
 _CAUSE = re.compile(r"(?:^|\s)([A-Za-z_.]*(?:Error|Exception|Interrupt)): (.+)")
 
 
-@functools.cache
 def log_file() -> Path | None:
     """The log file of this process's engines; None where the user has set vLLM's own variables.
 
-    It is deleted when the process exits, unless `keep` was called.
+    It is deleted when the process exits, unless `keep` was called. A forked child has another.
     """
+    return _log_file_of(os.getpid())
+
+
+@functools.cache
+def _log_file_of(process: int) -> Path | None:
     if any(os.environ.get(name) for name in _OWN_SETTINGS):
         return None
     folder = Path(tempfile.mkdtemp(prefix="quire-vllm-"))
-    atexit.register(_delete, folder)
+    atexit.register(_delete, folder, process)
     settings = folder / "logging.json"
     settings.write_text(json.dumps(_settings(folder / "vllm.log")), encoding="utf-8")
     return folder / "vllm.log"
@@ -145,8 +149,8 @@ def hint() -> str:
     return "" if path is None else f" Its log: {path}"
 
 
-def _delete(folder: Path) -> None:
-    if folder not in _kept:
+def _delete(folder: Path, process: int) -> None:
+    if folder not in _kept and os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
 
 
