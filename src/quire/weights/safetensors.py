@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,36 @@ def read_bits(path: Path, entry: TensorEntry) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class MappedFile:
+    """A mapped file as it was when it was mapped. Who writes into it changes what was read of it.
+
+    One that is replaced by another file, deleted or moved is still mapped as it was.
+    """
+
+    path: Path
+    inode: tuple[int, int]
+    """Its number and its device's."""
+    state: tuple[int, int]
+    """When it was last written, in nanoseconds, and its size."""
+
+    @classmethod
+    def of(cls, path: Path) -> MappedFile:
+        """The file as it is now; raises OSError if there is none."""
+        found = path.stat()
+        return cls(path, (found.st_ino, found.st_dev), (found.st_mtime_ns, found.st_size))
+
+    def is_overwritten(self) -> bool:
+        """Whether the file was written into since. It takes about a microsecond."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        return (now.st_mtime_ns, now.st_size) != self.state and (
+            (now.st_ino, now.st_dev) == self.inode
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor as it is stored in a mapped file; `values` of a BF16 tensor are uint16."""
 
@@ -155,7 +186,8 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._bytes = np.memmap(path, np.uint8, mode="r")
+            self.mapped = MappedFile.of(path)
+            self.bytes = np.memmap(path, np.uint8, mode="r")
         except (OSError, ValueError) as error:
             raise WeightsError(f"{path} cannot be mapped: {error}") from error
         self._data, self._entries = self._read_header()
@@ -165,22 +197,22 @@ class SafetensorsFile:
         return list(self._entries)
 
     def _read_header(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        if len(self._bytes) < 8:
-            raise WeightsError(f"{self.path} is truncated: {len(self._bytes)} bytes")
-        (length,) = struct.unpack("<Q", self._bytes[:8].tobytes())
-        if length > min(_HEADER_LIMIT, len(self._bytes) - 8):
+        if len(self.bytes) < 8:
+            raise WeightsError(f"{self.path} is truncated: {len(self.bytes)} bytes")
+        (length,) = struct.unpack("<Q", self.bytes[:8].tobytes())
+        if length > min(_HEADER_LIMIT, len(self.bytes) - 8):
             raise WeightsError(
                 f"{self.path} is truncated or no safetensors file: its header would be "
-                f"{length} bytes of {len(self._bytes)}"
+                f"{length} bytes of {len(self.bytes)}"
             )
         try:
-            header = json.loads(self._bytes[8 : 8 + length].tobytes())
+            header = json.loads(self.bytes[8 : 8 + length].tobytes())
         except ValueError as error:
             raise WeightsError(f"{self.path}: the header is no JSON: {error}") from error
         if not isinstance(header, dict):
             raise WeightsError(f"{self.path}: the header is no JSON object")
         header.pop("__metadata__", None)
-        return self._bytes[8 + length :], header
+        return self.bytes[8 + length :], header
 
     def tensor(self, name: str) -> StoredTensor:
         """The tensor `name`, mapped."""
@@ -293,6 +325,14 @@ class WeightsFolder:
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored_names
+
+    def mapped_files(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
+        """The files in whose mappings any of the arrays lies; the others are copies."""
+        return tuple(
+            file.mapped
+            for file in self._files.values()
+            if any(np.may_share_memory(file.bytes, array) for array in arrays)
+        )
 
     def stored(self, name: str) -> StoredTensor:
         """The tensor that is known as `name`, whatever its shape and type.

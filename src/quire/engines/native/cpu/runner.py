@@ -20,7 +20,7 @@ from quire.engines.native.cpu.program.machine_code import StepFunction
 from quire.engines.native.cpu.tables import ModelTables, RotaryTables
 from quire.engines.native.cpu.team import Team
 from quire.engines.native.cpu.weights.adapter import CpuAdapter, lora_weights
-from quire.engines.native.cpu.weights.decoder import Weights, in_huge_pages
+from quire.engines.native.cpu.weights.decoder import Weights, check_files, in_huge_pages
 from quire.errors import EngineClosedError
 
 
@@ -80,10 +80,12 @@ class CpuRunner:
         Raises:
             ValueError: the batch is too large, or points outside the cache or the vocabulary.
             EngineClosedError: the runner was closed.
+            EngineDeadError: somebody has written into a file of the weights.
         """
         with self._lock:
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
+            check_files(self._weights)
             # The compiled step checks what is not checked here. It knows nothing of adapters and
             # media, which are rare enough for the slower check.
             plain = (
@@ -194,7 +196,7 @@ class CpuRunner:
     def _adopt(self, old: Weights, new: Weights) -> None:
         """Compute with a copy of the weights from the next step on."""
         with self._lock:
-            if self._weights is old:
+            if self._weights is old and not any(file.is_overwritten() for file in old.files):
                 self._team.wait_until_idle()
                 self._model.use(new)
                 self._weights = new

@@ -15,11 +15,17 @@ from quire.engines.native.cpu.memory import arrays
 from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
 from quire.engines.native.cpu.weights.packed import PackedMatrix, Packer, QuantizedKind, Tensor
 from quire.engines.native.models.spec import DecoderSpec, Rows, TensorSpec
-from quire.errors import WeightsError
+from quire.errors import EngineDeadError, WeightsError
 from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
 from quire.quantization.matrix import QuantizedMatrix
-from quire.weights.safetensors import StoredTensor, WeightsFolder, round_to_bfloat16, widen
+from quire.weights.safetensors import (
+    MappedFile,
+    StoredTensor,
+    WeightsFolder,
+    round_to_bfloat16,
+    widen,
+)
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -38,6 +44,8 @@ class Weights:
     tensors: dict[str, Any]
     """`embeddings`, `final_norm` and `head`; the same array twice if embeddings and head are tied."""
     layers: tuple[dict[str, Any], ...]
+    files: tuple[MappedFile, ...] = ()
+    """The files that tensors are mapped from; see `check_files`."""
 
     def all_tensors(self) -> list[Tensor]:
         """Those of the model and of every layer. Tied ones come twice."""
@@ -110,7 +118,9 @@ def load_weights(
         for layer in range(spec.num_layers)
     )
     packer.keep()
-    return Weights(spec, tensors, layers)
+    weights = Weights(spec, tensors, layers)
+    arrays = [array for tensor in weights.all_tensors() for array in _arrays_of(tensor)]
+    return dataclasses.replace(weights, files=source.mapped_files(arrays))
 
 
 def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
@@ -170,6 +180,21 @@ def convert(stored: StoredTensor, dtype: WeightsDtype) -> NDArray[Any]:
     return round_to_bfloat16(values) if dtype == "bfloat16" else values
 
 
+def check_files(weights: Weights) -> None:
+    """Check that nobody has written into the files that the weights are mapped from.
+
+    Raises:
+        EngineDeadError: somebody has, so that the weights are no model any more.
+    """
+    for file in weights.files:
+        if file.is_overwritten():
+            raise EngineDeadError(
+                f"{file.path} was overwritten while the model was in use, and what is in memory "
+                "changed with it: load the model again. Put a new file in its place by renaming it, "
+                "and the one in use stays as it is."
+            )
+
+
 def embedding_scale(weights: Weights) -> np.float32:
     """What embeddings are multiplied by; see `DecoderSpec.round_embedding_scale`."""
     scale = np.float32(weights.spec.embedding_scale)
@@ -203,7 +228,7 @@ def in_huge_pages(weights: Weights) -> Weights:
         return {role: _copy_of(tensor, copies) for role, tensor in tensors.items()}
 
     layers = tuple(map(copied, weights.layers))
-    return dataclasses.replace(weights, tensors=copied(weights.tensors), layers=layers)
+    return dataclasses.replace(weights, tensors=copied(weights.tensors), layers=layers, files=())
 
 
 def _arrays_of(tensor: Tensor) -> list[NDArray[Any]]:
