@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,7 +43,7 @@ class AdapterBook:
         Raises:
             AdapterError: an adapter is broken or does not fit, or two have the same name.
         """
-        self._folder = Path(folder).expanduser().absolute() if folder else None
+        self._folder = Path(os.path.expanduser(folder)).absolute() if folder else None
         self._model_folder, self._extended = model_folder, extended
         self._lock = threading.Lock()
         self._adapters: dict[str, Adapter] = {}
@@ -63,7 +64,7 @@ class AdapterBook:
 
     def _locate(self, entry: str | Path) -> Path:
         """The path itself where it exists, else one inside the folder of adapters."""
-        path = Path(entry).expanduser()
+        path = Path(os.path.expanduser(entry))
         if self._folder is None or path.exists():
             return path
         inside = self._folder / path

@@ -70,7 +70,7 @@ def read_adapter(path: Path, name: str | None = None, *, extended: bool = False)
         AdapterError: the folder holds no plain LoRA adapter that changes something.
     """
     # Made absolute but not resolved: the name of a link is the adapter's name.
-    path = Path(os.path.abspath(path.expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(path)))
     config = read_config(path, extended=extended)
     changes = read_changes(path, extended=extended)
     _check_ranks(path, config, changes, extended=extended)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from quire.engines.lifetime import Lifetime
+from quire.engines.lifetime import Lifetime, memory_is_enough
 from quire.errors import EngineClosedError, EngineError
 
 T = TypeVar("T")
@@ -176,7 +176,8 @@ class LoopThread:
         self._thread = threading.Thread(
             target=_run_until_stopped, args=(self._loop, executor), name=name, daemon=True
         )
-        self._thread.start()
+        with memory_is_enough():
+            self._thread.start()
         self._life = Lifetime(self, partial(_stop, self._loop, self._thread))
 
     @property

@@ -45,7 +45,7 @@ def find_served_model(args: ModelArguments) -> ServedModel:
         ModelNotFoundError: the name is that of a file, or its folder holds no readable config.
     """
     name = args.model_name_or_path
-    local = Path(name).expanduser()
+    local = Path(os.path.expanduser(name))
     if local.exists() and not local.is_dir():
         raise ModelNotFoundError(f"model_name_or_path must be a folder, but {name} is a file.")
     if local.is_dir():
@@ -135,10 +135,10 @@ def adapter_needs(args: ModelArguments, adapters: tuple[ServedAdapter, ...]) -> 
 
 def _locate(entry: str, folder: str | None) -> Path:
     """The absolute path: the one given or, if nothing is there, the one inside the adapters' folder."""
-    path = Path(os.path.abspath(Path(entry).expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(entry)))
     if folder is None or path.exists():
         return path
-    inside = Path(os.path.abspath(Path(folder).expanduser())) / entry
+    inside = Path(os.path.abspath(os.path.expanduser(folder))) / entry
     is_name = Path(entry).name == entry
     return inside if inside.exists() or is_name else path
 

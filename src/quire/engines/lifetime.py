@@ -6,9 +6,10 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
-from quire.errors import EngineError
+from quire.errors import EngineError, OutOfMemoryError
 
 _FORGOTTEN_SECONDS = 10.0
 """How long the collection of a forgotten engine waits for its threads and processes to end."""
@@ -70,6 +71,26 @@ def _end_forgotten(end: Callable[[], object], home: HomeProcess) -> None:
     thread.start()
     if not threading.current_thread().name.startswith("quire-"):
         thread.join(_FORGOTTEN_SECONDS)
+
+
+@contextmanager
+def memory_is_enough() -> Generator[None]:
+    """Raise OutOfMemoryError where the system refuses memory or a thread, which needs some too."""
+    try:
+        yield
+    except MemoryError as error:
+        words = f": {error}" if str(error) else ""
+        raise OutOfMemoryError(
+            f"There is not enough memory for this model{words}. Give the process more (a limit may "
+            "be set: ulimit -v), lower vllm_maxlen, or take a smaller model."
+        ) from error
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        raise OutOfMemoryError(
+            "No more thread can be started here: give the process more memory or more threads "
+            "(ulimit -v, ulimit -u)."
+        ) from error
 
 
 async def in_thread(function: Callable[[], object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def find_model_folder(model_args: ModelArguments) -> Path:
         ModelNotFoundError: the name is none of these.
     """
     name = model_args.model_name_or_path
-    local = Path(name).expanduser()
+    local = Path(os.path.expanduser(name))
     if local.is_dir():
         return local
     if local.exists():

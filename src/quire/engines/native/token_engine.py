@@ -17,7 +17,7 @@ from quire.adapters.folder import Adapter
 from quire.arguments import FinetuningArguments, InferArgs, ModelArguments
 from quire.constraints.compiler import ConstraintCompiler
 from quire.constraints.matcher import Matcher
-from quire.engines.lifetime import Lifetime, in_thread
+from quire.engines.lifetime import Lifetime, in_thread, memory_is_enough
 from quire.engines.native.adapters import NativeAdapters
 from quire.engines.native.core.batch import Runner
 from quire.engines.native.core.detokenizer import detokenizer_factory
@@ -80,7 +80,7 @@ class NativeTokenEngine(TokenEngine):
             extended=True,
         )
         self.media = MediaFeatureEncoder(folder)
-        with ExitStack() as undo:
+        with memory_is_enough(), ExitStack() as undo:
             runner = _load_runner(folder, args, with_head=self._reward is None)
             undo.callback(runner.close)
             check_vocabulary(tokenizer, args, runner.vocab_size)

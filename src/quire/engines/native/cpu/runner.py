@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +192,10 @@ class CpuRunner:
         self._mover = threading.Thread(
             target=_move, args=(weakref.ref(self),), name="quire-weights", daemon=True
         )
-        self._mover.start()
+        with suppress(
+            RuntimeError
+        ):  # no more thread can be started, and they are as good in the file
+            self._mover.start()
 
     def _adopt(self, old: Weights, new: Weights) -> None:
         """Compute with a copy of the weights from the next step on."""

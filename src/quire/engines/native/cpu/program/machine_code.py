@@ -15,13 +15,22 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-
-import llvmlite.binding as llvm
+from typing import Any
 
 from quire.engines.native.cpu.kernels.layout import LANES
+from quire.errors import EngineStartError
 from quire.machine.cache import cache_folder, write_whole
+
+try:
+    import llvmlite.binding as llvm
+except OSError as error:
+    raise EngineStartError(
+        "LLVM, which llvmlite brings, cannot be loaded: this process has too little memory "
+        "(ulimit -v), or llvmlite is damaged (pip install --force-reinstall llvmlite)."
+    ) from error
 
 StepFunction = Callable[[int, int], None]
 """`step(thread, table address)`: see `step.step`. Runs without the interpreter's lock."""
@@ -117,12 +126,31 @@ def compile_with_progress(on_compile: Callable[[str], None]) -> tuple[bytes, lis
     """The code of `compile_step` and its foreign symbols; `on_compile` gets one line before."""
     on_compile("Compiling kernels for this machine, once; it takes about half a minute ...")
     start = time.perf_counter()
-    # Here and not above: it imports Numba, which takes longer than a whole start with kept code.
-    from quire.engines.native.cpu.program.compiler import compile_step
+    with _numbas_defaults():
+        # Here and not above: it imports Numba, which takes longer than a whole start with kept code.
+        from quire.engines.native.cpu.program.compiler import compile_step
 
-    compiled = compile_step()
+        compiled = compile_step()
     logger.info("Compiled the kernels in %.1f s", time.perf_counter() - start)
     return compiled
+
+
+@contextmanager
+def _numbas_defaults() -> Generator[None]:
+    """Compile as if the variables were not set by which people debug functions of their own.
+
+    With NUMBA_DISABLE_JIT there would be no kernels, and with NUMBA_BOUNDSCHECK the kept ones would be
+    slow for good.
+    """
+    from numba import config
+
+    settings: Any = config  # its names are made when it is imported, so no type checker knows them
+    before = settings.DISABLE_JIT, settings.BOUNDSCHECK
+    settings.DISABLE_JIT, settings.BOUNDSCHECK = 0, None
+    try:
+        yield
+    finally:
+        settings.DISABLE_JIT, settings.BOUNDSCHECK = before
 
 
 def load_code(code: bytes) -> tuple[StepFunction, object]:

@@ -217,7 +217,10 @@ def in_huge_pages(weights: Weights) -> Weights:
     size = sum(whole_lines(array.nbytes) for array in by_id.values())
     if size < arrays.LEAST or size * MEMORY_SHARE > available_memory() or not has_huge_pages():
         return weights
-    memory, start = huge_bytes(size), 0
+    try:
+        memory, start = huge_bytes(size), 0
+    except MemoryError:
+        return weights
     copies: dict[int, NDArray[Any]] = {}
     for key, array in by_id.items():
         copies[key] = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
