@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from quire.arguments import get_infer_args
 from quire.chat import ChatModel
 from quire.chat import native_engine as native_engine_module
 from quire.chat.native_engine import NativeEngine
-from quire.errors import EngineDeadError, EngineError
+from quire.errors import EngineDeadError, EngineError, EngineStartError, OutOfMemoryError
 from quire.weights.safetensors import WeightsFolder
 from tests.chat.model_folders import make_model_folder
 from tests.forks import HELLO, call_all, check_refused, in_fork
@@ -117,6 +118,39 @@ def test_a_constructor_that_fails_late_leaves_nothing(
         ChatModel(settings(folder))
     assert caught.tb is not None  # so that it is not the garbage collector that ends the threads
     assert set(threading.enumerate()) - before == set()
+
+
+@pytest.mark.parametrize(
+    ("refused", "words"),
+    [
+        (MemoryError("unable to allocate 9 MiB"), "not enough memory.*9 MiB"),
+        (RuntimeError("can't start new thread"), "No more thread"),
+    ],
+)
+def test_memory_that_the_system_refuses_is_our_error(
+    folder: Path, refused: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quire.engines.native import token_engine
+
+    def fail(*given: object) -> None:
+        raise refused
+
+    monkeypatch.setattr(token_engine, "EngineThread", fail)
+    with pytest.raises(OutOfMemoryError, match=words):
+        ChatModel(settings(folder))
+
+
+def test_a_library_that_cannot_be_loaded_is_our_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unloadable(ModuleType):
+        def __getattr__(self, name: str) -> None:
+            raise OSError("libllvmlite.so: cannot map it")
+
+    name = native_engine_module.__name__
+    monkeypatch.setitem(sys.modules, name, Unloadable(name))
+    with pytest.raises(EngineStartError, match=r"too little memory.*libllvmlite\.so"):
+        ChatModel(settings(folder))
 
 
 # --- forked children -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from quire.arguments import (
 from quire.chat.base_engine import BaseEngine
 from quire.chat.loop_thread import LoopThread
 from quire.engines.vllm.devices import gpu_is_present, vllm_is_installed
+from quire.errors import EngineStartError
 from quire.outputs import ChatDelta, Delta, Response
 from quire.prompt import Prompt
 from quire.request import ChatRequest, Messages, Tools
@@ -272,7 +273,11 @@ class ChatModel:
 
 
 def engine_class_for(model_args: ModelArguments) -> EngineClass:
-    """Choose the engine by `infer_backend`; "auto" is vLLM if it is installed and a GPU is present."""
+    """Choose the engine by `infer_backend`; "auto" is vLLM if it is installed and a GPU is present.
+
+    Raises:
+        EngineStartError: a library of the engine cannot be loaded.
+    """
     backend = model_args.infer_backend
     if backend == "auto":
         backend = "vllm" if vllm_is_installed() and gpu_is_present() else "native"
@@ -284,6 +289,11 @@ def engine_class_for(model_args: ModelArguments) -> EngineClass:
         from quire.chat.remote_engine import RemoteEngine
 
         return RemoteEngine
-    from quire.chat.native_engine import NativeEngine
-
+    try:
+        from quire.chat.native_engine import NativeEngine
+    except OSError as error:  # LLVM's library is large
+        raise EngineStartError(
+            "The native engine's libraries cannot be loaded: this process has too little memory "
+            f"(ulimit -v), or one of them is damaged: {error}"
+        ) from error
     return NativeEngine

@@ -21,6 +21,7 @@ from quire.engines.vllm.log import (
     LogReader,
     children_write_to_log,
     hint,
+    home_environment,
     logging_environment,
     quiet_until_configured,
 )
@@ -78,7 +79,7 @@ def import_vllm() -> str:
         ConfigError: vLLM is not installed, or cannot be imported.
     """
     quiet_until_configured()
-    with environment(logging_environment()):
+    with environment({**logging_environment(), **home_environment()}):
         try:
             import vllm
         except ImportError as error:
@@ -150,7 +151,7 @@ def start(
         OutOfMemoryError: there is not enough memory.
     """
     attempt = _Attempt(plan)
-    variables = {**logging_environment(), **plan.environment}
+    variables = {**logging_environment(), **home_environment(), **plan.environment}
     with environment(variables), children_write_to_log(), children_without_main_module():
         # `environment` holds a lock, so no other start runs: each process that is new from here on
         # belongs to this engine.

@@ -147,8 +147,8 @@ def _of_main_module(value: Any) -> str | None:
 
 
 def _check_installed(quantization: Any, missing: Mapping[str, str]) -> None:
-    if quantization in missing:
-        package = missing[quantization]
+    package = missing.get(str(quantization))
+    if package is not None:
         raise ConfigError(
             f"Weights quantised with {quantization} need the package {package} beside this vLLM: "
             f"pip install {package} (and name it in VLLM_PLUGINS where that is set)."

@@ -20,17 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from quire.engines.native.cpu.kernels.layout import LANES
-from quire.errors import EngineStartError
-from quire.machine.cache import cache_folder, write_whole
+import llvmlite.binding as llvm
 
-try:
-    import llvmlite.binding as llvm
-except OSError as error:
-    raise EngineStartError(
-        "LLVM, which llvmlite brings, cannot be loaded: this process has too little memory "
-        "(ulimit -v), or llvmlite is damaged (pip install --force-reinstall llvmlite)."
-    ) from error
+from quire.engines.native.cpu.kernels.layout import LANES
+from quire.machine.cache import cache_folder, write_whole
 
 StepFunction = Callable[[int, int], None]
 """`step(thread, table address)`: see `step.step`. Runs without the interpreter's lock."""
