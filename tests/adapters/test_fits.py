@@ -103,6 +103,22 @@ def test_of_a_quantised_module_only_the_name_counts(tmp_path: Path, packed: dict
     check_fits(read_adapter(make_adapter(tmp_path / "adapter")), tmp_path)
 
 
+def test_matrices_that_hold_packed_bytes_as_floats(tmp_path: Path) -> None:
+    """bitsandbytes with `bnb_4bit_quant_storage: bfloat16`."""
+    tensors: dict[str, Any] = {}
+    for module in SHAPES:
+        tensors[f"{module}.weight"] = np.zeros((6, 1), np.float16)
+        tensors[f"{module}.weight.absmax"] = np.zeros(1, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    check_fits(read_adapter(make_adapter(tmp_path / "adapter")), tmp_path)
+
+
+def test_the_one_file_of_autogptq(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    (model / "model.safetensors").rename(model / "gptq_model-4bit-128g.safetensors")
+    check_fits(read_adapter(make_adapter(tmp_path / "adapter")), model)
+
+
 class TestSeveralFiles:
     def _model(self, folder: Path) -> Path:
         folder.mkdir()
@@ -124,6 +140,24 @@ class TestSeveralFiles:
         model = self._model(tmp_path / "model")
         (model / "model-1.safetensors").unlink()
         assert "model-1.safetensors" in _refusal(make_adapter(tmp_path / "adapter"), model)
+
+    def test_a_file_that_nothing_needs_is_missing(self, tmp_path: Path) -> None:
+        model = self._model(tmp_path / "model")
+        index = model / "model.safetensors.index.json"
+        content = json.loads(index.read_text("utf-8"))
+        content["weight_map"]["vision.weight"] = "model-9.safetensors"
+        index.write_text(json.dumps(content), "utf-8")
+        check_fits(read_adapter(make_adapter(tmp_path / "adapter")), model)
+
+    def test_without_an_index(self, tmp_path: Path) -> None:
+        model = self._model(tmp_path / "model")
+        (model / "model.safetensors.index.json").unlink()
+        for number in (0, 1):
+            name = f"model-0000{number + 1}-of-00002.safetensors"
+            (model / f"model-{number}.safetensors").rename(model / name)
+        check_fits(read_adapter(make_adapter(tmp_path / "adapter")), model)
+        (model / name).unlink()
+        assert name in _refusal(make_adapter(tmp_path / "adapter"), model)
 
     @pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 3}', "\xff"])
     def test_no_index(self, tmp_path: Path, text: str) -> None:

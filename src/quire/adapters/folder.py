@@ -5,7 +5,6 @@ It is checked by itself, and against the headers of the model's safetensors.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import defaultdict
@@ -21,11 +20,10 @@ from quire.adapters.weights import (
     read_changes,
     read_values,
 )
-from quire.errors import AdapterError, nearest
-from quire.weights.safetensors import TensorEntry, read_header
+from quire.errors import AdapterError, ModelError, nearest, sentence
+from quire.weights.hub.cache import naming_path
+from quire.weights.safetensors import TensorEntry, WeightsFolder, read_header
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _UNPACKED = ("F64", "F32", "F16", "BF16", "F8_")
 """Types that store one number an element; others may store several, in another shape."""
 
@@ -62,7 +60,8 @@ def read_adapter(path: Path, name: str | None = None, *, extended: bool = False)
     """Read the adapter in the folder `path` and check it by itself; all of its weights are read.
 
     Args:
-        name: the adapter's; None takes the path's last component.
+        name: the adapter's; None takes the path's last component, or the repository's of a snapshot in
+            the hub's cache, whose own is a commit.
         extended: the engine also serves biases, embeddings and heads (as pairs or whole), and
             several scalings in one adapter.
 
@@ -79,7 +78,7 @@ def read_adapter(path: Path, name: str | None = None, *, extended: bool = False)
     check_values(path, changes)
     rank = config.largest_rank
     return Adapter(
-        name=name or path.name,
+        name=name or naming_path(path).name,
         path=path,
         rank=rank,
         alpha=_alpha_of(rank, config),
@@ -152,7 +151,7 @@ def check_fits(adapter: Adapter, model_folder: Path) -> None:
         if stored is None:
             raise AdapterError(
                 f"The adapter {adapter.path} changes {name}, which is no module of the model in "
-                f"{model_folder}{nearest(name, modules.names)}. {_whose(adapter)}"
+                f"{model_folder}{nearest(name, modules.names)}. {modules.lacking}{_whose(adapter)}"
             )
         there = modules.weight_shape(stored)
         if there is not None and shape != there[: len(shape)]:
@@ -196,7 +195,9 @@ class ModelModules:
     `model`, then by its end from `layers.` on; the last two must be the name of one module alone.
     """
 
-    def __init__(self, tensors: dict[str, TensorEntry]) -> None:
+    def __init__(self, tensors: dict[str, TensorEntry], lacking: str = "") -> None:
+        self.lacking = lacking
+        """A sentence about a file that the folder should have and has not, for error texts."""
         self._weights = {
             name.removesuffix(".weight"): entry
             for name, entry in tensors.items()
@@ -222,7 +223,8 @@ class ModelModules:
     def weight_shape(self, name: str) -> tuple[int, ...] | None:
         """The shape [out, in] of a stored module's weight; None where quantising has packed it."""
         weight = self._weights.get(name)
-        if weight is None or not weight.dtype.startswith(_UNPACKED):
+        packed = f"{name}.weight" in self.names  # what bitsandbytes stores beside it: weight.absmax
+        if weight is None or packed or not weight.dtype.startswith(_UNPACKED):
             return None
         return weight.shape
 
@@ -252,11 +254,15 @@ def read_modules(adapter: Path, model_folder: Path) -> ModelModules:
     """
     tensors: dict[str, TensorEntry] = {}
     try:
-        for path in _weight_files(model_folder):
+        source = WeightsFolder(model_folder)  # which finds the files by the loader's own rules
+        for path in source.files():
             tensors.update(_read(path))
-    except ValueError as error:
-        raise AdapterError(f"The adapter {adapter} cannot be checked: {error}.") from None
-    return ModelModules(tensors)
+    except (ModelError, ValueError) as error:
+        raise AdapterError(
+            f"The adapter {adapter} cannot be checked: {sentence(str(error))}"
+        ) from None
+    absent = source.absent_files()
+    return ModelModules(tensors, f"The folder lacks {absent[0]}. " if absent else "")
 
 
 def _read(path: Path) -> dict[str, TensorEntry]:
@@ -264,16 +270,3 @@ def _read(path: Path) -> dict[str, TensorEntry]:
         return read_header(path)
     except ValueError as error:
         raise ValueError(f"the model's {path}: {error}; copy the model again") from None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    path = folder / _INDEX
-    if not path.is_file():
-        raise ValueError(f"the model's folder {folder} has neither {_SINGLE} nor {_INDEX}")
-    try:
-        names = {str(name) for name in json.loads(path.read_bytes())["weight_map"].values()}
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"the model's {path} is no index; copy the model again") from None
-    return [folder / name for name in sorted(names)]

@@ -6,7 +6,6 @@ peft computes something else must not be passed over: the answers would be wrong
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quire.errors import AdapterError
+from quire.json_files import read_json_object
 
 logger = logging.getLogger("quire")
 
@@ -170,14 +170,11 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AdapterError(f"The adapter {folder} has no {CONFIG_FILE}{_what_else(folder)}.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        return read_json_object(path)
+    except ValueError as error:
         raise AdapterError(
             f"The adapter's {path} cannot be read ({error}). Copy the adapter again."
         ) from None
-    if not isinstance(config, dict):
-        raise AdapterError(f"The adapter's {path} holds no JSON object. Copy the adapter again.")
-    return config
 
 
 def _what_else(folder: Path) -> str:

@@ -158,6 +158,22 @@ class Preparation:
         """
         return self._resolver.resolve(options, prompt_length, streamed=streamed)
 
+    def truncated(self, token_ids: Sequence[int], options: Mapping[str, Any]) -> tuple[int, ...]:
+        """The last tokens of a prompt, as many as the option `truncate_prompt_tokens` keeps.
+
+        Raises:
+            SamplingError: the option is of a wrong type or 0.
+        """
+        most = read_option(options, "truncate_prompt_tokens")
+        if most is None:
+            return tuple(token_ids)
+        if most == 0:
+            raise SamplingError("truncate_prompt_tokens must be -1 or at least 1.")
+        if most < 0:
+            answer = options.get("max_new_tokens") and read_option(options, "max_new_tokens")
+            most = max(self._resolver.context_length - (answer or 1), 1)
+        return tuple(token_ids[-most:])
+
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
         tool_format = self.template.tool_format
@@ -224,7 +240,9 @@ class Preparation:
             )
         token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
         items = self.media.find(token_ids, media, self.tokenizer) if media else ()
-        prompt = Prompt(token_ids, items)
+        if media and options.get("truncate_prompt_tokens") is not None:
+            raise UnsupportedOptionError("truncate_prompt_tokens would cut the prompt's media off.")
+        prompt = Prompt(self.truncated(token_ids, options), items)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         params = self._resolver.resolve(

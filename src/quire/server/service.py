@@ -15,7 +15,7 @@ from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import SHORT
 from quire.errors import RequestTimeoutError
 from quire.options import check_option_names
-from quire.outputs import AnswerSum, Delta, Embedding, Response
+from quire.outputs import Delta, Embedding
 from quire.prompt import Prompt
 from quire.server.admission import Admission
 from quire.server.arguments import ServerArguments
@@ -82,7 +82,10 @@ class Service:
     def attach(self, engine: BaseEngine) -> None:
         """Serve this engine instead of any earlier one."""
         self._engine = engine
-        self._models = ServedModels(engine, self.arguments.served_model_name)
+        arguments = self.arguments
+        self._models = ServedModels(
+            engine, arguments.served_model_name, any_name=arguments.any_model
+        )
         self._texts = {}
 
     def detach(self) -> None:
@@ -156,14 +159,6 @@ class Service:
                 async for delta in deltas:
                     observation.delta(delta)
                     yield delta
-
-    async def answer(self, call: Call, caller: Caller) -> list[Response]:
-        """The whole answer: one response for each requested completion, in order; see `stream`."""
-        answers = AnswerSum()
-        async with aclosing(self.stream(call, caller)) as deltas:
-            async for delta in deltas:
-                answers.add(delta)
-        return answers.responses()
 
     async def complete(
         self,
@@ -330,5 +325,7 @@ def _completion(
     engine: BaseEngine, ids: Sequence[int], options: Mapping[str, Any], *, streamed: bool
 ) -> AsyncGenerator[Delta, None]:
     """The deltas of one prompt."""
-    params = engine.tokens.preparation.params(options, len(ids), streamed=streamed)
-    return engine.tokens.complete(Prompt(tuple(ids)), params)
+    preparation = engine.tokens.preparation
+    ids = preparation.truncated(ids, options)
+    params = preparation.params(options, len(ids), streamed=streamed)
+    return engine.tokens.complete(Prompt(ids), params)

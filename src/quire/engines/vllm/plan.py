@@ -188,8 +188,11 @@ def _base(
     }
     if precision.quantization is not None:
         values["quantization"] = precision.quantization
+    overrides = dict(model.corrections)
     if args.rope_scaling is not None:
-        values["hf_overrides"] = _rope_override(args.rope_scaling, model)
+        overrides |= _rope_override(args.rope_scaling, model)
+    if overrides:
+        values["hf_overrides"] = overrides
     if finetuning.stage == "rm":
         values |= {"runner": "pooling", "convert": "classify"}
     return values

@@ -70,24 +70,44 @@ def test_a_folder_that_cannot_be_written(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_variables_of_numbas_for_debugging_are_not_the_kernels(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_kernels_are_compiled_where_numba_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     from numba import config
 
     settings: Any = config
-    seen: list[tuple[int, bool | None]] = []
+    seen: list[int] = []
 
     def compile_step() -> tuple[bytes, list[str]]:
-        seen.append((settings.DISABLE_JIT, settings.BOUNDSCHECK))
+        seen.append(settings.DISABLE_JIT)
         return b"made", []
 
     monkeypatch.setattr(settings, "DISABLE_JIT", 1)
-    monkeypatch.setattr(settings, "BOUNDSCHECK", 1)
     monkeypatch.setattr("quire.engines.native.cpu.program.compiler.compile_step", compile_step)
     assert machine_code.compile_with_progress(lambda line: None) == (b"made", [])
-    assert seen == [(0, None)]
-    assert (settings.DISABLE_JIT, settings.BOUNDSCHECK) == (1, 1)
+    assert seen == [0]
+    assert settings.DISABLE_JIT == 1
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o722])
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_code_that_others_could_have_written_is_never_run(
+    mode: int, what: str, folder: Path, compiled: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    machine_code.object_code(print)
+    path = folder if what == "folder" else next(folder.iterdir())
+    path.chmod(mode)
+    assert machine_code.object_code(print) == b"code"
+    assert len(compiled) == 2
+    assert f"{path} can be written by other users" in caplog.text
+
+
+def test_settings_of_numba_that_change_the_code_are_in_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = machine_code.cache_key()
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    assert machine_code.cache_key() == before
+    monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
+    assert machine_code.cache_key() != before
 
 
 def test_a_progress_line() -> None:

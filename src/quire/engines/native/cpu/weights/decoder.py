@@ -19,6 +19,7 @@ from quire.errors import EngineDeadError, WeightsError
 from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
 from quire.quantization.matrix import QuantizedMatrix
+from quire.weights.mistaken import check_not_empty
 from quire.weights.safetensors import (
     MappedFile,
     StoredTensor,
@@ -87,6 +88,7 @@ def load_weights(
     source = WeightsFolder(folder, spec.names.prefix_map)
     if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
         spec = dataclasses.replace(spec, names=spec.names.bare())
+    spec = _tied_as_stored(spec, source, with_head=with_head)
     packer = Packer(spec, source, quantize, threads, on_progress)
 
     def read(tensor: TensorSpec) -> Tensor:
@@ -123,6 +125,21 @@ def load_weights(
     return dataclasses.replace(weights, files=source.mapped_files(arrays))
 
 
+def _tied_as_stored(spec: DecoderSpec, source: WeightsFolder, *, with_head: bool) -> DecoderSpec:
+    """The spec with embeddings and head tied as the folder has them, whatever config.json says.
+
+    A writer may have kept either of two tied ones: then the head is known as the embeddings, too.
+    """
+    names = spec.names
+    if not spec.tied_embeddings or names.head not in source:
+        return spec
+    if names.embeddings not in source:
+        source.alias(names.embeddings, names.head)
+        return spec
+    untied = with_head and source.are_untied(names.embeddings, names.head)
+    return dataclasses.replace(spec, tied_embeddings=not untied)
+
+
 def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
     """The tensor, or the part of one, that `spec` names.
 
@@ -138,6 +155,7 @@ def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
         raise WeightsError(f"{source.folder}: the weights lack {spec.name} {spec.stored_shape}")
     stored = source.stored(spec.name)
     if stored.values.shape != spec.stored_shape:
+        check_not_empty(source.folder, [(stored.name, stored.values.shape)])
         raise WeightsError(
             f"{stored.path}: {stored.name} has shape {stored.values.shape}, "
             f"config.json asks for {spec.stored_shape}"
