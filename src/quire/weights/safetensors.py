@@ -221,7 +221,7 @@ class SafetensorsFile:
         self.path = path
         self._bytes: NDArray[np.uint8]
         try:
-            self.mapped = MappedFile.of(path)
+            self._mapped = None if content is not None else MappedFile.of(path)
             if content is None:
                 self._bytes = np.memmap(path, np.uint8, mode="r")
             else:
@@ -234,9 +234,10 @@ class SafetensorsFile:
         """The names of the tensors."""
         return list(self._entries)
 
-    def holds(self, array: NDArray[Any]) -> bool:
-        """Whether an array lies in the mapping, and is no copy."""
-        return np.may_share_memory(self._bytes, array)
+    def mapped_for(self, arrays: Collection[NDArray[Any]]) -> MappedFile | None:
+        """The file, if any of the arrays lies in its mapping and is no copy."""
+        lies_here = any(np.may_share_memory(self._bytes, array) for array in arrays)
+        return self._mapped if lies_here else None
 
     def _read_header(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         if len(self._bytes) < 8:
@@ -398,7 +399,8 @@ class WeightsFolder:
 
     def mapped_files(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
         """The files in whose mappings any of the arrays lies; the others are copies."""
-        return tuple(file.mapped for file in self._files.values() if any(map(file.holds, arrays)))
+        found = [file.mapped_for(arrays) for file in self._files.values()]
+        return tuple(file for file in found if file is not None)
 
     def names(self) -> list[str]:
         """The names by which the tensors are known."""
