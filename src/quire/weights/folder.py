@@ -31,6 +31,7 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
     name = model_args.model_name_or_path
     local = Path(os.path.expanduser(name))
     if local.is_dir():
+        _refuse_adapter(local)
         check_model_folder(local)
         return local
     if local.exists():
@@ -45,8 +46,21 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
         raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
     wanted = Wanted(weights, code=model_args.trust_remote_code)
     folder = fetch_named(name, model_args, wanted)
+    _refuse_adapter(folder)
     check_model_folder(folder)
     return folder
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse the folder of a LoRA adapter, and name the model that it belongs to."""
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return
+    base = read_json(folder, "adapter_config.json").get("base_model_name_or_path")
+    model = base if isinstance(base, str) and base else "the model that it was trained on"
+    raise ModelNotFoundError(
+        f"{folder} is an adapter, not a model (it has adapter_config.json and no config.json). Give "
+        f"{model} as model_name_or_path, and this folder as adapter_name_or_path."
+    )
 
 
 def find_adapter_folder(name: str, model_args: ModelArguments) -> Path:

@@ -337,7 +337,7 @@ class WeightsFolder:
             self._file_of = {tensor: name for name in names for tensor in self._file(name).names()}
         else:
             self._file_of = self._read_index()
-        self._stored_names = {_known_as(name, prefix_map): name for name in self._file_of}
+        self._stored_names = {known_as(name, prefix_map): name for name in self._file_of}
 
     def _single(self) -> str | None:
         """The name of the file that holds all tensors; None if there is none."""
@@ -481,8 +481,8 @@ def _equal(one: StoredTensor, other: StoredTensor) -> bool:
     )
 
 
-def _known_as(name: str, prefix_map: tuple[tuple[str, str], ...]) -> str:
-    """A stored name with the first prefix of the map that fits replaced."""
+def known_as(name: str, prefix_map: tuple[tuple[str, str], ...]) -> str:
+    """A stored name with the first prefix of the map, of pairs (stored, known as), that fits replaced."""
     for stored, known_as in prefix_map:
         if name.startswith(stored):
             return known_as + name.removeprefix(stored)

@@ -169,6 +169,19 @@ def test_a_reward_model() -> None:
     assert "runner" not in plan_of().engine_args
 
 
+def test_a_reward_model_whose_head_is_ours() -> None:
+    plan = make_plan(arguments(), finetuning(stage="rm"), qwen(), gpus(), own_head=True)
+    values = plan.engine_args
+    assert (values["runner"], values["convert"]) == ("pooling", "embed")
+    assert values["pooler_config"] == {"pooling_type": "LAST"}
+    assert plan.purpose == "score"
+
+
+def test_ranks_of_a_sum_beyond_vllms() -> None:
+    with pytest.raises(ConfigError, match=r"640 .*as their sum.*native"):
+        make_plan(arguments(), finetuning(), qwen(), gpus(), AdapterNeeds(640, 3))
+
+
 def test_what_an_engine_is_for() -> None:
     assert plan_of().purpose == "generate"
     assert make_plan(arguments(), finetuning(stage="rm"), qwen(), gpus()).purpose == "score"

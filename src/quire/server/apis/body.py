@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -30,6 +32,9 @@ class Body(BaseModel):
     model_config = _STRICT | ConfigDict(frozen=True)
 
 
+# The parser's two errors for one: it says the first where no second escape follows.
+_LONE_SURROGATE = re.compile("unexpected end of hex escape|lone leading surrogate in hex escape")
+
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 
@@ -39,7 +44,7 @@ async def read_body(request: Request, kind: type[AnyBody]) -> AnyBody:
     Raises:
         BadRequest: the body is no JSON, or does not fit the model.
     """
-    content = await request.body()
+    content = (await request.body()).removeprefix(BOM_UTF8)
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
@@ -54,7 +59,8 @@ def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
     path, context = _path(first["loc"]), first.get("ctx", {})
     param = path or None
     if first["type"] == "json_invalid":
-        return BadRequest(f"The body is no valid JSON: {context['error']}.", code="json")
+        reason = _LONE_SURROGATE.sub("half of a surrogate pair in a hex escape", context["error"])
+        return BadRequest(f"The body is no valid JSON: {reason}.", code="json")
     if first["type"] == "extra_forbidden":
         return BadRequest(_unknown(path, kind), param=param, code="unknown_parameter")
     if first["type"] == "missing":

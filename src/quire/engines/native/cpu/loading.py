@@ -42,6 +42,8 @@ def load_model(
     max_batch_tokens: int = 2048,
     max_sequences: int = 256,
     with_head: bool = True,
+    known_tokens: int = 0,
+    rows: int = 0,
     on_compile: Callable[[str], None] | None = None,
 ) -> CpuRunner:
     """Load the model in `folder`.
@@ -59,6 +61,7 @@ def load_model(
         max_batch_tokens: the most rows of one batch, which scratch memory is made for.
         max_sequences: the most sequences at once, which the KV cache need not exceed.
         with_head: False for a model that writes no text, and may lack the head.
+        known_tokens, rows: of embeddings and head, if more than the model has; see `load_weights`.
         on_compile: gets one line of text if the kernels must be compiled, or the weights rounded.
 
     Raises:
@@ -75,7 +78,15 @@ def load_model(
         spec = _unquantized(spec, folder, quantize)
     threads = num_threads or default_threads()
     weights = load_weights(
-        spec, folder, dtype, quantize, threads=threads, on_progress=on_compile, with_head=with_head
+        spec,
+        folder,
+        dtype,
+        quantize,
+        threads=threads,
+        on_progress=on_compile,
+        with_head=with_head,
+        known_tokens=known_tokens,
+        rows=rows,
     )
     size = weights_bytes(weights)
     if kv_dtype == "auto":
