@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.cli.terminal import Harmless, harmless, report_error
+from quire.characters import harmless
+from quire.cli.terminal import Harmless, report_error
 
 ANY = st.text(alphabet=st.characters(exclude_categories=()), max_size=80)
 BIDI = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from cyclopts import Parameter
 
 from quire import __version__
+from quire.characters import harmless
 from quire.cli.hub import fetch_models
-from quire.cli.terminal import can_redraw, harmless, note, show_log
+from quire.cli.terminal import can_redraw, note, show_log
 from quire.cli.words import Flag, Value, Words, read_integer, read_start, refuse_misspelt_options
 from quire.errors import ConfigError, UnsupportedOptionError
 

@@ -16,9 +16,10 @@ from rich.live import Live
 from rich.text import Text
 
 from quire import __version__
+from quire.characters import harmless
 from quire.cli.chat.answer import Answer, total
 from quire.cli.chat.terminal_chat import TerminalChat
-from quire.cli.terminal import can_redraw, harmless, show_log
+from quire.cli.terminal import can_redraw, show_log
 from quire.cli.words import MakeModel
 from quire.demo import DEMO_CONVERSATION, demo_model_path
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from quire.cli.terminal import harmless, note, show_log
+from quire.characters import harmless
+from quire.cli.terminal import note, show_log
 from quire.cli.words import Words
 from quire.errors import ConfigError, nearest
 

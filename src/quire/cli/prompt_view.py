@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from quire.cli.terminal import harmless
+from quire.characters import harmless
 from quire.prompt import TextElement, TokenElement
 
 if TYPE_CHECKING:

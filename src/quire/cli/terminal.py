@@ -11,33 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from quire.characters import harmless
 from quire.errors import MessageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_HARMLESS: dict[int, str] = {
-    # Controls become their visible pictures, so that a reader sees what was there.
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
-    0x7F: "\N{SYMBOL FOR DELETE}",
-    # C1 controls and lone surrogates; bidirectional marks too, since text that runs backwards can hide
-    # what a link or a command really says.
-    **dict.fromkeys(range(0x80, 0xA0), _REPLACEMENT),
-    **dict.fromkeys(range(0xD800, 0xE000), _REPLACEMENT),
-    **dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), _REPLACEMENT),
-    **dict.fromkeys((0x2028, 0x2029), "\n"),
-}
-
-
 _OUTPUT_ERRORS = frozenset(
     {errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS}
 )
-
-
-def harmless(text: str) -> str:
-    """Return `text` without anything that a terminal would obey, except line breaks and tabs."""
-    return text.replace("\r\n", "\n").translate(_HARMLESS)
 
 
 class Harmless:

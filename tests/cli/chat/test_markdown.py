@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import count
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
-from quire.cli.chat.markdown import MarkdownStream, render, split_blocks
+from quire.cli.chat.markdown import MarkdownStream, split_blocks
+from quire.cli.chat.markdown_lines import render
 from tests.cli.screen import Screen
 
 LONG = "\n".join(
@@ -82,16 +84,28 @@ class Clock:
         return self.now
 
 
-def streamed(pieces: Iterable[str], width: int = 40, height: int = 10) -> Screen:
+def streamed(
+    pieces: Iterable[str],
+    width: int = 40,
+    height: int = 10,
+    resizes: Mapping[int, tuple[int, int]] | None = None,
+) -> Screen:
+    """The screen at the end; before some pieces the window gets another width and height."""
     output = io.StringIO()
     console = Console(
         file=output, force_terminal=True, width=width, height=height, color_system=None, _environ={}
     )
     stream = MarkdownStream(console, clock=Clock(), interval=0)
-    for piece in pieces:
+    screen = Screen(width, height)
+    for index, piece in enumerate(pieces):
+        if resizes and index in resizes:
+            screen.feed(output.getvalue())
+            output.seek(0)
+            output.truncate()
+            console.size = ConsoleDimensions(*resizes[index])
+            screen.width, screen.height = resizes[index]
         stream.add(piece)
     stream.finish()
-    screen = Screen(width, height)
     screen.feed(output.getvalue())
     return screen
 
@@ -151,7 +165,7 @@ def test_blocks_split_to_the_same_text() -> None:
 
 def test_code_is_shown_as_it_is_written() -> None:
     console = Console(width=40)
-    lines = render("```\n  a\n\nb\n```", console)
+    lines = [line for row in render("```\n  a\n\nb\n```", console) for line in row.lines]
     assert ["".join(part.text for part in line) for line in lines] == ["  a", "", "b"]
 
 
@@ -164,3 +178,207 @@ def test_a_dumb_terminal_gets_no_commands() -> None:
     stream.finish()
     assert "\x1b" not in output.getvalue()
     assert "The end." in output.getvalue()
+
+
+# --- no word is lost -----------------------------------------------------------------------------
+
+# "@" stands for a word; "§" for one in a table, whose cells stand beside each other.
+INLINE = st.sampled_from(
+    [
+        "@", "@ @ @", "*@ @*", "**@**", "*@", "`@ @`", "~~@~~", "<@>", "中文@", "@\n", "&amp;@",
+        "[@](https://@/p)", "[@ *@*](https://@ '@')", "[@][@]", "<https://@.example>", "\\*@",
+        "![@ @](https://@/i.png)", "![](https://@)", "[![@](https://@/i)](https://@/p)",
+        "\\(@ \\\\ @\\)", "$@_@$", "\\[@",
+    ]
+)  # fmt: skip
+TEXT = st.lists(INLINE, min_size=1, max_size=12).map(" ".join)
+CELL = st.sampled_from(
+    ["§", "§ §", "`§ §`", "[§](https://§)", "![§ §](https://§/i.png)", "中文§", ""]
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> str:
+    columns = draw(st.integers(1, 9))
+    more = st.integers(columns, columns + 2)  # a row may have more cells than the heading
+
+    def row(length: int) -> str:
+        cells = draw(st.lists(CELL, min_size=length, max_size=length))
+        return f"| {' | '.join(cells)} |"
+
+    rows = [row(draw(more)) for _ in range(draw(st.integers(0, 8)))]
+    return "\n".join([row(columns), "|---" * columns + "|", *rows])
+
+
+LEAVES = st.one_of(
+    TEXT,
+    TEXT.map(lambda text: f"# {text}".replace("\n", " ")),
+    tables(),
+    st.sampled_from(
+        [
+            "[@]: https://@ '@'",
+            "```@ @\n@\n\n  @ @\n```",
+            "~~~python\ndef @(): return '@'\n~~~",
+            "    @  @",
+            "\\[\n@ \\\\\n- @\n+ @\n# @\n\\]",
+            "$$\n@ = @\n$$ @",
+            "\\begin{align}\n- @ &= @\n\\end{align}",
+            "---",
+            "@\n===",
+        ]
+    ),
+)
+
+
+def inside(mark: str, rest: str, blocks: list[str]) -> str:
+    return mark + "\n\n".join(blocks).replace("\n", f"\n{rest}")
+
+
+MARKDOWN = st.lists(
+    st.recursive(
+        LEAVES,
+        lambda inner: st.tuples(
+            st.sampled_from([("> ", "> "), ("- ", "  "), ("7. ", "   ")]),
+            st.lists(inner, min_size=1, max_size=3),
+        ).map(lambda drawn: inside(*drawn[0], drawn[1])),
+        max_leaves=6,
+    ),
+    min_size=1,
+    max_size=4,
+).map("\n\n".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    MARKDOWN,
+    st.integers(20, 100),
+    st.integers(4, 40),
+    st.integers(1, 40),
+    st.dictionaries(st.integers(1, 40), st.tuples(st.integers(20, 100), st.integers(4, 40))),
+)
+def test_every_word_is_on_the_screen_in_order(
+    text: str, width: int, height: int, parts: int, resizes: dict[int, tuple[int, int]]
+) -> None:
+    numbers, words = count(), list[str]()
+
+    def name(mark: re.Match[str]) -> str:
+        words.append(f"{'w' if mark[0] == '@' else 't'}{next(numbers)}x")
+        return words[-1]
+
+    text = re.sub("[@§]", name, text)
+    size = -(-len(text) // parts)
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    shown = "".join(streamed(pieces, width, height, resizes).text.replace("▌", "").split())
+    place = 0
+    for word in words:
+        assert word in shown
+        if word[0] == "w":
+            place = shown.index(word, place) + len(word)
+
+
+ADDRESS = "https://host.example/a/long/path/to/something?with=a&query=0123456789"
+
+
+@pytest.mark.parametrize("width", [20, 40, 80])
+@pytest.mark.parametrize(
+    ("columns", "cell"), [(2, ADDRESS), (3, "pip install quire-llm[server] --upgrade"), (27, "v")]
+)
+def test_a_table_that_does_not_fit_is_folded_or_written_by_records(
+    columns: int, cell: str, width: int
+) -> None:
+    names = [f"name{number}" for number in range(columns)]
+    values = [f"{cell}{number}" for number in range(columns)]
+    table = f"| {' | '.join(names)} |\n{'|---' * columns}|\n| {' | '.join(values)} |\n"
+    shown = at_once(table, width)
+    assert "…" not in shown
+    assert all(len(line) <= width for line in shown.split("\n"))
+    joined = "".join(shown.split())
+    for name, value in zip(names, values, strict=True):
+        assert name in joined
+        assert all(word in joined for word in value.split())
+
+
+def test_a_wide_table_has_a_record_for_each_row() -> None:
+    table = f"| Name | Address |\n|---|---|\n| one | {ADDRESS} |\n| two | |\n| three | short |"
+    assert at_once(table, 75) == "\n".join(
+        [
+            "Name · Address",
+            "─" * 75,
+            "Name: one",
+            "Address:",
+            ADDRESS,
+            "",
+            "Name: two",
+            "",
+            "Name: three",
+            "Address: short",
+        ]
+    )
+
+
+def test_cells_fold_between_words() -> None:
+    table = "| Name | Meaning |\n|---|--:|\n| one | some words that fold |\n| two | short |"
+    assert at_once(table, 20) == "\n".join(
+        [
+            "Name         Meaning",
+            "─" * 20,
+            "one       some words",
+            "           that fold",
+            "",
+            "two            short",
+        ]
+    )
+
+
+def test_a_table_longer_than_the_screen_stands_once_when_its_columns_change() -> None:
+    rows = [f"| r{number} | {'word ' * number}|\n" for number in range(12)]
+    shown = streamed(["| a | b |\n|---|---|\n", *rows], width=40, height=8).text
+    for number in range(12):
+        assert shown.count(f"r{number} ") + shown.count(f"r{number}\n") == 1
+    assert shown.count("word") == sum(range(12))
+
+
+def test_an_image_is_its_text_and_address_in_its_place() -> None:
+    words = "alpha bravo charlie delta echo foxtrot golf hotel india juliet kilo lima mike november"
+    text = f"{words} see ![the plot](https://host.example/plot.png) for more"
+    said = f"{words} see the plot (https://host.example/plot.png) for more"
+    for width in (40, 80):
+        assert at_once(text, width).split() == said.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"so \(a_1 \{b\} *c* d*\), then", r"so \(a_1 \{b\} *c* d*\), then"),
+        (r"\[ a \\ b \, c \]", r"\[ a \\ b \, c \]"),
+        ("\\[\na \\\\\n- b \\\\\n\\]", "\\[\na \\\\\n- b \\\\\n\\]"),
+        (r"$\{a\}_i *b* c*$", r"$\{a\}_i *b* c*$"),
+        (r"$$\|x\| \\ y$$", r"$$\|x\| \\ y$$"),
+        (
+            "\\begin{align}\n+ a &= b \\\\\n\\end{align}",
+            "\\begin{align}\n+ a &= b \\\\\n\\end{align}",
+        ),
+        (r"cut off: \(a \, b", r"cut off: \(a \, b"),
+        (r"a \) b \] c", r"a \) b \] c"),
+        ("it costs $5 *or* $6", "it costs $5 or $6"),
+        (r"\$5 *or* \$6, \*not\*", "$5 or $6, *not*"),
+        (r"`\(a\)`", r"\(a\)"),
+    ],
+)
+def test_formulas_stay_as_they_are(text: str, shown: str) -> None:
+    assert at_once(text, 80) == shown
+    assert streamed(text, 80, 24).text == shown
+
+
+def test_what_is_nested_too_deep_is_shown_as_text() -> None:
+    text = "> " * 60 + "deep *down*\n\nabove"
+    joined = " ".join(at_once(text, 20).replace("▌", "").split())
+    assert "deep" in joined
+    assert joined.endswith("above")
+
+
+@pytest.mark.parametrize("width", [20, 24, 60])
+def test_a_list_as_deep_as_a_narrow_window(width: int) -> None:
+    text = "".join(f"{'  ' * level}- word{level}\n" for level in range(12))
+    words = at_once(text, width).replace("•", "").split()
+    assert [word for word in words if word != "-"] == [f"word{level}" for level in range(12)]

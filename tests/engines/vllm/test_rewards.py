@@ -24,7 +24,7 @@ from tests.chat.reward_folders import (
 )
 from tests.engines.native.random_adapters import make_random_adapter
 
-HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+HEADS: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1}
 """Heads of 32, the least that vLLM takes on a CPU."""
 TEXTS = ["Hello!", "2 + 2 is 4.", "Bananas are blue and the answer is no."]
 

@@ -60,6 +60,7 @@ class ScriptedApi:
     url: str = ""
     key: str | None = None
     loading: bool = False
+    models: list[dict[str, Any]] = field(default_factory=lambda: list(MODELS))
     bodies: list[dict[str, Any]] = field(default_factory=list)
     aborted: int = 0
     hold: threading.Event = field(default_factory=threading.Event)
@@ -70,7 +71,7 @@ class ScriptedApi:
         return self.bodies[-1]
 
     def reset(self) -> None:
-        self.key, self.loading, self.aborted = None, False, 0
+        self.key, self.loading, self.aborted, self.models = None, False, 0, list(MODELS)
         self.bodies.clear()
         self.hold.clear()
 
@@ -80,7 +81,7 @@ class ScriptedApi:
 
         @app.get("/v1/models")
         async def models(request: Request) -> Response:
-            return self._refused(request) or JSONResponse({"object": "list", "data": MODELS})
+            return self._refused(request) or JSONResponse({"object": "list", "data": self.models})
 
         @app.post("/v1/chat/completions")
         async def chat(request: Request) -> Response:
@@ -89,6 +90,8 @@ class ScriptedApi:
                 return refused
             body = await request.json()
             self.bodies.append(body)
+            if body["model"] not in [model["id"] for model in self.models]:
+                return problem(404, f"The model {body['model']!r} does not exist.")
             asked = text_of(body["messages"][-1])
             if asked == "fail":
                 return problem(400, "The prompt is too long: 9000 tokens of 2048.")
@@ -114,6 +117,8 @@ class ScriptedApi:
         except asyncio.CancelledError:
             self.aborted += 1
             raise
+        if asked == "killed":
+            raise ConnectionError("as if the process had been killed")
         if asked == "break":
             yield b'data: {"error": {"message": "The engine died.", "type": "server_error"}}\n\n'
         elif asked != "cut":
@@ -197,7 +202,7 @@ def scripted_api() -> Iterator[ScriptedApi]:
     """Serve a `ScriptedApi` on a free port of the loopback, in a thread."""
     api = ScriptedApi()
     listening = socket.create_server(("127.0.0.1", 0), backlog=64)
-    server = uvicorn.Server(uvicorn.Config(api.app(), log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(api.app(), log_level="critical", lifespan="off"))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     api.url = f"http://127.0.0.1:{listening.getsockname()[1]}"

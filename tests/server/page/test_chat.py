@@ -193,6 +193,7 @@ async def test_settings_go_with_the_request(page: Page, api: ScriptedApi) -> Non
         ("busy", "The queue is full. Try again in 7 s."),
         ("break", "The engine died."),
         ("cut", "The connection ended before the answer did."),
+        ("killed", "The connection ended before the answer did."),
     ],
 )
 async def test_errors_are_told_in_the_servers_words(
@@ -201,8 +202,64 @@ async def test_errors_are_told_in_the_servers_words(
     await ask(page, asked)
     await expect(page.locator(".assistant .problem")).to_have_text(told)
     await expect(page.get_by_role("button", name="Retry")).to_be_visible()
-    if asked in ("break", "cut"):
-        await expect(answers(page)).to_contain_text(f"You said: {asked}.")
+    if asked in ("break", "cut", "killed"):
+        await expect(answers(page)).to_contain_text(f"You said: {asked}")
+
+
+@pytest.mark.parametrize("asked", ["fail", "busy"])
+async def test_a_refused_question_leaves_the_path(page: Page, api: ScriptedApi, asked: str) -> None:
+    await ask(page, "one")
+    await ask(page, asked)
+    await expect(page.locator(".assistant .problem")).to_be_visible()  # to be read, and edited
+    await expect(page.get_by_text("Later questions go without this one.")).to_be_visible()
+    await ask(page, "two")
+    said = [("user", "one"), ("assistant", "You said: one."), ("user", "two")]
+    assert messages_sent(api) == said
+    await expect(questions(page)).to_have_text(["one", asked, "two"])
+    await page.reload()
+    await page.locator("#sidebar .title").click()
+    await ask(page, "three")
+    said += [("assistant", "You said: two."), ("user", "three")]
+    assert messages_sent(api) == said
+
+
+async def test_a_first_question_that_was_refused_leaves_the_path(
+    page: Page, api: ScriptedApi
+) -> None:
+    await ask(page, "fail")
+    await ask(page, "two")
+    assert messages_sent(api) == [("user", "two")]
+
+
+async def test_a_question_stopped_before_its_answer_leaves_the_path(
+    page: Page, api: ScriptedApi
+) -> None:
+    await page.route("**/v1/chat/completions", lambda route: None)
+    await ask(page, "one", wait=False)
+    await page.keyboard.press("Escape")
+    await settled(page)
+    await page.unroute_all(behavior="ignoreErrors")
+    await ask(page, "two")
+    assert messages_sent(api) == [("user", "two")]
+
+
+async def test_a_model_that_is_not_served_any_more_leaves_the_list(
+    page: Page, api: ScriptedApi
+) -> None:
+    await page.get_by_label("Model", exact=True).select_option("pirate")
+    api.models = [{"id": "newer", "parent": None}]
+    await ask(page, "hello")
+    await expect(page.locator(".assistant .problem")).to_contain_text("'pirate' does not exist")
+    await expect(page.locator("#model option")).to_have_text(["newer"])
+    await page.get_by_role("button", name="Retry").click()
+    await settled(page)
+    assert api.last["model"] == "newer"
+
+
+async def test_blanks_at_a_questions_beginning_are_kept(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "    return 1\n  # why?\n\n")
+    assert messages_sent(api) == [("user", "    return 1\n  # why?")]
+    assert await questions(page).text_content() == "    return 1\n  # why?"
 
 
 async def test_a_server_that_is_gone(page: Page, api: ScriptedApi) -> None:

@@ -91,6 +91,91 @@ async def test_a_draft_waits_in_its_conversation(page: Page, api: ScriptedApi) -
     await expect(composer(page)).to_have_value("begun")
 
 
+async def test_a_draft_outlives_a_reload(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "one")
+    await composer(page).fill("for this one")
+    await page.keyboard.press("Alt+KeyN")
+    await composer(page).fill("for a new one")
+    await page.reload()
+    await expect(composer(page)).to_have_value("for a new one")
+    await page.locator("#sidebar .title").click()
+    await expect(composer(page)).to_have_value("for this one")
+    await composer(page).press("Enter")
+    await settled(page)
+    await page.reload()
+    await page.locator("#sidebar .title").click()
+    await expect(composer(page)).to_have_value("")
+
+
+async def test_the_draft_of_a_new_conversation_is_not_left_behind(
+    page: Page, api: ScriptedApi
+) -> None:
+    await composer(page).fill("begun")
+    await page.keyboard.press("Alt+KeyN")
+    await expect(composer(page)).to_have_value("begun")
+
+
+async def test_two_tabs_have_their_own_drafts(page: Page, api: ScriptedApi) -> None:
+    await composer(page).fill("here")
+    other = await page.context.new_page()
+    await other.goto(api.url)
+    await composer(other).fill("there")
+    await page.reload()
+    await expect(composer(page)).to_have_value("here")
+
+
+@pytest.mark.parametrize("way", ["reload", "other conversation"])
+async def test_an_edit_is_kept(page: Page, api: ScriptedApi, way: str) -> None:
+    await ask(page, "one")
+    await ask(page, "two")
+    await composer(page).press("ArrowUp")
+    field = page.get_by_role("textbox", name="Edit the message")
+    await field.fill("changed")
+    if way == "reload":
+        await page.reload()
+    else:
+        await page.keyboard.press("Alt+KeyN")
+        await expect(field).to_have_count(0)
+    await page.locator("#sidebar .title").click()
+    await expect(field).to_have_value("changed")
+    await field.press("Enter")
+    await expect(answers(page).last).to_contain_text("You said: changed.")
+    await expect(field).to_have_count(0)
+
+
+async def test_two_edits_at_once_and_one_while_an_answer_comes(
+    page: Page, api: ScriptedApi
+) -> None:
+    for text in ("one", "two"):
+        await ask(page, text)
+    fields = page.get_by_role("textbox", name="Edit the message")
+    for number in range(2):
+        await questions(page).first.hover()
+        await page.get_by_label("You").first.get_by_role("button", name="Edit").click()
+        await fields.nth(number).fill(f"edit {number}")
+    await expect(fields.first).to_have_value("edit 0")
+    await composer(page).fill("held")
+    await composer(page).press("Enter")
+    await expect(answers(page).last).to_contain_text("Before.")
+    await fields.last.press("Enter")  # it cannot be sent yet
+    await expect(fields.last).to_have_value("edit 1")
+    api.hold.set()
+    await settled(page)
+    await fields.last.press("Enter")
+    await expect(answers(page).last).to_contain_text("You said: edit 1.")
+
+
+async def test_results_that_were_typed_are_kept(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "weather")
+    await page.get_by_label("Result of get_weather").fill("rain")
+    await page.keyboard.press("Alt+KeyN")
+    await page.locator("#sidebar .title").click()
+    await expect(page.get_by_label("Result of get_weather")).to_have_value("rain")
+    await page.reload()
+    await page.locator("#sidebar .title").click()
+    await expect(page.get_by_label("Result of get_weather")).to_have_value("rain")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": "other", "conversations": []}', "\0"])
 async def test_a_wrong_file_is_refused(
     page: Page, api: ScriptedApi, content: str, tmp_path: Path
@@ -111,21 +196,27 @@ async def test_a_hostile_file_does_no_harm(page: Page, api: ScriptedApi, tmp_pat
         {"id": "1", "parent": "2", "role": "user", "text": "a circle"},
         {"id": "5", "parent": "4", "role": "user", "text": "an orphan"},
         {"id": "6", "parent": "2", "role": "system", "text": "no role of ours"},
+        {"id": "7", "parent": "2", "role": "user", "text": 7, "files": 5},
+        None, 5, [],
     ]  # fmt: skip
     content = {
         "format": "quire-conversations",
         "version": 1,
-        "conversations": [{"id": "x", "title": evil, "nodes": nodes, "chosen": {"": "nobody"}}],
+        "conversations": [
+            {"id": "x", "title": evil, "nodes": nodes, "chosen": {"": "nobody"}},
+            {"id": "y", "nodes": 5, "chosen": 7},
+            None,
+        ],
         "files": {},
     }
     file = tmp_path / "hostile.json"
     file.write_text(json.dumps(content))
     await page.keyboard.press("Alt+KeyS")
     await page.get_by_label("File to import").set_input_files(file)
-    await expect(page.locator("#notices")).to_contain_text("1 conversation imported.")
+    await expect(page.locator("#notices")).to_contain_text("2 conversations imported.")
     await page.keyboard.press("Escape")
-    await page.locator("#sidebar .title").click()
-    await expect(questions(page)).to_have_text([evil])
+    await page.locator("#sidebar .title").first.click()
+    await expect(questions(page).first).to_have_text(evil)
     await expect(answers(page).locator(".prose").last).to_have_text(evil)
     assert await page.evaluate("window.broken") is None
 
@@ -133,7 +224,29 @@ async def test_a_hostile_file_does_no_harm(page: Page, api: ScriptedApi, tmp_pat
 async def test_without_a_store_the_page_works_and_says_so(page: Page, api: ScriptedApi) -> None:
     await page.add_init_script("Object.defineProperty(window, 'indexedDB', { value: undefined })")
     await page.reload()
+    await expect(page.locator(".welcome")).to_contain_text("This browser keeps nothing")
+    await expect(page.locator(".welcome")).not_to_contain_text("stay")
     await ask(page, "hello")
     await expect(answers(page)).to_contain_text("You said: hello.")
     await page.keyboard.press("Alt+KeyS")
     await expect(page.get_by_text("This browser keeps nothing")).to_be_visible()
+
+
+FULL = """() => {
+  IDBObjectStore.prototype.put = function () { throw new DOMException("full", "QuotaExceededError"); };
+}"""
+
+
+async def test_a_store_that_fails_is_told_once(page: Page, api: ScriptedApi) -> None:
+    await page.evaluate(FULL)
+    for text in ("one", "two"):
+        await ask(page, text)
+    notices = page.locator("#notices .notice")
+    await expect(notices).to_have_count(1)
+    await expect(notices).to_contain_text("no room left")
+    notice, thread = await notices.bounding_box(), await page.locator("#thread").bounding_box()
+    assert notice
+    assert thread
+    assert notice["y"] >= thread["y"] + thread["height"]
+    await page.keyboard.press("Alt+KeyN")
+    await expect(page.locator(".welcome")).to_contain_text("This browser keeps nothing")

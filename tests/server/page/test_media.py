@@ -117,7 +117,7 @@ async def test_other_files_are_refused_by_name(page: Page, api: ScriptedApi) -> 
     await give(page, "notes.pdf", "application/pdf", b"%PDF", "drop")
     await expect(page.locator("#notices")).to_contain_text("notes.pdf is no image, sound or video")
     await give(page, "drawing.svg", "image/svg+xml", b"<svg/>", "paste")
-    await expect(page.locator("#notices")).to_contain_text("drawing.svg is no image")
+    await expect(page.locator("#notices")).to_contain_text("drawing.svg is a drawing in SVG")
     await expect(page.locator("#composer .chip")).to_have_count(0)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from playwright.async_api import Page, Request, expect
 
+from quire.characters import harmless
 from tests.properties import EVERY_CHECK
 from tests.server.page.actions import answers, ask, composer, questions, settled
 from tests.server.page.scripted_api import ATTACK, RICH, ScriptedApi
@@ -25,6 +26,18 @@ READ_IN_PIECES = """async ([text, cuts]) => {
   whole.update(text, true);
   return [grown.element.innerHTML, whole.element.innerHTML];
 }"""
+
+READ_AS = """async (text) => {
+  const { Prose } = await import("/page/js/view/prose.js");
+  const prose = new Prose();
+  prose.update(text, true);
+  document.body.append(prose.element);
+  const read = prose.element.{property};
+  prose.element.remove();
+  return read;
+}"""
+READ_AS_TEXT = READ_AS.replace("{property}", "innerText.trim()")
+READ_AS_HTML = READ_AS.replace("{property}", "outerHTML")
 
 READ_EVENTS = """async (pieces) => {
   const { readEvents } = await import("/page/js/sse.js");
@@ -119,6 +132,15 @@ async def test_tables_code_and_late_references(page: Page, api: ScriptedApi) -> 
     assert await page.evaluate("navigator.clipboard.readText()") == RICH
 
 
+async def test_code_stays_plain_where_its_grammar_cannot_be_loaded(
+    page: Page, api: ScriptedApi
+) -> None:
+    await page.route("**/languages/python.min.js", lambda route: route.abort())
+    await ask(page, "rich")
+    await expect(answers(page).locator("pre code")).to_contain_text("def add(a: int")
+    await expect(answers(page).locator(".hljs-keyword")).to_have_count(0)
+
+
 async def test_a_long_answer_stays_smooth(page: Page, api: ScriptedApi) -> None:
     """Each frame draws the last block alone: old blocks are the very same elements at the end."""
     await page.evaluate("""() => {
@@ -166,6 +188,7 @@ MARKDOWN = st.lists(
             "1. one\n", "> said\n", "```py\n", "```\n", "# Head\n", "===\n", "---\n", "| a | b |\n",
             "|---|--:|\n", "| 1 | 2 |\n", "[x](https://a.example) ", "[r] ", "[r]: https://b.example\n",
             "    code\n", "<b>", "&amp;", "![p](https://c.example/p.png)", "\\", "é🙂 ", "\t",
+            "\\[", "\\]\n", "\\(", "\\) ", "$", "$$\n", "\\begin{a}", "\\end{a}\n", "| 1 | 2 | 3 |\n", "+ b\n",
         ]
     ),
     max_size=25,
@@ -189,6 +212,119 @@ async def test_text_in_pieces_looks_as_the_whole_does(page: Page, api: ScriptedA
     for text, cuts in cases:
         grown, whole = await page.evaluate(READ_IN_PIECES, [text, cuts])
         assert grown == whole, json.dumps([text, cuts])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"so \(a_1 \{b\} *c* d*\), then", r"so \(a_1 \{b\} *c* d*\), then"),
+        (r"\[ a \\ b \, c \]", r"\[ a \\ b \, c \]"),
+        ("\\[\na \\\\\n- b\n  + c\n\\] *d*", "\\[\na \\\\\n- b\n  + c\n\\] d"),
+        (r"$\{a\}_i *b* c*$ and $$\|x\| \\ y$$", r"$\{a\}_i *b* c*$ and $$\|x\| \\ y$$"),
+        ("\\begin{a*}\n+ x\n\\end{a*}", "\\begin{a*}\n+ x\n\\end{a*}"),
+        (r"it costs $5 *or* $6, \*not\*, a \) b", r"it costs $5 or $6, *not*, a \) b"),
+        (r"`\(a\)` and \(a < b https://a.example", r"\(a\) and \(a < b https://a.example"),
+    ],
+)
+async def test_formulas_stay_as_they_are(
+    page: Page, api: ScriptedApi, text: str, shown: str
+) -> None:
+    assert await page.evaluate(READ_AS_TEXT, text) == shown
+
+
+async def test_cells_beyond_the_heading_are_shown(page: Page, api: ScriptedApi) -> None:
+    text = "| a | b |\n|---|---|\n| 1 | 2 | 3 | x\\|y |\n| 4 |\n"
+    assert (await page.evaluate(READ_AS_TEXT, text)).split() == [
+        "a",
+        "b",
+        "1",
+        "2",
+        "|",
+        "3",
+        "|",
+        "x|y",
+        "4",
+    ]
+
+
+async def test_what_is_nested_too_deep_is_shown_as_text(page: Page, api: ScriptedApi) -> None:
+    assert "deep" in await page.evaluate(READ_AS_TEXT, "> " * 150 + "deep")
+
+
+OVERRIDES = "".join(map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A))))
+
+
+async def test_what_is_obeyed_is_shown_as_on_the_terminal(page: Page, api: ScriptedApi) -> None:
+    """Each code point that either side might change, by the function of each."""
+    codes = [*range(0x20, 0x3000), *range(0xFE00, 0xFFFF), 0x1F642, 0xE0041]
+    shown = await page.evaluate(
+        """async (codes) => {
+          const { harmless } = await import("/page/js/harmless.js");
+          return codes.map((code) => harmless(`a${String.fromCodePoint(code)}b`));
+        }""",
+        codes,
+    )
+    assert shown == [harmless(f"a{chr(code)}b") for code in codes]
+    lone = (
+        "() => import('/page/js/harmless.js').then(({ harmless }) => harmless('\\ud800a\\udc00'))"
+    )
+    assert await page.evaluate(lone) == "\ufffda\ufffd"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see [https://good.example/\u202emoc.live](https://live.example)",
+        "`rm \u2066x`",
+        "```\nrm \u202ex\n```",
+        "an entity: &#x202e;abc &#8238;",
+        "a title: [x](https://a.example '\u202e')",
+        "a link: https://a.example/%E2%80%AEabc",
+        "# \u202dheading",
+    ],
+)
+async def test_directions_are_not_obeyed_in_an_answer(
+    page: Page, api: ScriptedApi, text: str
+) -> None:
+    html = await page.evaluate(READ_AS_HTML, text)
+    assert not set(html) & set(OVERRIDES)
+    assert "\ufffd" in html
+
+
+async def test_directions_are_not_obeyed_elsewhere(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "a \u202equestion")
+    await expect(questions(page)).to_have_text("a \ufffdquestion")
+    await expect(page.locator("#title")).to_have_text("a \ufffdquestion")
+    assert await page.title() == "a \ufffdquestion · quire"
+    assert api.last["messages"][0]["content"] == "a \u202equestion"  # what is sent is not changed
+    visible = await page.evaluate(
+        "document.documentElement.innerText + [...document.querySelectorAll('[title], [aria-label]')]"
+        ".map((e) => e.title + e.ariaLabel).join()"
+    )
+    assert not set(visible) & set(OVERRIDES)
+
+
+async def test_each_text_runs_in_its_own_direction(page: Page, api: ScriptedApi) -> None:
+    await ask(page, "שלום")
+    right_to_left = "(e) => getComputedStyle(e).direction"
+    for place in (questions(page), page.locator("#title"), page.locator("#sidebar .title span")):
+        assert await place.evaluate(right_to_left) == "rtl"
+    await composer(page).fill("مرحبا")
+    assert await composer(page).evaluate(right_to_left) == "rtl"
+    directions = await page.evaluate(
+        """async (text) => {
+          const { Prose } = await import("/page/js/view/prose.js");
+          const prose = new Prose();
+          document.body.append(prose.element);
+          prose.update(text, true);
+          const all = [...prose.element.querySelectorAll("p, li, pre, td")];
+          const found = all.map((e) => getComputedStyle(e).direction);
+          prose.element.remove();
+          return found;
+        }""",
+        "שלום\n\nhello\n\n- שלום\n- hello\n\n> שלום\n> ```\n> code\n> ```\n\n|a|\n|-|\n|שלום|",
+    )
+    assert directions == ["rtl", "ltr", "rtl", "ltr", "rtl", "ltr", "rtl"]
 
 
 async def test_events_in_any_pieces(page: Page, api: ScriptedApi) -> None:

@@ -12,8 +12,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from quire.characters import harmless
 from quire.cli.chat.markdown import MarkdownStream
-from quire.cli.terminal import Harmless, harmless
+from quire.cli.terminal import Harmless
 from quire.messages import ToolCall
 from quire.outputs import DeltaSum, TextPart, ThoughtPart, calls_of, text_of
 

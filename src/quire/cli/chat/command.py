@@ -9,16 +9,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, TextIO
 
 from quire import __version__
+from quire.characters import harmless
 from quire.cli.hub import fetch_models
-from quire.cli.terminal import (
-    Harmless,
-    harmless,
-    is_terminal,
-    no_echo,
-    note,
-    read_message_text,
-    show_log,
-)
+from quire.cli.terminal import Harmless, is_terminal, no_echo, note, read_message_text, show_log
 from quire.cli.words import MakeModel, Start, read_start
 from quire.errors import UnsupportedOptionError
 

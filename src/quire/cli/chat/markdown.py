@@ -8,24 +8,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-from rich import markdown
-from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.segment import Segment
-from rich.syntax import Syntax
 
-from quire.cli.terminal import Harmless, can_redraw, harmless
+from quire.cli.chat.markdown_lines import Line, Printed, Row, render
+from quire.cli.chat.markdown_parser import parse
+from quire.cli.terminal import Harmless, can_redraw
 
-Line = list[Segment]
-
-# HTML would be swallowed; as text it is seen.
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
 _MAYBE_A_NUMBER = re.compile(r"\s{0,3}\d{1,9}[.)]?")
 
 
@@ -62,7 +55,7 @@ class MarkdownStream:
         self._next_draw = 0.0
         self._safe = Harmless()
         self._pending = ""
-        self._printed = 0  # lines of the growing block that are printed for good
+        self._printed = Printed()  # what of the growing block is printed for good
         self._any_block = False
         self._live: Live | None = None
 
@@ -91,28 +84,33 @@ class MarkdownStream:
         blocks, self._pending = split_blocks(self._pending)
         for block in blocks:
             self._print_block(block)
-        lines = render(self._pending, self._console)[self._printed :]
+        rows = self._printed.rest(render(self._pending, self._console))
         room = max(self._console.size.height - 3, 1)
-        if len(lines) > room:
-            over = len(lines) - room
-            self._print_lines(lines[:over])
-            self._printed += over
-            lines = lines[over:]
-        gap: list[Line] = [[]] if self._any_block and not self._printed and lines else []
-        self._show([*gap, *lines])
+        height, over = sum(len(row.lines) for row in rows), 0
+        while height > room and over < len(rows) - 1:  # the last row still grows
+            height -= len(rows[over].lines)
+            over += 1
+        self._print_rows(rows[:over])
+        lines = _lines(rows[over:])[-room:]
+        self._show([*self._gap(lines), *lines])
 
     def _print_block(self, block: str) -> None:
-        lines = render(block, self._console)[self._printed :]
-        self._print_lines(lines)
-        self._any_block = self._any_block or bool(lines) or self._printed > 0
-        self._printed = 0
+        rows = render(block, self._console)
+        self._print_rows(self._printed.rest(rows))
+        self._any_block = self._any_block or bool(rows)
+        self._printed = Printed()
 
-    def _print_lines(self, lines: list[Line]) -> None:
-        if not lines:
+    def _print_rows(self, rows: Sequence[Row]) -> None:
+        if not rows:
             return
         self._show([])
-        gap: list[Line] = [[]] if self._any_block and not self._printed else []
-        self._console.print(RenderedLines([*gap, *lines], ended=True), soft_wrap=True)
+        lines = _lines(rows)
+        self._console.print(RenderedLines([*self._gap(lines), *lines], ended=True), soft_wrap=True)
+        self._printed.add(rows)
+
+    def _gap(self, lines: Sequence[Line]) -> list[Line]:
+        """A blank line before a block's first."""
+        return [[]] if lines and self._any_block and self._printed == Printed() else []
 
     def _show(self, lines: list[Line]) -> None:
         live = self._live
@@ -131,12 +129,13 @@ class MarkdownStream:
             self._live = None
 
 
-# --- blocks, and the lines that they are on a terminal ---------------------------------------------
+def _lines(rows: Iterable[Row]) -> list[Line]:
+    return [line for row in rows for line in row.lines]
 
 
 def split_blocks(text: str) -> tuple[list[str], str]:
     """Split Markdown into the blocks that are finished and the one that may still grow."""
-    starts = [token.map[0] for token in _PARSER.parse(text) if token.level == 0 and token.map]
+    starts = [token.map[0] for token in parse(text) if token.level == 0 and token.map]
     starts = sorted(set(starts))
     lines = text.split("\n")
     if starts and starts[-1] == len(lines) - 1 and _MAYBE_A_NUMBER.fullmatch(lines[-1]):
@@ -145,58 +144,3 @@ def split_blocks(text: str) -> tuple[list[str], str]:
         return [], text
     blocks = ["\n".join(lines[start:end]) for start, end in pairwise(starts)]
     return blocks, "\n".join(lines[starts[-1] :])
-
-
-def render(text: str, console: Console) -> list[Line]:
-    """Render one block to lines; nothing in them can command the terminal."""
-    content = _Markdown("", code_theme="ansi_dark", hyperlinks=False)
-    content.parsed = _PARSER.parse(text)
-    _keep_line_breaks(content.parsed)
-    rendered = console.render_lines(content, console.options.update(height=None), pad=False)
-    # Made harmless only now: Markdown decodes entities and percent signs, which may give controls.
-    lines = [
-        _without_padding([Segment(harmless(part.text), part.style) for part in line])
-        for line in rendered
-    ]
-    filled = [index for index, line in enumerate(lines) if line]
-    return lines[filled[0] : filled[-1] + 1] if filled else []
-
-
-class _Heading(markdown.Heading):
-    """A heading at the left; rich would centre it."""
-
-    LEVEL_ALIGN: ClassVar[dict[str, JustifyMethod]] = {}
-
-
-class _CodeBlock(markdown.CodeBlock):
-    """Code with nothing around it, so that it can be copied as it is."""
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        code = str(self.text).rstrip()
-        yield Syntax(code, self.lexer_name, theme=self.theme, word_wrap=True)
-
-
-class _Markdown(markdown.Markdown):
-    elements: ClassVar[dict[str, type[Any]]] = {
-        **markdown.Markdown.elements,
-        "heading_open": _Heading,
-        "fence": _CodeBlock,
-        "code_block": _CodeBlock,
-    }
-
-
-def _keep_line_breaks(tokens: Iterable[Token]) -> None:
-    """Keep single line breaks, which CommonMark would join: models write verses, and lists of lines."""
-    for token in tokens:
-        if token.type == "softbreak":
-            token.type = "hardbreak"
-        _keep_line_breaks(token.children or ())
-
-
-def _without_padding(line: Line) -> Line:
-    """Leave out blanks at the end: nobody sees them, but whoever copies the text would get them."""
-    while line and (line[-1].style is None or line[-1].style.bgcolor is None):
-        last = line.pop()
-        if kept := last.text.rstrip(" "):
-            return [*line, Segment(kept, last.style)]
-    return line

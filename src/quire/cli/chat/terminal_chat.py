@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from quire.characters import harmless
 from quire.cli.chat.answer import Answer, AnswerView, receive, show_call
 from quire.cli.chat.attachments import (
     begins_with_dropped,
@@ -21,7 +22,7 @@ from quire.cli.chat.attachments import (
 from quire.cli.chat.markdown import MarkdownStream
 from quire.cli.chat.session import Session
 from quire.cli.chat.slash_commands import Leave, run_command
-from quire.cli.terminal import harmless, no_echo
+from quire.cli.terminal import no_echo
 from quire.errors import QuireError
 from quire.messages import Media, ToolCall, read_message
 

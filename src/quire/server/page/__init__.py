@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,8 @@ from pathlib import PurePosixPath
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
+
+from quire.characters import OBEYED
 
 PATHS = ("/", "/page/{name:path}")
 """The routes. The files hold no secret: the page itself asks for the key that the APIs need."""
@@ -99,7 +102,16 @@ def router() -> APIRouter:
 @cache
 def page_files() -> Mapping[str, StaticFile]:
     """All files of the page by their names, such as `js/app.js`."""
-    return dict(_read(files(__name__), PurePosixPath()))
+    made = {"js/obeyed.js": _static_file(_obeyed_characters(), ".js")}
+    return dict(_read(files(__name__), PurePosixPath())) | made
+
+
+def _obeyed_characters() -> bytes:
+    """The list of characters that are shown as others: a module, made from the terminal's list."""
+    rows = [[one.first, one.last, one.shown] for one in OBEYED]
+    return (
+        f"// Made from quire/characters.py.\nexport const OBEYED = {json.dumps(rows)};\n".encode()
+    )
 
 
 def _read(folder: Traversable, at: PurePosixPath) -> Iterator[tuple[str, StaticFile]]:
@@ -108,10 +120,12 @@ def _read(folder: Traversable, at: PurePosixPath) -> Iterator[tuple[str, StaticF
         if entry.is_dir():
             yield from _read(entry, path)
         elif path.suffix in _TYPES:
-            content = entry.read_bytes()
-            tag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
-            gzipped = gzip.compress(content, 9, mtime=0)
-            yield str(path), StaticFile(content, gzipped, _TYPES[path.suffix], tag)
+            yield str(path), _static_file(entry.read_bytes(), path.suffix)
+
+
+def _static_file(content: bytes, suffix: str) -> StaticFile:
+    tag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return StaticFile(content, gzip.compress(content, 9, mtime=0), _TYPES[suffix], tag)
 
 
 def _listed(tags: str) -> set[str]:

@@ -1,5 +1,13 @@
 // An assistant's message, filled by the chunks of a stream.
 
+/** Why an answer ended, if not by itself. */
+export const ENDINGS = Object.freeze({
+  length: "Cut off: the limit of tokens was reached.",
+  stopped: "Stopped.",
+  cut: "Interrupted: the page was left while this was written.",
+  abort: "The server ended this answer.",
+});
+
 export function newAnswer(model) {
   const times = { start: Date.now(), first: null, end: null };
   return {

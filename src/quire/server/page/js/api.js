@@ -31,7 +31,7 @@ export class Api {
   /** The served models and adapters: [{id, parent, ...}]. */
   async models() {
     const answer = await this.#send("models", {});
-    return (await answer.json()).data;
+    return parsed(await unbroken(answer.text())).data;
   }
 
   /** The chunks of a streamed chat completion; an AbortSignal ends it. */
@@ -42,17 +42,19 @@ export class Api {
       body: JSON.stringify(body),
       signal,
     });
-    let ended = false;
-    for await (const data of readEvents(answer.body)) {
-      if (data === "[DONE]") {
-        ended = true;
-        break;
+    const events = readEvents(answer.body);
+    try {
+      for (;;) {
+        const { value: data, done } = await unbroken(events.next());
+        if (done) throw new ApiError(BROKEN);
+        if (data === "[DONE]") return;
+        const chunk = parsed(data);
+        if (chunk.error) throw asError(chunk, 200);
+        yield chunk;
       }
-      const chunk = parsed(data);
-      if (chunk.error) throw asError(chunk, 200);
-      yield chunk;
+    } finally {
+      await events.return();
     }
-    if (!ended) throw new ApiError("The connection ended before the answer did.");
   }
 
   async #send(path, options) {
@@ -87,6 +89,17 @@ export class Api {
   }
 }
 
+const BROKEN = "The connection ended before the answer did.";
+
+/** What is read of an answer; a server that dies meanwhile is named in the page's own words. */
+async function unbroken(reading) {
+  try {
+    return await reading;
+  } catch (error) {
+    throw error.name === "AbortError" ? error : new ApiError(BROKEN);
+  }
+}
+
 function parsed(data) {
   try {
     return JSON.parse(data);
@@ -96,7 +109,7 @@ function parsed(data) {
 }
 
 async function refusal(answer) {
-  const text = await answer.text();
+  const text = await unbroken(answer.text());
   try {
     return asError(
       JSON.parse(text),

@@ -1,15 +1,25 @@
 // Elements are made without markup in strings, so that text of models or users is never parsed.
+import { harmless } from "./harmless.js";
 
 /** An element. Properties: `on*` listeners, `class`, `data`, booleans, properties, attributes. */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) set(element, name, value);
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  const given = children.flat().filter((child) => child !== null && child !== undefined);
+  element.append(...given.map((child) => (typeof child === "string" ? harmless(child) : child)));
   return element;
 }
 
+/** Make a text all that an element shows. */
+export function show(element, text) {
+  element.textContent = harmless(text);
+}
+
+const TOLD = new Set(["alt", "aria-label", "label", "placeholder", "title"]);
+
 function set(element, name, value) {
   if (value === null || value === undefined) return;
+  if (TOLD.has(name)) value = harmless(value);
   if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
   else if (name === "class") element.className = value;
   else if (name === "data") Object.assign(element.dataset, value);
@@ -82,5 +92,5 @@ const SPOKEN = 40;
 export function announce(text) {
   const region = document.getElementById("announcer");
   region.textContent = "";
-  setTimeout(() => (region.textContent = text), SPOKEN);
+  setTimeout(() => show(region, text), SPOKEN);
 }

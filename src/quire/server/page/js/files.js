@@ -26,11 +26,17 @@ const KINDS = ["image", "audio", "video"];
 /** The types that the file button offers. */
 export const ACCEPTED = KINDS.map((kind) => `${kind}/*`).join(",");
 
-/** {kind, type, name, size} of a File, or null where it is neither image, sound nor video. */
+/** {kind, type, name, size} of a File. Throws an Error where models take none of its kind. */
 export function describe(file) {
   const ending = file.name.split(".").pop().toLowerCase();
   const type = KINDS.includes(file.type.split("/")[0]) ? file.type : BY_NAME[ending];
-  if (!type || type.startsWith("image/svg")) return null;
+  const name = file.name || "This";
+  if (!type) {
+    throw new Error(`${name} is no image, sound or video: nothing else can be attached.`);
+  }
+  if (type.startsWith("image/svg")) {
+    throw new Error(`${name} is a drawing in SVG, which models do not see: attach it as PNG.`);
+  }
   return {
     kind: type.split("/")[0],
     type,

@@ -43,18 +43,29 @@ const LONGEST = 50_000; // characters; longer code stays plain
 
 const loading = new Map();
 
-/** Highlight a `code` element of class `language-...`, at once if its grammar is loaded. */
+/** Highlight a `code` element of class `language-...`, at once if its grammar is loaded; where none
+ * can be loaded, since the server is gone, it stays plain. */
 export async function colour(code) {
   const named = /\blanguage-(\S+)/.exec(code.className)?.[1].toLowerCase();
   const language = ALIASES[named] ?? named;
   if (!LANGUAGES.has(language) || code.textContent.length > LONGEST) return;
-  if (!hljs.getLanguage(language)) await load(language);
+  if (!hljs.getLanguage(language) && !(await load(language))) return;
   const { value } = hljs.highlight(code.textContent, { language, ignoreIllegals: true });
   code.replaceChildren(sanitized(value));
 }
 
+/** Resolves to whether the grammar is there; one that could not be loaded is tried again later. */
 function load(language) {
-  if (!loading.has(language)) loading.set(language, fetchGrammars(language));
+  if (!loading.has(language)) {
+    const failed = () => {
+      loading.delete(language);
+      return false;
+    };
+    loading.set(
+      language,
+      fetchGrammars(language).then(() => true, failed),
+    );
+  }
   return loading.get(language);
 }
 

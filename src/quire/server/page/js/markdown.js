@@ -4,11 +4,14 @@
 // and links; the page's policy runs no foreign script and loads nothing from elsewhere.
 import "../vendor/markdown-it.min.js";
 import "../vendor/purify.min.js";
+import { harmless } from "./harmless.js";
+import { addRules } from "./markdown_rules.js";
 
 const { markdownit, DOMPurify } = globalThis;
 
 const markdown = markdownit({ html: false, linkify: true, breaks: true });
 markdown.linkify.set({ fuzzyLink: false, fuzzyEmail: false, fuzzyIP: false });
+addRules(markdown);
 
 // Loading a foreign image would tell its host that it was seen, so that images become links.
 markdown.renderer.rules.image = (tokens, index) => {
@@ -45,6 +48,10 @@ export function sanitized(html) {
     if (link.hasAttribute("href"))
       Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
   }
+  // Only now: Markdown's entities and percent signs may have become such characters, too.
+  const texts = document.createTreeWalker(fragment, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) texts.currentNode.data = harmless(texts.currentNode.data);
+  for (const titled of fragment.querySelectorAll("[title]")) titled.title = harmless(titled.title);
   return fragment;
 }
 

@@ -1,10 +1,11 @@
 // From a path of messages and the settings to the body of a request.
 import { toDataUrl } from "./files.js";
+import { answered } from "./tree.js";
 
 /** The body of /v1/chat/completions. `blobOf(id)` resolves to a stored file, or to null. */
 export async function chatBody(path, system, settings, blobOf) {
   const messages = system.trim() ? [{ role: "system", content: system }] : [];
-  for (const node of path) {
+  for (const node of answered(path)) {
     if (!isEmpty(node)) messages.push(await message(node, blobOf));
   }
   const body = { messages, stream: true, stream_options: { include_usage: true } };

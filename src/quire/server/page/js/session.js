@@ -1,9 +1,11 @@
 // The page's state and actions, without its view: conversations, and answers in flight.
 import { endAnswer, newAnswer, takeChunk } from "./answer.js";
+import { Drafts } from "./drafts.js";
 import { describe } from "./files.js";
 import { chatBody } from "./request.js";
 import { saveSettings } from "./settings.js";
 import { fileIds } from "./store.js";
+import { Tabs } from "./tabs.js";
 import { exported, imported } from "./transfer.js";
 import * as tree from "./tree.js";
 
@@ -11,23 +13,37 @@ const UNUSED = 86_400_000; // ms that a file is kept that was attached and never
 const SAVE_EVERY = 1000; // ms, while an answer comes
 
 /** Events: `list` (conversations), `opened` (another one), `thread` (the current one's messages), `progress` (detail: the
- * node that grew), `settled` (detail: an answer that ended), `settings`, `problem` (detail: text). */
+ * node that grew), `settled` (detail: an answer that ended), `settings`, `store` (it fails, or works again), `problem` (detail: text). */
 export class Session extends EventTarget {
-  #running = new Map(); // conversation id -> {controller, node}
+  #running = new Map(); // conversation id -> {controller, node}: answers that this tab writes
+  #watched = new Set(); // ids of answers that other tabs write, or wrote when they were closed
+  #failing = null; // what the store failed with, as long as it does
 
   constructor(api, store, settings) {
     super();
     Object.assign(this, { api, store, settings, conversations: [], models: [] });
+    this.drafts = new Drafts((text) => this.#tell("problem", text));
+    this.tabs = new Tabs((id) => this.#runOf(id) !== undefined);
+    this.tabs.addEventListener("saved", ({ detail }) => this.#takeSaved(detail.id));
+    this.tabs.addEventListener("removed", ({ detail }) => this.#takeRemoved(detail.ids));
+    this.tabs.addEventListener("stop", ({ detail }) => this.#runOf(detail.id)?.controller.abort());
     this.current = tree.newConversation(settings.system);
   }
 
   async load() {
-    const kept = await this.store.conversations();
-    kept.flatMap(({ nodes }) => nodes).forEach(endCutOff);
-    this.conversations = [...this.conversations, ...kept]; // one may have begun meanwhile
+    const kept = (await this.#try(this.store.conversations())) ?? [];
+    const known = new Set(this.conversations.map(({ id }) => id)); // one may have begun meanwhile
+    this.conversations = [...this.conversations, ...kept.filter(({ id }) => !known.has(id))];
     this.#tell("list");
+    for (const conversation of this.conversations) this.#watch(conversation);
     const used = new Set(this.conversations.flatMap((each) => [...fileIds(each)]));
+    for (const id of this.drafts.fileIds()) used.add(id);
     await this.#try(this.store.prune(used, Date.now() - UNUSED));
+  }
+
+  /** Whether conversations outlive the page, as far as is known. */
+  get isKept() {
+    return this.store.lasting && this.#failing === null;
   }
 
   async loadModels() {
@@ -63,12 +79,14 @@ export class Session extends EventTarget {
 
   rename(conversation, title) {
     Object.assign(conversation, { title, named: title !== "" });
+    conversation.changed = { ...conversation.changed, title: Date.now() };
     this.#keep(conversation);
     this.#tell("list");
   }
 
   setSystem(text) {
     this.current.system = text;
+    this.current.changed = { ...this.current.changed, system: Date.now() };
     if (this.conversations.includes(this.current)) this.#keep(this.current);
   }
 
@@ -77,7 +95,9 @@ export class Session extends EventTarget {
     this.conversations = this.conversations.filter((other) => other !== conversation);
     if (conversation === this.current) this.create();
     this.#tell("list");
+    this.drafts.delete(conversation.id);
     await this.#try(this.store.remove(conversation));
+    this.tabs.tell("removed", { ids: [conversation.id] });
   }
 
   async removeAll() {
@@ -86,6 +106,7 @@ export class Session extends EventTarget {
     this.create();
     this.#tell("list");
     await this.#try(this.store.clear());
+    this.tabs.tell("removed", { ids: null });
   }
 
   export(conversations = this.conversations) {
@@ -95,10 +116,9 @@ export class Session extends EventTarget {
   /** Returns how many conversations were imported. */
   async import(text) {
     const added = await imported(text, this.store);
-    this.conversations = [...this.conversations, ...added].sort(
-      (one, other) => other.updated - one.updated,
-    );
+    this.conversations = [...this.conversations, ...added].sort(byTime);
     this.#tell("list");
+    for (const { id } of added) this.tabs.tell("saved", { id });
     return added.length;
   }
 
@@ -109,25 +129,30 @@ export class Session extends EventTarget {
   }
 
   get isRunning() {
-    return this.#running.has(this.current.id);
+    return this.runs(this.current);
   }
 
+  /** Whether an answer is written, here or in another tab. */
   runs(conversation) {
-    return this.#running.has(conversation.id);
+    return this.#running.has(conversation.id) || conversation.nodes.some(tree.isOpen);
   }
 
   isGrowing(node) {
-    return [...this.#running.values()].some((run) => run.node === node);
+    return this.#runOf(node.id) !== undefined || tree.isOpen(node);
+  }
+
+  #runOf(id) {
+    return [...this.#running.values()].find(({ node }) => node.id === id);
+  }
+
+  /** The key of a conversation's draft: all that were not begun yet share one. */
+  draftKey(conversation) {
+    return this.conversations.includes(conversation) ? conversation.id : "new";
   }
 
   /** Keep a File for a message; returns what the message says of it. */
   async keepFile(file) {
     const described = describe(file);
-    if (!described) {
-      throw new Error(
-        `${file.name || "This"} is no image, sound or video: nothing else can be attached.`,
-      );
-    }
     const id = tree.newId();
     await this.store.saveFile(id, file);
     return { id, ...described };
@@ -136,12 +161,12 @@ export class Session extends EventTarget {
   /** Add a message at the end of the shown path, and have it answered. */
   async send(text, files = []) {
     const last = this.path.at(-1)?.id ?? null;
-    await this.#ask(this.current, last, { role: "user", text, files });
+    await this.#ask(this.current, last, { role: "user", text: asTyped(text), files });
   }
 
   /** Edit a message, which makes a branch beside the old one. */
   async edit(node, text, files) {
-    await this.#ask(this.current, node.parent, { role: "user", text, files });
+    await this.#ask(this.current, node.parent, { role: "user", text: asTyped(text), files });
   }
 
   /** Answer again, beside the old answer. */
@@ -171,7 +196,9 @@ export class Session extends EventTarget {
   }
 
   stop(conversation = this.current) {
-    this.#running.get(conversation.id)?.controller.abort();
+    const run = this.#running.get(conversation.id);
+    if (run) run.controller.abort();
+    else for (const { id } of conversation.nodes.filter(tree.isOpen)) this.tabs.tell("stop", { id });
   }
 
   async #ask(conversation, parent, fields) {
@@ -179,6 +206,8 @@ export class Session extends EventTarget {
     const node = tree.addNode(conversation, parent, fields);
     await this.#answer(conversation, node.id);
   }
+
+  // --- answers
 
   async #answer(conversation, parent) {
     const controller = new AbortController();
@@ -196,9 +225,9 @@ export class Session extends EventTarget {
     node.revision += 1;
     this.#running.delete(conversation.id);
     if (this.conversations.includes(conversation)) this.#keep(conversation);
-    this.#tell("list");
-    if (conversation === this.current) this.#tell("thread");
+    this.#redraw(conversation);
     this.#tell("settled", node);
+    if (error?.status === 404) this.loadModels().catch(() => {}); // it is not served any more
   }
 
   async #stream(conversation, node, signal) {
@@ -235,16 +264,89 @@ export class Session extends EventTarget {
     this.#tell("opened");
   }
 
-  #keep(conversation) {
-    return this.#try(this.store.save(conversation));
+  #redraw(conversation) {
+    this.#tell("list");
+    if (conversation === this.current) this.#tell("thread");
   }
 
-  async #try(doing) {
-    try {
-      await doing;
-    } catch (error) {
-      this.#tell("problem", error.message);
+  // --- other tabs
+
+  /** What another tab has saved. */
+  async #takeSaved(id) {
+    const saved = await this.#try(this.store.conversation(id));
+    if (!saved) return;
+    const mine = this.conversations.find((conversation) => conversation.id === id);
+    if (!mine) this.conversations = [saved, ...this.conversations].sort(byTime);
+    else if (!tree.absorb(mine, saved)) return;
+    this.#watch(mine ?? saved);
+    this.#redraw(mine ?? saved);
+  }
+
+  /** What another tab has deleted. `ids` null: all. */
+  #takeRemoved(ids) {
+    for (const conversation of this.conversations) {
+      if (ids === null || ids.includes(conversation.id)) this.#forget(conversation);
     }
+  }
+
+  /** Drop a conversation that another tab has deleted; what is being written goes to a new one. */
+  #forget(conversation) {
+    this.#running.get(conversation.id)?.controller.abort();
+    const draft = this.drafts.get(conversation.id);
+    if (draft.text && !this.drafts.get("new").text) this.drafts.set("new", draft);
+    this.drafts.delete(conversation.id);
+    this.conversations = this.conversations.filter((other) => other !== conversation);
+    if (conversation === this.current) {
+      this.create();
+      this.#tell("problem", "This conversation was deleted in another tab.");
+    }
+    this.#tell("list");
+  }
+
+  #watch(conversation) {
+    for (const node of conversation.nodes.filter(tree.isOpen)) {
+      if (this.#watched.has(node.id) || this.#runOf(node.id)) continue;
+      this.#watched.add(node.id);
+      this.#untilEnded(conversation, node).finally(() => this.#watched.delete(node.id));
+    }
+  }
+
+  /** Wait for the end of another tab's answer; it is interrupted where no tab writes it. */
+  async #untilEnded(conversation, node) {
+    while (tree.isOpen(node) && (await this.tabs.isWritten(node.id)));
+    if (!tree.isOpen(node)) return;
+    node.finish = "cut";
+    node.revision += 1;
+    if (this.conversations.includes(conversation)) await this.#keep(conversation);
+    this.#redraw(conversation);
+  }
+
+  // --- the store
+
+  async #keep(conversation) {
+    const told = await this.#try(this.store.save(conversation));
+    if (!told) return;
+    if (told.removed) this.#forget(conversation);
+    else this.tabs.tell("saved", { id: conversation.id });
+    if (!told.changed) return;
+    this.#watch(conversation);
+    this.#redraw(conversation);
+  }
+
+  /** What the store gives; undefined where it fails, which is told once. */
+  async #try(doing) {
+    let failing = null;
+    let result;
+    try {
+      result = await doing;
+    } catch (error) {
+      failing = error.message;
+      if (failing !== this.#failing) this.#tell("problem", failing);
+    }
+    const before = this.#failing;
+    this.#failing = failing;
+    if (before !== failing) this.#tell("store");
+    return result;
   }
 
   #tell(name, detail) {
@@ -252,7 +354,11 @@ export class Session extends EventTarget {
   }
 }
 
-/** An answer that was interrupted by a reload. */
-function endCutOff(node) {
-  if (node.role === "assistant" && node.finish === null) node.finish = "cut";
+/** A question as it was typed: blanks at its beginning may be those of code. */
+function asTyped(text) {
+  return text.replace(/^\n+|\n+$/g, "");
+}
+
+function byTime(one, other) {
+  return other.updated - one.updated;
 }

@@ -1,4 +1,5 @@
 // Conversations and files, in the browser's IndexedDB, or in memory without it.
+import { absorb } from "./tree.js";
 
 const NAME = "quire";
 const VERSION = 1;
@@ -28,8 +29,10 @@ function settled(request) {
   });
 }
 
+/** A conversation is saved as what all tabs have made of it; one that a tab deleted stays deleted. */
 class BrowserStore {
   lasting = true;
+  #known = new Set(); // ids of conversations that are, or were, in the database
 
   constructor(database) {
     this.database = database;
@@ -38,19 +41,45 @@ class BrowserStore {
 
   /** All conversations, the latest first. */
   async conversations() {
-    return byTime(await this.#ask("conversations", "readonly", (all) => all.getAll()));
+    const kept = await this.#ask("conversations", "readonly", (all) => all.getAll());
+    for (const { id } of kept) this.#known.add(id);
+    return byTime(kept);
   }
 
+  async conversation(id) {
+    const kept = await this.#ask("conversations", "readonly", (all) => all.get(id));
+    if (kept) this.#known.add(id);
+    return kept ?? null;
+  }
+
+  /** {removed: whether another tab has deleted it, changed: whether the given one has grown}. */
   async save(conversation) {
-    await this.#ask("conversations", "readwrite", (all) => all.put(conversation));
+    const { id } = conversation;
+    const told = { removed: false, changed: false };
+    await this.#ask("conversations", "readwrite", (all, fail) => {
+      const request = all.get(id);
+      request.onsuccess = () => {
+        told.removed = !request.result && this.#known.has(id);
+        if (told.removed) return;
+        if (request.result) told.changed = absorb(conversation, request.result);
+        try {
+          all.put(conversation);
+        } catch (error) {
+          fail(error);
+        }
+      };
+      return request;
+    });
+    this.#known.add(id);
+    return told;
   }
 
   async saveFile(id, blob) {
-    await this.#ask("files", "readwrite", (all) => all.put({ id, blob, at: Date.now() }));
+    await this.#ask("files", "readwrite", (all) => all.put({ id, blob, at: Date.now() }), "file");
   }
 
   async file(id) {
-    return (await this.#ask("files", "readonly", (all) => all.get(id)))?.blob ?? null;
+    return (await this.#ask("files", "readonly", (all) => all.get(id), "file"))?.blob ?? null;
   }
 
   /** Delete the files that are not in `used` and older than a time. */
@@ -77,21 +106,28 @@ class BrowserStore {
   }
 
   /** Resolves once the data is stored: at the transaction's end, not the request's. */
-  #ask(name, mode, act) {
+  #ask(name, mode, act, subject = "conversation") {
+    const deed = mode === "readonly" ? "read" : "keep";
     return new Promise((resolve, reject) => {
-      const transaction = this.database.transaction(name, mode);
-      const request = act(transaction.objectStore(name));
-      transaction.oncomplete = () => resolve(request.result);
-      transaction.onerror = transaction.onabort = () => reject(saveError(transaction.error));
+      const fail = (error) => reject(storeError(error, `${deed} the ${subject}`));
+      try {
+        const transaction = this.database.transaction(name, mode);
+        const request = act(transaction.objectStore(name), fail);
+        transaction.oncomplete = () => resolve(request.result);
+        transaction.onerror = transaction.onabort = () => fail(transaction.error);
+      } catch (error) {
+        fail(error); // the database is closed, since another tab has a later version of the page
+      }
     });
   }
 }
 
-function saveError(error) {
+function storeError(error, deed) {
   if (error?.name === "QuotaExceededError") {
     return new Error("This browser has no room left: delete conversations, or export them first.");
   }
-  return new Error(`This browser could not keep the conversation: ${error?.message ?? "unknown"}.`);
+  const reason = (error?.message ?? "unknown").replace(/\.$/, "");
+  return new Error(`This browser could not ${deed}: ${reason}.`);
 }
 
 class MemoryStore {
@@ -103,8 +139,13 @@ class MemoryStore {
     return byTime([...this.#conversations.values()]);
   }
 
+  async conversation() {
+    return null; // no other tab has saved here
+  }
+
   async save(conversation) {
     this.#conversations.set(conversation.id, structuredClone(conversation));
+    return { removed: false, changed: false };
   }
 
   async saveFile(id, blob) {

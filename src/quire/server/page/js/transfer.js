@@ -24,7 +24,7 @@ export async function imported(text, store) {
     renamed.set(id, newId());
     await store.saveFile(renamed.get(id), fromDataUrl(url));
   }
-  const conversations = content.conversations.map((each) => checked(each, renamed));
+  const conversations = objects(content.conversations).map((each) => checked(each, renamed));
   for (const conversation of conversations) await store.save(conversation);
   return conversations;
 }
@@ -44,11 +44,13 @@ function parsed(text) {
 
 const ROLES = ["user", "assistant", "tool"];
 const text = (value) => (typeof value === "string" ? value : "");
+const objects = (value) =>
+  Array.isArray(value) ? value.filter((each) => each !== null && typeof each === "object") : [];
 const number = (value) => (Number.isFinite(value) ? value : Date.now());
 
 /** A conversation with only known fields of the right types. */
 function checked(given, renamed) {
-  const nodes = (given.nodes ?? []).filter((node) => ROLES.includes(node?.role) && text(node.id));
+  const nodes = objects(given.nodes).filter(({ role, id }) => ROLES.includes(role) && text(id));
   return {
     id: newId(),
     title: text(given.title),
@@ -58,6 +60,7 @@ function checked(given, renamed) {
     system: text(given.system),
     nodes: withParents(nodes.map((node) => checkedNode(node, renamed))),
     chosen: Object.fromEntries(Object.entries(given.chosen ?? {}).filter(([, id]) => text(id))),
+    changed: {},
   };
 }
 
@@ -73,7 +76,7 @@ function checkedNode(node, renamed) {
     parent: text(node.parent) || null,
     role: node.role,
     text: text(node.text),
-    files: (node.files ?? []).map((file) => checkedFile(file, renamed)),
+    files: objects(node.files).map((file) => checkedFile(file, renamed)),
     created: number(node.created),
     revision: 0,
   };
@@ -94,7 +97,7 @@ function checkedFile({ id, kind, type, name, size }, renamed) {
 }
 
 function checkedAnswer(node) {
-  const calls = (node.calls ?? []).map((call) => ({
+  const calls = objects(node.calls).map((call) => ({
     id: text(call.id),
     name: text(call.name),
     arguments: text(call.arguments),

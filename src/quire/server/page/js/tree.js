@@ -1,6 +1,7 @@
 // A conversation: a tree of messages, of which one path is shown, as plain values and functions.
 //
-// {id, title, named, created, updated, system, nodes: [node], chosen: {parent or "": child}}
+// {id, title, named, created, updated, system, nodes: [node], chosen: {parent or "": child},
+//  changed: {title, system: when the user wrote it}}
 // node: {id, parent, role: user | assistant | tool, text, files, created, revision} and, of the
 // assistant, {reasoning, calls, model, finish, error, usage, times}; of a tool, {callId, name}.
 
@@ -23,6 +24,7 @@ export function newConversation(system = "") {
     system,
     nodes: [],
     chosen: {},
+    changed: {},
   };
 }
 
@@ -96,10 +98,77 @@ export function switchBranch(conversation, node, step) {
   return other;
 }
 
+/** The path without questions that got no answer: those that were refused would be refused again,
+ * with all that follows them. */
+export function answered(path) {
+  const kept = [];
+  for (const node of path) {
+    if (!isUnanswered(node)) kept.push(node);
+    else while (kept.length && kept.at(-1).role !== "assistant") kept.pop();
+  }
+  return kept;
+}
+
+/** Whether an answer was refused, or broken off before its first word. */
+export function isUnanswered({ role, text, calls, finish }) {
+  const broken = role === "assistant" && ["error", "stopped", "cut"].includes(finish);
+  return broken && !text && !calls.length;
+}
+
 /** The calls of an answer that have no result on the shown path. */
 export function openCalls(path) {
   const last = path.findLastIndex((node) => node.role === "assistant");
   const answered = new Set(path.slice(last + 1).map((node) => node.callId));
   const after = path.slice(last + 1).every((node) => node.role === "tool");
   return after ? (path[last]?.calls ?? []).filter((call) => !answered.has(call.id)) : [];
+}
+
+// --- the same conversation in several tabs
+
+/** Whether an answer is being written, by this tab or another one. */
+export function isOpen(node) {
+  return node.role === "assistant" && node.finish === null;
+}
+
+/** Take over what another tab has done with the same conversation; returns whether it changed. */
+export function absorb(conversation, other) {
+  const known = new Map(conversation.nodes.map((node) => [node.id, node]));
+  const before = conversation.nodes.length;
+  let changed = false;
+  for (const node of other.nodes) {
+    const mine = known.get(node.id);
+    if (!mine) conversation.nodes.push(node);
+    else if (reach(node) > reach(mine)) {
+      Object.assign(mine, node, { revision: mine.revision + 1 });
+      changed = true;
+    }
+  }
+  if (conversation.nodes.length > before) {
+    conversation.nodes.sort((one, two) => one.created - two.created || (one.id < two.id ? -1 : 1));
+    changed = true;
+  }
+  conversation.chosen = { ...other.chosen, ...conversation.chosen };
+  conversation.updated = Math.max(conversation.updated, other.updated);
+  return absorbNames(conversation, other) || changed;
+}
+
+/** How far a copy of a node has come: the tab that writes an answer is ahead of all others. */
+function reach({ role, finish, times, pieces = 0 }) {
+  if (role !== "assistant") return 0;
+  if (finish === null) return pieces;
+  if (finish === "cut") return pieces + 0.25; // said by a tab that only watches
+  return times?.end === null ? pieces + 0.5 : Infinity;
+}
+
+function absorbNames(conversation, other) {
+  const later = (name) => (other.changed?.[name] ?? 0) > (conversation.changed?.[name] ?? 0);
+  const renamed = later("title") || (!conversation.title && other.title !== "");
+  const { title, named, system } = other;
+  if (renamed) Object.assign(conversation, { title, named });
+  if (later("system")) conversation.system = system;
+  conversation.changed = { ...conversation.changed };
+  for (const [name, time] of Object.entries(other.changed ?? {})) {
+    conversation.changed[name] = Math.max(time, conversation.changed[name] ?? 0);
+  }
+  return renamed;
 }

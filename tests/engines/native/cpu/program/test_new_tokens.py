@@ -10,6 +10,7 @@ import pytest
 
 from quire.engines.native.core.batch import LoadedAdapter
 from quire.engines.native.cpu.weights.decoder import load_weights
+from quire.engines.native.cpu.weights.packed import PackedMatrix
 from quire.engines.native.models.registry import read_spec
 from quire.errors import AdapterError
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids
@@ -122,3 +123,7 @@ def test_rows_that_are_made_up(tmp_path: Path, kind: str, dtype: str, quantize: 
         np.testing.assert_array_equal(table[:300], own)
         np.testing.assert_allclose(table[300:], np.tile(own.mean(axis=0), (10, 1)), atol=2e-3)
     assert (weights.tensors["embeddings"] is weights.tensors["head"]) == spec.tied_embeddings
+    # What was rounded for the larger model serves the model itself, whose head is rounded, too.
+    head = load_weights(spec, model, quantize=quantize).tensors["head"]
+    assert isinstance(head, PackedMatrix) == (quantize is not None)
+    assert head.shape == (300, 64)

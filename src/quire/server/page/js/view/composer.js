@@ -8,7 +8,6 @@ const touched = matchMedia("(pointer: coarse)");
 
 export class Composer {
   #files = [];
-  #drafts = new Map(); // conversation id -> {text, files}
   #attached = Promise.resolve(); // resolves once all files so far are stored, one after another
 
   constructor(session, form, { notify, editLast }) {
@@ -17,6 +16,7 @@ export class Composer {
       id: "composer-text",
       rows: 1,
       placeholder: "Write a message",
+      dir: "auto",
       "aria-label": "Message",
     });
     this.chips = h("ul", { class: "chips", "aria-label": "Attached files", hidden: true });
@@ -37,8 +37,7 @@ export class Composer {
       h("div", { class: "row" }, attach, this.picker, this.button),
     );
     this.#listen();
-    this.conversation = session.current;
-    this.draw();
+    this.#openDraft(session.current);
   }
 
   focus() {
@@ -47,7 +46,7 @@ export class Composer {
 
   /** Send the message, or stop a running answer. */
   draw() {
-    if (this.conversation !== this.session.current) this.#changeDraft(this.session.current);
+    if (this.conversation !== this.session.current) this.#openDraft(this.session.current);
     const running = this.session.isRunning;
     const label = running ? "Stop the answer" : "Send";
     this.button.classList.toggle("stop", running);
@@ -73,7 +72,10 @@ export class Composer {
       if (this.session.isRunning) this.session.stop();
       else this.#send();
     });
-    field.addEventListener("input", () => this.draw());
+    field.addEventListener("input", () => {
+      this.#keepDraft();
+      this.draw();
+    });
     field.addEventListener("keydown", (event) => this.#key(event));
     field.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files ?? [])];
@@ -104,14 +106,20 @@ export class Composer {
     for (const file of files) {
       try {
         const kept = await this.session.keepFile(file);
-        if (conversation === this.conversation) this.#files.push(kept);
-        else this.#drafts.get(conversation.id)?.files.push(kept);
+        if (conversation === this.conversation) this.#setFiles([...this.#files, kept]);
+        else this.#addToDraft(conversation, kept);
       } catch (error) {
         this.notify(error.message);
       }
     }
-    this.#drawChips();
     this.focus();
+  }
+
+  #addToDraft(conversation, file) {
+    const { drafts } = this.session;
+    const key = this.session.draftKey(conversation);
+    const { text, files } = drafts.get(key);
+    drafts.set(key, { text, files: [...files, file] });
   }
 
   async #send() {
@@ -119,18 +127,22 @@ export class Composer {
     await this.#attached;
     const left = conversation !== this.conversation || this.session.isRunning;
     if (left || this.#isEmpty) return;
-    const text = this.field.value.trim();
+    const text = this.field.value;
     const files = this.#files;
     this.field.value = "";
-    this.#files = [];
-    this.#drawChips();
+    this.#setFiles([]);
     this.session.send(text, files);
+  }
+
+  #setFiles(files) {
+    this.#files = files;
+    this.#keepDraft();
+    this.#drawChips();
   }
 
   #drawChips() {
     const take = (file) => () => {
-      this.#files = this.#files.filter((other) => other !== file);
-      this.#drawChips();
+      this.#setFiles(this.#files.filter((other) => other !== file));
       this.focus();
     };
     this.chips.replaceChildren(
@@ -140,11 +152,17 @@ export class Composer {
     this.draw();
   }
 
-  /** Restore the conversation's draft. */
-  #changeDraft(conversation) {
-    this.#drafts.set(this.conversation.id, { text: this.field.value, files: this.#files });
+  #keepDraft() {
+    const { drafts } = this.session;
+    const key = this.session.draftKey(this.conversation);
+    const draft = { text: this.field.value, files: this.#files };
+    if (draft.text || draft.files.length) drafts.set(key, draft);
+    else drafts.delete(key);
+  }
+
+  #openDraft(conversation) {
     this.conversation = conversation;
-    const { text, files } = this.#drafts.get(conversation.id) ?? { text: "", files: [] };
+    const { text, files } = this.session.drafts.get(this.session.draftKey(conversation));
     this.field.value = text;
     this.#files = files;
     this.#drawChips();

@@ -37,7 +37,7 @@ export async function confirmed(title, text, action) {
 }
 
 export async function written(title, label, value) {
-  const field = h("input", { value, autofocus: true, maxLength: 200 });
+  const field = h("input", { value, dir: "auto", autofocus: true, maxLength: 200 });
   const answer = ask(title, h("label", {}, h("span", {}, label), field), "Save", () => field.value);
   field.select();
   return (await answer) ?? null;

@@ -2,19 +2,28 @@
 import { h } from "../dom.js";
 import { fileChip } from "./media.js";
 
-/** `done(text, files)` makes the branch; `cancel()` changes nothing. */
-export function editorView(node, store, done, cancel) {
-  let files = [...node.files];
-  const field = h("textarea", { value: node.text, rows: 2, "aria-label": "Edit the message" });
+/** `draft`: {text, files} to begin with; `keep(draft)` takes each change, `done(draft)` makes the
+ * branch, and `cancel()` changes nothing. */
+export function editorView(node, draft, store, { keep, done, cancel }) {
+  let { files } = draft;
+  const field = h("textarea", {
+    value: draft.text,
+    rows: 2,
+    dir: "auto",
+    "aria-label": "Edit the message",
+  });
   const chips = h("ul", { class: "chips", "aria-label": "Attached files" });
-  const save = () => (field.value.trim() || files.length) && done(field.value, files);
+  const written = () => ({ text: field.value, files });
+  const save = () => (field.value.trim() || files.length) && done(written());
   const showChips = () => {
     chips.replaceChildren(...files.map((file) => fileChip(file, store, () => remove(file))));
   };
   const remove = (file) => {
     files = files.filter((other) => other !== file);
+    keep(written());
     showChips();
   };
+  field.addEventListener("input", () => keep(written()));
   field.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) save();
     else if (event.key === "Escape") cancel();

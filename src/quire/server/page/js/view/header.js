@@ -1,5 +1,6 @@
 // The bar above the thread: the conversation's title and the model.
-import { h } from "../dom.js";
+import { h, show } from "../dom.js";
+import { harmless } from "../harmless.js";
 
 export class Header {
   constructor(session, title, select) {
@@ -12,8 +13,8 @@ export class Header {
 
   draw() {
     const { current, models, settings } = this.session;
-    this.title.textContent = current.title;
-    document.title = current.title ? `${current.title} · quire` : "quire";
+    show(this.title, current.title);
+    document.title = current.title ? `${harmless(current.title)} · quire` : "quire";
     const key = models.map(({ id }) => id).join("\n");
     if (key !== this.key) this.#list(models);
     this.key = key;

@@ -1,6 +1,7 @@
 // One message of the thread.
-import { pace } from "../answer.js";
-import { h, icon, iconButton } from "../dom.js";
+import { ENDINGS, pace } from "../answer.js";
+import { h, icon, iconButton, show } from "../dom.js";
+import { isUnanswered } from "../tree.js";
 import { Prose, copyButton } from "./prose.js";
 import { shownFile } from "./media.js";
 
@@ -17,7 +18,7 @@ function question(node, { session, index, count, edit }) {
   const files = node.files.map((file) => shownFile(file, session.store));
   const content = h("div", { class: "said" });
   if (files.length) content.append(h("div", { class: "files" }, files));
-  if (node.text) content.append(h("p", { class: "bubble" }, node.text));
+  if (node.text) content.append(h("p", { class: "bubble", dir: "auto" }, node.text));
   const actions = h("div", { class: "actions" }, branches(node, session, index, count));
   actions.append(
     quietIcon("edit", "Edit", () => edit(node)),
@@ -136,22 +137,17 @@ class AnswerView {
     this.node.calls.forEach((call, index) => {
       this.#calls[index] ??= callBlock(this.callList);
       const { name, content } = this.#calls[index];
-      name.textContent = call.name;
-      content.textContent = pretty(call.arguments);
+      show(name, call.name);
+      show(content, pretty(call.arguments));
     });
   }
 
   /** Why the answer ended, if not by itself. */
   #ending() {
     const { finish, error } = this.node;
-    if (error) return [problem(error)];
-    const notes = {
-      length: "Cut off: the limit of tokens was reached.",
-      stopped: "Stopped.",
-      cut: "Interrupted: the page was left while this was written.",
-      abort: "The server ended this answer.",
-    };
-    return notes[finish] ? [h("p", { class: "note" }, notes[finish])] : [];
+    const why = error ? problem(error) : ENDINGS[finish] ? note(ENDINGS[finish]) : null;
+    const left = isUnanswered(this.node) ? note("Later questions go without this one.") : null;
+    return [why, left].filter((each) => each !== null);
   }
 
   #actions() {
@@ -163,9 +159,13 @@ class AnswerView {
   }
 }
 
+function note(text) {
+  return h("p", { class: "note" }, text);
+}
+
 function problem(error) {
   const later = error.retryAfter ? ` Try again in ${error.retryAfter} s.` : "";
-  return h("p", { class: "problem", role: "alert" }, error.message + later);
+  return h("p", { class: "problem", role: "alert", dir: "auto" }, error.message + later);
 }
 
 function callBlock(list) {

@@ -38,8 +38,11 @@ export class Prose {
   }
 }
 
-/** Add highlighting and a bar to code, and scrolling to tables. */
+const BLOCKS = "blockquote, h1, h2, h3, h4, h5, h6, li, ol, p, table, td, th, ul";
+
+/** Add each block's direction of writing, highlighting and a bar to code, and scrolling to tables. */
 function dressed(fragment) {
+  for (const block of fragment.querySelectorAll(BLOCKS)) block.dir = "auto";
   for (const code of fragment.querySelectorAll("pre > code")) dressCode(code);
   for (const table of fragment.querySelectorAll("table")) {
     const frame = h("div", {
@@ -66,7 +69,7 @@ function dressCode(code) {
     copyButton(() => code.textContent),
   );
   frame.append(bar, pre);
-  pre.tabIndex = 0;
+  Object.assign(pre, { tabIndex: 0, dir: "ltr" });
   colour(code);
 }
 

@@ -3,6 +3,7 @@ import { h, iconButton } from "../dom.js";
 import { readTools } from "../request.js";
 import { confirmed } from "./dialogs.js";
 import { notify } from "./notices.js";
+import { whereKept } from "./welcome.js";
 
 const NUMBERS = [
   { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05 },
@@ -54,10 +55,16 @@ function systemSection(session) {
   const own = h("textarea", {
     rows: 3,
     value: session.current.system,
+    dir: "auto",
     placeholder: "The model’s own default",
   });
   own.addEventListener("change", () => session.setSystem(own.value));
-  const later = h("textarea", { rows: 2, value: session.settings.system, placeholder: "None" });
+  const later = h("textarea", {
+    rows: 2,
+    value: session.settings.system,
+    dir: "auto",
+    placeholder: "None",
+  });
   later.addEventListener("change", () => session.set({ system: later.value }));
   return section(
     "System prompt",
@@ -155,12 +162,9 @@ function dataSection(session) {
   picker.addEventListener("change", () => importFile(session, picker.files[0]));
   const button = (text, onclick, more = "") =>
     h("button", { type: "button", class: `button ${more}`, onclick }, text);
-  const kept = session.store.lasting
-    ? "Conversations are kept in this browser alone."
-    : "This browser keeps nothing: conversations are gone when the page is left.";
   return section(
     "Conversations",
-    kept,
+    whereKept(session),
     h(
       "div",
       { class: "row start" },

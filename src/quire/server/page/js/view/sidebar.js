@@ -13,6 +13,7 @@ export class Sidebar {
     this.search = h("input", {
       type: "search",
       placeholder: "Search",
+      dir: "auto",
       "aria-label": "Search the conversations",
     });
     this.search.addEventListener("input", () => {
@@ -73,7 +74,7 @@ export class Sidebar {
       title,
       onclick: open,
     });
-    name.append(h("span", {}, title));
+    name.append(h("span", { dir: "auto" }, title));
     if (session.runs(conversation))
       name.append(h("i", { class: "running", title: "An answer is coming" }));
     return h(

@@ -1,4 +1,5 @@
 // The messages of the current conversation. Only what changed is drawn again.
+import { ENDINGS } from "../answer.js";
 import { announce, arrange, h } from "../dom.js";
 import { openCalls, siblings } from "../tree.js";
 import { editorView } from "./editor.js";
@@ -11,7 +12,6 @@ const REST = 3; // pause after a frame, as a multiple of the frame's time
 
 export class Thread {
   #views = new Map(); // node id -> {view, state}
-  #editing = null;
   #following = true;
   #top = 0; // where the last scroll ended
   #drawing = false;
@@ -24,7 +24,7 @@ export class Thread {
     scroller.append(this.list);
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     jump.addEventListener("click", () => this.follow("smooth"));
-    session.addEventListener("thread", () => this.draw());
+    for (const event of ["thread", "store"]) session.addEventListener(event, () => this.draw());
     session.addEventListener("progress", ({ detail }) => this.#grow(detail));
     session.addEventListener("settled", ({ detail }) => announce(spoken(detail)));
     this.draw();
@@ -46,7 +46,8 @@ export class Thread {
   /** Edit a message of the user, by default the last. */
   edit(node = this.session.path.findLast(({ role }) => role === "user")) {
     if (!node || this.session.isRunning) return;
-    this.#editing = node;
+    const { drafts } = this.session;
+    if (!drafts.has(editKey(node))) drafts.set(editKey(node), node);
     this.draw();
     this.#views.get(node.id).view.focus();
   }
@@ -60,7 +61,7 @@ export class Thread {
 
   #reset(conversation) {
     Object.assign(this, { conversation });
-    this.#editing = this.#results = null;
+    this.#results = null;
     this.#views.clear();
   }
 
@@ -75,7 +76,7 @@ export class Thread {
       growing: session.isGrowing(node),
     };
     context.edit = (edited) => this.edit(edited);
-    const editing = node === this.#editing;
+    const editing = session.drafts.has(editKey(node));
     const state = [node.revision, context.index, context.count, context.growing, editing].join();
     const known = this.#views.get(node.id);
     if (known?.state === state) return known.view;
@@ -87,26 +88,32 @@ export class Thread {
   }
 
   #editor(node) {
-    const leave = () => {
-      this.#editing = null;
-      this.draw();
-    };
-    const done = (text, files) => {
-      this.#editing = null;
-      this.session.edit(node, text, files);
-    };
-    return editorView(node, this.session.store, done, leave);
+    const { session } = this;
+    const { drafts, store } = session;
+    const key = editKey(node);
+    return editorView(node, drafts.get(key), store, {
+      keep: (draft) => drafts.set(key, draft),
+      done: ({ text, files }) => {
+        if (session.isRunning) return; // it stays open until it can be sent
+        drafts.delete(key);
+        session.edit(node, text, files);
+      },
+      cancel: () => {
+        drafts.delete(key);
+        this.draw();
+      },
+    });
   }
 
   #resultsForm(path) {
     const calls = this.session.isRunning ? [] : openCalls(path);
     if (!calls.length) return (this.#results = null);
-    const key = calls.map(({ id }) => id).join();
+    const key = [path.at(-1).id, ...calls.map(({ id }) => id)].join();
     if (this.#results?.key !== key) {
-      this.#results = {
-        key,
-        form: resultsForm(calls, (results) => this.session.giveResults(results)),
-      };
+      const form = resultsForm(calls, path.at(-1), this.session.drafts, (results) =>
+        this.session.giveResults(results),
+      );
+      this.#results = { key, form };
     }
     return this.#results.form;
   }
@@ -143,7 +150,11 @@ export class Thread {
   }
 }
 
+function editKey(node) {
+  return `edit.${node.id}`;
+}
+
 function spoken(node) {
   if (node.error) return `The answer failed: ${node.error.message}`;
-  return node.finish === "stopped" ? "Stopped." : "The answer is complete.";
+  return ENDINGS[node.finish] ?? "The answer is complete.";
 }

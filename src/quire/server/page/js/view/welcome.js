@@ -7,11 +7,13 @@ export function welcome(session) {
     "section",
     { class: "welcome" },
     h("h1", {}, "What shall we write?"),
-    h(
-      "p",
-      {},
-      model ? ["You talk to ", h("b", {}, model), ". "] : null,
-      "Conversations stay in this browser.",
-    ),
+    h("p", {}, model ? ["You talk to ", h("b", {}, model), ". "] : null, whereKept(session)),
   );
+}
+
+/** Where conversations are, in a sentence. */
+export function whereKept(session) {
+  return session.isKept
+    ? "Conversations stay in this browser."
+    : "This browser keeps nothing: conversations are gone when the page is left.";
 }
