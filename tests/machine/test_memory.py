@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
+
+import pytest
 
 from quire.machine import memory
 from quire.machine.cpus import default_threads
@@ -46,3 +49,17 @@ def test_groups_of_version_1(tmp_path: Path) -> None:
 
 def test_no_groups(tmp_path: Path) -> None:
     assert memory.group_memory(tmp_path, tmp_path / "nothing") == []
+
+
+def test_limits_of_the_process_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {resource.RLIMIT_AS: 100 * MIB, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (limits[limit], 0))
+    status = tmp_path / "status"
+    status.write_text(f"Name:\tpython\nVmSize:\t{40 * 1024} kB\nVmData:\t{10 * 1024} kB\n")
+    assert memory.process_memory(status) == [30 * MIB]  # half of what is left for threads
+    limits[resource.RLIMIT_DATA] = 15 * MIB
+    assert memory.process_memory(status) == [5 * MIB, 30 * MIB]
+    limits[resource.RLIMIT_AS] = MIB
+    assert memory.process_memory(status) == [5 * MIB, 0]
+    limits.update(dict.fromkeys(limits, resource.RLIM_INFINITY))
+    assert memory.process_memory(status) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -70,7 +71,7 @@ class AdapterBook:
 
     def _locate(self, entry: str | Path) -> Path:
         """The path itself where it exists, else one inside the folder of adapters."""
-        return locate(Path(entry).expanduser(), self.folder, str(entry))
+        return locate(Path(os.path.expanduser(entry)), self.folder, str(entry))
 
     def _read(self, name: str | None, path: Path) -> Adapter:
         adapter = read_adapter(path, name, extended=self._extended, scores=self._scores)

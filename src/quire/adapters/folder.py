@@ -86,7 +86,7 @@ def read_adapter(
         AdapterError: the folder holds no plain LoRA adapter that changes something.
     """
     # Made absolute but not resolved: the name of a link is the adapter's name.
-    path = Path(os.path.abspath(path.expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(path)))
     config = read_config(path, extended=extended, scores=scores)
     changes = read_changes(
         path, extended=extended, scores=scores, modules_to_save=config.modules_to_save

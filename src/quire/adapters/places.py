@@ -80,7 +80,7 @@ def locate(path: Path, folder: Path | None, entry: str) -> Path:
 
 
 def _absolute(entry: str) -> Path:
-    return Path(os.path.abspath(Path(entry).expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(entry)))
 
 
 def _named(roots: dict[str, Path], paths: dict[str, Path]) -> tuple[AdapterPlace, ...]:

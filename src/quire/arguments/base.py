@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: no such file, not readable, or not keys and values.
     """
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

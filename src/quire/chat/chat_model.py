@@ -20,6 +20,7 @@ from quire.arguments import (
 from quire.chat.base_engine import BaseEngine
 from quire.chat.loop_thread import LoopThread
 from quire.engines.vllm.devices import gpu_is_present, vllm_is_installed
+from quire.errors import EngineStartError
 from quire.outputs import ChatDelta, Delta, Response
 from quire.prompt import Prompt
 from quire.request import ChatRequest, Messages, Tools
@@ -37,7 +38,10 @@ class ChatModel:
 
     The engine's methods are asynchronous. The synchronous ones run them on an event loop in a thread
     of this object. All methods may be called from any number of threads and event loops at once.
-    Closing or dropping a stream aborts its request.
+    Closing or dropping a stream aborts its request. A model that nothing refers to any more is closed.
+
+    A forked child of the process cannot use it: every request raises EngineError there, and `close`
+    does nothing.
 
     Args:
         args: the arguments as a dictionary, the path of a YAML or JSON file, or a list of
@@ -224,7 +228,14 @@ class ChatModel:
     # --- lifecycle ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End all requests, free all memory, end all threads and processes. May be called twice."""
+        """End all requests, free all memory, end all threads and processes. May be called twice.
+
+        Raises:
+            EngineError: called from the model's own event loop; `aclose` may be.
+        """
+        if not self._loop.is_at_home:  # in a forked child, where also a lock may be held for ever
+            return
+        self._loop.check_caller()
         with self._close_lock:
             if self._closed:
                 return
@@ -262,7 +273,11 @@ class ChatModel:
 
 
 def engine_class_for(model_args: ModelArguments) -> EngineClass:
-    """Choose the engine by `infer_backend`; "auto" is vLLM if it is installed and a GPU is present."""
+    """Choose the engine by `infer_backend`; "auto" is vLLM if it is installed and a GPU is present.
+
+    Raises:
+        EngineStartError: a library of the engine cannot be loaded.
+    """
     backend = model_args.infer_backend
     if backend == "auto":
         backend = "vllm" if vllm_is_installed() and gpu_is_present() else "native"
@@ -274,6 +289,11 @@ def engine_class_for(model_args: ModelArguments) -> EngineClass:
         from quire.chat.remote_engine import RemoteEngine
 
         return RemoteEngine
-    from quire.chat.native_engine import NativeEngine
-
+    try:
+        from quire.chat.native_engine import NativeEngine
+    except OSError as error:  # LLVM's library is large
+        raise EngineStartError(
+            "The native engine's libraries cannot be loaded: this process has too little memory "
+            f"(ulimit -v), or one of them is damaged: {error}"
+        ) from error
     return NativeEngine

@@ -16,10 +16,13 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
+from quire.engines.lifetime import Lifetime, memory_is_enough
 from quire.errors import EngineClosedError, EngineError
 
 T = TypeVar("T")
@@ -153,17 +156,34 @@ class _Job:
 
 
 class LoopThread:
-    """An event loop in its own thread, which runs coroutines and streams for callers elsewhere."""
+    """An event loop in its own thread, which runs coroutines and streams for callers elsewhere.
+
+    A loop that is forgotten ends as one that is stopped. In a forked child every call is refused.
+    """
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        # Its own, not asyncio's: waiting for that one's threads takes another thread, and none can be
+        # started once the interpreter exits.
+        executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
+        self._loop.set_default_executor(executor)
         self._bridges_lock = threading.Lock()
         # By the id of the caller's loop. An entry disappears with the last stream that uses it; until
         # then it keeps the loop alive, so that no other loop can get the same id.
         self._bridges: weakref.WeakValueDictionary[int, _Bridges] = weakref.WeakValueDictionary()
-        # A daemon, so that a program that has not closed its model can still end.
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
+        # A daemon, so that a program that has not closed its model can still end. It refers to the
+        # loop alone, so that this object can be forgotten.
+        self._thread = threading.Thread(
+            target=_run_until_stopped, args=(self._loop, executor), name=name, daemon=True
+        )
+        with memory_is_enough():
+            self._thread.start()
+        self._life = Lifetime(self, partial(_stop, self._loop, self._thread))
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether this is the process of the loop's thread, and not a forked child of it."""
+        return self._life.is_here
 
     @property
     def is_running_here(self) -> bool:
@@ -176,10 +196,12 @@ class LoopThread:
         Ctrl-C in the waiting thread cancels it.
 
         Raises:
-            EngineError: called from the loop's own thread, where it would wait for ever.
+            EngineError: called from the loop's own thread, or in a forked child, where it would wait
+                for ever.
             EngineClosedError: `stop` was called.
         """
-        self._refuse_own_thread(coroutine)
+        with _closed_if_refused(coroutine):
+            self.check_caller()
         future = self._submit(coroutine)
         try:
             return future.result()
@@ -191,8 +213,11 @@ class LoopThread:
         """Run a coroutine from any event loop. Cancelling the caller cancels it.
 
         Raises:
+            EngineError: called in a forked child.
             EngineClosedError: `stop` was called.
         """
+        with _closed_if_refused(coroutine):
+            self._life.check()
         bridges = self._bridges_here()
         inbox: Inbox[_End] = Inbox(bridges.to_caller)
         job = _Job(coroutine, inbox.put)
@@ -213,10 +238,11 @@ class LoopThread:
         Nothing runs before the first item is asked for. Closing the generator cancels the stream.
 
         Raises:
-            EngineError: called from the loop's own thread, where it would wait for ever.
+            EngineError: called from the loop's own thread, or in a forked child, where it would wait
+                for ever.
             EngineClosedError: `stop` was called.
         """
-        self._refuse_own_thread(stream)
+        self.check_caller()
         # Without a bound: a reader that is slow must not hold up the loop, which serves all others.
         items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
         job = _Job(_pump(stream, items.put), items.put)
@@ -227,6 +253,7 @@ class LoopThread:
         try:
             while not isinstance(item := items.get(), _End):
                 yield item
+                self._life.check()  # the reader may have forked meanwhile
         except BaseException:
             self._cancel(job)
             raise
@@ -237,8 +264,10 @@ class LoopThread:
         """Iterate a stream from any event loop. Closing the generator cancels the stream.
 
         Raises:
+            EngineError: called in a forked child.
             EngineClosedError: `stop` was called.
         """
+        self._life.check()
         bridges = self._bridges_here()
         inbox: Inbox[T | _End] = Inbox(bridges.to_caller)
         job = _Job(_pump(stream, inbox.put), inbox.put)
@@ -273,11 +302,12 @@ class LoopThread:
             return bridges
 
     def stop(self) -> None:
-        """Cancel all tasks, then end the loop and its thread."""
-        self.run(self._cancel_all())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Cancel all tasks, then end the loop and its thread. May be called twice.
+
+        From the loop's own thread it does not wait for the end, and in a forked child there is
+        nothing to end.
+        """
+        self._life.end()
 
     def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Any:
         try:
@@ -286,19 +316,51 @@ class LoopThread:
             coroutine.close()
             raise _closed() from None
 
-    def _refuse_own_thread(self, work: Any) -> None:
+    def check_caller(self) -> None:
+        """Raise EngineError where waiting for the loop would never end.
+
+        That is in the loop's own thread, and in a forked child.
+        """
+        self._life.check()
         if threading.current_thread() is self._thread:
-            if asyncio.iscoroutine(work):
-                work.close()
             raise EngineError("A synchronous method was called from the model's own event loop.")
 
-    async def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._loop.shutdown_asyncgens()
-        await self._loop.shutdown_default_executor()
+
+@contextlib.contextmanager
+def _closed_if_refused(coroutine: Coroutine[Any, Any, Any]) -> Generator[None]:
+    """Close a coroutine that is not run after all, or Python warns of it."""
+    try:
+        yield
+    except EngineError:
+        coroutine.close()
+        raise
+
+
+# --- the thread ----------------------------------------------------------------------------------
+
+
+def _run_until_stopped(loop: asyncio.AbstractEventLoop, executor: ThreadPoolExecutor) -> None:
+    loop.run_forever()
+    try:
+        loop.run_until_complete(_cancel_all(loop))
+    finally:
+        executor.shutdown()
+        loop.close()
+
+
+async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(loop.stop)
+    if threading.current_thread() is not thread:
+        thread.join()
 
 
 def _closed() -> EngineClosedError:

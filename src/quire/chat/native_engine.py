@@ -41,10 +41,10 @@ class NativeEngine(BaseEngine):
         self.token_engine = NativeTokenEngine(arguments, folder, chat_format.tokenizer)
         try:
             preparation = Preparation(chat_format, arguments, self.token_engine.info, folder)
+            super().__init__(arguments, TokenChat(preparation, self.token_engine))
         except BaseException:
             self.token_engine.end()
             raise
-        super().__init__(arguments, TokenChat(preparation, self.token_engine))
 
     @property
     def statistics(self) -> EngineStatistics:

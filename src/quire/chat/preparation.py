@@ -12,6 +12,7 @@ from typing import Any
 from quire.arguments import InferArgs
 from quire.chat.answer_reader import AnswerReader
 from quire.chat.media_prompts import MediaPrompts
+from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
 from quire.errors import ConfigError, MediaError, SamplingError, UnsupportedOptionError
 from quire.media.values import Medium
@@ -98,6 +99,7 @@ class Preparation:
             ConfigError: an option of the configuration or of generation_config.json is out of range.
             ModelError: the configuration of the folder's media processor cannot be read.
         """
+        self._home = HomeProcess()
         self.tokenizer, self.template = chat_format.tokenizer, chat_format.template
         self.generation_config = chat_format.generation_config
         self._data_args = arguments.data
@@ -123,7 +125,9 @@ class Preparation:
         Raises:
             RequestError: the request is wrong.
             EngineClosedError: the request holds media, and `close` was called.
+            EngineError: this is a forked child, which has no threads to decode media in.
         """
+        self._home.check()
         read = self._read
         result = read(request) if _is_short(request) else await asyncio.to_thread(read, request)
         if isinstance(result, PreparedRequest):
@@ -184,7 +188,8 @@ class Preparation:
 
     def close(self) -> None:
         """End the threads that decode media. May be called twice."""
-        self.media.close()
+        if self._home.is_here:
+            self.media.close()
 
     # --- steps -----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from quire.arguments import (
@@ -45,7 +46,7 @@ class RemoteEngine(BaseEngine):
         connection = self.connection = RemoteConnection(model_args)
         chat: ChatEngine
         if in_tokens:
-            folder = Path(model_args.model_name_or_path).expanduser()
+            folder = Path(os.path.expanduser(model_args.model_name_or_path))
             engine = RemoteTokenEngine(connection, folder, model_args)
             chat_format = ChatFormat.of_folder(folder, arguments)
             chat = TokenChat(Preparation(chat_format, arguments, engine.info), engine)

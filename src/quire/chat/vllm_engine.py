@@ -52,11 +52,11 @@ class VllmEngine(BaseEngine):
         self.token_engine = VllmTokenEngine(arguments, folder, chat_format.tokenizer)
         try:
             preparation = Preparation(chat_format, arguments, self.token_engine.info, folder)
+            self.token_engine.media_of = preparation.media.vllm_input
+            super().__init__(arguments, TokenChat(preparation, self.token_engine))
         except BaseException:
             self.token_engine.end()
             raise
-        self.token_engine.media_of = preparation.media.vllm_input
-        super().__init__(arguments, TokenChat(preparation, self.token_engine))
 
     async def _generate(
         self,

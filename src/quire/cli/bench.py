@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -188,7 +189,7 @@ def _read_settings(options: BenchOptions) -> BenchSettings:
 
     passages: tuple[Passage, ...] = ()
     if options.text is not None:
-        passages = read_passages(Path(options.text).expanduser())
+        passages = read_passages(Path(os.path.expanduser(options.text)))
     elif options.quality:
         passages = own_passages()
     numbers: dict[str, Any] = {

@@ -24,7 +24,12 @@ from quire.cli.deploy import deploy
 from quire.cli.hub import list_models, pull, remove
 from quire.cli.prompt import prompt
 from quire.cli.serve import serve
-from quire.cli.terminal import end_quietly, report_error
+from quire.cli.terminal import (
+    end_quietly,
+    is_of_output,
+    open_standard_streams,
+    report_error,
+)
 from quire.cli.words import MakeModel, Words, load_model
 from quire.errors import ConfigError, QuireError, RequestError, nearest
 
@@ -44,6 +49,7 @@ def main(argv: Sequence[str] | None = None, *, make_model: MakeModel = load_mode
         argv: the words after `quire`; None takes the process's own.
         make_model: makes the model from its arguments; tests put a tiny one in its place.
     """
+    open_standard_streams()
     _write_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
     app = build_app(make_model)
@@ -60,6 +66,15 @@ def main(argv: Sequence[str] | None = None, *, make_model: MakeModel = load_mode
     except BrokenPipeError:
         end_quietly()
         return 0
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        end_quietly()
+        report_error(f"The output cannot be written: {error.strerror}.")
+        return 1
+    except MemoryError:
+        report_error("There is not enough memory for this.")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         return 130

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -15,6 +16,10 @@ from quire.errors import MessageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_OUTPUT_ERRORS = frozenset(
+    {errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS}
+)
 
 
 class Harmless:
@@ -92,16 +97,20 @@ def no_echo() -> Generator[None]:
 
 def report_error(text: str) -> None:
     """Write one line, red on a terminal, to the standard error."""
-    line = "quire: " + " ".join(harmless(text).split())
-    sys.stderr.write(f"\x1b[31m{line}\x1b[0m\n" if has_colour(sys.stderr) else f"{line}\n")
-    sys.stderr.flush()
+    _write_aside("quire: " + " ".join(harmless(text).split()), "31")
 
 
 def note(text: str) -> None:
     """Write a remark to the standard error, where it is no part of the output."""
-    line = harmless(text)
-    sys.stderr.write(f"\x1b[2m{line}\x1b[0m\n" if has_colour(sys.stderr) else f"{line}\n")
-    sys.stderr.flush()
+    _write_aside(harmless(text), "2")
+
+
+def _write_aside(line: str, colour: str) -> None:
+    if has_colour(sys.stderr):
+        line = f"\x1b[{colour}m{line}\x1b[0m"
+    with suppress(OSError):  # where even errors cannot be written there is nowhere to say so
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 class StderrHandler(logging.Handler):
@@ -124,12 +133,38 @@ def show_log(level: int) -> None:
 
 
 def state_folder() -> Path:
-    """The folder for what is the user's own, such as the history: `$XDG_STATE_HOME/quire`."""
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "quire"
+    """The folder for what is the user's own, such as the history: `$XDG_STATE_HOME/quire`.
+
+    Raises:
+        OSError: there is none, since this user has no home.
+    """
+    chosen = os.environ.get("XDG_STATE_HOME")
+    try:
+        return (Path(chosen) if chosen else Path.home() / ".local" / "state") / "quire"
+    except RuntimeError:
+        raise FileNotFoundError("this user has no home folder") from None
+
+
+def open_standard_streams() -> None:
+    """Open those of the three standard streams with which the process was started closed.
+
+    Python has None for them, and the next file or socket would get their number. An input that is
+    closed is empty, and errors are dropped; what is written to the output fails, as on any output
+    that cannot be written.
+    """
+    # In the order of their numbers: a file gets the lowest that is free.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            flags = os.O_WRONLY if name == "stderr" else os.O_RDONLY
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
+
+
+def is_of_output(error: OSError) -> bool:
+    """Whether an error is of writing to a stream: the disk is full, or nothing can be written there."""
+    return error.filename is None and error.errno in _OUTPUT_ERRORS
 
 
 def end_quietly() -> None:
-    """Write nothing more, not even at exit, since whoever read the output went away."""
+    """Write nothing more, not even at exit, since it would fail again."""
     with open(os.devnull, "w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())

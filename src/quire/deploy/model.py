@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def find_served_model(args: ModelArguments) -> ServedModel:
         ModelNotFoundError: the name is that of a file, or its folder holds no readable config.
     """
     name = args.model_name_or_path
-    local = Path(name).expanduser()
+    local = Path(os.path.expanduser(name))
     if local.exists() and not local.is_dir():
         raise ModelNotFoundError(f"model_name_or_path must be a folder, but {name} is a file.")
     if local.is_dir():

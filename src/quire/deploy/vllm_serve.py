@@ -88,7 +88,7 @@ def _environment(blueprint: Blueprint) -> dict[str, str]:
     environment = dict(blueprint.environment)
     if blueprint.adapter_folder:
         environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
-        folder = Path(blueprint.adapter_folder).expanduser()
+        folder = Path(os.path.expanduser(blueprint.adapter_folder))
         environment["VLLM_LORA_RESOLVER_CACHE_DIR"] = os.path.abspath(folder)
     return environment
 

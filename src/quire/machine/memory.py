@@ -1,4 +1,4 @@
-"""How much memory is free, on the machine and within control groups; how the C library allocates."""
+"""How much memory is free, on the machine and within limits; how the C library allocates."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ _LARGE = 4 * 2**20
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: what is free, or less if a control group has a limit."""
-    return min([_machine_memory(), *group_memory()])
+    """Bytes that this process may still take: what is free, or less if there is a limit.
+
+    A control group may have one, and the process itself (`ulimit -v`, `ulimit -d`).
+    """
+    return min([_machine_memory(), *group_memory(), *process_memory()])
 
 
 def _machine_memory() -> int:
@@ -76,6 +79,35 @@ def _file_cache(folder: Path, field: str) -> int:
     try:
         lines = (folder / "memory.stat").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.split()[0] == field)
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0
+
+
+def process_memory(status: Path = Path("/proc/self/status")) -> list[int]:
+    """What this process has left of its own limits, on data and on address space.
+
+    Of the second, half: each thread takes more of it than it uses, for its stack and its allocator.
+    """
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return []
+    left: list[int] = []
+    for limit, field, share in (
+        (resource.RLIMIT_DATA, "VmData", 1),
+        (resource.RLIMIT_AS, "VmSize", 2),
+    ):
+        most, _ = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY:
+            left.append(max(0, most - _kib(status, field)) // share)
+    return left
+
+
+def _kib(status: Path, field: str) -> int:
+    """The bytes of a field that is written in KiB; 0 if there is none."""
+    try:
+        lines = status.read_text().splitlines()
+        return next(int(one.split()[1]) * 1024 for one in lines if one.startswith(f"{field}:"))
     except (OSError, StopIteration, ValueError, IndexError):
         return 0
 

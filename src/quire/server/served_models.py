@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,5 +73,5 @@ class ServedModels:
 
 def default_name(model_name_or_path: str) -> str:
     """A folder's last part, or a hub name unchanged."""
-    path = Path(model_name_or_path).expanduser()
+    path = Path(os.path.expanduser(model_name_or_path))
     return path.resolve().name if path.is_dir() else model_name_or_path

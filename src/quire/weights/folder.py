@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
         ModelError: a download failed for another reason.
     """
     name = model_args.model_name_or_path
-    local = Path(name).expanduser()
+    local = Path(os.path.expanduser(name))
     if local.is_dir():
         _refuse_adapter(local)
         check_model_folder(local)
@@ -102,10 +103,10 @@ def is_on_hub(name: str, model_args: ModelArguments | None = None) -> bool:
 
     With arguments it is an adapter's, which may also be a folder inside `adapter_folder`.
     """
-    if not is_hub_name(name) or Path(name).expanduser().exists():
+    if not is_hub_name(name) or os.path.exists(os.path.expanduser(name)):
         return False
     inside = model_args.adapter_folder if model_args is not None else None
-    return inside is None or not (Path(inside).expanduser() / name).exists()
+    return inside is None or not (Path(os.path.expanduser(inside)) / name).exists()
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

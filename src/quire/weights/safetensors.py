@@ -18,9 +18,10 @@ import itertools
 import json
 import logging
 import math
+import os
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,6 +151,36 @@ def read_bits(path: Path, entry: TensorEntry) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class MappedFile:
+    """A mapped file as it was when it was mapped. Who writes into it changes what was read of it.
+
+    One that is replaced by another file, deleted or moved is still mapped as it was.
+    """
+
+    path: Path
+    inode: tuple[int, int]
+    """Its number and its device's."""
+    state: tuple[int, int]
+    """When it was last written, in nanoseconds, and its size."""
+
+    @classmethod
+    def of(cls, path: Path) -> MappedFile:
+        """The file as it is now; raises OSError if there is none."""
+        found = path.stat()
+        return cls(path, (found.st_ino, found.st_dev), (found.st_mtime_ns, found.st_size))
+
+    def is_overwritten(self) -> bool:
+        """Whether the file was written into since. It takes about a microsecond."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return False
+        return (now.st_mtime_ns, now.st_size) != self.state and (
+            (now.st_ino, now.st_dev) == self.inode
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTensor:
     """A tensor as it is stored in a mapped file; `values` of a BF16 tensor are uint16."""
 
@@ -190,6 +221,7 @@ class SafetensorsFile:
         self.path = path
         self._bytes: NDArray[np.uint8]
         try:
+            self._mapped = None if content is not None else MappedFile.of(path)
             if content is None:
                 self._bytes = np.memmap(path, np.uint8, mode="r")
             else:
@@ -201,6 +233,11 @@ class SafetensorsFile:
     def names(self) -> list[str]:
         """The names of the tensors."""
         return list(self._entries)
+
+    def mapped_for(self, arrays: Collection[NDArray[Any]]) -> MappedFile | None:
+        """The file, if any of the arrays lies in its mapping and is no copy."""
+        lies_here = any(np.may_share_memory(self._bytes, array) for array in arrays)
+        return self._mapped if lies_here else None
 
     def _read_header(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         if len(self._bytes) < 8:
@@ -359,6 +396,11 @@ class WeightsFolder:
 
     def __contains__(self, name: str) -> bool:
         return name in self._stored_names
+
+    def mapped_files(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
+        """The files in whose mappings any of the arrays lies; the others are copies."""
+        found = [file.mapped_for(arrays) for file in self._files.values()]
+        return tuple(file for file in found if file is not None)
 
     def names(self) -> list[str]:
         """The names by which the tensors are known."""

@@ -1,6 +1,7 @@
 """RemoteEngine over fake servers: what it sends, what it returns, and how it fails."""
 
 import asyncio
+import gc
 import logging
 import socket
 import threading
@@ -18,6 +19,7 @@ from quire.engines.remote import client, server_pool
 from quire.outputs import Usage
 from tests.engines.remote.conftest import Connect, MakeServers, make_engine
 from tests.engines.remote.fake_server import IDS, WORDS
+from tests.forks import call_all, check_refused, in_fork
 from tests.polling import wait_until
 
 USER = [{"role": "user", "content": "Tell me a story."}]
@@ -495,3 +497,28 @@ def test_chat_mode_refuses_what_needs_a_tokenizer(servers: MakeServers, connect:
         _ = model.engine.tokens
     with pytest.raises(NotImplementedError):
         model.get_scores(["text"])
+
+
+# --- life ---
+
+
+@pytest.mark.parametrize("api", ["tokens", "chat"])
+def test_a_forked_child_is_refused_and_the_parent_goes_on(
+    servers: MakeServers, connect: Connect, api: str
+) -> None:
+    model = connect(*servers(), remote_api=api)
+    assert model.chat(USER)
+    check_refused(in_fork(lambda: call_all(model)))
+    assert model.chat(USER)
+
+
+@pytest.mark.parametrize("api", ["tokens", "chat"])
+def test_a_forgotten_model_ends_its_thread(servers: MakeServers, api: str) -> None:
+    (server,) = servers()
+    before = set(threading.enumerate())
+    model = ChatModel.from_engine(make_engine(server.address, remote_api=api))
+    assert model.chat(USER)
+    del model
+    gc.collect()
+    ours = set(threading.enumerate()) - before
+    assert not [thread for thread in ours if thread.name.startswith("quire-")]

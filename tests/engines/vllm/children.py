@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import spawn
 from multiprocessing.connection import Connection
 
 SECONDS = 600.0
@@ -32,3 +33,8 @@ def sleep_a_little(told: Connection) -> None:
     """End by itself; tells its process id."""
     told.send(os.getpid())
     time.sleep(0.3)
+
+
+def tell_main_module(told: Connection) -> None:
+    """Tell whether this process has run its parent's main module, and exit."""
+    told.send(bool(spawn.old_main_modules))

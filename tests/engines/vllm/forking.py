@@ -1,7 +1,7 @@
 """Engines of vLLM that start in seconds: their processes are forked from one that has imported it.
 
 Importing vLLM is most of a start's time, and vLLM spawns a new Python for each engine. Most tests are
-about what an engine answers, and start it so; `test_engine_life.py` also starts one as users do.
+about what an engine answers, and start it so; `test_program.py` starts one as users do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from quire.engines.vllm.launch import environment, import_vllm
 from quire.engines.vllm.log import children_write_to_log, logging_environment
 
 PRELOADED = (
-    "pytest",  # a child imports the main module of its parent
+    "pytest",  # which this module imports
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
     "vllm.v1.worker.cpu_worker",

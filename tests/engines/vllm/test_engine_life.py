@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import multiprocessing
 import os
 import signal
 import tempfile
@@ -112,10 +111,8 @@ async def told_of_death(model: ChatModel) -> list[BaseException | None]:
 
 
 def test_death_restart_death_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first engine is spawned, as vLLM does it by itself; its successor is forked."""
     before, may_start = children(), threading.Event()
-    with forked_engines(multiprocessing.get_context("spawn")):
-        model = ChatModel(arguments(vllm_max_restarts=1))
+    model = ChatModel(arguments(vllm_max_restarts=1))
 
     def start_when_told(*given: Any) -> RunningEngine:
         assert may_start.wait(PATIENCE)

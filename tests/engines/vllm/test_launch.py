@@ -536,3 +536,21 @@ def test_processes_that_are_gone_do_no_harm(started: Any) -> None:
     kill_processes(found, 0)
     kill_processes([], 0)
     assert pid not in pids(engine_processes())
+
+
+@pytest.mark.parametrize(
+    ("methods", "installed", "missing"),
+    [
+        (["gptq"], False, {"bitsandbytes": "vllm-bnb-plugin"}),
+        (["gptq", "bitsandbytes"], False, {"bitsandbytes": "bitsandbytes"}),
+        (["gptq", "bitsandbytes"], True, {}),
+    ],
+)
+def test_what_is_to_be_installed_for_bitsandbytes(
+    methods: list[str], installed: bool, missing: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_vllm()
+    where = "vllm.model_executor.layers.quantization.QUANTIZATION_METHODS"
+    monkeypatch.setattr(where, methods)
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: installed or None)
+    assert launch.missing_packages() == missing

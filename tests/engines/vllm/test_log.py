@@ -221,3 +221,35 @@ def test_bytes_that_are_no_text(file: Path) -> None:
     cause = reader.cause()
     assert cause is not None
     assert cause.startswith("ValueError: bad")
+
+
+# --- users without a home ------------------------------------------------------------------------
+
+
+def no_name() -> str:
+    raise KeyError("getpwuid(): uid not found")
+
+
+@pytest.mark.parametrize("home", ["~", "a file"])
+def test_a_user_without_a_home_gets_a_cache_that_goes_with_the_log(
+    home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
+    (tmp_path / "file").write_text("in the way")
+    where = str(tmp_path / "file") if home == "a file" else home
+    monkeypatch.setattr(log.os.path, "expanduser", lambda path: path.replace("~", where))
+    monkeypatch.setattr(log.getpass, "getuser", no_name)
+    found = log.home_environment()
+    assert Path(found["VLLM_CACHE_ROOT"]).is_relative_to(log._folder_of(os.getpid()))
+    assert found["LOGNAME"]
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "the user's own")
+    assert "VLLM_CACHE_ROOT" not in log.home_environment()
+
+
+def test_a_user_with_a_home_and_a_name_keeps_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "made when it is needed"))
+    monkeypatch.setattr(log.getpass, "getuser", lambda: "me")
+    assert log.home_environment() == {}

@@ -343,3 +343,28 @@ def test_several_workers_on_a_cpu_are_the_users_to_bind(own: str) -> None:
     assert plan.environment == {}
     one = plan_of(devices=cpu(), vllm_config={own: 1})
     assert one.engine_args["distributed_executor_backend"] == UNIPROC
+
+
+# --- packages beside vLLM ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", ["vllm-bnb-plugin", "bitsandbytes"])
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        ({}, {"quantization_bit": 4}),
+        ({"quantization": "bitsandbytes"}, {}),
+        ({}, {"vllm_config": {"quantization": "bitsandbytes"}}),
+    ],
+    ids=["at load", "checkpoint", "vllm_config"],
+)
+def test_a_package_that_is_missing_is_named_before_loading(
+    package: str, model: dict[str, Any], given: dict[str, Any]
+) -> None:
+    def plan(missing: dict[str, str]) -> EnginePlan:
+        args = arguments(**given)
+        return make_plan(args, finetuning(), qwen(**model), gpus(), missing=missing)
+
+    with pytest.raises(ConfigError, match=f"pip install {package} "):
+        plan({"bitsandbytes": package})
+    assert plan({"another": package}) == plan({})

@@ -31,6 +31,7 @@ from quire.errors import (
 )
 from tests.demo.speaking import answers as transformers_answers
 from tests.demo.test_adapter import QUESTIONS, _shows
+from tests.forks import call_all, check_refused, in_fork
 from tests.polling import eventually, wait_until
 
 HELLO = [{"role": "user", "content": "Hello! Who are you?"}]
@@ -485,3 +486,8 @@ def test_callers_messages_stay_as_they_are(vllm_model: ChatModel) -> None:
     messages = [{"role": "user", "content": "Hello!"}]
     vllm_model.chat(messages, system="Be kind.", tools=[WEATHER], max_new_tokens=2)
     assert messages == [{"role": "user", "content": "Hello!"}]
+
+
+def test_a_forked_child_is_refused_and_the_parent_goes_on(vllm_model: ChatModel) -> None:
+    check_refused(in_fork(lambda: call_all(vllm_model)))
+    assert vllm_model.chat(HELLO, max_new_tokens=4)

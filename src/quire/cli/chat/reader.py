@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from prompt_toolkit import PromptSession
@@ -78,14 +79,22 @@ def key_bindings() -> KeyBindings:
 
 def open_history() -> History:
     """The history in a file that its owner alone may read; in memory where none can be written."""
-    path = state_folder() / "chat_history"
     try:
+        path = state_folder() / "chat_history"
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
         path.chmod(0o600)
     except OSError:
         return InMemoryHistory()
-    return FileHistory(str(path))
+    return _KeptHistory(str(path))
+
+
+class _KeptHistory(FileHistory):
+    """A file of lines. Where one cannot be written after all, such as on a full disk, it is not."""
+
+    def store_string(self, string: str) -> None:
+        with suppress(OSError):
+            super().store_string(string)
 
 
 class TerminalReader:

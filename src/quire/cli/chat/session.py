@@ -128,7 +128,7 @@ class Session:
         Raises:
             ConfigError: the file cannot be written, or is something else.
         """
-        path = path.expanduser()
+        path = Path(os.path.expanduser(path))
         if path.exists():
             load_file(path)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -164,7 +164,7 @@ class Session:
         Raises:
             ConfigError, RequestError: the file cannot be read, or holds no conversation.
         """
-        content = load_file(path.expanduser())
+        content = load_file(Path(os.path.expanduser(path)))
         settings = dict(content.get("settings") or {})
         check_settings(settings, self.configured)
         self.tools = [dict(tool) for tool in read_tools(content.get("tools"))]

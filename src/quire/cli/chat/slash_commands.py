@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,7 +252,7 @@ def _tools(chat: Chat, argument: str) -> None:
     if argument == "off":
         chat.session.tools = []
     elif argument:
-        text = argument if argument[0] in "[{" else _read_text(Path(argument).expanduser())
+        text = argument if argument[0] in "[{" else _read_text(Path(os.path.expanduser(argument)))
         chat.session.tools = [dict(tool) for tool in read_tools(text)]
     names = [str(tool.get("function", tool)["name"]) for tool in chat.session.tools]
     chat.say(f"Tools: {', '.join(names)}." if names else "No tools.")
@@ -279,7 +280,7 @@ def _exit(chat: Chat, argument: str) -> None:
 def _path(argument: str, usage: str) -> Path:
     if not argument:
         raise RequestError(f"Which file? {usage}")
-    return Path(argument).expanduser()
+    return Path(os.path.expanduser(argument))
 
 
 def _read_text(path: Path) -> str:

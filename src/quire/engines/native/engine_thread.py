@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 
 from quire.constraints.matcher import Matcher
+from quire.engines.lifetime import HomeProcess
 from quire.engines.native.core.batch import LoadedAdapter
 from quire.engines.native.core.engine import Engine, EngineStatistics
 from quire.engines.native.core.pooling import Pooling
@@ -100,6 +101,7 @@ class EngineThread:
     """Owns an `Engine` and is the only one to touch it once started."""
 
     def __init__(self, engine: Engine, name: str) -> None:
+        self._home = HomeProcess()
         self._engine = engine
         self._commands: deque[tuple[Submission, bool]] = deque()  # False: abort it
         self._wake = threading.Semaphore(0)
@@ -136,7 +138,8 @@ class EngineThread:
         return self._engine.statistics
 
     def check(self) -> None:
-        """Raise the error for which the thread has ended, if it has."""
+        """Raise the error for which the thread has ended, if it has; in a forked child, that it is not there."""
+        self._home.check()
         if self._ended is not None:
             raise self._ended
 
@@ -161,6 +164,9 @@ class EngineThread:
                     self._take_commands()
                 if self._engine.has_work:
                     self._post(self._engine.step())
+        except EngineDeadError as error:
+            logger.error("%s", error)
+            ended = error
         except BaseException as error:  # of any kind, or every reader would wait for ever
             logger.exception("The native engine failed for good.")
             ended = EngineDeadError(f"The engine has failed for good: {error!r}.")

@@ -7,15 +7,17 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, nullcontext
+from contextlib import ExitStack, aclosing, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import FinetuningArguments, InferArgs, ModelArguments
 from quire.constraints.compiler import ConstraintCompiler
 from quire.constraints.matcher import Matcher
+from quire.engines.lifetime import Lifetime, in_thread, memory_is_enough
 from quire.engines.native.adapters import NativeAdapters
 from quire.engines.native.core.batch import Runner
 from quire.engines.native.core.detokenizer import detokenizer_factory
@@ -77,21 +79,23 @@ class NativeTokenEngine(TokenEngine):
         )
         self._reward = _reward_model(folder, book, arguments.finetuning)
         self.media = MediaFeatureEncoder(folder)
-        runner = _load_runner(
-            folder,
-            args,
-            with_head=self._reward is None,
-            known_tokens=token_count(tokenizer) if args.resize_vocab else 0,
-            rows=max((adapter.vocabulary for adapter in book.adapters), default=0),
-        )
-        try:
+        with memory_is_enough(), ExitStack() as undo:
+            runner = _load_runner(
+                folder,
+                args,
+                with_head=self._reward is None,
+                known_tokens=token_count(tokenizer) if args.resize_vocab else 0,
+                rows=max((adapter.vocabulary for adapter in book.adapters), default=0),
+            )
+            undo.callback(runner.close)
             check_vocabulary(tokenizer, args, runner.vocab_size)
             _warn_of_unread_tokens(book, tokenizer)
             self._adapters = NativeAdapters(book, runner)
-            engine = _make_engine(runner, args, tokenizer)
-        except BaseException:
-            runner.close()
-            raise
+            undo.callback(self._adapters.close)
+            self._constraints = ConstraintCompiler(tokenizer, runner.vocab_size)
+            undo.callback(self._constraints.close)
+            self._thread = EngineThread(_make_engine(runner, args, tokenizer), "quire-native")
+            undo.pop_all()
         self.info = EngineInfo(
             "NativeEngine",
             runner.max_model_len,
@@ -101,8 +105,8 @@ class NativeTokenEngine(TokenEngine):
             memory=EngineMemory(runner.weights_bytes, runner.kv_cache_bytes),
         )
         self._ids = RequestIds()
-        self._constraints = ConstraintCompiler(tokenizer, runner.vocab_size)
-        self._thread = EngineThread(engine, "quire-native")
+        parts = (self._constraints, self.media, self._thread, self._adapters)
+        self._life = Lifetime(self, partial(_close_all, parts))
 
     async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Complete one prompt; see TokenEngine."""
@@ -154,14 +158,11 @@ class NativeTokenEngine(TokenEngine):
 
     async def close(self) -> None:
         """End the engine's threads and free the weights and the KV cache."""
-        await asyncio.to_thread(self.end)
+        await in_thread(self.end)
 
     def end(self) -> None:
-        """`close`, without an event loop."""
-        self._constraints.close()
-        self.media.close()
-        self._thread.close()
-        self._adapters.close()
+        """`close`, without an event loop. It does nothing in a forked child."""
+        self._life.end()
 
     @property
     def statistics(self) -> EngineStatistics:
@@ -204,6 +205,15 @@ class NativeTokenEngine(TokenEngine):
         """Serve an adapter no more. Its memory is freed with the last request of it."""
         self._thread.check()
         return await self._adapters.drop(name)
+
+
+class _Part(Protocol):
+    def close(self) -> None: ...
+
+
+def _close_all(parts: Sequence[_Part]) -> None:
+    for part in parts:
+        part.close()
 
 
 class MediaFeatureEncoder:

@@ -15,6 +15,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from quire.engines.lifetime import HomeProcess
 from quire.engines.remote.errors import RETRIED_STATUSES, as_quire_error, fault_in_event, read_fault
 from quire.engines.remote.server_pool import RemoteServer, ServerPool
 from quire.errors import (
@@ -228,6 +229,7 @@ class RemoteClient:
     """Sends requests to the pool's servers, from one event loop."""
 
     def __init__(self, addresses: Sequence[str], key: str | None) -> None:
+        self._home = HomeProcess()
         self.pool = ServerPool(addresses, self._probe)
         self._key = key
         self._client: httpx.AsyncClient | None = None
@@ -284,6 +286,8 @@ class RemoteClient:
 
     async def close(self) -> None:
         """Stop probing and close all connections. May be called twice."""
+        if not self._home.is_here:  # the connections are the parent's
+            return
         self._closed = True
         client, self._client = self._client, None
         if client is None or self._loop is not asyncio.get_running_loop():
@@ -293,6 +297,7 @@ class RemoteClient:
 
     def _client_here(self) -> httpx.AsyncClient:
         """The client of the running event loop, made when it is first needed."""
+        self._home.check()
         if self._closed:
             raise EngineClosedError("The engine was closed.")
         loop = asyncio.get_running_loop()

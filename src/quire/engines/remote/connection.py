@@ -122,7 +122,7 @@ def sends_tokens(model_args: ModelArguments) -> bool:
     Raises:
         ConfigError: `remote_api` is "tokens" and the model's folder is not local.
     """
-    is_local = Path(model_args.model_name_or_path).expanduser().is_dir()
+    is_local = Path(os.path.expanduser(model_args.model_name_or_path)).is_dir()
     if model_args.remote_api == "tokens" and not is_local:
         raise ConfigError(
             "remote_api tokens needs the model's tokenizer and template: model_name_or_path must be "

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import logging
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from multiprocessing import spawn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quire.engines.seam import EngineLoad
 from quire.engines.vllm.log import (
     LogReader,
     children_write_to_log,
     hint,
+    home_environment,
     logging_environment,
     quiet_until_configured,
 )
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 logger = logging.getLogger("quire")
+
+T = TypeVar("T")
 
 _SHUTDOWN_SECONDS = 5.0
 """How long vLLM's processes get to exit by themselves before they are killed."""
@@ -73,7 +79,7 @@ def import_vllm() -> str:
         ConfigError: vLLM is not installed, or cannot be imported.
     """
     quiet_until_configured()
-    with environment(logging_environment()):
+    with environment({**logging_environment(), **home_environment()}):
         try:
             import vllm
         except ImportError as error:
@@ -86,6 +92,25 @@ def import_vllm() -> str:
     return str(getattr(vllm, "__version__", "") or _installed_version())
 
 
+def in_stack_of_its_own(function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own, and wait for it.
+
+    Some of what vLLM imports keeps the stack in which it was first imported, and with it all that the
+    functions of that stack refer to: an engine that is being made there would never be forgotten.
+    """
+    result: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    # Not an executor, which a Ctrl-C would wait for.
+    threading.Thread(target=call, name="quire-vllm-import", daemon=True).start()
+    return result.result()
+
+
 def engine_argument_names() -> frozenset[str]:
     """The engine arguments that the installed vLLM has."""
     import dataclasses
@@ -93,6 +118,21 @@ def engine_argument_names() -> frozenset[str]:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     return frozenset(field.name for field in dataclasses.fields(AsyncEngineArgs))
+
+
+def missing_packages() -> dict[str, str]:
+    """The packages that must be installed first, by the quantisation method that needs them.
+
+    bitsandbytes was part of vLLM up to 0.27, and is a plug-in of its own since.
+    """
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    method = "bitsandbytes"
+    if method not in QUANTIZATION_METHODS:
+        return {method: "vllm-bnb-plugin"}
+    return {} if importlib.util.find_spec(method) else {method: method}
 
 
 def start(
@@ -111,7 +151,8 @@ def start(
         OutOfMemoryError: there is not enough memory.
     """
     attempt = _Attempt(plan)
-    with environment({**logging_environment(), **plan.environment}), children_write_to_log():
+    variables = {**logging_environment(), **home_environment(), **plan.environment}
+    with environment(variables), children_write_to_log(), children_without_main_module():
         # `environment` holds a lock, so no other start runs: each process that is new from here on
         # belongs to this engine.
         before = [process.pid for process in engine_processes()]
@@ -132,11 +173,12 @@ def start(
             attempt.abandon()
             raise
         processes = tuple(engine_processes(before))
-    if attempt.engine is None:
+    engine = attempt.take()
+    if engine is None:
         kill_processes(processes, 1)
         raise _start_error(attempt.error, progress.cause())
     _log_progress(progress, began)
-    return RunningEngine(attempt.engine, processes, attempt.stats)
+    return RunningEngine(engine, processes, attempt.stats)
 
 
 def stop(started: RunningEngine) -> None:
@@ -218,11 +260,17 @@ class _Attempt:
         finally:
             self.done.set()
 
+    def take(self) -> AsyncLLM | None:
+        """The engine, which is not referred to here any more: see `in_stack_of_its_own`."""
+        with self._lock:
+            engine, self.engine = self.engine, None
+        return engine
+
     def abandon(self) -> None:
         """Give the start up: an engine that is there, or is made later, is shut down at once."""
         with self._lock:
             self._abandoned = True
-            engine, self.engine = self.engine, None
+        engine = self.take()
         if engine is not None:
             engine.shutdown()
 
@@ -304,6 +352,30 @@ def _installed_version() -> str:
 
 
 # --- processes -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def children_without_main_module() -> Generator[None]:
+    """Let the processes that vLLM spawns inside not import the program's main module.
+
+    `multiprocessing` runs a program's file again in each process that it spawns, since what it sends
+    there may be defined in it; so it wants all that a program does below `if __name__ == "__main__"`,
+    and a program that was read from standard input has no file. What vLLM sends is its own.
+    """
+    of_any_process = spawn.get_preparation_data
+
+    def of_process(name: str) -> dict[str, Any]:
+        data = of_any_process(name)
+        if name.startswith(_PROCESS_NAMES):
+            data.pop("init_main_from_name", None)
+            data.pop("init_main_from_path", None)
+        return data
+
+    spawn.get_preparation_data = of_process
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = of_any_process
 
 
 def engine_processes(before: Iterable[int] = ()) -> list[psutil.Process]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import getpass
 import json
 import logging
 import multiprocessing
@@ -44,19 +45,54 @@ _MAX_SHEBANG = 120
 _CAUSE = re.compile(r"(?:^|\s)([A-Za-z_.]*(?:Error|Exception|Interrupt)): (.+)")
 
 
-@functools.cache
 def log_file() -> Path | None:
     """The log file of this process's engines; None where the user has set vLLM's own variables.
 
-    It is deleted when the process exits, unless `keep` was called.
+    It is deleted when the process exits, unless `keep` was called. A forked child has another.
     """
+    return _log_file_of(os.getpid())
+
+
+@functools.cache
+def _log_file_of(process: int) -> Path | None:
     if any(os.environ.get(name) for name in _OWN_SETTINGS):
         return None
-    folder = Path(tempfile.mkdtemp(prefix="quire-vllm-"))
-    atexit.register(_delete, folder)
+    folder = _folder_of(process)
     settings = folder / "logging.json"
     settings.write_text(json.dumps(_settings(folder / "vllm.log")), encoding="utf-8")
     return folder / "vllm.log"
+
+
+@functools.cache
+def _folder_of(process: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="quire-vllm-"))
+    atexit.register(_delete, folder, process)
+    return folder
+
+
+def home_environment() -> dict[str, str]:
+    """What vLLM and torch need of a user who has no home, may not write there, or has no name.
+
+    They keep files below `~/.cache` and ask for the user's name, and fail without; so the cache is a
+    folder of this process, deleted with the log.
+    """
+    variables: dict[str, str] = {}
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vllm"
+    if "VLLM_CACHE_ROOT" not in os.environ and not _can_be_written(cache):
+        variables["VLLM_CACHE_ROOT"] = str(_folder_of(os.getpid()) / "cache")
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        variables["LOGNAME"] = f"user-{os.getuid()}"
+    return variables
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether files can be written in a folder, or it can be made."""
+    if not folder.is_absolute():  # a `~` for which there is no home
+        return False
+    nearest = next(one for one in (folder, *folder.parents) if one.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def logging_environment() -> dict[str, str]:
@@ -145,8 +181,8 @@ def hint() -> str:
     return "" if path is None else f" Its log: {path}"
 
 
-def _delete(folder: Path) -> None:
-    if folder not in _kept:
+def _delete(folder: Path, process: int) -> None:
+    if folder not in _kept and os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -85,6 +85,7 @@ def make_plan(
     *,
     tokenizer: Path | None = None,
     known: frozenset[str] | None = None,
+    missing: Mapping[str, str] | None = None,
     own_head: bool = False,
 ) -> EnginePlan:
     """Make the plan for one engine.
@@ -94,6 +95,7 @@ def make_plan(
         tokenizer: a folder whose tokenizer replaces the model's own.
         known: the engine arguments of the installed vLLM, to check `vllm_config` against; None
             checks nothing.
+        missing: packages that must be installed first, by the quantisation method that needs them.
         own_head: whether quire applies a reward model's head to what vLLM pools.
 
     Raises:
@@ -118,6 +120,7 @@ def make_plan(
     if own_head:
         values |= {"convert": "embed", "pooler_config": {"pooling_type": "LAST"}}
     values |= own
+    _check_installed(values.get("quantization") or model.quantization, missing or {})
     if values.get("runner") == "pooling":
         values = {key: values[key] for key in values if key in own or key not in _GENERATION_ONLY}
     return EnginePlan(values, environment, tuple(notes), finetuning.stage == "rm")
@@ -131,6 +134,32 @@ def _check_config(own: Mapping[str, Any], known: frozenset[str] | None) -> None:
                     f"vllm_config: this vLLM has no engine argument {key!r}{nearest(key, known)}"
                 )
             )
+    for key, value in own.items():
+        name = _of_main_module(value)
+        if name is not None:
+            raise ConfigError(
+                f"vllm_config: {key} holds {name}, which the main module of this program defines. "
+                "vLLM's processes do not import that: move it into a module of its own."
+            )
+
+
+def _of_main_module(value: Any) -> str | None:
+    """The name of a class or function of the main module that `value` is, is of, or holds."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return next((name for name in map(_of_main_module, value) if name is not None), None)
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return kind.__qualname__ if kind.__module__ == "__main__" else None
+
+
+def _check_installed(quantization: Any, missing: Mapping[str, str]) -> None:
+    package = missing.get(str(quantization))
+    if package is not None:
+        raise ConfigError(
+            f"Weights quantised with {quantization} need the package {package} beside this vLLM: "
+            f"pip install {package} (and name it in VLLM_PLUGINS where that is set)."
+        )
 
 
 def _refuse(args: ModelArguments) -> None:

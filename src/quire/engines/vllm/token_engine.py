@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import ExitStack, aclosing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,7 @@ from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
 from quire.constraints.grammar import GrammarChecker, grammar_text
+from quire.engines.lifetime import HomeProcess, Lifetime, in_thread
 from quire.engines.seam import (
     EngineInfo,
     EngineState,
@@ -26,7 +30,13 @@ from quire.engines.seam import (
 from quire.engines.vllm.adapters import VllmAdapters
 from quire.engines.vllm.devices import find_devices
 from quire.engines.vllm.errors import translated_errors
-from quire.engines.vllm.launch import RunningEngine, engine_argument_names, import_vllm
+from quire.engines.vllm.launch import (
+    RunningEngine,
+    engine_argument_names,
+    import_vllm,
+    in_stack_of_its_own,
+    missing_packages,
+)
 from quire.engines.vllm.model_facts import ModelFacts, check_weights, read_model_facts
 from quire.engines.vllm.plan import AdapterNeeds, EnginePlan, make_plan
 from quire.engines.vllm.requests import (
@@ -86,22 +96,20 @@ class VllmTokenEngine(TokenEngine):
         self._reward = read_vllm_reward(arguments, folder, book.head_folders)
         with ExitStack() as resources:
             # A folder that is kept until the engine is closed: a restart reads the tokenizer again.
-            scratch = resources.enter_context(
-                tempfile.TemporaryDirectory(prefix="quire-tokenizer-")
-            )
-            files = _tokenizer_files(tokenizer, args, folder, Path(scratch))
+            scratch = resources.enter_context(_scratch_folder())
+            files = _tokenizer_files(tokenizer, args, folder, scratch)
             own_head = self._reward is not None and self._reward.head is not None
-            plan = _make_plan(arguments, facts, book, files, own_head=own_head)
+            make = partial(_make_plan, arguments, facts, book, files, own_head=own_head)
+            plan = in_stack_of_its_own(make)
             self.purpose = plan.purpose
             self._supervisor = Supervisor(plan, args.vllm_start_timeout, args.vllm_max_restarts)
             resources.callback(self._supervisor.close)
-            # The engine is not bound to a local name here: vLLM keeps a reference to the frame in
-            # which it was started, so that the engine would outlive `close`.
-            self.info = _info(self._supervisor.current(), plan)
-            self._resources = resources.pop_all()
+            self.info = in_stack_of_its_own(partial(_info, self._supervisor.current(), plan))
+            self._grammars = GrammarChecker()
+            resources.callback(self._grammars.close)
+            self._life = Lifetime(self, resources.pop_all().close)
         self.media_of: MediaInput = lambda prompt: {}
         self._adapters = VllmAdapters(book)
-        self._grammars = GrammarChecker()
         self._ids = RequestIds()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -175,17 +183,17 @@ class VllmTokenEngine(TokenEngine):
 
     async def health(self) -> None:
         """Raise EngineDeadError or EngineClosedError when the engine cannot serve."""
+        self._life.check()
         self._supervisor.current()
 
     async def close(self) -> None:
         """End vLLM and all its processes."""
-        self._grammars.close()
         self._adapters.forget()
-        await asyncio.to_thread(self.end)
+        await in_thread(self.end)
 
     def end(self) -> None:
-        """What `close` does, for callers without an event loop. May be called twice."""
-        self._resources.close()
+        """`close`, without an event loop. It does nothing in a forked child."""
+        self._life.end()
 
     @property
     def state(self) -> EngineState:
@@ -220,9 +228,11 @@ class VllmTokenEngine(TokenEngine):
         """The running engine.
 
         Raises:
-            EngineError: another event loop than that of the first request is running.
+            EngineError: another event loop than that of the first request is running, or this is a
+                forked child.
             EngineClosedError, EngineDeadError: see `Supervisor.current`.
         """
+        self._life.check()
         # AsyncLLM's output handler is a task of the loop that made the first request, and its queues
         # are not thread-safe. On another loop a request would wait for ever.
         loop = asyncio.get_running_loop()
@@ -313,12 +323,33 @@ def _make_plan(
         AdapterNeeds(book.largest_rank, len(book.names), book.folder is not None),
         tokenizer=tokenizer,
         known=engine_argument_names(),
+        missing=missing_packages(),
         own_head=own_head,
     )
     where = "the CPU" if devices.is_cpu else f"{devices.count} x {devices.kind}"
     notes = "".join(f"; {note}" for note in plan.notes)
     logger.info("Starting vLLM %s on %s%s.", version, where, notes)
     return plan
+
+
+@contextmanager
+def _scratch_folder() -> Generator[Path]:
+    """A folder that is deleted when it is left, at exit at the latest.
+
+    `tempfile.TemporaryDirectory` would also delete it at the exit of a forked child.
+    """
+    folder, home = Path(tempfile.mkdtemp(prefix="quire-tokenizer-")), HomeProcess()
+
+    def delete() -> None:
+        if home.is_here:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(delete)
+    try:
+        yield folder
+    finally:
+        atexit.unregister(delete)
+        delete()
 
 
 def _tokenizer_files(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -88,7 +89,7 @@ def _from_file(name: str | None) -> Iterator[tuple[str, str]]:
     if name is None:
         return
     try:
-        lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(os.path.expanduser(name)).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise ConfigError(f"The file of keys {name} cannot be read: {reason}.") from None

@@ -53,8 +53,9 @@ class EventLog:
         if path is None:
             as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
             return cls(as_json=as_json)
+        named = Path(os.path.expanduser(path))
         try:
-            file = Path(path).expanduser().open("ab", buffering=0)
+            file = named.open("ab", buffering=0)
         except OSError as error:
             raise ConfigError(f"The log {path} cannot be opened: {error.strerror}.") from None
         return cls(file, as_json=form != "text")

@@ -67,7 +67,7 @@ def cache_folder(cache_dir: str | None = None) -> Path:
     """The folder of the cache: the one given, or the hub's own."""
     from huggingface_hub import constants
 
-    return Path(os.path.abspath(Path(cache_dir or constants.HF_HUB_CACHE).expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(cache_dir or constants.HF_HUB_CACHE)))
 
 
 def repository_folder(cache: Path, name: str) -> Path:

@@ -79,7 +79,11 @@ class Runner(Protocol):
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Run the model over one batch. Returns logits (L, vocab_size), valid until the next
-        call; the caller may change them."""
+        call; the caller may change them.
+
+        Raises:
+            EngineDeadError: it cannot run any more, now or later.
+        """
         ...
 
     def load_adapter(self, adapter: Adapter) -> LoadedAdapter:

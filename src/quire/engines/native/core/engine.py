@@ -21,7 +21,13 @@ from quire.engines.native.core.sampler import Sampled, Sampler
 from quire.engines.native.core.scheduler import Scheduler, StepPlan
 from quire.engines.native.core.sequence import Request, Sequence
 from quire.engines.native.core.stop import Finish
-from quire.errors import ConfigError, EngineClosedError, OutOfMemoryError, RequestError
+from quire.errors import (
+    ConfigError,
+    EngineClosedError,
+    EngineDeadError,
+    OutOfMemoryError,
+    RequestError,
+)
 from quire.outputs import Delta, TokenLogprob, Usage
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
@@ -212,6 +218,9 @@ class Engine:
         """Compute some tokens of some requests and return what their completions gained.
 
         A fault ends the requests that it concerns, with finish reason "error", and no other.
+
+        Raises:
+            EngineDeadError: the runner cannot run any more.
         """
         plan = self._scheduler.schedule()
         if not plan.sequences:
@@ -220,6 +229,8 @@ class Engine:
         try:
             logits, rows = self._run(plan)
             sampled = self._sampler.sample(logits, rows.sampled_rows, rows.sampled)
+        except EngineDeadError:
+            raise
         except Exception as error:
             logger.exception("A step of the native engine failed.")
             return self._fail_step(plan.sequences, error)

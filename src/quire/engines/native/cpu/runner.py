@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from quire.engines.native.cpu.program.machine_code import StepFunction
 from quire.engines.native.cpu.tables import ModelTables, RotaryTables
 from quire.engines.native.cpu.team import Team
 from quire.engines.native.cpu.weights.adapter import CpuAdapter, lora_weights
-from quire.engines.native.cpu.weights.decoder import Weights, in_huge_pages
+from quire.engines.native.cpu.weights.decoder import Weights, check_files, in_huge_pages
 from quire.errors import EngineClosedError
 
 _UNKNOWN = np.float32(-1e30)
@@ -85,10 +86,12 @@ class CpuRunner:
         Raises:
             ValueError: the batch is too large, or points outside the cache or the vocabulary.
             EngineClosedError: the runner was closed.
+            EngineDeadError: somebody has written into a file of the weights.
         """
         with self._lock:
             if self._weights is None:
                 raise EngineClosedError("the runner was closed")
+            check_files(self._weights)
             # The compiled step checks what is not checked here. It knows nothing of adapters and
             # media, which are rare enough for the slower check.
             plain = (
@@ -200,12 +203,15 @@ class CpuRunner:
         self._mover = threading.Thread(
             target=_move, args=(weakref.ref(self),), name="quire-weights", daemon=True
         )
-        self._mover.start()
+        with suppress(
+            RuntimeError
+        ):  # no more thread can be started, and they are as good in the file
+            self._mover.start()
 
     def _adopt(self, old: Weights, new: Weights) -> None:
         """Compute with a copy of the weights from the next step on."""
         with self._lock:
-            if self._weights is old:
+            if self._weights is old and not any(file.is_overwritten() for file in old.files):
                 self._team.wait_until_idle()
                 self._model.use(new)
                 self._weights = new

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -67,6 +68,23 @@ def test_a_folder_that_cannot_be_written(
         assert machine_code.object_code(print) == b"code"
     assert "QUIRE_CACHE_DIR" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_kernels_are_compiled_where_numba_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import config
+
+    settings: Any = config
+    seen: list[int] = []
+
+    def compile_step() -> tuple[bytes, list[str]]:
+        seen.append(settings.DISABLE_JIT)
+        return b"made", []
+
+    monkeypatch.setattr(settings, "DISABLE_JIT", 1)
+    monkeypatch.setattr("quire.engines.native.cpu.program.compiler.compile_step", compile_step)
+    assert machine_code.compile_with_progress(lambda line: None) == (b"made", [])
+    assert seen == [0]
+    assert settings.DISABLE_JIT == 1
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o722])

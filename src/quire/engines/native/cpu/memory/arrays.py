@@ -50,8 +50,15 @@ def huge_zeros(shape: Sequence[int], dtype: Any = np.float32) -> NDArray[Any]:
 
 
 def huge_bytes(size: int) -> NDArray[np.uint8]:
-    """At least `size` zero bytes in huge pages, from the beginning of a page on."""
-    memory = mmap.mmap(-1, size + 2 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """At least `size` zero bytes in huge pages, from the beginning of a page on.
+
+    Raises:
+        MemoryError: the system has not so much, or does not give it to this process.
+    """
+    try:
+        memory = mmap.mmap(-1, size + 2 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"unable to allocate {size / 2**20:.0f} MiB") from error
     memory.madvise(mmap.MADV_HUGEPAGE)
     mapped = np.frombuffer(memory, np.uint8)
     return mapped[-mapped.ctypes.data % PAGE :]

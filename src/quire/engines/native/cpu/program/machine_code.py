@@ -13,8 +13,10 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 
@@ -93,12 +95,26 @@ def compile_with_progress(on_compile: Callable[[str], None]) -> tuple[bytes, lis
     """The code of `compile_step` and its foreign symbols; `on_compile` gets one line before."""
     on_compile("Compiling kernels for this machine, once; it takes about half a minute ...")
     start = time.perf_counter()
-    # Here and not above: it imports Numba, which takes longer than a whole start with kept code.
-    from quire.engines.native.cpu.program.compiler import compile_step
+    with _jit_enabled():
+        # Here and not above: it imports Numba, which takes longer than a whole start with kept code.
+        from quire.engines.native.cpu.program.compiler import compile_step
 
-    compiled = compile_step()
+        compiled = compile_step()
     logger.info("Compiled the kernels in %.1f s", time.perf_counter() - start)
     return compiled
+
+
+@contextmanager
+def _jit_enabled() -> Generator[None]:
+    """Compile even where NUMBA_DISABLE_JIT is set, by which people debug functions of their own."""
+    from numba import config
+
+    settings: Any = config  # its names are made when it is imported, so no type checker knows them
+    before, settings.DISABLE_JIT = settings.DISABLE_JIT, 0
+    try:
+        yield
+    finally:
+        settings.DISABLE_JIT = before
 
 
 def load_code(code: bytes) -> tuple[StepFunction, object]:

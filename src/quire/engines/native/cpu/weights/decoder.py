@@ -15,12 +15,18 @@ from quire.engines.native.cpu.memory import arrays
 from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
 from quire.engines.native.cpu.weights.packed import PackedMatrix, Packer, QuantizedKind, Tensor
 from quire.engines.native.models.spec import DecoderSpec, Rows, TensorSpec
-from quire.errors import WeightsError
+from quire.errors import EngineDeadError, WeightsError
 from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
 from quire.quantization.matrix import QuantizedMatrix
 from quire.weights.mistaken import check_not_empty
-from quire.weights.safetensors import StoredTensor, WeightsFolder, round_to_bfloat16, widen
+from quire.weights.safetensors import (
+    MappedFile,
+    StoredTensor,
+    WeightsFolder,
+    round_to_bfloat16,
+    widen,
+)
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,6 +48,8 @@ class Weights:
     known_tokens: int | None = None
     """How many rows of embeddings and head are the model's; None for all. Those after them make room
     for tokens that adapters add."""
+    files: tuple[MappedFile, ...] = ()
+    """The files that tensors are mapped from; see `check_files`."""
 
     @property
     def vocabulary(self) -> int:
@@ -130,7 +138,10 @@ def load_weights(
     )
     packer.keep()
     weights = Weights(spec, tensors, layers)
-    return _with_more_tokens(weights, known_tokens, rows) if grows else weights
+    if grows:
+        weights = _with_more_tokens(weights, known_tokens, rows)
+    arrays = [array for tensor in weights.all_tensors() for array in _arrays_of(tensor)]
+    return dataclasses.replace(weights, files=source.mapped_files(arrays))
 
 
 def _with_more_tokens(weights: Weights, known_tokens: int, rows: int) -> Weights:
@@ -233,6 +244,21 @@ def convert(stored: StoredTensor, dtype: WeightsDtype) -> NDArray[Any]:
     return round_to_bfloat16(values) if dtype == "bfloat16" else values
 
 
+def check_files(weights: Weights) -> None:
+    """Check that nobody has written into the files that the weights are mapped from.
+
+    Raises:
+        EngineDeadError: somebody has, so that the weights are no model any more.
+    """
+    for file in weights.files:
+        if file.is_overwritten():
+            raise EngineDeadError(
+                f"{file.path} was overwritten while the model was in use, and what is in memory "
+                "changed with it: load the model again. Put a new file in its place by renaming it, "
+                "and the one in use stays as it is."
+            )
+
+
 def embedding_scale(weights: Weights) -> np.float32:
     """What embeddings are multiplied by; see `DecoderSpec.round_embedding_scale`."""
     scale = np.float32(weights.spec.embedding_scale)
@@ -255,7 +281,10 @@ def in_huge_pages(weights: Weights) -> Weights:
     size = sum(whole_lines(array.nbytes) for array in by_id.values())
     if size < arrays.LEAST or size * MEMORY_SHARE > available_memory() or not has_huge_pages():
         return weights
-    memory, start = huge_bytes(size), 0
+    try:
+        memory, start = huge_bytes(size), 0
+    except MemoryError:
+        return weights
     copies: dict[int, NDArray[Any]] = {}
     for key, array in by_id.items():
         copies[key] = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -266,7 +295,7 @@ def in_huge_pages(weights: Weights) -> Weights:
         return {role: _copy_of(tensor, copies) for role, tensor in tensors.items()}
 
     layers = tuple(map(copied, weights.layers))
-    return dataclasses.replace(weights, tensors=copied(weights.tensors), layers=layers)
+    return dataclasses.replace(weights, tensors=copied(weights.tensors), layers=layers, files=())
 
 
 def _arrays_of(tensor: Tensor) -> list[NDArray[Any]]:
