@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,17 @@ from quire.arguments import InferArgs
 from quire.chat.answer_reader import AnswerReader
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.seam import EngineInfo
-from quire.errors import ConfigError, MediaError, SamplingError, UnsupportedOptionError
+from quire.errors import (
+    ConfigError,
+    MediaError,
+    PromptTooLongError,
+    SamplingError,
+    UnsupportedOptionError,
+)
 from quire.media.values import Medium
 from quire.messages import Conversation, Media, read_conversation
 from quire.options import check_option_names, read_option
-from quire.prompt import Prompt
+from quire.prompt import Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
 from quire.template.registry import get_template
@@ -100,6 +106,7 @@ class Preparation:
         """
         self.tokenizer, self.template = chat_format.tokenizer, chat_format.template
         self.generation_config = chat_format.generation_config
+        self._context_length = info.context_length
         self._data_args = arguments.data
         form = "vllm" if info.expands_media else "expanded"
         self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
@@ -180,6 +187,7 @@ class Preparation:
         One function for both, since one trip to a thread is then enough for most requests.
         """
         conversation = read_conversation(request.messages, request.system, request.tools)
+        self._check_length([*_rendered_texts(conversation)])
         conversation, media = self.media.place(conversation, request.media)
         if not media:
             return self._render(request, conversation, ())
@@ -211,6 +219,7 @@ class Preparation:
             elements = template.render(
                 conversation, enable_thinking=thinking, preserve_thinking=preserve
             )
+        self._check_length([one.text for one in elements if isinstance(one, TextElement)])
         starts_in_thought = template.starts_in_thought(elements)
         if constrained and starts_in_thought:
             raise UnsupportedOptionError(
@@ -230,6 +239,10 @@ class Preparation:
             streamed=request.streamed,
         )
         return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
+
+    def _check_length(self, texts: Sequence[str]) -> None:
+        """Refuse texts that are far too long before any more is done with them."""
+        check_length(self.tokenizer, texts, self._context_length)
 
     def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
         """Whether the model is to think; a constraint applies from the first token, so it cannot."""
@@ -254,6 +267,27 @@ class Preparation:
         markers = {word.strip() for word in self.template.thought_words}
         markers.update(tool_format.markers if tool_format else ())
         return special if markers & special else frozenset()
+
+
+def check_length(tokenizer: Tokenizer, texts: Sequence[str], context_length: int) -> None:
+    """Check a prompt's texts before they are encoded: nothing stops the encoding of a long text.
+
+    Raises:
+        PromptTooLongError: they certainly have more tokens than the context holds.
+    """
+    if tokenizer.exceeds(texts, context_length):
+        raise PromptTooLongError(
+            f"The prompt has far more tokens than the context holds ({context_length:,}): shorten it."
+        )
+
+
+def _rendered_texts(conversation: Conversation) -> Iterator[str]:
+    """The texts that every template writes; it may leave out an assistant's earlier thoughts."""
+    if conversation.system:
+        yield conversation.system
+    for message in conversation.messages:
+        if message.role != "assistant":
+            yield message.text
 
 
 def _is_short(request: ChatRequest) -> bool:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from quire.engines.native.adapters import NativeAdapters
 from quire.engines.native.core.batch import Runner
 from quire.engines.native.core.detokenizer import detokenizer_factory
 from quire.engines.native.core.engine import Engine, EngineStatistics
+from quire.engines.native.core.logits_processors import Encode, bad_word_ids
 from quire.engines.native.core.pooling import Pooled, Pooling
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.weights.score_head import (
@@ -55,6 +57,9 @@ from quire.tokenizer.loading import check_vocabulary
 
 logger = logging.getLogger("quire")
 
+_WORDS = 8192
+"""Bad words whose token ids are kept."""
+
 _SCORES: frozenset[Purpose] = frozenset({"score", "embed"})
 _WRITES: frozenset[Purpose] = frozenset({"generate", "embed"})
 
@@ -82,7 +87,8 @@ class NativeTokenEngine(TokenEngine):
         try:
             check_vocabulary(tokenizer, args, runner.vocab_size)
             self._adapters = NativeAdapters(book, runner)
-            engine = _make_engine(runner, args, tokenizer)
+            self._encode_word = lru_cache(maxsize=_WORDS)(tokenizer.encode_literal)
+            engine = _make_engine(runner, args, tokenizer, self._encode_word)
         except BaseException:
             runner.close()
             raise
@@ -111,6 +117,10 @@ class NativeTokenEngine(TokenEngine):
             adapter = None
             if params.adapter is not None or self._adapters.loaded:
                 adapter = await self._adapters.request(params.adapter)
+            if (
+                params.bad_words
+            ):  # so that the engine's thread, in which all wait, only looks them up
+                await asyncio.to_thread(bad_word_ids, params.bad_words, self._encode_word)
             matchers: Sequence[Matcher] = ()
             if params.response_format is not None:
                 matchers = await self._constraints.matchers(params)
@@ -355,11 +365,13 @@ def _load_runner(folder: Path, args: ModelArguments, *, with_head: bool) -> Runn
     )
 
 
-def _make_engine(runner: Runner, args: ModelArguments, tokenizer: Tokenizer) -> Engine:
+def _make_engine(
+    runner: Runner, args: ModelArguments, tokenizer: Tokenizer, encode: Encode
+) -> Engine:
     return Engine(
         runner,
         detokenizer_factory(tokenizer),
-        encode=tokenizer.encode_literal,
+        encode=encode,
         max_sequences=args.native_max_sequences,
         max_batch_tokens=args.native_max_batch_tokens,
         prefix_caching=args.native_prefix_caching,

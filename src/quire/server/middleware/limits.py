@@ -23,6 +23,7 @@ from quire.server.errors import (
 _MAX_HEADERS = 128
 _MAX_TARGET = 8192  # bytes of path and query
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_MAX_VALUES = 300_000
 _SCANNED_ON_LOOP = 256 * 1024  # bytes of a body; scanning them takes a millisecond or two
 
 
@@ -108,9 +109,10 @@ class LimitsMiddleware:
         return None
 
     async def _scan(self, body: bytes) -> Problem | None:
+        limits = self._arguments.max_json_depth, self._arguments.max_json_values
         if len(body) <= _SCANNED_ON_LOOP:
-            return body_problem(body, self._arguments.max_json_depth)
-        return await asyncio.to_thread(body_problem, body, self._arguments.max_json_depth)
+            return body_problem(body, *limits)
+        return await asyncio.to_thread(body_problem, body, *limits)
 
 
 class BodyBudget:
@@ -194,31 +196,59 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-def body_problem(body: bytes, max_depth: int) -> Problem | None:
-    """What is wrong with a body before parsing: not UTF-8, a NUL, or too deeply nested."""
+def body_problem(body: bytes, max_depth: int, max_values: int = _MAX_VALUES) -> Problem | None:
+    """What is wrong with a body before parsing: not UTF-8, a NUL, too many values, too deeply nested.
+
+    Parsing takes many times a body's memory where it is made of small values, and stops all other
+    threads.
+    """
     try:
         body.decode()
     except UnicodeDecodeError:
         return Problem(400, "The body is no text in UTF-8.", code="bad_encoding")
     if b"\0" in body:
         return Problem(400, "The body has a NUL byte in it.", code="bad_encoding")
+    if _marks(body) >= max_values and _has_more_values(body, max_values):
+        text = f"The body holds more than {max_values:,} values (max_json_values)."
+        return Problem(400, text, code="too_many")
     if body.count(b"[") + body.count(b"{") > max_depth and depth_of(body) > max_depth:
         text = f"The body nests more than {max_depth} levels (max_json_depth)."
         return Problem(400, text, code="too_deep")
     return None
 
 
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)|[\[{]++|[\]}]++', re.DOTALL)
+def _marks(body: bytes) -> int:
+    """One less than the values and keys of JSON, and more where strings hold such marks."""
+    return sum(map(body.count, (b",", b":", b"[", b"{")))
+
+
+def _has_more_values(body: bytes, most: int) -> bool:
+    bare = _without_escapes(body)
+    # Every string is a value or a key: with more of them there is no need to take them out.
+    return bare.count(b'"') > 2 * most or _marks(_without_strings(bare)) >= most
+
+
+def _without_escapes(body: bytes) -> bytes:
+    """JSON whose strings hold no escaped quotes."""
+    return body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+
+
+def _without_strings(bare: bytes) -> bytes:
+    """JSON without its strings, but for the last one if it has no end."""
+    return b"".join(bare.split(b'"')[::2])
+
+
+_BRACKETS = re.compile(rb"[\[{]++|[\]}]++")
 
 
 def depth_of(body: bytes) -> int:
     """The nesting depth of objects and lists in valid JSON; brackets in strings do not count."""
     depth = deepest = 0
-    for match in _TOKEN.finditer(body):
-        first = body[match.start()]
-        if first in b"[{":
-            depth += match.end() - match.start()
+    for match in _BRACKETS.finditer(_without_strings(_without_escapes(body))):
+        run = match[0]
+        if run[:1] in b"[{":
+            depth += len(run)
             deepest = max(deepest, depth)
-        elif first != 0x22:
-            depth -= match.end() - match.start()
+        else:
+            depth -= len(run)
     return deepest
