@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from llguidance import LLMatcher, LLTokenizer
+from llguidance.gbnf_to_lark import any_to_lark
 
-_MEMORY = 2 * 2**30  # bytes
+_MEMORY = 3 * 2**29  # bytes
 _STATUS = Path("/proc/self/statm")
 
 
@@ -33,16 +34,24 @@ def main() -> None:
         # handler, so it ends the process even inside llguidance.
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, request["seconds"] + 1.0)
-        answer = read(request["grammar"], tokens)
+        answer = read(request.get("grammar"), request.get("source"), tokens)
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(answer), flush=True)
 
 
-def read(grammar: str, tokens: LLTokenizer) -> dict[str, float]:
-    """The bytes that the grammar takes while it is kept, and a processor's seconds for reading it."""
+def read(grammar: str | None, source: str | None, tokens: LLTokenizer) -> dict[str, object]:
+    """The bytes that a grammar takes while it is kept, and a processor's seconds for reading it.
+
+    Of a `source` in EBNF or Lark's form also the grammar, or why there is none.
+    """
     _give_back_memory()
     before, began = _resident_bytes(), time.process_time()
+    if grammar is None:
+        try:
+            grammar = LLMatcher.grammar_from_lark(any_to_lark(source or ""))
+        except Exception as error:  # the EBNF reader raises bare ones
+            return {"error": str(error), "seconds": time.process_time() - began}
     with suppress(BaseException):  # llguidance's panics are not Exceptions
         # Without a tokenizer first: a grammar that names special tokens is wrong for the one here.
         LLMatcher.validate_grammar(grammar, None)
@@ -50,7 +59,8 @@ def read(grammar: str, tokens: LLTokenizer) -> dict[str, float]:
         kept = LLMatcher(tokens, grammar, log_level=0)
         kept.compute_bitmask()
     seconds = time.process_time() - began
-    return {"bytes": max(0, _resident_bytes() - before), "seconds": seconds}
+    taken = max(0, _resident_bytes() - before)
+    return {"bytes": taken, "seconds": seconds, "text": grammar if source is not None else ""}
 
 
 def _resident_bytes() -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from quire.constraints.fair_pool import grammar_pool
-from quire.constraints.grammar import GrammarChecker, grammar_text
+from quire.constraints.grammar import GrammarChecker
 from quire.constraints.matcher import Matcher, StopTokens, error_line
 from quire.constraints.vocabulary import Vocabulary
 from quire.errors import EngineBusyError, EngineClosedError, SamplingError
@@ -177,8 +177,8 @@ class ConstraintCompiler:
         key = _key(constraint)
         compiled = self._grammars.find(key)
         if compiled is None:
-            text = grammar_text(constraint)
-            reading = self._checker.check(text, TIME_LIMIT - _COMPILE_SECONDS, given_up)
+            seconds = TIME_LIMIT - _COMPILE_SECONDS
+            text, reading = self._checker.read(constraint, seconds, given_up)
             with self._grammars.room(reading.bytes):
                 compiled = _compile(text, vocabulary, reading.bytes)
                 self._grammars.keep(key, compiled)

@@ -26,6 +26,7 @@ from quire.response_format import Constraint
 
 _PROCESSES = 2
 _REMEMBERED = 512  # grammars that were checked before
+_MAX_MESSAGE = 300  # characters
 _DYING = 5.0  # seconds in which a process that has closed its output ends
 _LOOK = 0.05  # seconds between two looks at whether anybody still waits
 _PROCESS_FILE = Path(__file__).with_name("checker_process.py")
@@ -78,6 +79,8 @@ class Reading:
     """Memory that it takes while it is kept."""
     seconds: float
     """Of a processor."""
+    text: str = ""
+    """The grammar, where it was made of a source there."""
 
 
 class GrammarChecker:
@@ -88,6 +91,23 @@ class GrammarChecker:
         self._lock = threading.Lock()  # guards everything below, and _idle
         self._checked: OrderedDict[bytes, Reading] = OrderedDict()  # by digest, least recent first
         self._closed = False
+
+    def read(
+        self, constraint: Constraint, seconds: float, given_up: threading.Event | None = None
+    ) -> tuple[str, Reading]:
+        """A constraint as a grammar for llguidance, and what it took to read it; see `check`.
+
+        A grammar in EBNF is made one of Lark's in the process, too: of some that takes minutes.
+
+        Raises:
+            SamplingError: it cannot be read, or reading it takes too long, or too much memory.
+            EngineBusyError: the processes are ended by somebody else.
+        """
+        if constraint.kind != "grammar":
+            text = grammar_text(constraint)
+            return text, self.check(text, seconds, given_up)
+        reading = self._read({"source": constraint.value}, seconds, given_up)
+        return reading.text, reading
 
     def check(
         self, grammar: str, seconds: float, given_up: threading.Event | None = None
@@ -104,7 +124,13 @@ class GrammarChecker:
             SamplingError: it takes longer, or too much memory.
             EngineBusyError: the processes are ended by somebody else.
         """
-        key = sha256(grammar.encode("utf-8", "surrogatepass")).digest()
+        return self._read({"grammar": grammar}, seconds, given_up)
+
+    def _read(
+        self, what: dict[str, str], seconds: float, given_up: threading.Event | None
+    ) -> Reading:
+        request = json.dumps(what)
+        key = sha256(request.encode()).digest()
         with self._lock:
             if key in self._checked:
                 self._checked.move_to_end(key)
@@ -114,9 +140,9 @@ class GrammarChecker:
         reading = None
         idle = self._take_idle()
         if idle is not None:  # it may be dead already, which says nothing about the grammar
-            reading = self._read_in(idle, grammar, deadline, given_up)
+            reading = self._read_in(idle, what, deadline, given_up)
         if reading is None:
-            reading = self._read_in(_start_process(), grammar, deadline, given_up)
+            reading = self._read_in(_start_process(), what, deadline, given_up)
         if reading is None:
             raise EngineBusyError("The process that reads grammars was ended. Try again.")
         with self._lock:
@@ -135,7 +161,7 @@ class GrammarChecker:
     def _read_in(
         self,
         process: subprocess.Popen[bytes],
-        grammar: str,
+        what: dict[str, str],
         deadline: float,
         given_up: threading.Event,
     ) -> Reading | None:
@@ -146,7 +172,7 @@ class GrammarChecker:
         """
         answer = b""
         try:
-            answer = _ask(process, grammar, deadline, given_up)
+            answer = _ask(process, what, deadline, given_up)
         except BrokenPipeError:  # it was dead before it was asked
             return None
         finally:
@@ -155,7 +181,7 @@ class GrammarChecker:
             else:
                 _kill(process)
         if answer:
-            return Reading(**json.loads(answer))
+            return _reading(json.loads(answer))
         if process.returncode in _ENDED_BY_OTHERS:
             return None
         raise SamplingError("response_format cannot be compiled: it takes too much memory.")
@@ -195,14 +221,23 @@ def _start_process() -> subprocess.Popen[bytes]:
         raise EngineBusyError(f"No process can be started to read a grammar: {error}.") from error
 
 
+def _reading(answer: dict[str, Any]) -> Reading:
+    if "error" in answer:
+        raise SamplingError(f"response_format cannot be read: {answer['error'][:_MAX_MESSAGE]}")
+    return Reading(**answer)
+
+
 def _ask(
-    process: subprocess.Popen[bytes], grammar: str, deadline: float, given_up: threading.Event
+    process: subprocess.Popen[bytes],
+    what: dict[str, str],
+    deadline: float,
+    given_up: threading.Event,
 ) -> bytes:
     """The process's answer; empty where it died."""
     assert process.stdin is not None
     assert process.stdout is not None
     seconds = deadline - time.monotonic()
-    line = json.dumps({"grammar": grammar, "seconds": max(seconds, _LOOK)})
+    line = json.dumps({**what, "seconds": max(seconds, _LOOK)})
     process.stdin.write(line.encode() + b"\n")
     process.stdin.flush()
     # Not select.select(), which fails on file descriptors from 1024 on: a server has them.

@@ -16,7 +16,7 @@ from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
 from quire.constraints.fair_pool import grammar_pool
-from quire.constraints.grammar import GrammarChecker, grammar_text
+from quire.constraints.grammar import GrammarChecker
 from quire.engines.seam import (
     EngineInfo,
     EngineState,
@@ -274,8 +274,7 @@ class VllmTokenEngine(TokenEngine):
         )
 
     def _check_grammar(self, constraint: Constraint, given_up: threading.Event) -> None:
-        text = grammar_text(constraint)
-        reading = self._grammars.check(text, _READ_SECONDS, given_up)
+        _, reading = self._grammars.read(constraint, _READ_SECONDS, given_up)
         if reading.seconds > _LOOP_SECONDS:
             raise SamplingError(
                 f"response_format takes {reading.seconds:.2g} s to read, and {_LOOP_SECONDS:g} s are "
