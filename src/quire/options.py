@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
-from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentence
+from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentence, shown
 from quire.response_format import read_response_format
 
 MAX_COMPLETIONS = 128
@@ -58,9 +58,9 @@ class Number:
 
     def read(self, name: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-            raise SamplingError(f"{name} must be a number, not {value!r}.")
+            raise SamplingError(f"{name} must be a number, not {shown(value)}.")
         if not self.low <= value <= self.high or (self.exclusive and value == self.low):
-            raise SamplingError(f"{name} must be {self._range()}, not {value!r}.")
+            raise SamplingError(f"{name} must be {self._range()}, not {shown(value)}.")
         return float(value)
 
     @property
@@ -88,9 +88,9 @@ class Integer:
     def read(self, name: str, value: Any) -> int:
         integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not integral:
-            raise SamplingError(f"{name} must be an integer, not {value!r}.")
+            raise SamplingError(f"{name} must be an integer, not {shown(value)}.")
         if value < self.low or (self.high is not None and value > self.high):
-            raise SamplingError(f"{name} must be {self._range()}, not {value!r}.")
+            raise SamplingError(f"{name} must be {self._range()}, not {shown(value)}.")
         return int(value)
 
     @property
@@ -112,7 +112,7 @@ class Flag:
 
     def read(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
-            raise SamplingError(f"{name} must be true or false, not {value!r}.")
+            raise SamplingError(f"{name} must be true or false, not {shown(value)}.")
         return value
 
     @property
@@ -131,7 +131,7 @@ class String:
 
     def read(self, name: str, value: Any) -> str:
         if not isinstance(value, str) or not value:
-            raise SamplingError(f"{name} must be a text that is not empty, not {value!r}.")
+            raise SamplingError(f"{name} must be a text that is not empty, not {shown(value)}.")
         if self.longest is not None and len(value) > self.longest:
             raise SamplingError(f"{name} may have {self.longest:,} characters.")
         return value
@@ -176,7 +176,7 @@ class TokenIds:
 
     def read(self, name: str, value: Any) -> tuple[int, ...]:
         if not isinstance(value, (list, tuple)):
-            raise SamplingError(f"{name} must be a list of token ids, not {value!r}.")
+            raise SamplingError(f"{name} must be a list of token ids, not {shown(value)}.")
         return tuple(_TOKEN_ID.read(name, token) for token in value)
 
     @property
@@ -200,7 +200,7 @@ class TokenBias:
                 token_id = int(token)
             except (TypeError, ValueError):
                 raise SamplingError(
-                    f"{name} has the key {token!r}, which is no token id."
+                    f"{name} has the key {shown(token)}, which is no token id."
                 ) from None
             bias[token_id] = _BIAS.read(f"{name}[{token_id}]", amount)
         return MappingProxyType(bias)

@@ -15,7 +15,9 @@ from quire.tokenizer.tokenizer import Tokenizer
 from tests.properties import EVERY_CHECK
 from tests.tokenizer.kinds import KINDS, make_backend
 
-PIECES = st.sampled_from(["Hello", " how", "  ", "\n", "x", "weather in", "äö", "世界", "😀", "1 + 1"])
+PIECES = st.sampled_from(
+    ["Hello", " how", "  ", "\n", "x", "weather in", "äö", "世界", "😀", "1 + 1"]
+)
 TEXTS = st.builds(
     lambda pieces, times: "".join(pieces) * times,
     st.lists(PIECES, max_size=8),

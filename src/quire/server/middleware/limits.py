@@ -207,7 +207,7 @@ def body_problem(body: bytes, max_depth: int, max_values: int = _MAX_VALUES) -> 
         return Problem(400, "The body is no text in UTF-8.", code="bad_encoding")
     if b"\0" in body:
         return Problem(400, "The body has a NUL byte in it.", code="bad_encoding")
-    if _holds_more(body, b",:[{", max_values) and _has_more_values(body, max_values):
+    if _holds_more(body, b",:[{", max_values - 1) and _has_more_values(body, max_values):
         text = f"The body holds more than {max_values:,} values (max_json_values)."
         return Problem(400, text, code="too_many")
     if _holds_more(body, b"[{", max_depth) and depth_of(body) > max_depth:
@@ -243,11 +243,13 @@ def _holds_more(body: bytes, marks: bytes, most: int) -> bool:
 
 
 def _has_more_values(body: bytes, most: int) -> bool:
-    """Whether JSON has more values and keys: each but the first follows one of these marks."""
+    """Whether JSON has more values and keys: each but the first follows one of these marks.
+
+    An object or a list that is empty counts as two.
+    """
     count = 1
     for piece in _outside_strings(body):
         count += sum(map(piece.count, b",:[{"))
-        count -= piece.count(b"[]") + piece.count(b"{}")
         if count > most:
             return True
     return False
