@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -52,7 +52,8 @@ class Gate:
 
 
 @pytest.fixture
-def gate() -> Iterator[Gate]:
+async def gate() -> AsyncIterator[Gate]:
+    """Asynchronous, so that it is opened before the event loop waits for its threads."""
     gate = Gate()
     yield gate
     gate.open.set()
