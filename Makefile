@@ -54,7 +54,7 @@ docs: $(VENV)/.dev  ## the documentation at http://127.0.0.1:8001, built again a
 	$(MKDOCS) serve --strict --dev-addr 127.0.0.1:8001 --watch src
 
 test-fast: $(VENV)/.fast  ## the tests that need no vLLM, no torch and no browser
-	$(BIN)/python -m pytest -m "not vllm and not torch and not browser" $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not torch and not browser" --numprocesses logical --dist loadfile $(TEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest $(TEST_ARGS)
