@@ -331,3 +331,42 @@ def test_size_grows_with_what_is_in_it(value: Any) -> None:
     size = len(json.dumps(value, ensure_ascii=False))
     assert is_larger([value, "x" * 100], 100)
     assert not is_larger(value, 3 * size + 10)
+
+
+LARGE_TOOL = {
+    "type": "function",
+    "function": {"name": "large", "parameters": {"type": "object", "description": "x" * 300_000}},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"bad_words": ["x" * 200] * 100}, "bad_words"),
+        ({"bad_words": ["x" * 256] * 1024}, "bad_words"),
+        ({"tools": [LARGE_TOOL], "tool_choice": "required"}, "tools"),
+        (
+            {
+                "tools": [TOOL, LARGE_TOOL],
+                "tool_choice": {"type": "function", "function": {"name": "large"}},
+            },
+            "tools",
+        ),
+    ],
+)
+async def test_what_is_too_large_in_all_is_named(
+    tokenizer: Tokenizer, options: dict[str, Any], param: str
+) -> None:
+    async with guarded(tokenizer) as server:
+        answer = await server.chat({**HI, **options})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert server.engine.echo.last_params is None
+
+
+async def test_a_large_tool_that_is_not_the_forced_one_is_no_hindrance(
+    tokenizer: Tokenizer,
+) -> None:
+    forced = {"type": "function", "function": {"name": "f"}}
+    async with guarded(tokenizer) as server:
+        answer = await server.chat({**HI, "tools": [TOOL, LARGE_TOOL], "tool_choice": forced})
+        assert "tools" not in (answer.json().get("error") or {}).get("message", "")
