@@ -75,6 +75,52 @@ def test_a_field_counts_without_content_too(written: dict[str, str], read: Messa
     assert read_message(written) == read
 
 
+def calling(*ids: str | None) -> dict[str, object]:
+    """A turn of the assistant with a call for each id."""
+    calls = [
+        {"id": one, "function": {"name": f"f{n}", "arguments": "{}"}} for n, one in enumerate(ids)
+    ]
+    return {"role": "assistant", "tool_calls": calls}
+
+
+def resulting(content: str, call_id: str | None = None) -> dict[str, object]:
+    return {"role": "tool", "content": content, **({"tool_call_id": call_id} if call_id else {})}
+
+
+@pytest.mark.parametrize(
+    ("turns", "results"),
+    [
+        ([calling("a", "b"), resulting("2", "b"), resulting("1", "a")], "12"),
+        ([calling("a", "b"), resulting("1", "a"), resulting("2", "b")], "12"),
+        ([calling("a", "b", "c"), resulting("3", "c"), resulting("1", "a")], "13"),
+        ([calling("a", "b"), resulting("2", "b"), resulting("1")], "12"),
+        ([calling(None, "b"), resulting("2", "b"), resulting("1", "lost")], "12"),
+        ([calling(None, None), resulting("1", "x"), resulting("2", "y")], "12"),
+        ([calling("a", "a"), resulting("1", "a"), resulting("2", "a")], "12"),
+        ([calling("a"), calling("b"), resulting("2", "b"), resulting("1", "a")], "12"),
+        ([calling("a"), resulting("1", "a"), calling("a"), resulting("2", "a")], "12"),
+        ([calling("a", "b"), resulting("2", "b"), resulting("3", "b"), resulting("1", "a")], "123"),
+    ],
+)
+def test_results_stand_in_the_order_of_their_calls(turns: list[object], results: str) -> None:
+    read = read_conversation([USER, *turns])  # type: ignore[list-item]
+    assert "".join(turn.text for turn in read.messages if turn.role == "tool") == results
+    assert len(read.messages) == 1 + len(turns)
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [calling("a"), resulting("1", "b")],
+        [calling("a"), resulting("1", "a"), calling("b"), resulting("2", "a")],
+        [{"role": "assistant", "content": "x"}, resulting("1", "a")],
+    ],
+)
+def test_a_result_of_an_unknown_call_is_refused(turns: list[object]) -> None:
+    with pytest.raises(MessageError, match=r"is for the call '[ab]', which is none"):
+        read_conversation([USER, *turns])  # type: ignore[list-item]
+
+
 def test_a_thought_before_a_function_call_is_kept() -> None:
     turn = {
         "role": "function",
@@ -126,6 +172,10 @@ def test_media_parts_keep_what_the_loader_reads(source: object) -> None:
         ([USER, {"role": "tool", "content": "x"}], "needs the assistant's call"),
         ([USER, {"role": "function", "content": "no json"}], "needs JSON"),
         ([USER, {"role": "assistant", "tool_calls": [{"id": "1"}]}], "tool_calls"),
+        (
+            [USER, {"role": "assistant", "tool_calls": [{"id": 1, "name": "f", "arguments": ""}]}],
+            "tool_calls",
+        ),
         ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
     ],
 )

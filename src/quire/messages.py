@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, TypeAlias
 
 from quire.errors import MessageError, ToolError, nearest
@@ -142,8 +143,8 @@ def read_conversation(
     """Read a conversation from the caller's messages, in either form.
 
     System messages at the start become `system`, unless that is given. Tool results must follow the
-    assistant's calls, and the last turn must not be the assistant's. Whether turns must alternate
-    depends on the template: see `check_alternation`.
+    assistant's calls, and are put into the order of these by their ids. The last turn must not be the
+    assistant's. Whether turns must alternate depends on the template: see `check_alternation`.
 
     Raises:
         MessageError: the messages form no conversation.
@@ -161,7 +162,7 @@ def read_conversation(
     if system is None and given:
         system = "\n\n".join(given)
     _check_order(turns)
-    return Conversation(tuple(turns), system, read_tools(tools))
+    return Conversation(tuple(_paired(turns)), system, read_tools(tools))
 
 
 def read_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> tuple[dict[str, Any], ...]:
@@ -341,9 +342,10 @@ def _read_call(call: Mapping[str, Any] | ToolCall) -> ToolCall:
     arguments = function["arguments"]
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    if not isinstance(function["name"], str):
+    call_id = call.get("id")
+    if not isinstance(function["name"], str) or not isinstance(call_id, (str, type(None))):
         raise TypeError
-    return ToolCall(function["name"], arguments, call.get("id"))
+    return ToolCall(function["name"], arguments, call_id)
 
 
 def _check_order(turns: Sequence[Message]) -> None:
@@ -358,6 +360,52 @@ def _check_order(turns: Sequence[Message]) -> None:
         raise MessageError(
             "The last turn must be the user's or a tool's result, not the assistant's."
         )
+
+
+def _paired(turns: Sequence[Message]) -> list[Message]:
+    """The turns, with the tool results after each turn of the assistant in the order of its calls."""
+    paired: list[Message] = []
+    for is_result, group in groupby(turns, lambda turn: turn.role == "tool"):
+        run = list(group)
+        paired += _in_order_of(_last_calls(paired), run) if is_result else run
+    return paired
+
+
+def _last_calls(turns: Sequence[Message]) -> list[ToolCall]:
+    """The calls of the assistant's turns at the end."""
+    first = len(turns)
+    while first and turns[first - 1].role == "assistant":
+        first -= 1
+    return [call for turn in turns[first:] for call in turn.tool_calls]
+
+
+def _in_order_of(calls: Sequence[ToolCall], results: Sequence[Message]) -> list[Message]:
+    """The results in the order of their calls; those without an id are for the calls left over.
+
+    Raises:
+        MessageError: a result's id is that of no call, and every call has one.
+    """
+    positions: dict[str, list[int]] = {}  # of the calls with an id, which several may share
+    for position, call in enumerate(calls):
+        if call.id:
+            positions.setdefault(call.id, []).append(position)
+    all_have_ids = all(call.id for call in calls)
+    places: list[int | None] = []
+    for result in results:
+        found = positions.get(result.tool_call_id or "")
+        if found:
+            places.append(found.pop(0) if len(found) > 1 else found[0])
+        elif result.tool_call_id and all_have_ids:
+            raise MessageError(
+                f"A tool's result is for the call {result.tool_call_id!r}, which is none of the "
+                "assistant's turn before it."
+            )
+        else:
+            places.append(None)
+    taken = set(places)
+    left = iter([position for position in range(len(calls)) if position not in taken])
+    order = [next(left, len(calls)) if place is None else place for place in places]
+    return [results[index] for index in sorted(range(len(results)), key=order.__getitem__)]
 
 
 def check_alternation(conversation: Conversation, template: str) -> None:

@@ -108,6 +108,8 @@ class Delta:
     own, as in most deltas: a tuple for each token would cost time."""
     prompt_tokens: int | None = None
     """On the first delta of each index, if the engine knows it before the answer ends."""
+    prompt_token_ids: tuple[int, ...] | None = None
+    """With `prompt_tokens`: the prompt itself."""
 
     @property
     def content(self) -> str:
@@ -155,6 +157,8 @@ class Response:
     usage: Usage | None = None
     stop_reason: str | int | None = None
     """The stop string, or the id of the stop token, that ended the completion, if one did."""
+    prompt_token_ids: tuple[int, ...] | None = None
+    """The prompt, if this process has made it."""
 
     @property
     def content(self) -> str:
@@ -208,6 +212,7 @@ class DeltaSum:
             last.stop_reason = delta.stop_reason
         if delta.prompt_tokens is not None and last.prompt_tokens is None:
             last.prompt_tokens = delta.prompt_tokens
+        last.prompt_token_ids = last.prompt_token_ids or delta.prompt_token_ids
         last.usage = delta.usage or last.usage
         last.prompt_logprobs = last.prompt_logprobs or delta.prompt_logprobs
         last.error = delta.error or last.error
@@ -267,6 +272,7 @@ class DeltaSum:
             last.error,
             None if self._bare else self.parts,
             last.prompt_tokens,
+            last.prompt_token_ids,
         )
 
     def response(self) -> Response:
@@ -285,6 +291,7 @@ class DeltaSum:
             prompt_logprobs=last.prompt_logprobs,
             usage=usage,
             stop_reason=last.stop_reason,
+            prompt_token_ids=last.prompt_token_ids,
         )
 
 

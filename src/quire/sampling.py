@@ -43,6 +43,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     """These end a completion in any case. The template's stop words are among them."""
+    include_stop_str_in_output: bool = False
     eos_token_ids: tuple[int, ...] = ()
     """These end a completion unless `ignore_eos`."""
     ignore_eos: bool = False

@@ -63,7 +63,7 @@ def wrong_quire(words: Sequence[str]) -> str | None:
 
 def wrong_words(name: str, words: Sequence[str]) -> str | None:
     """The words after a command and its own options."""
-    command = vocabulary()[APP[name].name[0]]
+    command = vocabulary().get(name) or vocabulary()[APP[name].name[0]]
     if name == "completion":
         return None if tuple(words) in [(one,) for one in command.positions[0]] else "no such shell"
     if name == "deploy":

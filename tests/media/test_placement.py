@@ -54,12 +54,17 @@ def test_without_placeholders_media_stand_before_the_first_user_message() -> Non
         ("<image><image>", {"images": [1]}),
         ("<image>", {"videos": [1]}),
         ("<image> and", {"images": [1], "videos": [2]}),
-        ("<image>", {}),
     ],
 )
 def test_counts_must_match(text: str, given: dict[str, Any]) -> None:
     with pytest.raises(MediaError, match="as many as there are placeholders"):
         place_media(conversation(text), **given)
+
+
+@pytest.mark.parametrize("given", [{}, {"images": []}, {"videos": (), "audios": []}])
+def test_in_a_call_without_media_all_is_text(given: dict[str, Any]) -> None:
+    talk = conversation("How do I autoplay a <video>?", "<audio> and <image>", "Thanks")
+    assert place_media(talk, **given) == talk
 
 
 def test_a_kind_that_the_model_does_not_take_is_refused() -> None:

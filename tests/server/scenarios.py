@@ -211,12 +211,15 @@ def thoughts_are_apart(client: OpenAI) -> None:
         assert not hasattr(message, "reasoning_content")
 
 
+def spelt(tokens: Any) -> str:
+    return b"".join(bytes(token.bytes) for token in tokens).decode()
+
+
 def logprobs_add_up(client: OpenAI) -> None:
     options: Any = {"logprobs": True, "top_logprobs": 3}
     whole = plain(client, **options).choices[0]
     tokens = whole.logprobs.content
-    text = b"".join(bytes(token.bytes) for token in tokens).decode()
-    assert text.startswith(whole.message.content)
+    assert spelt(tokens) == whole.message.content
     for token in tokens:
         assert len(token.top_logprobs) == 3
         assert token.top_logprobs[0].token == token.token  # greedy
@@ -227,6 +230,14 @@ def logprobs_add_up(client: OpenAI) -> None:
         for token in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else [])
     ]
     assert streamed == [token.token for token in tokens]
+    thinking = plain(client, asked("What is 17 + 25?"), **options).choices[0]
+    assert spelt(thinking.logprobs.content) == thinking.message.content
+    thought = thinking.logprobs.reasoning_content
+    written = "".join(token["token"] for token in thought)
+    assert written.strip() == thinking.message.reasoning_content.strip()
+    calling = plain(client, asked("What is the weather in Oslo?"), tools=[WEATHER], **options)
+    assert calling.choices[0].message.tool_calls
+    assert calling.choices[0].logprobs.content == []
 
 
 def seeds_stops_and_limits(client: OpenAI) -> None:
@@ -328,7 +339,7 @@ def completions_of_texts_and_tokens(client: OpenAI) -> None:
 def what_is_wrong_is_told_by_name(client: OpenAI) -> None:
     for options, param, words in (
         ({"extra_body": {"temprature": 1}}, "temprature", "did you mean 'temperature'"),
-        ({"extra_body": {"functions": []}}, "functions", "tools"),
+        ({"extra_body": {"functions": [{"name": "f"}]}}, "functions", "tools"),
         ({"temperature": 3}, "temperature", "temperature must be between 0 and 2"),
         ({"top_logprobs": 2}, "top_logprobs", "logprobs"),
         ({"n": 0}, "n", "n must be at least 1"),

@@ -16,6 +16,7 @@ import pytest
 
 from quire.chat import ChatModel
 from quire.errors import EngineDeadError, OutOfMemoryError
+from quire.outputs import AnswerSum
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
 from quire.server.call import CALLER, Call, Caller
@@ -170,8 +171,11 @@ async def test_callers_have_salts_of_their_own(engine: EchoEngine) -> None:
 async def test_a_service_answers_calls(engine: EchoEngine) -> None:
     service = echo_service(engine)
     call = Call(HELLO["messages"], options={"n": 2, "max_new_tokens": 2})
-    answers = await service.answer(call, Caller())
-    assert [(one.index, one.content, one.finish_reason) for one in answers] == [
+    answers = AnswerSum()
+    async for delta in service.stream(call, Caller()):
+        answers.add(delta)
+    found = [(one.index, one.content, one.finish_reason) for one in answers.responses()]
+    assert found == [
         (0, "one two ", "length"),
         (1, "one two ", "length"),
     ]

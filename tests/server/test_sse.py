@@ -17,6 +17,7 @@ from quire.outputs import ChatDelta, Delta, TextPart, Usage
 from quire.server.apis.anthropic.writer import MessageWriter
 from quire.server.apis.openai.chat import ChatEncoder
 from quire.server.apis.openai.responses.writer import ResponseWriter
+from quire.server.apis.openai.writing import Extras
 from quire.server.sse import EventStream
 from tests.chat.deltas import gained
 from tests.polling import eventually
@@ -85,7 +86,7 @@ async def given_out(deltas: list[ChatDelta], pauses: list[int]) -> AsyncGenerato
 
 
 def stream(deltas: AsyncGenerator[ChatDelta, None], **options: Any) -> EventStream:
-    return EventStream(deltas, ChatEncoder("m", None, with_usage=True), **options)
+    return EventStream(deltas, ChatEncoder("m", None, Extras(usage=True)), **options)
 
 
 async def run(response: EventStream, client: Client) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from quire.adapters.folder import Adapter, check_fits, read_adapter
 from quire.adapters.lora_config import CONFIG_FILE
 from quire.errors import AdapterError, UnknownAdapterError, nearest, sentence
+from quire.weights.hub.cache import snapshot_name
 
 BASE = "base"
 """The name by which a request asks for the model without any adapter."""
@@ -57,7 +58,8 @@ class AdapterBook:
         there = self._adapters.get(adapter.name)
         if there is None or there.path.resolve() != adapter.path.resolve():
             self._register(adapter)
-        self._names[entry] = adapter.name
+        # Requests may name one of the hub as the configuration does.
+        self._names |= dict.fromkeys((entry, snapshot_name(adapter.path) or entry), adapter.name)
         if self._default is None:
             self._default = adapter.name
 

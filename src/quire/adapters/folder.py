@@ -22,6 +22,7 @@ from quire.adapters.weights import (
     read_values,
 )
 from quire.errors import AdapterError, nearest
+from quire.weights.hub.cache import snapshot_name
 from quire.weights.safetensors import TensorEntry, read_header
 
 _SINGLE = "model.safetensors"
@@ -62,7 +63,8 @@ def read_adapter(path: Path, name: str | None = None, *, extended: bool = False)
     """Read the adapter in the folder `path` and check it by itself; all of its weights are read.
 
     Args:
-        name: the adapter's; None takes the path's last component.
+        name: the adapter's; None takes the path's last component, or the repository's of a snapshot in
+            the hub's cache, whose own is a commit.
         extended: the engine also serves biases, embeddings and heads (as pairs or whole), and
             several scalings in one adapter.
 
@@ -79,7 +81,7 @@ def read_adapter(path: Path, name: str | None = None, *, extended: bool = False)
     check_values(path, changes)
     rank = config.largest_rank
     return Adapter(
-        name=name or path.name,
+        name=name or (snapshot_name(path) or path.name).rpartition("/")[2],
         path=path,
         rank=rank,
         alpha=_alpha_of(rank, config),

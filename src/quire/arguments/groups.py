@@ -57,15 +57,18 @@ class ModelArguments(Arguments):
     model_name_or_path: PathStr = Field(min_length=1)
     """A folder in Hugging Face's form, or a name on the Hugging Face Hub."""
     adapter_name_or_path: NameList = None
-    """LoRA adapters; the first is the default of every request."""
+    """LoRA adapters, each a folder or a name on the Hub; the first is the default of every request."""
     adapter_folder: PathStr | None = None
     """Where adapters named by a request are looked for."""
     cache_dir: PathStr | None = None
     """Where downloads from the Hugging Face Hub are kept; None takes the Hub's own folder."""
     model_revision: str = "main"
-    """The branch, tag or commit of a model on the Hub."""
+    """The branch, tag or commit of a model on the Hub, and of adapters there."""
     hf_hub_token: SecretStr | None = None
     """For models on the Hub that are not public; None takes the Hub's own settings."""
+    ms_hub_token: SecretStr | None = None
+    """For models on ModelScope that are not public. Names are ModelScope's where the environment's
+    USE_MODELSCOPE_HUB is 1."""
     use_fast_tokenizer: bool = True
     """Without effect: tokenizers are always the fast ones."""
     split_special_tokens: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -19,6 +20,7 @@ from quire.request import ChatRequest, Messages, Tools
 from quire.sampling import SamplingParams
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
+from quire.weights.folder import local_adapter
 
 
 class BaseEngine:
@@ -283,13 +285,18 @@ class BaseEngine:
         return self._chat.engine.adapters if isinstance(self._chat, TokenChat) else ()
 
     async def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
-        """Check an adapter's folder and serve it from now on, by default under the folder's name.
+        """Check an adapter and serve it from now on, by default under its folder's name.
+
+        Args:
+            path: a folder, or a name on the hub, which is downloaded if needed.
 
         Raises:
-            AdapterError: the adapter is broken, or does not fit the model.
+            AdapterError: the adapter is broken, does not fit the model, or cannot be had.
             UnsupportedOptionError: this engine serves no adapters.
         """
-        return await self.tokens.engine.load_adapter(path, name)
+        engine = self.tokens.engine
+        path = await asyncio.to_thread(local_adapter, path, self.model_args)
+        return await engine.load_adapter(path, name)
 
     async def drop_adapter(self, name: str) -> Adapter:
         """Stop serving an adapter. Requests in flight with it finish normally.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from quire.arguments import InferArgs
 from quire.errors import EngineClosedError, MediaError
-from quire.media.placement import KINDS, PLACEHOLDERS, Kind, all_media, place_media
+from quire.media.placement import KINDS, Kind, all_media, place_media
 from quire.media.policy import MediaPolicy
 from quire.media.values import Medium
 from quire.messages import Conversation, Media
@@ -105,7 +105,7 @@ class MediaPrompts:
             MediaError: the model does not accept them, they do not match the placeholders, or there
                 are too many.
         """
-        if lists is NO_MEDIA and not _may_hold_media(conversation):  # nearly every request
+        if not lists and not all_media(conversation):  # nearly every request
             return conversation, ()
         placed = place_media(
             conversation, lists.images, lists.videos, lists.audios, kinds=self.kinds
@@ -195,15 +195,3 @@ class MediaPrompts:
             if self._loader is not None:
                 self._loader.close()
                 self._loader = None
-
-
-def _may_hold_media(conversation: Conversation) -> bool:
-    """Whether any message holds a medium, or the text of a placeholder."""
-    for message in conversation.messages:
-        for part in message.parts:
-            if isinstance(part, Media):
-                return True
-            for placeholder in PLACEHOLDERS.values():
-                if placeholder in part.text:
-                    return True
-    return False

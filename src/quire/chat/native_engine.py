@@ -14,7 +14,7 @@ from quire.chat.preparation import ChatFormat, Preparation
 from quire.chat.token_chat import TokenChat
 from quire.engines.native.core.engine import EngineStatistics
 from quire.engines.native.token_engine import NativeTokenEngine, check_arguments
-from quire.weights.folder import find_model_folder
+from quire.weights.folder import find_model_folder, with_local_adapters
 
 
 class NativeEngine(BaseEngine):
@@ -33,9 +33,10 @@ class NativeEngine(BaseEngine):
         finetuning_args: FinetuningArguments,
         generating_args: GeneratingArguments,
     ) -> None:
-        arguments = InferArgs(model_args, data_args, finetuning_args, generating_args)
         check_arguments(model_args, finetuning_args)
         folder = find_model_folder(model_args)
+        model_args = with_local_adapters(model_args)
+        arguments = InferArgs(model_args, data_args, finetuning_args, generating_args)
         chat_format = ChatFormat.of_folder(folder, arguments)
         self.token_engine = NativeTokenEngine(arguments, folder, chat_format.tokenizer)
         try:

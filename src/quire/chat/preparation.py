@@ -36,6 +36,9 @@ SHORT = 4000
 """Characters of a conversation or text that is rendered and tokenised on the event loop. It takes
 about half a millisecond, less than handing it to a thread takes under load."""
 
+MAX_CONTEXTS = 16
+"""A text that is only tokenised, or cut, may be longer than the context, but not without end."""
+
 _NO_TEXTS: frozenset[str] = frozenset()
 
 
@@ -161,6 +164,22 @@ class Preparation:
         """
         return self._resolver.resolve(options, prompt_length, streamed=streamed)
 
+    def truncated(self, token_ids: Sequence[int], options: Mapping[str, Any]) -> tuple[int, ...]:
+        """The last tokens of a prompt, as many as the option `truncate_prompt_tokens` keeps.
+
+        Raises:
+            SamplingError: the option is of a wrong type or 0.
+        """
+        most = read_option(options, "truncate_prompt_tokens")
+        if most is None:
+            return tuple(token_ids)
+        if most == 0:
+            raise SamplingError("truncate_prompt_tokens must be -1 or at least 1.")
+        if most < 0:
+            answer = options.get("max_new_tokens") and read_option(options, "max_new_tokens")
+            most = max(self._resolver.context_length - (answer or 1), 1)
+        return tuple(token_ids[-most:])
+
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
         tool_format = self.template.tool_format
@@ -187,7 +206,7 @@ class Preparation:
         One function for both, since one trip to a thread is then enough for most requests.
         """
         conversation = read_conversation(request.messages, request.system, request.tools)
-        self._check_length([*_rendered_texts(conversation)])
+        self._check_length([*_rendered_texts(conversation)], request.options)
         conversation, media = self.media.place(conversation, request.media)
         if not media:
             return self._render(request, conversation, ())
@@ -219,7 +238,8 @@ class Preparation:
             elements = template.render(
                 conversation, enable_thinking=thinking, preserve_thinking=preserve
             )
-        self._check_length([one.text for one in elements if isinstance(one, TextElement)])
+        texts = [one.text for one in elements if isinstance(one, TextElement)]
+        self._check_length(texts, options)
         starts_in_thought = template.starts_in_thought(elements)
         if constrained and starts_in_thought:
             raise UnsupportedOptionError(
@@ -228,7 +248,9 @@ class Preparation:
             )
         token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
         items = self.media.find(token_ids, media, self.tokenizer) if media else ()
-        prompt = Prompt(token_ids, items)
+        if media and options.get("truncate_prompt_tokens") is not None:
+            raise UnsupportedOptionError("truncate_prompt_tokens would cut the prompt's media off.")
+        prompt = Prompt(self.truncated(token_ids, options), items)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         params = self._resolver.resolve(
@@ -240,9 +262,14 @@ class Preparation:
         )
         return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
 
-    def _check_length(self, texts: Sequence[str]) -> None:
+    def most_tokens(self, options: Mapping[str, Any]) -> int:
+        """The most tokens of a text that is encoded: the context's, or more where it will be cut."""
+        cut = options.get("truncate_prompt_tokens") is not None
+        return self._context_length * (MAX_CONTEXTS if cut else 1)
+
+    def _check_length(self, texts: Sequence[str], options: Mapping[str, Any]) -> None:
         """Refuse texts that are far too long before any more is done with them."""
-        check_length(self.tokenizer, texts, self._context_length)
+        check_length(self.tokenizer, texts, self.most_tokens(options))
 
     def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
         """Whether the model is to think; a constraint applies from the first token, so it cannot."""
@@ -269,16 +296,14 @@ class Preparation:
         return special if markers & special else frozenset()
 
 
-def check_length(tokenizer: Tokenizer, texts: Sequence[str], context_length: int) -> None:
+def check_length(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> None:
     """Check a prompt's texts before they are encoded: nothing stops the encoding of a long text.
 
     Raises:
-        PromptTooLongError: they certainly have more tokens than the context holds.
+        PromptTooLongError: they certainly have more than `most` tokens.
     """
-    if tokenizer.exceeds(texts, context_length):
-        raise PromptTooLongError(
-            f"The prompt has far more tokens than the context holds ({context_length:,}): shorten it."
-        )
+    if tokenizer.exceeds(texts, most):
+        raise PromptTooLongError(f"The text has far more than {most:,} tokens: shorten it.")
 
 
 def _rendered_texts(conversation: Conversation) -> Iterator[str]:

@@ -38,7 +38,7 @@ class TokenChat(ChatEngine):
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         prepared = await self.preparation.prepare(request)
         prompt = prepared.prompt
-        prompt_tokens = None if prompt.media and self.info.expands_media else len(prompt.token_ids)
+        prompt_ids = None if prompt.media and self.info.expands_media else tuple(prompt.token_ids)
         readers: dict[int, AnswerReader] = {}
         # `aclosing`, since `async for` does not close a generator that is left early: the engine's
         # would be closed, and the request aborted, only when the garbage collector finds it.
@@ -49,7 +49,7 @@ class TokenChat(ChatEngine):
                 reader = readers.get(delta.index)
                 if reader is None:
                     reader = readers[delta.index] = self.preparation.reader(prepared)
-                    delta.prompt_tokens = prompt_tokens
+                    _set_prompt(delta, prompt_ids)
                 if len(delta.text) <= SHORT:
                     yield reader.read(delta)
                 else:  # a whole answer, whose tool calls take milliseconds to find
@@ -67,9 +67,13 @@ class TokenChat(ChatEngine):
     async def _complete(
         self, prompt: Prompt, params: SamplingParams
     ) -> AsyncGenerator[Delta, None]:
+        begun: set[int] = set()
         async with aclosing(self.engine.generate(prompt, params)) as deltas:
             async for delta in deltas:
                 raise_failed(delta)
+                if delta.index not in begun:
+                    begun.add(delta.index)
+                    _set_prompt(delta, tuple(prompt.token_ids))
                 yield delta
 
     async def health(self) -> None:
@@ -85,3 +89,9 @@ class TokenChat(ChatEngine):
     def state(self) -> EngineState:
         """The engine's current state."""
         return self.engine.state
+
+
+def _set_prompt(delta: Delta, token_ids: tuple[int, ...] | None) -> None:
+    """Tell, in a completion's first delta, the prompt that its engine was given."""
+    if token_ids is not None:
+        delta.prompt_tokens, delta.prompt_token_ids = len(token_ids), token_ids

@@ -22,7 +22,7 @@ from quire.engines.vllm.token_engine import VllmTokenEngine
 from quire.errors import SamplingError
 from quire.options import read_option
 from quire.request import ChatRequest, Messages, Tools
-from quire.weights.folder import find_model_folder
+from quire.weights.folder import find_model_folder, with_local_adapters
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -45,8 +45,9 @@ class VllmEngine(BaseEngine):
         finetuning_args: FinetuningArguments,
         generating_args: GeneratingArguments,
     ) -> None:
-        arguments = InferArgs(model_args, data_args, finetuning_args, generating_args)
         folder = find_model_folder(model_args)
+        model_args = with_local_adapters(model_args)
+        arguments = InferArgs(model_args, data_args, finetuning_args, generating_args)
         chat_format = ChatFormat.of_folder(folder, arguments)
         self.token_engine = VllmTokenEngine(arguments, folder, chat_format.tokenizer)
         try:

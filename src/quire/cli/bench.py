@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from cyclopts import Parameter
 
 from quire import __version__
+from quire.cli.hub import fetch_models
 from quire.cli.terminal import can_redraw, harmless, note, show_log
 from quire.cli.words import Flag, Value, Words, read_integer, read_start, refuse_misspelt_options
 from quire.errors import ConfigError, UnsupportedOptionError
@@ -84,6 +85,8 @@ def measure(words: Sequence[str], options: BenchOptions, output: TextIO) -> None
     configurations = _read_configurations(words)
     # What cannot be written is said before minutes of measuring, not after.
     _check_files(options)
+    for configuration in configurations:
+        fetch_models(configuration.arguments)
     with _progress() as say:
         figures = run_bench(configurations, settings, say)
     _write_table(figures, settings, output)

@@ -21,6 +21,7 @@ from cyclopts import (
 from quire import __version__
 from quire.cli.bench import bench
 from quire.cli.deploy import deploy
+from quire.cli.hub import list_models, pull, remove
 from quire.cli.prompt import prompt
 from quire.cli.serve import serve
 from quire.cli.terminal import end_quietly, report_error
@@ -116,6 +117,11 @@ def build_app(make_model: MakeModel) -> App:
         serve,
         alias=["api", "webchat"],
         usage="Usage: quire serve [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]",
+    )
+    app.command(pull, usage="Usage: quire pull NAME | CONFIG.yaml [KEY=VALUE ...]")
+    app.command(list_models, name="list", usage="Usage: quire list [cache_dir=FOLDER]")
+    app.command(
+        remove, name="rm", usage="Usage: quire rm NAME [model_revision=REVISION] [cache_dir=FOLDER]"
     )
     app.command(completion, usage="Usage: quire completion bash|zsh|fish")
     return app

@@ -126,7 +126,7 @@ def _read_words(words: Sequence[str], options: PromptOptions) -> _Model:
         from quire.tokenizer.loading import load_tokenizer
         from quire.weights.folder import find_model_folder
 
-        folder = find_model_folder(arguments.model)
+        folder = find_model_folder(arguments.model, weights=False)
         return _Model(arguments, folder, load_tokenizer(folder, arguments.model))
     from quire.demo import demo_model_path
 

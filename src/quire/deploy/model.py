@@ -16,6 +16,8 @@ from quire.engines.vllm.model_facts import ModelFacts, read_model_facts
 from quire.engines.vllm.plan import AdapterNeeds
 from quire.errors import ConfigError, ModelNotFoundError
 from quire.weights.folder import read_json
+from quire.weights.hub.cache import find_snapshot
+from quire.weights.hub.fetch import is_hub_name, repository_of
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,12 @@ def find_served_model(args: ModelArguments) -> ServedModel:
     demo = named_demo_path(name)
     if demo is not None:
         return _known(str(demo), demo)
-    if not _is_hub_name(name):
+    if not is_hub_name(name):
         return _unknown(str(local.absolute()), args)
     cached = _cached_folder(name, args)
     if cached is None:
         return replace(_unknown(name, args), from_hub=True)
     return replace(_known(name, cached), from_hub=True)
-
-
-def _is_hub_name(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
 def _known(name: str, folder: Path) -> ServedModel:
@@ -84,15 +82,8 @@ def _unknown(name: str, args: ModelArguments) -> ServedModel:
 
 def _cached_folder(name: str, args: ModelArguments) -> Path | None:
     """The hub's snapshot in the cache of this machine, if its config is there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        path = try_to_load_from_cache(
-            name, "config.json", cache_dir=args.cache_dir, revision=args.model_revision
-        )
-    except ValueError:  # no name that the hub could have
-        return None
-    return Path(path).parent if isinstance(path, str) else None
+    folder = find_snapshot(repository_of(name, args))
+    return folder if folder is not None and (folder / "config.json").is_file() else None
 
 
 # --- adapters ----------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Which media stand where: the lists of a call become parts of its messages.
 
-`<image>`, `<video>` and `<audio>` in a message's text are placeholders, as in LLaMA-Factory, but not
-in text that is marked literal, nor in a message that holds media as parts already.
+Where a call gives lists, `<image>`, `<video>` and `<audio>` in a message's text are placeholders, as in
+LLaMA-Factory, but not in text that is marked literal, nor in a message that holds media as parts
+already. In a call without lists they are text like any other.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def place_media(
 
     Each medium takes the next placeholder of its kind. Where no placeholder stands in any message,
     all stand before the first user message: images, then videos, then audios. `kinds` are those that
-    the model takes: placeholders of other kinds are text like any other.
+    the model takes: placeholders of other kinds are text like any other, and so are all where the
+    call has no media.
 
     Raises:
         MediaError: the model takes no media of a kind, or there are more or fewer media than
@@ -44,13 +46,13 @@ def place_media(
         "audio": _items(audios, "audios"),
     }
     _check_kinds(conversation, given, kinds)
+    if not any(given.values()):
+        return conversation
     counts = _count_placeholders(conversation, kinds)
-    if any(given.values()) and not any(counts.values()):
+    if not any(counts.values()):
         return _put_in_front(conversation, given)
     for kind in KINDS:
         _check_count(kind, len(given[kind]), counts[kind])
-    if not any(counts.values()):
-        return conversation
     left: dict[Kind, Iterator[Any]] = {kind: iter(items) for kind, items in given.items()}
     pattern = re.compile(f"<({'|'.join(kind for kind in KINDS if kind in kinds)})>")
     messages = tuple(_fill(message, pattern, left) for message in conversation.messages)

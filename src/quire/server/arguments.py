@@ -30,6 +30,8 @@ class ServerArguments(Arguments):
     """0 takes a free one."""
     served_model_name: str | None = None
     """The name that clients give as `model`; None takes the folder's own."""
+    any_model: bool = False
+    """Whether any other name that clients give as `model` means the served model, too."""
 
     # --- access ---
     api_key: SecretStr | None = None

@@ -31,7 +31,8 @@ from quire.errors import (
 class ServerError(QuireError):
     """An error of the server itself, with its HTTP status.
 
-    `param` is the wrong field of the request, `retry_after` the seconds to wait.
+    `param` is the wrong field of the request, `retry_after` the seconds to wait. `details` are for
+    programs; Anthropic's form has them.
     """
 
     status: ClassVar[int] = 500
@@ -45,9 +46,10 @@ class ServerError(QuireError):
         param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
-        self.param, self.retry_after = param, retry_after
+        self.param, self.retry_after, self.details = param, retry_after, details
         self.code = code or type(self).code
 
 
@@ -123,6 +125,7 @@ class Problem:
     param: str | None = None
     code: str | None = None
     retry_after: float | None = None
+    details: Mapping[str, Any] | None = None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -174,7 +177,13 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, ServerError):
         param = None if error.param is None else error.param[:_LONGEST]
         return Problem(
-            error.status, _cut(str(error)), error.type, param, error.code, error.retry_after
+            error.status,
+            _cut(str(error)),
+            error.type,
+            param,
+            error.code,
+            error.retry_after,
+            error.details,
         )
     for kind, status, type_, code, retry_after in _KINDS:
         if isinstance(error, kind):

@@ -28,11 +28,13 @@ class ServedModels:
     """Values that `model` may have: the served name, the adapters, and "base" for no adapter.
 
     The served name selects the engine's default: the first adapter of `adapter_name_or_path`, if
-    there is one.
+    there is one. With `any_name` every other name does, too.
     """
 
-    def __init__(self, engine: BaseEngine, name: str | None = None) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: BaseEngine, name: str | None = None, *, any_name: bool = False
+    ) -> None:
+        self._engine, self._any_name = engine, any_name
         self.name = name or default_name(engine.model_args.model_name_or_path)
         self.created = int(time.time())
 
@@ -52,7 +54,11 @@ class ServedModels:
         if not model or model == self.name:
             return None
         known = [served.name for served in self.served()]
-        if model in known or self._engine.model_args.adapter_folder is not None:
+        if model in known:
+            return model
+        if self._any_name:
+            return None
+        if self._engine.model_args.adapter_folder is not None:
             return model  # the engine loads it from its folder of adapters, or refuses it
         raise self.refusal(model)
 

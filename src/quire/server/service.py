@@ -13,11 +13,11 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 from starlette.requests import Request
 
 from quire.chat.base_engine import BaseEngine
-from quire.chat.preparation import SHORT, check_length
+from quire.chat.preparation import MAX_CONTEXTS, SHORT, check_length
 from quire.engines.seam import time_limit
 from quire.errors import RequestTimeoutError
 from quire.options import check_option_names
-from quire.outputs import AnswerSum, Delta, Embedding, Response
+from quire.outputs import Delta, Embedding
 from quire.prompt import Prompt
 from quire.server.admission import Admission
 from quire.server.arguments import ServerArguments
@@ -37,9 +37,6 @@ from quire.server.tool_choice import ToolChooser
 from quire.tokenizer import Tokenizer
 
 T = TypeVar("T")
-
-MAX_CONTEXTS = 16
-"""A text that is only tokenised may be longer than the context, but not without end."""
 
 Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
 
@@ -89,7 +86,10 @@ class Service:
     def attach(self, engine: BaseEngine) -> None:
         """Serve this engine instead of any earlier one."""
         self._engine = engine
-        self._models = ServedModels(engine, self.arguments.served_model_name)
+        arguments = self.arguments
+        self._models = ServedModels(
+            engine, arguments.served_model_name, any_name=arguments.any_model
+        )
         self._texts = {}
 
     def detach(self) -> None:
@@ -164,14 +164,6 @@ class Service:
                     observation.delta(delta)
                     yield delta
 
-    async def answer(self, call: Call, caller: Caller) -> list[Response]:
-        """The whole answer: one response for each requested completion, in order; see `stream`."""
-        answers = AnswerSum()
-        async with aclosing(self.stream(call, caller)) as deltas:
-            async for delta in deltas:
-                answers.add(delta)
-        return answers.responses()
-
     async def complete(
         self,
         prompts: Sequence[list[int] | str],
@@ -194,7 +186,7 @@ class Service:
         async with admitted as (ready, observation):
             began = time.monotonic()
             async with time_limit(ready.get("timeout")):
-                ids = await self._token_ids(prompts, special)
+                ids = await self._token_ids(prompts, special, ready)
             if "timeout" in ready:
                 ready["timeout"] = max(ready["timeout"] - (time.monotonic() - began), 1e-3)
             streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
@@ -206,11 +198,11 @@ class Service:
                     yield delta
 
     async def _token_ids(
-        self, prompts: Sequence[list[int] | str], special: bool
+        self, prompts: Sequence[list[int] | str], special: bool, options: Mapping[str, Any]
     ) -> list[Sequence[int]]:
         """The prompts' tokens; long prompts are tokenised off the event loop."""
-        context = self.engine.info.context_length
-        work = partial(_token_ids, self.tokenizer, prompts, special, context)
+        most = self.engine.tokens.preparation.most_tokens(options)
+        work = partial(_token_ids, self.tokenizer, prompts, special, most)
         return await in_thread_if_long(prompts, work)
 
     # --- without generation ----------------------------------------------------------------------
@@ -379,5 +371,7 @@ def _completion(
     engine: BaseEngine, ids: Sequence[int], options: Mapping[str, Any], *, streamed: bool
 ) -> AsyncGenerator[Delta, None]:
     """The deltas of one prompt."""
-    params = engine.tokens.preparation.params(options, len(ids), streamed=streamed)
-    return engine.tokens.complete(Prompt(tuple(ids)), params)
+    preparation = engine.tokens.preparation
+    ids = preparation.truncated(ids, options)
+    params = preparation.params(options, len(ids), streamed=streamed)
+    return engine.tokens.complete(Prompt(ids), params)

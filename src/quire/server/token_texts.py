@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING
 
@@ -66,9 +67,13 @@ class TokenTexts:
 
     def content(self, logprobs: tuple[TokenLogprob, ...] | None) -> str:
         """JSON of OpenAI's `logprobs` for these tokens; `null` for none."""
-        if logprobs is None:
-            return "null"
-        return f'{{"content":[{",".join(map(self._with_top, logprobs))}],"refusal":null}}'
+        return (
+            "null" if logprobs is None else f'{{"content":{self.listed(logprobs)},"refusal":null}}'
+        )
+
+    def listed(self, logprobs: Iterable[TokenLogprob]) -> str:
+        """JSON of a list of tokens with their alternatives."""
+        return f"[{','.join(map(self._with_top, logprobs))}]"
 
     def _with_top(self, token: TokenLogprob) -> str:
         top = ",".join(f"{self.entry(token_id, value)}}}" for token_id, value in token.top.items())

@@ -13,6 +13,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from quire.errors import ModelNotFoundError, UnsupportedModelError
+from quire.machine.content import foreign_content
 
 ChatTemplate: TypeAlias = str | dict[str, str] | None
 """One chat template, or several by name, or none."""
@@ -59,7 +60,8 @@ def load_backend(folder: Path) -> Backend:
     try:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the library raises Exception itself
-        raise UnsupportedModelError(f"{path} is no tokenizer that can be read: {error}.") from None
+        text = foreign_content(path) or error
+        raise UnsupportedModelError(f"{path} is no tokenizer that can be read: {text}.") from None
     # Many files keep the settings of training, which would cut prompts or fill them up.
     backend.no_truncation()
     backend.no_padding()
@@ -91,8 +93,9 @@ def _convert(folder: Path) -> Path:
         converted = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         text = converted.backend_tokenizer.to_str()
     except Exception as error:
+        foreign = (text for name in _OLD_FILES if (text := foreign_content(folder / name)))
         raise UnsupportedModelError(
-            f"The tokenizer of {folder} cannot be converted: {error}."
+            f"The tokenizer of {folder} cannot be converted: {next(foreign, None) or error}."
         ) from None
     cache.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
@@ -134,7 +137,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UnsupportedModelError(f"{path} is no valid JSON: {error}.") from None
+        text = foreign_content(path) or error
+        raise UnsupportedModelError(f"{path} is no valid JSON: {text}.") from None
     if not isinstance(value, dict):
         raise UnsupportedModelError(f"{path} must hold a JSON object.")
     return value

@@ -8,58 +8,88 @@ from typing import Any
 
 from quire.arguments import ModelArguments
 from quire.demo import NAMES, named_demo_path
-from quire.errors import ModelNotFoundError, nearest, sentence
-
-_WANTED_FILES = [
-    "*.safetensors",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "*.txt",
-    "additional_chat_templates/*",
-]
+from quire.errors import AdapterError, ModelError, ModelNotFoundError, nearest, sentence
+from quire.machine.content import foreign_content
+from quire.weights.hub.fetch import fetch_named, is_hub_name
+from quire.weights.hub.files import Wanted
+from quire.weights.mistaken import check_model_folder
 
 
-def find_model_folder(model_args: ModelArguments) -> Path:
+def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Path:
     """Return the model's folder.
 
     It is a folder on this machine, that of a demo model (`demo`, `demo-see`, `demo-hear`,
-    `demo-reward`), or a snapshot of the hub, which is downloaded if needed.
+    `demo-reward`), or a snapshot of a hub, which is downloaded if needed.
+
+    Args:
+        weights: False is enough for a tokenizer and a template, and downloads no more.
 
     Raises:
-        ModelNotFoundError: the name is none of these.
+        ModelNotFoundError: the name is none of these, or the folder is not that of a model.
+        ModelError: a download failed for another reason.
     """
     name = model_args.model_name_or_path
     local = Path(name).expanduser()
     if local.is_dir():
+        check_model_folder(local)
         return local
     if local.exists():
-        raise ModelNotFoundError(f"model_name_or_path must be a folder, but {name} is a file.")
+        raise ModelNotFoundError(
+            f"model_name_or_path must be a folder, but {name} is a file. Give the folder that it is "
+            f"in: {local.parent}."
+        )
     demo = named_demo_path(name)
     if demo is not None:
         return demo
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not is_hub_name(name):
         raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
-    return _download(name, model_args)
+    return fetch_named(name, model_args, Wanted(weights, code=model_args.trust_remote_code))
 
 
-def _download(name: str, model_args: ModelArguments) -> Path:
-    from huggingface_hub import snapshot_download
+def find_adapter_folder(name: str, model_args: ModelArguments) -> Path:
+    """Return the snapshot of an adapter on a hub, of the arguments' revision.
 
+    Raises:
+        ModelError: it could not be had; see `fetch_named`.
+    """
+    return fetch_named(name, model_args, Wanted(subfolder=model_args.adapter_folder))
+
+
+def local_adapter(entry: str | Path, model_args: ModelArguments) -> str | Path:
+    """An adapter's entry as it is, or the folder of the hub's snapshot that it names.
+
+    Raises:
+        AdapterError: a hub is asked for it, and it could not be had.
+    """
+    name = str(entry)
+    if not is_on_hub(name, model_args):
+        return entry
     try:
-        folder = snapshot_download(
-            name,
-            revision=model_args.model_revision,
-            cache_dir=model_args.cache_dir,
-            token=model_args.hub_token(),
-            allow_patterns=_WANTED_FILES,
-        )
-    except Exception as error:  # the hub's client has many kinds, and offline brings others
-        raise ModelNotFoundError(
-            f"There is no folder {name} here, and the hub did not give a model of that name "
-            f"({type(error).__name__}). Check the spelling, the network, and hf_hub_token."
-        ) from error
-    return Path(folder)
+        return find_adapter_folder(name, model_args)
+    except ModelError as error:
+        raise AdapterError(f"The adapter {name} cannot be had. {error}") from error
+
+
+def with_local_adapters(model_args: ModelArguments) -> ModelArguments:
+    """The arguments with folders of this machine in the place of adapters on a hub.
+
+    Raises:
+        AdapterError: one could not be had.
+    """
+    entries = model_args.adapter_name_or_path or ()
+    places = tuple(str(local_adapter(entry, model_args)) for entry in entries)
+    return model_args if places == entries else model_args.replace(adapter_name_or_path=places)
+
+
+def is_on_hub(name: str, model_args: ModelArguments | None = None) -> bool:
+    """Whether `name` is a name on a hub, and not a folder here.
+
+    With arguments it is an adapter's, which may also be a folder inside `adapter_folder`.
+    """
+    if not is_hub_name(name) or Path(name).expanduser().exists():
+        return False
+    inside = model_args.adapter_folder if model_args is not None else None
+    return inside is None or not (Path(inside).expanduser() / name).exists()
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
@@ -74,7 +104,8 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ModelNotFoundError(f"{path} cannot be read: {error}.") from None
+        text = foreign_content(path) or error
+        raise ModelNotFoundError(f"{path} cannot be read: {text}.") from None
     if not isinstance(content, dict):
         raise ModelNotFoundError(f"{path} holds no JSON object.")
     return content

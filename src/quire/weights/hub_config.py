@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
+from quire.machine.content import foreign_content
 
 
 class HubConfig:
@@ -33,7 +34,7 @@ class HubConfig:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read: {error}") from error
+            raise ModelError(f"{path} cannot be read: {foreign_content(path) or error}") from error
         if not isinstance(values, dict):
             raise ModelError(f"{path} holds no JSON object")
         return cls(values, str(path))

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from quire.errors import ModelNotFoundError, WeightsError
+from quire.machine.content import foreign_content
+from quire.weights.mistaken import no_weights
 
 _HEADER_LIMIT = 100_000_000  # the format's own bound
 _TYPES: dict[str, Any] = {
@@ -112,7 +114,8 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             if name != "__metadata__"
         }
     except SafetensorError as error:
-        raise ValueError(f"truncated, or no safetensors file ({error})") from None
+        text = foreign_content(path) or f"truncated, or no safetensors file ({error})"
+        raise ValueError(text) from None
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
     except (KeyError, TypeError, RecursionError) as error:
@@ -169,10 +172,11 @@ class SafetensorsFile:
             raise WeightsError(f"{self.path} is truncated: {len(self._bytes)} bytes")
         (length,) = struct.unpack("<Q", self._bytes[:8].tobytes())
         if length > min(_HEADER_LIMIT, len(self._bytes) - 8):
-            raise WeightsError(
-                f"{self.path} is truncated or no safetensors file: its header would be "
-                f"{length} bytes of {len(self._bytes)}"
+            text = foreign_content(self.path) or (
+                f"truncated, or no safetensors file: its header would be {length} bytes of "
+                f"{len(self._bytes)}"
             )
+            raise WeightsError(f"{self.path}: {text}")
         try:
             header = json.loads(self._bytes[8 : 8 + length].tobytes())
         except ValueError as error:
@@ -223,11 +227,6 @@ class SafetensorsFile:
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _OLD_GPTQ = "gptq_model*.safetensors"  # the name that AutoGPTQ gave its one file
-_CONVERT = (
-    'python -c "import sys; from transformers import AutoModelForCausalLM as M; '
-    "M.from_pretrained(sys.argv[1], weights_only=True, dtype='auto')"
-    '.save_pretrained(sys.argv[1])" {folder}'
-)
 
 
 class WeightsFolder:
@@ -251,7 +250,7 @@ class WeightsFolder:
         elif (self.folder / _INDEX).is_file():
             self._file_of = self._read_index()
         else:
-            raise self._no_weights()
+            raise no_weights(self.folder)
         self._stored_names = {_known_as(name, prefix_map): name for name in self._file_of}
 
     def _single(self) -> str | None:
@@ -261,24 +260,14 @@ class WeightsFolder:
         old = [] if (self.folder / _INDEX).is_file() else list(self.folder.glob(_OLD_GPTQ))
         return old[0].name if len(old) == 1 else None
 
-    def _no_weights(self) -> ModelNotFoundError | WeightsError:
-        pickled = sorted(p.name for s in ("*.bin", "*.pt", "*.pth") for p in self.folder.glob(s))
-        if not pickled:
-            return ModelNotFoundError(f"{self.folder} has neither {_SINGLE} nor {_INDEX}")
-        command = _CONVERT.format(folder=self.folder)
-        return WeightsError(
-            f"{self.folder} holds {pickled[0]}, a pickle, which can run code when it is read; the "
-            f"native engine reads safetensors only. Convert it safely, with torch and "
-            f"transformers installed: {command}"
-        )
-
     def _read_index(self) -> dict[str, str]:
         path = self.folder / _INDEX
         try:
             file_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
             are_names = all(isinstance(file, str) for file in file_of.values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{path} is no index of weights: {error!r}") from error
+            text = foreign_content(path) or repr(error)
+            raise WeightsError(f"{path} is no index of weights: {text}") from error
         outside = [file for file in file_of.values() if not are_names or Path(file).name != file]
         if outside:
             raise WeightsError(f"{path} names {outside[0]!r}, which is no file of this folder")

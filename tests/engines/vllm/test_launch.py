@@ -190,8 +190,13 @@ def test_a_start_that_takes_too_long(
     wait_until(lambda: engine.shutdowns == 1)
 
 
-def test_a_start_that_is_interrupted(makes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_is_interrupted(
+    makes: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     go_on, engine, waiting = threading.Event(), Engine(), threading.Event()
+    # A shell starts what runs in the background with SIGINT ignored, the tests too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     # `start` reports progress while it waits.
     monkeypatch.setattr(launch, "_log_progress", lambda *_: waiting.set())
 

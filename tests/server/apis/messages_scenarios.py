@@ -191,11 +191,11 @@ def turn(role: str, *blocks: Any) -> Any:
 
 
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
-    (HELLO, {"extra_body": {"container": "c"}}, "'container'"),
-    (HELLO, {"extra_body": {"mcp_servers": []}}, "'mcp_servers'"),
+    (HELLO, {"extra_body": {"container": "c"}}, "container"),
+    (HELLO, {"extra_body": {"mcp_servers": [{"type": "url"}]}}, "mcp_servers"),
     (HELLO, {"tools": [{"type": "web_search_20250305", "name": "w"}]}, "web_search_20250305"),
     (HELLO, {"thinking": {"type": "enabled"}}, "budget_tokens"),
-    (HELLO, {"output_config": {"effort": "low"}}, "output_config.effort"),
+    (HELLO, {"output_config": {"task_budget": {"total": 9}}}, "output_config.task_budget"),
     (HELLO, {"tool_choice": {"type": "tool"}}, "tool_choice"),
     (HELLO, {"extra_body": {"temperature": 2}}, "temperature"),
     (HELLO, {"max_tokens": 0}, "max_tokens"),
@@ -210,7 +210,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         {},
         "'t'",
     ),
-    ([*HELLO, *turn("assistant", {"type": "redacted_thinking", "data": "x"})], {}, "redacted"),
+    ([*HELLO, *turn("assistant", {"type": "compaction", "content": "x"})], {}, "compaction"),
     ([*HELLO, {"role": "assistant", "content": "I am"}], {}, "last turn"),
     ([], {}, "messages"),
 ]

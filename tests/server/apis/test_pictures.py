@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from aiohttp import web
 
 from quire.chat import ChatModel
+from quire.media.policy import MediaPolicy
 from tests.chat.test_media_chat import add_media_tokens, png
 from tests.engines.native.media.random_media_models import make_media_model
+from tests.media.servers import OPEN_HOST
+from tests.media.servers import serving as files_served
 from tests.server.apis.clients import claude
 from tests.server.conftest import client_of
 from tests.server.serving import Served, serving
@@ -22,7 +27,7 @@ URL = f"data:image/png;base64,{DATA}"
 
 
 @pytest.fixture(scope="module")
-def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatModel]:
     folder = tmp_path_factory.mktemp("qwen2_vl")
     make_media_model(folder, "qwen2_vl")
     add_media_tokens(folder)
@@ -32,7 +37,13 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         "vllm_maxlen": 512,
         "native_num_threads": 1,
     }
-    with ChatModel(arguments) as model, serving(model) as served:
+    with ChatModel(arguments) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def seeing(model: ChatModel) -> Iterator[Served]:
+    with serving(model) as served:
         yield served
 
 
@@ -104,12 +115,96 @@ def test_a_tool_may_give_a_picture(seeing: Served) -> None:
     assert prompt(text, {"type": "image", "source": source}) > prompt(text) + 3
 
 
-def test_text_that_looks_like_a_placeholder_is_text(seeing: Served) -> None:
-    assert count(seeing, {"type": "text", "text": "<image>"}) > 0
-    response = client_of(seeing).responses.create(
-        model="demo", max_output_tokens=1, input="What is <image>?"
+@pytest.mark.parametrize("with_picture", [False, True])
+@pytest.mark.parametrize("mark", ["<image>", "<video>", "<audio>"])
+def test_text_that_looks_like_a_placeholder_is_text(
+    seeing: Served, mark: str, with_picture: bool
+) -> None:
+    """In questions, answers, tools' results and instructions, on each API, to the same prompt."""
+    function = {"name": "look", "arguments": "{}"}
+    source = {"type": "base64", "media_type": "image/png", "data": DATA}
+    asked = [{"type": "text", "text": f"How do I use {mark}?"}]
+    in_chat: list[Any] = [
+        {"role": "system", "content": f"Know {mark}."},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": URL}}, *asked]},
+        {
+            "role": "assistant",
+            "content": f"A {mark}",
+            "tool_calls": [{"id": "a", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "a", "content": f"it is {mark}"},
+    ]
+    in_responses: list[Any] = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_image", "image_url": URL},
+                {"type": "input_text", "text": asked[0]["text"]},
+            ],
+        },
+        {"role": "assistant", "content": f"A {mark}"},
+        {"type": "function_call", "call_id": "a", **function},
+        {"type": "function_call_output", "call_id": "a", "output": f"it is {mark}"},
+    ]
+    called = {"type": "tool_use", "id": "a", "name": "look", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "a", "content": f"it is {mark}"}
+    in_messages: list[Any] = [
+        {"role": "user", "content": [{"type": "image", "source": source}, *asked]},
+        {"role": "assistant", "content": [{"type": "text", "text": f"A {mark}"}, called]},
+        {"role": "user", "content": [result]},
+    ]
+    if not with_picture:
+        in_chat[1]["content"] = asked[0]["text"]
+        for turns in (in_responses, in_messages):
+            del turns[0]["content"][0]
+    gpt = client_of(seeing)
+    chat = gpt.chat.completions.create(
+        model="demo", max_tokens=1, messages=in_chat, extra_body={"return_token_ids": True}
     )
-    assert response.status == "incomplete"
+    responses = gpt.responses.create(
+        model="demo", max_output_tokens=1, instructions=f"Know {mark}.", input=in_responses
+    )
+    counted = claude(seeing).messages.count_tokens(
+        model="demo", system=f"Know {mark}.", messages=in_messages
+    )
+    assert chat.usage is not None
+    assert responses.usage is not None
+    assert chat.usage.prompt_tokens == responses.usage.input_tokens == counted.input_tokens
+    ids: Any = getattr(chat, "prompt_token_ids")  # noqa: B009
+    assert seeing.engine.tokenizer.decode(ids).count(mark) == 4
+
+
+async def send_picture(request: web.Request) -> web.Response:
+    return web.Response(body=png(), content_type="image/png")
+
+
+@pytest.mark.parametrize("detail", ["auto", "low", "high"])
+def test_llama_factorys_example_of_pictures(model: ChatModel, detail: str) -> None:
+    """Two turns with pictures at addresses, for a `model` that nobody serves."""
+    media = model.engine.tokens.preparation.media
+    with serving(model, any_model=True, media_urls=True) as served:
+        media.restrict(MediaPolicy(local_files=False, urls=True, networks=(f"{OPEN_HOST}/32",)))
+        try:
+            asyncio.run(two_turns(served.url, detail))
+        finally:
+            media.restrict(MediaPolicy.for_server())
+
+
+async def two_turns(url: str, detail: str) -> None:
+    async with (
+        files_served({"/boxes.png": send_picture}) as site,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="0", max_retries=0) as client,
+    ):
+        messages: list[Any] = []
+        for question in ("What is on it?", "And on this?"):
+            image = {"url": f"{site}/boxes.png", "detail": detail}
+            parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": image}]
+            messages.append({"role": "user", "content": parts})
+            result = await client.chat.completions.create(
+                messages=messages, model="test", max_tokens=2
+            )
+            messages.append(result.choices[0].message)
+            assert result.model == "test"
 
 
 @pytest.mark.parametrize(

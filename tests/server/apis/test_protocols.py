@@ -153,6 +153,54 @@ def test_prompts_of_the_dialects_are_the_same(echo: Echo) -> None:
     assert counts[0] == counts[1] == counts[2] > 50
 
 
+def test_results_of_parallel_calls_come_in_any_order(echo: Echo) -> None:
+    """They go to their calls by their ids, on each API to the same prompt."""
+    served = echo("qwen3", context_length=100_000)
+    cities = {"a": "Oslo", "b": "Rome", "c": "Lima"}
+    chat_calls = [
+        {"id": one, "type": "function", "function": {"name": "f", "arguments": json.dumps(city)}}
+        for one, city in cities.items()
+    ]
+    items = [
+        {"type": "function_call", "call_id": one, "name": "f", "arguments": json.dumps(city)}
+        for one, city in cities.items()
+    ]
+
+    def in_chat(order: str) -> str:
+        results: list[Any] = [
+            {"role": "tool", "tool_call_id": one, "content": f"it rains in {cities[one]}"}
+            for one in order
+        ]
+        called: Any = {"role": "assistant", "tool_calls": chat_calls}
+        answer = gpt(served).chat.completions.create(
+            model="demo", messages=[*MESSAGES, called, *results], max_tokens=9000
+        )
+        return answer.choices[0].message.content or ""
+
+    def in_responses(order: str) -> str:
+        results = [
+            {
+                "type": "function_call_output",
+                "call_id": one,
+                "output": f"it rains in {cities[one]}",
+            }
+            for one in order
+        ]
+        turns: Any = [*MESSAGES, *items, *results]
+        return gpt(served).responses.create(model="demo", input=turns).output_text
+
+    prompts = {in_chat(order) for order in ("abc", "cba", "bca", "cab")}
+    prompts |= {in_responses(order) for order in ("abc", "cba")}
+    (prompt,) = prompts
+    told = [prompt.index(f"it rains in {city}") for city in cities.values()]
+    assert told == sorted(told)
+    for order in ("abx", "x"):
+        cities["x"] = "nowhere"
+        for ask in (in_chat, in_responses):
+            with pytest.raises(openai.BadRequestError, match="for the call 'x', which is none"):
+                ask(order)
+
+
 def test_an_error_of_a_tool_is_told(echo: Echo) -> None:
     served = echo()
     result = {

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from quire.errors import MediaError
 from quire.media.guard import open_path, scheme_of
-from quire.media.placement import PLACEHOLDERS, Kind
+from quire.media.placement import Kind
 from quire.media.policy import MediaPolicy
 from quire.messages import Media, Message
 
@@ -124,18 +124,13 @@ def _source(name: str) -> str:
 
 
 def user_content(attached: Sequence[Media], text: str) -> str | list[dict[str, Any]]:
-    """A user message's content: the attachments before the text, as parts.
-
-    The typed text is literal, even where it holds a placeholder such as <image>.
-    """
-    if attached:
-        parts: list[dict[str, Any]] = [
-            {"type": medium.kind, medium.kind: medium.source} for medium in attached
-        ]
-        return [*parts, {"type": "text", "text": text}]
-    if any(mark in text for mark in PLACEHOLDERS.values()):
-        return [{"type": "text", "text": text, "literal": True}]
-    return text
+    """A user message's content: the attachments before the text, as parts."""
+    if not attached:
+        return text
+    parts: list[dict[str, Any]] = [
+        {"type": medium.kind, medium.kind: medium.source} for medium in attached
+    ]
+    return [*parts, {"type": "text", "text": text}]
 
 
 def name_of(medium: Media) -> str:

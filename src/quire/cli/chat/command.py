@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, TextIO
 
 from quire import __version__
+from quire.cli.hub import fetch_models
 from quire.cli.terminal import (
     Harmless,
     harmless,
@@ -60,8 +61,10 @@ def chat_in_terminal(start: Start, make_model: MakeModel) -> None:
 
     name = "the demo model" if start.is_demo else str(start.arguments["model_name_or_path"])
     errors = Console(file=sys.stderr)
-    with no_echo(), Status(Text(f"Loading {harmless(name)} ..."), console=errors):
-        model = make_model(start.arguments)
+    with no_echo():
+        fetch_models(start.arguments)
+        with Status(Text(f"Loading {harmless(name)} ..."), console=errors):
+            model = make_model(start.arguments)
     console = Console(highlight=False)
     with model:
         greet(console, name, model, is_demo=start.is_demo)

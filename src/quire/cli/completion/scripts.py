@@ -16,6 +16,7 @@ from quire.arguments import FIELDS
 from quire.arguments.base import is_secret, value_types
 from quire.cli.bench import AGAINST
 from quire.cli.deploy import KINDS
+from quire.cli.hub import KEYS as HUB_KEYS
 from quire.deploy.target import MultiNode
 from quire.errors import ConfigError, nearest
 from quire.options import OPTIONS, REQUEST_OPTIONS, Flag
@@ -116,6 +117,10 @@ def _command(name: str, text: str, options: list[str]) -> CommandWords:
         return CommandWords(name, summary, (SHELLS,), (), tuple(options))
     if name == "demo":
         return CommandWords(name, summary, (), (), tuple(options))
+    if name in HUB_KEYS:
+        # Names are the hub's; the script runs nothing that would list those of the cache.
+        positions = ((FILES,),) if name == "pull" else ()
+        return CommandWords(name, summary, positions, HUB_KEYS[name], tuple(options))
     positions: tuple[tuple[str, ...], ...] = ((FILES, *_DEMO_MODELS),)
     if name == "deploy":
         positions = (KINDS, (FILES,))

@@ -196,6 +196,8 @@ def chat_body(
     body |= {"model": model, "messages": openai_messages(conversation)}
     if conversation.tools:
         body |= {"tools": [wrap(tool) for tool in conversation.tools], "tool_choice": "auto"}
+    if (most := read_option(chosen, "truncate_prompt_tokens")) is not None:
+        body["truncate_prompt_tokens"] = most
     if template_variables:
         body["chat_template_kwargs"] = dict(template_variables)
     if params.logprobs is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from quire.errors import ModelNotFoundError, WeightsError
 from quire.weights.folder import read_json
+from quire.weights.mistaken import check_not_empty, no_weights
 from quire.weights.safetensors import read_header
 
 _DEFAULT_POSITIONS = 2048
@@ -105,18 +106,14 @@ def check_weights(folder: Path) -> None:
         ModelNotFoundError: there are no weights at all.
     """
     files = weight_files(folder)
-    if not files and any(folder.glob("*.bin")):
-        raise WeightsError(
-            f"{folder} holds weights as .bin files alone, which are pickles and may run code. Save "
-            "the model again with save_pretrained, which writes safetensors."
-        )
     if not files:
-        raise ModelNotFoundError(f"{folder} holds no weights: no .safetensors file is there.")
+        raise no_weights(folder)
     for path in files:
         try:
-            read_header(path)
+            header = read_header(path)
         except ValueError as error:
             raise WeightsError(f"{path}: {error}. Copy or download it again.") from None
+        check_not_empty(folder, ((name, entry.shape) for name, entry in header.items()))
 
 
 def _number(values: Mapping[str, Any], *names: str) -> int:

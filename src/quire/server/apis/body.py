@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from fastapi import Request, Response
 from pydantic import (
@@ -30,9 +30,6 @@ class Body(BaseModel):
     """A request's body. Types are not coerced, and null means "not given"."""
 
     model_config = _STRICT | ConfigDict(frozen=True)
-
-    refused: ClassVar[Mapping[str, str]] = {}
-    """Fields of other servers, and why this server refuses them."""
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)
@@ -173,8 +170,6 @@ def _unknown_kind(value: object, key: str) -> str:
 
 
 def _unknown(path: str, kind: type[Body]) -> str:
-    if path in kind.refused:
-        return sentence(kind.refused[path])
     known = list(kind.model_fields) if path.isidentifier() else []
     return sentence(f"Unknown parameter {path!r}{nearest(path, known)}")
 

@@ -1,17 +1,19 @@
-"""/tokenize and /detokenize, in vLLM's form."""
+"""/tokenize, /detokenize, /tokenizer_info and /version, in vLLM's form."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from quire import __version__
 from quire.server.apis.body import Body, in_thread_if_large, json_answer, only, read_body
 from quire.server.apis.openai.messages import Message, quire_messages
+from quire.server.apis.openai.request import quire_tools, thinking_options
 from quire.server.apis.openai.schema import TemplateOptions, Tool
 from quire.server.apis.openapi import documented
 from quire.server.call import Call
@@ -57,6 +59,23 @@ class Detokenized(BaseModel):
     prompt: str
 
 
+class TokenizerInfo(BaseModel):
+    """The tokenizer as transformers' tokenizer_config.json has it; special tokens by their texts."""
+
+    tokenizer_class: str
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    model_max_length: int
+    chat_template: str | None
+    """The model's own, whatever template the server renders with."""
+
+
+class Version(BaseModel):
+    version: str
+
+
 def router() -> APIRouter:
     """The routes of this module."""
     routes = APIRouter(tags=["tokens"])
@@ -90,7 +109,29 @@ def router() -> APIRouter:
         text = await asyncio.to_thread(_text, body.tokens, service.tokenizer)
         return json_answer({"prompt": text})
 
+    @routes.get("/tokenizer_info", **documented(None, TokenizerInfo))
+    async def tokenizer_info(request: Request) -> Response:
+        """What a client needs to know of the tokenizer to render and count by itself."""
+        return json_answer(_info(service_of(request)))
+
+    @routes.get("/version", **documented(None, Version))
+    async def version(request: Request) -> Response:
+        """The version of quire."""
+        return json_answer({"version": __version__})
+
     return routes
+
+
+def _info(service: Service) -> dict[str, Any]:
+    tokenizer = service.tokenizer
+    template = tokenizer.chat_template
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **{name: tokenizer.special_tokens.get(name) for name in names},
+        "model_max_length": service.engine.info.context_length,
+        "chat_template": template.get("default") if isinstance(template, Mapping) else template,
+    }
 
 
 async def _ids(request: Request, service: Service, body: TokenizeRequest) -> list[int]:
@@ -108,13 +149,10 @@ async def _ids(request: Request, service: Service, body: TokenizeRequest) -> lis
 def _call(body: TokenizeRequest) -> Call:
     if body.add_special_tokens:
         raise BadRequest(_SPECIAL, param="add_special_tokens")
-    template: dict[str, Any] = dict(body.chat_template_kwargs or {})
-    if "thinking" in template:
-        template.setdefault("enable_thinking", template.pop("thinking"))
     return Call(
         messages=quire_messages(body.messages or []),
-        tools=[dict(tool) for tool in body.tools] if body.tools else None,
-        options={name: value for name, value in template.items() if value is not None},
+        tools=quire_tools(body.tools),
+        options=thinking_options(body.chat_template_kwargs, None),
         model=body.model,
     )
 

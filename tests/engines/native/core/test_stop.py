@@ -25,13 +25,13 @@ def longest_beginning(text: str, strings: list[str]) -> int:
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
-@given(chunks=pieces, strings=stops)
-@example(chunks=["a", "ab"], strings=["aab", "ab"])
-@example(chunks=["<", "<", "a", ">"], strings=["<a>"])
+@given(chunks=pieces, strings=stops, keep=st.booleans())
+@example(chunks=["a", "ab"], strings=["aab", "ab"], keep=False)
+@example(chunks=["<", "<", "a", ">"], strings=["<a>"], keep=True)
 def test_streamed_text_is_the_text_cut_at_the_first_stop(
-    chunks: list[str], strings: list[str]
+    chunks: list[str], strings: list[str], keep: bool
 ) -> None:
-    stream, shown = StopStrings(strings), ""
+    stream, shown = StopStrings(strings, keep=keep), ""
     text = "".join(chunks)
     cut = first_stop(text, strings)
     so_far = ""
@@ -44,7 +44,8 @@ def test_streamed_text_is_the_text_cut_at_the_first_stop(
         assert stream.match is None
         assert shown + stream.flush() == text
     else:
-        assert (shown, stream.match) == (text[: cut[0]], cut[1])
+        end = cut[0] + (len(cut[1]) if keep else 0)
+        assert (shown, stream.match) == (text[:end], cut[1])
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -98,6 +99,9 @@ def check_all(tokens: list[int], **options: Any) -> tuple[str, Finish | None, in
     return shown, None, len(tokens)
 
 
+KEEP = {"include_stop_str_in_output": True}
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize(
     ("options", "expected"),
@@ -114,6 +118,11 @@ def check_all(tokens: list[int], **options: Any) -> tuple[str, Finish | None, in
         # A stop string wins over the length, a stop token over a stop string.
         ({"stop": ("3 ",), "max_tokens": 3}, ("1 2 ", Finish("stop", "3 "), 3)),
         ({"stop": ("3 ",), "stop_token_ids": (3,)}, ("1 2 ", Finish("stop", 3), 3)),
+        # With `include_stop_str_in_output` what ends a completion is its end.
+        ({**KEEP, "stop": ("2 3",)}, ("1 2 3", Finish("stop", "2 3"), 3)),
+        ({**KEEP, "stop_token_ids": (3,)}, ("1 2 3 ", Finish("stop", 3), 3)),
+        ({**KEEP, "stop": ("2 3 5",), "stop_token_ids": (3,)}, ("1 2 3 ", Finish("stop", 3), 3)),
+        ({**KEEP, "stop": ("9",), "max_tokens": 2}, ("1 2 ", Finish("length"), 2)),
     ],
 )
 def test_what_ends_a_completion_and_what_it_shows(

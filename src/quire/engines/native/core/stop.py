@@ -28,8 +28,10 @@ class StopChecker:
     """Reads the tokens of one completion: the text that may be shown, and whether it ends.
 
     Invariant: the texts that `check` returns are together the completion's text or, where a stop
-    string ends it, the text before that string. A stop token has no text. Where the request wants
-    the whole answer at once and has no stop string, the tokens are decoded at the end, all at once.
+    string ends it, the text before that string. A stop token has no text. With
+    `include_stop_str_in_output` the text ends with the string's, or the token's. Where the request
+    wants the whole answer at once and has no stop string, the tokens are decoded at the end, all at
+    once.
     """
 
     __slots__ = (
@@ -47,7 +49,8 @@ class StopChecker:
         self._params = params
         self._detokenizer = detokenizer
         self._matcher = matcher
-        self._stop_strings = StopStrings(params.stop) if params.stop else None
+        keep = params.include_stop_str_in_output
+        self._stop_strings = StopStrings(params.stop, keep=keep) if params.stop else None
         eos = () if params.ignore_eos else params.eos_token_ids
         self._stop_tokens = frozenset((*params.stop_token_ids, *eos))
         self._undecoded: list[int] | None = None if params.streamed or params.stop else []
@@ -63,17 +66,12 @@ class StopChecker:
         if armed and token in self._stop_tokens:
             # EOS is the usual end and no stop_reason, unless it is also given as a stop token.
             named = token in params.stop_token_ids
-            return self._flush(), Finish("stop", token) if named else _STOP
-        if self._undecoded is None:
-            text = self._detokenizer.add(token)
-        else:
-            self._undecoded.append(token)
-            text = ""
+            text = self._read(token, armed=False) if params.include_stop_str_in_output else ""
+            return text + self._flush(), Finish("stop", token) if named else _STOP
+        text = self._read(token, armed=armed)
         stops = self._stop_strings
-        if stops is not None:
-            text = stops.add(text, armed=armed)
-            if stops.match is not None:
-                return text, Finish("stop", stops.match)
+        if stops is not None and stops.match is not None:
+            return text, Finish("stop", stops.match)
         finish = None if self._matcher is None else _follow_grammar(self._matcher, token)
         if finish is None:
             if num_outputs < params.max_tokens:
@@ -84,6 +82,14 @@ class StopChecker:
         if stops is not None and stops.match is not None:
             finish = Finish("stop", stops.match)
         return text, finish
+
+    def _read(self, token: int, *, armed: bool) -> str:
+        """Decode a token, or keep it where all are decoded at the end; see `StopStrings.add`."""
+        if self._undecoded is not None:
+            self._undecoded.append(token)
+            return ""
+        text = self._detokenizer.add(token)
+        return text if self._stop_strings is None else self._stop_strings.add(text, armed=armed)
 
     def _flush(self) -> str:
         """Return what was held back; the completion has ended."""
@@ -107,12 +113,13 @@ class StopStrings:
     """Finds stop strings in a stream of text and holds back what could become one.
 
     Invariant: the text returned by all `add` calls and `flush` is the whole text, or, where a stop
-    string was found, the text before it. The first to be complete counts, and of several that end
-    together the longest, so the result does not depend on how tokens cut the text. Each character
-    is looked at once for each stop string, however long these are.
+    string was found, the text before it, and the string itself with `keep`. The first to be complete
+    counts, and of several that end together the longest, so the result does not depend on how tokens
+    cut the text. Each character is looked at once for each stop string, however long these are.
     """
 
-    def __init__(self, strings: Sequence[str]) -> None:
+    def __init__(self, strings: Sequence[str], *, keep: bool = False) -> None:
+        self._keep = keep
         self._automata = [_Automaton(string) for string in dict.fromkeys(strings)]
         self._matched = [0] * len(self._automata)  # how much of each string the text ends with
         self._held = ""
@@ -126,7 +133,7 @@ class StopStrings:
         end = self._scan(text, armed)
         buffer = self._held + text
         if self.match is not None:
-            cut = len(self._held) + end - len(self.match)
+            cut = len(self._held) + end - (0 if self._keep else len(self.match))
             self._held = ""
             return buffer[:cut]
         cut = len(buffer) - max(self._matched)

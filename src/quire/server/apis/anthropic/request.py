@@ -42,6 +42,7 @@ def prompt_call(
     body: CountTokensRequest, options: dict[str, Any] | None = None, *, streamed: bool = False
 ) -> Call:
     """The call of a prompt alone; raises as `messages_call` does."""
+    _check_thread(body)
     turns = Turns()
     for block in _blocks(body.system):
         turns.instruct(block["text"])
@@ -66,6 +67,17 @@ def prompt_call(
         tool_name=_chosen(body),
         parallel_tool_calls=not choice.get("disable_parallel_tool_use", False),
     )
+
+
+def _check_thread(body: CountTokensRequest) -> None:
+    """Refuse a thread: Anthropic's tool runner then sends whole conversations, by these details."""
+    if body.thread is not None:
+        raise BadRequest(
+            "thread is not supported: this server stores no messages. Send the whole conversation "
+            "without thread.",
+            param="thread",
+            details={"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+        )
 
 
 def _blocks(content: Any) -> list[Any]:
@@ -96,6 +108,8 @@ def _part(block: ResultBlock) -> Part:
         return text_part(block["text"])
     if block["type"] == "document":
         return text_part(_document(block))
+    if block["type"] == "tool_reference":
+        return text_part(block["tool_name"])
     source = block["source"]
     url = (
         source["url"]
@@ -118,7 +132,7 @@ def _assistant(turns: Turns, blocks: Sequence[AssistantBlock]) -> None:
             turns.answer(block["text"])
         elif block["type"] == "thinking":
             turns.think(block["thinking"])
-        else:
+        elif block["type"] == "tool_use":
             arguments = json.dumps(block["input"], ensure_ascii=False)
             turns.call(block["id"], block["name"], arguments)
 
@@ -126,7 +140,7 @@ def _assistant(turns: Turns, blocks: Sequence[AssistantBlock]) -> None:
 def _tool(tool: CustomTool) -> dict[str, Any]:
     function = {
         "name": tool["name"],
-        "description": tool.get("description", ""),
+        "description": tool.get("description") or "",
         "parameters": tool["input_schema"],
     }
     return {"type": "function", "function": function}
@@ -136,16 +150,16 @@ def _chosen(body: CountTokensRequest) -> str | None:
     choice = body.tool_choice
     if choice is None or choice["type"] != "tool":
         return None
-    if "name" not in choice:
+    if not choice.get("name"):
         raise BadRequest('tool_choice of the type "tool" needs a name.', param="tool_choice.name")
-    return choice["name"]
+    return choice.get("name")
 
 
 def _thinking(body: CountTokensRequest) -> dict[str, Any]:
     thinking = body.thinking
     if thinking is None:
         return {}
-    if thinking["type"] == "enabled" and "budget_tokens" not in thinking:
+    if thinking["type"] == "enabled" and thinking.get("budget_tokens") is None:
         raise BadRequest(
             'thinking of the type "enabled" needs budget_tokens.', param="thinking.budget_tokens"
         )

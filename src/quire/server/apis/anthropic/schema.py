@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias, get_args
 
-from pydantic import BaseModel, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field, Tag, with_config
 from typing_extensions import TypedDict
 
-from quire.server.apis.body import Body, by_type, kinds, strict, tagged
+from quire.server.apis.body import Body, by_type, kinds, only, strict, tagged
+from quire.server.apis.openai.schema import ToolHints
 from quire.server.apis.option_fields import OptionFields, option_fields
+from quire.server.apis.refused_fields import Refused, refused_fields
 
 _CONTENT = by_type(
-    {str: "Text", list: "Blocks"}, "content_type", "a string or a list of blocks is needed"
+    {str: "Text", list: "Blocks", type(None): "Null"},
+    "content_type",
+    "a string or a list of blocks is needed",
 )
 
 
@@ -20,15 +24,24 @@ class CacheControl(TypedDict):
     """Accepted and ignored, since quire always caches prefixes."""
 
     type: Literal["ephemeral"]
-    ttl: NotRequired[Literal["5m", "1h"]]
+    ttl: NotRequired[Literal["5m", "1h"] | None]
+    scope: NotRequired[str | None]
+
+
+class BlockRecord(TypedDict, total=False):
+    """Fields of a block that hints and histories have; dropped, as docs/server-apis.md says."""
+
+    cache_control: CacheControl | None
+    caller: Any
+    citations: Any
+    parsed_output: Any
+    toolset_name: Any
 
 
 @strict
-class TextBlock(TypedDict):
+class TextBlock(BlockRecord):
     type: Literal["text"]
     text: str
-    cache_control: NotRequired[CacheControl | None]
-    citations: NotRequired[None]
 
 
 @strict
@@ -44,6 +57,7 @@ class ImageAtUrl(TypedDict):
     url: Annotated[str, Field(min_length=1)]
 
 
+_SCALING = "transformations is not supported: pictures are scaled as the server's settings say."
 ImageSource: TypeAlias = Annotated[
     Annotated[Base64Image, Tag("Base64Image")] | Annotated[ImageAtUrl, Tag("ImageAtUrl")],
     tagged({"base64": "Base64Image", "url": "ImageAtUrl"}, "type", "an image of an unknown source"),
@@ -51,10 +65,10 @@ ImageSource: TypeAlias = Annotated[
 
 
 @strict
-class ImageBlock(TypedDict):
+class ImageBlock(BlockRecord):
     type: Literal["image"]
     source: ImageSource
-    cache_control: NotRequired[CacheControl | None]
+    transformations: NotRequired[Annotated[None, only({}, because=_SCALING)]]
 
 
 @strict
@@ -65,39 +79,66 @@ class PlainText(TypedDict):
 
 
 @strict
-class DocumentBlock(TypedDict):
+class DocumentBlock(BlockRecord):
     """A document of plain text; others are refused."""
 
     type: Literal["document"]
     source: PlainText
     title: NotRequired[str | None]
     context: NotRequired[str | None]
-    cache_control: NotRequired[CacheControl | None]
 
 
 @strict
-class ThinkingBlock(TypedDict):
+class ThinkingBlock(BlockRecord):
     type: Literal["thinking"]
     thinking: str
-    signature: NotRequired[str]
+    signature: NotRequired[str | None]
     """Not checked, since thoughts are plain text here."""
 
 
 @strict
-class ToolUseBlock(TypedDict):
+class ToolUseBlock(BlockRecord):
     type: Literal["tool_use"]
     id: Annotated[str, Field(min_length=1, max_length=256)]
     name: Annotated[str, Field(min_length=1, max_length=256)]
     input: dict[str, Any]
-    cache_control: NotRequired[CacheControl | None]
+
+
+DroppedKind: TypeAlias = Literal[
+    "advisor_tool_result", "bash_code_execution_tool_result", "code_execution_tool_result",
+    "fallback", "mcp_tool_listing", "mcp_tool_result", "mcp_tool_use", "redacted_thinking",
+    "server_tool_use", "text_editor_code_execution_tool_result", "tool_search_tool_result",
+    "web_fetch_tool_result", "web_search_tool_result",
+]  # fmt: skip
+DROPPED_BLOCKS: tuple[DroppedKind, ...] = get_args(DroppedKind)
+"""What Anthropic's own tools and models have left in a history, for its servers alone to read."""
+
+
+@with_config(ConfigDict(extra="allow"))
+class DroppedBlock(TypedDict):
+    type: DroppedKind
+
+
+@strict
+class ToolReferenceBlock(BlockRecord):
+    """The name of a tool that a search of tools has found; all tools are offered anyway."""
+
+    type: Literal["tool_reference"]
+    tool_name: str
 
 
 ResultBlock: TypeAlias = Annotated[
     Annotated[TextBlock, Tag("TextBlock")]
     | Annotated[ImageBlock, Tag("ImageBlock")]
-    | Annotated[DocumentBlock, Tag("DocumentBlock")],
+    | Annotated[DocumentBlock, Tag("DocumentBlock")]
+    | Annotated[ToolReferenceBlock, Tag("ToolReferenceBlock")],
     tagged(
-        {"text": "TextBlock", "image": "ImageBlock", "document": "DocumentBlock"},
+        {
+            "text": "TextBlock",
+            "image": "ImageBlock",
+            "document": "DocumentBlock",
+            "tool_reference": "ToolReferenceBlock",
+        },
         "type",
         "a block of an unknown type",
     ),
@@ -105,17 +146,19 @@ ResultBlock: TypeAlias = Annotated[
 
 
 @strict
-class ToolResultBlock(TypedDict):
+class ToolResultBlock(BlockRecord):
     type: Literal["tool_result"]
     tool_use_id: str
     content: NotRequired[
         Annotated[
-            Annotated[str, Tag("Text")] | Annotated[list[ResultBlock], Tag("Blocks")], _CONTENT
+            Annotated[str, Tag("Text")]
+            | Annotated[list[ResultBlock], Tag("Blocks")]
+            | Annotated[None, Tag("Null")],
+            _CONTENT,
         ]
     ]
     is_error: NotRequired[bool | None]
     """True puts "Error: " in front of the result, for the model to see."""
-    cache_control: NotRequired[CacheControl | None]
 
 
 UserBlock: TypeAlias = Annotated[
@@ -137,9 +180,15 @@ UserBlock: TypeAlias = Annotated[
 AssistantBlock: TypeAlias = Annotated[
     Annotated[TextBlock, Tag("TextBlock")]
     | Annotated[ThinkingBlock, Tag("ThinkingBlock")]
-    | Annotated[ToolUseBlock, Tag("ToolUseBlock")],
+    | Annotated[ToolUseBlock, Tag("ToolUseBlock")]
+    | Annotated[DroppedBlock, Tag("DroppedBlock")],
     tagged(
-        {"text": "TextBlock", "thinking": "ThinkingBlock", "tool_use": "ToolUseBlock"},
+        {
+            "text": "TextBlock",
+            "thinking": "ThinkingBlock",
+            "tool_use": "ToolUseBlock",
+            **dict.fromkeys(DROPPED_BLOCKS, "DroppedBlock"),
+        },
         "type",
         "a block of an unknown type",
     ),
@@ -184,14 +233,13 @@ Turn: TypeAlias = Annotated[
 
 
 @strict
-class CustomTool(TypedDict):
+class CustomTool(ToolHints):
     """A tool that the client runs; Anthropic's own tools are refused by their type."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
     input_schema: dict[str, Any]
-    description: NotRequired[str]
+    description: NotRequired[str | None]
     type: NotRequired[Literal["custom"] | None]
-    cache_control: NotRequired[CacheControl | None]
     strict: NotRequired[bool | None]
     """A forced `tool_choice` constrains arguments to the schema; otherwise they are the model's."""
 
@@ -204,18 +252,20 @@ ToolOfClient: TypeAlias = Annotated[
 @strict
 class ToolChoice(TypedDict):
     type: Literal["auto", "any", "tool", "none"]
-    name: NotRequired[str]
+    name: NotRequired[str | None]
     """The tool that must be called, with the type "tool"."""
-    disable_parallel_tool_use: NotRequired[bool]
+    disable_parallel_tool_use: NotRequired[bool | None]
 
 
 @strict
 class Thinking(TypedDict):
     type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: NotRequired[Annotated[int, Field(ge=1024)]]
+    budget_tokens: NotRequired[Annotated[int, Field(ge=1024)] | None]
     """Not enforced: a thought is limited by `max_tokens` alone."""
-    display: NotRequired[Literal["summarized", "omitted"] | None]
+    display: NotRequired[Literal["summarized", "omitted", "updates"] | None]
     """"omitted" leaves the text of thoughts out; otherwise it is returned in full."""
+    block_binding: NotRequired[Any]
+    """Ignored: it is about signatures of thoughts, which have none here."""
 
 
 @strict
@@ -227,14 +277,37 @@ class AnswerFormat(TypedDict):
 @strict
 class OutputConfig(TypedDict):
     format: NotRequired[AnswerFormat | None]
+    effort: NotRequired[Literal["low", "medium", "high", "xhigh", "max"] | None]
+    """Ignored: how much a model writes is its own affair."""
 
 
 @strict
 class RequestMetadata(TypedDict):
-    user_id: NotRequired[Annotated[str, Field(max_length=256)] | None]
+    user_id: NotRequired[Annotated[str, Field(max_length=1024)] | None]
 
 
-class CountTokensRequest(Body):
+OTHERS = {
+    "billing_policy": Refused("billing_policy is not supported"),
+    "compaction": Refused("compaction is not supported: shorten messages instead"),
+    "container": Refused("container is not supported: this server runs no code"),
+    "diagnostics": Refused("diagnostics is not supported"),
+    "fallback_credit_token": Refused("fallback_credit_token is not supported"),
+    "fallbacks": Refused("fallbacks is not supported: one model answers", ([],)),
+    "inference_geo": Refused("inference_geo is not supported: the server stands where it stands"),
+    "mcp_servers": Refused("mcp_servers is not supported: this server calls no others", ([],)),
+    "output_format": Refused("output_format is output_config.format in this API"),
+    "speed": Refused("speed: fast is not supported", ("standard",)),
+    "user_profile_id": Refused("user_profile_id is not supported"),
+    "workspace_id": Refused("workspace_id is not supported"),
+}
+
+if TYPE_CHECKING:
+    _Refused = Body
+else:
+    _Refused = refused_fields("RefusedOfMessages", OTHERS)
+
+
+class CountTokensRequest(_Refused):
     """The body of /v1/messages/count_tokens, which makes a prompt."""
 
     model: str
@@ -245,6 +318,12 @@ class CountTokensRequest(Body):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
+    thread: Any = None
+    """Refused in the words after which clients go on without a thread."""
+    context_management: Any = None
+    """Ignored: what is sent is the context, and one that is too long is refused."""
+    betas: list[str] | None = None
+    """Ignored: what a beta adds to a request is looked at by itself."""
 
 
 if TYPE_CHECKING:
@@ -316,6 +395,7 @@ class TokenCount(BaseModel):
 class AnthropicErrorDetail(BaseModel):
     type: str
     message: str
+    details: dict[str, Any] | None = None
 
 
 class AnthropicErrorBody(BaseModel):

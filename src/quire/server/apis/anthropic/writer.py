@@ -205,4 +205,7 @@ _TYPES = {
 def error_body(problem: Problem) -> dict[str, Any]:
     """An error as the body of a response, or as the data of an event."""
     kind = _TYPES.get(problem.status, "api_error")
-    return {"type": "error", "error": {"type": kind, "message": problem.message}}
+    error: dict[str, Any] = {"type": kind, "message": problem.message}
+    if problem.details is not None:
+        error["details"] = problem.details
+    return {"type": "error", "error": error}

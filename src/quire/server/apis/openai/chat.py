@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from quire.outputs import Delta, TextPart, ThoughtPart, Usage
+from quire.outputs import AnswerSum, Delta, TextPart, ThoughtPart, TokenLogprob
 from quire.outputs import Response as Completion
 from quire.server.apis.body import in_thread_if_large, json_answer, read_body
 from quire.server.apis.openai.request import chat_call
 from quire.server.apis.openai.schema import ChatCompletion, ChatCompletionRequest
 from quire.server.apis.openai.writing import (
     DONE,
+    Extras,
+    UsageSum,
+    end_of,
     new_id,
     now,
+    prompt_logprobs,
     quoted,
-    summed,
     tool_call,
     usage_fields,
 )
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.errors import Problem
-from quire.server.service import service_of
+from quire.server.part_logprobs import PartLogprob, with_part_logprobs
+from quire.server.service import Service, service_of
 from quire.server.sse import EventStream
-from quire.server.streams import CancelOnDisconnect
+from quire.server.streams import read_whole
 from quire.server.token_texts import TokenTexts
 
 
@@ -46,37 +51,54 @@ def router() -> APIRouter:
         call = await in_thread_if_large(request, partial(chat_call, body))
         caller = caller_of(request)
         name = body.model or service.models.name
-        as_ids = bool(body.return_tokens_as_token_ids)
-        texts = await service.token_texts(as_ids=as_ids) if body.logprobs else None
-        with_ids = bool(body.return_token_ids)
-        if call.streamed:
-            with_usage = bool((body.stream_options or {}).get("include_usage"))
-            encoder = ChatEncoder(name, texts, with_usage=with_usage, with_ids=with_ids)
-            deltas = service.stream(call, caller)
+        texts = await _texts(service, body)
+        deltas = service.stream(call, caller)
+        if body.logprobs and texts is not None:
+            deltas = with_part_logprobs(deltas, texts)
+        if body.stream:
+            extras = Extras.of(body.stream_options, token_ids=body.return_token_ids)
+            encoder = ChatEncoder(name, texts, extras)
             return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
-        async with CancelOnDisconnect(request.receive):
-            completions = await service.answer(call, caller)
-        return json_answer(whole_answer(name, completions, texts, with_ids=with_ids))
+        answers = AnswerSum()
+        await read_whole(request, deltas, answers.add)
+        return json_answer(whole_answer(name, answers.responses(), texts, body))
 
     return routes
 
 
+async def _texts(service: Service, body: ChatCompletionRequest) -> TokenTexts | None:
+    """The texts of tokens, if log-probabilities are wanted."""
+    if not body.logprobs and body.prompt_logprobs is None:
+        return None
+    return await service.token_texts(as_ids=bool(body.return_tokens_as_token_ids))
+
+
 def whole_answer(
-    name: str, completions: list[Completion], texts: TokenTexts | None, *, with_ids: bool
+    name: str,
+    completions: list[Completion],
+    texts: TokenTexts | None,
+    body: ChatCompletionRequest,
 ) -> dict[str, Any]:
     """The body of a whole answer."""
-    usage = summed([completion.usage for completion in completions if completion.usage])
-    return {
+    usage = UsageSum.of(completions)
+    answer: dict[str, Any] = {
         "id": new_id("chatcmpl"),
         "object": "chat.completion",
         "created": now(),
         "model": name,
-        "choices": [_choice(completion, texts, with_ids) for completion in completions],
+        "choices": [_choice(completion, texts, body) for completion in completions],
         "usage": usage_fields(usage),
     }
+    if body.return_token_ids:
+        answer["prompt_token_ids"] = completions[0].prompt_token_ids
+    if body.prompt_logprobs is not None and texts is not None:
+        answer["prompt_logprobs"] = prompt_logprobs(completions[0].prompt_logprobs or (), texts)
+    return answer
 
 
-def _choice(completion: Completion, texts: TokenTexts | None, with_ids: bool) -> dict[str, Any]:
+def _choice(
+    completion: Completion, texts: TokenTexts | None, body: ChatCompletionRequest
+) -> dict[str, Any]:
     message: dict[str, Any] = {
         "role": "assistant",
         "content": completion.content or (None if completion.tool_calls else ""),
@@ -86,59 +108,81 @@ def _choice(completion: Completion, texts: TokenTexts | None, with_ids: bool) ->
         message["reasoning_content"] = completion.reasoning
     if completion.tool_calls:
         message["tool_calls"] = [tool_call(call) for call in completion.tool_calls]
+    logprobs = None
+    if body.logprobs and texts is not None:
+        logprobs = json.loads(chat_logprobs(completion.logprobs or (), texts))
     return {
         "index": completion.index,
         "message": message,
-        "logprobs": json.loads(texts.content(completion.logprobs)) if texts else None,
+        "logprobs": logprobs,
         "finish_reason": completion.finish_reason,
         "stop_reason": completion.stop_reason,
-        **({"token_ids": completion.token_ids} if with_ids else {}),
+        **({"token_ids": completion.token_ids} if body.return_token_ids else {}),
     }
+
+
+def chat_logprobs(logprobs: Sequence[TokenLogprob], texts: TokenTexts) -> str:
+    """JSON of a choice's `logprobs`: of the content's tokens, and beside them of the thought's."""
+    content: list[TokenLogprob] = []
+    thought: list[TokenLogprob] = []
+    for one in logprobs:
+        is_thought = isinstance(one, PartLogprob) and one.kind == "thought"
+        (thought if is_thought else content).append(one)
+    beside = f',"reasoning_content":{texts.listed(thought)}' if thought else ""
+    return f'{{"content":{texts.listed(content)},"refusal":null{beside}}}'
 
 
 class ChatEncoder:
     """Writes `chat.completion.chunk` events, formatted by hand, since most come once per token."""
 
-    def __init__(
-        self, name: str, texts: TokenTexts | None, *, with_usage: bool, with_ids: bool = False
-    ) -> None:
-        self._texts, self._with_usage, self._with_ids = texts, with_usage, with_ids
+    def __init__(self, name: str, texts: TokenTexts | None, extras: Extras) -> None:
+        self._texts, self._extras = texts, extras
         self._before = (
             f'data: {{"id":"{new_id("chatcmpl")}","object":"chat.completion.chunk",'
             f'"created":{now()},"model":{quoted(name)},"choices":['
         )
-        self._after = '],"usage":null}\n\n' if with_usage else "]}\n\n"
         self._calls: dict[int, int] = {}  # number of tool calls of each completion that has begun
-        self._usages: list[Usage] = []
+        self._usage = UsageSum()
 
     def encode(self, delta: Delta) -> bytes:
         """The events of one delta."""
         index = delta.index
-        begun = "" if index in self._calls else self._begin(index)
+        self._usage.add(delta)
+        begun = "" if index in self._calls else self._begin(delta)
+        with_ids = self._extras.token_ids
         if delta.parts is None and delta.finish_reason is None:  # most tokens
-            if not delta.text and not delta.logprobs and not self._with_ids:
+            if not delta.text and not delta.logprobs and not with_ids:
                 return begun.encode()
             change = f'"content":{quoted(delta.text)}'
         else:
             change = self._change(delta)
-            if not (change or delta.finish_reason or delta.logprobs or self._with_ids):
+            if not (change or delta.finish_reason or delta.logprobs or with_ids):
                 return begun.encode()
-        end = self._end_of(delta)
-        logprobs = self._texts.content(delta.logprobs) if self._texts else "null"
-        ids = f',"token_ids":{list(delta.token_ids)}' if self._with_ids else ""
+        end = end_of(delta)
+        logprobs = "null"
+        if delta.logprobs and self._texts is not None:
+            logprobs = chat_logprobs(delta.logprobs, self._texts)
+        ids = f',"token_ids":{list(delta.token_ids)}' if with_ids else ""
         return (
             f'{begun}{self._before}{{"index":{index},"delta":{{{change}}},"logprobs":{logprobs},'
-            f'"finish_reason":{end}{ids}}}{self._after}'
+            f'"finish_reason":{end}{ids}}}{self._after()}'
         ).encode("ascii")
 
-    def _begin(self, index: int) -> str:
-        """The first event of a completion."""
-        self._calls[index] = 0
+    def _begin(self, delta: Delta) -> str:
+        """The first event of a completion; the very first has the prompt."""
+        prompt = ""
+        if self._extras.token_ids and not self._calls:
+            prompt = f',"prompt_token_ids":{json.dumps(delta.prompt_token_ids)}'
+        self._calls[delta.index] = 0
         change = '"role":"assistant","content":""'
         return (
-            f'{self._before}{{"index":{index},"delta":{{{change}}},"logprobs":null,'
-            f'"finish_reason":null}}{self._after}'
+            f'{self._before}{{"index":{delta.index},"delta":{{{change}}},"logprobs":null,'
+            f'"finish_reason":null}}{self._after(prompt)}'
         )
+
+    def _after(self, more: str = "") -> str:
+        """What follows the choices of an event."""
+        return f"]{more}{self._extras.usage_field(self._usage)}}}\n\n"
 
     def _change(self, delta: Delta) -> str:
         reasoning = content = ""
@@ -160,20 +204,9 @@ class ChatEncoder:
             change.append(f'"tool_calls":{json.dumps(calls)}')
         return ",".join(change)
 
-    def _end_of(self, delta: Delta) -> str:
-        """JSON of the finish reason and, at a completion's end, of the stop reason."""
-        if delta.finish_reason is None:
-            return "null"
-        if delta.usage is not None:
-            self._usages.append(delta.usage)
-        return f'"{delta.finish_reason}","stop_reason":{json.dumps(delta.stop_reason)}'
-
     def end(self) -> bytes:
         """Usage, if requested, and the end."""
-        if not self._with_usage:
-            return DONE
-        usage = json.dumps(usage_fields(summed(self._usages)))
-        return f'{self._before}],"usage":{usage}}}\n\n'.encode("ascii") + DONE
+        return self._extras.last_event(self._before, self._usage) + DONE
 
     def failure(self, problem: Problem) -> bytes:
         """The error, and the end."""

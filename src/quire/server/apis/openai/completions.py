@@ -10,15 +10,19 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from quire.outputs import AnswerSum, Delta, TokenLogprob, Usage
+from quire.outputs import AnswerSum, Delta, TokenLogprob
 from quire.server.apis.body import json_answer, read_body
 from quire.server.apis.openai.request import sampling_options
 from quire.server.apis.openai.schema import CompletionRequest, TextCompletion
 from quire.server.apis.openai.writing import (
     DONE,
+    Extras,
+    UsageSum,
+    end_of,
     listed_inputs,
     new_id,
     now,
+    prompt_logprobs,
     quoted,
     usage_fields,
 )
@@ -69,7 +73,7 @@ def router() -> APIRouter:
         texts = await service.token_texts(as_ids=as_ids) if with_logprobs else None
         writer = ChoiceWriter(service, call, name, texts)
         if body.stream:
-            with_usage = bool((body.stream_options or {}).get("include_usage"))
+            extras = Extras.of(body.stream_options, token_ids=body.return_token_ids)
             deltas = service.complete(
                 call.prompts,
                 call.options,
@@ -78,7 +82,7 @@ def router() -> APIRouter:
                 streamed=True,
                 special=call.special,
             )
-            encoder = CompletionEncoder(writer, with_usage=with_usage)
+            encoder = CompletionEncoder(writer, extras)
             return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
         return await _whole(request, service, call, caller, body.model, writer)
 
@@ -139,7 +143,7 @@ async def _whole(
             "created": now(),
             "model": writer.name,
             "choices": choices,
-            "usage": usage_fields(writer.usage),
+            "usage": usage_fields(writer.total.usage),
         }
     )
 
@@ -156,24 +160,24 @@ class ChoiceWriter:
         self._skip_special = call.options.get("skip_special_tokens", True)
         self._begun: set[int] = set()
         self._logprobs: dict[int, LogprobWriter] = {}
-        self._prompt_tokens: dict[int, int] = {}
-        self._cached = self._completed = 0
+        self.total = UsageSum(call.n, prompt_only=call.prompt_only)
 
     def whole(self, delta: Delta) -> dict[str, Any]:
         """A whole choice, with the prompt's log-probabilities."""
         choice = json.loads(self.choice(delta) or "{}")
         if delta.prompt_logprobs is not None and self._texts is not None:
-            choice["prompt_logprobs"] = of_prompt(delta.prompt_logprobs, self._texts)
+            choice["prompt_logprobs"] = prompt_logprobs(delta.prompt_logprobs, self._texts)
         return choice
 
     def choice(self, delta: Delta) -> str | None:
         """JSON of a delta's choice; None if nothing is to be sent."""
         index, first = delta.index, delta.index not in self._begun
         self._begun.add(index)
+        self.total.add(delta)
         text = "" if self._call.prompt_only else delta.text
         logprobs = self._logprobs_of(delta, first)
         if first and self._call.echo:
-            text = self._prompt_text(index) + text
+            text = self._prompt_text(delta) + text
         if (
             delta.finish_reason is None
             and not text
@@ -182,9 +186,11 @@ class ChoiceWriter:
         ):
             return None
         ids = f',"token_ids":{list(delta.token_ids)}' if self._call.with_ids else ""
+        if first and self._call.with_ids:
+            ids += f',"prompt_token_ids":{json.dumps(delta.prompt_token_ids)}'
         return (
             f'{{"index":{index},"text":{quoted(text)},"logprobs":{logprobs},'
-            f'"finish_reason":{self._end(delta)}{ids}}}'
+            f'"finish_reason":{end_of(delta)}{ids}}}'
         )
 
     def _logprobs_of(self, delta: Delta, first: bool) -> str:
@@ -199,63 +205,40 @@ class ChoiceWriter:
             ),
         )
         prompt = delta.prompt_logprobs if first and self._call.echo else None
-        ids = self._prompt_ids(delta.index) if prompt else ()
+        ids = delta.prompt_token_ids or ()
         generated = () if self._call.prompt_only else delta.logprobs or ()
         return writer.add(prompt or (), ids, generated)
 
-    def _prompt(self, index: int) -> str | list[int]:
-        return self._call.prompts[index // self._call.n]
-
-    def _prompt_text(self, index: int) -> str:
-        prompt = self._prompt(index)
-        if isinstance(prompt, str):
+    def _prompt_text(self, delta: Delta) -> str:
+        """The prompt as the client gave it, unless only its end was kept."""
+        prompt = self._call.prompts[delta.index // self._call.n]
+        if isinstance(prompt, str) and "truncate_prompt_tokens" not in self._call.options:
             return prompt
-        return self._tokenizer.decode(prompt, skip_special_tokens=self._skip_special)
-
-    def _prompt_ids(self, index: int) -> Sequence[int]:
-        prompt = self._prompt(index)
-        if not isinstance(prompt, str):
-            return prompt
-        tokenizer = self._tokenizer
-        return tokenizer.encode_whole(prompt) if self._call.special else tokenizer.encode(prompt)
-
-    def _end(self, delta: Delta) -> str:
-        if delta.finish_reason is None:
-            return "null"
-        if delta.usage is not None:
-            self._prompt_tokens[delta.index // self._call.n] = delta.usage.prompt_tokens
-            self._cached += 0 if delta.index % self._call.n else delta.usage.cached_tokens
-            self._completed += 0 if self._call.prompt_only else delta.usage.completion_tokens
-        return f'"{delta.finish_reason}","stop_reason":{json.dumps(delta.stop_reason)}'
-
-    @property
-    def usage(self) -> Usage:
-        """The usage of all choices; each prompt counts once."""
-        return Usage(sum(self._prompt_tokens.values()), self._completed, self._cached)
+        ids = delta.prompt_token_ids or ()
+        return self._tokenizer.decode(ids, skip_special_tokens=self._skip_special)
 
 
 class CompletionEncoder:
     """Writes `text_completion` events."""
 
-    def __init__(self, writer: ChoiceWriter, *, with_usage: bool) -> None:
-        self._writer, self._with_usage = writer, with_usage
+    def __init__(self, writer: ChoiceWriter, extras: Extras) -> None:
+        self._writer, self._extras = writer, extras
         self._before = (
             f'data: {{"id":"{new_id("cmpl")}","object":"text_completion",'
             f'"created":{now()},"model":{quoted(writer.name)},"choices":['
         )
-        self._after = '],"usage":null}\n\n' if with_usage else "]}\n\n"
 
     def encode(self, delta: Delta) -> bytes:
         """The event of one delta, if there is one."""
         choice = self._writer.choice(delta)
-        return b"" if choice is None else f"{self._before}{choice}{self._after}".encode("ascii")
+        if choice is None:
+            return b""
+        usage = self._extras.usage_field(self._writer.total)
+        return f"{self._before}{choice}]{usage}}}\n\n".encode("ascii")
 
     def end(self) -> bytes:
         """Usage, if requested, and the end."""
-        if not self._with_usage:
-            return DONE
-        usage = json.dumps(usage_fields(self._writer.usage))
-        return f'{self._before}],"usage":{usage}}}\n\n'.encode("ascii") + DONE
+        return self._extras.last_event(self._before, self._writer.total) + DONE
 
     def failure(self, problem: Problem) -> bytes:
         """The error, and the end."""
@@ -310,23 +293,3 @@ class LogprobWriter:
         if token_id not in self._hidden:
             self._offset += len(self._decoder.decode(self._texts.bytes_of(token_id)))
         return offset
-
-
-def of_prompt(
-    logprobs: Sequence[TokenLogprob | None], texts: TokenTexts
-) -> list[dict[str, Any] | None]:
-    """A prompt's log-probabilities in vLLM's form: for each token, it and its alternatives by id."""
-    return [token and _alternatives(token, texts) for token in logprobs]
-
-
-def _alternatives(token: TokenLogprob, texts: TokenTexts) -> dict[str, Any]:
-    ranks = {token_id: rank for rank, token_id in enumerate(token.top, start=1)}
-    ranks[token.token_id] = token.rank
-    return {
-        str(token_id): {
-            "logprob": max(logprob, MIN_LOGPROB),
-            "rank": ranks[token_id],
-            "decoded_token": texts.text(token_id),
-        }
-        for token_id, logprob in {token.token_id: token.logprob, **token.top}.items()
-    }

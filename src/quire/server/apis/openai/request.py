@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from quire.server.apis.openai.messages import quire_messages
-from quire.server.apis.openai.schema import ChatCompletionRequest, SamplingFields
+from quire.server.apis.openai.schema import (
+    ChatCompletionRequest,
+    SamplingFields,
+    StructuredOutputs,
+    TemplateOptions,
+    Tool,
+)
 from quire.server.call import Call, ToolChoice
 from quire.server.errors import BadRequest
 
@@ -20,22 +27,30 @@ def sampling_options(body: SamplingFields) -> dict[str, Any]:
     if body.max_tokens is not None:
         options["max_new_tokens"] = body.max_tokens
     if body.response_format is not None:
-        options["response_format"] = body.response_format
+        given = body.response_format.items()
+        options["response_format"] = {name: value for name, value in given if value is not None}
     if body.structured_outputs is not None:
         if body.response_format is not None:
             raise BadRequest(
                 "response_format and structured_outputs say the same: give one.",
                 param="structured_outputs",
             )
-        options["response_format"] = _constraint(dict(body.structured_outputs))
+        options["response_format"] = constraint(body.structured_outputs)
     return options
 
 
-def _constraint(form: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's form of a constraint as a `response_format`."""
-    if len(form) != 1:
+def constraint(form: StructuredOutputs) -> dict[str, Any]:
+    """vLLM's form of a constraint as a `response_format`.
+
+    Raises:
+        BadRequest: there is none, or more than one.
+    """
+    given = [
+        (kind, value) for kind, value in form.items() if value is not None and value is not False
+    ]
+    if len(given) != 1:
         raise BadRequest("structured_outputs takes exactly one form.", param="structured_outputs")
-    ((kind, value),) = form.items()
+    ((kind, value),) = given
     if kind == "json":
         return {"type": "json_schema", "json_schema": {"schema": value}}
     return {"type": kind} if kind == "json_object" else {"type": kind, kind: value}
@@ -56,29 +71,59 @@ def chat_call(body: ChatCompletionRequest) -> Call:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
     if body.stream_options is not None and not body.stream:
         raise BadRequest("stream_options needs stream: true.", param="stream_options")
+    if body.prompt_logprobs is not None:
+        if body.stream:
+            raise BadRequest("prompt_logprobs needs stream: false.", param="prompt_logprobs")
+        options["prompt_logprobs"] = body.prompt_logprobs
     options.update(_thinking(body))
-    choice, name = _tool_choice(body)
+    choice, name, tools = _tool_choice(body)
     return Call(
         messages=quire_messages(body.messages),
-        tools=[dict(tool) for tool in body.tools] if body.tools else None,
+        tools=quire_tools(tools),
         options=options,
         model=body.model,
-        streamed=bool(body.stream),
+        # The tokens of a whole answer are not told apart by its parts; those of a step are.
+        streamed=bool(body.stream or body.logprobs),
         tool_choice=choice,
         tool_name=name,
         parallel_tool_calls=body.parallel_tool_calls is not False,
     )
 
 
+def quire_tools(tools: Iterable[Tool] | None) -> list[dict[str, Any]] | None:
+    """The tools without the hints that are for other servers; None for none."""
+    return [{"type": tool["type"], "function": tool["function"]} for tool in tools or ()] or None
+
+
 def _thinking(body: ChatCompletionRequest) -> dict[str, bool]:
-    """Thinking options, from quire's own fields, a template's, or OpenAI's effort."""
-    template = body.chat_template_kwargs or {}
-    effort = None if body.reasoning_effort is None else body.reasoning_effort != "none"
-    enabled = (template.get("enable_thinking"), template.get("thinking"), effort)
-    preserved = (template.get("preserve_thinking"),)
+    return thinking_options(
+        body.chat_template_kwargs,
+        body.reasoning_effort,
+        enabled=body.enable_thinking,
+        preserved=body.preserve_thinking,
+    )
+
+
+def thinking_options(
+    template: TemplateOptions | None,
+    effort: str | None,
+    *,
+    enabled: bool | None = None,
+    preserved: bool | None = None,
+) -> dict[str, bool]:
+    """The thinking options, from quire's own fields, a template's, and OpenAI's effort.
+
+    Raises:
+        BadRequest: they contradict each other.
+    """
+    template = template or {}
+    by_effort = None if effort is None else effort != "none"
+    by_template = (template.get("enable_thinking"), template.get("thinking"))
     options = {
-        "enable_thinking": _agreed("enable_thinking", body.enable_thinking, *enabled),
-        "preserve_thinking": _agreed("preserve_thinking", body.preserve_thinking, *preserved),
+        "enable_thinking": _agreed("enable_thinking", enabled, *by_template, by_effort),
+        "preserve_thinking": _agreed(
+            "preserve_thinking", preserved, template.get("preserve_thinking")
+        ),
     }
     return {name: value for name, value in options.items() if value is not None}
 
@@ -90,8 +135,23 @@ def _agreed(name: str, *values: bool | None) -> bool | None:
     return given.pop() if given else None
 
 
-def _tool_choice(body: ChatCompletionRequest) -> tuple[ToolChoice, str | None]:
-    choice = body.tool_choice
-    if choice is None or isinstance(choice, str):
-        return choice or "auto", None
-    return "named", choice["function"]["name"]
+def _tool_choice(body: ChatCompletionRequest) -> tuple[ToolChoice, str | None, list[Tool]]:
+    """The choice, the tool that it names, and the tools to offer."""
+    choice, tools = body.tool_choice or "auto", body.tools or []
+    if isinstance(choice, str):
+        return choice, None, tools
+    if choice["type"] == "function":
+        return "named", choice["function"]["name"], tools
+    allowed = choice["allowed_tools"]
+    names = {tool["function"]["name"] for tool in allowed["tools"]}
+    known = {tool["function"]["name"] for tool in tools}
+    check_allowed(names, known, "tool_choice.allowed_tools.tools")
+    return allowed["mode"], None, [tool for tool in tools if tool["function"]["name"] in names]
+
+
+def check_allowed(allowed: set[str], known: set[str], param: str) -> None:
+    """Raise BadRequest if a tool that `allowed_tools` names is none of those of the request."""
+    if unknown := allowed - known:
+        raise BadRequest(
+            f"tool_choice allows {min(unknown)!r}, which is none of the tools.", param=param
+        )

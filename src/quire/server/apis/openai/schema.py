@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NotRequired, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias
 
 from pydantic import BaseModel, Discriminator, Field, Tag
 from typing_extensions import TypedDict
 
-from quire.server.apis.body import strict
+from quire.server.apis.body import Body, only, strict
 from quire.server.apis.openai.messages import Message
 from quire.server.apis.option_fields import OptionFields, option_fields
+from quire.server.apis.refused_fields import Refused, refused_fields
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Label: TypeAlias = Annotated[str, Field(max_length=1024)]
 Alternatives: TypeAlias = Annotated[int, Field(ge=0)]
 """How many alternatives to list for a token; the server's own limit is checked with the call's."""
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 @strict
 class StreamOptions(TypedDict):
     include_usage: NotRequired[bool | None]
+    continuous_usage_stats: NotRequired[bool | None]
+    """Every chunk has the usage so far."""
     include_obfuscation: NotRequired[Literal[False] | None]
+
+
+class ToolHints(TypedDict, total=False):
+    """Fields of a tool that are for another server's way of offering it; dropped."""
+
+    allowed_callers: Annotated[
+        Any,
+        only(
+            [],
+            ["direct"],
+            because="Tools are called by the model alone: leave allowed_callers out.",
+        ),
+    ]
+    cache_control: Any
+    defer_loading: Any
+    eager_input_streaming: Any
+    input_examples: Any
+    output_schema: Any
 
 
 @strict
@@ -35,7 +56,7 @@ class Function(TypedDict):
 
 
 @strict
-class Tool(TypedDict):
+class Tool(ToolHints):
     type: Literal["function"]
     function: Function
 
@@ -52,6 +73,41 @@ class NamedTool(TypedDict):
 
 
 @strict
+class AllowedNames(TypedDict):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+@strict
+class AllowedFunctions(TypedDict):
+    """Only these tools of the request are offered."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedNames
+
+
+def _choice_kind(value: Any) -> str | None:
+    """The tag of a tool choice: of a word, or of an object of this type."""
+    kind = value.get("type") if isinstance(value, dict) else value
+    objects = {"function": "NamedTool", "allowed_tools": "AllowedFunctions"}
+    return (
+        "Word" if isinstance(value, str) else objects.get(kind) if isinstance(kind, str) else None
+    )
+
+
+ToolChoiceParam: TypeAlias = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("Word")]
+    | Annotated[NamedTool, Tag("NamedTool")]
+    | Annotated[AllowedFunctions, Tag("AllowedFunctions")],
+    Discriminator(
+        _choice_kind,
+        "unknown_type",
+        "known are none, auto, required, and objects of the types function and allowed_tools",
+    ),
+]
+
+
+@strict
 class JsonSchema(TypedDict):
     name: NotRequired[str | None]
     description: NotRequired[str | None]
@@ -63,10 +119,10 @@ class JsonSchema(TypedDict):
 @strict
 class ResponseFormatParam(TypedDict):
     type: Literal["text", "json_object", "json_schema", "regex", "choice", "grammar"]
-    json_schema: NotRequired[JsonSchema]
-    regex: NotRequired[str]
-    choice: NotRequired[Annotated[list[str], Field(min_length=1)]]
-    grammar: NotRequired[str]
+    json_schema: NotRequired[JsonSchema | None]
+    regex: NotRequired[str | None]
+    choice: NotRequired[Annotated[list[str], Field(min_length=1)] | None]
+    grammar: NotRequired[str | None]
 
 
 @strict
@@ -82,11 +138,16 @@ class TemplateOptions(TypedDict):
 class StructuredOutputs(TypedDict):
     """vLLM's own form of `response_format`; exactly one is given."""
 
-    json: NotRequired[dict[str, Any]]
-    json_object: NotRequired[Literal[True]]
-    regex: NotRequired[str]
-    choice: NotRequired[Annotated[list[str], Field(min_length=1)]]
-    grammar: NotRequired[str]
+    json: NotRequired[dict[str, Any] | None]
+    json_object: NotRequired[Literal[True] | None]
+    regex: NotRequired[str | None]
+    choice: NotRequired[Annotated[list[str], Field(min_length=1)] | None]
+    grammar: NotRequired[str | None]
+    # How vLLM's own grammars are made; only what is done here anyway is accepted.
+    disable_additional_properties: NotRequired[Literal[False] | None]
+    disable_any_whitespace: NotRequired[Literal[False] | None]
+    structural_tag: NotRequired[None]
+    whitespace_pattern: NotRequired[None]
 
 
 if TYPE_CHECKING:
@@ -106,7 +167,94 @@ else:
     )
 
 
-class SamplingFields(_Options):
+_SCHEDULING = "is for vLLM's own processes, and not supported"
+_TEMPLATE = "is not supported: the model's template is the server's"
+OTHERS = {
+    "allowed_token_ids": Refused(
+        "allowed_token_ids is not supported: give logit_bias or bad_words", ([],)
+    ),
+    "ec_transfer_params": Refused(f"ec_transfer_params {_SCHEDULING}"),
+    "guided_choice": Refused("guided_choice is vLLM's old form: give response_format"),
+    "guided_decoding_backend": Refused("guided_decoding_backend is vLLM's old form: leave it out"),
+    "guided_grammar": Refused("guided_grammar is vLLM's old form: give response_format"),
+    "guided_json": Refused("guided_json is vLLM's old form: give response_format"),
+    "guided_regex": Refused("guided_regex is vLLM's old form: give response_format"),
+    "kv_transfer_params": Refused(f"kv_transfer_params {_SCHEDULING}"),
+    "length_penalty": Refused(
+        "length_penalty belongs to beam search, which is not supported", (1,)
+    ),
+    "logits_processors": Refused(
+        "logits_processors is not supported: no client's code is run", ([],)
+    ),
+    "logprob_token_ids": Refused("logprob_token_ids is not supported: give top_logprobs", ([],)),
+    "mm_processor_kwargs": Refused(
+        "mm_processor_kwargs is not supported: the server sets it", ({},)
+    ),
+    "repetition_detection": Refused("repetition_detection is not supported: give penalties"),
+    "return_token_offsets": Refused("return_token_offsets is not supported", (False,)),
+    "spaces_between_special_tokens": Refused(
+        "spaces_between_special_tokens: false is not supported", (True,)
+    ),
+    "stream_interval": Refused("stream_interval is not supported: each step is an event", (1,)),
+    "thinking_token_budget": Refused(
+        "thinking_token_budget is not supported: max_tokens limits thoughts"
+    ),
+    "truncation_side": Refused(
+        "truncation_side is not supported: prompts are cut at their start", ("left",)
+    ),
+    "use_beam_search": Refused(
+        "use_beam_search is not supported; ask for several with n", (False,)
+    ),
+    "vllm_xargs": Refused("vllm_xargs is not supported", ({},)),
+    "watermarking": Refused("watermarking is not supported", (False,)),
+}
+OTHERS_OF_CHAT = {
+    "add_generation_prompt": Refused(
+        "A prompt here ends where the answer begins: leave add_generation_prompt out.", (True,)
+    ),
+    "add_special_tokens": Refused(
+        "The template of a chat writes the special tokens: leave add_special_tokens out.", (False,)
+    ),
+    "audio": Refused("audio is not supported: quire answers with text"),
+    "chat_template": Refused(f"chat_template {_TEMPLATE}"),
+    "continue_final_message": Refused(
+        "continue_final_message is not supported: a conversation ends with the user", (False,)
+    ),
+    "documents": Refused("documents is not supported: put them into a message", ([],)),
+    "function_call": Refused(
+        "function_call is OpenAI's old form: give tool_choice", ("none", "auto")
+    ),
+    "functions": Refused("functions is OpenAI's old form: give tools", ([],)),
+    "include_reasoning": Refused(
+        "include_reasoning: false is not supported; reasoning_effort none asks for no thought",
+        (True,),
+    ),
+    "media_io_kwargs": Refused("media_io_kwargs is not supported: the server sets it", ({},)),
+    "moderation": Refused("moderation is not supported"),
+    "prediction": Refused(
+        "prediction is not supported; native_speculation guesses ahead by itself"
+    ),
+    "return_mm_kwargs": Refused("return_mm_kwargs is not supported", (False,)),
+    "return_prompt_text": Refused(
+        "return_prompt_text is not supported: return_token_ids gives the prompt", (False,)
+    ),
+    "web_search_options": Refused("web_search_options is not supported: quire searches no web"),
+}
+OTHERS_OF_COMPLETIONS = {
+    "best_of": Refused("best_of is not supported: ask for several with n, and choose", (1,)),
+    "prompt_embeds": Refused("prompt_embeds is not supported: give a text or token ids"),
+    "suffix": Refused("suffix is not supported: text is completed at its end alone", ("",)),
+}
+
+if TYPE_CHECKING:
+    _Refused = _RefusedOfChat = _RefusedOfCompletions = Body
+else:
+    _Refused = refused_fields("RefusedFields", OTHERS)
+    _RefusedOfChat = refused_fields("RefusedOfChat", OTHERS_OF_CHAT)
+    _RefusedOfCompletions = refused_fields("RefusedOfCompletions", OTHERS_OF_COMPLETIONS)
+
+
+class SamplingFields(_Options, _Refused):
     """The fields that chat and completions share, besides the options of the table."""
 
     model: str | None = None
@@ -116,35 +264,31 @@ class SamplingFields(_Options):
     user: Label | None = None
     response_format: ResponseFormatParam | None = None
     structured_outputs: StructuredOutputs | None = None
+    echo: bool | None = None
+    """Puts a completion's prompt before its text. A chat's answer continues no message, so that there
+    is nothing to repeat."""
+    prompt_logprobs: Alternatives | None = None
+    """Log-probabilities of the prompt's tokens; not in a stream."""
     return_token_ids: bool | None = None
-    """Each choice and each chunk carries its `token_ids`."""
+    """Each choice and each chunk carries its `token_ids`, and the first one `prompt_token_ids`."""
     return_tokens_as_token_ids: bool | None = None
     """In log-probabilities a token is named `token_id:7`, not by its text."""
+    # Hints, which change no answer.
+    request_id: Label | None = None
+    session_id: Label | None = None
 
 
-class ChatCompletionRequest(SamplingFields):
+class ChatCompletionRequest(SamplingFields, _RefusedOfChat):
     """The body of /v1/chat/completions."""
-
-    refused: ClassVar[Mapping[str, str]] = {
-        "functions": "functions is OpenAI's old form: give tools",
-        "function_call": "function_call is OpenAI's old form: give tool_choice",
-        "audio": "audio is not supported: quire answers with text",
-        "prediction": "prediction is not supported; native_speculation guesses ahead by itself",
-        "web_search_options": "web_search_options is not supported: quire searches no web",
-        "guided_json": "guided_json is vLLM's old form: give response_format",
-        "guided_regex": "guided_regex is vLLM's old form: give response_format",
-        "guided_choice": "guided_choice is vLLM's old form: give response_format",
-        "guided_grammar": "guided_grammar is vLLM's old form: give response_format",
-    }
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Alternatives | None = None
     tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: ToolChoiceParam | None = None
     parallel_tool_calls: bool | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
     """"none" turns thinking off, all others turn it on; none limits its length."""
     chat_template_kwargs: TemplateOptions | None = None
     enable_thinking: bool | None = None
@@ -155,6 +299,10 @@ class ChatCompletionRequest(SamplingFields):
     service_tier: Literal["auto", "default"] | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    client_metadata: Any = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
 
 
@@ -181,22 +329,14 @@ Prompt: TypeAlias = Annotated[
 ]
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(SamplingFields, _RefusedOfCompletions):
     """The body of /v1/completions."""
-
-    refused: ClassVar[Mapping[str, str]] = {
-        "suffix": "suffix is not supported: text is completed at its end alone",
-        "best_of": "best_of is not supported: ask for several with n, and choose",
-    }
 
     prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     """0 needs `echo`, and returns the prompt alone, with its log-probabilities."""
-    echo: bool | None = None
     add_special_tokens: bool | None = None
     """Whether texts get the special tokens that the tokenizer adds, such as BOS; true by default."""
-    prompt_logprobs: Alternatives | None = None
-    """Log-probabilities of the prompt's tokens; not in a stream."""
     logprobs: Alternatives | None = None
 
 
@@ -251,7 +391,10 @@ class TokenInfo(TokenRival):
 
 class ChatLogprobs(BaseModel):
     content: list[TokenInfo]
+    """Of the content's tokens alone."""
     refusal: None = None
+    reasoning_content: list[TokenInfo] | None = None
+    """Of the thought's tokens, where there is one."""
 
 
 class ChatChoice(BaseModel):
@@ -263,6 +406,12 @@ class ChatChoice(BaseModel):
     token_ids: list[int] | None = None
 
 
+class PromptToken(BaseModel):
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
 class ChatCompletion(BaseModel):
     id: str
     object: Literal["chat.completion"]
@@ -270,6 +419,8 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: TokenUsage
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptToken] | None] | None = None
 
 
 class CompletionLogprobs(BaseModel):
@@ -279,12 +430,6 @@ class CompletionLogprobs(BaseModel):
     text_offset: list[int]
 
 
-class PromptToken(BaseModel):
-    logprob: float
-    rank: int
-    decoded_token: str
-
-
 class CompletionChoice(BaseModel):
     index: int
     text: str
@@ -292,6 +437,7 @@ class CompletionChoice(BaseModel):
     finish_reason: Literal["stop", "length", "abort"]
     stop_reason: str | int | None = None
     token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
     prompt_logprobs: list[dict[str, PromptToken] | None] | None = None
 
 

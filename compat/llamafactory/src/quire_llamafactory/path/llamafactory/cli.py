@@ -6,6 +6,7 @@ command is not of the chat stack, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import os
 import sys
 
 _PASSED_ON = ("chat", "api", "webchat")
@@ -28,6 +29,8 @@ def main() -> int:
     if command in _PASSED_ON:
         from quire.cli.main import main as quire
 
+        # LLaMA-Factory's API looks at no request's `model`, and its examples name one that is none.
+        os.environ.setdefault("QUIRE_ANY_MODEL", "true")
         return quire(words)
     if command in ("help", "--help", "-h"):
         print(_HELP)

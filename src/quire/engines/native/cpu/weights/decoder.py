@@ -19,6 +19,7 @@ from quire.errors import WeightsError
 from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
 from quire.quantization.matrix import QuantizedMatrix
+from quire.weights.mistaken import check_not_empty
 from quire.weights.safetensors import StoredTensor, WeightsFolder, round_to_bfloat16, widen
 
 WeightsDtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -128,6 +129,7 @@ def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
         raise WeightsError(f"{source.folder}: the weights lack {spec.name} {spec.stored_shape}")
     stored = source.stored(spec.name)
     if stored.values.shape != spec.stored_shape:
+        check_not_empty(source.folder, [(stored.name, stored.values.shape)])
         raise WeightsError(
             f"{stored.path}: {stored.name} has shape {stored.values.shape}, "
             f"config.json asks for {spec.stored_shape}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from quire.server.apis.openai.responses.schema import (
-    FunctionTool,
+from quire.server.apis.openai.request import check_allowed, constraint, thinking_options
+from quire.server.apis.openai.responses.items import (
+    CALLS_OF_TOOLS,
+    RESULTS_OF_TOOLS,
+    BuiltInItem,
     InputPart,
     MessageItem,
     ReasoningItem,
-    ResponsesRequest,
 )
+from quire.server.apis.openai.responses.schema import FunctionTool, ResponsesRequest
 from quire.server.call import Call, ToolChoice
 from quire.server.errors import BadRequest
 from quire.server.turns import Part, Turns, text_part
@@ -30,7 +34,7 @@ def responses_call(body: ResponsesRequest) -> Call:
     return Call(
         messages=turns.messages,
         system=turns.system,
-        tools=[_tool(tool) for tool in tools] or None,
+        tools=tools or None,
         options=_options(body),
         model=body.model,
         # A whole answer's log-probabilities do not separate thoughts from text; a stream's do.
@@ -66,9 +70,25 @@ def _item(turns: Turns, item: Any, path: str) -> None:
     elif kind == "reasoning":
         turns.think(_thought(item))
     elif kind == "function_call":
-        turns.call(item["call_id"], item["name"], item["arguments"])
-    else:
+        name = _in_namespace(item.get("namespace"), item["name"])
+        turns.call(item["call_id"], name, item["arguments"])
+    elif kind == "function_call_output":
         turns.result(item["call_id"], _parts(item["output"]), f"{path}.call_id")
+    else:
+        _built_in(turns, item, path)
+
+
+def _built_in(turns: Turns, item: BuiltInItem, path: str) -> None:
+    """Add what one of OpenAI's own tools has left, where there is text to read; drop the rest."""
+    kind, call_id = item["type"], item.get("call_id") or item.get("id") or ""
+    if kind in CALLS_OF_TOOLS:
+        field = CALLS_OF_TOOLS[kind]
+        name = item.get("name") or kind.removesuffix("_call")
+        turns.call(call_id, name, json.dumps({field: item.get(field)}, ensure_ascii=False))
+    elif kind in RESULTS_OF_TOOLS:
+        output = item.get("output")
+        text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+        turns.result(call_id, [text_part(text)], f"{path}.call_id")
 
 
 def _message(turns: Turns, item: MessageItem, path: str) -> None:
@@ -109,42 +129,60 @@ def _thought(item: ReasoningItem) -> str:
     return "".join(text["text"] for text in texts)
 
 
-def _tool(tool: FunctionTool) -> dict[str, Any]:
+def _in_namespace(namespace: str | None, name: str) -> str:
+    """A function's name as the model sees it."""
+    return f"{namespace}.{name}" if namespace else name
+
+
+def functions(body: ResponsesRequest) -> dict[str, tuple[str | None, FunctionTool]]:
+    """The functions that are offered, by the model's names for them, each with its namespace."""
+    found: dict[str, tuple[str | None, FunctionTool]] = {}
+    for tool in body.tools or ():
+        if tool["type"] == "function":
+            found[tool["name"]] = None, tool
+        elif tool["type"] == "namespace":
+            for one in tool["tools"]:
+                found[_in_namespace(tool["name"], one["name"])] = tool["name"], one
+    return found
+
+
+def _tool(name: str, tool: FunctionTool) -> dict[str, Any]:
     function = {
-        "name": tool["name"],
+        "name": name,
         "description": tool.get("description") or "",
         "parameters": tool.get("parameters") or {"type": "object", "properties": {}},
     }
     return {"type": "function", "function": function}
 
 
-def _choice(body: ResponsesRequest) -> tuple[ToolChoice, str | None, list[FunctionTool]]:
+def _choice(body: ResponsesRequest) -> tuple[ToolChoice, str | None, list[dict[str, Any]]]:
     """The choice, the tool that it names, and the tools to offer."""
-    choice, tools = body.tool_choice or "auto", body.tools or []
+    choice, known = body.tool_choice or "auto", functions(body)
+    tools = {name: _tool(name, tool) for name, (_, tool) in known.items()}
     if isinstance(choice, str):
-        return choice, None, tools
+        return choice, None, list(tools.values())
     if choice["type"] == "function":
-        return "named", choice["name"], tools
+        return "named", choice["name"], list(tools.values())
     allowed = {tool["name"] for tool in choice["tools"]}
-    unknown = allowed - {tool["name"] for tool in tools}
-    if unknown:
-        raise BadRequest(
-            f"tool_choice allows {min(unknown)!r}, which is none of the tools.",
-            param="tool_choice.tools",
-        )
-    return choice["mode"], None, [tool for tool in tools if tool["name"] in allowed]
+    check_allowed(allowed, set(tools), "tool_choice.tools")
+    return choice["mode"], None, [tool for name, tool in tools.items() if name in allowed]
 
 
 def _options(body: ResponsesRequest) -> dict[str, Any]:
     options = body.options()
-    if (constraint := _format(body)) is not None:
-        options["response_format"] = constraint
+    if (form := _format(body)) is not None:
+        options["response_format"] = form
+    if body.structured_outputs is not None:
+        if form is not None:
+            raise BadRequest(
+                "text.format and structured_outputs say the same: give one.",
+                param="structured_outputs",
+            )
+        options["response_format"] = constraint(body.structured_outputs)
     if wants_logprobs(body):
         options["logprobs"] = body.top_logprobs or 0
     effort = (body.reasoning or {}).get("effort")
-    if effort is not None:
-        options["enable_thinking"] = effort != "none"
-    return options
+    return options | thinking_options(body.chat_template_kwargs, effort)
 
 
 def _format(body: ResponsesRequest) -> dict[str, Any] | None:
@@ -175,7 +213,10 @@ def echo(body: ResponsesRequest, model: str) -> dict[str, Any]:
         "temperature": given.get("temperature"),
         "text": {"format": (body.text or {}).get("format") or {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
-        "tools": [{**_TOOL_DEFAULTS, **tool} for tool in body.tools or []],
+        "tools": [
+            {**_TOOL_DEFAULTS, **tool} if tool["type"] == "function" else tool
+            for tool in body.tools or ()
+        ],
         "top_logprobs": body.top_logprobs or 0,
         "top_p": given.get("top_p"),
         "truncation": "disabled",

@@ -10,7 +10,12 @@ from fastapi import APIRouter, Request, Response
 
 from quire.outputs import TokenLogprob
 from quire.server.apis.body import in_thread_if_large, json_answer, read_body
-from quire.server.apis.openai.responses.request import echo, responses_call, wants_logprobs
+from quire.server.apis.openai.responses.request import (
+    echo,
+    functions,
+    responses_call,
+    wants_logprobs,
+)
 from quire.server.apis.openai.responses.schema import ResponseObject, ResponsesRequest
 from quire.server.apis.openai.responses.writer import ResponseWriter
 from quire.server.apis.openapi import documented
@@ -51,4 +56,5 @@ async def _writer(service: Service, body: ResponsesRequest) -> ResponseWriter:
     return ResponseWriter(
         echo(body, body.model or service.models.name),
         describe=describe if texts else None,
+        namespaces={name: space for name, (space, _) in functions(body).items() if space},
     )

@@ -4,168 +4,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    with_config,
+)
 from typing_extensions import TypedDict
 
-from quire.server.apis.body import by_type, kinds, only, strict, tagged
-from quire.server.apis.openai.schema import Alternatives, CachedTokens, Label, TokenInfo
+from quire.server.apis.body import Body, only, strict, tagged
+from quire.server.apis.openai.responses.items import CONTENT, InputItem
+from quire.server.apis.openai.schema import (
+    Alternatives,
+    CachedTokens,
+    Effort,
+    Label,
+    StructuredOutputs,
+    TemplateOptions,
+    TokenInfo,
+    ToolHints,
+)
 from quire.server.apis.option_fields import OptionFields, option_fields
+from quire.server.apis.refused_fields import Refused, refused_fields
 
-Status: TypeAlias = Literal["in_progress", "completed", "incomplete"]
-ItemId: TypeAlias = Annotated[str, Field(max_length=256)]
 Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
 
 
-_CONTENT = by_type(
-    {str: "Text", list: "Parts"}, "content_type", "a string or a list of parts is needed"
-)
+def _check_tool(value: Any) -> Any:
+    """Refuse the tools of OpenAI's own servers, before their other fields are checked."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    offline = kind == "web_search" and value.get("external_web_access") is False
+    if isinstance(kind, str) and kind not in ("function", "namespace") and not offline:
+        raise ValueError(
+            f"The type {kind[:80]!r} is not supported: only functions that the client runs are."
+        )
+    return value
 
 
 @strict
-class InputText(TypedDict):
-    type: Literal["input_text"]
-    text: str
-
-
-@strict
-class InputImage(TypedDict):
-    type: Literal["input_image"]
-    image_url: Annotated[str, Field(min_length=1)]
-    """A data URL, or a URL if the server allows them."""
-    detail: NotRequired[Literal["auto", "high"] | None]
-    file_id: NotRequired[None]
-
-
-@strict
-class InputAudioData(TypedDict):
-    data: Annotated[str, Field(min_length=1)]
-    """Base64."""
-    format: Annotated[str, Field(pattern="^[a-z0-9]{1,16}$")]
-
-
-@strict
-class InputAudio(TypedDict):
-    type: Literal["input_audio"]
-    input_audio: InputAudioData
-
-
-@strict
-class OutputText(TypedDict):
-    type: Literal["output_text"]
-    text: str
-    annotations: NotRequired[Annotated[list[Any], Field(max_length=0)] | None]
-    logprobs: NotRequired[list[Any] | None]
-
-
-@strict
-class OutputRefusal(TypedDict):
-    type: Literal["refusal"]
-    refusal: str
-
-
-InputPart: TypeAlias = Annotated[
-    Annotated[InputText, Tag("InputText")]
-    | Annotated[InputImage, Tag("InputImage")]
-    | Annotated[InputAudio, Tag("InputAudio")]
-    | Annotated[OutputText, Tag("OutputText")]
-    | Annotated[OutputRefusal, Tag("OutputRefusal")],
-    tagged(
-        {
-            "input_text": "InputText",
-            "input_image": "InputImage",
-            "input_audio": "InputAudio",
-            "output_text": "OutputText",
-            "refusal": "OutputRefusal",
-        },
-        "type",
-        "a part of an unknown type",
-    ),
-]
-PartsOrText: TypeAlias = Annotated[
-    Annotated[str, Tag("Text")] | Annotated[list[InputPart], Tag("Parts")], _CONTENT
-]
-
-
-@strict
-class MessageItem(TypedDict):
-    """A turn of any role; the API's own answers are sent back in this form too."""
-
-    type: NotRequired[Literal["message"]]
-    role: Literal["user", "assistant", "system", "developer"]
-    content: PartsOrText
-    id: NotRequired[ItemId | None]
-    status: NotRequired[Status | None]
-    phase: NotRequired[Literal["commentary", "final_answer"] | None]
-
-
-@strict
-class ThoughtText(TypedDict):
-    type: Literal["reasoning_text"]
-    text: str
-
-
-@strict
-class SummaryText(TypedDict):
-    type: Literal["summary_text"]
-    text: str
-
-
-@strict
-class ReasoningItem(TypedDict):
-    type: Literal["reasoning"]
-    summary: NotRequired[list[SummaryText]]
-    content: NotRequired[list[ThoughtText] | None]
-    id: NotRequired[ItemId | None]
-    status: NotRequired[Status | None]
-    encrypted_content: NotRequired[None]
-
-
-@strict
-class FunctionCallItem(TypedDict):
-    type: Literal["function_call"]
-    call_id: ItemId
-    name: Annotated[str, Field(min_length=1, max_length=256)]
-    arguments: str
-    id: NotRequired[ItemId | None]
-    status: NotRequired[Status | None]
-
-
-@strict
-class FunctionOutputItem(TypedDict):
-    type: Literal["function_call_output"]
-    call_id: ItemId
-    output: PartsOrText
-    id: NotRequired[ItemId | None]
-    status: NotRequired[Status | None]
-
-
-def _item_kind(value: Any) -> str | None:
-    """The tag of an item; messages may leave their type out."""
-    kind = value.get("type", "message") if isinstance(value, dict) else None
-    return _ITEMS.get(kind) if isinstance(kind, str) else None
-
-
-_ITEMS = {
-    "message": "MessageItem",
-    "reasoning": "ReasoningItem",
-    "function_call": "FunctionCallItem",
-    "function_call_output": "FunctionOutputItem",
-}
-InputItem: TypeAlias = Annotated[
-    Annotated[MessageItem, Tag("MessageItem")]
-    | Annotated[ReasoningItem, Tag("ReasoningItem")]
-    | Annotated[FunctionCallItem, Tag("FunctionCallItem")]
-    | Annotated[FunctionOutputItem, Tag("FunctionOutputItem")],
-    Discriminator(
-        _item_kind,
-        "unknown_type",
-        f"an item of a type that is not supported; known are {', '.join(_ITEMS)}",
-    ),
-]
-
-
-@strict
-class FunctionTool(TypedDict):
+class FunctionTool(ToolHints):
     """A function that the client runs; OpenAI's own tools are refused by their type."""
 
     type: Literal["function"]
@@ -176,8 +56,31 @@ class FunctionTool(TypedDict):
     """A forced `tool_choice` constrains arguments to the schema; otherwise they are the model's."""
 
 
+@strict
+class NamespaceTool(TypedDict):
+    """A group of functions, as Codex offers them: the model calls `name.function`."""
+
+    type: Literal["namespace"]
+    name: Name
+    description: NotRequired[str | None]
+    tools: list[FunctionTool]
+
+
+@with_config(ConfigDict(extra="allow"))
+class OfflineSearch(TypedDict):
+    """Codex's search without access to the web, for which nothing is offered."""
+
+    type: Literal["web_search"]
+    external_web_access: Literal[False]
+
+
+_TOOLS = {"function": "FunctionTool", "namespace": "NamespaceTool", "web_search": "OfflineSearch"}
 OfferedTool: TypeAlias = Annotated[
-    FunctionTool, kinds("function", because="only functions that the client runs are.")
+    Annotated[FunctionTool, Tag("FunctionTool")]
+    | Annotated[NamespaceTool, Tag("NamespaceTool")]
+    | Annotated[OfflineSearch, Tag("OfflineSearch")],
+    tagged(_TOOLS, "type", "a tool of an unknown type"),
+    BeforeValidator(_check_tool),
 ]
 
 
@@ -253,15 +156,21 @@ class TextConfig(TypedDict):
         ]
         | None
     ]
-    verbosity: NotRequired[Literal["medium"] | None]
+    verbosity: NotRequired[Literal["low", "medium", "high"] | None]
+    """Ignored: how much a model writes is its own affair."""
 
 
 @strict
 class ReasoningConfig(TypedDict):
-    effort: NotRequired[Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None]
+    effort: NotRequired[Effort | None]
     """"none" turns thinking off, all others turn it on; none limits its length."""
-    summary: NotRequired[Literal["auto"] | None]
+    summary: NotRequired[Literal["auto", "concise", "detailed", "none"] | None]
     """Ignored: thoughts are returned in full, without a summary."""
+    generate_summary: NotRequired[Literal["auto", "concise", "detailed"] | None]
+    """Ignored: the older name of `summary`."""
+    context: NotRequired[Literal["auto", "current_turn", "all_turns"] | None]
+    """Ignored: the template says which thoughts of earlier turns stay."""
+    mode: NotRequired[Literal["standard"] | None]
 
 
 @strict
@@ -279,16 +188,36 @@ _CONVERSATION = (
 )
 _BACKGROUND = "background: true is not supported: an answer comes with the request, or as a stream."
 _TRUNCATION = "truncation: auto is not supported: a conversation that is too long is refused."
+OTHERS = {
+    "access_programs": Refused("access_programs is not supported"),
+    "background_options": Refused("background_options is not supported"),
+    "context_management": Refused(
+        "context_management is not supported: shorten input instead", ([],)
+    ),
+    "image": Refused("image is not supported: quire answers with text"),
+    "include_reasoning": Refused(
+        "include_reasoning: false is not supported; reasoning.effort none asks for no thought",
+        (True,),
+    ),
+    "max_tokens": Refused("max_tokens is max_output_tokens in this API"),
+    "messages": Refused("messages is input in this API"),
+    "moderation": Refused("moderation is not supported"),
+    "n": Refused("n is not supported: a response is one answer", (1,)),
+    "prompt": Refused("prompt is not supported: this server stores no prompts"),
+    "response_format": Refused("response_format is text.format in this API"),
+}
 
 
 if TYPE_CHECKING:
     _Options = OptionFields
+    _Refused = Body
 else:
     # These are parts of fields declared above.
     _Options = option_fields("responses", but=("top_logprobs", "text", "reasoning"))
+    _Refused = refused_fields("RefusedOfResponses", OTHERS)
 
 
-class ResponsesRequest(_Options):
+class ResponsesRequest(_Options, _Refused):
     """The body of /v1/responses. No response is stored, so the whole conversation is sent each time."""
 
     model: str | None = None
@@ -299,7 +228,7 @@ class ResponsesRequest(_Options):
             Field(min_length=1),
             Tag("Parts"),
         ],
-        _CONTENT,
+        CONTENT,
     ]
     instructions: str | None = None
     top_logprobs: Alternatives | None = None
@@ -310,7 +239,9 @@ class ResponsesRequest(_Options):
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     text: TextConfig | None = None
+    structured_outputs: StructuredOutputs | None = None
     reasoning: ReasoningConfig | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     tools: list[OfferedTool] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
@@ -328,6 +259,11 @@ class ResponsesRequest(_Options):
     user: Label | None = None
     safety_identifier: Label | None = None
     prompt_cache_key: Label | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    client_metadata: Any = None
+    request_id: Label | None = None
+    session_id: Label | None = None
 
 
 # --- answers, for the OpenAPI page ---------------------------------------------------------------

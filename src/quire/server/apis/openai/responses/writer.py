@@ -24,7 +24,8 @@ class ResponseWriter:
     """Writes one answer: `events` returns a delta's events, `response` is the answer so far.
 
     `echo` has the fields of the request that a response repeats; `describe`, if log-probabilities
-    were requested, converts them to the API's form.
+    were requested, converts them to the API's form. `namespaces` has those of functions that are in
+    one, by the model's names for them.
     """
 
     def __init__(
@@ -32,8 +33,9 @@ class ResponseWriter:
         echo: Mapping[str, Any],
         *,
         describe: Callable[[tuple[TokenLogprob, ...]], list[dict[str, Any]]] | None = None,
+        namespaces: Mapping[str, str] | None = None,
     ) -> None:
-        self._describe = describe
+        self._describe, self._namespaces = describe, namespaces or {}
         self._reader = BlockReader()
         self._open: BlockKind | None = None
         self._written: list[str] = []  # of the open item
@@ -181,6 +183,8 @@ class ResponseWriter:
             "name": call.name,
             "arguments": call.arguments or "{}",
         }
+        if namespace := self._namespaces.get(call.name):
+            item |= {"namespace": namespace, "name": call.name.removeprefix(f"{namespace}.")}
         self.response["output"].append(item)
         name, arguments = item["name"], item["arguments"]
         begun = {**item, "status": "in_progress", "arguments": ""}
