@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quire.arguments import GeneratingArguments
-from quire.errors import PromptTooLongError, SamplingError, UnsupportedOptionError
-from quire.options import OPTIONS, OPTIONS_BY_NAME
+from quire.errors import PromptTooLongError, RequestError, SamplingError, UnsupportedOptionError
+from quire.options import OPTIONS, OPTIONS_BY_NAME, Integer, Number, OnlyValue
 from quire.sampling import OptionResolver, SamplingParams
 
 
@@ -103,7 +106,15 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
         ("presence_penalty", 3, "presence_penalty must be between -2 and 2"),
         ("stop", [""], "stop must be"),
         ("stop", [3], "stop must be"),
+        ("stop", ["a", 3], r"stop\[1\] is 3"),
+        ("stop", {"a": 1}, "stop is {'a': 1}"),
         ("logit_bias", {"x": 1}, "no token id"),
+        ("logit_bias", {"9" * 5000: 1}, "no token id"),
+        ("logit_bias", {"-1": 1}, "no token id"),
+        ("logit_bias", {math.inf: 1}, "no token id"),
+        ("repetition_penalty", 1e-38, "between 0.001 and 100, or 0"),
+        ("repetition_penalty", 1e-300, "between 0.001 and 100, or 0"),
+        ("repetition_penalty", 101, "between 0.001 and 100, or 0"),
         ("logit_bias", {"1": 200}, "logit_bias"),
         ("timeout", 0, "timeout must be above 0"),
         ("seed", "a", "seed must be an integer"),
@@ -116,6 +127,66 @@ def test_a_prompt_that_fills_the_context_is_refused() -> None:
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: object, told: str) -> None:
     with pytest.raises(SamplingError, match=told):
         merged({name: value})
+
+
+def test_a_wrong_value_is_shown_in_part() -> None:
+    for name, value in {"temperature": ["x" * 10**6] * 9, "seed": "9" * 10**6}.items():
+        with pytest.raises(SamplingError) as refused:
+            merged({name: value})
+        assert len(str(refused.value)) < 1000
+
+
+EXTREMES = [
+    *(0, 1, -1, 2**31 - 1, 2**31, -(2**31) - 1, 2**63, 2**64, 10**400, -(10**400), 10**5000),
+    *(-0.0, 5e-324, 1e-300, 1e-45, 1.2e-38, 1e-38, 1e-7, 0.999999999, 3.4e38, 3.5e38, 1.8e308),
+    *(-1e-300, -3.4e38, math.inf, -math.inf, math.nan),
+]
+NUMERIC = [one.name for one in OPTIONS if isinstance(one.type, (Number, Integer, OnlyValue))]
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_a_number_however_large_or_small_is_taken_or_refused_by_name(name: str) -> None:
+    for value in EXTREMES:
+        text, penalty = "", 1.0
+        try:
+            penalty = merged({name: value}).repetition_penalty
+        except RequestError as error:
+            text = str(error)
+        assert not text or (name in text and len(text) < 500)
+        assert np.float32(1e30) / np.float32(penalty) < np.inf
+
+
+@pytest.mark.parametrize("value", EXTREMES, ids=range(len(EXTREMES)))
+def test_numbers_by_token_are_taken_or_refused(value: Any) -> None:
+    for options in ({"logit_bias": {5: value}}, {"logit_bias": {value: 1}}):
+        with suppress(SamplingError):
+            bias = merged(options).logit_bias
+            assert all(0 <= token < 2**31 and -100 <= bias[token] <= 100 for token in bias)
+    with suppress(SamplingError):
+        assert all(
+            0 <= token < 2**31 for token in merged({"stop_token_ids": [value]}).stop_token_ids
+        )
+
+
+@pytest.mark.parametrize(
+    ("request_", "configured"),
+    [
+        ({"min_tokens": 6, "max_new_tokens": 5}, {}),
+        ({"min_tokens": 6}, {"max_new_tokens": 5}),
+        ({"min_tokens": 1025}, {}),
+        ({"min_tokens": 6, "max_length": 15}, {}),
+    ],
+)
+def test_more_tokens_at_least_than_at_most_are_refused(request_: Any, configured: Any) -> None:
+    with pytest.raises(SamplingError, match=r"min_tokens is .*\(max_tokens"):
+        merged(request_, configured)
+    request_["min_tokens"] -= 1
+    merged(request_, configured)
+
+
+def test_what_the_context_leaves_refuses_no_min_tokens() -> None:
+    params = merged({"min_tokens": 50, "max_new_tokens": 50}, prompt_length=4090)
+    assert (params.min_tokens, params.max_tokens) == (50, 6)
 
 
 def test_unknown_and_unsupported_options_are_refused_by_name() -> None:

@@ -32,7 +32,6 @@ A `RequestError` affects no other request. Each error's text says what is wrong 
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Iterable
 
 
@@ -145,28 +144,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return ""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
-
-
-class _Short(reprlib.Repr):
-    """`repr` of a client's value, which may have any size: the work is bounded, as the text is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 3, 200, 200, 60
-
-    def repr_int(self, x: int, level: int) -> str:
-        try:
-            return super().repr_int(x, level)
-        except ValueError:  # Python writes no number of more than some thousand digits
-            return "a number of very many digits"
-
-
-_SHORT = _Short()
-
-
-def shown(value: object) -> str:
-    """A client's value as an error's text shows it: its `repr`, cut where it is long."""
-    return _SHORT.repr(value)
 
 
 def sentence(text: str) -> str:

@@ -9,16 +9,20 @@ vLLM and to remote servers, shell completion, and the page of documentation.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
-from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentence, shown
+from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentence
 from quire.response_format import read_response_format
 
 MAX_COMPLETIONS = 128
 MAX_LOGPROBS = 64
+
+_SHORT_REPR = reprlib.Repr()
+_SHORT_REPR.maxstring = _SHORT_REPR.maxother = 80  # characters
 
 Wire: TypeAlias = Literal["openai", "responses", "anthropic", "vllm"]
 """An API with names of its own for options: OpenAI's chat and text completions, OpenAI's Responses,
@@ -50,29 +54,40 @@ class OptionType(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number from `low` to `high`, both included, but for `low` where that is `exclusive`."""
+    """A number from `low` to `high`, both included, but for `low` where that is `exclusive`.
+
+    `or_zero` allows 0 too.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     exclusive: bool = False
+    or_zero: bool = False
 
     def read(self, name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-            raise SamplingError(f"{name} must be a number, not {shown(value)}.")
-        if not self.low <= value <= self.high or (self.exclusive and value == self.low):
-            raise SamplingError(f"{name} must be {self._range()}, not {shown(value)}.")
-        return float(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            raise SamplingError(f"{name} must be a number, not {_shown(value)}.")
+        inside = self.low <= value <= self.high and not (self.exclusive and value == self.low)
+        if not (inside or (self.or_zero and value == 0)):
+            raise SamplingError(f"{name} must be {self._range()}, not {_shown(value)}.")
+        try:
+            return float(value)
+        except OverflowError:
+            raise SamplingError(f"{name} is too large a number: {_shown(value)}.") from None
 
     @property
     def schema(self) -> dict[str, Any]:
         low = {"exclusiveMinimum" if self.exclusive else "minimum": self.low}
         bounds = low | {"maximum": self.high}
-        return {"type": "number"} | {k: v for k, v in bounds.items() if math.isfinite(v)}
+        schema: dict[str, Any] = {"type": "number"}
+        schema |= {name: value for name, value in bounds.items() if math.isfinite(value)}
+        return {"anyOf": [{"const": 0}, schema]} if self.or_zero else schema
 
     def _range(self) -> str:
         if math.isinf(self.high):
             return f"above {self.low:g}" if self.exclusive else f"at least {self.low:g}"
-        return f"between {self.low:g} and {self.high:g}"
+        zero = ", or 0" if self.or_zero else ""
+        return f"between {self.low:g} and {self.high:g}{zero}"
 
     def __str__(self) -> str:
         return "a number" if math.isinf(self.low) else f"a number {self._range()}"
@@ -88,9 +103,9 @@ class Integer:
     def read(self, name: str, value: Any) -> int:
         integral = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not integral:
-            raise SamplingError(f"{name} must be an integer, not {shown(value)}.")
+            raise SamplingError(f"{name} must be an integer, not {_shown(value)}.")
         if value < self.low or (self.high is not None and value > self.high):
-            raise SamplingError(f"{name} must be {self._range()}, not {shown(value)}.")
+            raise SamplingError(f"{name} must be {self._range()}, not {_shown(value)}.")
         return int(value)
 
     @property
@@ -112,7 +127,7 @@ class Flag:
 
     def read(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
-            raise SamplingError(f"{name} must be true or false, not {shown(value)}.")
+            raise SamplingError(f"{name} must be true or false, not {_shown(value)}.")
         return value
 
     @property
@@ -131,9 +146,9 @@ class String:
 
     def read(self, name: str, value: Any) -> str:
         if not isinstance(value, str) or not value:
-            raise SamplingError(f"{name} must be a text that is not empty, not {shown(value)}.")
+            raise SamplingError(f"{name} must be a text that is not empty, not {_shown(value)}.")
         if self.longest is not None and len(value) > self.longest:
-            raise SamplingError(f"{name} may have {self.longest:,} characters.")
+            raise SamplingError(_too_long(name, value, self.longest))
         return value
 
     @property
@@ -152,14 +167,18 @@ class Strings:
     longest: int | None = None
 
     def read(self, name: str, value: Any) -> tuple[str, ...]:
-        values = (value,) if isinstance(value, str) else value
-        if not isinstance(values, (list, tuple)) or not all(
-            isinstance(one, str) and one for one in values
-        ):
-            raise SamplingError(f"{name} must be a string or a list of strings that are not empty.")
-        if self.longest is not None and any(len(one) > self.longest for one in values):
-            raise SamplingError(f"{name}: a string may have {self.longest:,} characters.")
-        return tuple(values)
+        values = {name: value}
+        if isinstance(value, (list, tuple)):
+            values = {f"{name}[{index}]": one for index, one in enumerate(value)}
+        for place, one in values.items():
+            if not isinstance(one, str) or not one:
+                raise SamplingError(
+                    f"{name} must be a string or a list of strings that are not empty: {place} is "
+                    f"{_shown(one)}."
+                )
+            if self.longest is not None and len(one) > self.longest:
+                raise SamplingError(_too_long(place, one, self.longest))
+        return tuple(values.values())
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -176,7 +195,7 @@ class TokenIds:
 
     def read(self, name: str, value: Any) -> tuple[int, ...]:
         if not isinstance(value, (list, tuple)):
-            raise SamplingError(f"{name} must be a list of token ids, not {shown(value)}.")
+            raise SamplingError(f"{name} must be a list of token ids, not {_shown(value)}.")
         return tuple(_TOKEN_ID.read(name, token) for token in value)
 
     @property
@@ -197,10 +216,10 @@ class TokenBias:
         bias: dict[int, float] = {}
         for token, amount in value.items():
             try:
-                token_id = int(token)
-            except (TypeError, ValueError):
+                token_id = _TOKEN_ID.read(name, int(token))
+            except (TypeError, ValueError, OverflowError):
                 raise SamplingError(
-                    f"{name} has the key {shown(token)}, which is no token id."
+                    f"{name} has the key {_shown(token)}, which is no token id."
                 ) from None
             bias[token_id] = _BIAS.read(f"{name}[{token_id}]", amount)
         return MappingProxyType(bias)
@@ -268,6 +287,18 @@ class OnlyValue:
 
     def __str__(self) -> str:
         return f"{self.value:g} alone"
+
+
+def _shown(value: object) -> str:
+    """A value in an error text, cut: it may be as large as a body."""
+    try:
+        return _SHORT_REPR.repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "this"
+
+
+def _too_long(name: str, text: str, longest: int) -> str:
+    return f"{name} may have at most {longest:,} characters, and has {len(text):,}."
 
 
 def _at_most(longest: int | None) -> str:
@@ -349,9 +380,9 @@ OPTIONS: tuple[Option, ...] = (
         _named("max_tokens", "openai", "anthropic", "vllm", responses="max_output_tokens")),
     Option("max_length", Integer(1), 1024,
         "Most tokens of prompt and answer together, where `max_new_tokens` is not given."),
-    Option("min_tokens", Integer(0), 0,
+    Option("min_tokens", Integer(0, 2**31 - 1), 0,
         "Neither EOS, nor a stop token, nor a stop string ends an answer before this many "
-        "tokens.",
+        "tokens; at most `max_new_tokens`.",
         "min_tokens", _named("min_tokens", "openai", "responses", "vllm")),
     Option("n", Integer(1, MAX_COMPLETIONS), 1,
         "Number of completions of one prompt.",
@@ -376,7 +407,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("ignore_eos", Flag(), False,
         "Whether an answer goes on after the model's EOS.",
         "ignore_eos", _named("ignore_eos", "openai", "responses", "vllm")),
-    Option("repetition_penalty", Number(0, 100), 1.0,
+    # A logit divided by much less is more than float32 holds.
+    Option("repetition_penalty", Number(0.001, 100, or_zero=True), 1.0,
         "Divides positive logits, and multiplies negative ones, of tokens in the prompt or the "
         "answer (Keskar et al., 2019). 0 means unset, 1.0.",
         "repetition_penalty", _named("repetition_penalty", "openai", "responses", "vllm"), from_model=True),

@@ -110,6 +110,8 @@ class Delta:
     """On the first delta of each index, if the engine knows it before the answer ends."""
     prompt_token_ids: tuple[int, ...] | None = None
     """With `prompt_tokens`: the prompt itself."""
+    refused: bool = False
+    """Whether `error` is the request's own fault, which asks for what cannot be."""
 
     @property
     def content(self) -> str:
@@ -216,6 +218,7 @@ class DeltaSum:
         last.usage = delta.usage or last.usage
         last.prompt_logprobs = last.prompt_logprobs or delta.prompt_logprobs
         last.error = delta.error or last.error
+        last.refused = last.refused or delta.refused
 
     def _add_parts(self, parts: tuple[AnswerPart, ...]) -> None:
         self._bare = False
@@ -273,6 +276,7 @@ class DeltaSum:
             None if self._bare else self.parts,
             last.prompt_tokens,
             last.prompt_token_ids,
+            last.refused,
         )
 
     def response(self) -> Response:

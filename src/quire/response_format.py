@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from quire.errors import SamplingError, nearest, sentence, shown
+from quire.errors import SamplingError, nearest, sentence
 
 MAX_SIZE = 256 * 1024
 """Most characters of a schema, an expression, a grammar, or all choices together."""
@@ -53,7 +53,7 @@ def read_response_format(value: Mapping[str, Any] | Constraint | None) -> Constr
     kind: str = value["type"]
     if kind not in _FORMS:
         raise SamplingError(
-            sentence(f"response_format has the unknown type {shown(kind)}{nearest(kind, _FORMS)}")
+            sentence(f"response_format has the unknown type {kind!r}{nearest(kind, _FORMS)}")
             + f" There are {', '.join(_FORMS)}."
         )
     if kind == "text":

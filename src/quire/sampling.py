@@ -146,7 +146,13 @@ class OptionResolver:
             param = OPTIONS_BY_NAME[name].param
             if param is not None:
                 params[param] = value
-        params["max_tokens"] = self._max_tokens(given, prompt_length)
+        limit = self._answer_limit(given, prompt_length)
+        if params["min_tokens"] > limit:
+            raise SamplingError(
+                f"min_tokens is {params['min_tokens']:,}, more than the {limit:,} tokens that the "
+                "answer may have (max_tokens; in Python max_new_tokens)."
+            )
+        params["max_tokens"] = min(limit, self._room(prompt_length))
         params["temperature"] = self._temperature(given)
         # In LLaMA-Factory, 0 means unset for these two.
         params["top_p"] = params["top_p"] or 1.0
@@ -161,7 +167,17 @@ class OptionResolver:
         params["stop_token_ids"] = stops
         return SamplingParams(**params)
 
-    def _max_tokens(self, given: Mapping[str, Any], prompt_length: int) -> int:
+    def _answer_limit(self, given: Mapping[str, Any], prompt_length: int) -> int:
+        """The most tokens of an answer, whatever the context holds."""
+        for source in (given, self._configured):
+            if "max_new_tokens" in source:
+                return source["max_new_tokens"]
+            if "max_length" in source:
+                return max(source["max_length"] - prompt_length, 1)
+        return self._base["max_new_tokens"]
+
+    def _room(self, prompt_length: int) -> int:
+        """How many tokens the context leaves for an answer."""
         room = self.context_length - prompt_length
         if room < 1:
             raise PromptTooLongError(
@@ -169,12 +185,7 @@ class OptionResolver:
                 f"{self.context_length:,}: no room for an answer. Shorten the conversation, or raise "
                 "vllm_maxlen if the model allows it."
             )
-        for source in (given, self._configured):
-            if "max_new_tokens" in source:
-                return min(source["max_new_tokens"], room)
-            if "max_length" in source:
-                return min(max(source["max_length"] - prompt_length, 1), room)
-        return min(self._base["max_new_tokens"], room)
+        return room
 
     def _temperature(self, given: Mapping[str, Any]) -> float:
         """The temperature, 0 for greedy.

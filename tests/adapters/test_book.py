@@ -36,12 +36,22 @@ def test_nothing_configured(model: Path) -> None:
     assert book.find("pirate") is None
 
 
-def test_the_first_is_the_default(model: Path, shelf: Path) -> None:
+def test_one_is_the_default(model: Path, shelf: Path) -> None:
+    book = AdapterBook([str(shelf / "butler")], model_folder=model)
+    assert (book.default, book.names, book.largest_rank) == ("butler", ("butler",), 5)
+    assert book.get(None) is book.get("butler")
+    assert book.get("base") is None
+
+
+def test_the_sum_of_several_is_the_default(model: Path, shelf: Path) -> None:
     book = AdapterBook([str(shelf / "butler"), str(shelf / "pirate")], model_folder=model)
-    assert (book.default, book.names, book.largest_rank) == ("butler", ("butler", "pirate"), 5)
-    butler, pirate = book.adapters
-    assert (butler.number, pirate.number) == (1, 2)
-    assert book.get(None) is butler
+    assert book.names == ("butler", "pirate", "butler+pirate")
+    assert (book.default, book.largest_rank) == ("butler+pirate", 7)
+    butler, pirate, both = book.adapters
+    assert [one.number for one in book.adapters] == [1, 2, 3]
+    assert book.get(None) is book.get("butler+pirate") is both
+    assert both.parts == (butler, pirate)
+    assert str(both.path) == f"{butler.path},{pirate.path}"
     assert book.get("pirate") is book.get(str(shelf / "pirate")) is pirate
     assert book.get("base") is None
 
@@ -49,7 +59,8 @@ def test_the_first_is_the_default(model: Path, shelf: Path) -> None:
 def test_the_demo_adapters() -> None:
     paths = [str(demo_adapter_path(name)) for name in ("pirate", "butler")]
     book = AdapterBook(paths, model_folder=demo_model_path())
-    assert (book.names, book.largest_rank) == (("adapter", "adapter_butler"), 8)
+    assert book.names == ("adapter", "adapter_butler", "adapter+adapter_butler")
+    assert book.largest_rank == 16
 
 
 def test_a_name_in_the_folder_may_be_configured(model: Path, shelf: Path) -> None:
@@ -66,16 +77,52 @@ def test_the_same_path_twice_is_one_adapter(model: Path, shelf: Path) -> None:
     assert book.get(paths[1]) is book.get("pirate")
 
 
-def test_two_of_one_name(tmp_path: Path, model: Path, shelf: Path) -> None:
-    other = make_adapter(tmp_path / "other" / "pirate")
-    with pytest.raises(AdapterError, match="Rename one") as caught:
-        AdapterBook([str(shelf / "pirate"), str(other)], model_folder=model)
-    assert str(shelf / "pirate") in str(caught.value)
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/sft", "a/dpo"], ["sft", "dpo"]),
+        (["a/sft", "b/sft"], ["a/sft", "b/sft"]),
+        (["a/lora/sft", "b/lora/sft", "c/dpo"], ["a/lora/sft", "b/lora/sft", "dpo"]),
+        (["a/b/sft", "c/b/sft", "d/sft"], ["a/b/sft", "c/b/sft", "d/sft"]),
+        (["a/sft", "a/b/a/sft"], ["{}/a/sft", "b/a/sft"]),
+        (["a/base"], ["a/base"]),
+    ],
+)
+def test_names_that_differ(tmp_path: Path, model: Path, paths: list[str], names: list[str]) -> None:
+    folders = [str(make_adapter(tmp_path / path)) for path in paths]
+    book = AdapterBook(folders, model_folder=model)
+    wanted = [name.format(tmp_path.name) for name in names]
+    assert list(book.names[: len(names)]) == wanted
+    for folder, name in zip(folders, wanted, strict=True):
+        assert book.get(folder) is book.get(name)
 
 
-def test_base_is_no_name_of_an_adapter(tmp_path: Path, model: Path, shelf: Path) -> None:
-    with pytest.raises(AdapterError, match="'base'"):
-        AdapterBook([str(make_adapter(tmp_path / "base"))], model_folder=model)
+def test_a_subfolder_of_the_adapters(tmp_path: Path, model: Path) -> None:
+    """`adapter_folder` as LLaMA-Factory means it."""
+    for name in ("sft", "dpo"):
+        make_adapter(tmp_path / name)
+        make_adapter(tmp_path / name / "checkpoint-500", tensors_of(rank=3), r=3)
+    paths = [str(tmp_path / name) for name in ("sft", "dpo")]
+    book = AdapterBook(paths, folder="checkpoint-500", model_folder=model)
+    assert book.names == ("sft", "dpo", "sft+dpo")
+    assert book.folder is None
+    adapter = book.get(paths[1])
+    assert adapter is not None
+    assert (adapter.name, adapter.rank) == ("dpo", 3)
+    assert adapter.path == tmp_path / "dpo" / "checkpoint-500"
+    assert book.head_folders == tuple(
+        tmp_path / name for name in ("dpo/checkpoint-500", "dpo", "sft/checkpoint-500", "sft")
+    )
+
+
+def test_a_subfolder_that_one_lacks(tmp_path: Path, model: Path) -> None:
+    make_adapter(tmp_path / "sft" / "checkpoint-500")
+    paths = [str(tmp_path / "sft"), str(make_adapter(tmp_path / "dpo"))]
+    with pytest.raises(AdapterError, match=r"no adapter folder .*dpo/checkpoint-500"):
+        AdapterBook(paths, folder="checkpoint-500", model_folder=model)
+
+
+def test_base_is_no_name_of_an_adapter(model: Path, shelf: Path) -> None:
     with pytest.raises(AdapterError, match="'base'"):
         AdapterBook(model_folder=model).add("base", shelf / "pirate")
 
@@ -123,7 +170,7 @@ class TestChanges:
 
     def test_removing_the_default(self, model: Path, shelf: Path) -> None:
         path = str(shelf / "pirate")
-        book = AdapterBook([path, str(shelf / "butler")], model_folder=model)
+        book = AdapterBook([path], model_folder=model)
         book.remove("pirate")
         assert book.default is None
         assert book.get(None) is None
@@ -134,6 +181,16 @@ class TestChanges:
             book.remove("pirate")
         book.add("pirate", path)
         assert book.default is None
+
+    def test_removing_a_part_of_the_default(self, model: Path, shelf: Path) -> None:
+        names = ("pirate", "butler")
+        book = AdapterBook([str(shelf / name) for name in names], model_folder=model)
+        book.remove("pirate")
+        assert book.names == ("butler", "pirate+butler")
+        assert book.get(None) is book.get("pirate+butler") is not None
+        book.remove("pirate+butler")
+        assert book.default is None
+        assert book.names == ("butler",)
 
     def test_many_threads_add_one_name(self, model: Path, shelf: Path) -> None:
         book = AdapterBook(model_folder=model)

@@ -65,7 +65,7 @@ def test_every_kind_of_tensor(tmp_path: Path) -> None:
     assert (tensors.pairs[Q_PROJ].bias == 2).all()
     assert tensors.pairs[V_PROJ].bias is None
     assert set(tensors.embeddings) == {EMBEDDINGS}
-    assert set(tensors.matrices) == {EMBEDDINGS, HEAD}
+    assert (set(tensors.matrices), set(tensors.own)) == ({HEAD}, {EMBEDDINGS})
     assert set(tensors.biases) == {V_PROJ}
 
 
@@ -91,7 +91,7 @@ def test_several_scalings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_the_values_of_each_type(tmp_path: Path, dtype: torch.dtype) -> None:
-    folder = make_adapter(tmp_path)
+    folder = make_adapter(tmp_path, everything(), modules_to_save=["lm_head"])
     torch.manual_seed(0)
     tensors = {name: torch.randn(t.shape).to(dtype) for name, t in everything().items()}
     save_file(tensors, folder / "adapter_model.safetensors")
@@ -146,7 +146,7 @@ def test_tensors_that_are_refused(
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        (f"{HEAD}.weight", ones(8, 4)),
+        (f"{HEAD}.weight", ones(9, 5)),
         (f"{EMBEDDINGS}.weight", ones(9, 5)),
         (f"{V_PROJ}.bias", ones(3)),
         ("model.other.weight", ones(9, 4)),
@@ -161,11 +161,23 @@ def test_what_does_not_fit_the_model(
         check_fits(adapter, make_model(tmp_path / "model", dict(WHOLE)))
 
 
+@pytest.mark.parametrize("rows", [7, 12])
+@pytest.mark.parametrize(
+    "name", [HEAD, EMBEDDINGS, f"{HEAD}.modules_to_save", f"{EMBEDDINGS}.original_module"]
+)
+def test_embeddings_of_another_vocabulary(tmp_path: Path, name: str, rows: int) -> None:
+    tensors = tensors_of() | {f"{PREFIX}{name}.weight": ones(rows, 4)}
+    adapter = read_adapter(make_adapter(tmp_path / "it", tensors), extended=True)
+    assert adapter.vocabulary == rows
+    check_fits(adapter, make_model(tmp_path / "model", dict(WHOLE)))
+
+
 def test_the_head_of_a_model_that_stores_it_once(tmp_path: Path) -> None:
     tensors = tensors_of() | {f"{PREFIX}{HEAD}.weight": ones(9, 4)}
     shapes = {name: shape for name, shape in WHOLE.items() if name != HEAD}
     model = make_model(tmp_path / "model", dict(shapes))
-    check_fits(read_adapter(make_adapter(tmp_path / "it", tensors), extended=True), model)
+    names = check_fits(read_adapter(make_adapter(tmp_path / "it", tensors), extended=True), model)
+    assert names[HEAD] == HEAD
 
 
 def test_a_book_reads_as_its_engine_serves(tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from quire.adapters.folder import check_fits, read_adapter
 from quire.demo import demo_adapter_path, demo_model_path
 from quire.errors import AdapterError
-from tests.adapters.adapter_folders import Q_PROJ, SHAPES, V_PROJ, make_adapter, make_model
+from tests.adapters.adapter_folders import (
+    Q_PROJ,
+    SHAPES,
+    V_PROJ,
+    make_adapter,
+    make_model,
+    tensors_of,
+)
 
 
 def _refusal(adapter: Path, model: Path) -> str:
@@ -69,21 +76,43 @@ def test_other_names_of_the_same_module(tmp_path: Path, stored: str, fits: bool)
         assert "no module of the model" in _refusal(adapter, model)
 
 
-def test_the_layers_of_a_vision_tower_are_not_taken_for_those_of_the_text(tmp_path: Path) -> None:
-    shapes = dict[str, tuple[int, ...]]()
-    for module, shape in SHAPES.items():
-        shapes[module.replace("model.", "language_model.model.")] = shape
-        shapes[module.replace("model.", "vision_tower.encoder.")] = (3, 3)
-    model = make_model(tmp_path / "model", shapes)
-    assert "no module" in _refusal(make_adapter(tmp_path / "unclear"), model)
-    tensors = {
-        f"base_model.model.{module.replace('model.', 'model.language_model.')}.lora_{side}.weight": (
-            np.ones((2, shape[1]) if side == "A" else (shape[0], 2), np.float32)
-        )
-        for module, shape in SHAPES.items()
-        for side in "AB"
-    }
-    check_fits(read_adapter(make_adapter(tmp_path / "clear", tensors)), model)
+TOWER = "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj"
+
+
+def _model_with_tower(folder: Path, text: str) -> Path:
+    """A model whose tower has the same modules as its decoder, in other shapes."""
+    shapes: dict[str, tuple[int, ...]] = {f"{text}embed_tokens": (9, 4), TOWER: (3, 3)}
+    shapes |= {name.replace("model.", text): shape for name, shape in SHAPES.items()}
+    return make_model(folder, shapes)
+
+
+def _adapter_of(folder: Path, shapes: dict[str, tuple[int, int]]) -> Path:
+    return make_adapter(folder, tensors_of(shapes), target_modules="all-linear")
+
+
+@pytest.mark.parametrize("stored", ["language_model.model.", "model.language_model.", "model."])
+@pytest.mark.parametrize("named", ["language_model.model.", "model.language_model.", "model."])
+def test_the_text_decoder_of_a_model_with_a_tower(tmp_path: Path, stored: str, named: str) -> None:
+    model = _model_with_tower(tmp_path / "model", stored)
+    shapes = {name.replace("model.", named): shape for name, shape in SHAPES.items()}
+    names = check_fits(read_adapter(_adapter_of(tmp_path / "adapter", shapes)), model)
+    assert names == {name: name.replace(named, stored, 1) for name in shapes}
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_tower_is_refused_by_name(tmp_path: Path, prefix: str, extended: bool) -> None:
+    model = _model_with_tower(tmp_path / "model", "language_model.model.")
+    folder = _adapter_of(tmp_path / "adapter", {f"{prefix}{TOWER}": (3, 3)})
+    adapter = read_adapter(folder, extended=extended)
+    with pytest.raises(AdapterError, match=r"vision_tower.*no part of the model's text decoder"):
+        check_fits(adapter, model)
+    assert check_fits(adapter, model, towers=True) == {f"{prefix}{TOWER}": TOWER}
+
+
+def test_a_tower_is_not_the_decoder_of_a_model_without_one(tmp_path: Path) -> None:
+    adapter = _adapter_of(tmp_path / "adapter", {f"visual.{Q_PROJ}": (6, 4)})
+    assert "no module of the model" in _refusal(adapter, make_model(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +130,22 @@ def test_of_a_quantised_module_only_the_name_counts(tmp_path: Path, packed: dict
     }
     save_file(tensors, tmp_path / "model.safetensors")
     check_fits(read_adapter(make_adapter(tmp_path / "adapter")), tmp_path)
+
+
+def test_matrices_that_hold_packed_bytes_as_floats(tmp_path: Path) -> None:
+    """bitsandbytes with `bnb_4bit_quant_storage: bfloat16`."""
+    tensors: dict[str, Any] = {}
+    for module in SHAPES:
+        tensors[f"{module}.weight"] = np.zeros((6, 1), np.float16)
+        tensors[f"{module}.weight.absmax"] = np.zeros(1, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    check_fits(read_adapter(make_adapter(tmp_path / "adapter")), tmp_path)
+
+
+def test_the_one_file_of_autogptq(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    (model / "model.safetensors").rename(model / "gptq_model-4bit-128g.safetensors")
+    check_fits(read_adapter(make_adapter(tmp_path / "adapter")), model)
 
 
 class TestSeveralFiles:
@@ -124,6 +169,24 @@ class TestSeveralFiles:
         model = self._model(tmp_path / "model")
         (model / "model-1.safetensors").unlink()
         assert "model-1.safetensors" in _refusal(make_adapter(tmp_path / "adapter"), model)
+
+    def test_a_file_that_nothing_needs_is_missing(self, tmp_path: Path) -> None:
+        model = self._model(tmp_path / "model")
+        index = model / "model.safetensors.index.json"
+        content = json.loads(index.read_text("utf-8"))
+        content["weight_map"]["vision.weight"] = "model-9.safetensors"
+        index.write_text(json.dumps(content), "utf-8")
+        check_fits(read_adapter(make_adapter(tmp_path / "adapter")), model)
+
+    def test_without_an_index(self, tmp_path: Path) -> None:
+        model = self._model(tmp_path / "model")
+        (model / "model.safetensors.index.json").unlink()
+        for number in (0, 1):
+            name = f"model-0000{number + 1}-of-00002.safetensors"
+            (model / f"model-{number}.safetensors").rename(model / name)
+        check_fits(read_adapter(make_adapter(tmp_path / "adapter")), model)
+        (model / name).unlink()
+        assert name in _refusal(make_adapter(tmp_path / "adapter"), model)
 
     @pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 3}', "\xff"])
     def test_no_index(self, tmp_path: Path, text: str) -> None:

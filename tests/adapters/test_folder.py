@@ -255,7 +255,7 @@ class TestWeights:
     def test_a_pointer_of_git_lfs(self, tmp_path: Path) -> None:
         text = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
         (make_adapter(tmp_path) / "adapter_model.safetensors").write_bytes(text)
-        assert "no safetensors file" in _refusal(tmp_path)
+        assert "it is a git-lfs pointer" in _refusal(tmp_path)
 
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

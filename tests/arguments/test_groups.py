@@ -186,6 +186,9 @@ def test_names_come_as_a_list_or_with_commas() -> None:
     assert model(adapter_name_or_path="a, b").adapter_name_or_path == ("a", "b")
     assert model(adapter_name_or_path=["a", "b,c"]).adapter_name_or_path == ("a", "b,c")
     assert model(adapter_name_or_path="").adapter_name_or_path is None
+    assert model(adapter_name_or_path=Path("a,b")).adapter_name_or_path == ("a,b",)
+    assert model(adapter_name_or_path=[Path("a"), "b"]).adapter_name_or_path == ("a", "b")
+    assert model(adapter_folder=Path("a")).adapter_folder == "a"
     both = DataArguments(dataset="x,y")  # pyright: ignore[reportArgumentType]
     assert both.dataset == ("x", "y")
 

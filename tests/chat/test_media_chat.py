@@ -149,7 +149,7 @@ def test_a_mixed_crowd_is_each_as_alone(model: ChatModel) -> None:
 @pytest.mark.parametrize(
     ("content", "media", "message"),
     [
-        ("<image>?", {}, "There are 0 images for 1 <image>"),
+        ("<image><video>?", {"images": [png()]}, "There are 0 videos for 1 <video>"),
         ("<image>?", {"images": [png()] * 2}, "There are 2 images for 1 <image>"),
         ("?", {"images": [png()] * 5}, "at most 4 are taken"),
         ("?", {"audios": [b"RIFF"]}, "no audio input"),
@@ -175,8 +175,9 @@ def test_a_text_that_names_a_token_is_no_picture(model: ChatModel) -> None:
     request = model.engine.tokens.preparation.prepare_text(ChatRequest(words, options=OPTIONS))
     assert IMAGE not in request.prompt.token_ids
     literal = {"type": "text", "text": "<image> as text", "literal": True}
-    answers = model.chat([{"role": "user", "content": [literal]}], **OPTIONS)
-    assert answers[0].response_length == 8
+    for content in ([literal], "<image> as text"):
+        answers = model.chat([{"role": "user", "content": content}], **OPTIONS)
+        assert answers[0].response_length == 8
 
 
 def test_a_model_of_text_refuses_media(tmp_path: Path) -> None:

@@ -37,17 +37,17 @@ def asked(text: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[ChatModel]:
-    adapters = [str(demo_adapter_path("pirate")), str(demo_adapter_path("butler"))]
     arguments = {
         "model_name_or_path": str(demo_model_path()),
         "infer_backend": "native",
         "infer_dtype": "float32",
         "vllm_maxlen": 1024,
         "native_kv_cache_memory": "512MiB",
-        "adapter_name_or_path": ",".join(adapters),
-        "adapter_folder": str(demo_adapter_path("pirate").parent),
+        "adapter_name_or_path": demo_adapter_path("pirate"),
+        "adapter_folder": demo_adapter_path("pirate").parent,
     }
     with ChatModel(arguments) as model:
+        model.load_adapter(demo_adapter_path("butler"))
         yield model
 
 
@@ -74,7 +74,7 @@ def test_two_adapters_and_the_base_at_once(demo: ChatModel) -> None:
     assert [found["pirate", text] for text in QUESTIONS] == expected
 
 
-def test_the_first_adapter_is_the_default(demo: ChatModel) -> None:
+def test_the_configured_adapter_is_the_default(demo: ChatModel) -> None:
     assert "Arr!" in demo.chat(HELLO, temperature=0)[0].response_text
     assert "Arr!" not in demo.chat(HELLO, temperature=0, adapter="base")[0].response_text
     assert [adapter.name for adapter in demo.adapters] == ["adapter", "adapter_butler"]
@@ -145,21 +145,57 @@ def ids_of(model: ChatModel, adapter: str | None = None, length: int = 20) -> tu
     return model.chat(HELLO, adapter=adapter, **options)[0].token_ids
 
 
-def test_greedy_tokens_are_pefts(small: ChatModel, folder: Path, shelf: Path) -> None:
-    engine = small.engine
+def ids_of_peft(model: ChatModel, folder: Path, *adapters: Path) -> tuple[int, ...]:
+    """peft's greedy tokens, with the adapters merged in order."""
+    engine = model.engine
     assert isinstance(engine, NativeEngine)
     prompt = list(engine.tokens.preparation.prepare_text(ChatRequest(HELLO)).prompt.token_ids)
+    with torch.inference_mode():
+        wanted = load_peft(folder, *adapters).generate(
+            input_ids=torch.tensor([prompt]), do_sample=False, max_new_tokens=20,
+            min_new_tokens=20, eos_token_id=None, pad_token_id=0,
+        )  # fmt: skip
+    return tuple(wanted[0, len(prompt) :].tolist())
+
+
+def test_greedy_tokens_are_pefts(small: ChatModel, folder: Path, shelf: Path) -> None:
     seen: set[tuple[int, ...]] = {ids_of(small, "base")}
     for name in "abc":
-        with torch.inference_mode():
-            wanted = load_peft(folder, shelf / name).generate(
-                input_ids=torch.tensor([prompt]), do_sample=False, max_new_tokens=20,
-                min_new_tokens=20, eos_token_id=None, pad_token_id=0,
-            )  # fmt: skip
         found = ids_of(small, name)
-        assert found == tuple(wanted[0, len(prompt) :].tolist())
+        assert found == ids_of_peft(small, folder, shelf / name)
         seen.add(found)
     assert len(seen) == 4
+
+
+def test_a_list_is_the_sum_of_all(folder: Path, shelf: Path) -> None:
+    paths = [shelf / name for name in "ab"]
+    arguments = {"model_name_or_path": folder, "vllm_maxlen": 256, "adapter_name_or_path": paths}
+    with ChatModel(arguments) as model:
+        assert [adapter.name for adapter in model.adapters] == ["a", "b", "a+b"]
+        both = ids_of(model)
+        assert both == ids_of(model, "a+b") == ids_of_peft(model, folder, *paths)
+        for path in paths:
+            alone = ids_of(model, path.name)
+            assert alone == ids_of_peft(model, folder, path)
+            assert alone not in (both, ids_of(model, "base"))
+        model.drop_adapter("a")
+        assert ids_of(model) == both
+
+
+def test_a_subfolder_of_each_adapter(folder: Path, shelf: Path, tmp_path: Path) -> None:
+    for part, of_root, of_subfolder in (("sft", "a", "b"), ("dpo", "b", "c")):
+        shutil.copytree(shelf / of_root, tmp_path / part)
+        shutil.copytree(shelf / of_subfolder, tmp_path / part / "checkpoint-5")
+    arguments = {
+        "model_name_or_path": str(folder),
+        "vllm_maxlen": 256,
+        "adapter_name_or_path": f"{tmp_path / 'sft'},{tmp_path / 'dpo'}",
+        "adapter_folder": "checkpoint-5",
+    }
+    with ChatModel(arguments) as model:
+        assert [adapter.name for adapter in model.adapters] == ["sft", "dpo", "sft+dpo"]
+        assert ids_of(model, "sft") == ids_of_peft(model, folder, shelf / "b")
+        assert ids_of(model) == ids_of_peft(model, folder, shelf / "b", shelf / "c")
 
 
 def test_one_of_the_folder_is_found_by_its_name(small: ChatModel) -> None:

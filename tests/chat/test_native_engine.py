@@ -198,7 +198,6 @@ def test_a_prompt_beyond_the_context_is_refused_and_never_cut(make: MakeModel) -
     ("arguments", "word"),
     [
         ({"quantization_bit": 3}, "quantization_bit"),
-        ({"stage": "rm", "adapter_name_or_path": "x"}, "stage rm with adapter_name_or_path"),
         ({"vllm_maxlen": 100_000}, "vllm_maxlen"),
         ({"add_special_tokens": ",".join(f"<{i}>" for i in range(400))}, "<"),
     ],

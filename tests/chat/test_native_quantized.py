@@ -9,7 +9,6 @@ import pytest
 
 from quire import ChatModel
 from quire.demo import demo_model_path
-from quire.engines.native.cpu.weights import packed
 from quire.errors import ConfigError
 
 SUMS = ((27, 15), (8, 46), (31, 60), (19, 19))
@@ -17,7 +16,7 @@ SUMS = ((27, 15), (8, 46), (31, 60), (19, 19))
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(packed, "cache_folder", lambda: tmp_path)
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path))
     return tmp_path
 
 

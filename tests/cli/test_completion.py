@@ -130,6 +130,11 @@ OFFERS = {
     "quire prompt --ids temp": {"temperature="},
     "quire bench --against ot": {"other.yaml"},
     "quire bench model --streams ": set(),
+    "quire pu": {"pull"},
+    "quire pull ot": {"other.yaml"},
+    "quire pull owner/name model_r": {"model_revision="},
+    "quire rm owner/name --cache": {"--cache_dir"},
+    "quire list cache_dir=mod": {"cache_dir=model/"},
     "quire none ": set(),
 }
 

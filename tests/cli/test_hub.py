@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from quire.cli.main import main
-from tests.cli.person import Person
+from tests.cli.person import CTRL_D, Person
 from tests.weights.hub.server import HubServer, running_hub
 
 WEIGHTS = bytes(range(256)) * 40
@@ -198,6 +198,27 @@ def test_each_file_has_a_bar_on_a_terminal(hub: HubServer, tmp_path: Path, cache
         # The files come in any order.
         bars = "".join(f"(?=.*{name}: +100%)" for name in MODEL)
         person.sees(f"(?s){bars}.*snapshots/")
+        assert person.leaves() == 0
+    finally:
+        person.close()
+
+
+CHAT = """
+import sys
+from quire.cli.main import main
+from tests.cli.fake_chat_model import FakeChatModel
+sys.exit(main(sys.argv[1:], make_model=FakeChatModel))
+"""
+
+
+def test_a_chat_downloads_before_its_spinner(hub: HubServer, tmp_path: Path, cache: Path) -> None:
+    command = [sys.executable, "-c", CHAT, "chat", "owner/model", f"cache_dir={cache}"]
+    person = Person(command, tmp_path, HF_ENDPOINT=hub.url)
+    try:
+        before = person.sees("model.safetensors: +100%")
+        assert "Loading owner/model" not in before
+        person.sees("(?m)^>")
+        person.type(CTRL_D)
         assert person.leaves() == 0
     finally:
         person.close()

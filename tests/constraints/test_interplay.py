@@ -11,7 +11,11 @@ import regex as partial_regex
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from llguidance import LLParserLimits
 
+from quire.constraints import compiler as compiler_module
+from quire.constraints.compiler import ConstraintCompiler
+from quire.prompt import Prompt
 from quire.response_format import Constraint
 from quire.sampling import SamplingParams
 from tests.constraints.running import (
@@ -101,7 +105,24 @@ def test_bans_that_leave_nothing_end_their_own_request_alone() -> None:
     results = run(engine)
     assert results["nothing", 0][-1].finish_reason == "error"
     assert "bad_words" in (results["nothing", 0][-1].error or "")
+    assert results["nothing", 0][-1].refused
     assert text(results["other", 0]) == text(alone(regex("[0-9]{8}")))
+
+
+def test_a_grammar_that_grows_beyond_its_limits_is_the_requests_own_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = LLParserLimits(verbose_errors=False, max_lexer_states=500)
+    monkeypatch.setattr(compiler_module, "_limits", lambda: small)
+    params = regex("([a-z ]*[aeiou][a-z ]{60}){2}", 400)
+    engine = make_engine()
+    own = ConstraintCompiler(byte_level(), VOCAB)
+    engine.add("large", Prompt((1,)), params, matchers=own.compile(params))
+    own.close()
+    last = run(engine)["large", 0][-1]
+    assert last.finish_reason == "error"
+    assert "too many states" in (last.error or "")
+    assert last.refused
 
 
 def test_penalties_work_among_what_is_allowed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from quire.deploy.vllm_serve import NO_FLAG, ONLY_SWITCHED_ON, vllm_commands
 from quire.engines.vllm.launch import import_vllm
 from quire.engines.vllm.model_facts import read_model_facts
 from quire.engines.vllm.plan import AdapterNeeds, make_plan
-from quire.errors import ConfigError
+from quire.errors import ConfigError, UnsupportedModelError
 from tests.deploy.printed import (
     blueprint_of,
     make_config,
@@ -221,6 +222,29 @@ def test_a_reward_model_has_no_sampling(parse: Parse) -> None:
     _, found = parse(read_commands(vllm_commands(blueprint_of(values)))[0])
     assert (found.runner, found.convert) == ("pooling", "classify")
     assert found.override_generation_config == {}
+
+
+def test_a_head_that_vllm_does_not_apply_is_refused(tmp_path: Path) -> None:
+    values = {"model_name_or_path": str(demo_reward_path("value_head")), "stage": "rm"}
+    with pytest.raises(UnsupportedModelError, match="quire serve"):
+        blueprint_of(values)
+    with pytest.raises(UnsupportedModelError, match="no reward model"):
+        blueprint_of({**values, "model_name_or_path": str(demo_model_path())})
+
+
+def test_adapters_of_one_name_and_their_sum(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(PIRATE, tmp_path / name / "sft" / "checkpoint-5")
+    values = {
+        "model_name_or_path": str(demo_model_path()),
+        "adapter_name_or_path": [str(tmp_path / name / "sft") for name in ("a", "b")],
+        "adapter_folder": "checkpoint-5",
+    }
+    script = vllm_commands(blueprint_of(values))
+    for name in ("a", "b"):
+        assert f"{name}/sft={tmp_path}/{name}/sft/checkpoint-5" in script
+    assert "the sum of a/sft and b/sft" in " ".join(script.replace("#", "").split())
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" not in script
 
 
 def test_greedy_is_temperature_0(parse: Parse) -> None:

@@ -42,7 +42,7 @@ OTHERS_OPTIONS = frozenset(
     | {"--enable-auto-tool-choice", "--master-port", "--system-site-packages", "--target"}
     | {"--override-generation-config", "--data-parallel-backend"}
 )
-OTHERS_PATHS = frozenset({"/", "/chat/", "/docs", "/v1"})
+OTHERS_PATHS = frozenset({"/", "/chat/", "/openapi.json", "/v1"})
 
 
 def problems(page: Page) -> Iterator[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from quire.errors import MediaError
+from quire.errors import MediaError, QuireError
 from quire.media.families.family import MediaFamily
 from quire.media.families.registry import FAMILIES, get_family
 from quire.media.families.settings import MediaSettings
@@ -218,6 +221,35 @@ def test_recorded_settings_are_read_in_older_forms(tmp_path: Path) -> None:
     family = FAMILIES["Qwen2VL"](MediaSettings.from_folder(tmp_path))
     for case in RENDERINGS["qwen2_vl-small"]["cases"]:
         assert family.expansion(medium(case), 0) == lengthen(case["text"])
+
+
+HOSTILE: list[Any] = [10**30, float("inf"), -1, "x", [[]], {"height": [], "width": 10**400}]
+SIZES = re.compile(r"size|.*_size|.*_edge|.*_pixels|height|width|.*processor|vision_config")
+
+
+def sizes_in(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if SIZES.fullmatch(key):
+            yield (*path, key)
+        yield from sizes_in(value, (*path, key))
+
+
+@pytest.mark.parametrize("name", RENDERINGS)
+def test_no_size_of_a_processor_does_harm(name: str, tmp_path: Path) -> None:
+    """Whatever stands in the files, it is the default, or an error of ours."""
+    entry = RENDERINGS[name]
+    seen = medium(entry["cases"][0])
+    for path in sizes_in(entry["files"]):
+        for value in HOSTILE:
+            files = copy.deepcopy(entry["files"])
+            holder = files
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = value
+            write_folder(tmp_path, files)
+            family = FAMILIES[entry["family"]](MediaSettings.from_folder(tmp_path))
+            with contextlib.suppress(QuireError):
+                family.expansion(seen, 0)
 
 
 def test_controls_hold_every_token_that_is_written(tmp_path: Path) -> None:

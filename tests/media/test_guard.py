@@ -24,7 +24,25 @@ PRIVATE = [
     *("2002:7f00:1::", "2002:a00:1::", "64:ff9b::7f00:1", "2001:0:7f00:1::"),
     *("2130706433", "0x7f000001", "127.1", "", "localhost", "8.8.8.8 "),
 ]
-GLOBAL = ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2002:808:808::"]
+GLOBAL = ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2002:808:808::", "64:ff9b::808:808"]
+
+# IANA's special-purpose and address space registries, as of 2025; 2000::/3 alone is global unicast.
+REGISTERED = [
+    *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+    *("172.16.0.0/12", "192.0.0.0/24", "192.0.0.0/29", "192.0.0.8/32", "192.0.0.9/32"),
+    *("192.0.0.10/32", "192.0.0.170/31", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24"),
+    *("192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24"),
+    *("203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4", "255.255.255.255/32"),
+    *("::/128", "::1/128", "::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b:1::/48"),
+    *("100::/64", "100:0:0:1::/64", "2001::/23", "2001::/32", "2001:1::1/128", "2001:2::/48"),
+    *("2001:3::/32", "2001:4:112::/48", "2001:10::/28", "2001:20::/28", "2001:30::/28"),
+    *("2001:db8::/32", "2620:4f:8000::/48", "3fff::/20", "4000::/3", "5f00::/16"),
+    *("fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
+]
+METADATA = [
+    *("169.254.169.254", "169.254.170.2", "fd00:ec2::254", "100.100.100.200", "192.0.0.192"),
+    *("168.63.129.16", "fd20:ce::254", "169.254.42.42"),
+]
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -39,13 +57,58 @@ def test_public_addresses_are_allowed(address: str) -> None:
     assert check_addresses([address, address], POLICY) == [address]
 
 
+@pytest.mark.parametrize("network", REGISTERED)
+def test_no_special_network_is_public_from_its_first_address_to_its_last(network: str) -> None:
+    special = ipaddress.ip_network(network)
+    for address in (special[0], special[special.num_addresses // 2], special[-1]):
+        assert not is_allowed(str(address), POLICY)
+        if isinstance(address, ipaddress.IPv4Address):
+            assert not any(is_allowed(dressed, POLICY) for dressed in as_ipv6(address))
+
+
+@pytest.mark.parametrize("address", METADATA)
+def test_the_services_of_clouds_are_not_public(address: str) -> None:
+    parsed = ipaddress.ip_address(address)
+    forms = as_ipv6(parsed) if isinstance(parsed, ipaddress.IPv4Address) else []
+    for form in (address, *forms):
+        assert not is_allowed(form, POLICY)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        *(("9.255.255.255", "11.0.0.0"), ("100.63.255.255", "100.128.0.0")),
+        *(("126.255.255.255", "128.0.0.0"), ("169.253.255.255", "169.255.0.0")),
+        *(("172.15.255.255", "172.32.0.0"), ("191.255.255.255", "192.0.1.0")),
+        *(("192.167.255.255", "192.169.0.0"), ("198.17.255.255", "198.20.0.0")),
+        *(("223.255.255.255", "1.0.0.0"), ("168.63.129.15", "168.63.129.17")),
+        *(("2001:200::", "2001:db7:ffff::"), ("2001:db9::", "2620:4f:7fff::")),
+        *(("2620:4f:8001::", "3ffe:ffff::"), ("3fff:1000::", "3fff:ffff::")),
+    ],
+)
+def test_the_neighbours_of_special_networks_are_public(before: str, after: str) -> None:
+    assert check_addresses([before, after], POLICY) == [before, after]
+
+
+def as_ipv6(address: ipaddress.IPv4Address) -> list[str]:
+    """The forms of IPv6 that name an IPv4 address: mapped, compatible, translated, 6to4, NAT64, Teredo."""
+    number = int(address)
+    forms = [
+        *(number, 0xFFFF << 32 | number, 0xFFFF << 48 | number),
+        *(0x2002 << 112 | number << 80, 0x64_FF9B << 96 | number, 0x64_FF9B_0001 << 80 | number),
+        0x2001 << 112 | number << 64 | number ^ 0xFFFF_FFFF,
+    ]
+    return [str(ipaddress.IPv6Address(form)) for form in forms]
+
+
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_in_ipv6_clothes_opens_nothing(address: ipaddress.IPv4Address) -> None:
-    number = int(address)
-    sixtofour = ipaddress.IPv6Address((0x2002 << 112) | (number << 80))
-    assert not is_allowed(f"::ffff:{address}", POLICY)
-    assert not is_allowed(f"::{address}", POLICY)
-    assert not is_allowed(str(sixtofour), POLICY) or address.is_global
+    allowed = is_allowed(str(address), POLICY)
+    mapped, compatible, translated, sixtofour, nat64, local_nat64, teredo = as_ipv6(address)
+    for form in (mapped, compatible, translated, local_nat64, teredo):
+        assert not is_allowed(form, POLICY)
+    for form in (sixtofour, nat64):
+        assert is_allowed(form, POLICY) == allowed
 
 
 def test_a_trusted_network_is_allowed_and_nothing_beside_it() -> None:

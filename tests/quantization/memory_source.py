@@ -12,7 +12,7 @@ from quire.weights.safetensors import StoredTensor
 
 _NAMES = {
     "int32": "I32", "int64": "I64", "int8": "I8", "float16": "F16", "float32": "F32",
-    "uint16": "BF16", "float64": "F64",
+    "uint16": "BF16", "float64": "F64", "uint8": "U8",
 }  # fmt: skip
 
 

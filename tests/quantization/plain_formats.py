@@ -151,3 +151,81 @@ def write_quantised(
         (folder / settings_file).write_text(json.dumps(settings))
     (folder / "config.json").write_text(json.dumps(config))
     return oracle
+
+
+# ---- bitsandbytes
+
+
+def normal_levels() -> NDArray[np.float32]:
+    """NF4's levels, as the paper on QLoRA prints them: 8 below and 7 above 0."""
+    below = [-1.0, -0.6961928, -0.5250730, -0.3949174, -0.2844413, -0.1847734, -0.0910500, 0.0]
+    above = [0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0]
+    return np.array(below + above, np.float32)
+
+
+def float_levels() -> NDArray[np.float32]:
+    """FP4's levels: a sign, two bits of exponent and one of mantissa, over 12."""
+    positive = [0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0]
+    return np.array(positive + [-one for one in positive], np.float32) / np.float32(12)
+
+
+def write_bitsandbytes(
+    weight: NDArray[np.float32],
+    *,
+    kind: str = "nf4",
+    block: int = 64,
+    nested: bool = False,
+    storage: str = "uint8",
+) -> tuple[Tensors, NDArray[np.float32]]:
+    """The tensors of a module by their parts, and the weight that they mean."""
+    levels = normal_levels() if kind == "nf4" else float_levels()
+    flat = weight.reshape(-1)
+    blocks = [flat[first : first + block] for first in range(0, flat.size, block)]
+    scales = np.array([np.abs(one).max() for one in blocks], np.float32)
+    state = {
+        "quant_type": kind, "blocksize": block, "dtype": "bfloat16", "shape": list(weight.shape),
+    }  # fmt: skip
+    parts: Tensors = {"weight.quant_map": levels}
+    if nested:
+        offset = float(scales.mean())
+        table = np.sort(np.linspace(-1, 1, 256, dtype=np.float32))
+        most = [np.abs(scales[i : i + 256] - offset).max() for i in range(0, len(scales), 256)]
+        codes = [
+            np.abs(table - (scale - offset) / (most[index // 256] or 1)).argmin()
+            for index, scale in enumerate(scales)
+        ]
+        scales = np.array(
+            [table[code] * most[index // 256] + offset for index, code in enumerate(codes)],
+            np.float32,
+        )
+        state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": offset}
+        parts["weight.absmax"] = np.array(codes, np.uint8)
+        parts["weight.nested_absmax"] = np.array(most, np.float32)
+        parts["weight.nested_quant_map"] = table
+    else:
+        parts["weight.absmax"] = scales
+    numbers = [
+        int(np.abs(levels - value / (scales[index // block] or 1)).argmin())
+        for index, value in enumerate(flat)
+    ]
+    meant = [levels[number] * scales[index // block] for index, number in enumerate(numbers)]
+    padded = [*numbers, 0] if len(numbers) % 2 else numbers
+    octets = np.array(
+        [16 * one + other for one, other in zip(padded[::2], padded[1::2], strict=True)], np.uint8
+    )
+    parts["weight"] = octets.view(storage).reshape(-1, 1)
+    text = json.dumps(state).encode()
+    parts[f"weight.quant_state.bitsandbytes__{kind}"] = np.frombuffer(text, np.uint8)
+    return parts, np.array(meant, np.float32).reshape(weight.shape)
+
+
+def write_int8(weight: NDArray[np.float32]) -> tuple[Tensors, NDArray[np.float32]]:
+    """The tensors of LLM.int8's module, and the weight that they mean."""
+    largest = np.abs(weight).max(axis=1)
+    numbers = np.rint(weight * 127 / largest[:, None]).astype(np.int8)
+    parts: Tensors = {
+        "weight": numbers,
+        "SCB": largest.astype(np.float32),
+        "weight_format": np.array(0, np.uint8),
+    }
+    return parts, numbers * largest[:, None].astype(np.float32) / np.float32(127)

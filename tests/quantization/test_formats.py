@@ -151,8 +151,8 @@ def test_old_folders(tmp_path: Path, name: str, settings: Any, method: str) -> N
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"quant_method": "fp8"}, "quant_method is 'fp8'.*awq, compressed-tensors, gptq.*vllm"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes'"),
+        ({"quant_method": "fp8"}, "quant_method is 'fp8'.*awq, bitsandbytes, compress.*vllm"),
+        ({"quant_method": "hqq", "nbits": 4}, "'hqq'"),
         ({}, "quant_method is None"),
         ({**GPTQ, "bits": 3}, "bits is 3.*4, 8"),
         ({**GPTQ, "checkpoint_format": "marlin"}, "checkpoint_format is 'marlin'"),

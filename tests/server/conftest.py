@@ -20,16 +20,17 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def served() -> Iterator[Served]:
-    """The demo model on NativeEngine, with both demo adapters, over HTTP."""
-    adapters = [str(demo_adapter_path("pirate")), str(demo_adapter_path("butler"))]
+    """The demo model on NativeEngine, with both demo adapters, the pirate's by default, over HTTP."""
     arguments = {
         "model_name_or_path": str(demo_model_path()),
         "infer_backend": "native",
         "native_kv_cache_memory": "64MiB",
-        "adapter_name_or_path": ",".join(adapters),
+        "adapter_name_or_path": str(demo_adapter_path("pirate")),
     }
-    with ChatModel(arguments) as model, serving(model) as server:
-        yield server
+    with ChatModel(arguments) as model:
+        model.load_adapter(demo_adapter_path("butler"))
+        with serving(model) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")

@@ -253,6 +253,17 @@ def seeds_stops_and_limits(client: OpenAI) -> None:
     assert (short.usage.completion_tokens, short.choices[0].finish_reason) == (4, "length")
 
 
+def vllms_fields_of_prompts_and_stops(client: OpenAI) -> None:
+    whole = plain(client).choices[0].message.content
+    stop = whole.split()[3]
+    kept = plain(client, stop=[stop], extra_body={"include_stop_str_in_output": True})
+    assert kept.choices[0].message.content == whole[: whole.index(stop)] + stop
+    cut = plain(
+        client, max_tokens=2, extra_body={"truncate_prompt_tokens": 5, "return_token_ids": True}
+    )
+    assert len(cut.prompt_token_ids) == cut.usage.prompt_tokens == 5
+
+
 def biases_and_penalties(client: OpenAI) -> None:
     entry = plain(client, max_tokens=1, logprobs=True).choices[0].logprobs.content[0].token
     completion = client.completions.create(model="base", prompt="x", echo=True, max_tokens=1)
@@ -372,6 +383,7 @@ SCENARIOS = (
     thoughts_are_apart,
     logprobs_add_up,
     seeds_stops_and_limits,
+    vllms_fields_of_prompts_and_stops,
     biases_and_penalties,
     json_is_json,
     salts_share_no_prefix,

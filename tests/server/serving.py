@@ -50,11 +50,19 @@ def serving(model: ChatModel, **arguments: object) -> Iterator[Served]:
 
 @contextmanager
 def running(
-    app: FastAPI, settings: ServerArguments, loop: asyncio.AbstractEventLoop
+    app: FastAPI,
+    settings: ServerArguments,
+    loop: asyncio.AbstractEventLoop,
+    **changes: object,
 ) -> Iterator[str]:
-    """Run an application in a loop of another thread; yields its address."""
+    """Run an application in a loop of another thread; yields its address.
+
+    `changes` are made to uvicorn's settings.
+    """
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     configuration = config(app, settings)
+    for name, value in changes.items():
+        setattr(configuration, name, value)
     configuration.lifespan = "off"  # the app has none, and a forced exit leaves its task pending
     server = uvicorn.Server(configuration)
     done: Future[None] = asyncio.run_coroutine_threadsafe(server.serve(sockets=[listening]), loop)

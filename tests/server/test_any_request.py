@@ -190,6 +190,30 @@ def test_of_completions(body: Any, served: Served) -> None:
     ask(served, "/v1/completions", body)
 
 
+@pytest.mark.parametrize("options", [{}, {"n": 2}, {"stream": True}, {"temperature": 0}], ids=str)
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/completions", {"prompt": "Hi"}),
+    ],
+)
+def test_of_a_request_that_bans_every_token(
+    served: Served, path: str, asked: Any, options: Any
+) -> None:
+    body = {
+        **asked,
+        "response_format": {"type": "choice", "choice": ["yes"]},
+        "bad_words": ["yes", "ye", "y"],
+        **options,
+    }
+    answer = httpx.post(f"{served.url}{path}", json=body, timeout=60)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert "every token is banned" in error["message"]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def unharmed(served: Served) -> Any:
     """All blocks are free in the end."""

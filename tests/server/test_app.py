@@ -194,6 +194,80 @@ async def test_the_openapi_page_is_whole(engine: EchoEngine) -> None:
     assert {"200", "400", "429", "503"} <= set(page["paths"][CHAT]["post"]["responses"])
 
 
+# --- what HTTP asks of any server -------------------------------------------------------------------
+
+
+def all_paths() -> dict[str, set[str]]:
+    """Every path with its methods; parameters are filled in."""
+    found: dict[str, set[str]] = {}
+    for route in make_app(service_over(None, ServerArguments())).routes:
+        path = getattr(route, "path", "").replace("{name:path}", "js/app.js")
+        path = path.replace("{model:path}", "echo").replace("{name}", "none")
+        found.setdefault(path, set()).update(getattr(route, "methods", None) or ())
+    return found
+
+
+PATHS = all_paths()
+
+
+@pytest.mark.parametrize("path", [path for path, methods in PATHS.items() if "GET" in methods])
+async def test_head_is_answered_where_get_is(engine: EchoEngine, path: str) -> None:
+    async with asking(echo_service(engine)) as client:
+        got, head = await client.get(path), await client.head(path)
+    assert head.status_code == got.status_code
+    assert head.content == b""
+    assert head.headers == got.headers
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_405_says_what_is_allowed(engine: EchoEngine, path: str) -> None:
+    allowed = PATHS[path] | ({"HEAD"} if "GET" in PATHS[path] else set())
+    async with asking(echo_service(engine)) as client:
+        for method in {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"} - allowed:
+            answer = await client.request(method, path)
+            assert answer.status_code == 405
+            assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+async def test_what_a_model_cannot_do_is_allowed_by_no_method(engine: EchoEngine) -> None:
+    async with asking(echo_service(engine)) as client:
+        answer = await client.post("/v1/score", json={"input": "x"})
+        assert (answer.status_code, answer.headers["allow"]) == (405, "")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/oauth2-redirect"])
+async def test_no_page_loads_scripts_of_another_origin(engine: EchoEngine, path: str) -> None:
+    async with asking(echo_service(engine)) as client:
+        assert (await client.get(path)).status_code == 404
+        assert (await client.get("/openapi.json")).status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/messages", "/v1/responses"])
+async def test_a_byte_order_mark_before_the_body_is_taken(engine: EchoEngine, path: str) -> None:
+    body = {**HELLO, "prompt": "x", "input": "x", "max_tokens": 4, "model": "echo"}
+    fields = {
+        CHAT: ("messages",),
+        "/v1/completions": ("prompt",),
+        "/v1/messages": ("messages", "max_tokens", "model"),
+        "/v1/responses": ("input",),
+    }[path]
+    content = json.dumps({name: body[name] for name in fields}).encode("utf-8-sig")
+    async with asking(echo_service(engine)) as client:
+        answer = await client.post(path, content=content)
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "text", ["\\ud800", "\\udc00", "\\ud83d", "\\ud83d\\u0041", "a\\udfff", "\\uD800\\uD800"]
+)
+async def test_half_of_a_surrogate_pair_is_said_to_be_one(engine: EchoEngine, text: str) -> None:
+    body = f'{{"messages": [{{"role": "user", "content": "{text}"}}]}}'
+    async with asking(echo_service(engine)) as client:
+        answer = await client.post(CHAT, content=body)
+    assert answer.status_code == 400
+    assert "surrogate" in answer.json()["error"]["message"]
+
+
 # --- real connections ------------------------------------------------------------------------------
 
 

@@ -73,8 +73,9 @@ def test_data_urls_are_taken_and_nothing_else(model: ChatModel) -> None:
         ):
             with pytest.raises(BadRequestError):
                 ask(client, refused)
+        assert ask(client, data_url(), detail="low") == own
         with pytest.raises(BadRequestError, match="detail"):
-            ask(client, data_url(), detail="low")
+            ask(client, data_url(), detail="blurred")
 
 
 def test_files_under_the_root_are_taken_where_there_is_one(model: ChatModel) -> None:

@@ -19,6 +19,7 @@ ON_VLLM = (
     scenarios.tools_are_called_as_deltas_and_answered,
     scenarios.a_required_tool_is_called,
     scenarios.logprobs_add_up,
+    scenarios.vllms_fields_of_prompts_and_stops,
     scenarios.salts_share_no_prefix,
     scenarios.adapters_are_models,
     scenarios.completions_of_texts_and_tokens,

@@ -10,9 +10,10 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from quire.errors import ConfigError, MediaError, TemplateError
+from quire.errors import ConfigError, MediaError, MessageError, TemplateError
 from quire.messages import read_conversation
 from quire.prompt import TextElement
+from quire.template import jinja
 from quire.template.jinja import JinjaTemplate
 from quire.template.registry import get_template
 from quire.tokenizer import Tokenizer
@@ -260,6 +261,18 @@ def test_identities_are_made_where_a_template_wants_them() -> None:
     for identity in ("call00000", "call00001"):
         assert f'"id": "{identity}"' in text
         assert f'"call_id": "{identity}"' in text
+
+
+def test_calls_for_which_no_identity_is_left_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jinja, "_MOST_CALLS", 3)
+    ours, _ = make_tokenizer("mistral")
+    call = {"function": {"name": "f", "arguments": {}}}
+    turn = {"role": "assistant", "tool_calls": [call, call]}
+    result = {"role": "tool", "content": "x"}
+    first = [ASK, turn, result, result, SAY, ASK]
+    _text(JinjaTemplate(ours), [*first, {**turn, "tool_calls": [call]}, result])
+    with pytest.raises(MessageError, match="More than 3 tool calls have no id"):
+        _text(JinjaTemplate(ours), [*first, turn, result, result])
 
 
 def test_arguments_that_are_no_json_are_text() -> None:

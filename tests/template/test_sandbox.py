@@ -112,6 +112,20 @@ NESTED = {
 }
 
 
+CHAIN = (
+    "{% set ns = namespace(s=(), d=()) %}{% for i in range(1000) %}{% for j in range(200) %}"
+    "{% set ns.s = (ns.s,) %}{% endfor %}{% endfor %}"
+)
+DEEP_KEYS = {
+    **{name: use for name, use in NESTED.items() if name not in ("changed", "namespace")},
+    "dict": "{% set x = dict([(ns.s, 1)]) %}",
+    "namespace from pairs": "{% set x = namespace([(ns.s, 1)]) %}",
+    "dict from a generator": "{% set x = dict({1: ns.s} | items | map('reverse') | list) %}",
+    "key of a key": "{% set x = {(1, ns.s): 1} %}",
+    "group": "{% set x = [{'a': ns.s}] | groupby('a') %}",
+}
+
+
 @pytest.fixture(autouse=True)
 def _small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same mechanism with a smaller budget, so that the tests take seconds."""
@@ -139,6 +153,15 @@ def test_values_that_are_small_to_make_and_large_to_read(use: str) -> None:
     for before in (DEEP, LISTS):
         with pytest.raises(TemplateError, match=r"too much work|unhashable|too deeply"):
             render(before + use)
+
+
+@pytest.mark.parametrize("use", list(DEEP_KEYS.values()), ids=list(DEEP_KEYS))
+def test_values_that_are_nested_too_deeply(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200,000 levels: hashing them would overflow the stack, which ends the process."""
+    monkeypatch.setattr(sandbox, "FREE_WORK", 10**9)
+    monkeypatch.setattr(sandbox, "SECONDS", 100.0)
+    with pytest.raises(TemplateError):
+        render(CHAIN + use)
 
 
 @pytest.mark.parametrize(("source", "says"), list(REFUSED.values()), ids=list(REFUSED))

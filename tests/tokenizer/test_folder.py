@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -119,18 +120,33 @@ def test_no_tokenizer_at_all(tmp_path: Path) -> None:
         Tokenizer.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"version": "1.0"}', ""])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"version": "1.0"}', "", '{"model": ' + "[" * 100_000, '{"a":' * 100_000]
+)
 def test_a_broken_tokenizer(text: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json"):
         Tokenizer.from_folder(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", "\x00"])
-def test_a_broken_configuration(text: str, tmp_path: Path) -> None:
+def test_a_panic_of_the_library_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path) / "tokenizer.json"
+    content = json.loads(path.read_text("utf-8"))
+    content["model"]["continuing_subword_prefix"] = "x" * 1000
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.json"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"],
+)
+@pytest.mark.parametrize("text", ["{", "[]", "null", "\x00", '{"a": ' + "[" * 100_000])
+def test_a_broken_configuration(text: str, name: str, tmp_path: Path) -> None:
     write(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UnsupportedModelError, match=r"tokenizer_config\.json"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match=re.escape(name)):
         Tokenizer.from_folder(tmp_path)
 
 

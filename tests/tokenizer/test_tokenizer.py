@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
+from quire.errors import UnsupportedModelError
 from quire.prompt import Span
 from quire.tokenizer.tokenizer import Tokenizer, longest_of
 from tests.tokenizer.kinds import KINDS, make_backend
@@ -152,6 +154,35 @@ def test_the_longest_text_at_an_offset(texts: list[str], text: str) -> None:
         standing = [item for item in texts if text.startswith(item, offset)]
         match = pattern.match(text, offset)
         assert (match[0] if match else None) == max(standing, key=len, default=None)
+
+
+def chained(count: int, step: str = "x") -> list[str]:
+    return [f"<{step * number}" for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("step", ["x", "xy", "|"])
+@pytest.mark.parametrize("count", [40, 300])
+def test_texts_that_go_on_from_one_another(count: int, step: str) -> None:
+    pattern = re.compile(longest_of(reversed(chained(count, step))))
+    for number in (1, 35, count):
+        match = pattern.search(f"abc <{step * number}-")
+        assert match is not None
+        assert match[0] == f"<{step * number}"
+
+
+@pytest.mark.parametrize("count", [600, 1500])
+def test_endless_chains_are_refused(count: int, tmp_path: Path) -> None:
+    backend = make_backend("byte_bpe", [AddedToken(text) for text in chained(count)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UnsupportedModelError, match="go on from one another"):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_an_endless_added_token_is_refused(tmp_path: Path) -> None:
+    backend = make_backend("byte_bpe", [AddedToken("x" * 3_000_000)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UnsupportedModelError, match="3,000,"):
+        Tokenizer.from_folder(tmp_path)
 
 
 def test_thousands_of_added_tokens() -> None:

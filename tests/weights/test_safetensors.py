@@ -50,6 +50,13 @@ def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[
         (entry(shape=(2.0,)), "malformed"),
         (entry(shape=None), "malformed"),
         (entry(shape=(2**40, 2**40)), "needs"),
+        (entry(shape=[1] * 65, offsets=(0, 4)), "malformed"),
+        (entry(shape=[1] * 100_000, offsets=(0, 4)), "malformed"),
+        (entry(offsets=(8, 0)), "malformed"),
+        (entry(offsets=(0, 10**30)), "needs"),
+        ({**entry(), "v": entry()["w"]}, "the bytes of v and w overlap"),
+        ({**entry(), "v": entry(shape=(1,), offsets=(4, 8))["w"]}, "the bytes of w and v overlap"),
+        (b'{"w": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nests deeper"),
         (entry(dtype="F8_E4M3"), "unknown type 'F8_E4M3'"),
         (entry(dtype=None), "unknown type"),
         ({"v": {}}, "no tensor w"),
@@ -73,6 +80,12 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
         SafetensorsFile(path)
 
 
+def test_an_empty_tensor_overlaps_nothing(tmp_path: Path) -> None:
+    empty = {"v": entry(shape=(0, 3), offsets=(4, 4))["w"], **entry()}
+    file = SafetensorsFile(write(tmp_path / "a.safetensors", empty, bytes(8)))
+    assert file.tensor("v").values.shape == (0, 3)
+
+
 def test_unaligned_data_is_copied(tmp_path: Path) -> None:
     header = json.dumps(entry()).encode()
     header += b" " * ((1 - len(header)) % 8)  # the data begins one byte off
@@ -91,7 +104,9 @@ def test_missing_files(tmp_path: Path) -> None:
         WeightsFolder(tmp_path).stored("w")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": {"w": 3}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"weight_map": {"w": 3}}', '{"weight_map": ' + "[" * 100_000]
+)
 def test_damaged_index(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(WeightsError, match="index"):

@@ -9,11 +9,9 @@ from pathlib import Path
 
 from quire.adapters.folder import Adapter, check_fits, read_adapter
 from quire.adapters.lora_config import CONFIG_FILE
+from quire.adapters.places import BASE, AdapterPlace, AdapterPlaces, locate
 from quire.errors import AdapterError, UnknownAdapterError, nearest, sentence
 from quire.weights.hub.cache import snapshot_name
-
-BASE = "base"
-"""The name by which a request asks for the model without any adapter."""
 
 
 class AdapterBook:
@@ -31,55 +29,58 @@ class AdapterBook:
         folder: str | None = None,
         model_folder: Path,
         extended: bool = False,
+        scores: bool = False,
+        towers: bool = False,
     ) -> None:
-        """Read and check the configured adapters; the first is the default.
+        """Read and check the configured adapters. Requests that name none get the sum of all.
 
         Args:
             configured: paths, or names of folders inside `folder`; the same one twice counts once.
-            folder: the folder that holds more adapters, each in a folder of its own.
+            folder: a subfolder of each configured adapter, where one has it; else the folder that
+                holds more adapters, each in a folder of its own.
             model_folder: of the base model, which every adapter must fit.
             extended: whether the engine serves more than plain LoRA; see `read_adapter`.
+            scores: whether the model scores, so that an adapter may bring the head for it.
+            towers: whether the engine also applies adapters to a tower that sees or hears.
 
         Raises:
-            AdapterError: an adapter is broken or does not fit, or two have the same name.
+            AdapterError: an adapter is broken or does not fit.
         """
-        self._folder = Path(folder).expanduser().absolute() if folder else None
-        self._model_folder, self._extended = model_folder, extended
+        places = AdapterPlaces.of(configured, folder)
+        self.folder = places.folder
+        """The folder of further adapters, absolute; None where there is none."""
+        self.head_folders = places.head_folders
+        """See `AdapterPlaces`."""
+        self._model_folder, self._towers = model_folder, towers
+        self._extended, self._scores = extended, scores
         self._lock = threading.Lock()
         self._adapters: dict[str, Adapter] = {}
         self._names: dict[str, str] = {}  # from a configured path to the adapter's name
         self._last_number = 0
         self._default: str | None = None
-        for entry in configured:
-            self._configure(entry)
+        parts = [self._configure(place) for place in places.configured]
+        if parts:
+            self._default = parts[0].name if len(parts) == 1 else self._register(_sum(parts)).name
 
-    def _configure(self, entry: str) -> None:
-        adapter = self._read(None, self._locate(entry))
-        there = self._adapters.get(adapter.name)
-        if there is None or there.path.resolve() != adapter.path.resolve():
-            self._register(adapter)
+    def _configure(self, place: AdapterPlace) -> Adapter:
         # Requests may name one of the hub as the configuration does.
-        self._names |= dict.fromkeys((entry, snapshot_name(adapter.path) or entry), adapter.name)
-        if self._default is None:
-            self._default = adapter.name
+        own = snapshot_name(place.root)
+        self._names |= dict.fromkeys((*place.entries, *([own] if own else [])), place.name)
+        return self._register(self._read(place.name, place.path))
 
     def _locate(self, entry: str | Path) -> Path:
         """The path itself where it exists, else one inside the folder of adapters."""
-        path = Path(entry).expanduser()
-        if self._folder is None or path.exists():
-            return path
-        inside = self._folder / path
-        return inside if inside.exists() else path
+        return locate(Path(entry).expanduser(), self.folder, str(entry))
 
     def _read(self, name: str | None, path: Path) -> Adapter:
-        adapter = read_adapter(path, name, extended=self._extended)
+        adapter = read_adapter(path, name, extended=self._extended, scores=self._scores)
         if adapter.name == BASE:
             raise AdapterError(
                 f"The adapter {adapter.path} cannot be called {BASE!r}: that name asks for the "
                 "model without an adapter. Give it another name, or rename its folder."
             )
-        check_fits(adapter, self._model_folder)
-        return adapter
+        stored_names = check_fits(adapter, self._model_folder, towers=self._towers)
+        return replace(adapter, stored_names=stored_names)
 
     def _register(self, adapter: Adapter) -> Adapter:
         """Give the adapter the next number, and serve it. Numbers are never used again.
@@ -100,7 +101,7 @@ class AdapterBook:
 
     @property
     def default(self) -> str | None:
-        """The adapter of requests that name none: the first configured; None is the base model."""
+        """The adapter of requests that name none: the sum of those configured; None is the base model."""
         return self._default
 
     @property
@@ -146,11 +147,11 @@ class AdapterBook:
         A name comes from a request, so it never leads out of the folder: it is one component of a
         path, not hidden, and no symbolic link to somewhere else.
         """
-        if self._folder is None or not _is_component(name) or name in self.names:
+        if self.folder is None or not _is_component(name) or name in self.names:
             return None
-        path = self._folder / name
+        path = self.folder / name
         try:
-            inside = path.resolve(strict=True).is_relative_to(self._folder.resolve())
+            inside = path.resolve(strict=True).is_relative_to(self.folder.resolve())
             return path if inside and (path / CONFIG_FILE).is_file() else None
         except (OSError, ValueError, RuntimeError):  # too long, no file name, links in a circle
             return None
@@ -198,3 +199,21 @@ class AdapterBook:
 
 def _is_component(name: str) -> bool:
     return bool(name) and name != BASE and not name.startswith(".") and not set(name) & set("/\\\0")
+
+
+def _sum(parts: Sequence[Adapter]) -> Adapter:
+    """The adapters applied one after the other, as one."""
+    rank = sum(part.rank for part in parts)
+    return Adapter(
+        name="+".join(part.name for part in parts),
+        path=Path(",".join(str(part.path) for part in parts)),
+        rank=rank,
+        alpha=float(rank),
+        use_rslora=False,
+        modules=tuple(sorted({module for part in parts for module in part.modules})),
+        base_model=parts[0].base_model,
+        extended=parts[0].extended,
+        scores=parts[0].scores,
+        vocabulary=max(part.vocabulary for part in parts),
+        parts=tuple(parts),
+    )

@@ -5,12 +5,12 @@ It is checked by itself, and against the headers of the model's safetensors.
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quire.adapters.lora_config import CONFIG_FILE, LoraConfig, read_config
@@ -18,15 +18,14 @@ from quire.adapters.weights import (
     AdapterTensors,
     Changes,
     check_values,
+    ends_of,
     read_changes,
     read_values,
 )
-from quire.errors import AdapterError, nearest
-from quire.weights.hub.cache import snapshot_name
-from quire.weights.safetensors import TensorEntry, read_header
+from quire.errors import AdapterError, ModelError, nearest, sentence
+from quire.weights.hub.cache import naming_path
+from quire.weights.safetensors import TensorEntry, WeightsFolder, read_header
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _UNPACKED = ("F64", "F32", "F16", "BF16", "F8_")
 """Types that store one number an element; others may store several, in another shape."""
 
@@ -52,6 +51,18 @@ class Adapter:
     """The id that an `AdapterBook` gave it, from 1; 0 before."""
     extended: bool = False
     """Whether it was read as one that may hold more than pairs of linear maps under one scaling."""
+    scores: bool = False
+    """Whether it was read as a reward model's, whose head is read elsewhere."""
+    stored_names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What each of the modules is called in the model's weights, as `check_fits` found it."""
+    vocabulary: int = 0
+    """Rows of the embeddings or the head that it brings, which may be more than the model has; 0
+    where it brings neither."""
+    config: LoraConfig | None = field(default=None, compare=False, repr=False)
+    """Its config as it was read; None of a sum."""
+    parts: tuple[Adapter, ...] = ()
+    """The adapters whose sum this is, in order; empty for one that is a folder. The path of a sum is
+    those of its parts, with commas between them."""
 
     @property
     def scaling(self) -> float:
@@ -59,7 +70,9 @@ class Adapter:
         return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
 
-def read_adapter(path: Path, name: str | None = None, *, extended: bool = False) -> Adapter:
+def read_adapter(
+    path: Path, name: str | None = None, *, extended: bool = False, scores: bool = False
+) -> Adapter:
     """Read the adapter in the folder `path` and check it by itself; all of its weights are read.
 
     Args:
@@ -67,21 +80,24 @@ def read_adapter(path: Path, name: str | None = None, *, extended: bool = False)
             the hub's cache, whose own is a commit.
         extended: the engine also serves biases, embeddings and heads (as pairs or whole), and
             several scalings in one adapter.
+        scores: of a reward model; its head is read by `quire.weights.score_head`.
 
     Raises:
         AdapterError: the folder holds no plain LoRA adapter that changes something.
     """
     # Made absolute but not resolved: the name of a link is the adapter's name.
     path = Path(os.path.abspath(path.expanduser()))
-    config = read_config(path, extended=extended)
-    changes = read_changes(path, extended=extended)
+    config = read_config(path, extended=extended, scores=scores)
+    changes = read_changes(
+        path, extended=extended, scores=scores, modules_to_save=config.modules_to_save
+    )
     _check_ranks(path, config, changes, extended=extended)
     _check_names(path, "target_modules", config.target_modules, changes)
     _check_names(path, "modules_to_save", config.modules_to_save, changes)
     check_values(path, changes)
     rank = config.largest_rank
     return Adapter(
-        name=name or (snapshot_name(path) or path.name).rpartition("/")[2],
+        name=name or naming_path(path).name,
         path=path,
         rank=rank,
         alpha=_alpha_of(rank, config),
@@ -89,7 +105,25 @@ def read_adapter(path: Path, name: str | None = None, *, extended: bool = False)
         modules=changes.modules,
         base_model=config.base_model,
         extended=extended,
+        scores=scores,
+        config=config,
+        vocabulary=max((shape[0] for shape in _table_shapes(changes)), default=0),
     )
+
+
+def _table_shapes(changes: Changes) -> Iterator[tuple[int, ...]]:
+    """The shapes of all that has a row for each token: embeddings and heads."""
+    yield from (pair.weight_shape[::-1] for pair in changes.embeddings.values())
+    yield from (pair.weight_shape for name, pair in changes.pairs.items() if _is_table(name))
+    for name, entry in (*changes.matrices.items(), *changes.own.items()):
+        if _is_table(name):
+            yield entry.shape
+
+
+def _is_table(module: str) -> bool:
+    """Whether a module has a row for each token: embeddings, or a head outside of the layers."""
+    *path, last = module.split(".")
+    return last in (*_EMBEDDINGS, *_HEADS) and not any(part.isdecimal() for part in path)
 
 
 def read_tensors(adapter: Adapter) -> AdapterTensors:
@@ -98,9 +132,16 @@ def read_tensors(adapter: Adapter) -> AdapterTensors:
     Raises:
         AdapterError: the files are not what they were when it was checked.
     """
-    config = read_config(adapter.path, extended=adapter.extended)
-    changes = read_changes(adapter.path, extended=adapter.extended)
-    return read_values(adapter.path, changes, config.scaling_of)
+    assert adapter.config is not None, "a sum is read part by part"
+    return read_values(adapter.path, _changes_of(adapter), adapter.config.scaling_of)
+
+
+def _changes_of(adapter: Adapter) -> Changes:
+    """What the adapter changes, from its file's header."""
+    saved = () if adapter.config is None else adapter.config.modules_to_save
+    return read_changes(
+        adapter.path, extended=adapter.extended, scores=adapter.scores, modules_to_save=saved
+    )
 
 
 def _alpha_of(rank: int, config: LoraConfig) -> float:
@@ -128,8 +169,9 @@ def _check_ranks(path: Path, config: LoraConfig, changes: Changes, *, extended: 
 
 def _check_names(path: Path, key: str, names: tuple[str, ...], changes: Changes) -> None:
     """Refuse a name without weights: it is another model's, or a part of the weights is lost."""
+    there = {end for module in changes.modules for end in ends_of(module)}
     for name in names:
-        if not any(module == name or module.endswith(f".{name}") for module in changes.modules):
+        if name not in there:
             raise AdapterError(
                 f"The adapter {path} has {name!r} in {key}, but no weights for it: they "
                 f"are lost, or the model never had such a module. Take {name!r} out of "
@@ -137,32 +179,59 @@ def _check_names(path: Path, key: str, names: tuple[str, ...], changes: Changes)
             )
 
 
-def check_fits(adapter: Adapter, model_folder: Path) -> None:
+def check_fits(adapter: Adapter, model_folder: Path, *, towers: bool = False) -> dict[str, str]:
     """Check that the model has each module that the adapter changes, in the adapter's shapes.
 
     Only headers are read. Of a quantised matrix (packed, or not of a floating type) no more than
-    its name is checked.
+    its name is checked. Embeddings and heads of an extended adapter may have other numbers of rows
+    than the model's: those of another vocabulary.
+
+    Args:
+        towers: whether the engine also applies adapters to a tower that sees or hears.
+
+    Returns:
+        The stored name of each module.
 
     Raises:
-        AdapterError: a module is not the model's, or another shape; or the model's folder has no
-            safetensors that can be read.
+        AdapterError: a module is not the model's, another shape, or of a tower; or the model's
+            folder has no safetensors that can be read.
     """
     modules = read_modules(adapter.path, model_folder)
-    changes = read_changes(adapter.path, extended=adapter.extended)
-    for name, shape in _changed_shapes(changes):
-        stored = modules.find(name) or _tied_head(name, modules, extended=adapter.extended)
-        if stored is None:
+    stored_names: dict[str, str] = {}
+    for name, shape in _changed_shapes(_changes_of(adapter)):
+        stored_names[name] = _find(adapter, name, modules, model_folder)
+        if not towers and modules.is_outside(stored_names[name]):
             raise AdapterError(
-                f"The adapter {adapter.path} changes {name}, which is no module of the model in "
-                f"{model_folder}{nearest(name, modules.names)}. {_whose(adapter)}"
+                f"The adapter {adapter.path} changes {name}, which is no part of the model's text "
+                "decoder: adapters of towers and projectors are not served. Merge the adapter into "
+                "the model (peft's merge_and_unload) and serve the result."
             )
-        there = modules.weight_shape(stored)
-        if there is not None and shape != there[: len(shape)]:
+        there = modules.weight_shape(stored_names[name])
+        free = 1 if adapter.extended and _is_table(name) else 0  # dimensions that may differ
+        if there is not None and shape[free:] != there[free : len(shape)]:
             raise AdapterError(
                 f"The adapter {adapter.path} changes {name} as a matrix of shape "
                 f"{list(shape)}, but in the model in {model_folder} it has shape "
                 f"{list(there)}. {_whose(adapter)}"
             )
+    return stored_names
+
+
+def _find(adapter: Adapter, name: str, modules: ModelModules, model_folder: Path) -> str:
+    """The stored name of a module; its own for the head of a model that stores it with the embeddings.
+
+    Raises:
+        AdapterError: the model has no such module.
+    """
+    stored = modules.find(name)
+    if stored is not None:
+        return stored
+    if adapter.extended and modules.is_tied_head(name):
+        return name
+    raise AdapterError(
+        f"The adapter {adapter.path} changes {name}, which is no module of the model in "
+        f"{model_folder}{modules.nearest(name)}. {modules.lacking}{_whose(adapter)}"
+    )
 
 
 def _changed_shapes(changes: Changes) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -171,14 +240,8 @@ def _changed_shapes(changes: Changes) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield name, pair.weight_shape
     for name, pair in changes.embeddings.items():
         yield name, pair.weight_shape[::-1]
-    for name, entry in (*changes.matrices.items(), *changes.biases.items()):
+    for name, entry in (*changes.matrices.items(), *changes.own.items(), *changes.biases.items()):
         yield name, entry.shape
-
-
-def _tied_head(name: str, modules: ModelModules, *, extended: bool) -> str | None:
-    """The embeddings, for the head of a model that uses one matrix for both, and stores it once."""
-    is_head = extended and name.rpartition(".")[2] == "lm_head"
-    return modules.find("model.embed_tokens") if is_head else None
 
 
 def _whose(adapter: Adapter) -> str:
@@ -189,61 +252,95 @@ def _whose(adapter: Adapter) -> str:
 # --- the base model's modules --------------------------------------------------------------------
 
 
+_WRAPPERS = frozenset(["model", "language_model", "text_model", "thinker", "transformer"])
+"""Parts of names that say no more than that a model is inside another's class."""
+_EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "word_embeddings", "embed_in")
+_HEADS = ("lm_head", "output", "embed_out")
+
+
 class ModelModules:
     """The modules of a base model that own a tensor, and the shapes of their matrices.
 
     An adapter names modules as the model's class does, and the stored weights may name them
     differently: `model.layers.0` for `layers.0`, `language_model.model.layers.0` for
-    `model.language_model.layers.0`. So a name is looked up as it is, then without its parts called
-    `model`, then by its end from `layers.` on; the last two must be the name of one module alone.
+    `model.language_model.layers.0` or for the `model.layers.0` of an adapter that was trained on the
+    decoder alone. So a name is looked up as it is, then without the parts that only wrap; all others
+    count, so that a tower's layer is never taken for the decoder's of the same number.
     """
 
-    def __init__(self, tensors: dict[str, TensorEntry]) -> None:
+    def __init__(self, tensors: dict[str, TensorEntry], lacking: str = "") -> None:
+        self.lacking = lacking
+        """A sentence about a file that the folder should have and has not, for error texts."""
         self._weights = {
             name.removesuffix(".weight"): entry
             for name, entry in tensors.items()
             if name.endswith(".weight")
         }
         self.names = frozenset(name.rpartition(".")[0] for name in tensors) - {""}
-        self._without_model = _group(self.names, _without_model)
-        self._from_layers = _group(self.names, _from_layers)
+        self._unwrapped: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.names:
+            self._unwrapped[_without_wrappers(name)].append(name)
+        tables = [name for name in self.names if name.rpartition(".")[2] in _EMBEDDINGS]
+        self.embeddings = tables[0] if len(tables) == 1 else None
+        """The stored name of the embeddings; None where that is not clear."""
+        self._decoder = self._find_decoder()
+
+    def _find_decoder(self) -> str:
+        """What the names of the text decoder's modules begin with; empty where that is not clear.
+
+        It is the innermost that holds the embeddings, and layers.
+        """
+        if self.embeddings is None:
+            return ""
+        layers = [name for name in self.names if any(part.isdecimal() for part in name.split("."))]
+        inside = self.embeddings.rpartition(".")[0]
+        while inside and not any(name.startswith(f"{inside}.") for name in layers):
+            inside = inside.rpartition(".")[0]
+        return inside
 
     def find(self, name: str) -> str | None:
         """The stored name of the module that an adapter calls `name`; None where there is none."""
         if name in self.names:
             return name
-        for groups, key in (
-            (self._without_model, _without_model(name)),
-            (self._from_layers, _from_layers(name)),
-        ):
-            names = groups.get(key, []) if key else []
-            if len(names) == 1:
-                return names[0]
-        return None
+        names = self._unwrapped.get(_without_wrappers(name), [])
+        return names[0] if len(names) == 1 else None
+
+    def is_tied_head(self, name: str) -> bool:
+        """Whether `name` is the head of a model that stores one matrix for it and the embeddings."""
+        is_head = _without_wrappers(name) == "lm_head"
+        return is_head and self.find(name) is None and self.embeddings is not None
+
+    def is_outside(self, stored: str) -> bool:
+        """Whether a module lies outside of the text decoder: in a tower, or between the two."""
+        if not self._decoder or stored.rpartition(".")[2] in (*_HEADS, "score"):
+            return False
+        return not stored.startswith(f"{self._decoder}.")
 
     def weight_shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape [out, in] of a stored module's weight; None where quantising has packed it."""
-        weight = self._weights.get(name)
-        if weight is None or not weight.dtype.startswith(_UNPACKED):
+        """The shape [out, in] of a module's weight; None where quantising has packed it."""
+        stored = self.embeddings or "" if self.is_tied_head(name) else name
+        weight = self._weights.get(stored)
+        packed = (
+            f"{stored}.weight" in self.names
+        )  # what bitsandbytes stores beside it: weight.absmax
+        if weight is None or packed or not weight.dtype.startswith(_UNPACKED):
             return None
         return weight.shape
 
+    def nearest(self, name: str) -> str:
+        """What `errors.nearest` says of the modules with the same numbers in their names.
 
-def _group(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
-    groups: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        groups[key(name)].append(name)
-    return dict(groups)
+        A model may have tens of thousands, which take too long to compare.
+        """
+        numbers = [part for part in name.split(".") if part.isdecimal()]
+        alike = (
+            one for one in self.names if [p for p in one.split(".") if p.isdecimal()] == numbers
+        )
+        return nearest(name, itertools.islice(alike, 1000))
 
 
-def _without_model(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part != "model")
-
-
-def _from_layers(name: str) -> str:
-    """The name from its first part `layers` on; empty where it has none."""
-    start = f".{name}".find(".layers.")
-    return name[start:] if start >= 0 else ""
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def read_modules(adapter: Path, model_folder: Path) -> ModelModules:
@@ -254,28 +351,19 @@ def read_modules(adapter: Path, model_folder: Path) -> ModelModules:
     """
     tensors: dict[str, TensorEntry] = {}
     try:
-        for path in _weight_files(model_folder):
-            tensors.update(_read(path))
-    except ValueError as error:
-        raise AdapterError(f"The adapter {adapter} cannot be checked: {error}.") from None
-    return ModelModules(tensors)
+        source = WeightsFolder(model_folder)  # which finds the files by the loader's own rules
+        for path in source.files():
+            tensors.update(_read_header(path))
+    except (ModelError, ValueError) as error:
+        raise AdapterError(
+            f"The adapter {adapter} cannot be checked: {sentence(str(error))}"
+        ) from None
+    absent = source.absent_files()
+    return ModelModules(tensors, f"The folder lacks {absent[0]}. " if absent else "")
 
 
-def _read(path: Path) -> dict[str, TensorEntry]:
+def _read_header(path: Path) -> dict[str, TensorEntry]:
     try:
         return read_header(path)
     except ValueError as error:
         raise ValueError(f"the model's {path}: {error}; copy the model again") from None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    path = folder / _INDEX
-    if not path.is_file():
-        raise ValueError(f"the model's folder {folder} has neither {_SINGLE} nor {_INDEX}")
-    try:
-        names = {str(name) for name in json.loads(path.read_bytes())["weight_map"].values()}
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"the model's {path} is no index; copy the model again") from None
-    return [folder / name for name in sorted(names)]

@@ -6,20 +6,20 @@ peft computes something else must not be passed over: the answers would be wrong
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from quire.adapters.patterns import PatternTable
 from quire.errors import AdapterError
+from quire.json_files import read_json_object
 
 logger = logging.getLogger("quire")
 
-_Value = TypeVar("_Value")
+T = TypeVar("T", int, float)
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -81,6 +81,8 @@ _KNOWN = frozenset(
 )
 """Options that are read here, or that matter to training alone (velora_config changes gradients)."""
 
+_SCORES = frozenset(["classifier", "score"])
+"""What peft saves of a classifier, by either name, whatever the model calls it."""
 _PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 _LARGEST_RANK = 1 << 16
 _LARGEST_ALPHA = 1e9
@@ -90,24 +92,33 @@ _LARGEST_ALPHA = 1e9
 class LoraConfig:
     """The part of adapter_config.json that serving needs."""
 
+    folder: Path
     rank: int
     alpha: float
     use_rslora: bool
     base_model: str | None
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: PatternTable[int]
+    alpha_pattern: PatternTable[float]
     target_modules: tuple[str, ...]
     """The names that the config lists; empty where it gives a pattern, or excludes modules."""
     modules_to_save: tuple[str, ...] = ()
     """The names of modules whose weights stand whole in the adapter."""
 
     def rank_of(self, module: str) -> int:
-        """The rank of one module."""
-        return _by_pattern(self.rank_pattern, module, self.rank)
+        """The rank of one module.
+
+        Raises:
+            AdapterError: the patterns take too much work.
+        """
+        return self._by_pattern("rank_pattern", self.rank_pattern, module, self.rank)
 
     def scaling_of(self, module: str) -> float:
-        """The factor of `B @ A` in one module."""
-        alpha = _by_pattern(self.alpha_pattern, module, self.alpha)
+        """The factor of `B @ A` in one module.
+
+        Raises:
+            AdapterError: the patterns take too much work.
+        """
+        alpha = self._by_pattern("alpha_pattern", self.alpha_pattern, module, self.alpha)
         return self._scaling(self.rank_of(module), alpha)
 
     @property
@@ -118,45 +129,46 @@ class LoraConfig:
     @property
     def largest_rank(self) -> int:
         """The largest rank that the config names, for whatever module."""
-        return max(self.rank, *self.rank_pattern.values(), 1)
+        return max((self.rank, *self.rank_pattern.values))
 
     def _scaling(self, rank: int, alpha: float) -> float:
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
+    def _by_pattern(self, name: str, table: PatternTable[T], module: str, default: T) -> T:
+        try:
+            return table.get(module, default)
+        except ValueError as error:
+            raise _unreadable(self.folder, name, error) from None
 
-def _by_pattern(pattern: Mapping[str, _Value], module: str, default: _Value) -> _Value:
-    """The value of the first key that matches the end of the module's name, as in peft."""
-    return next(
-        (value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default
-    )
 
-
-def read_config(folder: Path, *, extended: bool = False) -> LoraConfig:
+def read_config(folder: Path, *, extended: bool = False, scores: bool = False) -> LoraConfig:
     """Read the folder's adapter_config.json; with more than plain LoRA only if `extended`.
+
+    Args:
+        scores: pass over the `score` of a reward model in `modules_to_save`.
 
     Raises:
         AdapterError: it is missing, unreadable, no plain LoRA, or has an option that is not served.
     """
     config = _read_json(folder)
     _check_kind(folder, config)
+    saved = _names(folder, "modules_to_save", config.get("modules_to_save") or [])
+    if scores:
+        saved = tuple(name for name in saved if name not in _SCORES)
+        config = {**config, "modules_to_save": saved}
     _check_options(folder, config, extended=extended)
     _check_start(folder, config.get("init_lora_weights", True))
     base_model = config.get("base_model_name_or_path")
     return LoraConfig(
+        folder=folder,
         rank=_rank(folder, "r", config.get("r")),
         alpha=_alpha(folder, "lora_alpha", config.get("lora_alpha")),
         use_rslora=bool(config.get("use_rslora")),
         base_model=base_model if isinstance(base_model, str) and base_model else None,
-        rank_pattern={
-            key: _rank(folder, f"rank_pattern of {key!r}", value)
-            for key, value in _pattern(folder, config, "rank_pattern").items()
-        },
-        alpha_pattern={
-            key: _alpha(folder, f"alpha_pattern of {key!r}", value)
-            for key, value in _pattern(folder, config, "alpha_pattern").items()
-        },
+        rank_pattern=_pattern(folder, config, "rank_pattern", _rank),
+        alpha_pattern=_pattern(folder, config, "alpha_pattern", _alpha),
         target_modules=_target_modules(folder, config),
-        modules_to_save=_names(folder, "modules_to_save", config.get("modules_to_save") or []),
+        modules_to_save=saved,
     )
 
 
@@ -170,14 +182,11 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AdapterError(f"The adapter {folder} has no {CONFIG_FILE}{_what_else(folder)}.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
+        return read_json_object(path)
+    except ValueError as error:
         raise AdapterError(
             f"The adapter's {path} cannot be read ({error}). Copy the adapter again."
         ) from None
-    if not isinstance(config, dict):
-        raise AdapterError(f"The adapter's {path} holds no JSON object. Copy the adapter again.")
-    return config
 
 
 def _what_else(folder: Path) -> str:
@@ -262,18 +271,26 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def _pattern(folder: Path, config: dict[str, Any], name: str) -> dict[str, Any]:
-    value = config.get(name) or {}
+def _pattern(
+    folder: Path, config: dict[str, Any], name: str, read: Callable[[Path, str, Any], T]
+) -> PatternTable[T]:
+    values = config.get(name) or {}
+    if not isinstance(values, dict):
+        raise AdapterError(
+            f"The adapter {folder} has {name} {_short(values)}, which is no mapping of patterns. "
+            "Save it anew with peft."
+        )
+    checked = {key: read(folder, f"{name} of {_short(key)}", one) for key, one in values.items()}
     try:
-        for key in value:
-            re.compile(rf"(.*\.)?({key})$")
-        if isinstance(value, dict):
-            return value
-    except (re.error, TypeError, RecursionError, OverflowError):
-        pass
-    raise AdapterError(
-        f"The adapter {folder} has {name} {_short(value)}, which is no mapping of regular "
-        "expressions. Save it anew with peft."
+        return PatternTable(checked)
+    except ValueError as error:
+        raise _unreadable(folder, name, error) from None
+
+
+def _unreadable(folder: Path, name: str, error: ValueError) -> AdapterError:
+    return AdapterError(
+        f"The adapter {folder} has a {name} that cannot be read: {error}. Name the modules in full "
+        f"there, or {_MERGE}."
     )
 
 

@@ -5,8 +5,10 @@ peft writes two tensors a module: `base_model.model.<module>.lora_A.weight` of s
 
 - `...lora_B.bias`, which is scaled and added as B's product is (`lora_bias`);
 - `...lora_embedding_A` [rank, tokens] and `...lora_embedding_B` [hidden, rank] of embeddings;
-- whole `.weight`s, which replace the model's (`modules_to_save`; or the model's own, which peft
-  saves where embeddings are targets), and whole `.bias`es (`bias`).
+- whole `.weight`s and `.bias`es: of modules in `modules_to_save`, and with `bias`;
+- with `save_embedding_layers`, the model's own embeddings and head, whole, as they were in training:
+  `.base_layer.weight` of a target, `.original_module.weight` of a module to save (whose trained one
+  may be called `.modules_to_save.weight`), `.weight` of any other.
 
 Any other tensor belongs to another kind of adapter. It is refused: what is passed over makes answers
 wrong without a word.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,9 +36,12 @@ _EXTENDED = (
     ("bias_of_b", re.compile(r"base_model\.model\.(?P<module>.+)\.lora_B\.bias")),
     ("embedding_a", re.compile(r"base_model\.model\.(?P<module>.+)\.lora_embedding_A")),
     ("embedding_b", re.compile(r"base_model\.model\.(?P<module>.+)\.lora_embedding_B")),
-    ("matrix", re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.weight")),
+    ("own", re.compile(r"base_model\.model\.(?P<module>.+)\.(base_layer|original_module)\.weight")),
+    ("saved", re.compile(r"base_model\.model\.(?P<module>.+)\.modules_to_save\.weight")),
+    ("matrix", re.compile(r"base_model\.model\.(?P<module>.+)\.weight")),
     ("bias", re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.bias")),
 )
+_SCORE = "base_model.model.score."
 _PICKLED = ("adapter_model.bin", "adapter_model.pt")
 _CONVERT = (
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -76,13 +81,16 @@ class Changes:
     """Of embeddings: the two are added to the transposed matrix."""
     matrices: dict[str, TensorEntry] = field(default_factory=dict[str, TensorEntry])
     """Each replaces the module's own weight."""
+    own: dict[str, TensorEntry] = field(default_factory=dict[str, TensorEntry])
+    """The weights that the model's own modules had in training. They replace the model's wherever it
+    uses them: where embeddings and head are tied, in both."""
     biases: dict[str, TensorEntry] = field(default_factory=dict[str, TensorEntry])
     """Each replaces the module's own bias."""
 
     @property
     def modules(self) -> tuple[str, ...]:
         """Every module that it changes, sorted."""
-        parts = (self.pairs, self.embeddings, self.matrices, self.biases)
+        parts = (self.pairs, self.embeddings, self.matrices, self.own, self.biases)
         return tuple(sorted({module for part in parts for module in part}))
 
     def all_pairs(self) -> Iterator[tuple[str, Pair]]:
@@ -91,15 +99,28 @@ class Changes:
         yield from self.embeddings.items()
 
 
-def read_changes(folder: Path, *, extended: bool = False) -> Changes:
+def read_changes(
+    folder: Path,
+    *,
+    extended: bool = False,
+    scores: bool = False,
+    modules_to_save: Iterable[str] = (),
+) -> Changes:
     """What the adapter in `folder` changes; more than pairs of linear maps only if `extended`.
+
+    Args:
+        scores: leave out the `score` of a reward model, which `quire.weights.score_head` reads.
+        modules_to_save: as in the config. A whole weight of another module is the model's own.
 
     Raises:
         AdapterError: the weights are missing, pickled, truncated, or another kind of adapter's.
     """
+    saved = frozenset(modules_to_save)
     sides: dict[str, dict[str, TensorEntry]] = {}
     others: dict[str, dict[str, TensorEntry]] = {kind: {} for kind, _ in _EXTENDED}
     for name, entry in _read_entries(folder).items():
+        if scores and name.startswith(_SCORE) and "lora_" not in name:
+            continue
         match = _NAME.fullmatch(name)
         if match is not None:
             sides.setdefault(match["module"], {})[match["side"]] = entry
@@ -107,18 +128,28 @@ def read_changes(folder: Path, *, extended: bool = False) -> Changes:
         kind, module = _other_kind(name) if extended else ("", "")
         if not kind:
             raise _other_tensor(folder, name, extended=extended)
+        if kind == "matrix" and saved.isdisjoint(ends_of(module)):
+            kind = "own"
         others[kind][module] = entry
     if not sides and not any(others.values()):
         raise AdapterError(f"The adapter {folder} changes nothing: its weights are empty. {_AGAIN}")
     changes = Changes(
         _pairs(folder, sides, others["bias_of_b"]),
         _pairs(folder, _embedding_sides(others), {}),
-        others["matrix"],
+        others["saved"] | others["matrix"],
+        others["own"],
         others["bias"],
     )
     for what, entry in _wholes(changes):
         _check_type(folder, what, entry)
     return changes
+
+
+def ends_of(module: str) -> Iterator[str]:
+    """A module's name, and its ends after each dot: what a config's list may call it."""
+    yield module
+    while module := module.partition(".")[2]:
+        yield module
 
 
 def _other_kind(name: str) -> tuple[str, str]:
@@ -152,7 +183,7 @@ def _pairs(
 
 def _wholes(changes: Changes) -> Iterator[tuple[str, TensorEntry]]:
     """The tensors that belong to no pair, and what to call them."""
-    for module, entry in changes.matrices.items():
+    for module, entry in (*changes.matrices.items(), *changes.own.items()):
         yield f"the weight of {module}", entry
     for module, entry in changes.biases.items():
         yield f"the bias of {module}", entry
@@ -314,6 +345,7 @@ class AdapterTensors:
     pairs: Mapping[str, LoraPair]
     embeddings: Mapping[str, LoraPair]
     matrices: Mapping[str, Matrix]
+    own: Mapping[str, Matrix]
     biases: Mapping[str, Floats]
 
 
@@ -336,6 +368,7 @@ def read_values(
         pairs(changes.pairs),
         pairs(changes.embeddings),
         {module: _matrix(folder, entry) for module, entry in changes.matrices.items()},
+        {module: _matrix(folder, entry) for module, entry in changes.own.items()},
         {module: _floats(folder, entry) for module, entry in changes.biases.items()},
     )
 

@@ -79,7 +79,9 @@ def _refuse_boolean(value: Any) -> Any:
 def _split_commas(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(item.strip() for item in value.split(",") if item.strip()) or None
-    return value
+    if isinstance(value, Path):
+        return (str(value),)
+    return tuple(map(_as_text, value)) if isinstance(value, (list, tuple)) else value
 
 
 _UNITS = {

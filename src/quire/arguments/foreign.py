@@ -111,7 +111,6 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "enable_liger_kernel": "each engine has its own kernels",
     "use_unsloth": "each engine has its own kernels",
     "print_param_status": "it describes training",
-    "resize_vocab": "the embedding is taken as the weights have it",
     "om_hub_token": "models come from a folder, from the Hugging Face Hub or from ModelScope",
     "cpu_infer": "it belongs to KTransformers",
     "chunk_size": "it belongs to KTransformers",

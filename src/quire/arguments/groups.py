@@ -57,9 +57,11 @@ class ModelArguments(Arguments):
     model_name_or_path: PathStr = Field(min_length=1)
     """A folder in Hugging Face's form, or a name on the Hugging Face Hub."""
     adapter_name_or_path: NameList = None
-    """LoRA adapters, each a folder or a name on the Hub; the first is the default of every request."""
+    """LoRA adapters, each a folder or a name on the Hub; a request that names none gets the sum of all,
+    in order."""
     adapter_folder: PathStr | None = None
-    """Where adapters named by a request are looked for."""
+    """A subfolder of each adapter, such as `checkpoint-500`, where one has it; else the folder in
+    which adapters named by a request are looked for."""
     cache_dir: PathStr | None = None
     """Where downloads from the Hugging Face Hub are kept; None takes the Hub's own folder."""
     model_revision: str = "main"
@@ -77,6 +79,8 @@ class ModelArguments(Arguments):
     """Tokens that the tokenizer gets beside its own."""
     add_special_tokens: NameList = None
     """The same for special tokens, which `skip_special_tokens` leaves out of answers."""
+    resize_vocab: bool = False
+    """Whether the native engine makes rows of the embeddings and the head for added tokens."""
     trust_remote_code: bool = False
     """Whether vLLM may run Python code of the model's repository; the native engine never does."""
 

@@ -33,7 +33,7 @@ class NativeEngine(BaseEngine):
         finetuning_args: FinetuningArguments,
         generating_args: GeneratingArguments,
     ) -> None:
-        check_arguments(model_args, finetuning_args)
+        check_arguments(model_args)
         folder = find_model_folder(model_args)
         model_args = with_local_adapters(model_args)
         arguments = InferArgs(model_args, data_args, finetuning_args, generating_args)

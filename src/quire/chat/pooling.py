@@ -155,8 +155,9 @@ def read_texts(
             raise RequestError(f"Text {index} is empty: it has no token.")
         if len(ids) > context:
             raise PromptTooLongError(
-                f"Text {index} has {len(ids):,} tokens and the context holds {context:,}; give "
-                "max_length to cut it."
+                f"Text {index} has {len(ids):,} tokens and the context holds {context:,}: shorten "
+                "it, or have it cut by max_length (truncate_prompt_tokens on /v1/embeddings and "
+                "/v1/score)."
             )
         prompts.append(Prompt(tuple(ids)))
     return prompts

@@ -9,13 +9,17 @@ from typing import Any
 from quire.arguments import DataArguments, GeneratingArguments, InferArgs, ModelArguments
 from quire.deploy.model import (
     ServedAdapter,
+    ServedAdapters,
     ServedModel,
     adapter_needs,
     find_adapters,
     find_served_model,
 )
 from quire.deploy.target import Target, check_world, spread_over_nodes
+from quire.engines.vllm.model_facts import weight_files
 from quire.engines.vllm.plan import make_plan
+from quire.engines.vllm.rewards import read_vllm_reward
+from quire.errors import UnsupportedModelError
 from quire.sampling import OptionResolver
 
 IN_PROCESS = frozenset({"disable_log_stats", "use_tqdm_on_load"})
@@ -70,7 +74,8 @@ def make_blueprint(arguments: InferArgs, target: Target) -> Blueprint:
     """
     args, data, finetuning, generating = arguments
     model = find_served_model(args)
-    adapters = find_adapters(args, model)
+    adapters = find_adapters(args, model, scores=finetuning.stage == "rm")
+    _check_head(arguments, model, adapters)
     own = dict(args.vllm_config or {})
     sizes, size_notes = spread_over_nodes(target, model.facts, own)
     plan = make_plan(
@@ -93,18 +98,30 @@ def make_blueprint(arguments: InferArgs, target: Target) -> Blueprint:
         server_args=_thinking(data.explicit().get("enable_thinking", True)) if writes_text else {},
         environment=plan.environment,
         secrets=_secrets(args, own),
-        adapters=adapters,
-        adapter_folder=args.adapter_folder,
+        adapters=adapters.configured,
+        adapter_folder=adapters.folder,
         target=target,
         is_dense=model.is_known and not model.facts.num_experts,
         notes=(
             target.described(),
-            *_model_notes(model, args, adapters),
+            *_model_notes(model, args, adapters.configured),
             *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in plan.notes),
             *size_notes,
-            *_server_notes(arguments, model, adapters, sampling),
+            *_server_notes(arguments, model, adapters.configured, sampling),
         ),
     )
+
+
+def _check_head(arguments: InferArgs, model: ServedModel, adapters: ServedAdapters) -> None:
+    """Refuse a reward model whose head quire itself would have to apply."""
+    if model.folder is None or not weight_files(model.folder):
+        return
+    reward = read_vllm_reward(arguments, model.folder, adapters.head_folders)
+    if reward is not None and reward.head is not None:
+        raise UnsupportedModelError(
+            f"{model.name}: a server of vLLM's own applies no value head, and no score of an adapter. "
+            "Serve it with `quire serve`, or save it as a sequence classification model."
+        )
 
 
 def _for_server(
@@ -206,9 +223,16 @@ def _server_notes(
         yield "trust_remote_code: the server runs Python code out of the model's repository."
     if adapters:
         yield (
-            f"Without an adapter's name a request gets the base model; in quire it gets "
-            f"{adapters[0].name}."
+            "Without an adapter's name a request gets the base model; in quire it gets "
+            f"{_default_of(adapters)}."
         )
+
+
+def _default_of(adapters: tuple[ServedAdapter, ...]) -> str:
+    names = " and ".join(one.name for one in adapters)
+    return (
+        names if len(adapters) == 1 else f"the sum of {names} (merge them for a server of its own)"
+    )
 
 
 def _sampling_notes(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from quire.adapters.book import BASE, AdapterBook
+from quire.adapters.book import AdapterBook
 from quire.adapters.folder import read_adapter
+from quire.adapters.places import AdapterPlace, AdapterPlaces
 from quire.arguments import ModelArguments
 from quire.demo import named_demo_path
 from quire.engines.vllm.model_facts import ModelFacts, read_model_facts
@@ -101,52 +101,52 @@ class ServedAdapter:
     rank: int | None
 
 
-def find_adapters(args: ModelArguments, model: ServedModel) -> tuple[ServedAdapter, ...]:
+@dataclass(frozen=True, slots=True)
+class ServedAdapters:
+    """The configured adapters, and the folder of further ones."""
+
+    configured: tuple[ServedAdapter, ...] = ()
+    folder: str | None = None
+    head_folders: tuple[Path, ...] = ()
+    """See `AdapterPlaces`."""
+
+
+def find_adapters(
+    args: ModelArguments, model: ServedModel, *, scores: bool = False
+) -> ServedAdapters:
     """Read the configured adapters; with the model's files here, each must fit them.
 
+    `scores` says that they are a reward model's, which may bring its head.
+
     Raises:
-        AdapterError: an adapter that is here is broken, does not fit, or has another's name.
-        ConfigError: two adapters that are not here have the same name.
+        AdapterError: an adapter that is here is broken or does not fit.
     """
-    entries = tuple(dict.fromkeys(args.adapter_name_or_path or ()))
-    paths = [_locate(entry, args.adapter_folder) for entry in entries]
-    if model.folder is not None and all(path.is_dir() for path in paths):
-        book = AdapterBook(entries, folder=args.adapter_folder, model_folder=model.folder)
-        return tuple(ServedAdapter(one.name, str(one.path), one.rank) for one in book.adapters)
-    adapters = tuple(_read(path) for path in dict.fromkeys(paths))
-    _check_names(adapters)
-    return adapters
+    entries = args.adapter_name_or_path or ()
+    places = AdapterPlaces.of(entries, args.adapter_folder)
+    folder = None if places.folder is None else args.adapter_folder
+    if model.folder is not None and all(place.path.is_dir() for place in places.configured):
+        book = AdapterBook(
+            entries, folder=args.adapter_folder, model_folder=model.folder, scores=scores
+        )
+        adapters = [one for one in book.adapters if not one.parts]
+        here = tuple(ServedAdapter(one.name, str(one.path), one.rank) for one in adapters)
+        return ServedAdapters(here, folder, places.head_folders)
+    there = tuple(_read(place, places.folder, scores=scores) for place in places.configured)
+    return ServedAdapters(there, folder, places.head_folders)
 
 
-def adapter_needs(args: ModelArguments, adapters: tuple[ServedAdapter, ...]) -> AdapterNeeds:
+def adapter_needs(args: ModelArguments, adapters: ServedAdapters) -> AdapterNeeds:
     """What the adapters ask of the engine; unknown ranks are taken as `vllm_max_lora_rank`."""
-    ranks = [args.vllm_max_lora_rank if one.rank is None else one.rank for one in adapters]
-    return AdapterNeeds(max(ranks, default=0), len(adapters), args.adapter_folder is not None)
+    served = adapters.configured
+    ranks = [args.vllm_max_lora_rank if one.rank is None else one.rank for one in served]
+    return AdapterNeeds(max(ranks, default=0), len(served), adapters.folder is not None)
 
 
-def _locate(entry: str, folder: str | None) -> Path:
-    """The absolute path: the one given or, if nothing is there, the one inside the adapters' folder."""
-    path = Path(os.path.abspath(Path(entry).expanduser()))
-    if folder is None or path.exists():
-        return path
-    inside = Path(os.path.abspath(Path(folder).expanduser())) / entry
-    is_name = Path(entry).name == entry
-    return inside if inside.exists() or is_name else path
-
-
-def _read(path: Path) -> ServedAdapter:
+def _read(place: AdapterPlace, folder: Path | None, *, scores: bool) -> ServedAdapter:
+    path = place.path
     if path.is_dir():
-        adapter = read_adapter(path)
-        return ServedAdapter(adapter.name, str(adapter.path), adapter.rank)
-    return ServedAdapter(path.name, str(path), None)
-
-
-def _check_names(adapters: tuple[ServedAdapter, ...]) -> None:
-    seen: set[str] = set()
-    for one in adapters:
-        if one.name in seen or one.name == BASE:
-            raise ConfigError(
-                f"The adapter {one.path} cannot be called {one.name!r}: the name is taken. Rename "
-                "its folder."
-            )
-        seen.add(one.name)
+        return ServedAdapter(place.name, str(path), read_adapter(path, scores=scores).rank)
+    entry = place.entries[0]
+    if folder is not None and Path(entry).name == entry:
+        path = folder / entry
+    return ServedAdapter(place.name, str(path), None)

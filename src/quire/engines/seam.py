@@ -22,6 +22,7 @@ from quire.errors import (
     GenerationError,
     RequestError,
     RequestTimeoutError,
+    SamplingError,
     UnsupportedOptionError,
 )
 from quire.media.placement import Kind
@@ -251,9 +252,15 @@ class RequestIds:
 
 
 def raise_failed(delta: Delta) -> None:
-    """Raise GenerationError if an engine's fault ended the completion."""
+    """Raise the error that ended the completion, if one did.
+
+    Raises:
+        SamplingError: it was the request's fault.
+        GenerationError: it was the engine's.
+    """
     if delta.finish_reason == "error":
-        raise GenerationError(delta.error or "The engine failed in a step of this request.")
+        kind = SamplingError if delta.refused else GenerationError
+        raise kind(delta.error or "The engine failed in a step of this request.")
 
 
 async def with_timeout(items: AsyncGenerator[T, None], timeout: float) -> AsyncGenerator[T, None]:

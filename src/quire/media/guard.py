@@ -29,6 +29,48 @@ _URL_SCHEMES = frozenset({"http", "https", "file", "ftp", "data", "blob", "javas
 # O_NONBLOCK: opening a named pipe would otherwise wait for a writer, for ever.
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
+# The networks that are no part of the public one, from IANA's special-purpose registries (RFC 6890)
+# and address space registries. The `ipaddress` module has such a table, too, but which networks are
+# in it depends on the interpreter's age.
+_SPECIAL_IPV4 = tuple(
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this network
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # behind a provider's NAT
+        "127.0.0.0/8",  # loopback
+        "169.254.0.0/16",  # link-local, where most clouds have their metadata
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments; Oracle Cloud's metadata are at 192.0.0.192
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112: name servers that anybody may announce
+        "192.52.193.0/24",  # relays of multicast
+        "192.88.99.0/24",  # relays of 6to4, withdrawn
+        "192.168.0.0/16",  # private
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarks
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, and broadcast
+        "168.63.129.16/32",  # in no registry: the host's own services inside Azure
+    )
+)
+_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
+"""All that is assigned to global unicast. Outside are loopback, mapped IPv4 addresses, private,
+link-local and multicast ones, and more."""
+_SPECIAL_IPV6 = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments, with Teredo, benchmarks and ORCHID
+        "2001:db8::/32",  # documentation
+        "2620:4f:8000::/48",  # AS112
+        "3fff::/20",  # documentation
+    )
+)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""How networks with IPv6 alone reach IPv4 addresses, which are the last four bytes."""
+
 
 def scheme_of(text: str) -> str | None:
     """The scheme of an address, in lower case; None for a path, which may hold a colon too."""
@@ -92,23 +134,19 @@ def is_allowed(text: str, policy: MediaPolicy) -> bool:
 def is_global(address: Address) -> bool:
     """Whether an address is one of the public network, and does not stand for another one.
 
-    IPv6 has several ways to write an IPv4 address, which Python's own `is_global` does not look into.
+    IPv6 has ways to write an IPv4 address; in those that public networks route (6to4, NAT64), the
+    IPv4 address must be public too.
     """
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None or address.scope_id is not None:
-            return False
-        if address.sixtofour is not None:
-            return is_global(address.sixtofour)
-        if address.teredo is not None or address.is_site_local:
-            return False
-    return address.is_global and not (
-        address.is_multicast
-        or address.is_reserved
-        or address.is_link_local
-        or address.is_loopback
-        or address.is_private
-        or address.is_unspecified
-    )
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in network for network in _SPECIAL_IPV4)
+    if address.scope_id is not None:
+        return False
+    embedded = address.sixtofour
+    if embedded is None and address in _NAT64:
+        embedded = ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    if embedded is not None:
+        return is_global(embedded)
+    return address in _GLOBAL_IPV6 and not any(address in network for network in _SPECIAL_IPV6)
 
 
 def open_path(name: str, policy: MediaPolicy, folder: str | None = None) -> BinaryIO:

@@ -6,12 +6,12 @@ tensors are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from quire.errors import WeightsError
-from quire.quantization import awq, compressed_tensors, gptq
+from quire.quantization import awq, bitsandbytes, compressed_tensors, gptq
 from quire.quantization.matrix import QuantizedMatrix
 from quire.quantization.module_tensors import ModuleTensors, TensorSource
 from quire.quantization.schemes import (
@@ -28,17 +28,31 @@ _Reader = Callable[[ModuleTensors, tuple[int, int], ModuleScheme], QuantizedMatr
 
 METHODS: dict[str, Callable[[HubConfig], Iterator[Rule]]] = {
     "awq": awq.rules,
+    "bitsandbytes": bitsandbytes.rules,
     "compressed-tensors": compressed_tensors.rules,
     "gptq": gptq.rules,
 }
-# By layout: the tensor that holds the integers, and the function that reads a module.
-_LAYOUTS: dict[Layout, tuple[str, _Reader]] = {
-    "gptq": ("qweight", gptq.read),
-    "gptq_v2": ("qweight", gptq.read),
-    "awq": ("qweight", awq.read),
-    "packed": ("weight_packed", compressed_tensors.read),
-    "integers": ("weight", compressed_tensors.read),
+
+
+def _has(part: str) -> Callable[[ModuleTensors], bool]:
+    return lambda tensors: part in tensors
+
+
+def _has_bytes(tensors: ModuleTensors) -> bool:
+    return "weight" in tensors and tensors.type_of("weight") == "I8"
+
+
+# By layout: whether a module is stored so, and the function that reads it.
+_LAYOUTS: dict[Layout, tuple[Callable[[ModuleTensors], bool], _Reader]] = {
+    "gptq": (_has("qweight"), gptq.read),
+    "gptq_v2": (_has("qweight"), gptq.read),
+    "awq": (_has("qweight"), awq.read),
+    "packed": (_has("weight_packed"), compressed_tensors.read),
+    "integers": (_has_bytes, compressed_tensors.read),
+    "bitsandbytes": (bitsandbytes.is_stored, bitsandbytes.read),
 }
+_QUANTIZED_PARTS = (".qweight", ".weight_packed", ".weight_scale", ".weight.absmax", ".SCB")
+"""How the names of tensors end that only quantised modules have."""
 _KEYS = ("quantization_config", "compression_config")
 _FILES = ("quantize_config.json", "quant_config.json")
 """Files of their own that AutoGPTQ and AutoAWQ wrote before it became part of `config.json`."""
@@ -75,10 +89,25 @@ def _method(settings: HubConfig) -> Any:
     method = settings.get("quant_method", settings.get("method"))
     if isinstance(method, str):
         return method.lower()
-    for key, known in (("config_groups", "compressed-tensors"), ("w_bit", "awq"), ("bits", "gptq")):
+    for key, known in (
+        ("config_groups", "compressed-tensors"),
+        ("w_bit", "awq"),
+        ("bits", "gptq"),
+        ("load_in_4bit", "bitsandbytes"),
+        ("load_in_8bit", "bitsandbytes"),
+    ):
         if method is None and key in settings:
             return known
     return method
+
+
+def are_quantized(names: Iterable[str]) -> bool:
+    """Whether any of these tensors, by their names, is a part of a quantised module.
+
+    A `quantization_config` does not say so: tools leave it in the config of a model that they have
+    merged back to full precision.
+    """
+    return any(name.endswith(_QUANTIZED_PARTS) for name in names)
 
 
 def read_quantized(
@@ -102,14 +131,14 @@ def read_quantized(
     module = name.removesuffix(".weight")
     scheme = quantization.scheme_of(module, module_class) if quantization is not None else None
     tensors = ModuleTensors(source, module)
+    if scheme is None and bitsandbytes.is_stored(tensors):  # which describes itself
+        scheme = ModuleScheme("bitsandbytes", 4, 0)
     if scheme is None:
         _check_plain(tensors, quantization)
         return None
-    part, read = _LAYOUTS[scheme.layout]
-    if part not in tensors or (part == "weight" and tensors.type_of(part) != "I8"):
-        return None
+    is_stored, read = _LAYOUTS[scheme.layout]
     columns, depth = shape
-    return read(tensors, (columns, depth), scheme)
+    return read(tensors, (columns, depth), scheme) if is_stored(tensors) else None
 
 
 def _check_plain(tensors: ModuleTensors, quantization: Quantization | None) -> None:

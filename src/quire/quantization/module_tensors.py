@@ -59,6 +59,14 @@ class ModuleTensors:
         """Integers that are packed into 32-bit words: see `unpack`."""
         return self._read(part, ("I32",), shape).values
 
+    def octets(self, part: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor of whatever type."""
+        return (
+            np.ascontiguousarray(self._source.stored(self.name(part)).values)
+            .reshape(-1)
+            .view(np.uint8)
+        )
+
     def type_of(self, part: str) -> str:
         """The type of a part by safetensors' name, such as `I32`."""
         return self._source.stored(self.name(part)).dtype

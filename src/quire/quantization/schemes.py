@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from quire.errors import UnsupportedModelError
-from quire.weights.hub_config import HubConfig
+from quire.weights.hub_config import HubConfig, short
 
-Layout = Literal["gptq", "gptq_v2", "awq", "packed", "integers"]
+Layout = Literal["gptq", "gptq_v2", "awq", "packed", "integers", "bitsandbytes"]
 ModuleClass = Literal["Linear", "Embedding"]
 
 
@@ -82,7 +82,7 @@ def refuse(
     """The error for quantised weights in a form that the native engine does not read."""
     reads = ", ".join(str(one) for one in known)
     return UnsupportedModelError(
-        f"{settings.source}: {key} is {value!r}; the native engine reads quantised weights "
+        f"{settings.source}: {key} is {short(value)}; the native engine reads quantised weights "
         f"{f'with {reads}' if reads else 'without it'}. infer_backend: vllm may run this model"
     )
 

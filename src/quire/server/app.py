@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire import __version__
 from quire.errors import QuireError
@@ -65,15 +66,40 @@ def make_app(
         middleware: ASGI middleware around all routes, the outermost first.
         lifespan: Starlette's lifespan handler.
     """
-    app = FastAPI(title="quire", version=__version__, lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(
+        title="quire",
+        version=__version__,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        # FastAPI's pages would run scripts of a CDN on the chat page's origin, beside its keys.
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.service = service
     for routes in (*(make() for make in ROUTERS), *routers, _state_routes()):
         app.include_router(routes)
-    for layer in reversed(middleware):
+    for layer in (HeadMiddleware, *reversed(middleware)):
         app.add_middleware(layer)  # type: ignore[arg-type]
     _handle_errors(app)
     _complete_page(app)
     return app
+
+
+class HeadMiddleware:
+    """ASGI middleware: answers HEAD as GET, without the body; FastAPI's routes do not of themselves."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if "body" in message else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 def _state_routes() -> APIRouter:
@@ -100,7 +126,11 @@ def _handle_errors(app: FastAPI) -> None:
         problem = _problem(error)
         if problem.status == 500 and not isinstance(error, QuireError):
             logger.error("Internal error at %s.", request.url.path, exc_info=error)
-        return json_answer(problem_body(request.url.path, problem), problem.status, problem.headers)
+        headers = problem.headers
+        if problem.status == 405:
+            # Of a route's own refusal, which is for all methods, the list is empty.
+            headers["allow"] = _allowed(request) if isinstance(error, HTTPException) else ""
+        return json_answer(problem_body(request.url.path, problem), problem.status, headers)
 
     async def disconnected(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nginx's status for it, seen by middleware alone
@@ -119,6 +149,13 @@ def _problem(error: Exception) -> Problem:
         where = ".".join(str(item) for item in fault["loc"][1:])
         return Problem(400, f"{where or 'The body'}: {fault['msg']}.", param=where or None)
     return problem_of(error)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes with the request's path."""
+    routes = [one for one in request.app.routes if one.matches(request.scope)[0] != Match.NONE]
+    methods = {method for one in routes for method in getattr(one, "methods", None) or ()}
+    return ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
 
 
 def problem_body(path: str, problem: Problem) -> Mapping[str, Any]:

@@ -97,7 +97,7 @@ class ServerArguments(Arguments):
     reader_timeout: Seconds = 60.0
     """Seconds for which a client may read nothing of its stream before its request is aborted."""
     max_connections: Count = 8192
-    """Connections at once; more are refused (503)."""
+    """Connections at once; more are refused (503), but for those that ask for /health or /ready."""
 
     # --- lifecycle ---
     drain_timeout: Annotated[Float, Field(ge=0)] = 30.0

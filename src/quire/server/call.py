@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 
+from quire.options import OPTIONS_BY_NAME, Wire
 from quire.request import ChatRequest
 from quire.response_format import Constraint
 from quire.server.arguments import ServerArguments
@@ -38,6 +39,8 @@ class Call:
     """The tool that must be called, where `tool_choice` is "named"."""
     parallel_tool_calls: bool = True
     """False lets an answer call one tool at most."""
+    wire: Wire = "openai"
+    """The API that the client speaks: errors name its fields."""
 
     def request(
         self, tools: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any]
@@ -93,7 +96,7 @@ def check_call(call: Call, arguments: ServerArguments) -> None:
     """
     _check_count("messages", call.messages, arguments.max_messages)
     _check_count("tools", call.tools, arguments.max_tools)
-    check_options(call.options, arguments)
+    check_options(call.options, arguments, wire=call.wire)
 
 
 def check_texts(texts: Sized, arguments: ServerArguments) -> None:
@@ -102,24 +105,34 @@ def check_texts(texts: Sized, arguments: ServerArguments) -> None:
 
 
 def check_options(
-    options: Mapping[str, Any], arguments: ServerArguments, *, prompts: int = 1
+    options: Mapping[str, Any],
+    arguments: ServerArguments,
+    *,
+    prompts: int = 1,
+    wire: Wire = "openai",
 ) -> None:
     """Check request options against the server's limits; wrong types are refused later.
 
     Raises:
-        BadRequest: a limit is exceeded; `param` names the field.
+        BadRequest: a limit is exceeded; `param` names the field, as it is called on this wire.
     """
+
+    def named(name: str) -> str:
+        return OPTIONS_BY_NAME[name].wires.get(wire, name)
+
     count = completions_of(options)
     if count > arguments.max_n:
         raise _too_many("n", "completions", arguments.max_n, "max_n")
     if count * prompts > arguments.max_completions:
         raise _too_many("n", "completions in all", arguments.max_completions, "max_completions")
     if not isinstance(options.get("stop"), str):
-        _check_count("stop", options.get("stop"), arguments.max_stop_strings, "max_stop_strings")
+        limit = arguments.max_stop_strings
+        _check_count(named("stop"), options.get("stop"), limit, "max_stop_strings")
     for name in ("logprobs", "prompt_logprobs"):
         requested = options.get(name)
         if isinstance(requested, int) and requested > arguments.max_logprobs:
-            raise _too_many(name, "alternatives a token", arguments.max_logprobs, "max_logprobs")
+            limit = arguments.max_logprobs
+            raise _too_many(named(name), "alternatives a token", limit, "max_logprobs")
     for name in ("logit_bias", "bad_words", "stop_token_ids"):
         _check_count(name, options.get(name), arguments.max_bias_tokens, "max_bias_tokens")
     if is_larger(options.get("bad_words"), _MAX_BAD_WORDS):
@@ -129,9 +142,8 @@ def check_options(
             code="too_many",
         )
     if is_larger(options.get("response_format"), arguments.max_schema_bytes):
-        raise _too_many(
-            "response_format", "characters", arguments.max_schema_bytes, "max_schema_bytes"
-        )
+        limit = arguments.max_schema_bytes
+        raise _too_many(named("response_format"), "characters", limit, "max_schema_bytes")
 
 
 def is_larger(value: Any, limit: int) -> bool:

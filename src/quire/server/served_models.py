@@ -27,8 +27,8 @@ class ServedName:
 class ServedModels:
     """Values that `model` may have: the served name, the adapters, and "base" for no adapter.
 
-    The served name selects the engine's default: the first adapter of `adapter_name_or_path`, if
-    there is one. With `any_name` every other name does, too.
+    The served name selects the engine's default: the sum of `adapter_name_or_path`, if there is one.
+    With `any_name` every other name does, too.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from quire.errors import ConfigError, TemplateError
+from quire.errors import ConfigError, MessageError, TemplateError
 from quire.messages import Control, Conversation, Media, Message, Part, ToolCall
 from quire.prompt import Element, TextElement
 from quire.template.format import MediaTokens, find_markers
@@ -242,7 +242,8 @@ def _number_calls(conversation: Conversation) -> Conversation:
     for message in conversation.messages:
         if message.tool_calls:
             calls = tuple(
-                call if call.id else replace(call, id=next(numbers)) for call in message.tool_calls
+                call if call.id else replace(call, id=_next_id(numbers))
+                for call in message.tool_calls
             )
             waiting = [call.id for call in calls if call.id]
             message = replace(message, tool_calls=calls)
@@ -253,6 +254,17 @@ def _number_calls(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=tuple(messages))
 
 
+_MOST_CALLS = 100_000  # without ids; the ids that they get are then used up
+
+
 def _call_ids() -> Iterator[str]:
     """Ids of nine letters and digits, as the templates that check them want."""
-    return (f"call{number:05d}" for number in range(100_000))
+    return (f"call{number:05d}" for number in range(_MOST_CALLS))
+
+
+def _next_id(ids: Iterator[str]) -> str:
+    for one in ids:
+        return one
+    raise MessageError(
+        f"More than {_MOST_CALLS:,} tool calls have no id: give each its own, or send fewer."
+    )

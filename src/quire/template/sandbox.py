@@ -39,9 +39,12 @@ _PIECE = 16
 """The cost of each string where many are cut out of one, or joined."""
 _CLOCK_EVERY = 500_000
 _MAX_BITS = 1 << 15
+_MAX_DEPTH = 1_000  # of nested values: as many as Python's own recursion can walk through
 _MAX_SOURCE = 1_000_000
 _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 _NESTED = (list, tuple, dict, set, frozenset, *_VIEWS, Namespace)
+_HASHING = (dict, Namespace)
+"""Functions that make keys of what is in their arguments."""
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
 _REFUSED = frozenset({"translate", "encode", "to_bytes"})
 """Methods whose results no mark follows: `encode` would leave strings, and the budget, behind."""
@@ -188,19 +191,24 @@ class Budget:
 
         What it took to make a value says nothing here: `(x, x)`, nested a hundred times, is cheap to
         make and endless to compare, to hash or to write out. Values are therefore paid for by what
-        is reached, and the walk keeps its own stack, since recursion would overflow Python's.
+        is reached, level by level. To hash a tuple that is nested too deeply would overflow the
+        stack and end the process, so such a value is refused.
         """
-        if isinstance(value, _NESTED):
-            waiting: list[Any] = [value]
-            while waiting:
-                inner = waiting.pop()
-                if isinstance(inner, _NESTED):
-                    items = _items(inner)
-                    self.spend(_NODE * (len(items) + 1))
-                    waiting += items
-                elif isinstance(inner, str):
-                    self.spend(len(inner))
-        return value
+        level: list[Any] = [value] if isinstance(value, _NESTED) else []
+        for _ in range(_MAX_DEPTH):
+            if not level:
+                return value
+            below: list[Any] = []
+            for nested in level:
+                items = _items(nested)
+                self.spend(_NODE * (len(items) + 1))
+                for inner in items:
+                    if isinstance(inner, _NESTED):
+                        below.append(inner)
+                    elif isinstance(inner, str):
+                        self.spend(len(inner))
+            level = below
+        raise TemplateError(f"The chat template nests values deeper than {_MAX_DEPTH} levels.")
 
     def operand(self, value: Any) -> Any:
         """Pay for one side of a comparison: `in` would take a generator's items out unseen."""
@@ -357,6 +365,9 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         owner = getattr(function, "__self__", None) if callable(function) else None
         if owner is not None and owner is not self:
             function = self._method(owner, function, args, kwargs)
+        elif function in _HASHING:
+            for value in args:
+                self.flat(value)
         return self.charge(super().call(context, function, *args, **kwargs))
 
     def _method(self, owner: Any, method: Any, args: tuple[Any, ...], kwargs: Any) -> Any:

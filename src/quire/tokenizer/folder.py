@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
+import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,6 +11,8 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from quire.errors import ModelNotFoundError, UnsupportedModelError
+from quire.json_files import read_json_object
+from quire.machine.cache import file_digest, keep, key_of, read_kept
 from quire.machine.content import foreign_content
 
 ChatTemplate: TypeAlias = str | dict[str, str] | None
@@ -35,6 +35,11 @@ _OLD_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+_CONVERTERS = ("transformers", "tokenizers", "sentencepiece", "tiktoken", "protobuf")
+"""The packages that a conversion follows from."""
+_WEIGHTS = frozenset(
+    {".bin", ".gguf", ".h5", ".msgpack", ".npz", ".onnx", ".pt", ".pth", ".safetensors"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +58,18 @@ def load_backend(folder: Path) -> Backend:
         UnsupportedModelError: the tokenizer's files cannot be read.
     """
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        if not any((folder / name).is_file() for name in _OLD_FILES):
-            raise ModelNotFoundError(f"{folder} holds no tokenizer: tokenizer.json is missing.")
-        path = _convert(folder)
+    is_old = not path.is_file()
+    if is_old and not any((folder / name).is_file() for name in _OLD_FILES):
+        raise ModelNotFoundError(f"{folder} holds no tokenizer: tokenizer.json is missing.")
+    converted = _converted(folder) if is_old else None
     try:
-        backend = Backend.from_file(str(path))
-    except Exception as error:  # the library raises Exception itself
-        text = foreign_content(path) or error
+        backend = (
+            Backend.from_file(str(path)) if converted is None else Backend.from_buffer(converted)
+        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises Exception itself, and its panics are none
+        text = foreign_content(path) or str(error)[:500]
         raise UnsupportedModelError(f"{path} is no tokenizer that can be read: {text}.") from None
     # Many files keep the settings of training, which would cut prompts or fill them up.
     backend.no_truncation()
@@ -68,19 +77,40 @@ def load_backend(folder: Path) -> Backend:
     return backend
 
 
-def _convert(folder: Path) -> Path:
-    """Convert a SentencePiece (or other older) tokenizer with transformers, once; keep the result."""
-    sources = [folder / name for name in (*_OLD_FILES, "tokenizer_config.json", "merges.txt")]
-    digest = hashlib.sha256()
-    for source in sources:
-        if source.is_file():
-            digest.update(source.name.encode() + source.read_bytes())
-    cache = (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire" / "tokenizers"
-    )
-    path = cache / f"{digest.hexdigest()[:32]}.json"
-    if path.is_file():
-        return path
+def _converted(folder: Path) -> bytes:
+    """A SentencePiece (or other older) tokenizer as a `tokenizer.json`, converted once and kept."""
+    try:
+        name = f"tokenizer-{_conversion_key(folder)}.json"
+    except OSError:  # a file that cannot be read, and that transformers need not read
+        return _convert(folder)
+    kept = read_kept(name)
+    if kept is not None:
+        return bytes(kept)
+    content = _convert(folder)
+    keep(name, lambda path: path.write_bytes(content), "converted tokenizers")
+    return content
+
+
+def _conversion_key(folder: Path) -> str:
+    """A name for everything that a conversion follows from.
+
+    What transformers reads depends on the kind of tokenizer, which config.json may say or the
+    folder's own path. So this is every file of the folder but its weights.
+    """
+    files = [path for path in sorted(folder.iterdir()) if path.suffix not in _WEIGHTS]
+    digests = [(path.name, file_digest(path)) for path in files if path.is_file()]
+    return key_of(str(folder.absolute()), digests, [_version_of(name) for name in _CONVERTERS])
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _convert(folder: Path) -> bytes:
+    """Convert with transformers."""
     try:
         from transformers import AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -91,17 +121,14 @@ def _convert(folder: Path) -> Path:
         ) from None
     try:
         converted = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        text = converted.backend_tokenizer.to_str()
-    except Exception as error:
+        return converted.backend_tokenizer.to_str().encode()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
         foreign = (text for name in _OLD_FILES if (text := foreign_content(folder / name)))
         raise UnsupportedModelError(
             f"The tokenizer of {folder} cannot be converted: {next(foreign, None) or error}."
         ) from None
-    cache.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-    return path
 
 
 def load_settings(folder: Path, backend: Backend) -> TokenizerSettings:
@@ -135,13 +162,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        text = foreign_content(path) or error
-        raise UnsupportedModelError(f"{path} is no valid JSON: {text}.") from None
-    if not isinstance(value, dict):
-        raise UnsupportedModelError(f"{path} must hold a JSON object.")
-    return value
+        return read_json_object(path)
+    except ValueError as error:
+        raise UnsupportedModelError(f"{path} cannot be read: {error}.") from None
 
 
 def _text(token: Any) -> str | None:
@@ -178,7 +201,7 @@ def _make_token(token: Any, special: bool) -> AddedToken:
     flags = token if isinstance(token, dict) else {}
     text = _text(token)
     if not text:
-        raise ValueError(f"a token without text, {token!r}")
+        raise ValueError(f"a token without text, {repr(token)[:200]}")
     special = special or bool(flags.get("special", False))
     chosen = {flag: bool(flags[flag]) for flag in _FLAGS[:4] if flag in flags}
     return AddedToken(text, special=special, **{"normalized": not special, **chosen})

@@ -22,6 +22,11 @@ def added_tokens(model_args: ModelArguments) -> tuple[str, ...]:
     return (*(model_args.add_tokens or ()), *(model_args.add_special_tokens or ()))
 
 
+def token_count(tokenizer: Tokenizer) -> int:
+    """How many rows an embedding needs for all tokens of the tokenizer."""
+    return max(tokenizer.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
 def check_vocabulary(tokenizer: Tokenizer, model_args: ModelArguments, rows: int) -> None:
     """A token that was added must have a row in the embedding, or it would be another's.
 
@@ -33,5 +38,7 @@ def check_vocabulary(tokenizer: Tokenizer, model_args: ModelArguments, rows: int
         if number is None or number >= rows:
             raise ConfigError(
                 f"The token {token!r} cannot be added: the model's embedding has {rows:,} rows, and "
-                "none is left for it. Use the folder that was saved after training with the token."
+                "none is left for it. Use the folder that was saved after training with the token; "
+                "on the native engine an adapter may bring its row (modules_to_save or "
+                "save_embedding_layers), or resize_vocab: true makes one."
             )

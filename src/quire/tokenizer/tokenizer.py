@@ -13,18 +13,18 @@ Escaping or cutting literal texts instead would change how the text around them 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import re
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from quire.errors import ConfigError
+from quire.errors import ConfigError, UnsupportedModelError
 from quire.prompt import Span, Spans
 from quire.tokenizer.encoding import (
     beginning,
@@ -37,6 +37,9 @@ from quire.tokenizer.renaming import RenamedCopy, copy_model, share_model
 
 _TEXT = operator.attrgetter("text")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_MAX_BRANCHES = 50
+_MOST_ADDED = 2_500_000  # characters of all added tokens: those of speech models have a million
+_MAX_UNBRANCHED = 100_000  # characters, after which an expression does not branch any more
 _SHAPE = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
 """What nobody adds to a vocabulary but as a control token, marked as special or not."""
 _LONG = 2**16
@@ -91,11 +94,13 @@ class Tokenizer:
         folder = Path(folder)
         backend = load_backend(folder)
         settings = load_settings(folder, backend)
-        return cls(
+        tokenizer = cls(
             backend,
             special_tokens=settings.special_tokens,
             chat_template=settings.chat_template,
         )
+        longest_of(tokenizer.added_texts)  # a guard of them can be made
+        return tokenizer
 
     def _read_added_tokens(self) -> None:
         added = self.backend.get_added_tokens_decoder()
@@ -371,25 +376,43 @@ def longest_of(texts: Iterable[str]) -> str:
     """A regular expression for the longest of these texts that stands at a position.
 
     It branches as the texts do, so that thousands of them are looked for at once.
+
+    Raises:
+        UnsupportedModelError: the texts go on from one another again and again, so that no expression
+            which can be compiled branches as deeply; or they are too long.
     """
-    tree: dict[str, Any] = {}
-    for text in texts:
-        node = tree
-        for character in text:
-            node = node.setdefault(character, {})
-        node[""] = None
-    return _branches(tree) if tree else r"(?!)"
+    ordered = sorted(set(texts))
+    if (size := sum(map(len, ordered))) > _MOST_ADDED:
+        raise UnsupportedModelError(
+            f"The tokenizer's added tokens have {size:,} characters, and {_MOST_ADDED:,} are the most "
+            "that can be looked for. It is damaged, or made to do harm."
+        )
+    return _branches(ordered, _MAX_BRANCHES) if ordered else r"(?!)"
 
 
-def _branches(node: dict[str, Any]) -> str:
-    stem = ""
-    while len(node) == 1 and "" not in node:
-        ((character, node),) = node.items()
-        stem += re.escape(character)
-    branches = [re.escape(key) + _branches(child) for key, child in node.items() if key]
-    if not branches:
-        return stem
-    return f"{stem}(?:{'|'.join(branches)}){'?' if '' in node else ''}"
+def _branches(texts: list[str], depth: int) -> str:
+    """The expression of texts in order, which branches at most so many times on the way to a text."""
+    first, last = texts[0], texts[-1]
+    pairs = enumerate(zip(first, last, strict=False))
+    shared = next(
+        (index for index, (one, other) in pairs if one != other), min(len(first), len(last))
+    )
+    stem, rests = first[:shared], [text[shared:] for text in texts]
+    is_whole = not rests[0]  # the stem is one of the texts
+    rests = rests[is_whole:]
+    if not rests:
+        return re.escape(stem)
+    if depth:
+        groups = itertools.groupby(rests, operator.itemgetter(0))
+        branches = [_branches(list(group), depth - 1) for _, group in groups]
+    elif sum(map(len, rests)) > _MAX_UNBRANCHED:
+        raise UnsupportedModelError(
+            f"The tokenizer has added tokens that go on from one another more than {_MAX_BRANCHES} "
+            f"times, such as {rests[0][:20]!r}. It is damaged, or made to do harm."
+        )
+    else:
+        branches = map(re.escape, reversed(rests))  # a text before those that it goes on from
+    return f"{re.escape(stem)}(?:{'|'.join(branches)}){'?' if is_whole else ''}"
 
 
 class _Regions:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from quire.arguments import ModelArguments
 from quire.demo import NAMES, named_demo_path
 from quire.errors import AdapterError, ModelError, ModelNotFoundError, nearest, sentence
-from quire.machine.content import foreign_content
+from quire.json_files import read_json_object
 from quire.weights.hub.fetch import fetch_named, is_hub_name
 from quire.weights.hub.files import Wanted
 from quire.weights.mistaken import check_model_folder
@@ -31,6 +30,7 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
     name = model_args.model_name_or_path
     local = Path(name).expanduser()
     if local.is_dir():
+        _refuse_adapter(local)
         check_model_folder(local)
         return local
     if local.exists():
@@ -43,7 +43,23 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
         return demo
     if not is_hub_name(name):
         raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
-    return fetch_named(name, model_args, Wanted(weights, code=model_args.trust_remote_code))
+    wanted = Wanted(weights, code=model_args.trust_remote_code)
+    folder = fetch_named(name, model_args, wanted)
+    _refuse_adapter(folder)
+    check_model_folder(folder)
+    return folder
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse the folder of a LoRA adapter, and name the model that it belongs to."""
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return
+    base = read_json(folder, "adapter_config.json").get("base_model_name_or_path")
+    model = base if isinstance(base, str) and base else "the model that it was trained on"
+    raise ModelNotFoundError(
+        f"{folder} is an adapter, not a model (it has adapter_config.json and no config.json). Give "
+        f"{model} as model_name_or_path, and this folder as adapter_name_or_path."
+    )
 
 
 def find_adapter_folder(name: str, model_args: ModelArguments) -> Path:
@@ -102,13 +118,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        text = foreign_content(path) or error
-        raise ModelNotFoundError(f"{path} cannot be read: {text}.") from None
-    if not isinstance(content, dict):
-        raise ModelNotFoundError(f"{path} holds no JSON object.")
-    return content
+        return read_json_object(path)
+    except ValueError as error:
+        raise ModelNotFoundError(f"{path} cannot be read: {error}.") from None
 
 
 def eos_token_ids(folder: Path, eos_token_id: int | None) -> tuple[int, ...]:

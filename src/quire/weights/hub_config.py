@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
-from quire.machine.content import foreign_content
+from quire.json_files import read_json_object
+
+_MOST = 2**31 - 1
+_COUNTED = frozenset({"num_hidden_layers", "num_experts", "num_local_experts",
+                      "num_attention_heads", "num_key_value_heads"})  # fmt: skip
+_MOST_COUNTED = 10_000
+"""What there is a list of, for each layer or expert. The largest models have some hundred."""
+_LARGEST = 3.4028234663852886e38  # a float32
 
 
 class HubConfig:
@@ -32,12 +38,9 @@ class HubConfig:
         if not path.is_file():
             raise ModelNotFoundError(f"{folder} has no {name}: is it a model's folder?")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read: {foreign_content(path) or error}") from error
-        if not isinstance(values, dict):
-            raise ModelError(f"{path} holds no JSON object")
-        return cls(values, str(path))
+            return cls(read_json_object(path), str(path))
+        except ValueError as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
 
     def with_changes(self, changes: Mapping[str, Any]) -> HubConfig:
         """The same config with other values for some keys."""
@@ -83,18 +86,27 @@ class HubConfig:
         return key in self.values and self.values[key] is None
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
-        """An integer of at least `minimum`. Without a default the key is required."""
+        """An integer of at least `minimum`, and no larger than any model's. Without a default the
+        key is required.
+        """
         value = self.get(key, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise self.wrong(key, value, f"an integer of at least {minimum}")
+        most = _MOST_COUNTED if key in _COUNTED else _MOST
+        if value > most:
+            raise self.wrong(key, value, f"at most {most}")
         return value
 
     def number(self, key: str, default: float) -> float:
         """A positive number."""
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value <= _LARGEST
+        ):
             raise self.wrong(key, value, "a positive number")
         return float(value)
 
@@ -107,7 +119,7 @@ class HubConfig:
 
     def wrong(self, key: str, value: Any, expected: str) -> ModelError:
         """The error for a value that is missing, or is not what was `expected`."""
-        problem = "is missing" if value is None else f"is {value!r}"
+        problem = "is missing" if value is None else f"is {short(value)}"
         return ModelError(f"{self.source}: {key} {problem}; it must be {expected}")
 
     def require(self, key: str, allowed: tuple[Any, ...], default: Any) -> None:
@@ -116,6 +128,12 @@ class HubConfig:
         if value not in allowed:
             known = ", ".join(str(one) for one in allowed)
             raise UnsupportedModelError(
-                f"{self.source}: {key} is {value!r}; the native engine computes {known}. "
+                f"{self.source}: {key} is {short(value)}; the native engine computes {known}. "
                 "infer_backend: vllm may run this model"
             )
+
+
+def short(value: Any) -> str:
+    """A value of a config for an error text: whoever made the file may have made it long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

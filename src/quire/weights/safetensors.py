@@ -14,23 +14,30 @@ NumPy has no bfloat16. Such a tensor is uint16, the upper halves of float32: see
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import logging
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from quire.errors import ModelNotFoundError, WeightsError
+from quire.json_files import MAX_BYTES, parse_json_object, read_json_object
+from quire.machine.cache import file_digest, file_state
 from quire.machine.content import foreign_content
+from quire.weights.hub_config import short
 from quire.weights.mistaken import no_weights
 
-_HEADER_LIMIT = 100_000_000  # the format's own bound
+logger = logging.getLogger("quire")
+
 _TYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -152,13 +159,41 @@ class StoredTensor:
     values: NDArray[Any]
 
 
-class SafetensorsFile:
-    """One mapped file. Raises WeightsError for whatever does not fit the file."""
+class _Entry(NamedTuple):
+    """What a header says about one tensor, beside its type."""
 
-    def __init__(self, path: Path) -> None:
+    shape: tuple[int, ...]
+    offsets: tuple[int, int]
+
+
+def _read_entry(value: Any) -> _Entry | None:
+    """An entry of a header; None if it is malformed."""
+    try:
+        shape = tuple(value["shape"])
+        start, end = value["data_offsets"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    numbers = (*shape, start, end)
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        return None
+    # NumPy 1 has no more dimensions.
+    return _Entry(shape, (start, end)) if start <= end and len(shape) <= 32 else None
+
+
+class SafetensorsFile:
+    """One mapped file. Raises WeightsError for whatever does not fit the file.
+
+    `content` is a file that is mapped already.
+    """
+
+    def __init__(self, path: Path, content: memoryview | None = None) -> None:
         self.path = path
+        self._bytes: NDArray[np.uint8]
         try:
-            self._bytes = np.memmap(path, np.uint8, mode="r")
+            if content is None:
+                self._bytes = np.memmap(path, np.uint8, mode="r")
+            else:
+                self._bytes = np.frombuffer(content, np.uint8)
         except (OSError, ValueError) as error:
             raise WeightsError(f"{path} cannot be mapped: {error}") from error
         self._data, self._entries = self._read_header()
@@ -171,44 +206,53 @@ class SafetensorsFile:
         if len(self._bytes) < 8:
             raise WeightsError(f"{self.path} is truncated: {len(self._bytes)} bytes")
         (length,) = struct.unpack("<Q", self._bytes[:8].tobytes())
-        if length > min(_HEADER_LIMIT, len(self._bytes) - 8):
+        if length > min(MAX_BYTES, len(self._bytes) - 8):
             text = foreign_content(self.path) or (
                 f"truncated, or no safetensors file: its header would be {length} bytes of "
                 f"{len(self._bytes)}"
             )
             raise WeightsError(f"{self.path}: {text}")
         try:
-            header = json.loads(self._bytes[8 : 8 + length].tobytes())
+            header = parse_json_object(self._bytes[8 : 8 + length].tobytes())
         except ValueError as error:
-            raise WeightsError(f"{self.path}: the header is no JSON: {error}") from error
-        if not isinstance(header, dict):
-            raise WeightsError(f"{self.path}: the header is no JSON object")
+            raise WeightsError(
+                f"{self.path}: the header is no JSON that can be read: {error}"
+            ) from error
         header.pop("__metadata__", None)
+        self._check_overlaps(header)
         return self._bytes[8 + length :], header
+
+    def _check_overlaps(self, header: dict[str, Any]) -> None:
+        """Refuse a file in which two tensors share bytes, as the format does."""
+        spans = sorted(
+            (*entry.offsets, name)
+            for name, value in header.items()
+            if (entry := _read_entry(value)) is not None and entry.offsets[0] < entry.offsets[1]
+        )
+        for (_, end, name), (start, _, other) in itertools.pairwise(spans):
+            if start < end:
+                raise WeightsError(f"{self.path}: the bytes of {name} and {other} overlap")
 
     def tensor(self, name: str) -> StoredTensor:
         """The tensor `name`, mapped."""
-        entry = self._entries.get(name)
-        if not isinstance(entry, Mapping):
+        value = self._entries.get(name)
+        if not isinstance(value, Mapping):
             raise WeightsError(f"{self.path} has no tensor {name}")
-        try:
-            dtype, shape = str(entry["dtype"]), entry["shape"]
-            start, end = entry["data_offsets"]
-            if not all(type(number) is int and number >= 0 for number in (*shape, start, end)):
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            message = f"{self.path}: the header's entry of {name} is malformed"
-            raise WeightsError(message) from None
+        entry = _read_entry(value)
+        if entry is None:
+            raise WeightsError(f"{self.path}: the header's entry of {name} is malformed")
+        dtype = str(value.get("dtype"))
         kind = _TYPES.get(dtype)
         if kind is None:
-            raise WeightsError(f"{self.path}: {name} has the unknown type {dtype!r}")
-        return StoredTensor(name, self.path, dtype, self._view(name, kind, shape, start, end))
+            raise WeightsError(f"{self.path}: {name} has the unknown type {dtype[:100]!r}")
+        return StoredTensor(name, self.path, dtype, self._view(name, kind, entry))
 
-    def _view(self, name: str, kind: Any, shape: Any, start: int, end: int) -> NDArray[Any]:
+    def _view(self, name: str, kind: Any, entry: _Entry) -> NDArray[Any]:
+        shape, (start, end) = entry.shape, entry.offsets
         needed = math.prod(shape) * np.dtype(kind).itemsize
         if end - start != needed:
             raise WeightsError(
-                f"{self.path}: {name} of shape {tuple(shape)} needs {needed} bytes, "
+                f"{self.path}: {name} of shape {shape} needs {needed} bytes, "
                 f"the header gives {end - start}"
             )
         if end > len(self._data):
@@ -227,10 +271,11 @@ class SafetensorsFile:
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _OLD_GPTQ = "gptq_model*.safetensors"  # the name that AutoGPTQ gave its one file
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
 class WeightsFolder:
-    """The tensors of a model's folder, in one file or in the many that an index names.
+    """The tensors of a model's folder: in one file, in those that an index names, or in all shards.
 
     `prefix_map` has pairs of prefixes, (stored, known as): tensors are known by the second.
 
@@ -246,12 +291,16 @@ class WeightsFolder:
         self._files: dict[str, SafetensorsFile] = {}
         single = self._single()
         if single is not None:
-            self._file_of = dict.fromkeys(self._file(single).names(), single)
+            names = [single]
         elif (self.folder / _INDEX).is_file():
-            self._file_of = self._read_index()
+            names = []
         else:
-            raise no_weights(self.folder)
-        self._stored_names = {_known_as(name, prefix_map): name for name in self._file_of}
+            names = self._shards()
+        if names:
+            self._file_of = {tensor: name for name in names for tensor in self._file(name).names()}
+        else:
+            self._file_of = self._read_index()
+        self._stored_names = {known_as(name, prefix_map): name for name in self._file_of}
 
     def _single(self) -> str | None:
         """The name of the file that holds all tensors; None if there is none."""
@@ -260,17 +309,45 @@ class WeightsFolder:
         old = [] if (self.folder / _INDEX).is_file() else list(self.folder.glob(_OLD_GPTQ))
         return old[0].name if len(old) == 1 else None
 
+    def _shards(self) -> list[str]:
+        """The names of the shards of a folder that lost its index.
+
+        Raises:
+            ModelNotFoundError: there are none, or one of them is missing.
+            WeightsError: the weights are in another format, or there are two sets of shards.
+        """
+        found = [match for path in self.folder.iterdir() if (match := _SHARD.fullmatch(path.name))]
+        sets = sorted({(match[1], match[3]) for match in found})
+        if not sets:
+            raise no_weights(self.folder)
+        if len(sets) > 1:
+            raise WeightsError(
+                f"{self.folder} has no {_INDEX}, and shards of several models: {sets[0][0]} and "
+                f"{sets[1][0]}. Leave those of one model there"
+            )
+        ((stem, count),) = sets
+        names = [
+            f"{stem}-{number:05}-of-{count}.safetensors" for number in range(1, int(count) + 1)
+        ]
+        there = {match[0] for match in found}
+        missing = next((name for name in names if name not in there), None)
+        if missing is not None:
+            raise ModelNotFoundError(
+                f"{self.folder} lacks {missing}. Copy the model's folder again"
+            )
+        return names
+
     def _read_index(self) -> dict[str, str]:
         path = self.folder / _INDEX
         try:
-            file_of = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+            file_of = read_json_object(path)["weight_map"]
             are_names = all(isinstance(file, str) for file in file_of.values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            text = foreign_content(path) or repr(error)
+            text = error if isinstance(error, ValueError) else short(error)
             raise WeightsError(f"{path} is no index of weights: {text}") from error
         outside = [file for file in file_of.values() if not are_names or Path(file).name != file]
         if outside:
-            raise WeightsError(f"{path} names {outside[0]!r}, which is no file of this folder")
+            raise WeightsError(f"{path} names {short(outside[0])}, which is no file of this folder")
         return file_of
 
     def _file(self, name: str) -> SafetensorsFile:
@@ -283,6 +360,10 @@ class WeightsFolder:
     def __contains__(self, name: str) -> bool:
         return name in self._stored_names
 
+    def names(self) -> list[str]:
+        """The names by which the tensors are known."""
+        return list(self._stored_names)
+
     def stored(self, name: str) -> StoredTensor:
         """The tensor that is known as `name`, whatever its shape and type.
 
@@ -294,23 +375,72 @@ class WeightsFolder:
         stored_name = self._stored_names[name]
         return self._file(self._file_of[stored_name]).tensor(stored_name)
 
-    def fingerprint(self, samples: int, size: int) -> bytes:
-        """A hash of the tensors' names, shapes and types, and of `samples` pieces of each.
+    def are_untied(self, embeddings: str, head: str) -> bool:
+        """Whether both matrices are stored, and hold different numbers.
 
-        Hashing all bytes would read the whole model, which mapping it avoids.
+        Two that a config calls tied are then used both, as in transformers. Whoever trained them apart
+        may have forgotten to say so, and the weights cannot be wrong about it.
         """
-        digest = hashlib.sha256()
-        for name in sorted(self._stored_names):
-            tensor = self.stored(name)
-            digest.update(repr((name, tensor.dtype, tensor.values.shape)).encode())
-            flat = tensor.values.reshape(-1).view(np.uint8)
-            for start in np.linspace(0, max(0, len(flat) - size), samples, dtype=np.int64):
-                digest.update(flat[start : start + size].tobytes())
+        if (
+            embeddings not in self
+            or head not in self
+            or _equal(self.stored(embeddings), self.stored(head))
+        ):
+            return False
+        logger.warning(
+            "%s: config.json says tie_word_embeddings, but %s and %s differ. Both are used; set "
+            "tie_word_embeddings to false.", self.folder, embeddings, head,
+        )  # fmt: skip
+        return True
+
+    def alias(self, name: str, stored: str) -> None:
+        """Know the tensor that is known as `stored` as `name`, too."""
+        self._stored_names[name] = self._stored_names[stored]
+
+    def fingerprint(self, threads: int = 1) -> bytes:
+        """A hash of all bytes of all files, and of which tensor is read from which of them.
+
+        Raises:
+            WeightsError: a file cannot be read.
+        """
+        facts = [repr(sorted(self._stored_names.items())), repr(sorted(self._file_of.items()))]
+        digest = hashlib.sha256("\n".join(facts).encode("utf-8", "backslashreplace"))
+        for path in self.files():
+            try:
+                digest.update(path.name.encode() + file_digest(path, threads=threads))
+            except OSError as error:
+                raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from None
         return digest.digest()
 
+    def file_states(self) -> list[tuple[int, ...]]:
+        """What changes when one of the files does."""
+        return [file_state(path.stat()) for path in self.files()]
 
-def _known_as(name: str, prefix_map: tuple[tuple[str, str], ...]) -> str:
-    """A stored name with the first prefix of the map that fits replaced."""
+    def files(self) -> list[Path]:
+        """The files in order, without those that the folder lacks."""
+        absent = self.absent_files()
+        return [path for path in self._named_files() if path not in absent]
+
+    def absent_files(self) -> list[Path]:
+        """The files that an index names and the folder lacks: nothing may need them."""
+        return [path for path in self._named_files() if not path.is_file()]
+
+    def _named_files(self) -> list[Path]:
+        return [self.folder / name for name in sorted(set(self._file_of.values()))]
+
+
+def _equal(one: StoredTensor, other: StoredTensor) -> bool:
+    """Whether two matrices hold the same numbers. Two that differ mostly differ at the beginning."""
+    if one.dtype != other.dtype or one.values.shape != other.values.shape:
+        return False
+    rows = range(0, len(one.values), 1024)
+    return all(
+        np.array_equal(one.values[row : row + 1024], other.values[row : row + 1024]) for row in rows
+    )
+
+
+def known_as(name: str, prefix_map: tuple[tuple[str, str], ...]) -> str:
+    """A stored name with the first prefix of the map, of pairs (stored, known as), that fits replaced."""
     for stored, known_as in prefix_map:
         if name.startswith(stored):
             return known_as + name.removeprefix(stored)

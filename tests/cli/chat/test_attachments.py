@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from quire.cli.chat.attachments import local_path, read_sources, shown_text, split_dropped, unquoted
 from quire.cli.chat.session import Session, Turn
 from quire.errors import MediaError
-from quire.messages import Media, read_message
+from quire.media.placement import place_media
+from quire.messages import Media, read_conversation, read_message
 from tests.cli.chat.test_reader import completions
 from tests.cli.chat.test_terminal_chat import Line, converse
 from tests.cli.fake_chat_model import Script, echo, words
@@ -311,9 +312,9 @@ def test_media_of_other_forms_are_shown() -> None:
 def test_a_placeholder_that_was_typed_is_text() -> None:
     session = Session()
     session.add_user("What does <image> mean?")
-    (part,) = read_message(session.turns[0].message).parts
-    assert part.text == "What does <image> mean?"  # type: ignore[union-attr]
-    assert part.literal  # type: ignore[union-attr]
+    talk = read_conversation([session.turns[0].message])
+    assert place_media(talk) == talk
+    assert talk.messages[0].text == "What does <image> mean?"
 
 
 def held(turns: list[Turn]) -> list[Any]:

@@ -24,17 +24,20 @@ def make_random_adapter(
     strength: float = 0.05,
     embeddings: bool | str = "auto",
     dtype: str = "float32",
+    vocabulary: int | None = None,
     **options: Any,
 ) -> Path:
     """Write an adapter of the model and return its folder; every trained tensor is random.
 
-    `options` are those of peft's LoraConfig.
+    `embeddings` is `save_embedding_layers`, and `vocabulary` what the model is resized to before
+    training; `options` are those of peft's LoraConfig.
     """
     settings = {"r": 4, "lora_alpha": 8, "target_modules": LINEARS, "task_type": "CAUSAL_LM"}
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        wrapped = get_peft_model(load_oracle(model), LoraConfig(**{**settings, **options}))
+        network = resized_oracle(model, vocabulary)
+        wrapped = get_peft_model(network, LoraConfig(**{**settings, **options}))
         with torch.no_grad():
             for parameter in wrapped.parameters():
                 if parameter.requires_grad:
@@ -45,15 +48,25 @@ def make_random_adapter(
     return folder
 
 
-def load_peft(model: Path, adapter: Path) -> PeftModel:
-    """peft's own model with the adapter, in float32."""
+def resized_oracle(model: Path, vocabulary: int | None) -> Any:
+    """The oracle's model; with rows for a larger vocabulary, those that it makes up are random."""
+    network = load_oracle(model)
+    if vocabulary is not None:
+        network.resize_token_embeddings(vocabulary, mean_resizing=False)
+    return network
+
+
+def load_peft(model: Path, *adapters: Path, vocabulary: int | None = None) -> Any:
+    """peft's own model with the adapter, in float32; of several, all but the last are merged."""
+    network = resized_oracle(model, vocabulary)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(load_oracle(model), adapter).float().eval()
+        for adapter in adapters[:-1]:
+            network = PeftModel.from_pretrained(network, adapter).float().merge_and_unload()
+        return PeftModel.from_pretrained(network, adapters[-1]).float().eval()
 
 
 def checked(adapter: Path, model: Path, number: int = 1) -> Adapter:
     """The adapter, read and checked as for the native engine."""
     loaded = replace(read_adapter(adapter, extended=True), number=number)
-    check_fits(loaded, model)
-    return loaded
+    return replace(loaded, stored_names=check_fits(loaded, model))

@@ -198,6 +198,12 @@ def make_random_model(
     return folder
 
 
+def config_values(kind: str) -> dict[str, Any]:
+    """What the `config.json` of a random model holds."""
+    config_class, changes = _KINDS[kind]
+    return _config(config_class, {**_SMALL, **changes}).to_dict()
+
+
 def _auto_class(config: PretrainedConfig) -> Any:
     towers = (Gemma3Config, Mistral3Config)
     return AutoModelForImageTextToText if isinstance(config, towers) else AutoModelForCausalLM

@@ -118,7 +118,7 @@ def test_stop_strings(remote: ChatModel, native: ChatModel, stop: Any) -> None:
     [
         {"ignore_eos": True, "max_new_tokens": 60},
         {"min_tokens": 30},
-        {"min_tokens": 500, "max_new_tokens": 20},
+        {"min_tokens": 20, "max_new_tokens": 20},
         {"logit_bias": {2046: -100}},
         {"repetition_penalty": 1.3},
         {"presence_penalty": 1.5, "frequency_penalty": 0.5},

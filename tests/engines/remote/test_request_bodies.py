@@ -31,6 +31,7 @@ CHANGES: dict[str, Any] = {
     "frequency_penalty": -0.5,
     "seed": 11,
     "stop": ("END",),
+    "include_stop_str_in_output": True,
     "stop_token_ids": (9,),
     "eos_token_ids": (2,),
     "ignore_eos": True,

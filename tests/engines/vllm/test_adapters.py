@@ -8,12 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from quire.adapters.book import AdapterBook
 from quire.demo import demo_adapter_path, demo_model_path
 from quire.engines.vllm.adapters import VllmAdapters
 from quire.engines.vllm.launch import import_vllm
 from quire.errors import AdapterError
+from tests.chat.reward_folders import make_score_adapter
+from tests.engines.native.random_adapters import load_peft, make_random_adapter
+from tests.engines.native.random_models import make_random_model
 
 
 class Engine:
@@ -22,11 +27,13 @@ class Engine:
     def __init__(self) -> None:
         self.refused: set[str] = set()
         self.loaded: list[str] = []
+        self.paths: list[Path] = []
 
     async def add_lora(self, request: Any) -> bool:
         if request.lora_name in self.refused:
             raise ValueError("made up: it does not fit")
         self.loaded.append(request.lora_name)
+        self.paths.append(Path(request.lora_path))
         return True
 
 
@@ -56,3 +63,45 @@ async def test_one_that_vllm_refuses_does_not_stay_in_the_book(
     assert [adapter.name for adapter in book.adapters] == ["found"]
     assert engine.loaded == ["found"]
     assert await adapters.request(started, "found") is request
+
+
+async def test_a_sum_is_one_folder(engine: Engine, tmp_path: Path) -> None:
+    model = make_random_model(tmp_path / "model", "qwen3")
+    several: list[dict[str, Any]] = [
+        {"r": 4},
+        {"r": 3, "use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
+    ]
+    folders = [
+        make_random_adapter(tmp_path / f"adapter{seed}", model, seed=seed, **options)
+        for seed, options in enumerate(several, 1)
+    ]
+    book = AdapterBook(list(map(str, folders)), model_folder=model)
+    adapters = VllmAdapters(book)
+    started: Any = SimpleNamespace(engine=engine)
+    request = await adapters.request(started, None)
+    assert request is not None
+    assert engine.loaded == ["adapter1+adapter2"]
+    (path,) = engine.paths
+    with torch.inference_mode():
+        ids = torch.tensor([list(range(5, 45))])
+        found = load_peft(model, path)(ids).logits
+        wanted = load_peft(model, *folders)(ids).logits
+    torch.testing.assert_close(found, wanted, atol=2e-4, rtol=0)
+    again: Any = SimpleNamespace(engine=engine)  # a restarted engine reads the same folder
+    await adapters.request(again, None)
+    assert engine.paths == [path, path]
+    await adapters.request(again, "adapter1")
+    assert engine.paths[-1] == folders[0]
+    adapters.forget()
+    assert not path.exists()
+
+
+async def test_the_head_in_an_adapters_folder_is_not_vllms(engine: Engine, tmp_path: Path) -> None:
+    model = make_random_model(tmp_path / "model", "qwen2")
+    folder = make_score_adapter(tmp_path / "it", model)
+    book = AdapterBook([str(folder)], model_folder=model, scores=True)
+    started: Any = SimpleNamespace(engine=engine)
+    await VllmAdapters(book).request(started, None)
+    names = load_file(engine.paths[0] / "adapter_model.safetensors")
+    assert names
+    assert not any("score" in name for name in names)

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from quire.demo import demo_model_path
 from quire.engines.vllm.model_facts import ModelFacts, check_weights, read_model_facts
@@ -191,3 +193,43 @@ def test_pickles_alone_and_nothing_at_all(tmp_path: Path) -> None:
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(WeightsError, match="pickles"):
         check_weights(tmp_path)
+
+
+def stored(folder: Path, head: float, **tensors: Any) -> Path:
+    """A folder with embeddings of ones, and a head of other numbers."""
+    folder.mkdir(exist_ok=True)
+    matrices = {
+        "model.embed_tokens.weight": np.ones((4, 2), np.float32),
+        "lm_head.weight": np.full((4, 2), head, np.float32),
+    }
+    save_file({**matrices, **tensors}, folder / "model.safetensors")
+    return folder
+
+
+BITS: dict[str, Any] = {
+    "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}
+}
+
+
+def test_what_the_config_says_of_the_weights_wrongly_is_corrected(tmp_path: Path) -> None:
+    """vLLM goes by the config alone: it would drop the head, and look for integers."""
+    folder = stored(tmp_path, 2.0)
+    facts = facts_of(folder, **LLAMA, **BITS, tie_word_embeddings=True)
+    assert facts.corrections == {"tie_word_embeddings": False, "quantization_config": None}
+    assert facts.quantization is None
+
+
+def test_what_is_right_stays(tmp_path: Path) -> None:
+    folder = stored(tmp_path, 1.0, **{"m.weight.absmax": np.ones(1, np.float32)})
+    facts = facts_of(folder, **LLAMA, **BITS, tie_word_embeddings=True)
+    assert (facts.corrections, facts.quantization) == ({}, "bitsandbytes")
+    assert facts_of(stored(tmp_path, 2.0), **LLAMA, tie_word_embeddings=False).corrections == {}
+
+
+@pytest.mark.parametrize("value", [10**30, 1e308, float("inf"), -1, "x", [], {}, True])
+def test_hostile_sizes(tmp_path: Path, value: Any) -> None:
+    rope = {"rope_type": "yarn", "factor": value, "original_max_position_embeddings": value}
+    config = dict.fromkeys(LLAMA, value) | {"rope_parameters": rope, "tie_word_embeddings": value}
+    facts = facts_of(tmp_path, **config)
+    assert 0 <= facts.kv_bytes_per_token(2) < 1 << 130
+    assert facts.max_positions < 1 << 60

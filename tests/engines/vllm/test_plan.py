@@ -133,6 +133,18 @@ def test_an_explicit_length_and_a_wish(
     assert plan.engine_args["max_model_len"] == expected
 
 
+def test_what_a_config_says_wrongly_is_overridden() -> None:
+    corrections = {"tie_word_embeddings": False}
+    assert plan_of(qwen(corrections=corrections)).engine_args["hf_overrides"] == corrections
+    both = plan_of(qwen(corrections=corrections), rope_scaling="linear").engine_args["hf_overrides"]
+    assert both.keys() == {"tie_word_embeddings", "rope_parameters", "max_position_embeddings"}
+    own = {"hf_overrides": {"a": 1}}
+    assert plan_of(qwen(corrections=corrections), vllm_config=own).engine_args["hf_overrides"] == {
+        "a": 1
+    }
+    assert "hf_overrides" not in plan_of().engine_args
+
+
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3"])
 def test_rope_scaling(kind: str) -> None:
     model = qwen(max_positions=8192, rope={"rope_type": "default", "rope_theta": 1e6})
@@ -155,6 +167,19 @@ def test_a_reward_model() -> None:
     assert (values["runner"], values["convert"]) == ("pooling", "classify")
     assert not {"max_logprobs", "structured_outputs_config"} & set(values)
     assert "runner" not in plan_of().engine_args
+
+
+def test_a_reward_model_whose_head_is_ours() -> None:
+    plan = make_plan(arguments(), finetuning(stage="rm"), qwen(), gpus(), own_head=True)
+    values = plan.engine_args
+    assert (values["runner"], values["convert"]) == ("pooling", "embed")
+    assert values["pooler_config"] == {"pooling_type": "LAST"}
+    assert plan.purpose == "score"
+
+
+def test_ranks_of_a_sum_beyond_vllms() -> None:
+    with pytest.raises(ConfigError, match=r"640 .*as their sum.*native"):
+        make_plan(arguments(), finetuning(), qwen(), gpus(), AdapterNeeds(640, 3))
 
 
 def test_what_an_engine_is_for() -> None:

@@ -371,6 +371,15 @@ def test_finish_reasons(theirs: str, ours: str) -> None:
     (delta,) = read(DeltaReader(params(), 3), output(completion(0, "", [], theirs)))
     assert delta.finish_reason == ours
     assert (delta.error is not None) == (ours == "error")
+    assert not delta.refused
+
+
+def test_an_error_of_a_constrained_request_is_its_own_fault() -> None:
+    """vLLM ends a request so where its grammar rejects what was sampled."""
+    constrained = params(response_format=Constraint("choice", ("yes",)))
+    (delta,) = read(DeltaReader(constrained, 3), output(completion(0, "", [], "error")))
+    assert delta.refused
+    assert "response_format" in (delta.error or "")
 
 
 def test_every_reason_of_the_installed_vllm_is_known() -> None:

@@ -322,7 +322,7 @@ def test_two_adapters_and_the_base_at_once(vllm_model: ChatModel) -> None:
         assert not any(_shows(manner, found["base", text]) for text in QUESTIONS)
 
 
-def test_the_first_adapter_is_the_default(vllm_model: ChatModel) -> None:
+def test_the_configured_adapter_is_the_default(vllm_model: ChatModel) -> None:
     assert "Arr!" in vllm_model.chat(HELLO, temperature=0)[0].response_text
     assert [adapter.name for adapter in vllm_model.adapters] == ["adapter", "adapter_butler"]
 
@@ -427,6 +427,12 @@ def test_priorities_are_taken(vllm_model: ChatModel) -> None:
         (HELLO, {"num_beams": 4}, UnsupportedOptionError, "num_beams"),
         ([{"role": "user", "content": "word " * 3000}], {}, PromptTooLongError, "1,024"),
         (HELLO, {"response_format": {"type": "yaml"}}, SamplingError, "yaml"),
+        (
+            HELLO,
+            {"response_format": {"type": "choice", "choice": ["yes"]}, "bad_words": ["yes", "y"]},
+            SamplingError,
+            "grammar could not go on",
+        ),
     ],
 )
 def test_a_wrong_request_fails_alone(

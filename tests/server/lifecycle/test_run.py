@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,7 +16,8 @@ import pytest
 
 from quire.cli.main import main
 from quire.errors import ConfigError
-from quire.server.arguments import read_server_arguments
+from quire.server.arguments import ServerArguments, read_server_arguments
+from quire.server.lifecycle import run
 from tests.polling import wait_until
 
 STARTS = "import sys; from quire.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -82,6 +84,32 @@ def test_wrong_words_are_told(
 ) -> None:
     assert main(["serve", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "most", "raised"),
+    [
+        ((1024, 1024), 8192, 768, 1024),
+        ((1024, 4096), 8192, 3840, 4096),
+        ((1024, 2**20), 8192, 8192, 65536),
+        ((256, 256), 100, 100, 256),
+        ((100, 100), 8192, 50, 100),
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), 8192, 8192, None),
+    ],
+)
+def test_connections_leave_files_for_all_else(
+    limits: tuple[int, int],
+    asked: int,
+    most: int,
+    raised: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = list(limits)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, new: now.__setitem__(0, new[0]))
+    found = run._within_open_files(ServerArguments(max_connections=asked))
+    assert found.max_connections == most
+    assert now[0] == (limits[0] if raised is None else raised)
 
 
 def test_the_environment_gives_way_to_words() -> None:

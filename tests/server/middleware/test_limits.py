@@ -262,6 +262,84 @@ async def test_cors_is_off_unless_asked_for(tokenizer: Tokenizer) -> None:
         )  # so that a page can read it
 
 
+PREFLIGHT = "access-control-request-headers"
+# As the clients of these two send them from a browser, with what helpers and options add.
+CLIENT_HEADERS = {
+    "openai": "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,"
+    "x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,"
+    "x-stainless-runtime-version,x-stainless-timeout,openai-organization,openai-project,"
+    "x-stainless-helper-method,openai-beta,user-agent",
+    "anthropic": "anthropic-beta, anthropic-dangerous-direct-browser-access, anthropic-version, "
+    "Content-Type, X-Api-Key, X-Stainless-Helper, x-stainless-stream-helper",
+    "one of them": "x-stainless-something-new",
+}
+
+
+@pytest.mark.parametrize("client", CLIENT_HEADERS)
+@pytest.mark.parametrize("origins", ["https://chat.example.org", "*"])
+async def test_the_headers_of_clients_for_browsers_pass(
+    tokenizer: Tokenizer, client: str, origins: str
+) -> None:
+    asked = {"origin": "https://chat.example.org", "access-control-request-method": "POST"}
+    async with guarded(tokenizer, api_key="some-long-key", cors_origins=origins) as server:
+        names = CLIENT_HEADERS[client]
+        answer = await server.client.options("/v1/messages", headers={**asked, PREFLIGHT: names})
+        assert answer.status_code == 200
+        allowed = {
+            one.strip() for one in answer.headers["access-control-allow-headers"].lower().split(",")
+        }
+        assert {name.strip().lower() for name in names.split(",")} <= allowed
+        assert answer.headers["access-control-allow-origin"] == origins
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x-other", "x-stainless-", "x-stainless-a\tb", "not-openai-beta", "anthropic", "cookie"],
+)
+async def test_other_headers_do_not_pass(tokenizer: Tokenizer, name: str) -> None:
+    asked = {"origin": "https://chat.example.org", "access-control-request-method": "POST"}
+    async with guarded(tokenizer, cors_origins=asked["origin"]) as server:
+        headers = {**asked, PREFLIGHT: f"content-type, {name}, x-stainless-os"}
+        answer = await server.client.options("/v1/messages", headers=headers)
+        assert answer.status_code == 400
+        allowed = answer.headers["access-control-allow-headers"].lower().split(",")
+        assert name not in {one.strip() for one in allowed}
+
+
+@pytest.mark.parametrize("second", ["localhost", "evil.example.org"])
+async def test_two_hosts_are_refused(tokenizer: Tokenizer, second: str) -> None:
+    for allowed in (False, True):
+        async with guarded(tokenizer, allow_no_key=allowed) as server:
+            headers = [("host", "localhost"), ("host", second)]
+            answer = await server.client.get("/health", headers=headers)
+            assert answer.status_code == 400
+            assert "Host" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "0" * 5000 + "9" * 10, "9" * 21, "9" * 20])
+async def test_a_length_of_many_digits_is_too_large(tokenizer: Tokenizer, length: str) -> None:
+    async with guarded(tokenizer) as server:
+        answer = await server.chat(headers={"content-length": length})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+
+
+async def test_zeros_before_a_length_change_nothing(tokenizer: Tokenizer) -> None:
+    async with guarded(tokenizer) as server:
+        body = json.dumps(HI).encode()
+        headers = {"content-length": "0" * 5000 + str(len(body))}
+        assert (await server.chat(body, headers=headers)).status_code == 200
+
+
+async def test_a_limit_is_named_as_the_api_names_it(tokenizer: Tokenizer) -> None:
+    async with guarded(tokenizer) as server:
+        body = {**HI, "model": "echo", "stop_sequences": ["x"] * 40}
+        answer = await server.client.post("/v1/messages", json=body)
+        assert answer.json()["error"]["message"].startswith("stop_sequences: at most 16")
+        body = {"input": "Hi", "include": ["message.output_text.logprobs"], "top_logprobs": 21}
+        answer = await server.client.post("/v1/responses", json=body)
+        assert "top_logprobs" in answer.json()["error"]["message"]
+
+
 JSON = st.recursive(
     st.none() | st.integers() | st.text(max_size=8) | st.sampled_from(['"[', "\\", "]}{", '\\"']),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

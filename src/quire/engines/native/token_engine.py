@@ -24,11 +24,6 @@ from quire.engines.native.core.engine import Engine, EngineStatistics
 from quire.engines.native.core.logits_processors import Encode, bad_word_ids
 from quire.engines.native.core.pooling import Pooled, Pooling
 from quire.engines.native.cpu.loading import load_model
-from quire.engines.native.cpu.weights.score_head import (
-    RewardModel,
-    is_classifier,
-    read_reward_model,
-)
 from quire.engines.native.engine_thread import EngineThread, Submission
 from quire.engines.native.media.encoder import MediaEncoder, media_kinds
 from quire.engines.seam import (
@@ -46,6 +41,7 @@ from quire.errors import (
     EngineClosedError,
     EngineError,
     GenerationError,
+    ModelNotFoundError,
     UnsupportedModelError,
 )
 from quire.media.placement import Kind, check_kind
@@ -53,7 +49,9 @@ from quire.outputs import Delta, Embedding
 from quire.prompt import Prompt
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
-from quire.tokenizer.loading import check_vocabulary
+from quire.tokenizer.loading import check_vocabulary, token_count
+from quire.weights.folder import read_json
+from quire.weights.score_head import RewardModel, is_classifier, read_reward_model
 
 logger = logging.getLogger("quire")
 
@@ -75,17 +73,25 @@ class NativeTokenEngine(TokenEngine):
 
     def __init__(self, arguments: InferArgs, folder: Path, tokenizer: Tokenizer) -> None:
         args = arguments.model
-        self._reward = _reward_model(folder, arguments.finetuning)
         book = AdapterBook(
             args.adapter_name_or_path or (),
             folder=args.adapter_folder,
             model_folder=folder,
             extended=True,
+            scores=arguments.finetuning.stage == "rm",
         )
+        self._reward = _reward_model(folder, book, arguments.finetuning)
         self.media = MediaFeatureEncoder(folder)
-        runner = _load_runner(folder, args, with_head=self._reward is None)
+        runner = _load_runner(
+            folder,
+            args,
+            with_head=self._reward is None,
+            known_tokens=token_count(tokenizer) if args.resize_vocab else 0,
+            rows=max((adapter.vocabulary for adapter in book.adapters), default=0),
+        )
         try:
             check_vocabulary(tokenizer, args, runner.vocab_size)
+            _warn_of_unread_tokens(book, tokenizer)
             self._adapters = NativeAdapters(book, runner)
             self._encode_word = lru_cache(maxsize=_WORDS)(tokenizer.encode_literal)
             engine = _make_engine(runner, args, tokenizer, self._encode_word)
@@ -136,6 +142,7 @@ class NativeTokenEngine(TokenEngine):
         if params.score:
             assert self._reward is not None, "checked by who asks: info.purposes"
             head, prompt = self._reward.head, self._reward.scored(prompt)
+            assert head is not None, "this engine reads every head itself"
         pooling = Pooling(
             params.kind or "last",
             params.normalize,
@@ -284,13 +291,13 @@ _WITHOUT_EFFECT = (
 cache is always used, and the rest is vLLM's or the remote engine's own."""
 
 
-def check_arguments(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> None:
+def check_arguments(model_args: ModelArguments) -> None:
     """Refuse by name what would change answers, and name in one line what has no effect.
 
     Raises:
         ConfigError: an argument that the native engine cannot honour.
     """
-    problems = list(_problems(model_args, finetuning_args))
+    problems = list(_problems(model_args))
     if problems:
         raise ConfigError(" ".join(problems))
     ignored = [name for name in _WITHOUT_EFFECT if name in model_args.explicit()]
@@ -305,7 +312,7 @@ def quantization(model_args: ModelArguments) -> Literal["int8", "int4"] | None:
     return model_args.native_quantization
 
 
-def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) -> Iterator[str]:
+def _problems(model_args: ModelArguments) -> Iterator[str]:
     if model_args.quantization_bit not in (None, 4, 8):
         yield (
             f"quantization_bit {model_args.quantization_bit}: the native engine rounds weights to 8 "
@@ -321,23 +328,17 @@ def _problems(model_args: ModelArguments, finetuning_args: FinetuningArguments) 
             "split_special_tokens: users' text never becomes control tokens here, and the "
             "template's always do; leave it out."
         )
-    if finetuning_args.stage == "rm" and (
-        model_args.adapter_name_or_path or model_args.adapter_folder
-    ):
-        yield (
-            "stage rm with adapter_name_or_path or adapter_folder: the native engine reads a reward "
-            "model's head beside the model itself, not in an adapter's folder; export the merged "
-            "model with its value_head.safetensors."
-        )
 
 
 # --- loading -------------------------------------------------------------------------------------
 
 
-def _reward_model(folder: Path, finetuning_args: FinetuningArguments) -> RewardModel | None:
-    """What the stage rm needs of the folder; a classifier is refused in any other stage."""
+def _reward_model(
+    folder: Path, book: AdapterBook, finetuning_args: FinetuningArguments
+) -> RewardModel | None:
+    """What the stage rm needs of the folders; a classifier is refused in any other stage."""
     if finetuning_args.stage == "rm":
-        return read_reward_model(folder)
+        return read_reward_model(folder, book.head_folders)
     if is_classifier(folder):
         raise UnsupportedModelError(
             f"{folder} holds a model that classifies and writes no text: give stage: rm for its "
@@ -346,7 +347,29 @@ def _reward_model(folder: Path, finetuning_args: FinetuningArguments) -> RewardM
     return None
 
 
-def _load_runner(folder: Path, args: ModelArguments, *, with_head: bool) -> Runner:
+def _warn_of_unread_tokens(book: AdapterBook, tokenizer: Tokenizer) -> None:
+    """Name the tokens that an adapter was trained with and this tokenizer would read as pieces."""
+    for adapter in book.adapters:
+        if adapter.parts or not adapter.vocabulary:
+            continue
+        try:
+            added = read_json(adapter.path, "tokenizer.json").get("added_tokens", [])
+            names = [str(token["content"]) for token in added]
+        except (ModelNotFoundError, TypeError, KeyError):  # it is not needed for anything else
+            continue
+        unread = [name for name in names if tokenizer.token_to_id(name) is None]
+        if unread:
+            logger.warning(
+                "The adapter %s was trained with tokens that the model's tokenizer does not have. "
+                "List them in add_tokens or add_special_tokens, in this order: %s",
+                adapter.path,
+                ", ".join(unread[:20]),
+            )
+
+
+def _load_runner(
+    folder: Path, args: ModelArguments, *, with_head: bool, known_tokens: int, rows: int
+) -> Runner:
     return load_model(
         folder,
         dtype=args.infer_dtype,
@@ -362,6 +385,8 @@ def _load_runner(folder: Path, args: ModelArguments, *, with_head: bool) -> Runn
         max_batch_tokens=args.native_max_batch_tokens,
         num_threads=args.native_num_threads,
         with_head=with_head,
+        known_tokens=known_tokens,
+        rows=rows,
     )
 
 

@@ -96,7 +96,11 @@ def completion_logprobs(
 
 
 def chat_logprobs(value: Mapping[str, Any], top: int) -> tuple[TokenLogprob, ...]:
-    """Read log-probabilities in the chat API's form, with the `top` most likely tokens of each."""
+    """Read log-probabilities in the chat API's form, with the `top` most likely tokens of each.
+
+    Those of a thought, which quire's own server tells apart, come before the content's.
+    """
+    entries = (*(value.get("reasoning_content") or ()), *(value.get("content") or ()))
     return tuple(
         _entry(
             _token(entry["token"]),
@@ -104,7 +108,7 @@ def chat_logprobs(value: Mapping[str, Any], top: int) -> tuple[TokenLogprob, ...
             {_token(one["token"]): one["logprob"] for one in entry.get("top_logprobs") or ()},
             top,
         )
-        for entry in value.get("content") or ()
+        for entry in entries
     )
 
 

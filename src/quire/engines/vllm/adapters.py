@@ -7,10 +7,16 @@ does not fit. `add_lora` ahead of the request makes that an error of the caller 
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
 
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
+from quire.adapters.lora_config import CONFIG_FILE
+from quire.adapters.plain import write_plain
 from quire.engines.vllm.errors import as_quire_error
 from quire.engines.vllm.launch import RunningEngine
 from quire.errors import AdapterError
@@ -29,6 +35,7 @@ class VllmAdapters:
         self._loaded_in: RunningEngine | None = (
             None  # after a restart, nothing of `_loaded` is true
         )
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     async def request(self, started: RunningEngine, name: str | None) -> LoRARequest | None:
         """Return vLLM's argument for a request with this adapter; None for the base model.
@@ -76,8 +83,11 @@ class VllmAdapters:
         return adapter
 
     def forget(self) -> None:
-        """Drop the references to the engine, which is about to be closed."""
+        """Drop the references to the engine, which is about to be closed, and what was written for it."""
         self._loaded_in, self._loaded = None, {}
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
 
     async def _add(self, started: RunningEngine, name: str | None, path: str) -> Adapter:
         """Enter an adapter into the book and load it; take it out again if vLLM refuses it."""
@@ -97,7 +107,8 @@ class VllmAdapters:
         request = self._loaded.get(adapter.number)
         if request is not None:
             return request
-        request = LoRARequest(adapter.name, adapter.number, str(adapter.path))
+        folder = await asyncio.to_thread(self._folder_of, adapter)
+        request = LoRARequest(adapter.name, adapter.number, str(folder))
         try:
             loaded = await started.engine.add_lora(request)
         except Exception as error:
@@ -107,3 +118,28 @@ class VllmAdapters:
             raise AdapterError(f"vLLM did not load the adapter {adapter.path}.")
         self._loaded[adapter.number] = request
         return request
+
+    def _folder_of(self, adapter: Adapter) -> Path:
+        """The folder that vLLM reads: the adapter's own, or one that is written for it.
+
+        A sum has no folder; that of a reward model's adapter may hold a head, which vLLM does not
+        read.
+
+        Raises:
+            AdapterError: the folder cannot be written.
+        """
+        if not adapter.parts and not adapter.scores:
+            return adapter.path
+        if self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="quire-adapters-")
+        folder = Path(self._scratch.name) / str(adapter.number)
+        if not (folder / CONFIG_FILE).is_file():
+            folder.mkdir(exist_ok=True)
+            try:
+                write_plain(adapter, folder)
+            except (OSError, SafetensorError) as error:
+                raise AdapterError(
+                    f"The adapter {adapter.path} cannot be written into {folder} for vLLM: {error}. "
+                    "Make room there, or set TMPDIR to another folder."
+                ) from None
+        return folder

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quire.errors import ModelNotFoundError, WeightsError
+from quire.errors import ModelError, ModelNotFoundError, WeightsError
+from quire.quantization.formats import are_quantized
 from quire.weights.folder import read_json
 from quire.weights.mistaken import check_not_empty, no_weights
-from quire.weights.safetensors import read_header
+from quire.weights.safetensors import WeightsFolder, read_header
 
 _DEFAULT_POSITIONS = 2048
 
@@ -41,6 +42,8 @@ class ModelFacts:
     """The longest sequence in tokens without RoPE scaling."""
     is_part: bool = False
     """Whether the decoder is one part of the model, such as the `text_config` of a vision model."""
+    corrections: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What `config.json` says of the weights, where the folder shows it to be otherwise."""
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes that one token takes in the KV cache, over all layers."""
@@ -60,6 +63,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
     heads = _number(text, "num_attention_heads", "n_head")
     hidden = _number(text, "hidden_size", "n_embd")
     rope = text.get("rope_parameters") or text.get("rope_scaling")
+    corrections = _corrections(folder, config)
     return ModelFacts(
         folder=folder,
         num_heads=heads,
@@ -74,12 +78,30 @@ def read_model_facts(folder: Path) -> ModelFacts:
             text.get("dtype") or text.get("torch_dtype") or config.get("dtype")
             or config.get("torch_dtype") or "bfloat16"
         ).removeprefix("torch."),
-        quantization=_quantization(config),
+        quantization=_quantization({**config, **corrections}),
         num_experts=_number(text, "num_experts", "num_local_experts", "n_routed_experts"),
         rope=rope if isinstance(rope, Mapping) else None,
         trained_positions=_trained_positions(text, rope),
         is_part=text is not config,
+        corrections=corrections,
     )  # fmt: skip
+
+
+def _corrections(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What tools leave behind in a config: tied matrices that were trained apart, and the quantisation
+    of a model that they have merged back to full precision.
+    """
+    try:
+        source = WeightsFolder(folder)
+        found: dict[str, Any] = {}
+        tied = config.get("tie_word_embeddings") is True
+        if tied and source.are_untied("model.embed_tokens.weight", "lm_head.weight"):
+            found["tie_word_embeddings"] = False
+        if _quantization(config) == "bitsandbytes" and not are_quantized(source.names()):
+            found["quantization_config"] = None
+        return found
+    except ModelError:  # `check_weights` says what is wrong
+        return {}
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -117,10 +139,10 @@ def check_weights(folder: Path) -> None:
 
 
 def _number(values: Mapping[str, Any], *names: str) -> int:
-    """The value of the first of these keys that holds a positive integer, else 0."""
+    """The value of the first of these keys that holds a positive integer of a model's, else 0."""
     for name in names:
         value = values.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31:
             return value
     return 0
 
@@ -132,7 +154,7 @@ def _max_positions(text: Mapping[str, Any], rope: Any) -> int:
     if not isinstance(rope, Mapping):
         return positions
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
-    if kind == "yarn" and isinstance(factor, (int, float)):
+    if kind == "yarn" and isinstance(factor, (int, float)) and 0 < factor < 1e6:
         trained = _number(rope, "original_max_position_embeddings") or positions
         return max(positions, int(trained * factor))
     return positions

@@ -64,13 +64,16 @@ class EnginePlan:
     engine_args: Mapping[str, Any]
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     notes: tuple[str, ...] = ()
+    scores: bool = False
+    """Whether what is pooled becomes a score."""
 
     @property
     def purpose(self) -> Purpose:
         """What the engine is for: with vLLM's runner `pooling` it generates no text."""
         if self.engine_args.get("runner") != "pooling":
             return "generate"
-        return "score" if self.engine_args.get("convert") == "classify" else "embed"
+        scores = self.scores or self.engine_args.get("convert") == "classify"
+        return "score" if scores else "embed"
 
 
 def make_plan(
@@ -82,6 +85,7 @@ def make_plan(
     *,
     tokenizer: Path | None = None,
     known: frozenset[str] | None = None,
+    own_head: bool = False,
 ) -> EnginePlan:
     """Make the plan for one engine.
 
@@ -90,6 +94,7 @@ def make_plan(
         tokenizer: a folder whose tokenizer replaces the model's own.
         known: the engine arguments of the installed vLLM, to check `vllm_config` against; None
             checks nothing.
+        own_head: whether quire applies a reward model's head to what vLLM pools.
 
     Raises:
         ConfigError: vLLM cannot honour an argument, or `vllm_config` has an unknown key.
@@ -110,10 +115,12 @@ def make_plan(
     values |= _lora(args, adapters or AdapterNeeds())
     if tokenizer is not None:
         values["tokenizer"] = str(tokenizer)
+    if own_head:
+        values |= {"convert": "embed", "pooler_config": {"pooling_type": "LAST"}}
     values |= own
     if values.get("runner") == "pooling":
         values = {key: values[key] for key in values if key in own or key not in _GENERATION_ONLY}
-    return EnginePlan(values, environment, tuple(notes))
+    return EnginePlan(values, environment, tuple(notes), finetuning.stage == "rm")
 
 
 def _check_config(own: Mapping[str, Any], known: frozenset[str] | None) -> None:
@@ -159,8 +166,11 @@ def _base(
     }
     if precision.quantization is not None:
         values["quantization"] = precision.quantization
+    overrides = dict(model.corrections)
     if args.rope_scaling is not None:
-        values["hf_overrides"] = _rope_override(args.rope_scaling, model)
+        overrides |= _rope_override(args.rope_scaling, model)
+    if overrides:
+        values["hf_overrides"] = overrides
     if finetuning.stage == "rm":
         values |= {"runner": "pooling", "convert": "classify"}
     return values
@@ -294,4 +304,8 @@ def _lora_rank(args: ModelArguments, adapters: AdapterNeeds) -> int:
     for size in LORA_RANKS:
         if size >= rank:
             return size
-    raise ConfigError(f"A LoRA rank of {rank} is more than vLLM takes ({LORA_RANKS[-1]}).")
+    raise ConfigError(
+        f"A LoRA rank of {rank} is more than vLLM takes ({LORA_RANKS[-1]}). Several adapters in "
+        "adapter_name_or_path are also served as their sum, which has their ranks together: merge "
+        "them into the model, or choose infer_backend native."
+    )

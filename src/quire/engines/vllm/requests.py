@@ -41,6 +41,12 @@ _FINISH_REASONS: Mapping[str, FinishReason] = {
     "repetition": "stop",
 }
 
+_FAILED = "vLLM failed in a step of this request."
+_NO_TOKEN = (
+    "vLLM's grammar could not go on: bad_words, min_tokens or logit_bias leave nothing of what "
+    "response_format allows, or it is too large."
+)
+
 # --- sampling settings ---------------------------------------------------------------------------
 
 
@@ -207,7 +213,9 @@ class DeltaReader:
             delta.stop_reason = self._stop_reason(completion, tokens)
             delta.usage = Usage(self._prompt_length, count, cached or 0)
             if delta.finish_reason == "error":
-                delta.error = "vLLM failed in a step of this request."
+                # vLLM ends a request so where its grammar rejects the token that was sampled.
+                delta.refused = self._params.response_format is not None
+                delta.error = _NO_TOKEN if delta.refused else _FAILED
         return delta
 
     def _logprobs(self, tokens: tuple[int, ...], rows: Any) -> tuple[TokenLogprob, ...] | None:

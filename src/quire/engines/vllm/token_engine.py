@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
@@ -38,6 +40,7 @@ from quire.engines.vllm.requests import (
     salted,
     to_vllm,
 )
+from quire.engines.vllm.rewards import read_vllm_reward
 from quire.engines.vllm.supervisor import Supervisor
 from quire.errors import EngineError, SamplingError, UnsupportedOptionError
 from quire.media.placement import Kind, check_kind
@@ -80,15 +83,21 @@ class VllmTokenEngine(TokenEngine):
         if facts.vocab_size:
             check_vocabulary(tokenizer, args, facts.vocab_size)
         book = AdapterBook(
-            args.adapter_name_or_path or (), folder=args.adapter_folder, model_folder=folder
+            args.adapter_name_or_path or (),
+            folder=args.adapter_folder,
+            model_folder=folder,
+            scores=arguments.finetuning.stage == "rm",
+            towers=bool((args.vllm_config or {}).get("enable_tower_connector_lora")),
         )
+        self._reward = read_vllm_reward(arguments, folder, book.head_folders)
         with ExitStack() as resources:
             # A folder that is kept until the engine is closed: a restart reads the tokenizer again.
             scratch = resources.enter_context(
                 tempfile.TemporaryDirectory(prefix="quire-tokenizer-")
             )
             files = _tokenizer_files(tokenizer, args, folder, Path(scratch))
-            plan = _make_plan(arguments, facts, book, files)
+            own_head = self._reward is not None and self._reward.head is not None
+            plan = _make_plan(arguments, facts, book, files, own_head=own_head)
             self.purpose = plan.purpose
             self._supervisor = Supervisor(plan, args.vllm_start_timeout, args.vllm_max_restarts)
             resources.callback(self._supervisor.close)
@@ -147,8 +156,12 @@ class VllmTokenEngine(TokenEngine):
         adapter = await self._adapters.request(started, params.adapter)
         if params.kind is not None:
             _check_pooling_kind(started, params.kind)
+        head = None
+        if params.score and self._reward is not None:
+            head, prompt = self._reward.head, self._reward.scored(prompt)
         settings = vllm.PoolingParams(
-            task="classify" if params.score else "embed", use_activation=params.normalize
+            task="classify" if params.score and head is None else "embed",
+            use_activation=params.normalize,
         )
         with self._ids.claim(None) as request_id, translated_errors():
             outputs = started.engine.encode(
@@ -160,9 +173,11 @@ class VllmTokenEngine(TokenEngine):
             )
             async with aclosing(outputs):
                 async for output in outputs:
-                    vector = tuple(output.outputs.data.flatten().tolist())
+                    vector: list[float] = output.outputs.data.flatten().tolist()
+                    if head is not None:
+                        vector = head.apply(np.array(vector)).tolist()
                     usage = Usage(prompt_tokens=len(prompt), completion_tokens=0)
-                    return Embedding(vector, usage)
+                    return Embedding(tuple(vector), usage)
         raise AssertionError("vLLM ended a pooling request without an output")
 
     async def health(self) -> None:
@@ -296,7 +311,12 @@ def _check_pooling_kind(started: RunningEngine, kind: PoolingKind) -> None:
 
 
 def _make_plan(
-    arguments: InferArgs, facts: ModelFacts, book: AdapterBook, tokenizer: Path | None
+    arguments: InferArgs,
+    facts: ModelFacts,
+    book: AdapterBook,
+    tokenizer: Path | None,
+    *,
+    own_head: bool,
 ) -> EnginePlan:
     version = import_vllm()
     args = arguments.model
@@ -306,9 +326,10 @@ def _make_plan(
         arguments.finetuning,
         facts,
         devices,
-        AdapterNeeds(book.largest_rank, len(book.names), args.adapter_folder is not None),
+        AdapterNeeds(book.largest_rank, len(book.names), book.folder is not None),
         tokenizer=tokenizer,
         known=engine_argument_names(),
+        own_head=own_head,
     )
     where = "the CPU" if devices.is_cpu else f"{devices.count} x {devices.kind}"
     notes = "".join(f"; {note}" for note in plan.notes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from quire.errors import ConfigError
 from quire.media.families.family import MediaFamily, picture_size
 from quire.media.families.llava import extra_tokens, patch_grid, tile_size
+from quire.media.families.settings import height_width
 from quire.media.families.sizes import Size, best_resolution
 from quire.media.values import Medium
 from quire.template.format import MediaTokens
@@ -25,15 +27,21 @@ class LlavaNext(MediaFamily):
         tile = tile_size(self.settings.image, self.settings)
         rows, columns = patch_grid(self.settings, tile)
         chosen = best_resolution(height, width, self._resolutions())
-        high, wide = _unpadded(
-            height, width, rows * (chosen[0] // tile[0]), columns * (chosen[1] // tile[1])
-        )
+        grid = rows * (chosen[0] // tile[0]), columns * (chosen[1] // tile[1])
+        if not all(grid):
+            raise ConfigError(
+                f"A tile of the model's processor, {tile}, is smaller than a patch or larger than "
+                f"the resolution {chosen}."
+            )
+        high, wide = _unpadded(height, width, *grid)
         return high * wide + high + rows * columns + extra_tokens(self.settings)
 
     def _resolutions(self) -> list[Size]:
         listed = self.settings.image.get("image_grid_pinpoints")
         listed = listed or self.settings.model.get("image_grid_pinpoints") or _RESOLUTIONS
-        return [(int(height), int(width)) for height, width in listed]
+        if not isinstance(listed, (list, tuple)):
+            raise ConfigError("image_grid_pinpoints of the model's processor must be a list.")
+        return [height_width(one, _RESOLUTIONS[0]) for one in listed]
 
 
 def _unpadded(height: int, width: int, rows: int, columns: int) -> Size:

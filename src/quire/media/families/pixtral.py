@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from quire.media.families.family import MediaFamily, picture_size
-from quire.media.families.settings import number
+from quire.media.families.settings import first_object, height_width, number
 from quire.media.families.sizes import Size, ceil_to
 from quire.media.values import Medium
 from quire.template.format import MediaTokens
@@ -45,9 +45,9 @@ class Pixtral(MediaFamily):
         return ceil_to(max(height, 1), side) // side, ceil_to(max(width, 1), side) // side
 
     def _largest(self) -> Size:
-        size = self.settings.image.get("size") or {}
+        size = first_object(self.settings.image.get("size"))
         edge = size.get("longest_edge") or number(self.settings.vision, "image_size", 1024)
-        return int(size.get("height") or edge), int(size.get("width") or edge)
+        return height_width([size.get("height") or edge, size.get("width") or edge], (edge, edge))
 
     def _word(self, name: str, default: str) -> str:
         return str(self.settings.processor.get(name) or default)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire.media.families.family import MediaFamily, clip_of, picture_size
-from quire.media.families.settings import flag, number
+from quire.media.families.settings import first_object, flag, number, positive_integer
 from quire.media.families.sizes import Size, fit_pixels
 from quire.media.placement import Kind
 from quire.media.values import Clip, Medium
@@ -73,8 +73,10 @@ class Qwen2VL(MediaFamily):
 
 def pixel_limits(settings: Mapping[str, Any], default: Size) -> Size:
     """The least and the most pixels, under any of the names that folders give them."""
-    size = settings.get("size")
-    size = size if isinstance(size, Mapping) else {}
+    size = first_object(settings.get("size"))
     least = settings.get("min_pixels") or size.get("shortest_edge") or size.get("min_pixels")
     most = settings.get("max_pixels") or size.get("longest_edge") or size.get("max_pixels")
-    return int(least or default[0]), int(most or default[1])
+    return (
+        positive_integer("min_pixels", least or default[0]),
+        positive_integer("max_pixels", most or default[1]),
+    )

@@ -11,6 +11,8 @@ from typing import Any
 from quire.errors import ConfigError
 from quire.weights.folder import read_json
 
+_MOST_EDGE = 1 << 14  # pixels
+
 
 @dataclass(frozen=True)
 class MediaSettings:
@@ -40,13 +42,15 @@ class MediaSettings:
         processor = read_json(folder, "processor_config.json")
         plain = read_json(folder, "preprocessor_config.json")
         video = read_json(folder, "video_preprocessor_config.json")
-        image = processor.get("image_processor") or plain
+        image = first_object(processor.get("image_processor"), plain)
         return cls(
             folder=folder,
             processor=processor,
             image=image,
-            video=processor.get("video_processor") or video or image,
-            audio=processor.get("feature_extractor") or processor.get("audio_processor") or plain,
+            video=first_object(processor.get("video_processor"), video, image),
+            audio=first_object(
+                processor.get("feature_extractor"), processor.get("audio_processor"), plain
+            ),
             model=read_json(folder, "config.json"),
             tokenizer=read_json(folder, "tokenizer_config.json"),
         )
@@ -66,9 +70,13 @@ class MediaSettings:
     @cached_property
     def vision(self) -> Mapping[str, Any]:
         """The vision tower's configuration."""
-        thinker = self.model.get("thinker_config", {})
-        config = self.model.get("vision_config") or thinker.get("vision_config")
-        return config if isinstance(config, Mapping) else {}
+        thinker = first_object(self.model.get("thinker_config"))
+        return first_object(self.model.get("vision_config"), thinker.get("vision_config"))
+
+
+def first_object(*parts: Any) -> Mapping[str, Any]:
+    """The first of these that is an object with something in it; else an empty one."""
+    return next((part for part in parts if isinstance(part, Mapping) and part), {})
 
 
 def number(settings: Mapping[str, Any], name: str, default: int) -> int:
@@ -80,9 +88,17 @@ def number(settings: Mapping[str, Any], name: str, default: int) -> int:
     value = settings.get(name)
     if value is None:
         return default
-    if isinstance(value, (int, float)) and value == int(value) and value > 0:
+    return positive_integer(name, value)
+
+
+def positive_integer(name: str, value: Any, most: int = 1 << 31) -> int:
+    """The value, if it is a positive integer up to `most`; raises ConfigError if it is not."""
+    if isinstance(value, (int, float)) and 0 < value <= most and value == int(value):
         return int(value)
-    raise ConfigError(f"{name} of the model's processor must be a positive integer, not {value!r}.")
+    raise ConfigError(
+        f"{name} of the model's processor must be a positive integer up to {most}, not "
+        f"{repr(value)[:200]}."
+    )
 
 
 def flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -92,15 +108,23 @@ def flag(settings: Mapping[str, Any], name: str, default: bool) -> bool:
 
 
 def height_width(value: Any, default: tuple[int, int]) -> tuple[int, int]:
-    """A size in any of its forms: a number, `[H, W]`, `{"height", "width"}`, `{"shortest_edge"}`."""
+    """A size in any of its forms: a number, `[H, W]`, `{"height", "width"}`, `{"shortest_edge"}`.
+
+    Raises:
+        ConfigError: a number in it is no size of a picture.
+    """
     if isinstance(value, int):
-        return value, value
+        return _edge(value), _edge(value)
     if isinstance(value, (list, tuple)) and len(value) == 2:
-        return int(value[0]), int(value[1])
+        return _edge(value[0]), _edge(value[1])
     if isinstance(value, Mapping):
         if value.get("height") and value.get("width"):
-            return int(value["height"]), int(value["width"])
+            return _edge(value["height"]), _edge(value["width"])
         edge = value.get("shortest_edge") or value.get("longest_edge")
         if edge:
-            return int(edge), int(edge)
+            return _edge(edge), _edge(edge)
     return default
+
+
+def _edge(value: Any) -> int:
+    return positive_integer("A size", value, _MOST_EDGE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, TypeVar, cast
@@ -32,6 +34,9 @@ class Body(BaseModel):
     model_config = _STRICT | ConfigDict(frozen=True)
 
 
+# The parser's two errors for one: it says the first where no second escape follows.
+_LONE_SURROGATE = re.compile("unexpected end of hex escape|lone leading surrogate in hex escape")
+
 AnyBody = TypeVar("AnyBody", bound=Body)
 T = TypeVar("T")
 
@@ -44,7 +49,7 @@ async def read_body(request: Request, kind: type[AnyBody]) -> AnyBody:
     Raises:
         BadRequest: the body is no JSON, or does not fit the model.
     """
-    content = await request.body()
+    content = (await request.body()).removeprefix(BOM_UTF8)
     return await in_thread_if_large(request, partial(parse_body, content, kind))
 
 
@@ -133,7 +138,8 @@ def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
     path, context = _path(first["loc"]), first.get("ctx", {})
     param = path or None
     if first["type"] == "json_invalid":
-        return BadRequest(f"The body is no valid JSON: {context['error']}.", code="json")
+        reason = _LONE_SURROGATE.sub("half of a surrogate pair in a hex escape", context["error"])
+        return BadRequest(f"The body is no valid JSON: {reason}.", code="json")
     if first["type"] == "extra_forbidden":
         return BadRequest(_unknown(path, kind), param=param, code="unknown_parameter")
     if first["type"] == "missing":

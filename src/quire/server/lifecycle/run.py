@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -36,6 +37,10 @@ from quire.server.observability.metrics import (
 from quire.server.observability.observer import RequestObserver
 from quire.server.service import Service
 
+logger = logging.getLogger("quire")
+
+_MANY_FILES = 65536
+_OTHER_FILES = 256  # that the engine, the log and spare connections need
 _CLOSING = 5  # seconds for connections to send their buffers, once all requests are over
 
 
@@ -76,7 +81,7 @@ def run(
 ) -> None:
     """Serve the engine that `make_engine` makes; see `serve`."""
     ring = KeyRing.of(arguments)
-    _allow_many_files()
+    arguments = _within_open_files(arguments)
     listening = sockets or [listen(arguments.host, arguments.port)]
     try:
         _run(make_engine, arguments, ring, log, listening)
@@ -192,6 +197,7 @@ def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
             reader_timeout=arguments.reader_timeout,
             head_timeout=arguments.read_timeout,
             head_limit=2 * arguments.max_header_bytes,
+            max_connections=arguments.max_connections,
         ),
         ws="none",
         lifespan="on",
@@ -201,21 +207,40 @@ def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_CLOSING,
-        limit_concurrency=arguments.max_connections,
         backlog=4096,
     )
 
 
-def _allow_many_files() -> None:
-    """Raise the limit of open files, since each connection is one."""
+def _within_open_files(arguments: ServerArguments) -> ServerArguments:
+    """Raise the limit of open files, since each connection is one; or lower `max_connections` to it.
+
+    Without a free file the system accepts no connection, not even a probe's.
+    """
+    files = _allow_many_files()
+    most = max(files // 2, files - _OTHER_FILES)
+    if arguments.max_connections <= most:
+        return arguments
+    logger.warning(
+        "max_connections is %d here, since this process may have no more than %d files open (ulimit -n).",
+        most,
+        files,
+    )
+    return arguments.replace(max_connections=most)
+
+
+def _allow_many_files() -> int:
+    """Raise the limit of open files where it is low; returns the limit."""
     try:
         import resource
     except ImportError:  # not a POSIX system
-        return
+        return _MANY_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
-    if soft != resource.RLIM_INFINITY and soft < limit:
+    limit = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft == resource.RLIM_INFINITY:
+        return _MANY_FILES
+    if soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(soft, limit)
 
 
 def listen(host: str, port: int) -> socket.socket:

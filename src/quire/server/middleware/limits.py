@@ -88,6 +88,8 @@ class LimitsMiddleware:
         if target > _MAX_TARGET or "\0" in scope["path"]:
             return Problem(400, "The address is too long, or has a NUL in it.", code="bad_address")
         headers = dict(pairs)
+        if sum(name == b"host" for name, _ in pairs) > 1:
+            return Problem(400, "The request has several Host headers.", code="wrong_host")
         if self._checks_host and not _is_local(headers.get(b"host", b"")):
             text = (
                 "Without keys this server answers to localhost alone, and the Host header differs: "
@@ -104,8 +106,9 @@ class LimitsMiddleware:
         if kind != b"application/json" and not kind.endswith(b"+json"):
             text = "Send the body as JSON, with the header Content-Type: application/json."
             return Problem(415, text, code="unsupported_media_type")
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._arguments.max_body_bytes:
+        length = headers.get(b"content-length", b"0").lstrip(b"0") or b"0"
+        # Python refuses to read more than 4,300 digits.
+        if not length.isdigit() or len(length) > 20 or int(length) > self._arguments.max_body_bytes:
             return problem_of(_too_large(self._arguments.max_body_bytes))
         return None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quire.server.admission import Admission
@@ -17,7 +20,13 @@ from quire.server.middleware.limits import LimitsMiddleware
 from quire.server.observability.log import EventLog
 from quire.server.observability.request_log import RequestLogMiddleware
 
-_ALLOWED_HEADERS = ("authorization", "content-type", "x-api-key", "x-request-id", "traceparent")
+_ALLOWED_HEADERS = (
+    *("authorization", "content-type", "user-agent"),
+    *("x-api-key", "x-request-id", "traceparent"),
+)
+_CLIENT_HEADER = re.compile(r"(?:x-stainless|anthropic|openai)-[a-z0-9-]{1,64}")
+"""The headers that OpenAI's and Anthropic's clients for browsers send beside those."""
+_REQUESTED = "access-control-request-headers"
 
 
 def middleware_stack(
@@ -37,7 +46,7 @@ def middleware_stack(
     if arguments.cors_origins:
         middleware.append(
             partial(
-                CORSMiddleware,
+                ClientCorsMiddleware,
                 allow_origins=list(arguments.cors_origins),
                 allow_methods=["GET", "POST", "DELETE"],
                 allow_headers=list(_ALLOWED_HEADERS),
@@ -52,6 +61,24 @@ def middleware_stack(
         partial(AdmissionMiddleware, admission=admission, form=problem_body),
         partial(LimitsMiddleware, arguments=arguments, form=problem_body),
     ]
+
+
+class ClientCorsMiddleware(CORSMiddleware):
+    """CORS with the headers of OpenAI's and Anthropic's clients, which Starlette has no pattern for."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a preflight."""
+        names = {name.strip().lower() for name in request_headers.get(_REQUESTED, "").split(",")}
+        clients = {name for name in names if _CLIENT_HEADER.fullmatch(name)}
+        if not clients:
+            return super().preflight_response(request_headers)
+        others = {name: value for name, value in request_headers.items() if name != _REQUESTED}
+        if names > clients:
+            others[_REQUESTED] = ", ".join(names - clients)
+        response = super().preflight_response(Headers(others))
+        allowed = response.headers["access-control-allow-headers"]
+        response.headers["access-control-allow-headers"] = ", ".join([allowed, *sorted(clients)])
+        return response
 
 
 _WITHOUT_ADMISSION = ("/v1/adapters", "/v1/messages/count_tokens")

@@ -150,6 +150,12 @@ def snapshot_name(folder: Path) -> str | None:
     return repository.removeprefix(_PREFIX).replace("--", "/")
 
 
+def naming_path(folder: Path) -> Path:
+    """The path whose last parts are what to call `folder`: a snapshot's own would be its commit."""
+    name = snapshot_name(folder)
+    return folder if name is None else Path("/", name)
+
+
 # --- snapshots ---------------------------------------------------------------------------------------
 
 

@@ -555,6 +555,7 @@ def test_a_request_whose_every_token_is_banned_ends_with_an_error() -> None:
     (delta,) = run(engine)["it"]
     assert delta.finish_reason == "error"
     assert "every token is banned" in (delta.error or "")
+    assert delta.refused
 
 
 # --- log-probabilities ---------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quire.engines.native.core.batch import Batch
 from quire.engines.native.core.engine import Engine
-from quire.engines.native.core.pooling import Pooled, Pooling, ScoreHead
+from quire.engines.native.core.pooling import Pooled, Pooling
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.weights.decoder import load_weights
 from quire.engines.native.models.registry import read_spec
@@ -30,6 +30,7 @@ from quire.errors import (
 from quire.outputs import Delta
 from quire.prompt import MediaItem, Prompt
 from quire.sampling import SamplingParams
+from quire.weights.score_head import ScoreHead
 from tests.engines.native.cpu.batches import make_batch, random_ids, table_of
 from tests.engines.native.cpu.reference import ReferenceRunner
 from tests.engines.native.fake_runner import (

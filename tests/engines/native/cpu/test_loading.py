@@ -139,3 +139,12 @@ def test_weights_that_are_missing_truncated_or_of_another_shape(copy: Path) -> N
         load_model(copy)
     with pytest.raises(ModelNotFoundError):
         load_model(copy / "elsewhere")
+
+
+def test_a_step_that_no_memory_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: Any, **__: Any) -> None:
+        raise MemoryError("Unable to allocate 238. GiB")
+
+    monkeypatch.setattr("quire.engines.native.cpu.loading.CpuRunner", none_left)
+    with pytest.raises(OutOfMemoryError, match="238"):
+        load_model(folder, num_threads=1, max_sequences=2)

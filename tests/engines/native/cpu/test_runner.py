@@ -23,7 +23,6 @@ from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.program.machine_code import load_step
 from quire.engines.native.cpu.runner import CpuRunner
-from quire.engines.native.cpu.weights import packed
 from quire.errors import EngineClosedError
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
 from tests.engines.native.random_models import KINDS, load_oracle, make_random_model
@@ -166,7 +165,7 @@ def test_quantised_weights_are_batch_invariant(
     tmp_path: Path,
 ) -> None:
     """Of many rows, the rounding is a phase of its own; OLMo 2 has no norms before it."""
-    monkeypatch.setattr(packed, "cache_folder", lambda: tmp_path)
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path))
     folder, ids = folders(kind), random_ids(LENGTH)
     plain = logits_of(load(folder), ids)
     runner = load(folder, quantize=quantize, num_threads=2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from quire.engines.native.models.spec import Rows
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
 from quire.weights.safetensors import SafetensorsFile
-from tests.engines.native.random_models import KINDS, make_random_model
+from tests.engines.native.random_models import KINDS, config_values, make_random_model
 
 PLAIN: dict[str, Any] = {
     "model_type": "llama",
@@ -284,3 +286,43 @@ def test_folder_faults(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps([1]))
     with pytest.raises(ModelError, match="no JSON object"):
         read_spec(tmp_path)
+
+
+HOSTILE: list[Any] = [
+    10**30, 10**400, -1, 1e30, float("nan"), "x" * 10**6, [[]], {"a": {"b": []}}, [10**30] * 3, None,
+]  # fmt: skip
+EXTRA = (
+    "rope_scaling", "layer_types", "quantization_config", "rope_theta", "partial_rotary_factor",
+    "sliding_window", "num_experts", "use_sliding_window", "text_config", "max_window_layers",
+)  # fmt: skip
+
+
+def paths_of(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in values.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from paths_of(value, (*path, key))
+
+
+def outcome(values: dict[str, Any]) -> str:
+    """The error that a config gives; empty where there is a spec of bounded size."""
+    try:
+        layers = spec_of(HubConfig(values)).num_layers
+    except ModelError as error:
+        return str(error)
+    assert layers <= 10_000
+    return ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_value_of_any_key_does_harm(kind: str) -> None:
+    """Whatever stands at a key, there is a spec of bounded size, or a short error."""
+    plain = config_values(kind)
+    for path in (*paths_of(plain), *((key,) for key in EXTRA)):
+        for value in HOSTILE:
+            values = copy.deepcopy(plain)
+            holder = values
+            for key in path[:-1]:
+                holder = holder[key]
+            holder[path[-1]] = value
+            assert len(outcome(values)) < 1500, path

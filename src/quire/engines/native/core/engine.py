@@ -34,9 +34,12 @@ Outputs = list[tuple[str, Delta]]
 _LOGITS_BYTES = 64 * 2**20  # of logits that a step may take for one prompt's log-probabilities
 
 _BAD_LOGITS = (
-    "The model gave no usable logits here: NaN or infinity, or every token is banned (bad_words or "
-    "min_tokens may leave nothing of what response_format allows). Weights may be damaged, or the type "
-    "too narrow: try infer_dtype: float32."
+    "The model gave no usable logits here, but NaN or infinity. Weights may be damaged, or the type too "
+    "narrow: try infer_dtype: float32."
+)
+_NO_TOKEN = (
+    "Here every token is banned: bad_words or min_tokens leave nothing of what response_format and the "
+    "vocabulary allow."
 )
 
 
@@ -264,7 +267,11 @@ class Engine:
             delta = self._accept(sequence, token, logprob)
             if delta is not None:
                 outputs.append((sequence.request.request_id, delta))
-        return outputs + self._fail(faulty, _BAD_LOGITS) if faulty else outputs
+        if faulty:
+            exhausted = [sequences[index] for index in sampled.exhausted]
+            outputs += self._fail(exhausted, _NO_TOKEN, refused=True)
+            outputs += self._fail(faulty, _BAD_LOGITS)  # those of them that have not ended
+        return outputs
 
     def _accept(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> Delta | None:
         """Give a sequence its next token. Returns what its reader gets now, if anything."""
@@ -298,6 +305,7 @@ class Engine:
             _usage(sequence),
             prompt_logprobs,
             finish.error,
+            refused=finish.refused,
         )
 
     def _verify(self, drafts: list[DraftRows], logits: NDArray[np.float32]) -> Outputs:
@@ -358,20 +366,25 @@ class Engine:
         self._failed_steps += 1
         return self._fail(sequences, f"The step failed: {error!r}.")
 
-    def _fail(self, sequences: list[Sequence], error: str) -> Outputs:
-        """End these sequences, and siblings that wait for a prompt that they compute."""
+    def _fail(self, sequences: list[Sequence], error: str, *, refused: bool = False) -> Outputs:
+        """End these sequences, and siblings that wait for a prompt that they compute.
+
+        `refused`: whether their requests are at fault, as they are for what their grammars cannot do.
+        """
         outputs: Outputs = []
         for sequence in sequences:
             request = sequence.request
             for one in request.sequences if request.shares_prompt else [sequence]:
                 if one.finished:
                     continue
+                grammar_error = _grammar_error(one)
                 delta = Delta(
                     one.index,
                     "",
                     finish_reason="error",
                     usage=_usage(one),
-                    error=_grammar_error(one) or error,
+                    error=grammar_error or error,
+                    refused=refused or grammar_error is not None,
                 )
                 outputs.append((request.request_id, delta))
                 self._finish(one, discard=True)
@@ -439,6 +452,7 @@ def _whole_delta(sequence: Sequence, finish: Finish) -> Delta:
         _usage(sequence),
         _prompt_logprobs(sequence),
         finish.error,
+        refused=finish.refused,
     )
 
 

@@ -14,21 +14,9 @@ from numpy.typing import NDArray
 
 from quire.outputs import Delta
 from quire.prompt import PoolingKind
+from quire.weights.score_head import ScoreHead
 
 _SMALLEST_NORM = 1e-12  # of a vector that is normalised, as in torch's `normalize`
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ScoreHead:
-    """A linear map from a hidden state to the scores of a reward model."""
-
-    weight: NDArray[np.float64]  # (labels, hidden)
-    bias: NDArray[np.float64]  # (labels,)
-
-    def apply(self, hidden: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the scores (labels,) of one hidden state (hidden,)."""
-        # Not a BLAS product: its order of summation depends on library, threads and shapes.
-        return (self.weight * hidden).sum(axis=1) + self.bias
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ class Sampled:
     tokens: list[int]
     unusable: list[int]
     """Indices of those whose logits were unusable; their tokens mean nothing."""
+    exhausted: list[int]
+    """Indices of those of them whose requests ban every token."""
     logprobs: list[TokenLogprob | None] | None
     """None where no sequence wants them."""
 
@@ -61,12 +63,16 @@ class Sampler:
             apply_masks(logits, options.constrained)
         # For rows that draw, too: the largest entry shows whether a row is usable.
         tokens = logits.argmax(axis=1)
-        usable = np.isfinite(logits[np.arange(len(tokens)), tokens])
+        highest = logits[np.arange(len(tokens)), tokens]
+        usable = np.isfinite(highest)
         unusable = [] if usable.all() else np.flatnonzero(~usable).tolist()
+        exhausted = [
+            index for index in unusable if highest[index] == -np.inf and _may_ban(sequences[index])
+        ]
         if options.random:
             self._draw(logits, tokens, usable)
         logprobs = self._logprobs(logits, tokens, unusable) if options.logprob_rows else None
-        return Sampled(tokens.tolist(), unusable, logprobs)
+        return Sampled(tokens.tolist(), unusable, exhausted, logprobs)
 
     def forget(self) -> None:
         """Let go of the last sequences, and so of their adapters."""
@@ -99,6 +105,10 @@ class Sampler:
             for row, logprob in zip(rows, entries, strict=True):
                 result[row] = logprob
         return result
+
+
+def _may_ban(sequence: Sequence) -> bool:
+    return sequence.matcher is not None or sequence.request.logits_processor is not None
 
 
 class _BatchOptions:

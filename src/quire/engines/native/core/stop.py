@@ -18,6 +18,8 @@ class Finish:
     reason: FinishReason
     stop_reason: str | int | None = None
     error: str | None = None
+    refused: bool = False
+    """Whether the error is the request's own fault."""
 
 
 _STOP = Finish("stop")
@@ -105,7 +107,7 @@ def _follow_grammar(matcher: Matcher, token: int) -> Finish | None:
     """Give the grammar a token. Where nothing may follow it ends, even before `min_tokens`."""
     matcher.accept(token)
     if matcher.error is not None:
-        return Finish("error", error=f"response_format: {matcher.error}")
+        return Finish("error", error=f"response_format: {matcher.error}", refused=True)
     return _STOP if matcher.is_complete else None
 
 

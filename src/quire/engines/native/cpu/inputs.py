@@ -184,6 +184,8 @@ class BatchAdapters:
         self._products = np.zeros(0, np.float32)
         self._tables: list[NDArray[np.int64]] = []
         self._adapters: Sequence[LoadedAdapter | None] = ()
+        self.logits_runs: list[_Run] = []
+        """The runs of the rows of the logits; empty where no row has an adapter."""
 
     def fill(self, batch: Batch) -> int:
         """Take over a batch's adapters. Returns the address for ADAPTERS, 0 if no row has one.
@@ -202,7 +204,7 @@ class BatchAdapters:
         runs = _row_runs(adapters, batch.query_start)
         words[layout.RUNS], words[layout.RUN_COUNT] = self._runs(runs)
         # The rows of the logits are others than those of the batch, and so are their runs.
-        heads = _logits_runs(adapters, batch)
+        heads = self.logits_runs = _logits_runs(adapters, batch)
         words[layout.HEAD_RUNS], words[layout.HEAD_RUN_COUNT] = self._runs(heads)
         words[layout.HEADS_OF_ROWS], words[layout.HEAD_COUNT] = self._heads(heads)
         words[layout.LORA_MASK] = np.bitwise_or.reduce([adapter.mask for adapter in own])
@@ -211,7 +213,7 @@ class BatchAdapters:
 
     def release(self) -> None:
         """Let go of the adapters of the last batch, once no thread reads them any more."""
-        self._adapters, self._tables = (), []
+        self._adapters, self._tables, self.logits_runs = (), [], []
 
     def _runs(self, runs: list[_Run]) -> tuple[int, int]:
         """A table of the runs that have an adapter, none too long; its address and length."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.rope import override_rope
 from quire.engines.native.models.spec import DecoderSpec
-from quire.errors import ConfigError
+from quire.errors import ConfigError, OutOfMemoryError
 from quire.machine.cpus import default_threads
+from quire.quantization.formats import are_quantized
+from quire.weights.safetensors import WeightsFolder
 
 logger = logging.getLogger("quire")
 
@@ -39,6 +42,8 @@ def load_model(
     max_batch_tokens: int = 2048,
     max_sequences: int = 256,
     with_head: bool = True,
+    known_tokens: int = 0,
+    rows: int = 0,
     on_compile: Callable[[str], None] | None = None,
 ) -> CpuRunner:
     """Load the model in `folder`.
@@ -56,26 +61,32 @@ def load_model(
         max_batch_tokens: the most rows of one batch, which scratch memory is made for.
         max_sequences: the most sequences at once, which the KV cache need not exceed.
         with_head: False for a model that writes no text, and may lack the head.
+        known_tokens, rows: of embeddings and head, if more than the model has; see `load_weights`.
         on_compile: gets one line of text if the kernels must be compiled, or the weights rounded.
 
     Raises:
         ModelError: the model cannot be read or run: see `read_spec` and `load_weights`.
         ConfigError: an argument does not fit the model.
-        OutOfMemoryError: the KV cache would not hold one sequence.
+        OutOfMemoryError: the KV cache would not hold one sequence, or there is no memory for a step.
     """
     if block_size not in BLOCK_SIZES:
         known = ", ".join(map(str, BLOCK_SIZES))
         raise ConfigError(f"native_block_size {block_size} is not one of {known}")
     spec = override_rope(read_spec(folder), rope_scaling)
     length = _model_length(spec, max_model_len, max_model_len_is_wish)
-    if quantize is not None and spec.quantization is not None:
-        raise ConfigError(
-            f"native_quantization {quantize}: the weights are quantised already "
-            f"({spec.quantization.method}); leave it out"
-        )
+    if quantize is not None:
+        spec = _unquantized(spec, folder, quantize)
     threads = num_threads or default_threads()
     weights = load_weights(
-        spec, folder, dtype, quantize, threads=threads, on_progress=on_compile, with_head=with_head
+        spec,
+        folder,
+        dtype,
+        quantize,
+        threads=threads,
+        on_progress=on_compile,
+        with_head=with_head,
+        known_tokens=known_tokens,
+        rows=rows,
     )
     size = weights_bytes(weights)
     if kv_dtype == "auto":
@@ -90,18 +101,38 @@ def load_model(
         reserved=size + scratch_bytes(spec, max_batch_tokens),
         kv_dtype=kv_dtype,
     )
-    runner = CpuRunner(
-        weights,
-        load_step(on_compile),
-        max_model_len=length,
-        num_blocks=num_blocks,
-        block_size=block_size,
-        num_threads=threads,
-        max_batch_tokens=max_batch_tokens,
-        kv_dtype=kv_dtype,
-    )
+    try:
+        runner = CpuRunner(
+            weights,
+            load_step(on_compile),
+            max_model_len=length,
+            num_blocks=num_blocks,
+            block_size=block_size,
+            num_threads=threads,
+            max_batch_tokens=max_batch_tokens,
+            kv_dtype=kv_dtype,
+        )
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"The memory for a step of this model cannot be had: {error}. Lower "
+            "native_max_batch_tokens, or check the sizes in config.json."
+        ) from None
     runner.weights_bytes = size
     return runner
+
+
+def _unquantized(spec: DecoderSpec, folder: Path | str, kind: QuantizedKind) -> DecoderSpec:
+    """The spec of weights in full precision, which are to be rounded.
+
+    Raises:
+        ConfigError: they are quantised already.
+    """
+    if spec.quantization is not None and are_quantized(WeightsFolder(folder).names()):
+        raise ConfigError(
+            f"native_quantization {kind}: the weights are quantised already "
+            f"({spec.quantization.method}); leave it out"
+        )
+    return dataclasses.replace(spec, quantization=None)
 
 
 def _model_length(spec: DecoderSpec, length: int | None, is_wish: bool) -> int:

@@ -23,6 +23,10 @@ from quire.engines.native.cpu.weights.adapter import CpuAdapter, lora_weights
 from quire.engines.native.cpu.weights.decoder import Weights, in_huge_pages
 from quire.errors import EngineClosedError
 
+_UNKNOWN = np.float32(-1e30)
+"""The logit of a token that a row's model or adapter does not know. Not infinity, which no JSON has:
+the log-probability of a prompt's token may be asked for."""
+
 
 class CpuRunner:
     """A decoder on the CPU. Usable from any thread. Satisfies `quire.engines.native.core.batch.Runner`.
@@ -50,6 +54,7 @@ class CpuRunner:
         self.block_size, self.num_blocks = block_size, num_blocks
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
+        self._known_tokens = weights.vocabulary
         self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
         self._lock = threading.Lock()
         _runners.add(self)
@@ -107,10 +112,16 @@ class CpuRunner:
                 if self._table[layout.INVALID_BATCH]:
                     check_batch(batch, self)
                     raise ValueError("a batch points outside the runner's arrays")
+            logits = self._logits[:logits_count]
             if self._table[layout.ADAPTERS]:
                 self._team.wait_until_idle()
+                for adapter, first, count in self._adapters.logits_runs:
+                    known = adapter.vocabulary if adapter else self._known_tokens
+                    logits[first : first + count, known:] = _UNKNOWN
                 self._adapters.release()
-            return self._logits[:logits_count]
+            elif self._known_tokens < self.vocab_size:
+                logits[:, self._known_tokens :] = _UNKNOWN
+            return logits
 
     def _fill_tables(self, batch: Batch, plain: bool, logits_count: int) -> None:
         """Take over a batch. What is rare costs a plain batch of text no call."""

@@ -6,7 +6,6 @@ model's own image processor. Its video processor would need torchvision, to do t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from quire.engines.native.media.libraries import (
 )
 from quire.media.placement import Kind
 from quire.media.values import Clip, Medium, Picture
+from quire.weights.folder import read_json
 
 _CLASSES = {
     "qwen2_vl": "Qwen2VisionTransformerPretrainedModel",
@@ -126,10 +126,7 @@ def sampled_fps(video: Clip) -> float:
 def video_pixels(folder: Path) -> tuple[int, int]:
     """The fewest and the most pixels of a frame, by the folder's video processor."""
     for name, key in _VIDEO_FILES:
-        path = folder / name
-        if not path.is_file():
-            continue
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(folder, name)
         values = values.get(key, {}) if key else values
         if values:
             size: dict[str, Any] = values.get("size") or {}

@@ -30,7 +30,7 @@ from quire.engines.native.models import (
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError
 from quire.quantization.formats import read_quantization
-from quire.weights.hub_config import HubConfig
+from quire.weights.hub_config import HubConfig, short
 
 DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "gemma": gemma.decoder,
@@ -84,7 +84,7 @@ def spec_of(config: HubConfig, folder: Path | None = None) -> DecoderSpec:
     model_type = config.get("model_type")
     builder = DECODERS.get(model_type) if isinstance(model_type, str) else None
     if builder is None:
-        problem = "is missing" if model_type is None else f"{model_type!r} is not known"
+        problem = "is missing" if model_type is None else f"{short(model_type)} is not known"
         raise UnsupportedModelError(
             f"{config.source}: model_type {problem}. The native engine runs "
             f"{', '.join(sorted(DECODERS))}; infer_backend: vllm may run others"

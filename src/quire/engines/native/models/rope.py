@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from quire.engines.native.models.spec import DecoderSpec, RopeKind, RopeSpec
 from quire.errors import ConfigError, UnsupportedModelError
-from quire.weights.hub_config import HubConfig
+from quire.weights.hub_config import HubConfig, short
 
 KINDS: tuple[RopeKind, ...] = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 OVERRIDES: tuple[RopeKind, ...] = ("linear", "dynamic", "yarn", "llama3")
@@ -89,7 +89,7 @@ def _read(
     kind = "longrope" if kind in longrope_names else kind
     if kind not in KINDS:
         raise UnsupportedModelError(
-            f"{config.source}: rope type {kind!r} is not computed by the native engine "
+            f"{config.source}: rope type {short(kind)} is not computed by the native engine "
             f"(known: {', '.join(KINDS)}). infer_backend: vllm may run this model"
         )
     given = inner.get("partial_rotary_factor", config.get("partial_rotary_factor"))

@@ -66,6 +66,7 @@ def prompt_call(
         tool_choice=_CHOICES[choice["type"]],
         tool_name=_chosen(body),
         parallel_tool_calls=not choice.get("disable_parallel_tool_use", False),
+        wire="anthropic",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, Tag, with_config
+from pydantic import BaseModel, ConfigDict, Field, Tag, WithJsonSchema, with_config
 from typing_extensions import TypedDict
 
 from quire.server.apis.body import Body, by_type, kinds, only, strict, tagged
@@ -318,7 +318,7 @@ class CountTokensRequest(_Refused):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
-    thread: Any = None
+    thread: Annotated[Any, WithJsonSchema({"type": "null"})] = None
     """Refused in the words after which clients go on without a thread."""
     context_management: Any = None
     """Ignored: what is sent is the context, and one that is too long is refused."""

@@ -75,7 +75,7 @@ class AnswerRecord(MessageRecord, total=False):
     reasoning_details: Any
     reasoning_items: Any
     reasoning_signature: Any
-    refusal: Any
+    refusal: str | None
     signature: Any
     stop_reason: Any
     thinking_blocks: Any

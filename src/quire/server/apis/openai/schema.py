@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypeAlias
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag, WithJsonSchema
 from typing_extensions import TypedDict
 
 from quire.server.apis.body import Body, only, strict
@@ -38,6 +38,7 @@ class ToolHints(TypedDict, total=False):
             ["direct"],
             because="Tools are called by the model alone: leave allowed_callers out.",
         ),
+        WithJsonSchema({"enum": [None, [], ["direct"]]}),
     ]
     cache_control: Any
     defer_loading: Any

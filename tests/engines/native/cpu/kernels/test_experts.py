@@ -253,9 +253,7 @@ def test_experts_quantised_at_load(
     kind: QuantizedKind, tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All linear maps but the router's, in both layouts of folders, and kept for the next start."""
-    monkeypatch.setattr(
-        "quire.engines.native.cpu.weights.packed.cache_folder", lambda: tmp_path / "cache"
-    )
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
     ids, found = random_ids(LENGTH), []
     changes: Any = {"moe_intermediate_size": 64, "num_experts": 6}
     for fused in (False, True):

@@ -316,6 +316,22 @@ def test_another_models_adapter(folders: Any, load: Any, tmp_path: Path) -> None
         load(model).load_adapter(loaded_again(adapter))
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "mistral3"])
+def test_a_model_with_a_tower(kind: str, load: Any, tmp_path: Path) -> None:
+    """Names of modules are looked up in the whole model: a tower has layers of the same numbers."""
+    model, ids = make_random_model(tmp_path / "model", kind), random_ids(40)
+    maps = r".*language_model.*\.(q|v|down)_proj"
+    text = make_random_adapter(tmp_path / "text", model, target_modules=maps)
+    runner = load(model)
+    found = logits_of(runner, ids, adapter=runner.load_adapter(checked(text, model)))
+    np.testing.assert_allclose(found, of_torch(load_peft(model, text), ids), atol=1e-4)
+    every = make_random_adapter(tmp_path / "every", model, target_modules=["q_proj"])
+    with pytest.raises(AdapterError, match=r"vision_tower.*no part of the model's text decoder"):
+        checked(every, model)
+    with pytest.raises(AdapterError, match=r"changes .*vision_tower.*native engine cannot"):
+        runner.load_adapter(loaded_again(every))
+
+
 def test_more_than_the_memory(folders: Any, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, adapter = folders("plain")
     runner = load(model)

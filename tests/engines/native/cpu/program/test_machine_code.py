@@ -69,6 +69,29 @@ def test_a_folder_that_cannot_be_written(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o722])
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_code_that_others_could_have_written_is_never_run(
+    mode: int, what: str, folder: Path, compiled: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    machine_code.object_code(print)
+    path = folder if what == "folder" else next(folder.iterdir())
+    path.chmod(mode)
+    assert machine_code.object_code(print) == b"code"
+    assert len(compiled) == 2
+    assert f"{path} can be written by other users" in caplog.text
+
+
+def test_settings_of_numba_that_change_the_code_are_in_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = machine_code.cache_key()
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    assert machine_code.cache_key() == before
+    monkeypatch.setenv("NUMBA_BOUNDSCHECK", "1")
+    assert machine_code.cache_key() != before
+
+
 def test_a_progress_line() -> None:
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:

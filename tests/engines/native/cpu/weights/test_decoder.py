@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from quire.engines.native.cpu.weights.decoder import load_weights, read_tensor
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import TensorSpec
-from quire.errors import WeightsError
+from quire.errors import ModelNotFoundError, WeightsError
 from quire.weights.safetensors import WeightsFolder, widen
-from tests.engines.native.random_models import make_random_model
+from tests.engines.native.random_models import load_oracle, make_random_model
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +131,94 @@ def test_missing_tensor_and_wrong_shape(tmp_path: Path) -> None:
         read_tensor(source, TensorSpec("q", "w", (3, 2)))
     with pytest.raises(WeightsError, match="no float"):
         read_tensor(source, TensorSpec("q", "w", (2, 3)))
+
+
+# ---- tied embeddings
+
+
+TIED = {"qwen2": "", "gemma3": "language_model."}
+
+
+def stored_tie(folder: Path, kind: str, how: str) -> Path:
+    """A model of a config that ties, whose file holds the head alone, both alike, or both apart."""
+    folder = make_random_model(folder, kind, tie_word_embeddings=True)
+    tensors = load_file(folder / "model.safetensors")
+    (name,) = [one for one in tensors if one.endswith("embed_tokens.weight")]
+    head = f"{TIED[kind]}lm_head.weight"
+    tensors[head] = tensors[name].clone()
+    if how == "apart":
+        tensors[head][7] *= -1
+    elif how == "head":
+        del tensors[name]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+@pytest.mark.parametrize("how", ["head", "alike", "apart"])
+@pytest.mark.parametrize("kind", TIED)
+def test_what_is_stored_decides_whether_embeddings_are_tied(
+    how: str,
+    kind: str,
+    quantize: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
+    folder = stored_tie(tmp_path / "model", kind, how)
+    tied = load_oracle(folder)
+    embeddings, head = tied.get_input_embeddings().weight, tied.get_output_embeddings().weight
+    weights = load_weights(read_spec(folder), folder, quantize=quantize)
+    np.testing.assert_array_equal(weights.tensors["embeddings"], embeddings.detach().numpy())
+    if quantize is None:
+        np.testing.assert_array_equal(weights.tensors["head"], head.detach().numpy())
+        assert (weights.tensors["head"] is weights.tensors["embeddings"]) == (how != "apart")
+    assert weights.spec.tied_embeddings == (how != "apart")
+    assert ("differ" in caplog.text) == (how == "apart")
+
+
+def test_a_model_without_a_head_needs_no_head(tmp_path: Path) -> None:
+    folder = stored_tie(tmp_path, "qwen2", "apart")
+    weights = load_weights(read_spec(folder), folder, with_head=False)
+    assert "head" not in weights.tensors
+
+
+# ---- which files
+
+
+def sharded(folder: Path) -> list[Path]:
+    make_random_model(folder, "llama2", max_shard_size="60KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    return shards
+
+
+def test_shards_without_an_index(tmp_path: Path) -> None:
+    shards = sharded(tmp_path)
+    before = load_weights(read_spec(tmp_path), tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    after = load_weights(read_spec(tmp_path), tmp_path)
+    for layer, other in zip(before.layers, after.layers, strict=True):
+        for role, array in layer.items():
+            np.testing.assert_array_equal(array, other[role])
+    shards[1].unlink()
+    with pytest.raises(ModelNotFoundError, match=rf"lacks {shards[1].name}"):
+        load_weights(read_spec(tmp_path), tmp_path)
+
+
+def test_shards_of_two_models(tmp_path: Path) -> None:
+    shards = sharded(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    shards[0].rename(tmp_path / "model-00001-of-00009.safetensors")
+    with pytest.raises(WeightsError, match="shards of several models"):
+        load_weights(read_spec(tmp_path), tmp_path)
+
+
+def test_a_file_that_nothing_needs_may_be_absent(tmp_path: Path) -> None:
+    sharded(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text("utf-8"))
+    content["weight_map"]["model.vision.weight"] = "model-00099-of-00099.safetensors"
+    index.write_text(json.dumps(content), "utf-8")
+    load_weights(read_spec(tmp_path), tmp_path)

@@ -1,17 +1,15 @@
 """The compiled step: made once for a machine, kept in the cache folder, loaded in milliseconds.
 
 Numba has a cache of its own, but to load from it Numba must be imported and its types set up at every
-start. An object file needs nothing but LLVM's linker. The folder holds code that this process runs,
-so it is made for its owner alone. The checksum in a file guards against damage, not against its
-owner.
+start. An object file needs nothing but LLVM's linker.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.metadata
 import logging
+import os
 import platform
 import threading
 import time
@@ -20,8 +18,8 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from quire.engines.native.cpu.kernels.layout import LANES
-from quire.machine.cache import cache_folder, write_whole
+from quire.engines.native.cpu.kernels.layout import LANES, cpu_features
+from quire.machine.cache import keep, key_of, read_kept
 
 StepFunction = Callable[[int, int], None]
 """`step(thread, table address)`: see `step.step`. Runs without the interpreter's lock."""
@@ -30,7 +28,8 @@ logger = logging.getLogger("quire")
 
 _ENTRY = "quire_step"
 _FOLDERS = ("kernels", "program")  # all that the machine code is made from, and this module
-_MAGIC = b"quire step 1\n"
+_NUMBA_SETTINGS = ("BOUNDSCHECK", "CPU_NAME", "CPU_FEATURES", "DEBUGINFO", "ENABLE_AVX")
+"""Of the environment's settings for Numba (`NUMBA_...`), those that change the code it makes."""
 
 _lock = threading.Lock()
 _loaded: list[tuple[StepFunction, object]] = []  # the function, and what keeps its code alive
@@ -57,14 +56,17 @@ def source_files() -> list[Path]:
 
 def cache_key() -> str:
     """A name for everything that the machine code follows from."""
-    digest = hashlib.sha256()
-    for path in source_files():
-        digest.update(path.read_bytes())
-    features = llvm.get_host_cpu_features().flatten()
     versions = [importlib.metadata.version(package) for package in ("numba", "llvmlite")]
-    facts = (*versions, platform.python_version(), llvm.get_host_cpu_name(), features, LANES)
-    digest.update(repr((llvm.get_process_triple(), *facts)).encode())
-    return digest.hexdigest()[:24]
+    return key_of(
+        [path.read_bytes() for path in source_files()],
+        versions,
+        [os.environ.get(f"NUMBA_{name}") for name in _NUMBA_SETTINGS],
+        platform.python_version(),
+        llvm.get_process_triple(),
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+        (LANES, sorted(cpu_features())),
+    )
 
 
 def object_code(on_compile: Callable[[str], None]) -> bytes:
@@ -73,44 +75,18 @@ def object_code(on_compile: Callable[[str], None]) -> bytes:
     Code that refers to addresses of this process is not kept. No known version of Numba makes such
     code; one that did would still run, if slower to start.
     """
-    path = cache_folder() / f"step-{cache_key()}.bin"
-    code = _read(path)
-    if code is None:
-        code, foreign_symbols = compile_with_progress(on_compile)
-        if foreign_symbols:
-            logger.warning(
-                "The compiled kernels cannot be kept: they call %s", ", ".join(foreign_symbols)
-            )
-        else:
-            _keep(path, code)
-    return code
-
-
-def _read(path: Path) -> bytes | None:
-    """The code in `path`; None if there is none, or if it is damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    head = len(_MAGIC) + 32
-    code = content[head:]
-    if content[:head] != _MAGIC + hashlib.sha256(code).digest():
-        return None
-    return code
-
-
-def _keep(path: Path, code: bytes) -> None:
-    """Write the code for the next start, if the folder can be written."""
-    content = _MAGIC + hashlib.sha256(code).digest() + code
-    try:
-        write_whole(path, lambda temporary: temporary.write_bytes(content))
-    except OSError as error:
+    name = f"step-{cache_key()}.bin"
+    kept = read_kept(name)
+    if kept is not None:
+        return bytes(kept)
+    code, foreign_symbols = compile_with_progress(on_compile)
+    if foreign_symbols:
         logger.warning(
-            "The compiled kernels cannot be kept in %s (%s), so every start compiles them again. "
-            "Set QUIRE_CACHE_DIR to a folder that can be written.",
-            path.parent,
-            error.strerror or error,
+            "The compiled kernels cannot be kept: they call %s", ", ".join(foreign_symbols)
         )
+    else:
+        keep(name, lambda path: path.write_bytes(code), "compiled kernels")
+    return code
 
 
 def compile_with_progress(on_compile: Callable[[str], None]) -> tuple[bytes, list[str]]:

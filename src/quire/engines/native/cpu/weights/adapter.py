@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.adapters.folder import Adapter, ModelModules, read_tensors
+from quire.adapters.folder import Adapter, read_tensors
 from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair, Matrix
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.layout import LINEARS, LORA_PANEL
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
+from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
 from quire.engines.native.models.spec import DecoderSpec, TensorSpec
 from quire.errors import AdapterError, OutOfMemoryError
 from quire.machine.memory import available_memory
-from quire.weights.safetensors import TensorEntry
+from quire.weights.safetensors import known_as
 
 MIB = 2**20
 
@@ -42,6 +43,10 @@ class LoraMap:
     def rank(self) -> int:
         return 0 if self.a is None else len(self.a)
 
+    @property
+    def is_empty(self) -> bool:
+        return self.a is None and (self.bias is None or not self.bias.any())
+
 
 @dataclass(slots=True)
 class LoraWeights:
@@ -54,43 +59,32 @@ class LoraWeights:
     """The same for `embeddings` and `head`."""
     replacements: dict[str, Matrix] = field(default_factory=dict[str, Matrix])
     """`embeddings` and `head` (vocabulary, hidden) that replace the model's."""
+    vocabulary: int = 0
+    """How many tokens the head knows; the rows after them are made up."""
 
     @property
     def is_empty(self) -> bool:
-        return not (self.replacements or self.tables or any(self.layers))
+        maps = (one for part in (self.tables, *self.layers) for one in part.values())
+        return not (self.replacements or any(not one.is_empty for one in maps))
 
 
 # ---- reading
 
 
 def lora_weights(adapter: Adapter, weights: Weights) -> LoraWeights:
-    """Read the adapter's values for this decoder.
+    """Read the adapter's values for this decoder; those of a sum are applied in order.
 
     Raises:
         AdapterError: it changes something that this engine cannot change, has other shapes than the
             model, or changes nothing.
         OutOfMemoryError: there is not enough free memory to load it.
     """
-    _check_memory(adapter)
-    tensors = read_tensors(adapter)
-    result = LoraWeights(adapter, tuple({} for _ in weights.layers))
+    maps = tuple[dict[str, LoraMap], ...]({} for _ in weights.layers)
+    result = LoraWeights(adapter, maps, vocabulary=weights.vocabulary)
     targets = _LoraTargets(weights.spec)
-    for module, values in tensors.biases.items():
-        for target in targets.of(module, adapter):
-            _set_bias(result, target, values, weights)
-    for module, pair in tensors.pairs.items():
-        for target in targets.of(module, adapter):
-            _check_shape(adapter, module, target, (pair.b.shape[0], pair.a.shape[1]))
-            _add_pair(result, target, pair)
-    for module, pair in tensors.embeddings.items():
-        for target in targets.of(module, adapter, "embeddings"):
-            _check_shape(adapter, module, target, (pair.a.shape[1], pair.b.shape[0]))
-            _add_pair(result, target, pair)
-    for module, matrix in tensors.matrices.items():
-        for target in targets.of(module, adapter, "embeddings", "head"):
-            _check_shape(adapter, module, target, matrix.shape)
-            if not _same(matrix, weights.tensors[target.tensor.role]):
-                result.replacements[target.tensor.role] = matrix
+    for part in adapter.parts or (adapter,):
+        _check_memory(part)
+        _LoraReader(part, weights, targets, result).read()
     if result.is_empty:
         raise AdapterError(
             f"The adapter {adapter.path} changes nothing: its weights are those of the model, or "
@@ -119,16 +113,13 @@ class _LoraTarget:
 
 
 class _LoraTargets:
-    """What each module of a decoder holds, by the names that an adapter may use for the module."""
+    """What each module of a decoder holds, by its stored name."""
 
     def __init__(self, spec: DecoderSpec) -> None:
-        self._by_module: dict[str, list[_LoraTarget]] = {}
-        entries: dict[str, TensorEntry] = {}
+        self._prefix_map = spec.names.prefix_map
+        self._by_tensor: dict[str, list[_LoraTarget]] = {}
         for target in _all_targets(spec):
-            name = target.tensor.name
-            entries[name] = TensorEntry("F32", target.tensor.stored_shape, 0)
-            self._by_module.setdefault(name.removesuffix(".weight"), []).append(target)
-        self._modules = ModelModules(entries)
+            self._by_tensor.setdefault(target.tensor.name, []).append(target)
 
     def of(self, module: str, adapter: Adapter, *roles: str) -> list[_LoraTarget]:
         """The targets in a module. They must have one of the roles, by default a linear map's.
@@ -137,7 +128,8 @@ class _LoraTargets:
             AdapterError: the module has none, or one in another role.
         """
         allowed = roles or (*LINEARS, "head")
-        targets = self._by_module.get(self._modules.find(module) or "", [])
+        tensor = known_as(f"{adapter.stored_names.get(module, module)}.weight", self._prefix_map)
+        targets = self._by_tensor.get(tensor, [])
         if not targets or any(target.tensor.role not in allowed for target in targets):
             what = "replaces" if "embeddings" in roles and "head" in roles else "changes"
             raise AdapterError(
@@ -169,57 +161,133 @@ def _all_targets(spec: DecoderSpec) -> Iterator[_LoraTarget]:
                 yield _LoraTarget(layer, tensor)
 
 
-def _check_shape(
-    adapter: Adapter, module: str, target: _LoraTarget, shape: tuple[int, ...]
-) -> None:
-    if shape != target.tensor.stored_shape:
-        raise AdapterError(
-            f"The adapter {adapter.path} changes {module} as a matrix of shape {list(shape)}, but "
-            f"in the model it has shape {list(target.tensor.stored_shape)}. It may belong to another model."
+class _LoraReader:
+    """Applies one adapter over what `result` has of those before it."""
+
+    def __init__(
+        self, adapter: Adapter, weights: Weights, targets: _LoraTargets, result: LoraWeights
+    ) -> None:
+        self._adapter, self._weights, self._targets, self._result = (
+            adapter,
+            weights,
+            targets,
+            result,
         )
+        self._rows = weights.spec.vocab_size
+
+    def read(self) -> None:
+        """Read and apply it: whole weights first, since pairs are added to these."""
+        adapter, of = self._adapter, self._targets.of
+        tensors = read_tensors(adapter)
+        for module, matrix in tensors.own.items():
+            for target in of(module, adapter, "embeddings", "head"):
+                tied = self._weights.spec.tied_embeddings
+                for role in ("embeddings", "head") if tied else (target.tensor.role,):
+                    self._replace(role, module, target, matrix)
+        for module, matrix in tensors.matrices.items():
+            for target in of(module, adapter, "embeddings", "head"):
+                self._replace(target.tensor.role, module, target, matrix)
+        for module, values in tensors.biases.items():
+            for target in of(module, adapter):
+                self._set_bias(target, values)
+        for module, pair in tensors.pairs.items():
+            for target in of(module, adapter):
+                self._check_shape(module, target, (pair.b.shape[0], pair.a.shape[1]))
+                self._add_pair(target, pair.a, pair.b, pair.bias)
+        for module, pair in tensors.embeddings.items():
+            for target in of(module, adapter, "embeddings"):
+                self._check_shape(module, target, (pair.a.shape[1], pair.b.shape[0]))
+                self._add_pair(target, _with_columns(pair.a, self._rows), pair.b, None)
+
+    def _check_shape(self, module: str, target: _LoraTarget, shape: tuple[int, ...]) -> None:
+        """Refuse another shape than the model's; embeddings and head may have their own rows."""
+        there = target.tensor.stored_shape
+        fits = shape == there if target.layer is not None else shape[1:] == there[1:]
+        if not fits:
+            raise AdapterError(
+                f"The adapter {self._adapter.path} changes {module} as a matrix of shape "
+                f"{list(shape)}, but in the model it has shape {list(there)}. It may belong to "
+                "another model."
+            )
+        if target.layer is None and shape[0] > self._rows:
+            raise AdapterError(
+                f"The adapter {self._adapter.path} has {shape[0]:,} tokens in {module}, and this "
+                f"engine was started with {self._rows:,}: name the adapter in adapter_name_or_path, "
+                "so that there is room for its tokens."
+            )
+
+    def _map_of(self, target: _LoraTarget) -> LoraMap:
+        """What there is for a target so far."""
+        layer, result = target.layer, self._result
+        maps = result.tables if layer is None else result.layers[layer]
+        return maps.setdefault(target.tensor.role, LoraMap())
+
+    def _replace(self, role: str, module: str, target: _LoraTarget, matrix: Matrix) -> None:
+        """Take over a whole matrix, and forget what was added to the one before."""
+        self._check_shape(module, target, matrix.shape)
+        if role not in self._weights.tensors:  # a reward model has no head
+            return
+        result = self._result
+        result.tables.pop(role, None)
+        result.replacements.pop(role, None)
+        if role == "head":
+            result.vocabulary = len(matrix)
+        if not _begins(self._weights.tensors[role], matrix, self._weights.vocabulary):
+            result.replacements[role] = _with_rows(matrix, self._rows)
+
+    def _add_pair(self, target: _LoraTarget, a: Floats, b: Floats, bias: Floats | None) -> None:
+        """Take over a pair, or the part of it that belongs to a part of a fused tensor."""
+        if target.tensor.role not in self._weights.tensors and target.layer is None:
+            return
+        if target.tensor.role == "head":
+            self._result.vocabulary = max(self._result.vocabulary, len(b))
+            b = _with_rows(b, self._rows)
+            bias = None if bias is None else _with_rows(bias, self._rows)
+        b = take_rows(b, target.tensor.rows)
+        bias = None if bias is None else take_rows(bias, target.tensor.rows)
+        if LoraPair(a, b, bias).is_zero:
+            return
+        lora_map = self._map_of(target)
+        if a.any() and b.any():
+            columns = np.ascontiguousarray(b.T)
+            lora_map.a = a if lora_map.a is None else np.concatenate((lora_map.a, a))
+            lora_map.b = columns if lora_map.b is None else np.concatenate((lora_map.b, columns))
+        if bias is not None:
+            lora_map.bias = bias if lora_map.bias is None else lora_map.bias + bias
+
+    def _set_bias(self, target: _LoraTarget, values: Floats) -> None:
+        """Take over the difference of a bias, which replaces the model's, from the model's own."""
+        tensor = target.tensor
+        if tensor.rows and values.shape == tensor.stored_shape[:1]:
+            values = take_rows(values, tensor.rows)
+        layers = self._weights.layers
+        layer: Mapping[str, Floats] = {} if target.layer is None else layers[target.layer]
+        own = layer.get(f"{tensor.role}_bias")
+        if own is None or own.shape != values.shape:
+            raise AdapterError(
+                f"The adapter {self._adapter.path} has a bias of shape {list(values.shape)} for "
+                f"{tensor.name.removesuffix('.weight')}, and in the model it "
+                f"{'has none' if own is None else f'is of shape {list(own.shape)}'}. It may belong "
+                "to another model."
+            )
+        self._map_of(target).bias = values - own
 
 
-def _map_of(result: LoraWeights, target: _LoraTarget) -> LoraMap:
-    """What the adapter has for a target so far."""
-    maps = result.tables if target.layer is None else result.layers[target.layer]
-    return maps.setdefault(target.tensor.role, LoraMap())
+def _begins(own: Tensor, matrix: Matrix, vocabulary: int) -> bool:
+    """Whether a whole matrix of the adapter is the beginning of the model's own."""
+    if isinstance(own, PackedMatrix) or matrix.dtype != own.dtype or len(matrix) > vocabulary:
+        return False
+    return np.array_equal(matrix, own[: len(matrix)])
 
 
-def _add_pair(result: LoraWeights, target: _LoraTarget, pair: LoraPair) -> None:
-    """Take over a pair, or the part of it that belongs to a part of a fused tensor."""
-    b = take_rows(pair.b, target.tensor.rows)
-    bias = None if pair.bias is None else take_rows(pair.bias, target.tensor.rows)
-    part = LoraPair(pair.a, b, bias)
-    if part.is_zero:
-        return
-    lora_map = _map_of(result, target)
-    if part.a.any() and b.any():
-        lora_map.a, lora_map.b = part.a, np.ascontiguousarray(b.T)
-    if bias is not None:
-        lora_map.bias = bias if lora_map.bias is None else lora_map.bias + bias
+def _with_rows(values: NDArray[Any], rows: int) -> NDArray[Any]:
+    """The values with zeros after the last row, if there are fewer rows."""
+    missing = [(0, rows - len(values))] + [(0, 0)] * (values.ndim - 1)
+    return values if len(values) == rows else np.pad(values, missing)
 
 
-def _set_bias(result: LoraWeights, target: _LoraTarget, values: Floats, weights: Weights) -> None:
-    """Take over the difference of an adapter's bias, which replaces the model's, from the model's own."""
-    if target.tensor.rows and values.shape == target.tensor.stored_shape[:1]:
-        values = take_rows(values, target.tensor.rows)
-    layer: Mapping[str, Floats] = {} if target.layer is None else weights.layers[target.layer]
-    own = layer.get(f"{target.tensor.role}_bias")
-    if own is None or own.shape != values.shape:
-        raise AdapterError(
-            f"The adapter {result.adapter.path} has a bias of shape {list(values.shape)} for "
-            f"{target.tensor.name.removesuffix('.weight')}, and in the model it "
-            f"{'has none' if own is None else f'is of shape {list(own.shape)}'}. It may belong to "
-            "another model."
-        )
-    difference = values - own
-    if difference.any():
-        _map_of(result, target).bias = difference
-
-
-def _same(matrix: Matrix, own: Matrix) -> bool:
-    """Whether a whole matrix of the adapter is the model's own."""
-    return matrix.dtype == own.dtype and np.array_equal(matrix, own)
+def _with_columns(values: Floats, columns: int) -> Floats:
+    return np.ascontiguousarray(_with_rows(values.T, columns).T)
 
 
 # ---- packing
@@ -230,6 +298,7 @@ class CpuAdapter:
 
     def __init__(self, weights: LoraWeights) -> None:
         self.number = weights.adapter.number
+        self.vocabulary = weights.vocabulary
         self.largest_rank = 0
         self.mask = 0  # of the entries that it has: see `layout.LORA_MASK`
         self.head = 0  # the address of the map of its own head, or 0
@@ -240,7 +309,7 @@ class CpuAdapter:
         self._fill_global(weights)
         for layer, maps in enumerate(weights.layers):
             for index, role in enumerate(LINEARS):
-                if role in maps:
+                if role in maps and not maps[role].is_empty:
                     entry = layout.FIRST_LAYER_ENTRY + layout.LORA_MAPS * layer + index
                     self._fill_entry(entry, maps[role])
 

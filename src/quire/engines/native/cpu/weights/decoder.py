@@ -39,6 +39,14 @@ class Weights:
     tensors: dict[str, Any]
     """`embeddings`, `final_norm` and `head`; the same array twice if embeddings and head are tied."""
     layers: tuple[dict[str, Any], ...]
+    known_tokens: int | None = None
+    """How many rows of embeddings and head are the model's; None for all. Those after them make room
+    for tokens that adapters add."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
+        return self.spec.vocab_size if self.known_tokens is None else self.known_tokens
 
     def all_tensors(self) -> list[Tensor]:
         """Those of the model and of every layer. Tied ones come twice."""
@@ -57,6 +65,8 @@ def load_weights(
     threads: int = 1,
     on_progress: Callable[[str], None] | None = None,
     with_head: bool = True,
+    known_tokens: int = 0,
+    rows: int = 0,
 ) -> Weights:
     """Map the weights that `spec` names. Other tensors of the folder are not read.
 
@@ -72,6 +82,9 @@ def load_weights(
         threads: for rounding.
         on_progress: gets one line of text when rounding begins, which takes time.
         with_head: False leaves out the head, which a model that writes no text may lack.
+        known_tokens: how many tokens the model shall know at least: those after its own begin as the
+            mean of all, as in transformers' `resize_token_embeddings`.
+        rows: how many rows embeddings and head shall have at least, for tokens of adapters.
 
     Raises:
         ModelNotFoundError: the folder or one of its files is missing.
@@ -80,7 +93,13 @@ def load_weights(
     source = WeightsFolder(folder, spec.names.prefix_map)
     if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
         spec = dataclasses.replace(spec, names=spec.names.bare())
+    spec = _tied_as_stored(spec, source, with_head=with_head)
     packer = Packer(spec, source, quantize, threads, on_progress)
+    grows = max(known_tokens, rows) > spec.vocab_size
+
+    def packs(role: str) -> bool:
+        # Embeddings are looked up row by row, which no packed matrix can do, and none can grow.
+        return role != "embeddings" and not (grows and role == "head")
 
     def read(tensor: TensorSpec) -> Tensor:
         kind = "Embedding" if tensor.role == "embeddings" else "Linear"
@@ -89,12 +108,10 @@ def load_weights(
         )
         if quantized is not None:
             part = _take_columns(quantized, tensor.rows)
-            # Embeddings are looked up row by row, which no packed matrix can do.
-            packs = dtype == "auto" and tensor.role != "embeddings"
-            packed = packer.pack(part) if packs else None
+            packed = packer.pack(part) if dtype == "auto" and packs(tensor.role) else None
             return _unpack(part, dtype) if packed is None else packed
         stored = read_tensor(source, tensor)
-        if packer.rounds(tensor.role):
+        if packer.rounds(tensor.role) and packs(tensor.role):
             return packer.round(tensor, stored.values)
         values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
         return values + np.float32(tensor.offset) if tensor.offset else values
@@ -105,13 +122,57 @@ def load_weights(
         if with_head or tensor.role != "head"
     }
     if with_head and "head" not in tensors:
-        tensors["head"] = read(spec.tied_head()) if packer.rounds("head") else tensors["embeddings"]
+        rounds = packer.rounds("head") and packs("head")
+        tensors["head"] = read(spec.tied_head()) if rounds else tensors["embeddings"]
     layers = tuple(
         {tensor.role: read(tensor) for tensor in spec.layer_tensors(layer)}
         for layer in range(spec.num_layers)
     )
     packer.keep()
-    return Weights(spec, tensors, layers)
+    weights = Weights(spec, tensors, layers)
+    return _with_more_tokens(weights, known_tokens, rows) if grows else weights
+
+
+def _with_more_tokens(weights: Weights, known_tokens: int, rows: int) -> Weights:
+    """The weights with more rows of embeddings and head; see `load_weights`."""
+    known = max(weights.spec.vocab_size, known_tokens)
+    spec = dataclasses.replace(weights.spec, vocab_size=max(known, rows))
+    tables = {
+        id(weights.tensors[role]) for role in ("embeddings", "head") if role in weights.tensors
+    }
+    grown = {
+        id(table): _with_more_rows(table, spec.vocab_size)
+        for table in weights.tensors.values()
+        if id(table) in tables
+    }
+    tensors = {role: grown.get(id(one), one) for role, one in weights.tensors.items()}
+    return Weights(spec, tensors, weights.layers, known)
+
+
+def _with_more_rows(table: NDArray[Any], rows: int) -> NDArray[Any]:
+    """A matrix with the mean of its rows repeated after the last one."""
+    total = np.zeros(table.shape[1])
+    for start in range(0, len(table), 4096):  # piece by piece: widened, a table is twice as large
+        part = table[start : start + 4096]
+        total += (widen(part) if part.dtype == np.uint16 else part).sum(axis=0, dtype=np.float64)
+    mean = (total / len(table)).astype(np.float32)
+    new = round_to_bfloat16(mean) if table.dtype == np.uint16 else mean
+    return np.concatenate((table, np.broadcast_to(new, (rows - len(table), len(new)))))
+
+
+def _tied_as_stored(spec: DecoderSpec, source: WeightsFolder, *, with_head: bool) -> DecoderSpec:
+    """The spec with embeddings and head tied as the folder has them, whatever config.json says.
+
+    A writer may have kept either of two tied ones: then the head is known as the embeddings, too.
+    """
+    names = spec.names
+    if not spec.tied_embeddings or names.head not in source:
+        return spec
+    if names.embeddings not in source:
+        source.alias(names.embeddings, names.head)
+        return spec
+    untied = with_head and source.are_untied(names.embeddings, names.head)
+    return dataclasses.replace(spec, tied_embeddings=not untied)
 
 
 def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:

@@ -2,13 +2,14 @@
 
 A `QuantizedMatrix` is a weight as integers in plain order. `pack` interleaves it once into the order
 that the tiles read (see `kernels.quantized_tiles`). Rounding a model at load takes far longer than
-reading it, so the packed result is written to the cache folder, one safetensors file for each state
-of the source, and mapped at the next start.
+reading it, so the packed result is kept in the cache folder, one safetensors file for each state of
+the source, and mapped at the next start.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import functools
 import logging
 import math
 import time
@@ -21,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.kernels.layout import LINEARS, QUANT_BLOCK
-from quire.engines.native.models.spec import DecoderSpec, TensorSpec
+from quire.engines.native.models import spec as spec_module
+from quire.engines.native.models.spec import DecoderSpec, RopeSpec, TensorSpec
 from quire.errors import WeightsError
-from quire.machine.cache import cache_folder, write_whole
+from quire.machine.cache import keep, key_of, read_kept
+from quire.quantization import matrix as matrix_module
+from quire.quantization import rounding
 from quire.quantization.matrix import QuantizedMatrix
-from quire.quantization.rounding import quantize
 from quire.quantization.schemes import Quantization
 from quire.weights.safetensors import SafetensorsFile, WeightsFolder
 
@@ -137,9 +140,9 @@ def _by_block(values: NDArray[Any], padded_columns: int) -> NDArray[Any]:
 
 # ---- packing a model
 
-_VERSION = b"quire packed weights 1"
 _GROUPS: dict[QuantizedKind, int] = {"int8": 64, "int4": 32}
-_SAMPLES, _SAMPLE_BYTES = 4, 512  # of each tensor, whose hash is part of a kept file's name
+_CODE = [Path(module.__file__ or "") for module in (matrix_module, rounding, spec_module)]
+"""Modules that a kept file follows from, beside this one."""
 
 
 class Packer:
@@ -159,18 +162,30 @@ class Packer:
     ) -> None:
         self._kind, self._threads = kind, threads
         self._on_progress = on_progress or logger.info
-        self._folder = source.folder
+        self._source = source
         self._span = _GROUPS[kind] if kind else _span_of(spec.quantization)
-        self._path: Path | None = None
+        self._name = ""
         self._kept: dict[str, NDArray[Any]] = {}
         self._results: dict[str, PackedMatrix] = {}
         self._began = 0.0
         if kind is not None:
-            digest = hashlib.sha256(_VERSION + kind.encode())
-            digest.update(repr((LINEARS, _GROUPS)).encode())
-            digest.update(source.fingerprint(_SAMPLES, _SAMPLE_BYTES))
-            self._path = cache_folder() / f"weights-{kind}-{digest.hexdigest()[:24]}.safetensors"
-            self._kept = _read_kept(self._path)
+            self._states = source.file_states()
+            self._name = f"weights-{kind}-{self._key(spec)}.safetensors"
+            self._kept = _read_kept(self._name, threads)
+
+    def _key(self, spec: DecoderSpec) -> str:
+        """A name for everything that the rounded weights follow from.
+
+        That is every byte of the source: two models may differ in a few rows alone.
+        """
+        # What stretches the context changes no weight.
+        shape = dataclasses.replace(spec, rope=RopeSpec(), local_rope=None, max_positions=0)
+        return key_of(
+            self._source.fingerprint(self._threads),
+            shape,
+            [path.read_bytes() for path in (Path(__file__), *_CODE)],
+            (QUANT_BLOCK, _GROUPS, np.__version__),
+        )
 
     def rounds(self, role: str) -> bool:
         """Whether a full-precision tensor in this role is to be rounded.
@@ -184,15 +199,18 @@ class Packer:
     def pack(self, matrix: QuantizedMatrix) -> PackedMatrix | None:
         """A checkpoint's matrix for the kernels; None if they have no tiles for its groups.
 
-        With GPTQ's act-order, the inputs of a group lie apart, which no tile reads. Such a matrix is
-        rounded once more: to 8 bits, which is far finer than the 4 that it has.
+        With GPTQ's act-order, the inputs of a group lie apart, which no tile reads, and blocks of
+        bitsandbytes may be of any size. Such a matrix is rounded once more: to 8 bits, which is far
+        finer than the 4 that it has.
         """
         if self._span is None:
             return None
-        if matrix.order is not None:
-            values = matrix.dequantized()
-            matrix = quantize(values, bits=8, group=self._span, threads=self._threads)
-        return pack(matrix, self._span)
+        fits = matrix.group % self._span == 0 or matrix.group >= matrix.shape[1]
+        if matrix.order is None and fits:
+            return pack(matrix.on_even_steps(), self._span)
+        values = matrix.dequantized()
+        rounded = rounding.quantize(values, bits=8, group=self._span, threads=self._threads)
+        return pack(rounded, self._span)
 
     def round(self, tensor: TensorSpec, values: NDArray[Any]) -> PackedMatrix:
         """A full-precision matrix rounded and packed: kept from an earlier start, or made now."""
@@ -202,12 +220,13 @@ class Packer:
         packed = self._find(name, tensor)
         if packed is None:
             self._report()
-            # Errors of the head change the choice of tokens directly: it stays at 8 bits.
-            bits = 4 if self._kind == "int4" and tensor.role != "head" else 8
+            bits = self._bits(tensor.role)
             try:
-                matrix = quantize(values, bits=bits, group=self._span, threads=self._threads)
+                matrix = rounding.quantize(
+                    values, bits=bits, group=self._span, threads=self._threads
+                )
             except WeightsError as error:
-                raise WeightsError(f"{self._folder}: {tensor.name}: {error}") from None
+                raise WeightsError(f"{self._source.folder}: {tensor.name}: {error}") from None
             packed = pack(matrix, self._span)
         self._results[name] = packed
         return packed
@@ -217,33 +236,51 @@ class Packer:
         if not self._began:
             self._began = time.perf_counter()
             self._on_progress(
-                f"Quantising the weights of {self._folder.name} to {self._kind}, once ..."
+                f"Quantising the weights of {self._source.folder.name} to {self._kind}, once ..."
             )
 
     def _find(self, name: str, tensor: TensorSpec) -> PackedMatrix | None:
-        """The matrix in the kept file; None if it is not there."""
+        """The matrix in the kept file; None if it is not there, or not as it must be."""
         kept = self._kept
-        if f"{name} codes" not in kept:
+        codes, scales, unit = (kept.get(f"{name} {part}") for part in ("codes", "scales", "unit"))
+        if codes is None or scales is None or unit is None:
             return None
-        codes, scales = kept[f"{name} codes"], kept[f"{name} scales"]
         columns, depth = tensor.shape
         assert self._span is not None
-        steps = -(-depth // self._span) * self._span
-        bits = 8 if codes.shape[1] * 4 == steps else 4
+        bits = self._bits(tensor.role)
+        blocks = -(-columns // _TILE_COLUMNS) * (_TILE_COLUMNS // QUANT_BLOCK)
+        groups = -(-depth // self._span)
+        # The kernels follow these shapes into the mapped file without a look at its size.
+        if (
+            (codes.dtype, codes.shape)
+            != (np.uint8, (blocks, groups * self._span * bits // 32, QUANT_BLOCK, 4))
+            or (scales.dtype, scales.shape) != (np.float16, (blocks, groups, QUANT_BLOCK))
+            or (unit.dtype, unit.shape) != (np.float32, (1,))
+        ):
+            logger.warning("The kept weights of %s are not as they must be, and made again.", name)
+            return None
         return PackedMatrix(
-            bits, columns, depth, self._span, 1, float(kept[f"{name} unit"][0]), codes, scales, None
+            bits, columns, depth, self._span, 1, float(unit[0]), codes, scales, None
         )
 
+    def _bits(self, role: str) -> Literal[4, 8]:
+        # Errors of the head change the choice of tokens directly: it stays at 8 bits.
+        return 4 if self._kind == "int4" and role != "head" else 8
+
     def keep(self) -> None:
-        """Write the results for the next start. If they cannot be written, it makes them again."""
-        if self._path is None or not self._began:
+        """Keep the results for the next start, unless somebody has changed the source meanwhile."""
+        if not self._began:
             return
         arrays: dict[str, NDArray[Any]] = {}
         for name, matrix in self._results.items():
             assert matrix.zeros is None
             arrays[f"{name} codes"], arrays[f"{name} scales"] = matrix.codes, matrix.scales
             arrays[f"{name} unit"] = np.array([matrix.unit], np.float32)
-        _write_kept(self._path, arrays)
+        if self._source.file_states() == self._states:
+            from safetensors.numpy import save_file
+
+            fill = functools.partial(save_file, arrays)
+            keep(self._name, fill, "quantised weights", threads=self._threads)
         self._results.clear()
         logger.info("Quantised the weights in %.1f s", time.perf_counter() - self._began)
 
@@ -259,27 +296,14 @@ def _span_of(quantization: Quantization | None) -> int | None:
     return min([span for span in spans if span is not None], default=64)
 
 
-def _read_kept(path: Path) -> dict[str, NDArray[Any]]:
+def _read_kept(name: str, threads: int) -> dict[str, NDArray[Any]]:
     """The arrays of a kept file, mapped; none if it is missing or damaged."""
-    if not path.is_file():
+    content = read_kept(name, threads=threads)
+    if content is None:
         return {}
     try:
-        file = SafetensorsFile(path)
+        file = SafetensorsFile(Path(name), content)
         return {name: file.tensor(name).values for name in file.names()}
     except WeightsError as error:
-        logger.warning("The quantised weights in %s are damaged (%s) and made again.", path, error)
+        logger.warning("The quantised weights in %s are made again: %s", name, error)
         return {}
-
-
-def _write_kept(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write a kept file, if the folder can be written."""
-    from safetensors.numpy import save_file
-
-    try:
-        write_whole(path, lambda temporary: save_file(arrays, temporary))
-    except Exception as error:  # a full disk is an exception of safetensors' own
-        logger.warning(
-            "The quantised weights cannot be kept in %s (%s), so every start makes them again.",
-            path.parent,
-            error,
-        )

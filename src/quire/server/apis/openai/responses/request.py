@@ -42,6 +42,7 @@ def responses_call(body: ResponsesRequest) -> Call:
         tool_choice=choice,
         tool_name=name,
         parallel_tool_calls=body.parallel_tool_calls is not False,
+        wire="responses",
     )
 
 

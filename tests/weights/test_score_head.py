@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from quire.engines.native.cpu.weights.score_head import is_classifier, read_reward_model
 from quire.errors import ModelError, UnsupportedModelError, WeightsError
 from quire.prompt import Prompt
+from quire.weights.score_head import is_classifier, read_reward_model
 
 HIDDEN = 8
 
