@@ -36,7 +36,7 @@ SHORT = 4000
 """Characters of a conversation or text that is rendered and tokenised on the event loop. It takes
 about half a millisecond, less than handing it to a thread takes under load."""
 
-MAX_CONTEXTS = 16
+MAX_CONTEXTS = 4
 """A text that is only tokenised, or cut, may be longer than the context, but not without end."""
 
 _NO_TEXTS: frozenset[str] = frozenset()
