@@ -22,6 +22,7 @@ QuireError
     ├── EngineStartError                the engine did not start
     ├── EngineDeadError                 the engine has failed for good
     ├── GenerationError                 a fault in a step ended this request
+    ├── EngineBusyError                 no room for this request now; it may be tried again
     ├── OutOfMemoryError                not enough KV memory, even for one sequence
     └── RequestTimeoutError             the request's own time limit has passed
 
@@ -122,6 +123,10 @@ class GenerationError(EngineError):
     """A fault in a step ended this request."""
 
 
+class EngineBusyError(EngineError):
+    """The engine has no room for this request now; it may be tried again."""
+
+
 class OutOfMemoryError(EngineError):
     """Not enough KV memory, even for one sequence."""
 
@@ -130,8 +135,13 @@ class RequestTimeoutError(EngineError):
     """The request's own time limit has passed."""
 
 
+_LONGEST_NAME = 200
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
+    if len(name) > _LONGEST_NAME:  # a client's, of any length: comparing takes time in proportion
+        return ""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 

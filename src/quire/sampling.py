@@ -72,6 +72,14 @@ class SamplingParams:
         """Whether the most likely token is taken each time."""
         return self.temperature == 0.0
 
+    @property
+    def tenant(self) -> str:
+        """Whose request it is, for fairness among those who wait: the salt up to its first slash.
+
+        A server's salt is its client's own, a slash, and whatever the client has chosen.
+        """
+        return (self.cache_salt or "").partition("/")[0]
+
 
 class OptionResolver:
     """Merges the options of a model's requests with the configuration, the model's and the defaults.

@@ -34,6 +34,7 @@ from quire.errors import (
     UnsupportedModelError,
     WeightsError,
 )
+from quire.tokenizer import Tokenizer
 from tests.chat.model_folders import make_model_folder
 from tests.engines.native.random_models import load_oracle
 
@@ -369,3 +370,22 @@ def test_two_models_in_one_process(make: MakeModel, tmp_path: Path) -> None:
         two = pool.submit(lambda: [text_of(second) for _ in range(5)])
         assert len(set(one.result())) == 1
         assert len(set(two.result())) == 1
+
+
+def test_bad_words_are_not_encoded_in_the_thread_that_steps(
+    make: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, encoding a thousand words would stop every other request."""
+    threads: list[str] = []
+    encode = Tokenizer.encode_literal
+
+    def encoding(self: Tokenizer, text: str, *more: Any) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return encode(self, text, *more)
+
+    monkeypatch.setattr(Tokenizer, "encode_literal", encoding)
+    model = make()
+    words = [f"word {number}" for number in range(200)]
+    model.chat(HELLO, bad_words=words, max_new_tokens=2)
+    assert len(threads) >= len(words)
+    assert "quire-native" not in threads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from quire.errors import MediaError
+from quire.media import images
 from quire.media.images import FORMATS, fitted, from_array, prepared, read_picture
 from quire.media.policy import MediaPolicy, Watch
 from tests.media.making import encoded, gif_of_dots, gradient, png_bomb, png_chunk
@@ -207,3 +209,40 @@ def test_a_picture_of_no_pixels_is_refused() -> None:
     header = png_chunk(b"IHDR", bytes(8) + b"\x08\x02\0\0\0")
     with pytest.raises(MediaError):
         read(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IEND", b""))
+
+
+def header_alone(width: int, height: int) -> bytes:
+    """A PNG of grey pixels that ends before the first of them."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")
+
+
+@pytest.mark.parametrize("size", [(1, 64_000_000), (64_000_000, 1), (65_536, 4), (2, 70_000)])
+def test_a_side_without_end_is_refused_by_the_header(size: tuple[int, int]) -> None:
+    with pytest.raises(MediaError, match="side"):
+        read(header_alone(*size))
+
+
+def test_the_longest_side_is_read() -> None:
+    assert read(encoded(Image.new("L", (2, POLICY.max_side)), "PNG")).shape[2] == 3
+    with pytest.raises(MediaError, match="side"):
+        from_array(np.zeros((2, POLICY.max_side + 1), np.uint8), LOW, HIGH, POLICY)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_transparency_in_bands_is_that_of_the_whole(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = np.random.default_rng(5)
+    colours = Image.fromarray(chance.integers(0, 256, (37, 23, 4), np.uint8), "RGBA")
+    image = colours.convert("P") if mode in ("P", "PA") else colours.convert(mode)
+    if mode == "P":
+        image.info["transparency"] = 7
+    elif mode == "PA":
+        image = image.convert("PA")
+    whole = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    whole.alpha_composite(image.convert("RGBA"))
+    for pixels in (1, 50, 23 * 37, 10**6):
+        monkeypatch.setattr(images, "_BAND", pixels)
+        found = prepared(image.copy(), 1, 10**6, POLICY)
+        assert np.array_equal(found, np.array(whole.convert("RGB")))

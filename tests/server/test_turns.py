@@ -185,3 +185,87 @@ def test_parts_of_messages_in_a_row_keep_their_order() -> None:
 def test_results_of_tools_in_a_row_stay_apart() -> None:
     results = [{"role": "tool", "content": text} for text in "ab"]
     assert joined(results) == results
+
+
+class Slow:
+    """The turns as they are said to be, plainly: each result after the call and earlier calls' own."""
+
+    def __init__(self) -> None:
+        self.turns: list[tuple[str, list[str]]] = []
+        self.order: list[str] = []
+
+    def assistant(self) -> None:
+        if not self.turns or self.turns[-1][0] != "assistant":
+            self.turns.append(("assistant", []))
+            self.order = []
+
+    def call(self, name: str) -> None:
+        self.assistant()
+        self.order.append(name)
+
+    def result(self, name: str, text: str) -> None:
+        index = len(self.turns)
+        while self._before(name, self.turns[index - 1][0]):
+            index -= 1
+        self.turns.insert(index, (f"tool {name}", [text]))
+
+    def _before(self, name: str, role: str) -> bool:
+        if role.startswith("tool"):
+            return self.order.index(name) < self.order.index(role[5:])
+        return role != "assistant"
+
+    def say(self, role: str, text: str) -> None:
+        last = self.turns[-1][0] if self.turns else ""
+        if not (last == role or (role == "user" and last.startswith("tool"))):
+            self.turns.append((role, []))
+        self.turns[-1][1].append(text)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_order_of_results_gives_the_same_turns_as_the_plain_way(seed: int) -> None:
+    chance = random.Random(seed)
+    turns, plain = Turns(), Slow()
+    say(turns, "go")
+    plain.say("user", "go")
+    for number in range(40):
+        what = chance.choice(["call", "result", "result", "user", "system"])
+        if what == "call" or (what == "result" and not plain.order):
+            turns.call(f"c{number}", "f", "{}")
+            plain.call(f"c{number}")
+        elif what == "result":
+            name = chance.choice(plain.order)
+            turns.result(name, [text_part(f"r{number}")], "where")
+            plain.result(name, f"r{number}")
+        elif what == "user":
+            say(turns, f"u{number}")
+            plain.say("user", f"u{number}")
+        else:
+            turns.instruct(f"s{number}")
+            plain.say("system", f"s{number}")
+    found = [
+        (
+            f"tool {turn['tool_call_id']}" if turn["role"] == "tool" else turn["role"],
+            turn["content"],
+        )
+        for turn in turns.messages
+    ]
+    assert found == [(role, "\n\n".join(texts)) for role, texts in plain.turns]
+
+
+def test_thousands_of_results_in_reverse_take_comparisons_in_proportion() -> None:
+    class Id(str):
+        __slots__ = ()
+        compared = 0
+
+        def __lt__(self, other: str) -> bool:
+            Id.compared += 1
+            return str.__lt__(self, other)
+
+    turns, count = Turns(), 4000
+    say(turns, "go")
+    for number in range(count):
+        turns.call(f"c{number}", Id("f"), "{}")
+    for number in reversed(range(count)):
+        turns.result(f"c{number}", [text_part(str(number))], "where")
+    assert [turn["content"] for turn in turns.messages[2:]] == list(map(str, range(count)))
+    assert Id.compared <= count

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from quire.chat.token_chat import TokenChat
-from quire.engines.seam import PoolingParams, timeout_error
+from quire.engines.seam import PoolingParams, time_limit
 from quire.errors import (
     PromptTooLongError,
     RequestError,
@@ -110,15 +110,11 @@ async def pool_texts(chat: TokenChat, texts: object, options: TextOptions) -> li
         EngineError: the engine failed at a text, or cannot serve any.
     """
     context = chat.info.context_length
-    try:
-        async with asyncio.timeout(options.timeout):
-            await chat.health()
-            tokenizer = chat.preparation.tokenizer
-            prompts = await asyncio.to_thread(read_texts, texts, tokenizer, options, context)
-            return await _all_of(chat.engine.pool(prompt, options.pooling) for prompt in prompts)
-    except TimeoutError:
-        assert options.timeout is not None
-        raise timeout_error(options.timeout) from None
+    async with time_limit(options.timeout):
+        await chat.health()
+        tokenizer = chat.preparation.tokenizer
+        prompts = await asyncio.to_thread(read_texts, texts, tokenizer, options, context)
+        return await _all_of(chat.engine.pool(prompt, options.pooling) for prompt in prompts)
 
 
 async def _all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -149,6 +145,11 @@ def read_texts(
     length = None if options.max_length is None else min(options.max_length, context)
     prompts: list[Prompt] = []
     for index, text in enumerate(cast("Sequence[object]", texts)):
+        if length is None and isinstance(text, str) and tokenizer.exceeds([text], context):
+            raise PromptTooLongError(
+                f"Text {index} has far more tokens than the context holds ({context:,}); give "
+                "max_length to cut it."
+            )
         ids = _read(index, text, tokenizer, options.add_special_tokens, length)
         if not ids:
             raise RequestError(f"Text {index} is empty: it has no token.")
@@ -169,10 +170,10 @@ def _read(
     if isinstance(text, str):
         try:
             return (
-                tokenizer.encode_whole(text, length) if special else tokenizer.encode(text)[:length]
+                tokenizer.encode_whole(text, length) if special else tokenizer.encode(text, length)
             )
-        except Exception as error:  # a lone surrogate; the tokenizer's binding raises what it likes
-            raise RequestError(f"Text {index} cannot be tokenised: {error!r}.") from error
+        except RequestError as error:
+            raise RequestError(f"Text {index}: {error}") from error
     ids: list[Any] = (
         list(cast("Iterable[Any]", text)) if isinstance(text, (list, tuple)) else [None]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,17 @@ from quire.chat.answer_reader import AnswerReader
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
-from quire.errors import ConfigError, MediaError, SamplingError, UnsupportedOptionError
+from quire.errors import (
+    ConfigError,
+    MediaError,
+    PromptTooLongError,
+    SamplingError,
+    UnsupportedOptionError,
+)
 from quire.media.values import Medium
 from quire.messages import Conversation, Media, read_conversation
 from quire.options import check_option_names, read_option
-from quire.prompt import Prompt
+from quire.prompt import Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
 from quire.template.registry import get_template
@@ -30,6 +36,9 @@ from quire.weights.folder import eos_token_ids, read_json
 SHORT = 4000
 """Characters of a conversation or text that is rendered and tokenised on the event loop. It takes
 about half a millisecond, less than handing it to a thread takes under load."""
+
+MAX_CONTEXTS = 4
+"""A text that is only tokenised, or cut, may be longer than the context, but not without end."""
 
 _NO_TEXTS: frozenset[str] = frozenset()
 
@@ -102,6 +111,7 @@ class Preparation:
         self._home = HomeProcess()
         self.tokenizer, self.template = chat_format.tokenizer, chat_format.template
         self.generation_config = chat_format.generation_config
+        self._context_length = info.context_length
         self._data_args = arguments.data
         form = "vllm" if info.expands_media else "expanded"
         self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
@@ -201,6 +211,7 @@ class Preparation:
         One function for both, since one trip to a thread is then enough for most requests.
         """
         conversation = read_conversation(request.messages, request.system, request.tools)
+        self._check_length([*_rendered_texts(conversation)], request.options)
         conversation, media = self.media.place(conversation, request.media)
         if not media:
             return self._render(request, conversation, ())
@@ -232,6 +243,8 @@ class Preparation:
             elements = template.render(
                 conversation, enable_thinking=thinking, preserve_thinking=preserve
             )
+        texts = [one.text for one in elements if isinstance(one, TextElement)]
+        self._check_length(texts, options)
         starts_in_thought = template.starts_in_thought(elements)
         if constrained and starts_in_thought:
             raise UnsupportedOptionError(
@@ -253,6 +266,15 @@ class Preparation:
             streamed=request.streamed,
         )
         return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
+
+    def most_tokens(self, options: Mapping[str, Any]) -> int:
+        """The most tokens of a text that is encoded: the context's, or more where it will be cut."""
+        cut = options.get("truncate_prompt_tokens") is not None
+        return self._context_length * (MAX_CONTEXTS if cut else 1)
+
+    def _check_length(self, texts: Sequence[str], options: Mapping[str, Any]) -> None:
+        """Refuse texts that are far too long before any more is done with them."""
+        check_length(self.tokenizer, texts, self.most_tokens(options))
 
     def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
         """Whether the model is to think; a constraint applies from the first token, so it cannot."""
@@ -277,6 +299,25 @@ class Preparation:
         markers = {word.strip() for word in self.template.thought_words}
         markers.update(tool_format.markers if tool_format else ())
         return special if markers & special else frozenset()
+
+
+def check_length(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> None:
+    """Check a prompt's texts before they are encoded: nothing stops the encoding of a long text.
+
+    Raises:
+        PromptTooLongError: they certainly have more than `most` tokens.
+    """
+    if tokenizer.exceeds(texts, most):
+        raise PromptTooLongError(f"The text has far more than {most:,} tokens: shorten it.")
+
+
+def _rendered_texts(conversation: Conversation) -> Iterator[str]:
+    """The texts that every template writes; it may leave out an assistant's earlier thoughts."""
+    if conversation.system:
+        yield conversation.system
+    for message in conversation.messages:
+        if message.role != "assistant":
+            yield message.text
 
 
 def _is_short(request: ChatRequest) -> bool:

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import json
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from quire.errors import SamplingError
+from quire.errors import EngineBusyError, SamplingError
 from quire.response_format import Constraint
 
 _PROCESSES = 2
 _REMEMBERED = 512  # grammars that were checked before
+_MAX_MESSAGE = 300  # characters
+_DYING = 5.0  # seconds in which a process that has closed its output ends
+_LOOK = 0.05  # seconds between two looks at whether anybody still waits
 _PROCESS_FILE = Path(__file__).with_name("checker_process.py")
 
 
@@ -65,46 +71,85 @@ def _choice_grammar(texts: tuple[str, ...]) -> str:
     return "start: TEXT\nTEXT: " + " | ".join(json.dumps(t, ensure_ascii=False) for t in texts)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What it took to read a grammar in a process; about the same in another one."""
+
+    bytes: int
+    """Memory that it takes while it is kept."""
+    seconds: float
+    """Of a processor."""
+    text: str = ""
+    """The grammar, where it was made of a source there."""
+
+
 class GrammarChecker:
     """Reads grammars in processes, which are started on demand and reused. Thread-safe."""
 
     def __init__(self) -> None:
         self._idle: list[subprocess.Popen[bytes]] = []
-        self._slots = threading.Semaphore(_PROCESSES)
         self._lock = threading.Lock()  # guards everything below, and _idle
-        self._checked: OrderedDict[bytes, None] = OrderedDict()  # by digest, least recent first
+        self._checked: OrderedDict[bytes, Reading] = OrderedDict()  # by digest, least recent first
         self._closed = False
 
-    def check(self, grammar: str, seconds: float) -> None:
+    def read(
+        self, constraint: Constraint, seconds: float, given_up: threading.Event | None = None
+    ) -> tuple[str, Reading]:
+        """A constraint as a grammar for llguidance, and what it took to read it; see `check`.
+
+        A grammar in EBNF is made one of Lark's in the process, too: of some that takes minutes.
+
+        Raises:
+            SamplingError: it cannot be read, or reading it takes too long, or too much memory.
+            EngineBusyError: the processes are ended by somebody else.
+        """
+        if constraint.kind != "grammar":
+            text = grammar_text(constraint)
+            return text, self.check(text, seconds, given_up)
+        reading = self._read({"source": constraint.value}, seconds, given_up)
+        return reading.text, reading
+
+    def check(
+        self, grammar: str, seconds: float, given_up: threading.Event | None = None
+    ) -> Reading:
         """Return once llguidance has read this grammar, and wait for it at most `seconds`.
 
         It does not say whether the grammar is right. That may depend on the model's tokenizer, and
         shows when the grammar is compiled.
 
+        Args:
+            given_up: is set when nobody waits for it any more, and ends the reading.
+
         Raises:
             SamplingError: it takes longer, or too much memory.
+            EngineBusyError: the processes are ended by somebody else.
         """
-        key = sha256(grammar.encode("utf-8", "surrogatepass")).digest()
+        return self._read({"grammar": grammar}, seconds, given_up)
+
+    def _read(
+        self, what: dict[str, str], seconds: float, given_up: threading.Event | None
+    ) -> Reading:
+        request = json.dumps(what)
+        key = sha256(request.encode()).digest()
         with self._lock:
             if key in self._checked:
                 self._checked.move_to_end(key)
-                return
+                return self._checked[key]
         deadline = time.monotonic() + seconds
-        if not self._slots.acquire(timeout=seconds):
-            raise _too_slow(seconds)
-        try:
-            # A second try: an idle process may have died before it was asked.
-            survived = any(
-                self._read_in_process(grammar, deadline - time.monotonic()) for _ in range(2)
-            )
-        finally:
-            self._slots.release()
-        if not survived:
-            raise SamplingError("response_format cannot be compiled: it takes too much memory.")
+        given_up = given_up or threading.Event()
+        reading = None
+        idle = self._take_idle()
+        if idle is not None:  # it may be dead already, which says nothing about the grammar
+            reading = self._read_in(idle, what, deadline, given_up)
+        if reading is None:
+            reading = self._read_in(_start_process(), what, deadline, given_up)
+        if reading is None:
+            raise EngineBusyError("The process that reads grammars was ended. Try again.")
         with self._lock:
-            self._checked[key] = None
+            self._checked[key] = reading
             if len(self._checked) > _REMEMBERED:
                 self._checked.popitem(last=False)
+        return reading
 
     def close(self) -> None:
         """End the processes."""
@@ -113,52 +158,101 @@ class GrammarChecker:
         for process in idle:
             _kill(process)
 
-    def _read_in_process(self, grammar: str, seconds: float) -> bool:
-        """Return whether the process survives the grammar.
+    def _read_in(
+        self,
+        process: subprocess.Popen[bytes],
+        what: dict[str, str],
+        deadline: float,
+        given_up: threading.Event,
+    ) -> Reading | None:
+        """What the process says; None where it was ended from outside.
 
         Raises:
-            SamplingError: it takes longer than `seconds`.
+            SamplingError: the time is over, or the process dies of the grammar.
         """
-        process = self._take_process()
-        assert process.stdin is not None
-        assert process.stdout is not None
         answer = b""
         try:
-            line = json.dumps({"grammar": grammar, "seconds": seconds})
-            process.stdin.write(line.encode() + b"\n")
-            process.stdin.flush()
-            # Not select.select(), which fails on file descriptors from 1024 on: a server has them.
-            with selectors.DefaultSelector() as selector:
-                selector.register(process.stdout, selectors.EVENT_READ)
-                if not selector.select(max(0.0, seconds)):
-                    raise _too_slow(seconds)
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            pass
+            answer = _ask(process, what, deadline, given_up)
+        except BrokenPipeError:  # it was dead before it was asked
+            return None
         finally:
             if answer:
                 self._give_back(process)
             else:
                 _kill(process)
-        return bool(answer)
+        if answer:
+            return _reading(json.loads(answer))
+        if process.returncode in _ENDED_BY_OTHERS:
+            return None
+        raise SamplingError("response_format cannot be compiled: it takes too much memory.")
 
-    def _take_process(self) -> subprocess.Popen[bytes]:
+    def _take_idle(self) -> subprocess.Popen[bytes] | None:
+        """A process that lives, as far as can be seen."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                process = self._idle.pop()
+            if process.poll() is None:
+                return process
+            _kill(process)
+
+    def _give_back(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            if not self._closed and len(self._idle) < _PROCESSES:
+                self._idle.append(process)
+                return
+        _kill(process)
+
+
+_ENDED_BY_OTHERS = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
+"""What a process returns that somebody ends; one that runs out of memory aborts."""
+
+
+def _start_process() -> subprocess.Popen[bytes]:
+    try:
         return subprocess.Popen(
             [sys.executable, str(_PROCESS_FILE)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+    except OSError as error:
+        raise EngineBusyError(f"No process can be started to read a grammar: {error}.") from error
 
-    def _give_back(self, process: subprocess.Popen[bytes]) -> None:
-        with self._lock:
-            if not self._closed:
-                self._idle.append(process)
-                return
-        _kill(process)
+
+def _reading(answer: dict[str, Any]) -> Reading:
+    if "error" in answer:
+        raise SamplingError(f"response_format cannot be read: {answer['error'][:_MAX_MESSAGE]}")
+    return Reading(**answer)
+
+
+def _ask(
+    process: subprocess.Popen[bytes],
+    what: dict[str, str],
+    deadline: float,
+    given_up: threading.Event,
+) -> bytes:
+    """The process's answer; empty where it died."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    seconds = deadline - time.monotonic()
+    line = json.dumps({**what, "seconds": max(seconds, _LOOK)})
+    process.stdin.write(line.encode() + b"\n")
+    process.stdin.flush()
+    # Not select.select(), which fails on file descriptors from 1024 on: a server has them.
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not selector.select(_LOOK):
+            if given_up.is_set():
+                raise EngineBusyError("The request was given up.")
+            if time.monotonic() > deadline:
+                raise _too_slow(seconds)
+    answer = process.stdout.readline()
+    if not answer:  # it is about to end; killed before it has, it would not say of what
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_DYING)
+    return answer
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

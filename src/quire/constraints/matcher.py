@@ -62,6 +62,7 @@ class Matcher:
         "_first_mask",
         "_grammar",
         "_pending",
+        "_source",
         "_stop_tokens",
         "_vocabulary",
         "error",
@@ -74,9 +75,14 @@ class Matcher:
         vocabulary: Vocabulary,
         stop_tokens: StopTokens,
         first_mask: bytes,
+        source: object = None,
     ) -> None:
-        """Take over a grammar at its beginning, where `first_mask` is llguidance's bit mask."""
+        """Take over a grammar at its beginning, where `first_mask` is llguidance's bit mask.
+
+        `source` is what the grammar is a copy of: it lives for as long as the matcher does.
+        """
         self._grammar = grammar
+        self._source = source
         self._vocabulary = vocabulary
         self._stop_tokens = stop_tokens
         self._pending: Future[None] | None = None

@@ -12,7 +12,7 @@ import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
@@ -282,6 +282,22 @@ async def with_timeout(items: AsyncGenerator[T, None], timeout: float) -> AsyncG
             except TimeoutError:
                 raise timeout_error(timeout) from None
             yield item
+
+
+@asynccontextmanager
+async def time_limit(timeout: float | None) -> AsyncGenerator[None]:
+    """End the block after `timeout` seconds; None is no limit.
+
+    Raises:
+        RequestTimeoutError: the time has passed.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError:
+        if timeout is None:
+            raise
+        raise timeout_error(timeout) from None
 
 
 def timeout_error(timeout: float) -> RequestTimeoutError:

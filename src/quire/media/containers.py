@@ -83,6 +83,10 @@ def check_pixels(width: int, height: int, policy: MediaPolicy) -> None:
             f"its frames have {width:,} x {height:,} pixels; "
             f"the most are {policy.max_frame_pixels:,}."
         )
+    if max(width, height) > policy.max_side:
+        raise MediaError(
+            f"its frames have {width:,} x {height:,} pixels; a side has {policy.max_side:,} at most."
+        )
 
 
 def check_seconds(seconds: float, policy: MediaPolicy) -> None:

@@ -28,6 +28,8 @@ _MAX_SCANS = 100
 So a file of a few kilobytes with thousands of scans would decode for minutes.
 """
 _DRAFT_GAP = 2
+_BAND = 2**20
+"""Pixels of a band of rows."""
 
 
 def read_picture(file: BinaryIO, low: int, high: int, policy: MediaPolicy, watch: Watch) -> Pixels:
@@ -70,6 +72,10 @@ def _check_size(image: Image.Image, policy: MediaPolicy) -> None:
     if image.width * image.height > policy.max_pixels:
         raise MediaError(
             f"it has {image.width:,} x {image.height:,} pixels; the most are {policy.max_pixels:,}."
+        )
+    if max(image.size) > policy.max_side:
+        raise MediaError(
+            f"it has {image.width:,} x {image.height:,} pixels; a side has {policy.max_side:,} at most."
         )
 
 
@@ -140,11 +146,24 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _from_16_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        colours = image.convert("RGBA")
-        page = pillow().new("RGBA", image.size, (255, 255, 255, 255))
-        page.alpha_composite(colours)
-        return page.convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """A picture with transparency on a white page, a band of rows at a time.
+
+    Whole, it would be there four times over, and Pillow composes with the interpreter's lock kept.
+    """
+    page = pillow().new("RGB", image.size)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        colours = image.crop(box).convert("RGBA")
+        band = pillow().new("RGBA", colours.size, (255, 255, 255, 255))
+        band.alpha_composite(colours)
+        page.paste(band.convert("RGB"), box)
+    return page
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
@@ -203,6 +222,8 @@ def from_array(array: Any, low: int, high: int, policy: MediaPolicy) -> Pixels:
         )
     if pixels.shape[0] * pixels.shape[1] > policy.max_pixels:
         raise _too_many_pixels(policy)
+    if max(pixels.shape[:2]) > policy.max_side:
+        raise MediaError(f"a side has more than {policy.max_side:,} pixels.")
     image = pillow().fromarray(np.ascontiguousarray(pixels))
     return prepared(image, low, high, policy)
 

@@ -36,6 +36,9 @@ class MediaPolicy:
     """Bytes of a local file, which is read piece by piece."""
     max_pixels: int = 64_000_000
     """Pixels of one picture, before scaling."""
+    max_side: int = 65_535
+    """Pixels of a side of one picture, before scaling: a JPEG has no more. A decoder keeps some bytes
+    for each row, however short, and works on rows."""
     max_frame_pixels: int = 36_000_000
     """Pixels of one frame of a video, before scaling: 8K. A decoder keeps up to 17 of them."""
     max_seconds: float = 3600.0

@@ -60,6 +60,8 @@ class ServerArguments(Arguments):
     """Size of all headers of one request together."""
     max_json_depth: Annotated[Integer, Field(ge=8, le=150)] = 100
     """Nesting depth of objects and lists in a body."""
+    max_json_values: Count = 300_000
+    """Values in a body: texts, numbers, objects, lists, and the keys of objects."""
     read_timeout: Seconds = 60.0
     """Seconds for a request's headers to arrive, and then for its body."""
     max_n: Annotated[Integer, Field(ge=1, le=128)] = 32

@@ -82,6 +82,9 @@ def caller_of(request: Request) -> Caller:
     return request.scope.get(CALLER, ANONYMOUS)
 
 
+_MAX_BAD_WORDS = 16 * 1024
+"""Characters of all bad words: vLLM encodes them on the event loop, and each step looks at them all."""
+
 # --- limits --------------------------------------------------------------------------------------
 
 
@@ -132,6 +135,12 @@ def check_options(
             raise _too_many(named(name), "alternatives a token", limit, "max_logprobs")
     for name in ("logit_bias", "bad_words", "stop_token_ids"):
         _check_count(name, options.get(name), arguments.max_bias_tokens, "max_bias_tokens")
+    if is_larger(options.get("bad_words"), _MAX_BAD_WORDS):
+        raise BadRequest(
+            f"bad_words: at most {_MAX_BAD_WORDS:,} characters in all are allowed here.",
+            param="bad_words",
+            code="too_many",
+        )
     if is_larger(options.get("response_format"), arguments.max_schema_bytes):
         limit = arguments.max_schema_bytes
         raise _too_many(named("response_format"), "characters", limit, "max_schema_bytes")

@@ -13,6 +13,7 @@ from starlette.types import Scope, Send
 from quire.errors import (
     AdapterError,
     ConfigError,
+    EngineBusyError,
     EngineClosedError,
     EngineDeadError,
     EngineError,
@@ -152,6 +153,7 @@ _KINDS: tuple[tuple[type[BaseException], int, str, str | None, float | None], ..
     (EngineDeadError, 503, _SERVER, "engine_dead", 5.0),
     (EngineClosedError, 503, _SERVER, "engine_closed", 5.0),
     (EngineStartError, 503, _SERVER, "engine_failed", 5.0),
+    (EngineBusyError, 503, _SERVER, "engine_busy", 2.0),
     (EngineError, 500, _SERVER, "engine_error", None),
     (ConfigError, 400, _REQUEST, None, None),
     (ModelError, 500, _SERVER, "model_error", None),
@@ -166,14 +168,19 @@ _HIDDEN = {
 }
 
 
+_LONGEST = 2000
+"""Characters of an error's text and of its `param`: a client's own words in them have any length."""
+
+
 def problem_of(error: BaseException) -> Problem:
     """An error as a client sees it; an internal error is not described."""
     if isinstance(error, ServerError):
+        param = None if error.param is None else error.param[:_LONGEST]
         return Problem(
             error.status,
-            str(error),
+            _cut(str(error)),
             error.type,
-            error.param,
+            param,
             error.code,
             error.retry_after,
             error.details,
@@ -181,9 +188,13 @@ def problem_of(error: BaseException) -> Problem:
     for kind, status, type_, code, retry_after in _KINDS:
         if isinstance(error, kind):
             param = "model" if code == "model_not_found" else None
-            text = _HIDDEN.get(code or "", str(error))
+            text = _HIDDEN.get(code or "", _cut(str(error)))
             return Problem(status, text, type_, param, code, retry_after)
     return Problem(500, "The server failed at this request.", _SERVER, None, "internal_error")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 # --- sent by middleware, before any route ----------------------------------------------------------

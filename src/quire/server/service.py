@@ -7,12 +7,14 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any, Literal, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from starlette.requests import Request
 
 from quire.chat.base_engine import BaseEngine
-from quire.chat.preparation import SHORT
+from quire.chat.preparation import MAX_CONTEXTS, SHORT, check_length
+from quire.engines.seam import time_limit
 from quire.errors import RequestTimeoutError
 from quire.options import check_option_names
 from quire.outputs import Delta, Embedding
@@ -33,6 +35,8 @@ from quire.server.streams import merge
 from quire.server.token_texts import TokenIdTexts, TokenTexts
 from quire.server.tool_choice import ToolChooser
 from quire.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
 
@@ -180,7 +184,11 @@ class Service:
         count = completions_of(options)
         admitted = self.admitted("completion", caller, options, adapter, count * len(prompts))
         async with admitted as (ready, observation):
-            ids = await _token_ids(self.tokenizer, prompts, special)
+            began = time.monotonic()
+            async with time_limit(ready.get("timeout")):
+                ids = await self._token_ids(prompts, special, ready)
+            if "timeout" in ready:
+                ready["timeout"] = max(ready["timeout"] - (time.monotonic() - began), 1e-3)
             streams = [_completion(engine, one, ready, streamed=streamed) for one in ids]
             async with aclosing(merge(streams)) as deltas:
                 async for index, delta in deltas:
@@ -188,6 +196,14 @@ class Service:
                         delta = replace(delta, index=index * count + delta.index)
                     observation.delta(delta)
                     yield delta
+
+    async def _token_ids(
+        self, prompts: Sequence[list[int] | str], special: bool, options: Mapping[str, Any]
+    ) -> list[Sequence[int]]:
+        """The prompts' tokens; long prompts are tokenised off the event loop."""
+        most = self.engine.tokens.preparation.most_tokens(options)
+        work = partial(_token_ids, self.tokenizer, prompts, special, most)
+        return await in_thread_if_long(prompts, work)
 
     # --- without generation ----------------------------------------------------------------------
 
@@ -200,9 +216,26 @@ class Service:
             UnsupportedOptionError: the engine is a remote server, which makes its own prompts.
         """
         self.models.resolve(call.model)
+        check_call(call, self.arguments)
         chooser = ToolChooser.of(call)
         request = call.request(chooser.tools, chooser.options(call.options))
-        return (await self.engine.tokens.preparation.prepare(request)).prompt
+        async with time_limit(self.arguments.request_timeout):
+            return (await self.engine.tokens.preparation.prepare(request)).prompt
+
+    async def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """The token ids of a text; `special` as in `complete`.
+
+        Raises:
+            ServerError: there is no engine.
+            RequestError: the text cannot be tokenised, or is many times as long as the context.
+            UnsupportedOptionError: see `tokenizer`.
+        """
+        most = MAX_CONTEXTS * self.engine.info.context_length
+        async with time_limit(self.arguments.request_timeout):
+            (ids,) = await in_thread_if_long(
+                [text], partial(_token_ids, self.tokenizer, [text], special, most)
+            )
+        return list(ids)
 
     async def embed(
         self,
@@ -307,18 +340,31 @@ def _salted(caller: Caller, own: Any) -> str | None:
     return f"{caller.salt}/{own or ''}" if caller.salt or own else None
 
 
-async def _token_ids(
-    tokenizer: Tokenizer, prompts: Sequence[list[int] | str], special: bool
-) -> Sequence[Sequence[int]]:
-    """The prompts' tokens; long prompts are tokenised off the event loop."""
+def _token_ids(
+    tokenizer: Tokenizer, prompts: Sequence[list[int] | str], special: bool, most: int
+) -> list[Sequence[int]]:
+    """The prompts' tokens.
 
-    def read() -> list[list[int]]:
-        encode = tokenizer.encode_whole if special else tokenizer.encode
-        return [encode(one) if isinstance(one, str) else one for one in prompts]
+    Raises:
+        RequestError: a text cannot be tokenised.
+        PromptTooLongError: a text certainly has more than `most` tokens.
+    """
+    encode = tokenizer.encode_whole if special else tokenizer.encode
+    ids: list[Sequence[int]] = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            check_length(tokenizer, [prompt], most)
+            ids.append(encode(prompt))
+        else:
+            ids.append(prompt)
+    return ids
 
-    if sum(len(one) for one in prompts if isinstance(one, str)) <= SHORT:
-        return read()
-    return await asyncio.to_thread(read)
+
+async def in_thread_if_long(texts: Sequence[Any], work: Callable[[], T]) -> T:
+    """Do what takes time in proportion to the texts; for long ones not on the event loop."""
+    if sum(len(text) for text in texts if isinstance(text, str)) <= SHORT:
+        return work()
+    return await asyncio.to_thread(work)
 
 
 def _completion(

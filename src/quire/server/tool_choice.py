@@ -15,7 +15,8 @@ from typing import Any
 from quire.errors import UnsupportedOptionError
 from quire.messages import ToolCall
 from quire.outputs import Delta
-from quire.server.call import Call
+from quire.response_format import MAX_SIZE
+from quire.server.call import Call, is_larger
 from quire.server.errors import BadRequest
 
 
@@ -96,10 +97,22 @@ class ForcedChoice(ToolChooser):
         return {**options, "response_format": form}
 
     def _schema(self) -> dict[str, Any]:
-        """The arguments of the one tool, or an array of calls of any of them."""
+        """The arguments of the one tool, or an array of calls of any of them.
+
+        Raises:
+            BadRequest: they are larger than any schema may be.
+        """
         if self._named:
             name = self._call.tool_name
-            return _parameters(next(f for f in self._functions if f["name"] == name))
+            self._functions = [next(f for f in self._functions if f["name"] == name)]
+        if is_larger([_parameters(function) for function in self._functions], MAX_SIZE):
+            raise BadRequest(
+                f"tools: the arguments of a forced call may have {MAX_SIZE:,} characters in all.",
+                param="tools",
+                code="too_many",
+            )
+        if self._named:
+            return _parameters(self._functions[0])
         calls = [_call_schema(function, index) for index, function in enumerate(self._functions)]
         limit = {} if self._call.parallel_tool_calls else {"maxItems": 1}
         return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, **limit}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from quire.media.placement import PLACEHOLDERS
@@ -30,11 +31,22 @@ class Turns:
         self._turns: list[dict[str, Any]] = []
         self._system: list[str] = []
         self._calls: dict[str, tuple[int, str]] = {}  # index and name, of the last assistant turn
+        # The results of each assistant turn, each with its call, in the order in which they came:
+        # sorted once at the end, since a client may send thousands in any order.
+        self._results: list[list[tuple[tuple[int, str], dict[str, Any]]]] = []
+        self._last_result: tuple[tuple[int, str], dict[str, Any]] | None = None
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The turns so far."""
-        return [_message(turn) for turn in self._turns]
+        messages: list[dict[str, Any]] = []
+        results = iter(self._results)
+        for turn in self._turns:
+            messages.append(_message(turn))
+            if turn["role"] == "assistant":
+                of_turn = sorted(next(results), key=itemgetter(0))
+                messages += [_message(result) for _, result in of_turn]
+        return messages
 
     @property
     def system(self) -> str | None:
@@ -46,20 +58,31 @@ class Turns:
         if not text:
             return
         if self._turns:
-            _append(self._last("system")["content"], [text_part(text)])
+            _append(self._turn("system")["content"], [text_part(text)])
         else:
             self._system.append(text)
 
     def say(self, parts: Sequence[Part]) -> None:
         """Add to the user's turn, or to the last tool result, which the model's turn follows."""
-        after_results = self._turns and self._turns[-1]["role"] == "tool"
-        _append(self._last("tool" if after_results else "user")["content"], parts)
+        last = self._last
+        after_results = last is not None and last["role"] == "tool"
+        _append(self._turn("tool" if after_results else "user")["content"], parts)
 
-    def _last(self, role: str) -> dict[str, Any]:
+    @property
+    def _last(self) -> dict[str, Any] | None:
+        """The last turn as `messages` has them."""
+        last = self._turns[-1] if self._turns else None
+        if last is not None and last["role"] == "assistant" and self._last_result is not None:
+            return self._last_result[1]
+        return last
+
+    def _turn(self, role: str) -> dict[str, Any]:
         """The last turn if it is this role's, else a new one."""
-        if not self._turns or self._turns[-1]["role"] != role:
-            self._turns.append({"role": role, "content": []})
-        return self._turns[-1]
+        last = self._last
+        if last is None or last["role"] != role:
+            last = {"role": role, "content": []}
+            self._turns.append(last)
+        return last
 
     def result(self, call_id: str, parts: Sequence[Part], param: str) -> None:
         """Add a tool's result; several are put in the order of their calls.
@@ -67,28 +90,22 @@ class Turns:
         Raises:
             BadRequest: the assistant's turn before has no such call.
         """
-        if call_id not in self._calls:
+        call = self._calls.get(call_id)
+        if call is None:
             raise BadRequest(
-                f"A tool's result is for the call {call_id!r}, which is none of the assistant's "
-                "turn before it.",
+                f"A tool's result is for the call {call_id[:80]!r}, which is none of the "
+                "assistant's turn before it.",
                 param=param,
             )
         result = {
             "role": "tool",
             "tool_call_id": call_id,
-            "name": self._calls[call_id][1],
+            "name": call[1],
             "content": list(parts),
         }
-        index = len(self._turns)
-        while self._belongs_before(call_id, self._turns[index - 1]):
-            index -= 1
-        self._turns.insert(index, result)
-
-    def _belongs_before(self, call_id: str, other: dict[str, Any]) -> bool:
-        """Whether a call's result belongs before this turn: any but the call and earlier results."""
-        if other["role"] == "tool":
-            return self._calls[call_id] < self._calls[other["tool_call_id"]]
-        return other["role"] != "assistant"
+        self._results[-1].append((call, result))
+        if self._last_result is None or call >= self._last_result[0]:
+            self._last_result = (call, result)
 
     def answer(self, text: str) -> None:
         """Add text to the assistant's turn."""
@@ -106,9 +123,13 @@ class Turns:
         calls.append({"id": call_id, "type": "function", "function": function})
 
     def _assistant(self) -> dict[str, Any]:
-        if not self._turns or self._turns[-1]["role"] != "assistant":
-            self._calls = {}
-        return self._last("assistant")
+        last = self._last
+        if last is None or last["role"] != "assistant":
+            last = {"role": "assistant", "content": []}
+            self._turns.append(last)
+            self._calls, self._last_result = {}, None
+            self._results.append([])
+        return last
 
 
 def _message(turn: dict[str, Any]) -> dict[str, Any]:

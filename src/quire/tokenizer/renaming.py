@@ -16,6 +16,8 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from quire.tokenizer.encoding import encode_fast
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -43,7 +45,7 @@ class RenamedCopy:
             pieces += [text[done:start], self.names[text[start:end]]]
             done = end
         renamed = "".join(pieces) + text[done:]
-        ids = self.backend.encode(renamed, add_special_tokens=False).ids
+        ids = encode_fast(self.backend, renamed)
         if not self.forbidden.isdisjoint(ids):
             return None
         return [self.ids.get(number, number) for number in ids]

@@ -26,6 +26,12 @@ from tokenizers import Tokenizer as Backend
 
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.prompt import Span, Spans
+from quire.tokenizer.encoding import (
+    beginning,
+    encode_fast,
+    encode_with_offsets,
+    exceeds,
+)
 from quire.tokenizer.folder import ChatTemplate, load_backend, load_settings
 from quire.tokenizer.renaming import RenamedCopy, copy_model, share_model
 
@@ -36,6 +42,12 @@ _MOST_ADDED = 2_500_000  # characters of all added tokens: those of speech model
 _MAX_UNBRANCHED = 100_000  # characters, after which an expression does not branch any more
 _SHAPE = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
 """What nobody adds to a vocabulary but as a control token, marked as special or not."""
+_LONG = 2**16
+"""Characters from which on a text is looked at before it is encoded whole."""
+_USUAL = 4
+"""Characters of a token in most texts."""
+_MANY = 4096
+"""Token ids from which on decoding them takes more than a millisecond."""
 
 
 class Tokenizer:
@@ -125,20 +137,46 @@ class Tokenizer:
         """The number of tokens, added ones included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`, with no special tokens around; control tokens in it are seen as such."""
-        return encode_fast(self.backend, text)
+    def encode(self, text: str, max_length: int | None = None) -> list[int]:
+        """The ids of `text`, with no special tokens around; control tokens in it are seen as such.
+
+        They are cut after `max_length`.
+
+        Raises:
+            RequestError: the library cannot encode the text: a lone surrogate, or its own limits.
+        """
+        if max_length is None:
+            return encode_fast(self.backend, text)
+        return encode_fast(self.backend, self._beginning(text, max_length))[:max_length]
 
     def encode_whole(self, text: str, max_length: int | None = None) -> list[int]:
         """The ids of `text` with the special tokens that the tokenizer puts around a text.
 
         They are kept where `max_length` cuts the text: the ids are those of a call of
-        transformers' tokenizer with `truncation=True`.
+        transformers' tokenizer with `truncation=True`. Raises as `encode` does.
         """
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        if max_length is not None:
+            text = self._beginning(text, max_length)
+        encoding = encode_with_offsets(self.backend, text)
         if max_length is not None:
             encoding.truncate(max(0, max_length - self.backend.num_special_tokens_to_add(False)))
         return self.backend.post_process(encoding, None, True).ids[:max_length]
+
+    def _beginning(self, text: str, max_length: int) -> str:
+        """As much of a text as has its first `max_length` tokens, and more."""
+        if len(text) <= _suspicious(max_length):
+            return text
+        return beginning(self.backend, text, max_length)
+
+    def exceeds(self, texts: Sequence[str], most: int) -> bool:
+        """Whether texts certainly have more than `most` tokens in all; takes milliseconds.
+
+        A caller asks before it encodes: the encoding of a text that is far too long would take
+        minutes, and a hundred times its memory.
+        """
+        if sum(map(len, texts)) <= _suspicious(most):
+            return False
+        return exceeds(self.backend, texts, most)
 
     def encode_spans(self, spans: Spans, control: frozenset[str] = frozenset()) -> list[int]:
         """The ids of the spans as one string, with no control token arising from literal text.
@@ -172,7 +210,10 @@ class Tokenizer:
         return guard
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """The text of token ids; of many without the interpreter's lock, as in `encode`."""
+        if len(ids) <= _MANY:
+            return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self.backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
 
     def token_to_id(self, token: str) -> int | None:
         return self.backend.token_to_id(token)
@@ -199,9 +240,9 @@ class Tokenizer:
         return len(new)
 
 
-def encode_fast(backend: Backend, text: str) -> list[int]:
-    """The ids alone: the library then keeps no account of where each token stands."""
-    return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+def _suspicious(most: int) -> int:
+    """Characters above which a text may well have more than `most` tokens."""
+    return max(_LONG, _USUAL * most)
 
 
 class Guard:
@@ -269,7 +310,7 @@ class Guard:
 
     def _encode(self, text: str) -> tuple[list[int], set[tuple[int, int]]]:
         """The ids of a text, and the ranges of characters where control tokens were seen."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = encode_with_offsets(self._backend, text)
         ids = encoding.ids
         seen: set[tuple[int, int]] = set()
         for index, number in enumerate(ids):
@@ -402,8 +443,11 @@ class _Regions:
         pieces: list[str] = []
         done = 0
         for start, end in self._literal:
-            signs = re.sub(r"[^\w\s]", sign, text[start:end])
-            pieces += [text[done:start], re.sub(r"\w", letter, signs)]
+            pieces.append(text[done:start])
+            # Piece by piece, since a substitution keeps the interpreter's lock to its end.
+            for begin in range(start, end, _LONG):
+                signs = re.sub(r"[^\w\s]", sign, text[begin : min(begin + _LONG, end)])
+                pieces.append(re.sub(r"\w", letter, signs))
             done = end
         return "".join(pieces) + text[done:]
 

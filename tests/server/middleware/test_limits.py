@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from quire.errors import ConfigError
 from quire.server.arguments import ServerArguments
 from quire.server.call import is_larger
+from quire.server.middleware import limits
 from quire.server.middleware.limits import LimitsMiddleware, body_problem, depth_of
 from quire.tokenizer import Tokenizer
 from tests.server.guarded import HI, guarded
 
 SMALL: dict[str, Any] = {"max_body_bytes": 2000, "max_header_bytes": 1000, "max_json_depth": 10}
+SMALL["max_json_values"] = 30
 
 
 def nested(depth: int) -> bytes:
@@ -29,6 +31,7 @@ def nested(depth: int) -> bytes:
     [
         (b'{"messages": ' + b" " * 3000 + b"[]}", {}, 413, "request_too_large"),
         (nested(11), {}, 400, "too_deep"),
+        (b"[" + b"0," * 40 + b"0]", {}, 400, "too_many"),
         (b'{"a": "\xff"}', {}, 400, "bad_encoding"),
         (b'{"a": "\x00"}', {}, 400, "bad_encoding"),
         (b"{}", {"content-type": "text/plain"}, 415, "unsupported_media_type"),
@@ -358,6 +361,37 @@ def test_depth_is_what_a_parser_finds(value: Any, ascii_only: bool) -> None:
     assert depth_of(body) == plain_depth(value)
 
 
+def plain_values(value: Any) -> int:
+    """The values in a value, itself and the keys of objects included; what is empty is two."""
+    if isinstance(value, dict):
+        return 1 + (sum(1 + plain_values(inner) for inner in value.values()) or 1)
+    return 1 + (sum(map(plain_values, value)) or 1) if isinstance(value, list) else 1
+
+
+@given(JSON, st.booleans(), st.integers(1, 200))
+@settings(deadline=None)
+def test_values_are_counted_wherever_the_pieces_end(
+    value: Any, ascii_only: bool, piece: int
+) -> None:
+    body = json.dumps(value, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    count = plain_values(value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "_PIECE", piece)
+        assert depth_of(body) == plain_depth(value)
+        if b"\xed" not in body:  # half a surrogate pair is no UTF-8
+            assert body_problem(body, 100, count) is None
+            if count > 1:
+                assert getattr(body_problem(body, 100, count - 1), "code", None) == "too_many"
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "😀", "\\n"])
+def test_a_long_text_is_one_value_and_is_text_wherever_the_pieces_end(letter: str) -> None:
+    for before in range(4):
+        text = "x" * before + letter * 100_000 + ', [{"a":1}]'
+        assert body_problem(json.dumps([text]).encode(), 1, 2) is None
+        assert body_problem(json.dumps([text], ensure_ascii=False).encode(), 1, 2) is None
+
+
 @given(st.binary(max_size=60))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_looked_at_without_harm(body: bytes) -> None:
@@ -375,3 +409,42 @@ def test_size_grows_with_what_is_in_it(value: Any) -> None:
     size = len(json.dumps(value, ensure_ascii=False))
     assert is_larger([value, "x" * 100], 100)
     assert not is_larger(value, 3 * size + 10)
+
+
+LARGE_TOOL = {
+    "type": "function",
+    "function": {"name": "large", "parameters": {"type": "object", "description": "x" * 300_000}},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"bad_words": ["x" * 200] * 100}, "bad_words"),
+        ({"bad_words": ["x" * 256] * 1024}, "bad_words"),
+        ({"tools": [LARGE_TOOL], "tool_choice": "required"}, "tools"),
+        (
+            {
+                "tools": [TOOL, LARGE_TOOL],
+                "tool_choice": {"type": "function", "function": {"name": "large"}},
+            },
+            "tools",
+        ),
+    ],
+)
+async def test_what_is_too_large_in_all_is_named(
+    tokenizer: Tokenizer, options: dict[str, Any], param: str
+) -> None:
+    async with guarded(tokenizer) as server:
+        answer = await server.chat({**HI, **options})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        assert server.engine.echo.last_params is None
+
+
+async def test_a_large_tool_that_is_not_the_forced_one_is_no_hindrance(
+    tokenizer: Tokenizer,
+) -> None:
+    forced = {"type": "function", "function": {"name": "f"}}
+    async with guarded(tokenizer) as server:
+        answer = await server.chat({**HI, "tools": [TOOL, LARGE_TOOL], "tool_choice": forced})
+        assert "tools" not in (answer.json().get("error") or {}).get("message", "")

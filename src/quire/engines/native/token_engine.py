@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing, nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,6 +22,7 @@ from quire.engines.native.adapters import NativeAdapters
 from quire.engines.native.core.batch import Runner
 from quire.engines.native.core.detokenizer import detokenizer_factory
 from quire.engines.native.core.engine import Engine, EngineStatistics
+from quire.engines.native.core.logits_processors import Encode, bad_word_ids
 from quire.engines.native.core.pooling import Pooled, Pooling
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.engine_thread import EngineThread, Submission
@@ -54,6 +55,9 @@ from quire.weights.folder import read_json
 from quire.weights.score_head import RewardModel, is_classifier, read_reward_model
 
 logger = logging.getLogger("quire")
+
+_WORDS = 8192
+"""Bad words whose token ids are kept."""
 
 _SCORES: frozenset[Purpose] = frozenset({"score", "embed"})
 _WRITES: frozenset[Purpose] = frozenset({"generate", "embed"})
@@ -94,7 +98,9 @@ class NativeTokenEngine(TokenEngine):
             undo.callback(self._adapters.close)
             self._constraints = ConstraintCompiler(tokenizer, runner.vocab_size)
             undo.callback(self._constraints.close)
-            self._thread = EngineThread(_make_engine(runner, args, tokenizer), "quire-native")
+            self._encode_word = lru_cache(maxsize=_WORDS)(tokenizer.encode_literal)
+            engine = _make_engine(runner, args, tokenizer, self._encode_word)
+            self._thread = EngineThread(engine, "quire-native")
             undo.pop_all()
         self.info = EngineInfo(
             "NativeEngine",
@@ -121,6 +127,9 @@ class NativeTokenEngine(TokenEngine):
             adapter = None
             if params.adapter is not None or self._adapters.loaded:
                 adapter = await self._adapters.request(params.adapter)
+            if params.bad_words:
+                # The engine's thread, in which all requests wait, then only looks them up.
+                await asyncio.to_thread(bad_word_ids, params.bad_words, self._encode_word)
             matchers: Sequence[Matcher] = ()
             if params.response_format is not None:
                 matchers = await self._constraints.matchers(params)
@@ -390,11 +399,13 @@ def _load_runner(
     )
 
 
-def _make_engine(runner: Runner, args: ModelArguments, tokenizer: Tokenizer) -> Engine:
+def _make_engine(
+    runner: Runner, args: ModelArguments, tokenizer: Tokenizer, encode: Encode
+) -> Engine:
     return Engine(
         runner,
         detokenizer_factory(tokenizer),
-        encode=tokenizer.encode_literal,
+        encode=encode,
         max_sequences=args.native_max_sequences,
         max_batch_tokens=args.native_max_batch_tokens,
         prefix_caching=args.native_prefix_caching,

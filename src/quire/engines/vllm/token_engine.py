@@ -7,6 +7,7 @@ import atexit
 import logging
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager
 from functools import partial
@@ -18,7 +19,8 @@ import numpy as np
 from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
-from quire.constraints.grammar import GrammarChecker, grammar_text
+from quire.constraints.fair_pool import grammar_pool
+from quire.constraints.grammar import GrammarChecker
 from quire.engines.lifetime import HomeProcess, Lifetime, in_thread
 from quire.engines.seam import (
     EngineInfo,
@@ -53,6 +55,7 @@ from quire.errors import EngineError, SamplingError, UnsupportedOptionError
 from quire.media.placement import Kind, check_kind
 from quire.outputs import Delta, Embedding, Usage
 from quire.prompt import PoolingKind, Prompt
+from quire.response_format import Constraint
 from quire.sampling import SamplingParams
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import added_tokens, check_vocabulary
@@ -62,8 +65,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("quire")
 
-_GRAMMAR_SECONDS = 1.0
-"""Time in which a constraint must compile. vLLM compiles it again, and its event loop waits as long."""
+_READ_SECONDS = 1.0
+"""Time in which a constraint must be read in another process."""
+_LOOP_SECONDS = 0.2
+"""What of it may be a processor's: vLLM reads it again, and its event loop waits as long."""
 
 MediaInput = Callable[[Prompt], Mapping[str, Any]]
 """Converts a prompt's media into vLLM's arguments, as the model's media family does it."""
@@ -107,6 +112,8 @@ class VllmTokenEngine(TokenEngine):
             self.info = in_stack_of_its_own(partial(_info, self._supervisor.current(), plan))
             self._grammars = GrammarChecker()
             resources.callback(self._grammars.close)
+            self._grammar_pool = grammar_pool()
+            resources.callback(self._grammar_pool.close)
             self._life = Lifetime(self, resources.pop_all().close)
         self.media_of: MediaInput = lambda prompt: {}
         self._adapters = VllmAdapters(book)
@@ -274,9 +281,9 @@ class VllmTokenEngine(TokenEngine):
         started = self._running()
         if params.response_format is not None:
             # vLLM validates a constraint on this event loop, without a time limit. A hostile one
-            # would block all streams, so it is compiled in another process first.
-            grammar = grammar_text(params.response_format)
-            await asyncio.to_thread(self._grammars.check, grammar, _GRAMMAR_SECONDS)
+            # would block all streams, so it is read in another process first.
+            work = partial(self._check_grammar, params.response_format)
+            await self._grammar_pool.run(params.tenant, work)
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, params.adapter)
         # One turn of the loop for the preparation of other requests that came at the same time.
@@ -289,6 +296,14 @@ class VllmTokenEngine(TokenEngine):
             lora_request=lora,
             priority=params.priority,
         )
+
+    def _check_grammar(self, constraint: Constraint, given_up: threading.Event) -> None:
+        _, reading = self._grammars.read(constraint, _READ_SECONDS, given_up)
+        if reading.seconds > _LOOP_SECONDS:
+            raise SamplingError(
+                f"response_format takes {reading.seconds:.2g} s to read, and {_LOOP_SECONDS:g} s are "
+                "allowed: make it smaller."
+            )
 
 
 def _check_pooling_kind(started: RunningEngine, kind: PoolingKind) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from codecs import BOM_UTF8
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, TypeVar, cast
 
 from fastapi import Request, Response
 from pydantic import (
@@ -16,7 +18,7 @@ from pydantic import (
     ValidationError,
     with_config,
 )
-from pydantic_core import to_json
+from pydantic_core import PydanticKnownError, SchemaValidator, core_schema, to_json
 
 from quire.errors import nearest, sentence
 from quire.server.errors import BadRequest
@@ -36,6 +38,9 @@ class Body(BaseModel):
 _LONE_SURROGATE = re.compile("unexpected end of hex escape|lone leading surrogate in hex escape")
 
 AnyBody = TypeVar("AnyBody", bound=Body)
+T = TypeVar("T")
+
+_ON_LOOP = 128 * 1024  # bytes of a body; reading them takes a millisecond or two
 
 
 async def read_body(request: Request, kind: type[AnyBody]) -> AnyBody:
@@ -45,17 +50,91 @@ async def read_body(request: Request, kind: type[AnyBody]) -> AnyBody:
         BadRequest: the body is no JSON, or does not fit the model.
     """
     content = (await request.body()).removeprefix(BOM_UTF8)
+    return await in_thread_if_large(request, partial(parse_body, content, kind))
+
+
+async def in_thread_if_large(request: Request, work: Callable[[], T]) -> T:
+    """Do what takes time in proportion to the body; for a large one not on the event loop."""
+    if len(await request.body()) <= _ON_LOOP:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def parse_body(content: bytes, kind: type[AnyBody]) -> AnyBody:
+    """A body of JSON, checked; raises as `read_body` does."""
     try:
-        return kind.model_validate_json(content)
+        if len(content) <= _FEW_ERRORS:
+            return kind.model_validate_json(content)
+        values, _, given = _validator(kind).validate_json(content, context=[])
+        return kind.model_construct(given, **values)
     except ValidationError as error:
         raise refusal(error, kind) from None
 
 
+# --- errors in bounded number --------------------------------------------------------------------
+
+_FEW_ERRORS = 8192  # bytes of a body; it can have errors for some milliseconds
+_MAX_UNKNOWN = 16
+_SEQUENCES = frozenset({"list", "tuple", "set", "frozenset", "dict"})
+_OBJECTS = frozenset({"model-fields", "typed-dict"})
+_NO_SCHEMAS = frozenset({"config", "metadata", "serialization"})
+
+
+@cache
+def _validator(kind: type[Body]) -> SchemaValidator:
+    """A validator of a body's fields that stops early.
+
+    pydantic's own makes an error for every wrong item and every unknown field: of a body of a
+    megabyte half a million, which take seconds and most of a gigabyte, and of which one is shown.
+    It gives the fields alone, since a schema with the model in it would be the model's own validator.
+    """
+    schema = cast("dict[str, Any]", _stopping(kind.__pydantic_core_schema__))
+    model = schema["schema"] if schema["type"] == "definitions" else schema
+    fields = model["schema"]
+    whole = {**schema, "schema": fields} if model is not schema else fields
+    return SchemaValidator(cast("core_schema.CoreSchema", whole), model["config"])
+
+
+def _stopping(node: Any, extra: str | None = None) -> Any:
+    """A core schema in which lists end at their first wrong item and unknown fields are counted.
+
+    `extra` is what the model around says of unknown fields.
+    """
+    if isinstance(node, (list, tuple)):
+        items = [_stopping(item, extra) for item in cast("Sequence[Any]", node)]
+        return items if isinstance(node, list) else tuple(items)
+    if not isinstance(node, dict):
+        return node
+    schema = cast("dict[str, Any]", node)
+    kind = schema.get("type")
+    if not isinstance(kind, str):  # a mapping of fields, one of which may be called "type"
+        return {name: _stopping(value, extra) for name, value in schema.items()}
+    extra = (schema.get("config") or {}).get("extra_fields_behavior", extra)
+    stopping = {
+        key: value if key in _NO_SCHEMAS else _stopping(value, extra)
+        for key, value in schema.items()
+    }
+    if kind in _SEQUENCES:
+        stopping["fail_fast"] = True
+    if kind in _OBJECTS and schema.get("extra_behavior", extra) == "forbid":
+        unknown = core_schema.with_info_plain_validator_function(_refuse_unknown)
+        stopping |= {"extra_behavior": "allow", "extras_schema": unknown}
+    return stopping
+
+
+def _refuse_unknown(value: Any, info: core_schema.ValidationInfo[list[None]]) -> None:
+    """Refuse an unknown field; after enough of them the rest is let pass, in a body refused anyway."""
+    if len(info.context) < _MAX_UNKNOWN:
+        info.context.append(None)
+        raise PydanticKnownError("extra_forbidden")
+
+
 def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
     """The first error of a body in quire's words; unknown fields come before all others."""
-    errors = error.errors(include_url=False, include_context=True)
+    # Without inputs: each may be the whole body.
+    errors = error.errors(include_url=False, include_context=True, include_input=False)
     unknown = [one for one in errors if one["type"] == "extra_forbidden"]
-    first: Mapping[str, Any] = (unknown or errors)[0]
+    first = (unknown or errors)[0]
     path, context = _path(first["loc"]), first.get("ctx", {})
     param = path or None
     if first["type"] == "json_invalid":
@@ -69,8 +148,12 @@ def refusal(error: ValidationError, kind: type[Body]) -> BadRequest:
         return BadRequest(sentence(str(context["error"])), param=param)
     text = first["msg"][:1].lower() + first["msg"][1:]
     if first["type"].startswith("unknown_"):  # no member of a union fits: see `tagged`
-        text += _unknown_kind(first["input"], first["type"].removeprefix("unknown_"))
+        value = error.errors(include_url=False)[errors.index(first)]["input"]
+        text += _unknown_kind(value, first["type"].removeprefix("unknown_"))
     return BadRequest(sentence(f"{path or 'The body'}: {text}"), param=param)
+
+
+_LONGEST_NAME = 200  # characters of a name that an error shows
 
 
 def _path(loc: Sequence[int | str]) -> str:
@@ -79,7 +162,9 @@ def _path(loc: Sequence[int | str]) -> str:
     for item in loc:
         if isinstance(item, int):
             path += f"[{item}]"
-        elif item.isidentifier() and not item[0].isupper():
+            continue
+        item = item[:_LONGEST_NAME]
+        if item.isidentifier() and not item[0].isupper():
             path += f".{item}" if path else item
     return path
 

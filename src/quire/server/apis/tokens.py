@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from quire import __version__
-from quire.errors import RequestError
-from quire.server.apis.body import Body, json_answer, only, read_body
+from quire.server.apis.body import Body, in_thread_if_large, json_answer, only, read_body
 from quire.server.apis.openai.messages import Message, quire_messages
 from quire.server.apis.openai.request import quire_tools, thinking_options
 from quire.server.apis.openai.schema import TemplateOptions, Tool
@@ -19,6 +19,7 @@ from quire.server.apis.openapi import documented
 from quire.server.call import Call
 from quire.server.errors import BadRequest
 from quire.server.service import Service, service_of
+from quire.server.streams import CancelOnDisconnect
 from quire.tokenizer import Tokenizer
 
 _PROMPT = "A prompt here ends where the answer begins: leave this out."
@@ -86,7 +87,8 @@ def router() -> APIRouter:
         body = await read_body(request, TokenizeRequest)
         service.models.resolve(body.model)
         tokenizer = service.tokenizer
-        ids = await _ids(service, body, tokenizer)
+        async with CancelOnDisconnect(request.receive):
+            ids = await _ids(request, service, body)
         strings = (
             await asyncio.to_thread(_strings, tokenizer, ids) if body.return_token_strs else None
         )
@@ -104,9 +106,7 @@ def router() -> APIRouter:
         service = service_of(request)
         body = await read_body(request, DetokenizeRequest)
         service.models.resolve(body.model)
-        tokenizer = service.tokenizer
-        _check_ids(body.tokens, tokenizer)
-        text = await asyncio.to_thread(tokenizer.decode, body.tokens, False)
+        text = await asyncio.to_thread(_text, body.tokens, service.tokenizer)
         return json_answer({"prompt": text})
 
     @routes.get("/tokenizer_info", **documented(None, TokenizerInfo))
@@ -134,19 +134,16 @@ def _info(service: Service) -> dict[str, Any]:
     }
 
 
-async def _ids(service: Service, body: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
+async def _ids(request: Request, service: Service, body: TokenizeRequest) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest("Give a text in prompt, or a conversation in messages.", param="prompt")
     if body.messages is not None:
-        return list((await service.prompt(_call(body))).token_ids)
+        call = await in_thread_if_large(request, partial(_call, body))
+        return list((await service.prompt(call)).token_ids)
     for name in ("tools", "chat_template_kwargs", "add_generation_prompt"):
         if getattr(body, name) is not None:
             raise BadRequest(f"{name} goes with messages, not with prompt.", param=name)
-    encode = tokenizer.encode if body.add_special_tokens is False else tokenizer.encode_whole
-    try:
-        return await asyncio.to_thread(encode, body.prompt or "")
-    except Exception as error:
-        raise RequestError(f"The text cannot be tokenised: {error!r}.") from error
+    return await service.tokenize(body.prompt or "", special=body.add_special_tokens is not False)
 
 
 def _call(body: TokenizeRequest) -> Call:
@@ -165,10 +162,12 @@ def _strings(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     return [tokenizer.id_to_token(token) or "" for token in ids]
 
 
-def _check_ids(ids: Sequence[int], tokenizer: Tokenizer) -> None:
+def _text(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The text of token ids; raises BadRequest for one that is none of the model's."""
     for index, token in enumerate(ids):
         if tokenizer.id_to_token(token) is None:
             raise BadRequest(
                 f"tokens[{index}] is {token}, which is no token of this model.",
                 param=f"tokens[{index}]",
             )
+    return tokenizer.decode(ids, False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Generator, Mapping, Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +24,7 @@ from quire.server.errors import (
 _MAX_HEADERS = 128
 _MAX_TARGET = 8192  # bytes of path and query
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_MAX_VALUES = 300_000
 _SCANNED_ON_LOOP = 256 * 1024  # bytes of a body; scanning them takes a millisecond or two
 
 
@@ -111,9 +113,10 @@ class LimitsMiddleware:
         return None
 
     async def _scan(self, body: bytes) -> Problem | None:
+        limits = self._arguments.max_json_depth, self._arguments.max_json_values
         if len(body) <= _SCANNED_ON_LOOP:
-            return body_problem(body, self._arguments.max_json_depth)
-        return await asyncio.to_thread(body_problem, body, self._arguments.max_json_depth)
+            return body_problem(body, *limits)
+        return await asyncio.to_thread(body_problem, body, *limits)
 
 
 class BodyBudget:
@@ -197,31 +200,91 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-def body_problem(body: bytes, max_depth: int) -> Problem | None:
-    """What is wrong with a body before parsing: not UTF-8, a NUL, or too deeply nested."""
-    try:
-        body.decode()
-    except UnicodeDecodeError:
+def body_problem(body: bytes, max_depth: int, max_values: int = _MAX_VALUES) -> Problem | None:
+    """What is wrong with a body before parsing: not UTF-8, a NUL, too many values, too deeply nested.
+
+    Parsing takes many times a body's memory where it is made of small values, and keeps the
+    interpreter's lock to its end.
+    """
+    if not _is_text(body):
         return Problem(400, "The body is no text in UTF-8.", code="bad_encoding")
     if b"\0" in body:
         return Problem(400, "The body has a NUL byte in it.", code="bad_encoding")
-    if body.count(b"[") + body.count(b"{") > max_depth and depth_of(body) > max_depth:
+    if _holds_more(body, b",:[{", max_values - 1) and _has_more_values(body, max_values):
+        text = f"The body holds more than {max_values:,} values (max_json_values)."
+        return Problem(400, text, code="too_many")
+    if _holds_more(body, b"[{", max_depth) and depth_of(body) > max_depth:
         text = f"The body nests more than {max_depth} levels (max_json_depth)."
         return Problem(400, text, code="too_deep")
     return None
 
 
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)|[\[{]++|[\]}]++', re.DOTALL)
+# A body is looked at piece by piece: one call for all of it would keep the interpreter's lock.
+
+_PIECE = 128 * 1024  # bytes
+
+
+def _is_text(body: bytes) -> bool:
+    decoder = getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(body), _PIECE):
+            decoder.decode(body[start : start + _PIECE])
+        decoder.decode(b"", True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _holds_more(body: bytes, marks: bytes, most: int) -> bool:
+    """Whether there are more than `most` of these characters, those in strings included."""
+    count = 0
+    for start in range(0, len(body), _PIECE):
+        count += sum(body.count(mark, start, start + _PIECE) for mark in marks)
+        if count > most:
+            return True
+    return False
+
+
+def _has_more_values(body: bytes, most: int) -> bool:
+    """Whether JSON has more values and keys: each but the first follows one of these marks.
+
+    An object or a list that is empty counts as two.
+    """
+    count = 1
+    for piece in _outside_strings(body):
+        count += sum(map(piece.count, b",:[{"))
+        if count > most:
+            return True
+    return False
+
+
+def _outside_strings(body: bytes) -> Iterator[bytes]:
+    """JSON without the content of its strings, piece by piece."""
+    start = inside = 0
+    while start < len(body):
+        piece = body[start : start + _PIECE]
+        if (len(piece) - len(piece.rstrip(b"\\"))) % 2:  # it ends within an escape
+            piece = body[start : start + _PIECE + 1]
+        start += len(piece)
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+        parts = piece.split(b'"')
+        yield b"".join(parts[inside::2])
+        inside ^= (len(parts) - 1) % 2
+
+
+_BRACKETS = re.compile(rb"[\[{]++|[\]}]++")
 
 
 def depth_of(body: bytes) -> int:
     """The nesting depth of objects and lists in valid JSON; brackets in strings do not count."""
     depth = deepest = 0
-    for match in _TOKEN.finditer(body):
-        first = body[match.start()]
-        if first in b"[{":
-            depth += match.end() - match.start()
-            deepest = max(deepest, depth)
-        elif first != 0x22:
-            depth -= match.end() - match.start()
+    for piece in _outside_strings(body):
+        for match in _BRACKETS.finditer(piece):
+            run = match[0]
+            if run[:1] in b"[{":
+                depth += len(run)
+                deepest = max(deepest, depth)
+            else:
+                depth -= len(run)
     return deepest

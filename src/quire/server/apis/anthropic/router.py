@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 
 from quire.options import Strings
@@ -14,12 +16,12 @@ from quire.server.apis.anthropic.schema import (
     TokenCount,
 )
 from quire.server.apis.anthropic.writer import MessageWriter
-from quire.server.apis.body import json_answer, read_body
+from quire.server.apis.body import in_thread_if_large, json_answer, read_body
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.service import service_of
 from quire.server.sse import EventStream
-from quire.server.streams import read_whole
+from quire.server.streams import CancelOnDisconnect, read_whole
 
 PATH = "/v1/messages"
 
@@ -36,7 +38,8 @@ def router() -> APIRouter:
         """Answer a conversation, whole or as a stream of server-sent events."""
         service = service_of(request)
         body = await read_body(request, MessagesRequest)
-        call = messages_call(body)
+        service.models.resolve(body.model)  # before a long conversation is gone through
+        call = await in_thread_if_large(request, partial(messages_call, body))
         writer = MessageWriter(
             body.model,
             stop_sequences=Strings().read("stop_sequences", call.options.get("stop") or ()),
@@ -56,7 +59,10 @@ def router() -> APIRouter:
         """Count the tokens of a prompt, without an answer."""
         service = service_of(request)
         body = await read_body(request, CountTokensRequest)
-        prompt = await service.prompt(prompt_call(body))
+        service.models.resolve(body.model)
+        call = await in_thread_if_large(request, partial(prompt_call, body))
+        async with CancelOnDisconnect(request.receive):
+            prompt = await service.prompt(call)
         return json_answer({"input_tokens": len(prompt)})
 
     return routes

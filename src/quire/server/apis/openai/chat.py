@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from quire.outputs import AnswerSum, Delta, TextPart, ThoughtPart, TokenLogprob
 from quire.outputs import Response as Completion
-from quire.server.apis.body import json_answer, read_body
+from quire.server.apis.body import in_thread_if_large, json_answer, read_body
 from quire.server.apis.openai.request import chat_call
 from quire.server.apis.openai.schema import ChatCompletion, ChatCompletionRequest
 from quire.server.apis.openai.writing import (
@@ -46,7 +47,9 @@ def router() -> APIRouter:
         """Answer a conversation, whole or as a stream of server-sent events."""
         service = service_of(request)
         body = await read_body(request, ChatCompletionRequest)
-        call, caller = chat_call(body), caller_of(request)
+        service.models.resolve(body.model)  # before a long conversation is gone through
+        call = await in_thread_if_large(request, partial(chat_call, body))
+        caller = caller_of(request)
         name = body.model or service.models.name
         texts = await _texts(service, body)
         deltas = service.stream(call, caller)

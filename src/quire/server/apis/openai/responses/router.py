@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from quire.outputs import TokenLogprob
-from quire.server.apis.body import json_answer, read_body
+from quire.server.apis.body import in_thread_if_large, json_answer, read_body
 from quire.server.apis.openai.responses.request import (
     echo,
     functions,
@@ -33,7 +34,8 @@ def router() -> APIRouter:
         """Answer a conversation, whole or as a stream of server-sent events; nothing is stored."""
         service = service_of(request)
         body = await read_body(request, ResponsesRequest)
-        call = responses_call(body)
+        service.models.resolve(body.model)  # before a long conversation is gone through
+        call = await in_thread_if_large(request, partial(responses_call, body))
         writer = await _writer(service, body)
         deltas = service.stream(call, caller_of(request))
         if body.stream:
