@@ -64,7 +64,7 @@ async def test_who_is_cancelled_holds_nothing() -> None:
     await asyncio.sleep(0)
     for task in (waiting[0], waiting[2], running):  # the work itself is told, and ends
         task.cancel()
-    await asyncio.gather(*waiting, running, return_exceptions=True)
+    await asyncio.wait([*waiting, running])
     assert [task.cancelled() for task in waiting] == [True, False, True]
     assert running.cancelled()
     await pool.run("b", lambda _: None)

@@ -147,8 +147,8 @@ def test_processes_that_somebody_ends_are_no_fault_of_a_grammar(number: int) -> 
 def test_a_process_that_is_ended_while_it_reads_is_no_fault_of_the_grammar(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    begin = subprocess.Popen
+    started: list[subprocess.Popen[Any]] = []
+    begin: Any = subprocess.Popen
 
     def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
         started.append(begin(*args, **options))
@@ -172,8 +172,8 @@ def test_a_grammar_that_takes_all_memory_is_told_so() -> None:
 
 
 async def test_who_gives_up_ends_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[subprocess.Popen[bytes]] = []
-    begin = subprocess.Popen
+    started: list[subprocess.Popen[Any]] = []
+    begin: Any = subprocess.Popen
 
     def start(*args: Any, **options: Any) -> subprocess.Popen[bytes]:
         started.append(begin(*args, **options))
@@ -222,11 +222,15 @@ def test_large_grammars_are_told_from_small_ones() -> None:
     checker.close()
 
 
+UNUSED: Any = None
+"""In the place of a grammar that nothing looks into."""
+
+
 def test_kept_grammars_are_bounded_in_bytes() -> None:
     grammars = CompiledGrammars(most=100, most_kept=60)
     for number in range(30):
         with grammars.room(25):
-            grammars.keep(bytes([number]), Compiled(Any, b"", 25))
+            grammars.keep(bytes([number]), Compiled(UNUSED, b"", 25))
     assert [number for number in range(30) if grammars.find(bytes([number]))] == [28, 29]
     with pytest.raises(SamplingError, match="memory"), grammars.room(61):
         raise AssertionError("there was room")
@@ -234,15 +238,15 @@ def test_kept_grammars_are_bounded_in_bytes() -> None:
 
 def test_grammars_in_use_are_bounded_too() -> None:
     grammars = CompiledGrammars(most=100, most_kept=60)
-    used = [Compiled(Any, b"", 30) for _ in range(3)]
-    for number, compiled in enumerate(used):
+    used = [Compiled(UNUSED, b"", 30) for _ in range(3)]
+    for number in range(3):
         with grammars.room(30):
-            grammars.keep(bytes([number]), compiled)
+            grammars.keep(bytes([number]), used[number])
     with pytest.raises(EngineBusyError), grammars.room(30):
         raise AssertionError("there was room")
     with grammars.room(10):
         pass
-    del used, compiled
+    used.clear()
     with grammars.room(30):
         pass
 

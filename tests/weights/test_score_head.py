@@ -41,6 +41,7 @@ def classifier(folder: Path, tensors: dict[str, torch.Tensor], **values: Any) ->
 def test_a_value_head(tmp_path: Path, dtype: torch.dtype) -> None:
     weight, bias = torch.randn(1, HIDDEN).to(dtype), torch.randn(1).to(dtype)
     reward = read_reward_model(value_head(tmp_path, weight, bias))
+    assert reward.head is not None
     hidden = torch.randn(HIDDEN, dtype=torch.float64)
     wanted = torch.nn.functional.linear(hidden, weight.double(), bias.double()).numpy()
     np.testing.assert_allclose(reward.head.apply(hidden.numpy()), wanted)
@@ -54,6 +55,7 @@ def test_a_classifier(tmp_path: Path, with_bias: bool) -> None:
     tensors = {"score.weight": weight, **({"score.bias": bias} if with_bias else {})}
     reward = read_reward_model(classifier(tmp_path, tensors, pad_token_id=7))
     assert is_classifier(tmp_path)
+    assert reward.head is not None
     np.testing.assert_array_equal(reward.head.weight, weight.numpy())
     np.testing.assert_array_equal(reward.head.bias, bias.numpy() if with_bias else [0.0])
 

@@ -20,7 +20,7 @@ _LOW, _HIGH = 50, 99
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line: what it is, each configuration's value in words, and the second over the first.
 
     `is_first_of_part` begins a new part of the table.
@@ -32,7 +32,7 @@ class Row:
     is_first_of_part: bool = False
 
 
-def table_rows(figures: Sequence[Figures]) -> list[Row]:
+def table_rows(figures: Sequence[Figures]) -> list[TableRow]:
     """All lines of the table."""
     parts = [
         list(_start_rows(figures)),
@@ -41,18 +41,18 @@ def table_rows(figures: Sequence[Figures]) -> list[Row]:
         list(_quality_rows(figures)),
     ]
     return [
-        Row(row.label, row.values, row.ratio, is_first_of_part=index == 0)
+        TableRow(row.label, row.values, row.ratio, is_first_of_part=index == 0)
         for part in parts
         for index, row in enumerate(part)
     ]
 
 
-def _start_rows(figures: Sequence[Figures]) -> Iterator[Row]:
+def _start_rows(figures: Sequence[Figures]) -> Iterator[TableRow]:
     yield _row("start, to loaded", [f.start.loaded for f in figures], seconds)
     yield _row("start, to first token", [f.start.first_token for f in figures], seconds)
 
 
-def _load_rows(loads: Sequence[LoadFigures]) -> Iterator[Row]:
+def _load_rows(loads: Sequence[LoadFigures]) -> Iterator[TableRow]:
     streams = loads[0].streams
     yield _row(f"{streams} at once: tokens/s", [load.rate for load in loads], _rate)
     yield _percentile_row("first token", [load.first for load in loads])
@@ -60,38 +60,38 @@ def _load_rows(loads: Sequence[LoadFigures]) -> Iterator[Row]:
     yield _percentile_row("whole answer", [load.whole for load in loads])
 
 
-def _percentile_row(name: str, percentiles: Sequence[Mapping[int, float]]) -> Row:
+def _percentile_row(name: str, percentiles: Sequence[Mapping[int, float]]) -> TableRow:
     label = f"  {name}, p50 / p90 / p99"
     values = [
         " / ".join(seconds(value) for value in one.values()) if one else MISSING
         for one in percentiles
     ]
     middles = [one.get(50) for one in percentiles]
-    return Row(label, tuple(values), _ratio(middles))
+    return TableRow(label, tuple(values), _ratio(middles))
 
 
-def _memory_rows(figures: Sequence[Figures]) -> Iterator[Row]:
+def _memory_rows(figures: Sequence[Figures]) -> Iterator[TableRow]:
     yield _row("peak memory of its processes", [f.memory.peak_rss for f in figures], size)
     yield _row("  weights", [f.memory.weights for f in figures], size)
     yield _row("  KV cache", [f.memory.kv_cache for f in figures], size)
 
 
-def _quality_rows(figures: Sequence[Figures]) -> Iterator[Row]:
+def _quality_rows(figures: Sequence[Figures]) -> Iterator[TableRow]:
     qualities = [figure.quality for figure in figures if figure.quality is not None]
     if len(qualities) != len(figures):
         return
     counts = tuple(f"{len(quality.logprobs):,}" for quality in qualities)
     values = tuple(f"{_perplexity(one.perplexity)} ± {one.error:.1g}" for one in qualities)
-    yield Row("perplexity", values, _ratio([quality.perplexity for quality in qualities]))
-    yield Row("  tokens", counts)
+    yield TableRow("perplexity", values, _ratio([quality.perplexity for quality in qualities]))
+    yield TableRow("  tokens", counts)
     if len(qualities) == 2 and counts[0] == counts[1]:
         mean, error = qualities[1].against(qualities[0])
-        yield Row("  more nats a token", ("", f"{mean:+.2g} ± {error:.1g}"))
+        yield TableRow("  more nats a token", ("", f"{mean:+.2g} ± {error:.1g}"))
 
 
-def _row(label: str, values: Sequence[float | None], show: Callable[[float], str]) -> Row:
+def _row(label: str, values: Sequence[float | None], show: Callable[[float], str]) -> TableRow:
     shown = tuple(MISSING if value is None else show(value) for value in values)
-    return Row(label, shown, _ratio(values))
+    return TableRow(label, shown, _ratio(values))
 
 
 def _ratio(values: Sequence[float | None]) -> str:

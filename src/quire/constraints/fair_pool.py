@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from quire.errors import EngineBusyError, EngineClosedError
 
@@ -101,7 +101,7 @@ class FairPool:
                 del self._queues[key]
             return True
 
-    def _ended(self, future: Future[object]) -> None:
+    def _ended(self, future: Future[Any]) -> None:
         self._pass_on()
 
     def _pass_on(self) -> None:

@@ -37,7 +37,7 @@ def test_an_adapter_is_called_by_its_name(
 ) -> None:
     model = make_model(tmp_path / "model")
     args = with_local_adapters(arguments(str(model), adapter_name_or_path=PIRATE))
-    (folder,) = args.adapter_name_or_path or ()
+    [folder] = args.adapter_name_or_path or []
     assert content_of(Path(folder)) == adapter
     book = AdapterBook(args.adapter_name_or_path or (), model_folder=model)
     assert book.names == ("pirate",)
@@ -69,7 +69,7 @@ def test_a_subfolder_of_checkpoints_comes_too(
         for name, content in adapter.items()
     }
     args = arguments(adapter_name_or_path=PIRATE, adapter_folder="checkpoint-500")
-    (folder,) = with_local_adapters(args).adapter_name_or_path or ()
+    [folder] = with_local_adapters(args).adapter_name_or_path or []
     assert [path.name for path in sorted(Path(folder).glob("checkpoint-*"))] == ["checkpoint-500"]
 
 

@@ -224,10 +224,10 @@ def _response(url: str, token: str | None, start: int) -> Generator[Any]:
         headers["Range"] = f"bytes={start}-"
     session: Any = get_session()
     patience = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    if callable(session.stream):  # a flag of requests'
-        opened = session.stream("GET", url, headers=headers, timeout=patience)
+    if isinstance(session.stream, bool):  # a flag of requests'
+        opened: Any = session.get(url, headers=headers, timeout=patience, stream=True)
     else:
-        opened = session.get(url, headers=headers, timeout=patience, stream=True)
+        opened = session.stream("GET", url, headers=headers, timeout=patience)
     with opened as response:
         hf_raise_for_status(response)
         yield response

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import pytest
 from numba import config as numba_config
@@ -28,7 +29,8 @@ def kept_kernels(pytestconfig: pytest.Config) -> None:
     cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)
     if cache is None:  # `-p no:cacheprovider`
         return
-    numba_config.CACHE_DIR = str(cache.mkdir(f"kernels-{cache_key()}"))
+    settings: Any = numba_config  # its names are made when it is imported
+    settings.CACHE_DIR = str(cache.mkdir(f"kernels-{cache_key()}"))
     for path in source_files():
         import_module(f"{ROOM}.{path.parent.name}.{path.stem}".removesuffix(".__init__"))
     modules = [module for name, module in sys.modules.items() if name.startswith(ROOM)]
