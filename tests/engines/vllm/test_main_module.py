@@ -11,6 +11,7 @@ import sys
 import textwrap
 from multiprocessing import spawn
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -50,8 +51,11 @@ exec(sys.stdin.read(), vars(main))
 """
 
 
-def test_only_vllms_processes_go_without_it() -> None:
+def test_only_vllms_processes_go_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The user's own, started meanwhile in another thread, may need it."""
+    main = ModuleType("__main__")  # what runs these tests may have none with a file
+    main.__file__ = __file__
+    monkeypatch.setitem(sys.modules, "__main__", main)
     of_others = spawn.get_preparation_data("Process-1")
     assert {"init_main_from_name", "init_main_from_path"} & set(of_others)
     with children_without_main_module():

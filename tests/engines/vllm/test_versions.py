@@ -176,6 +176,8 @@ def plans() -> Iterator[dict[str, Any]]:
                 args, finetuning(stage=stage), qwen(), devices, needs, tokenizer=tokenizer
             )
             yield dict(plan.engine_args)
+    rewards = make_plan(arguments(), finetuning(stage="rm"), qwen(), gpus(), own_head=True)
+    yield dict(rewards.engine_args)
     args = arguments(quantization_bit=4)
     yield dict(make_plan(args, finetuning(), qwen(), gpus()).engine_args)
 

@@ -123,7 +123,7 @@ def test_a_streamed_loop_is_the_whole_one(model: Model, run: Run, loop: asyncio.
 
 
 def test_one_agent_hands_over_to_another(model: Model, run: Run) -> None:
-    must = SETTINGS.resolve(ModelSettings(tool_choice="required"))
+    must = SETTINGS.resolve(ModelSettings(tool_choice="required", parallel_tool_calls=False))
     weather = Agent(name="forecaster", model=model, model_settings=must, tools=[get_weather])
     front = Agent(name="front", model=model, model_settings=must, handoffs=[weather])
     result = run(front, "What is the weather in Lisbon?")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -380,10 +381,19 @@ def test_limits_that_cannot_work_are_refused() -> None:
         make_engine(FakeRunner(num_blocks=0))
 
 
-def test_a_bad_word_that_cannot_be_encoded_harms_nobody_else() -> None:
-    encode = byte_level().encode
+def cannot_encode(text: str) -> list[int]:
+    raise ValueError(text)
+
+
+@pytest.mark.parametrize(
+    ("encode", "words"),
+    [(byte_level().encode, "lone surrogate"), (cannot_encode, "cannot be prepared")],
+)
+def test_a_bad_word_that_cannot_be_encoded_harms_nobody_else(
+    encode: Callable[[str], list[int]], words: str
+) -> None:
     engine = make_engine(encode=encode)
-    with pytest.raises(RequestError, match="cannot be prepared"):
+    with pytest.raises(RequestError, match=words):
         engine.add("it", Prompt(PROMPT), greedy(bad_words=("\ud800",)))
     assert not engine.has_work
 
