@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from quire.adapters.configured import BASE, ConfiguredAdapter, ConfiguredAdapters, locate
 from quire.adapters.folder import Adapter, check_fits, read_adapter
 from quire.adapters.lora_config import CONFIG_FILE
-from quire.adapters.places import BASE, AdapterPlace, AdapterPlaces, locate
 from quire.errors import AdapterError, UnknownAdapterError, nearest, sentence
 from quire.weights.hub.cache import snapshot_name
 
@@ -47,11 +47,11 @@ class AdapterBook:
         Raises:
             AdapterError: an adapter is broken or does not fit.
         """
-        places = AdapterPlaces.of(configured, folder)
-        self.folder = places.folder
+        found = ConfiguredAdapters.of(configured, folder)
+        self.folder = found.folder
         """The folder of further adapters, absolute; None where there is none."""
-        self.head_folders = places.head_folders
-        """See `AdapterPlaces`."""
+        self.head_folders = found.head_folders
+        """See `ConfiguredAdapters`."""
         self._model_folder, self._towers = model_folder, towers
         self._extended, self._scores = extended, scores
         self._lock = threading.Lock()
@@ -59,15 +59,15 @@ class AdapterBook:
         self._names: dict[str, str] = {}  # from a configured path to the adapter's name
         self._last_number = 0
         self._default: str | None = None
-        parts = [self._configure(place) for place in places.configured]
+        parts = [self._configure(adapter) for adapter in found.configured]
         if parts:
             self._default = parts[0].name if len(parts) == 1 else self._register(_sum(parts)).name
 
-    def _configure(self, place: AdapterPlace) -> Adapter:
+    def _configure(self, adapter: ConfiguredAdapter) -> Adapter:
         # Requests may name one of the hub as the configuration does.
-        own = snapshot_name(place.root)
-        self._names |= dict.fromkeys((*place.entries, *([own] if own else [])), place.name)
-        return self._register(self._read(place.name, place.path))
+        own = snapshot_name(adapter.root)
+        self._names |= dict.fromkeys((*adapter.entries, *([own] if own else [])), adapter.name)
+        return self._register(self._read(adapter.name, adapter.path))
 
     def _locate(self, entry: str | Path) -> Path:
         """The path itself where it exists, else one inside the folder of adapters."""

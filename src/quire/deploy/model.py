@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quire.adapters.book import AdapterBook
+from quire.adapters.configured import ConfiguredAdapter, ConfiguredAdapters
 from quire.adapters.folder import read_adapter
-from quire.adapters.places import AdapterPlace, AdapterPlaces
 from quire.arguments import ModelArguments
 from quire.demo import named_demo_path
 from quire.engines.vllm.model_facts import ModelFacts, read_model_facts
@@ -109,7 +109,7 @@ class ServedAdapters:
     configured: tuple[ServedAdapter, ...] = ()
     folder: str | None = None
     head_folders: tuple[Path, ...] = ()
-    """See `AdapterPlaces`."""
+    """See `ConfiguredAdapters`."""
 
 
 def find_adapters(
@@ -123,17 +123,17 @@ def find_adapters(
         AdapterError: an adapter that is here is broken or does not fit.
     """
     entries = args.adapter_name_or_path or ()
-    places = AdapterPlaces.of(entries, args.adapter_folder)
-    folder = None if places.folder is None else args.adapter_folder
-    if model.folder is not None and all(place.path.is_dir() for place in places.configured):
+    found = ConfiguredAdapters.of(entries, args.adapter_folder)
+    folder = None if found.folder is None else args.adapter_folder
+    if model.folder is not None and all(adapter.path.is_dir() for adapter in found.configured):
         book = AdapterBook(
             entries, folder=args.adapter_folder, model_folder=model.folder, scores=scores
         )
         adapters = [one for one in book.adapters if not one.parts]
         here = tuple(ServedAdapter(one.name, str(one.path), one.rank) for one in adapters)
-        return ServedAdapters(here, folder, places.head_folders)
-    there = tuple(_read(place, places.folder, scores=scores) for place in places.configured)
-    return ServedAdapters(there, folder, places.head_folders)
+        return ServedAdapters(here, folder, found.head_folders)
+    there = tuple(_read(adapter, found.folder, scores=scores) for adapter in found.configured)
+    return ServedAdapters(there, folder, found.head_folders)
 
 
 def adapter_needs(args: ModelArguments, adapters: ServedAdapters) -> AdapterNeeds:
@@ -143,11 +143,11 @@ def adapter_needs(args: ModelArguments, adapters: ServedAdapters) -> AdapterNeed
     return AdapterNeeds(max(ranks, default=0), len(served), adapters.folder is not None)
 
 
-def _read(place: AdapterPlace, folder: Path | None, *, scores: bool) -> ServedAdapter:
-    path = place.path
+def _read(adapter: ConfiguredAdapter, folder: Path | None, *, scores: bool) -> ServedAdapter:
+    path = adapter.path
     if path.is_dir():
-        return ServedAdapter(place.name, str(path), read_adapter(path, scores=scores).rank)
-    entry = place.entries[0]
+        return ServedAdapter(adapter.name, str(path), read_adapter(path, scores=scores).rank)
+    entry = adapter.entries[0]
     if folder is not None and Path(entry).name == entry:
         path = folder / entry
-    return ServedAdapter(place.name, str(path), None)
+    return ServedAdapter(adapter.name, str(path), None)

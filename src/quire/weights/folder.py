@@ -94,8 +94,8 @@ def with_local_adapters(model_args: ModelArguments) -> ModelArguments:
         AdapterError: one could not be had.
     """
     entries = model_args.adapter_name_or_path or ()
-    places = tuple(str(local_adapter(entry, model_args)) for entry in entries)
-    return model_args if places == entries else model_args.replace(adapter_name_or_path=places)
+    local = tuple(str(local_adapter(entry, model_args)) for entry in entries)
+    return model_args if local == entries else model_args.replace(adapter_name_or_path=local)
 
 
 def is_on_hub(name: str, model_args: ModelArguments | None = None) -> bool:

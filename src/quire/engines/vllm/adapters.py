@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from quire.adapters.book import AdapterBook
+from quire.adapters.export import write_lora_folder
 from quire.adapters.folder import Adapter
 from quire.adapters.lora_config import CONFIG_FILE
-from quire.adapters.plain import write_plain
 from quire.engines.vllm.errors import as_quire_error
 from quire.engines.vllm.launch import RunningEngine
 from quire.errors import AdapterError
@@ -136,7 +136,7 @@ class VllmAdapters:
         if not (folder / CONFIG_FILE).is_file():
             folder.mkdir(exist_ok=True)
             try:
-                write_plain(adapter, folder)
+                write_lora_folder(adapter, folder)
             except (OSError, SafetensorError) as error:
                 raise AdapterError(
                     f"The adapter {adapter.path} cannot be written into {folder} for vLLM: {error}. "

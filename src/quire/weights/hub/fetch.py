@@ -120,10 +120,10 @@ def _download(repository: Repository, commit: str, files: Sequence[RepoFile]) ->
 
 
 def _check_space(repository: Repository, needed: int) -> None:
-    place = repository.cache
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    folder = repository.cache
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise ModelError(
             f"{repository.name} needs {size_text(needed)} more in {repository.cache}, where no more "

@@ -32,18 +32,18 @@ def fetch(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:
     client = _import_client()
     # The main branch has another name there; LLaMA-Factory translates it too.
     revision = "master" if model_args.model_revision == "main" else model_args.model_revision
-    place: dict[str, Any] = {"revision": revision, "cache_dir": model_args.cache_dir}
+    where: dict[str, Any] = {"revision": revision, "cache_dir": model_args.cache_dir}
     try:
         paths = _list_files(name, revision, model_args)
         if wanted.weights:
             check_weights(name, paths)
         chosen = choose_files(paths, wanted)
         patterns = [glob.escape(path) for path in chosen]
-        folder = Path(client.snapshot_download(name, **place, allow_patterns=patterns))
+        folder = Path(client.snapshot_download(name, **where, allow_patterns=patterns))
     except ModelError:
         raise
     except Exception as error:  # of the client's own kinds, of requests', and the disk's
-        return _from_cache(client, name, place, wanted, error)
+        return _from_cache(client, name, where, wanted, error)
     # The client logs a file that did not come, and returns as if all were there.
     missing = [path for path in chosen if not (folder / path).is_file()]
     if missing:
@@ -76,12 +76,12 @@ def _list_files(name: str, revision: str, model_args: ModelArguments) -> list[st
 
 
 def _from_cache(
-    client: Any, name: str, place: dict[str, Any], wanted: Wanted, error: Exception
+    client: Any, name: str, where: dict[str, Any], wanted: Wanted, error: Exception
 ) -> Path:
     """The snapshot in ModelScope's cache, where it is whole; else the error in our own words."""
-    words = _own_words(name, place["revision"], error)
+    words = _own_words(name, where["revision"], error)
     try:
-        folder = Path(client.snapshot_download(name, **place, local_files_only=True))
+        folder = Path(client.snapshot_download(name, **where, local_files_only=True))
     except Exception as absent:
         logger.debug("ModelScope's cache lacks %s: %r.", name, absent)
         raise ModelNotFoundError(words) from error

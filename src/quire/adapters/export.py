@@ -13,7 +13,7 @@ from quire.adapters.lora_config import CONFIG_FILE
 from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair
 
 
-def write_plain(adapter: Adapter, folder: Path) -> None:
+def write_lora_folder(adapter: Adapter, folder: Path) -> None:
     """Write the pairs of an adapter, or of the parts of a sum, with a scaling of 1.
 
     The parts' A matrices stand above each other, and their B matrices beside each other, so that one

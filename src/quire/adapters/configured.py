@@ -15,11 +15,11 @@ BASE = "base"
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterPlace:
+class ConfiguredAdapter:
     """One adapter of the configuration."""
 
     entries: tuple[str, ...]
-    """As it is configured; several that mean one place."""
+    """As it is configured; several may mean one folder."""
     name: str
     """What requests call it."""
     root: Path
@@ -30,10 +30,10 @@ class AdapterPlace:
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterPlaces:
+class ConfiguredAdapters:
     """What `adapter_name_or_path` and `adapter_folder` mean together."""
 
-    configured: tuple[AdapterPlace, ...]
+    configured: tuple[ConfiguredAdapter, ...]
     """In order, each path once."""
     folder: Path | None
     """Holds further adapters, each in a folder of its own."""
@@ -43,12 +43,12 @@ class AdapterPlaces:
         """Where an adapter may have brought a reward model's head, the last adapter's first."""
         return tuple(
             folder
-            for place in reversed(self.configured)
-            for folder in dict.fromkeys((place.path, place.root))
+            for adapter in reversed(self.configured)
+            for folder in dict.fromkeys((adapter.path, adapter.root))
         )
 
     @classmethod
-    def of(cls, entries: Sequence[str], folder: str | None) -> AdapterPlaces:
+    def of(cls, entries: Sequence[str], folder: str | None) -> ConfiguredAdapters:
         """Find each entry as a path, or as a name inside `folder`.
 
         Where an adapter has a subfolder called `folder` (such as `checkpoint-500`), `folder` means
@@ -58,9 +58,9 @@ class AdapterPlaces:
         if folder is not None and _is_subfolder(folder, paths.values()):
             inside = {entry: path / folder for entry, path in paths.items()}
             return cls(_named(paths, inside), None)
-        place = None if folder is None else _absolute(folder)
-        paths = {entry: locate(path, place, entry) for entry, path in paths.items()}
-        return cls(_named(paths, paths), place)
+        further = None if folder is None else _absolute(folder)
+        paths = {entry: locate(path, further, entry) for entry, path in paths.items()}
+        return cls(_named(paths, paths), further)
 
 
 def _is_subfolder(folder: str, roots: Iterable[Path]) -> bool:
@@ -83,14 +83,14 @@ def _absolute(entry: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(entry)))
 
 
-def _named(roots: dict[str, Path], paths: dict[str, Path]) -> tuple[AdapterPlace, ...]:
-    """The places of entries with their names; equal ones are one."""
+def _named(roots: dict[str, Path], paths: dict[str, Path]) -> tuple[ConfiguredAdapter, ...]:
+    """The adapters of entries with their names; entries of one folder are one."""
     entries: dict[Path, list[str]] = {}
     for entry, path in paths.items():
         entries.setdefault(_real(path), []).append(entry)
     names = short_names([naming_path(roots[same[0]]) for same in entries.values()])
     return tuple(
-        AdapterPlace(tuple(same), name, roots[same[0]], paths[same[0]])
+        ConfiguredAdapter(tuple(same), name, roots[same[0]], paths[same[0]])
         for same, name in zip(entries.values(), names, strict=True)
     )
 
