@@ -239,19 +239,43 @@ async def test_a_long_rendering_holds_up_neither_the_loop_nor_a_short_one(
     await long
 
 
-async def test_a_long_system_message_is_prepared_off_the_loop(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+MANY_WORDS = "word " * 1000
+CALL = {
+    "id": "a",
+    "type": "function",
+    "function": {"name": "f", "arguments": f'{{"x": "{MANY_WORDS}"}}'},
+}
+
+
+@pytest.mark.parametrize(
+    ("long", "options"),
+    [
+        ([], {"system": MANY_WORDS}),
+        ([{"role": "assistant", "content": "Hi.", "reasoning_content": MANY_WORDS}, *HELLO], {}),
+        (
+            [
+                {"role": "assistant", "content": "", "tool_calls": [CALL]},
+                {"role": "tool", "content": "1", "tool_call_id": "a"},
+            ],
+            {},
+        ),
+    ],
+    ids=["system", "thought", "call"],
+)
+async def test_what_is_long_is_prepared_off_the_loop(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, long: Any, options: Any
 ) -> None:
     engine = EchoEngine(tokenizer, context_length=10**6)
     threads: list[int] = []
-    begin = engine.tokens.preparation._read
+    template = engine.tokens.preparation.template
+    render = template.render
 
-    def note(request: ChatRequest) -> Any:
+    def note(conversation: Any, **given: Any) -> Any:
         threads.append(threading.get_ident())
-        return begin(request)
+        return render(conversation, **given)
 
-    monkeypatch.setattr(engine.tokens.preparation, "_read", note)
-    await engine.chat(HELLO, system="word " * 1000, max_new_tokens=1)
+    monkeypatch.setattr(template, "render", note)
+    await engine.chat([*HELLO, *long], max_new_tokens=1, **options)
     await engine.chat(HELLO, max_new_tokens=1)
     here = threading.get_ident()
     assert [thread == here for thread in threads] == [False, True]

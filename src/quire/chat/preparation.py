@@ -138,8 +138,9 @@ class Preparation:
             EngineError: this is a forked child, which has no threads to decode media in.
         """
         self._home.check()
-        read = self._read
-        result = read(request) if _is_short(request) else await asyncio.to_thread(read, request)
+        if _is_short(request):
+            return self._read_short(request)
+        result = await asyncio.to_thread(self._read, request)
         if isinstance(result, PreparedRequest):
             return result
         conversation, media = result
@@ -203,6 +204,11 @@ class Preparation:
 
     # --- steps -----------------------------------------------------------------------------------
 
+    def _read_short(self, request: ChatRequest) -> PreparedRequest:
+        """Prepare a short request, which holds no media and cannot be far too long."""
+        conversation = read_conversation(request.messages, request.system)
+        return self._render(request, conversation, (), checks_length=False)
+
     def _read(
         self, request: ChatRequest
     ) -> PreparedRequest | tuple[Conversation, tuple[Media, ...]]:
@@ -219,7 +225,12 @@ class Preparation:
         return conversation, media
 
     def _render(
-        self, request: ChatRequest, conversation: Conversation, media: Sequence[Medium]
+        self,
+        request: ChatRequest,
+        conversation: Conversation,
+        media: Sequence[Medium],
+        *,
+        checks_length: bool = True,
     ) -> PreparedRequest:
         options, template = request.options, self.template
         preserve = options.get("preserve_thinking")
@@ -243,8 +254,9 @@ class Preparation:
             elements = template.render(
                 conversation, enable_thinking=thinking, preserve_thinking=preserve
             )
-        texts = [one.text for one in elements if isinstance(one, TextElement)]
-        self._check_length(texts, options)
+        if checks_length:
+            texts = [one.text for one in elements if isinstance(one, TextElement)]
+            self._check_length(texts, options)
         starts_in_thought = template.starts_in_thought(elements)
         if constrained and starts_in_thought:
             raise UnsupportedOptionError(
@@ -253,9 +265,10 @@ class Preparation:
             )
         token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
         items = self.media.find(token_ids, media, self.tokenizer) if media else ()
-        if media and options.get("truncate_prompt_tokens") is not None:
+        cut = options.get("truncate_prompt_tokens") is not None
+        if cut and media:
             raise UnsupportedOptionError("truncate_prompt_tokens would cut the prompt's media off.")
-        prompt = Prompt(self.truncated(token_ids, options), items)
+        prompt = Prompt(self.truncated(token_ids, options) if cut else tuple(token_ids), items)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         params = self._resolver.resolve(
@@ -323,7 +336,8 @@ def _rendered_texts(conversation: Conversation) -> Iterator[str]:
 def _is_short(request: ChatRequest) -> bool:
     """Whether a request is certainly plain text of at most `SHORT` characters.
 
-    It is not checked yet, so anything of an unexpected type counts as long.
+    It is not checked yet, so anything of an unexpected type counts as long, and so does a message
+    with calls, a thought or anything else beside its content.
     """
     messages = request.messages
     if request.media is not NO_MEDIA or request.tools is not None:
@@ -332,7 +346,9 @@ def _is_short(request: ChatRequest) -> bool:
         return False
     length = len(request.system or "")
     for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
+        if not isinstance(message, Mapping) or len(message) > 2:
+            return False
+        content = message.get("content")
         if not isinstance(content, str):
             return False
         length += len(content) + 100  # and what a template writes around a turn
