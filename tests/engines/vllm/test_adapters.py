@@ -101,7 +101,9 @@ async def test_the_head_in_an_adapters_folder_is_not_vllms(engine: Engine, tmp_p
     folder = make_score_adapter(tmp_path / "it", model)
     book = AdapterBook([str(folder)], model_folder=model, scores=True)
     started: Any = SimpleNamespace(engine=engine)
-    await VllmAdapters(book).request(started, None)
+    adapters = VllmAdapters(book)
+    await adapters.request(started, None)
     names = load_file(engine.paths[0] / "adapter_model.safetensors")
     assert names
     assert not any("score" in name for name in names)
+    adapters.forget()

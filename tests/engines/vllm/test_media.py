@@ -187,7 +187,6 @@ def test_text_of_a_placeholder_token_is_text(seeing: ChatModel) -> None:
     ("text", "media", "reason"),
     [
         ("<image>", {"images": [png(image_of(9))[:-40]]}, "cut off|truncated|incomplete"),
-        ("<image>", {}, "0 images for 1"),
         ("<image>" * 5, {"images": [image_of(n) for n in range(5)]}, "at most 4"),
         ("<video>", {"videos": [[]]}, "frame"),
         ("<audio>", {"audios": [np.zeros(1600, np.float32)]}, "no audio"),

@@ -53,6 +53,7 @@ MAPPED: dict[str, tuple[Any, str, Any]] = {
     "frequency_penalty": (0.5, "frequency_penalty", 0.5),
     "seed": (5, "seed", 5),
     "stop": (("a", "b"), "stop", ["a", "b"]),
+    "include_stop_str_in_output": (True, "include_stop_str_in_output", True),
     "stop_token_ids": ((3, 4), "stop_token_ids", [3, 4]),
     "eos_token_ids": ((8, 9), "stop_token_ids", [8, 9]),
     "ignore_eos": (True, "ignore_eos", True),

@@ -17,6 +17,7 @@ const SAVE_EVERY = 1000; // ms, while an answer comes
 export class Session extends EventTarget {
   #running = new Map(); // conversation id -> {controller, node}: answers that this tab writes
   #watched = new Set(); // ids of answers that other tabs write, or wrote when they were closed
+  #removals = 0; // how often conversations were deleted, here or in another tab
   #failing = null; // what the store failed with, as long as it does
 
   constructor(api, store, settings) {
@@ -91,6 +92,7 @@ export class Session extends EventTarget {
   }
 
   async remove(conversation) {
+    this.#removals += 1;
     this.stop(conversation);
     this.conversations = this.conversations.filter((other) => other !== conversation);
     if (conversation === this.current) this.create();
@@ -101,6 +103,7 @@ export class Session extends EventTarget {
   }
 
   async removeAll() {
+    this.#removals += 1;
     this.conversations.forEach((conversation) => this.stop(conversation));
     this.conversations = [];
     this.create();
@@ -273,7 +276,11 @@ export class Session extends EventTarget {
 
   /** What another tab has saved. */
   async #takeSaved(id) {
-    const saved = await this.#try(this.store.conversation(id));
+    let saved, removals;
+    do {
+      removals = this.#removals;
+      saved = await this.#try(this.store.conversation(id));
+    } while (removals !== this.#removals); // it may have been read just before it was deleted
     if (!saved) return;
     const mine = this.conversations.find((conversation) => conversation.id === id);
     if (!mine) this.conversations = [saved, ...this.conversations].sort(byTime);
@@ -284,6 +291,7 @@ export class Session extends EventTarget {
 
   /** What another tab has deleted. `ids` null: all. */
   #takeRemoved(ids) {
+    this.#removals += 1;
     for (const conversation of this.conversations) {
       if (ids === null || ids.includes(conversation.id)) this.#forget(conversation);
     }

@@ -92,13 +92,14 @@ class BrowserStore {
 
   /** Delete a conversation with its files. */
   async remove(conversation) {
-    await this.#drop(fileIds(conversation));
+    // First the conversation: what is read from here on does not find it any more.
     await this.#ask("conversations", "readwrite", (all) => all.delete(conversation.id));
+    await this.#drop(fileIds(conversation));
   }
 
   async clear() {
-    await this.#ask("files", "readwrite", (all) => all.clear());
     await this.#ask("conversations", "readwrite", (all) => all.clear());
+    await this.#ask("files", "readwrite", (all) => all.clear());
   }
 
   async #drop(ids) {
