@@ -65,10 +65,15 @@ class Sampler:
         tokens = logits.argmax(axis=1)
         highest = logits[np.arange(len(tokens)), tokens]
         usable = np.isfinite(highest)
-        unusable = [] if usable.all() else np.flatnonzero(~usable).tolist()
-        exhausted = [
-            index for index in unusable if highest[index] == -np.inf and _may_ban(sequences[index])
-        ]
+        unusable: list[int] = []
+        exhausted: list[int] = []
+        if not usable.all():
+            unusable = np.flatnonzero(~usable).tolist()
+            exhausted = [
+                index
+                for index in unusable
+                if highest[index] == -np.inf and _may_ban(sequences[index])
+            ]
         if options.random:
             self._draw(logits, tokens, usable)
         logprobs = self._logprobs(logits, tokens, unusable) if options.logprob_rows else None
