@@ -56,6 +56,13 @@ def log_as_found() -> Iterator[None]:
     ours.setLevel(before[1])
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own, which is not there yet."""
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def forked_vllm() -> Iterator[None]:
     """vLLM is imported, and its engines start in a few seconds each; see `forking.py`."""

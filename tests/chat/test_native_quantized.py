@@ -14,10 +14,7 @@ from quire.errors import ConfigError
 SUMS = ((27, 15), (8, 46), (31, 60), (19, 19))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def answers(**arguments: Any) -> list[str]:

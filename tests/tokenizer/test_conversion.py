@@ -19,11 +19,7 @@ from tests.tokenizer.kinds import make_backend
 
 TEXT = "Hello, world  hello"
 
-
-@pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -140,10 +136,10 @@ def empty(kept: Path) -> None:
 
 @pytest.mark.parametrize("harm", [in_the_way, damaged, empty, lambda kept: kept.chmod(0o777)])
 def test_a_cache_that_cannot_be_used_costs_time_alone(
-    harm: Callable[[Path], None], tmp_path: Path, kept: Path, conversions: list[str]
+    harm: Callable[[Path], None], tmp_path: Path, own_cache: Path, conversions: list[str]
 ) -> None:
     folder = write(tmp_path / "model")
     ids = ids_of(folder)
-    harm(kept)
+    harm(own_cache)
     assert ids_of(folder) == ids
     assert len(conversions) == 2

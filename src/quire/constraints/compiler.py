@@ -147,8 +147,6 @@ class ConstraintCompiler:
         if params.response_format is None:
             return []
         constraint = params.response_format
-        # The vocabulary is made once, and does not count against any request's time limit.
-        await self._in_thread(partial(self._vocabulary, constraint))
         found = await self._in_thread(partial(self._kept, params, constraint))
         if found is not None:
             return found
@@ -197,11 +195,13 @@ class ConstraintCompiler:
             raise EngineClosedError("The engine was closed.") from None
 
     def _kept(self, params: SamplingParams, constraint: Constraint) -> list[Matcher] | None:
-        """The matchers of a constraint that is compiled already; None for another one."""
+        """The matchers of a constraint that is compiled already; None for another one.
+
+        The vocabulary is made here, once, so that it counts against no request's time limit.
+        """
+        vocabulary = self._vocabulary(constraint)
         compiled = self._grammars.find(_key(constraint))
-        if compiled is None:
-            return None
-        return self._matchers(params, self._vocabulary(constraint), compiled)
+        return None if compiled is None else self._matchers(params, vocabulary, compiled)
 
     def _matchers(
         self, params: SamplingParams, vocabulary: Vocabulary, compiled: Compiled

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
+import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from quire.errors import EngineError, OutOfMemoryError
 
@@ -71,6 +75,26 @@ def _end_forgotten(end: Callable[[], object], home: HomeProcess) -> None:
     thread.start()
     if not threading.current_thread().name.startswith("quire-"):
         thread.join(_FORGOTTEN_SECONDS)
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Generator[Path]:
+    """A temporary folder that is deleted when it is left, at exit at the latest.
+
+    `tempfile.TemporaryDirectory` would also be deleted by a forked child, when that exits.
+    """
+    folder, home = Path(tempfile.mkdtemp(prefix=prefix)), HomeProcess()
+
+    def delete() -> None:
+        if home.is_here:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(delete)
+    try:
+        yield folder
+    finally:
+        atexit.unregister(delete)
+        delete()
 
 
 @contextmanager

@@ -65,12 +65,6 @@ class TokenTexts:
             self._fragments[token_id] = fragment
         return f"{fragment}{max(logprob, MIN_LOGPROB)!r}"
 
-    def content(self, logprobs: tuple[TokenLogprob, ...] | None) -> str:
-        """JSON of OpenAI's `logprobs` for these tokens; `null` for none."""
-        return (
-            "null" if logprobs is None else f'{{"content":{self.listed(logprobs)},"refusal":null}}'
-        )
-
     def listed(self, logprobs: Iterable[TokenLogprob]) -> str:
         """JSON of a list of tokens with their alternatives."""
         return f"[{','.join(map(self._with_top, logprobs))}]"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from quire.errors import ModelNotFoundError, WeightsError
+from quire.weights.hub.cache import repository_name
 
 _CONVERT = (
     'python -c "import sys; from transformers import AutoModelForCausalLM as M; '
@@ -50,9 +51,9 @@ def _cache_text(folder: Path) -> str | None:
             "lists those that are there, with cache_dir where it is not the usual cache."
         )
     snapshots = folder if folder.name == "snapshots" else folder / "snapshots"
-    if not snapshots.is_dir() or not snapshots.parent.name.startswith("models--"):
+    name = repository_name(snapshots.parent)
+    if name is None or not snapshots.is_dir():
         return None
-    name = snapshots.parent.name.removeprefix("models--").replace("--", "/")
     there = [path for path in snapshots.iterdir() if path.is_dir()]
     try:
         main = (snapshots.parent / "refs" / "main").read_text("utf-8").strip()

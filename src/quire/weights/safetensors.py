@@ -19,7 +19,6 @@ import json
 import logging
 import math
 import os
-import re
 import struct
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from quire.machine.cache import file_digest, file_state
 from quire.machine.content import foreign_content
 from quire.weights.hub_config import short
 from quire.weights.mistaken import no_weights
+from quire.weights.shards import shard_names, shard_set
 
 logger = logging.getLogger("quire")
 
@@ -308,7 +308,6 @@ class SafetensorsFile:
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _OLD_GPTQ = "gptq_model*.safetensors"  # the name that AutoGPTQ gave its one file
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
 class WeightsFolder:
@@ -353,8 +352,8 @@ class WeightsFolder:
             ModelNotFoundError: there are none, or one of them is missing.
             WeightsError: the weights are in another format, or there are two sets of shards.
         """
-        found = [match for path in self.folder.iterdir() if (match := _SHARD.fullmatch(path.name))]
-        sets = sorted({(match[1], match[3]) for match in found})
+        there = {path.name for path in self.folder.iterdir()}
+        sets = sorted({found for name in there if (found := shard_set(name)) is not None})
         if not sets:
             raise no_weights(self.folder)
         if len(sets) > 1:
@@ -362,11 +361,7 @@ class WeightsFolder:
                 f"{self.folder} has no {_INDEX}, and shards of several models: {sets[0][0]} and "
                 f"{sets[1][0]}. Leave those of one model there"
             )
-        ((stem, count),) = sets
-        names = [
-            f"{stem}-{number:05}-of-{count}.safetensors" for number in range(1, int(count) + 1)
-        ]
-        there = {match[0] for match in found}
+        names = shard_names(*sets[0])
         missing = next((name for name in names if name not in there), None)
         if missing is not None:
             raise ModelNotFoundError(

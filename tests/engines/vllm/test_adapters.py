@@ -19,6 +19,7 @@ from quire.errors import AdapterError
 from tests.chat.reward_folders import make_score_adapter
 from tests.engines.native.random_adapters import load_peft, make_random_adapter
 from tests.engines.native.random_models import make_random_model
+from tests.forks import in_fork
 
 
 class Engine:
@@ -107,3 +108,16 @@ async def test_the_head_in_an_adapters_folder_is_not_vllms(engine: Engine, tmp_p
     assert names
     assert not any("score" in name for name in names)
     adapters.forget()
+
+
+async def test_what_is_written_for_vllm_outlives_a_forked_child(
+    engine: Engine, tmp_path: Path
+) -> None:
+    model = make_random_model(tmp_path / "model", "qwen2")
+    folder = make_score_adapter(tmp_path / "it", model)
+    adapters = VllmAdapters(AdapterBook([str(folder)], model_folder=model, scores=True))
+    await adapters.request(SimpleNamespace(engine=engine), None)  # type: ignore[arg-type]
+    in_fork(adapters.forget)
+    assert engine.paths[0].is_dir()
+    adapters.forget()
+    assert not engine.paths[0].exists()

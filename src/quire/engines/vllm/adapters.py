@@ -7,16 +7,20 @@ does not fit. `add_lora` ahead of the request makes that an error of the caller 
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from quire.adapters.book import AdapterBook
-from quire.adapters.export import write_lora_folder
-from quire.adapters.folder import Adapter
+from quire.adapters.folder import Adapter, read_tensors
 from quire.adapters.lora_config import CONFIG_FILE
+from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair
+from quire.engines.lifetime import scratch_folder
 from quire.engines.vllm.errors import as_quire_error
 from quire.engines.vllm.launch import RunningEngine
 from quire.errors import AdapterError
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class VllmAdapters:
-    """The adapters of one engine. All methods are called from the engine's event loop."""
+    """The adapters of one engine. All methods but `forget` are called from the engine's event loop."""
 
     def __init__(self, book: AdapterBook) -> None:
         self.book = book
@@ -35,7 +39,8 @@ class VllmAdapters:
         self._loaded_in: RunningEngine | None = (
             None  # after a restart, nothing of `_loaded` is true
         )
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch = ExitStack()
+        self._written: Path | None = None  # the folder of those that are written for vLLM
 
     async def request(self, started: RunningEngine, name: str | None) -> LoRARequest | None:
         """Return vLLM's argument for a request with this adapter; None for the base model.
@@ -85,9 +90,8 @@ class VllmAdapters:
     def forget(self) -> None:
         """Drop the references to the engine, which is about to be closed, and what was written for it."""
         self._loaded_in, self._loaded = None, {}
-        if self._scratch is not None:
-            self._scratch.cleanup()
-            self._scratch = None
+        self._scratch.close()
+        self._written = None
 
     async def _add(self, started: RunningEngine, name: str | None, path: str) -> Adapter:
         """Enter an adapter into the book and load it; take it out again if vLLM refuses it."""
@@ -130,9 +134,9 @@ class VllmAdapters:
         """
         if not adapter.parts and not adapter.scores:
             return adapter.path
-        if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="quire-adapters-")
-        folder = Path(self._scratch.name) / str(adapter.number)
+        if self._written is None:
+            self._written = self._scratch.enter_context(scratch_folder("quire-adapters-"))
+        folder = self._written / str(adapter.number)
         if not (folder / CONFIG_FILE).is_file():
             folder.mkdir(exist_ok=True)
             try:
@@ -143,3 +147,38 @@ class VllmAdapters:
                     "Make room there, or set TMPDIR to another folder."
                 ) from None
         return folder
+
+
+def write_lora_folder(adapter: Adapter, folder: Path) -> None:
+    """Write the pairs of an adapter, or of the parts of a sum, with a scaling of 1.
+
+    The parts' A matrices stand above each other, and their B matrices beside each other, so that one
+    product is the sum of theirs. Every pair has the rank of the whole, filled up with zeros: vLLM
+    reads one rank for all modules.
+
+    Raises:
+        AdapterError: a file is not what it was when it was checked.
+    """
+    gathered: dict[str, tuple[str, list[LoraPair]]] = {}
+    for part in adapter.parts or (adapter,):
+        for module, pair in read_tensors(part).pairs.items():
+            # Parts that were trained with different classes may name one module differently.
+            stored = part.stored_names.get(module, module)
+            gathered.setdefault(stored, (module, []))[1].append(pair)
+    tensors: dict[str, Floats] = {}
+    for module, pairs in gathered.values():
+        a = np.concatenate([pair.a for pair in pairs])
+        b = np.concatenate([pair.b for pair in pairs], axis=1)
+        missing = adapter.rank - len(a)
+        name = f"base_model.model.{module}"
+        tensors[f"{name}.lora_A.weight"] = np.pad(a, ((0, missing), (0, 0)))
+        tensors[f"{name}.lora_B.weight"] = np.pad(b, ((0, 0), (0, missing)))
+    save_file(tensors, folder / WEIGHTS_FILE)
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": adapter.base_model,
+        "r": adapter.rank,
+        "lora_alpha": adapter.rank,
+        "target_modules": sorted({module.rpartition(".")[2] for module, _ in gathered.values()}),
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")

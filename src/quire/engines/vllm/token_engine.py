@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
-import shutil
-import tempfile
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import ExitStack, aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import ExitStack, aclosing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +18,7 @@ from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
 from quire.constraints.fair_pool import grammar_pool
 from quire.constraints.grammar import GrammarChecker
-from quire.engines.lifetime import HomeProcess, Lifetime, in_thread
+from quire.engines.lifetime import Lifetime, in_thread, scratch_folder
 from quire.engines.seam import (
     EngineInfo,
     EngineState,
@@ -101,7 +98,7 @@ class VllmTokenEngine(TokenEngine):
         self._reward = read_vllm_reward(arguments, folder, book.head_folders)
         with ExitStack() as resources:
             # A folder that is kept until the engine is closed: a restart reads the tokenizer again.
-            scratch = resources.enter_context(_scratch_folder())
+            scratch = resources.enter_context(scratch_folder("quire-tokenizer-"))
             files = _tokenizer_files(tokenizer, args, folder, scratch)
             own_head = self._reward is not None and self._reward.head is not None
             make = partial(_make_plan, arguments, facts, book, files, own_head=own_head)
@@ -109,6 +106,8 @@ class VllmTokenEngine(TokenEngine):
             self.purpose = plan.purpose
             self._supervisor = Supervisor(plan, args.vllm_start_timeout, args.vllm_max_restarts)
             resources.callback(self._supervisor.close)
+            self._adapters = VllmAdapters(book)
+            resources.callback(self._adapters.forget)
             self.info = in_stack_of_its_own(partial(_info, self._supervisor.current(), plan))
             self._grammars = GrammarChecker()
             resources.callback(self._grammars.close)
@@ -116,7 +115,6 @@ class VllmTokenEngine(TokenEngine):
             resources.callback(self._grammar_pool.close)
             self._life = Lifetime(self, resources.pop_all().close)
         self.media_of: MediaInput = lambda prompt: {}
-        self._adapters = VllmAdapters(book)
         self._ids = RequestIds()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -195,7 +193,6 @@ class VllmTokenEngine(TokenEngine):
 
     async def close(self) -> None:
         """End vLLM and all its processes."""
-        self._adapters.forget()
         await in_thread(self.end)
 
     def end(self) -> None:
@@ -345,26 +342,6 @@ def _make_plan(
     notes = "".join(f"; {note}" for note in plan.notes)
     logger.info("Starting vLLM %s on %s%s.", version, where, notes)
     return plan
-
-
-@contextmanager
-def _scratch_folder() -> Generator[Path]:
-    """A folder that is deleted when it is left, at exit at the latest.
-
-    `tempfile.TemporaryDirectory` would also delete it at the exit of a forked child.
-    """
-    folder, home = Path(tempfile.mkdtemp(prefix="quire-tokenizer-")), HomeProcess()
-
-    def delete() -> None:
-        if home.is_here:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(delete)
-    try:
-        yield folder
-    finally:
-        atexit.unregister(delete)
-        delete()
 
 
 def _tokenizer_files(

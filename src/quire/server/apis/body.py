@@ -216,11 +216,16 @@ def kinds(*allowed: str, because: str) -> BeforeValidator:
 # --- unions ----------------------------------------------------------------------------------------
 
 
-def tagged(tags: Mapping[str, str], key: str, what: str) -> Discriminator:
-    """Chooses a union's member by the value of `key`; tags begin with a capital letter."""
+def tagged(
+    tags: Mapping[str, str], key: str, what: str, *, default: str | None = None
+) -> Discriminator:
+    """Chooses a union's member by the value of `key`; tags begin with a capital letter.
+
+    `default` is the value where the key is left out.
+    """
 
     def choose(value: Any) -> str | None:
-        kind = value.get(key) if isinstance(value, dict) else None
+        kind = value.get(key, default) if isinstance(value, dict) else None
         return tags.get(kind) if isinstance(kind, str) else None
 
     known = ", ".join(tags)

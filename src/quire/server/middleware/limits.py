@@ -24,7 +24,6 @@ from quire.server.errors import (
 _MAX_HEADERS = 128
 _MAX_TARGET = 8192  # bytes of path and query
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_MAX_VALUES = 300_000
 _SCANNED_ON_LOOP = 256 * 1024  # bytes of a body; scanning them takes a millisecond or two
 
 
@@ -200,7 +199,7 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-def body_problem(body: bytes, max_depth: int, max_values: int = _MAX_VALUES) -> Problem | None:
+def body_problem(body: bytes, max_depth: int, max_values: int) -> Problem | None:
     """What is wrong with a body before parsing: not UTF-8, a NUL, too many values, too deeply nested.
 
     Parsing takes many times a body's memory where it is made of small values, and keeps the

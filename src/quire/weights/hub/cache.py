@@ -6,18 +6,17 @@ Its form is the hub's own, shared with every program that uses the hub:
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quire.errors import ModelError, ModelNotFoundError, nearest, sentence
+from quire.json_files import read_json_object
+from quire.weights.shards import shard_names, shard_set
 
 _PREFIX = "models--"
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
 _INDEXES = ("model.safetensors.index.json", "consolidated.safetensors.index.json")
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -75,6 +74,13 @@ def repository_folder(cache: Path, name: str) -> Path:
     return cache / f"{_PREFIX}{name.replace('/', '--')}"
 
 
+def repository_name(folder: Path) -> str | None:
+    """The name of the repository of models that this folder of the cache keeps; None for others."""
+    if not folder.name.startswith(_PREFIX):
+        return None
+    return folder.name.removeprefix(_PREFIX).replace("--", "/")
+
+
 def cached_names(cache: Path) -> tuple[str, ...]:
     """The names of all repositories of models in the cache, sorted."""
     return tuple(sorted(name for name, _ in _repositories(cache)))
@@ -86,8 +92,9 @@ def _repositories(cache: Path) -> Iterator[tuple[str, Path]]:
     except OSError:
         return
     for folder in folders:
-        if folder.name.startswith(_PREFIX) and folder.is_dir():
-            yield folder.name.removeprefix(_PREFIX).replace("--", "/"), folder
+        name = repository_name(folder)
+        if name is not None and folder.is_dir():
+            yield name, folder
 
 
 def cached_models(cache: Path) -> list[CachedModel]:
@@ -198,19 +205,15 @@ def _missing_weights(folder: Path) -> tuple[str, ...]:
     for name in _INDEXES:
         if (folder / name).is_file() and "model.safetensors" not in files:
             return tuple(sorted(_indexed(folder / name) - files))
-    shards = [match for name in files if (match := _SHARD.fullmatch(name))]
-    wanted = {
-        f"{shard[1]}-{number:05}-of-{shard[3]}.safetensors"
-        for shard in shards
-        for number in range(1, int(shard[3]) + 1)
-    }
+    sets = {found for name in files if (found := shard_set(name)) is not None}
+    wanted = {name for one in sets for name in shard_names(*one)}
     return tuple(sorted(wanted - files)) if files else ("model.safetensors",)
 
 
 def _indexed(path: Path) -> set[str]:
     try:
-        return {str(name) for name in json.loads(path.read_bytes())["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {str(name) for name in read_json_object(path)["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError):
         return {path.name}
 
 

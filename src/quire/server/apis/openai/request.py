@@ -75,7 +75,12 @@ def chat_call(body: ChatCompletionRequest) -> Call:
         if body.stream:
             raise BadRequest("prompt_logprobs needs stream: false.", param="prompt_logprobs")
         options["prompt_logprobs"] = body.prompt_logprobs
-    options.update(_thinking(body))
+    options |= thinking_options(
+        body.chat_template_kwargs,
+        body.reasoning_effort,
+        enabled=body.enable_thinking,
+        preserved=body.preserve_thinking,
+    )
     choice, name, tools = _tool_choice(body)
     return Call(
         messages=quire_messages(body.messages),
@@ -93,15 +98,6 @@ def chat_call(body: ChatCompletionRequest) -> Call:
 def quire_tools(tools: Iterable[Tool] | None) -> list[dict[str, Any]] | None:
     """The tools without the hints that are for other servers; None for none."""
     return [{"type": tool["type"], "function": tool["function"]} for tool in tools or ()] or None
-
-
-def _thinking(body: ChatCompletionRequest) -> dict[str, bool]:
-    return thinking_options(
-        body.chat_template_kwargs,
-        body.reasoning_effort,
-        enabled=body.enable_thinking,
-        preserved=body.preserve_thinking,
-    )
 
 
 def thinking_options(

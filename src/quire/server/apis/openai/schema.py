@@ -87,24 +87,25 @@ class AllowedFunctions(TypedDict):
     allowed_tools: AllowedNames
 
 
-def _choice_kind(value: Any) -> str | None:
-    """The tag of a tool choice: of a word, or of an object of this type."""
-    kind = value.get("type") if isinstance(value, dict) else value
-    objects = {"function": "NamedTool", "allowed_tools": "AllowedFunctions"}
-    return (
-        "Word" if isinstance(value, str) else objects.get(kind) if isinstance(kind, str) else None
-    )
+def choice_of(*, function: str, allowed_tools: str) -> Discriminator:
+    """Chooses the member of a tool choice: `Word` for a word, else the tag of the object's type."""
+    tags = {"function": function, "allowed_tools": allowed_tools}
+
+    def choose(value: Any) -> str | None:
+        if isinstance(value, str):
+            return "Word"
+        kind = value.get("type") if isinstance(value, dict) else None
+        return tags.get(kind) if isinstance(kind, str) else None
+
+    known = "known are none, auto, required, and objects of the types function and allowed_tools"
+    return Discriminator(choose, "unknown_type", known)
 
 
 ToolChoiceParam: TypeAlias = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("Word")]
     | Annotated[NamedTool, Tag("NamedTool")]
     | Annotated[AllowedFunctions, Tag("AllowedFunctions")],
-    Discriminator(
-        _choice_kind,
-        "unknown_type",
-        "known are none, auto, required, and objects of the types function and allowed_tools",
-    ),
+    choice_of(function="NamedTool", allowed_tools="AllowedFunctions"),
 ]
 
 

@@ -119,7 +119,7 @@ export class Session extends EventTarget {
   /** Returns how many conversations were imported. */
   async import(text) {
     const added = await imported(text, this.store);
-    this.conversations = [...this.conversations, ...added].sort(byTime);
+    this.conversations = [...this.conversations, ...added].sort(tree.latestFirst);
     this.#tell("list");
     for (const { id } of added) this.tabs.tell("saved", { id });
     return added.length;
@@ -283,7 +283,7 @@ export class Session extends EventTarget {
     } while (removals !== this.#removals); // it may have been read just before it was deleted
     if (!saved) return;
     const mine = this.conversations.find((conversation) => conversation.id === id);
-    if (!mine) this.conversations = [saved, ...this.conversations].sort(byTime);
+    if (!mine) this.conversations = [saved, ...this.conversations].sort(tree.latestFirst);
     else if (!tree.absorb(mine, saved)) return;
     this.#watch(mine ?? saved);
     this.#redraw(mine ?? saved);
@@ -365,8 +365,4 @@ export class Session extends EventTarget {
 /** A question as it was typed: blanks at its beginning may be those of code. */
 function asTyped(text) {
   return text.replace(/^\n+|\n+$/g, "");
-}
-
-function byTime(one, other) {
-  return other.updated - one.updated;
 }

@@ -1,5 +1,5 @@
 // Conversations and files, in the browser's IndexedDB, or in memory without it.
-import { absorb } from "./tree.js";
+import { absorb, latestFirst } from "./tree.js";
 
 const NAME = "quire";
 const VERSION = 1;
@@ -43,7 +43,7 @@ class BrowserStore {
   async conversations() {
     const kept = await this.#ask("conversations", "readonly", (all) => all.getAll());
     for (const { id } of kept) this.#known.add(id);
-    return byTime(kept);
+    return kept.sort(latestFirst);
   }
 
   async conversation(id) {
@@ -137,7 +137,7 @@ class MemoryStore {
   #files = new Map();
 
   async conversations() {
-    return byTime([...this.#conversations.values()]);
+    return [...this.#conversations.values()].sort(latestFirst);
   }
 
   async conversation() {
@@ -173,8 +173,4 @@ class MemoryStore {
 /** The ids of all files of a conversation; several messages may share one. */
 export function fileIds(conversation) {
   return new Set(conversation.nodes.flatMap((node) => node.files.map((file) => file.id)));
-}
-
-function byTime(conversations) {
-  return conversations.sort((one, other) => other.updated - one.updated);
 }

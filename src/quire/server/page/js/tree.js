@@ -98,6 +98,11 @@ export function switchBranch(conversation, node, step) {
   return other;
 }
 
+/** An order of conversations. */
+export function latestFirst(one, other) {
+  return other.updated - one.updated;
+}
+
 /** The path without questions that got no answer: those that were refused would be refused again,
  * with all that follows them. */
 export function answered(path) {

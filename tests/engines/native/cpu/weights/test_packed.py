@@ -23,11 +23,7 @@ from tests.engines.native.random_models import make_random_model
 EMBEDDINGS = "model.embed_tokens.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
 
-
-@pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -100,15 +96,15 @@ CHANGES = [some_rows, one_number, two_tensors_exchanged, nearly_all]
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_two_models_that_differ_anywhere_share_nothing(
-    change: Any, kind: str, tmp_path: Path, kept: Path
+    change: Any, kind: str, tmp_path: Path, own_cache: Path
 ) -> None:
     folder = make_random_model(tmp_path / "base", "qwen2")
     other = changed(folder, tmp_path / "other", change)
     base = arrays_of(folder, kind)
     trained = arrays_of(other, kind)
-    assert len(list(kept.glob(f"weights-{kind}-*"))) == 2
+    assert len(list(own_cache.glob(f"weights-{kind}-*"))) == 2
     assert not same(base, trained)
-    for path in kept.iterdir():
+    for path in own_cache.iterdir():
         path.unlink()
     assert same(trained, arrays_of(other, kind))  # what it would be without the other
 
@@ -133,7 +129,7 @@ def test_a_model_that_is_overwritten_is_rounded_anew(
 
 
 def test_what_changes_while_it_is_rounded_is_not_kept(
-    tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_random_model(tmp_path / "base", "qwen2")
     plain = decoder.read_tensor
@@ -144,16 +140,16 @@ def test_what_changes_while_it_is_rounded_is_not_kept(
 
     monkeypatch.setattr(decoder, "read_tensor", touched)
     arrays_of(folder)
-    assert not list(kept.glob("weights-*"))
+    assert not list(own_cache.glob("weights-*"))
 
 
 @pytest.mark.parametrize("part", [0.1, 0.4, 0.7, 0.999])
 def test_damage_anywhere_is_made_again(
-    part: float, tmp_path: Path, kept: Path, caplog: pytest.LogCaptureFixture
+    part: float, tmp_path: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_random_model(tmp_path / "base", "qwen2")
     before = arrays_of(folder)
-    (path,) = kept.glob("weights-*")
+    (path,) = own_cache.glob("weights-*")
     content = bytearray(path.read_bytes())
     content[int(part * len(content))] ^= 0x10
     path.write_bytes(content)
@@ -175,14 +171,14 @@ def test_damage_anywhere_is_made_again(
     ids=["shorter", "flat", "deeper", "another type", "missing"],
 )
 def test_another_shape_is_never_followed_into_memory(
-    part: str, wrong: Any, tmp_path: Path, kept: Path, caplog: pytest.LogCaptureFixture
+    part: str, wrong: Any, tmp_path: Path, own_cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file whose hash is right, and whose arrays are not those that the config asks for."""
     if part == "unit" and wrong(np.zeros(1, np.float32)) is not None:
         wrong = lambda array: np.zeros(3, np.float32)  # noqa: E731
     folder = make_random_model(tmp_path / "base", "qwen2")
     before = arrays_of(folder)
-    (path,) = kept.glob("weights-*")
+    (path,) = own_cache.glob("weights-*")
     content = path.read_bytes()[: -cache._TRAILER]
     (tmp_path / "plain.safetensors").write_bytes(content)
     arrays = load_file(tmp_path / "plain.safetensors")
@@ -198,18 +194,18 @@ def test_another_shape_is_never_followed_into_memory(
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])
 def test_a_folder_that_others_may_write_is_not_used(
-    mode: int, tmp_path: Path, kept: Path, rounded: list[int], caplog: pytest.LogCaptureFixture
+    mode: int, tmp_path: Path, own_cache: Path, rounded: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_random_model(tmp_path / "base", "qwen2")
     before = arrays_of(folder)
     count = len(rounded)
-    kept.chmod(mode)
+    own_cache.chmod(mode)
     assert same(before, arrays_of(folder))
     assert len(rounded) == 2 * count
-    assert str(kept) in caplog.text
+    assert str(own_cache) in caplog.text
 
 
-def test_a_longer_context_changes_no_weight(tmp_path: Path, kept: Path) -> None:
+def test_a_longer_context_changes_no_weight(tmp_path: Path, own_cache: Path) -> None:
     folder = make_random_model(tmp_path / "base", "qwen2")
     arrays_of(folder)
     config = (folder / "config.json").read_text("utf-8")
@@ -218,10 +214,10 @@ def test_a_longer_context_changes_no_weight(tmp_path: Path, kept: Path) -> None:
         config.replace('"max_position_embeddings": ', '"max_position_embeddings": 9')
     )
     arrays_of(folder)
-    assert len(list(kept.glob("weights-*"))) == 1
+    assert len(list(own_cache.glob("weights-*"))) == 1
 
 
-def test_a_config_that_cuts_fused_tensors_elsewhere(tmp_path: Path, kept: Path) -> None:
+def test_a_config_that_cuts_fused_tensors_elsewhere(tmp_path: Path, own_cache: Path) -> None:
     """The same bytes in the same shapes, and other rows for each head."""
     folder = make_random_model(tmp_path / "base", "internlm2")
     arrays_of(folder)
@@ -237,4 +233,4 @@ def test_a_config_that_cuts_fused_tensors_elsewhere(tmp_path: Path, kept: Path) 
     (folder / "config.json").write_text(text, "utf-8")
     assert read_spec(folder).num_kv_heads == spec.num_kv_heads // 2
     arrays_of(folder)
-    assert len(list(kept.glob("weights-*"))) == 2
+    assert len(list(own_cache.glob("weights-*"))) == 2

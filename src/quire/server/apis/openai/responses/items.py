@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, get_args
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
+from pydantic import ConfigDict, Field, Tag, with_config
 from typing_extensions import TypedDict
 
 from quire.server.apis.body import by_type, strict, tagged
-from quire.server.apis.openai.messages import Detail
+from quire.server.apis.openai.messages import AudioData, Detail
 
 ItemId: TypeAlias = Annotated[str, Field(max_length=256)]
 
@@ -60,16 +60,9 @@ class InputImage(ItemPartRecord):
 
 
 @strict
-class InputAudioData(TypedDict):
-    data: Annotated[str, Field(min_length=1)]
-    """Base64."""
-    format: Annotated[str, Field(pattern="^[a-z0-9]{1,16}$")]
-
-
-@strict
 class InputAudio(ItemPartRecord):
     type: Literal["input_audio"]
-    input_audio: InputAudioData
+    input_audio: AudioData
 
 
 @strict
@@ -191,12 +184,6 @@ class BuiltInItem(TypedDict):
     name: NotRequired[Annotated[str, Field(min_length=1, max_length=256)] | None]
 
 
-def _item_kind(value: Any) -> str | None:
-    """The tag of an item; messages may leave their type out."""
-    kind = value.get("type", "message") if isinstance(value, dict) else None
-    return _ITEMS.get(kind) if isinstance(kind, str) else None
-
-
 _ITEMS = {
     "message": "MessageItem",
     "reasoning": "ReasoningItem",
@@ -210,9 +197,5 @@ InputItem: TypeAlias = Annotated[
     | Annotated[FunctionCallItem, Tag("FunctionCallItem")]
     | Annotated[FunctionOutputItem, Tag("FunctionOutputItem")]
     | Annotated[BuiltInItem, Tag("BuiltInItem")],
-    Discriminator(
-        _item_kind,
-        "unknown_type",
-        f"an item of a type that is not supported; known are {', '.join(_ITEMS)}",
-    ),
+    tagged(_ITEMS, "type", "an item of a type that is not supported", default="message"),
 ]

@@ -51,7 +51,7 @@ async def _writer(service: Service, body: ResponsesRequest) -> ResponseWriter:
 
     def describe(logprobs: tuple[TokenLogprob, ...]) -> list[dict[str, Any]]:
         assert texts is not None
-        return json.loads(texts.content(logprobs))["content"]
+        return json.loads(texts.listed(logprobs))
 
     return ResponseWriter(
         echo(body, body.model or service.models.name),

@@ -8,7 +8,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     Tag,
     with_config,
@@ -26,6 +25,7 @@ from quire.server.apis.openai.schema import (
     TemplateOptions,
     TokenInfo,
     ToolHints,
+    choice_of,
 )
 from quire.server.apis.option_fields import OptionFields, option_fields
 from quire.server.apis.refused_fields import Refused, refused_fields
@@ -97,23 +97,11 @@ class AllowedTools(TypedDict):
     tools: Annotated[list[FunctionChoice], Field(min_length=1)]
 
 
-def _choice_kind(value: Any) -> str | None:
-    if isinstance(value, str):
-        return "Word"
-    kind = value.get("type") if isinstance(value, dict) else None
-    known = {"function": "FunctionChoice", "allowed_tools": "AllowedTools"}
-    return known.get(kind) if isinstance(kind, str) else None
-
-
 Choice: TypeAlias = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("Word")]
     | Annotated[FunctionChoice, Tag("FunctionChoice")]
     | Annotated[AllowedTools, Tag("AllowedTools")],
-    Discriminator(
-        _choice_kind,
-        "unknown_type",
-        "known are none, auto, required, and objects of the types function and allowed_tools",
-    ),
+    choice_of(function="FunctionChoice", allowed_tools="AllowedTools"),
 ]
 
 
