@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # The theme's notice about its future major version is no warning about these pages.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 TEST_ARGS ?=
+# Tests run in as many processes as there are cores, but few: each has its own engines and servers.
+SPREAD := --numprocesses logical --maxprocesses 4 --dist loadgroup
 PART ?= all
 
 .DEFAULT_GOAL := help
@@ -54,10 +56,10 @@ docs: $(VENV)/.dev  ## the documentation at http://127.0.0.1:8001, built again a
 	$(MKDOCS) serve --strict --dev-addr 127.0.0.1:8001 --watch src
 
 test-fast: $(VENV)/.fast  ## the tests that need no vLLM, no torch and no browser
-	$(BIN)/python -m pytest -m "not vllm and not torch and not browser" --numprocesses logical --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest -m "not vllm and not torch and not browser" $(SPREAD) $(TEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(TEST_ARGS)
 
 coverage: $(VENV)/.dev  ## all tests, and which lines of src/quire they run; fails below the floor in pyproject.toml
 	$(BIN)/python -m coverage run -m pytest $(TEST_ARGS)

@@ -91,7 +91,9 @@ class Server:
 
     def memory(self, field: str = "VmRSS") -> int:
         """Bytes: `VmRSS` now, `VmHWM` at most; 0 of a server that has died."""
-        status = Path(f"/proc/{self._pid}/status").read_text()
+        status = ""
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{self._pid}/status").read_text()
         rows = (line for line in status.splitlines() if line.startswith(field))
         return int(next(rows, f"{field}: 0").split()[1]) * 1024
 

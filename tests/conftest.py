@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadGroupScheduling
 
 from quire.chat import ChatModel
 from tests import tiers
@@ -18,6 +20,7 @@ from tests.engines.vllm.forking import forked_engines
 from tests.engines.vllm.serving import serve
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need vLLM, torch or a browser; see `tiers.py`."""
     for item in items:
@@ -31,6 +34,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 needs |= {"vllm"}
             for mark in needs:
                 item.add_marker(mark)
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.xdist_group("vllm"))
+
+
+class FilesAndGroups(LoadGroupScheduling):
+    """Gives each process a file of tests at a time, and one of them all that need vLLM.
+
+    vLLM's engines take a while to start and gigabytes of memory.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        group = super()._split_scope(nodeid)
+        return nodeid.partition("::")[0] if group == nodeid else group
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGroupScheduling:
+    """How tests are spread where they run in several processes."""
+    return FilesAndGroups(config, log)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

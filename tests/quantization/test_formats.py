@@ -11,6 +11,7 @@ import pytest
 from quire.errors import ModelError, UnsupportedModelError
 from quire.quantization.formats import read_quantization
 from quire.quantization.schemes import ModuleScheme, Quantization
+from quire.weights import patterns
 from quire.weights.hub_config import HubConfig
 
 Q = "model.layers.3.self_attn.q_proj"
@@ -124,6 +125,32 @@ def test_compressed_tensors_targets() -> None:
     assert embeddings == ModuleScheme("integers", 8, 0)
     old = found(packed(), key="compression_config")
     assert (old.method, old.scheme_of(Q, "Linear")) == ("compressed-tensors", of(packed()))
+
+
+def test_a_pattern_that_looks_ahead() -> None:
+    settings = {**packed(), "ignore": [r"re:(?!.*layers\.3\.).*(?<!k_)proj"]}
+    assert of(settings) == of(packed())
+    assert of(settings, "model.layers.4.self_attn.q_proj") is None
+    assert of(settings, "model.layers.4.self_attn.k_proj") == of(packed())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**packed(), "ignore": [r"re:(([a-z0-9._]+)+)+X", r"re:((?=(a|.)*X).*)*X"]},
+        {**GPTQ, "dynamic": {r"-:(([a-z0-9._]+)+)+X": {}}},
+    ],
+)
+def test_patterns_that_backtracking_never_ends(settings: dict[str, Any]) -> None:
+    for layer in range(50):
+        assert of(settings, f"model.layers.{layer}.self_attn.q_proj") is not None
+
+
+def test_patterns_that_take_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "MOST_WORK", 10_000)
+    quantization = found({**packed(), "ignore": [f"re:(.*{number}.*)*X" for number in range(500)]})
+    with pytest.raises(ModelError, match="too long to match"):
+        quantization.scheme_of(Q, "Linear")
 
 
 def test_no_quantisation() -> None:

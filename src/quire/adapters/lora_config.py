@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quire.adapters.patterns import PatternTable
 from quire.errors import AdapterError
 from quire.json_files import read_json_object
+from quire.weights.patterns import PatternTable
 
 logger = logging.getLogger("quire")
 

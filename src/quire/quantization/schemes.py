@@ -5,13 +5,14 @@ Each format has a module that turns its settings into `Rule`s, with the look-ups
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
-from quire.errors import UnsupportedModelError
+from quire.errors import ModelError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig, short
+from quire.weights.patterns import PatternTable
 
 Layout = Literal["gptq", "gptq_v2", "awq", "packed", "integers", "bitsandbytes"]
 ModuleClass = Literal["Linear", "Embedding"]
@@ -42,18 +43,8 @@ class Rule:
     text: str
     scheme: ModuleScheme | None
 
-    def matches(self, module: str, module_class: ModuleClass) -> bool:
-        """Whether the rule is about this module."""
-        if self.match == "name":
-            return module == self.text
-        if self.match == "pattern":
-            return re.match(self.text, module) is not None
-        if self.match == "part":
-            return f".{self.text}." in f".{module}."
-        return module_class == self.text
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Quantization:
     """A model's rules. The first that matches a module counts; without one it is not quantised."""
 
@@ -66,11 +57,35 @@ class Quantization:
         """The scheme of a module; None if it is stored in full precision.
 
         A module is named as its weight is, without `.weight`.
+
+        Raises:
+            ModelError: the patterns take too long to match.
         """
-        for rule in self.rules:
-            if rule.matches(module, module_class):
+        try:
+            first = self._patterns.get(module, len(self.rules))
+        except ValueError as error:
+            raise ModelError(f"{self.source}: {error}, or name the modules in full") from None
+        for index, rule in enumerate(self.rules):
+            if index == first or _matches(rule, module, module_class):
                 return rule.scheme
         return None
+
+    @cached_property
+    def _patterns(self) -> PatternTable[int]:
+        """The place of the first rule of each pattern."""
+        places: dict[str, int] = {}
+        for index, rule in enumerate(self.rules):
+            if rule.match == "pattern":
+                places.setdefault(rule.text, index)
+        return PatternTable(places, prefixes=True)
+
+
+def _matches(rule: Rule, module: str, module_class: ModuleClass) -> bool:
+    if rule.match == "name":
+        return module == rule.text
+    if rule.match == "part":
+        return f".{rule.text}." in f".{module}."
+    return rule.match == "class" and rule.text == module_class
 
 
 # ---- look-ups that the formats share
@@ -102,9 +117,13 @@ def names(settings: HubConfig, key: str) -> list[str]:
 
 
 def check_pattern(settings: HubConfig, key: str, pattern: str) -> str:
-    """The pattern, if it is a regular expression. Raises ModelError if it is not."""
+    """The pattern, if it is a regular expression that can be matched in bounded time.
+
+    Raises:
+        ModelError: it is not.
+    """
     try:
-        re.compile(pattern)
-    except re.error as error:
+        PatternTable({pattern: None})
+    except ValueError as error:
         raise settings.wrong(key, pattern, f"a regular expression ({error})") from None
     return pattern

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +254,13 @@ def test_a_user_with_a_home_and_a_name_keeps_them(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "made when it is needed"))
     monkeypatch.setattr(log.getpass, "getuser", lambda: "me")
     assert log.home_environment() == {}
+
+
+def test_sockets_are_not_made_where_their_path_gets_too_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    short, long = Path("/tmp") / ("s" * 65), Path("/tmp") / ("l" * 66)
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    assert "VLLM_RPC_BASE_PATH" not in log.home_environment()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert log.home_environment()["VLLM_RPC_BASE_PATH"] == "/tmp"

@@ -42,6 +42,9 @@ _PHASES = (
 _MAX_SHEBANG = 120
 """Characters of a `#!` line that every Linux reads; older kernels cut it at 127."""
 
+_MAX_SOCKET_FOLDER = 107 - 37
+"""Bytes of the folder of vLLM's sockets: Linux takes 107 for a socket's path, and its name is a UUID."""
+
 _CAUSE = re.compile(r"(?:^|\s)([A-Za-z_.]*(?:Error|Exception|Interrupt)): (.+)")
 
 
@@ -71,10 +74,12 @@ def _folder_of(process: int) -> Path:
 
 
 def home_environment() -> dict[str, str]:
-    """What vLLM and torch need of a user who has no home, may not write there, or has no name.
+    """What vLLM and torch need of a user whose folders are not as they expect.
 
-    They keep files below `~/.cache` and ask for the user's name, and fail without; so the cache is a
-    folder of this process, deleted with the log.
+    They keep files below `~/.cache` and ask for the user's name, and fail without a home that can be
+    written, or without a name; so the cache is a folder of this process, deleted with the log. And
+    vLLM's processes meet at sockets in the folder for temporary files, where a batch system often has
+    a long path and a socket's name must be short.
     """
     variables: dict[str, str] = {}
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vllm"
@@ -84,6 +89,8 @@ def home_environment() -> dict[str, str]:
         getpass.getuser()
     except (KeyError, OSError):  # OSError from Python 3.13 on
         variables["LOGNAME"] = f"user-{os.getuid()}"
+    if len(os.fsencode(tempfile.gettempdir())) > _MAX_SOCKET_FOLDER:
+        variables["VLLM_RPC_BASE_PATH"] = "/tmp"
     return variables
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
-from quire.adapters import patterns
-from quire.adapters.patterns import PatternTable
+from quire.weights import patterns
+from quire.weights.patterns import PatternTable
 
 NAMES = [
     f"{prefix}layers.{layer}.{module}"
@@ -47,6 +47,12 @@ NAMES = [
         "",
         "proj",
         ".",
+        r"(?!.*mlp).*layers\.1\..*",
+        r"((?!fc1)[^.]+\.)*q_proj",
+        r".*(?<!k_)(?<!q_)proj",
+        r".*(?<=self_attn\.)[qk](?=_)\w+",
+        r"(?:(?!layers\.(?:1|10)\.).)*fc1",
+        r"model(?=\.(?!language)).*",
     ],
 )
 def test_as_peft_matches(pattern: str) -> None:
@@ -56,7 +62,10 @@ def test_as_peft_matches(pattern: str) -> None:
 
 
 _PIECES = st.sampled_from(
-    ["a", "b", ".", r"\.", "_", "[ab]", "[^a]", r"\w", "(a|b.)", "(a|)", "(?:ab)", "(b+)", "^", "$"]
+    [
+        *("a", "b", ".", r"\.", "_", "[ab]", "[^a]", r"\w", "(a|b.)", "(a|)", "(?:ab)", "(b+)"),
+        *("^", "$", "(?=a)", "(?!.b)", "(?<=a)", r"(?<!\.)", "(?!(?=a)b|$)"),
+    ]
 )
 _REPEATS = st.sampled_from(["", "", "", "*", "+", "?", "{2}", "{1,2}", "{0,}", "*?"])
 
@@ -66,7 +75,8 @@ def _patterns(draw: st.DrawFn) -> str:
     pieces: list[str] = []
     for _ in range(draw(st.integers(0, 5))):
         piece = draw(_PIECES)
-        pieces.append(piece if piece in "^$" else piece + draw(_REPEATS))
+        is_assertion = piece in "^$" or piece.startswith(("(?=", "(?!", "(?<"))
+        pieces.append(piece if is_assertion else piece + draw(_REPEATS))
     return "".join(pieces)
 
 
@@ -76,6 +86,15 @@ def test_the_first_of_many_that_matches(several: list[str], names: list[str]) ->
     table = PatternTable({pattern: pattern for pattern in several})
     for name in names:
         wanted = next((p for p in several if re.match(rf"(.*\.)?({p})$", name)), "none")
+        assert table.get(name, "none") == wanted
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(_patterns(), unique=True, max_size=6), st.lists(st.text("ab._", max_size=8)))
+def test_the_first_of_many_that_begins_a_name(several: list[str], names: list[str]) -> None:
+    table = PatternTable({pattern: pattern for pattern in several}, prefixes=True)
+    for name in names:
+        wanted = next((p for p in several if re.match(p, name)), "none")
         assert table.get(name, "none") == wanted
 
 
@@ -92,7 +111,8 @@ def test_the_first_of_many_that_matches(several: list[str], names: list[str]) ->
         ("^*", "assertion"),
         ("[b-a]", "range"),
         ("a{3,2}", "wrong way round"),
-        ("(?!a)b", "lookaround"),
+        ("(?!a)*b", "repeated"),
+        ("(?>a)b", "flags"),
         ("(?i)b", "flags"),
         (r"(a)\1", "is not read"),
         ("a{999999999}", "too long"),

@@ -1,18 +1,18 @@
-"""Patterns of module names, as peft reads those of rank_pattern and alpha_pattern, in linear time.
+"""Patterns of module names, as adapters and quantised checkpoints hold them, in bounded time.
 
-A pattern is a regular expression that must match a module's name from its start or from a dot on to
-its end; the first pattern of a config that matches counts. Python's `re` may take for ever over a
-hostile one, and holds the interpreter's lock meanwhile. So all patterns of a config are one automaton
-without backtracking, which reads a name once: its work is bounded by the number of its states, and in
-all by `MOST_WORK`. Patterns that begin alike share their states, so that a thousand full names cost
-hardly more than one.
+A pattern is a regular expression; the first one of a config that matches a name counts. Python's `re`
+may take for ever over a hostile one, and holds the interpreter's lock meanwhile. So all patterns of a
+config are one automaton without backtracking, which reads a name once: its work is bounded by the
+number of its states, and in all by `MOST_WORK`. Patterns that begin alike share their states, so that
+a thousand full names cost hardly more than one. What is looked for ahead or behind is an automaton of
+its own, run once for each position that asks for it.
 
-What needs backtracking (lookaround, references to groups, possessive repeats) is refused, and so are
-flags.
+What needs backtracking (references to groups, possessive repeats) is refused, and so are flags.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
@@ -62,20 +62,33 @@ class _Choice:
     branches: tuple[_Sequence, ...]
 
 
-_Assertion: TypeAlias = Literal["start", "end", "boundary", "inside"]
+@dataclass(frozen=True, slots=True)
+class _Assert:
+    kind: Literal["start", "end", "boundary", "inside"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Assert:
-    kind: _Assertion
+class _Look:
+    """What must follow, or come before, or must not."""
+
+    choice: _Choice
+    ahead: bool
+    negated: bool
 
 
-_Item: TypeAlias = "str | _Characters | _Repeat | _Choice | _Assert"
+_Item: TypeAlias = "str | _Characters | _Repeat | _Choice | _Assert | _Look"
 """A string is one literal character."""
 _Sequence: TypeAlias = "tuple[_Item, ...]"
 
 _ANY = _Characters((("\n", "\n"),), negated=True)
-_ASSERTIONS: dict[str, _Assertion] = {"A": "start", "Z": "end", "b": "boundary", "B": "inside"}
+_ASSERTIONS = {
+    "A": _Assert("start"),
+    "Z": _Assert("end"),
+    "b": _Assert("boundary"),
+    "B": _Assert("inside"),
+}
+_LOOKS = {"=": (True, False), "!": (True, True), "<=": (False, False), "<!": (False, True)}
+"""After `(?`: whether what is looked for is ahead, and whether it must not be there."""
 _CONTROLS = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
 
@@ -154,12 +167,15 @@ class _Parser:
             return _Assert("start" if char == "^" else "end")
         return char
 
-    def _group(self) -> _Choice:
+    def _group(self) -> _Choice | _Look:
+        look: tuple[bool, bool] | None = None
         if self._take("?") and not self._take(":"):
-            if not self._take("P<"):
-                raise ValueError("lookaround, flags and comments in (?...) are not read")
-            while self._read() != ">":
-                pass
+            look = next((kind for sign, kind in _LOOKS.items() if self._take(sign)), None)
+            if look is None:
+                if not self._take("P<"):
+                    raise ValueError("flags, comments and the like in (?...) are not read")
+                while self._read() != ">":
+                    pass
         self._depth += 1
         if self._depth > MOST_GROUPS:
             raise ValueError(f"its groups are nested more than {MOST_GROUPS} deep")
@@ -167,12 +183,12 @@ class _Parser:
         self._depth -= 1
         if not self._take(")"):
             raise ValueError("a parenthesis is not closed")
-        return choice
+        return choice if look is None else _Look(choice, *look)
 
     def _escape(self) -> _Item:
         char = self._read()
         if char in _ASSERTIONS:
-            return _Assert(_ASSERTIONS[char])
+            return _ASSERTIONS[char]
         if char in "dDsSwW":
             return _Characters(classes=char)
         return self._escaped(char)
@@ -218,7 +234,7 @@ class _Parser:
         counts = self._counts()
         if counts is None:
             return item
-        if isinstance(item, _Assert):
+        if isinstance(item, _Assert | _Look):
             raise ValueError("an assertion cannot be repeated")
         self._take("?")  # a lazy repeat matches the same names
         if self._next() in ("*", "+", "?") or self._counts() is not None:
@@ -252,17 +268,36 @@ def _is_number(text: str) -> bool:
 _ROOT = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """A `_Look` in the automaton: where what it looks for begins and ends."""
+
+    start: int
+    end: int
+    ahead: bool
+    negated: bool
+
+
+_Assertion: TypeAlias = _Assert | _Watch
+
+
 class PatternTable(Generic[T]):
     """Values by pattern: `get` has the value of the first pattern that matches a module's name."""
 
-    def __init__(self, values: Mapping[str, T]) -> None:
+    def __init__(self, values: Mapping[str, T], *, prefixes: bool = False) -> None:
         """Read the patterns.
+
+        Args:
+            values: the values by pattern.
+            prefixes: a pattern matches a name that begins as it says, as for `re.match`. Without
+                this it must match from the name's start, or from a dot on, to its end, as peft has it.
 
         Raises:
             ValueError: one is no regular expression that can be matched in linear time, or they are
                 too long together. The text says which and why.
         """
         self._values = tuple(values.values())
+        self._prefixes = prefixes
         self._states, self._work = 1, 0
         # Edges from a state: by one literal character, by a set of characters, and by none.
         self._literals: dict[tuple[int, str], int] = {}
@@ -270,6 +305,7 @@ class PatternTable(Generic[T]):
         self._empty: dict[int, list[tuple[_Assertion | None, int]]] = {}
         self._accepts: dict[int, int] = {}
         self._found: dict[str, int | None] = {}
+        self._looked: dict[tuple[_Watch, int], bool] = {}
         for index, pattern in enumerate(values):
             try:
                 end = self._add_choice(_ROOT, _Parser(pattern).parse())
@@ -297,20 +333,34 @@ class PatternTable(Generic[T]):
         return default if index is None else self._values[index]
 
     def _match(self, name: str) -> int | None:
+        self._looked.clear()
+        found: set[int] = set()
+        for active in self._read(name, _ROOT, 0, "once" if self._prefixes else "parts"):
+            found = found | active if self._prefixes else active
+        return min((self._accepts[one] for one in found if one in self._accepts), default=None)
+
+    def _read(
+        self, name: str, start: int, begin: int, entries: Literal["once", "parts", "anywhere"]
+    ) -> Iterator[set[int]]:
+        """The states at each position of a name from `begin` on; `start` is entered there or more often."""
         active: set[int] = set()
-        for position in range(len(name) + 1):
-            if position == 0 or name[position - 1] == ".":
-                self._enter(active, _ROOT, name, position)
-            self._work += 1 + len(active)
-            if self._work > MOST_WORK:
-                raise ValueError("the patterns take too long to match: give fewer or simpler ones")
+        for position in range(begin, len(name) + 1):
+            at_part = entries == "parts" and name[position - 1 : position] == "."
+            if position == begin or at_part or entries == "anywhere":
+                self._enter(active, start, name, position)
+            self._count(1 + len(active))
+            yield active
             if position < len(name):
                 following: set[int] = set()
                 for state in active:
                     for target in self._targets(state, name[position]):
                         self._enter(following, target, name, position + 1)
                 active = following
-        return min((self._accepts[one] for one in active if one in self._accepts), default=None)
+
+    def _count(self, work: int) -> None:
+        self._work += work
+        if self._work > MOST_WORK:
+            raise ValueError("the patterns take too long to match: give fewer or simpler ones")
 
     def _targets(self, state: int, char: str) -> Iterator[int]:
         literal = self._literals.get((state, char))
@@ -330,8 +380,24 @@ class PatternTable(Generic[T]):
                 continue
             active.add(one)
             for assertion, target in self._empty.get(one, ()):
-                if assertion is None or _holds(assertion, name, position):
+                if assertion is None or self._holds(assertion, name, position):
                     pending.append(target)
+
+    def _holds(self, assertion: _Assertion, name: str, position: int) -> bool:
+        if isinstance(assertion, _Assert):
+            return _holds(assertion, name, position)
+        if (assertion, position) not in self._looked:
+            self._looked[assertion, position] = self._look(assertion, name, position)
+        return self._looked[assertion, position]
+
+    def _look(self, watch: _Watch, name: str, position: int) -> bool:
+        if watch.ahead:
+            states = self._read(name, watch.start, position, "once")
+            found = any(watch.end in active for active in states)
+        else:
+            states = self._read(name, watch.start, 0, "anywhere")
+            found = watch.end in next(itertools.islice(states, position, None))
+        return found is not watch.negated
 
     # ---- building: each method returns the state after what it adds
 
@@ -375,8 +441,12 @@ class PatternTable(Generic[T]):
         if isinstance(item, _Choice):
             return self._add_choice(state, item)
         end = self._new()
-        self._link(state, end, item.kind)
+        self._link(state, end, self._watch(item) if isinstance(item, _Look) else item)
         return end
+
+    def _watch(self, look: _Look) -> _Watch:
+        start = self._new()
+        return _Watch(start, self._add_choice(start, look.choice), look.ahead, look.negated)
 
     def _add_repeat(self, state: int, repeat: _Repeat) -> int:
         for _ in range(repeat.least):
@@ -404,11 +474,11 @@ class PatternTable(Generic[T]):
         return after
 
 
-def _holds(assertion: _Assertion, name: str, position: int) -> bool:
-    if assertion == "start":
+def _holds(assertion: _Assert, name: str, position: int) -> bool:
+    if assertion.kind == "start":
         return position == 0
-    if assertion == "end":
+    if assertion.kind == "end":
         return position == len(name)
     before = position > 0 and _in_class(name[position - 1], "w")
     after = position < len(name) and _in_class(name[position], "w")
-    return (before is not after) is (assertion == "boundary")
+    return (before is not after) is (assertion.kind == "boundary")
