@@ -15,6 +15,7 @@ from typing import Literal
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart, Usage
 from quire.tools.base import ToolParser
+from quire.tools.harmony import HarmonyReader
 
 
 def held_back(text: str, markers: Collection[str]) -> int:
@@ -129,6 +130,7 @@ class AnswerReader:
         thought_words: the markers that open and close a thought.
         inside: whether the prompt has opened the thought already.
         tools: finds tool calls in the answer; None where no tools were offered.
+        messages: reads an answer that is harmony's messages, in place of all three before.
         decode: decodes token ids into text as the engine does.
     """
 
@@ -139,10 +141,12 @@ class AnswerReader:
         thought_words: tuple[str, str] = ("", ""),
         inside: bool = False,
         tools: ToolParser | None = None,
+        messages: HarmonyReader | None = None,
         decode: Callable[[Sequence[int]], str],
     ) -> None:
         self._splitter = ReasoningSplitter(thought_words, inside=inside)
         self._inside, self._tools, self._decode = inside, tools, decode
+        self._messages = messages
         self._shown = SpecialTokenFilter(special) if special else None  # for the text as a whole
         # One filter for all parts: where the kind changes, what it holds back ends the part before.
         self._hidden = SpecialTokenFilter(special) if special else None
@@ -164,21 +168,20 @@ class AnswerReader:
             if ends and self._reasoning_tokens:
                 return replace(delta, usage=self._usage(delta))
             return delta
-        splitter, text = self._splitter, delta.text
-        was_inside = splitter.state == "inside"
-        reasoning, answer = splitter.add(text)
-        if ends:
-            last_reasoning, last_answer = splitter.flush()
-            reasoning, answer = reasoning + last_reasoning, answer + last_answer
-        parts = self._parts(reasoning, answer, ends)
+        text, was_inside = delta.text, self._in_thought
+        if self._messages is None:
+            parts = self._split(self._splitter, delta)
+        else:
+            parts = self._read_messages(self._messages, delta)
+        if self._hidden is not None:
+            parts = self._without_special(self._hidden, parts, ends)
         if self._shown is not None:
             text = self._shown.add(text) + (self._shown.flush() if ends else "")
-        if was_inside and splitter.state == "inside":
+        if was_inside and self._in_thought:
             self._reasoning_tokens += len(delta.token_ids)
-        elif ends and not self._begun and splitter.has_thought:
-            self._reasoning_tokens = self._count_thought(delta)
+        elif ends and not self._begun:
+            self._reasoning_tokens = self._count_thoughts(delta)
         self._begun = True
-        self._passes_through = self._is_bare and splitter.is_past
         reason: FinishReason | None = delta.finish_reason
         if reason == "stop" and self._has_called:
             reason = "tool_calls"
@@ -191,8 +194,26 @@ class AnswerReader:
             return None
         return replace(delta.usage, reasoning_tokens=self._reasoning_tokens)
 
-    def _parts(self, reasoning: str, answer: str, ends: bool) -> list[AnswerPart]:
-        """The parts of these texts, in which the thought comes before the answer."""
+    @property
+    def _in_thought(self) -> bool:
+        if self._messages is not None:
+            return self._messages.in_thought
+        return self._splitter.state == "inside"
+
+    def _read_messages(self, messages: HarmonyReader, delta: Delta) -> list[AnswerPart]:
+        parts = messages.add(delta.text)
+        if delta.finish_reason is not None:
+            parts += messages.flush(cut=delta.finish_reason != "stop")
+        self._has_called |= any(isinstance(part, ToolCall) for part in parts)
+        return parts
+
+    def _split(self, splitter: ReasoningSplitter, delta: Delta) -> list[AnswerPart]:
+        """The parts of a delta, in which the thought comes before the answer."""
+        ends = delta.finish_reason is not None
+        reasoning, answer = splitter.add(delta.text)
+        if ends:
+            last_reasoning, last_answer = splitter.flush()
+            reasoning, answer = reasoning + last_reasoning, answer + last_answer
         parts: list[AnswerPart] = [ThoughtPart(reasoning)] if reasoning else []
         if self._tools is not None:
             pieces = list(self._tools.add(answer)) if answer else []
@@ -203,7 +224,8 @@ class AnswerReader:
                 self._has_called |= isinstance(piece, ToolCall)
         elif answer:
             parts.append(TextPart(answer))
-        return parts if self._hidden is None else self._without_special(self._hidden, parts, ends)
+        self._passes_through = self._is_bare and splitter.is_past
+        return parts
 
     def _without_special(
         self, hidden: SpecialTokenFilter, parts: Sequence[AnswerPart], ends: bool
@@ -228,15 +250,25 @@ class AnswerReader:
         if self._kind is not None and (rest := hidden.flush()):
             kept.append(self._kind(rest))
 
-    def _count_thought(self, whole: Delta) -> int:
-        """Count the tokens of the thought in an answer that came as a single delta.
+    def _thought_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """The start and end offset of each thought in the text of a whole answer."""
+        if self._messages is not None:
+            return self._messages.thoughts
+        if not self._splitter.has_thought:
+            return ()
+        return (self._splitter.thought_span(text, inside=self._inside),)
+
+    def _count_thoughts(self, whole: Delta) -> int:
+        """Count the tokens of the thoughts in an answer that came as a single delta.
 
         Its tokens carry no offsets, so prefixes are decoded to find the token that reaches each end of
-        the thought. The text grows with the number of tokens, so a bisection is enough.
+        a thought. The text grows with the number of tokens, so a bisection is enough.
         """
-        ids = whole.token_ids
-        begin, end = (
-            bisect_left(range(len(ids)), offset, key=lambda count: len(self._decode(ids[:count])))
-            for offset in self._splitter.thought_span(whole.text, inside=self._inside)
-        )
-        return max(end - begin, 0)
+        ids, count = whole.token_ids, 0
+        for span in self._thought_spans(whole.text):
+            begin, end = (
+                bisect_left(range(len(ids)), offset, key=lambda n: len(self._decode(ids[:n])))
+                for offset in span
+            )
+            count += max(end - begin, 0)
+        return count

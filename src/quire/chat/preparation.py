@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ from quire.template.registry import get_template
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
+from quire.tools.base import ToolParser, unwrap
+from quire.tools.harmony import MARKERS, HarmonyReader
 from quire.weights.folder import eos_token_ids, read_json
 
 SHORT = 4000
@@ -85,6 +87,8 @@ class PreparedRequest:
     """Texts of special tokens that the engine does not hide, so that the reader has to."""
     starts_in_thought: bool = False
     """Whether the prompt ends inside a thought, which the answer continues."""
+    begun_header: str = ""
+    """What the prompt has written of the answer's first message, where answers are harmony's."""
     tools: tuple[dict[str, Any], ...] = ()
     """The tools that were offered. Without any, the answer is not searched for calls."""
 
@@ -115,12 +119,13 @@ class Preparation:
         self._data_args = arguments.data
         form = "vllm" if info.expands_media else "expanded"
         self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
+        message_ends = self.template.message_end_ids(self.tokenizer)
         try:
             self._resolver = OptionResolver(
                 arguments.generating.explicit(),
                 chat_format.generation_config,
                 context_length=info.context_length,
-                eos_token_ids=chat_format.eos_token_ids,
+                eos_token_ids=[id for id in chat_format.eos_token_ids if id not in message_ends],
             )
         except (SamplingError, UnsupportedOptionError) as error:
             raise ConfigError(f"The configuration, or generation_config.json: {error}") from None
@@ -189,11 +194,21 @@ class Preparation:
         """Make the reader of one completion of a request."""
         tool_format = self.template.tool_format
         skip = prepared.params.skip_special_tokens
+        make_parser: Callable[[], ToolParser] | None = None
+        if tool_format and prepared.tools:
+            make_parser = partial(tool_format.parser, prepared.tools)
+        if self.template.is_harmony:
+            names = [str(unwrap(tool).get("name")) for tool in prepared.tools]
+            return AnswerReader(
+                special=prepared.special.difference(MARKERS),
+                messages=HarmonyReader(prepared.begun_header, tools=names, parser=make_parser),
+                decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
+            )
         return AnswerReader(
             special=prepared.special,
             thought_words=self.template.thought_words,
             inside=prepared.starts_in_thought,
-            tools=tool_format.parser(prepared.tools) if tool_format and prepared.tools else None,
+            tools=make_parser() if make_parser else None,
             decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
         )
 
@@ -258,6 +273,7 @@ class Preparation:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
         starts_in_thought = template.starts_in_thought(elements)
+        begun_header = template.begun_header(elements) if template.is_harmony else ""
         if constrained and starts_in_thought:
             raise UnsupportedOptionError(
                 "This model always begins with a thought, and response_format constrains an answer "
@@ -278,7 +294,9 @@ class Preparation:
             stop_strings=self._stop_strings,
             streamed=request.streamed,
         )
-        return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
+        return PreparedRequest(
+            prompt, params, special, starts_in_thought, begun_header, conversation.tools
+        )
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
         """The most tokens of a text that is encoded: the context's, or more where it will be cut."""
@@ -311,6 +329,7 @@ class Preparation:
         tool_format = self.template.tool_format
         markers = {word.strip() for word in self.template.thought_words}
         markers.update(tool_format.markers if tool_format else ())
+        markers.update(MARKERS if self.template.is_harmony else ())
         return special if markers & special else frozenset()
 
 

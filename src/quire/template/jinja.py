@@ -11,11 +11,13 @@ from quire.errors import ConfigError, MessageError, TemplateError
 from quire.messages import Control, Conversation, Media, Message, Part, ToolCall
 from quire.prompt import Element, TextElement
 from quire.template.format import MediaTokens, find_markers
+from quire.template.harmony import history
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
 from quire.template.template import Template, mark_thought, message_spans, refuse_media
 from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
+from quire.tools.harmony import MARKERS, THOUGHT_WORDS, TURN_ENDS, writes_harmony
 from quire.tools.registry import detect_tool_format, get_tool_format
 
 _THOUGHT_WORDS = (
@@ -78,6 +80,8 @@ class JinjaTemplate(Template):
         words = next((pair for pair in _THOUGHT_WORDS if _holds(source, pair)), None)
         self.reasoning = words is not None
         self.thought_words = words or _THOUGHT_WORDS[0]
+        if writes_harmony(source):
+            self.is_harmony, self.reasoning, self.thought_words = True, True, THOUGHT_WORDS
         self._none_content = _asks_for_none(source)
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
@@ -134,7 +138,8 @@ class JinjaTemplate(Template):
         if system is not None:
             content = [{"type": own("text"), "text": system}] if self._parts_always else system
             shown.append({"role": _OWN_ROLES["system"], "content": content})
-        for message in conversation.messages:
+        messages = conversation.messages
+        for message in history(messages) if self.is_harmony else messages:
             shown.append(self._message(message))
         return shown
 
@@ -158,7 +163,7 @@ class JinjaTemplate(Template):
         elif self._parts_always and content is not None:
             shown["content"] = [{"type": own("text"), "text": content}]
         if message.reasoning is not None:
-            shown["reasoning_content"] = message.reasoning
+            shown["thinking" if self.is_harmony else "reasoning_content"] = message.reasoning
         if message.tool_calls:
             shown["tool_calls"] = [_call(call) for call in message.tool_calls]
         if message.tool_call_id is not None:
@@ -185,10 +190,16 @@ class JinjaTemplate(Template):
         added = {text for text in tokenizer.added_texts if text.strip() and text in written}
         words = [*self._special.values(), *(word.strip() for word in self.thought_words)]
         words += self.tool_format.markers if self.tool_format else ()
+        words += MARKERS if self.is_harmony else ()
         return frozenset(added | find_markers(written) | {str.__str__(word) for word in words})
 
     def _find_stop_words(self, tokenizer: Tokenizer) -> tuple[str, ...]:
-        """The control token that the template writes right after an assistant's text."""
+        """The control token that the template writes right after an assistant's text.
+
+        Harmony's ends a message, also the thought, and not the turn.
+        """
+        if self.is_harmony:
+            return TURN_ENDS
         turns = (("user", "a"), ("assistant", _PROBE), ("user", "a"))
         messages = [{"role": _OWN_ROLES[role], "content": text} for role, text in turns]
         given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}

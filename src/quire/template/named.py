@@ -12,8 +12,10 @@ from quire.errors import TemplateError
 from quire.messages import Conversation, Message, ToolCall, check_alternation
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers
+from quire.template.harmony import read_answer
 from quire.template.template import Template, mark_thought, message_spans, refuse_media
 from quire.tools.base import ToolFormat
+from quire.tools.harmony import writes_harmony
 from quire.tools.registry import get_tool_format
 
 
@@ -37,6 +39,7 @@ class NamedTemplate(Template):
         self.stop_words = declaration.stop_words
         self.thought_words = declaration.thought_words
         self.reasoning = declaration.reasoning
+        self.is_harmony = writes_harmony(declaration.thought_words[0])
         self.efficient_eos = declaration.efficient_eos
         self.replace_eos = declaration.replace_eos
         self.media = declaration.media
@@ -102,6 +105,7 @@ class NamedTemplate(Template):
                 if role == "user":
                     yield self.format.user, message_spans(message)
                 else:
+                    message = read_answer(message) if self.is_harmony else message
                     calls = bool(message.tool_calls)
                     slots = self._function if calls else self.format.assistant
                     yield slots, self._answer(message, keep)
