@@ -7,8 +7,16 @@ from dataclasses import replace
 
 from quire.messages import Message, Text
 from quire.outputs import TextPart, ThoughtPart, calls_of, text_of
+from quire.prompt import Element, Span, TextElement
 from quire.template.marked import join, own
-from quire.tools.harmony import BETWEEN, PREAMBLE, HarmonyReader, writes_harmony
+from quire.tools.harmony import (
+    ANSWER,
+    BETWEEN,
+    PREAMBLE,
+    START,
+    HarmonyReader,
+    writes_harmony,
+)
 
 
 def history(messages: Sequence[Message]) -> Iterator[Message]:
@@ -86,3 +94,15 @@ def read_answer(message: Message) -> Message:
         reasoning=message.reasoning or text_of(parts, ThoughtPart) or None,
         tool_calls=message.tool_calls or calls_of(parts),
     )
+
+
+def begin_answer(elements: Sequence[Element]) -> list[Element]:
+    """What has a model answer at once, without a thought, after a prompt that begins its message.
+
+    It cannot call a tool then.
+    """
+    last = elements[-1] if elements else None
+    if not isinstance(last, TextElement) or last.spans[-1].literal:
+        return []
+    begins = last.spans[-1].text.endswith(f"{START}assistant")
+    return [TextElement((Span(ANSWER),))] if begins else []

@@ -11,7 +11,7 @@ from quire.errors import ConfigError, MessageError, TemplateError
 from quire.messages import Control, Conversation, Media, Message, Part, ToolCall
 from quire.prompt import Element, TextElement
 from quire.template.format import MediaTokens, find_markers
-from quire.template.harmony import history
+from quire.template.harmony import begin_answer, history
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
 from quire.template.template import Template, mark_thought, message_spans, refuse_media
@@ -116,7 +116,10 @@ class JinjaTemplate(Template):
             if numbered == conversation:
                 raise
             spans = renderer.render(given | {"messages": self._messages(numbered)})
-        return [TextElement(spans)] if spans else []
+        elements: list[Element] = [TextElement(spans)] if spans else []
+        if self.is_harmony and enable_thinking is False and not conversation.tools:
+            elements += begin_answer(elements)
+        return elements
 
     def _renderer(self, with_tools: bool) -> Renderer:
         for name in ("tool_use", "default") if with_tools else ("default",):

@@ -27,9 +27,10 @@ MESSAGE_END = "<|end|>"
 TURN_ENDS = ("<|return|>", "<|call|>")
 MARKERS = (START, CHANNEL, CONSTRAIN, MESSAGE, MESSAGE_END, *TURN_ENDS)
 PREAMBLE = f"{CHANNEL}commentary{MESSAGE}"
+ANSWER = f"{CHANNEL}final{MESSAGE}"
 THOUGHT_WORDS = (
     f"{CHANNEL}analysis{MESSAGE}",
-    f"{MESSAGE_END}{START}assistant{CHANNEL}final{MESSAGE}",
+    f"{MESSAGE_END}{START}assistant{ANSWER}",
 )
 """What stands around the thought of an answer that has one and a final message."""
 BETWEEN = f"{MESSAGE_END}{START}assistant"
