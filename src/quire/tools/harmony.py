@@ -199,11 +199,19 @@ class HarmonyReader:
     def _begin_unended(self, parts: list[AnswerPart], *, cut: bool = False) -> None:
         """Begin a message whose header no `<|message|>` has ended, if it has text or is a call."""
         written = self._header or ""
+        if cut and self._may_be_header(written):
+            return
         header = self._read_header(written, is_ended=False)
         text = _MARKED.sub("", written[header.text_from :])
-        if text.strip() or (header.kind == "call" and not cut):
+        if text.strip() or header.kind == "call":
             self._begin(header)
             self._emit(text, parts)
+
+    def _may_be_header(self, written: str) -> bool:
+        """Whether this has more of a header than words, which may as well be an answer's first ones."""
+        bare = written.lstrip()
+        is_recipient = bare.startswith("to=") or "to=".startswith(bare)
+        return not self._has_role or CHANNEL in written or is_recipient
 
     # --- content ---------------------------------------------------------------------------------
 
@@ -239,7 +247,7 @@ class HarmonyReader:
     def _put(self, part: TextPart | ThoughtPart, parts: list[AnswerPart]) -> None:
         kind: _Kind = "text" if isinstance(part, TextPart) else "thought"
         if self._is_new and self._last == kind:
-            parts.append(type(part)("\n"))
+            part = type(part)("\n" + part.text)
         self._last, self._is_new = kind, False
         parts.append(part)
 

@@ -1,0 +1,138 @@
+"""gpt-oss through the native engine: the model's own tokens, its stop tokens, and what is read of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from quire import ChatModel
+from quire.messages import ToolCall
+from quire.outputs import AnswerPart, DeltaSum, TextPart, ThoughtPart
+from tests.gpt_oss import NEXT, make_gpt_oss
+
+ASK: list[dict[str, Any]] = [{"role": "user", "content": "How is it in Paris?"}]
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOLS = [{"name": "get_weather", "description": "The weather.", "parameters": PARAMETERS}]
+PARIS = ToolCall("get_weather", '{"city": "Paris"}')
+
+ANSWER = (
+    f"<|channel|>analysis<|message|>They ask for the sum.{NEXT}"
+    "<|channel|>final<|message|>Four, I think.<|return|>"
+)
+CALL = (
+    f"<|channel|>analysis<|message|>I need a tool.{NEXT}<|channel|>commentary<|message|>Let me look."
+    f"{NEXT}<|channel|>analysis<|message|>Now call it.{NEXT}<|channel|>commentary to=functions."
+    'get_weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>'
+)
+PARTS: dict[str, tuple[AnswerPart, ...]] = {
+    ANSWER: (ThoughtPart("They ask for the sum."), TextPart("Four, I think.")),
+    CALL: (
+        ThoughtPart("I need a tool."),
+        TextPart("Let me look."),
+        ThoughtPart("Now call it."),
+        PARIS,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., ChatModel]]:
+    """Loads a model that writes a text, with the template of its folder or a named one."""
+    loaded: dict[tuple[str, str | None], ChatModel] = {}
+    folders: dict[str, Path] = {}
+
+    def model(text: str, template: str | None = None) -> ChatModel:
+        folder = folders.get(text) or make_gpt_oss(tmp_path_factory.mktemp("gpt_oss"), text)
+        folders[text] = folder
+        if (text, template) not in loaded:
+            arguments = {
+                "model_name_or_path": str(folder),
+                "infer_backend": "native",
+                "native_kv_cache_memory": "32MiB",
+                "template": template,
+            }
+            loaded[text, template] = ChatModel(arguments)
+        return loaded[text, template]
+
+    yield model
+    for one in loaded.values():
+        one.close()
+
+
+@pytest.mark.parametrize("template", [None, "gpt_oss"])
+@pytest.mark.parametrize("written", [ANSWER, CALL], ids=["answer", "call"])
+def test_an_answer_goes_on_after_its_thought(
+    load: Callable[..., ChatModel], written: str, template: str | None
+) -> None:
+    model = load(written, template)
+    (whole,) = model.chat(ASK, tools=TOOLS)
+    assert whole.parts == PARTS[written]
+    assert whole.finish_reason == ("tool_calls" if written == CALL else "stop")
+    total = DeltaSum()
+    order: list[type[AnswerPart]] = []
+    for delta in model.stream(ASK, tools=TOOLS):
+        total.add(delta)
+        for part in delta.all_parts():
+            order += [] if order and order[-1] is type(part) else [type(part)]
+    assert order == list(map(type, PARTS[written]))
+    streamed = total.response()
+    assert (streamed.parts, streamed.token_ids) == (whole.parts, whole.token_ids)
+    assert streamed.response_text == whole.response_text
+    assert streamed.finish_reason == whole.finish_reason
+    assert streamed.usage is not None
+    assert whole.usage is not None
+    assert streamed.usage.reasoning_tokens == whole.usage.reasoning_tokens > 0
+
+
+def test_calls_are_read_where_no_tools_were_given(load: Callable[..., ChatModel]) -> None:
+    (answer,) = load(CALL).chat(ASK)
+    assert answer.tool_calls == (PARIS,)
+
+
+def test_the_text_has_the_markers_as_the_model_wrote_them(load: Callable[..., ChatModel]) -> None:
+    (answer,) = load(ANSWER).chat(ASK)
+    assert answer.response_text == ANSWER.removesuffix("<|return|>")
+    assert "".join(load(ANSWER).stream_chat(ASK)) == answer.response_text
+
+
+def test_an_answer_that_is_sent_back_as_it_came(load: Callable[..., ChatModel]) -> None:
+    model = load(ANSWER)
+    (first,) = model.chat(ASK)
+    said = {"role": "assistant", "content": first.response_text}
+    (again,) = model.chat([*ASK, said, *ASK])
+    split = {"role": "assistant", "content": first.content, "reasoning_content": first.reasoning}
+    (same,) = model.chat([*ASK, split, *ASK])
+    assert again.prompt_token_ids == same.prompt_token_ids
+
+
+def test_an_answer_that_is_cut_anywhere(load: Callable[..., ChatModel]) -> None:
+    model = load(CALL)
+    (whole,) = model.chat(ASK)
+    for length in range(1, whole.response_length):
+        (answer,) = model.chat(ASK, max_new_tokens=length)
+        assert answer.finish_reason == "length"
+        for part, complete in zip(answer.parts, PARTS[CALL], strict=False):
+            assert type(part) is type(complete)
+            assert written_of(complete).startswith(written_of(part))
+
+
+def written_of(part: AnswerPart) -> str:
+    return part.arguments if isinstance(part, ToolCall) else part.text
+
+
+def test_what_ends_a_message_is_no_eos_where_the_files_say_so(tmp_path: Path) -> None:
+    folder = make_gpt_oss(tmp_path, ANSWER)
+    tokens = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = [tokens.token_to_id(one) for one in ("<|return|>", "<|end|>")]
+    for name in ("generation_config.json", "config.json"):
+        settings = json.loads((folder / name).read_text(encoding="utf-8"))
+        settings["eos_token_id"] = ids
+        (folder / name).write_text(json.dumps(settings), encoding="utf-8")
+    with ChatModel({"model_name_or_path": str(folder), "infer_backend": "native"}) as model:
+        (answer,) = model.chat(ASK)
+    assert answer.parts == PARTS[ANSWER]
