@@ -31,8 +31,9 @@ from quire.template.registry import get_template
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
-from quire.tools.base import ToolParser, unwrap
+from quire.tools.base import unwrap
 from quire.tools.harmony import MARKERS, HarmonyReader
+from quire.tools.stream import ToolParser
 from quire.weights.folder import eos_token_ids, read_json
 
 SHORT = 4000

@@ -18,8 +18,8 @@ from typing import Any, Literal, TypeAlias
 
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, TextPart, ThoughtPart
-from quire.tools.base import ToolParser, dump, load
-from quire.tools.stream import MAX_NAME
+from quire.tools.base import dump, load
+from quire.tools.stream import MAX_NAME, ToolParser
 
 START, CHANNEL, CONSTRAIN, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
 MESSAGE_END = "<|end|>"
