@@ -33,6 +33,7 @@ from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
 from quire.tools.base import unwrap
 from quire.tools.harmony import MARKERS, HarmonyReader
+from quire.tools.learned import LearnedFormat
 from quire.tools.stream import ToolParser
 from quire.weights.folder import eos_token_ids, read_json
 
@@ -200,6 +201,8 @@ class Preparation:
             make_parser = partial(tool_format.parser, prepared.tools)
         if self.template.is_harmony:
             names = [str(unwrap(tool).get("name")) for tool in prepared.tools]
+            if isinstance(tool_format, LearnedFormat):
+                make_parser = None  # whose calls are messages, not text
             return AnswerReader(
                 special=prepared.special.difference(MARKERS),
                 messages=HarmonyReader(prepared.begun_header, tools=names, parser=make_parser),

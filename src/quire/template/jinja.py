@@ -17,7 +17,8 @@ from quire.template.sandbox import CallArguments, Renderer
 from quire.template.template import Template, mark_thought, message_spans, refuse_media
 from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
-from quire.tools.harmony import MARKERS, THOUGHT_WORDS, TURN_ENDS, writes_harmony
+from quire.tools.harmony import CALL_FORM, MARKERS, THOUGHT_WORDS, TURN_ENDS, writes_harmony
+from quire.tools.learned import LearnedFormat
 from quire.tools.registry import detect_tool_format, get_tool_format
 
 _THOUGHT_WORDS = (
@@ -82,6 +83,7 @@ class JinjaTemplate(Template):
         self.thought_words = words or _THOUGHT_WORDS[0]
         if writes_harmony(source):
             self.is_harmony, self.reasoning, self.thought_words = True, True, THOUGHT_WORDS
+            self.tool_format = self.tool_format or LearnedFormat(CALL_FORM)
         self._none_content = _asks_for_none(source)
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)

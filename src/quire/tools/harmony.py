@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, TextPart, ThoughtPart
 from quire.tools.base import dump, load
+from quire.tools.call_form import CallForm, JsonArguments, Slot
 from quire.tools.stream import MAX_NAME, ToolParser
 
 START, CHANNEL, CONSTRAIN, MESSAGE = "<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"
@@ -33,6 +34,13 @@ THOUGHT_WORDS = (
     f"{MESSAGE_END}{START}assistant{ANSWER}",
 )
 """What stands around the thought of an answer that has one and a final message."""
+CALL_FORM = CallForm(
+    (f"{CHANNEL}commentary to=functions.", Slot.NAME, f" {CONSTRAIN}json{MESSAGE}", Slot.ARGUMENTS),
+    JsonArguments(),
+    markers=MARKERS,
+    most=1,
+)
+"""A call as gpt-oss was trained to write it. `<|call|>` ends the turn, so that there is one."""
 BETWEEN = f"{MESSAGE_END}{START}assistant"
 """What stands between two messages of an answer."""
 
