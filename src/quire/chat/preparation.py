@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from quire.arguments import InferArgs
-from quire.chat.answer_reader import AnswerReader
+from quire.chat.answer_reader import AnswerReader, TextMarks
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
@@ -34,7 +34,6 @@ from quire.tokenizer.loading import load_tokenizer
 from quire.tools.base import unwrap
 from quire.tools.harmony import MARKERS, HarmonyReader
 from quire.tools.learned import LearnedFormat
-from quire.tools.stream import ToolParser
 from quire.weights.folder import eos_token_ids, read_json
 
 SHORT = 4000
@@ -194,25 +193,30 @@ class Preparation:
 
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
-        tool_format = self.template.tool_format
+        template, tool_format = self.template, self.template.tool_format
         skip = prepared.params.skip_special_tokens
-        make_parser: Callable[[], ToolParser] | None = None
-        if tool_format and prepared.tools:
-            make_parser = partial(tool_format.parser, prepared.tools)
-        if self.template.is_harmony:
+        tools = None
+        if tool_format is not None and prepared.tools:
+            tools = partial(tool_format.parser, prepared.tools)
+        if template.is_harmony:
             names = [str(unwrap(tool).get("name")) for tool in prepared.tools]
             if isinstance(tool_format, LearnedFormat):
-                make_parser = None  # whose calls are messages, not text
+                tools = None  # calls are messages then, not text
             return AnswerReader(
                 special=prepared.special.difference(MARKERS),
-                messages=HarmonyReader(prepared.begun_header, tools=names, parser=make_parser),
+                messages=HarmonyReader(prepared.begun_header, tools=names, parser=tools),
                 decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
             )
+        marks = None
+        if template.before_text or template.after_text or prepared.special:
+            marks = TextMarks(template.before_text, template.after_text, template.thought_words)
         return AnswerReader(
             special=prepared.special,
-            thought_words=self.template.thought_words,
+            thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
-            tools=make_parser() if make_parser else None,
+            marks=marks,
+            tools=tools,
+            openings=tool_format.openings if tool_format is not None else (),
             decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
         )
 

@@ -8,15 +8,35 @@ from dataclasses import replace
 from quire.messages import Message, Text
 from quire.outputs import TextPart, ThoughtPart, calls_of, text_of
 from quire.prompt import Element, Span, TextElement
+from quire.template.learning import Learned
 from quire.template.marked import join, own
 from quire.tools.harmony import (
     ANSWER,
     BETWEEN,
+    CALL_FORM,
     PREAMBLE,
     START,
+    THOUGHT,
+    TURN_ENDS,
     HarmonyReader,
     writes_harmony,
 )
+
+
+def of_harmony(learned: Learned) -> Learned:
+    """What is learned of a template of harmony's, with what no rendering of a turn shows.
+
+    A history ends an answer as it ends a thought, and has calls in another order of words than the
+    one that the models were trained to write.
+    """
+    return replace(
+        learned,
+        form=CALL_FORM,
+        thought=(THOUGHT, BETWEEN),
+        before_text=(ANSWER,),
+        after_text="",
+        stops=TURN_ENDS,
+    )
 
 
 def history(messages: Sequence[Message]) -> Iterator[Message]:

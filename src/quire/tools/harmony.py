@@ -27,13 +27,11 @@ MESSAGE_END = "<|end|>"
 """It ends a message, after which the turn goes on."""
 TURN_ENDS = ("<|return|>", "<|call|>")
 MARKERS = (START, CHANNEL, CONSTRAIN, MESSAGE, MESSAGE_END, *TURN_ENDS)
+BETWEEN = f"{MESSAGE_END}{START}assistant"
+"""What stands between two messages of an answer."""
+THOUGHT = f"{CHANNEL}analysis{MESSAGE}"
 PREAMBLE = f"{CHANNEL}commentary{MESSAGE}"
 ANSWER = f"{CHANNEL}final{MESSAGE}"
-THOUGHT_WORDS = (
-    f"{CHANNEL}analysis{MESSAGE}",
-    f"{MESSAGE_END}{START}assistant{ANSWER}",
-)
-"""What stands around the thought of an answer that has one and a final message."""
 CALL_FORM = CallForm(
     (f"{CHANNEL}commentary to=functions.", Slot.NAME, f" {CONSTRAIN}json{MESSAGE}", Slot.ARGUMENTS),
     JsonArguments(),
@@ -41,8 +39,6 @@ CALL_FORM = CallForm(
     most=1,
 )
 """A call as gpt-oss was trained to write it. `<|call|>` ends the turn, so that there is one."""
-BETWEEN = f"{MESSAGE_END}{START}assistant"
-"""What stands between two messages of an answer."""
 
 MAX_HEADER = 1024
 """Characters. What is longer, and has no `<|message|>`, is text."""

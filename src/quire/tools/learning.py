@@ -42,7 +42,7 @@ Write = Callable[[Sequence[ToolCall]], str | None]
 
 # A group as Kimi K3's `<|open|>think<|sep|>` is one piece.
 _TOKEN = re.compile(
-    r"<\|[a-z]+\|>[a-z]+<\|[a-z]+\|>|</?[^<>\s/\0-\4]*/?>|\[/?[A-Z_]+\]|\w+|\s|.", re.DOTALL
+    r"<\|(?:open|close)\|>[a-z]+<\|sep\|>|</?[^<>\s/\0-\4]*/?>|\[/?[A-Z_]+\]|\w+|\s|.", re.DOTALL
 )
 _NUMBER = re.compile(r"(?<!\w)\d+(?!\w)")
 _HEAD_OF_OBJECT = re.compile(r"\{[^{}]*(\{[^{}]*)?$")
