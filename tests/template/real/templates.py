@@ -15,7 +15,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 MANIFEST = Path(__file__).with_name("manifest.json")
-_RAW = "https://raw.githubusercontent.com/{repository}/{commit}/{path}"
+_RAW = "https://raw.githubusercontent.com/{repository}/{revision}/{path}"
 
 BOS, EOS = "<s>", "</s>"
 """No template of the set has these as its markers by chance: what it writes itself must be found."""
@@ -27,7 +27,7 @@ class Source:
 
     name: str
     repository: str
-    commit: str
+    revision: str
     path: str
     sha256: str
     variable: str | None = None
@@ -36,7 +36,7 @@ class Source:
     @property
     def address(self) -> str:
         """Where the file is fetched from."""
-        return _RAW.format(repository=self.repository, commit=self.commit, path=self.path)
+        return _RAW.format(repository=self.repository, revision=self.revision, path=self.path)
 
     @property
     def file_name(self) -> str:
@@ -51,7 +51,7 @@ def read_manifest() -> list[Source]:
         Source(
             name=f"{group['prefix']}/{name}",
             repository=group["repository"],
-            commit=group["commit"],
+            revision=group["revision"],
             path=entry.get("path") or group["path"].format(name=name),
             sha256=entry["sha256"],
             variable=entry.get("variable"),
@@ -144,23 +144,42 @@ _PLAIN = re.compile(
     r"</?(?:think|thinking|tool_call|tool_calls|tool_response|tools|arg_key|arg_value|function_calls"
     r"|seed:[a-z_]+|minimax:[a-z_]+|think:opensource|tool_call:opensource|answer|response|TOOLCALL)>"
 )
+_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 _ROLES = ("system", "user", "assistant", "tool", "end")
 
 
-def make_backend(template: str) -> Backend:
-    """A tokenizer of bytes whose added tokens are the markers that stand in a template.
+def find_tokens(template: str) -> tuple[list[str], list[str]]:
+    """The special tokens, and the added tokens that are not special, of a template's model.
 
-    Which of them are special is decided by their shape, as most makers have it: `<|...|>` and
-    `[INST]` are, tags such as `<tool_call>` and `<think>` are not.
+    They are told by their shape, as most makers have them: `<|...|>` and `[INST]` are special, tags
+    such as `<tool_call>` and `<think>` are not.
     """
-    special = [BOS, EOS, *dict.fromkeys(_SPECIAL.findall(template))]
+    special = [BOS, EOS, *_SPECIAL.findall(template)]
     if "'<|'" in template or '"<|"' in template:
         special += [f"<|{role}|>" for role in _ROLES]
-    plain = dict.fromkeys(_PLAIN.findall(template))
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Backend(models.BPE(vocab={text: i for i, text in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    plain = set(_PLAIN.findall(template))
+    return list(dict.fromkeys(special)), sorted(plain)
+
+
+def make_backend(*templates: str, pieces: Iterable[str] = ()) -> Backend:
+    """A tokenizer of bytes whose added tokens are the markers that stand in the templates.
+
+    `pieces` are further entries of the vocabulary, spelled in bytes, which no text is encoded to.
+    """
+    special, plain = find_tokens("\n".join(templates))
+    markers = {*special, *plain}
+    words = [piece for piece in pieces if piece not in markers]
+    entries = dict.fromkeys([*sorted(pre_tokenizers.ByteLevel.alphabet()), *words])
+    vocabulary = {text: number for number, text in enumerate(entries)}
+    backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = _BYTES
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(text, special=True) for text in dict.fromkeys(special)])
+    backend.add_special_tokens([AddedToken(text, special=True) for text in special])
     backend.add_tokens([AddedToken(text, normalized=False) for text in plain])
     return backend
+
+
+def spell(text: str) -> str:
+    """A text as a vocabulary of bytes has it."""
+    ((word, _),) = _BYTES.pre_tokenize_str(text)
+    return word
