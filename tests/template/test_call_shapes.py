@@ -10,8 +10,9 @@ import pytest
 from quire.errors import RequestError
 from tests.template.call_shapes import SHAPES, SPEAKING, reference_of
 from tests.template.real.conversations import ANSWERS, ASK, TEXT, Answer
-from tests.template.real.measure import SANE_RENDERINGS, Measure
+from tests.template.real.measure import Measure
 from tests.template.real.reading import Read, Reader, problem
+from tests.template.real.records import SANE_RENDERINGS
 from tests.template.real.reference import Written, fixed_time
 
 

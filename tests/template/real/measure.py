@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
 from quire.errors import QuireError, RequestError
 from tests.template.real.conversations import (
     ANSWERS,
@@ -15,60 +11,23 @@ from tests.template.real.conversations import (
     Message,
 )
 from tests.template.real.reading import Reader, problem
-from tests.template.real.reference import Reference, Written
+from tests.template.real.records import (
+    BOTH_RAISE,
+    DIFFERS,
+    DROPS_TOOLS,
+    EQUAL,
+    NOT_WRITTEN,
+    ONLY_HERE,
+    ONLY_REFUSED_HERE,
+    REFUSED,
+    REFUSES_TOOLS,
+    RIGHT,
+    WRONG,
+    WRONGLY_REFUSED,
+    Finding,
+)
+from tests.template.real.reference import Reference
 from tests.template.real.templates import digest
-
-EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE = "=", "r", "t", "+"
-DIFFERS, ONLY_REFUSED_HERE, DROPS_TOOLS = "x", "!", "s"
-RENDERING = {
-    EQUAL: "equal",
-    BOTH_RAISE: "refused by the template, in transformers and here",
-    REFUSES_TOOLS: "refused here, since the template shows no tools",
-    ONLY_HERE: "rendered here, refused in transformers",
-    DIFFERS: "different",
-    ONLY_REFUSED_HERE: "refused here alone",
-    DROPS_TOOLS: "equal, and the tools are dropped in silence",
-}
-SANE_RENDERINGS = frozenset({EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE})
-
-RIGHT, WRONG, REFUSED, WRONGLY_REFUSED, NOT_WRITTEN = ".", "x", "t", "!", "-"
-READING = {
-    RIGHT: "read right, whole and in characters",
-    WRONG: "read wrong",
-    REFUSED: "refused, since the template shows no tools",
-    WRONGLY_REFUSED: "refused",
-    NOT_WRITTEN: "not written by the template",
-}
-
-
-@dataclass
-class Finding:
-    """What was found of one template."""
-
-    name: str
-    sha256: str
-    shows_tools: bool = False
-    shows_calls: bool = False
-    shows_thoughts: bool = False
-    renderings: str = ""
-    """A letter of `RENDERING` for each conversation."""
-    hashes: tuple[str, ...] = ()
-    """The beginnings of the SHA-256 of the texts that transformers renders; "" where it refuses."""
-    readings: str = ""
-    """A letter of `READING` for each answer."""
-    answers: dict[str, Written] = field(default_factory=dict)
-    details: list[str] = field(default_factory=list)
-    """Lines for people: what is wrong."""
-
-    @property
-    def renders(self) -> bool:
-        """Whether all conversations are rendered as in transformers, or refused for a reason."""
-        return set(self.renderings) <= SANE_RENDERINGS
-
-    @property
-    def reads(self) -> bool:
-        """Whether all that the template writes is read."""
-        return not {WRONG, WRONGLY_REFUSED} & set(self.readings)
 
 
 class Measure:
@@ -82,7 +41,11 @@ class Measure:
         """
         self.reference, self.reader = Reference(template), Reader(template)
         reference = self.reference
-        self.finding = Finding(name, digest(template), reference.shows_tools, reference.shows_calls)
+        self.finding = Finding(name, digest(template))
+        self.finding.shows_tools = reference.shows_tools
+        self.finding.shows_calls = reference.shows_calls
+        self.written: dict[str, Written] = {}
+        """The answers that the template writes."""
 
     def compare(self) -> Finding:
         """Render all conversations."""
@@ -126,7 +89,7 @@ class Measure:
         written = self.reference.answer(answer)
         if written is None:
             return NOT_WRITTEN
-        self.finding.answers[case] = written
+        self.written[case] = written
         self.finding.shows_thoughts |= bool(answer.thought) and THOUGHT in written.text
         try:
             results = self.reader.read(answer, written)
@@ -153,42 +116,3 @@ def _difference(ours: str, theirs: str) -> str:
               min(len(ours), len(theirs)))  # fmt: skip
     start = max(0, at - 30)
     return f"here {ours[start : at + 60]!r}, in transformers {theirs[start : at + 60]!r}"
-
-
-# --- records ------------------------------------------------------------------------------------
-
-
-def to_record(found: Finding) -> dict[str, object]:
-    """A finding as JSON."""
-    shows = [word for word in ("tools", "calls", "thoughts") if getattr(found, f"shows_{word}")]
-    return {
-        "sha256": found.sha256,
-        "shows": " ".join(shows),
-        "renderings": found.renderings,
-        "hashes": " ".join(one or "-" for one in found.hashes),
-        "readings": found.readings,
-    }
-
-
-def of_record(name: str, record: dict[str, str]) -> Finding:
-    """A finding from JSON."""
-    shows = record["shows"].split()
-    return Finding(
-        name,
-        record["sha256"],
-        "tools" in shows,
-        "calls" in shows,
-        "thoughts" in shows,
-        record["renderings"],
-        tuple("" if one == "-" else one for one in record["hashes"].split()),
-        record["readings"],
-    )
-
-
-def lines(records: dict[str, dict[str, object]]) -> Iterator[str]:
-    """JSON text of records, one template a line, so that a change shows what it changes."""
-    yield "{\n"
-    for index, (name, record) in enumerate(records.items()):
-        comma = "," if index + 1 < len(records) else ""
-        yield f" {json.dumps(name)}: {json.dumps(record, ensure_ascii=False)}{comma}\n"
-    yield "}\n"

@@ -73,19 +73,24 @@ class Reader:
         """
         before = [ASK, calling(PARIS), result()] if answer.after_result else [ASK]
         prepared = self._prepare(before, tools=True)
-        text = self._completed(prepared, written.text)
+        text = self._completed(prepared, written)
         return {
             "whole": self._sum(prepared, [text]),
             "in characters": self._sum(prepared, list(text)),
         }
 
-    def _completed(self, prepared: PreparedRequest, answer: str) -> str:
-        """The text that an engine gives of a model that writes `answer` and then EOS."""
-        params, eos = prepared.params, self.tokenizer.eos_token_id
-        ids = [*self.tokenizer.encode(answer), *([] if eos is None else [eos])]
-        stops = {*params.stop_token_ids, *params.eos_token_ids}
+    def answer_ids(self, written: Written) -> list[int]:
+        """The tokens that an engine gives of a model that writes this and then EOS."""
+        eos = self.tokenizer.eos_token_id
+        ids = [*self.tokenizer.encode(written.text), *([] if eos is None else [eos])]
+        stops = {eos, *self.template.stop_token_ids(self.tokenizer)}
         length = next((index for index, one in enumerate(ids) if one in stops), len(ids))
-        text = self.tokenizer.decode(ids[:length], params.skip_special_tokens)
+        return ids[:length]
+
+    def _completed(self, prepared: PreparedRequest, written: Written) -> str:
+        """The text that an engine gives of these tokens."""
+        params = prepared.params
+        text = self.tokenizer.decode(self.answer_ids(written), params.skip_special_tokens)
         ends = [text.find(stop) for stop in params.stop if stop in text]
         return text[: min(ends)] if ends else text
 
