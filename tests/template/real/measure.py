@@ -26,7 +26,7 @@ from tests.template.real.records import (
     WRONGLY_REFUSED,
     Finding,
 )
-from tests.template.real.reference import Reference
+from tests.template.real.reference import Reference, Written
 from tests.template.real.templates import digest
 
 

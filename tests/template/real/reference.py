@@ -152,8 +152,19 @@ class Reference:
         return written
 
     def renderings(self, messages: list[Message], *, tools: bool) -> Iterator[str | None]:
-        """What the spellings of a conversation give, the template's own first; None where one raises."""
-        yield self.attempt(self.spelled(messages), tools=tools)
+        """What the spellings of a conversation give, the template's own first; None where one raises.
+
+        Parts of text are given as they are. A template that takes text alone raises, or writes them
+        as Python does; what is right is then what vLLM shows it: the parts on lines of their own.
+        """
+        own = self.attempt(self.spelled(messages), tools=tools)
+        if any(isinstance(message["content"], list) for message in messages):
+            if own is None or "'type'" in own:
+                messages = [_joined(message) for message in messages]
+                own = self.attempt(self.spelled(messages), tools=tools)
+            yield own
+            return
+        yield own
         seen = [messages]
         yield self.attempt(messages, tools=tools)
         for as_text, content, parts, key in itertools.product(
@@ -224,6 +235,13 @@ class Reference:
         if len(prompt) - at > _MOST_UNWRITTEN:
             return None
         return Written(prompt, whole[at:], prompt[at:])
+
+
+def _joined(message: Message) -> Message:
+    """A message of text parts as one of text."""
+    if isinstance(message["content"], str):
+        return message
+    return {**message, "content": "\n".join(part["text"] for part in message["content"])}
 
 
 def _turn(answer: Answer, first: int) -> Message:
