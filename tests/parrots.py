@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from tests.template.real.templates import BOS, EOS, find_tokens, make_backend, spell
+from tests.tokenizer.bytes_alone import make_byte_backend, spell
 
 Array: TypeAlias = NDArray[np.float32]
 
@@ -43,21 +43,37 @@ _MOST_CUTS = 200
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a parrot says after a prompt: after its last `CONTEXT` tokens, that is."""
+    """What a parrot says after a prompt."""
 
     prompt: str
+    """Its last `CONTEXT` tokens count: a prompt in which the same stand at its end is the same."""
     says: str
     """The answer, with the marker that ends the turn, if the template writes one."""
 
 
-def make_parrot(folder: Path, templates: Sequence[str], lessons: Sequence[Lesson]) -> Path:
-    """Make a model's folder that has the markers of all these templates, and the first as its own.
+def make_parrot(
+    folder: Path,
+    lessons: Sequence[Lesson],
+    *,
+    chat_template: str,
+    special: Sequence[str],
+    plain: Sequence[str] = (),
+    bos: str | None = None,
+    eos: Sequence[str],
+) -> Path:
+    """Make a model's folder.
+
+    Args:
+        special: the texts of the special tokens.
+        plain: the texts of added tokens that are not special.
+        eos: those that the files name as EOS, the tokenizer's first.
 
     Raises:
         ValueError: two lessons want different texts after one context.
     """
-    script = Script(templates, lessons)
-    backend = make_backend(*templates, pieces=sorted(script.pieces))
+    special = list(dict.fromkeys([*special, *eos, *([bos] if bos else [])]))
+    script = Script(lessons, special, plain, eos[0])
+    backend = make_byte_backend(special, plain, sorted(script.words))
     ids = backend.get_vocab()
     follows = {
         tuple(ids[word] for word in context): ids[after]
@@ -65,16 +81,16 @@ def make_parrot(folder: Path, templates: Sequence[str], lessons: Sequence[Lesson
     }
     folder.mkdir(parents=True, exist_ok=True)
     backend.save(str(folder / "tokenizer.json"))
-    eos = backend.token_to_id(EOS)
-    size = -(-backend.get_vocab_size() // 16) * 16
+    size = -(-len(ids) // 16) * 16
     save_file(_weights(follows, size), folder / "model.safetensors", {"format": "pt"})
     _write(folder, "tokenizer_config", {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "chat_template": templates[0],
+        "eos_token": eos[0],
+        **({"bos_token": bos} if bos else {}),
+        "chat_template": chat_template,
     })  # fmt: skip
-    _write(folder, "generation_config", {"eos_token_id": eos, "do_sample": False})
+    ends = [ids[text] for text in eos]
+    _write(folder, "generation_config", {"eos_token_id": ends, "do_sample": False})
     _write(folder, "config", {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -90,8 +106,7 @@ def make_parrot(folder: Path, templates: Sequence[str], lessons: Sequence[Lesson
         "max_position_embeddings": 32768,
         "tie_word_embeddings": False,
         "torch_dtype": "float32",
-        "bos_token_id": backend.token_to_id(BOS),
-        "eos_token_id": eos,
+        "eos_token_id": ends,
     })  # fmt: skip
     return folder
 
@@ -106,30 +121,35 @@ def _write(folder: Path, name: str, values: dict[str, Any]) -> None:
 class Script:
     """The lessons in tokens, as a vocabulary spells them, and what follows each context in them.
 
-    All but markers is cut into pieces of one to four characters. A lesson's cuts are drawn until no
+    All but markers is cut into words of one to four characters. A lesson's cuts are drawn until no
     context has two continuations: where a text says the same twice, the two are cut differently.
     """
 
-    def __init__(self, templates: Sequence[str], lessons: Sequence[Lesson]) -> None:
-        """Cut the texts.
+    def __init__(
+        self, lessons: Sequence[Lesson], special: Sequence[str], plain: Sequence[str], eos: str
+    ) -> None:
+        """Cut the texts, each of which ends with `eos`.
 
         Raises:
             ValueError: two lessons want different texts after one context.
         """
-        special, plain = find_tokens("\n".join(templates))
         markers = sorted([*special, *plain], key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, markers)) + ")")
-        self._bytes = make_backend(*templates)
-        self.pieces: set[str] = set()
+        self._bytes = make_byte_backend(special, plain)
+        self._eos = eos
+        self.words: set[str] = set()
+        """What the vocabulary needs besides bytes and markers."""
         self.follows: dict[tuple[str, ...], str] = {}
         for lesson in lessons:
             self._add(lesson)
+        self.words -= {*markers}
 
     def _add(self, lesson: Lesson) -> None:
         before = self._bytes.encode(lesson.prompt, add_special_tokens=False).tokens[-CONTEXT:]
+        assert len(before) == CONTEXT, "the prompt is too short"
         parts = self._split.split(lesson.says)
         for seed in range(_MOST_CUTS):
-            said = [*_pieces(parts, random.Random(seed)), EOS]
+            said = [*_pieces(parts, random.Random(seed)), self._eos]
             chain = [*before, *said]
             added = dict(self.follows)
             if all(
@@ -137,7 +157,7 @@ class Script:
                 for at in range(CONTEXT, len(chain))
             ):
                 self.follows = added
-                self.pieces |= {*said}
+                self.words |= {*said}
                 return
         raise ValueError(f"Two texts after one context: {lesson.says!r} and another lesson.")
 

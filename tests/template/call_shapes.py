@@ -15,13 +15,13 @@ from tests.parrots import Lesson, make_parrot
 from tests.template.real.conversations import ANSWERS, ASK, TOOLS, Answer
 from tests.template.real.reading import Read, as_value
 from tests.template.real.reference import Reference, Written
-from tests.template.real.templates import read_folder
+from tests.template.real.templates import BOS, EOS, find_tokens, read_folder
 
 SHAPES = read_folder(Path(__file__).with_name("shapes"))
 SPEAKING = tuple(name for name in SHAPES if name != "no_tools")
 """The templates that show calls."""
 
-_RICHEST = ("thought, text, two calls", "text, two calls", "two calls", "call")
+_RICHEST = ("thought, text, two calls", "two calls", "text, call", "call")
 
 
 @cache
@@ -43,8 +43,16 @@ def lesson_of(shape: str) -> tuple[Answer, Written]:
 def make_polyglot(folder: Path) -> Path:
     """A parrot that answers in each shape where the prompt is that shape's."""
     written = [lesson_of(shape)[1] for shape in SPEAKING]
-    lessons = [Lesson(one.prompt, one.text) for one in written]
-    return make_parrot(folder, [SHAPES[shape] for shape in SPEAKING], lessons)
+    special, plain = find_tokens("\n".join(SHAPES.values()))
+    return make_parrot(
+        folder,
+        [Lesson(one.prompt, one.text) for one in written],
+        chat_template=SHAPES[SPEAKING[0]],
+        special=special,
+        plain=plain,
+        bos=BOS,
+        eos=[EOS],
+    )
 
 
 def wear(model: ChatModel, shape: str) -> None:

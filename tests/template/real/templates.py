@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
+
+from tests.tokenizer.bytes_alone import make_byte_backend
 
 MANIFEST = Path(__file__).with_name("manifest.json")
 _RAW = "https://raw.githubusercontent.com/{repository}/{revision}/{path}"
@@ -144,7 +145,6 @@ _PLAIN = re.compile(
     r"</?(?:think|thinking|tool_call|tool_calls|tool_response|tools|arg_key|arg_value|function_calls"
     r"|seed:[a-z_]+|minimax:[a-z_]+|think:opensource|tool_call:opensource|answer|response|TOOLCALL)>"
 )
-_BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 _ROLES = ("system", "user", "assistant", "tool", "end")
 
 
@@ -161,25 +161,6 @@ def find_tokens(template: str) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(special)), sorted(plain)
 
 
-def make_backend(*templates: str, pieces: Iterable[str] = ()) -> Backend:
-    """A tokenizer of bytes whose added tokens are the markers that stand in the templates.
-
-    `pieces` are further entries of the vocabulary, spelled in bytes, which no text is encoded to.
-    """
-    special, plain = find_tokens("\n".join(templates))
-    markers = {*special, *plain}
-    words = [piece for piece in pieces if piece not in markers]
-    entries = dict.fromkeys([*sorted(pre_tokenizers.ByteLevel.alphabet()), *words])
-    vocabulary = {text: number for number, text in enumerate(entries)}
-    backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
-    backend.pre_tokenizer = _BYTES
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(text, special=True) for text in special])
-    backend.add_tokens([AddedToken(text, normalized=False) for text in plain])
-    return backend
-
-
-def spell(text: str) -> str:
-    """A text as a vocabulary of bytes has it."""
-    ((word, _),) = _BYTES.pre_tokenize_str(text)
-    return word
+def make_backend(template: str) -> Backend:
+    """A tokenizer of bytes, with the markers of a template as its added tokens."""
+    return make_byte_backend(*find_tokens(template))
