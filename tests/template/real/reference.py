@@ -218,12 +218,17 @@ class Reference:
             written = self._written(before, turn, spelling)
             if written is None or not _shows_calls(written.text, answer):
                 continue
-            if key == "inline" and written.prompt.rstrip().endswith("</think>"):
-                continue  # the prompt has closed the thought already
+            if key == "inline" and not self._may_think_inline(written):
+                continue
             shown = shown or written
             if answer.thought in written.text:
                 return written
         return shown
+
+    def _may_think_inline(self, written: Written) -> bool:
+        """Whether a thought at the beginning of the text is one: its tags are the template's."""
+        closed = written.prompt.rstrip().endswith("</think>")
+        return "</think>" in str(self.tokenizer.chat_template) and not closed
 
     def _written(self, before: list[Message], turn: Message, spelling: Spelling) -> Written | None:
         spelled = self.spelled([*before, turn], spelling)
