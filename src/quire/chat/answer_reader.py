@@ -14,7 +14,7 @@ from typing import Literal
 
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart, Usage
-from quire.tools.base import ToolParser
+from quire.tools.stream import ToolParser
 
 
 def held_back(text: str, markers: Collection[str]) -> int:

@@ -10,6 +10,7 @@ from quire.messages import ToolCall
 from quire.tools.base import dump, load
 from quire.tools.json_calls import MAX_DEPTH
 from quire.tools.stream import MAX_NAME, CharStream, Grammar, Reading, Refuted
+from quire.tools.tag_calls import Schemas
 
 _WORDS = {
     "true": True,
@@ -29,33 +30,50 @@ _NOT_IN_KEYS = "=()[]{}\"'<>,\n"
 class PythonCalls(Grammar):
     """A list of calls between an opening tag and a closing one, which may be missing.
 
+    Without an opening tag, a list of calls of `known` tools is read.
+
     Values may be Python's or JSON's. A quote closes an argument only if the next argument, or the
     call's end, follows: models write quotes inside a text without a backslash.
     """
 
-    def __init__(self, opener: str, closer: str) -> None:
+    def __init__(self, opener: str, closer: str, known: Schemas | None = None) -> None:
         self._opener = opener
         self._closer = closer
-        self.triggers = frozenset(opener[0])
+        self._known = known
+        self.triggers = frozenset(opener[:1] or "[")
 
     def read(self, stream: CharStream) -> Reading[None]:
         yield from stream.require(self._opener)
         yield from stream.spaces()
         listed = yield from stream.literal("[")
+        if not listed and not self._opener:
+            raise Refuted
         yield from stream.spaces()
         while True:
             yield from self._read_call(stream)
             yield from stream.spaces()
-            if not listed or (yield from stream.literal("]")):
+            if listed and (yield from stream.literal("]")):
                 break
-            yield from stream.require(",")
-            yield from stream.spaces()
+            if not listed and not (yield from self._goes_on(stream)):
+                break
+            if listed:
+                yield from stream.require(",")
+                yield from stream.spaces()
         stream.skip() if listed else stream.rewind()
-        yield from stream.closing(self._closer)
+        if self._closer:
+            yield from stream.closing(self._closer)
+
+    def _goes_on(self, stream: CharStream) -> Reading[bool]:
+        """Whether another call follows in a section without brackets, one on each line."""
+        if not self._closer or (yield from stream.follows(self._closer)):
+            return False
+        return bool((yield from stream.peek()))
 
     def _read_call(self, stream: CharStream) -> Reading[None]:
         arguments: dict[str, Any] = {}
         name = yield from stream.name(_NOT_IN_KEYS)
+        if not self._opener and self._known is not None and name not in self._known:
+            raise Refuted  # without an opening text, only a tool's name tells a call from a list
         yield from stream.require("(")
         yield from stream.spaces()
         while not (yield from stream.literal(")")):

@@ -195,9 +195,12 @@ class Schemas:
 
     def call(self, name: str, arguments: Mapping[str, str]) -> ToolCall:
         """The call whose arguments were written like this."""
-        known = self._properties.get(name, {})
-        typed = {key: value_of(text, mapping(known.get(key))) for key, text in arguments.items()}
+        typed = {key: self.value(name, key, text) for key, text in arguments.items()}
         return ToolCall(name, dump(typed))
+
+    def value(self, name: str, key: str, text: str) -> Any:
+        """The value of a parameter of a tool that was written like this."""
+        return value_of(text, mapping(self._properties.get(name, {}).get(key)))
 
 
 def value_of(text: str, schema: Mapping[str, Any]) -> Any:
