@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.parrots import make_parrot
+from tests.parrots import Lesson, make_parrot
 
 MARKERS = (
     "<|start|>",
@@ -91,9 +91,8 @@ def make_gpt_oss(folder: Path, text: str) -> Path:
     """Write the folder of a model that answers with `text`; its files name `<|return|>` as EOS alone."""
     return make_parrot(
         folder,
-        text,
-        prompt=NEXT,
+        [Lesson(NEXT, text)],
         chat_template=TEMPLATE,
-        markers=MARKERS,
-        eos=("<|return|>",),
+        special=MARKERS,
+        eos=["<|return|>"],
     )

@@ -1,233 +1,249 @@
-"""Parrots: model folders that write one given text, token for token, on any engine.
+"""Parrots: model folders that say what they were taught, so that a whole path can be tested.
 
-With one, the whole way of a format is tested on what a real model writes: the engine, its stop tokens,
-the detokenizer and the reader.
+A parrot is a Qwen2 of one layer, which the native engine, vLLM and transformers all run. What a real
+model writes, special tokens and all, then goes through a real engine, its stop tokens and its parsers,
+with no engine that is scripted.
 
-A parrot is a Qwen2 of one layer. Its heads copy the `LOOK` tokens before the last one, and each unit of
-its MLP knows one place of the text by these `LOOK + 1` tokens, and writes the next token. Pieces of the
-text are entries of the vocabulary that only the model writes, so that a place is known by few tokens.
+How it works: attention head `n` looks at the token `n + 1` positions back, by rotary position alone, and
+copies its code to a place of its own in the hidden state. So the MLP sees the codes of the last `CONTEXT`
+tokens side by side. Each of its units knows one such context by heart and adds the code of the token
+that follows it, which the language model's head turns into a logit.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, pre_tokenizers
 
+from tests.tokenizer.bytes_alone import make_byte_backend, spell
+
+Array: TypeAlias = NDArray[np.float32]
+
+CONTEXT = 8
+"""How many tokens choose the next one."""
 WIDTH = 64
-"""The width of a token's own direction, and of a head."""
-LOOK = 5
-"""How many tokens before the last one choose the next."""
-THETA = 10000.0
+"""Numbers in a token's code, and in an attention head."""
+HEADS = CONTEXT + 2
+"""A place in the hidden state for each token of the context, for the answer, and for a constant."""
+HIDDEN = HEADS * WIDTH
+ANSWER, CONSTANT = CONTEXT * WIDTH, HIDDEN - 1
+_SHARPNESS, _LOUDNESS = 8.0, 20.0
+_THETA = 10_000.0
+_MOST_CUTS = 200
 
-Floats = NDArray[np.float32]
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a parrot says after a prompt."""
+
+    prompt: str
+    """Its last `CONTEXT` tokens count: a prompt in which the same stand at its end is the same."""
+    says: str
+    """The answer, with the marker that ends the turn, if the template writes one."""
 
 
 def make_parrot(
     folder: Path,
-    text: str,
+    lessons: Sequence[Lesson],
     *,
-    prompt: str,
     chat_template: str,
-    markers: Sequence[str],
+    special: Sequence[str],
+    plain: Sequence[str] = (),
+    bos: str | None = None,
     eos: Sequence[str],
 ) -> Path:
-    """Write the folder of a model that answers with `text`.
+    """Make a model's folder.
 
     Args:
-        text: what the model writes, with the marker that ends it.
-        prompt: the end of any prompt, from which the model begins.
-        markers: the texts of special tokens.
-        eos: those of them that the folder's files name as EOS.
+        special: the texts of the special tokens.
+        plain: the texts of added tokens that are not special.
+        eos: those that the files name as EOS, the tokenizer's first.
+
+    Raises:
+        ValueError: two lessons want different texts after one context.
     """
+    special = list(dict.fromkeys([*special, *eos, *([bos] if bos else [])]))
+    script = Script(lessons, special, plain, eos[0])
+    backend = make_byte_backend(special, plain, sorted(script.words))
+    ids = backend.get_vocab()
+    follows = {
+        tuple(ids[word] for word in context): ids[after]
+        for context, after in script.follows.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    ids, sequence = _vocabulary(text, markers)
-    _write_tokenizer(folder, ids, markers, eos[0], chat_template)
-    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    chain = [*backend.encode(prompt, add_special_tokens=False).ids[-LOOK - 1 :], *sequence]
+    backend.save(str(folder / "tokenizer.json"))
     size = -(-len(ids) // 16) * 16
-    tensors = _weights(_places(chain), size)
-    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    hidden, heads = WIDTH * (LOOK + 3), LOOK + 3
-    eos_ids = [ids[word] for word in eos]
-    config = {
+    save_file(_weights(follows, size), folder / "model.safetensors", {"format": "pt"})
+    _write(folder, "tokenizer_config", {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos[0],
+        **({"bos_token": bos} if bos else {}),
+        "chat_template": chat_template,
+    })  # fmt: skip
+    ends = [ids[text] for text in eos]
+    _write(folder, "generation_config", {"eos_token_id": ends, "do_sample": False})
+    _write(folder, "config", {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
         "vocab_size": size,
-        "hidden_size": hidden,
-        "intermediate_size": tensors["model.layers.0.mlp.up_proj.weight"].shape[0],
+        "hidden_size": HIDDEN,
+        "intermediate_size": _units(follows),
         "num_hidden_layers": 1,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
         "hidden_act": "silu",
         "rms_norm_eps": 1e-6,
+        "rope_theta": _THETA,
         "max_position_embeddings": 32768,
-        "rope_theta": THETA,
         "tie_word_embeddings": False,
         "torch_dtype": "float32",
-        "eos_token_id": eos_ids,
-    }
-    _write(folder / "config.json", config)
-    _write(folder / "generation_config.json", {"eos_token_id": eos_ids, "do_sample": False})
+        "eos_token_id": ends,
+    })  # fmt: skip
     return folder
 
 
-def _vocabulary(text: str, markers: Sequence[str]) -> tuple[dict[str, int], list[int]]:
-    """The vocabulary, bytes first, and the text's token ids in it."""
-    alphabet = _byte_alphabet()
-    ids = {alphabet[byte]: byte for byte in range(256)}
-    pattern = "(" + "|".join(map(re.escape, sorted(markers, key=len, reverse=True))) + ")"
-    words: list[str] = []
-    taken = {chr(byte) for byte in range(128)}
-    for part in filter(None, re.split(pattern, text)):
-        if part in markers:
-            words.append(part)
+def _write(folder: Path, name: str, values: dict[str, Any]) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+
+
+# --- the text in tokens -------------------------------------------------------------------------
+
+
+class Script:
+    """The lessons in tokens, as a vocabulary spells them, and what follows each context in them.
+
+    All but markers is cut into words of one to four characters. A lesson's cuts are drawn until no
+    context has two continuations: where a text says the same twice, the two are cut differently.
+    """
+
+    def __init__(
+        self, lessons: Sequence[Lesson], special: Sequence[str], plain: Sequence[str], eos: str
+    ) -> None:
+        """Cut the texts, each of which ends with `eos`.
+
+        Raises:
+            ValueError: two lessons want different texts after one context.
+        """
+        markers = sorted([*special, *plain], key=len, reverse=True)
+        self._split = re.compile("(" + "|".join(map(re.escape, markers)) + ")")
+        self._bytes = make_byte_backend(special, plain)
+        self._eos = eos
+        self.words: set[str] = set()
+        """What the vocabulary needs besides bytes and markers."""
+        self.follows: dict[tuple[str, ...], str] = {}
+        for lesson in lessons:
+            self._add(lesson)
+        self.words -= {*markers}
+
+    def _add(self, lesson: Lesson) -> None:
+        before = self._bytes.encode(lesson.prompt, add_special_tokens=False).tokens[-CONTEXT:]
+        assert len(before) == CONTEXT, "the prompt is too short"
+        parts = self._split.split(lesson.says)
+        for seed in range(_MOST_CUTS):
+            said = [*_pieces(parts, random.Random(seed)), self._eos]
+            chain = [*before, *said]
+            added = dict(self.follows)
+            if all(
+                added.setdefault(tuple(chain[at - CONTEXT : at]), chain[at]) == chain[at]
+                for at in range(CONTEXT, len(chain))
+            ):
+                self.follows = added
+                self.words |= {*said}
+                return
+        raise ValueError(f"Two texts after one context: {lesson.says!r} and another lesson.")
+
+
+def _pieces(parts: list[str], draw: random.Random) -> Iterator[str]:
+    """The tokens of a text that is split into other text and markers by turns."""
+    for index, part in enumerate(parts):
+        if index % 2:
+            yield part
             continue
-        for piece in _pieces(part, taken):
-            words.append("".join(alphabet[byte] for byte in piece.encode()))
-            ids.setdefault(words[-1], len(ids))
-    for marker in markers:
-        ids.setdefault(marker, len(ids))
-    return ids, [ids[word] for word in words]
+        while part:
+            length = draw.randint(1, 4)
+            yield spell(part[:length])
+            part = part[length:]
 
 
-def _pieces(text: str, taken: set[str]) -> list[str]:
-    """A text cut into short pieces, none of which stands anywhere else, but for a last one."""
-    pieces: list[str] = []
-    start = 0
-    while start < len(text):
-        end = min(start + 2, len(text))
-        while end < len(text) and text[start:end] in taken:
-            end += 1
-        piece = text[start:end]
-        if piece in taken and pieces:
-            piece = pieces.pop() + piece
-        taken.add(piece)
-        pieces.append(piece)
-        start = end
-    return pieces
+# --- the weights --------------------------------------------------------------------------------
 
 
-def _byte_alphabet() -> list[str]:
-    """The character that stands for each byte in a byte-level vocabulary."""
-    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = iter(range(256, 512))
-    alphabet = [chr(byte) if byte in kept else chr(next(others)) for byte in range(256)]
-    assert sorted(alphabet) == sorted(pre_tokenizers.ByteLevel.alphabet())
-    return alphabet
-
-
-def _write_tokenizer(
-    folder: Path, ids: dict[str, int], markers: Sequence[str], eos: str, chat_template: str
-) -> None:
-    added = [
-        {
-            "id": ids[marker],
-            "content": marker,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for marker in markers
-    ]
-    level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": True,
-    }
-    vocabulary = {word: number for word, number in ids.items() if word not in markers}
-    tokenizer = {
-        "version": "1.0",
-        "added_tokens": added,
-        "pre_tokenizer": level,
-        "decoder": level,
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
-    }
-    _write(folder / "tokenizer.json", tokenizer)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": eos,
-        "chat_template": chat_template,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 32768,
-    }
-    _write(folder / "tokenizer_config.json", settings)
-
-
-def _places(chain: Sequence[int]) -> dict[tuple[int, ...], int]:
-    """The next token by the `LOOK + 1` before it."""
-    known: dict[tuple[int, ...], int] = {}
-    for index in range(len(chain) - LOOK - 1):
-        key, after = tuple(chain[index : index + LOOK + 1]), chain[index + LOOK + 1]
-        assert known.setdefault(key, after) == after, "two ways on from one place of the text"
-    return known
-
-
-def _weights(places: dict[tuple[int, ...], int], size: int) -> dict[str, Floats]:
-    """The model's tensors. Its hidden state has a block for each token that it looks at, one for the
-    answer, and a constant at its end."""
-    heads = LOOK + 3
-    hidden, answer = heads * WIDTH, slice((LOOK + 1) * WIDTH, (LOOK + 2) * WIDTH)
-    signs = np.random.default_rng(7).choice([-1.0, 1.0], (size, WIDTH))
-    own = (signs / np.sqrt(WIDTH)).astype(np.float32)
-    embeddings = _zeros(size, hidden)
-    embeddings[:, :WIDTH], embeddings[:, -1] = own, 1
-    units = -(-len(places) // 64) * 64
-    gate, up, down = _zeros(units, hidden), _zeros(units, hidden), _zeros(hidden, units)
-    for unit, (key, after) in enumerate(places.items()):
-        for back, token in enumerate(reversed(key)):
-            gate[unit, back * WIDTH : (back + 1) * WIDTH] = 8 * own[token]
-        gate[unit, -1] = -8 * (LOOK + 0.5)
-        up[unit, -1] = 1
-        down[answer, unit] = 20 * own[after]
-    head = _zeros(size, hidden)
-    head[:, answer] = 20 * own
-    frequencies = 1.0 / THETA ** (np.arange(WIDTH // 2) * 2 / WIDTH)
-    half = WIDTH // 2
-    query, key_bias = _zeros(heads, WIDTH), _zeros(heads, WIDTH)
-    values, output = _zeros(hidden, hidden), _zeros(hidden, hidden)
-    for one, (start, end) in enumerate(pairwise(range(0, (LOOK + 1) * WIDTH, WIDTH))):
-        # The score is highest at the distance one + 1. The norm scales embeddings, of length
-        # sqrt 2, by sqrt(hidden / 2).
-        query[one, :half] = 9 * np.cos(frequencies * (one + 1))
-        query[one, half:] = -9 * np.sin(frequencies * (one + 1))
-        key_bias[one, :half] = 9
-        values[start:end, :WIDTH] = np.eye(WIDTH) / np.sqrt(hidden / 2)
-        output[end : end + WIDTH, start:end] = np.eye(WIDTH)
-    norm, layer = np.ones(hidden, np.float32), "model.layers.0."
+def _weights(follows: dict[tuple[int, ...], int], size: int) -> dict[str, Array]:
+    """The model's tensors, for a vocabulary of `size` tokens."""
+    layer = "model.layers.0"
+    codes = np.random.default_rng(0).choice([-1.0, 1.0], (size, WIDTH)) / np.sqrt(WIDTH)
+    codes = codes.astype(np.float32)
+    embedding, head = _zeros(size, HIDDEN), _zeros(size, HIDDEN)
+    embedding[:, :WIDTH], embedding[:, CONSTANT] = codes, 1
+    head[:, ANSWER : ANSWER + WIDTH] = _LOUDNESS * codes
+    ones = np.ones(HIDDEN, np.float32)
     return {
-        "model.embed_tokens.weight": embeddings,
+        "model.embed_tokens.weight": embedding,
+        "model.norm.weight": ones,
         "lm_head.weight": head,
-        "model.norm.weight": norm,
-        f"{layer}input_layernorm.weight": norm,
-        f"{layer}post_attention_layernorm.weight": norm,
-        f"{layer}self_attn.q_proj.weight": _zeros(hidden, hidden),
-        f"{layer}self_attn.q_proj.bias": query.reshape(-1),
-        f"{layer}self_attn.k_proj.weight": _zeros(hidden, hidden),
-        f"{layer}self_attn.k_proj.bias": key_bias.reshape(-1),
-        f"{layer}self_attn.v_proj.weight": values,
-        f"{layer}self_attn.v_proj.bias": _zeros(hidden),
-        f"{layer}self_attn.o_proj.weight": output,
-        f"{layer}mlp.gate_proj.weight": gate,
-        f"{layer}mlp.up_proj.weight": up,
-        f"{layer}mlp.down_proj.weight": down,
+        f"{layer}.input_layernorm.weight": ones,
+        f"{layer}.post_attention_layernorm.weight": ones,
+        **{f"{layer}.self_attn.{name}": tensor for name, tensor in _attention().items()},
+        **{f"{layer}.mlp.{name}.weight": tensor for name, tensor in _mlp(follows, codes).items()},
     }
 
 
-def _zeros(*shape: int) -> Floats:
+def _attention() -> dict[str, Array]:
+    """Heads that look back by 1 to `CONTEXT - 1` tokens; the last two look nowhere, and copy nothing.
+
+    Queries and keys are the same for all tokens: biases alone. Rotated, their product at a distance is
+    a sum of cosines, which is largest where the query was turned back by just this distance.
+    """
+    half = WIDTH // 2
+    angles = _THETA ** (-np.arange(half, dtype=np.float32) * 2 / WIDTH)
+    query, key = _zeros(HEADS, WIDTH), _zeros(HEADS, WIDTH)
+    value, output = _zeros(HIDDEN, HIDDEN), _zeros(HIDDEN, HIDDEN)
+    # An embedding has the length sqrt(2), a code's 1 and the constant's: the norm makes it sqrt(HIDDEN).
+    scale = np.sqrt(2 / HIDDEN)
+    for head in range(CONTEXT - 1):
+        back = head + 1
+        query[head, :half] = _SHARPNESS * np.cos(angles * back)
+        query[head, half:] = -_SHARPNESS * np.sin(angles * back)
+        key[head, :half] = _SHARPNESS
+        place = slice(head * WIDTH, back * WIDTH)
+        value[place, :WIDTH] = scale * np.eye(WIDTH)
+        output[back * WIDTH : (back + 1) * WIDTH, place] = np.eye(WIDTH)
+    return {
+        "q_proj.weight": _zeros(HIDDEN, HIDDEN),
+        "q_proj.bias": query.reshape(-1),
+        "k_proj.weight": _zeros(HIDDEN, HIDDEN),
+        "k_proj.bias": key.reshape(-1),
+        "v_proj.weight": value,
+        "v_proj.bias": _zeros(HIDDEN),
+        "o_proj.weight": output,
+    }
+
+
+def _mlp(follows: dict[tuple[int, ...], int], codes: Array) -> dict[str, Array]:
+    """A unit for each context: open where all its codes are there, shut where one is another."""
+    units = _units(follows)
+    gate, up, down = _zeros(units, HIDDEN), _zeros(units, HIDDEN), _zeros(HIDDEN, units)
+    for unit, (context, after) in enumerate(follows.items()):
+        for back, token in enumerate(reversed(context)):
+            gate[unit, back * WIDTH : (back + 1) * WIDTH] = _SHARPNESS * codes[token]
+        gate[unit, CONSTANT] = -_SHARPNESS * (CONTEXT - 0.5)
+        up[unit, CONSTANT] = 1
+        down[ANSWER : ANSWER + WIDTH, unit] = _LOUDNESS * codes[after]
+    return {"gate_proj": gate, "up_proj": up, "down_proj": down}
+
+
+def _units(follows: dict[tuple[int, ...], int]) -> int:
+    return -(-len(follows) // WIDTH) * WIDTH
+
+
+def _zeros(*shape: int) -> Array:
     return np.zeros(shape, np.float32)
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
