@@ -190,7 +190,7 @@ class Preparation:
         template, tool_format = self.template, self.template.tool_format
         skip = prepared.params.skip_special_tokens
         marks = None
-        if template.before_text or template.after_text or prepared.special:
+        if template.before_text or template.after_text or template.reasoning:
             marks = TextMarks(template.before_text, template.after_text, template.thought_words)
         tools = None
         if tool_format is not None and prepared.tools:
