@@ -56,22 +56,32 @@ class TextMarks:
 
     Args:
         before: texts of which one may begin the answer.
-        after: a text that may stand anywhere after it.
+        after: texts that may stand anywhere after it.
         thought_words: what opens and closes a thought; one without text is dropped wherever it stands.
     """
 
     def __init__(
-        self, before: Sequence[str], after: str, thought_words: tuple[str, str] = ("", "")
+        self,
+        before: Sequence[str],
+        after: Sequence[str],
+        thought_words: tuple[str, str] = ("", ""),
     ) -> None:
         self._before = tuple(filter(None, (text.strip() for text in before)))
         opening, close = (word.strip() for word in thought_words)
-        empty = rf"\s*{re.escape(opening)}\s*{re.escape(close)}" if opening and close else ""
-        marks = [re.escape(after.strip()), empty]
-        self._pattern = re.compile("|".join(filter(None, marks)) or r"(?!)")
-        self._marks = tuple(filter(None, (after.strip(), opening and close and opening)))
-        self._close = close
+        empty = rf"{re.escape(opening)}\s*{re.escape(close)}" if opening and close else ""
+        marks = list(filter(None, (text.strip() for text in after)))
+        self._pattern = re.compile(
+            "|".join(filter(None, [*map(re.escape, marks), empty])) or r"(?!)"
+        )
+        self._opening, self._close = (opening, close) if empty else ("", "")
+        self._marks = (*marks, *filter(None, (self._opening,)))
+        self._first = re.compile("|".join({re.escape(mark[0]) for mark in self._marks}) or r"(?!)")
         self._begins = bool(self._before)
         self._pending = ""
+
+    def passes(self, text: str) -> bool:
+        """Whether this further text is shown as it is, since no mark can begin in it."""
+        return not (self._begins or self._pending or self._first.search(text))
 
     def add(self, text: str) -> str:
         """Return the text that is certain to be shown, of all added so far."""
@@ -101,15 +111,12 @@ class TextMarks:
 
     def _held(self, text: str) -> int:
         """How many characters at the end may be the beginning of what is dropped."""
-        opening = self._marks[-1] if self._close else ""
-        begun = text.rfind(opening) if opening else -1
+        begun = text.rfind(self._opening) if self._opening else -1
         if begun >= 0:
-            inner = text[begun + len(opening) :].lstrip()
+            inner = text[begun + len(self._opening) :].lstrip()
             if self._close.startswith(inner):
-                return len(text) - len(text[:begun].rstrip())
-        held = held_back(text, self._marks)
-        spaces = len(text) - held - len(text[: len(text) - held].rstrip())
-        return held + spaces if held and opening else held
+                return len(text) - begun
+        return held_back(text, self._marks)
 
 
 class ReasoningSplitter:
@@ -178,7 +185,11 @@ class ReasoningSplitter:
         if self._start and text.startswith(self._start):
             self._pending = text[len(self._start) :]
             self.state, self.has_thought = "inside", True
-        elif not self._start or (text and not self._start.startswith(text)):
+        elif self._start and text.startswith(self._end):  # of a thought that was not begun
+            self._pending, self.state = text[len(self._end) :], "after"
+        elif not self._start or (
+            text and not self._start.startswith(text) and not self._end.startswith(text)
+        ):
             self.state, self._fresh = "after", False
 
     def _take_thought(self, text: str) -> str:
@@ -261,7 +272,7 @@ class AnswerReader:
         # One filter for all parts: where the kind changes, what it holds back ends the part before.
         self._hidden = SpecialTokenFilter(special) if special else None
         self._kind: type[TextPart] | type[ThoughtPart] | None = None  # None after a call
-        self._is_bare = not special and tools is None and marks is None
+        self._is_bare = not special and tools is None
         self._passes_through = False
         self._has_called = False
         self._begun = False
@@ -274,7 +285,7 @@ class AnswerReader:
         is the answer's. This is the way of most tokens of most answers.
         """
         ends = delta.finish_reason is not None
-        if self._passes_through:
+        if self._passes_through and (self._marks is None or self._marks.passes(delta.text)):
             if ends and self._reasoning_tokens:
                 return replace(delta, usage=self._usage(delta))
             return delta

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from quire.tokenizer.loading import load_tokenizer
 from quire.tools.base import unwrap
 from quire.tools.harmony import MARKERS, HarmonyReader
 from quire.tools.learned import LearnedFormat
+from quire.tools.stream import ToolParser
 from quire.weights.folder import eos_token_ids, read_json
 
 SHORT = 4000
@@ -88,10 +89,10 @@ class PreparedRequest:
     """Texts of special tokens that the engine does not hide, so that the reader has to."""
     starts_in_thought: bool = False
     """Whether the prompt ends inside a thought, which the answer continues."""
-    begun_header: str = ""
-    """What the prompt has written of the answer's first message, where answers are harmony's."""
     tools: tuple[dict[str, Any], ...] = ()
     """The tools that were offered. Without any, the answer is not searched for calls."""
+    begun_header: str = ""
+    """What the prompt has written of the answer's first message, where answers are harmony's."""
 
 
 class Preparation:
@@ -195,20 +196,19 @@ class Preparation:
         """Make the reader of one completion of a request."""
         template, tool_format = self.template, self.template.tool_format
         skip = prepared.params.skip_special_tokens
+        decode = partial(self.tokenizer.decode, skip_special_tokens=skip)
         tools = None
         if tool_format is not None and prepared.tools:
             tools = partial(tool_format.parser, prepared.tools)
         if template.is_harmony:
-            names = [str(unwrap(tool).get("name")) for tool in prepared.tools]
             if isinstance(tool_format, LearnedFormat):
-                tools = None  # calls are messages then, not text
+                tools = None  # its calls are messages, not text
+            special = prepared.special.difference(MARKERS)
             return AnswerReader(
-                special=prepared.special.difference(MARKERS),
-                messages=HarmonyReader(prepared.begun_header, tools=names, parser=tools),
-                decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
+                special=special, messages=_harmony_reader(prepared, tools), decode=decode
             )
         marks = None
-        if template.before_text or template.after_text or prepared.special:
+        if template.before_text or template.after_text or template.reasoning:
             marks = TextMarks(template.before_text, template.after_text, template.thought_words)
         return AnswerReader(
             special=prepared.special,
@@ -217,7 +217,7 @@ class Preparation:
             marks=marks,
             tools=tools,
             openings=tool_format.openings if tool_format is not None else (),
-            decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
+            decode=decode,
         )
 
     def close(self) -> None:
@@ -281,7 +281,6 @@ class Preparation:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
         starts_in_thought = template.starts_in_thought(elements)
-        begun_header = template.begun_header(elements) if template.is_harmony else ""
         if constrained and starts_in_thought:
             raise UnsupportedOptionError(
                 "This model always begins with a thought, and response_format constrains an answer "
@@ -303,7 +302,12 @@ class Preparation:
             streamed=request.streamed,
         )
         return PreparedRequest(
-            prompt, params, special, starts_in_thought, begun_header, conversation.tools
+            prompt,
+            params,
+            special,
+            starts_in_thought,
+            conversation.tools,
+            begun_header=template.begun_header(elements) if template.is_harmony else "",
         )
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
@@ -349,6 +353,14 @@ def check_length(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> None:
     """
     if tokenizer.exceeds(texts, most):
         raise PromptTooLongError(f"The text has far more than {most:,} tokens: shorten it.")
+
+
+def _harmony_reader(
+    prepared: PreparedRequest, make_parser: Callable[[], ToolParser] | None
+) -> HarmonyReader:
+    """The reader of an answer's messages, in whose texts calls of another format are found."""
+    names = [str(unwrap(tool).get("name")) for tool in prepared.tools]
+    return HarmonyReader(prepared.begun_header, tools=names, parser=make_parser)
 
 
 def _rendered_texts(conversation: Conversation) -> Iterator[str]:

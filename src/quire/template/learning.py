@@ -44,7 +44,7 @@ class Learned:
     thought: tuple[str, str] | None
     """What opens and closes a thought; None where the template writes none."""
     before_text: tuple[str, ...]
-    after_text: str
+    after_text: tuple[str, ...]
     """What stands before and after the text of an answer, as `<|START_RESPONSE|>` does."""
     stops: tuple[str, ...]
     """Control tokens that end a turn."""
@@ -113,7 +113,7 @@ class _Turns:
             form=form,
             thought=self._thought_words,
             before_text=self._before_text,
-            after_text=self._after_text,
+            after_text=tuple(filter(None, (self._after_text, self._before_stop()))),
             stops=self._stops(),
             keeps_thoughts=self._keeps_thoughts(),
         )
@@ -214,7 +214,10 @@ class _Turns:
             return None
         end = answer.rfind(self._end_of_call) if self._end_of_call else len(answer)
         written = answer[: end if end >= 0 else len(answer)]
-        return self._without_thought(written)
+        written = self._without_thought(written)
+        for before in self._before_text:  # around a text that is empty
+            written = written.removeprefix(before + self._after_text)
+        return written
 
     # ---- what is seen in them
 
@@ -320,6 +323,15 @@ class _Turns:
         ends = (self._end_of_text[len(self._after_text) :], self._end_of_call)
         found = [self._first_special(end, inside) for end in ends]
         return tuple(dict.fromkeys(filter(None, found)))
+
+    def _before_stop(self) -> str:
+        """What the model still writes at a turn's end before the token that stops it."""
+        end = self._end_of_text[len(self._after_text) :]
+        for stop in self._stops():
+            head, found, _ = end.partition(stop)
+            if found and head.strip():
+                return head
+        return ""
 
     def _first_special(self, end: str, inside: str) -> str:
         pieces = (piece for piece in self._split.split(end) if piece in self._special)

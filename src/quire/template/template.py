@@ -26,7 +26,7 @@ class Template(ABC):
     reasoning: bool
     """Whether the model thinks before it answers, so that its answers are split from thoughts."""
     before_text: tuple[str, ...] = ()
-    after_text: str = ""
+    after_text: tuple[str, ...] = ()
     """What the model writes before the text of an answer, one of these, and after it: part of the format."""
     default_system: str
     efficient_eos: bool

@@ -7,10 +7,12 @@ is a string, a text in double quotes too.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quire.errors import ToolError
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
@@ -168,6 +170,8 @@ class PairCalls(Grammar):
 
 # --- values without a sign of their type ---------------------------------------------------------
 
+_MOST_PYTHON = 20_000
+"""Characters of a value that is read as Python's: its reader has no limit of its own."""
 _TYPES: dict[type, tuple[str, ...]] = {
     bool: ("boolean",),
     int: ("integer", "number"),
@@ -206,17 +210,29 @@ class Schemas:
 def value_of(text: str, schema: Mapping[str, Any]) -> Any:
     """The value that `text` is, under the schema of its parameter (empty: unknown)."""
     allowed = _allowed_types(schema)
-    if allowed == {"boolean"} and text.strip() in ("True", "False"):
-        return text.strip() == "True"
     try:
         value = load(text)
     except ValueError:
-        return text
+        value = _python_value(text) if allowed and "string" not in allowed else text
+        if value is not text and not allowed.intersection(_TYPES[type(value)]):
+            return text
     if isinstance(value, str) or (
         "string" in allowed and not allowed.intersection(_TYPES[type(value)])
     ):
         return text
     return value
+
+
+def _python_value(text: str) -> Any:
+    """The value that `text` is in Python, which some templates, and so models, write; else the text."""
+    if len(text) > _MOST_PYTHON:
+        return text
+    try:
+        value = ast.literal_eval(text.strip())
+        dump(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, ToolError):
+        return text
+    return value if type(value) in _TYPES else text
 
 
 def _allowed_types(schema: Mapping[str, Any]) -> set[str]:
