@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -78,7 +79,7 @@ def reader(*, special: tuple[str, ...] = (), tools: bool = False) -> AnswerReade
     return AnswerReader(
         special=special,
         thought_words=WORDS,
-        tools=tool_format.parser(TOOLS) if tools else None,
+        tools=partial(tool_format.parser, TOOLS) if tools else None,
         decode=lambda ids: "".join(map(chr, ids)),
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.arguments import InferArgs
-from quire.chat.answer_reader import AnswerReader
+from quire.chat.answer_reader import AnswerReader, TextMarks
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
@@ -187,13 +187,21 @@ class Preparation:
 
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
-        tool_format = self.template.tool_format
+        template, tool_format = self.template, self.template.tool_format
         skip = prepared.params.skip_special_tokens
+        marks = None
+        if template.before_text or template.after_text or prepared.special:
+            marks = TextMarks(template.before_text, template.after_text, template.thought_words)
+        tools = None
+        if tool_format is not None and prepared.tools:
+            tools = partial(tool_format.parser, prepared.tools)
         return AnswerReader(
             special=prepared.special,
-            thought_words=self.template.thought_words,
+            thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
-            tools=tool_format.parser(prepared.tools) if tool_format and prepared.tools else None,
+            marks=marks,
+            tools=tools,
+            openings=tool_format.openings if tool_format is not None else (),
             decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
         )
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from quire.messages import ToolCall
+from quire.template.format import find_markers
 from quire.tools.call_form import CallForm
 from quire.tools.learning import FIRST, SECOND, Splitter, learn_form
 
@@ -29,7 +30,9 @@ the template refuses them."""
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 _NOTHING: Mapping[str, Any] = {}
 _THINKING = (_NOTHING, {"enable_thinking": True, "thinking": True})
-_SAYS_THOUGHT = re.compile(r"think|thought|reason", re.IGNORECASE)
+_SAYS_THOUGHT = re.compile(r"think|thought", re.IGNORECASE)
+_THINK = re.compile(r"[<[◁](\w+:)?think(:\w+)?[>\]▷]", re.IGNORECASE)
+"""Marks of a thought whatever closes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +69,23 @@ def probe_tools() -> list[dict[str, Any]]:
 def learn(
     show: Show,
     message: Callable[..., Mapping[str, Any]],
+    *,
+    written: str,
     special: Collection[str],
-    markers: Collection[str],
+    added: Collection[str] = (),
 ) -> Learned:
     """Learn what a template says.
 
     Args:
         show: renders messages.
-        message: makes one, of a role, a content or None, and calls or further keys.
+        message: makes one, of a role, a content or None, calls, and further keys.
+        written: all texts of the template's own.
         special: texts of tokens that may end a turn.
-        markers: texts that are never divided.
+        added: texts of further tokens, which are never divided.
     """
-    return _Turns(show, message, special, Splitter({*special, *markers})).learned()
+    markers = find_markers(written)
+    split = Splitter({*special, *added, *markers})
+    return _Turns(show, message, special, split, markers).learned()
 
 
 class _Turns:
@@ -89,8 +97,9 @@ class _Turns:
         message: Callable[..., Mapping[str, Any]],
         special: Collection[str],
         split: Splitter,
+        written: Collection[str],
     ) -> None:
-        self._show, self._message, self._split = show, message, split
+        self._show, self._message, self._split, self._written = show, message, split, written
         self._special = frozenset(special)
         self._user = message("user", USER)
 
@@ -150,12 +159,15 @@ class _Turns:
         return head
 
     def _answer(
-        self, content: str | None, variables: Mapping[str, Any] = _NOTHING, **more: Any
+        self,
+        content: str | None,
+        variables: Mapping[str, Any] = _NOTHING,
+        calls: Sequence[ToolCall] = (),
+        **more: Any,
     ) -> str | None:
         """What the model writes in its turn, and what ends the turn."""
-        tools = "tool_calls" in more
-        message = self._message("assistant", content, **more)
-        tail = self._tail([message], tools=tools, variables=variables)
+        message = self._message("assistant", content, calls, **more)
+        tail = self._tail([message], tools=bool(calls), variables=variables)
         if tail is None:
             return None
         return tail[len(self._split.common_prefix(self._head, tail)) :]
@@ -175,7 +187,7 @@ class _Turns:
                 if answer is not None and THOUGHT in answer and TEXT in answer:
                     return answer, TEXT
         answer = self._answer(
-            "", _THINKING[1], tool_calls=[FIRST], **dict.fromkeys(_THOUGHT_KEYS, THOUGHT)
+            "", _THINKING[1], calls=[FIRST], **dict.fromkeys(_THOUGHT_KEYS, THOUGHT)
         )
         if answer is not None and THOUGHT in answer and FIRST.name in answer:
             return answer, FIRST.name
@@ -190,7 +202,7 @@ class _Turns:
         """An answer that consists of calls, with the turn's end."""
         values = [str(value) for call in calls for value in json.loads(call.arguments).values()]
         for content in ("", None):
-            answer = self._answer(content, tool_calls=calls)
+            answer = self._answer(content, calls=calls)
             if answer is not None and all(value in answer for value in values):
                 return answer
         return None
@@ -284,11 +296,17 @@ class _Turns:
 
     @cached_property
     def _signs_of_thought(self) -> tuple[str, str] | None:
-        """What looks like the marks of a thought among the template's own texts."""
-        for opening in sorted(self._split.markers, key=len):
-            for close in _closings(opening):
-                if _SAYS_THOUGHT.search(opening) and close in self._split.markers:
-                    return opening, close
+        """What looks like the marks of a thought among the template's own texts.
+
+        Some templates only cut thoughts off, at what closes them.
+        """
+        for marker in sorted(filter(_SAYS_THOUGHT.search, self._written), key=len):
+            if marker[1:2] == "/":
+                return marker[:1] + marker[2:], marker
+            closings = _closings(marker)
+            written = [close for close in closings if close in self._written]
+            if written or _THINK.fullmatch(marker):
+                return marker, (written or closings)[0]
         return None
 
     def _stops(self) -> tuple[str, ...]:

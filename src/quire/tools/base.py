@@ -9,7 +9,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from quire.errors import ToolError
 from quire.messages import ToolCall
@@ -22,7 +22,7 @@ from quire.tools.stream import Grammar, StreamParser, ToolParser
 class ToolFormat(ABC):
     """One wire format of tools. Stateless: parsers hold the state of a stream."""
 
-    name: ClassVar[str]
+    name: str
     """The name in LLaMA-Factory's `tool_format` argument."""
 
     markers: tuple[str, ...] = ()

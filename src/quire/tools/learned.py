@@ -34,12 +34,11 @@ from quire.tools.stream import Grammar
 class LearnedFormat(ToolFormat):
     """Calls in a form that was learned. The template itself lists the tools."""
 
-    name = "learned"
-
     def __init__(self, form: CallForm, family: ToolFormat | None = None) -> None:
         """`family` is a format written by hand, whose calls are read as well."""
         self._form = form
         self._family = family
+        self.name = family.name if family is not None else "learned"
         found = (*form.markers, *(family.markers if family is not None else ()))
         self.markers = tuple(dict.fromkeys(found))
 
