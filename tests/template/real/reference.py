@@ -235,10 +235,10 @@ class Reference:
                 continue
             if key == "inline" and not self._may_think_inline(written):
                 continue
-            if answer.thought not in written.text:
-                shown = shown or written
-            elif not written.unwritten.strip():
+            if answer.thought in written.text and not written.unwritten.strip():
                 return written
+            if not answer.thought or answer.thought not in written.text:
+                shown = shown or written
         return shown
 
     def _may_think_inline(self, written: Written) -> bool:
