@@ -36,7 +36,8 @@ def test_its_answers_are_read(shape: str, case: str) -> None:
         assert shape in ("bare_json", "harmony")  # whose templates refuse a second call
         assert len(answer.calls) == 2
         return
-    for how, read in reader_of(shape).read(answer, written).items():
+    question = reference_of(shape).question(answer)
+    for how, read in reader_of(shape).read(question, written).items():
         assert not problem(answer, written, read), f"{how}, from {written.text!r}"
 
 

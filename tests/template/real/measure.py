@@ -92,7 +92,7 @@ class Measure:
         self.written[case] = written
         self.finding.shows_thoughts |= bool(answer.thought) and THOUGHT in written.text
         try:
-            results = self.reader.read(answer, written)
+            results = self.reader.read(self.reference.question(answer), written)
         except QuireError as error:
             if isinstance(error, RequestError) and not self.reference.shows_tools:
                 return REFUSED

@@ -14,7 +14,7 @@ from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart
 from quire.request import ChatRequest
 from quire.template.registry import get_template
 from quire.tokenizer import Tokenizer
-from tests.template.real.conversations import ASK, PARIS, TOOLS, Answer, Message, calling, result
+from tests.template.real.conversations import TOOLS, Answer, Message
 from tests.template.real.reference import Written
 from tests.template.real.templates import BOS, EOS, make_backend
 
@@ -61,18 +61,21 @@ class Reader:
         prepared = self._prepare(messages, tools=tools)
         return self.tokenizer.decode(prepared.prompt.token_ids, skip_special_tokens=False)
 
-    def _prepare(self, messages: list[Message], *, tools: bool) -> PreparedRequest:
-        request = ChatRequest(messages, tools=TOOLS if tools else None)
+    def _prepare(
+        self, messages: list[Message], *, tools: bool, thinking: bool | None = None
+    ) -> PreparedRequest:
+        options = {} if thinking is None else {"enable_thinking": thinking}
+        request = ChatRequest(messages, tools=TOOLS if tools else None, options=options)
         return self.preparation.prepare_text(request)
 
-    def read(self, answer: Answer, written: Written) -> dict[str, Read]:
-        """The answer, read whole and in pieces of one character.
+    def read(self, question: tuple[list[Message], bool], written: Written) -> dict[str, Read]:
+        """An answer to a question (with tools or not), read whole and in pieces of one character.
 
         Raises:
             RequestError: the conversation is refused.
         """
-        before = [ASK, calling(PARIS), result()] if answer.after_result else [ASK]
-        prepared = self._prepare(before, tools=True)
+        messages, tools = question
+        prepared = self._prepare(messages, tools=tools, thinking=written.thinking)
         text = self._completed(prepared, written)
         return {
             "whole": self._sum(prepared, [text]),
@@ -123,8 +126,9 @@ def as_value(arguments: str) -> Any:
 def problem(answer: Answer, written: Written, read: Read) -> str:
     """What is wrong with an answer that was read; empty where nothing is.
 
-    What the template does not show of an answer is not expected. Where the prompt has opened a thought
-    that the template's own rendering does not have, the text may be read as that thought's.
+    What the template does not show of an answer is not expected. The text may be read as a thought's
+    where the prompt has opened one that the template's own rendering does not have, and where the
+    template writes both alike.
     """
     found: list[str] = []
     expected = [(call.name, call.arguments) for call in answer.calls]
@@ -132,7 +136,7 @@ def problem(answer: Answer, written: Written, read: Read) -> str:
         found.append(f"calls {_short(read.calls)}")
     text = answer.text if answer.text in written.text else ""
     thought = answer.thought if answer.thought in written.text else ""
-    in_thought = bool(written.unwritten.strip()) and not thought
+    in_thought = written.text_is_thought or bool(written.unwritten.strip() and not thought)
     if in_thought:
         both = (read.thought + read.text).strip()
         if both != text:

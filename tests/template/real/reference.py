@@ -101,9 +101,13 @@ class Written:
     prompt: str
     text: str
     """All that follows the prompt, with what ends the turn."""
-    unwritten: str
+    unwritten: str = ""
     """The end of the prompt that the template does not write in front of this answer: the beginning of
     a thought, mostly."""
+    thinking: bool | None = None
+    """`enable_thinking`, where it must be given for a prompt after which this answer can come."""
+    text_is_thought: bool = False
+    """Whether the template would write the answer's text in the same way were it a thought."""
 
 
 class Reference:
@@ -121,7 +125,9 @@ class Reference:
         self.shows_tools = asked is not None and "get_weather" in asked
         self.shows_calls = self._shows_call(self.spelling)
 
-    def render(self, messages: list[Message], *, tools: bool, prompt: bool = True) -> str:
+    def render(
+        self, messages: list[Message], *, tools: bool, prompt: bool = True, **given: Any
+    ) -> str:
         """The text of messages as they are.
 
         Raises:
@@ -132,14 +138,17 @@ class Reference:
             tools=cast("Any", TOOLS if tools else None),
             add_generation_prompt=prompt,
             tokenize=False,
+            **given,
         )
         assert isinstance(text, str)
         return text
 
-    def attempt(self, messages: list[Message], *, tools: bool, prompt: bool = True) -> str | None:
+    def attempt(
+        self, messages: list[Message], *, tools: bool, prompt: bool = True, **given: Any
+    ) -> str | None:
         """The rendering, or None where the template raises."""
         try:
-            return self.render(messages, tools=tools, prompt=prompt)
+            return self.render(messages, tools=tools, prompt=prompt, **given)
         except Exception:
             return None
 
@@ -209,20 +218,27 @@ class Reference:
 
     def answer(self, answer: Answer) -> Written | None:
         """The answer as the template writes it; None where it cannot, or does not show all calls."""
-        before = [ASK, calling(PARIS), result()] if answer.after_result else [ASK]
-        number = 1 if answer.after_result else 0
+        written = self._in_some_spelling(answer)
+        if written is None or not (answer.text and answer.calls) or answer.thought:
+            return written
+        as_thought = self._in_some_spelling(replace(answer, text="", thought=answer.text))
+        same = as_thought is not None and as_thought.text == written.text
+        return replace(written, text_is_thought=same)
+
+    def _in_some_spelling(self, answer: Answer) -> Written | None:
+        """The answer with its thought under the key that the template shows."""
         shown: Written | None = None
-        for key in _THOUGHT_KEYS if answer.thought else _THOUGHT_KEYS[:1]:
-            spelling = replace(self.spelling, thought_key=key)
-            turn = _turn(answer, number)
-            written = self._written(before, turn, spelling)
+        keys = _THOUGHT_KEYS if answer.thought else _THOUGHT_KEYS[:1]
+        for key, thinking in itertools.product(keys, (None, True)):
+            written = self._written(answer, replace(self.spelling, thought_key=key), thinking)
             if written is None or not _shows_calls(written.text, answer):
                 continue
             if key == "inline" and not self._may_think_inline(written):
                 continue
-            shown = shown or written
-            if answer.thought in written.text:
+            if answer.thought in written.text and not written.unwritten.strip():
                 return written
+            if not answer.thought or answer.thought not in written.text:
+                shown = shown or written
         return shown
 
     def _may_think_inline(self, written: Written) -> bool:
@@ -230,16 +246,31 @@ class Reference:
         closed = written.prompt.rstrip().endswith("</think>")
         return "</think>" in str(self.tokenizer.chat_template) and not closed
 
-    def _written(self, before: list[Message], turn: Message, spelling: Spelling) -> Written | None:
+    def _written(self, answer: Answer, spelling: Spelling, thinking: bool | None) -> Written | None:
+        before, tools = self.question(answer)
+        given = {} if thinking is None else {"enable_thinking": thinking}
+        turn = _turn(answer, 1 if answer.after_result else 0)
         spelled = self.spelled([*before, turn], spelling)
-        prompt = self.attempt(spelled[:-1], tools=True)
-        whole = self.attempt(spelled, tools=True, prompt=False)
+        prompt = self.attempt(spelled[:-1], tools=tools, **given)
+        whole = self.attempt(spelled, tools=tools, prompt=False, **given)
         if prompt is None or whole is None:
             return None
         at = _common(prompt, whole)
-        if len(prompt) - at > _MOST_UNWRITTEN:
+        text, unwritten = whole[at:], prompt[at:]
+        if unwritten.strip() and text.lstrip().startswith(unwritten.strip()):
+            # Other white space before the turn: its head is not part of the answer.
+            text, unwritten = text.lstrip().removeprefix(unwritten.strip()), ""
+        if len(unwritten) > _MOST_UNWRITTEN:
             return None
-        return Written(prompt, whole[at:], prompt[at:])
+        return Written(prompt, text, unwritten, thinking)
+
+    def question(self, answer: Answer) -> tuple[list[Message], bool]:
+        """What stands before an answer, and whether the tools are given with it.
+
+        A template that shows no tools is asked without them for an answer without calls.
+        """
+        tools = self.shows_tools or bool(answer.calls) or answer.after_result
+        return ([ASK, calling(PARIS), result()] if answer.after_result else [ASK]), tools
 
 
 def _joined(message: Message) -> Message:

@@ -139,7 +139,8 @@ _SPECIAL = re.compile(
     r"<\|[^|<>\s'\"{}]{1,60}\|>|<｜[^｜<>'\"]{1,60}｜>|<\|[a-z_]{2,30}>|<[a-z_]{2,30}\|>|<\|\"\|>"
     r"|\[/?[A-Z][A-Z_]{2,30}\]|\[gMASK\]|<sop>|<bos>|<eos>|<sep>|<(?:start|end)_of_[a-z]+>"
     r"|<(?:start|end)_function_[a-z]+>|<escape>|<(?:SPECIAL|extra_id)_\d+>|<seed:[be]os>"
-    r"|\]<\]minimax\[>\[|\[e~\[|\]~!?b[\]\[]|<image>|<image_soft_token>|</?s>"
+    r"|\]<\]minimax\[>\[|\[e~\[|\]~!?b[\]\[]|<image>|<image_soft_token>|</?s>|\[\|[a-z_]+\|\]"
+    r"|</?(?:assistant|user|system)>|<¦[^¦]+¦>"
 )
 _PLAIN = re.compile(
     r"</?(?:think|thinking|tool_call|tool_calls|tool_response|tools|arg_key|arg_value|function_calls"

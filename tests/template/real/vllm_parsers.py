@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tests.template.real.conversations import ANSWERS, ASK, PARIS, TOOLS, Answer, calling, result
+from tests.template.real.conversations import ANSWERS, TOOLS, Answer
 from tests.template.real.measure import Measure
 from tests.template.real.reading import Read, as_value, problem
 from tests.template.real.records import NOT_WRITTEN, RIGHT, WRONG, VllmResult
@@ -56,7 +56,7 @@ class VllmReader:
     def __init__(self, one: Measure) -> None:
         self._tokenizer: Any = one.reference.tokenizer
         self._written = one.written
-        self._reader = one.reader
+        self._reader, self._question = one.reader, one.reference.question
         self._seen: dict[tuple[str, str, str], bool] = {}
 
     def count(self, tool: str, reasoning: str, cases: Iterable[str]) -> int:
@@ -79,14 +79,17 @@ class VllmReader:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
         from vllm.parser import ParserManager
 
-        before = [ASK, calling(PARIS), result()] if answer.after_result else [ASK]
-        request = ChatCompletionRequest(model="m", messages=before, tools=TOOLS, tool_choice="auto")
+        messages, _ = self._question(answer)
+        request = ChatCompletionRequest(
+            model="m", messages=messages, tools=TOOLS, tool_choice="auto"
+        )
         ids = self._reader.answer_ids(written)
         parser_class = ParserManager.get_parser(tool or None, reasoning or None, True)
         if parser_class is None:
             text = self._tokenizer.decode(ids, skip_special_tokens=True)
             return Read(text, "", ())
-        parser = parser_class(self._tokenizer, request.tools, chat_template_kwargs={})
+        given = {} if written.thinking is None else {"enable_thinking": written.thinking}
+        parser = parser_class(self._tokenizer, request.tools, chat_template_kwargs=given)
         request = parser.adjust_request(request)
         parser.set_prompt_token_ids(self._reader.tokenizer.encode(written.prompt))
         text = self._tokenizer.decode(ids, skip_special_tokens=request.skip_special_tokens)
