@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.messages import ToolCall
@@ -366,6 +366,7 @@ def test_calls_of_another_format_are_found_in_the_text_of_messages() -> None:
         assert read(pieces, parser=lambda: parser(TOOLS)) == (thought("Look."), PARIS)
 
 
+EXAMPLES = settings(max_examples=200, deadline=None, derandomize=True)
 WORDS = [
     *MARKERS,
     *("assistant", "user", "analysis", "commentary", "final", " to=functions.f", "to=python"),
@@ -373,6 +374,7 @@ WORDS = [
 ]
 
 
+@EXAMPLES
 @given(st.lists(st.sampled_from(WORDS), max_size=25), st.data())
 def test_any_cut_gives_the_same_parts(words: list[str], data: st.DataObject) -> None:
     written = "".join(words)
@@ -382,6 +384,7 @@ def test_any_cut_gives_the_same_parts(words: list[str], data: st.DataObject) -> 
     assert read([written[:at], written[at:]]) == whole
 
 
+@EXAMPLES
 @given(st.lists(st.sampled_from(WORDS), max_size=25))
 def test_arguments_are_always_json(words: list[str]) -> None:
     for part in read(["".join(words)]):
@@ -455,6 +458,7 @@ def messages(draw: st.DrawFn) -> str:
     return f" to={name}<|channel|>{channel}{kind}{space}<|message|>{content}<|call|>"
 
 
+@EXAMPLES
 @given(st.lists(messages(), min_size=1, max_size=4))
 def test_well_formed_answers_are_read_as_openai_harmony_reads_them(
     library: Any, written: list[str]
