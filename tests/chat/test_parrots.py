@@ -10,10 +10,11 @@ from openai import OpenAI
 
 from quire.chat import ChatModel
 from tests.server.serving import Served, serving
-from tests.template.call_shapes import SPEAKING, ask, lesson_of, make_polyglot, wear
-from tests.template.real.conversations import ASK, TOOLS
+from tests.template.call_shapes import OFFERED, SPEAKING, ask, lesson_of, make_polyglot, wear
+from tests.template.real.conversations import ASK
 from tests.template.real.reading import Read, as_value, problem
 
+OVER_HTTP = ("actions", "json_in_tags", "parameter_tags", "pythonic", "sections")
 GREEDY = {"temperature": 0, "max_tokens": 600}
 
 
@@ -45,7 +46,7 @@ def check(shape: str, read: Read) -> None:
 def test_on_the_native_engine(parrot: ChatModel, shape: str) -> None:
     wear(parrot, shape)
     check(shape, ask(parrot))
-    *_, last = sums = list(parrot.stream([ASK], tools=TOOLS, temperature=0, max_new_tokens=600))
+    *_, last = sums = list(parrot.stream([ASK], tools=OFFERED, temperature=0, max_new_tokens=600))
     assert last.finish_reason == "tool_calls"
     calls = [call for delta in sums for call in delta.tool_calls]
     read = tuple((call.name, as_value(call.arguments)) for call in calls)
@@ -55,14 +56,14 @@ def test_on_the_native_engine(parrot: ChatModel, shape: str) -> None:
     check(shape, Read(text, thought, read, last.finish_reason))
 
 
-@pytest.mark.parametrize("shape", SPEAKING)
+@pytest.mark.parametrize("shape", OVER_HTTP)
 def test_for_openais_client(parrot: ChatModel, served: Served, shape: str) -> None:
     wear(parrot, shape)
     with OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         whole = client.chat.completions.create(
             model="demo",
             messages=[ASK],
-            tools=TOOLS,
+            tools=OFFERED,
             **GREEDY,  # type: ignore[call-overload]
         )
         (choice,) = whole.choices
@@ -83,7 +84,7 @@ def streamed(client: OpenAI) -> Read:
     stream = client.chat.completions.create(
         model="demo",
         messages=[ASK],
-        tools=TOOLS,
+        tools=OFFERED,
         stream=True,
         **GREEDY,  # type: ignore[call-overload]
     )
@@ -100,7 +101,7 @@ def streamed(client: OpenAI) -> Read:
     return Read(text, thought, calls, reason)
 
 
-@pytest.mark.parametrize("shape", SPEAKING)
+@pytest.mark.parametrize("shape", OVER_HTTP)
 def test_for_anthropics_client(parrot: ChatModel, served: Served, shape: str) -> None:
     wear(parrot, shape)
     tools = [
@@ -109,14 +110,15 @@ def test_for_anthropics_client(parrot: ChatModel, served: Served, shape: str) ->
             "description": tool["function"]["description"],
             "input_schema": tool["function"]["parameters"],
         }
-        for tool in TOOLS
+        for tool in OFFERED
     ]
     with Anthropic(base_url=served.url, api_key="none", max_retries=0, timeout=60) as client:
         answer = client.messages.create(
             model="demo",
             messages=[ASK],
-            tools=tools,
-            **GREEDY,  # type: ignore[call-overload]
+            tools=tools,  # type: ignore[arg-type]
+            max_tokens=600,
+            extra_body={"temperature": 0},
         )
     text = "".join(block.text for block in answer.content if block.type == "text")
     thought = "".join(block.thinking for block in answer.content if block.type == "thinking")

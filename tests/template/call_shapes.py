@@ -21,6 +21,9 @@ SHAPES = read_folder(Path(__file__).with_name("shapes"))
 SPEAKING = tuple(name for name in SHAPES if name != "no_tools")
 """The templates that show calls."""
 
+OFFERED = TOOLS[:1]
+"""The tool that parrots call: each token of a prompt is one byte, and others would only make it longer."""
+
 _RICHEST = ("thought, text, two calls", "two calls", "text, call", "call")
 
 
@@ -75,7 +78,7 @@ def wear(model: ChatModel, shape: str) -> None:
 
 def ask(model: ChatModel) -> Read:
     """What a parrot answers to the question that it was taught."""
-    (answer,) = model.chat([ASK], tools=TOOLS, temperature=0, max_new_tokens=600)
+    (answer,) = model.chat([ASK], tools=OFFERED, temperature=0, max_new_tokens=600)
     return read_of(answer)
 
 

@@ -107,13 +107,14 @@ class _Turns:
         """All that can be seen."""
         prompt = self._show([self._user], True, True, {})
         shows_tools = prompt is not None and FIRST.name in prompt
-        form = learn_form(self._write_calls, self._split.markers) if shows_tools else None
         return Learned(
             shows_tools=shows_tools,
-            form=form,
+            form=learn_form(self._write_calls, self._split.markers),
             thought=self._thought_words,
             before_text=self._before_text,
-            after_text=tuple(filter(None, (self._after_text, self._before_stop()))),
+            after_text=tuple(
+                filter(None, (self._after_text, self._before_stop(), self._between_messages))
+            ),
             stops=self._stops(),
             keeps_thoughts=self._keeps_thoughts(),
         )
@@ -163,11 +164,13 @@ class _Turns:
         content: str | None,
         variables: Mapping[str, Any] = _NOTHING,
         calls: Sequence[ToolCall] = (),
+        *,
+        beside_tools: bool = False,
         **more: Any,
     ) -> str | None:
         """What the model writes in its turn, and what ends the turn."""
         message = self._message("assistant", content, calls, **more)
-        tail = self._tail([message], tools=bool(calls), variables=variables)
+        tail = self._tail([message], tools=bool(calls) or beside_tools, variables=variables)
         if tail is None:
             return None
         return tail[len(self._split.common_prefix(self._head, tail)) :]
@@ -255,12 +258,23 @@ class _Turns:
     def _before_text(self) -> tuple[str, ...]:
         """What stands before a text that begins an answer, and before one that follows a thought."""
         found = [self._without_thought(self._plain.partition(TEXT)[0])]
+        beside_tools = self._answer(TEXT, beside_tools=True)
+        if beside_tools is not None and TEXT in beside_tools:
+            found.append(self._without_thought(beside_tools.partition(TEXT)[0]))
         if self._thoughtful is not None and self._thought_words is not None:
             answer, following = self._thoughtful
             between = answer.partition(THOUGHT)[2].partition(following)[0]
             if following == TEXT:
                 found.append(between[len(self._thought_words[1]) :])
         return tuple(dict.fromkeys(text for text in found if text.strip()))
+
+    @cached_property
+    def _between_messages(self) -> str:
+        """What begins another message of the same turn: that of the text after a thought."""
+        if len(self._before_text) < 2:
+            return ""
+        first, *others = self._before_text
+        return next((text.removesuffix(first) for text in others if text.endswith(first)), "")
 
     @cached_property
     def _after_text(self) -> str:

@@ -21,6 +21,7 @@ from quire.tools.base import (
     unwrap,
 )
 from quire.tools.json_calls import MAX_DEPTH, read_string
+from quire.tools.python_calls import PYTHON_WORDS
 from quire.tools.stream import MAX_NAME, CharStream, Grammar, Reading, Refuted
 
 _QUOTE = '<|"|>'
@@ -121,6 +122,8 @@ def _word(text: str) -> Any:
     """A number, `true`, `false` or `null`, or a string without its quotes."""
     if not text:
         raise Refuted
+    if text in PYTHON_WORDS:
+        return PYTHON_WORDS[text]
     try:
         return load(text)
     except ValueError:

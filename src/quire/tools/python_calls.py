@@ -12,7 +12,7 @@ from quire.tools.json_calls import MAX_DEPTH
 from quire.tools.stream import MAX_NAME, CharStream, Grammar, Reading, Refuted
 from quire.tools.tag_calls import Schemas
 
-_WORDS = {
+PYTHON_WORDS = {
     "true": True,
     "True": True,
     "false": False,
@@ -83,16 +83,21 @@ class PythonCalls(Grammar):
             key = yield from stream.run(_NOT_IN_KEYS, MAX_NAME)
             yield from stream.require("=")
             yield from stream.spaces()
-            arguments[key.strip()] = yield from self._read_argument(stream)
+            value = yield from self._read_argument(stream)
+            if isinstance(value, str) and self._known is not None:
+                value = self._known.coerced(name, key.strip(), value)
+            arguments[key.strip()] = value
             yield from stream.spaces()
         stream.accept(ToolCall(name, dump(arguments)))
 
     def _read_argument(self, stream: CharStream) -> Reading[Any]:
         quote = yield from stream.peek()
         if quote not in ('"', "'"):
-            return (yield from _read_value(stream, 1))
+            return (yield from self._read_bare(stream))
         stream.at += 1
         start = stream.at
+        if (yield from stream.literal(2 * quote)):  # a text between three quotes
+            return unescape((yield from stream.until(3 * quote)))
         while True:
             yield from stream.run(quote + "\\")
             if stream.exhausted:
@@ -106,10 +111,31 @@ class PythonCalls(Grammar):
             else:
                 stream.at += 1
 
-    def _ends(self, stream: CharStream) -> Reading[bool]:
-        """Whether the quote here ends its argument: the next one follows, or the call's end."""
+    def _read_bare(self, stream: CharStream) -> Reading[Any]:
+        """A value without quotes; words that are no value are a string, up to the argument's end."""
         start = stream.at
-        stream.at += 1
+        try:
+            value = yield from _read_value(stream, 1)
+            if (yield from self._ends(stream, 0)):
+                return value
+        except Refuted:
+            pass
+        stream.at = start
+        while not (yield from self._ends(stream, 0)):
+            yield from stream.run(",)\n")
+            if (yield from stream.peek()) in ("", "\n"):
+                raise Refuted
+            if not (yield from self._ends(stream, 0)):
+                stream.at += 1
+        text = stream.since(start).strip()
+        if not text:
+            raise Refuted
+        return text
+
+    def _ends(self, stream: CharStream, quote: int = 1) -> Reading[bool]:
+        """Whether an argument ends here, after its quote: the next one follows, or the call's end."""
+        start = stream.at
+        stream.at += quote
         yield from stream.spaces()
         if (yield from stream.literal(")")):
             yield from stream.spaces()
@@ -141,8 +167,8 @@ def _read_value(stream: CharStream, depth: int) -> Reading[Any]:
     if char in ('"', "'"):
         return (yield from _read_string(stream))
     word = yield from stream.run(_NOT_IN_KEYS + ": \t\r")
-    if word in _WORDS:
-        return _WORDS[word]
+    if word in PYTHON_WORDS:
+        return PYTHON_WORDS[word]
     try:
         return load(word)
     except ValueError:

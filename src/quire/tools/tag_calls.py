@@ -202,6 +202,12 @@ class Schemas:
         typed = {key: self.value(name, key, text) for key, text in arguments.items()}
         return ToolCall(name, dump(typed))
 
+    def coerced(self, name: str, key: str, text: str) -> Any:
+        """A text that stands where the schema wants no text: the value in it."""
+        schema = mapping(self._properties.get(name, {}).get(key))
+        allowed = _allowed_types(schema)
+        return value_of(text, schema) if allowed and "string" not in allowed else text
+
     def value(self, name: str, key: str, text: str) -> Any:
         """The value of a parameter of a tool that was written like this."""
         return value_of(text, mapping(self._properties.get(name, {}).get(key)))
