@@ -57,11 +57,15 @@ class ReasoningSplitter:
     ends with the second. Line breaks next to the words belong to neither text.
     """
 
-    def __init__(self, thought_words: tuple[str, str], *, inside: bool = False) -> None:
+    def __init__(
+        self, thought_words: tuple[str, str], *, inside: bool = False, continues: bool = False
+    ) -> None:
+        """`continues`: whether the prompt holds the beginning of the thought, or of the answer."""
         self._start, self._end = thought_words[0].strip(), thought_words[1].strip()
-        self.state: Literal["before", "inside", "after"] = "inside" if inside else "before"
+        before = "after" if continues else "before"
+        self.state: Literal["before", "inside", "after"] = "inside" if inside else before
         self.has_thought = inside
-        self._fresh = True  # only line breaks so far in this state, which are dropped
+        self._fresh = not continues  # only line breaks so far in this state, which are dropped
         self._pending = ""
 
     def add(self, text: str) -> tuple[str, str]:
@@ -128,6 +132,7 @@ class AnswerReader:
         special: texts of special tokens to hide; empty where the engine has hidden them.
         thought_words: the markers that open and close a thought.
         inside: whether the prompt has opened the thought already.
+        continues: whether the prompt holds the beginning of what is read.
         tools: finds tool calls in the answer; None where no tools were offered.
         decode: decodes token ids into text as the engine does.
     """
@@ -138,10 +143,11 @@ class AnswerReader:
         special: Collection[str] = (),
         thought_words: tuple[str, str] = ("", ""),
         inside: bool = False,
+        continues: bool = False,
         tools: ToolParser | None = None,
         decode: Callable[[Sequence[int]], str],
     ) -> None:
-        self._splitter = ReasoningSplitter(thought_words, inside=inside)
+        self._splitter = ReasoningSplitter(thought_words, inside=inside, continues=continues)
         self._inside, self._tools, self._decode = inside, tools, decode
         self._shown = SpecialTokenFilter(special) if special else None  # for the text as a whole
         # One filter for all parts: where the kind changes, what it holds back ends the part before.
