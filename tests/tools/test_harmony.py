@@ -366,7 +366,7 @@ def test_calls_of_another_format_are_found_in_the_text_of_messages() -> None:
         assert read(pieces, parser=lambda: parser(TOOLS)) == (thought("Look."), PARIS)
 
 
-EXAMPLES = settings(max_examples=200, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=200, derandomize=True)
 WORDS = [
     *MARKERS,
     *("assistant", "user", "analysis", "commentary", "final", " to=functions.f", "to=python"),

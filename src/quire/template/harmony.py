@@ -104,7 +104,7 @@ def read_answer(message: Message) -> Message:
     """
     if message.role != "assistant" or not writes_harmony(message.text):
         return message
-    if any(not isinstance(part, Text) for part in message.parts):
+    if message.media or message.has_control:
         return message
     reader = HarmonyReader()
     parts = (*reader.add(message.text), *reader.flush())
