@@ -87,11 +87,14 @@ TEMPLATE = """\
 """
 
 
-def make_gpt_oss(folder: Path, text: str) -> Path:
-    """Write the folder of a model that answers with `text`; its files name `<|return|>` as EOS alone."""
+def make_gpt_oss(folder: Path, text: str, prompt: str = NEXT) -> Path:
+    """Write the folder of a model that answers with `text` where a prompt ends so.
+
+    Its files name `<|return|>` as EOS alone.
+    """
     return make_parrot(
         folder,
-        [Lesson(NEXT, text)],
+        [Lesson(prompt, text)],
         chat_template=TEMPLATE,
         special=MARKERS,
         eos=["<|return|>"],

@@ -125,6 +125,40 @@ def written_of(part: AnswerPart) -> str:
     return part.arguments if isinstance(part, ToolCall) else part.text
 
 
+def test_the_effort_is_in_the_prompt(load: Callable[..., ChatModel]) -> None:
+    model = load(ANSWER)
+    (answer,) = model.chat(ASK, reasoning_effort="high", max_new_tokens=1)
+    tokenizer = model.engine.tokens.preparation.tokenizer
+    assert "Reasoning: high\n" in tokenizer.decode(answer.prompt_token_ids or (), False)
+
+
+@pytest.mark.parametrize(
+    ("said", "written", "expected"),
+    [
+        (
+            {"content": "", "reasoning_content": "They ask for"},
+            f" the sum.{NEXT}<|channel|>final<|message|>Four.<|return|>",
+            (ThoughtPart(" the sum."), TextPart("Four.")),
+        ),
+        ({"content": "Four, as I"}, " know.<|return|>", (TextPart(" know."),)),
+    ],
+    ids=["thought", "answer"],
+)
+def test_an_answer_continues_its_message(
+    tmp_path: Path, said: dict[str, str], written: str, expected: tuple[AnswerPart, ...]
+) -> None:
+    before = said["content"] or said["reasoning_content"]
+    folder = make_gpt_oss(tmp_path, written, prompt=before)
+    messages = [*ASK, {"role": "assistant", **said}]
+    with ChatModel({"model_name_or_path": str(folder), "infer_backend": "native"}) as model:
+        (whole,) = model.chat(messages, continue_final_message=True)
+        assert whole.parts == expected
+        total = DeltaSum()
+        for delta in model.stream(messages, continue_final_message=True):
+            total.add(delta)
+    assert total.parts == expected
+
+
 def test_what_ends_a_message_is_no_eos_where_the_files_say_so(tmp_path: Path) -> None:
     folder = make_gpt_oss(tmp_path, ANSWER)
     tokens = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -199,3 +199,28 @@ def test_messages(anthropic: Anthropic, openai: OpenAI) -> None:
     ]
     counted = anthropic.messages.count_tokens(model="demo", messages=history, tools=[tool])
     assert counted.input_tokens == _chat_tokens(openai, "I need a tool.\n\nNow call it.")
+
+
+@pytest.mark.parametrize("effort", ["low", "medium", "high"])
+def test_the_effort_reaches_the_prompt_from_each_api(
+    openai: OpenAI, anthropic: Anthropic, gpt_oss: Served, effort: Any
+) -> None:
+    chat = openai.chat.completions.create(
+        model="demo", messages=[ASK], reasoning_effort=effort, max_tokens=1, extra_body=IDS
+    )
+    prompt = prompt_of(chat, gpt_oss)
+    assert f"Reasoning: {effort}\n" in prompt
+    kwargs = {"chat_template_kwargs": {"reasoning_effort": effort}}
+    again = openai.chat.completions.create(
+        model="demo", messages=[ASK], max_tokens=1, extra_body={**IDS, **kwargs}
+    )
+    assert prompt_of(again, gpt_oss) == prompt
+    response = openai.responses.create(
+        model="demo", input=[ASK], reasoning={"effort": effort}, max_output_tokens=16
+    )
+    counted = anthropic.messages.count_tokens(
+        model="demo", messages=[ASK], output_config={"effort": effort}
+    )
+    assert response.usage
+    assert chat.usage
+    assert response.usage.input_tokens == counted.input_tokens == chat.usage.prompt_tokens

@@ -254,3 +254,32 @@ def test_arguments_that_are_no_object(template: JinjaTemplate) -> None:
     message = call("python")
     message["tool_calls"][0]["function"]["arguments"] = json.dumps("print(1)")
     assert "print(1)" in turns(template, message, RESULT)
+
+
+@pytest.mark.parametrize(
+    ("said", "end"),
+    [
+        ({"content": "It ra"}, "<|start|>assistant<|channel|>final<|message|>It ra"),
+        (
+            {"content": "It ra", "reasoning_content": "Hm."},
+            THOUGHT.format("Hm.") + "<|start|>assistant<|channel|>final<|message|>It ra",
+        ),
+        (
+            {"content": "", "reasoning_content": "Hm, w"},
+            "<|start|>assistant<|channel|>analysis<|message|>Hm, w",
+        ),
+        (
+            {"content": "<|channel|>final<|message|>It ra"},
+            "<|start|>assistant<|channel|>final<|message|>It ra",
+        ),
+    ],
+)
+def test_a_message_that_is_continued(
+    template: JinjaTemplate, said: dict[str, str], end: str
+) -> None:
+    messages = [ASK, {"role": "assistant", **said}]
+    conversation = read_conversation(messages, may_end_with_answer=True)
+    elements = template.render(conversation, continue_final_message=True)
+    assert "".join(getattr(one, "text", None) or "" for one in elements).endswith(end)
+    begun = end.rpartition("<|start|>")[2]
+    assert template.begun_header(elements) == begun.partition("<|message|>")[0] + "<|message|>"
