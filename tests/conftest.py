@@ -20,7 +20,6 @@ from tests import tiers
 from tests.engines.vllm.forking import forked_engines
 from tests.engines.vllm.serving import serve
 
-
 # How long an example takes is the machine's business.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
