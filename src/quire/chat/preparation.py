@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from quire.arguments import InferArgs
+from quire.chat.answer_forms import AnswerForms
 from quire.chat.answer_reader import AnswerReader
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
@@ -31,6 +32,10 @@ from quire.template.registry import get_template
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
+from quire.tool_choice import ToolChoice
+from quire.tools.base import ToolParser
+from quire.tools.call_form import CallForm
+from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
 from quire.weights.folder import eos_token_ids, read_json
 
 SHORT = 4000
@@ -87,6 +92,8 @@ class PreparedRequest:
     """Whether the prompt ends inside a thought, which the answer continues."""
     tools: tuple[dict[str, Any], ...] = ()
     """The tools that were offered. Without any, the answer is not searched for calls."""
+    forced: CallForm | None = None
+    """The form of calls of which alone the answer consists."""
 
 
 class Preparation:
@@ -126,6 +133,12 @@ class Preparation:
             raise ConfigError(f"The configuration, or generation_config.json: {error}") from None
         self._stop_token_ids = self.template.stop_token_ids(self.tokenizer)
         self._stop_strings = self.template.stop_strings(self.tokenizer)
+        self._answers = AnswerForms(
+            self.template,
+            self.tokenizer,
+            stops=(*chat_format.eos_token_ids, *self._stop_token_ids),
+            context_length=info.context_length,
+        )
         self._skips_special = self._resolver.resolve({}, 0).skip_special_tokens
         self._special = self._special_with_markers()
 
@@ -187,15 +200,24 @@ class Preparation:
 
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
-        tool_format = self.template.tool_format
         skip = prepared.params.skip_special_tokens
         return AnswerReader(
             special=prepared.special,
             thought_words=self.template.thought_words,
             inside=prepared.starts_in_thought,
-            tools=tool_format.parser(prepared.tools) if tool_format and prepared.tools else None,
+            tools=self._parser(prepared),
             decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
         )
+
+    def _parser(self, prepared: PreparedRequest) -> ToolParser | None:
+        """What finds the calls in an answer; None where no tools were offered."""
+        tool_format, form = self.template.tool_format, prepared.forced
+        if form is JSON_LIST:
+            return ForcedCalls(json_list_parser(), form)
+        if tool_format is None or not prepared.tools:
+            return None
+        parser = tool_format.parser(prepared.tools)
+        return parser if form is None else ForcedCalls(parser, form)
 
     def close(self) -> None:
         """End the threads that decode media. May be called twice."""
@@ -236,11 +258,12 @@ class Preparation:
         preserve = options.get("preserve_thinking")
         if preserve is not None:
             preserve = read_option(options, "preserve_thinking")
-        constrained = (
-            options.get("response_format") is not None
-            and read_option(options, "response_format") is not None
-        )
-        thinking = self._thinking(options, constrained)
+        thinking = read_option(options, "enable_thinking")
+        if thinking is None:
+            thinking = self._data_args.enable_thinking
+        choice: ToolChoice = read_option(options, "tool_choice")
+        if choice.mode == "none" and conversation.tools:
+            conversation = replace(conversation, tools=())
         preserve = self._data_args.preserve_thinking if preserve is None else preserve
         if media:
             elements = self.media.render(
@@ -258,11 +281,6 @@ class Preparation:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
         starts_in_thought = template.starts_in_thought(elements)
-        if constrained and starts_in_thought:
-            raise UnsupportedOptionError(
-                "This model always begins with a thought, and response_format constrains an answer "
-                "from its first token: the two do not go together."
-            )
         token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
         items = self.media.find(token_ids, media, self.tokenizer) if media else ()
         cut = options.get("truncate_prompt_tokens") is not None
@@ -271,14 +289,25 @@ class Preparation:
         prompt = Prompt(self.truncated(token_ids, options) if cut else tuple(token_ids), items)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
+        changed = {"skip_special_tokens": False} if special else {}
+        answer = self._answers.form(
+            options, conversation.tools, starts_in_thought=starts_in_thought, thinks=thinking
+        )
         params = self._resolver.resolve(
-            {**options, "skip_special_tokens": False} if special else options,
+            {**options, **changed, "response_format": answer} if answer else {**options, **changed},
             len(prompt.token_ids),
             stop_token_ids=self._stop_token_ids,
             stop_strings=self._stop_strings,
             streamed=request.streamed,
         )
-        return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
+        return PreparedRequest(
+            prompt,
+            params,
+            special,
+            starts_in_thought,
+            conversation.tools,
+            self._answers.call_form if choice.is_forced else None,
+        )
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
         """The most tokens of a text that is encoded: the context's, or more where it will be cut."""
@@ -288,18 +317,6 @@ class Preparation:
     def _check_length(self, texts: Sequence[str], options: Mapping[str, Any]) -> None:
         """Refuse texts that are far too long before any more is done with them."""
         check_length(self.tokenizer, texts, self.most_tokens(options))
-
-    def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
-        """Whether the model is to think; a constraint applies from the first token, so it cannot."""
-        wanted = read_option(options, "enable_thinking")
-        if not constrained:
-            return self._data_args.enable_thinking if wanted is None else wanted
-        if wanted:
-            raise UnsupportedOptionError(
-                "response_format constrains an answer from its first token, which leaves no room for "
-                "a thought: leave enable_thinking out, or set it to false."
-            )
-        return False
 
     def _special_with_markers(self) -> frozenset[str]:
         """The texts of all special tokens, if a marker of thoughts or tool calls is one of them.

@@ -12,6 +12,7 @@ from quire.engines.seam import (
     ChatEngine,
     EngineState,
     TokenEngine,
+    first_calls,
     raise_failed,
     with_timeout,
 )
@@ -33,6 +34,8 @@ class TokenChat(ChatEngine):
         """Answer a conversation; see ChatEngine."""
         timeout = read_option(request.options, "timeout")
         deltas = self._stream(request)
+        if not read_option(request.options, "parallel_tool_calls"):
+            deltas = first_calls(deltas)
         return deltas if timeout is None else with_timeout(deltas, timeout)
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -42,12 +42,14 @@ class Call:
     wire: Wire = "openai"
     """The API that the client speaks: errors name its fields."""
 
-    def request(
-        self, tools: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any]
-    ) -> ChatRequest:
+    def request(self, options: Mapping[str, Any]) -> ChatRequest:
         """The engine's request; consecutive messages of one role are joined into one turn."""
         return ChatRequest(
-            joined(self.messages), self.system, tools, options=options, streamed=self.streamed
+            joined(self.messages),
+            self.system,
+            self.tools or None,
+            options=options,
+            streamed=self.streamed,
         )
 
     @property

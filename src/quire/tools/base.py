@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 from quire.errors import ToolError
 from quire.messages import ToolCall
 from quire.prompt import Span, Spans
+from quire.tools.call_form import CallForm
 
 Piece: TypeAlias = str | ToolCall
 """What a parser emits: text that belongs to the answer, or a whole call."""
@@ -42,6 +43,9 @@ class ToolFormat(ABC):
 
     markers: ClassVar[tuple[str, ...]] = ()
     """Control strings that stand in calls as the model writes them, e.g. `<tool_call>`."""
+
+    form: CallForm | None = None
+    """The same calls as data, from which the grammar of forced calls follows; None: not known."""
 
     @abstractmethod
     def list_tools(self, tools: Sequence[dict[str, Any]]) -> Spans:

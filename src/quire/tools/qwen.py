@@ -17,6 +17,7 @@ from quire.tools.base import (
     literal,
     wrap,
 )
+from quire.tools.call_form import CallForm, JsonArguments, Slot
 from quire.tools.json_calls import JsonCalls
 from quire.tools.stream import StreamParser
 
@@ -42,6 +43,14 @@ class QwenFormat(ToolFormat):
 
     name = "qwen"
     markers = ("<tool_call>", "</tool_call>")
+    form = CallForm(
+        ('{"name": "', Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}"),
+        JsonArguments(),
+        open="<tool_call>\n",
+        close="\n</tool_call>",
+        between="\n",
+        markers=markers,
+    )
 
     def list_tools(self, tools: Sequence[dict[str, Any]]) -> Spans:
         return join("\n\n", list_hermes(tools)) if tools else ()

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
 from quire.constraints.fair_pool import grammar_pool
-from quire.constraints.grammar import GrammarChecker
+from quire.constraints.grammar import GrammarChecker, first_line
 from quire.engines.lifetime import Lifetime, in_thread, scratch_folder
 from quire.engines.seam import (
     EngineInfo,
@@ -37,7 +38,7 @@ from quire.engines.vllm.launch import (
     missing_packages,
 )
 from quire.engines.vllm.model_facts import ModelFacts, check_weights, read_model_facts
-from quire.engines.vllm.plan import AdapterNeeds, EnginePlan, make_plan
+from quire.engines.vllm.plan import GUIDANCE, AdapterNeeds, EnginePlan, make_plan
 from quire.engines.vllm.requests import (
     DeltaReader,
     VllmInput,
@@ -277,10 +278,8 @@ class VllmTokenEngine(TokenEngine):
         """vLLM's own iterator; closing it aborts the request in vLLM."""
         started = self._running()
         if params.response_format is not None:
-            # vLLM validates a constraint on this event loop, without a time limit. A hostile one
-            # would block all streams, so it is read in another process first.
-            work = partial(self._check_grammar, params.response_format)
-            await self._grammar_pool.run(params.tenant, work)
+            constraint = await self._constraint(started, params.response_format, params.tenant)
+            params = replace(params, response_format=constraint)
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, params.adapter)
         # One turn of the loop for the preparation of other requests that came at the same time.
@@ -294,13 +293,39 @@ class VllmTokenEngine(TokenEngine):
             priority=params.priority,
         )
 
-    def _check_grammar(self, constraint: Constraint, given_up: threading.Event) -> None:
-        _, reading = self._grammars.read(constraint, _READ_SECONDS, given_up)
+    async def _constraint(
+        self, started: RunningEngine, constraint: Constraint, tenant: str | None
+    ) -> Constraint:
+        """The constraint as vLLM takes it: a grammar, unless the user has chosen another backend.
+
+        vLLM validates it on this event loop, without a time limit. A hostile one would block all
+        streams, so it is read in another process first.
+
+        Raises:
+            UnsupportedOptionError: the backend has no grammars of thoughts and calls.
+        """
+        work = partial(self._grammar, constraint)
+        grammar = await self._grammar_pool.run(tenant, work)
+        backend = started.engine.vllm_config.structured_outputs_config.backend
+        if backend == GUIDANCE:
+            return Constraint("grammar", grammar)
+        if constraint.kind == "answer":
+            raise UnsupportedOptionError(
+                f"vllm_config chooses {backend!r} for structured outputs. A forced call, tools with "
+                f"response_format, a constraint after a thought and thinking_budget need {GUIDANCE!r}."
+            )
+        return constraint
+
+    def _grammar(self, constraint: Constraint, given_up: threading.Event) -> str:
+        text, reading = self._grammars.read(constraint, _READ_SECONDS, given_up)
         if reading.seconds > _LOOP_SECONDS:
             raise SamplingError(
                 f"response_format takes {reading.seconds:.2g} s to read, and {_LOOP_SECONDS:g} s are "
                 "allowed: make it smaller."
             )
+        if reading.fault:
+            raise SamplingError(f"response_format cannot be compiled: {first_line(reading.fault)}")
+        return text
 
 
 def _check_pooling_kind(started: RunningEngine, kind: PoolingKind) -> None:

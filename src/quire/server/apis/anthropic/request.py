@@ -164,7 +164,10 @@ def _thinking(body: CountTokensRequest) -> dict[str, Any]:
         raise BadRequest(
             'thinking of the type "enabled" needs budget_tokens.', param="thinking.budget_tokens"
         )
-    return {"enable_thinking": thinking["type"] != "disabled"}
+    options: dict[str, Any] = {"enable_thinking": thinking["type"] != "disabled"}
+    if thinking["type"] == "enabled":
+        options["thinking_budget"] = thinking.get("budget_tokens")
+    return options
 
 
 def _format(body: CountTokensRequest) -> dict[str, Any]:

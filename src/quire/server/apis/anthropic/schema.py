@@ -261,7 +261,7 @@ class ToolChoice(TypedDict):
 class Thinking(TypedDict):
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: NotRequired[Annotated[int, Field(ge=1024)] | None]
-    """Not enforced: a thought is limited by `max_tokens` alone."""
+    """A thought is closed after so many tokens; of the type "adaptive" none is enforced."""
     display: NotRequired[Literal["summarized", "omitted", "updates"] | None]
     """"omitted" leaves the text of thoughts out; otherwise it is returned in full."""
     block_binding: NotRequired[Any]

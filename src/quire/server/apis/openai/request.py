@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from quire.server.apis.openai.messages import quire_messages
 from quire.server.apis.openai.schema import (
@@ -15,6 +15,8 @@ from quire.server.apis.openai.schema import (
 )
 from quire.server.call import Call, ToolChoice
 from quire.server.errors import BadRequest
+
+T = TypeVar("T")
 
 
 def sampling_options(body: SamplingFields) -> dict[str, Any]:
@@ -81,6 +83,9 @@ def chat_call(body: ChatCompletionRequest) -> Call:
         enabled=body.enable_thinking,
         preserved=body.preserve_thinking,
     )
+    budget = _agreed("thinking_budget", body.thinking_budget, body.thinking_token_budget)
+    if budget is not None:
+        options["thinking_budget"] = budget
     choice, name, tools = _tool_choice(body)
     return Call(
         messages=quire_messages(body.messages),
@@ -124,7 +129,7 @@ def thinking_options(
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _agreed(name: str, *values: bool | None) -> bool | None:
+def _agreed(name: str, *values: T | None) -> T | None:
     given = {value for value in values if value is not None}
     if len(given) > 1:
         raise BadRequest(f"{name} is given in two ways that contradict each other.", param=name)

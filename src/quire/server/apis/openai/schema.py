@@ -15,6 +15,7 @@ from quire.server.apis.refused_fields import Refused, refused_fields
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Label: TypeAlias = Annotated[str, Field(max_length=1024)]
+ThinkingBudget: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Alternatives: TypeAlias = Annotated[int, Field(ge=0)]
 """How many alternatives to list for a token; the server's own limit is checked with the call's."""
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -165,6 +166,7 @@ else:
             "response_format",
             "enable_thinking",
             "preserve_thinking",
+            "thinking_budget",
         ),
     )
 
@@ -198,9 +200,6 @@ OTHERS = {
         "spaces_between_special_tokens: false is not supported", (True,)
     ),
     "stream_interval": Refused("stream_interval is not supported: each step is an event", (1,)),
-    "thinking_token_budget": Refused(
-        "thinking_token_budget is not supported: max_tokens limits thoughts"
-    ),
     "truncation_side": Refused(
         "truncation_side is not supported: prompts are cut at their start", ("left",)
     ),
@@ -245,6 +244,9 @@ OTHERS_OF_CHAT = {
 OTHERS_OF_COMPLETIONS = {
     "best_of": Refused("best_of is not supported: ask for several with n, and choose", (1,)),
     "prompt_embeds": Refused("prompt_embeds is not supported: give a text or token ids"),
+    "thinking_token_budget": Refused(
+        "thinking_token_budget: thoughts are told from answers in chats alone"
+    ),
     "suffix": Refused("suffix is not supported: text is completed at its end alone", ("",)),
 }
 
@@ -291,9 +293,13 @@ class ChatCompletionRequest(SamplingFields, _RefusedOfChat):
     tool_choice: ToolChoiceParam | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
-    """"none" turns thinking off, all others turn it on; none limits its length."""
+    """"none" turns thinking off, all others turn it on; `thinking_budget` limits its length."""
     chat_template_kwargs: TemplateOptions | None = None
     enable_thinking: bool | None = None
+    thinking_budget: ThinkingBudget | None = None
+    """Most tokens of a thought, which is then closed."""
+    thinking_token_budget: ThinkingBudget | None = None
+    """vLLM's name for `thinking_budget`."""
     preserve_thinking: bool | None = None
     # For OpenAI's own service; these change no answer.
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None

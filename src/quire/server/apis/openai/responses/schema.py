@@ -151,7 +151,7 @@ class TextConfig(TypedDict):
 @strict
 class ReasoningConfig(TypedDict):
     effort: NotRequired[Effort | None]
-    """"none" turns thinking off, all others turn it on; none limits its length."""
+    """"none" turns thinking off, all others turn it on; `thinking_budget` limits its length."""
     summary: NotRequired[Literal["auto", "concise", "detailed", "none"] | None]
     """Ignored: thoughts are returned in full, without a summary."""
     generate_summary: NotRequired[Literal["auto", "concise", "detailed"] | None]

@@ -1,0 +1,142 @@
+"""What a request's answer is constrained to: its thought, its calls, its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
+from quire.constraints.call_grammar import is_writable
+from quire.errors import SamplingError, ToolError, UnsupportedOptionError
+from quire.options import read_option
+from quire.response_format import Constraint
+from quire.template.template import Template
+from quire.tokenizer import Tokenizer
+from quire.tool_choice import ToolChoice
+from quire.tools.base import name_of, unwrap
+from quire.tools.call_form import CallForm, TagArguments
+from quire.tools.forced import JSON_LIST
+
+_CONSTRAINING = frozenset({"response_format", "tool_choice", "thinking_budget"})
+
+
+class AnswerForms:
+    """Makes the constraints of one model's answers."""
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        *,
+        stops: Sequence[int],
+        context_length: int,
+    ) -> None:
+        """`stops`: the tokens that end the model's answers."""
+        self._context_length = context_length
+        form = template.tool_format.form if template.tool_format is not None else None
+        self.call_form = form if form is not None and is_writable(form) else JSON_LIST
+        """The form in which calls are forced."""
+        opener, closer = (word.strip() for word in template.thought_words)
+        self._opener, self._closer = opener, closer
+        added = tokenizer.backend.get_added_tokens_decoder()
+        texts = "\n".join((*_texts(self.call_form), opener, closer))
+        self._tokens = {
+            token.content: number for number, token in added.items() if token.content in texts
+        }
+        self._vocab_size = tokenizer.vocab_size
+        self._stops = tuple(dict.fromkeys(stops))
+
+    def form(
+        self,
+        options: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        starts_in_thought: bool,
+        thinks: bool | None,
+    ) -> Constraint | None:
+        """The constraint of one answer; None where it is free.
+
+        Args:
+            tools: those that are offered.
+            starts_in_thought: whether the prompt has opened a thought.
+            thinks: whether the model was asked to think; None leaves it to the template.
+
+        Raises:
+            SamplingError: an option is wrong.
+            ToolError: a tool must be called, and none of the tools is it.
+            UnsupportedOptionError: `thinking_budget` for a model whose thoughts cannot be counted.
+        """
+        if _CONSTRAINING.isdisjoint(options):
+            return None
+        text: Constraint | None = read_option(options, "response_format")
+        choice: ToolChoice = read_option(options, "tool_choice")
+        budget: int | None = read_option(options, "thinking_budget")
+        if budget is not None and budget >= self._context_length:
+            budget = None
+        if text is None and budget is None and not choice.is_forced:
+            return None
+        calls = None
+        if choice.is_forced or (text is not None and tools):
+            most = 1 if choice.name or not read_option(options, "parallel_tool_calls") else None
+            calls = CallsForm(self.call_form, _offered(tools, choice), most)
+        if choice.is_forced:
+            text = None
+        thought = self._thought(budget, starts_in_thought, thinks)
+        if text is not None and calls is None and thought is None:
+            return text
+        if text is None and calls is None and thought is None:
+            return None
+        return Constraint(
+            "answer",
+            AnswerForm(thought, calls, text, self._tokens, self._vocab_size, self._stops),
+        )
+
+    def _thought(
+        self, budget: int | None, starts_in_thought: bool, thinks: bool | None
+    ) -> ThoughtForm | None:
+        if not self._closer or (thinks is False and not starts_in_thought):
+            return None  # without a thought, each budget is kept
+        opener = "" if starts_in_thought else self._opener
+        if budget is not None and not {self._closer, opener or self._closer} <= self._tokens.keys():
+            raise UnsupportedOptionError(
+                f"thinking_budget: this model's thoughts end with {self._closer!r}, which is no "
+                "token of its own, so that their tokens cannot be counted."
+            )
+        if not starts_in_thought and not opener:
+            return None
+        return ThoughtForm(opener, self._closer, not starts_in_thought, budget)
+
+
+def _offered(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> tuple[OfferedTool, ...]:
+    """The tools that may be called.
+
+    Raises:
+        ToolError: there are none.
+        SamplingError: the choice names another.
+    """
+    offered = [OfferedTool(name_of(tool), _parameters(tool)) for tool in tools]
+    if not offered:
+        raise ToolError("tool_choice needs tools to choose from.")
+    if choice.name is not None:
+        offered = [tool for tool in offered if tool.name == choice.name]
+    if not offered:
+        raise SamplingError(f"tool_choice names {choice.name!r}, which is none of the tools.")
+    return tuple(offered)
+
+
+def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | bool:
+    parameters = unwrap(tool).get("parameters")
+    if parameters is None:
+        return {"type": "object", "properties": {}}
+    return parameters
+
+
+def _texts(form: CallForm) -> Iterable[str]:
+    """The form's own texts."""
+    yield from (form.begin, form.open, form.close, form.between, form.end)
+    yield from (part for part in form.call if isinstance(part, str))
+    arguments = form.arguments
+    if isinstance(arguments, TagArguments):
+        yield from (arguments.before, arguments.middle, arguments.after, arguments.between)
+        yield arguments.string_middle or ""
+    yield getattr(arguments, "quote", "")
