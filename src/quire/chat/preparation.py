@@ -33,7 +33,7 @@ from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
 from quire.tool_choice import ToolChoice
-from quire.tools.base import ToolParser
+from quire.tools.base import ToolParser, name_of
 from quire.tools.call_form import CallForm
 from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
 from quire.weights.folder import eos_token_ids, read_json
@@ -212,12 +212,13 @@ class Preparation:
     def _parser(self, prepared: PreparedRequest) -> ToolParser | None:
         """What finds the calls in an answer; None where no tools were offered."""
         tool_format, form = self.template.tool_format, prepared.forced
+        names = [name_of(tool) for tool in prepared.tools] if form is not None else []
         if form is JSON_LIST:
-            return ForcedCalls(json_list_parser(), form)
+            return ForcedCalls(json_list_parser(), form, names)
         if tool_format is None or not prepared.tools:
             return None
         parser = tool_format.parser(prepared.tools)
-        return parser if form is None else ForcedCalls(parser, form)
+        return parser if form is None else ForcedCalls(parser, form, names)
 
     def close(self) -> None:
         """End the threads that decode media. May be called twice."""

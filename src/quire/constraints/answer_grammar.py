@@ -11,8 +11,6 @@ from quire.constraints.lark import HEAD, Rules, json_block, renamed
 from quire.constraints.schema import enforceable
 from quire.response_format import Constraint
 
-_TEXT = "answer-text"
-
 
 def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
     """The grammar in Lark's form.
@@ -24,14 +22,15 @@ def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
         SchemaError: a schema cannot be enforced.
         ValueError: the constraint's own grammar cannot be read.
     """
-    rules = Rules(answer.tokens)
+    own = "" if answer.text is None else constraint_grammar(answer.text).removeprefix(HEAD)
+    rules = Rules(answer.tokens, beside=own)
     ways: list[str] = []
-    own = ""
     if answer.calls is not None:
         ways.append(write_calls(rules, answer.calls, free))
-    if answer.text is not None:
-        own = renamed(constraint_grammar(answer.text).removeprefix(HEAD), "start", _TEXT)
-        ways.append(_TEXT)
+    if own:
+        text = rules.reserve()
+        own = renamed(own, "start", text)
+        ways.append(text)
     if not ways:
         ways.append(_free_text(rules, answer))
     start = "(" + " | ".join(ways) + ")"

@@ -13,8 +13,6 @@ HEAD = '%llguidance {"no_forcing": true}\n'
 """Where a grammar leaves no choice, llguidance would otherwise tokenise the text itself. What reads
 like an added token (`a <think> b`) becomes that token then, which the grammar of a text refuses."""
 
-_PREFIX = "rule-"
-
 _WORD = re.compile(
     r"""
       "(?:[^"\\]|\\.)*"i?          # a string
@@ -30,8 +28,16 @@ _WORD = re.compile(
 class Rules:
     """The rules of one grammar, in the order in which they are added."""
 
-    def __init__(self, tokens: Mapping[str, int]) -> None:
-        """`tokens`: the ids of the added tokens that may stand in literal text, by their texts."""
+    def __init__(self, tokens: Mapping[str, int], beside: str = "") -> None:
+        """Begin a grammar.
+
+        Args:
+            tokens: the ids of the added tokens that may stand in literal text, by their texts.
+            beside: a grammar that will stand beside these rules, and has none of their names.
+        """
+        self._prefix = "rule-"
+        while self._prefix in beside:
+            self._prefix = f"x{self._prefix}"
         self._tokens = tokens
         self._pattern = re.compile(
             "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)"
@@ -44,19 +50,19 @@ class Rules:
         key = options + ":" + body
         name = self._names.get(key)
         if name is None:
-            name = self._names[key] = f"{_PREFIX}{len(self._lines)}"
+            name = self._names[key] = f"{self._prefix}{len(self._lines)}"
             self._lines.append(f"{name}{options}: {body}")
         return name
 
     def reserve(self) -> str:
         """The name of a rule that `define` gives later: it may refer to itself."""
-        name = f"{_PREFIX}{len(self._lines)}"
+        name = f"{self._prefix}{len(self._lines)}"
         self._lines.append("")
         return name
 
     def define(self, name: str, body: str) -> None:
         """Add the rule of a reserved name."""
-        self._lines[int(name.removeprefix(_PREFIX))] = f"{name}: {body}"
+        self._lines[int(name.removeprefix(self._prefix))] = f"{name}: {body}"
 
     def literal(self, text: str) -> str:
         """The model's own text, whose added tokens are tokens; empty for none."""

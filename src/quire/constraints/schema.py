@@ -25,7 +25,7 @@ OPTIONS = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible
 write it without end; where there is none at all, they spoil their texts: `{"city": ": "}`."""
 
 _COPIED = (
-    "const", "enum", "type", "minItems", "maxItems", "required", "minProperties", "maxProperties",
+    "const", "enum", "type", "minItems", "maxItems", "minProperties", "maxProperties",
     "minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum",
     "exclusiveMaximum", "multipleOf",
 )  # fmt: skip
@@ -103,6 +103,8 @@ class _Reader:
             if keyword in node:
                 raise SchemaError(f"{keyword} cannot be enforced")
         made = {keyword: node[keyword] for keyword in _COPIED if keyword in node}
+        if required := _required(node):
+            made["required"] = required
         self._add_type(made, node)
         if node.get("format") in _FORMATS:
             made["format"] = node["format"]
@@ -332,7 +334,7 @@ class _Reader:
 def _required(node: Mapping[str, Any]) -> list[str]:
     required = node.get("required", ())
     if not isinstance(required, (list, tuple)):
-        raise SchemaError("required must be a list")  # a flag, in draft 3
+        return []  # a property's flag, in draft 3
     return [key for key in cast("list[Any]", required) if isinstance(key, str)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from quire.messages import ToolCall
 from quire.tools.base import Piece, ToolParser, dump
@@ -40,9 +40,9 @@ class ForcedCalls(ToolParser):
     Its arguments are then the beginning of JSON, as OpenAI returns them.
     """
 
-    def __init__(self, parser: ToolParser, form: CallForm) -> None:
-        """`parser` reads whole calls of this form."""
-        self._parser, self._form = parser, form
+    def __init__(self, parser: ToolParser, form: CallForm, names: Sequence[str]) -> None:
+        """`parser` reads whole calls of this form; `names` are those of the tools."""
+        self._parser, self._form, self._names = parser, form, names
         self._rest = ""
 
     def add(self, text: str) -> list[Piece]:
@@ -50,7 +50,7 @@ class ForcedCalls(ToolParser):
 
     def flush(self) -> list[Piece]:
         calls = self._calls(self._parser.flush())
-        cut = cut_call(self._form, self._rest)
+        cut = cut_call(self._form, self._rest, self._names)
         return calls if cut is None else [*calls, cut]
 
     def _calls(self, pieces: list[Piece]) -> list[Piece]:
@@ -64,41 +64,45 @@ class ForcedCalls(ToolParser):
         return calls
 
 
-def cut_call(form: CallForm, text: str) -> ToolCall | None:
+def cut_call(form: CallForm, text: str, names: Sequence[str]) -> ToolCall | None:
     """The call that a text begins, with what there is of its arguments; None before these begin."""
-    found = re.search(_beginning(form), text, re.DOTALL)
+    written = {_in_form(form, name): name for name in names}
+    found = re.search(_beginning(form, written), text, re.DOTALL)
     if found is None:
         return None
     groups = found.groupdict()
-    name = json.loads(f'"{groups["name"]}"') if _is_quoted(form) else groups["name"]
     rest = text[found.end() :]
-    return ToolCall(name, _READERS[type(form.arguments)](form, rest), groups.get("id"))
+    arguments = _READERS[type(form.arguments)](form, rest)
+    return ToolCall(written[groups["name"]], arguments, groups.get("id"))
 
 
-def _beginning(form: CallForm) -> str:
+def _in_form(form: CallForm, name: str) -> str:
+    """A name as it is written: between quotes as JSON."""
+    at = form.call.index(Slot.NAME) if Slot.NAME in form.call else 0
+    is_quoted = at > 0 and str(form.call[at - 1]).endswith('"')
+    return json.dumps(name)[1:-1] if is_quoted else name
+
+
+def _beginning(form: CallForm, names: Iterable[str]) -> str:
     """An expression for a call up to its arguments; white space of JSON may be missing."""
+    one_of = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    name = f"(?P<name>{one_of})"
     parts = [_loose(form.open)]
     for part in form.call[: form.call.index(Slot.ARGUMENTS)]:
         if isinstance(part, str):
             parts.append(_loose(part))
         elif part is Slot.NAME:
-            parts.append(r"(?P<name>[^\n\"]+?)")
+            parts.append(name)
         elif part is Slot.INDEX:
             parts.append(r"\d+")
-        elif Slot.NAME in form.call:
-            parts.append(r"(?P<id>[\w-]*)")
         else:
-            parts.append(r"(?P<id>functions\.(?P<name>[^\n]+?):\d+)")
+            inner = "[A-Za-z0-9_-]*" if Slot.NAME in form.call else rf"functions\.{name}:\d+"
+            parts.append(f"(?P<id>{inner})")
     return "".join(parts)
 
 
 def _loose(text: str) -> str:
-    return re.sub(r"(?:\\ )+", r"\\s*", re.escape(text.strip("\n"))) + r"\s*"
-
-
-def _is_quoted(form: CallForm) -> bool:
-    at = form.call.index(Slot.NAME) if Slot.NAME in form.call else 0
-    return at > 0 and str(form.call[at - 1]).endswith('"')
+    return r"\s*".join(["", *map(re.escape, text.split()), ""])
 
 
 # --- the arguments, as far as they go -------------------------------------------------------------
