@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
-from quire.constraints.call_grammar import is_writable
+from quire.constraints.call_grammar import arguments_schema, is_writable
+from quire.constraints.schema_refs import SchemaError
 from quire.errors import SamplingError, ToolError, UnsupportedOptionError
 from quire.options import read_option
 from quire.response_format import Constraint
@@ -21,7 +22,7 @@ _CONSTRAINING = frozenset({"response_format", "tool_choice", "thinking_budget"})
 
 
 class AnswerForms:
-    """Makes the constraints of one model's answers."""
+    """Makes the constraints of one model's answers, for an engine that takes grammars of all of it."""
 
     def __init__(
         self,
@@ -45,6 +46,11 @@ class AnswerForms:
         }
         self._vocab_size = tokenizer.vocab_size
         self._stops = tuple(dict.fromkeys(stops))
+
+    def thinks(self, options: Mapping[str, Any], configured: bool | None) -> bool | None:
+        """Whether the model is asked to think; None leaves it to the template."""
+        wanted: bool | None = read_option(options, "enable_thinking")
+        return configured if wanted is None else wanted
 
     def form(
         self,
@@ -105,6 +111,114 @@ class AnswerForms:
         if not starts_in_thought and not opener:
             return None
         return ThoughtForm(opener, self._closer, not starts_in_thought, budget)
+
+
+class PlainForms(AnswerForms):
+    """The same for an engine that takes a schema, an expression or a grammar, from the first token.
+
+    Forced calls are then JSON, a list of objects, and nothing goes with a thought.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        *,
+        stops: Sequence[int],
+        context_length: int,
+    ) -> None:
+        super().__init__(template, tokenizer, stops=stops, context_length=context_length)
+        self.call_form = JSON_LIST
+
+    def thinks(self, options: Mapping[str, Any], configured: bool | None) -> bool | None:
+        """Whether the model is asked to think, which it is not before what is constrained.
+
+        Raises:
+            UnsupportedOptionError: the request asks for both.
+        """
+        thinks = super().thinks(options, configured)
+        choice: ToolChoice = read_option(options, "tool_choice")
+        if read_option(options, "response_format") is None and not choice.is_forced:
+            return thinks
+        if read_option(options, "enable_thinking"):
+            raise UnsupportedOptionError(
+                f"enable_thinking beside response_format or a forced call: {_FIRST_TOKEN}."
+            )
+        return False
+
+    def form(
+        self,
+        options: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        starts_in_thought: bool,
+        thinks: bool | None,
+    ) -> Constraint | None:
+        """The constraint of one answer; see `AnswerForms.form`.
+
+        Raises:
+            UnsupportedOptionError: a thought, or calls beside other text, would have to be in it.
+        """
+        if _CONSTRAINING.isdisjoint(options):
+            return None
+        if read_option(options, "thinking_budget") is not None:
+            raise UnsupportedOptionError(f"thinking_budget: {_NO_GRAMMAR}.")
+        text: Constraint | None = read_option(options, "response_format")
+        choice: ToolChoice = read_option(options, "tool_choice")
+        if choice.is_forced:
+            most = 1 if choice.name or not read_option(options, "parallel_tool_calls") else None
+            text = Constraint("json", _list_schema(_offered(tools, choice), most))
+        elif text is not None and tools:
+            raise UnsupportedOptionError(f"response_format beside tools: {_NO_GRAMMAR}.")
+        if text is not None and starts_in_thought:
+            raise UnsupportedOptionError(
+                f"This model always begins with a thought, and {_FIRST_TOKEN}."
+            )
+        return text
+
+
+_FIRST_TOKEN = "this engine constrains an answer from its first token"
+_NO_GRAMMAR = "this engine takes no grammars of thoughts and calls"
+
+
+def _list_schema(tools: Iterable[OfferedTool], most: int | None) -> dict[str, Any]:
+    """The schema of `JSON_LIST`; the arguments of a tool that cannot be enforced are any object."""
+    definitions: dict[str, Any] = {}
+    calls: list[dict[str, Any]] = []
+    for number, tool in enumerate(tools):
+        try:
+            arguments = arguments_schema(tool)
+        except SchemaError:
+            arguments = {"type": "object"}
+        prefix = f"t{number}_"
+        for name, one in arguments.pop("$defs", {}).items():
+            definitions[prefix + name] = _moved(one, prefix)
+        call = {"name": {"const": tool.name}, "arguments": _moved(arguments, prefix)}
+        calls.append(
+            {
+                "type": "object",
+                "properties": call,
+                "required": list(call),
+                "additionalProperties": False,
+            }
+        )
+    limit = {} if most is None else {"maxItems": most}
+    items = {"anyOf": calls}
+    return {"type": "array", "items": items, "minItems": 1, **limit, "$defs": definitions}
+
+
+def _moved(schema: Any, prefix: str) -> Any:
+    """A schema whose definitions have other names."""
+    if isinstance(schema, list):
+        return [_moved(one, prefix) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: value.replace("#/$defs/", f"#/$defs/{prefix}")
+        if key == "$ref" and isinstance(value, str)
+        else _moved(value, prefix)
+        for key, value in schema.items()
+    }
 
 
 def _offered(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> tuple[OfferedTool, ...]:

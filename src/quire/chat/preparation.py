@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.arguments import InferArgs
-from quire.chat.answer_forms import AnswerForms
+from quire.chat.answer_forms import AnswerForms, PlainForms
 from quire.chat.answer_reader import AnswerReader
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
@@ -133,7 +133,7 @@ class Preparation:
             raise ConfigError(f"The configuration, or generation_config.json: {error}") from None
         self._stop_token_ids = self.template.stop_token_ids(self.tokenizer)
         self._stop_strings = self.template.stop_strings(self.tokenizer)
-        self._answers = AnswerForms(
+        self._answers = (AnswerForms if info.composes_grammars else PlainForms)(
             self.template,
             self.tokenizer,
             stops=(*chat_format.eos_token_ids, *self._stop_token_ids),
@@ -259,9 +259,7 @@ class Preparation:
         preserve = options.get("preserve_thinking")
         if preserve is not None:
             preserve = read_option(options, "preserve_thinking")
-        thinking = read_option(options, "enable_thinking")
-        if thinking is None:
-            thinking = self._data_args.enable_thinking
+        thinking = self._answers.thinks(options, self._data_args.enable_thinking)
         choice: ToolChoice = read_option(options, "tool_choice")
         if choice.mode == "none" and conversation.tools:
             conversation = replace(conversation, tools=())

@@ -65,6 +65,8 @@ class EngineInfo:
     """Most completions that run at once; None where that is not known."""
     memory: EngineMemory | None = None
     """None where the engine runs in other processes or on other machines."""
+    composes_grammars: bool = True
+    """Whether a constraint may have a thought in it, and calls in the model's own form."""
     loop_bound: bool = False
     """Whether the engine serves only one event loop, that of its first request."""
     is_remote: bool = False

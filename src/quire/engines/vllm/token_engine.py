@@ -18,7 +18,8 @@ from quire.adapters.book import AdapterBook
 from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
 from quire.constraints.fair_pool import grammar_pool
-from quire.constraints.grammar import GrammarChecker, first_line
+from quire.constraints.grammar import GrammarChecker
+from quire.constraints.lark import HEAD, json_block
 from quire.engines.lifetime import Lifetime, in_thread, scratch_folder
 from quire.engines.seam import (
     EngineInfo,
@@ -278,7 +279,7 @@ class VllmTokenEngine(TokenEngine):
         """vLLM's own iterator; closing it aborts the request in vLLM."""
         started = self._running()
         if params.response_format is not None:
-            constraint = await self._constraint(started, params.response_format, params.tenant)
+            constraint = await self._constraint(params.response_format, params.tenant)
             params = replace(params, response_format=constraint)
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, params.adapter)
@@ -293,38 +294,27 @@ class VllmTokenEngine(TokenEngine):
             priority=params.priority,
         )
 
-    async def _constraint(
-        self, started: RunningEngine, constraint: Constraint, tenant: str | None
-    ) -> Constraint:
+    async def _constraint(self, constraint: Constraint, tenant: str) -> Constraint:
         """The constraint as vLLM takes it: a grammar, unless the user has chosen another backend.
 
         vLLM validates it on this event loop, without a time limit. A hostile one would block all
         streams, so it is read in another process first.
-
-        Raises:
-            UnsupportedOptionError: the backend has no grammars of thoughts and calls.
         """
-        work = partial(self._grammar, constraint)
-        grammar = await self._grammar_pool.run(tenant, work)
-        backend = started.engine.vllm_config.structured_outputs_config.backend
-        if backend == GUIDANCE:
-            return Constraint("grammar", grammar)
-        if constraint.kind == "answer":
-            raise UnsupportedOptionError(
-                f"vllm_config chooses {backend!r} for structured outputs. A forced call, tools with "
-                f"response_format, a constraint after a thought and thinking_budget need {GUIDANCE!r}."
-            )
-        return constraint
+        grammar = await self._grammar_pool.run(tenant, partial(self._grammar, constraint))
+        return Constraint("grammar", grammar) if self.info.composes_grammars else constraint
 
     def _grammar(self, constraint: Constraint, given_up: threading.Event) -> str:
-        text, reading = self._grammars.read(constraint, _READ_SECONDS, given_up)
+        if constraint.kind == "json" and not self.info.composes_grammars:
+            # What can be enforced of it is the affair of the backend that the user has chosen.
+            text = f"{HEAD}start: {json_block(constraint.value)}\n"
+            reading = self._grammars.check(text, _READ_SECONDS, given_up)
+        else:
+            text, reading = self._grammars.read(constraint, _READ_SECONDS, given_up)
         if reading.seconds > _LOOP_SECONDS:
             raise SamplingError(
                 f"response_format takes {reading.seconds:.2g} s to read, and {_LOOP_SECONDS:g} s are "
                 "allowed: make it smaller."
             )
-        if reading.fault:
-            raise SamplingError(f"response_format cannot be compiled: {first_line(reading.fault)}")
         return text
 
 
@@ -394,6 +384,7 @@ def _info(started: RunningEngine, plan: EnginePlan) -> EngineInfo:
         frozenset({plan.purpose}),
         kinds,
         expands_media=True,
+        composes_grammars=config.structured_outputs_config.backend == GUIDANCE,
         max_sequences=config.scheduler_config.max_num_seqs,
         loop_bound=True,
     )
