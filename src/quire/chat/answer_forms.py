@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tokenizers import AddedToken
+
 from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
 from quire.constraints.call_grammar import arguments_schema, is_writable
 from quire.constraints.schema_refs import SchemaError
@@ -39,10 +41,11 @@ class AnswerForms:
         """The form in which calls are forced."""
         opener, closer = (word.strip() for word in template.thought_words)
         self._opener, self._closer = opener, closer
-        added = tokenizer.backend.get_added_tokens_decoder()
         texts = "\n".join((*_texts(self.call_form), opener, closer))
         self._tokens = {
-            token.content: number for number, token in added.items() if token.content in texts
+            token.content: number
+            for number, token in tokenizer.backend.get_added_tokens_decoder().items()
+            if token.content in (opener, closer) or (_is_no_text(token) and token.content in texts)
         }
         self._vocab_size = tokenizer.vocab_size
         self._stops = tuple(dict.fromkeys(stops))
@@ -219,6 +222,11 @@ def _moved(schema: Any, prefix: str) -> Any:
         else _moved(value, prefix)
         for key, value in schema.items()
     }
+
+
+def _is_no_text(token: AddedToken) -> bool:
+    """Whether llguidance takes a token for none of the text that it reads like."""
+    return token.special or (token.content.startswith("<") and token.content.endswith(">"))
 
 
 def _offered(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> tuple[OfferedTool, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from quire.arguments import InferArgs
 from quire.chat.answer_forms import AnswerForms, PlainForms
 from quire.chat.answer_reader import AnswerReader
+from quire.chat.checked_calls import CheckedCalls
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
@@ -212,13 +213,16 @@ class Preparation:
     def _parser(self, prepared: PreparedRequest) -> ToolParser | None:
         """What finds the calls in an answer; None where no tools were offered."""
         tool_format, form = self.template.tool_format, prepared.forced
-        names = [name_of(tool) for tool in prepared.tools] if form is not None else []
-        if form is JSON_LIST:
-            return ForcedCalls(json_list_parser(), form, names)
-        if tool_format is None or not prepared.tools:
+        if not prepared.tools or (tool_format is None and form is not JSON_LIST):
             return None
-        parser = tool_format.parser(prepared.tools)
-        return parser if form is None else ForcedCalls(parser, form, names)
+        if form is JSON_LIST or tool_format is None:
+            parser = json_list_parser()
+        else:
+            parser = tool_format.parser(prepared.tools)
+        if form is None:
+            return parser
+        names = [name_of(tool) for tool in prepared.tools]
+        return CheckedCalls(ForcedCalls(parser, form, names), prepared.tools)
 
     def close(self) -> None:
         """End the threads that decode media. May be called twice."""

@@ -295,7 +295,28 @@ def test_a_budget_of_tokens_closes_the_thought(vllm_model: ChatModel) -> None:
 
 
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
-CITIES = ["Paris", "Oslo", "Rome", "London", "Berlin", "Madrid", "Vienna", "Lisbon", "Dublin", "Prague", "Athens", "Warsaw", "Cairo", "Tokyo", "Delhi", "Lima", "Quito", "Seoul", "Hanoi", "Bern"]
+CITIES = [
+    "Paris",
+    "Oslo",
+    "Rome",
+    "London",
+    "Berlin",
+    "Madrid",
+    "Vienna",
+    "Lisbon",
+    "Dublin",
+    "Prague",
+    "Athens",
+    "Warsaw",
+    "Cairo",
+    "Tokyo",
+    "Delhi",
+    "Lima",
+    "Quito",
+    "Seoul",
+    "Hanoi",
+    "Bern",
+]
 
 
 @pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
