@@ -178,18 +178,21 @@ def test_a_forced_call_drops_the_format(model: ChatModel) -> None:
     assert [call.name for call in answer.tool_calls] == ["get_weather"]
 
 
+ADA = [{"role": "user", "content": "Give me a JSON object with name Ada and age 36."}]
+
+
 def test_a_call_or_an_answer_of_the_format(model: ChatModel) -> None:
-    form = {"type": "choice", "choice": ["sun", "rain"]}
+    form = schema(PERSON)
     (call,) = model.chat(PARIS, tools=[WEATHER], temperature=0, response_format=form)
     assert (call.finish_reason, call.content) == ("tool_calls", "")
     assert json.loads(call.tool_calls[0].arguments) == {"city": "Paris"}
-    (text,) = model.chat(HELLO, tools=[WEATHER], temperature=0, response_format=form)
+    (text,) = model.chat(ADA, tools=[WEATHER], temperature=0, response_format=form)
     assert (text.finish_reason, text.tool_calls) == ("stop", ())
-    assert text.content in ("sun", "rain")
-    (none,) = model.chat(
-        PARIS, tools=[WEATHER], tool_choice="none", temperature=0, response_format=form
-    )
-    assert (none.finish_reason, none.tool_calls) == ("stop", ())
+    assert json.loads(text.content)["name"] == "Ada"
+    none = {"tools": [WEATHER], "tool_choice": "none", "response_format": form}
+    (answer,) = model.chat(PARIS, temperature=0, **none)
+    assert (answer.finish_reason, answer.tool_calls) == ("stop", ())
+    assert set(json.loads(answer.content)) == {"name", "age", "city"}
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quire.response_format import Constraint
@@ -18,6 +18,7 @@ class ThoughtForm:
     """What opens it; empty where the prompt has opened it."""
     closer: str
     is_optional: bool
+    """Whether the answer may begin without it."""
     budget: int | None = None
     """The most tokens between the two."""
 
@@ -54,3 +55,12 @@ class AnswerForm:
     vocab_size: int
     stops: tuple[int, ...]
     """The tokens that end an answer. None of them ends a thought."""
+
+    def settled(self, *, thinks: bool) -> Constraint | None:
+        """The constraint of an answer that begins with its thought, or has none; None: it is free."""
+        if self.thought is not None and thinks:
+            thought = replace(self.thought, is_optional=False)
+            return Constraint("answer", replace(self, thought=thought))
+        if self.calls is None:
+            return self.text
+        return Constraint("answer", replace(self, thought=None))

@@ -158,6 +158,10 @@ class GrammarChecker:
     def _read(
         self, what: dict[str, str], seconds: float, given_up: threading.Event | None
     ) -> Reading:
+        try:
+            "".join(what.values()).encode()
+        except UnicodeEncodeError as error:
+            raise SamplingError(f"response_format cannot be read: {error}") from None
         request = json.dumps(what)
         key = sha256(request.encode()).digest()
         with self._lock:

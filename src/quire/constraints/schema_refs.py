@@ -73,7 +73,10 @@ class References:
             if found is not None:
                 found = _at(found, fragment)
         if found is None:
-            raise SchemaError(f"{keyword} leads to {reference!r}, which is not in the schema")
+            raise SchemaError(
+                f"{keyword} leads to {reference!r}, which is not in the schema; quire does not fetch "
+                "schemas"
+            )
         return found
 
 

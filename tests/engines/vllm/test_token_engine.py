@@ -338,12 +338,14 @@ def test_twenty_cities_of_twenty(vllm_model: ChatModel, choice: Any) -> None:
 
 
 def test_a_call_or_an_answer_of_the_format(vllm_model: ChatModel) -> None:
-    form = {"type": "choice", "choice": ["sun", "rain"]}
+    form = {"type": "json_schema", "json_schema": {"schema": PERSON}}
     options = {"adapter": "base", "tools": [WEATHER], "temperature": 0, "response_format": form}
     (call,) = vllm_model.chat(asked("What is the weather in Paris?"), **options)
     assert [json.loads(one.arguments) for one in call.tool_calls] == [{"city": "Paris"}]
-    (text,) = vllm_model.chat(HELLO, **options)
-    assert (text.tool_calls, text.content in ("sun", "rain")) == ((), True)
+    question = asked("Give me a JSON object with name Ada and age 36.")
+    (text,) = vllm_model.chat(question, **options)
+    assert text.tool_calls == ()
+    assert json.loads(text.content)["name"] == "Ada"
 
 
 def test_a_forced_call_that_is_cut_returns_its_part(vllm_model: ChatModel) -> None:
