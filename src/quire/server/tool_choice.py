@@ -8,7 +8,7 @@ from typing import Any
 from quire.response_format import MAX_SIZE
 from quire.server.call import Call, is_larger
 from quire.server.errors import BadRequest
-from quire.tool_choice import ToolChoice
+from quire.tool_choice import AUTO
 
 
 def tool_options(call: Call) -> dict[str, Any]:
@@ -20,12 +20,10 @@ def tool_options(call: Call) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if call.tools and not call.parallel_tool_calls:
         options["parallel_tool_calls"] = False
-    if call.tool_choice == "none":
-        options["tool_choice"] = ToolChoice("none")
-    elif call.tool_choice != "auto":
-        name = call.tool_name if call.tool_choice == "named" else None
-        _check(call, name)
-        options["tool_choice"] = ToolChoice("required", name)
+    if call.tool_choice.is_forced:
+        _check(call, call.tool_choice.name)
+    if call.tool_choice != AUTO:
+        options["tool_choice"] = call.tool_choice
     return options
 
 

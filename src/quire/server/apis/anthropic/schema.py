@@ -250,7 +250,7 @@ ToolOfClient: TypeAlias = Annotated[
 
 
 @strict
-class ToolChoice(TypedDict):
+class MessagesToolChoice(TypedDict):
     type: Literal["auto", "any", "tool", "none"]
     name: NotRequired[str | None]
     """The tool that must be called, with the type "tool"."""
@@ -314,7 +314,7 @@ class CountTokensRequest(_Refused):
     messages: Annotated[list[Turn], Field(min_length=1)]
     system: TextOrBlocks | None = None
     tools: list[ToolOfClient] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None

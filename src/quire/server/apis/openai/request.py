@@ -13,8 +13,9 @@ from quire.server.apis.openai.schema import (
     TemplateOptions,
     Tool,
 )
-from quire.server.call import Call, ToolChoice
+from quire.server.call import Call
 from quire.server.errors import BadRequest
+from quire.tool_choice import ToolChoice
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ def chat_call(body: ChatCompletionRequest) -> Call:
     budget = _agreed("thinking_budget", body.thinking_budget, body.thinking_token_budget)
     if budget is not None:
         options["thinking_budget"] = budget
-    choice, name, tools = _tool_choice(body)
+    choice, tools = _tool_choice(body)
     return Call(
         messages=quire_messages(body.messages),
         tools=quire_tools(tools),
@@ -95,7 +96,6 @@ def chat_call(body: ChatCompletionRequest) -> Call:
         # The tokens of a whole answer are not told apart by its parts; those of a step are.
         streamed=bool(body.stream or body.logprobs),
         tool_choice=choice,
-        tool_name=name,
         parallel_tool_calls=body.parallel_tool_calls is not False,
     )
 
@@ -136,18 +136,19 @@ def _agreed(name: str, *values: T | None) -> T | None:
     return given.pop() if given else None
 
 
-def _tool_choice(body: ChatCompletionRequest) -> tuple[ToolChoice, str | None, list[Tool]]:
-    """The choice, the tool that it names, and the tools to offer."""
+def _tool_choice(body: ChatCompletionRequest) -> tuple[ToolChoice, list[Tool]]:
+    """The choice, and the tools to offer."""
     choice, tools = body.tool_choice or "auto", body.tools or []
     if isinstance(choice, str):
-        return choice, None, tools
+        return ToolChoice(choice), tools
     if choice["type"] == "function":
-        return "named", choice["function"]["name"], tools
+        return ToolChoice("required", choice["function"]["name"]), tools
     allowed = choice["allowed_tools"]
     names = {tool["function"]["name"] for tool in allowed["tools"]}
     known = {tool["function"]["name"] for tool in tools}
     check_allowed(names, known, "tool_choice.allowed_tools.tools")
-    return allowed["mode"], None, [tool for tool in tools if tool["function"]["name"] in names]
+    offered = [tool for tool in tools if tool["function"]["name"] in names]
+    return ToolChoice(allowed["mode"]), offered
 
 
 def check_allowed(allowed: set[str], known: set[str], param: str) -> None:
