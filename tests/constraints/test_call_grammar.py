@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
+from quire.constraints.call_grammar import is_writable
 from quire.messages import ToolCall
 from quire.response_format import Constraint
-from quire.tools.base import ToolParser
+from quire.tools.base import ToolFormat
 from quire.tools.call_form import CallForm
 from quire.tools.forced import JSON_LIST, ForcedCalls, cut_call, json_list_parser
-from quire.tools.registry import get_tool_format
+from quire.tools.registry import get_tool_format, tool_format_names
+from quire.tools.stream import ToolParser
 from tests.constraints.accepting import added_tokens, token, tokenizer, verdict
 from tests.constraints.call_forms import FORMS
 
@@ -95,8 +97,8 @@ RIGHT: dict[str, tuple[str, ...]] = {
     ),
     "pythonic_quotes": ("[get_weather(city='Oslo\\'s', unit='F')]",),
     "gemma4": (
-        ('<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>,unit:<|"|>C<|"|>,days:2,'
-        'tags:[<|"|>a<|"|>,<|"|>b<|"|>]}<tool_call|>'),
+        ('<|tool_call>call:get_weather{city:<|"|>Oslo<|"|>,days:2,tags:[<|"|>a<|"|>,<|"|>b<|"|>],'
+        'unit:<|"|>C<|"|>}<tool_call|>'),
         '<|tool_call>call:get_all{a:{b:[1,<|"|>x<|"|>,null]}}<tool_call|>',
     ),
 }  # fmt: skip
@@ -231,6 +233,15 @@ def test_every_kind_after_a_thought(constraint: Constraint, text: str) -> None:
         assert verdict(form, f"<think>hm</think>\n\n{text}") == "whole"
 
 
+def test_marks_around_a_text() -> None:
+    marks = {"before_text": ("<response>", "[R]"), "after_text": ("</response>",)}
+    form = replace(answer(FORMS["hermes"], text=JSON_ANSWER), **marks)
+    for text in ('{"q": "x"}', '<response>{"q": "x"}</response>', '[R]{"q": "x"}'):
+        assert verdict(form, text) == "whole"
+    assert verdict(form, RIGHT["hermes"][0]) == "whole"
+    assert verdict(form, "<response>" + RIGHT["hermes"][0]) == "never"
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 PARSED = {
@@ -339,3 +350,30 @@ def test_the_general_form_where_a_models_own_is_not_known() -> None:
     cut = text[: text.index("Oslo") + 2]
     *_, last = read(ForcedCalls(json_list_parser(), JSON_LIST, NAMES), cut)
     assert last.arguments == '{"city": "Os'
+
+
+# --- forms that are learned ----------------------------------------------------------------------
+
+LEARNED = [form for name in tool_format_names() if (form := get_tool_format(name)).form is not None]
+
+
+@pytest.mark.parametrize("learned", LEARNED, ids=lambda learned: learned.name)
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_a_format_writes_is_taken_and_read(learned: ToolFormat, count: int) -> None:
+    form = learned.form
+    assert form is not None
+    if not is_writable(form) or (form.most or count) < count:
+        return
+    calls = [
+        ToolCall("get_weather", '{"city": "New York", "unit": "C", "days": 2, "tags": ["a"]}'),
+        ToolCall("get", '{"zone": "x"}'),
+    ][:count]
+    text = "".join(span.text for span in learned.write_calls(calls))
+    if not text.startswith(form.begin):
+        return  # one call alone is written otherwise than several
+    assert verdict(answer(form), text) == "whole", text
+    tools = [{"name": tool.name, "parameters": tool.parameters} for tool in TOOLS]
+    read_back = read(ForcedCalls(learned.parser(tools), form, NAMES), text)
+    assert [(call.name, json.loads(call.arguments)) for call in read_back] == [
+        (call.name, json.loads(call.arguments)) for call in calls
+    ]

@@ -41,7 +41,12 @@ class AnswerForms:
         """The form in which calls are forced."""
         opener, closer = (word.strip() for word in template.thought_words)
         self._opener, self._closer = opener, closer
-        texts = "\n".join((*_texts(self.call_form), opener, closer))
+        self._before_text, self._after_text = (
+            tuple(filter(None, (mark.strip() for mark in marks)))
+            for marks in (template.before_text, template.after_text)
+        )
+        marks = (opener, closer, *self._before_text, *self._after_text)
+        texts = "\n".join((*_texts(self.call_form), *marks))
         self._tokens = {
             token.content: number
             for number, token in tokenizer.backend.get_added_tokens_decoder().items()
@@ -91,14 +96,17 @@ class AnswerForms:
         if choice.is_forced:
             text = None
         thought = self._thought(budget, starts_in_thought, thinks)
-        if text is not None and calls is None and thought is None:
-            return text
-        if text is None and calls is None and thought is None:
-            return None
-        return Constraint(
-            "answer",
-            AnswerForm(thought, calls, text, self._tokens, self._vocab_size, self._stops),
+        answer = AnswerForm(
+            thought,
+            calls,
+            text,
+            self._tokens,
+            self._vocab_size,
+            self._stops,
+            self._before_text,
+            self._after_text,
         )
+        return answer.settled(thinks=False) if thought is None else Constraint("answer", answer)
 
     def _thought(
         self, budget: int | None, starts_in_thought: bool, thinks: bool | None

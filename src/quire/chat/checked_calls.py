@@ -8,7 +8,8 @@ from typing import Any
 
 from quire.constraints.validation import mismatch
 from quire.messages import ToolCall
-from quire.tools.base import Piece, ToolParser, load, name_of, schema_of
+from quire.tools.base import load, name_of, schema_of
+from quire.tools.stream import Piece, ToolParser
 
 logger = logging.getLogger("quire")
 

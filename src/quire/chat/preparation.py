@@ -11,7 +11,7 @@ from typing import Any
 
 from quire.arguments import InferArgs
 from quire.chat.answer_forms import AnswerForms, PlainForms
-from quire.chat.answer_reader import AnswerReader
+from quire.chat.answer_reader import AnswerReader, TextMarks
 from quire.chat.checked_calls import CheckedCalls
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
@@ -34,9 +34,10 @@ from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
 from quire.tool_choice import ToolChoice
-from quire.tools.base import ToolParser, name_of
+from quire.tools.base import name_of
 from quire.tools.call_form import CallForm
 from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
+from quire.tools.stream import ToolParser
 from quire.weights.folder import eos_token_ids, read_json
 
 SHORT = 4000
@@ -201,28 +202,36 @@ class Preparation:
 
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
+        template, tool_format = self.template, self.template.tool_format
         skip = prepared.params.skip_special_tokens
+        marks = None
+        if template.before_text or template.after_text or template.reasoning:
+            marks = TextMarks(template.before_text, template.after_text, template.thought_words)
+        tools, openings = None, ()
+        if prepared.forced is not None:  # its grammar closes the thought
+            tools = partial(self._forced_parser, prepared.forced, prepared.tools)
+        elif tool_format is not None and prepared.tools:
+            tools = partial(tool_format.parser, prepared.tools)
+            openings = tool_format.openings
         return AnswerReader(
             special=prepared.special,
-            thought_words=self.template.thought_words,
+            thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
-            tools=self._parser(prepared),
+            marks=marks,
+            tools=tools,
+            openings=openings,
             decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
         )
 
-    def _parser(self, prepared: PreparedRequest) -> ToolParser | None:
-        """What finds the calls in an answer; None where no tools were offered."""
-        tool_format, form = self.template.tool_format, prepared.forced
-        if not prepared.tools or (tool_format is None and form is not JSON_LIST):
-            return None
+    def _forced_parser(self, form: CallForm, tools: Sequence[dict[str, Any]]) -> ToolParser:
+        """The parser of an answer that is calls alone, in this form."""
+        tool_format = self.template.tool_format
         if form is JSON_LIST or tool_format is None:
             parser = json_list_parser()
         else:
-            parser = tool_format.parser(prepared.tools)
-        if form is None:
-            return parser
-        names = [name_of(tool) for tool in prepared.tools]
-        return CheckedCalls(ForcedCalls(parser, form, names), prepared.tools)
+            parser = tool_format.parser(tools)
+        names = [name_of(tool) for tool in tools]
+        return CheckedCalls(ForcedCalls(parser, form, names), tools)
 
     def close(self) -> None:
         """End the threads that decode media. May be called twice."""

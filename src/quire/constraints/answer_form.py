@@ -55,12 +55,15 @@ class AnswerForm:
     vocab_size: int
     stops: tuple[int, ...]
     """The tokens that end an answer. None of them ends a thought."""
+    before_text: tuple[str, ...] = ()
+    after_text: tuple[str, ...] = ()
+    """What the model may write around a text, such as `<|START_RESPONSE|>`: one of these each."""
 
     def settled(self, *, thinks: bool) -> Constraint | None:
         """The constraint of an answer that begins with its thought, or has none; None: it is free."""
         if self.thought is not None and thinks:
             thought = replace(self.thought, is_optional=False)
             return Constraint("answer", replace(self, thought=thought))
-        if self.calls is None:
+        if self.calls is None and not (self.text and (self.before_text or self.after_text)):
             return self.text
         return Constraint("answer", replace(self, thought=None))

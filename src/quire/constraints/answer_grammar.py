@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from quire.constraints.answer_form import AnswerForm, ThoughtForm
-from quire.constraints.call_grammar import write_calls
+from quire.constraints.call_grammar import arguments_schema, write_calls
 from quire.constraints.lark import HEAD, Rules, json_block, renamed
 from quire.constraints.schema import enforceable
+from quire.constraints.schema_refs import SchemaError
 from quire.response_format import Constraint
 
 
@@ -30,7 +31,9 @@ def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
     if own:
         text = rules.reserve()
         own = renamed(own, "start", text)
-        ways.append(text)
+        ways.append(
+            " ".join((*_marks(rules, answer.before_text), text, *_marks(rules, answer.after_text)))
+        )
     if not ways:
         ways.append(_free_text(rules, answer))
     start = "(" + " | ".join(ways) + ")"
@@ -51,7 +54,7 @@ def constraint_grammar(constraint: Constraint) -> str:
 
     kind, value = constraint.kind, constraint.value
     if kind == "answer":
-        return answer_grammar(value)
+        return answer_grammar(value, _not_enforceable(value))
     if kind == "json_object":
         return HEAD + f"start: {json_block({'type': 'object'})}\n"
     if kind == "json":
@@ -64,6 +67,23 @@ def constraint_grammar(constraint: Constraint) -> str:
         made = json.loads(LLMatcher.grammar_from_regex(value))
         return HEAD + made["grammars"][0]["lark_grammar"] + "\n"
     return HEAD + any_to_lark(value)
+
+
+def _marks(rules: Rules, marks: Sequence[str]) -> list[str]:
+    """One of several marks, or none."""
+    written = [rules.literal(mark) for mark in marks]
+    return [f"({' | '.join(written)})?"] if written else []
+
+
+def _not_enforceable(answer: AnswerForm) -> list[str]:
+    """The tools whose schemas cannot be enforced, as far as can be seen without llguidance."""
+    free: list[str] = []
+    for tool in answer.calls.tools if answer.calls is not None else ():
+        try:
+            arguments_schema(tool)
+        except SchemaError:
+            free.append(tool.name)
+    return free
 
 
 def _thought(rules: Rules, thought: ThoughtForm, answer: AnswerForm) -> str:

@@ -143,7 +143,7 @@ class _Writer(ABC):
         required = set(schema.get("required", ()))
         # From the last to the first: `rest` follows a member, `first` has none before it.
         first = rest = self._rules.add('""')
-        for key, one in reversed(cast("dict[str, dict[str, Any]]", properties).items()):
+        for key, one in reversed(self.ordered(properties)):
             here = f"{member('', key, one)} {rest}"
             after = f"{member(between, key, one)} {rest}"
             if key in required:
@@ -152,6 +152,10 @@ class _Writer(ABC):
                 first = self._rules.add(f"{here} | {first}")
                 rest = self._rules.add(f"{after} | {rest}")
         return first
+
+    def ordered(self, properties: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        """The properties in the order in which a model writes them."""
+        return list(properties.items())
 
 
 class _JsonWriter(_Writer):
@@ -226,16 +230,17 @@ class _TagWriter(_Writer):
         texts, others = _split(schema)
         if not tags.raw_strings:
             texts, others = [], schema
+        end = tags.after.replace("\0", key)
         string_text = text + (tags.middle if tags.string_middle is None else tags.string_middle)
         choices: list[str] = []
         if texts is None:
-            until = self._rules.text_until(tags.after)
+            until = self._rules.text_until(end)
             choices.append(f"{self._rules.literal(string_text)} {until}")
         else:
-            choices += [self._rules.literal(string_text + one + tags.after) for one in texts]
+            choices += [self._rules.literal(string_text + one + end) for one in texts]
         # Where a text may be anything, and nothing tells it from other values, it is also these.
         if others is not None and (texts is not None or tags.string_middle is not None):
-            before, after = self._rules.literal(text + tags.middle), self._rules.literal(tags.after)
+            before, after = self._rules.literal(text + tags.middle), self._rules.literal(end)
             choices.append(f"{before} {self.json(others)} {after}")
         return self._rules.add(" | ".join(choices))
 
@@ -244,7 +249,10 @@ class _TagWriter(_Writer):
         tags = self._tags
         middle = tags.middle if tags.string_middle is None else tags.string_middle
         before = self._rules.literal(text + tags.before)
-        return f"{before} {_KEY} {self._rules.literal(middle)} {self._rules.text_until(tags.after)}"
+        until, *again = tags.after.split("\0")
+        after = "".join(f" {_KEY} {self._rules.literal(piece)}" for piece in again)
+        until = self._rules.text_until(until)
+        return f"{before} {_KEY} {self._rules.literal(middle)} {until}{after}"
 
 
 def _split(schema: dict[str, Any]) -> tuple[list[str] | None, dict[str, Any] | None]:
@@ -311,12 +319,12 @@ class _PythonWriter(_Writer):
             return alternatives(
                 map(self._constant, (True, False) if kind == "boolean" else (None,))
             )
-        if kind == "string" and self._python.quote != '"':
+        if kind == "string" and self._python.quote == "'":
             return r"/'([^'\\\n]|\\['\\nt])*'/"
         return self.json({**schema, "type": kind})
 
     def _constant(self, value: Any) -> str:
-        if isinstance(value, str) and self._python.quote != '"':
+        if isinstance(value, str) and self._python.quote == "'":
             return string(repr(value))
         word = json.dumps(value, ensure_ascii=False)
         if not self._python.json_words:
@@ -343,6 +351,9 @@ class _BraceWriter(_Writer):
 
     def arguments(self, schema: dict[str, Any]) -> str:
         return self._object(schema)
+
+    def ordered(self, properties: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+        return sorted(properties.items())  # as Gemma's templates do
 
     def _object(self, schema: dict[str, Any]) -> str:
         members = self.members(schema, self._member, ",")

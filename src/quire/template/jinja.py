@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,22 +11,17 @@ from quire.errors import ConfigError, MessageError, TemplateError
 from quire.messages import Control, Conversation, Media, Message, Part, ToolCall
 from quire.prompt import Element, TextElement
 from quire.template.format import MediaTokens, find_markers
+from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
 from quire.template.template import Template, mark_thought, message_spans, refuse_media
 from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
+from quire.tools.learned import LearnedFormat
 from quire.tools.registry import detect_tool_format, get_tool_format
 
-_THOUGHT_WORDS = (
-    ("<think>\n", "\n</think>\n\n"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|channel>thought\n", "<channel|>"),
-    ("◁think▷", "◁/think▷"),
-    ("[THINK]", "[/THINK]"),
-    ("<thought>\n", "\n</thought>\n"),
-)
-"""What opens and closes a thought, by family; a template that holds either uses this pair."""
+_NO_THOUGHT = ("<think>\n", "\n</think>\n\n")
+"""What is taken for a thought where a template shows none: many models write one all the same."""
 _PROBE = "a b c"
 _PROBE_PARTS = [{"type": own("text"), "text": _PROBE}]
 _OWN_ROLES = {role: own(role) for role in ("system", "user", "assistant", "tool")}
@@ -40,8 +35,8 @@ class JinjaTemplate(Template):
     message in front), `tools` in OpenAI's form or None, `documents` None, `add_generation_prompt`
     True, the special tokens by name, `enable_thinking` where it is given, and `variables`.
 
-    The format of tool calls, the words around thoughts, and the word that ends a turn are read off
-    the template's source and its renderings of a probe; `tool_format` names another one.
+    The format of tool calls, the marks around thoughts and answers, and what ends a turn are learned
+    from renderings of known turns; `tool_format` names another format of calls.
     """
 
     is_models_own = True
@@ -72,17 +67,22 @@ class JinjaTemplate(Template):
                 f"{error} Mend it, or name another template (`template: ...`)."
             ) from None
         source = "\n".join(named.values())
-        self.tool_format = (
-            get_tool_format(tool_format) if tool_format else detect_tool_format(source)
-        )
-        words = next((pair for pair in _THOUGHT_WORDS if _holds(source, pair)), None)
-        self.reasoning = words is not None
-        self.thought_words = words or _THOUGHT_WORDS[0]
         self._none_content = _asks_for_none(source)
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
+        learned = self.learned = self._learn(tokenizer)
+        self.reasoning = learned.thought is not None
+        self.thought_words = learned.thought or _NO_THOUGHT
+        self.before_text, self.after_text = learned.before_text, learned.after_text
+        self.stop_words = learned.stops
+        family = detect_tool_format(source)
+        if tool_format:
+            self.tool_format = get_tool_format(tool_format)
+        elif learned.form is not None:
+            self.tool_format = LearnedFormat(learned.form, family)
+        else:
+            self.tool_format = family
         self._controls = self._find_controls(tokenizer)
-        self.stop_words = self._find_stop_words(tokenizer)
 
     def render(
         self,
@@ -178,31 +178,54 @@ class JinjaTemplate(Template):
         literal = [span.text.strip() for span in spans if span.literal and span.text.strip()]
         return literal == [_PROBE]
 
+    def _learn(self, tokenizer: Tokenizer) -> Learned:
+        tools = [wrap(tool) for tool in probe_tools()]
+
+        def show(
+            messages: Sequence[Mapping[str, Any]],
+            with_tools: bool,
+            begins: bool,
+            variables: Mapping[str, Any],
+        ) -> str | None:
+            given = {**self._special, **variables, "documents": None, "messages": list(messages)}
+            given |= {"tools": tools if with_tools else None, "add_generation_prompt": begins}
+            try:
+                spans = self._renderer(with_tools).render(given)
+            except TemplateError:
+                return None
+            return "".join(span.text for span in spans)
+
+        return learn(
+            show,
+            self._probe_message,
+            written=self._written,
+            special=tokenizer.special_texts,
+            added=tokenizer.added_texts,
+        )
+
+    def _probe_message(
+        self, role: str, content: str | None, calls: Sequence[ToolCall] = (), **more: Any
+    ) -> dict[str, Any]:
+        """A message as `_message` makes it, with a content of None where that is asked for."""
+        shown: Any = content
+        if self._parts_always and content is not None:
+            shown = [{"type": own("text"), "text": content}]
+        message = {"role": _OWN_ROLES[role], "content": shown, **more}
+        return {**message, "tool_calls": [_call(call) for call in calls]} if calls else message
+
+    @property
+    def _written(self) -> str:
+        """All texts of the templates' own."""
+        texts = [text for renderer in self._renderers.values() for text in renderer.own_texts]
+        return "\n".join(texts)
+
     def _find_controls(self, tokenizer: Tokenizer) -> frozenset[str]:
         """The added tokens, and whatever looks like one, that the template writes itself."""
-        texts = [text for renderer in self._renderers.values() for text in renderer.own_texts]
-        written = "\n".join(texts)
+        written = self._written
         added = {text for text in tokenizer.added_texts if text.strip() and text in written}
         words = [*self._special.values(), *(word.strip() for word in self.thought_words)]
         words += self.tool_format.markers if self.tool_format else ()
         return frozenset(added | find_markers(written) | {str.__str__(word) for word in words})
-
-    def _find_stop_words(self, tokenizer: Tokenizer) -> tuple[str, ...]:
-        """The control token that the template writes right after an assistant's text."""
-        turns = (("user", "a"), ("assistant", _PROBE), ("user", "a"))
-        messages = [{"role": _OWN_ROLES[role], "content": text} for role, text in turns]
-        given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}
-        try:
-            spans = self._renderer(False).render({**given, "messages": messages})
-        except TemplateError:
-            return ()
-        holding = (
-            index for index, span in enumerate(spans) if span.literal and _PROBE in span.text
-        )
-        index = next(holding, len(spans)) + 1
-        after = spans[index].text.lstrip() if index < len(spans) else ""
-        ends = [text for text in tokenizer.special_texts if after.startswith(text)]
-        return (max(ends, key=len),) if ends else ()
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -210,10 +233,6 @@ def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Media):
         return {"type": own(part.kind)}
     return {"type": own("text"), "text": own(part.text) if isinstance(part, Control) else part.text}
-
-
-def _holds(template: str, words: tuple[str, str]) -> bool:
-    return any(word.strip() in template for word in words)
 
 
 def _asks_for_none(template: str) -> bool:

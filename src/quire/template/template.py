@@ -24,6 +24,9 @@ class Template(ABC):
     """What opens and closes a thought in the model's text."""
     reasoning: bool
     """Whether the model thinks before it answers, so that its answers are split from thoughts."""
+    before_text: tuple[str, ...] = ()
+    after_text: tuple[str, ...] = ()
+    """What the model writes before the text of an answer, one of these, and after it: part of the format."""
     default_system: str
     efficient_eos: bool
     replace_eos: bool

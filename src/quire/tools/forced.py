@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from quire.messages import ToolCall
-from quire.tools.base import Piece, ToolParser, dump
+from quire.tools.base import dump
 from quire.tools.call_form import (
     BraceArguments,
     CallForm,
@@ -17,7 +17,7 @@ from quire.tools.call_form import (
     TagArguments,
 )
 from quire.tools.json_calls import JsonCalls
-from quire.tools.stream import StreamParser
+from quire.tools.stream import Piece, StreamParser, ToolParser
 
 JSON_LIST = CallForm(
     ('{"name": "', Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}"),
@@ -122,9 +122,10 @@ def _tags(form: CallForm, text: str) -> str:
     tags = form.arguments
     assert isinstance(tags, TagArguments)
     middles = "|".join(re.escape(one) for one in (tags.middle, tags.string_middle) if one)
+    after = "(?P=key)".join(map(re.escape, tags.after.split("\0")))
     one = re.compile(
         f"{re.escape(tags.before)}(?P<key>.+?)(?P<middle>{middles})"
-        f"(?P<value>.*?)(?P<after>{re.escape(tags.after)}|\\Z)",
+        f"(?P<value>.*?)(?P<after>{after}|\\Z)",
         re.DOTALL,
     )
     written: list[str] = []

@@ -142,11 +142,12 @@ class RemoteChatEngine(ChatEngine):
     def _template_variables(self, options: Mapping[str, Any]) -> dict[str, Any]:
         thinking = read_option(options, "enable_thinking")
         if thinking is None:
-            # A server without a reasoning parser constrains an answer from its first token, which
-            # leaves no room for a thought. A request may ask for both explicitly.
+            # vLLM without a reasoning parser constrains an answer from its first token, which leaves
+            # no room for a thought. A request may ask for both explicitly.
             constrained = read_option(options, "response_format") is not None
             constrained = constrained or read_option(options, "tool_choice").is_forced
-            thinking = False if constrained else self._data_args.enable_thinking
+            excluded = constrained and not self._connection.model.is_quire
+            thinking = False if excluded else self._data_args.enable_thinking
         preserve = self._data_args.preserve_thinking
         if options.get("preserve_thinking") is not None:
             preserve = read_option(options, "preserve_thinking")
