@@ -55,9 +55,13 @@ class AnswerForms:
         self._vocab_size = tokenizer.vocab_size
         self._stops = tuple(dict.fromkeys(stops))
 
-    def thinks(self, options: Mapping[str, Any], configured: bool | None) -> bool | None:
-        """Whether the model is asked to think; None leaves it to the template."""
-        wanted: bool | None = read_option(options, "enable_thinking")
+    def thinks(
+        self, options: Mapping[str, Any], wanted: bool | None, configured: bool | None
+    ) -> bool | None:
+        """Whether the model is asked to think; None leaves it to the template.
+
+        `wanted` is what the request says, `configured` what holds where it says nothing.
+        """
         return configured if wanted is None else wanted
 
     def form(
@@ -66,14 +70,14 @@ class AnswerForms:
         tools: Sequence[Mapping[str, Any]],
         *,
         starts_in_thought: bool,
-        thinks: bool | None,
+        may_think: bool,
     ) -> Constraint | None:
         """The constraint of one answer; None where it is free.
 
         Args:
             tools: those that are offered.
             starts_in_thought: whether the prompt has opened a thought.
-            thinks: whether the model was asked to think; None leaves it to the template.
+            may_think: whether the model may begin one by itself.
 
         Raises:
             SamplingError: an option is wrong.
@@ -95,7 +99,7 @@ class AnswerForms:
             calls = CallsForm(self.call_form, _offered(tools, choice), most)
         if choice.is_forced:
             text = None
-        thought = self._thought(budget, starts_in_thought, thinks)
+        thought = self._thought(budget, starts_in_thought, may_think)
         answer = AnswerForm(
             thought,
             calls,
@@ -109,9 +113,9 @@ class AnswerForms:
         return answer.settled(thinks=False) if thought is None else Constraint("answer", answer)
 
     def _thought(
-        self, budget: int | None, starts_in_thought: bool, thinks: bool | None
+        self, budget: int | None, starts_in_thought: bool, may_think: bool
     ) -> ThoughtForm | None:
-        if not self._closer or (thinks is False and not starts_in_thought):
+        if not self._closer or not (may_think or starts_in_thought):
             return None  # without a thought, each budget is kept
         opener = "" if starts_in_thought else self._opener
         if budget is not None and not {self._closer, opener or self._closer} <= self._tokens.keys():
@@ -141,17 +145,18 @@ class PlainForms(AnswerForms):
         super().__init__(template, tokenizer, stops=stops, context_length=context_length)
         self.call_form = JSON_LIST
 
-    def thinks(self, options: Mapping[str, Any], configured: bool | None) -> bool | None:
+    def thinks(
+        self, options: Mapping[str, Any], wanted: bool | None, configured: bool | None
+    ) -> bool | None:
         """Whether the model is asked to think, which it is not before what is constrained.
 
         Raises:
             UnsupportedOptionError: the request asks for both.
         """
-        thinks = super().thinks(options, configured)
         choice: ToolChoice = read_option(options, "tool_choice")
         if read_option(options, "response_format") is None and not choice.is_forced:
-            return thinks
-        if read_option(options, "enable_thinking"):
+            return super().thinks(options, wanted, configured)
+        if wanted:
             raise UnsupportedOptionError(
                 f"enable_thinking beside response_format or a forced call: {_FIRST_TOKEN}."
             )
@@ -163,7 +168,7 @@ class PlainForms(AnswerForms):
         tools: Sequence[Mapping[str, Any]],
         *,
         starts_in_thought: bool,
-        thinks: bool | None,
+        may_think: bool,
     ) -> Constraint | None:
         """The constraint of one answer; see `AnswerForms.form`.
 

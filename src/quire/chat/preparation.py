@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,11 +26,12 @@ from quire.errors import (
 )
 from quire.media.values import Medium
 from quire.messages import Conversation, Media, read_conversation
-from quire.options import check_option_names, read_option
+from quire.options import check_option_names, may_end_with_answer, read_option
 from quire.prompt import Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
-from quire.template.registry import get_template
+from quire.template.registry import get_template, misfit
+from quire.template.render_options import RenderOptionResolver
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
@@ -39,6 +41,8 @@ from quire.tools.call_form import CallForm
 from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
 from quire.tools.stream import ToolParser
 from quire.weights.folder import eos_token_ids, read_json
+
+logger = logging.getLogger("quire")
 
 SHORT = 4000
 """Characters of a conversation or text that is rendered and tokenised on the event loop. It takes
@@ -74,6 +78,8 @@ class ChatFormat:
             tool_format=arguments.data.tool_format,
             default_system=arguments.data.default_system,
         )
+        if (reason := misfit(template, tokenizer)) is not None:
+            logger.warning(reason)
         return cls(
             tokenizer,
             template,
@@ -114,14 +120,15 @@ class Preparation:
             folder: the model's folder, for its media processor; None for text only.
 
         Raises:
-            ConfigError: an option of the configuration or of generation_config.json is out of range.
+            ConfigError: an option of the configuration or of generation_config.json is out of range,
+                or the template never reads a variable that the configuration gives.
             ModelError: the configuration of the folder's media processor cannot be read.
         """
         self._home = HomeProcess()
         self.tokenizer, self.template = chat_format.tokenizer, chat_format.template
         self.generation_config = chat_format.generation_config
         self._context_length = info.context_length
-        self._data_args = arguments.data
+        self._render_options = RenderOptionResolver(self.template, arguments.data)
         form = "vllm" if info.expands_media else "expanded"
         self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
         try:
@@ -217,6 +224,7 @@ class Preparation:
             special=prepared.special,
             thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
+            continues=prepared.params.continues,
             marks=marks,
             tools=tools,
             openings=openings,
@@ -242,7 +250,11 @@ class Preparation:
 
     def _read_short(self, request: ChatRequest) -> PreparedRequest:
         """Prepare a short request, which holds no media and cannot be far too long."""
-        conversation = read_conversation(request.messages, request.system)
+        conversation = read_conversation(
+            request.messages,
+            request.system,
+            may_end_with_answer=may_end_with_answer(request.options),
+        )
         return self._render(request, conversation, (), checks_length=False)
 
     def _read(
@@ -252,7 +264,12 @@ class Preparation:
 
         One function for both, since one trip to a thread is then enough for most requests.
         """
-        conversation = read_conversation(request.messages, request.system, request.tools)
+        conversation = read_conversation(
+            request.messages,
+            request.system,
+            request.tools,
+            may_end_with_answer=may_end_with_answer(request.options),
+        )
         self._check_length([*_rendered_texts(conversation)], request.options)
         conversation, media = self.media.place(conversation, request.media)
         if not media:
@@ -269,30 +286,23 @@ class Preparation:
         checks_length: bool = True,
     ) -> PreparedRequest:
         options, template = request.options, self.template
-        preserve = options.get("preserve_thinking")
-        if preserve is not None:
-            preserve = read_option(options, "preserve_thinking")
-        thinking = self._answers.thinks(options, self._data_args.enable_thinking)
         choice: ToolChoice = read_option(options, "tool_choice")
         if choice.mode == "none" and conversation.tools:
             conversation = replace(conversation, tools=())
-        preserve = self._data_args.preserve_thinking if preserve is None else preserve
+        wanted = self._render_options.wants_thinking(options)
+        thinking = self._answers.thinks(options, wanted, self._render_options.enable_thinking)
+        how = self._render_options.resolve(options, thinking)
         if media:
-            elements = self.media.render(
-                template,
-                conversation,
-                media,
-                enable_thinking=thinking,
-                preserve_thinking=preserve,
-            )
+            elements = self.media.render(template, conversation, media, **how)
         else:
-            elements = template.render(
-                conversation, enable_thinking=thinking, preserve_thinking=preserve
-            )
+            elements = template.render(conversation, **how)
         if checks_length:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
-        starts_in_thought = template.starts_in_thought(elements)
+        last = conversation.messages[-1] if how["continue_final_message"] else None
+        starts_in_thought = template.starts_in_thought(elements) or (
+            last is not None and template.continues_thought(last)
+        )
         token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
         items = self.media.find(token_ids, media, self.tokenizer) if media else ()
         cut = options.get("truncate_prompt_tokens") is not None
@@ -301,12 +311,20 @@ class Preparation:
         prompt = Prompt(self.truncated(token_ids, options) if cut else tuple(token_ids), items)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
-        changed = {"skip_special_tokens": False} if special else {}
-        answer = self._answers.form(
-            options, conversation.tools, starts_in_thought=starts_in_thought, thinks=thinking
+        if special:
+            options = {**options, "skip_special_tokens": False}
+        if last is not None and not (last.text or last.reasoning):  # the answer only begins
+            options = {**options, "continue_final_message": False}
+        constraint = self._answers.form(
+            options,
+            conversation.tools,
+            starts_in_thought=starts_in_thought,
+            may_think=thinking is not False and last is None,
         )
+        if constraint is not None:
+            options = {**options, "response_format": constraint}
         params = self._resolver.resolve(
-            {**options, **changed, "response_format": answer} if answer else {**options, **changed},
+            options,
             len(prompt.token_ids),
             stop_token_ids=self._stop_token_ids,
             stop_strings=self._stop_strings,
