@@ -29,6 +29,14 @@ CALL = (
     f"{NEXT}<|channel|>analysis<|message|>Now call it.{NEXT}<|channel|>commentary to=functions."
     'get_weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>'
 )
+ONE_CALL = (
+    f"<|channel|>analysis<|message|>I need a tool.{NEXT}<|channel|>commentary to=functions."
+    'get_weather <|constrain|>json<|message|>{"city": "Paris"}<|call|>'
+)
+JSON = (
+    f"<|channel|>analysis<|message|>I need no tool.{NEXT}"
+    '<|channel|>final<|message|>{"city": "Paris"}<|return|>'
+)
 PARTS: dict[str, tuple[AnswerPart, ...]] = {
     ANSWER: (ThoughtPart("They ask for the sum."), TextPart("Four, I think.")),
     CALL: (
@@ -157,6 +165,67 @@ def test_an_answer_continues_its_message(
         for delta in model.stream(messages, continue_final_message=True):
             total.add(delta)
     assert total.parts == expected
+
+
+FORCED = [
+    "required",
+    {"type": "function", "function": {"name": "get_weather"}},
+]
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": PARAMETERS}}
+
+
+@pytest.mark.parametrize("choice", FORCED, ids=["required", "named"])
+def test_a_forced_call_is_written_as_the_model_writes_calls(
+    load: Callable[..., ChatModel], choice: Any
+) -> None:
+    (answer,) = load(ONE_CALL).chat(ASK, tools=TOOLS, tool_choice=choice)
+    assert answer.parts == (ThoughtPart("I need a tool."), PARIS)
+    assert answer.finish_reason == "tool_calls"
+    assert answer.response_text == ONE_CALL.removesuffix("<|call|>")
+
+
+@pytest.mark.parametrize("choice", FORCED, ids=["required", "named"])
+def test_a_model_that_would_answer_is_made_to_call(
+    load: Callable[..., ChatModel], choice: Any
+) -> None:
+    (answer,) = load(ANSWER).chat(ASK, tools=TOOLS, tool_choice=choice, max_new_tokens=80)
+    thought, call = answer.parts
+    assert thought == ThoughtPart("They ask for the sum.")
+    assert isinstance(call, ToolCall)
+    assert call.name == "get_weather"
+    assert answer.finish_reason == ("tool_calls" if call.arguments.endswith("}") else "length")
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS], ids=["alone", "beside tools"])
+def test_a_schema_holds_for_the_final_message(
+    load: Callable[..., ChatModel], tools: list[dict[str, Any]] | None
+) -> None:
+    (answer,) = load(JSON).chat(ASK, tools=tools, response_format=SCHEMA)
+    assert answer.parts == (ThoughtPart("I need no tool."), TextPart('{"city": "Paris"}'))
+
+
+def test_beside_a_schema_the_model_may_call(load: Callable[..., ChatModel]) -> None:
+    (answer,) = load(ONE_CALL).chat(ASK, tools=TOOLS, response_format=SCHEMA)
+    assert answer.parts == (ThoughtPart("I need a tool."), PARIS)
+
+
+@pytest.mark.parametrize("budget", [1, 3, 1000])
+@pytest.mark.parametrize("tools", [None, TOOLS], ids=["alone", "beside tools"])
+def test_a_budget_ends_the_thought(
+    load: Callable[..., ChatModel], budget: int, tools: list[dict[str, Any]] | None
+) -> None:
+    (answer,) = load(ANSWER).chat(ASK, tools=tools, thinking_budget=budget, max_new_tokens=60)
+    whole = "They ask for the sum."
+    assert whole.startswith(answer.reasoning)
+    if budget == 1000:
+        assert answer.parts == PARTS[ANSWER]
+    else:
+        assert 0 < len(answer.reasoning) < len(whole)
+        assert answer.usage
+        assert answer.usage.reasoning_tokens <= budget
+    if tools:
+        (call,) = load(ONE_CALL).chat(ASK, tools=tools, thinking_budget=1000)
+        assert call.parts == (ThoughtPart("I need a tool."), PARIS)
 
 
 def test_what_ends_a_message_is_no_eos_where_the_files_say_so(tmp_path: Path) -> None:
