@@ -22,7 +22,7 @@ from quire.tools.call_form import (
     TagArguments,
 )
 from quire.tools.gemma4 import read_members
-from quire.tools.json_calls import JsonCalls, read_arguments, read_string
+from quire.tools.json_calls import MAX_DEPTH, JsonCalls, read_arguments, read_string
 from quire.tools.python_calls import PythonCalls
 from quire.tools.stream import MAX_NAME, SPACES, CharStream, Grammar, Reading, Refuted
 from quire.tools.tag_calls import Schemas, value_of
@@ -291,11 +291,13 @@ _CDATA = ("<![CDATA[", "]]>")
 """What stands around a string with XML's own characters in it."""
 
 
-def _nested(text: str, kind: TagArguments) -> Any:
+def _nested(text: str, kind: TagArguments, depth: int = 0) -> Any:
     """The object or list that a value is which is written in tags of its keys; None for any other.
 
     An item of a list stands in a tag `item`.
     """
+    if depth > MAX_DEPTH:
+        return None
     lead = re.escape(kind.after.partition("</")[0])
     pattern = re.compile(rf"\s*{lead}<([\w.-]+)>(.*?){lead}</\1>\s*", re.DOTALL)
     found: list[tuple[str, Any]] = []
@@ -304,7 +306,7 @@ def _nested(text: str, kind: TagArguments) -> Any:
         match = pattern.match(text, at)
         if match is None:
             return None
-        inner = _nested(match[2], kind)
+        inner = _nested(match[2], kind, depth + 1)
         found.append((match[1], value_of(match[2], {}) if inner is None else inner))
         at = match.end()
     if not found:
