@@ -72,7 +72,7 @@ class ChatFormat:
             default_system=arguments.data.default_system,
         )
         if (reason := misfit(template, tokenizer)) is not None:
-            logger.warning(reason)
+            logger.warning("%s", reason)
         return cls(
             tokenizer,
             template,

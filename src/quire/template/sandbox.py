@@ -35,6 +35,8 @@ MOST_SECONDS = 60.0
 FREE_WORK = 10_000_000
 WORK_PER_CHARACTER = 2_000
 """A rendering may spend `FREE_WORK`, and this for each character of the conversation."""
+STEPS_PER_PAIR = 2_000
+"""Steps that it may take besides, for each pair of messages."""
 _NODE = 4
 """The cost of visiting one node of the template, or one item of a value."""
 _CALL = 100
@@ -163,36 +165,47 @@ def _short(error: Exception) -> str:
 
 
 class Budget:
-    """The work that is left to the current rendering. A unit is about one character made."""
+    """What is left to the current rendering: of growth, about a character each, and of steps.
+
+    They are apart since a template may look at all other messages for each of them, which takes steps
+    in proportion to the square of their number, and makes nothing.
+    """
 
     # Nothing is left until `begin`, so that compiling a template cannot compute with it.
-    _left = 0
-    _check_at = 0
-    _deadline = 0.0
+    _growth = _steps = 0
+    _check_growth_at = _check_steps_at = 0
+    _seconds = _deadline = 0.0
 
     def begin(self, characters: int, messages: int = 0) -> None:
         """Start the budget of one rendering, of a conversation of so many characters and messages."""
-        self._left = FREE_WORK + WORK_PER_CHARACTER * characters
-        self._check_at = self._left
-        # Some templates look at all other messages for each of them.
+        self._growth = FREE_WORK + WORK_PER_CHARACTER * characters
+        self._steps = self._growth + STEPS_PER_PAIR * messages**2
+        self._check_growth_at, self._check_steps_at = self._growth, self._steps
         self._seconds = min(SECONDS * (1 + (messages / FEW_MESSAGES) ** 2), MOST_SECONDS)
         # The clock of this thread alone: others on a busy machine must not use up its time.
         self._deadline = time.thread_time() + self._seconds
 
-    def spend(self, work: int) -> None:
-        """Take from the budget.
+    def spend(self, growth: int) -> None:
+        """Pay for what is made.
 
         Raises:
             TemplateError: the budget is used up, or the time is.
         """
-        self._left -= work
+        self._growth -= growth
         # One comparison for both limits: reading the clock each time would cost more than the work.
-        if self._left < self._check_at:
+        if self._growth < self._check_growth_at:
+            self._check()
+
+    def step(self, count: int) -> None:
+        """Pay for steps that make nothing; raises as `spend` does."""
+        self._steps -= count
+        if self._steps < self._check_steps_at:
             self._check()
 
     def _check(self) -> None:
-        self._check_at = self._left - _CLOCK_EVERY
-        if self._left < 0:
+        self._check_growth_at = self._growth - _CLOCK_EVERY
+        self._check_steps_at = self._steps - _CLOCK_EVERY
+        if self._growth < 0 or self._steps < 0:
             raise TemplateError(
                 "The chat template does too much work for this conversation: it seems to loop, or "
                 "to grow, without end."
@@ -208,16 +221,16 @@ class Budget:
 
     def tick(self, count: int) -> bool:
         """Pay for one more run of a body of `count` nodes; true, so that it can be a condition."""
-        self._left -= count * _NODE
-        if self._left < self._check_at:
+        self._steps -= count * _NODE
+        if self._steps < self._check_steps_at:
             self._check()
         return True
 
     def charge(self, value: Any) -> Any:
         """Pay for a value that was just made; return it."""
         if isinstance(value, str):
-            self._left -= len(value)
-            if self._left < self._check_at:
+            self._growth -= len(value)
+            if self._growth < self._check_growth_at:
                 self._check()
         elif isinstance(value, (list, tuple, dict)):
             self.spend(8 * len(value))  # an item is a pointer of 8 bytes
@@ -246,7 +259,7 @@ class Budget:
                         work += len(inner)
                     elif isinstance(inner, _NESTED):
                         below.append(inner)
-                self.spend(work)
+                self.step(work)
             level = below
         raise TemplateError(f"The chat template nests values deeper than {_MAX_DEPTH} levels.")
 
@@ -262,7 +275,7 @@ class Budget:
         if type(value) in _BUILT_IN and not isinstance(value, (list, tuple)):
             return value
         if isinstance(value, (list, tuple)):  # nothing in it is looked into
-            self.spend(_NODE * len(value))
+            self.step(_NODE * len(value))
             return value
         return self.operand(value)
 
@@ -453,7 +466,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.spend(_CALL)
+        self.step(_CALL)
         # A bound method belongs to a value, unless it is one of the environment's own functions.
         owner = getattr(function, "__self__", None) if callable(function) else None
         if type(owner) in _BUILT_IN:  # the method is safe, or `getattr` would have withheld it
