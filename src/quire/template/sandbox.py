@@ -37,6 +37,9 @@ WORK_PER_CHARACTER = 2_000
 """A rendering may spend `FREE_WORK`, and this for each character of the conversation."""
 STEPS_PER_PAIR = 2_000
 """Steps that it may take besides, for each pair of messages."""
+COPIES_PER_MESSAGE = 8
+MOST_COPIED = 2_000_000_000
+"""It may copy the whole conversation so often for each message, up to so many characters in all."""
 _NODE = 4
 """The cost of visiting one node of the template, or one item of a value."""
 _CALL = 100
@@ -132,13 +135,17 @@ class Renderer:
             template = self._load(environment)
         try:
             given = dict(variables)
-            environment.begin(_size_of(given), _length_of(given.get("messages")))
+            environment.begin(given)
             pieces: list[str] = []
             written = 0
             # Piece by piece, so that a template that writes without end is stopped while it does.
             for piece in template.root_render_func(template.new_context(given)):
-                pieces.append(piece)
-                written += len(piece)
+                if type(piece) is Pieces:
+                    pieces += piece
+                    written += sum(map(len, piece))
+                else:
+                    pieces.append(piece)
+                    written += len(piece)
                 if written > _PIECES_AT_ONCE:
                     environment.spend(written)
                     written = 0
@@ -156,6 +163,7 @@ class Renderer:
             ) from None
         finally:
             # After a failure too: `begin` resets all that a rendering leaves in its environment.
+            environment.end()
             self._idle.append((environment, template))
 
 
@@ -175,15 +183,32 @@ class Budget:
     _growth = _steps = 0
     _check_growth_at = _check_steps_at = 0
     _seconds = _deadline = 0.0
+    _given: Mapping[str, Any] | None = None
 
-    def begin(self, characters: int, messages: int = 0) -> None:
-        """Start the budget of one rendering, of a conversation of so many characters and messages."""
-        self._growth = FREE_WORK + WORK_PER_CHARACTER * characters
-        self._steps = self._growth + STEPS_PER_PAIR * messages**2
-        self._check_growth_at, self._check_steps_at = self._growth, self._steps
+    def begin(self, given: Mapping[str, Any]) -> None:
+        """Start the budget of one rendering with these variables."""
+        self._growth = self._steps = FREE_WORK
+        self._check_growth_at = self._check_steps_at = FREE_WORK
+        self._given = given
+        messages = _length_of(given.get("messages"))
         self._seconds = min(SECONDS * (1 + (messages / FEW_MESSAGES) ** 2), MOST_SECONDS)
         # The clock of this thread alone: others on a busy machine must not use up its time.
         self._deadline = time.thread_time() + self._seconds
+
+    def end(self) -> None:
+        """Forget the conversation."""
+        self._given = None
+
+    def _extend(self) -> None:
+        """Add what a long conversation may take more: counting it takes a part of most renderings."""
+        if self._given is not None:
+            messages = _length_of(self._given.get("messages"))
+            characters = _size_of(self._given)
+            size = WORK_PER_CHARACTER * characters
+            copies = COPIES_PER_MESSAGE * messages * characters
+            self._growth += max(size, min(size + copies, MOST_COPIED))
+            self._steps += size + STEPS_PER_PAIR * messages**2
+            self._given = None
 
     def spend(self, growth: int) -> None:
         """Pay for what is made.
@@ -203,6 +228,8 @@ class Budget:
             self._check()
 
     def _check(self) -> None:
+        if self._growth < 0 or self._steps < 0:
+            self._extend()
         self._check_growth_at = self._growth - _CLOCK_EVERY
         self._check_steps_at = self._steps - _CLOCK_EVERY
         if self._growth < 0 or self._steps < 0:
@@ -323,6 +350,12 @@ def _items(value: Any) -> list[Any]:
     return list(value)
 
 
+class Pieces(tuple[str, ...]):
+    """Strings that are written out one after the other."""
+
+    __slots__ = ()
+
+
 class CallArguments(dict[str, Any]):
     """A call's arguments: a dictionary that, put into text as it is, is its own JSON text."""
 
@@ -387,9 +420,9 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
 
     # --- what the compiled template calls ------------------------------------------------------
 
-    def text(self, value: Any) -> str:
-        """`str(value)`; numbers are the template's own."""
-        if isinstance(value, str):
+    def text(self, value: Any) -> Any:
+        """`str(value)`; numbers are the template's own. `Pieces`, which are written out, stay so."""
+        if isinstance(value, (str, Pieces)):
             return value
         if isinstance(value, CallArguments):
             return value.text
@@ -399,9 +432,27 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
 
     def join_texts(self, pieces: Iterable[Any]) -> str:
         """The pieces as one text, paid for before it is made."""
-        texts = [piece if isinstance(piece, str) else self.text(piece) for piece in pieces]
+        texts: list[str] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                texts.append(piece)
+            elif type(piece) is Pieces:
+                texts += piece
+            else:
+                texts.append(self.text(piece))
         self.spend(sum(map(len, texts)))
         return join(texts)
+
+    def text_pieces(self, pieces: Iterable[Any]) -> Pieces:
+        """`a ~ b ~ ...`, which is written out: no text is made of the pieces."""
+        return Pieces([piece if isinstance(piece, str) else self.text(piece) for piece in pieces])
+
+    def add_pieces(self, context: Context, terms: tuple[Any, ...]) -> Any:
+        """`a + b + ...`, which is written out; of strings alone no text is made."""
+        for term in terms:
+            if not isinstance(term, str):
+                return self.add_all(context, terms)
+        return Pieces(terms)
 
     def add_all(self, context: Context, terms: tuple[Any, ...]) -> Any:
         """`a + b + ...`, from the left; strings alone are joined at once."""
