@@ -17,7 +17,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Undefined
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -518,6 +518,10 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         self.step(_CALL)
+        if type(function) is Macro:
+            for name in _FOR_CONTEXTS:
+                kwargs.pop(name, None)
+            return self.charge(function(*args, **kwargs))
         # A bound method belongs to a value, unless it is one of the environment's own functions.
         owner = getattr(function, "__self__", None) if callable(function) else None
         if type(owner) in _BUILT_IN:  # the method is safe, or `getattr` would have withheld it
