@@ -11,7 +11,7 @@ SPREAD := --numprocesses logical --maxprocesses 4 --dist loadgroup
 PART ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat check docs test-fast test coverage lock bench models clean
+.PHONY: help demo chat check docs test-fast test coverage lock templates bench models clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -67,6 +67,10 @@ coverage: $(VENV)/.dev  ## all tests, and which lines of src/quire they run; fai
 
 lock:            ## tests/environment/lock.txt anew: the newest versions that are allowed
 	$(PYTHON) tests/environment/install.py lock
+
+templates: $(VENV)/.dev  ## fetch real chat templates, and hold quire to what is recorded of them
+	$(BIN)/python -m tests.template.real fetch build/templates
+	$(BIN)/python -m tests.template.real check build/templates
 
 bench: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python -m benchmarks

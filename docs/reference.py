@@ -1,8 +1,8 @@
 """What mkdocs takes from the code: the tables of arguments and request options, and the root's pages.
 
 mkdocs runs the two hooks, `on_files` and `on_page_markdown`, each time that it builds the site. A page
-asks for one by a comment: `<!-- table: ModelArguments -->`, `<!-- table: options -->` or
-`<!-- table: errors -->`.
+asks for one by a comment: `<!-- table: ModelArguments -->`, `<!-- table: options -->`,
+`<!-- table: errors -->`, or one of the three of `docs/templates.md`.
 """
 
 from __future__ import annotations
@@ -52,10 +52,24 @@ def from_docs(text: str) -> str:
 
 
 def table(name: str) -> list[str]:
-    """What a comment asks for: `options`, `errors`, or a group of arguments by its class's name."""
+    """What a comment asks for by name; a group of arguments by that of its class."""
     if name == "options":
         return options_table()
+    if name in ("template_sets", "templates", "template_parsers"):
+        return measured_table(name)
     return error_tree() if name == "errors" else arguments_table(groups()[name])
+
+
+def measured_table(name: str) -> list[str]:
+    """What was recorded of real chat templates."""
+    from tests.template.real import table as tables
+
+    made = {
+        "template_sets": tables.sets_table,
+        "templates": tables.templates_table,
+        "template_parsers": tables.parsers_table,
+    }
+    return made[name]()
 
 
 def groups() -> dict[str, type[Arguments]]:

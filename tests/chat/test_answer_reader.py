@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.chat.answer_reader import (
@@ -95,7 +96,7 @@ def reader(*, special: tuple[str, ...] = (), tools: bool = False) -> AnswerReade
     return AnswerReader(
         special=special,
         thought_words=WORDS,
-        tools=tool_format.parser(TOOLS) if tools else None,
+        tools=partial(tool_format.parser, TOOLS) if tools else None,
         decode=lambda ids: "".join(map(chr, ids)),
     )
 
@@ -134,6 +135,7 @@ def test_parts_come_in_the_order_in_which_they_were_written() -> None:
         assert found.finish_reason == "tool_calls"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["<think>", "</think>", CALL, "a", " ", "\n", "<s>", "<"]), max_size=8)
 )

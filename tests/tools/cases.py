@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import Piece, ToolFormat
+from quire.tools.base import ToolFormat
+from quire.tools.stream import Piece
 
 MARKERS = (
     "<tool_call>",

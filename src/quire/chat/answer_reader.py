@@ -14,7 +14,7 @@ from typing import Literal
 
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart, Usage
-from quire.tools.base import ToolParser
+from quire.tools.stream import ToolParser
 
 
 def held_back(text: str, markers: Collection[str]) -> int:
@@ -50,21 +50,103 @@ class SpecialTokenFilter:
         return text
 
 
+class TextMarks:
+    """Takes what stands around an answer's text out of a stream, as `<|START_RESPONSE|>` does.
+
+    Args:
+        before: texts of which one may begin the answer.
+        after: texts that may stand anywhere after it.
+        thought_words: what opens and closes a thought; one without text is dropped wherever it stands.
+    """
+
+    def __init__(
+        self,
+        before: Sequence[str],
+        after: Sequence[str],
+        thought_words: tuple[str, str] = ("", ""),
+    ) -> None:
+        self._before = tuple(filter(None, (text.strip() for text in before)))
+        opening, close = (word.strip() for word in thought_words)
+        empty = rf"{re.escape(opening)}\s*{re.escape(close)}" if opening and close else ""
+        marks = list(filter(None, (text.strip() for text in after)))
+        self._pattern = re.compile(
+            "|".join(filter(None, [*map(re.escape, marks), empty])) or r"(?!)"
+        )
+        self._opening, self._close = (opening, close) if empty else ("", "")
+        self._marks = (*marks, *filter(None, (self._opening,)))
+        self._first = re.compile("|".join({re.escape(mark[0]) for mark in self._marks}) or r"(?!)")
+        self._begins = bool(self._before)
+        self._pending = ""
+
+    def passes(self, text: str) -> bool:
+        """Whether this further text is shown as it is, since no mark can begin in it."""
+        return not (self._begins or self._pending or self._first.search(text))
+
+    def add(self, text: str) -> str:
+        """Return the text that is certain to be shown, of all added so far."""
+        self._pending += text
+        if self._begins and not self._has_begun():
+            return ""
+        text = self._pattern.sub("", self._pending)
+        keep = len(text) - self._held(text)
+        self._pending = text[keep:]
+        return text[:keep]
+
+    def flush(self) -> str:
+        """Return what was held back; the stream has ended."""
+        text, self._pending = self._pattern.sub("", self._pending), ""
+        return text
+
+    def _has_begun(self) -> bool:
+        """Whether it is certain what the answer begins with, which is dropped."""
+        text = self._pending.lstrip()
+        found = [mark for mark in self._before if text.startswith(mark)]
+        if any(mark.startswith(text) and mark not in found for mark in self._before):
+            return False
+        self._begins = False
+        if found:
+            self._pending = text[len(max(found, key=len)) :]
+        return True
+
+    def _held(self, text: str) -> int:
+        """How many characters at the end may be the beginning of what is dropped."""
+        begun = text.rfind(self._opening) if self._opening else -1
+        if begun >= 0:
+            inner = text[begun + len(self._opening) :].lstrip()
+            if self._close.startswith(inner):
+                return len(text) - begun
+        return held_back(text, self._marks)
+
+
 class ReasoningSplitter:
     """Splits the thought at the beginning of an answer from the answer.
 
     A thought starts with the first thought word, or has started in the prompt already (`inside`), and
     ends with the second. Line breaks next to the words belong to neither text.
+
+    Models forget to close a thought before they call a tool. So where one of `openings` stands in a
+    thought, what follows is held back: with nothing but calls up to the answer's end it is calls; else
+    it is thought. `calls` makes a parser of them.
     """
 
     def __init__(
-        self, thought_words: tuple[str, str], *, inside: bool = False, continues: bool = False
+        self,
+        thought_words: tuple[str, str],
+        *,
+        inside: bool = False,
+        continues: bool = False,
+        openings: Sequence[str] = (),
+        calls: Callable[[], ToolParser] | None = None,
     ) -> None:
         """`continues`: whether the prompt holds the beginning of the thought, or of the answer."""
         self._start, self._end = thought_words[0].strip(), thought_words[1].strip()
+        self._openings = tuple(openings) if calls is not None else ()
+        self._new_parser = calls
+        self._parser: ToolParser | None = None  # of what may be calls, which begins `_pending`
+        self._called = False
         before = "after" if continues else "before"
         self.state: Literal["before", "inside", "after"] = "inside" if inside else before
-        self.has_thought = inside
+        self.has_thought = self._may_reopen = inside
         self._fresh = not continues  # only line breaks so far in this state, which are dropped
         self._pending = ""
 
@@ -75,7 +157,7 @@ class ReasoningSplitter:
         if self.state == "before":
             self._look_for_start()
         if self.state == "inside":
-            reasoning = self._take_thought()
+            reasoning = self._take_thought(text)
         if self.state == "after":
             content = self._take_answer()
         return reasoning, content
@@ -83,6 +165,8 @@ class ReasoningSplitter:
     def flush(self) -> tuple[str, str]:
         """Return (reasoning, content) of what was held back; the stream has ended."""
         rest, self._pending = self._pending, ""
+        if self._parser is not None and self._only_calls("", last=True) and self._called:
+            return "", rest
         return (rest.rstrip("\n"), "") if self.state == "inside" else ("", rest)
 
     @property
@@ -101,21 +185,54 @@ class ReasoningSplitter:
         if self._start and text.startswith(self._start):
             self._pending = text[len(self._start) :]
             self.state, self.has_thought = "inside", True
-        elif not self._start or (text and not self._start.startswith(text)):
+        elif self._start and text.startswith(self._end):  # of a thought that was not begun
+            self._pending, self.state = text[len(self._end) :], "after"
+        elif not self._start or (
+            text and not self._start.startswith(text) and not self._end.startswith(text)
+        ):
             self.state, self._fresh = "after", False
 
-    def _take_thought(self) -> str:
+    def _take_thought(self, text: str) -> str:
         if self._fresh:
             self._pending = self._pending.lstrip("\n")
+            if self._may_reopen and self._start:  # a model may open what its prompt has opened
+                if self._pending.startswith(self._start):
+                    self._pending = self._pending[len(self._start) :].lstrip("\n")
+                    self._may_reopen = False
+                elif self._start.startswith(self._pending):
+                    return ""
             self._fresh = not self._pending
         thought, end, rest = self._pending.partition(self._end)
         if end:
             self._pending, self.state, self._fresh = rest, "after", True
+            self._parser = None
             return thought.rstrip("\n")
-        keep = len(thought) - held_back(thought, (self._end,))
+        if self._parser is not None:
+            if self._only_calls(text):
+                return ""
+            self._parser = None
+            begun = len(self._pending)  # so much is thought, whatever opens in it
+        else:
+            begun = 0
+        found = [at for one in self._openings if (at := thought.find(one, begun)) >= 0]
+        if found:
+            keep = len(thought[: min(found)].rstrip())
+            self._pending = thought[keep:]
+            self._parser = self._new_parser() if self._new_parser is not None else None
+            self._called = False
+            self._only_calls(self._pending)
+            return thought[:keep]
+        keep = len(thought) - held_back(thought, (self._end, *self._openings))
         keep = len(thought[:keep].rstrip("\n"))
         self._pending = thought[keep:]
         return thought[:keep]
+
+    def _only_calls(self, text: str, *, last: bool = False) -> bool:
+        """Whether what is held back may be calls and nothing else, with this further text."""
+        assert self._parser is not None
+        pieces = [*self._parser.add(text), *(self._parser.flush() if last else ())]
+        self._called |= any(isinstance(piece, ToolCall) for piece in pieces)
+        return not any(isinstance(piece, str) and piece.strip() for piece in pieces)
 
     def _take_answer(self) -> str:
         if self._fresh:
@@ -133,7 +250,9 @@ class AnswerReader:
         thought_words: the markers that open and close a thought.
         inside: whether the prompt has opened the thought already.
         continues: whether the prompt holds the beginning of what is read.
-        tools: finds tool calls in the answer; None where no tools were offered.
+        marks: takes out what stands around the answer's text; None where nothing does.
+        tools: makes a parser that finds tool calls; None where no tools were offered.
+        openings: control strings with which calls begin, even in a thought that was not closed.
         decode: decodes token ids into text as the engine does.
     """
 
@@ -144,11 +263,16 @@ class AnswerReader:
         thought_words: tuple[str, str] = ("", ""),
         inside: bool = False,
         continues: bool = False,
-        tools: ToolParser | None = None,
+        marks: TextMarks | None = None,
+        tools: Callable[[], ToolParser] | None = None,
+        openings: Sequence[str] = (),
         decode: Callable[[Sequence[int]], str],
     ) -> None:
-        self._splitter = ReasoningSplitter(thought_words, inside=inside, continues=continues)
-        self._inside, self._tools, self._decode = inside, tools, decode
+        self._splitter = ReasoningSplitter(
+            thought_words, inside=inside, continues=continues, openings=openings, calls=tools
+        )
+        self._inside, self._decode, self._marks = inside, decode, marks
+        self._tools = tools() if tools is not None else None
         self._shown = SpecialTokenFilter(special) if special else None  # for the text as a whole
         # One filter for all parts: where the kind changes, what it holds back ends the part before.
         self._hidden = SpecialTokenFilter(special) if special else None
@@ -166,7 +290,7 @@ class AnswerReader:
         is the answer's. This is the way of most tokens of most answers.
         """
         ends = delta.finish_reason is not None
-        if self._passes_through:
+        if self._passes_through and (self._marks is None or self._marks.passes(delta.text)):
             if ends and self._reasoning_tokens:
                 return replace(delta, usage=self._usage(delta))
             return delta
@@ -200,6 +324,8 @@ class AnswerReader:
     def _parts(self, reasoning: str, answer: str, ends: bool) -> list[AnswerPart]:
         """The parts of these texts, in which the thought comes before the answer."""
         parts: list[AnswerPart] = [ThoughtPart(reasoning)] if reasoning else []
+        if self._marks is not None:
+            answer = self._marks.add(answer) + (self._marks.flush() if ends else "")
         if self._tools is not None:
             pieces = list(self._tools.add(answer)) if answer else []
             if ends:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.arguments import InferArgs
-from quire.chat.answer_reader import AnswerReader
+from quire.chat.answer_reader import AnswerReader, TextMarks
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
@@ -71,8 +71,9 @@ class ChatFormat:
             tool_format=arguments.data.tool_format,
             default_system=arguments.data.default_system,
         )
-        if (reason := misfit(template, tokenizer)) is not None:
-            logger.warning("%s", reason)
+        for reason in (misfit(template, tokenizer), template.warning()):
+            if reason is not None:
+                logger.warning("%s", reason)
         return cls(
             tokenizer,
             template,
@@ -194,14 +195,22 @@ class Preparation:
 
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
-        tool_format = self.template.tool_format
+        template, tool_format = self.template, self.template.tool_format
         skip = prepared.params.skip_special_tokens
+        marks = None
+        if template.before_text or template.after_text or template.reasoning:
+            marks = TextMarks(template.before_text, template.after_text, template.thought_words)
+        tools = None
+        if tool_format is not None and prepared.tools:
+            tools = partial(tool_format.parser, prepared.tools)
         return AnswerReader(
             special=prepared.special,
-            thought_words=self.template.thought_words,
+            thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
             continues=prepared.params.continues,
-            tools=tool_format.parser(prepared.tools) if tool_format and prepared.tools else None,
+            marks=marks,
+            tools=tools,
+            openings=tool_format.openings if tool_format is not None else (),
             decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
         )
 
@@ -250,6 +259,7 @@ class Preparation:
         checks_length: bool = True,
     ) -> PreparedRequest:
         options, template = request.options, self.template
+        conversation = template.with_tools_shown(conversation)
         constrained = (
             options.get("response_format") is not None
             and read_option(options, "response_format") is not None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from quire.errors import ConfigError, MessageError, TemplateError
+from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import MediaTokens, find_markers
+from quire.template.general_tools import show_in_system
+from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
 from quire.template.template import (
@@ -22,17 +24,11 @@ from quire.template.template import (
 )
 from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
+from quire.tools.learned import LearnedFormat
 from quire.tools.registry import detect_tool_format, get_tool_format
 
-_THOUGHT_WORDS = (
-    ("<think>\n", "\n</think>\n\n"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|channel>thought\n", "<channel|>"),
-    ("◁think▷", "◁/think▷"),
-    ("[THINK]", "[/THINK]"),
-    ("<thought>\n", "\n</thought>\n"),
-)
-"""What opens and closes a thought, by family; a template that holds either uses this pair."""
+_NO_THOUGHT = ("<think>\n", "\n</think>\n\n")
+"""What is taken for a thought where a template shows none: many models write one all the same."""
 _PROBE = "a b c"
 _PROBE_PARTS = [{"type": own("text"), "text": _PROBE}]
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
@@ -55,8 +51,8 @@ class JinjaTemplate(Template):
     `add_generation_prompt`, the special tokens by name, and `variables`. What it reads under other
     names in its family, the switch for thinking and the thought of a message, it is given so.
 
-    The format of tool calls, the words around thoughts, and the word that ends a turn are read off
-    the template's source and its renderings of a probe; `tool_format` names another one.
+    The format of tool calls, the marks around thoughts and answers, and what ends a turn are learned
+    from renderings of known turns; `tool_format` names another format of calls.
     """
 
     is_models_own = True
@@ -92,18 +88,25 @@ class JinjaTemplate(Template):
         self._thinking_switch = _first_of(_THINKING_SWITCHES, self.variables)
         self._thought_key = _first_of(_THOUGHT_KEYS, keys)
         source = "\n".join(named.values())
-        self.tool_format = (
-            get_tool_format(tool_format) if tool_format else detect_tool_format(source)
-        )
-        words = next((pair for pair in _THOUGHT_WORDS if _holds(source, pair)), None)
-        self.reasoning = words is not None
-        self.thought_words = words or _THOUGHT_WORDS[0]
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
+        learned = self.learned = self._learn(tokenizer)
+        self.shows_tools = learned.shows_tools or tool_format is not None
+        self.reasoning = learned.thought is not None
+        self.thought_words = learned.thought or _NO_THOUGHT
+        self.before_text, self.after_text = learned.before_text, learned.after_text
+        self.stop_words = learned.stops
         self._none_content = False
         self._none_content = self._drops_calls() and not self._drops_calls(none_content=True)
+        family = detect_tool_format(source)
+        self._chosen_format = get_tool_format(tool_format) if tool_format else None
+        if self._chosen_format is not None:
+            self.tool_format = self._chosen_format
+        elif learned.form is not None:
+            self.tool_format = LearnedFormat(learned.form, family)
+        else:
+            self.tool_format = family
         self._controls = self._find_controls(tokenizer)
-        self.stop_words = self._find_stop_words(tokenizer)
 
     def render(
         self,
@@ -130,6 +133,19 @@ class JinjaTemplate(Template):
         else:
             spans = self._render_messages(renderer, given, conversation)
         return [TextElement(spans)] if spans else []
+
+    def with_tools_shown(self, conversation: Conversation) -> Conversation:
+        if not conversation.tools or self.learned.shows_tools:
+            return conversation
+        if self._chosen_format is None:
+            reads = " or ".join(sorted(name for name in self.variables if "tools" in name))
+            hint = f", or give its variables: it reads {reads}" if reads else ""
+            raise ToolError(
+                "The model's own chat template shows no tools, so the model would never call one. "
+                "Leave tools out; or give tool_format (qwen, for instance), in which tools are then "
+                f"shown in the system message; or name a template with tools{hint}."
+            )
+        return show_in_system(conversation, self._chosen_format, self.default_system)
 
     def _render_messages(
         self, renderer: Renderer, given: Mapping[str, Any], conversation: Conversation
@@ -240,6 +256,56 @@ class JinjaTemplate(Template):
         literal = [span.text.strip() for span in spans if span.literal and span.text.strip()]
         return literal == [_PROBE]
 
+    def warning(self) -> str | None:
+        """What could not be learned of the template and should be told; None where nothing is missing."""
+        if not self.learned.shows_tools or self.tool_format is not None:
+            return None
+        return (
+            "The model's own chat template shows tools, but not how the model calls them, so its calls "
+            "stay text. Give tool_format, the name of the format that it was trained with."
+        )
+
+    def _learn(self, tokenizer: Tokenizer) -> Learned:
+        tools = [wrap(tool) for tool in probe_tools()]
+
+        def show(
+            messages: Sequence[Mapping[str, Any]],
+            with_tools: bool,
+            begins: bool,
+            variables: Mapping[str, Any],
+        ) -> str | None:
+            given = {**self._special, **variables, "documents": None, "messages": list(messages)}
+            given |= {"tools": tools if with_tools else None, "add_generation_prompt": begins}
+            try:
+                spans = self._renderer(with_tools=with_tools).render(given)
+            except TemplateError:
+                return None
+            return "".join(span.text for span in spans)
+
+        return learn(
+            show,
+            self._probe_message,
+            written=self._written,
+            special=tokenizer.special_texts,
+            added=tokenizer.added_texts,
+        )
+
+    def _probe_message(
+        self, role: str, content: str | None, calls: Sequence[ToolCall] = (), **more: Any
+    ) -> dict[str, Any]:
+        """A message as `_message` makes it, with a content of None where that is asked for."""
+        shown: Any = content
+        if self._parts_always and content is not None:
+            shown = [{"type": own("text"), "text": content}]
+        message = {"role": _OWN_ROLES[role], "content": shown, **more}
+        return {**message, "tool_calls": [_call(call) for call in calls]} if calls else message
+
+    @property
+    def _written(self) -> str:
+        """All texts of the templates' own."""
+        texts = [text for renderer in self._renderers.values() for text in renderer.own_texts]
+        return "\n".join(texts)
+
     def _drops_calls(self, *, none_content: bool = False) -> bool:
         """Whether a call is left out of a message whose content is empty, or None."""
         call = ToolCall("probe", json.dumps({_PROBE: _PROBE}), "probe0000")
@@ -261,29 +327,11 @@ class JinjaTemplate(Template):
 
     def _find_controls(self, tokenizer: Tokenizer) -> frozenset[str]:
         """The added tokens, and whatever looks like one, that the template writes itself."""
-        texts = [text for renderer in self._renderers.values() for text in renderer.own_texts]
-        written = "\n".join(texts)
+        written = self._written
         added = {text for text in tokenizer.added_texts if text.strip() and text in written}
         words = [*self._special.values(), *(word.strip() for word in self.thought_words)]
         words += self.tool_format.markers if self.tool_format else ()
         return frozenset(added | find_markers(written) | {str.__str__(word) for word in words})
-
-    def _find_stop_words(self, tokenizer: Tokenizer) -> tuple[str, ...]:
-        """The control token that the template writes right after an assistant's text."""
-        turns = (("user", "a"), ("assistant", _PROBE), ("user", "a"))
-        messages = [{"role": _OWN_ROLES[role], "content": text} for role, text in turns]
-        given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}
-        try:
-            spans = self._renderer().render({**given, "messages": messages})
-        except TemplateError:
-            return ()
-        holding = (
-            index for index, span in enumerate(spans) if span.literal and _PROBE in span.text
-        )
-        index = next(holding, len(spans)) + 1
-        after = spans[index].text.lstrip() if index < len(spans) else ""
-        ends = [text for text in tokenizer.special_texts if after.startswith(text)]
-        return (max(ends, key=len),) if ends else ()
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -291,10 +339,6 @@ def _part(part: Part) -> dict[str, Any]:
     if isinstance(part, Media):
         return {"type": own(part.kind)}
     return {"type": own("text"), "text": own(part.text) if isinstance(part, Control) else part.text}
-
-
-def _holds(template: str, words: tuple[str, str]) -> bool:
-    return any(word.strip() in template for word in words)
 
 
 def _first_of(names: tuple[str, ...], read: frozenset[str]) -> str:

@@ -8,40 +8,44 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from functools import cached_property
+from typing import Any
 
 from quire.errors import ToolError
 from quire.messages import ToolCall
 from quire.prompt import Span, Spans
-
-Piece: TypeAlias = str | ToolCall
-"""What a parser emits: text that belongs to the answer, or a whole call."""
-
-
-class ToolParser(ABC):
-    """Reads a model's answer as it streams.
-
-    Invariant: text is emitted as soon as it cannot be part of a call, and its order never changes.
-    What is not a complete call when the stream ends is emitted as text by `flush`.
-    """
-
-    @abstractmethod
-    def add(self, text: str) -> list[Piece]:
-        """Take the next text of the stream; return what is now certain."""
-
-    @abstractmethod
-    def flush(self) -> list[Piece]:
-        """End the stream; return what was held back."""
+from quire.tools.call_form import CallForm
+from quire.tools.learning import learn_form
+from quire.tools.stream import Grammar, StreamParser, ToolParser
 
 
 class ToolFormat(ABC):
     """One wire format of tools. Stateless: parsers hold the state of a stream."""
 
-    name: ClassVar[str]
+    name: str
     """The name in LLaMA-Factory's `tool_format` argument."""
 
-    markers: ClassVar[tuple[str, ...]] = ()
+    markers: tuple[str, ...] = ()
     """Control strings that stand in calls as the model writes them, e.g. `<tool_call>`."""
+
+    @cached_property
+    def form(self) -> CallForm | None:
+        """How calls are written, as data; None where that has no such form."""
+        return learn_form(self._write_text, self.markers)
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """The control strings with which calls begin; none where they begin like other text."""
+        form = self.form
+        if form is None:
+            return ()
+        head = form.call[0] if isinstance(form.call[0], str) else ""
+        texts = (form.begin + form.open + head, form.open + head)
+        runs = [text.split()[0] for text in texts if text.strip()]
+        return tuple(dict.fromkeys(run for run in runs if run[0] in "<[" and len(run) > 2))
+
+    def _write_text(self, calls: Sequence[ToolCall]) -> str:
+        return "".join(span.text for span in self.write_calls(calls))
 
     @abstractmethod
     def list_tools(self, tools: Sequence[dict[str, Any]]) -> Spans:
@@ -52,15 +56,19 @@ class ToolFormat(ABC):
         """The calls as the model writes them; names and arguments are literal."""
 
     @abstractmethod
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        """A fresh parser for one answer.
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        """How the calls of an answer are read.
 
         `tools` are those that the model was given. Formats that do not write types take these from
         the tools' schemas; formats without markers recognise calls by the tools' names.
         """
 
+    def parser(self, tools: Sequence[Mapping[str, Any]] = ()) -> ToolParser:
+        """A fresh parser for one answer; see `grammar`."""
+        return StreamParser(self.grammar(tools))
+
     def parse(
-        self, text: str, tools: Sequence[dict[str, Any]] = ()
+        self, text: str, tools: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[str, tuple[ToolCall, ...]]:
         """Split a whole answer into its text and its calls."""
         parser = self.parser(tools)

@@ -27,7 +27,7 @@ class Slot(enum.Enum):
     ID = "id"
     """The call's id, as the model makes it up."""
     INDEX = "index"
-    """The number of the call in its conversation, from 0: Kimi K2's ids are `functions.NAME:INDEX`."""
+    """The number of the call, from `first_index` on: Kimi K2's ids are `functions.NAME:INDEX`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +95,6 @@ class CallForm:
     """What stands after the last call, before the turn's end."""
     markers: tuple[str, ...] = ()
     """The control strings in all of this, e.g. `<tool_call>`."""
+    first_index: int = 0
     most: int | None = None
     """How many calls one answer may have, where the template renders no more; None: any number."""

@@ -9,7 +9,6 @@ from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     arguments_text,
     description_of,
     dump,
@@ -23,7 +22,7 @@ from quire.tools.base import (
     sequence,
 )
 from quire.tools.json_calls import read_arguments
-from quire.tools.stream import CharStream, Grammar, Reading, StreamParser
+from quire.tools.stream import CharStream, Grammar, Reading
 
 _HOW_TO_CALL = """\
 Use the following format if using a tool:
@@ -73,8 +72,8 @@ class DefaultFormat(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join_with("\n", [_write_call(call) for call in calls])
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(ActionCalls())
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return ActionCalls()
 
 
 def _write_call(call: ToolCall) -> Spans:

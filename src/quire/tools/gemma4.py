@@ -9,7 +9,6 @@ from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     description_of,
     dump,
     join,
@@ -22,7 +21,8 @@ from quire.tools.base import (
     unwrap,
 )
 from quire.tools.json_calls import MAX_DEPTH, read_string
-from quire.tools.stream import MAX_NAME, CharStream, Grammar, Reading, Refuted, StreamParser
+from quire.tools.python_calls import PYTHON_WORDS
+from quire.tools.stream import MAX_NAME, CharStream, Grammar, Reading, Refuted
 
 _QUOTE = '<|"|>'
 
@@ -39,36 +39,41 @@ class Gemma4Calls(Grammar):
         yield from stream.require("call:")
         name = yield from stream.name("{}<>")
         yield from stream.spaces()
-        arguments = yield from _read_members(stream)
+        arguments = yield from read_members(stream, _QUOTE)
         stream.accept(ToolCall(name, dump(arguments)))
         yield from stream.closing("<tool_call|>")
         if wrapped:
             yield from stream.closing("<tool|>")
 
 
-def _read_members(stream: CharStream, depth: int = 0) -> Reading[dict[str, Any]]:
+def read_members(stream: CharStream, quote: str, depth: int = 0) -> Reading[dict[str, Any]]:
+    """Take an object in this notation, whose strings stand between two of `quote`.
+
+    Raises:
+        Refuted: none follows.
+    """
     members: dict[str, Any] = {}
     yield from stream.require("{")
     yield from stream.spaces()
     if (yield from stream.literal("}")):
         return members
     while True:
-        key = yield from _read_key(stream)
+        key = yield from _read_key(stream, quote)
         yield from stream.require(":")
-        members[key] = yield from _read_value(stream, depth + 1)
+        members[key] = yield from _read_value(stream, quote, depth + 1)
         if (yield from stream.literal("}")):
             return members
         yield from stream.require(",")
         yield from stream.spaces()
 
 
-def _read_key(stream: CharStream) -> Reading[str]:
-    if (yield from stream.literal(_QUOTE)):
-        return (yield from stream.until(_QUOTE))
+def _read_key(stream: CharStream, quote: str) -> Reading[str]:
+    if (yield from stream.literal(quote)):
+        return (yield from stream.until(quote))
     return (yield from stream.run(':,{}[]<>"\n', MAX_NAME)).strip('"')
 
 
-def _read_value(stream: CharStream, depth: int) -> Reading[Any]:
+def _read_value(stream: CharStream, quote: str, depth: int) -> Reading[Any]:
     """A value and the whitespace around it.
 
     Raises:
@@ -77,14 +82,14 @@ def _read_value(stream: CharStream, depth: int) -> Reading[Any]:
     if depth > MAX_DEPTH:
         raise Refuted
     yield from stream.spaces()
-    if (yield from stream.literal(_QUOTE)):
-        value: Any = yield from stream.until(_QUOTE)
+    if (yield from stream.literal(quote)):
+        value: Any = yield from stream.until(quote)
     elif (char := (yield from stream.peek())) == "{":
-        value = yield from _read_members(stream, depth)
+        value = yield from read_members(stream, quote, depth)
     elif char == '"':
         value = yield from _read_json_string(stream)
     elif char == "[":
-        value = yield from _read_items(stream, depth)
+        value = yield from _read_items(stream, quote, depth)
     else:
         value = _word((yield from stream.run(",{}[]<>\n")).strip())
     yield from stream.spaces()
@@ -100,14 +105,14 @@ def _read_json_string(stream: CharStream) -> Reading[str]:
         raise Refuted from None
 
 
-def _read_items(stream: CharStream, depth: int) -> Reading[list[Any]]:
+def _read_items(stream: CharStream, quote: str, depth: int) -> Reading[list[Any]]:
     items: list[Any] = []
     yield from stream.require("[")
     yield from stream.spaces()
     if (yield from stream.literal("]")):
         return items
     while True:
-        items.append((yield from _read_value(stream, depth + 1)))
+        items.append((yield from _read_value(stream, quote, depth + 1)))
         if (yield from stream.literal("]")):
             return items
         yield from stream.require(",")
@@ -117,6 +122,8 @@ def _word(text: str) -> Any:
     """A number, `true`, `false` or `null`, or a string without its quotes."""
     if not text:
         raise Refuted
+    if text in PYTHON_WORDS:
+        return PYTHON_WORDS[text]
     try:
         return load(text)
     except ValueError:
@@ -135,8 +142,8 @@ class Gemma4Format(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join(*(_write_call(call) for call in calls))
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(Gemma4Calls())
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return Gemma4Calls()
 
 
 def _quoted(text: str) -> Spans:

@@ -9,7 +9,6 @@ from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     arguments_text,
     dump,
     join,
@@ -19,7 +18,7 @@ from quire.tools.base import (
     unwrap,
 )
 from quire.tools.json_calls import read_arguments
-from quire.tools.stream import CharStream, Grammar, Reading, Refuted, StreamParser
+from quire.tools.stream import CharStream, Grammar, Reading, Refuted
 
 _BEFORE = (
     "你是一个名为 ChatGLM 的人工智能助手。你是基于智谱 AI 公司训练的语言模型 GLM-4 模型开发的，"
@@ -67,8 +66,8 @@ class GLM4Format(ToolFormat):
         written = [join(literal(call.name), "\n", literal(arguments_text(call))) for call in calls]
         return join_with("\n", written)
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(NamedLines(tools))
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return NamedLines(tools)
 
 
 def _list_tool(tool: dict[str, Any]) -> Spans:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     arguments_object,
     dump,
     join,
@@ -18,7 +17,7 @@ from quire.tools.base import (
     value_text,
     wrap,
 )
-from quire.tools.stream import StreamParser
+from quire.tools.stream import Grammar
 from quire.tools.tag_calls import PairCalls
 
 _BEFORE = """
@@ -63,8 +62,8 @@ class GLM4MoeFormat(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join_with("\n", [_write_call(call) for call in calls])
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(PairCalls(tools))
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return PairCalls(tools)
 
 
 def _write_call(call: ToolCall) -> Spans:

@@ -12,7 +12,10 @@ from quire.tools.stream import CharStream, Grammar, Reading, Refuted
 MAX_DEPTH = 64
 """Deeper JSON is no call: readers, and `json` itself, recurse on Python's stack."""
 
-_CALL_KEYS = ("name", "parameters", "arguments", "type", "function", "id")
+_NAMES = ("name", "tool_name")
+_ARGUMENTS = ("arguments", "parameters")
+_IDS = ("id", "tool_call_id")
+_CALL_KEYS = (*_NAMES, *_ARGUMENTS, *_IDS, "type", "function")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -20,20 +23,24 @@ class JsonCalls(Grammar):
     """One JSON object after another, or a list of them, after an opening tag or bare.
 
     Args:
-        opener: the tag before the calls.
-        closer: the tag after the calls, which may be missing.
+        opener: the text before the calls.
+        closers: the texts after a call and after all of them; each may be missing.
         bare: also read objects with no tag before them; these must have a name and arguments, and
             no keys but a call's, since an answer may well be a JSON object.
+        name_is_key: an object is `{"name": {...}}`.
     """
 
-    def __init__(self, opener: str, closer: str | None = None, *, bare: bool = False) -> None:
+    def __init__(
+        self, opener: str, *closers: str, bare: bool = False, name_is_key: bool = False
+    ) -> None:
         self._opener = opener
-        self._closer = closer
+        self._closers = closers
         self._bare = bare
-        self.triggers = frozenset(opener[0] + ("{[" if bare else ""))
+        self._name_is_key = name_is_key
+        self.triggers = frozenset(opener[:1] + ("{[" if bare else ""))
 
     def read(self, stream: CharStream) -> Reading[None]:
-        marked = yield from stream.literal(self._opener)
+        marked = bool(self._opener) and (yield from stream.loosely(self._opener))
         if not marked and not self._bare:
             raise Refuted
         yield from stream.spaces()
@@ -42,26 +49,32 @@ class JsonCalls(Grammar):
     def read_calls(self, stream: CharStream, *, bare: bool) -> Reading[None]:
         """Read what stands after the tag: a list, or objects with nothing, `,` or `;` between."""
         if (yield from stream.peek()) == "[":
-            yield from _read_list(stream, bare)
+            yield from self._read_list(stream, bare)
         else:
-            yield from _read_call(stream, bare)
+            yield from self._read_call(stream, bare)
             while (yield from _another(stream)):
-                yield from _read_call(stream, bare)
-        if self._closer is not None:
-            yield from stream.closing(self._closer)
+                yield from self._read_call(stream, bare)
+        yield from stream.close(self._closers)
 
+    def _read_list(self, stream: CharStream, bare: bool) -> Reading[None]:
+        yield from stream.require("[")
+        yield from stream.spaces()
+        while True:
+            yield from self._read_call(stream, bare)
+            yield from stream.spaces()
+            if (yield from stream.literal("]")):
+                stream.skip()
+                return
+            yield from stream.require(",")
+            yield from stream.spaces()
 
-def _read_list(stream: CharStream, bare: bool) -> Reading[None]:
-    yield from stream.require("[")
-    yield from stream.spaces()
-    while True:
-        yield from _read_call(stream, bare)
-        yield from stream.spaces()
-        if (yield from stream.literal("]")):
-            stream.skip()
-            return
-        yield from stream.require(",")
-        yield from stream.spaces()
+    def _read_call(self, stream: CharStream, bare: bool) -> Reading[None]:
+        start = stream.at
+        yield from read_object(stream, keys=_CALL_KEYS if bare else None)
+        call = call_of(stream.since(start), bare=bare, name_is_key=self._name_is_key)
+        if call is None:
+            raise Refuted
+        stream.accept(call)
 
 
 def _another(stream: CharStream) -> Reading[bool]:
@@ -76,29 +89,23 @@ def _another(stream: CharStream) -> Reading[bool]:
     return False
 
 
-def _read_call(stream: CharStream, bare: bool) -> Reading[None]:
-    start = stream.at
-    yield from read_object(stream, keys=_CALL_KEYS if bare else None)
-    call = call_of(stream.since(start), bare=bare)
-    if call is None:
-        raise Refuted
-    stream.accept(call)
-
-
-def call_of(text: str, *, bare: bool = False) -> ToolCall | None:
+def call_of(text: str, *, bare: bool = False, name_is_key: bool = False) -> ToolCall | None:
     """The call that a JSON object is, under the names that models give to its fields; else None."""
     try:
         value = load(text)
     except ValueError:
         return None
+    if name_is_key:
+        name, arguments = next(iter(value.items()), ("", None))
+        return ToolCall(name, _arguments(arguments)) if name and len(value) == 1 else None
     inner = value.get("function")
     if isinstance(inner, dict):
         value = {**value, **inner}
-    name = value.get("name", inner)
-    key = next((key for key in ("arguments", "parameters") if key in value), None)
+    name = next((value[key] for key in _NAMES if key in value), inner)
+    key = next((key for key in _ARGUMENTS if key in value), None)
     if not isinstance(name, str) or not name or (key is None and bare):
         return None
-    identity = value.get("id")
+    identity = next((value[key] for key in _IDS if key in value), None)
     return ToolCall(
         name, _arguments(value.get(key)), identity if isinstance(identity, str) else None
     )

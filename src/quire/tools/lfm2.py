@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     arguments_object,
     dump,
     join,
@@ -18,7 +17,7 @@ from quire.tools.base import (
     unwrap,
 )
 from quire.tools.python_calls import PythonCalls
-from quire.tools.stream import StreamParser
+from quire.tools.stream import Grammar
 
 
 class LFM2Format(ToolFormat):
@@ -37,8 +36,8 @@ class LFM2Format(ToolFormat):
         written = join_with(", ", [_write_call(call) for call in calls])
         return join("<|tool_call_start|>[", written, "]<|tool_call_end|>")
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(PythonCalls(*self.markers))
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return PythonCalls(*self.markers)
 
 
 def _write_call(call: ToolCall) -> Spans:

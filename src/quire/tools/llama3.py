@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -10,7 +10,6 @@ from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     call_object,
     dump,
     join,
@@ -19,7 +18,7 @@ from quire.tools.base import (
     wrap,
 )
 from quire.tools.json_calls import JsonCalls
-from quire.tools.stream import StreamParser
+from quire.tools.stream import Grammar
 
 _BEFORE = """\
 Cutting Knowledge Date: December 2023
@@ -56,5 +55,5 @@ class Llama3Format(ToolFormat):
         written = join_with(", ", [call_object(call, "parameters") for call in calls])
         return written if len(calls) == 1 else join("[", written, "]")
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(JsonCalls("<|python_tag|>", bare=True))
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return JsonCalls("<|python_tag|>", bare=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     call_object,
     dump,
     join,
@@ -18,7 +17,7 @@ from quire.tools.base import (
     unwrap,
 )
 from quire.tools.json_calls import JsonCalls
-from quire.tools.stream import StreamParser
+from quire.tools.stream import Grammar
 
 _BEFORE = "You are provided with these tools:\n<tools>\n"
 _AFTER = """</tools>
@@ -45,5 +44,5 @@ class MiniMax1Format(ToolFormat):
         written = join_with("\n", [call_object(call, "arguments") for call in calls])
         return join("<tool_calls>\n", written, "\n</tool_calls>")
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(JsonCalls("<tool_calls>", "</tool_calls>"))
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return JsonCalls("<tool_calls>", "</tool_calls>")

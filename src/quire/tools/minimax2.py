@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
-from quire.tools.base import ToolFormat, ToolParser, dump, join, join_with, literal, unwrap
-from quire.tools.stream import StreamParser
+from quire.tools.base import ToolFormat, dump, join, join_with, literal, unwrap
+from quire.tools.stream import Grammar
 from quire.tools.tag_calls import TagCalls, Tags, write_parameters
 
 _BEFORE = """
@@ -55,8 +55,8 @@ class MiniMax2Format(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join_with("\n", [_write_call(call) for call in calls])
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(TagCalls(_TAGS, tools))
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return TagCalls(_TAGS, tools)
 
 
 def _write_call(call: ToolCall) -> Spans:

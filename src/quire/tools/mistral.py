@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     call_object,
     dump,
     join,
@@ -18,7 +17,7 @@ from quire.tools.base import (
     wrap,
 )
 from quire.tools.json_calls import JsonCalls, read_arguments
-from quire.tools.stream import CharStream, Reading, Refuted, StreamParser
+from quire.tools.stream import CharStream, Grammar, Reading, Refuted
 
 
 class MistralCalls(JsonCalls):
@@ -68,5 +67,5 @@ class MistralFormat(ToolFormat):
     def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
         return join("[", join_with(", ", [call_object(call, "arguments") for call in calls]), "]")
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(MistralCalls())
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return MistralCalls()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
     ToolFormat,
-    ToolParser,
     call_object,
     dump,
     join,
@@ -18,7 +17,7 @@ from quire.tools.base import (
     wrap,
 )
 from quire.tools.json_calls import JsonCalls
-from quire.tools.stream import StreamParser
+from quire.tools.stream import Grammar
 
 _BEFORE = """\
 # Tools
@@ -50,8 +49,8 @@ class QwenFormat(ToolFormat):
         written = [call_object(call, "arguments") for call in calls]
         return join_with("\n", [join("<tool_call>\n", call, "\n</tool_call>") for call in written])
 
-    def parser(self, tools: Sequence[dict[str, Any]] = ()) -> ToolParser:
-        return StreamParser(JsonCalls("<tool_call>", "</tool_call>"))
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return JsonCalls("<tool_call>", "</tool_call>")
 
 
 def list_hermes(tools: Sequence[dict[str, Any]]) -> Spans:

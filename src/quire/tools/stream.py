@@ -9,11 +9,10 @@ matched a regular expression against all text so far would read it anew with eac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TypeAlias, TypeVar
 
 from quire.messages import ToolCall
-from quire.tools.base import Piece, ToolParser
 
 T = TypeVar("T")
 Reading: TypeAlias = Generator[None, None, T]
@@ -26,6 +25,26 @@ MAX_NAME = 256
 
 class Refuted(Exception):
     """What was read is no call: everything up to the stream's position is text."""
+
+
+Piece: TypeAlias = str | ToolCall
+"""What a parser emits: text that belongs to the answer, or a whole call."""
+
+
+class ToolParser(ABC):
+    """Reads a model's answer as it streams.
+
+    Invariant: text is emitted as soon as it cannot be part of a call, and its order never changes.
+    What is not a complete call when the stream ends is emitted as text by `flush`.
+    """
+
+    @abstractmethod
+    def add(self, text: str) -> list[Piece]:
+        """Take the next text of the stream; return what is now certain."""
+
+    @abstractmethod
+    def flush(self) -> list[Piece]:
+        """End the stream; return what was held back."""
 
 
 class CharStream:
@@ -195,6 +214,35 @@ class CharStream:
         if not name:
             raise Refuted
         return name
+
+    def loosely(self, text: str) -> Reading[bool]:
+        """Take `text`, with any white space where it has some; else take nothing."""
+        start = self.at
+        if text[:1].isspace():
+            yield from self.spaces()
+        for index, run in enumerate(text.split()):
+            if index:
+                yield from self.spaces()
+            if not (yield from self.literal(run)):
+                self.at = start
+                return False
+        if text[-1:].isspace():
+            yield from self.spaces()
+        return True
+
+    def close(self, texts: Sequence[str]) -> Reading[None]:
+        """After a call: take those of `texts` that follow, in their order, as no text."""
+        left = list(texts)
+        while left:
+            yield from self.spaces()
+            for index, text in enumerate(left):
+                if (yield from self.literal(text)):
+                    self.skip()
+                    left = left[index + 1 :]
+                    break
+            else:
+                break
+        self.rewind()
 
     def closing(self, *tags: str) -> Reading[None]:
         """After a call: take whitespace and then one of `tags`, if they follow, as no text."""

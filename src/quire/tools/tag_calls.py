@@ -7,10 +7,12 @@ is a string, a text in double quotes too.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quire.errors import ToolError
 from quire.messages import ToolCall
 from quire.prompt import Spans
 from quire.tools.base import (
@@ -168,6 +170,8 @@ class PairCalls(Grammar):
 
 # --- values without a sign of their type ---------------------------------------------------------
 
+_MOST_PYTHON = 20_000
+"""Characters of a value that is read as Python's: its reader has no limit of its own."""
 _TYPES: dict[type, tuple[str, ...]] = {
     bool: ("boolean",),
     int: ("integer", "number"),
@@ -195,25 +199,46 @@ class Schemas:
 
     def call(self, name: str, arguments: Mapping[str, str]) -> ToolCall:
         """The call whose arguments were written like this."""
-        known = self._properties.get(name, {})
-        typed = {key: value_of(text, mapping(known.get(key))) for key, text in arguments.items()}
+        typed = {key: self.value(name, key, text) for key, text in arguments.items()}
         return ToolCall(name, dump(typed))
+
+    def coerced(self, name: str, key: str, text: str) -> Any:
+        """A text that stands where the schema wants no text: the value in it."""
+        schema = mapping(self._properties.get(name, {}).get(key))
+        allowed = _allowed_types(schema)
+        return value_of(text, schema) if allowed and "string" not in allowed else text
+
+    def value(self, name: str, key: str, text: str) -> Any:
+        """The value of a parameter of a tool that was written like this."""
+        return value_of(text, mapping(self._properties.get(name, {}).get(key)))
 
 
 def value_of(text: str, schema: Mapping[str, Any]) -> Any:
     """The value that `text` is, under the schema of its parameter (empty: unknown)."""
     allowed = _allowed_types(schema)
-    if allowed == {"boolean"} and text.strip() in ("True", "False"):
-        return text.strip() == "True"
     try:
         value = load(text)
     except ValueError:
-        return text
+        value = _python_value(text) if allowed and "string" not in allowed else text
+        if value is not text and not allowed.intersection(_TYPES[type(value)]):
+            return text
     if isinstance(value, str) or (
         "string" in allowed and not allowed.intersection(_TYPES[type(value)])
     ):
         return text
     return value
+
+
+def _python_value(text: str) -> Any:
+    """The value that `text` is in Python, which some templates, and so models, write; else the text."""
+    if len(text) > _MOST_PYTHON:
+        return text
+    try:
+        value = ast.literal_eval(text.strip())
+        dump(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, ToolError):
+        return text
+    return value if type(value) in _TYPES else text
 
 
 def _allowed_types(schema: Mapping[str, Any]) -> set[str]:
