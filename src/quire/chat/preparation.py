@@ -80,7 +80,7 @@ class ChatFormat:
         )
         for reason in (misfit(template, tokenizer), template.warning()):
             if reason is not None:
-                logger.warning(reason)
+                logger.warning("%s", reason)
         return cls(
             tokenizer,
             template,
