@@ -25,8 +25,9 @@ from tests.template.real.records import (
     WRONG,
     WRONGLY_REFUSED,
     Finding,
+    Written,
 )
-from tests.template.real.reference import Reference, Written
+from tests.template.real.reference import Reference
 from tests.template.real.templates import digest
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from tokenizers import Tokenizer as Backend
 
 from quire.arguments import get_infer_args
 from quire.chat.preparation import ChatFormat, Preparation, PreparedRequest
@@ -13,9 +15,10 @@ from quire.engines.seam import EngineInfo
 from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart, calls_of, text_of
 from quire.request import ChatRequest
 from quire.template.registry import get_template
+from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from tests.template.real.conversations import TOOLS, Answer, Message
-from tests.template.real.reference import Written
+from tests.template.real.records import Written
 from tests.template.real.templates import BOS, EOS, make_backend
 
 
@@ -33,17 +36,27 @@ class Read:
 class Reader:
     """A template in quire: the preparation of a model that has it, and a stand-in for an engine."""
 
-    def __init__(self, template: str) -> None:
+    def __init__(
+        self,
+        template: str,
+        backend: Backend | None = None,
+        make: Callable[[Tokenizer], Template] | None = None,
+    ) -> None:
         """Load the template as from a model's folder.
+
+        Args:
+            backend: the model's tokenizer; None makes one that has the template's markers.
+            make: makes the template of a tokenizer; None is quire's own way.
 
         Raises:
             ConfigError: the template cannot be compiled.
         """
-        names = {"bos_token": BOS, "eos_token": EOS}
         self.tokenizer = Tokenizer(
-            make_backend(template), special_tokens=names, chat_template=template
+            backend or make_backend(template),
+            special_tokens={"bos_token": BOS, "eos_token": EOS},
+            chat_template=template,
         )
-        self.template = get_template(None, self.tokenizer)
+        self.template = make(self.tokenizer) if make else get_template(None, self.tokenizer)
         eos = self.tokenizer.eos_token_id
         chat_format = ChatFormat(self.tokenizer, self.template, {}, () if eos is None else (eos,))
         self.preparation = Preparation(

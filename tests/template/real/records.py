@@ -39,6 +39,22 @@ READING = {
 
 
 @dataclass(frozen=True)
+class Written:
+    """An answer as a template writes it."""
+
+    prompt: str
+    text: str
+    """All that follows the prompt, with what ends the turn."""
+    unwritten: str = ""
+    """The end of the prompt that the template does not write in front of this answer: the beginning of
+    a thought, mostly."""
+    thinking: bool | None = None
+    """`enable_thinking`, where it must be given for a prompt after which this answer can come."""
+    text_is_thought: bool = False
+    """Whether the template would write the answer's text in the same way were it a thought."""
+
+
+@dataclass(frozen=True)
 class VllmResult:
     """What vLLM's best pair of parsers makes of a template's answers."""
 

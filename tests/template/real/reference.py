@@ -30,6 +30,7 @@ from tests.template.real.conversations import (
     calling,
     result,
 )
+from tests.template.real.records import Written
 from tests.template.real.templates import BOS, EOS, make_backend
 
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "tool_plan", "inline")
@@ -92,22 +93,6 @@ class Spelling:
             function["arguments"] = as_json(function["arguments"])
         made = self.ids.format(name=function["name"], number=number)
         return {**call, "id": made, "function": function}
-
-
-@dataclass(frozen=True)
-class Written:
-    """An answer as a template writes it."""
-
-    prompt: str
-    text: str
-    """All that follows the prompt, with what ends the turn."""
-    unwritten: str = ""
-    """The end of the prompt that the template does not write in front of this answer: the beginning of
-    a thought, mostly."""
-    thinking: bool | None = None
-    """`enable_thinking`, where it must be given for a prompt after which this answer can come."""
-    text_is_thought: bool = False
-    """Whether the template would write the answer's text in the same way were it a thought."""
 
 
 class Reference:
