@@ -218,18 +218,13 @@ class Reference:
             written = self._written(answer, replace(self.spelling, thought_key=key), thinking)
             if written is None or not _shows_calls(written.text, answer):
                 continue
-            if key == "inline" and not self._may_think_inline(written):
+            if key == "inline" and not self._thinks_inline(written, answer.thought):
                 continue
             if answer.thought in written.text and not written.unwritten.strip():
                 return written
             if not answer.thought or answer.thought not in written.text:
                 shown = shown or written
         return shown
-
-    def _may_think_inline(self, written: Written) -> bool:
-        """Whether a thought at the beginning of the text is one: its tags are the template's."""
-        closed = written.prompt.rstrip().endswith("</think>")
-        return "</think>" in str(self.tokenizer.chat_template) and not closed
 
     def _written(self, answer: Answer, spelling: Spelling, thinking: bool | None) -> Written | None:
         before, tools = self.question(answer)
@@ -242,9 +237,9 @@ class Reference:
             return None
         at = _common(prompt, whole)
         text, unwritten = whole[at:], prompt[at:]
-        if unwritten.strip() and text.lstrip().startswith(unwritten.strip()):
-            # Other white space before the turn: its head is not part of the answer.
-            text, unwritten = text.lstrip().removeprefix(unwritten.strip()), ""
+        head = _head(text, unwritten)
+        if head:  # with other white space than in the prompt: it is not part of the answer
+            text, unwritten = text[head:], ""
         if len(unwritten) > _MOST_UNWRITTEN:
             return None
         return Written(prompt, text, unwritten, thinking)
@@ -292,6 +287,18 @@ def _common(prompt: str, whole: str) -> int:
             break
         at += len(left)
     return at
+
+
+def _head(text: str, prompt: str) -> int:
+    """The length of what a text begins with if that is a prompt's end but for white space; else 0."""
+    wanted = [char for char in prompt if not char.isspace()]
+    length = 0
+    while wanted and length < len(text):
+        char = text[length]
+        if not char.isspace() and char != wanted.pop(0):
+            return 0
+        length += 1
+    return 0 if wanted else length
 
 
 def _pieces(text: str) -> Iterator[str]:
