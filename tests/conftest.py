@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadGroupScheduling
@@ -18,6 +19,10 @@ from quire.chat import ChatModel
 from tests import tiers
 from tests.engines.vllm.forking import forked_engines
 from tests.engines.vllm.serving import serve
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

@@ -39,7 +39,17 @@ class Control:
     text: str
 
 
-Part: TypeAlias = Text | Media | Control
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """The line break between two texts that the caller gave as parts of their own.
+
+    It is vLLM's. A template that takes the parts themselves leaves it out.
+    """
+
+    text: str = "\n"
+
+
+Part: TypeAlias = Text | Media | Control | Joint
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,7 @@ _MEDIA_PARTS: dict[str, Literal["image", "video", "audio"]] = {
     "audio_url": "audio",
     "input_audio": "audio",
 }
+_JOINT = Joint()
 _LOADED_FORMS = frozenset({"bytes", "path", "frames", "array"})
 
 
@@ -139,12 +150,15 @@ def read_conversation(
     messages: Sequence[Mapping[str, Any] | Message],
     system: str | None = None,
     tools: str | Sequence[Mapping[str, Any]] | None = None,
+    *,
+    may_end_with_answer: bool = False,
 ) -> Conversation:
     """Read a conversation from the caller's messages, in either form.
 
     System messages at the start become `system`, unless that is given. Tool results must follow the
     assistant's calls, and are put into the order of these by their ids. The last turn must not be the
-    assistant's. Whether turns must alternate depends on the template: see `check_alternation`.
+    assistant's, unless it `may_end_with_answer`. Whether turns must alternate depends on the
+    template: see `check_alternation`.
 
     Raises:
         MessageError: the messages form no conversation.
@@ -161,7 +175,7 @@ def read_conversation(
         given.append(first.text)
     if system is None and given:
         system = "\n\n".join(given)
-    _check_order(turns)
+    _check_order(turns, may_end_with_answer)
     return Conversation(tuple(_paired(turns)), system, read_tools(tools))
 
 
@@ -245,7 +259,17 @@ def _read_parts(content: Any, index: int) -> tuple[Part, ...]:
         return (Text(_checked(content, index)),) if content else ()
     if not isinstance(content, Sequence) or isinstance(content, (bytes, bytearray)):
         raise MessageError(f"messages[{index}]['content'] must be a string or a list of parts.")
-    return tuple(_read_part(part, index) for part in content)
+    parts: list[Part] = []
+    was_text = False
+    for given in content:
+        part = _read_part(given, index)
+        # A gap, which the server puts between two messages that it joins, has its own line breaks.
+        is_text = isinstance(part, Text) and not (isinstance(given, Mapping) and "gap" in given)
+        if is_text and was_text:
+            parts.append(_JOINT)
+        parts.append(part)
+        was_text = is_text
+    return tuple(parts)
 
 
 def _checked(text: str, index: int) -> str:
@@ -348,7 +372,7 @@ def _read_call(call: Mapping[str, Any] | ToolCall) -> ToolCall:
     return ToolCall(function["name"], arguments, call_id)
 
 
-def _check_order(turns: Sequence[Message]) -> None:
+def _check_order(turns: Sequence[Message], may_end_with_answer: bool) -> None:
     if not turns:
         raise MessageError("The conversation is empty: give at least one user message.")
     previous: Role = "user"
@@ -356,9 +380,10 @@ def _check_order(turns: Sequence[Message]) -> None:
         if turn.role == "tool" and previous not in ("assistant", "tool"):
             raise MessageError("A tool's result needs the assistant's call before it.")
         previous = turn.role
-    if previous == "assistant":
+    if previous == "assistant" and not may_end_with_answer:
         raise MessageError(
-            "The last turn must be the user's or a tool's result, not the assistant's."
+            "The last turn must be the user's or a tool's result, not the assistant's: "
+            "continue_final_message: true has it continued."
         )
 
 

@@ -21,6 +21,8 @@ from quire.response_format import read_response_format
 MAX_COMPLETIONS = 128
 MAX_LOGPROBS = 64
 
+_MAX_DEPTH = 100  # of a variable for a chat template
+
 _SHORT_REPR = reprlib.Repr()
 _SHORT_REPR.maxstring = _SHORT_REPR.maxother = 80  # characters
 
@@ -269,6 +271,48 @@ class ResponseFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class Variables:
+    """Variables for a chat template: JSON values by name."""
+
+    def read(self, name: str, value: Any) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            raise SamplingError(f"{name} must map names to values, not {_shown(value)}.")
+        for key in value:
+            if not isinstance(key, str) or not key.isidentifier():
+                raise SamplingError(
+                    f"{name} has the key {_shown(key)}, which is no variable's name."
+                )
+        return {key: _json_value(f"{name}[{_shown(key)}]", one) for key, one in value.items()}
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+    def __str__(self) -> str:
+        return "values by the names of variables"
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """A list of dictionaries of JSON values."""
+
+    def read(self, name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
+        if not isinstance(value, (list, tuple)):
+            raise SamplingError(f"{name} must be a list of dictionaries, not {_shown(value)}.")
+        for index, one in enumerate(value):
+            if not isinstance(one, Mapping):
+                raise SamplingError(f"{name}[{index}] must be a dictionary, not {_shown(one)}.")
+        return tuple(_json_value(f"{name}[{index}]", one) for index, one in enumerate(value))
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array", "items": {"type": "object"}}
+
+    def __str__(self) -> str:
+        return "a list of dictionaries, such as title and text"
+
+
+@dataclass(frozen=True, slots=True)
 class OnlyValue:
     """A number of which only one value is supported; `reason` is the error text for others."""
 
@@ -295,6 +339,19 @@ def _shown(value: object) -> str:
         return _SHORT_REPR.repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return "this"
+
+
+def _json_value(name: str, value: Any, depth: int = 0) -> Any:
+    """A copy of a value that is made of JSON's types alone; raises SamplingError for any other."""
+    if depth > _MAX_DEPTH:
+        raise SamplingError(f"{name} is nested deeper than {_MAX_DEPTH} levels.")
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _json_value(name, one, depth + 1) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(name, one, depth + 1) for one in value]
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise SamplingError(f"{name} must be a value of JSON, not {_shown(value)}.")
 
 
 def _too_long(name: str, text: str, longest: int) -> str:
@@ -475,6 +532,27 @@ OPTIONS: tuple[Option, ...] = (
     Option("preserve_thinking", Flag(), False,
         "Whether thoughts of earlier turns stay in the prompt.",
         wires=_named("preserve_thinking", "openai"), template=True),
+    Option("reasoning_effort", String(longest=64), None,
+        "How much a reasoning model thinks: \"none\", \"low\", \"medium\", \"high\" or another word of "
+        "its own. Given to a chat template that reads it; where `enable_thinking` is not given, "
+        "\"none\" turns thinking off too, and any other turns it on. A hint: other templates are "
+        "left as they are.",
+        wires=_named("reasoning_effort", "openai"), template=True),
+    Option("chat_template_kwargs", Variables(), MappingProxyType({}),
+        "Further variables for the model's own chat template, such as `date_string`; they win over "
+        "the configuration's. One that the template never reads is refused.",
+        wires=_named("chat_template_kwargs", "openai", "responses", "anthropic"), template=True),
+    Option("documents", Documents(), (),
+        "Documents for a chat template that writes them into the prompt, each with keys as the "
+        "model wants them, such as `title` and `text`.",
+        wires=_named("documents", "openai"), template=True),
+    Option("add_generation_prompt", Flag(), True,
+        "Whether the prompt ends where an answer begins. If false, it ends with the last message.",
+        wires=_named("add_generation_prompt", "openai", "responses"), template=True),
+    Option("continue_final_message", Flag(), False,
+        "Whether the answer continues the last message, an assistant's: its text, or its thought "
+        "where it has no text. The answer is the continuation alone.",
+        "continues", wires=_named("continue_final_message", "openai", "responses"), template=True),
 )
 # fmt: on
 
@@ -502,6 +580,12 @@ def read_option(options: Mapping[str, Any], name: str) -> Any:
     """
     option, value = OPTIONS_BY_NAME[name], options.get(name)
     return option.default if value is None else option.type.read(name, value)
+
+
+def may_end_with_answer(options: Mapping[str, Any]) -> bool:
+    """Whether options say what comes after an assistant's message at a conversation's end."""
+    names = ("continue_final_message", "add_generation_prompt")
+    return any(options.get(name) is not None for name in names)
 
 
 def on_wire(wire: Wire) -> dict[str, Option]:

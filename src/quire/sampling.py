@@ -63,6 +63,9 @@ class SamplingParams:
     """The LoRA adapter's name; None is the engine's default, "base" the model without one."""
     request_id: str | None = None
     """The caller's id for the request; an id in flight is refused."""
+    continues: bool = False
+    """Whether the prompt ends inside a text that the completion continues, so that its first token is
+    none at the beginning of a text."""
     streamed: bool = True
     """False where the caller reads whole answers only. An engine may then return each completion as
     one delta."""

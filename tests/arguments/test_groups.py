@@ -47,7 +47,7 @@ CONTRACT: dict[Any, dict[str, Any]] = {
         "template": None,
         "tool_format": None,
         "default_system": None,
-        "enable_thinking": True,
+        "enable_thinking": None,
         "preserve_thinking": False,
         "dataset": None,
         "dataset_dir": "data",

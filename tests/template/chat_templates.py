@@ -349,4 +349,10 @@ ENDS = {
     "features": "<|im_end|>",
 }
 """What ends an answer."""
-TOOL_FORMATS = {"qwen25": "qwen", "qwen3": "qwen", "llama31": "llama3", "mistral": "mistral"}
+TOOL_FORMATS = {
+    "qwen25": "qwen",
+    "qwen3": "qwen",
+    "llama31": "llama3",
+    "mistral": "mistral",
+    "deepseek": "learned",
+}

@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import _get_template_variables
 
 from quire.errors import ConfigError, MediaError, MessageError, TemplateError
-from quire.messages import read_conversation
+from quire.messages import Conversation, read_conversation
 from quire.prompt import TextElement
 from quire.template import jinja
 from quire.template.jinja import JinjaTemplate
@@ -144,7 +145,7 @@ def test_ids_are_those_of_transformers(name: str, kind: str) -> None:
     ours, theirs = tokenizers_of(name, kind)
     ids = JinjaTemplate(ours).encode(read_conversation(messages), ours)
     expected = theirs.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=False, enable_thinking=True
+        messages, add_generation_prompt=True, tokenize=True, return_dict=False
     )
     assert list(ids) == expected
     assert ids.count(ours.bos_token_id or -1) <= 1
@@ -226,13 +227,111 @@ def test_variables() -> None:
     ours, _ = make_tokenizer("phi", template=source)
     template = JinjaTemplate(ours)
     given = read_conversation([ASK])
-    (element,) = template.render(given, variables={"a": "A", "tools": "no", "eos_token": "!"})
+    (element,) = template.render(
+        given, enable_thinking=True, variables={"a": "A", "tools": "no", "eos_token": "!"}
+    )
     assert isinstance(element, TextElement)
     assert element.text == "ATrueNoneNone!"
     assert element.spans[0].literal
-    (element,) = template.render(given, enable_thinking=None, preserve_thinking=True)
+    (element,) = template.render(given, preserve_thinking=True, variables={"documents": [1]})
     assert isinstance(element, TextElement)
-    assert element.text == "NoneNoneTrue</s>"
+    assert element.text == "[1]NoneTrue</s>"
+
+
+@pytest.mark.parametrize("name", list(chat_templates.ALL))
+def test_the_variables_that_a_template_reads(name: str) -> None:
+    """As transformers finds them, which parses the source once more."""
+    ours, _ = tokenizers_of(name)
+    read = _get_template_variables(chat_templates.ALL[name])
+    functions = {"raise_exception", "strftime_now"}
+    assert JinjaTemplate(ours).variables == read - functions - {
+        "messages",
+        "tools",
+        "add_generation_prompt",
+    }
+
+
+@pytest.mark.parametrize("switch", ["enable_thinking", "thinking", "reasoning"])
+def test_the_switch_for_thinking_has_the_templates_own_name(switch: str) -> None:
+    ours, _ = make_tokenizer("phi", template=f"{{{{ {switch} }}}}")
+    template = JinjaTemplate(ours)
+    given = read_conversation([ASK])
+    assert _rendered(template, given, enable_thinking=False) == "False"
+    assert _rendered(template, given) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("{{ messages[0].reasoning_content }}{{ messages[0].thinking }}", "Hm"),
+        ("{{ messages[0]['thinking'] }}{{ thinking }}", "Hm"),
+        ("{% if 'thinking' in messages[0] %}{{ messages[0].get('thinking') }}{% endif %}", "Hm"),
+        ("{{ messages[0].get('reasoning') or '' }}", "Hm"),
+        ("{% set thinking = messages[0].content %}{{ thinking }}", "So"),
+    ],
+)
+def test_a_thought_has_the_key_that_the_template_reads(source: str, shown: str) -> None:
+    ours, _ = make_tokenizer("phi", template=source)
+    said = {"role": "assistant", "content": "So", "reasoning_content": "Hm"}
+    assert _text(JinjaTemplate(ours), [said, ASK]) == shown
+
+
+def test_documents_choose_the_template_for_them() -> None:
+    several = {"default": "D", "tool_use": "T", "rag": "R{{ documents[0].title }}"}
+    ours, _ = make_tokenizer("phi", template=several)
+    template = JinjaTemplate(ours)
+    given = read_conversation([ASK])
+    assert _rendered(template, given, variables={"documents": [{"title": "x"}]}) == "Rx"
+    assert _rendered(template, given, variables={"documents": []}) == "D"
+
+
+CALLS_OF_NO_CONTENT = (
+    "{%- for message in messages %}{%- if message.tool_calls and message.content is none %}"
+    "{%- for call in message.tool_calls %}{{ call.function.arguments | tojson }}{% endfor %}"
+    "{%- elif message.content is not none %}{{ message.content }}{%- endif %}{%- endfor %}"
+)
+CALLS_OF_ANY_CONTENT = (
+    "{%- for message in messages %}{{ message.role + ':' + message.content }}"
+    "{%- if message.reasoning_content is defined and message.reasoning_content is not none %}"
+    "{{ message.reasoning_content }}{%- endif %}"
+    "{%- for call in message.tool_calls or [] %}{{ call.function.arguments | tojson }}{% endfor %}"
+    "{%- endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (CALLS_OF_NO_CONTENT, '1 < 2?  {"city": "Zürich <x>"}21 degrees'),
+        (CALLS_OF_ANY_CONTENT, '1 < 2?  assistant:{"city": "Zürich <x>"}tool:21 degrees'),
+    ],
+)
+def test_the_content_of_a_call_without_text(source: str, expected: str) -> None:
+    """None where calls are dropped beside a text, else an empty text, whatever else is none."""
+    ours, _ = make_tokenizer("phi", template=source)
+    assert _text(JinjaTemplate(ours), [ASK, CALL, RESULT], TOOLS).endswith(expected)
+
+
+@pytest.mark.parametrize("of_parts", [True, False])
+def test_several_text_parts(of_parts: bool) -> None:
+    """Joined as vLLM joins them, unless the template takes the parts themselves."""
+    each = (
+        "{% for part in message.content if part.type == 'text' %}[{{ part.text }}]{% endfor %}"
+        if of_parts
+        else ""
+    )
+    source = (
+        "{% for message in messages %}{% if message.content is string %}{{ message.content }}"
+        f"{{% else %}}{each}{{% endif %}}{{% endfor %}}"
+    )
+    ours, theirs = make_tokenizer("phi", template=source)
+    parts = [{"type": "text", "text": text} for text in ("one", "two", "<image>")]
+    messages = [{"role": "user", "content": parts}]
+    found = _text(JinjaTemplate(ours), messages)
+    if of_parts:
+        assert found == theirs.apply_chat_template(messages, tokenize=False)
+    else:
+        assert found == "one\ntwo\n<image>"
 
 
 def test_default_system_and_empty_system() -> None:
@@ -261,6 +360,29 @@ def test_identities_are_made_where_a_template_wants_them() -> None:
     for identity in ("call00000", "call00001"):
         assert f'"id": "{identity}"' in text
         assert f'"call_id": "{identity}"' in text
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_identities_of_another_form_are_replaced(order: tuple[int, int]) -> None:
+    """All of them, and those of the results with them."""
+    ours, theirs = make_tokenizer("mistral")
+
+    def conversation(ids: tuple[str, str], order: tuple[int, int]) -> list[dict[str, Any]]:
+        calls = [
+            {"type": "function", "id": one, "function": {"name": "f", "arguments": {"n": number}}}
+            for number, one in enumerate(ids)
+        ]
+        results = [{"role": "tool", "content": str(i), "tool_call_id": ids[i]} for i in order]
+        return [ASK, {"role": "assistant", "content": "", "tool_calls": calls}, *results]
+
+    long = ("call_aaaaaaaaaaaaaaaaaaaa", "abcdefgh2")
+    expected = theirs.apply_chat_template(
+        conversation(("call00000", "call00001"), (0, 1)),
+        tools=cast("Any", TOOLS),
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert _text(JinjaTemplate(ours), conversation(long, order), TOOLS) == expected
 
 
 def test_calls_for_which_no_identity_is_left_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,10 +466,14 @@ def test_from_many_threads() -> None:
     assert all(f"user\n{number}<|im_end|>" in texts[number] for number in range(8))
 
 
+def _rendered(template: JinjaTemplate, given: Conversation, **how: Any) -> str:
+    elements = template.render(given, **how)
+    return "".join(element.text for element in elements if isinstance(element, TextElement))
+
+
 def _text(
     template: JinjaTemplate,
     messages: list[dict[str, Any]],
     tools: list[dict[str, Any]] | None = None,
 ) -> str:
-    elements = template.render(read_conversation(messages, tools=tools))
-    return "".join(element.text for element in elements if isinstance(element, TextElement))
+    return _rendered(template, read_conversation(messages, tools=tools))

@@ -198,10 +198,14 @@ class DataArguments(Arguments):
     """How tools and calls are written; None takes the chat template's own form."""
     default_system: str | None = None
     """The system message of conversations that bring none."""
-    enable_thinking: bool | None = True
-    """False asks a reasoning model to answer at once; None leaves it to the template."""
+    enable_thinking: bool | None = None
+    """False asks a reasoning model to answer at once. Without it, a model's own template does what its
+    author chose, and a named one lets the model think."""
     preserve_thinking: bool = False
     """Whether thoughts of earlier turns stay in the prompt."""
+    chat_template_kwargs: Dictionary | None = None
+    """Further variables for the model's own chat template, such as `{reasoning_effort: high}`; one
+    that it never reads is refused. A request's own win over them, one by one."""
     media_dir: PathStr | None = None
     """Where relative paths of media are looked for first, before the current folder."""
 

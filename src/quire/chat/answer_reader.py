@@ -134,19 +134,20 @@ class ReasoningSplitter:
         thought_words: tuple[str, str],
         *,
         inside: bool = False,
+        continues: bool = False,
         openings: Sequence[str] = (),
         calls: Callable[[], ToolParser] | None = None,
     ) -> None:
+        """`continues`: whether the prompt holds the beginning of the thought, or of the answer."""
         self._start, self._end = thought_words[0].strip(), thought_words[1].strip()
         self._openings = tuple(openings) if calls is not None else ()
         self._new_parser = calls
-        self._parser: ToolParser | None = (
-            None  # of what may be calls, at the beginning of `_pending`
-        )
+        self._parser: ToolParser | None = None  # of what may be calls, which begins `_pending`
         self._called = False
-        self.state: Literal["before", "inside", "after"] = "inside" if inside else "before"
+        before = "after" if continues else "before"
+        self.state: Literal["before", "inside", "after"] = "inside" if inside else before
         self.has_thought = inside
-        self._fresh = True  # only line breaks so far in this state, which are dropped
+        self._fresh = not continues  # only line breaks so far in this state, which are dropped
         self._pending = ""
 
     def add(self, text: str) -> tuple[str, str]:
@@ -242,6 +243,7 @@ class AnswerReader:
         special: texts of special tokens to hide; empty where the engine has hidden them.
         thought_words: the markers that open and close a thought.
         inside: whether the prompt has opened the thought already.
+        continues: whether the prompt holds the beginning of what is read.
         marks: takes out what stands around the answer's text; None where nothing does.
         tools: makes a parser that finds tool calls; None where no tools were offered.
         openings: control strings with which calls begin, even in a thought that was not closed.
@@ -254,13 +256,14 @@ class AnswerReader:
         special: Collection[str] = (),
         thought_words: tuple[str, str] = ("", ""),
         inside: bool = False,
+        continues: bool = False,
         marks: TextMarks | None = None,
         tools: Callable[[], ToolParser] | None = None,
         openings: Sequence[str] = (),
         decode: Callable[[Sequence[int]], str],
     ) -> None:
         self._splitter = ReasoningSplitter(
-            thought_words, inside=inside, openings=openings, calls=tools
+            thought_words, inside=inside, continues=continues, openings=openings, calls=tools
         )
         self._inside, self._decode, self._marks = inside, decode, marks
         self._tools = tools() if tools is not None else None

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from quire.arguments import InferArgs
 from quire.errors import EngineClosedError, MediaError
@@ -17,7 +17,7 @@ from quire.media.values import Medium
 from quire.messages import Conversation, Media
 from quire.prompt import Element, MediaItem, Prompt
 from quire.request import NO_MEDIA, MediaLists
-from quire.template.template import Template
+from quire.template.template import RenderOptions, Template
 from quire.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -150,9 +150,7 @@ class MediaPrompts:
         template: Template,
         conversation: Conversation,
         media: Sequence[Medium],
-        *,
-        enable_thinking: bool | None,
-        preserve_thinking: bool,
+        **how: Unpack[RenderOptions],
     ) -> list[Element]:
         """Render a conversation with decoded media; see `quire.media.families.family.render_media`."""
         from quire.media.families.family import render_media
@@ -164,8 +162,7 @@ class MediaPrompts:
             conversation,
             media,
             form=self._form,
-            enable_thinking=enable_thinking,
-            preserve_thinking=preserve_thinking,
+            **how,
         )
 
     def find(

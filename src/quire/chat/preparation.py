@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,15 +24,18 @@ from quire.errors import (
 )
 from quire.media.values import Medium
 from quire.messages import Conversation, Media, read_conversation
-from quire.options import check_option_names, read_option
+from quire.options import check_option_names, may_end_with_answer, read_option
 from quire.prompt import Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
-from quire.template.registry import get_template
+from quire.template.registry import get_template, misfit
+from quire.template.render_options import RenderOptionResolver
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
 from quire.weights.folder import eos_token_ids, read_json
+
+logger = logging.getLogger("quire")
 
 SHORT = 4000
 """Characters of a conversation or text that is rendered and tokenised on the event loop. It takes
@@ -67,6 +71,8 @@ class ChatFormat:
             tool_format=arguments.data.tool_format,
             default_system=arguments.data.default_system,
         )
+        if (reason := misfit(template, tokenizer)) is not None:
+            logger.warning(reason)
         return cls(
             tokenizer,
             template,
@@ -105,14 +111,15 @@ class Preparation:
             folder: the model's folder, for its media processor; None for text only.
 
         Raises:
-            ConfigError: an option of the configuration or of generation_config.json is out of range.
+            ConfigError: an option of the configuration or of generation_config.json is out of range,
+                or the template never reads a variable that the configuration gives.
             ModelError: the configuration of the folder's media processor cannot be read.
         """
         self._home = HomeProcess()
         self.tokenizer, self.template = chat_format.tokenizer, chat_format.template
         self.generation_config = chat_format.generation_config
         self._context_length = info.context_length
-        self._data_args = arguments.data
+        self._render_options = RenderOptionResolver(self.template, arguments.data)
         form = "vllm" if info.expands_media else "expanded"
         self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
         try:
@@ -199,6 +206,7 @@ class Preparation:
             special=prepared.special,
             thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
+            continues=prepared.params.continues,
             marks=marks,
             tools=tools,
             openings=tool_format.openings if tool_format is not None else (),
@@ -214,7 +222,11 @@ class Preparation:
 
     def _read_short(self, request: ChatRequest) -> PreparedRequest:
         """Prepare a short request, which holds no media and cannot be far too long."""
-        conversation = read_conversation(request.messages, request.system)
+        conversation = read_conversation(
+            request.messages,
+            request.system,
+            may_end_with_answer=may_end_with_answer(request.options),
+        )
         return self._render(request, conversation, (), checks_length=False)
 
     def _read(
@@ -224,7 +236,12 @@ class Preparation:
 
         One function for both, since one trip to a thread is then enough for most requests.
         """
-        conversation = read_conversation(request.messages, request.system, request.tools)
+        conversation = read_conversation(
+            request.messages,
+            request.system,
+            request.tools,
+            may_end_with_answer=may_end_with_answer(request.options),
+        )
         self._check_length([*_rendered_texts(conversation)], request.options)
         conversation, media = self.media.place(conversation, request.media)
         if not media:
@@ -241,31 +258,22 @@ class Preparation:
         checks_length: bool = True,
     ) -> PreparedRequest:
         options, template = request.options, self.template
-        preserve = options.get("preserve_thinking")
-        if preserve is not None:
-            preserve = read_option(options, "preserve_thinking")
         constrained = (
             options.get("response_format") is not None
             and read_option(options, "response_format") is not None
         )
-        thinking = self._thinking(options, constrained)
-        preserve = self._data_args.preserve_thinking if preserve is None else preserve
+        how = self._render_options.resolve(options, self._thinking(options, constrained))
         if media:
-            elements = self.media.render(
-                template,
-                conversation,
-                media,
-                enable_thinking=thinking,
-                preserve_thinking=preserve,
-            )
+            elements = self.media.render(template, conversation, media, **how)
         else:
-            elements = template.render(
-                conversation, enable_thinking=thinking, preserve_thinking=preserve
-            )
+            elements = template.render(conversation, **how)
         if checks_length:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
-        starts_in_thought = template.starts_in_thought(elements)
+        last = conversation.messages[-1] if how["continue_final_message"] else None
+        starts_in_thought = template.starts_in_thought(elements) or (
+            last is not None and template.continues_thought(last)
+        )
         if constrained and starts_in_thought:
             raise UnsupportedOptionError(
                 "This model always begins with a thought, and response_format constrains an answer "
@@ -279,8 +287,12 @@ class Preparation:
         prompt = Prompt(self.truncated(token_ids, options) if cut else tuple(token_ids), items)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
+        if special:
+            options = {**options, "skip_special_tokens": False}
+        if last is not None and not (last.text or last.reasoning):  # the answer only begins
+            options = {**options, "continue_final_message": False}
         params = self._resolver.resolve(
-            {**options, "skip_special_tokens": False} if special else options,
+            options,
             len(prompt.token_ids),
             stop_token_ids=self._stop_token_ids,
             stop_strings=self._stop_strings,
@@ -299,9 +311,9 @@ class Preparation:
 
     def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
         """Whether the model is to think; a constraint applies from the first token, so it cannot."""
-        wanted = read_option(options, "enable_thinking")
+        wanted = self._render_options.wants_thinking(options)
         if not constrained:
-            return self._data_args.enable_thinking if wanted is None else wanted
+            return self._render_options.enable_thinking if wanted is None else wanted
         if wanted:
             raise UnsupportedOptionError(
                 "response_format constrains an answer from its first token, which leaves no room for "

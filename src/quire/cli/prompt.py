@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 from cyclopts import Parameter
 
@@ -17,11 +17,11 @@ from quire.cli.words import Flag, Value, Words
 from quire.errors import ConfigError, MessageError
 
 if TYPE_CHECKING:
-    from quire.arguments import InferArgs
+    from quire.arguments import DataArguments, InferArgs
     from quire.cli.prompt_view import Rendering
     from quire.messages import Conversation
     from quire.prompt import Element
-    from quire.template.template import Template
+    from quire.template.template import RenderOptions, Template
     from quire.tokenizer import Tokenizer
 
 SAMPLE: Mapping[str, Any] = {
@@ -52,6 +52,10 @@ class PromptOptions:
     """Show each token with its id."""
     diff: Value = None
     """Show the difference to this template."""
+    continues: Annotated[bool, Parameter(name="--continue", negative=(), show_default=False)] = (
+        False
+    )
+    """Show the prompt of an answer that continues the last one."""
 
 
 _NONE = PromptOptions()
@@ -94,13 +98,16 @@ def show_prompt(
         raise ConfigError("--elements is given alone, without --ids or --diff.")
     model = _read_words(words, options)
     content = _read_content(options, source)
+    if options.continues:
+        settings = {**(content.get("settings") or {}), "continue_final_message": True}
+        content = {**content, "settings": settings}
     if options.elements:
         rendering = _render(content, model, model.arguments.data.template)
         _write_elements(rendering, output)
         return
     from quire.cli.prompt_view import show_difference, show_rendering
 
-    content = _without_last_answer(content)
+    content = content if options.continues else _without_last_answer(content)
     first = _render(content, model, model.arguments.data.template)
     if options.diff is None:
         show_rendering(first, output, ids=options.ids)
@@ -172,13 +179,8 @@ def _render(content: Mapping[str, Any], model: _Model, name: str | None) -> Rend
     template = get_template(
         name, model.tokenizer, tool_format=data.tool_format, default_system=data.default_system
     )
-    settings: Mapping[str, Any] = content.get("settings") or {}
-    thinking = content.get("enable_thinking")
     conversation = _conversation(content)
-    how: dict[str, Any] = {
-        "enable_thinking": data.enable_thinking if thinking is None else thinking,
-        "preserve_thinking": bool(settings.get("preserve_thinking", data.preserve_thinking)),
-    }
+    how = _options(content, template, data)
     if any(message.media for message in conversation.messages):
         elements = _render_media(template, model, conversation, how)
     else:
@@ -186,8 +188,18 @@ def _render(content: Mapping[str, Any], model: _Model, name: str | None) -> Rend
     return Rendering(name or "the model's own", template, model.tokenizer, elements)
 
 
+def _options(content: Mapping[str, Any], template: Template, data: DataArguments) -> RenderOptions:
+    """How the conversation is rendered: as its settings say, else as the arguments do."""
+    from quire.template.render_options import RenderOptionResolver
+
+    resolver = RenderOptionResolver(template, data)
+    options = {**(content.get("settings") or {}), "enable_thinking": content.get("enable_thinking")}
+    wanted = resolver.wants_thinking(options)
+    return resolver.resolve(options, resolver.enable_thinking if wanted is None else wanted)
+
+
 def _render_media(
-    template: Template, model: _Model, conversation: Conversation, how: Mapping[str, Any]
+    template: Template, model: _Model, conversation: Conversation, how: RenderOptions
 ) -> list[Element]:
     """Render media too: each as the tokens that it fills, or as one placeholder without a folder."""
     import asyncio
@@ -207,12 +219,18 @@ def _render_media(
 
 def _conversation(content: Mapping[str, Any]) -> Conversation:
     from quire.messages import read_conversation
+    from quire.options import may_end_with_answer
 
     messages = [
         {key: value for key, value in message.items() if key != "interrupted"}
         for message in content["messages"]
     ]
-    return read_conversation(messages, content.get("system"), content.get("tools"))
+    return read_conversation(
+        messages,
+        content.get("system"),
+        content.get("tools"),
+        may_end_with_answer=may_end_with_answer(content.get("settings") or {}),
+    )
 
 
 def _write_elements(rendering: Rendering, output: TextIO) -> None:

@@ -95,7 +95,7 @@ def make_blueprint(arguments: InferArgs, target: Target) -> Blueprint:
     return Blueprint(
         model=name,
         engine_args=_for_server(values, own, args, model),
-        server_args=_thinking(data.explicit().get("enable_thinking", True)) if writes_text else {},
+        server_args=_template_variables(data) if writes_text else {},
         environment=plan.environment,
         secrets=_secrets(args, own),
         adapters=adapters.configured,
@@ -145,9 +145,14 @@ def _for_server(
     return values
 
 
-def _thinking(enabled: bool | None) -> dict[str, Any]:
-    """The server's own argument for thinking: its templates think unless they are told not to."""
-    return {"default_chat_template_kwargs": {"enable_thinking": False}} if enabled is False else {}
+def _template_variables(data: DataArguments) -> dict[str, Any]:
+    """The server's own argument for what its chat template is given."""
+    variables = dict(data.chat_template_kwargs or {})
+    if data.enable_thinking is not None:
+        variables["enable_thinking"] = data.enable_thinking
+    if data.preserve_thinking:
+        variables["preserve_thinking"] = True
+    return {"default_chat_template_kwargs": variables} if variables else {}
 
 
 def _secrets(args: ModelArguments, own: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -18,6 +19,10 @@ _BETWEEN = "\n\n"
 def text_part(text: str) -> Part:
     """A client's text, in which placeholders for media are literal text."""
     return {"type": "text", "text": text, "literal": True}
+
+
+_GAP: Part = {**text_part(_BETWEEN), "gap": True}
+"""Stands between the parts of two messages; `quire.messages` puts no line break of its own beside it."""
 
 
 class Turns:
@@ -187,13 +192,14 @@ def _joined_content(contents: Sequence[str | list[Part] | None]) -> str | list[P
 
 def _append(parts: list[Part], more: Sequence[Part]) -> None:
     if parts and more:
-        parts.append(text_part(_BETWEEN))
+        parts.append(_GAP)
     parts.extend(more)
 
 
 def _content(parts: Sequence[Part]) -> str | list[Part]:
-    """One string, which is read faster, if all is text in which nothing looks like a placeholder."""
-    if any(part["type"] != "text" for part in parts):
+    """One string, which is read faster, if each message was one text without placeholders."""
+    of_one_message = (one for one in pairwise(parts) if _GAP not in one)
+    if any(part["type"] != "text" for part in parts) or any(of_one_message):
         return list(parts)
     text = "".join(part["text"] for part in parts)
     if any(mark in text for mark in PLACEHOLDERS.values()):

@@ -7,10 +7,12 @@ more than the rendering.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
+from jinja2.idtracking import VAR_LOAD_RESOLVE
 
 
 def add_ticks(template: nodes.Template) -> nodes.Template:
@@ -29,6 +31,36 @@ def add_ticks(template: nodes.Template) -> nodes.Template:
     return template
 
 
+def read_keys(template: nodes.Template) -> frozenset[str]:
+    """The keys that a template reads of values: `x.key`, `x["key"]`, `x.get("key")`, `"key" in x`."""
+    keys: set[str] = set()
+    for node in template.find_all((nodes.Getattr, nodes.Getitem, nodes.Call, nodes.Compare)):
+        key: nodes.Node | None = None
+        if isinstance(node, nodes.Getattr):
+            keys.add(node.attr)
+        elif isinstance(node, nodes.Getitem):
+            key = node.arg
+        elif isinstance(node, nodes.Compare):
+            key = node.expr if any(one.op in ("in", "notin") for one in node.ops) else None
+        elif isinstance(node, nodes.Call) and node.args:
+            is_get = isinstance(node.node, nodes.Getattr) and node.node.attr == "get"
+            key = node.args[0] if is_get else None
+        if isinstance(key, nodes.Const) and isinstance(key.value, str):
+            keys.add(key.value)
+    return frozenset(keys)
+
+
+def _is_scalar(left: nodes.Expr, right: nodes.Expr) -> bool:
+    """Whether a comparison is with a constant that holds no other value, or among several such."""
+    among = isinstance(right, (nodes.List, nodes.Tuple)) and _are_scalars(right.items)
+    return among or _are_scalars([left]) or _are_scalars([right])
+
+
+def _are_scalars(items: Sequence[nodes.Expr]) -> bool:
+    kinds = (str, int, float, type(None))
+    return all(isinstance(one, nodes.Const) and isinstance(one.value, kinds) for one in items)
+
+
 def _tick(count: int) -> nodes.Call:
     return nodes.Call(nodes.EnvironmentAttribute("tick"), [nodes.Const(count)], [], None, None)
 
@@ -45,6 +77,13 @@ class MarkingGenerator(CodeGenerator):
     """
 
     environment: Any
+
+    def enter_frame(self, frame: Frame) -> None:
+        # As `jinja2.meta.find_undeclared_variables` finds them, which would compile once more.
+        super().enter_frame(frame)
+        for action, name in frame.symbols.loads.values():
+            if action == VAR_LOAD_RESOLVE and name not in self.environment.globals:
+                self.environment.variables.add(name)
 
     def visit_ExprStmt(self, node: nodes.ExprStmt, frame: Frame) -> None:
         call = node.node
@@ -97,11 +136,36 @@ class MarkingGenerator(CodeGenerator):
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
         self.write("(")
-        self._operand(node.expr, frame)
-        for operand in node.ops:
-            self.write(f" {operators[operand.op]} ")
-            self._operand(operand.expr, frame)
+        if len(node.ops) == 1 and _is_scalar(node.expr, node.ops[0].expr):
+            self._compare_scalar(node.expr, node.ops[0], frame)
+        else:
+            self._operand(node.expr, frame)
+            for operand in node.ops:
+                self.write(f" {operators[operand.op]} ")
+                self._operand(operand.expr, frame)
         self.write(")")
+
+    def _compare_scalar(self, left: nodes.Expr, operand: nodes.Operand, frame: Frame) -> None:
+        """Compare with a constant string or number, which looks into no value: nothing is paid for.
+
+        What is searched for one has a length, and may be an iterator.
+        """
+        right = operand.expr
+        self._bare(left, frame)
+        self.write(f" {operators[operand.op]} ")
+        if operand.op not in ("in", "notin"):
+            self._bare(right, frame)
+        elif isinstance(right, (nodes.List, nodes.Tuple)) and _are_scalars(right.items):
+            self.write(repr(tuple(item.as_const() for item in right.items)))
+        else:
+            self._call("members", (right,), frame)
+
+    def _bare(self, node: nodes.Expr, frame: Frame) -> None:
+        """A value whose marks do not matter."""
+        if isinstance(node, nodes.Const):
+            super().visit_Const(node, frame)
+        else:
+            self.visit(node, frame)
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
         self.write("{")
@@ -114,7 +178,7 @@ class MarkingGenerator(CodeGenerator):
     def _operand(self, node: nodes.Expr, frame: Frame) -> None:
         """One side of a comparison: its result has no text, so a constant needs no mark."""
         if isinstance(node, nodes.Const):
-            super().visit_Const(node, frame)
+            self._bare(node, frame)
         else:
             self._call("operand", (node,), frame)
 

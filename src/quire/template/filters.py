@@ -70,6 +70,8 @@ _COMPARING = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
 _ITERATING = _COMPARING | frozenset(
     ["batch", "join", "list", "map", "reject", "rejectattr", "select", "selectattr", "slice", "sum"]
 )
+_FILTER = 32
+"""The cost of a filter."""
 _GROWING = frozenset({"batch", "center", "indent", "round", "slice"})
 
 
@@ -122,6 +124,14 @@ def _format(value: Any, *args: Any, **kwargs: Any) -> str:
 
 
 @pass_environment
+def _trim(environment: Any, value: Any, chars: Any = None) -> str:
+    return environment.charge(environment.text(value).strip(chars))
+
+
+_PLAIN_JSON = json.JSONEncoder(ensure_ascii=False)
+
+
+@pass_environment
 def _tojson(
     environment: Any,
     x: Any,
@@ -131,13 +141,17 @@ def _tojson(
     sort_keys: Any = False,
 ) -> str:
     """JSON text with no HTML escapes, as transformers has it."""
+    environment.spend(_FILTER)
+    environment.flat(x)
     if isinstance(indent, int) and indent > 1000:
         raise TemplateError("The chat template indents JSON too far.")
-    encoder = json.JSONEncoder(
-        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    encoder = _PLAIN_JSON
+    if ensure_ascii or indent is not None or separators is not None or sort_keys:
+        encoder = json.JSONEncoder(
+            ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        )
     if indent is None:
-        text = encoder.encode(x)
+        text = environment.charge(encoder.encode(x))
         return own(text) if _holds_own_alone(x) else text
     pieces: list[str] = []
     for piece in encoder.iterencode(x):  # indentation may be far larger than the value
@@ -166,14 +180,20 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "string": _string,
     "sum": _sum,
     "tojson": _tojson,
+    "trim": _trim,
 }
 """Filters of our own instead of Jinja's: the same results, with marks."""
+_PAYING = frozenset({"safe", "string", "tojson", "trim"})
+"""Those of our own that pay for all that they read and make."""
+_CONSTANT_FILTERS = frozenset({"count", "d", "default", "first", "last", "length"})
+"""Filters that do the same little work whatever they are given, and make nothing."""
 
 
 def meter_filters(environment: Any) -> None:
     """Have every filter pay for what it reads and makes."""
     for name, function in environment.filters.items():
-        environment.filters[name] = _metered(environment, name, function)
+        if name not in _PAYING | _CONSTANT_FILTERS:
+            environment.filters[name] = _metered(environment, name, function)
 
 
 def meter_tests(environment: Any) -> None:
@@ -186,7 +206,7 @@ def meter_tests(environment: Any) -> None:
 def _metered(environment: Any, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def metered(*args: Any, **kwargs: Any) -> Any:
-        environment.tick(8)
+        environment.spend(_FILTER)
         values = (*args, *kwargs.values())
         if name in _ITERATING:  # a string is taken apart into its characters
             environment.spend_pieces(sum(len(value) for value in values if isinstance(value, str)))

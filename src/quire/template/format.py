@@ -113,6 +113,17 @@ def fill(slots: Slots, content: Spans = ()) -> list[Element]:
     return elements
 
 
+def fill_to_content(slots: Slots, content: Spans) -> list[Element]:
+    """Put a turn's text into its slots, without what follows the text."""
+    kept: list[Slot] = []
+    for slot in as_slots(slots):
+        if isinstance(slot, str) and CONTENT in slot:
+            kept.append(slot.partition(CONTENT)[0] + CONTENT)
+            break
+        kept.append(slot)
+    return fill(tuple(kept), content)
+
+
 def merge_spans(spans: Spans) -> Spans:
     """Drop empty spans and join neighbours of one kind."""
     merged: list[Span] = []

@@ -8,13 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 from quire.errors import ConfigError, MessageError, TemplateError
-from quire.messages import Control, Conversation, Media, Message, Part, ToolCall
-from quire.prompt import Element, TextElement
+from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
+from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import MediaTokens, find_markers
 from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
-from quire.template.template import Template, mark_thought, message_spans, refuse_media
+from quire.template.template import (
+    Template,
+    continued_message,
+    mark_thought,
+    message_spans,
+    refuse_media,
+)
 from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
 from quire.tools.learned import LearnedFormat
@@ -24,6 +30,14 @@ _NO_THOUGHT = ("<think>\n", "\n</think>\n\n")
 """What is taken for a thought where a template shows none: many models write one all the same."""
 _PROBE = "a b c"
 _PROBE_PARTS = [{"type": own("text"), "text": _PROBE}]
+_RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
+"""The variables that are not a request's own to give."""
+_THINKING_SWITCHES = ("enable_thinking", "thinking", "reasoning")
+"""Names of the variable by which templates turn thinking on and off."""
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message under which templates look for its thought."""
+_END = "EndOfWhatIsContinued "
+"""Marks the end of a message that is continued; by its space is seen whether the template strips."""
 _OWN_ROLES = {role: own(role) for role in ("system", "user", "assistant", "tool")}
 """Roles are the template's own text: many templates write them inside of a marker."""
 
@@ -32,8 +46,9 @@ class JinjaTemplate(Template):
     """The chat template of a model's folder.
 
     The template sees what transformers' `apply_chat_template` would show it: `messages` (the system
-    message in front), `tools` in OpenAI's form or None, `documents` None, `add_generation_prompt`
-    True, the special tokens by name, `enable_thinking` where it is given, and `variables`.
+    message in front), `tools` in OpenAI's form or None, `documents` or None,
+    `add_generation_prompt`, the special tokens by name, and `variables`. What it reads under other
+    names in its family, the switch for thinking and the thought of a message, it is given so.
 
     The format of tool calls, the marks around thoughts and answers, and what ends a turn are learned
     from renderings of known turns; `tool_format` names another format of calls.
@@ -66,8 +81,12 @@ class JinjaTemplate(Template):
             raise ConfigError(
                 f"{error} Mend it, or name another template (`template: ...`)."
             ) from None
+        renderers = self._renderers.values()
+        self.variables = frozenset[str]().union(*(one.variables for one in renderers)) - _RESERVED
+        keys = frozenset[str]().union(*(one.keys for one in renderers))
+        self._thinking_switch = _first_of(_THINKING_SWITCHES, self.variables)
+        self._thought_key = _first_of(_THOUGHT_KEYS, keys)
         source = "\n".join(named.values())
-        self._none_content = _asks_for_none(source)
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
         learned = self.learned = self._learn(tokenizer)
@@ -75,6 +94,8 @@ class JinjaTemplate(Template):
         self.thought_words = learned.thought or _NO_THOUGHT
         self.before_text, self.after_text = learned.before_text, learned.after_text
         self.stop_words = learned.stops
+        self._none_content = False
+        self._none_content = self._drops_calls() and not self._drops_calls(none_content=True)
         family = detect_tool_format(source)
         if tool_format:
             self.tool_format = get_tool_format(tool_format)
@@ -88,34 +109,75 @@ class JinjaTemplate(Template):
         self,
         conversation: Conversation,
         *,
-        enable_thinking: bool | None = True,
+        enable_thinking: bool | None = None,
         preserve_thinking: bool = False,
         variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
     ) -> list[Element]:
-        given: dict[str, Any] = {**self._special, **(variables or {})}
+        given: dict[str, Any] = {"documents": None, **self._special, **(variables or {})}
         if enable_thinking is not None:
-            given.setdefault("enable_thinking", enable_thinking)
+            given.setdefault(self._thinking_switch, enable_thinking)
         if preserve_thinking:
             given.setdefault("preserve_thinking", True)
-        given |= {"documents": None, "add_generation_prompt": True}
-        given["tools"] = None
-        if conversation.tools:
-            given["tools"] = [wrap(tool) for tool in conversation.tools]
-        renderer = self._renderer(bool(conversation.tools))
-        given["messages"] = self._messages(conversation)
+        given["add_generation_prompt"] = add_generation_prompt and not continue_final_message
+        given["tools"] = [wrap(tool) for tool in conversation.tools] or None
+        renderer = self._renderer(
+            with_tools=bool(conversation.tools), with_documents=bool(given["documents"])
+        )
+        if continue_final_message:
+            spans = self._render_open(renderer, given, conversation)
+        else:
+            spans = self._render_messages(renderer, given, conversation)
+        return [TextElement(spans)] if spans else []
+
+    def _render_messages(
+        self, renderer: Renderer, given: Mapping[str, Any], conversation: Conversation
+    ) -> Spans:
+        """Render; where that fails, once more with ids of calls as some templates want them."""
         try:
-            spans = renderer.render(given)
+            return renderer.render({**given, "messages": self._messages(conversation)})
         except TemplateError:
-            # A few templates want ids that many callers, and LLaMA-Factory's form, leave out. They
-            # are made only where a rendering fails: elsewhere they would change prompts.
+            # These templates refuse ids of any other form, and calls without one, which many
+            # callers and LLaMA-Factory's form send. Elsewhere new ids would change prompts.
             numbered = _number_calls(conversation)
             if numbered == conversation:
                 raise
-            spans = renderer.render(given | {"messages": self._messages(numbered)})
-        return [TextElement(spans)] if spans else []
+            return renderer.render({**given, "messages": self._messages(numbered)})
 
-    def _renderer(self, with_tools: bool) -> Renderer:
-        for name in ("tool_use", "default") if with_tools else ("default",):
+    def _render_open(
+        self, renderer: Renderer, given: Mapping[str, Any], conversation: Conversation
+    ) -> Spans:
+        """Render up to where the last message's text ends, or its thought if it has no text."""
+        last = continued_message(conversation)
+        for opened in self._open_messages(last):
+            messages = (*conversation.messages[:-1], opened)
+            spans = self._render_messages(renderer, given, replace(conversation, messages=messages))
+            if (cut := _cut_at_end(spans)) is not None:
+                return cut
+        raise TemplateError(
+            "The chat template leaves out the end of the last message, so that it cannot be "
+            "continued."
+        )
+
+    def _open_messages(self, message: Message) -> Iterator[Message]:
+        """The message with a mark where it goes on, in each form in which a template may show it."""
+        end = Text(_END)
+        if not self.continues_thought(message):
+            yield replace(message, parts=(*_marked_parts(message, self.thought_words), end))
+            return
+        opening = self.thought_words[0]
+        thought = message.reasoning or ""
+        if message.text:
+            thought = message.text.lstrip().removeprefix(opening.strip()).lstrip("\n")
+        yield replace(message, parts=(), reasoning=thought + _END)
+        # A template that shows no thoughts shows one that the text holds, where nothing ends it.
+        yield replace(message, parts=(Control(opening), Text(thought), end), reasoning=None)
+
+    def _renderer(self, *, with_tools: bool = False, with_documents: bool = False) -> Renderer:
+        """The template for this, of a model that has several by name."""
+        wanted = [*(["tool_use"] if with_tools else []), *(["rag"] if with_documents else [])]
+        for name in (*wanted, "default"):
             if name in self._renderers:
                 return self._renderers[name]
         if len(self._renderers) == 1:
@@ -151,14 +213,14 @@ class JinjaTemplate(Template):
         if not content and message.tool_calls and self._none_content:
             content = None
         shown: dict[str, Any] = {"role": _OWN_ROLES[message.role], "content": content}
-        if Media in kinds:
-            if not self.takes_parts:
-                refuse_media(message, self.name)
-            shown["content"] = [_part(part) for part in message.parts]
+        if Media in kinds and not self.takes_parts:
+            refuse_media(message, self.name)
+        if Media in kinds or (Joint in kinds and self.takes_parts):
+            shown["content"] = [_part(part) for part in message.parts if type(part) is not Joint]
         elif self._parts_always and content is not None:
             shown["content"] = [{"type": own("text"), "text": content}]
         if message.reasoning is not None:
-            shown["reasoning_content"] = message.reasoning
+            shown[self._thought_key] = message.reasoning
         if message.tool_calls:
             shown["tool_calls"] = [_call(call) for call in message.tool_calls]
         if message.tool_call_id is not None:
@@ -172,7 +234,7 @@ class JinjaTemplate(Template):
         given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}
         messages = [{"role": _OWN_ROLES["user"], "content": content}]
         try:
-            spans = self._renderer(False).render({**given, "messages": messages})
+            spans = self._renderer().render({**given, "messages": messages})
         except TemplateError:
             return False
         literal = [span.text.strip() for span in spans if span.literal and span.text.strip()]
@@ -190,7 +252,7 @@ class JinjaTemplate(Template):
             given = {**self._special, **variables, "documents": None, "messages": list(messages)}
             given |= {"tools": tools if with_tools else None, "add_generation_prompt": begins}
             try:
-                spans = self._renderer(with_tools).render(given)
+                spans = self._renderer(with_tools=with_tools).render(given)
             except TemplateError:
                 return None
             return "".join(span.text for span in spans)
@@ -219,6 +281,25 @@ class JinjaTemplate(Template):
         texts = [text for renderer in self._renderers.values() for text in renderer.own_texts]
         return "\n".join(texts)
 
+    def _drops_calls(self, *, none_content: bool = False) -> bool:
+        """Whether a call is left out of a message whose content is empty, or None."""
+        call = ToolCall("probe", json.dumps({_PROBE: _PROBE}), "probe0000")
+        asked = Message("user", (Text("a"),))
+        result = Message("tool", (Text("a"),), tool_call_id=call.id, name=call.name)
+        parameters = {"type": "object", "properties": {}}
+        tool = {"name": call.name, "description": "a", "parameters": parameters}
+        calling = self._message(Message("assistant", tool_calls=(call,)))
+        if none_content:
+            calling["content"] = None
+        given: dict[str, Any] = {**self._special, "documents": None, "add_generation_prompt": True}
+        given["tools"] = [wrap(tool)]
+        given["messages"] = [self._message(asked), calling, self._message(result)]
+        try:
+            spans = self._renderer(with_tools=True).render(given)
+        except TemplateError:
+            return True
+        return not any(_PROBE in span.text for span in spans)
+
     def _find_controls(self, tokenizer: Tokenizer) -> frozenset[str]:
         """The added tokens, and whatever looks like one, that the template writes itself."""
         written = self._written
@@ -235,10 +316,32 @@ def _part(part: Part) -> dict[str, Any]:
     return {"type": own("text"), "text": own(part.text) if isinstance(part, Control) else part.text}
 
 
-def _asks_for_none(template: str) -> bool:
-    """Whether the template recognises calls without text by a content that is none."""
-    bare = template.replace("'", "").replace('"', "").replace("]", "").replace("[", ".")
-    return any(f"content is {test}" in bare for test in ("none", "not none"))
+def _first_of(names: tuple[str, ...], read: frozenset[str]) -> str:
+    """The first name that a template reads, else the most usual one."""
+    return next((name for name in names if name in read), names[0])
+
+
+def _marked_parts(message: Message, thought_words: tuple[str, str]) -> tuple[Part, ...]:
+    """The parts of a text in which the words around a thought at its start are control tokens."""
+    spans = mark_thought(message.text, thought_words)
+    return tuple(Text(span.text) if span.literal else Control(span.text) for span in spans)
+
+
+def _cut_at_end(spans: Spans) -> Spans | None:
+    """The spans up to the mark of the end; None where it is not in them."""
+    text = "".join(span.text for span in spans)
+    at = text.rfind(_END.strip())
+    if at < 0:
+        return None
+    before = text[:at]
+    left = len(before if text.startswith(_END, at) else before.rstrip())
+    kept: list[Span] = []
+    for span in spans:
+        if left <= 0:
+            break
+        kept.append(Span(span.text[:left], span.literal))
+        left -= len(span.text)
+    return tuple(kept)
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -254,26 +357,30 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 def _number_calls(conversation: Conversation) -> Conversation:
-    """Give calls, and the results that follow them, the ids that they lack."""
+    """Give all calls new ids, and the results that follow them those of their calls."""
     numbers = _call_ids()
-    waiting: list[str] = []
+    waiting: list[tuple[str | None, str]] = []  # the old and the new id of calls without a result
     messages: list[Message] = []
     for message in conversation.messages:
+        if message.role != "tool" and messages and messages[-1].role != "assistant":
+            waiting = []
         if message.tool_calls:
-            calls = tuple(
-                call if call.id else replace(call, id=_next_id(numbers))
-                for call in message.tool_calls
+            pairs = [(call.id, _next_id(numbers)) for call in message.tool_calls]
+            waiting += pairs
+            calls = zip(message.tool_calls, pairs, strict=True)
+            message = replace(
+                message, tool_calls=tuple(replace(call, id=pair[1]) for call, pair in calls)
             )
-            waiting = [call.id for call in calls if call.id]
-            message = replace(message, tool_calls=calls)
         elif message.role == "tool" and waiting:
-            first = waiting.pop(0)
-            message = replace(message, tool_call_id=message.tool_call_id or first)
+            old = message.tool_call_id
+            pair = next((pair for pair in waiting if old and pair[0] == old), waiting[0])
+            waiting.remove(pair)
+            message = replace(message, tool_call_id=pair[1])
         messages.append(message)
     return replace(conversation, messages=tuple(messages))
 
 
-_MOST_CALLS = 100_000  # without ids; the ids that they get are then used up
+_MOST_CALLS = 100_000  # the ids that they get are then used up
 
 
 def _call_ids() -> Iterator[str]:
@@ -285,5 +392,5 @@ def _next_id(ids: Iterator[str]) -> str:
     for one in ids:
         return one
     raise MessageError(
-        f"More than {_MOST_CALLS:,} tool calls have no id: give each its own, or send fewer."
+        f"More than {_MOST_CALLS:,} tool calls have no id that this chat template takes: send fewer."
     )

@@ -177,7 +177,8 @@ def join(pieces: Iterable[str]) -> str:
     # Neighbours of one kind become one run, so that the cuts grow with the changes of kind and not
     # with the pieces.
     for piece in pieces:
-        if not piece:
+        length = len(piece)
+        if not length:
             continue
         if type(piece) is not Marked:
             if not literal:
@@ -188,12 +189,12 @@ def join(pieces: Iterable[str]) -> str:
                 inner = inner[1:]
             elif literal:
                 cuts.append(offset)
-            cuts += map(offset.__add__, inner)
+            cuts += [offset + cut for cut in inner]
             literal = len(cuts) % 2 == 1
         elif literal:
             cuts.append(offset)
             literal = False
-        offset += len(piece)
+        offset += length
     text = "".join(pieces)
     # A string that is literal throughout needs no marks: plain strings count as literal.
     return text if cuts == [0] else Marked(text, tuple(cuts))
@@ -217,14 +218,23 @@ def join_with(separator: str, items: Iterable[Any]) -> str:
 
 def to_spans(pieces: Iterable[str]) -> Spans:
     """The pieces as one text's spans, neighbours of one kind merged."""
-    text = join(pieces)
-    plain = str.__str__(text)
     spans: list[Span] = []
-    start, literal = 0, False
-    for end in (*(text.cuts if type(text) is Marked else _LITERAL), len(text)):
-        if start < end:
-            spans.append(Span(plain[start:end], literal))
-        start, literal = end, not literal
+    run: list[str] = []
+    literal = False
+    for piece in pieces:
+        cuts = piece.cuts if type(piece) is Marked else _LITERAL
+        start, is_literal = 0, False
+        for end in (*cuts, len(piece)):
+            if start < end:
+                if is_literal != literal and run:
+                    spans.append(Span("".join(run), literal))
+                    run = []
+                literal = is_literal
+                is_whole = start == 0 and end == len(piece)
+                run.append(piece if is_whole else str.__getitem__(piece, slice(start, end)))
+            start, is_literal = end, not is_literal
+    if run:
+        spans.append(Span("".join(run), literal))
     return tuple(spans)
 
 

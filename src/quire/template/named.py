@@ -5,14 +5,30 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
 from quire.errors import TemplateError
 from quire.messages import Conversation, Message, ToolCall, check_alternation
 from quire.prompt import Element, Span, Spans, TextElement
-from quire.template.format import CONTENT, EOS, Format, Slots, fill, find_markers
-from quire.template.template import Template, mark_thought, message_spans, refuse_media
+from quire.template.format import (
+    CONTENT,
+    EOS,
+    Format,
+    Slots,
+    fill,
+    fill_to_content,
+    find_markers,
+    merge_spans,
+)
+from quire.template.template import (
+    Template,
+    continued_message,
+    mark_thought,
+    message_spans,
+    refuse_media,
+)
 from quire.tools.base import ToolFormat
 from quire.tools.registry import get_tool_format
 
@@ -58,7 +74,10 @@ class NamedTemplate(Template):
         enable_thinking: bool | None = True,
         preserve_thinking: bool = False,
         variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
     ) -> list[Element]:
+        """Write the conversation up to the answer. As in the reference, None asks for no thought."""
         if variables:
             given = ", ".join(variables)
             raise TemplateError(
@@ -68,6 +87,26 @@ class NamedTemplate(Template):
         check_alternation(conversation, self.name)
         for message in conversation.messages:
             refuse_media(message, self.name)
+        thinks = bool(enable_thinking)
+        if continue_final_message:
+            last = continued_message(conversation)
+            before = replace(conversation, messages=conversation.messages[:-1])
+            answer = self._opened(last, thinks)
+            opened = fill_to_content(self.format.assistant, answer) if answer else []
+            return [*self._turns_so_far(before, preserve_thinking), *opened]
+        elements = self._turns_so_far(conversation, preserve_thinking)
+        is_open = conversation.messages[-1].role != "assistant"
+        if is_open != add_generation_prompt:
+            needed = "an assistant's message" if is_open else "a user's message or a tool's result"
+            raise TemplateError(
+                f"The named template {self.name!r} begins an answer as a part of the turn before it, "
+                f"so that this value of add_generation_prompt needs {needed} at the end."
+            )
+        if is_open and self.reasoning and not thinks:
+            elements.append(TextElement((Span(self._empty_thought()),)))
+        return elements
+
+    def _turns_so_far(self, conversation: Conversation, preserve_thinking: bool) -> list[Element]:
         keep = preserve_thinking or not self.reasoning
         elements = fill(self.format.prefix)
         system = self._system(conversation)
@@ -79,8 +118,6 @@ class NamedTemplate(Template):
                 content = (*_first_text(fill(self.format.system, system)), *content)
                 system = None
             elements += fill(slots, content)
-        if self.reasoning and not enable_thinking:
-            elements.append(TextElement((Span(self._empty_thought()),)))
         return elements
 
     def _system(self, conversation: Conversation) -> Spans | None:
@@ -127,6 +164,23 @@ class NamedTemplate(Template):
         else:
             text = message.text
         return (*mark_thought(text, self.thought_words), *calls)
+
+    def _opened(self, message: Message, thinks: bool) -> Spans:
+        """An assistant's turn so far: its thought, and its text if that has begun.
+
+        An answer without a thought follows an empty one, as the models were trained on it.
+        """
+        before, after = self.thought_words
+        if not message.reasoning:
+            has_thought = message.text.lstrip().startswith(before.strip())
+            is_bare = self.reasoning and not has_thought and (message.text or not thinks)
+            thought = (Span(self._empty_thought()),) if is_bare else ()
+        elif message.text:
+            thought = (Span(before), Span(message.reasoning, literal=True), Span(after))
+        else:
+            return (Span(before), Span(message.reasoning, literal=True))
+        text = mark_thought(message.text, self.thought_words, may_be_open=True)
+        return merge_spans((*thought, *text))
 
     def _calls(self, calls: tuple[ToolCall, ...]) -> Spans:
         return self._tools.write_calls(calls) if calls else ()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+from collections.abc import Iterable
 
-from quire.errors import ConfigError, nearest, sentence
+from quire.errors import ConfigError, RequestError, nearest, sentence
+from quire.messages import read_conversation
+from quire.prompt import TextElement, TokenElement
 from quire.template import formats
-from quire.template.format import Format
+from quire.template.format import Format, find_markers
 from quire.template.named import NamedTemplate
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
@@ -46,6 +49,69 @@ def get_template(
     from quire.template.jinja import JinjaTemplate
 
     return JinjaTemplate(tokenizer, tool_format=tool_format, default_system=default_system)
+
+
+def misfit(template: Template, tokenizer: Tokenizer) -> str | None:
+    """Why a named template seems not to fit a model, in one sentence; None where it seems to.
+
+    The markers of a plain conversation are compared with those of the model's own chat template. Where
+    there is none, they should at least be tokens, but for those like `[INST]`, which some models have
+    as text.
+    """
+    if template.is_models_own:
+        return None
+    markers = _plain_markers(template)
+    own = _own_template(tokenizer)
+    if own is None:
+        foreign = [one for one in markers if one[0] != "[" and tokenizer.token_to_id(one) is None]
+        what = f"it writes {_listed(foreign)}, which the vocabulary has not as tokens"
+        advice = "Name the template that the model was trained with."
+    else:
+        theirs = _plain_markers(own) - set(tokenizer.special_tokens.values())
+        foreign = list(markers - theirs - own.control_texts())
+        what = f"it writes {_listed(foreign)}, which the model's own chat template does not"
+        if not foreign and not markers & theirs and template.name != "empty":
+            foreign = list(theirs)
+            what = f"it lacks {_listed(foreign)}, which the model's own chat template writes"
+        advice = "Leave `template` out for the model's own, unless it was trained with this one."
+    if not foreign:
+        return None
+    return f"The template {template.name!r} may not fit this model: {what}. {advice}"
+
+
+def _own_template(tokenizer: Tokenizer) -> Template | None:
+    if tokenizer.chat_template is None:
+        return None
+    try:
+        return get_template(None, tokenizer)
+    except ConfigError:  # it cannot be compiled, and is not used
+        return None
+
+
+_PLAIN = read_conversation(
+    [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]
+)
+
+
+def _plain_markers(template: Template) -> frozenset[str]:
+    """The markers that a template writes around the turns of a user and an assistant."""
+    try:
+        elements = template.render(_PLAIN)
+    except RequestError:
+        return frozenset()
+    texts = [
+        span.text
+        for element in elements
+        if isinstance(element, TextElement)
+        for span in element.spans
+        if not span.literal
+    ]
+    tokens = {one.text for one in elements if isinstance(one, TokenElement) and one.text}
+    return frozenset(tokens).union(*map(find_markers, texts))
+
+
+def _listed(markers: Iterable[str]) -> str:
+    return ", ".join(sorted(markers)[:4])
 
 
 def template_names() -> tuple[str, ...]:

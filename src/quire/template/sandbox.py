@@ -23,12 +23,15 @@ from jinja2.utils import Namespace
 
 from quire.errors import TemplateError
 from quire.prompt import Spans
-from quire.template.codegen import MarkingGenerator, add_ticks
+from quire.template.codegen import MarkingGenerator, add_ticks, read_keys
 from quire.template.filters import FILTERS, REMOVED, meter_filters, meter_tests
 from quire.template.marked import Marked, MarkedFormatter, join, join_with, own, percent, to_spans
 
 SECONDS = 10.0
-"""The longest that one rendering may take."""
+"""The longest that one rendering of a few messages may take, of the thread's own time."""
+FEW_MESSAGES = 1000
+"""With so many the time is twice as long, and then it grows with the square of their number."""
+MOST_SECONDS = 60.0
 FREE_WORK = 10_000_000
 WORK_PER_CHARACTER = 2_000
 """A rendering may spend `FREE_WORK`, and this for each character of the conversation."""
@@ -38,11 +41,23 @@ _CALL = 100
 _PIECE = 16
 """The cost of each string where many are cut out of one, or joined."""
 _CLOCK_EVERY = 500_000
+_PIECES_AT_ONCE = 10_000
+"""Characters of output that are paid for together."""
 _MAX_BITS = 1 << 15
 _MAX_DEPTH = 1_000  # of nested values: as many as Python's own recursion can walk through
 _MAX_SOURCE = 1_000_000
 _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 _NESTED = (list, tuple, dict, set, frozenset, *_VIEWS, Namespace)
+_SCALARS = frozenset({str, Marked, int, float, bool, type(None)})
+_BUILT_IN = frozenset({str, Marked, dict, list, tuple})
+_SAFE_ON_STRINGS = frozenset(
+    name for name in dir(str) if name[0] != "_" and name not in ("format", "format_map")
+)
+_FOR_CONTEXTS = ("_loop_vars", "_block_vars")
+"""What Jinja passes to every call, for functions that take its context."""
+_OWN_OF_DICTS = frozenset(dir(dict))
+_OF_LOOPS = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
+"""Attributes that are no methods, so that nothing about them has to be checked."""
 _HASHING = (dict, Namespace)
 """Functions that make keys of what is in their arguments."""
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
@@ -84,6 +99,10 @@ class Renderer:
         ) as error:
             raise TemplateError(f"The chat template cannot be compiled: {error}.") from None
         self._constants = environment.constants
+        self.variables = frozenset(environment.variables)
+        """The variables that the template reads and does not set itself beforehand."""
+        self.keys = environment.keys
+        """The keys that it reads of values, such as `content` and `tool_calls` of messages."""
         # Each holds the same code and constants, so another one takes some 50 kilobytes and about
         # a millisecond, however long the source is. There are never more than there were renderings
         # at once. Appending to a list and popping from it need no lock.
@@ -111,12 +130,17 @@ class Renderer:
             template = self._load(environment)
         try:
             given = dict(variables)
-            environment.begin(_size_of(given))
+            environment.begin(_size_of(given), _length_of(given.get("messages")))
             pieces: list[str] = []
+            written = 0
             # Piece by piece, so that a template that writes without end is stopped while it does.
             for piece in template.root_render_func(template.new_context(given)):
-                environment.spend(len(piece))
                 pieces.append(piece)
+                written += len(piece)
+                if written > _PIECES_AT_ONCE:
+                    environment.spend(written)
+                    written = 0
+            environment.spend(written)
             return to_spans(pieces)
         except TemplateError:  # the budget's own refusal says what is wrong
             raise
@@ -146,11 +170,14 @@ class Budget:
     _check_at = 0
     _deadline = 0.0
 
-    def begin(self, characters: int) -> None:
-        """Start the budget of one rendering, of a conversation of so many characters."""
+    def begin(self, characters: int, messages: int = 0) -> None:
+        """Start the budget of one rendering, of a conversation of so many characters and messages."""
         self._left = FREE_WORK + WORK_PER_CHARACTER * characters
         self._check_at = self._left
-        self._deadline = time.monotonic() + SECONDS
+        # Some templates look at all other messages for each of them.
+        self._seconds = min(SECONDS * (1 + (messages / FEW_MESSAGES) ** 2), MOST_SECONDS)
+        # The clock of this thread alone: others on a busy machine must not use up its time.
+        self._deadline = time.thread_time() + self._seconds
 
     def spend(self, work: int) -> None:
         """Take from the budget.
@@ -161,14 +188,19 @@ class Budget:
         self._left -= work
         # One comparison for both limits: reading the clock each time would cost more than the work.
         if self._left < self._check_at:
-            self._check_at = self._left - _CLOCK_EVERY
-            if self._left < 0:
-                raise TemplateError(
-                    "The chat template does too much work for this conversation: it seems to loop, "
-                    "or to grow, without end."
-                )
-            if time.monotonic() > self._deadline:
-                raise TemplateError(f"The chat template took longer than {SECONDS:g} s.")
+            self._check()
+
+    def _check(self) -> None:
+        self._check_at = self._left - _CLOCK_EVERY
+        if self._left < 0:
+            raise TemplateError(
+                "The chat template does too much work for this conversation: it seems to loop, or "
+                "to grow, without end."
+            )
+        if time.thread_time() > self._deadline:
+            raise TemplateError(
+                f"The chat template took longer than {self._seconds:.3g} s of computing."
+            )
 
     def spend_pieces(self, count: int) -> None:
         """Pay for strings that are cut out of one, or joined, besides their characters."""
@@ -176,13 +208,17 @@ class Budget:
 
     def tick(self, count: int) -> bool:
         """Pay for one more run of a body of `count` nodes; true, so that it can be a condition."""
-        self.spend(count * _NODE)
+        self._left -= count * _NODE
+        if self._left < self._check_at:
+            self._check()
         return True
 
     def charge(self, value: Any) -> Any:
         """Pay for a value that was just made; return it."""
         if isinstance(value, str):
-            self.spend(len(value))
+            self._left -= len(value)
+            if self._left < self._check_at:
+                self._check()
         elif isinstance(value, (list, tuple, dict)):
             self.spend(8 * len(value))  # an item is a pointer of 8 bytes
         return value
@@ -195,37 +231,63 @@ class Budget:
         is reached, level by level. To hash a tuple that is nested too deeply would overflow the
         stack and end the process, so such a value is refused.
         """
-        level: list[Any] = [value] if isinstance(value, _NESTED) else []
+        if type(value) in _SCALARS or not isinstance(value, _NESTED):
+            return value
+        level: list[Any] = [value]
         for _ in range(_MAX_DEPTH):
             if not level:
                 return value
             below: list[Any] = []
             for nested in level:
                 items = _items(nested)
-                self.spend(_NODE * (len(items) + 1))
+                work = _NODE * (len(items) + 1)
                 for inner in items:
-                    if isinstance(inner, _NESTED):
+                    if isinstance(inner, str):
+                        work += len(inner)
+                    elif isinstance(inner, _NESTED):
                         below.append(inner)
-                    elif isinstance(inner, str):
-                        self.spend(len(inner))
+                self.spend(work)
             level = below
         raise TemplateError(f"The chat template nests values deeper than {_MAX_DEPTH} levels.")
 
     def operand(self, value: Any) -> Any:
         """Pay for one side of a comparison: it would take an iterator's items out unseen."""
-        if value is None or isinstance(value, (str, int, float)):
+        if type(value) in _SCALARS:
             return value
         is_loop = isinstance(value, LoopContext)
         return self.flat(list(value) if isinstance(value, Iterator) and not is_loop else value)
 
+    def members(self, value: Any) -> Any:
+        """Pay for looking a scalar up in a value."""
+        if type(value) in _BUILT_IN and not isinstance(value, (list, tuple)):
+            return value
+        if isinstance(value, (list, tuple)):  # nothing in it is looked into
+            self.spend(_NODE * len(value))
+            return value
+        return self.operand(value)
+
 
 def _size_of(value: Any) -> int:
     """The number of characters of all texts in a value; a key counts as one."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return len(value) + sum(map(_size_of, value.values()))
-    return sum(map(_size_of, value)) if isinstance(value, (list, tuple)) else 0
+    size = 0
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        kind = type(inner)
+        if kind is str or kind is Marked:
+            size += len(inner)
+        elif kind is dict or isinstance(inner, dict):
+            size += len(inner)
+            waiting += inner.values()
+        elif isinstance(inner, (list, tuple)):
+            waiting += inner
+        elif isinstance(inner, str):
+            size += len(inner)
+    return size
+
+
+def _length_of(messages: Any) -> int:
+    return len(messages) if isinstance(messages, (list, tuple)) else 0
 
 
 def _strings_in(value: Any) -> Iterable[str]:
@@ -280,6 +342,8 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
     def __init__(self, constants: list[Any]) -> None:
         """`constants` are the compiled template's, or an empty list, which compiling fills."""
         self.constants = constants
+        self.variables: set[str] = set()
+        self.keys: frozenset[str] = frozenset()
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -304,7 +368,9 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         return len(self.constants) - 1
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        return add_ticks(super()._parse(source, name, filename))
+        template = super()._parse(source, name, filename)
+        self.keys = read_keys(template)
+        return add_ticks(template)
 
     # --- what the compiled template calls ------------------------------------------------------
 
@@ -361,10 +427,39 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         strange = isinstance(obj, Marked) and not hasattr(str, attr)
         return not strange and super().is_safe_attribute(obj, attr, value)
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        # The sandbox asks the value, its methods and the type of both. For these kinds the answer is
+        # known, and most of what templates read is of them.
+        kind = type(obj)
+        if kind is dict and attribute not in _OWN_OF_DICTS:
+            if attribute in obj:
+                return obj[attribute]
+            return self.undefined(obj=obj, name=attribute)
+        if (kind is str or kind is Marked) and attribute in _SAFE_ON_STRINGS:
+            return getattr(obj, attribute)
+        if kind is LoopContext and attribute in _OF_LOOPS:
+            return getattr(obj, attribute)
+        if kind is Namespace and attribute[:1] != "_":
+            values = object.__getattribute__(obj, "_Namespace__attrs")
+            if attribute in values:
+                return values[attribute]
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(obj) is dict and type(argument) is str and argument not in _OWN_OF_DICTS:
+            if argument in obj:
+                return obj[argument]
+            return self.undefined(obj=obj, name=argument)
+        return super().getitem(obj, argument)
+
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         self.spend(_CALL)
         # A bound method belongs to a value, unless it is one of the environment's own functions.
         owner = getattr(function, "__self__", None) if callable(function) else None
+        if type(owner) in _BUILT_IN:  # the method is safe, or `getattr` would have withheld it
+            for name in _FOR_CONTEXTS:
+                kwargs.pop(name, None)
+            return self.charge(self._method(owner, function, args, kwargs)(*args, **kwargs))
         if owner is not None and owner is not self:
             function = self._method(owner, function, args, kwargs)
         elif function in _HASHING:

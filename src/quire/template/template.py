@@ -5,14 +5,24 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
-from quire.errors import MediaError
+from quire.errors import MediaError, MessageError
 from quire.messages import Control, Conversation, Media, Message
 from quire.prompt import Element, Span, Spans, TextElement, TokenElement
 from quire.template.format import MediaTokens, merge_spans
 from quire.tokenizer import Tokenizer
 from quire.tools.base import ToolFormat
+
+
+class RenderOptions(TypedDict, total=False):
+    """How a conversation is rendered, besides what is in it; see `Template.render`."""
+
+    enable_thinking: bool | None
+    preserve_thinking: bool
+    variables: Mapping[str, Any] | None
+    add_generation_prompt: bool
+    continue_final_message: bool
 
 
 class Template(ABC):
@@ -36,6 +46,8 @@ class Template(ABC):
     """Whether it is the chat template of the model's folder."""
     takes_parts: bool = False
     """Whether it writes the placeholders of media itself, from content that is a list of parts."""
+    variables: frozenset[str] = frozenset()
+    """The names of further variables that it reads, which a request may give; a named one reads none."""
     _controls: frozenset[str]
 
     @property
@@ -60,39 +72,38 @@ class Template(ABC):
         self,
         conversation: Conversation,
         *,
-        enable_thinking: bool | None = True,
+        enable_thinking: bool | None = None,
         preserve_thinking: bool = False,
         variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
     ) -> list[Element]:
-        """Write the conversation up to the answer. `variables` are further ones for a chat template.
+        """Write the conversation up to the answer.
+
+        Args:
+            conversation: what to write.
+            enable_thinking: whether the model is to think; None takes the rule of the author of a
+                model's own template.
+            preserve_thinking: whether thoughts of earlier turns stay.
+            variables: further ones for a model's own template, which replace its special tokens too.
+            add_generation_prompt: whether the prompt ends where an answer begins. Otherwise it ends
+                with the last message.
+            continue_final_message: whether the prompt ends inside the last message, an assistant's:
+                after its text, or after its thought where it has no text. Nothing begins an answer
+                then.
 
         Raises:
             TemplateError: this template cannot render the conversation.
             ToolError: a tool or a call cannot be written in the template's tool format.
             MediaError: the conversation holds media and the template takes text alone.
+            MessageError: the last message is none that can be continued.
         """
 
     def encode(
-        self,
-        conversation: Conversation,
-        tokenizer: Tokenizer,
-        *,
-        enable_thinking: bool | None = True,
-        preserve_thinking: bool = False,
-        variables: Mapping[str, Any] | None = None,
+        self, conversation: Conversation, tokenizer: Tokenizer, **how: Unpack[RenderOptions]
     ) -> tuple[int, ...]:
-        """Render, then encode: the prompt's token ids.
-
-        Raises:
-            TemplateError, ToolError, MediaError: as `render`.
-        """
-        elements = self.render(
-            conversation,
-            enable_thinking=enable_thinking,
-            preserve_thinking=preserve_thinking,
-            variables=variables,
-        )
-        return self.encode_elements(elements, tokenizer)
+        """Render, then encode: the prompt's token ids. Options and errors are those of `render`."""
+        return self.encode_elements(self.render(conversation, **how), tokenizer)
 
     def encode_elements(
         self,
@@ -152,6 +163,14 @@ class Template(ABC):
         """The stop words that are no single token of this tokenizer."""
         return tuple(word for word in self.stop_words if tokenizer.token_to_id(word) is None)
 
+    def continues_thought(self, message: Message) -> bool:
+        """Whether a message that is continued ends inside of its thought, so that the answer does."""
+        text = message.text.lstrip()
+        if not text:
+            return bool(message.reasoning)
+        before, after = (word.strip() for word in self.thought_words)
+        return bool(before) and text.startswith(before) and after not in text
+
     def starts_in_thought(self, elements: Sequence[Element]) -> bool:
         """Whether the prompt ends inside a thought that it has opened, as `<think>\\n` does."""
         last = elements[-1] if elements else None
@@ -182,13 +201,39 @@ def _element_to_json(element: Element) -> str | dict[str, Any]:
 # --- what both kinds of template do with a message ---------------------------------------------
 
 
-def mark_thought(text: str, thought_words: tuple[str, str]) -> Spans:
+def continued_message(conversation: Conversation) -> Message:
+    """The last message, which the answer is to continue.
+
+    Raises:
+        MessageError: it is none of the assistant's, or it ends with calls or media.
+    """
+    last = conversation.messages[-1] if conversation.messages else None
+    if last is None or last.role != "assistant":
+        raise MessageError(
+            "continue_final_message needs an assistant's message at the end, which the answer "
+            "continues."
+        )
+    if last.tool_calls:
+        raise MessageError(
+            "The last message ends with tool calls, which cannot be continued: give their results."
+        )
+    if last.media or last.has_control:
+        raise MessageError("The last message holds media: only text can be continued.")
+    return last
+
+
+def mark_thought(text: str, thought_words: tuple[str, str], *, may_be_open: bool = False) -> Spans:
     """An assistant's text as spans: the words around a thought at its start are control tokens.
 
-    The model wrote them as such. The thought and the rest are literal.
+    The model wrote them as such. The thought and the rest are literal. A thought that
+    `may_be_open` may go on to the text's end.
     """
+    opening = thought_words[0].strip()
+    if not opening or not text.lstrip().startswith(opening):
+        return (Span(text, literal=True),)
     before, after = (re.escape(word.strip()) for word in thought_words)
-    match = re.match(rf"\s*({before})(.*?)({after})", text, re.DOTALL) if before else None
+    end = rf"{after}|\Z" if may_be_open else after
+    match = re.match(rf"\s*({before})(.*?)({end})", text, re.DOTALL)
     if match is None:
         return (Span(text, literal=True),)
     return merge_spans(

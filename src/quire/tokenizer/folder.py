@@ -146,10 +146,11 @@ def load_settings(folder: Path, backend: Backend) -> TokenizerSettings:
         for text, number in _read_json(folder / "added_tokens.json").items():
             if backend.id_to_token(number) != text:
                 decoder[str(number)] = {"content": text}
-    special = {name: text for name in _NAMED if (text := _text(config.get(name)))}
     try:
+        named = _named_tokens(config)
         wanted = [token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
-        _add_tokens(backend, wanted, [config[name] for name in special], _extra_tokens(config))
+        _add_tokens(backend, wanted, list(named.values()), _extra_tokens(config))
+        special = {name: str(_text(token)) for name, token in named.items()}
         return TokenizerSettings(special, _chat_template(folder, config))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
@@ -171,6 +172,20 @@ def _text(token: Any) -> str | None:
     """A token's text: written as a string, or as an object with its flags."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
+
+
+def _named_tokens(config: dict[str, Any]) -> dict[str, Any]:
+    """The special tokens by the names that a chat template may use.
+
+    Besides those that every tokenizer has, these are a model's own: each `..._token` of the
+    configuration, and `extra_special_tokens` where that gives names.
+    """
+    own = [name for name in config if name.endswith("_token") and name not in _NAMED]
+    named = {name: config.get(name) for name in (*_NAMED, *own)}
+    extra = config.get("extra_special_tokens")
+    if isinstance(extra, dict):
+        named |= extra
+    return {name: token for name, token in named.items() if _text(token)}
 
 
 def _extra_tokens(config: dict[str, Any]) -> list[Any]:

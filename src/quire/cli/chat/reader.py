@@ -21,9 +21,9 @@ from quire.cli.terminal import state_folder
 
 
 class Reader(Protocol):
-    """Asks the user. Ctrl-C raises KeyboardInterrupt, Ctrl-D EOFError."""
+    """Asks the user, who may change `text`. Ctrl-C raises KeyboardInterrupt, Ctrl-D EOFError."""
 
-    def read(self, label: str) -> str: ...
+    def read(self, label: str, text: str = "") -> str: ...
 
 
 class CommandCompleter(Completer):
@@ -119,5 +119,7 @@ class TerminalReader:
             output=output,
         )
 
-    def read(self, label: str) -> str:
-        return self._session.prompt(HTML("<ansigreen><b>{}</b></ansigreen> ").format(label))
+    def read(self, label: str, text: str = "") -> str:
+        return self._session.prompt(
+            HTML("<ansigreen><b>{}</b></ansigreen> ").format(label), default=text
+        )

@@ -16,8 +16,13 @@ from quire.options import REQUEST_OPTIONS
 from quire.sampling import OptionResolver
 
 _NOT_SHOWN = frozenset({"n", "num_return_sequences", "logprobs", "prompt_logprobs", "request_id"})
-SETTINGS = REQUEST_OPTIONS - _NOT_SHOWN - {"enable_thinking"}
-"""What /set takes: one answer is shown, without log-probabilities; thinking has /think."""
+_BY_COMMAND = {
+    "enable_thinking": "enable_thinking is set with /think on or /think off.",
+    "continue_final_message": "/continue has the last answer continued.",
+    "add_generation_prompt": "An answer follows each message; /continue has the last one continued.",
+}
+SETTINGS = REQUEST_OPTIONS - _NOT_SHOWN - _BY_COMMAND.keys()
+"""What /set takes: one answer is shown, without log-probabilities; what has a command is set by that."""
 
 _KEYS = frozenset({"messages", "system", "tools", "settings", "enable_thinking"})
 
@@ -42,24 +47,27 @@ class Session:
     enable_thinking: bool | None = None
     taken_back: list[Turn] = field(default_factory=list[Turn])
     """The user's turns that got no answer; /retry sends them again."""
+    cut_thought: Turn | None = None
+    """The answer to those, stopped in its thought; /continue goes on with it."""
     attached: list[Media] = field(default_factory=list[Media])
     """Goes with the user's next message."""
 
-    def request(self) -> dict[str, Any]:
-        """The arguments of `ChatModel.stream` for the next answer."""
+    def request(self, *, continues: bool = False) -> dict[str, Any]:
+        """The arguments of `ChatModel.stream` for the next answer, or for the rest of the last."""
         return {
             "messages": [dict(turn.message) for turn in self.turns],
             "system": self.system,
             "tools": self.tools or None,
             "enable_thinking": self.enable_thinking,
             **self.settings,
+            **({"continue_final_message": True} if continues else {}),
         }
 
     # --- turns -----------------------------------------------------------------------------------
 
     def add_user(self, text: str) -> None:
         """Add a message with what is attached."""
-        self.taken_back = []
+        self.taken_back, self.cut_thought = [], None
         self.turns.append(Turn({"role": "user", "content": user_content(self.attached, text)}))
         self.attached = []
 
@@ -76,15 +84,72 @@ class Session:
         interrupted: bool = False,
     ) -> None:
         """Keep an answer; one that was stopped before it began takes the user's turn back."""
-        if interrupted and not (content or calls):
-            self.take_back()
-            return
         message: dict[str, Any] = {"role": "assistant", "content": content}
         if reasoning:
             message["reasoning_content"] = reasoning
         if calls:
             message["tool_calls"] = [_call_as_dict(call) for call in calls]
-        self.turns.append(Turn(message, interrupted))
+        turn = Turn(message, interrupted)
+        if interrupted and not (content or calls):
+            self.take_back()
+            self.cut_thought = turn if reasoning else None
+            return
+        self.turns.append(turn)
+
+    def add_continuation(
+        self,
+        content: str,
+        reasoning: str = "",
+        calls: Sequence[ToolCall] = (),
+        *,
+        interrupted: bool = False,
+    ) -> None:
+        """Add to the last answer what continues it."""
+        before = self.turns.pop().message
+        self.add_answer(
+            str(before.get("content") or "") + content,
+            str(before.get("reasoning_content") or "") + reasoning,
+            calls,
+            interrupted=interrupted,
+        )
+
+    def reopen(self) -> bool:
+        """Make ready to continue the last answer, or the thought that was stopped; False if none is."""
+        if self.cut_thought is not None and self.taken_back:
+            self.turns += [*self.taken_back, self.cut_thought]
+            self.taken_back, self.cut_thought = [], None
+        return self.answer is not None
+
+    # --- changing what was said ------------------------------------------------------------------
+
+    @property
+    def answer(self) -> str | None:
+        """The text of the last answer, if it ends the conversation and calls no tools."""
+        last = self.turns[-1].message if self.turns else {}
+        if last.get("role") != "assistant" or last.get("tool_calls"):
+            return None
+        return str(last.get("content") or "")
+
+    def change_answer(self, text: str) -> None:
+        """Give the last answer another text."""
+        last = self.turns.pop()
+        self.turns.append(Turn({**last.message, "content": text}, last.interrupted))
+
+    @property
+    def question(self) -> str | None:
+        """The text of the user's last message, if it is text alone."""
+        for turn in reversed([*self.turns, *self.taken_back]):
+            if turn.message["role"] == "user":
+                content = turn.message.get("content")
+                return content if isinstance(content, str) else None
+        return None
+
+    def change_question(self, text: str) -> None:
+        """Give the user's last message another text, and forget what came of it."""
+        while self.turns and not self.taken_back:
+            if self.turns.pop().message["role"] == "user":
+                break
+        self.add_user(text)
 
     def take_back(self) -> None:
         """Remove the turns that got no answer, so that the next question does not follow them."""
@@ -97,7 +162,7 @@ class Session:
         """Make ready to answer the last question again; False if there is none."""
         if self.taken_back:
             self.turns += self.taken_back
-            self.taken_back = []
+            self.taken_back, self.cut_thought = [], None
         elif self.turns and self.turns[-1].message["role"] == "assistant":
             self.turns.pop()
         return bool(self.turns)
@@ -105,6 +170,7 @@ class Session:
     def clear(self) -> None:
         """Forget the conversation and what is attached; system, tools and settings stay."""
         self.turns, self.taken_back, self.attached = [], [], []
+        self.cut_thought = None
 
     # --- settings --------------------------------------------------------------------------------
 
@@ -172,7 +238,7 @@ class Session:
         self.system = content.get("system")
         self.settings = settings
         self.enable_thinking = content.get("enable_thinking")
-        self.taken_back = []
+        self.taken_back, self.cut_thought = [], None
 
 
 def check_settings(settings: Mapping[str, Any], configured: Mapping[str, Any]) -> None:
@@ -187,8 +253,8 @@ def check_settings(settings: Mapping[str, Any], configured: Mapping[str, Any]) -
             raise UnsupportedOptionError(
                 f"{name} cannot be set here: a chat shows one answer, as text."
             )
-        if name == "enable_thinking":
-            raise UnsupportedOptionError("enable_thinking is set with /think on or /think off.")
+        if name in _BY_COMMAND:
+            raise UnsupportedOptionError(_BY_COMMAND[name])
     # No model is asked here; a length beyond any context lets every other limit speak.
     OptionResolver(configured, {}, context_length=2**31).resolve(settings, 1)
 

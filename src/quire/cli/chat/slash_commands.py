@@ -26,7 +26,8 @@ class Chat(Protocol):
     show_stats: bool
 
     def say(self, text: str) -> None: ...
-    def answer(self) -> None: ...
+    def answer(self, *, continues: bool = False) -> None: ...
+    def ask(self, label: str, text: str) -> str: ...
     def attach(self, media: Sequence[Media]) -> None: ...
     def show_history(self) -> None: ...
 
@@ -239,6 +240,39 @@ def _retry(chat: Chat, argument: str) -> None:
     if not chat.session.retry():
         raise RequestError("There is no question to answer again")
     chat.answer()
+
+
+@_command("/continue", "", "go on with the last answer, or with a thought that was cut")
+def _continue(chat: Chat, argument: str) -> None:
+    if not chat.session.reopen():
+        raise RequestError("There is no answer to go on with")
+    chat.answer(continues=True)
+
+
+@_command(
+    "/edit",
+    "[question]",
+    "change the last answer, or the last question and ask it again",
+    words={"question": "the last question instead of the answer"},
+)
+def _edit(chat: Chat, argument: str) -> None:
+    if argument not in ("", "question"):
+        raise RequestError(f"/edit takes nothing or question, not {argument!r}")
+    session = chat.session
+    before = session.question if argument else session.answer
+    if before is None:
+        raise RequestError(f"There is no {argument or 'answer'} of text to change")
+    try:
+        text = chat.ask(f"{argument or 'answer'}>", before)
+    except (KeyboardInterrupt, EOFError):
+        chat.say("Nothing was changed.")
+        return
+    if argument:
+        session.change_question(text)
+        chat.answer()
+    else:
+        session.change_answer(text)
+        chat.say("The answer was changed; /continue goes on with it.")
 
 
 @_command(

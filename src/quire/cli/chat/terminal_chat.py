@@ -110,25 +110,32 @@ class TerminalChat:
         goes = "it goes" if len(media) == 1 else "they go"
         self.say(f"Attached {names}{f'; {goes} with the next message' if waits else ''}.")
 
-    def answer(self) -> None:
-        """Answer the conversation as it stands; go on while the model calls tools."""
+    def ask(self, label: str, text: str) -> str:
+        """Let the user change a text."""
+        return self.reader.read(label, text)
+
+    def answer(self, *, continues: bool = False) -> None:
+        """Answer the conversation as it stands, or the rest of its last answer.
+
+        It goes on while the model calls tools.
+        """
         while True:
-            answer = self._stream()
+            answer = self._stream(continues=continues)
             self.answers.append(answer)
-            self.session.add_answer(
-                answer.content, answer.reasoning, answer.calls, interrupted=answer.interrupted
-            )
+            add = self.session.add_continuation if continues else self.session.add_answer
+            add(answer.content, answer.reasoning, answer.calls, interrupted=answer.interrupted)
+            continues = False
             self._say_how_it_ended(answer)
             if answer.interrupted or not answer.calls or not self._ask_results(answer.calls):
                 self.console.print()
                 return
 
-    def _stream(self) -> Answer:
+    def _stream(self, *, continues: bool) -> Answer:
         view, answer = AnswerView(self.console), Answer()
         try:
             with (
                 no_echo(),
-                closing(self.model.stream(**self.session.request())) as deltas,
+                closing(self.model.stream(**self.session.request(continues=continues))) as deltas,
             ):
                 receive(deltas, view.show, answer=answer)
         except QuireError:
@@ -140,10 +147,15 @@ class TerminalChat:
 
     def _say_how_it_ended(self, answer: Answer) -> None:
         if answer.interrupted:
-            kept = "what came is kept" if answer.content else "your message was taken back"
-            self.say(f"Stopped; {kept}. /retry asks again.")
+            kept = "your message was taken back" if self.session.taken_back else "what came is kept"
+            goes_on = (
+                "" if self.session.taken_back and not answer.reasoning else ", /continue goes on"
+            )
+            self.say(f"Stopped; {kept}. /retry asks again{goes_on}.")
         elif answer.sum.finish_reason == "length":
-            self.say("The answer was cut at its longest; /set max_new_tokens allows more.")
+            self.say(
+                "The answer was cut at its longest; /continue goes on, /set max_new_tokens allows more."
+            )
         elif not (answer.content or answer.calls):
             self.say("The answer is empty.")
         if self.show_stats:

@@ -33,7 +33,7 @@ from quire.engines.seam import (
 from quire.errors import PromptTooLongError, UnsupportedOptionError
 from quire.media.placement import place_media
 from quire.messages import Conversation, Message, ToolCall, read_conversation
-from quire.options import check_option_names, read_option
+from quire.options import check_option_names, may_end_with_answer, read_option
 from quire.outputs import AnswerPart, Delta, TextPart, ThoughtPart, TokenLogprob, Usage
 from quire.request import ChatRequest
 from quire.response_format import Constraint, read_response_format
@@ -125,7 +125,12 @@ class RemoteChatEngine(ChatEngine):
     def _conversation(self, request: ChatRequest) -> Conversation:
         media = request.media
         conversation = place_media(
-            read_conversation(request.messages, request.system, request.tools),
+            read_conversation(
+                request.messages,
+                request.system,
+                request.tools,
+                may_end_with_answer=may_end_with_answer(request.options),
+            ),
             media.images,
             media.videos,
             media.audios,
@@ -136,17 +141,22 @@ class RemoteChatEngine(ChatEngine):
         return conversation
 
     def _template_variables(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables for the template at the server, which alone knows what it reads."""
+        variables = dict(self._data_args.chat_template_kwargs or {})
         thinking = read_option(options, "enable_thinking")
         if thinking is None:
             # A constrained answer has no room for a thought by default. A request may ask for both
             # explicitly, since a server with a reasoning parser constrains the text after the thought.
             constrained = read_response_format(options.get("response_format")) is not None
             thinking = False if constrained else self._data_args.enable_thinking
+        if thinking is not None:
+            variables["enable_thinking"] = thinking
         preserve = self._data_args.preserve_thinking
         if options.get("preserve_thinking") is not None:
             preserve = read_option(options, "preserve_thinking")
-        variables: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
-        return variables | ({"preserve_thinking": True} if preserve else {})
+        if preserve:
+            variables["preserve_thinking"] = True
+        return variables | dict(read_option(options, "chat_template_kwargs"))
 
     async def health(self) -> None:
         """Raise EngineDeadError if no server is healthy, EngineClosedError after `close`."""
@@ -196,8 +206,15 @@ def chat_body(
     body |= {"model": model, "messages": openai_messages(conversation)}
     if conversation.tools:
         body |= {"tools": [wrap(tool) for tool in conversation.tools], "tool_choice": "auto"}
-    if (most := read_option(chosen, "truncate_prompt_tokens")) is not None:
-        body["truncate_prompt_tokens"] = most
+    for name in ("truncate_prompt_tokens", "reasoning_effort"):
+        if (value := read_option(chosen, name)) is not None:
+            body[name] = value
+    if documents := read_option(chosen, "documents"):
+        body["documents"] = list(documents)
+    if read_option(chosen, "continue_final_message"):
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    elif not read_option(chosen, "add_generation_prompt"):
+        body["add_generation_prompt"] = False
     if template_variables:
         body["chat_template_kwargs"] = dict(template_variables)
     if params.logprobs is not None:

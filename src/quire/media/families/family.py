@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, Unpack
 
 from quire.errors import ConfigError, MediaError
 from quire.media.families.settings import MediaSettings
@@ -23,7 +23,7 @@ from quire.media.values import Clip, Medium, Picture, Sound
 from quire.messages import Control, Conversation, Media, Message, Part
 from quire.prompt import Element, MediaItem, Span, TextElement
 from quire.template.format import MediaTokens, find_markers, merge_spans
-from quire.template.template import Template
+from quire.template.template import RenderOptions, Template
 from quire.tokenizer import Tokenizer
 
 Form: TypeAlias = Literal["short", "vllm", "expanded"]
@@ -402,28 +402,23 @@ def render_media(
     media: Sequence[Medium],
     *,
     form: Form,
-    enable_thinking: bool | None = True,
-    preserve_thinking: bool = False,
-    variables: Mapping[str, Any] | None = None,
+    **how: Unpack[RenderOptions],
 ) -> list[Element]:
     """Render a conversation whose media are parts; `media` are these parts decoded, in order.
 
     A model's own chat template writes the placeholders itself where it can; else the family writes
     them into the messages before the template sees these.
 
+    `how` are the options of `Template.render`.
+
     Raises:
         MediaError: the model does not take these media.
-        TemplateError, ToolError: as `Template.render`.
+        TemplateError, ToolError, MessageError: as `Template.render`.
     """
     as_parts = template.takes_parts and bool(media)
     if media and not as_parts:
         conversation = family.write(conversation, media, form=form)
-    elements = template.render(
-        conversation,
-        enable_thinking=enable_thinking,
-        preserve_thinking=preserve_thinking,
-        variables=variables,
-    )
+    elements = template.render(conversation, **how)
     if as_parts:
         return family.expand(elements, media, form=form)
     return family.finish(elements, media, form=form)

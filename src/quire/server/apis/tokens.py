@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from quire import __version__
-from quire.server.apis.body import Body, in_thread_if_large, json_answer, only, read_body
+from quire.server.apis.body import Body, in_thread_if_large, json_answer, read_body
 from quire.server.apis.openai.messages import Message, quire_messages
-from quire.server.apis.openai.request import quire_tools, thinking_options
-from quire.server.apis.openai.schema import TemplateOptions, Tool
+from quire.server.apis.openai.request import is_prefix, quire_tools
+from quire.server.apis.openai.schema import Tool
 from quire.server.apis.openapi import documented
 from quire.server.call import Call
 from quire.server.errors import BadRequest
@@ -22,7 +22,7 @@ from quire.server.service import Service, service_of
 from quire.server.streams import CancelOnDisconnect
 from quire.tokenizer import Tokenizer
 
-_PROMPT = "A prompt here ends where the answer begins: leave this out."
+_CHAT_OPTIONS = ("chat_template_kwargs", "add_generation_prompt", "continue_final_message")
 _SPECIAL = "The template of a chat writes the special tokens: leave this out, or give false."
 
 
@@ -33,12 +33,12 @@ class TokenizeRequest(Body):
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     tools: list[Tool] | None = None
-    chat_template_kwargs: TemplateOptions | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
     """True by default for a text; for a conversation only false is allowed."""
     return_token_strs: bool | None = None
-    add_generation_prompt: Annotated[Literal[True] | None, only(True, because=_PROMPT)] = None
-    continue_final_message: Annotated[Literal[False] | None, only(False, because=_PROMPT)] = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 class Tokens(BaseModel):
@@ -140,7 +140,7 @@ async def _ids(request: Request, service: Service, body: TokenizeRequest) -> lis
     if body.messages is not None:
         call = await in_thread_if_large(request, partial(_call, body))
         return list((await service.prompt(call)).token_ids)
-    for name in ("tools", "chat_template_kwargs", "add_generation_prompt"):
+    for name in ("tools", *_CHAT_OPTIONS):
         if getattr(body, name) is not None:
             raise BadRequest(f"{name} goes with messages, not with prompt.", param=name)
     return await service.tokenize(body.prompt or "", special=body.add_special_tokens is not False)
@@ -149,10 +149,14 @@ async def _ids(request: Request, service: Service, body: TokenizeRequest) -> lis
 def _call(body: TokenizeRequest) -> Call:
     if body.add_special_tokens:
         raise BadRequest(_SPECIAL, param="add_special_tokens")
+    given = {name: getattr(body, name) for name in _CHAT_OPTIONS}
+    options = {name: value for name, value in given.items() if value is not None}
+    if is_prefix(body.messages or []):
+        options["continue_final_message"] = True
     return Call(
         messages=quire_messages(body.messages or []),
         tools=quire_tools(body.tools),
-        options=thinking_options(body.chat_template_kwargs, None),
+        options=options,
         model=body.model,
     )
 

@@ -57,9 +57,13 @@ class StreamDetokenizer:
         self._backend = backend
         self._anchor = anchor
         self._skip = params.skip_special_tokens
-        self._stream: DecodeStream | None = DecodeStream(skip_special_tokens=self._skip)
+        stream = DecodeStream(skip_special_tokens=self._skip)
+        self._stream: DecodeStream | None = stream
         self._pending: list[int] = []  # tokens whose text has not been returned
-        self._started = False  # whether any text has been returned
+        # Whether any text is before what comes: returned here, or at the end of the prompt.
+        self._started = params.continues and anchor is not None
+        if params.continues and anchor is not None:
+            stream.step(backend, anchor)
 
     def add(self, token: int) -> str:
         """Take one more token; see `Detokenizer`."""
@@ -88,7 +92,7 @@ class StreamDetokenizer:
 
     def read(self, tokens: Sequence[int]) -> str:
         """Return the text of a whole completion."""
-        return self._decode_alone(tokens)
+        return self._decode(tokens)
 
     def _show(self, text: str, pending: Sequence[int] = ()) -> str:
         self._pending = list(pending)

@@ -60,7 +60,7 @@ def prompt_call(
         messages=turns.messages,
         system=turns.system,
         tools=[_tool(tool) for tool in body.tools] if body.tools else None,
-        options={**(options or {}), **_thinking(body), **_format(body)},
+        options={**(options or {}), **_template_options(body, turns.messages), **_format(body)},
         model=body.model,
         streamed=streamed,
         tool_choice=_CHOICES[choice["type"]],
@@ -101,7 +101,11 @@ def _user(turns: Turns, blocks: Sequence[UserBlock], path: str) -> None:
 
 def _result(block: ToolResultBlock) -> list[Part]:
     parts = [_part(part) for part in _blocks(block.get("content"))]
-    return [text_part("Error: "), *parts] if block.get("is_error") else parts
+    if not block.get("is_error"):
+        return parts
+    if parts and parts[0]["type"] == "text":
+        return [text_part(f"Error: {parts[0]['text']}"), *parts[1:]]
+    return [text_part("Error: "), *parts]
 
 
 def _part(block: ResultBlock) -> Part:
@@ -154,6 +158,19 @@ def _chosen(body: CountTokensRequest) -> str | None:
     if not choice.get("name"):
         raise BadRequest('tool_choice of the type "tool" needs a name.', param="tool_choice.name")
     return choice.get("name")
+
+
+def _template_options(
+    body: CountTokensRequest, messages: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """How the prompt is written; the answer continues a last message of the assistant's."""
+    is_prefilled = bool(messages) and messages[-1]["role"] == "assistant"
+    given = {
+        "chat_template_kwargs": body.chat_template_kwargs,
+        "reasoning_effort": (body.output_config or {}).get("effort"),
+        "continue_final_message": True if is_prefilled else None,
+    }
+    return {name: value for name, value in given.items() if value is not None} | _thinking(body)
 
 
 def _thinking(body: CountTokensRequest) -> dict[str, Any]:

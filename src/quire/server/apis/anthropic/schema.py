@@ -278,7 +278,7 @@ class AnswerFormat(TypedDict):
 class OutputConfig(TypedDict):
     format: NotRequired[AnswerFormat | None]
     effort: NotRequired[Literal["low", "medium", "high", "xhigh", "max"] | None]
-    """Ignored: how much a model writes is its own affair."""
+    """How much the model thinks, for a chat template that reads `reasoning_effort`."""
 
 
 @strict
@@ -318,6 +318,8 @@ class CountTokensRequest(_Refused):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    """vLLM's: variables for the model's chat template; one that it never reads is refused."""
     thread: Annotated[Any, WithJsonSchema({"type": "null"})] = None
     """Refused in the words after which clients go on without a thread."""
     context_management: Any = None
@@ -330,7 +332,9 @@ if TYPE_CHECKING:
     _Options = OptionFields
 else:
     # `max_tokens` is required below; the others are parts of fields declared above.
-    _Options = option_fields("anthropic", but=("max_tokens", "output_config", "thinking"))
+    _Options = option_fields(
+        "anthropic", but=("max_tokens", "output_config", "thinking", "chat_template_kwargs")
+    )
 
 
 class MessagesRequest(CountTokensRequest, _Options):

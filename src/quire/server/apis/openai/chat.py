@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from quire.outputs import AnswerSum, Delta, TextPart, ThoughtPart, TokenLogprob
 from quire.outputs import Response as Completion
 from quire.server.apis.body import in_thread_if_large, json_answer, read_body
-from quire.server.apis.openai.request import chat_call
+from quire.server.apis.openai.request import chat_call, echoed
 from quire.server.apis.openai.schema import ChatCompletion, ChatCompletionRequest
 from quire.server.apis.openai.writing import (
     DONE,
@@ -57,7 +57,7 @@ def router() -> APIRouter:
             deltas = with_part_logprobs(deltas, texts)
         if body.stream:
             extras = Extras.of(body.stream_options, token_ids=body.return_token_ids)
-            encoder = ChatEncoder(name, texts, extras)
+            encoder = ChatEncoder(name, texts, extras, echoed(body))
             return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
         answers = AnswerSum()
         await read_whole(request, deltas, answers.add)
@@ -99,9 +99,10 @@ def whole_answer(
 def _choice(
     completion: Completion, texts: TokenTexts | None, body: ChatCompletionRequest
 ) -> dict[str, Any]:
+    content = echoed(body) + completion.content
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": completion.content or (None if completion.tool_calls else ""),
+        "content": content or (None if completion.tool_calls else ""),
         "refusal": None,
     }
     if completion.reasoning:
@@ -135,8 +136,10 @@ def chat_logprobs(logprobs: Sequence[TokenLogprob], texts: TokenTexts) -> str:
 class ChatEncoder:
     """Writes `chat.completion.chunk` events, formatted by hand, since most come once per token."""
 
-    def __init__(self, name: str, texts: TokenTexts | None, extras: Extras) -> None:
+    def __init__(self, name: str, texts: TokenTexts | None, extras: Extras, echo: str = "") -> None:
+        """`echo` is the text that each completion continues, and that is repeated before it."""
         self._texts, self._extras = texts, extras
+        self._first = f'"role":"assistant","content":{quoted(echo)}'
         self._before = (
             f'data: {{"id":"{new_id("chatcmpl")}","object":"chat.completion.chunk",'
             f'"created":{now()},"model":{quoted(name)},"choices":['
@@ -174,9 +177,8 @@ class ChatEncoder:
         if self._extras.token_ids and not self._calls:
             prompt = f',"prompt_token_ids":{json.dumps(delta.prompt_token_ids)}'
         self._calls[delta.index] = 0
-        change = '"role":"assistant","content":""'
         return (
-            f'{self._before}{{"index":{delta.index},"delta":{{{change}}},"logprobs":null,'
+            f'{self._before}{{"index":{delta.index},"delta":{{{self._first}}},"logprobs":null,'
             f'"finish_reason":null}}{self._after(prompt)}'
         )
 

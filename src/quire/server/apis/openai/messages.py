@@ -241,7 +241,9 @@ class AssistantMessage(AnswerRecord):
     # These hold content, which would be lost: only null is accepted.
     function_call: NotRequired[None]
     audio: NotRequired[None]
-    prefix: NotRequired[Literal[False] | None]
+    # Of the last message: the answer continues it. The names are Mistral's and Moonshot's.
+    prefix: NotRequired[bool | None]
+    partial: NotRequired[bool | None]
 
 
 @strict
@@ -286,7 +288,8 @@ MESSAGE_RECORDS = frozenset(AnswerRecord.__annotations__) | frozenset(ResultReco
 """The fields of messages that are dropped."""
 PART_RECORDS = frozenset(CalledFunctionRecord.__annotations__)
 """The fields of parts and calls that are dropped."""
-_EMPTY = ("function_call", "audio", "prefix")
+_EMPTY = ("function_call", "audio")
+_PREFIXES = ("prefix", "partial")
 
 
 def quire_messages(messages: list[Message]) -> list[dict[str, Any]]:
@@ -294,11 +297,21 @@ def quire_messages(messages: list[Message]) -> list[dict[str, Any]]:
     return [_message(message) for message in messages]
 
 
+def prefixes(messages: list[Message]) -> list[int]:
+    """The indices of the messages that say of themselves that the answer continues them."""
+    return [
+        index
+        for index, message in enumerate(messages)
+        if any(message.get(name) is True for name in _PREFIXES)
+    ]
+
+
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    dropped = (*_EMPTY, *_PREFIXES)
     kept = {
         key: value
         for key, value in message.items()
-        if key not in MESSAGE_RECORDS and key not in _EMPTY
+        if key not in MESSAGE_RECORDS and key not in dropped
     }
     if message.get("refusal") and message.get("content") is None:
         kept["content"] = message["refusal"]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from quire.server.apis.openai.messages import quire_messages
+from quire.server.apis.openai.messages import Message, prefixes, quire_messages
 from quire.server.apis.openai.schema import (
+    CHAT_OPTIONS,
     ChatCompletionRequest,
     SamplingFields,
     StructuredOutputs,
-    TemplateOptions,
     Tool,
 )
 from quire.server.call import Call, ToolChoice
@@ -75,12 +75,11 @@ def chat_call(body: ChatCompletionRequest) -> Call:
         if body.stream:
             raise BadRequest("prompt_logprobs needs stream: false.", param="prompt_logprobs")
         options["prompt_logprobs"] = body.prompt_logprobs
-    options |= thinking_options(
-        body.chat_template_kwargs,
-        body.reasoning_effort,
-        enabled=body.enable_thinking,
-        preserved=body.preserve_thinking,
-    )
+    given = {name: getattr(body, name) for name in CHAT_OPTIONS}
+    options |= {name: value for name, value in given.items() if value is not None}
+    check_thinking(options)
+    if is_prefix(body.messages):
+        options["continue_final_message"] = True
     choice, name, tools = _tool_choice(body)
     return Call(
         messages=quire_messages(body.messages),
@@ -100,35 +99,41 @@ def quire_tools(tools: Iterable[Tool] | None) -> list[dict[str, Any]] | None:
     return [{"type": tool["type"], "function": tool["function"]} for tool in tools or ()] or None
 
 
-def thinking_options(
-    template: TemplateOptions | None,
-    effort: str | None,
-    *,
-    enabled: bool | None = None,
-    preserved: bool | None = None,
-) -> dict[str, bool]:
-    """The thinking options, from quire's own fields, a template's, and OpenAI's effort.
+def check_thinking(options: Mapping[str, Any]) -> None:
+    """Raise BadRequest if thinking is turned on in one way and off in another."""
+    variables: Mapping[str, Any] = options.get("chat_template_kwargs") or {}
+    effort = options.get("reasoning_effort")
+    switches = [options.get("enable_thinking"), None if effort is None else effort != "none"]
+    switches += [variables.get(name) for name in ("enable_thinking", "thinking")]
+    if any(one is True for one in switches) and any(one is False for one in switches):
+        raise BadRequest(
+            "enable_thinking is given in two ways that contradict each other.",
+            param="enable_thinking",
+        )
+
+
+def is_prefix(messages: list[Message]) -> bool:
+    """Whether the last message says of itself that the answer continues it.
 
     Raises:
-        BadRequest: they contradict each other.
+        BadRequest: another one says so.
     """
-    template = template or {}
-    by_effort = None if effort is None else effort != "none"
-    by_template = (template.get("enable_thinking"), template.get("thinking"))
-    options = {
-        "enable_thinking": _agreed("enable_thinking", enabled, *by_template, by_effort),
-        "preserve_thinking": _agreed(
-            "preserve_thinking", preserved, template.get("preserve_thinking")
-        ),
-    }
-    return {name: value for name, value in options.items() if value is not None}
+    found = prefixes(messages)
+    if found and found != [len(messages) - 1]:
+        raise BadRequest(
+            "Only the last message can be continued, and only it may have prefix or partial.",
+            param=f"messages[{found[0]}]",
+        )
+    return bool(found)
 
 
-def _agreed(name: str, *values: bool | None) -> bool | None:
-    given = {value for value in values if value is not None}
-    if len(given) > 1:
-        raise BadRequest(f"{name} is given in two ways that contradict each other.", param=name)
-    return given.pop() if given else None
+def echoed(body: ChatCompletionRequest) -> str:
+    """The text of a last message of the assistant's, where the request wants it repeated."""
+    last = body.messages[-1]
+    if not body.echo or last["role"] != "assistant":
+        return ""
+    content = quire_messages([last])[0].get("content") or ""
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
 def _tool_choice(body: ChatCompletionRequest) -> tuple[ToolChoice, str | None, list[Tool]]:

@@ -128,15 +128,6 @@ class ResponseFormatParam(TypedDict):
 
 
 @strict
-class TemplateOptions(TypedDict):
-    """The keys that `chat_template_kwargs` may have."""
-
-    enable_thinking: NotRequired[bool | None]
-    thinking: NotRequired[bool | None]
-    preserve_thinking: NotRequired[bool | None]
-
-
-@strict
 class StructuredOutputs(TypedDict):
     """vLLM's own form of `response_format`; exactly one is given."""
 
@@ -152,6 +143,17 @@ class StructuredOutputs(TypedDict):
     whitespace_pattern: NotRequired[None]
 
 
+CHAT_OPTIONS = (
+    "enable_thinking",
+    "preserve_thinking",
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+)
+"""Options of conversations, which completions do not have."""
+
 if TYPE_CHECKING:
     _Options = OptionFields
 else:
@@ -163,8 +165,7 @@ else:
             "logprobs",
             "prompt_logprobs",
             "response_format",
-            "enable_thinking",
-            "preserve_thinking",
+            *CHAT_OPTIONS,
         ),
     )
 
@@ -211,18 +212,11 @@ OTHERS = {
     "watermarking": Refused("watermarking is not supported", (False,)),
 }
 OTHERS_OF_CHAT = {
-    "add_generation_prompt": Refused(
-        "A prompt here ends where the answer begins: leave add_generation_prompt out.", (True,)
-    ),
     "add_special_tokens": Refused(
         "The template of a chat writes the special tokens: leave add_special_tokens out.", (False,)
     ),
     "audio": Refused("audio is not supported: quire answers with text"),
     "chat_template": Refused(f"chat_template {_TEMPLATE}"),
-    "continue_final_message": Refused(
-        "continue_final_message is not supported: a conversation ends with the user", (False,)
-    ),
-    "documents": Refused("documents is not supported: put them into a message", ([],)),
     "function_call": Refused(
         "function_call is OpenAI's old form: give tool_choice", ("none", "auto")
     ),
@@ -267,8 +261,7 @@ class SamplingFields(_Options, _Refused):
     response_format: ResponseFormatParam | None = None
     structured_outputs: StructuredOutputs | None = None
     echo: bool | None = None
-    """Puts a completion's prompt before its text. A chat's answer continues no message, so that there
-    is nothing to repeat."""
+    """Puts a completion's prompt before its text; in a chat, the message that an answer continues."""
     prompt_logprobs: Alternatives | None = None
     """Log-probabilities of the prompt's tokens; not in a stream."""
     return_token_ids: bool | None = None
@@ -291,10 +284,15 @@ class ChatCompletionRequest(SamplingFields, _RefusedOfChat):
     tool_choice: ToolChoiceParam | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Effort | None = None
-    """"none" turns thinking off, all others turn it on; none limits its length."""
-    chat_template_kwargs: TemplateOptions | None = None
+    """"none" turns thinking off, all others turn it on; a template that reads it is given it."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the model's chat template; one that it never reads is refused."""
     enable_thinking: bool | None = None
     preserve_thinking: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    """The answer continues the last message, as one with `prefix: true` or `partial: true` asks."""
     # For OpenAI's own service; these change no answer.
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     store: Literal[False] | None = None

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from quire.server.apis.openai.request import check_allowed, constraint, thinking_options
+from quire.server.apis.openai.request import check_allowed, check_thinking, constraint
 from quire.server.apis.openai.responses.items import (
     CALLS_OF_TOOLS,
     RESULTS_OF_TOOLS,
@@ -182,8 +182,19 @@ def _options(body: ResponsesRequest) -> dict[str, Any]:
         options["response_format"] = constraint(body.structured_outputs)
     if wants_logprobs(body):
         options["logprobs"] = body.top_logprobs or 0
-    effort = (body.reasoning or {}).get("effort")
-    return options | thinking_options(body.chat_template_kwargs, effort)
+    if (effort := (body.reasoning or {}).get("effort")) is not None:
+        options["reasoning_effort"] = effort
+    check_thinking(options)
+    if _ends_unfinished(body):
+        options.setdefault("continue_final_message", True)
+    return options
+
+
+def _ends_unfinished(body: ResponsesRequest) -> bool:
+    """Whether the last item is a part of an answer that was cut, which the response continues."""
+    last: Mapping[str, Any] = {} if isinstance(body.input, str) else body.input[-1]
+    is_answer = last.get("role") == "assistant" or last.get("type") == "reasoning"
+    return is_answer and last.get("status") in ("incomplete", "in_progress")
 
 
 def _format(body: ResponsesRequest) -> dict[str, Any] | None:

@@ -22,7 +22,6 @@ from quire.server.apis.openai.schema import (
     Effort,
     Label,
     StructuredOutputs,
-    TemplateOptions,
     TokenInfo,
     ToolHints,
     choice_of,
@@ -151,7 +150,7 @@ class TextConfig(TypedDict):
 @strict
 class ReasoningConfig(TypedDict):
     effort: NotRequired[Effort | None]
-    """"none" turns thinking off, all others turn it on; none limits its length."""
+    """"none" turns thinking off, all others turn it on; a template that reads it is given it."""
     summary: NotRequired[Literal["auto", "concise", "detailed", "none"] | None]
     """Ignored: thoughts are returned in full, without a summary."""
     generate_summary: NotRequired[Literal["auto", "concise", "detailed"] | None]
@@ -229,7 +228,6 @@ class ResponsesRequest(_Options, _Refused):
     text: TextConfig | None = None
     structured_outputs: StructuredOutputs | None = None
     reasoning: ReasoningConfig | None = None
-    chat_template_kwargs: TemplateOptions | None = None
     tools: list[OfferedTool] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
