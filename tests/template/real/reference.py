@@ -226,6 +226,13 @@ class Reference:
                 shown = shown or written
         return shown
 
+    def _thinks_inline(self, written: Written, thought: str) -> bool:
+        """Whether a thought in the text is one: its tags are the template's, and it comes first."""
+        closed = written.prompt.rstrip().endswith("</think>")
+        has_tags = "</think>" in str(self.tokenizer.chat_template)
+        first = re.match(rf"\s*(<think>\s*)?{re.escape(thought)}", written.text)
+        return has_tags and not closed and first is not None
+
     def _written(self, answer: Answer, spelling: Spelling, thinking: bool | None) -> Written | None:
         before, tools = self.question(answer)
         given = {} if thinking is None else {"enable_thinking": thinking}
