@@ -146,7 +146,7 @@ class ReasoningSplitter:
         self._called = False
         before = "after" if continues else "before"
         self.state: Literal["before", "inside", "after"] = "inside" if inside else before
-        self.has_thought = inside
+        self.has_thought = self._may_reopen = inside
         self._fresh = not continues  # only line breaks so far in this state, which are dropped
         self._pending = ""
 
@@ -195,6 +195,12 @@ class ReasoningSplitter:
     def _take_thought(self, text: str) -> str:
         if self._fresh:
             self._pending = self._pending.lstrip("\n")
+            if self._may_reopen and self._start:  # a model may open what its prompt has opened
+                if self._pending.startswith(self._start):
+                    self._pending = self._pending[len(self._start) :].lstrip("\n")
+                    self._may_reopen = False
+                elif self._start.startswith(self._pending):
+                    return ""
             self._fresh = not self._pending
         thought, end, rest = self._pending.partition(self._end)
         if end:

@@ -71,8 +71,9 @@ class ChatFormat:
             tool_format=arguments.data.tool_format,
             default_system=arguments.data.default_system,
         )
-        if (reason := misfit(template, tokenizer)) is not None:
-            logger.warning(reason)
+        for reason in (misfit(template, tokenizer), template.warning()):
+            if reason is not None:
+                logger.warning(reason)
         return cls(
             tokenizer,
             template,
@@ -258,6 +259,7 @@ class Preparation:
         checks_length: bool = True,
     ) -> PreparedRequest:
         options, template = request.options, self.template
+        conversation = template.with_tools_shown(conversation)
         constrained = (
             options.get("response_format") is not None
             and read_option(options, "response_format") is not None

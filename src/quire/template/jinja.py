@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from quire.errors import ConfigError, MessageError, TemplateError
+from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import MediaTokens, find_markers
+from quire.template.general_tools import show_in_system
 from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
@@ -90,6 +91,7 @@ class JinjaTemplate(Template):
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
         learned = self.learned = self._learn(tokenizer)
+        self.shows_tools = learned.shows_tools or tool_format is not None
         self.reasoning = learned.thought is not None
         self.thought_words = learned.thought or _NO_THOUGHT
         self.before_text, self.after_text = learned.before_text, learned.after_text
@@ -97,8 +99,9 @@ class JinjaTemplate(Template):
         self._none_content = False
         self._none_content = self._drops_calls() and not self._drops_calls(none_content=True)
         family = detect_tool_format(source)
-        if tool_format:
-            self.tool_format = get_tool_format(tool_format)
+        self._chosen_format = get_tool_format(tool_format) if tool_format else None
+        if self._chosen_format is not None:
+            self.tool_format = self._chosen_format
         elif learned.form is not None:
             self.tool_format = LearnedFormat(learned.form, family)
         else:
@@ -130,6 +133,19 @@ class JinjaTemplate(Template):
         else:
             spans = self._render_messages(renderer, given, conversation)
         return [TextElement(spans)] if spans else []
+
+    def with_tools_shown(self, conversation: Conversation) -> Conversation:
+        if not conversation.tools or self.learned.shows_tools:
+            return conversation
+        if self._chosen_format is None:
+            reads = " or ".join(sorted(name for name in self.variables if "tools" in name))
+            hint = f", or give its variables: it reads {reads}" if reads else ""
+            raise ToolError(
+                "The model's own chat template shows no tools, so the model would never call one. "
+                "Leave tools out; or give tool_format (qwen, for instance), in which tools are then "
+                f"shown in the system message; or name a template with tools{hint}."
+            )
+        return show_in_system(conversation, self._chosen_format, self.default_system)
 
     def _render_messages(
         self, renderer: Renderer, given: Mapping[str, Any], conversation: Conversation
@@ -239,6 +255,15 @@ class JinjaTemplate(Template):
             return False
         literal = [span.text.strip() for span in spans if span.literal and span.text.strip()]
         return literal == [_PROBE]
+
+    def warning(self) -> str | None:
+        """What could not be learned of the template and should be told; None where nothing is missing."""
+        if not self.learned.shows_tools or self.tool_format is not None:
+            return None
+        return (
+            "The model's own chat template shows tools, but not how the model calls them, so its calls "
+            "stay text. Give tool_format, the name of the format that it was trained with."
+        )
 
     def _learn(self, tokenizer: Tokenizer) -> Learned:
         tools = [wrap(tool) for tool in probe_tools()]

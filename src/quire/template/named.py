@@ -30,6 +30,7 @@ from quire.template.template import (
     refuse_media,
 )
 from quire.tools.base import ToolFormat
+from quire.tools.learned import WithOwnForm
 from quire.tools.registry import get_tool_format
 
 
@@ -47,7 +48,10 @@ class NamedTemplate(Template):
         *,
         tool_format: str | None = None,
         default_system: str | None = None,
+        own: Template | None = None,
     ) -> None:
+        """`own` is the model's own chat template, whose calls are read as well."""
+        self.own = own
         self.format = declaration
         self.name = declaration.name
         self.stop_words = declaration.stop_words
@@ -62,6 +66,9 @@ class NamedTemplate(Template):
         self._own_default = default_system is None
         self._tools = get_tool_format(tool_format or declaration.tools)
         self.tool_format: ToolFormat | None = self._tools
+        theirs = own.tool_format if own is not None else None
+        if theirs is not None and theirs is not self._tools:
+            self.tool_format = WithOwnForm(self._tools, theirs)
         self._function = declaration.function_slots
         if tool_format is not None:  # as in the reference, calls are then written as a plain turn
             self._function = CONTENT if declaration.efficient_eos else (CONTENT, EOS)

@@ -42,6 +42,10 @@ class Template(ABC):
     replace_eos: bool
     media: MediaTokens
     tool_format: ToolFormat | None
+    own: Template | None = None
+    """The chat template of the model's folder, beside a named one."""
+    shows_tools: bool = True
+    """Whether a prompt lists the tools that it is given."""
     is_models_own: bool = False
     """Whether it is the chat template of the model's folder."""
     takes_parts: bool = False
@@ -58,6 +62,19 @@ class Template(ABC):
     @property
     def media_tokens(self) -> dict[str, str | None]:
         return {"image": self.media.image, "video": self.media.video, "audio": self.media.audio}
+
+    def with_tools_shown(self, conversation: Conversation) -> Conversation:
+        """The conversation in a form in which the model sees its tools.
+
+        Raises:
+            ToolError: this template shows none, and no format was chosen in which they could be
+                shown in the system message.
+        """
+        return conversation
+
+    def warning(self) -> str | None:
+        """What a person should be told when the template is loaded, in a line; None for nothing."""
+        return None
 
     def control_texts(self) -> frozenset[str]:
         """The texts that the template itself writes as control tokens.
