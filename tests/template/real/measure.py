@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 from quire.errors import QuireError, RequestError
 from tests.template.real.conversations import (
     ANSWERS,
@@ -22,6 +24,7 @@ from tests.template.real.records import (
     REFUSED,
     REFUSES_TOOLS,
     RIGHT,
+    WITHOUT_ESCAPES,
     WRONG,
     WRONGLY_REFUSED,
     Finding,
@@ -77,6 +80,8 @@ class Measure:
             return DROPS_TOOLS if dropped else EQUAL, ours
         if first is None:
             return ONLY_HERE, None
+        if ours == html.unescape(first):
+            return WITHOUT_ESCAPES, first
         self._note(f"{name}: {_difference(ours, first)}")
         return DIFFERS, first
 

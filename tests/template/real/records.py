@@ -16,17 +16,19 @@ RECORDS = Path(__file__).with_name("records.json")
 _SHOWN = ("tools", "calls", "thoughts")
 
 EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE = "=", "r", "t", "+"
+WITHOUT_ESCAPES = "e"
 DIFFERS, ONLY_REFUSED_HERE, DROPS_TOOLS = "x", "!", "s"
 RENDERING = {
     EQUAL: "equal",
     BOTH_RAISE: "refused by the template, in transformers and here",
     REFUSES_TOOLS: "refused here, since the template shows no tools",
     ONLY_HERE: "rendered here, refused in transformers",
+    WITHOUT_ESCAPES: "without the `&#34;` that the template's `safe` makes of quotes in transformers",
     DIFFERS: "different",
     ONLY_REFUSED_HERE: "refused here alone",
     DROPS_TOOLS: "equal, and the tools are dropped in silence",
 }
-SANE_RENDERINGS = frozenset({EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE})
+SANE_RENDERINGS = frozenset({EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE, WITHOUT_ESCAPES})
 
 RIGHT, WRONG, REFUSED, WRONGLY_REFUSED, NOT_WRITTEN = ".", "x", "t", "!", "-"
 READING = {
