@@ -82,7 +82,7 @@ class ChatFormat:
         )
         for reason in (misfit(template, tokenizer), template.warning()):
             if reason is not None:
-                logger.warning(reason)
+                logger.warning("%s", reason)
         return cls(
             tokenizer,
             template,
@@ -303,14 +303,14 @@ class Preparation:
         choice: ToolChoice = read_option(options, "tool_choice")
         if choice.mode == "none" and conversation.tools:
             conversation = replace(conversation, tools=())
-        conversation = template.with_tools_shown(conversation)
+        shown = template.with_tools_shown(conversation)
         wanted = self._render_options.wants_thinking(options)
         thinking = self._answers.thinks(options, wanted, self._render_options.enable_thinking)
         how = self._render_options.resolve(options, thinking)
         if media:
-            elements = self.media.render(template, conversation, media, **how)
+            elements = self.media.render(template, shown, media, **how)
         else:
-            elements = template.render(conversation, **how)
+            elements = template.render(shown, **how)
         if checks_length:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)

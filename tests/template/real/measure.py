@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 from quire.errors import QuireError, RequestError
 from tests.template.real.conversations import (
     ANSWERS,
@@ -23,11 +25,13 @@ from tests.template.real.records import (
     REFUSED,
     REFUSES_TOOLS,
     RIGHT,
+    WITHOUT_ESCAPES,
     WRONG,
     WRONGLY_REFUSED,
     Finding,
+    Written,
 )
-from tests.template.real.reference import Reference, Written
+from tests.template.real.reference import Reference
 from tests.template.real.templates import digest
 
 
@@ -79,6 +83,8 @@ class Measure:
             return ONLY_HERE, None
         if _keeps_calls(messages, ours, first):
             return KEEPS_CALLS, first
+        if ours == html.unescape(first):
+            return WITHOUT_ESCAPES, first
         self._note(f"{name}: {_difference(ours, first)}")
         return DIFFERS, first
 
