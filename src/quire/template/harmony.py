@@ -23,20 +23,26 @@ from quire.tools.harmony import (
 )
 
 
-def of_harmony(learned: Learned) -> Learned:
-    """What is learned of a template of harmony's, with what no rendering of a turn shows.
+def of_harmony(*, shows_tools: bool) -> Learned:
+    """What is known of a template of harmony's.
 
-    A history ends an answer as it ends a thought, and has calls in another order of words than the
-    one that the models were trained to write.
+    No rendering shows it: a history ends an answer as it ends a thought, and writes the words of a
+    call in another order than the models do.
     """
-    return replace(
-        learned,
+    return Learned(
+        shows_tools=shows_tools,
         form=CALL_FORM,
         thought=(THOUGHT, BETWEEN),
         before_text=(ANSWER,),
-        after_text="",
+        after_text=(),
         stops=TURN_ENDS,
+        keeps_thoughts=False,
     )
+
+
+def is_harmony(learned: Learned) -> bool:
+    """Whether this is what `of_harmony` gives."""
+    return learned.form is not None and learned.form.call == CALL_FORM.call
 
 
 def history(messages: Sequence[Message]) -> Iterator[Message]:
