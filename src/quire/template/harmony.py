@@ -14,6 +14,7 @@ from quire.tools.harmony import (
     ANSWER,
     BETWEEN,
     CALL_FORM,
+    CHANNEL,
     PREAMBLE,
     START,
     THOUGHT,
@@ -21,6 +22,9 @@ from quire.tools.harmony import (
     HarmonyReader,
     writes_harmony,
 )
+
+_BEGINNINGS = (CHANNEL, f"{START}assistant", "to=")
+"""What an answer with its markers begins with."""
 
 
 def of_harmony(*, shows_tools: bool) -> Learned:
@@ -96,21 +100,22 @@ def _one_call_each(message: Message, results: Sequence[Message]) -> Iterator[Mes
     for index, call in enumerate(message.tool_calls):
         one = replace(message, tool_calls=(call,))
         yield one if index == 0 else replace(one, parts=(), reasoning=None)
-        own = by_id.pop(call.id, [])
-        if not own and (other := next(waiting, None)):
-            own = [other]
-        yield from own
+        its_own = by_id.pop(call.id, [])
+        if not its_own and (other := next(waiting, None)):
+            its_own = [other]
+        yield from its_own
     yield from waiting
 
 
 def read_answer(message: Message) -> Message:
     """An assistant's message whose text is a whole answer, with its markers, as its thought and text.
 
-    Callers put back what the model wrote. The message's own thought and calls take precedence.
+    Callers put back what the model wrote. The message's own thought and calls take precedence. A text
+    in whose middle markers stand is about them.
     """
-    if message.role != "assistant" or not writes_harmony(message.text):
+    if message.role != "assistant" or message.media or message.has_control:
         return message
-    if message.media or message.has_control:
+    if not (writes_harmony(message.text) and message.text.lstrip().startswith(_BEGINNINGS)):
         return message
     reader = HarmonyReader()
     parts = (*reader.add(message.text), *reader.flush())
