@@ -10,7 +10,7 @@ from typing import Any
 from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
-from quire.template.format import MediaTokens, find_markers
+from quire.template.format import MediaTokens, find_markers, merge_spans
 from quire.template.general_tools import show_in_system
 from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
@@ -166,29 +166,35 @@ class JinjaTemplate(Template):
     ) -> Spans:
         """Render up to where the last message's text ends, or its thought if it has no text."""
         last = continued_message(conversation)
-        for opened in self._open_messages(last):
-            messages = (*conversation.messages[:-1], opened)
-            spans = self._render_messages(renderer, given, replace(conversation, messages=messages))
-            if (cut := _cut_at_end(spans)) is not None:
-                return cut
-        raise TemplateError(
-            "The chat template leaves out the end of the last message, so that it cannot be "
-            "continued."
-        )
+        thought = self._open_thought(last)
+        if thought is None:
+            parts = (*_marked_parts(last, self.thought_words), Text(_END))
+            opened = replace(last, parts=parts)
+        else:
+            opened = replace(last, parts=(), reasoning=thought + _END)
+        before = replace(conversation, messages=conversation.messages[:-1])
+        messages = (*before.messages, opened)
+        spans = self._render_messages(renderer, given, replace(conversation, messages=messages))
+        if (cut := _cut_at_end(spans)) is not None:
+            return cut
+        if thought is None:
+            raise TemplateError(
+                "The chat template leaves out the end of the last message, so that it cannot be "
+                "continued."
+            )
+        # A template that shows no thoughts of the history: the prompt is that of the answer, and what
+        # the model has thought since.
+        spans = self._render_messages(renderer, {**given, "add_generation_prompt": True}, before)
+        opening = "" if self.starts_in_thought([TextElement(spans)]) else self.thought_words[0]
+        return merge_spans((*spans, Span(opening), Span(thought, literal=True)))
 
-    def _open_messages(self, message: Message) -> Iterator[Message]:
-        """The message with a mark where it goes on, in each form in which a template may show it."""
-        end = Text(_END)
+    def _open_thought(self, message: Message) -> str | None:
+        """The thought in which a message ends; None where its text has begun."""
         if not self.continues_thought(message):
-            yield replace(message, parts=(*_marked_parts(message, self.thought_words), end))
-            return
-        opening = self.thought_words[0]
-        thought = message.reasoning or ""
-        if message.text:
-            thought = message.text.lstrip().removeprefix(opening.strip()).lstrip("\n")
-        yield replace(message, parts=(), reasoning=thought + _END)
-        # A template that shows no thoughts shows one that the text holds, where nothing ends it.
-        yield replace(message, parts=(Control(opening), Text(thought), end), reasoning=None)
+            return None
+        opening = self.thought_words[0].strip()
+        text = message.text.lstrip()
+        return text.removeprefix(opening).lstrip("\n") if text else message.reasoning
 
     def _renderer(self, *, with_tools: bool = False, with_documents: bool = False) -> Renderer:
         """The template for this, of a model that has several by name."""
