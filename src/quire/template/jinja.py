@@ -175,24 +175,38 @@ class JinjaTemplate(Template):
     ) -> Spans:
         """Render up to where the last message's text ends, or its thought if it has no text."""
         last = continued_message(conversation)
-        thought = self._open_thought(last)
-        if thought is None:
-            parts = (*_marked_parts(last, self.thought_words), Text(_END))
-            opened = replace(last, parts=parts)
-        else:
-            opened = replace(last, parts=(), reasoning=thought + _END)
         before = replace(conversation, messages=conversation.messages[:-1])
-        messages = (*before.messages, opened)
-        spans = self._render_messages(renderer, given, replace(conversation, messages=messages))
-        if (cut := _cut_at_end(spans)) is not None:
-            return cut
-        if thought is None:
+        thought = self._open_thought(last)
+        if thought is not None:
+            opened = replace(last, parts=(), reasoning=thought + _END)
+            return self._cut_rendering(renderer, given, before, opened) or self._thinking_prompt(
+                renderer, given, before, thought
+            )
+        parts = (*_marked_parts(last, self.thought_words), Text(_END))
+        cut = self._cut_rendering(renderer, given, before, replace(last, parts=parts))
+        if cut is None:
             raise TemplateError(
                 "The chat template leaves out the end of the last message, so that it cannot be "
                 "continued."
             )
-        # A template that shows no thoughts of the history: the prompt is that of the answer, and what
-        # the model has thought since.
+        return cut
+
+    def _cut_rendering(
+        self, renderer: Renderer, given: Mapping[str, Any], before: Conversation, opened: Message
+    ) -> Spans | None:
+        """A conversation with one more message, up to the mark in that; None where it is not shown."""
+        conversation = replace(before, messages=(*before.messages, opened))
+        try:
+            return _cut_at_end(self._render_messages(renderer, given, conversation))
+        except TemplateError:
+            if opened.parts:
+                raise
+            return None  # a message of a thought alone, which some templates refuse
+
+    def _thinking_prompt(
+        self, renderer: Renderer, given: Mapping[str, Any], before: Conversation, thought: str
+    ) -> Spans:
+        """The prompt of an answer and what the model has thought since: the history shows no thoughts."""
         spans = self._render_messages(renderer, {**given, "add_generation_prompt": True}, before)
         opening = "" if self.starts_in_thought([TextElement(spans)]) else self.thought_words[0]
         return merge_spans((*spans, Span(opening), Span(thought, literal=True)))
