@@ -227,7 +227,7 @@ class Preparation:
             tools = partial(tool_format.parser, prepared.tools)
             openings = tool_format.openings
         if template.is_harmony:
-            if isinstance(tool_format, LearnedFormat):
+            if isinstance(tool_format, LearnedFormat) and prepared.forced is not JSON_LIST:
                 tools = None  # its calls are messages, not text
             special = prepared.special.difference(MARKERS)
             return AnswerReader(

@@ -12,7 +12,7 @@ from quire.messages import Control, Conversation, Joint, Media, Message, Part, T
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import MediaTokens, find_markers, merge_spans
 from quire.template.general_tools import show_in_system
-from quire.template.harmony import begin_answer, history, of_harmony
+from quire.template.harmony import begin_answer, history, is_harmony, of_harmony
 from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
@@ -27,6 +27,7 @@ from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
 from quire.tools.harmony import writes_harmony
 from quire.tools.learned import LearnedFormat
+from quire.tools.learning import FIRST
 from quire.tools.registry import detect_tool_format, get_tool_format
 
 _NO_THOUGHT = ("<think>\n", "\n</think>\n\n")
@@ -92,9 +93,8 @@ class JinjaTemplate(Template):
         source = "\n".join(named.values())
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
-        self.is_harmony = writes_harmony(source)
-        learned = self._learn(tokenizer)
-        self.learned = learned = of_harmony(learned) if self.is_harmony else learned
+        learned = self.learned = self._learn(tokenizer)
+        self.is_harmony = is_harmony(learned)
         self.shows_tools = learned.shows_tools or tool_format is not None
         self.reasoning = learned.thought is not None
         self.thought_words = learned.thought or _NO_THOUGHT
@@ -311,6 +311,9 @@ class JinjaTemplate(Template):
                 return None
             return "".join(span.text for span in spans)
 
+        if writes_harmony(self._written):
+            prompt = show([self._probe_message("user", _PROBE)], True, True, {})
+            return of_harmony(shows_tools=prompt is not None and FIRST.name in prompt)
         return learn(
             show,
             self._probe_message,
