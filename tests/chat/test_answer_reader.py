@@ -70,6 +70,39 @@ def test_what_continues_a_text_keeps_its_line_breaks(
         assert split(chunks, inside=inside, continues=True) == expected
 
 
+@pytest.mark.parametrize(
+    ("begun", "rest", "parts"),
+    [
+        ('<tool_call>\n{"name": "f", "ar', 'guments": {}}\n</tool_call>', [ToolCall("f", "{}")]),
+        (
+            "Hi.\n<tool",
+            '_call>\n{"name": "f", "arguments": {}}\n</tool_call>',
+            [ToolCall("f", "{}")],
+        ),
+        ("a <", "b> c", [TextPart("b> c")]),
+        ("a", " b", [TextPart(" b")]),
+        ("a <tool", "s> b", [TextPart("s> b")]),
+    ],
+)
+def test_a_call_that_the_prompt_has_begun(begun: str, rest: str, parts: list[Any]) -> None:
+    """It is read whole, and no text of the prompt comes again."""
+    for chunks in ([rest], list(rest)):
+        reader = AnswerReader(
+            thought_words=WORDS,
+            continues=True,
+            tools=partial(get_tool_format("qwen").parser, ()),
+            begun=begun,
+            decode=lambda ids: "",
+        )
+        whole = DeltaSum()
+        for index, chunk in enumerate(chunks):
+            last = index + 1 == len(chunks)
+            whole.add(reader.read(Delta(text=chunk, finish_reason="stop" if last else None)))
+        assert list(whole.parts) == parts
+        called = isinstance(parts[-1], ToolCall)
+        assert whole.finish_reason == ("tool_calls" if called else "stop")
+
+
 @given(
     st.lists(
         st.sampled_from(["<think>", "</think>", "\n", "a", "<", "/th", "ink>", " "]), max_size=12

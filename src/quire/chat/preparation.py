@@ -107,6 +107,8 @@ class PreparedRequest:
     """The form of calls of which alone the answer consists."""
     begun_header: str = ""
     """What the prompt has written of the answer's first message, where answers are harmony's."""
+    begun: str = ""
+    """The text of the message that the answer continues."""
 
 
 class Preparation:
@@ -241,6 +243,7 @@ class Preparation:
             continues=prepared.params.continues,
             marks=marks,
             tools=tools,
+            begun=prepared.begun,
             openings=openings,
             decode=decode,
         )
@@ -354,6 +357,7 @@ class Preparation:
             conversation.tools,
             self._answers.call_form if choice.is_forced else None,
             begun_header,
+            "" if last is None or starts_in_thought else last.text,
         )
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
