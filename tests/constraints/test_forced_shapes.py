@@ -20,6 +20,7 @@ from quire.tokenizer import Tokenizer
 from quire.tools.forced import JSON_LIST
 from tests.template.call_shapes import SHAPES, SPEAKING, reference_of
 from tests.template.real.conversations import ANSWERS, TOOLS, Answer
+from tests.template.real.reference import Written
 from tests.template.real.templates import BOS, EOS, make_backend
 
 CASES = ("call", "two calls", "no arguments", "nested", "strings", "unicode", "values")
@@ -84,13 +85,19 @@ def rest_after(model: Model, constraint: Constraint, text: str) -> tuple[str, bo
     return "", matcher.is_accepting()
 
 
-def forced(model: Model, answer: Answer, prompt: str, **options: Any) -> Constraint:
+def forced(model: Model, answer: Answer, written: Written, **options: Any) -> Constraint:
     given = {"tool_choice": "required", **options}
     opener = model.template.thought_words[0].strip()
-    inside = bool(opener) and prompt.rstrip().endswith(opener)
-    form = model.forms.form(given, offered(answer), starts_in_thought=inside, may_think=False)
+    inside = bool(opener) and written.prompt.rstrip().endswith(opener) and not written.unwritten
+    form = model.forms.form(given, offered(answer), starts_in_thought=inside, may_think=True)
     assert form is not None
-    return form
+    thought: ThoughtForm | None = form.value.thought
+    if thought is None or not thought.is_optional:
+        return form
+    thinks = written.text.lstrip().startswith((thought.opener, thought.closer))
+    settled = form.value.settled(thinks=thinks)
+    assert settled is not None
+    return settled
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -101,13 +108,13 @@ def test_a_rendered_call_is_taken(shape: str, case: str) -> None:
     model = model_of(SHAPES[shape])
     if written is None or model.forms.call_form is JSON_LIST:
         return
-    constraint = forced(model, answer, written.prompt)
+    constraint = forced(model, answer, written)
     rest, accepts = rest_after(model, constraint, written.text)
     assert accepts, f"{rest!r} of {written.text!r}"
     assert not any(call.name in rest for call in answer.calls)
     given = {"tool_choice": "auto", "response_format": JSON_ANSWER}
-    both = forced(model, answer, written.prompt, **given)
+    both = forced(model, answer, written, **given)
     assert rest_after(model, both, written.text) == (rest, True)
     thought: ThoughtForm | None = constraint.value.thought
-    before = "" if thought is None else thought.closer
+    before = "" if thought is None or thought.is_optional else thought.closer
     assert rest_after(model, both, before + '{"q": "x"}') == ("", True)

@@ -60,11 +60,15 @@ def write_calls(rules: Rules, calls: CallsForm, free: Collection[str] = ()) -> s
     def one_after(before: str) -> str:
         return rules.add(alternatives(writer.call(*tool, before) for tool in schemas.items()))
 
-    first, more = one_after(form.begin + form.open), ""
+    # Line breaks at an answer's beginning are free.
+    first, more = one_after((form.begin + form.open).lstrip("\n")), ""
     most = calls.most if form.most is None else min(form.most, calls.most or form.most)
     if most != 1:
         limit = "*" if most is None else f"{{0,{most - 1}}}"
         more = one_after(form.between + form.open) + limit
+        if not form.end and form.between.startswith("\n"):
+            # A turn may end with a line break, which is then not the beginning of one more call.
+            more += " /\\n/?"
     return rules.add(_joined(first, more, rules.literal(form.end)))
 
 
@@ -261,8 +265,11 @@ class _TagWriter(_Writer):
             choices += [self._rules.literal(string_text + one + end) for one in texts]
         # Where a text may be anything, and nothing tells it from other values, it is also these.
         if others is not None and (texts is not None or tags.string_middle is not None):
-            before, after = self._rules.literal(text + tags.middle), self._rules.literal(end)
+            text += tags.middle
+            before, after = self._rules.literal(text), self._rules.literal(end)
             choices.append(f"{before} {self.json(others)} {after}")
+            words = _python_words(others) if tags.raw_strings else []
+            choices += [self._rules.literal(text + word + end) for word in words]
         return self._rules.add(" | ".join(choices))
 
     def _any(self, text: str) -> str:
@@ -274,6 +281,18 @@ class _TagWriter(_Writer):
         after = "".join(f" {_KEY} {self._rules.literal(piece)}" for piece in again)
         until = self._rules.text_until(until)
         return f"{before} {_KEY} {self._rules.literal(middle)} {until}{after}"
+
+
+def _python_words(schema: dict[str, Any]) -> list[str]:
+    """The words of Python that a value may be: templates write them where they do not write JSON."""
+    kinds = schema.get("type", [])
+    values = [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
+    values += [True, False] if "boolean" in kinds else []
+    values += [None] if "null" in kinds else []
+    words = [str(value) for value in values if value is None or isinstance(value, bool)]
+    for choice in schema.get("anyOf", ()):
+        words += _python_words(choice)
+    return list(dict.fromkeys(words))
 
 
 def _split(schema: dict[str, Any]) -> tuple[list[str] | None, dict[str, Any] | None]:
@@ -417,7 +436,9 @@ class _BraceWriter(_Writer):
         if kind == "string":
             return self._text()
         if kind != "array":
-            return self._rules.json({**schema, "type": kind})
+            written = self._rules.json({**schema, "type": kind})
+            words = _python_words({**schema, "type": kind})
+            return self._rules.add(alternatives((written, *map(string, words))))
         items = schema.get("items")
         item = self._value(items) if isinstance(items, dict) else self._any()
         return self._rules.add(f'"[" ({item} ("," {item})*)? "]"')
