@@ -14,7 +14,8 @@ from quire.tokenizer import Tokenizer
 from tests.parrots import Lesson, make_parrot
 from tests.template.real.conversations import ANSWERS, ASK, TOOLS, Answer
 from tests.template.real.reading import Read, as_value
-from tests.template.real.reference import Reference, Written
+from tests.template.real.records import Written
+from tests.template.real.reference import Reference
 from tests.template.real.templates import BOS, EOS, find_tokens, read_folder
 
 SHAPES = read_folder(Path(__file__).with_name("shapes"))

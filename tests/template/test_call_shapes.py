@@ -12,8 +12,8 @@ from tests.template.call_shapes import SHAPES, SPEAKING, reference_of
 from tests.template.real.conversations import ANSWERS, ASK, TEXT, Answer
 from tests.template.real.measure import Measure
 from tests.template.real.reading import Read, Reader, problem
-from tests.template.real.records import SANE_RENDERINGS
-from tests.template.real.reference import Written, fixed_time
+from tests.template.real.records import SANE_RENDERINGS, Written
+from tests.template.real.reference import fixed_time
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_its_answers_are_read(shape: str, case: str) -> None:
     answer = ANSWERS[case]
     written = reference_of(shape).answer(answer)
     if written is None:
-        assert shape == "bare_json"  # whose template refuses a second call
+        assert shape in ("bare_json", "harmony")  # whose templates refuse a second call
         assert len(answer.calls) == 2
         return
     question = reference_of(shape).question(answer)

@@ -100,6 +100,9 @@ class AnswerForms:
         if choice.is_forced:
             text = None
         thought = self._thought(budget, starts_in_thought, may_think)
+        before_text = self._before_text
+        if before_text and text is None and calls is None and tools:  # calls are free too
+            before_text = (*before_text, _head(self.call_form))
         answer = AnswerForm(
             thought,
             calls,
@@ -107,7 +110,7 @@ class AnswerForms:
             self._tokens,
             self._vocab_size,
             self._stops,
-            self._before_text,
+            before_text,
             self._after_text,
         )
         return answer.settled(thinks=False) if thought is None else Constraint("answer", answer)
@@ -118,7 +121,7 @@ class AnswerForms:
         if not self._closer or not (may_think or starts_in_thought):
             return None  # without a thought, each budget is kept
         opener = "" if starts_in_thought else self._opener
-        if budget is not None and not {self._closer, opener or self._closer} <= self._tokens.keys():
+        if budget is not None and not self._counts(opener):
             raise UnsupportedOptionError(
                 f"thinking_budget: this model's thoughts end with {self._closer!r}, which is no "
                 "token of its own, so that their tokens cannot be counted."
@@ -126,6 +129,11 @@ class AnswerForms:
         if not starts_in_thought and not opener:
             return None
         return ThoughtForm(opener, self._closer, not starts_in_thought, budget)
+
+    def _counts(self, opener: str) -> bool:
+        """Whether a thought's tokens can be counted: a token ends it, and none begins another."""
+        ends = any(self._closer.startswith(token) for token in self._tokens)
+        return ends and (not opener or opener in self._tokens or bool(self._before_text))
 
 
 class PlainForms(AnswerForms):
@@ -203,7 +211,7 @@ def _list_schema(tools: Iterable[OfferedTool], most: int | None) -> dict[str, An
     calls: list[dict[str, Any]] = []
     for number, tool in enumerate(tools):
         try:
-            arguments = arguments_schema(tool)
+            arguments: dict[str, Any] = arguments_schema(tool)
         except SchemaError:
             arguments = {"type": "object"}
         prefix = f"t{number}_"
@@ -264,6 +272,12 @@ def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any] | bool:
     if parameters is None:
         return {"type": "object", "properties": {}}
     return parameters
+
+
+def _head(form: CallForm) -> str:
+    """The form's own text before the first call's name."""
+    first = form.call[0]
+    return form.begin + form.open + (first if isinstance(first, str) else "")
 
 
 def _texts(form: CallForm) -> Iterable[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,8 @@ from quire.tool_choice import ToolChoice
 from quire.tools.base import name_of
 from quire.tools.call_form import CallForm
 from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
+from quire.tools.harmony import MARKERS, HarmonyReader
+from quire.tools.learned import LearnedFormat
 from quire.tools.stream import ToolParser
 from quire.weights.folder import eos_token_ids, read_json
 
@@ -78,8 +80,9 @@ class ChatFormat:
             tool_format=arguments.data.tool_format,
             default_system=arguments.data.default_system,
         )
-        if (reason := misfit(template, tokenizer)) is not None:
-            logger.warning(reason)
+        for reason in (misfit(template, tokenizer), template.warning()):
+            if reason is not None:
+                logger.warning("%s", reason)
         return cls(
             tokenizer,
             template,
@@ -102,6 +105,8 @@ class PreparedRequest:
     """The tools that were offered. Without any, the answer is not searched for calls."""
     forced: CallForm | None = None
     """The form of calls of which alone the answer consists."""
+    begun_header: str = ""
+    """What the prompt has written of the answer's first message, where answers are harmony's."""
 
 
 class Preparation:
@@ -131,12 +136,13 @@ class Preparation:
         self._render_options = RenderOptionResolver(self.template, arguments.data)
         form = "vllm" if info.expands_media else "expanded"
         self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
+        message_ends = self.template.message_end_ids(self.tokenizer)
         try:
             self._resolver = OptionResolver(
                 arguments.generating.explicit(),
                 chat_format.generation_config,
                 context_length=info.context_length,
-                eos_token_ids=chat_format.eos_token_ids,
+                eos_token_ids=[id for id in chat_format.eos_token_ids if id not in message_ends],
             )
         except (SamplingError, UnsupportedOptionError) as error:
             raise ConfigError(f"The configuration, or generation_config.json: {error}") from None
@@ -211,15 +217,23 @@ class Preparation:
         """Make the reader of one completion of a request."""
         template, tool_format = self.template, self.template.tool_format
         skip = prepared.params.skip_special_tokens
-        marks = None
-        if template.before_text or template.after_text or template.reasoning:
-            marks = TextMarks(template.before_text, template.after_text, template.thought_words)
+        decode = partial(self.tokenizer.decode, skip_special_tokens=skip)
         tools, openings = None, ()
         if prepared.forced is not None:  # its grammar closes the thought
             tools = partial(self._forced_parser, prepared.forced, prepared.tools)
         elif tool_format is not None and prepared.tools:
             tools = partial(tool_format.parser, prepared.tools)
             openings = tool_format.openings
+        if template.is_harmony:
+            if isinstance(tool_format, LearnedFormat):
+                tools = None  # its calls are messages, not text
+            special = prepared.special.difference(MARKERS)
+            return AnswerReader(
+                special=special, messages=_harmony_reader(prepared, tools), decode=decode
+            )
+        marks = None
+        if template.before_text or template.after_text or template.reasoning:
+            marks = TextMarks(template.before_text, template.after_text, template.thought_words)
         return AnswerReader(
             special=prepared.special,
             thought_words=template.thought_words,
@@ -228,7 +242,7 @@ class Preparation:
             marks=marks,
             tools=tools,
             openings=openings,
-            decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
+            decode=decode,
         )
 
     def _forced_parser(self, form: CallForm, tools: Sequence[dict[str, Any]]) -> ToolParser:
@@ -289,20 +303,22 @@ class Preparation:
         choice: ToolChoice = read_option(options, "tool_choice")
         if choice.mode == "none" and conversation.tools:
             conversation = replace(conversation, tools=())
+        shown = template.with_tools_shown(conversation)
         wanted = self._render_options.wants_thinking(options)
         thinking = self._answers.thinks(options, wanted, self._render_options.enable_thinking)
         how = self._render_options.resolve(options, thinking)
         if media:
-            elements = self.media.render(template, conversation, media, **how)
+            elements = self.media.render(template, shown, media, **how)
         else:
-            elements = template.render(conversation, **how)
+            elements = template.render(shown, **how)
         if checks_length:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
-        last = conversation.messages[-1] if how["continue_final_message"] else None
+        last = conversation.messages[-1] if how.get("continue_final_message") else None
         starts_in_thought = template.starts_in_thought(elements) or (
             last is not None and template.continues_thought(last)
         )
+        begun_header = template.begun_header(elements) if template.is_harmony else ""
         token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
         items = self.media.find(token_ids, media, self.tokenizer) if media else ()
         cut = options.get("truncate_prompt_tokens") is not None
@@ -337,6 +353,7 @@ class Preparation:
             starts_in_thought,
             conversation.tools,
             self._answers.call_form if choice.is_forced else None,
+            begun_header,
         )
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
@@ -358,6 +375,7 @@ class Preparation:
         tool_format = self.template.tool_format
         markers = {word.strip() for word in self.template.thought_words}
         markers.update(tool_format.markers if tool_format else ())
+        markers.update(MARKERS if self.template.is_harmony else ())
         return special if markers & special else frozenset()
 
 
@@ -369,6 +387,14 @@ def check_length(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> None:
     """
     if tokenizer.exceeds(texts, most):
         raise PromptTooLongError(f"The text has far more than {most:,} tokens: shorten it.")
+
+
+def _harmony_reader(
+    prepared: PreparedRequest, make_parser: Callable[[], ToolParser] | None
+) -> HarmonyReader:
+    """The reader of an answer's messages, in whose texts calls of another format are found."""
+    names = [name_of(tool) for tool in prepared.tools]
+    return HarmonyReader(prepared.begun_header, tools=names, parser=make_parser)
 
 
 def _rendered_texts(conversation: Conversation) -> Iterator[str]:

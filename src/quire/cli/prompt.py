@@ -52,6 +52,8 @@ class PromptOptions:
     """Show each token with its id."""
     diff: Value = None
     """Show the difference to this template."""
+    explain: Flag = False
+    """Show what is known of the model's answers: stops, thoughts, calls."""
     continues: Annotated[bool, Parameter(name="--continue", negative=(), show_default=False)] = (
         False
     )
@@ -71,6 +73,7 @@ def prompt(*words: Words, options: PromptOptions = _NONE) -> int:
 
       quire prompt saves/my-model --ids < conversation.json
       quire prompt --template llama3 --diff qwen3 --message "Hello"
+      quire prompt saves/my-model --explain --message "Hello"
     """
     show_log(logging.WARNING)
     show_prompt(words, options, sys.stdin, sys.stdout)
@@ -109,7 +112,11 @@ def show_prompt(
 
     content = content if options.continues else _without_last_answer(content)
     first = _render(content, model, model.arguments.data.template)
-    if options.diff is None:
+    if options.explain:
+        from quire.cli.explain import show_explanation
+
+        show_explanation(first, output)
+    elif options.diff is None:
         show_rendering(first, output, ids=options.ids)
     else:
         second = _render(content, model, options.diff)
@@ -179,7 +186,7 @@ def _render(content: Mapping[str, Any], model: _Model, name: str | None) -> Rend
     template = get_template(
         name, model.tokenizer, tool_format=data.tool_format, default_system=data.default_system
     )
-    conversation = _conversation(content)
+    conversation = template.with_tools_shown(_conversation(content))
     how = _options(content, template, data)
     if any(message.media for message in conversation.messages):
         elements = _render_media(template, model, conversation, how)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from quire.constraints.answer_form import AnswerForm, ThoughtForm
 from quire.constraints.call_grammar import arguments_schema, write_calls
-from quire.constraints.lark import HEAD, Rules, json_block, renamed
+from quire.constraints.lark import HEAD, Rules, alternatives, json_block, renamed
 from quire.constraints.schema import enforceable
 from quire.constraints.schema_refs import SchemaError
 from quire.response_format import Constraint
@@ -95,10 +95,10 @@ def _not_enforceable(answer: AnswerForm) -> list[str]:
 def _thought(rules: Rules, thought: ThoughtForm, answer: AnswerForm) -> str:
     """The symbols of a thought.
 
-    It may have any token but its closing one and those that end an answer, so that it is not only
-    text. A closer that is no token ends the first text that contains it.
+    It may have any token but the one that its closer begins with and those that end an answer, so that
+    it is not only text. A closer without a token ends the first text that contains it.
     """
-    token = rules.token(thought.closer)
+    token, rest = rules.first_token(thought.closer)
     if token is None:
         # A budget counts tokens up to the closing one; who makes an AnswerForm sees to that.
         inner = rules.text_until(thought.closer)
@@ -106,6 +106,7 @@ def _thought(rules: Rules, thought: ThoughtForm, answer: AnswerForm) -> str:
         limit = "*" if thought.budget is None else f"{{0,{thought.budget}}}"
         kept = _all_but((token, *answer.stops), answer.vocab_size)
         inner = f"{kept}{limit} <[{token}]>" if thought.budget != 0 else f"<[{token}]>"
+        inner = f"{inner} {rules.literal(rest)}".rstrip()
     line = f"{rules.add(_LINE)}?"
     if thought.opener:
         # Some models close a thought that they have not opened, where they have none.
@@ -116,8 +117,14 @@ def _thought(rules: Rules, thought: ThoughtForm, answer: AnswerForm) -> str:
 
 
 def _free_text(rules: Rules, answer: AnswerForm) -> str:
-    """Any tokens, but none that opens a thought: one past its budget must not begin again."""
+    """Any tokens, but none that opens a thought: one past its budget must not begin again.
+
+    Where a thought is not opened by one token, an answer begins with a mark of its own.
+    """
     opener = rules.token(answer.thought.opener) if answer.thought is not None else None
+    if opener is None and answer.before_text:
+        marks = alternatives(map(rules.beginning, answer.before_text))
+        return rules.add(f"{marks} {_all_but((), answer.vocab_size)}*")
     excluded = () if opener is None else (opener,)
     return rules.add(f"{_all_but(excluded, answer.vocab_size)}*")
 

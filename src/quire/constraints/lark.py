@@ -74,9 +74,22 @@ class Rules:
         parts.append(string(text[at:]))
         return " ".join(part for part in parts if part)
 
+    def beginning(self, text: str) -> str:
+        """The model's own text, and then any tokens, of which the first may begin in it."""
+        end = max((match.end() for match in self._pattern.finditer(text)), default=0)
+        if end == len(text):
+            return self.literal(text)
+        escaped = re.sub(r"[^\w ]", lambda sign: "\\" + sign[0], text[end:])
+        return f"{self.literal(text[:end])} /{escaped}(.|\\n)*/".lstrip()
+
     def token(self, text: str) -> int | None:
         """The id of the added token that a text is."""
         return self._tokens.get(text)
+
+    def first_token(self, text: str) -> tuple[int | None, str]:
+        """The id of the added token that a text begins with, and the rest; None for any other text."""
+        match = self._pattern.match(text)
+        return (None, text) if match is None else (self._tokens[match[0]], text[match.end() :])
 
     def starts_with_token(self, text: str) -> bool:
         """Whether a text begins with an added token."""

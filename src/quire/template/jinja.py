@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from quire.errors import ConfigError, MessageError, TemplateError
+from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import MediaTokens, find_markers
+from quire.template.general_tools import show_in_system
+from quire.template.harmony import begin_answer, history, of_harmony
 from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
@@ -23,6 +25,7 @@ from quire.template.template import (
 )
 from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
+from quire.tools.harmony import writes_harmony
 from quire.tools.learned import LearnedFormat
 from quire.tools.registry import detect_tool_format, get_tool_format
 
@@ -89,7 +92,10 @@ class JinjaTemplate(Template):
         source = "\n".join(named.values())
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
-        learned = self.learned = self._learn(tokenizer)
+        self.is_harmony = writes_harmony(source)
+        learned = self._learn(tokenizer)
+        self.learned = learned = of_harmony(learned) if self.is_harmony else learned
+        self.shows_tools = learned.shows_tools or tool_format is not None
         self.reasoning = learned.thought is not None
         self.thought_words = learned.thought or _NO_THOUGHT
         self.before_text, self.after_text = learned.before_text, learned.after_text
@@ -97,8 +103,9 @@ class JinjaTemplate(Template):
         self._none_content = False
         self._none_content = self._drops_calls() and not self._drops_calls(none_content=True)
         family = detect_tool_format(source)
-        if tool_format:
-            self.tool_format = get_tool_format(tool_format)
+        self._chosen_format = get_tool_format(tool_format) if tool_format else None
+        if self._chosen_format is not None:
+            self.tool_format = self._chosen_format
         elif learned.form is not None:
             self.tool_format = LearnedFormat(learned.form, family)
         else:
@@ -115,6 +122,8 @@ class JinjaTemplate(Template):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> list[Element]:
+        if self.is_harmony:
+            conversation = replace(conversation, messages=tuple(history(conversation.messages)))
         given: dict[str, Any] = {"documents": None, **self._special, **(variables or {})}
         if enable_thinking is not None:
             given.setdefault(self._thinking_switch, enable_thinking)
@@ -129,7 +138,23 @@ class JinjaTemplate(Template):
             spans = self._render_open(renderer, given, conversation)
         else:
             spans = self._render_messages(renderer, given, conversation)
-        return [TextElement(spans)] if spans else []
+        elements: list[Element] = [TextElement(spans)] if spans else []
+        if self.is_harmony and enable_thinking is False and not conversation.tools:
+            elements += begin_answer(elements)
+        return elements
+
+    def with_tools_shown(self, conversation: Conversation) -> Conversation:
+        if not conversation.tools or self.learned.shows_tools:
+            return conversation
+        if self._chosen_format is None:
+            reads = " or ".join(sorted(name for name in self.variables if "tools" in name))
+            hint = f", or give its variables: it reads {reads}" if reads else ""
+            raise ToolError(
+                "The model's own chat template shows no tools, so the model would never call one. "
+                "Leave tools out; or give tool_format (qwen, for instance), in which tools are then "
+                f"shown in the system message; or name a template with tools{hint}."
+            )
+        return show_in_system(conversation, self._chosen_format, self.default_system)
 
     def _render_messages(
         self, renderer: Renderer, given: Mapping[str, Any], conversation: Conversation
@@ -239,6 +264,15 @@ class JinjaTemplate(Template):
             return False
         literal = [span.text.strip() for span in spans if span.literal and span.text.strip()]
         return literal == [_PROBE]
+
+    def warning(self) -> str | None:
+        """What could not be learned of the template and should be told; None where nothing is missing."""
+        if not self.learned.shows_tools or self.tool_format is not None:
+            return None
+        return (
+            "The model's own chat template shows tools, but not how the model calls them, so its calls "
+            "stay text. Give tool_format, the name of the format that it was trained with."
+        )
 
     def _learn(self, tokenizer: Tokenizer) -> Learned:
         tools = [wrap(tool) for tool in probe_tools()]

@@ -39,7 +39,12 @@ def get_template(
                 + " `quire.template.registry.template_names()` lists all; leave it out to use the "
                 "model's own chat template."
             )
-        return NamedTemplate(declaration, tool_format=tool_format, default_system=default_system)
+        return NamedTemplate(
+            declaration,
+            tool_format=tool_format,
+            default_system=default_system,
+            own=_own_template(tokenizer) if tokenizer is not None else None,
+        )
     if tokenizer is None or tokenizer.chat_template is None:
         raise ConfigError(
             "The model has no chat template of its own, and none is named. Name the one it was "
@@ -61,7 +66,7 @@ def misfit(template: Template, tokenizer: Tokenizer) -> str | None:
     if template.is_models_own:
         return None
     markers = _plain_markers(template)
-    own = _own_template(tokenizer)
+    own = template.own
     if own is None:
         foreign = [one for one in markers if one[0] != "[" and tokenizer.token_to_id(one) is None]
         what = f"it writes {_listed(foreign)}, which the vocabulary has not as tokens"

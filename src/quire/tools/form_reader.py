@@ -6,6 +6,7 @@ without its white space, and what closes a call may be missing where something e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -21,10 +22,10 @@ from quire.tools.call_form import (
     TagArguments,
 )
 from quire.tools.gemma4 import read_members
-from quire.tools.json_calls import JsonCalls, read_arguments, read_string
+from quire.tools.json_calls import MAX_DEPTH, JsonCalls, read_arguments, read_string
 from quire.tools.python_calls import PythonCalls
 from quire.tools.stream import MAX_NAME, SPACES, CharStream, Grammar, Reading, Refuted
-from quire.tools.tag_calls import Schemas
+from quire.tools.tag_calls import Schemas, value_of
 
 
 class AnyCalls(Grammar):
@@ -269,14 +270,48 @@ class FormCalls(Grammar):
         return text
 
     def _typed(self, name: str, key: str, text: str, is_string: bool | None) -> Any:
+        if text.startswith(_CDATA[0]) and text.endswith(_CDATA[1]):
+            return text[len(_CDATA[0]) : -len(_CDATA[1])]
         if is_string:
             return text
+        kind = self._arguments
+        if isinstance(kind, TagArguments) and "\0" in kind.after:
+            nested = _nested(text, kind)
+            if nested is not None:
+                return nested
         if is_string is None:
             return self._schemas.value(name, key, text)
         try:
             return load(text)
         except ValueError:
             return text
+
+
+_CDATA = ("<![CDATA[", "]]>")
+"""What stands around a string with XML's own characters in it."""
+
+
+def _nested(text: str, kind: TagArguments, depth: int = 0) -> Any:
+    """The object or list that a value is which is written in tags of its keys; None for any other.
+
+    An item of a list stands in a tag `item`.
+    """
+    if depth > MAX_DEPTH:
+        return None
+    lead = re.escape(kind.after.partition("</")[0])
+    pattern = re.compile(rf"\s*{lead}<([\w.-]+)>(.*?){lead}</\1>\s*", re.DOTALL)
+    found: list[tuple[str, Any]] = []
+    at = 0
+    while at < len(text):
+        match = pattern.match(text, at)
+        if match is None:
+            return None
+        inner = _nested(match[2], kind, depth + 1)
+        found.append((match[1], value_of(match[2], {}) if inner is None else inner))
+        at = match.end()
+    if not found:
+        return None
+    return [value for _, value in found] if {key for key, _ in found} == {"item"} else dict(found)
 
 
 def _openers(form: CallForm, head: str) -> tuple[str, ...]:

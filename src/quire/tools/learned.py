@@ -63,6 +63,27 @@ class LearnedFormat(ToolFormat):
         return own if family is None else AnyCalls(own, family)
 
 
+class WithOwnForm(ToolFormat):
+    """A named format, which writes; the model's own form is read as well.
+
+    A model that was trained on a named format for a while may still write its own.
+    """
+
+    def __init__(self, named: ToolFormat, own: ToolFormat) -> None:
+        self._named, self._own = named, own
+        self.name = named.name
+        self.markers = tuple(dict.fromkeys((*named.markers, *own.markers)))
+
+    def list_tools(self, tools: Sequence[dict[str, Any]]) -> Spans:
+        return self._named.list_tools(tools)
+
+    def write_calls(self, calls: Sequence[ToolCall]) -> Spans:
+        return self._named.write_calls(calls)
+
+    def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
+        return AnyCalls(self._named.grammar(tools), self._own.grammar(tools))
+
+
 def _write_call(form: CallForm, call: ToolCall, index: int) -> Spans:
     parts: list[str | Spans] = []
     for part in form.call:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from quire.errors import ConfigError, nearest, sentence
 from quire.tools.base import ToolFormat
+from quire.tools.call_form import CallForm, JsonArguments, Slot
 from quire.tools.default import DefaultFormat
 from quire.tools.gemma4 import Gemma4Format
 from quire.tools.glm4 import GLM4Format
 from quire.tools.glm4_moe import GLM4MoeFormat
+from quire.tools.learned import LearnedFormat
 from quire.tools.lfm2 import LFM2Format
 from quire.tools.ling import LingFormat
 from quire.tools.llama3 import Llama3Format
@@ -38,6 +40,40 @@ _FORMATS: dict[str, ToolFormat] = {
         SeedFormat(),
     )
 }
+
+_KIMI = CallForm(
+    call=(
+        "functions.",
+        Slot.NAME,
+        ":",
+        Slot.INDEX,
+        "<|tool_call_argument_begin|>",
+        Slot.ARGUMENTS,
+    ),
+    arguments=JsonArguments(comma=",", colon=":"),
+    begin="<|tool_calls_section_begin|>",
+    open="<|tool_call_begin|>",
+    close="<|tool_call_end|>",
+    end="<|tool_calls_section_end|>",
+    markers=(
+        "<|tool_calls_section_begin|>",
+        "<|tool_call_begin|>",
+        "<|tool_call_argument_begin|>",
+        "<|tool_call_end|>",
+        "<|tool_calls_section_end|>",
+    ),
+)
+_GRANITE = CallForm(
+    call=('{"name": "', Slot.NAME, '", "arguments": ', Slot.ARGUMENTS, "}"),
+    arguments=JsonArguments(),
+    begin="<|tool_call|>[",
+    between=", ",
+    end="]",
+    markers=("<|tool_call|>",),
+)
+_UNWRITTEN = (("<|tool_call_begin|>", _KIMI), ("<|tool_call|>", _GRANITE))
+"""Forms of models whose chat templates tell of calls, or show their results, but write none that
+could be learned from: what such a template contains, and the form."""
 
 # What a chat template of each format contains, the most specific first.
 _SIGNS: tuple[tuple[str, str], ...] = (
@@ -86,4 +122,4 @@ def detect_tool_format(chat_template: str) -> ToolFormat | None:
     for sign, name in _SIGNS:
         if sign in chat_template:
             return _FORMATS[name]
-    return None
+    return next((LearnedFormat(form) for sign, form in _UNWRITTEN if sign in chat_template), None)

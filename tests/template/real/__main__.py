@@ -18,6 +18,7 @@ from pathlib import Path
 
 from quire.errors import QuireError
 from tests.template.real.measure import Measure
+from tests.template.real.outputs import Output, output_of, write_outputs
 from tests.template.real.records import (
     READING,
     RENDERING,
@@ -38,8 +39,11 @@ from tests.template.real.templates import (
 
 def measure(
     templates: dict[str, str], *, compare: bool = True, read: bool = True, vllm: bool = False
-) -> Iterator[Finding]:
-    """Measure templates; a template that cannot be loaded is a finding without letters."""
+) -> Iterator[tuple[Finding, Output | None]]:
+    """Measure templates; one that cannot be loaded is a finding without letters.
+
+    With each comes what there is to record of its answers.
+    """
     for name, text in templates.items():
         try:
             with fixed_time():
@@ -52,9 +56,10 @@ def measure(
                     from tests.template.real.vllm_parsers import read_with_vllm
 
                     one.finding.vllm = read_with_vllm(one)
-                yield one.finding
+                yield one.finding, output_of(one) if read else None
         except QuireError as error:
-            yield Finding(name, digest(text), details=[f"{type(error).__name__}: {error}"])
+            details = [f"{type(error).__name__}: {error}"]
+            yield Finding(name, digest(text), details=details), None
 
 
 def show(found: Finding, *, quiet: bool) -> None:
@@ -147,17 +152,20 @@ def main(words: list[str]) -> int:
     wanted = given.names or [""]
     templates = {name: templates[name] for name in templates if any(one in name for one in wanted)}
     findings: list[Finding] = []
-    for found in measure(
+    outputs: list[Output] = []
+    for found, output in measure(
         templates,
         compare=given.command != "read",
         read=given.command != "compare",
         vllm=given.vllm or given.command == "record",
     ):
         findings.append(found)
+        outputs += [output] if output else []
         show(found, quiet=given.quiet or of_set)
     print(summary(findings))
     if given.command == "record":
         write_records(findings)
+        write_outputs(outputs)
     problems = check(findings) if given.command == "check" else []
     print("\n".join(problems), end="\n" if problems else "")
     return 1 if problems else 0

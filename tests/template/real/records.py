@@ -16,17 +16,22 @@ RECORDS = Path(__file__).with_name("records.json")
 _SHOWN = ("tools", "calls", "thoughts")
 
 EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE = "=", "r", "t", "+"
+KEEPS_CALLS, WITHOUT_ESCAPES = "c", "e"
 DIFFERS, ONLY_REFUSED_HERE, DROPS_TOOLS = "x", "!", "s"
 RENDERING = {
     EQUAL: "equal",
     BOTH_RAISE: "refused by the template, in transformers and here",
     REFUSES_TOOLS: "refused here, since the template shows no tools",
     ONLY_HERE: "rendered here, refused in transformers",
+    KEEPS_CALLS: "with all calls here, of which one is lost in transformers",
+    WITHOUT_ESCAPES: "without the `&#34;` that the template's `safe` makes of quotes in transformers",
     DIFFERS: "different",
     ONLY_REFUSED_HERE: "refused here alone",
     DROPS_TOOLS: "equal, and the tools are dropped in silence",
 }
-SANE_RENDERINGS = frozenset({EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE})
+SANE_RENDERINGS = frozenset(
+    {EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE, KEEPS_CALLS, WITHOUT_ESCAPES}
+)
 
 RIGHT, WRONG, REFUSED, WRONGLY_REFUSED, NOT_WRITTEN = ".", "x", "t", "!", "-"
 READING = {
@@ -36,6 +41,22 @@ READING = {
     WRONGLY_REFUSED: "refused",
     NOT_WRITTEN: "not written by the template",
 }
+
+
+@dataclass(frozen=True)
+class Written:
+    """An answer as a template writes it."""
+
+    prompt: str
+    text: str
+    """All that follows the prompt, with what ends the turn."""
+    unwritten: str = ""
+    """The end of the prompt that the template does not write in front of this answer: the beginning of
+    a thought, mostly."""
+    thinking: bool | None = None
+    """`enable_thinking`, where it must be given for a prompt after which this answer can come."""
+    text_is_thought: bool = False
+    """Whether the template would write the answer's text in the same way were it a thought."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from tests.template.real.conversations import (
     calling,
     result,
 )
+from tests.template.real.records import Written
 from tests.template.real.templates import BOS, EOS, make_backend
 
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "tool_plan", "inline")
@@ -94,22 +95,6 @@ class Spelling:
         return {**call, "id": made, "function": function}
 
 
-@dataclass(frozen=True)
-class Written:
-    """An answer as a template writes it."""
-
-    prompt: str
-    text: str
-    """All that follows the prompt, with what ends the turn."""
-    unwritten: str = ""
-    """The end of the prompt that the template does not write in front of this answer: the beginning of
-    a thought, mostly."""
-    thinking: bool | None = None
-    """`enable_thinking`, where it must be given for a prompt after which this answer can come."""
-    text_is_thought: bool = False
-    """Whether the template would write the answer's text in the same way were it a thought."""
-
-
 class Reference:
     """One template in transformers."""
 
@@ -163,12 +148,13 @@ class Reference:
     def renderings(self, messages: list[Message], *, tools: bool) -> Iterator[str | None]:
         """What the spellings of a conversation give, the template's own first; None where one raises.
 
-        Parts of text are given as they are. A template that takes text alone raises, or writes them
-        as Python does; what is right is then what vLLM shows it: the parts on lines of their own.
+        Parts of text are given as they are. A template that takes text alone raises, writes them as
+        Python does, or drops them; what is right is then what vLLM shows it: the parts on lines of
+        their own.
         """
         own = self.attempt(self.spelled(messages), tools=tools)
         if any(isinstance(message["content"], list) for message in messages):
-            if own is None or "'type'" in own:
+            if own is None or "'type'" in own or not _shows_parts(own, messages):
                 messages = [_joined(message) for message in messages]
                 own = self.attempt(self.spelled(messages), tools=tools)
             yield own
@@ -233,7 +219,7 @@ class Reference:
             written = self._written(answer, replace(self.spelling, thought_key=key), thinking)
             if written is None or not _shows_calls(written.text, answer):
                 continue
-            if key == "inline" and not self._may_think_inline(written):
+            if key == "inline" and not self._thinks_inline(written, answer.thought):
                 continue
             if answer.thought in written.text and not written.unwritten.strip():
                 return written
@@ -241,10 +227,12 @@ class Reference:
                 shown = shown or written
         return shown
 
-    def _may_think_inline(self, written: Written) -> bool:
-        """Whether a thought at the beginning of the text is one: its tags are the template's."""
+    def _thinks_inline(self, written: Written, thought: str) -> bool:
+        """Whether a thought in the text is one: its tags are the template's, and it comes first."""
         closed = written.prompt.rstrip().endswith("</think>")
-        return "</think>" in str(self.tokenizer.chat_template) and not closed
+        has_tags = "</think>" in str(self.tokenizer.chat_template)
+        first = re.match(rf"\s*(<think>\s*)?{re.escape(thought)}", written.text)
+        return has_tags and not closed and first is not None
 
     def _written(self, answer: Answer, spelling: Spelling, thinking: bool | None) -> Written | None:
         before, tools = self.question(answer)
@@ -257,9 +245,9 @@ class Reference:
             return None
         at = _common(prompt, whole)
         text, unwritten = whole[at:], prompt[at:]
-        if unwritten.strip() and text.lstrip().startswith(unwritten.strip()):
-            # Other white space before the turn: its head is not part of the answer.
-            text, unwritten = text.lstrip().removeprefix(unwritten.strip()), ""
+        head = _head(text, unwritten)
+        if head:  # with other white space than in the prompt: it is not part of the answer
+            text, unwritten = text[head:], ""
         if len(unwritten) > _MOST_UNWRITTEN:
             return None
         return Written(prompt, text, unwritten, thinking)
@@ -271,6 +259,12 @@ class Reference:
         """
         tools = self.shows_tools or bool(answer.calls) or answer.after_result
         return ([ASK, calling(PARIS), result()] if answer.after_result else [ASK]), tools
+
+
+def _shows_parts(text: str, messages: list[Message]) -> bool:
+    """Whether all parts of text are in a rendering."""
+    contents = [message["content"] for message in messages if isinstance(message["content"], list)]
+    return all(part["text"].strip() in text for content in contents for part in content)
 
 
 def _joined(message: Message) -> Message:
@@ -307,6 +301,18 @@ def _common(prompt: str, whole: str) -> int:
             break
         at += len(left)
     return at
+
+
+def _head(text: str, prompt: str) -> int:
+    """The length of what a text begins with if that is a prompt's end but for white space; else 0."""
+    wanted = [char for char in prompt if not char.isspace()]
+    length = 0
+    while wanted and length < len(text):
+        char = text[length]
+        if not char.isspace() and char != wanted.pop(0):
+            return 0
+        length += 1
+    return 0 if wanted else length
 
 
 def _pieces(text: str) -> Iterator[str]:

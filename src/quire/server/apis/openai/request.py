@@ -125,11 +125,12 @@ def is_prefix(messages: list[Message]) -> bool:
         BadRequest: another one says so.
     """
     found = prefixes(messages)
-    if found and found != [len(messages) - 1]:
-        raise BadRequest(
-            "Only the last message can be continued, and only it may have prefix or partial.",
-            param=f"messages[{found[0]}]",
-        )
+    for index, name in found:
+        if index != len(messages) - 1:
+            raise BadRequest(
+                f"Only the last message can be continued, and only it may have {name}.",
+                param=f"messages[{index}].{name}",
+            )
     return bool(found)
 
 
