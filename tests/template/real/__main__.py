@@ -4,7 +4,8 @@
 `... measure FOLDER [NAME ...]` prints what is wrong with the templates of a folder, of the set or not:
 their renderings beside transformers' `apply_chat_template`, and the answers that they write, read back;
 `compare` and `read` do one of the two. `--vllm` has vLLM's parsers read the same answers.
-`... record FOLDER` measures the set, and records what is found for the documentation.
+`... record FOLDER` measures the set, and records what is found for the documentation; what vLLM reads
+stays as it was recorded, unless `--vllm` is given too.
 `... check FOLDER` measures the set, and fails where something is not as recorded.
 """
 
@@ -21,6 +22,7 @@ from tests.template.real.measure import Measure
 from tests.template.real.outputs import Output, output_of, write_outputs
 from tests.template.real.records import (
     READING,
+    RECORDS,
     RENDERING,
     RIGHT,
     Finding,
@@ -115,6 +117,15 @@ def the_set(folder: Path) -> dict[str, str]:
     return templates
 
 
+def keep_vllm(findings: list[Finding]) -> None:
+    """Take over what vLLM's parsers read, as recorded, where it was not measured again."""
+    recorded = read_records() if RECORDS.is_file() else {}
+    for found in findings:
+        before = recorded.get(found.name)
+        if found.vllm is None and before is not None and before.sha256 == found.sha256:
+            found.vllm = before.vllm
+
+
 def check(findings: list[Finding]) -> list[str]:
     """What is not as recorded."""
     recorded = read_records()
@@ -157,13 +168,14 @@ def main(words: list[str]) -> int:
         templates,
         compare=given.command != "read",
         read=given.command != "compare",
-        vllm=given.vllm or given.command == "record",
+        vllm=given.vllm,
     ):
         findings.append(found)
         outputs += [output] if output else []
         show(found, quiet=given.quiet or of_set)
     print(summary(findings))
     if given.command == "record":
+        keep_vllm(findings)
         write_records(findings)
         write_outputs(outputs)
     problems = check(findings) if given.command == "check" else []
