@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from quire.errors import SamplingError, UnsupportedOptionError, nearest, sentence
 from quire.response_format import read_response_format
+from quire.tool_choice import AUTO, read_tool_choice
 
 MAX_COMPLETIONS = 128
 MAX_LOGPROBS = 64
@@ -271,6 +272,21 @@ class ResponseFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Whether tools are called; see `tool_choice`."""
+
+    def read(self, name: str, value: Any) -> Any:
+        return read_tool_choice(value)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"enum": ["auto", "none", "required"]}, {"type": "object"}]}
+
+    def __str__(self) -> str:
+        return "auto, none, required, or a dictionary that names a function"
+
+
+@dataclass(frozen=True, slots=True)
 class Variables:
     """Variables for a chat template: JSON values by name."""
 
@@ -491,7 +507,7 @@ OPTIONS: tuple[Option, ...] = (
         "prompt_logprobs", _named("prompt_logprobs", "openai", "vllm")),
     Option("response_format", ResponseFormat(), None,
         "A constraint on the answer's text: JSON, JSON of a schema, a regular expression, one "
-        "of several texts, or a grammar. A constrained answer has no thought.",
+        "of several texts, or a grammar. A thought before the answer is free, and so are calls.",
         "response_format",
         _named("response_format", "openai", responses="text", anthropic="output_config")),
     Option("skip_special_tokens", Flag(), True,
@@ -528,6 +544,16 @@ OPTIONS: tuple[Option, ...] = (
         "Whether a reasoning model thinks before its answer. By default the configuration "
         "decides, or the template.",
         wires=_named("enable_thinking", "openai", responses="reasoning", anthropic="thinking"),
+        template=True),
+    Option("thinking_budget", Integer(0, 2**31 - 1), None,
+        "Most tokens of a thought, which is then closed. Only for models that close a thought with "
+        "one token.",
+        wires=_named("thinking_budget", "openai", "responses"), template=True),
+    Option("tool_choice", Choice(), AUTO,
+        "Whether tools are called: auto, none, required, or a dictionary that names one.",
+        template=True),
+    Option("parallel_tool_calls", Flag(), True,
+        "Whether an answer may call more than one tool.",
         template=True),
     Option("preserve_thinking", Flag(), False,
         "Whether thoughts of earlier turns stay in the prompt.",

@@ -33,10 +33,11 @@ class Constraint:
     """One constraint.
 
     `value` is the schema (a dictionary) for "json", a tuple of texts for "choice", a string for
-    "regex" and "grammar", and None for "json_object".
+    "regex" and "grammar", and None for "json_object". "answer" is a thought, calls or text, as
+    `constraints.answer_form.AnswerForm` has it: preparation makes it for an engine.
     """
 
-    kind: Literal["json", "json_object", "regex", "choice", "grammar"]
+    kind: Literal["json", "json_object", "regex", "choice", "grammar", "answer"]
     value: Any = None
 
 

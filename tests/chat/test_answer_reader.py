@@ -22,8 +22,8 @@ from quire.tools.registry import get_tool_format
 WORDS = ("<think>\n", "\n</think>\n\n")
 
 
-def split(chunks: list[str], *, inside: bool = False) -> tuple[str, str]:
-    splitter = ReasoningSplitter(WORDS, inside=inside)
+def split(chunks: list[str], *, inside: bool = False, continues: bool = False) -> tuple[str, str]:
+    splitter = ReasoningSplitter(WORDS, inside=inside, continues=continues)
     pieces = [splitter.add(chunk) for chunk in chunks] + [splitter.flush()]
     return "".join(piece[0] for piece in pieces), "".join(piece[1] for piece in pieces)
 
@@ -49,6 +49,23 @@ def test_splits_a_thought(text: str, expected: tuple[str, str]) -> None:
 
 def test_a_thought_begun_in_the_prompt() -> None:
     assert split(list("so\n</think>\n\nyes"), inside=True) == ("so", "yes")
+
+
+@pytest.mark.parametrize(
+    ("inside", "text", "expected"),
+    [
+        (True, "\n\nand so\n</think>\n\nyes", ("\n\nand so", "yes")),
+        (True, " so", (" so", "")),
+        (False, "\n\nand so", ("", "\n\nand so")),
+        (False, "<think>\nno", ("", "<think>\nno")),
+    ],
+)
+def test_what_continues_a_text_keeps_its_line_breaks(
+    inside: bool, text: str, expected: tuple[str, str]
+) -> None:
+    """Neither is it at the beginning, where a thought may be opened."""
+    for chunks in ([text], list(text)):
+        assert split(chunks, inside=inside, continues=True) == expected
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from quire import ChatModel
 from quire.demo import demo_model_path
-from quire.errors import SamplingError, UnsupportedOptionError
+from quire.errors import SamplingError, ToolError
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 PERSON = {
@@ -78,31 +79,208 @@ def test_every_kind(model: ChatModel, response_format: Any, right: Callable[[str
     assert right(answer.content), answer.content
 
 
-def test_there_is_no_free_white_space(model: ChatModel) -> None:
+def test_white_space_is_at_most_one_space(model: ChatModel) -> None:
     (answer,) = model.chat(HELLO, temperature=0, response_format=schema(PERSON))
-    assert answer.content == json.dumps(json.loads(answer.content), separators=(",", ":"), ensure_ascii=False)  # fmt: skip
+    compact = json.dumps(json.loads(answer.content), separators=(",", ":"), ensure_ascii=False)
+    assert re.sub(r"([,:]) ", r"\1", answer.content) == compact
 
 
-def test_constraints_and_thoughts_exclude_each_other(model: ChatModel) -> None:
-    with pytest.raises(UnsupportedOptionError, match="enable_thinking"):
-        model.chat(HELLO, enable_thinking=True, response_format={"type": "json_object"})
-    question = [{"role": "user", "content": "What is 17 + 25?"}]
-    (answer,) = model.chat(
-        question, temperature=0, response_format={"type": "regex", "regex": "[0-9]+"}
-    )
-    assert not answer.reasoning
+SUM = [{"role": "user", "content": "What is 17 + 25?"}]
+DIGITS = {"type": "regex", "regex": "[0-9]+"}
+
+
+def test_a_constraint_begins_after_the_thought(model: ChatModel) -> None:
+    (answer,) = model.chat(SUM, temperature=0, response_format=DIGITS)
+    assert answer.reasoning
     assert answer.content.isdigit()
+    assert answer.usage is not None
+    assert answer.usage.reasoning_tokens > 0
+    (without,) = model.chat(SUM, temperature=0, enable_thinking=False, response_format=DIGITS)
+    assert not without.reasoning
+    assert without.content.isdigit()
 
 
-def test_a_constraint_comes_before_tools(model: ChatModel) -> None:
-    question = [{"role": "user", "content": "What is the weather in Paris?"}]
-    (free,) = model.chat(question, tools=[WEATHER], temperature=0)
-    assert free.finish_reason == "tool_calls"
+def test_a_budget_of_tokens_closes_the_thought(model: ChatModel) -> None:
+    (whole,) = model.chat(SUM, temperature=0)
+    assert whole.usage is not None
+    for budget in (0, 3, 10, 1000):
+        for more in ({}, {"response_format": DIGITS}):
+            (answer,) = model.chat(SUM, temperature=0, thinking_budget=budget, **more)
+            assert answer.usage is not None
+            assert answer.usage.reasoning_tokens <= budget
+            assert answer.content.strip()
+            assert answer.finish_reason == "stop"
+            if budget == 1000 and not more:
+                assert answer.parts == whole.parts
+    with pytest.raises(SamplingError, match="thinking_budget"):
+        model.chat(SUM, thinking_budget=-1)
+
+
+# --- tools ---------------------------------------------------------------------------------------
+
+PARIS = [{"role": "user", "content": "What is the weather in Paris?"}]
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+CLOCK = {"name": "get_time", "parameters": {"properties": {"zone": {"enum": ["utc", "local"]}}, "required": ["zone"]}}  # fmt: skip
+CITIES = [
+    "Paris",
+    "Oslo",
+    "Rome",
+    "London",
+    "Berlin",
+    "Madrid",
+    "Vienna",
+    "Lisbon",
+    "Dublin",
+    "Prague",
+    "Athens",
+    "Warsaw",
+    "Cairo",
+    "Tokyo",
+    "Delhi",
+    "Lima",
+    "Quito",
+    "Seoul",
+    "Hanoi",
+    "Bern",
+]
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
+def test_twenty_cities_of_twenty(model: ChatModel, choice: Any) -> None:
+    def ask(city: str) -> list[tuple[str, Any]]:
+        question = [{"role": "user", "content": f"What is the weather in {city}?"}]
+        (answer,) = model.chat(question, tools=[WEATHER], tool_choice=choice, temperature=0)
+        assert answer.finish_reason == "tool_calls"
+        assert not answer.content
+        return [(call.name, json.loads(call.arguments)) for call in answer.tool_calls]
+
+    with ThreadPoolExecutor(8) as pool:
+        right = [
+            calls == [("get_weather", {"city": city})]
+            for city, calls in zip(CITIES, pool.map(ask, CITIES), strict=True)
+        ]
+    assert sum(right) == len(CITIES) == 20
+
+
+def test_a_forced_call_whatever_is_asked(model: ChatModel) -> None:
+    named = {"type": "function", "function": {"name": "get_time"}}
+    (answer,) = model.chat(HELLO, tools=[WEATHER, CLOCK], tool_choice=named, temperature=0)
+    (call,) = answer.tool_calls
+    assert call.name == "get_time"
+    assert json.loads(call.arguments)["zone"] in ("utc", "local")
+    assert answer.response_text.startswith('<tool_call>\n{"name": "get_time", "arguments": {')
+
+
+def test_a_forced_call_drops_the_format(model: ChatModel) -> None:
     (answer,) = model.chat(
-        question, tools=[WEATHER], temperature=0, response_format={"type": "choice", "choice": ["sun", "rain"]}
-    )  # fmt: skip
+        PARIS, tools=[WEATHER], tool_choice="required", temperature=0, response_format=DIGITS
+    )
+    assert [call.name for call in answer.tool_calls] == ["get_weather"]
+
+
+ADA = [{"role": "user", "content": "Give me a JSON object with name Ada and age 36."}]
+
+
+def test_a_call_or_an_answer_of_the_format(model: ChatModel) -> None:
+    form = schema(PERSON)
+    (call,) = model.chat(PARIS, tools=[WEATHER], temperature=0, response_format=form)
+    assert (call.finish_reason, call.content) == ("tool_calls", "")
+    assert json.loads(call.tool_calls[0].arguments) == {"city": "Paris"}
+    (text,) = model.chat(ADA, tools=[WEATHER], temperature=0, response_format=form)
+    assert (text.finish_reason, text.tool_calls) == ("stop", ())
+    assert json.loads(text.content)["name"] == "Ada"
+    none = {"tools": [WEATHER], "tool_choice": "none", "response_format": form}
+    (answer,) = model.chat(PARIS, temperature=0, **none)
     assert (answer.finish_reason, answer.tool_calls) == ("stop", ())
-    assert answer.content in ("sun", "rain")
+    assert set(json.loads(answer.content)) == {"name", "age", "city"}
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
+def test_a_forced_call_that_is_cut_returns_its_part(model: ChatModel, choice: Any) -> None:
+    options = {"tools": [WEATHER], "tool_choice": choice, "temperature": 0}
+    (whole,) = model.chat(PARIS, **options)
+    found: set[str] = set()
+    for length in range(1, whole.response_length):
+        (answer,) = model.chat(PARIS, max_new_tokens=length, **options)
+        assert answer.finish_reason == "length"
+        assert not answer.content
+        for call in answer.tool_calls:
+            assert call.name == "get_weather"
+            assert '{"city": "Paris"}'.startswith(call.arguments)
+            found.add(call.arguments)
+    assert len(found) > 2
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "object", "properties": {"city": {"type": "string"}}, "not": {"required": ["x"]}},
+        {"properties": {"city": {"type": "string", "pattern": "^(?=P)"}}},
+        {"type": "object", "properties": {"city": {"type": "string"}, "a": {"$ref": "b.json"}}},
+        {
+            "properties": {
+                "city": {"type": "array", "uniqueItems": True, "items": {"type": "string"}}
+            }
+        },
+        {"$ref": "#"},
+        {"type": "string"},
+        {"properties": [1]},
+    ],
+)
+def test_a_tool_whose_schema_cannot_be_enforced_is_called_freely(
+    model: ChatModel, parameters: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tools = [{**WEATHER, "parameters": parameters}, CLOCK]
+    with caplog.at_level("WARNING", "quire"):
+        (answer,) = model.chat(PARIS, tools=tools, tool_choice="required", temperature=0)
+    assert [call.name for call in answer.tool_calls] == ["get_weather"]
+    assert isinstance(json.loads(answer.tool_calls[0].arguments), dict)
+    assert "get_weather is called freely" in caplog.text
+    (clock,) = model.chat(
+        PARIS,
+        tools=tools,
+        tool_choice={"type": "function", "function": {"name": "get_time"}},
+        temperature=0,
+    )
+    assert json.loads(clock.tool_calls[0].arguments)["zone"] in ("utc", "local")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"tool_choice": "required"}, ToolError, "needs tools"),
+        ({"tool_choice": NAMED, "tools": [CLOCK]}, SamplingError, "'get_weather', which is none"),
+        ({"tool_choice": "sometimes", "tools": [CLOCK]}, SamplingError, "tool_choice must be"),
+        (
+            {"tool_choice": {"type": "function"}, "tools": [CLOCK]},
+            SamplingError,
+            "tool_choice must",
+        ),
+        ({"parallel_tool_calls": "no", "tools": [CLOCK]}, SamplingError, "parallel_tool_calls"),
+    ],
+)
+def test_a_wrong_choice_is_told(
+    model: ChatModel, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        model.chat(HELLO, **options)
+
+
+def test_one_call_where_more_are_not_allowed(model: ChatModel) -> None:
+    both = [{"role": "user", "content": "What is the weather in Oslo and in Rome?"}]
+    options = {"tools": [WEATHER], "temperature": 0}
+    for choice in ("auto", "required"):
+        (two,) = model.chat(both, tool_choice=choice, **options)
+        assert len(two.tool_calls) == 2
+        (one,) = model.chat(both, tool_choice=choice, parallel_tool_calls=False, **options)
+        assert one.tool_calls == two.tool_calls[:1]
+
+
+def test_text_that_reads_like_an_added_token_is_text(model: ChatModel) -> None:
+    for text in ("a <think> b", "a <|im_end|> b", "<tool_call>"):
+        form = schema({"type": "object", "properties": {"x": {"const": text}}, "required": ["x"]})
+        (answer,) = model.chat(HELLO, temperature=0, response_format=form)
+        assert (answer.finish_reason, json.loads(answer.content)) == ("stop", {"x": text})
 
 
 def test_a_stream_is_the_whole_answer_in_parts(model: ChatModel) -> None:
@@ -117,6 +295,8 @@ def test_a_stream_is_the_whole_answer_in_parts(model: ChatModel) -> None:
     [
         ({"type": "regex", "regex": "(unclosed"}, "unclosed group"),
         (schema({"type": "string", "minLength": 5, "maxLength": 2}), "Unsatisfiable"),
+        (schema({"$ref": "#"}), "nothing finite matches it"),
+        (schema({"type": "object", "properties": {"a": {"not": {}}}}), "not cannot be enforced"),
         ({"type": "grammar", "grammar": "start: )"}, "response_format"),
     ],
 )

@@ -12,6 +12,7 @@ from quire.arguments import get_infer_args
 from quire.engines.seam import EngineInfo
 from quire.errors import QuireError
 from quire.messages import read_conversation
+from quire.options import may_end_with_answer
 from quire.outputs import AnswerSum, ChatDelta, Delta, Response, Usage
 from tests.chat.deltas import gained
 
@@ -65,7 +66,7 @@ class FakeChatModel:
         tools: Any = None,
         **options: Any,
     ) -> Iterator[ChatDelta]:
-        read_conversation(messages, system, tools)
+        read_conversation(messages, system, tools, may_end_with_answer=may_end_with_answer(options))
         self.requests.append({"messages": messages, "system": system, "tools": tools, **options})
         finished = False
         try:

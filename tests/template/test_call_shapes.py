@@ -33,7 +33,7 @@ def test_its_answers_are_read(shape: str, case: str) -> None:
     answer = ANSWERS[case]
     written = reference_of(shape).answer(answer)
     if written is None:
-        assert shape == "bare_json"  # whose template refuses a second call
+        assert shape in ("bare_json", "harmony")  # whose templates refuse a second call
         assert len(answer.calls) == 2
         return
     question = reference_of(shape).question(answer)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken
 
+from quire.arguments import get_infer_args
+from quire.chat.preparation import ChatFormat
 from quire.errors import ConfigError, MediaError, MessageError, TemplateError, ToolError
 from quire.messages import read_conversation
 from quire.prompt import Element, TextElement, TokenElement
 from quire.template.format import BOS, EOS, Format, fill, find_markers, token
 from quire.template.named import NamedTemplate
-from quire.template.registry import get_template, template_names
+from quire.template.registry import get_template, misfit, template_names
 from quire.tokenizer import Tokenizer
+from tests.chat.model_folders import add_tokenizer
+from tests.template import chat_templates
 from tests.tokenizer.kinds import make_backend
 
 ASK = {"role": "user", "content": "What is 1 + 1?"}
@@ -268,3 +274,54 @@ def test_a_template_is_shared_without_harm(name: str) -> None:
     assert template.render(given) == first
     assert messages == [ASK, THOUGHT, ASK]
     assert get_template(name, None).render(given) == first
+
+
+# --- a template that does not fit ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "words"),
+    [
+        ("qwen", "qwen25", ()),
+        ("qwen3", "qwen3", ()),
+        ("llama3", "llama31", ()),
+        ("mistral", "mistral", ()),
+        ("gemma", "gemma", ()),
+        ("deepseekr1", "deepseek", ()),
+        ("phi", "phi", ()),
+        ("empty", "qwen3", ()),
+        ("llama3", "qwen3", ("'llama3'", "writes <|end_header_id|>, <|eot_id|>", "Leave")),
+        ("qwen", "llama31", ("'qwen'", "writes <|im_end|>, <|im_start|>")),
+        ("alpaca", "qwen3", ("lacks <|im_end|>, <|im_start|>",)),
+    ],
+)
+def test_whether_a_named_template_fits(name: str, own: str, words: tuple[str, ...]) -> None:
+    tokenizer = tokenizer_with(*chat_templates.CONTROLS[own], bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = chat_templates.ALL[own]
+    said = misfit(get_template(name, None), tokenizer)
+    assert (said is None) == (not words)
+    assert all(word in (said or "") for word in words)
+    assert misfit(get_template(None, tokenizer), tokenizer) is None
+
+
+def test_whether_a_named_template_fits_a_model_without_one() -> None:
+    tokenizer = tokenizer_with("<|im_start|>", "<|im_end|>")
+    for name in ("qwen", "llama2", "vicuna"):
+        assert misfit(get_template(name, None), tokenizer) is None
+    said = misfit(get_template("llama3", None), tokenizer)
+    assert said is not None
+    assert "not as tokens" in said
+
+
+def test_a_misfit_is_told_once_at_load(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("quire"), "propagate", True)
+    add_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    for name, count in (("qwen", 0), ("llama3", 1), (None, 0)):
+        caplog.clear()
+        arguments = get_infer_args({"model_name_or_path": str(tmp_path), "template": name})
+        ChatFormat.of_folder(tmp_path, arguments)
+        told = [record.getMessage() for record in caplog.records if record.name == "quire"]
+        assert len([line for line in told if "may not fit" in line]) == count

@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
 
+import jinja2
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quire.errors import TemplateError
 from quire.template import sandbox
@@ -296,3 +298,68 @@ def test_the_date() -> None:
     from datetime import datetime
 
     assert render("{{ strftime_now('%Y') }}") == str(datetime.now().year)
+
+
+QUADRATIC = {
+    "looks at all others": (
+        "{% for m in messages %}{% set ns = namespace(n=0) %}{% for o in messages[loop.index:] %}"
+        "{% if o.role == 'assistant' and 'tool_calls' not in o %}{% set ns.n = ns.n + 1 %}{% endif %}"
+        "{% endfor %}{{ ns.n }}{% endfor %}"
+    ),
+    "copies all before": (
+        "{% set ns = namespace(s='') %}{% for m in messages %}{% set ns.s = ns.s ~ m.content ~ '\n' %}"
+        "{% endfor %}{{ ns.s }}"
+    ),
+    "calls for all others": (
+        "{% macro f(o) %}{{ o.content[:1] }}{% endmacro %}"
+        "{% for m in messages %}{% for o in messages %}{{ f(o) }}{% endfor %}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("source", list(QUADRATIC.values()), ids=list(QUADRATIC))
+def test_a_long_conversation_may_be_gone_through_for_each_message(source: str) -> None:
+    """As templates of models in use do: their work grows with the square of the messages."""
+    messages = [{"role": "user", "content": f"It is {n} degrees."} for n in range(300)]
+    plain = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    expected = plain.from_string(source).render(messages=messages)
+    assert render(source, messages=messages) == expected
+
+
+def test_the_time_is_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for a busy machine is not work."""
+    clock = iter(range(0, 10**9, 1000))
+    monkeypatch.setattr(sandbox.time, "monotonic", lambda: float(next(clock)))
+    source = "{% for i in range(40000) %}{{ i }}{% endfor %}"
+    monkeypatch.setattr(sandbox, "FREE_WORK", 10**9)
+    assert render(source).startswith("0123")
+
+
+def test_a_long_conversation_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "FREE_WORK", 10**12)
+    monkeypatch.setattr(sandbox, "SECONDS", 0.01)
+    monkeypatch.setattr(sandbox, "FEW_MESSAGES", 10)
+    many = [{"role": "user", "content": "x"}] * 50
+    with pytest.raises(TemplateError, match=r"longer than 0\.26 s"):
+        render(ENDLESS["loops"], messages=many)
+    monkeypatch.setattr(sandbox, "MOST_SECONDS", 0.1)
+    with pytest.raises(TemplateError, match=r"longer than 0\.1 s"):
+        render(ENDLESS["loops"], messages=many)
+
+
+def test_what_is_read_fast_is_read_as_jinja_reads_it() -> None:
+    """Keys and attributes of the values that templates read most."""
+    source = (
+        "{{ m.items }}{{ m.content }}{{ m['content'] }}{{ m.nothing is defined }}"
+        "{{ m['nothing'] is defined }}{{ m.get('content') }}{{ m.content.upper() }}"
+        "{% set ns = namespace(items=1) %}{{ ns.items }}{{ ns.nothing is defined }}"
+        "{% for x in 'ab' %}{{ loop.index }}{{ loop.last }}{{ loop.length }}{{ loop.cycle(1, 2) }}"
+        "{% endfor %}{{ 'a' in ['a'] }}{{ m.content in ('Hi', 1) }}{{ 'H' in m.content }}"
+        "{{ 'content' in m }}{{ m not in [m] }}{{ 1 < 2 <= 2 }}{{ none == m.nothing }}"
+        "{{ (['a'] | map('upper')) is iterable }}{{ 'A' in (['a'] | map('upper')) }}"
+        "{{ m.content ~ 1 ~ none }}{{ 1 + 2 }}{{ m.content + 'x' }}{% set t %}{{ 'a' + 'b' }}"
+        "{{ 1 ~ 2 }}{% endset %}{{ t }}{{ m.content | trim | length }}{{ [] | first }}"
+    ).replace("{{ m.items }}", "{{ m.items is callable }}")
+    given = {"role": "user", "content": "Hi"}
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    assert render(source, m=given) == plain.from_string(source).render(m=given)

@@ -14,6 +14,9 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from quire.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from quire.messages import read_conversation
+from quire.prompt import TextElement
+from quire.template.jinja import JinjaTemplate
 from quire.tokenizer import Tokenizer
 from tests.tokenizer.kinds import KINDS, make_backend
 
@@ -64,6 +67,30 @@ def test_special_tokens_by_name(tmp_path: Path) -> None:
     assert tokenizer.bos_token_id is not None
     assert tokenizer.pad_token is tokenizer.pad_token_id is None
     assert tokenizer.unk_token is tokenizer.unk_token_id is None
+
+
+def test_a_models_own_special_tokens_have_names(tmp_path: Path) -> None:
+    """As transformers gives them to a chat template."""
+    names = ("image_token", "boi_token", "video_token", "think", "eos_token", "add_bos_token")
+    token = {"__type": "AddedToken", "lstrip": False, "rstrip": False, "single_word": False}
+    config: dict[str, Any] = {
+        "eos_token": "</s>",
+        "image_token": "<img>",
+        "boi_token": {**token, "content": "<boi>", "normalized": False},
+        "add_bos_token": True,
+        "extra_special_tokens": {"video_token": "<vid>", "think": "<t>"},
+        "chat_template": "|".join(f"{{{{ {name} }}}}" for name in names),
+    }
+    folder = write(tmp_path, tokenizer_class="PreTrainedTokenizerFast", **config)
+    theirs = AutoTokenizer.from_pretrained(str(folder))
+    ours = Tokenizer.from_folder(folder)
+    assert ours.special_tokens == theirs.special_tokens_map
+    assert {"<img>", "<boi>", "<vid>", "<t>"} <= ours.special_texts
+    ask = [{"role": "user", "content": "x"}]
+    (element,) = JinjaTemplate(ours).render(read_conversation(ask))
+    assert isinstance(element, TextElement)
+    assert element.text == theirs.apply_chat_template(ask, tokenize=False)
+    assert element.text == "<img>|<boi>|<vid>|<t>|</s>|"
 
 
 def test_listed_tokens_are_added_with_their_flags(tmp_path: Path) -> None:

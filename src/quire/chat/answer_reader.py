@@ -14,6 +14,7 @@ from typing import Literal
 
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart, Usage
+from quire.tools.harmony import HarmonyReader
 from quire.tools.stream import ToolParser
 
 
@@ -253,6 +254,7 @@ class AnswerReader:
         marks: takes out what stands around the answer's text; None where nothing does.
         tools: makes a parser that finds tool calls; None where no tools were offered.
         openings: control strings with which calls begin, even in a thought that was not closed.
+        messages: reads an answer that is harmony's messages, in place of all of these.
         decode: decodes token ids into text as the engine does.
     """
 
@@ -266,12 +268,14 @@ class AnswerReader:
         marks: TextMarks | None = None,
         tools: Callable[[], ToolParser] | None = None,
         openings: Sequence[str] = (),
+        messages: HarmonyReader | None = None,
         decode: Callable[[Sequence[int]], str],
     ) -> None:
         self._splitter = ReasoningSplitter(
             thought_words, inside=inside, continues=continues, openings=openings, calls=tools
         )
         self._inside, self._decode, self._marks = inside, decode, marks
+        self._messages = messages
         self._tools = tools() if tools is not None else None
         self._shown = SpecialTokenFilter(special) if special else None  # for the text as a whole
         # One filter for all parts: where the kind changes, what it holds back ends the part before.
@@ -294,21 +298,20 @@ class AnswerReader:
             if ends and self._reasoning_tokens:
                 return replace(delta, usage=self._usage(delta))
             return delta
-        splitter, text = self._splitter, delta.text
-        was_inside = splitter.state == "inside"
-        reasoning, answer = splitter.add(text)
-        if ends:
-            last_reasoning, last_answer = splitter.flush()
-            reasoning, answer = reasoning + last_reasoning, answer + last_answer
-        parts = self._parts(reasoning, answer, ends)
+        text, was_inside = delta.text, self._in_thought
+        if self._messages is None:
+            parts = self._split(self._splitter, delta)
+        else:
+            parts = self._read_messages(self._messages, delta)
+        if self._hidden is not None:
+            parts = self._without_special(self._hidden, parts, ends)
         if self._shown is not None:
             text = self._shown.add(text) + (self._shown.flush() if ends else "")
-        if was_inside and splitter.state == "inside":
+        if was_inside and self._in_thought:
             self._reasoning_tokens += len(delta.token_ids)
-        elif ends and not self._begun and splitter.has_thought:
-            self._reasoning_tokens = self._count_thought(delta)
+        elif ends and not self._begun:
+            self._reasoning_tokens = self._count_thoughts(delta)
         self._begun = True
-        self._passes_through = self._is_bare and splitter.is_past
         reason: FinishReason | None = delta.finish_reason
         if reason == "stop" and self._has_called:
             reason = "tool_calls"
@@ -321,8 +324,26 @@ class AnswerReader:
             return None
         return replace(delta.usage, reasoning_tokens=self._reasoning_tokens)
 
-    def _parts(self, reasoning: str, answer: str, ends: bool) -> list[AnswerPart]:
-        """The parts of these texts, in which the thought comes before the answer."""
+    @property
+    def _in_thought(self) -> bool:
+        if self._messages is not None:
+            return self._messages.in_thought
+        return self._splitter.state == "inside"
+
+    def _read_messages(self, messages: HarmonyReader, delta: Delta) -> list[AnswerPart]:
+        parts = messages.add(delta.text)
+        if delta.finish_reason is not None:
+            parts += messages.flush(cut=delta.finish_reason != "stop")
+        self._has_called |= any(isinstance(part, ToolCall) for part in parts)
+        return parts
+
+    def _split(self, splitter: ReasoningSplitter, delta: Delta) -> list[AnswerPart]:
+        """The parts of a delta, in which the thought comes before the answer."""
+        ends = delta.finish_reason is not None
+        reasoning, answer = splitter.add(delta.text)
+        if ends:
+            last_reasoning, last_answer = splitter.flush()
+            reasoning, answer = reasoning + last_reasoning, answer + last_answer
         parts: list[AnswerPart] = [ThoughtPart(reasoning)] if reasoning else []
         if self._marks is not None:
             answer = self._marks.add(answer) + (self._marks.flush() if ends else "")
@@ -335,7 +356,8 @@ class AnswerReader:
                 self._has_called |= isinstance(piece, ToolCall)
         elif answer:
             parts.append(TextPart(answer))
-        return parts if self._hidden is None else self._without_special(self._hidden, parts, ends)
+        self._passes_through = self._is_bare and splitter.is_past
+        return parts
 
     def _without_special(
         self, hidden: SpecialTokenFilter, parts: Sequence[AnswerPart], ends: bool
@@ -360,15 +382,25 @@ class AnswerReader:
         if self._kind is not None and (rest := hidden.flush()):
             kept.append(self._kind(rest))
 
-    def _count_thought(self, whole: Delta) -> int:
-        """Count the tokens of the thought in an answer that came as a single delta.
+    def _thought_spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """The start and end offset of each thought in the text of a whole answer."""
+        if self._messages is not None:
+            return self._messages.thoughts
+        if not self._splitter.has_thought:
+            return ()
+        return (self._splitter.thought_span(text, inside=self._inside),)
+
+    def _count_thoughts(self, whole: Delta) -> int:
+        """Count the tokens of the thoughts in an answer that came as a single delta.
 
         Its tokens carry no offsets, so prefixes are decoded to find the token that reaches each end of
-        the thought. The text grows with the number of tokens, so a bisection is enough.
+        a thought. The text grows with the number of tokens, so a bisection is enough.
         """
-        ids = whole.token_ids
-        begin, end = (
-            bisect_left(range(len(ids)), offset, key=lambda count: len(self._decode(ids[:count])))
-            for offset in self._splitter.thought_span(whole.text, inside=self._inside)
-        )
-        return max(end - begin, 0)
+        ids, count = whole.token_ids, 0
+        for span in self._thought_spans(whole.text):
+            begin, end = (
+                bisect_left(range(len(ids)), offset, key=lambda n: len(self._decode(ids[:n])))
+                for offset in span
+            )
+            count += max(end - begin, 0)
+        return count

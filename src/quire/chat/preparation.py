@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from quire.arguments import InferArgs
+from quire.chat.answer_forms import AnswerForms, PlainForms
 from quire.chat.answer_reader import AnswerReader, TextMarks
+from quire.chat.checked_calls import CheckedCalls
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
@@ -33,6 +35,13 @@ from quire.template.render_options import RenderOptionResolver
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tokenizer.loading import load_tokenizer
+from quire.tool_choice import ToolChoice
+from quire.tools.base import name_of
+from quire.tools.call_form import CallForm
+from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
+from quire.tools.harmony import MARKERS, HarmonyReader
+from quire.tools.learned import LearnedFormat
+from quire.tools.stream import ToolParser
 from quire.weights.folder import eos_token_ids, read_json
 
 logger = logging.getLogger("quire")
@@ -73,7 +82,7 @@ class ChatFormat:
         )
         for reason in (misfit(template, tokenizer), template.warning()):
             if reason is not None:
-                logger.warning(reason)
+                logger.warning("%s", reason)
         return cls(
             tokenizer,
             template,
@@ -94,6 +103,10 @@ class PreparedRequest:
     """Whether the prompt ends inside a thought, which the answer continues."""
     tools: tuple[dict[str, Any], ...] = ()
     """The tools that were offered. Without any, the answer is not searched for calls."""
+    forced: CallForm | None = None
+    """The form of calls of which alone the answer consists."""
+    begun_header: str = ""
+    """What the prompt has written of the answer's first message, where answers are harmony's."""
 
 
 class Preparation:
@@ -123,17 +136,24 @@ class Preparation:
         self._render_options = RenderOptionResolver(self.template, arguments.data)
         form = "vllm" if info.expands_media else "expanded"
         self.media = MediaPrompts.of_model(self.template, folder, info.media, arguments, form)
+        message_ends = self.template.message_end_ids(self.tokenizer)
         try:
             self._resolver = OptionResolver(
                 arguments.generating.explicit(),
                 chat_format.generation_config,
                 context_length=info.context_length,
-                eos_token_ids=chat_format.eos_token_ids,
+                eos_token_ids=[id for id in chat_format.eos_token_ids if id not in message_ends],
             )
         except (SamplingError, UnsupportedOptionError) as error:
             raise ConfigError(f"The configuration, or generation_config.json: {error}") from None
         self._stop_token_ids = self.template.stop_token_ids(self.tokenizer)
         self._stop_strings = self.template.stop_strings(self.tokenizer)
+        self._answers = (AnswerForms if info.composes_grammars else PlainForms)(
+            self.template,
+            self.tokenizer,
+            stops=(*chat_format.eos_token_ids, *self._stop_token_ids),
+            context_length=info.context_length,
+        )
         self._skips_special = self._resolver.resolve({}, 0).skip_special_tokens
         self._special = self._special_with_markers()
 
@@ -197,12 +217,23 @@ class Preparation:
         """Make the reader of one completion of a request."""
         template, tool_format = self.template, self.template.tool_format
         skip = prepared.params.skip_special_tokens
+        decode = partial(self.tokenizer.decode, skip_special_tokens=skip)
+        tools, openings = None, ()
+        if prepared.forced is not None:  # its grammar closes the thought
+            tools = partial(self._forced_parser, prepared.forced, prepared.tools)
+        elif tool_format is not None and prepared.tools:
+            tools = partial(tool_format.parser, prepared.tools)
+            openings = tool_format.openings
+        if template.is_harmony:
+            if isinstance(tool_format, LearnedFormat):
+                tools = None  # its calls are messages, not text
+            special = prepared.special.difference(MARKERS)
+            return AnswerReader(
+                special=special, messages=_harmony_reader(prepared, tools), decode=decode
+            )
         marks = None
         if template.before_text or template.after_text or template.reasoning:
             marks = TextMarks(template.before_text, template.after_text, template.thought_words)
-        tools = None
-        if tool_format is not None and prepared.tools:
-            tools = partial(tool_format.parser, prepared.tools)
         return AnswerReader(
             special=prepared.special,
             thought_words=template.thought_words,
@@ -210,9 +241,19 @@ class Preparation:
             continues=prepared.params.continues,
             marks=marks,
             tools=tools,
-            openings=tool_format.openings if tool_format is not None else (),
-            decode=partial(self.tokenizer.decode, skip_special_tokens=skip),
+            openings=openings,
+            decode=decode,
         )
+
+    def _forced_parser(self, form: CallForm, tools: Sequence[dict[str, Any]]) -> ToolParser:
+        """The parser of an answer that is calls alone, in this form."""
+        tool_format = self.template.tool_format
+        if form is JSON_LIST or tool_format is None:
+            parser = json_list_parser()
+        else:
+            parser = tool_format.parser(tools)
+        names = [name_of(tool) for tool in tools]
+        return CheckedCalls(ForcedCalls(parser, form, names), tools)
 
     def close(self) -> None:
         """End the threads that decode media. May be called twice."""
@@ -259,16 +300,17 @@ class Preparation:
         checks_length: bool = True,
     ) -> PreparedRequest:
         options, template = request.options, self.template
-        conversation = template.with_tools_shown(conversation)
-        constrained = (
-            options.get("response_format") is not None
-            and read_option(options, "response_format") is not None
-        )
-        how = self._render_options.resolve(options, self._thinking(options, constrained))
+        choice: ToolChoice = read_option(options, "tool_choice")
+        if choice.mode == "none" and conversation.tools:
+            conversation = replace(conversation, tools=())
+        shown = template.with_tools_shown(conversation)
+        wanted = self._render_options.wants_thinking(options)
+        thinking = self._answers.thinks(options, wanted, self._render_options.enable_thinking)
+        how = self._render_options.resolve(options, thinking)
         if media:
-            elements = self.media.render(template, conversation, media, **how)
+            elements = self.media.render(template, shown, media, **how)
         else:
-            elements = template.render(conversation, **how)
+            elements = template.render(shown, **how)
         if checks_length:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
@@ -276,11 +318,7 @@ class Preparation:
         starts_in_thought = template.starts_in_thought(elements) or (
             last is not None and template.continues_thought(last)
         )
-        if constrained and starts_in_thought:
-            raise UnsupportedOptionError(
-                "This model always begins with a thought, and response_format constrains an answer "
-                "from its first token: the two do not go together."
-            )
+        begun_header = template.begun_header(elements) if template.is_harmony else ""
         token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
         items = self.media.find(token_ids, media, self.tokenizer) if media else ()
         cut = options.get("truncate_prompt_tokens") is not None
@@ -293,6 +331,14 @@ class Preparation:
             options = {**options, "skip_special_tokens": False}
         if last is not None and not (last.text or last.reasoning):  # the answer only begins
             options = {**options, "continue_final_message": False}
+        constraint = self._answers.form(
+            options,
+            conversation.tools,
+            starts_in_thought=starts_in_thought,
+            may_think=thinking is not False and last is None,
+        )
+        if constraint is not None:
+            options = {**options, "response_format": constraint}
         params = self._resolver.resolve(
             options,
             len(prompt.token_ids),
@@ -300,7 +346,15 @@ class Preparation:
             stop_strings=self._stop_strings,
             streamed=request.streamed,
         )
-        return PreparedRequest(prompt, params, special, starts_in_thought, conversation.tools)
+        return PreparedRequest(
+            prompt,
+            params,
+            special,
+            starts_in_thought,
+            conversation.tools,
+            self._answers.call_form if choice.is_forced else None,
+            begun_header,
+        )
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
         """The most tokens of a text that is encoded: the context's, or more where it will be cut."""
@@ -310,18 +364,6 @@ class Preparation:
     def _check_length(self, texts: Sequence[str], options: Mapping[str, Any]) -> None:
         """Refuse texts that are far too long before any more is done with them."""
         check_length(self.tokenizer, texts, self.most_tokens(options))
-
-    def _thinking(self, options: Mapping[str, Any], constrained: bool) -> bool | None:
-        """Whether the model is to think; a constraint applies from the first token, so it cannot."""
-        wanted = self._render_options.wants_thinking(options)
-        if not constrained:
-            return self._render_options.enable_thinking if wanted is None else wanted
-        if wanted:
-            raise UnsupportedOptionError(
-                "response_format constrains an answer from its first token, which leaves no room for "
-                "a thought: leave enable_thinking out, or set it to false."
-            )
-        return False
 
     def _special_with_markers(self) -> frozenset[str]:
         """The texts of all special tokens, if a marker of thoughts or tool calls is one of them.
@@ -333,6 +375,7 @@ class Preparation:
         tool_format = self.template.tool_format
         markers = {word.strip() for word in self.template.thought_words}
         markers.update(tool_format.markers if tool_format else ())
+        markers.update(MARKERS if self.template.is_harmony else ())
         return special if markers & special else frozenset()
 
 
@@ -344,6 +387,14 @@ def check_length(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> None:
     """
     if tokenizer.exceeds(texts, most):
         raise PromptTooLongError(f"The text has far more than {most:,} tokens: shorten it.")
+
+
+def _harmony_reader(
+    prepared: PreparedRequest, make_parser: Callable[[], ToolParser] | None
+) -> HarmonyReader:
+    """The reader of an answer's messages, in whose texts calls of another format are found."""
+    names = [name_of(tool) for tool in prepared.tools]
+    return HarmonyReader(prepared.begun_header, tools=names, parser=make_parser)
 
 
 def _rendered_texts(conversation: Conversation) -> Iterator[str]:

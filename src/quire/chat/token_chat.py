@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from quire.chat.answer_reader import AnswerReader
 from quire.chat.preparation import SHORT, Preparation
+from quire.constraints.answer_form import AnswerForm
 from quire.engines.seam import (
     ChatEngine,
     EngineState,
     TokenEngine,
+    first_calls,
     raise_failed,
     with_timeout,
 )
@@ -33,16 +36,19 @@ class TokenChat(ChatEngine):
         """Answer a conversation; see ChatEngine."""
         timeout = read_option(request.options, "timeout")
         deltas = self._stream(request)
+        if not read_option(request.options, "parallel_tool_calls"):
+            deltas = first_calls(deltas)
         return deltas if timeout is None else with_timeout(deltas, timeout)
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         prepared = await self.preparation.prepare(request)
         prompt = prepared.prompt
+        params = await self._settled(prompt, prepared.params)
         prompt_ids = None if prompt.media and self.info.expands_media else tuple(prompt.token_ids)
         readers: dict[int, AnswerReader] = {}
         # `aclosing`, since `async for` does not close a generator that is left early: the engine's
         # would be closed, and the request aborted, only when the garbage collector finds it.
-        async with aclosing(self.engine.generate(prompt, prepared.params)) as deltas:
+        async with aclosing(self.engine.generate(prompt, params)) as deltas:
             async for delta in deltas:
                 if delta.finish_reason == "error":
                     raise_failed(delta)
@@ -54,6 +60,41 @@ class TokenChat(ChatEngine):
                     yield reader.read(delta)
                 else:  # a whole answer, whose tool calls take milliseconds to find
                     yield await asyncio.to_thread(reader.read, delta)
+
+    async def _settled(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
+        """The settings of a request whose answer may begin with a thought or without one.
+
+        The model is asked for its first tokens, without the constraint: it begins a thought where it
+        would by itself. Under the constraint one that has nothing to think about would begin one too,
+        since that is the only way to write what it likes. The prompt is in the prefix cache then.
+        """
+        constraint = params.response_format
+        if constraint is None or constraint.kind != "answer":
+            return params
+        answer: AnswerForm = constraint.value
+        if answer.thought is None or not answer.thought.is_optional:
+            return params
+        opener = answer.thought.opener
+        first = replace(
+            params,
+            response_format=None,
+            max_tokens=max(1, len(self.preparation.tokenizer.encode(opener))),
+            min_tokens=0,
+            n=1,
+            temperature=0.0,
+            logprobs=None,
+            prompt_logprobs=None,
+            skip_special_tokens=False,
+            streamed=False,
+            request_id=None,
+        )
+        text = ""
+        async with aclosing(self.engine.generate(prompt, first)) as deltas:
+            async for delta in deltas:
+                raise_failed(delta)
+                text += delta.text
+        settled = answer.settled(thinks=text.lstrip().startswith(opener))
+        return replace(params, response_format=settled)
 
     def complete(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Complete a prompt without a template.

@@ -40,27 +40,31 @@ def main() -> None:
         print(json.dumps(answer), flush=True)
 
 
-def read(grammar: str | None, source: str | None, tokens: LLTokenizer) -> dict[str, object]:
+def read(lark: str | None, source: str | None, tokens: LLTokenizer) -> dict[str, object]:
     """The bytes that a grammar takes while it is kept, and a processor's seconds for reading it.
 
-    Of a `source` in EBNF or Lark's form also the grammar, or why there is none.
+    Of a `source` in EBNF or Lark's form also the grammar, or why there is none. A `fault` is what is
+    wrong with the grammar for any tokenizer.
     """
     _give_back_memory()
     before, began = _resident_bytes(), time.process_time()
-    if grammar is None:
+    if lark is None:
         try:
-            grammar = LLMatcher.grammar_from_lark(any_to_lark(source or ""))
+            lark = any_to_lark(source or "")
         except Exception as error:  # the EBNF reader raises bare ones
             return {"error": str(error), "seconds": time.process_time() - began}
+    fault = ""
+    grammar = LLMatcher.grammar_from_lark(lark)
     with suppress(BaseException):  # llguidance's panics are not Exceptions
         # Without a tokenizer first: a grammar that names special tokens is wrong for the one here.
-        LLMatcher.validate_grammar(grammar, None)
+        fault = LLMatcher.validate_grammar(grammar, None)
     with suppress(BaseException):
         kept = LLMatcher(tokens, grammar, log_level=0)
         kept.compute_bitmask()
     seconds = time.process_time() - began
     taken = max(0, _resident_bytes() - before)
-    return {"bytes": taken, "seconds": seconds, "text": grammar if source is not None else ""}
+    text = lark if source is not None else ""
+    return {"bytes": taken, "seconds": seconds, "text": text, "fault": fault}
 
 
 def _resident_bytes() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import weakref
 from collections import OrderedDict
@@ -126,7 +125,7 @@ class ConstraintCompiler:
         """`vocab_size` counts the model's logits, of which there may be more than tokens."""
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
-        self._vocabularies: dict[bool, Vocabulary] = {}  # by whether special tokens have names
+        self._vocabulary: Vocabulary | None = None
         self._vocabulary_lock = threading.Lock()
         self._grammars = CompiledGrammars()
         self._checker = GrammarChecker()
@@ -171,7 +170,7 @@ class ConstraintCompiler:
         constraint = params.response_format
         if constraint is None:
             return []
-        vocabulary = self._vocabulary(constraint)
+        vocabulary = self._whole_vocabulary()
         key = _key(constraint)
         compiled = self._grammars.find(key)
         if compiled is None:
@@ -199,7 +198,7 @@ class ConstraintCompiler:
 
         The vocabulary is made here, once, so that it counts against no request's time limit.
         """
-        vocabulary = self._vocabulary(constraint)
+        vocabulary = self._whole_vocabulary()
         compiled = self._grammars.find(_key(constraint))
         return None if compiled is None else self._matchers(params, vocabulary, compiled)
 
@@ -212,28 +211,24 @@ class ConstraintCompiler:
             for copy in self._grammars.copies(compiled, params.n)
         ]
 
-    def _vocabulary(self, constraint: Constraint) -> Vocabulary:
-        special_names = constraint.kind == "grammar" and any(
-            text in str(constraint.value) for text in self._tokenizer.special_texts
-        )
+    def _whole_vocabulary(self) -> Vocabulary:
         with self._vocabulary_lock:
-            if special_names not in self._vocabularies:
-                self._vocabularies[special_names] = Vocabulary(
-                    self._tokenizer, self._vocab_size, special_names=special_names
-                )
-            return self._vocabularies[special_names]
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self._tokenizer, self._vocab_size)
+            return self._vocabulary
 
 
 def _key(constraint: Constraint) -> bytes:
     """What a constraint's grammar is kept by: making its text may take longer than this."""
-    content = json.dumps((constraint.kind, constraint.value))
-    return sha256(content.encode()).digest()
+    content = repr((constraint.kind, constraint.value))
+    return sha256(content.encode(errors="surrogatepass")).digest()
 
 
 def _compile(text: str, vocabulary: Vocabulary, size: int) -> Compiled:
     from llguidance import LLMatcher
 
-    grammar = LLMatcher(vocabulary.tokens, text, log_level=0, limits=_limits())
+    whole = LLMatcher.grammar_from_lark(text)
+    grammar = LLMatcher(vocabulary.tokens, whole, log_level=0, limits=_limits())
     first_mask = b"" if grammar.is_error() else grammar.compute_bitmask()
     if grammar.is_error():
         raise SamplingError(

@@ -8,6 +8,8 @@ read in a process, which can be killed. Only then is it read in this one, in abo
 from __future__ import annotations
 
 import json
+import logging
+import re
 import selectors
 import signal
 import subprocess
@@ -16,13 +18,20 @@ import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from quire.constraints.answer_form import AnswerForm, OfferedTool
+from quire.constraints.answer_grammar import answer_grammar, constraint_grammar
+from quire.constraints.call_grammar import arguments_schema
+from quire.constraints.lark import HEAD, json_block
+from quire.constraints.schema_refs import SchemaError
 from quire.errors import EngineBusyError, SamplingError
 from quire.response_format import Constraint
+
+logger = logging.getLogger("quire")
 
 _PROCESSES = 2
 _REMEMBERED = 512  # grammars that were checked before
@@ -33,42 +42,18 @@ _PROCESS_FILE = Path(__file__).with_name("checker_process.py")
 
 
 def grammar_text(constraint: Constraint) -> str:
-    """Write a constraint as a grammar for llguidance, the same that vLLM makes of it.
+    """Write a constraint as a grammar in llguidance's form of Lark.
 
     Most faults in it are found later, when the grammar is compiled.
 
     Raises:
-        SamplingError: a grammar that is neither Lark nor EBNF, or text that is not Unicode.
+        SamplingError: a grammar that is neither Lark nor EBNF, a schema that cannot be enforced, or
+            text that is not Unicode.
     """
-    from llguidance import LLMatcher
-    from llguidance.gbnf_to_lark import any_to_lark
-
-    kind, value = constraint.kind, constraint.value
     try:
-        if kind == "json_object":
-            return _json_grammar({"type": "object"})
-        if kind == "json":
-            return _json_grammar(value)
-        if kind == "regex":
-            return LLMatcher.grammar_from_regex(value)
-        lark = _choice_grammar(value) if kind == "choice" else any_to_lark(value)
-        return LLMatcher.grammar_from_lark(lark)
+        return constraint_grammar(constraint)
     except Exception as error:  # the EBNF reader raises bare ones
         raise SamplingError(f"response_format cannot be read: {error}") from None
-
-
-def _json_grammar(schema: dict[str, Any]) -> str:
-    from llguidance import LLMatcher
-
-    # Where JSON leaves white space free, small models write it without end, so none is allowed.
-    return LLMatcher.grammar_from_json_schema(
-        json.dumps(schema), defaults={"whitespace_flexible": False}
-    )
-
-
-def _choice_grammar(texts: tuple[str, ...]) -> str:
-    # One terminal for all texts: llguidance limits the alternatives of a rule to 2,000.
-    return "start: TEXT\nTEXT: " + " | ".join(json.dumps(t, ensure_ascii=False) for t in texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +66,8 @@ class Reading:
     """Of a processor."""
     text: str = ""
     """The grammar, where it was made of a source there."""
+    fault: str = ""
+    """What is wrong with it for any tokenizer; faults of special tokens are not among these."""
 
 
 class GrammarChecker:
@@ -98,16 +85,58 @@ class GrammarChecker:
         """A constraint as a grammar for llguidance, and what it took to read it; see `check`.
 
         A grammar in EBNF is made one of Lark's in the process, too: of some that takes minutes.
+        A tool whose arguments cannot be enforced may have any.
 
         Raises:
             SamplingError: it cannot be read, or reading it takes too long, or too much memory.
             EngineBusyError: the processes are ended by somebody else.
         """
-        if constraint.kind != "grammar":
-            text = grammar_text(constraint)
-            return text, self.check(text, seconds, given_up)
-        reading = self._read({"source": constraint.value}, seconds, given_up)
-        return reading.text, reading
+        deadline = time.monotonic() + seconds
+        if constraint.kind == "answer":
+            return self._read_answer(constraint.value, deadline, given_up)
+        if constraint.kind == "grammar":
+            constraint = self._in_lark(constraint, deadline, given_up)
+        text = grammar_text(constraint)
+        return text, self.check(text, deadline - time.monotonic(), given_up)
+
+    def _read_answer(
+        self, answer: AnswerForm, deadline: float, given_up: threading.Event | None
+    ) -> tuple[str, Reading]:
+        if answer.text is not None and answer.text.kind == "grammar":
+            answer = replace(answer, text=self._in_lark(answer.text, deadline, given_up))
+        free: list[str] = []
+        for tool in answer.calls.tools if answer.calls is not None else ():
+            reason = self._not_enforceable(tool, deadline, given_up)
+            if reason:
+                logger.warning("tools: %s is called freely, since %s.", tool.name, reason)
+                free.append(tool.name)
+        # Tokens are not those of the process's tokenizer, so that it reads texts for them.
+        plain = replace(answer, tokens={}, vocab_size=1, stops=())
+        try:
+            text, as_text = answer_grammar(answer, free), answer_grammar(plain, free)
+        except Exception as error:  # the EBNF reader raises bare ones
+            raise SamplingError(f"response_format cannot be read: {error}") from None
+        return text, self.check(as_text, deadline - time.monotonic(), given_up)
+
+    def _not_enforceable(
+        self, tool: OfferedTool, deadline: float, given_up: threading.Event | None
+    ) -> str:
+        """Why a tool's arguments cannot be enforced; empty where they can."""
+        try:
+            text = HEAD + f"start: {json_block(arguments_schema(tool))}\n"
+        except SchemaError as error:
+            return str(error)
+        try:
+            return first_line(self.check(text, deadline - time.monotonic(), given_up).fault)
+        except SamplingError as error:
+            raise SamplingError(f"tools: {tool.name}: {error}") from None
+
+    def _in_lark(
+        self, constraint: Constraint, deadline: float, given_up: threading.Event | None
+    ) -> Constraint:
+        source = {"source": constraint.value}
+        reading = self._read(source, deadline - time.monotonic(), given_up)
+        return Constraint("grammar", reading.text)
 
     def check(
         self, grammar: str, seconds: float, given_up: threading.Event | None = None
@@ -129,6 +158,10 @@ class GrammarChecker:
     def _read(
         self, what: dict[str, str], seconds: float, given_up: threading.Event | None
     ) -> Reading:
+        try:
+            "".join(what.values()).encode()
+        except UnicodeEncodeError as error:
+            raise SamplingError(f"response_format cannot be read: {error}") from None
         request = json.dumps(what)
         key = sha256(request.encode()).digest()
         with self._lock:
@@ -264,6 +297,12 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             except OSError:  # closing flushes, and the process reads no more
                 continue
     process.wait()
+
+
+def first_line(message: str) -> str:
+    """The first line of one of llguidance's messages, without the place in the grammar."""
+    line = message.strip().splitlines()[0] if message.strip() else ""
+    return re.sub(r"^at \d+\(\d+\): |^failed to compile JSON schema: ", "", line)[:_MAX_MESSAGE]
 
 
 def _too_slow(seconds: float) -> SamplingError:

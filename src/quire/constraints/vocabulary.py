@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer as Backend
 
@@ -26,12 +25,7 @@ class Vocabulary:
         UnsupportedOptionError: a kind of tokenizer that llguidance cannot read.
     """
 
-    def __init__(self, tokenizer: Tokenizer, size: int, *, special_names: bool = False) -> None:
-        """`special_names`: whether a grammar may name special tokens.
-
-        Text that reads like such a name is then taken for the special token where a grammar leaves
-        no choice, and refused. So special tokens keep their names only for grammars that use them.
-        """
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         from llguidance import LLTokenizer
 
         self.size = size
@@ -44,33 +38,12 @@ class Vocabulary:
         end_name = f"<|end {secrets.token_hex(8)}|>"
         backend.add_special_tokens([end_name])
         self.end = backend.token_to_id(end_name) or 0
-        content = backend.to_str() if special_names else _without_special_names(backend.to_str())
         self.tokens: LLTokenizer
         try:
-            self.tokens = LLTokenizer(content, eos_token=self.end)
+            self.tokens = LLTokenizer(backend.to_str(), eos_token=self.end)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # llguidance's panics are not Exceptions
             raise UnsupportedOptionError(
                 f"response_format: llguidance cannot read this model's tokenizer: {error}"
             ) from None
-
-
-def _without_special_names(content: str) -> str:
-    """Return a tokenizer's JSON in which special tokens have random names, which no text contains."""
-    tokenizer: dict[str, Any] = json.loads(content)
-    salt = secrets.token_hex(8)
-    names: dict[str, str] = {}
-    for token in tokenizer["added_tokens"]:
-        if token["special"]:
-            name = names[token["content"]] = f"<|{token['id']} {salt}|>"
-            token["content"] = name
-    model: dict[str, Any] = tokenizer["model"]
-    vocabulary = model.get("vocab")
-    if isinstance(vocabulary, dict):
-        model["vocab"] = {names.get(text, text): token for text, token in vocabulary.items()}
-    elif isinstance(vocabulary, list):  # Unigram: pieces with their scores
-        model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
-    if model.get("unk_token") in names:
-        model["unk_token"] = names[model["unk_token"]]
-    return json.dumps(tokenizer)

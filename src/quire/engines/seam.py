@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
@@ -26,6 +26,7 @@ from quire.errors import (
     UnsupportedOptionError,
 )
 from quire.media.placement import Kind
+from quire.messages import ToolCall
 from quire.outputs import Delta, Embedding
 from quire.prompt import PoolingKind, Prompt
 from quire.request import ChatRequest
@@ -64,6 +65,8 @@ class EngineInfo:
     """Most completions that run at once; None where that is not known."""
     memory: EngineMemory | None = None
     """None where the engine runs in other processes or on other machines."""
+    composes_grammars: bool = True
+    """Whether a constraint may have a thought in it, and calls in the model's own form."""
     loop_bound: bool = False
     """Whether the engine serves only one event loop, that of its first request."""
     is_remote: bool = False
@@ -261,6 +264,24 @@ def raise_failed(delta: Delta) -> None:
     if delta.finish_reason == "error":
         kind = SamplingError if delta.refused else GenerationError
         raise kind(delta.error or "The engine failed in a step of this request.")
+
+
+async def first_calls(deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    """Pass an answer on up to its first tool call: `parallel_tool_calls` is false.
+
+    The model is not stopped, so that usage stays true; the rest of its text is dropped.
+    """
+    called: set[int] = set()
+    async with aclosing(deltas):
+        async for delta in deltas:
+            if delta.index in called:
+                delta = replace(delta, text="", parts=())
+            elif delta.tool_calls:
+                called.add(delta.index)
+                parts = delta.all_parts()
+                first = next(i for i, part in enumerate(parts) if isinstance(part, ToolCall))
+                delta = replace(delta, parts=parts[: first + 1])
+            yield delta
 
 
 async def with_timeout(items: AsyncGenerator[T, None], timeout: float) -> AsyncGenerator[T, None]:

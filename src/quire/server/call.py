@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from starlette.requests import Request
 
@@ -15,8 +15,7 @@ from quire.response_format import Constraint
 from quire.server.arguments import ServerArguments
 from quire.server.errors import BadRequest
 from quire.server.turns import joined
-
-ToolChoice = Literal["auto", "none", "required", "named"]
+from quire.tool_choice import AUTO, ToolChoice
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -34,20 +33,20 @@ class Call:
     options: Mapping[str, Any] = field(default_factory=lambda: _NO_OPTIONS)
     model: str | None = None
     streamed: bool = False
-    tool_choice: ToolChoice = "auto"
-    tool_name: str | None = None
-    """The tool that must be called, where `tool_choice` is "named"."""
+    tool_choice: ToolChoice = AUTO
     parallel_tool_calls: bool = True
     """False lets an answer call one tool at most."""
     wire: Wire = "openai"
     """The API that the client speaks: errors name its fields."""
 
-    def request(
-        self, tools: Sequence[Mapping[str, Any]] | None, options: Mapping[str, Any]
-    ) -> ChatRequest:
+    def request(self, options: Mapping[str, Any]) -> ChatRequest:
         """The engine's request; consecutive messages of one role are joined into one turn."""
         return ChatRequest(
-            joined(self.messages), self.system, tools, options=options, streamed=self.streamed
+            joined(self.messages),
+            self.system,
+            self.tools or None,
+            options=options,
+            streamed=self.streamed,
         )
 
     @property

@@ -33,7 +33,7 @@ from quire.server.errors import BadRequest, NotAllowed, NotReady
 from quire.server.served_models import ServedModels
 from quire.server.streams import merge
 from quire.server.token_texts import TokenIdTexts, TokenTexts
-from quire.server.tool_choice import ToolChooser
+from quire.server.tool_choice import tool_options
 from quire.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -155,11 +155,11 @@ class Service:
         """
         engine, adapter = self._generator, self.models.resolve(call.model)
         check_call(call, self.arguments)
-        chooser = ToolChooser.of(call)
+        choice = tool_options(call)
         admitted = self.admitted("chat", caller, call.options, adapter, call.completions)
         async with admitted as (options, observation):
-            request = call.request(chooser.tools, chooser.options(options))
-            async with aclosing(chooser.read(engine.stream_request(request))) as deltas:
+            request = call.request({**options, **choice})
+            async with aclosing(engine.stream_request(request)) as deltas:
                 async for delta in deltas:
                     observation.delta(delta)
                     yield delta
@@ -217,8 +217,7 @@ class Service:
         """
         self.models.resolve(call.model)
         check_call(call, self.arguments)
-        chooser = ToolChooser.of(call)
-        request = call.request(chooser.tools, chooser.options(call.options))
+        request = call.request({**call.options, **tool_options(call)})
         async with time_limit(self.arguments.request_timeout):
             return (await self.engine.tokens.preparation.prepare(request)).prompt
 

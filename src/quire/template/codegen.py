@@ -77,6 +77,8 @@ class MarkingGenerator(CodeGenerator):
     """
 
     environment: Any
+    _output: nodes.Node | None = None
+    """What is written out next, and is needed as no single text."""
 
     def enter_frame(self, frame: Frame) -> None:
         # As `jinja2.meta.find_undeclared_variables` finds them, which would compile once more.
@@ -115,7 +117,8 @@ class MarkingGenerator(CodeGenerator):
         self._call("getitem", (node.node,), frame, close=f", {node.arg.value!r})")
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.join_texts((")
+        name = "text_pieces" if node is self._output else "join_texts"
+        self.write(f"environment.{name}((")
         for part in node.nodes:
             self.visit(part, frame)
             self.write(", ")
@@ -128,7 +131,8 @@ class MarkingGenerator(CodeGenerator):
         while isinstance(left, nodes.Add):
             terms.append(left.right)
             left = left.left
-        self.write("environment.add_all(context, (")
+        name = "add_pieces" if node is self._output else "add_all"
+        self.write(f"environment.{name}(context, (")
         for term in (left, *reversed(terms)):
             self.visit(term, frame)
             self.write(", ")
@@ -200,6 +204,7 @@ class MarkingGenerator(CodeGenerator):
         return super()._output_child_to_const(node, frame, finalize)
 
     def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
+        self._output = node
         self.write("environment.text(")
 
     def _constant(self, value: Any) -> str:

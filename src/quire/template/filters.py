@@ -141,7 +141,7 @@ def _tojson(
     sort_keys: Any = False,
 ) -> str:
     """JSON text with no HTML escapes, as transformers has it."""
-    environment.spend(_FILTER)
+    environment.step(_FILTER)
     environment.flat(x)
     if isinstance(indent, int) and indent > 1000:
         raise TemplateError("The chat template indents JSON too far.")
@@ -206,7 +206,7 @@ def meter_tests(environment: Any) -> None:
 def _metered(environment: Any, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def metered(*args: Any, **kwargs: Any) -> Any:
-        environment.spend(_FILTER)
+        environment.step(_FILTER)
         values = (*args, *kwargs.values())
         if name in _ITERATING:  # a string is taken apart into its characters
             environment.spend_pieces(sum(len(value) for value in values if isinstance(value, str)))

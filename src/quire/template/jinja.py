@@ -12,6 +12,7 @@ from quire.messages import Control, Conversation, Joint, Media, Message, Part, T
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import MediaTokens, find_markers
 from quire.template.general_tools import show_in_system
+from quire.template.harmony import begin_answer, history, of_harmony
 from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
@@ -24,6 +25,7 @@ from quire.template.template import (
 )
 from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
+from quire.tools.harmony import writes_harmony
 from quire.tools.learned import LearnedFormat
 from quire.tools.registry import detect_tool_format, get_tool_format
 
@@ -90,7 +92,9 @@ class JinjaTemplate(Template):
         source = "\n".join(named.values())
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
-        learned = self.learned = self._learn(tokenizer)
+        self.is_harmony = writes_harmony(source)
+        learned = self._learn(tokenizer)
+        self.learned = learned = of_harmony(learned) if self.is_harmony else learned
         self.shows_tools = learned.shows_tools or tool_format is not None
         self.reasoning = learned.thought is not None
         self.thought_words = learned.thought or _NO_THOUGHT
@@ -118,6 +122,8 @@ class JinjaTemplate(Template):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> list[Element]:
+        if self.is_harmony:
+            conversation = replace(conversation, messages=tuple(history(conversation.messages)))
         given: dict[str, Any] = {"documents": None, **self._special, **(variables or {})}
         if enable_thinking is not None:
             given.setdefault(self._thinking_switch, enable_thinking)
@@ -132,7 +138,10 @@ class JinjaTemplate(Template):
             spans = self._render_open(renderer, given, conversation)
         else:
             spans = self._render_messages(renderer, given, conversation)
-        return [TextElement(spans)] if spans else []
+        elements: list[Element] = [TextElement(spans)] if spans else []
+        if self.is_harmony and enable_thinking is False and not conversation.tools:
+            elements += begin_answer(elements)
+        return elements
 
     def with_tools_shown(self, conversation: Conversation) -> Conversation:
         if not conversation.tools or self.learned.shows_tools:

@@ -189,7 +189,8 @@ def join(pieces: Iterable[str]) -> str:
                 inner = inner[1:]
             elif literal:
                 cuts.append(offset)
-            cuts += [offset + cut for cut in inner]
+            # Text that a template adds to again and again comes first, with thousands of cuts.
+            cuts += [offset + cut for cut in inner] if offset else inner
             literal = len(cuts) % 2 == 1
         elif literal:
             cuts.append(offset)
@@ -223,19 +224,28 @@ def to_spans(pieces: Iterable[str]) -> Spans:
     literal = False
     for piece in pieces:
         cuts = piece.cuts if type(piece) is Marked else _LITERAL
-        start, is_literal = 0, False
-        for end in (*cuts, len(piece)):
-            if start < end:
-                if is_literal != literal and run:
-                    spans.append(Span("".join(run), literal))
-                    run = []
-                literal = is_literal
-                is_whole = start == 0 and end == len(piece)
-                run.append(piece if is_whole else str.__getitem__(piece, slice(start, end)))
-            start, is_literal = end, not is_literal
+        if cuts in (_OWN, _LITERAL):  # nearly all
+            parts: Iterable[tuple[str, bool]] = ((piece, bool(cuts)),) if piece else ()
+        else:
+            parts = _parts(piece, cuts)
+        for part, is_literal in parts:
+            if is_literal != literal and run:
+                spans.append(Span("".join(run), literal))
+                run = []
+            literal = is_literal
+            run.append(part)
     if run:
         spans.append(Span("".join(run), literal))
     return tuple(spans)
+
+
+def _parts(text: str, cuts: Cuts) -> Iterator[tuple[str, bool]]:
+    """The longest pieces of one kind, and whether each is literal."""
+    start, literal = 0, False
+    for end in (*cuts, len(text)):
+        if start < end:
+            yield str.__getitem__(text, slice(start, end)), literal
+        start, literal = end, not literal
 
 
 def _by_runs(name: str) -> Callable[[Marked], str]:

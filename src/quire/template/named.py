@@ -22,6 +22,7 @@ from quire.template.format import (
     find_markers,
     merge_spans,
 )
+from quire.template.harmony import read_answer
 from quire.template.template import (
     Template,
     continued_message,
@@ -30,6 +31,7 @@ from quire.template.template import (
     refuse_media,
 )
 from quire.tools.base import ToolFormat
+from quire.tools.harmony import writes_harmony
 from quire.tools.learned import WithOwnForm
 from quire.tools.registry import get_tool_format
 
@@ -57,6 +59,7 @@ class NamedTemplate(Template):
         self.stop_words = declaration.stop_words
         self.thought_words = declaration.thought_words
         self.reasoning = declaration.reasoning
+        self.is_harmony = writes_harmony(declaration.thought_words[0])
         self.efficient_eos = declaration.efficient_eos
         self.replace_eos = declaration.replace_eos
         self.media = declaration.media
@@ -97,6 +100,7 @@ class NamedTemplate(Template):
         thinks = bool(enable_thinking)
         if continue_final_message:
             last = continued_message(conversation)
+            last = read_answer(last) if self.is_harmony else last
             before = replace(conversation, messages=conversation.messages[:-1])
             answer = self._opened(last, thinks)
             opened = fill_to_content(self.format.assistant, answer) if answer else []
@@ -146,6 +150,7 @@ class NamedTemplate(Template):
                 if role == "user":
                     yield self.format.user, message_spans(message)
                 else:
+                    message = read_answer(message) if self.is_harmony else message
                     calls = bool(message.tool_calls)
                     slots = self._function if calls else self.format.assistant
                     yield slots, self._answer(message, keep)

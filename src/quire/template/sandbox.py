@@ -17,7 +17,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Undefined
+from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -35,6 +35,11 @@ MOST_SECONDS = 60.0
 FREE_WORK = 10_000_000
 WORK_PER_CHARACTER = 2_000
 """A rendering may spend `FREE_WORK`, and this for each character of the conversation."""
+STEPS_PER_PAIR = 2_000
+"""Steps that it may take besides, for each pair of messages."""
+COPIES_PER_MESSAGE = 8
+MOST_COPIED = 2_000_000_000
+"""It may copy the whole conversation so often for each message, up to so many characters in all."""
 _NODE = 4
 """The cost of visiting one node of the template, or one item of a value."""
 _CALL = 100
@@ -130,13 +135,17 @@ class Renderer:
             template = self._load(environment)
         try:
             given = dict(variables)
-            environment.begin(_size_of(given), _length_of(given.get("messages")))
+            environment.begin(given)
             pieces: list[str] = []
             written = 0
             # Piece by piece, so that a template that writes without end is stopped while it does.
             for piece in template.root_render_func(template.new_context(given)):
-                pieces.append(piece)
-                written += len(piece)
+                if type(piece) is Pieces:
+                    pieces += piece
+                    written += sum(map(len, piece))
+                else:
+                    pieces.append(piece)
+                    written += len(piece)
                 if written > _PIECES_AT_ONCE:
                     environment.spend(written)
                     written = 0
@@ -154,6 +163,7 @@ class Renderer:
             ) from None
         finally:
             # After a failure too: `begin` resets all that a rendering leaves in its environment.
+            environment.end()
             self._idle.append((environment, template))
 
 
@@ -163,36 +173,66 @@ def _short(error: Exception) -> str:
 
 
 class Budget:
-    """The work that is left to the current rendering. A unit is about one character made."""
+    """What is left to the current rendering: of growth, about a character each, and of steps.
+
+    They are apart since a template may look at all other messages for each of them, which takes steps
+    in proportion to the square of their number, and makes nothing.
+    """
 
     # Nothing is left until `begin`, so that compiling a template cannot compute with it.
-    _left = 0
-    _check_at = 0
-    _deadline = 0.0
+    _growth = _steps = 0
+    _check_growth_at = _check_steps_at = 0
+    _seconds = _deadline = 0.0
+    _given: Mapping[str, Any] | None = None
 
-    def begin(self, characters: int, messages: int = 0) -> None:
-        """Start the budget of one rendering, of a conversation of so many characters and messages."""
-        self._left = FREE_WORK + WORK_PER_CHARACTER * characters
-        self._check_at = self._left
-        # Some templates look at all other messages for each of them.
+    def begin(self, given: Mapping[str, Any]) -> None:
+        """Start the budget of one rendering with these variables."""
+        self._growth = self._steps = FREE_WORK
+        self._check_growth_at = self._check_steps_at = FREE_WORK
+        self._given = given
+        messages = _length_of(given.get("messages"))
         self._seconds = min(SECONDS * (1 + (messages / FEW_MESSAGES) ** 2), MOST_SECONDS)
         # The clock of this thread alone: others on a busy machine must not use up its time.
         self._deadline = time.thread_time() + self._seconds
 
-    def spend(self, work: int) -> None:
-        """Take from the budget.
+    def end(self) -> None:
+        """Forget the conversation."""
+        self._given = None
+
+    def _extend(self) -> None:
+        """Add what a long conversation may take more: counting it takes a part of most renderings."""
+        if self._given is not None:
+            messages = _length_of(self._given.get("messages"))
+            characters = _size_of(self._given)
+            size = WORK_PER_CHARACTER * characters
+            copies = COPIES_PER_MESSAGE * messages * characters
+            self._growth += max(size, min(size + copies, MOST_COPIED))
+            self._steps += size + STEPS_PER_PAIR * messages**2
+            self._given = None
+
+    def spend(self, growth: int) -> None:
+        """Pay for what is made.
 
         Raises:
             TemplateError: the budget is used up, or the time is.
         """
-        self._left -= work
+        self._growth -= growth
         # One comparison for both limits: reading the clock each time would cost more than the work.
-        if self._left < self._check_at:
+        if self._growth < self._check_growth_at:
+            self._check()
+
+    def step(self, count: int) -> None:
+        """Pay for steps that make nothing; raises as `spend` does."""
+        self._steps -= count
+        if self._steps < self._check_steps_at:
             self._check()
 
     def _check(self) -> None:
-        self._check_at = self._left - _CLOCK_EVERY
-        if self._left < 0:
+        if self._growth < 0 or self._steps < 0:
+            self._extend()
+        self._check_growth_at = self._growth - _CLOCK_EVERY
+        self._check_steps_at = self._steps - _CLOCK_EVERY
+        if self._growth < 0 or self._steps < 0:
             raise TemplateError(
                 "The chat template does too much work for this conversation: it seems to loop, or "
                 "to grow, without end."
@@ -208,16 +248,16 @@ class Budget:
 
     def tick(self, count: int) -> bool:
         """Pay for one more run of a body of `count` nodes; true, so that it can be a condition."""
-        self._left -= count * _NODE
-        if self._left < self._check_at:
+        self._steps -= count * _NODE
+        if self._steps < self._check_steps_at:
             self._check()
         return True
 
     def charge(self, value: Any) -> Any:
         """Pay for a value that was just made; return it."""
         if isinstance(value, str):
-            self._left -= len(value)
-            if self._left < self._check_at:
+            self._growth -= len(value)
+            if self._growth < self._check_growth_at:
                 self._check()
         elif isinstance(value, (list, tuple, dict)):
             self.spend(8 * len(value))  # an item is a pointer of 8 bytes
@@ -246,7 +286,7 @@ class Budget:
                         work += len(inner)
                     elif isinstance(inner, _NESTED):
                         below.append(inner)
-                self.spend(work)
+                self.step(work)
             level = below
         raise TemplateError(f"The chat template nests values deeper than {_MAX_DEPTH} levels.")
 
@@ -262,7 +302,7 @@ class Budget:
         if type(value) in _BUILT_IN and not isinstance(value, (list, tuple)):
             return value
         if isinstance(value, (list, tuple)):  # nothing in it is looked into
-            self.spend(_NODE * len(value))
+            self.step(_NODE * len(value))
             return value
         return self.operand(value)
 
@@ -308,6 +348,12 @@ def _items(value: Any) -> list[Any]:
     if isinstance(value, Namespace):  # hides its attributes from vars()
         return list(object.__getattribute__(value, "_Namespace__attrs").values())
     return list(value)
+
+
+class Pieces(tuple[str, ...]):
+    """Strings that are written out one after the other."""
+
+    __slots__ = ()
 
 
 class CallArguments(dict[str, Any]):
@@ -374,9 +420,9 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
 
     # --- what the compiled template calls ------------------------------------------------------
 
-    def text(self, value: Any) -> str:
-        """`str(value)`; numbers are the template's own."""
-        if isinstance(value, str):
+    def text(self, value: Any) -> Any:
+        """`str(value)`; numbers are the template's own. `Pieces`, which are written out, stay so."""
+        if isinstance(value, (str, Pieces)):
             return value
         if isinstance(value, CallArguments):
             return value.text
@@ -386,9 +432,27 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
 
     def join_texts(self, pieces: Iterable[Any]) -> str:
         """The pieces as one text, paid for before it is made."""
-        texts = [piece if isinstance(piece, str) else self.text(piece) for piece in pieces]
+        texts: list[str] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                texts.append(piece)
+            elif type(piece) is Pieces:
+                texts += piece
+            else:
+                texts.append(self.text(piece))
         self.spend(sum(map(len, texts)))
         return join(texts)
+
+    def text_pieces(self, pieces: Iterable[Any]) -> Pieces:
+        """`a ~ b ~ ...`, which is written out: no text is made of the pieces."""
+        return Pieces([piece if isinstance(piece, str) else self.text(piece) for piece in pieces])
+
+    def add_pieces(self, context: Context, terms: tuple[Any, ...]) -> Any:
+        """`a + b + ...`, which is written out; of strings alone no text is made."""
+        for term in terms:
+            if not isinstance(term, str):
+                return self.add_all(context, terms)
+        return Pieces(terms)
 
     def add_all(self, context: Context, terms: tuple[Any, ...]) -> Any:
         """`a + b + ...`, from the left; strings alone are joined at once."""
@@ -453,7 +517,11 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        self.spend(_CALL)
+        self.step(_CALL)
+        if type(function) is Macro:
+            for name in _FOR_CONTEXTS:
+                kwargs.pop(name, None)
+            return self.charge(function(*args, **kwargs))
         # A bound method belongs to a value, unless it is one of the environment's own functions.
         owner = getattr(function, "__self__", None) if callable(function) else None
         if type(owner) in _BUILT_IN:  # the method is safe, or `getattr` would have withheld it

@@ -13,6 +13,7 @@ from quire.prompt import Element, Span, Spans, TextElement, TokenElement
 from quire.template.format import MediaTokens, merge_spans
 from quire.tokenizer import Tokenizer
 from quire.tools.base import ToolFormat
+from quire.tools.harmony import MESSAGE_END, START, TURN_ENDS
 
 
 class RenderOptions(TypedDict, total=False):
@@ -50,6 +51,8 @@ class Template(ABC):
     """Whether it is the chat template of the model's folder."""
     takes_parts: bool = False
     """Whether it writes the placeholders of media itself, from content that is a list of parts."""
+    is_harmony: bool = False
+    """Whether the model's answers are harmony's messages; see `quire.tools.harmony`."""
     variables: frozenset[str] = frozenset()
     """The names of further variables that it reads, which a request may give; a named one reads none."""
     _controls: frozenset[str]
@@ -174,7 +177,14 @@ class Template(ABC):
         """Ids that end an answer: EOS (the template's, the tokenizer's), and single-token stop words."""
         ids = set(map(tokenizer.token_to_id, self.stop_words))
         ids |= {self._eos_id(tokenizer), tokenizer.eos_token_id}
-        return tuple(sorted(cast("set[int]", ids - {None})))
+        if self.is_harmony:
+            ids.update(map(tokenizer.token_to_id, TURN_ENDS))
+        return tuple(sorted(cast("set[int]", ids - {None, *self.message_end_ids(tokenizer)})))
+
+    def message_end_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """Ids that end a message but not the answer, so that nothing may stop at them."""
+        end = tokenizer.token_to_id(MESSAGE_END) if self.is_harmony else None
+        return frozenset() if end is None else frozenset({end})
 
     def stop_strings(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """The stop words that are no single token of this tokenizer."""
@@ -202,6 +212,24 @@ class Template(ABC):
             if len(end) >= len(opening):
                 break
         return end.endswith(opening)
+
+    def begun_header(self, elements: Sequence[Element]) -> str:
+        """What the prompt has written of the answer's first message after harmony's `<|start|>`.
+
+        Literal text is left out: it is no part of a header.
+        """
+        written = ""
+        for element in reversed(elements):
+            if not isinstance(element, TextElement):
+                continue
+            for span in reversed(element.spans):
+                if span.literal:
+                    continue
+                _, start, after = span.text.rpartition(START)
+                written = after + written
+                if start:
+                    return written
+        return written
 
 
 def elements_to_json(elements: Sequence[Element]) -> list[str | dict[str, Any]]:

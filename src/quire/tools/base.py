@@ -110,14 +110,17 @@ def join_with(separator: str, items: Iterable[Spans]) -> Spans:
 def dump(value: Any, *, indent: int | None = None) -> str:
     """JSON text as the reference writes it: characters as they are, one space after `,` and `:`.
 
+    Half of a surrogate pair becomes the replacement character.
+
     Raises:
         ToolError: the value cannot be written as JSON.
     """
     try:
         text = json.dumps(value, ensure_ascii=False, indent=indent)
         text.encode("utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value, indent=indent)  # a lone surrogate: only its escape is valid text
+    except UnicodeEncodeError:  # half of a surrogate pair, which neither JSON nor any reader takes
+        halves = json.dumps(value, ensure_ascii=False, indent=indent)
+        return halves.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     except (TypeError, ValueError, RecursionError) as error:
         raise ToolError(f"A tool or its arguments cannot be written as JSON: {error}.") from None
     return text

@@ -31,8 +31,8 @@ class Lines:
         self._lines: Iterator[Line] = iter(lines)
         self.labels: list[str] = []
 
-    def read(self, label: str) -> str:
-        self.labels.append(label)
+    def read(self, label: str, text: str = "") -> str:
+        self.labels.append(f"{label}{text}")
         line = next(self._lines, EOFError)
         if isinstance(line, str):
             return line
@@ -185,6 +185,106 @@ def test_ctrl_c_before_the_first_token_takes_the_question_back() -> None:
     assert contents(model) == [["one"], ["one"]]
     assert "taken back" in shown
     assert "You said: one" in shown
+
+
+# --- going on with an answer, and changing it ------------------------------------------------------
+
+
+def cut(text: str, thought: str = "") -> list[Any]:
+    """A first answer that is cut at its length, perhaps in its thought."""
+    return [gained(text, reasoning=thought, finish_reason="length")]
+
+
+def test_a_cut_answer_is_continued() -> None:
+    def script(messages: Any, options: Any) -> list[Any]:
+        return words(" and whole") if options.get("continue_final_message") else cut("half")
+
+    _, model, shown = converse("one", "/continue", "two", script=script)
+    assert contents(model)[1:] == [["one", "half"], ["one", "half and whole", "two"]]
+    assert [request.get("continue_final_message") for request in model.requests] == [
+        None,
+        True,
+        None,
+    ]
+    assert "/continue goes on" in shown
+
+
+def test_a_cut_thought_is_continued() -> None:
+    def script(messages: Any, options: Any) -> list[Any]:
+        if not options.get("continue_final_message"):
+            return cut("", "Hm, let")
+        return [gained("So.", reasoning=" me see.", finish_reason="stop")]
+
+    chat, model, _ = converse("one", "/continue", script=script)
+    said = {"role": "assistant", "content": "", "reasoning_content": "Hm, let"}
+    assert model.requests[1]["messages"][1:] == [said]
+    whole = {"role": "assistant", "content": "So.", "reasoning_content": "Hm, let me see."}
+    assert chat.session.turns[1].message == whole
+
+
+def test_a_thought_that_was_stopped_is_continued() -> None:
+    """The question went back, and comes again with the thought."""
+
+    def script(messages: Any, options: Any) -> list[Any]:
+        if options.get("continue_final_message"):
+            return words("So.")
+        return [gained(reasoning="Hm"), KeyboardInterrupt()]
+
+    chat, _, shown = converse("one", "/continue", script=script)
+    assert "taken back. /retry asks again, /continue goes on" in shown
+    whole = {"role": "assistant", "content": "So.", "reasoning_content": "Hm"}
+    assert [turn.message for turn in chat.session.turns] == [
+        {"role": "user", "content": "one"},
+        whole,
+    ]
+
+
+def test_a_continuation_that_fails_or_is_stopped_leaves_the_answer() -> None:
+    for error in (GenerationError("a fault"), KeyboardInterrupt()):
+
+        def script(messages: Any, options: Any, error: BaseException = error) -> list[Any]:
+            return [error] if options.get("continue_final_message") else cut("half")
+
+        chat, _, _ = converse("one", "/continue", script=script)
+        assert [turn.message["content"] for turn in chat.session.turns] == ["one", "half"]
+
+
+def test_an_answer_is_changed_and_continued() -> None:
+    chat, model, shown = converse("one", "/edit", "You said: ", "/continue")
+    assert chat.reader.labels[2] == "answer>You said: one"  # type: ignore[attr-defined]
+    assert contents(model)[1] == ["one", "You said: "]
+    assert "/continue goes on" in shown
+
+
+def test_a_question_is_changed_and_asked_again() -> None:
+    chat, model, _ = converse("zero", "one", "/edit question", "two")
+    assert chat.reader.labels[3] == "question>one"  # type: ignore[attr-defined]
+    assert contents(model)[2] == ["zero", "You said: zero", "two"]
+    assert len(chat.session.turns) == 4
+
+
+@pytest.mark.parametrize("key", [KeyboardInterrupt, EOFError])
+def test_a_change_is_given_up(key: type[BaseException]) -> None:
+    chat, _, shown = converse("one", "/edit", key, "/edit question", key)
+    assert shown.count("Nothing was changed.") == 2
+    assert [turn.message["content"] for turn in chat.session.turns] == ["one", "You said: one"]
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("/continue", "no answer to go on with"),
+        ("/edit", "no answer of text to change"),
+        ("/edit question", "no question of text to change"),
+        ("/edit all", "nothing or question"),
+        ("/set continue_final_message true", "/continue"),
+        ("/set add_generation_prompt false", "/continue"),
+    ],
+)
+def test_nothing_to_go_on_with_or_to_change(line: str, text: str) -> None:
+    _, model, shown = converse(line, "one")
+    assert text in shown.splitlines()[0]
+    assert contents(model) == [["one"]]
 
 
 def test_ctrl_c_at_the_prompt_does_not_leave() -> None:

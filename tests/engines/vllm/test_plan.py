@@ -41,7 +41,11 @@ def test_a_plan_for_gpus() -> None:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "limit_mm_per_prompt": {"image": 4, "video": 2, "audio": 2},
-        "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
+        "structured_outputs_config": {
+            "backend": "guidance",
+            "disable_any_whitespace": True,
+            "enable_in_reasoning": True,
+        },
         "tensor_parallel_size": 4,
     }
     assert plan.environment == {}

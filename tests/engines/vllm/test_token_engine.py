@@ -269,9 +269,100 @@ def test_other_constraints(vllm_model: ChatModel, response_format: Any, right: A
     assert right(answer.content), answer.content
 
 
-def test_constraints_and_thoughts_exclude_each_other(vllm_model: ChatModel) -> None:
-    with pytest.raises(UnsupportedOptionError, match="enable_thinking"):
-        vllm_model.chat(HELLO, enable_thinking=True, response_format={"type": "json_object"})
+SUM = asked("What is 17 + 25?")
+DIGITS = {"type": "regex", "regex": "[0-9]+"}
+
+
+def test_a_constraint_begins_after_the_thought(vllm_model: ChatModel) -> None:
+    (answer,) = vllm_model.chat(SUM, adapter="base", temperature=0, response_format=DIGITS)
+    assert answer.reasoning
+    assert answer.content.isdigit()
+    off = {"enable_thinking": False, "response_format": DIGITS}
+    (without,) = vllm_model.chat(SUM, adapter="base", temperature=0, **off)
+    assert not without.reasoning
+    assert without.content.isdigit()
+
+
+def test_a_budget_of_tokens_closes_the_thought(vllm_model: ChatModel) -> None:
+    for budget in (0, 3, 10):
+        for more in ({}, {"response_format": DIGITS}):
+            options = {"adapter": "base", "temperature": 0, "thinking_budget": budget, **more}
+            (answer,) = vllm_model.chat(SUM, **options)
+            assert answer.usage is not None
+            assert answer.usage.reasoning_tokens <= budget
+            assert answer.content.strip()
+            assert answer.finish_reason == "stop"
+
+
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+CITIES = [
+    "Paris",
+    "Oslo",
+    "Rome",
+    "London",
+    "Berlin",
+    "Madrid",
+    "Vienna",
+    "Lisbon",
+    "Dublin",
+    "Prague",
+    "Athens",
+    "Warsaw",
+    "Cairo",
+    "Tokyo",
+    "Delhi",
+    "Lima",
+    "Quito",
+    "Seoul",
+    "Hanoi",
+    "Bern",
+]
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
+def test_twenty_cities_of_twenty(vllm_model: ChatModel, choice: Any) -> None:
+    def ask(city: str) -> list[tuple[str, Any]]:
+        question = asked(f"What is the weather in {city}?")
+        options = {"adapter": "base", "tools": [WEATHER], "tool_choice": choice, "temperature": 0}
+        (answer,) = vllm_model.chat(question, **options)
+        assert answer.finish_reason == "tool_calls"
+        assert not answer.content
+        return [(call.name, json.loads(call.arguments)) for call in answer.tool_calls]
+
+    with ThreadPoolExecutor(8) as pool:
+        right = [
+            calls == [("get_weather", {"city": city})]
+            for city, calls in zip(CITIES, pool.map(ask, CITIES), strict=True)
+        ]
+    assert sum(right) == len(CITIES) == 20
+
+
+def test_a_call_or_an_answer_of_the_format(vllm_model: ChatModel) -> None:
+    form = {"type": "json_schema", "json_schema": {"schema": PERSON}}
+    options = {"adapter": "base", "tools": [WEATHER], "temperature": 0, "response_format": form}
+    (call,) = vllm_model.chat(asked("What is the weather in Paris?"), **options)
+    assert [json.loads(one.arguments) for one in call.tool_calls] == [{"city": "Paris"}]
+    question = asked("Give me a JSON object with name Ada and age 36.")
+    (text,) = vllm_model.chat(question, **options)
+    assert text.tool_calls == ()
+    assert json.loads(text.content)["name"] == "Ada"
+
+
+def test_a_forced_call_that_is_cut_returns_its_part(vllm_model: ChatModel) -> None:
+    options = {"adapter": "base", "tools": [WEATHER], "tool_choice": NAMED, "temperature": 0}
+    question = asked("What is the weather in Paris?")
+    (whole,) = vllm_model.chat(question, **options)
+    (answer,) = vllm_model.chat(question, max_new_tokens=whole.response_length - 5, **options)
+    assert answer.finish_reason == "length"
+    assert '{"city": "Paris"}'.startswith(answer.tool_calls[0].arguments)
+
+
+def test_text_that_reads_like_an_added_token_is_text(vllm_model: ChatModel) -> None:
+    text = "a <think> b"
+    schema = {"type": "object", "properties": {"x": {"const": text}}, "required": ["x"]}
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    (answer,) = vllm_model.chat(HELLO, adapter="base", temperature=0, response_format=form)
+    assert (answer.finish_reason, json.loads(answer.content)) == ("stop", {"x": text})
 
 
 def test_a_schema_that_cannot_be_compiled_is_the_requests_fault(vllm_model: ChatModel) -> None:

@@ -207,7 +207,7 @@ def test_a_conversation_is_tokenised_by_its_template(http: httpx.Client, served:
         ("/tokenize", {"prompt": "a", "chat_template": "x"}, "chat_template"),
         (
             "/tokenize",
-            {"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": False},
+            {"prompt": "a", "add_generation_prompt": False},
             "add_generation_prompt",
         ),
         (

@@ -18,6 +18,7 @@ from tests.template.real.records import (
     DIFFERS,
     DROPS_TOOLS,
     EQUAL,
+    KEEPS_CALLS,
     NOT_WRITTEN,
     ONLY_HERE,
     ONLY_REFUSED_HERE,
@@ -80,6 +81,8 @@ class Measure:
             return DROPS_TOOLS if dropped else EQUAL, ours
         if first is None:
             return ONLY_HERE, None
+        if _keeps_calls(messages, ours, first):
+            return KEEPS_CALLS, first
         if ours == html.unescape(first):
             return WITHOUT_ESCAPES, first
         self._note(f"{name}: {_difference(ours, first)}")
@@ -114,6 +117,15 @@ class Measure:
 
     def _note(self, line: str) -> None:
         self.finding.details.append(line)
+
+
+def _keeps_calls(messages: list[Message], ours: str, theirs: str) -> bool:
+    """Whether our rendering has each call, and theirs lacks one, as that of gpt-oss's template does."""
+    calls = [call["function"] for message in messages for call in message.get("tool_calls") or ()]
+    values = [str(value) for call in calls for value in call["arguments"].values()]
+    return all(value in ours for value in values) and any(
+        theirs.count(value) < ours.count(value) for value in values
+    )
 
 
 def _difference(ours: str, theirs: str) -> str:

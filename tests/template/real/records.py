@@ -16,19 +16,22 @@ RECORDS = Path(__file__).with_name("records.json")
 _SHOWN = ("tools", "calls", "thoughts")
 
 EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE = "=", "r", "t", "+"
-WITHOUT_ESCAPES = "e"
+KEEPS_CALLS, WITHOUT_ESCAPES = "c", "e"
 DIFFERS, ONLY_REFUSED_HERE, DROPS_TOOLS = "x", "!", "s"
 RENDERING = {
     EQUAL: "equal",
     BOTH_RAISE: "refused by the template, in transformers and here",
     REFUSES_TOOLS: "refused here, since the template shows no tools",
     ONLY_HERE: "rendered here, refused in transformers",
+    KEEPS_CALLS: "with all calls here, of which one is lost in transformers",
     WITHOUT_ESCAPES: "without the `&#34;` that the template's `safe` makes of quotes in transformers",
     DIFFERS: "different",
     ONLY_REFUSED_HERE: "refused here alone",
     DROPS_TOOLS: "equal, and the tools are dropped in silence",
 }
-SANE_RENDERINGS = frozenset({EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE, WITHOUT_ESCAPES})
+SANE_RENDERINGS = frozenset(
+    {EQUAL, BOTH_RAISE, REFUSES_TOOLS, ONLY_HERE, KEEPS_CALLS, WITHOUT_ESCAPES}
+)
 
 RIGHT, WRONG, REFUSED, WRONGLY_REFUSED, NOT_WRITTEN = ".", "x", "t", "!", "-"
 READING = {

@@ -27,17 +27,19 @@ from quire.engines.seam import (
     EngineInfo,
     EngineState,
     RequestIds,
+    first_calls,
     raise_failed,
     with_timeout,
 )
-from quire.errors import PromptTooLongError, UnsupportedOptionError
+from quire.errors import PromptTooLongError, ToolError, UnsupportedOptionError
 from quire.media.placement import place_media
 from quire.messages import Conversation, Message, ToolCall, read_conversation
 from quire.options import check_option_names, may_end_with_answer, read_option
 from quire.outputs import AnswerPart, Delta, TextPart, ThoughtPart, TokenLogprob, Usage
 from quire.request import ChatRequest
-from quire.response_format import Constraint, read_response_format
+from quire.response_format import Constraint
 from quire.sampling import OptionResolver, SamplingParams, structured_outputs
+from quire.tool_choice import ToolChoice
 from quire.tools.base import wrap
 
 PATH = "/v1/chat/completions"
@@ -74,6 +76,8 @@ class RemoteChatEngine(ChatEngine):
         """Answer a conversation; see ChatEngine."""
         timeout = read_option(request.options, "timeout")
         deltas = self._stream(request)
+        if not read_option(request.options, "parallel_tool_calls"):
+            deltas = first_calls(deltas)
         return deltas if timeout is None else with_timeout(deltas, timeout)
 
     async def _stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
@@ -145,10 +149,12 @@ class RemoteChatEngine(ChatEngine):
         variables = dict(self._data_args.chat_template_kwargs or {})
         thinking = read_option(options, "enable_thinking")
         if thinking is None:
-            # A constrained answer has no room for a thought by default. A request may ask for both
-            # explicitly, since a server with a reasoning parser constrains the text after the thought.
-            constrained = read_response_format(options.get("response_format")) is not None
-            thinking = False if constrained else self._data_args.enable_thinking
+            # vLLM without a reasoning parser constrains an answer from its first token, which leaves
+            # no room for a thought. A request may ask for both explicitly.
+            constrained = read_option(options, "response_format") is not None
+            constrained = constrained or read_option(options, "tool_choice").is_forced
+            excluded = constrained and not self._connection.model.is_quire
+            thinking = False if excluded else self._data_args.enable_thinking
         if thinking is not None:
             variables["enable_thinking"] = thinking
         preserve = self._data_args.preserve_thinking
@@ -204,8 +210,18 @@ def chat_body(
         if name not in chosen and not (name == "temperature" and params.greedy):
             del body[name]
     body |= {"model": model, "messages": openai_messages(conversation)}
-    if conversation.tools:
-        body |= {"tools": [wrap(tool) for tool in conversation.tools], "tool_choice": "auto"}
+    choice: ToolChoice = read_option(chosen, "tool_choice")
+    if conversation.tools and choice.mode != "none":
+        body |= {
+            "tools": [wrap(tool) for tool in conversation.tools],
+            "tool_choice": _tool_choice(choice),
+        }
+        if not read_option(chosen, "parallel_tool_calls"):
+            body["parallel_tool_calls"] = False
+    elif choice.is_forced:
+        raise ToolError("tool_choice needs tools to choose from.")
+    if (budget := read_option(chosen, "thinking_budget")) is not None:
+        body["thinking_token_budget"] = budget
     for name in ("truncate_prompt_tokens", "reasoning_effort"):
         if (value := read_option(chosen, name)) is not None:
             body[name] = value
@@ -219,9 +235,15 @@ def chat_body(
         body["chat_template_kwargs"] = dict(template_variables)
     if params.logprobs is not None:
         body |= {"logprobs": True, "top_logprobs": _top_logprobs(params.logprobs)}
-    if params.response_format is not None:
+    if params.response_format is not None and not choice.is_forced:
         body |= _constraint(params.response_format)
     return body
+
+
+def _tool_choice(choice: ToolChoice) -> Any:
+    if choice.name is None:
+        return choice.mode
+    return {"type": "function", "function": {"name": choice.name}}
 
 
 def _top_logprobs(count: int) -> int:

@@ -74,6 +74,8 @@ class ListedModel:
     """The base model, of a LoRA adapter."""
     context_length: int | None = None
     """In tokens; None where the server does not say."""
+    is_quire: bool = False
+    """Whether it is quire that serves it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class RemoteModel:
     """The base model; the same as `name` where that is no adapter."""
     context_length: int | None
     """In tokens, the smallest of all servers; None where none of them says."""
+    is_quire: bool = False
+    """Whether all servers are quire's own."""
 
     def name_for(self, adapter: str | None) -> str:
         """The `model` to send for a request's adapter; "base" asks for the base model."""
@@ -110,6 +114,7 @@ def _listed_model(entry: Any) -> ListedModel | None:
         entry["id"],
         parent if isinstance(parent, str) and parent else None,
         length if usable else None,
+        entry.get("owned_by") == "quire",
     )
 
 
@@ -128,17 +133,18 @@ def choose_model(wanted: str | None, listings: Mapping[str, Sequence[ListedModel
     name = wanted or next((models[0].name for models in known.values()), None)
     if name is None:
         raise ConfigError("The servers list no models: give the model's name as remote_model.")
-    base, lengths = name, list[int]()
+    base, lengths, is_quire = name, list[int](), bool(known)
     for address, models in known.items():
         by_name = {model.name: model for model in models}
         if name not in by_name:
             raise _not_listed(wanted, name, address, list(by_name))
         model = by_name[name]
         base = model.parent or name
+        is_quire = is_quire and model.is_quire
         # vLLM lists the context length of the base model only, not that of its adapters.
         length = model.context_length or by_name.get(base, model).context_length
         lengths += [length] if length else []
-    return RemoteModel(name, base, min(lengths, default=None))
+    return RemoteModel(name, base, min(lengths, default=None), is_quire)
 
 
 def _not_listed(

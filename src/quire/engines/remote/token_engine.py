@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.arguments import ModelArguments
+from quire.constraints.grammar import grammar_text
 from quire.engines.remote.connection import RemoteConnection, shared_fields
 from quire.engines.remote.reading import (
     check_index,
@@ -26,6 +27,7 @@ from quire.engines.seam import EngineInfo, RequestIds, TokenEngine
 from quire.errors import GenerationError, MediaError
 from quire.outputs import Delta, FinishReason, TokenLogprob
 from quire.prompt import Prompt
+from quire.response_format import Constraint
 from quire.sampling import SamplingParams, structured_outputs
 from quire.weights.folder import read_json
 
@@ -43,6 +45,8 @@ class RemoteTokenEngine(TokenEngine):
         self.info = EngineInfo(
             "RemoteEngine",
             _context_length(folder, model_args, connection.model.context_length),
+            # With vLLM that is the affair of the backend with which a server was started.
+            composes_grammars=connection.model.is_quire,
             loop_bound=True,
             is_remote=True,
         )
@@ -93,7 +97,10 @@ def completion_body(prompt: Prompt, params: SamplingParams, model: str) -> dict[
     if params.logprobs is not None:
         body["logprobs"] = params.logprobs
     if params.response_format is not None:
-        body["structured_outputs"] = structured_outputs(params.response_format)
+        constraint = params.response_format
+        if constraint.kind == "answer":
+            constraint = Constraint("grammar", grammar_text(constraint))
+        body["structured_outputs"] = structured_outputs(constraint)
     return body
 
 

@@ -25,9 +25,14 @@ name "uni" by the multiprocessing executor, which starts one more process, but k
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM accepts for `max_lora_rank`."""
 
-STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
-"""llguidance, as on the native engine. White space is disabled between JSON tokens: a model may
-otherwise write it until it reaches its token limit."""
+GUIDANCE = "guidance"
+STRUCTURED_OUTPUTS = {
+    "backend": GUIDANCE,
+    "disable_any_whitespace": True,
+    "enable_in_reasoning": True,
+}
+"""llguidance, as on the native engine, whose grammars it is given. They have the thought in them, so
+that they hold from the first token, also beside a reasoning parser of `vllm_config`."""
 
 CPU_SEQUENCES = 128
 """vLLM's own `max_num_seqs` for a server on a CPU; the KV cache is cut to what they can fill."""

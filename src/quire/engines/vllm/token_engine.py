@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from quire.adapters.folder import Adapter
 from quire.arguments import InferArgs, ModelArguments
 from quire.constraints.fair_pool import grammar_pool
 from quire.constraints.grammar import GrammarChecker
+from quire.constraints.lark import HEAD, json_block
 from quire.engines.lifetime import Lifetime, in_thread, scratch_folder
 from quire.engines.seam import (
     EngineInfo,
@@ -37,7 +39,7 @@ from quire.engines.vllm.launch import (
     missing_packages,
 )
 from quire.engines.vllm.model_facts import ModelFacts, check_weights, read_model_facts
-from quire.engines.vllm.plan import AdapterNeeds, EnginePlan, make_plan
+from quire.engines.vllm.plan import GUIDANCE, AdapterNeeds, EnginePlan, make_plan
 from quire.engines.vllm.requests import (
     DeltaReader,
     VllmInput,
@@ -277,10 +279,8 @@ class VllmTokenEngine(TokenEngine):
         """vLLM's own iterator; closing it aborts the request in vLLM."""
         started = self._running()
         if params.response_format is not None:
-            # vLLM validates a constraint on this event loop, without a time limit. A hostile one
-            # would block all streams, so it is read in another process first.
-            work = partial(self._check_grammar, params.response_format)
-            await self._grammar_pool.run(params.tenant, work)
+            constraint = await self._constraint(params.response_format, params.tenant)
+            params = replace(params, response_format=constraint)
         settings = to_vllm(params, cumulative=cumulative)
         lora = await self._adapters.request(started, params.adapter)
         # One turn of the loop for the preparation of other requests that came at the same time.
@@ -294,13 +294,28 @@ class VllmTokenEngine(TokenEngine):
             priority=params.priority,
         )
 
-    def _check_grammar(self, constraint: Constraint, given_up: threading.Event) -> None:
-        _, reading = self._grammars.read(constraint, _READ_SECONDS, given_up)
+    async def _constraint(self, constraint: Constraint, tenant: str) -> Constraint:
+        """The constraint as vLLM takes it: a grammar, unless the user has chosen another backend.
+
+        vLLM validates it on this event loop, without a time limit. A hostile one would block all
+        streams, so it is read in another process first.
+        """
+        grammar = await self._grammar_pool.run(tenant, partial(self._grammar, constraint))
+        return Constraint("grammar", grammar) if self.info.composes_grammars else constraint
+
+    def _grammar(self, constraint: Constraint, given_up: threading.Event) -> str:
+        if constraint.kind == "json" and not self.info.composes_grammars:
+            # What can be enforced of it is the affair of the backend that the user has chosen.
+            text = f"{HEAD}start: {json_block(constraint.value)}\n"
+            reading = self._grammars.check(text, _READ_SECONDS, given_up)
+        else:
+            text, reading = self._grammars.read(constraint, _READ_SECONDS, given_up)
         if reading.seconds > _LOOP_SECONDS:
             raise SamplingError(
                 f"response_format takes {reading.seconds:.2g} s to read, and {_LOOP_SECONDS:g} s are "
                 "allowed: make it smaller."
             )
+        return text
 
 
 def _check_pooling_kind(started: RunningEngine, kind: PoolingKind) -> None:
@@ -369,6 +384,7 @@ def _info(started: RunningEngine, plan: EnginePlan) -> EngineInfo:
         frozenset({plan.purpose}),
         kinds,
         expands_media=True,
+        composes_grammars=config.structured_outputs_config.backend == GUIDANCE,
         max_sequences=config.scheduler_config.max_num_seqs,
         loop_bound=True,
     )

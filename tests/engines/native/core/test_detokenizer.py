@@ -39,6 +39,23 @@ def stream(tokenizer: Tokenizer, ids: list[int], *, skip: bool = True) -> list[s
     return [*(detokenizer.add(token) for token in ids), detokenizer.flush()]
 
 
+@given(parts=st.lists(words, min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None, derandomize=True)
+@example(parts=[" the cat"])
+def test_what_continues_a_text_keeps_its_first_space(parts: list[str]) -> None:
+    """As tokens in the middle of a text are decoded, streamed or whole."""
+    for tokenizer in (byte_fallback(), byte_level()):
+        make = detokenizer_factory(tokenizer)
+        ids = [token for part in parts for token in tokenizer.encode(part)]
+        anchor = tokenizer.encode("a")
+        before = len(tokenizer.decode(anchor))
+        expected = tokenizer.decode([*anchor, *ids])[before:]
+        params = SamplingParams(max_tokens=1, continues=True)
+        assert make(params).read(ids) == expected
+        streamed = make(params)
+        assert "".join([*map(streamed.add, ids), streamed.flush()]) == expected
+
+
 pieces = st.lists(
     st.one_of(words, st.binary(min_size=1, max_size=3), st.just(END), st.integers(0, 260)),
     max_size=8,

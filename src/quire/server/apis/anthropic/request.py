@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from quire.server.apis.anthropic.schema import (
     AssistantBlock,
@@ -16,14 +16,15 @@ from quire.server.apis.anthropic.schema import (
     ToolResultBlock,
     UserBlock,
 )
-from quire.server.call import Call, ToolChoice
+from quire.server.call import Call
 from quire.server.errors import BadRequest
 from quire.server.turns import Part, Turns, text_part
+from quire.tool_choice import ToolChoice
 
-_CHOICES: dict[str, ToolChoice] = {
+_MODES: dict[str, Literal["auto", "none", "required"]] = {
     "auto": "auto",
     "any": "required",
-    "tool": "named",
+    "tool": "required",
     "none": "none",
 }
 
@@ -63,8 +64,7 @@ def prompt_call(
         options={**(options or {}), **_template_options(body, turns.messages), **_format(body)},
         model=body.model,
         streamed=streamed,
-        tool_choice=_CHOICES[choice["type"]],
-        tool_name=_chosen(body),
+        tool_choice=ToolChoice(_MODES[choice["type"]], _chosen(body)),
         parallel_tool_calls=not choice.get("disable_parallel_tool_use", False),
         wire="anthropic",
     )
@@ -181,7 +181,10 @@ def _thinking(body: CountTokensRequest) -> dict[str, Any]:
         raise BadRequest(
             'thinking of the type "enabled" needs budget_tokens.', param="thinking.budget_tokens"
         )
-    return {"enable_thinking": thinking["type"] != "disabled"}
+    options: dict[str, Any] = {"enable_thinking": thinking["type"] != "disabled"}
+    if thinking["type"] == "enabled":
+        options["thinking_budget"] = thinking.get("budget_tokens")
+    return options
 
 
 def _format(body: CountTokensRequest) -> dict[str, Any]:

@@ -250,7 +250,7 @@ ToolOfClient: TypeAlias = Annotated[
 
 
 @strict
-class ToolChoice(TypedDict):
+class MessagesToolChoice(TypedDict):
     type: Literal["auto", "any", "tool", "none"]
     name: NotRequired[str | None]
     """The tool that must be called, with the type "tool"."""
@@ -261,7 +261,7 @@ class ToolChoice(TypedDict):
 class Thinking(TypedDict):
     type: Literal["enabled", "adaptive", "disabled"]
     budget_tokens: NotRequired[Annotated[int, Field(ge=1024)] | None]
-    """Not enforced: a thought is limited by `max_tokens` alone."""
+    """A thought is closed after so many tokens; of the type "adaptive" none is enforced."""
     display: NotRequired[Literal["summarized", "omitted", "updates"] | None]
     """"omitted" leaves the text of thoughts out; otherwise it is returned in full."""
     block_binding: NotRequired[Any]
@@ -314,7 +314,7 @@ class CountTokensRequest(_Refused):
     messages: Annotated[list[Turn], Field(min_length=1)]
     system: TextOrBlocks | None = None
     tools: list[ToolOfClient] | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from typing import Any
 
@@ -17,6 +16,7 @@ from quire.server.apis.blocks import (
 )
 from quire.server.apis.openai.writing import quoted
 from quire.server.errors import Problem
+from quire.tools.base import dump, load
 
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -125,7 +125,7 @@ class MessageWriter:
             "input": {},
         }
         self.message["content"].append({**block, "input": arguments})
-        written = json.dumps(arguments, ensure_ascii=False)
+        written = dump(arguments)
         return [
             self._about("content_block_start", content_block=block),
             self._delta({"type": "input_json_delta", "partial_json": written}),
@@ -183,7 +183,7 @@ def _usage(usage: Usage) -> dict[str, Any]:
 def _object(arguments: str) -> dict[str, Any]:
     """The arguments as an object; anything else is kept as text under `arguments`."""
     try:
-        value = json.loads(arguments or "{}")
+        value = load(arguments or "{}")
     except ValueError:
         value = None
     return value if isinstance(value, dict) else {"arguments": arguments}

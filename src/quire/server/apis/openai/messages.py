@@ -297,12 +297,13 @@ def quire_messages(messages: list[Message]) -> list[dict[str, Any]]:
     return [_message(message) for message in messages]
 
 
-def prefixes(messages: list[Message]) -> list[int]:
-    """The indices of the messages that say of themselves that the answer continues them."""
+def prefixes(messages: list[Message]) -> list[tuple[int, str]]:
+    """The messages that say of themselves that the answer continues them: index and field."""
     return [
-        index
+        (index, name)
         for index, message in enumerate(messages)
-        if any(message.get(name) is True for name in _PREFIXES)
+        for name in _PREFIXES
+        if message.get(name) is True
     ]
 
 

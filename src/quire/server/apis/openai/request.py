@@ -13,8 +13,9 @@ from quire.server.apis.openai.schema import (
     StructuredOutputs,
     Tool,
 )
-from quire.server.call import Call, ToolChoice
+from quire.server.call import Call
 from quire.server.errors import BadRequest
+from quire.tool_choice import ToolChoice
 
 
 def sampling_options(body: SamplingFields) -> dict[str, Any]:
@@ -80,7 +81,13 @@ def chat_call(body: ChatCompletionRequest) -> Call:
     check_thinking(options)
     if is_prefix(body.messages):
         options["continue_final_message"] = True
-    choice, name, tools = _tool_choice(body)
+    budget = body.thinking_token_budget
+    if budget is not None and options.setdefault("thinking_budget", budget) != budget:
+        raise BadRequest(
+            "thinking_budget and thinking_token_budget say the same: give one.",
+            param="thinking_token_budget",
+        )
+    choice, tools = _tool_choice(body)
     return Call(
         messages=quire_messages(body.messages),
         tools=quire_tools(tools),
@@ -89,7 +96,6 @@ def chat_call(body: ChatCompletionRequest) -> Call:
         # The tokens of a whole answer are not told apart by its parts; those of a step are.
         streamed=bool(body.stream or body.logprobs),
         tool_choice=choice,
-        tool_name=name,
         parallel_tool_calls=body.parallel_tool_calls is not False,
     )
 
@@ -119,11 +125,12 @@ def is_prefix(messages: list[Message]) -> bool:
         BadRequest: another one says so.
     """
     found = prefixes(messages)
-    if found and found != [len(messages) - 1]:
-        raise BadRequest(
-            "Only the last message can be continued, and only it may have prefix or partial.",
-            param=f"messages[{found[0]}]",
-        )
+    for index, name in found:
+        if index != len(messages) - 1:
+            raise BadRequest(
+                f"Only the last message can be continued, and only it may have {name}.",
+                param=f"messages[{index}].{name}",
+            )
     return bool(found)
 
 
@@ -136,18 +143,19 @@ def echoed(body: ChatCompletionRequest) -> str:
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
 
 
-def _tool_choice(body: ChatCompletionRequest) -> tuple[ToolChoice, str | None, list[Tool]]:
-    """The choice, the tool that it names, and the tools to offer."""
+def _tool_choice(body: ChatCompletionRequest) -> tuple[ToolChoice, list[Tool]]:
+    """The choice, and the tools to offer."""
     choice, tools = body.tool_choice or "auto", body.tools or []
     if isinstance(choice, str):
-        return choice, None, tools
+        return ToolChoice(choice), tools
     if choice["type"] == "function":
-        return "named", choice["function"]["name"], tools
+        return ToolChoice("required", choice["function"]["name"]), tools
     allowed = choice["allowed_tools"]
     names = {tool["function"]["name"] for tool in allowed["tools"]}
     known = {tool["function"]["name"] for tool in tools}
     check_allowed(names, known, "tool_choice.allowed_tools.tools")
-    return allowed["mode"], None, [tool for tool in tools if tool["function"]["name"] in names]
+    offered = [tool for tool in tools if tool["function"]["name"] in names]
+    return ToolChoice(allowed["mode"]), offered
 
 
 def check_allowed(allowed: set[str], known: set[str], param: str) -> None:

@@ -15,6 +15,7 @@ from quire.server.apis.refused_fields import Refused, refused_fields
 Count: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 TokenId: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Label: TypeAlias = Annotated[str, Field(max_length=1024)]
+ThinkingBudget: TypeAlias = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Alternatives: TypeAlias = Annotated[int, Field(ge=0)]
 """How many alternatives to list for a token; the server's own limit is checked with the call's."""
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -151,6 +152,7 @@ CHAT_OPTIONS = (
     "documents",
     "add_generation_prompt",
     "continue_final_message",
+    "thinking_budget",
 )
 """Options of conversations, which completions do not have."""
 
@@ -199,9 +201,6 @@ OTHERS = {
         "spaces_between_special_tokens: false is not supported", (True,)
     ),
     "stream_interval": Refused("stream_interval is not supported: each step is an event", (1,)),
-    "thinking_token_budget": Refused(
-        "thinking_token_budget is not supported: max_tokens limits thoughts"
-    ),
     "truncation_side": Refused(
         "truncation_side is not supported: prompts are cut at their start", ("left",)
     ),
@@ -239,6 +238,9 @@ OTHERS_OF_CHAT = {
 OTHERS_OF_COMPLETIONS = {
     "best_of": Refused("best_of is not supported: ask for several with n, and choose", (1,)),
     "prompt_embeds": Refused("prompt_embeds is not supported: give a text or token ids"),
+    "thinking_token_budget": Refused(
+        "thinking_token_budget: thoughts are told from answers in chats alone"
+    ),
     "suffix": Refused("suffix is not supported: text is completed at its end alone", ("",)),
 }
 
@@ -288,6 +290,10 @@ class ChatCompletionRequest(SamplingFields, _RefusedOfChat):
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables for the model's chat template; one that it never reads is refused."""
     enable_thinking: bool | None = None
+    thinking_budget: ThinkingBudget | None = None
+    """Most tokens of a thought, which is then closed."""
+    thinking_token_budget: ThinkingBudget | None = None
+    """vLLM's name for `thinking_budget`."""
     preserve_thinking: bool | None = None
     documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None

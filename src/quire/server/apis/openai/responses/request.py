@@ -16,9 +16,10 @@ from quire.server.apis.openai.responses.items import (
     ReasoningItem,
 )
 from quire.server.apis.openai.responses.schema import FunctionTool, ResponsesRequest
-from quire.server.call import Call, ToolChoice
+from quire.server.call import Call
 from quire.server.errors import BadRequest
 from quire.server.turns import Part, Turns, text_part
+from quire.tool_choice import ToolChoice
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -30,7 +31,7 @@ def responses_call(body: ResponsesRequest) -> Call:
         BadRequest: the items form no conversation, or two fields contradict each other.
     """
     turns = _turns(body)
-    choice, name, tools = _choice(body)
+    choice, tools = _choice(body)
     return Call(
         messages=turns.messages,
         system=turns.system,
@@ -40,7 +41,6 @@ def responses_call(body: ResponsesRequest) -> Call:
         # A whole answer's log-probabilities do not separate thoughts from text; a stream's do.
         streamed=bool(body.stream) or wants_logprobs(body),
         tool_choice=choice,
-        tool_name=name,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         wire="responses",
     )
@@ -156,17 +156,18 @@ def _tool(name: str, tool: FunctionTool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _choice(body: ResponsesRequest) -> tuple[ToolChoice, str | None, list[dict[str, Any]]]:
-    """The choice, the tool that it names, and the tools to offer."""
+def _choice(body: ResponsesRequest) -> tuple[ToolChoice, list[dict[str, Any]]]:
+    """The choice, and the tools to offer."""
     choice, known = body.tool_choice or "auto", functions(body)
     tools = {name: _tool(name, tool) for name, (_, tool) in known.items()}
     if isinstance(choice, str):
-        return choice, None, list(tools.values())
+        return ToolChoice(choice), list(tools.values())
     if choice["type"] == "function":
-        return "named", choice["name"], list(tools.values())
+        return ToolChoice("required", choice["name"]), list(tools.values())
     allowed = {tool["name"] for tool in choice["tools"]}
     check_allowed(allowed, set(tools), "tool_choice.tools")
-    return choice["mode"], None, [tool for name, tool in tools.items() if name in allowed]
+    offered = [tool for name, tool in tools.items() if name in allowed]
+    return ToolChoice(choice["mode"]), offered
 
 
 def _options(body: ResponsesRequest) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""What harmony's templates need of a conversation's history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from quire.messages import Message, Text
+from quire.outputs import TextPart, ThoughtPart, calls_of, text_of
+from quire.prompt import Element, Span, TextElement
+from quire.template.learning import Learned
+from quire.template.marked import join, own
+from quire.tools.harmony import (
+    ANSWER,
+    BETWEEN,
+    CALL_FORM,
+    PREAMBLE,
+    START,
+    THOUGHT,
+    TURN_ENDS,
+    HarmonyReader,
+    writes_harmony,
+)
+
+
+def of_harmony(learned: Learned) -> Learned:
+    """What is learned of a template of harmony's, with what no rendering of a turn shows.
+
+    A history ends an answer as it ends a thought, and has calls in another order of words than the
+    one that the models were trained to write.
+    """
+    return replace(
+        learned,
+        form=CALL_FORM,
+        thought=(THOUGHT, BETWEEN),
+        before_text=(ANSWER,),
+        after_text="",
+        stops=TURN_ENDS,
+    )
+
+
+def history(messages: Sequence[Message]) -> Iterator[Message]:
+    """The messages as the chat templates of harmony's models take them.
+
+    These write the first call of a message and drop the others, and name a result after the last
+    call. So several calls become as many messages, each before its own results; the thought and the
+    text stay with the first.
+    """
+    turn: Message | None = None
+    results: list[Message] = []
+    for index, message in enumerate(messages):
+        if message.role == "tool" and turn is not None:
+            results.append(message)
+            continue
+        if turn is not None:
+            yield from _one_call_each(turn, results)
+            turn, results = None, []
+        message = _with_one_text(read_answer(message), is_last=index == len(messages) - 1)
+        if len(message.tool_calls) > 1:
+            turn = message
+        else:
+            yield message
+    if turn is not None:
+        yield from _one_call_each(turn, results)
+
+
+def _with_one_text(message: Message, *, is_last: bool) -> Message:
+    """The message with its thought or its text, where its template takes no message with both.
+
+    Beside a call it refuses both, so a preamble follows the thought within its text, as the model
+    writes it. Thoughts before an answer are dropped by most of these templates; others would take the
+    answer for the thought. Only the last answer, which may be continued, keeps its own.
+    """
+    if message.role != "assistant" or not message.reasoning:
+        return message
+    if not message.tool_calls:
+        return message if is_last else replace(message, reasoning=None)
+    if not message.text or message.media:
+        return message
+    thought = join([message.reasoning, own(BETWEEN + PREAMBLE), message.text])
+    return replace(message, parts=(), reasoning=thought)
+
+
+def _one_call_each(message: Message, results: Sequence[Message]) -> Iterator[Message]:
+    by_id: dict[str | None, list[Message]] = {call.id: [] for call in message.tool_calls if call.id}
+    others: list[Message] = []
+    for result in results:
+        by_id.get(result.tool_call_id, others).append(result)
+    waiting = iter(others)
+    for index, call in enumerate(message.tool_calls):
+        one = replace(message, tool_calls=(call,))
+        yield one if index == 0 else replace(one, parts=(), reasoning=None)
+        own = by_id.pop(call.id, [])
+        if not own and (other := next(waiting, None)):
+            own = [other]
+        yield from own
+    yield from waiting
+
+
+def read_answer(message: Message) -> Message:
+    """An assistant's message whose text is a whole answer, with its markers, as its thought and text.
+
+    Callers put back what the model wrote. The message's own thought and calls take precedence.
+    """
+    if message.role != "assistant" or not writes_harmony(message.text):
+        return message
+    if message.media or message.has_control:
+        return message
+    reader = HarmonyReader()
+    parts = (*reader.add(message.text), *reader.flush())
+    return replace(
+        message,
+        parts=(Text(text_of(parts, TextPart), literal=True),),
+        reasoning=message.reasoning or text_of(parts, ThoughtPart) or None,
+        tool_calls=message.tool_calls or calls_of(parts),
+    )
+
+
+def begin_answer(elements: Sequence[Element]) -> list[Element]:
+    """What has a model answer at once, without a thought, after a prompt that begins its message.
+
+    It cannot call a tool then.
+    """
+    last = elements[-1] if elements else None
+    if not isinstance(last, TextElement) or last.spans[-1].literal:
+        return []
+    begins = last.spans[-1].text.endswith(f"{START}assistant")
+    return [TextElement((Span(ANSWER),))] if begins else []
