@@ -25,6 +25,7 @@ from tests.template.real.records import (
     RECORDS,
     RENDERING,
     RIGHT,
+    WRONG,
     Finding,
     read_records,
     write_records,
@@ -54,6 +55,7 @@ def measure(
                     one.compare()
                 if read or vllm:
                     one.read()
+                    one.force()
                 if vllm and one.finding.shows_calls:
                     from tests.template.real.vllm_parsers import read_with_vllm
 
@@ -67,7 +69,8 @@ def measure(
 def show(found: Finding, *, quiet: bool) -> None:
     """Print a line of letters for a template, and what is wrong with it."""
     shown = [word for word in ("tools", "calls", "thoughts") if getattr(found, f"shows_{word}")]
-    letters = " ".join(one for one in (found.renderings, found.readings) if one)
+    parts = (found.renderings, found.readings, found.forced)
+    letters = " ".join(one for one in parts if one)
     vllm = found.vllm
     beside = f"; vLLM {vllm.readings} {vllm.tool_parser}, {vllm.reasoning_parser}" if vllm else ""
     print(f"{found.name}: {letters} shows {' '.join(shown) or 'nothing'}{beside}", flush=True)
@@ -92,6 +95,8 @@ def summary(findings: list[Finding]) -> str:
         said.append(f"Read: {whole} of {len(calling)} templates that show calls, all answers; "
                     f"{sum(found.reads for found in findings)} of all {len(findings)}.")  # fmt: skip
         said += [f"  {readings[key]} {what}" for key, what in READING.items()]
+        forced = Counter("".join(found.forced for found in findings))
+        said.append(f"Forced: {forced[RIGHT]} answers taken and read, {forced[WRONG]} not.")
     beside = [found for found in findings if found.vllm]
     if beside:
         ours = sum(found.readings.count(RIGHT) for found in beside)
@@ -132,7 +137,7 @@ def check(findings: list[Finding]) -> list[str]:
     wrong: list[str] = []
     for found in findings:
         was = recorded[found.name]
-        for name in ("renderings", "hashes", "readings"):
+        for name in ("renderings", "hashes", "readings", "forced"):
             if getattr(found, name) != getattr(was, name):
                 wrong.append(
                     f"{found.name}: {name} {getattr(found, name)}, not {getattr(was, name)}"
