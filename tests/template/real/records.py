@@ -137,7 +137,7 @@ def _of_record(name: str, record: dict[str, Any]) -> Finding:
         renderings=record["renderings"],
         hashes=tuple("" if one == "-" else one for one in record["hashes"].split()),
         readings=record["readings"],
-        forced=record["forced"],
+        forced=record.get("forced", ""),
         vllm=VllmResult(*record["vllm"]) if "vllm" in record else None,
     )
     for word in record["shows"]:
