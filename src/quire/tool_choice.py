@@ -44,7 +44,7 @@ def read_tool_choice(value: Any) -> ToolChoice:
     if isinstance(value, ToolChoice):
         return value
     if isinstance(value, str) and value in MODES:
-        return ToolChoice(cast("Literal['auto', 'none', 'required']", value))
+        return ToolChoice(value)
     if isinstance(value, Mapping):
         named = cast("Mapping[str, Any]", value)
         inner = named.get("function", named)

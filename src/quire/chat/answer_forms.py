@@ -211,7 +211,7 @@ def _list_schema(tools: Iterable[OfferedTool], most: int | None) -> dict[str, An
     calls: list[dict[str, Any]] = []
     for number, tool in enumerate(tools):
         try:
-            arguments = arguments_schema(tool)
+            arguments: dict[str, Any] = arguments_schema(tool)
         except SchemaError:
             arguments = {"type": "object"}
         prefix = f"t{number}_"

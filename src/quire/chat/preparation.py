@@ -314,7 +314,7 @@ class Preparation:
         if checks_length:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
-        last = conversation.messages[-1] if how["continue_final_message"] else None
+        last = conversation.messages[-1] if how.get("continue_final_message") else None
         starts_in_thought = template.starts_in_thought(elements) or (
             last is not None and template.continues_thought(last)
         )

@@ -77,7 +77,7 @@ class ScriptedReader:
         self._console.print(Text.assemble((f"{label} ", "bold green"), (line, "bold")))
         return line
 
-    def read(self, label: str) -> str:
+    def read(self, label: str, text: str = "") -> str:
         """Type the tool's result: the chat itself asks for nothing else."""
         return self.type(label, self._tool_result)
 

@@ -178,10 +178,9 @@ class _JsonWriter(_Writer):
         if form.begin + form.open or not str(form.call[0]).startswith("{"):
             return None
         texts = {Slot.NAME: name, Slot.ARGUMENTS: '"\0arguments"', Slot.ID: "\0id", Slot.INDEX: "0"}
+        written = [texts[part] if isinstance(part, Slot) else part for part in form.call]
         try:
-            value = json.loads(
-                "".join(texts.get(cast("Slot", p), p) for p in form.call), strict=False
-            )  # type: ignore[misc]
+            value = json.loads("".join(written), strict=False)
         except ValueError:
             return None
         return {**_schema_of(value, schema), **_definitions_of(schema)}

@@ -40,7 +40,7 @@ class _Cutter:
         self.finite: set[str] = set()
         self._steps = 0
         # What was defined last is most often what the others refer to.
-        waiting = list(reversed(definitions))
+        waiting = list(definitions)[::-1]
         while found := [name for name in waiting if self._is_finite(name, definitions[name])]:
             waiting = [name for name in waiting if name not in set(found)]
 
@@ -134,7 +134,7 @@ def _used(whole: Schema, kept: Mapping[str, Schema | None]) -> set[str]:
         node = stack.pop()
         if isinstance(node, dict):
             name = name_of(cast("dict[str, Any]", node))
-            if name in kept and name not in used:
+            if name is not None and name in kept and name not in used:
                 used.add(name)
                 stack.append(kept[name])
             stack += node.values()

@@ -186,12 +186,12 @@ class _Turns:
         """An answer with a thought before it, or a call with one; and what follows the thought."""
         for variables in _THINKING:
             for key in _THOUGHT_KEYS:
-                answer = self._answer(TEXT, variables, **{key: THOUGHT})
+                thought: dict[str, Any] = {key: THOUGHT}
+                answer = self._answer(TEXT, variables, **thought)
                 if answer is not None and THOUGHT in answer and TEXT in answer:
                     return answer, TEXT
-        answer = self._answer(
-            "", _THINKING[1], calls=[FIRST], **dict.fromkeys(_THOUGHT_KEYS, THOUGHT)
-        )
+        thoughts: dict[str, Any] = dict.fromkeys(_THOUGHT_KEYS, THOUGHT)
+        answer = self._answer("", _THINKING[1], calls=[FIRST], **thoughts)
         if answer is not None and THOUGHT in answer and FIRST.name in answer:
             return answer, FIRST.name
         return None

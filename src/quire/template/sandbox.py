@@ -139,7 +139,9 @@ class Renderer:
             pieces: list[str] = []
             written = 0
             # Piece by piece, so that a template that writes without end is stopped while it does.
-            for piece in template.root_render_func(template.new_context(given)):
+            for piece in cast(
+                "Iterable[Any]", template.root_render_func(template.new_context(given))
+            ):
                 if type(piece) is Pieces:
                     pieces += piece
                     written += sum(map(len, piece))

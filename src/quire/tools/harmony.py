@@ -108,11 +108,19 @@ class HarmonyReader:
         self._at = 0
         self.thoughts: list[tuple[int, int]] = []
         """The start and end offset of each thought in the answer's text."""
+        self._start(begun)
+
+    def _start(self, begun: str) -> None:
+        """Read what the prompt holds of the answer's first header."""
         self.add(begun)
         if self._header is not None and self._header.strip() == "assistant":
             self._header, self._has_role = "", True
         self._last, self._is_new, self._at = None, self._header is not None, 0
         self.thoughts = [(0, 0)] if self.in_thought else []
+
+    @property
+    def _in_header(self) -> bool:
+        return self._header is not None
 
     @property
     def in_thought(self) -> bool:
@@ -230,7 +238,7 @@ class HarmonyReader:
                 rest = self._header[end:]
                 self._header = self._header[:end]
                 self._begin_unended(parts)
-                if self._header is not None:  # white space alone
+                if self._in_header:  # white space alone
                     self._begin(_Header("text"))
                 self._emit(rest, parts)
         self._at += len(text)

@@ -37,7 +37,7 @@ class LFM2Format(ToolFormat):
         return join("<|tool_call_start|>[", written, "]<|tool_call_end|>")
 
     def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
-        return PythonCalls(*self.markers)
+        return PythonCalls(self.markers[0], self.markers[1])
 
 
 def _write_call(call: ToolCall) -> Spans:
