@@ -71,7 +71,7 @@ class Measure:
         try:
             ours = self.reader.prompt(messages, tools=tools)
         except RequestError as error:
-            if first is None and all(text is None for text in renderings):
+            if first is None and next(renderings, None) is None:
                 return BOTH_RAISE, None
             if tools and not self.reference.shows_tools:
                 return REFUSES_TOOLS, first
