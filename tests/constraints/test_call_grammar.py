@@ -377,3 +377,11 @@ def test_what_a_format_writes_is_taken_and_read(learned: ToolFormat, count: int)
     assert [(call.name, json.loads(call.arguments)) for call in read_back] == [
         (call.name, json.loads(call.arguments)) for call in calls
     ]
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder", "glm4"])
+def test_a_line_break_after_calls_is_no_beginning_of_another(name: str) -> None:
+    text = RIGHT[name][0]
+    assert verdict(answer(FORMS[name]), text + "\n") == "whole"
+    assert verdict(answer(FORMS[name]), f"{text}\n{text}\n") == "whole"
+    assert verdict(answer(FORMS[name]), f"\n{text}") == "whole"

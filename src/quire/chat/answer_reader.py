@@ -66,7 +66,9 @@ class TextMarks:
         after: Sequence[str],
         thought_words: tuple[str, str] = ("", ""),
     ) -> None:
-        self._before = tuple(filter(None, (text.strip() for text in before)))
+        marked = [text.lstrip() for text in before if text.strip()]
+        # With the white space at its end, and without what a model may leave out of it.
+        self._before = tuple(dict.fromkeys(one for text in marked for one in (text, text.rstrip())))
         opening, close = (word.strip() for word in thought_words)
         empty = rf"{re.escape(opening)}\s*{re.escape(close)}" if opening and close else ""
         marks = list(filter(None, (text.strip() for text in after)))

@@ -24,6 +24,8 @@ from quire.prompt import Prompt
 from quire.request import ChatRequest
 from quire.sampling import SamplingParams
 
+_LINE_BREAKS = 1  # tokens of them that may come before a thought
+
 
 class TokenChat(ChatEngine):
     """A `ChatEngine` over a `TokenEngine`. It closes the engine and the preparation with itself."""
@@ -78,7 +80,7 @@ class TokenChat(ChatEngine):
         first = replace(
             params,
             response_format=None,
-            max_tokens=max(1, len(self.preparation.tokenizer.encode(opener))),
+            max_tokens=len(self.preparation.tokenizer.encode(opener)) + _LINE_BREAKS,
             min_tokens=0,
             n=1,
             temperature=0.0,
@@ -93,7 +95,8 @@ class TokenChat(ChatEngine):
             async for delta in deltas:
                 raise_failed(delta)
                 text += delta.text
-        settled = answer.settled(thinks=text.lstrip().startswith(opener))
+        begun = text.lstrip().startswith((opener, answer.thought.closer))
+        settled = answer.settled(thinks=begun)
         return replace(params, response_format=settled)
 
     def complete(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:

@@ -12,6 +12,9 @@ from quire.constraints.schema import enforceable
 from quire.constraints.schema_refs import SchemaError
 from quire.response_format import Constraint
 
+_LINE = "/\\n\\n?/"
+"""The line breaks with which models begin an answer, or go on after a thought."""
+
 
 def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
     """The grammar in Lark's form.
@@ -27,7 +30,10 @@ def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
     rules = Rules(answer.tokens, beside=own)
     ways: list[str] = []
     if answer.calls is not None:
-        ways.append(write_calls(rules, answer.calls, free))
+        empty = [one + other for one in answer.before_text for other in answer.after_text]
+        calls = " ".join((*_marks(rules, empty), write_calls(rules, answer.calls, free)))
+        # After a thought there may be a line break anyway.
+        ways.append(calls if answer.thought is not None else f"{rules.add(_LINE)}? {calls}")
     if own:
         text = rules.reserve()
         own = renamed(own, "start", text)
@@ -101,9 +107,12 @@ def _thought(rules: Rules, thought: ThoughtForm, answer: AnswerForm) -> str:
         kept = _all_but((token, *answer.stops), answer.vocab_size)
         inner = f"{kept}{limit} <[{token}]>" if thought.budget != 0 else f"<[{token}]>"
         inner = f"{inner} {rules.literal(rest)}".rstrip()
-    opener = rules.literal(thought.opener)
-    line = rules.add("/\\n\\n?/")
-    symbol = rules.add(" ".join(part for part in (opener, inner, f"{line}?") if part))
+    line = f"{rules.add(_LINE)}?"
+    if thought.opener:
+        # Some models close a thought that they have not opened, where they have none.
+        closer = rules.literal(thought.closer)
+        inner = f"{line} ({rules.literal(thought.opener)} {inner} | {closer})"
+    symbol = rules.add(f"{inner} {line}")
     return f"{symbol}?" if thought.is_optional else symbol
 
 

@@ -60,11 +60,15 @@ def write_calls(rules: Rules, calls: CallsForm, free: Collection[str] = ()) -> s
     def one_after(before: str) -> str:
         return rules.add(alternatives(writer.call(*tool, before) for tool in schemas.items()))
 
-    first, more = one_after(form.begin + form.open), ""
+    # Line breaks at an answer's beginning are free.
+    first, more = one_after((form.begin + form.open).lstrip("\n")), ""
     most = calls.most if form.most is None else min(form.most, calls.most or form.most)
     if most != 1:
         limit = "*" if most is None else f"{{0,{most - 1}}}"
         more = one_after(form.between + form.open) + limit
+        if not form.end and form.between.startswith("\n"):
+            # A turn may end with a line break, which is then not the beginning of one more call.
+            more += " /\\n/?"
     return rules.add(_joined(first, more, rules.literal(form.end)))
 
 
@@ -82,33 +86,44 @@ class _Writer(ABC):
     def call(self, name: str, schema: dict[str, Any], before: str) -> str:
         """The symbols of a call of one tool, after the text `before` it.
 
-        Neighbouring texts are one symbol: llguidance takes the longest of those that begin alike, and
-        does not come back to a shorter one.
+        Neighbouring texts are one symbol, and no symbol that may follow begins with another that may:
+        llguidance takes the longest of those, and does not come back to a shorter one.
         """
         self._definitions = schema.get("$defs", {})
-        parts: list[str] = []
-        text = before
-        for part in (*self._form.call, self._form.close):
+        parts, at = self._form.call, self._form.call.index(Slot.ARGUMENTS)
+        ahead: list[str] = []
+        head = before
+        for part in parts[:at]:
             if isinstance(part, str):
-                text += part
+                head += part
             elif part is Slot.NAME:
                 # Between quotes the name is JSON's.
-                text += json.dumps(name)[1:-1] if text.endswith('"') else name
+                head += json.dumps(name)[1:-1] if head.endswith('"') else name
             else:
-                if part is Slot.ID and Slot.NAME not in self._form.call:
-                    text += f"functions.{name}:"
-                parts += [self._rules.literal(text), self._slot(part, schema)]
-                text = ""
-        return self._rules.add(_joined(*parts, self._rules.literal(text)))
+                if part is Slot.ID and Slot.NAME not in parts:
+                    head += f"functions.{name}:"
+                ahead += [self._rules.literal(head), self._slot(part)]
+                head = ""
+        tail = ""
+        rest = [*parts[at + 1 :], self._form.close]
+        while rest and isinstance(rest[0], str):
+            tail += str(rest.pop(0))
+        behind = [
+            self._rules.literal(part)
+            if isinstance(part, str)
+            else string(name)
+            if part is Slot.NAME
+            else self._slot(part)
+            for part in rest
+        ]
+        return self._rules.add(_joined(*ahead, self.arguments(schema, head, tail), *behind))
 
-    def _slot(self, slot: Slot, schema: dict[str, Any]) -> str:
-        if slot is Slot.ARGUMENTS:
-            return self.arguments(schema)
+    def _slot(self, slot: Slot) -> str:
         return _ID if slot is Slot.ID and Slot.NAME in self._form.call else _INDEX
 
     @abstractmethod
-    def arguments(self, schema: dict[str, Any]) -> str:
-        """The symbols of the arguments."""
+    def arguments(self, schema: dict[str, Any], head: str, tail: str) -> str:
+        """The symbols of the arguments, with the texts that stand before and after them."""
 
     def json(self, schema: dict[str, Any]) -> str:
         """A value in JSON, with the definitions that it may refer to."""
@@ -130,6 +145,8 @@ class _Writer(ABC):
         schema: dict[str, Any],
         member: Callable[[str, str, dict[str, Any]], str],
         between: str,
+        head: str,
+        tail: str,
     ) -> str | None:
         """The properties of an object in their order, without those that the model leaves out.
 
@@ -142,9 +159,9 @@ class _Writer(ABC):
             return None
         required = set(schema.get("required", ()))
         # From the last to the first: `rest` follows a member, `first` has none before it.
-        first = rest = self._rules.add('""')
-        for key, one in reversed(self.ordered(properties)):
-            here = f"{member('', key, one)} {rest}"
+        first, rest = self.empty(head, tail), self._rules.add(self._rules.literal(tail) or '""')
+        for key, one in reversed(cast("dict[str, dict[str, Any]]", properties).items()):
+            here = f"{member(head, key, one)} {rest}"
             after = f"{member(between, key, one)} {rest}"
             if key in required:
                 first, rest = self._rules.add(here), self._rules.add(after)
@@ -153,14 +170,21 @@ class _Writer(ABC):
                 rest = self._rules.add(f"{after} | {rest}")
         return first
 
-    def ordered(self, properties: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """The properties in the order in which a model writes them."""
-        return list(properties.items())
+    def empty(self, head: str, tail: str) -> str:
+        """What stands around arguments, of which there are none.
+
+        Templates may then write one newline where two would meet.
+        """
+        texts = [head + tail]
+        if head.endswith("\n") and tail.startswith("\n"):
+            texts.append(head + tail[1:])
+        return self._rules.add(" | ".join(self._rules.literal(text) or '""' for text in texts))
 
 
 class _JsonWriter(_Writer):
-    def arguments(self, schema: dict[str, Any]) -> str:
-        return self._rules.json(schema)
+    def arguments(self, schema: dict[str, Any], head: str, tail: str) -> str:
+        before, after = self._rules.literal(head), self._rules.literal(tail)
+        return _joined(before, self._rules.json(schema), after)
 
     def call(self, name: str, schema: dict[str, Any], before: str) -> str:
         """The call; as one JSON object where no marker tells it from text.
@@ -214,13 +238,14 @@ class _TagWriter(_Writer):
     def _tags(self) -> TagArguments:
         return cast("TagArguments", self._form.arguments)
 
-    def arguments(self, schema: dict[str, Any]) -> str:
+    def arguments(self, schema: dict[str, Any], head: str, tail: str) -> str:
         between = self._tags.between
-        known = self.members(schema, self._member, between)
+        known = self.members(schema, self._member, between, head, tail)
         if known is not None:
             return known
-        first, more = (self._rules.add(self._any(text)) for text in ("", between))
-        return self._rules.add(f"({first} {more}*)?")
+        first, more = (self._rules.add(self._any(text)) for text in (head, between))
+        some = _joined(first, f"({more})*", self._rules.literal(tail))
+        return self._rules.add(f"{some} | {self.empty(head, tail)}")
 
     def _member(self, text: str, key: str, schema: dict[str, Any]) -> str:
         """One parameter after a text: a string, which is raw, or another value, which is JSON."""
@@ -239,8 +264,11 @@ class _TagWriter(_Writer):
             choices += [self._rules.literal(string_text + one + end) for one in texts]
         # Where a text may be anything, and nothing tells it from other values, it is also these.
         if others is not None and (texts is not None or tags.string_middle is not None):
-            before, after = self._rules.literal(text + tags.middle), self._rules.literal(end)
+            text += tags.middle
+            before, after = self._rules.literal(text), self._rules.literal(end)
             choices.append(f"{before} {self.json(others)} {after}")
+            words = _python_words(others) if tags.raw_strings else []
+            choices += [self._rules.literal(text + word + end) for word in words]
         return self._rules.add(" | ".join(choices))
 
     def _any(self, text: str) -> str:
@@ -252,6 +280,18 @@ class _TagWriter(_Writer):
         after = "".join(f" {_KEY} {self._rules.literal(piece)}" for piece in again)
         until = self._rules.text_until(until)
         return f"{before} {_KEY} {self._rules.literal(middle)} {until}{after}"
+
+
+def _python_words(schema: dict[str, Any]) -> list[str]:
+    """The words of Python that a value may be: templates write them where they do not write JSON."""
+    kinds = schema.get("type", [])
+    values = [schema["const"]] if "const" in schema else list(schema.get("enum", ()))
+    values += [True, False] if "boolean" in kinds else []
+    values += [None] if "null" in kinds else []
+    words = [str(value) for value in values if value is None or isinstance(value, bool)]
+    for choice in schema.get("anyOf", ()):
+        words += _python_words(choice)
+    return list(dict.fromkeys(words))
 
 
 def _split(schema: dict[str, Any]) -> tuple[list[str] | None, dict[str, Any] | None]:
@@ -290,15 +330,16 @@ def _split_choices(
 class _PythonWriter(_Writer):
     """Keyword arguments: `city="Paris", days=2`."""
 
-    def arguments(self, schema: dict[str, Any]) -> str:
-        known = self.members(schema, self._member, ", ")
+    def arguments(self, schema: dict[str, Any], head: str, tail: str) -> str:
+        known = self.members(schema, self._member, ", ", head, tail)
         if known is not None:
             return known
         one = self._rules.add(f'{_KEY} "=" {self._value({})}')
-        return self._rules.add(f'({one} (", " {one})*)?')
+        before, after = self._rules.literal(head), self._rules.literal(tail)
+        return self._rules.add(_joined(before, f'({one} (", " {one})*)?', after))
 
     def _member(self, text: str, key: str, schema: dict[str, Any]) -> str:
-        return self._rules.add(f"{string(f'{text}{key}=')} {self._value(schema)}")
+        return self._rules.add(f"{self._rules.literal(f'{text}{key}=')} {self._value(schema)}")
 
     def _value(self, schema: dict[str, Any]) -> str:
         schema = self.followed(schema)
@@ -348,21 +389,24 @@ class _BraceWriter(_Writer):
         self._named = {}
         return super().call(name, schema, before)
 
-    def arguments(self, schema: dict[str, Any]) -> str:
-        return self._object(schema)
+    def arguments(self, schema: dict[str, Any], head: str, tail: str) -> str:
+        return self._object(schema, head, tail)
 
-    def ordered(self, properties: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        return sorted(properties.items())  # as Gemma's templates do
-
-    def _object(self, schema: dict[str, Any]) -> str:
-        members = self.members(schema, self._member, ",")
+    def _object(self, schema: dict[str, Any], head: str = "", tail: str = "") -> str:
+        head, tail = head + "{", "}" + tail
+        schema = self.followed(schema)
+        members = self.members(schema, self._member, ",", head, tail)
         if members is None:
             one = self._rules.add(f'{_KEY} ":" {self._any()}')
-            members = self._rules.add(f'({one} ("," {one})*)?')
-        return self._rules.add(f'"{{" {members} "}}"')
+            before, after = self._rules.literal(head), self._rules.literal(tail)
+            return self._rules.add(f'{before} ({one} ("," {one})*)? {after}')
+        # In their own order, or sorted, as Gemma's templates write them.
+        by_name = {**schema, "properties": dict(sorted(schema["properties"].items()))}
+        other = self.members(by_name, self._member, ",", head, tail)
+        return self._rules.add(alternatives((members, other or members)))
 
     def _member(self, text: str, key: str, schema: dict[str, Any]) -> str:
-        return self._rules.add(f"{string(f'{text}{key}:')} {self._value(schema)}")
+        return self._rules.add(f"{self._rules.literal(f'{text}{key}:')} {self._value(schema)}")
 
     def _value(self, schema: dict[str, Any]) -> str:
         if (name := name_of(schema)) is None:
@@ -391,7 +435,9 @@ class _BraceWriter(_Writer):
         if kind == "string":
             return self._text()
         if kind != "array":
-            return self._rules.json({**schema, "type": kind})
+            written = self._rules.json({**schema, "type": kind})
+            words = _python_words({**schema, "type": kind})
+            return self._rules.add(alternatives((written, *map(string, words))))
         items = schema.get("items")
         item = self._value(items) if isinstance(items, dict) else self._any()
         return self._rules.add(f'"[" ({item} ("," {item})*)? "]"')

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from quire.constraints.answer_form import AnswerForm, ThoughtForm
 from quire.engines.remote.chat_engine import chat_body
 from quire.engines.remote.token_engine import completion_body
-from quire.errors import MediaError, SamplingError, UnsupportedOptionError
+from quire.errors import MediaError, SamplingError, ToolError, UnsupportedOptionError
 from quire.messages import Conversation, read_conversation
 from quire.prompt import MediaItem, Prompt
 from quire.response_format import Constraint
@@ -147,3 +148,51 @@ def test_chat_api_refuses_max_length() -> None:
     with pytest.raises(UnsupportedOptionError, match="max_new_tokens"):
         chat(PLAIN, ("max_length",))
     assert chat(PLAIN, ("max_length", "max_new_tokens"))["max_tokens"] == 64
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+WITH_TOOLS = dataclasses.replace(CONVERSATION, tools=(TOOL,))
+
+
+def with_tools(**chosen: Any) -> dict[str, Any]:
+    return chat_body(WITH_TOOLS, PLAIN, chosen, "m", template_variables={})
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        ("auto", "auto"),
+        ("required", "required"),
+        ({"type": "function", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+    ],
+)
+def test_tool_choices_are_sent(choice: Any, sent: Any) -> None:
+    body = with_tools(tool_choice=choice, parallel_tool_calls=False)
+    assert (body["tool_choice"], body["parallel_tool_calls"]) == (sent, False)
+    assert body["tools"] == [TOOL]
+
+
+def test_no_tools_are_sent_where_none_may_be_called() -> None:
+    assert not {"tools", "tool_choice"} & with_tools(tool_choice="none").keys()
+    with pytest.raises(ToolError, match="needs tools"):
+        chat_body(CONVERSATION, PLAIN, {"tool_choice": "required"}, "m", template_variables={})
+
+
+def test_a_forced_call_drops_the_format() -> None:
+    params = dataclasses.replace(PLAIN, response_format=Constraint("json_object"))
+    for choice, is_sent in (("auto", True), ("required", False)):
+        body = chat_body(WITH_TOOLS, params, {"tool_choice": choice}, "m", template_variables={})
+        assert ("response_format" in body) == is_sent
+
+
+def test_a_budget_for_thoughts_is_sent_under_vllms_name() -> None:
+    assert with_tools(thinking_budget=7)["thinking_token_budget"] == 7
+
+
+def test_a_grammar_of_a_whole_answer_is_sent_as_text() -> None:
+    thought = ThoughtForm("", "</think>", is_optional=False)
+    answer = AnswerForm(thought, None, Constraint("choice", ("yes",)), {"</think>": 9}, 20, (3,))
+    params = dataclasses.replace(PLAIN, response_format=Constraint("answer", answer))
+    grammar = tokens(params)["structured_outputs"]["grammar"]
+    assert "<[0-2,4-8,10-19]>* <[9]>" in grammar
+    assert '"yes"' in grammar
