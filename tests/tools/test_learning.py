@@ -19,7 +19,7 @@ from quire.tools.call_form import (
     TagArguments,
 )
 from quire.tools.learned import LearnedFormat
-from quire.tools.learning import learn_form
+from quire.tools.learning import FIRST, SECOND, learn_form
 from quire.tools.registry import get_tool_format, tool_format_names
 
 
@@ -260,6 +260,29 @@ def test_one_call_alone() -> None:
 @pytest.mark.parametrize("text", [None, "", "no call", "find_harbour"])
 def test_what_shows_no_call(text: str | None) -> None:
     assert learn_form(lambda calls: text) is None
+
+
+_FRAGMENTS = (
+    *("find_harbour", "ring_lantern", "callx0001", "callx0002", "port_name", "berth_count"),
+    *("flag_colour", "wick_size", "flame_count", "glass_tint", "zanzibar", "4711", "magenta"),
+    *("quokka", "2903", "viridian", "<a>", "</a>", "<a=", "(", ")", "[", "]", "{", "}", '"', ": "),
+    *("=", ", ", "\n", "9" * 12, "\0", "\1", "\4", "<|x|>", hermes((FIRST,)), hermes((SECOND,))),
+)
+
+
+@given(
+    st.lists(st.sampled_from(_FRAGMENTS), max_size=25),
+    st.lists(st.sampled_from(_FRAGMENTS), max_size=40),
+)
+def test_whatever_is_written_something_is_learned_or_nothing(
+    one: list[str], two: list[str]
+) -> None:
+    form = learn_form(lambda calls: "".join(one if len(calls) == 1 else two), ["<|x|>"])
+    if form is not None:
+        tool_format = LearnedFormat(form)
+        assert isinstance(tool_format.openings, tuple)
+        tool_format.write_calls(CALLS)
+        tool_format.parse("".join(two), TOOLS)
 
 
 @pytest.mark.parametrize("name", sorted(set(tool_format_names()) - {"default", "glm4"}))

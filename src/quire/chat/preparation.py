@@ -109,6 +109,8 @@ class PreparedRequest:
     """What the prompt has written of the answer's first message, where answers are harmony's."""
     begun: str = ""
     """The text of the message that the answer continues."""
+    answer_stops: tuple[str, ...] = ()
+    """Stop strings that hold for the answer alone, where a thought may come before it."""
 
 
 class Preparation:
@@ -349,6 +351,9 @@ class Preparation:
             stop_strings=self._stop_strings,
             streamed=request.streamed,
         )
+        stops = params.stop[len(self._stop_strings) :] if template.reasoning else ()
+        if stops:  # they hold for the answer, not for the thought: see `AnswerStops`
+            params = replace(params, stop=self._stop_strings, streamed=True)
         return PreparedRequest(
             prompt,
             params,
@@ -358,6 +363,7 @@ class Preparation:
             self._answers.call_form if choice.is_forced else None,
             begun_header,
             "" if last is None or starts_in_thought else last.text,
+            stops,
         )
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
