@@ -31,9 +31,7 @@ def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
     ways: list[str] = []
     if answer.calls is not None:
         empty = [one + other for one in answer.before_text for other in answer.after_text]
-        calls = " ".join((*_marks(rules, empty), write_calls(rules, answer.calls, free)))
-        # After a thought there may be a line break anyway.
-        ways.append(calls if answer.thought is not None else f"{rules.add(_LINE)}? {calls}")
+        ways.append(" ".join((*_marks(rules, empty), write_calls(rules, answer.calls, free))))
     if own:
         text = rules.reserve()
         own = renamed(own, "start", text)
