@@ -26,6 +26,9 @@ class ToolChoice:
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
 
+    def __str__(self) -> str:
+        return self.name or self.mode
+
     @property
     def is_forced(self) -> bool:
         """Whether a tool must be called."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from quire.chat.answer_reader import (
     AnswerReader,
     ReasoningSplitter,
     SpecialTokenFilter,
+    TextMarks,
     held_back,
 )
 from quire.messages import ToolCall
@@ -66,6 +68,39 @@ def test_what_continues_a_text_keeps_its_line_breaks(
     """Neither is it at the beginning, where a thought may be opened."""
     for chunks in ([text], list(text)):
         assert split(chunks, inside=inside, continues=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest", "parts"),
+    [
+        ('<tool_call>\n{"name": "f", "ar', 'guments": {}}\n</tool_call>', [ToolCall("f", "{}")]),
+        (
+            "Hi.\n<tool",
+            '_call>\n{"name": "f", "arguments": {}}\n</tool_call>',
+            [ToolCall("f", "{}")],
+        ),
+        ("a <", "b> c", [TextPart("b> c")]),
+        ("a", " b", [TextPart(" b")]),
+        ("a <tool", "s> b", [TextPart("s> b")]),
+    ],
+)
+def test_a_call_that_the_prompt_has_begun(begun: str, rest: str, parts: list[Any]) -> None:
+    """It is read whole, and no text of the prompt comes again."""
+    for chunks in ([rest], list(rest)):
+        reader = AnswerReader(
+            thought_words=WORDS,
+            continues=True,
+            tools=partial(get_tool_format("qwen").parser, ()),
+            begun=begun,
+            decode=lambda ids: "",
+        )
+        whole = DeltaSum()
+        for index, chunk in enumerate(chunks):
+            last = index + 1 == len(chunks)
+            whole.add(reader.read(Delta(text=chunk, finish_reason="stop" if last else None)))
+        assert list(whole.parts) == parts
+        called = isinstance(parts[-1], ToolCall)
+        assert whole.finish_reason == ("tool_calls" if called else "stop")
 
 
 @given(
@@ -175,3 +210,83 @@ def test_plain_deltas_pass_through_as_they_are() -> None:
     one.read(Delta(0, "He", (1,)))
     delta = Delta(0, "llo", (2,))
     assert one.read(delta) is delta
+
+
+# --- calls in thoughts, and what stands around texts -----------------------------------------------
+
+
+def parts_of(text: str, size: int, **arguments: Any) -> list[tuple[str, str]]:
+    """The parts that a reader makes of a text in pieces of some size, as kinds and texts."""
+    tool_format = get_tool_format("qwen")
+    answer = AnswerReader(
+        thought_words=WORDS,
+        tools=partial(tool_format.parser, TOOLS),
+        openings=tool_format.openings,
+        decode=lambda ids: "",
+        **arguments,
+    )
+    found: list[tuple[str, str]] = []
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    for index, piece in enumerate(pieces):
+        last = index == len(pieces) - 1
+        for part in answer.read(Delta(0, piece, finish_reason="stop" if last else None)).parts:
+            kind = type(part).__name__
+            content = part.name if isinstance(part, ToolCall) else part.text
+            if found and found[-1][0] == kind != "ToolCall":
+                content = found.pop()[1] + content
+            found.append((kind, content))
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"<think>I call.\n{CALL}", [("ThoughtPart", "I call."), ("ToolCall", "f")]),
+        (
+            f"<think>I call.\n{CALL}\n{CALL}",
+            [("ThoughtPart", "I call."), ("ToolCall", "f"), ("ToolCall", "f")],
+        ),
+        (
+            f"<think>So {CALL} would do.</think>Done.",
+            [("ThoughtPart", f"So {CALL} would do."), ("TextPart", "Done.")],
+        ),
+        (
+            f"<think>So {CALL}</think>{CALL}",
+            [("ThoughtPart", f"So {CALL}"), ("ToolCall", "f")],
+        ),
+        ("<think>A <tool_call> is", [("ThoughtPart", "A <tool_call> is")]),
+    ],
+)
+def test_a_call_in_a_thought_is_one_where_nothing_closes_it(
+    text: str, expected: list[tuple[str, str]], size: int
+) -> None:
+    assert parts_of(text, size) == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<|START|>Yes.<|STOP|>", [("TextPart", "Yes.")]),
+        ("Yes.", [("TextPart", "Yes.")]),
+        ("all\nYes, all\n of it.", [("TextPart", "Yes, all\n of it.")]),
+        ("<think>So.</think><|START|>Yes.<|STOP|>", [("ThoughtPart", "So."), ("TextPart", "Yes.")]),
+        (f"Wait.<|STOP|>{CALL}", [("TextPart", "Wait."), ("ToolCall", "f")]),
+        ("Yes.<think>\n</think> Or no.", [("TextPart", "Yes. Or no.")]),
+        ("Say <think> aloud.", [("TextPart", "Say <think> aloud.")]),
+        ("</think>Yes.", [("TextPart", "Yes.")]),
+    ],
+)
+def test_what_stands_around_a_text_is_no_text(
+    text: str, expected: list[tuple[str, str]], size: int
+) -> None:
+    marks = TextMarks(("<|START|>", "all\n"), ("<|STOP|>",), WORDS)
+    assert parts_of(text, size, marks=marks) == expected
+
+
+def test_a_thought_that_is_opened_twice() -> None:
+    assert parts_of("<think>\nSo.</think>Yes.", 3, inside=True) == [
+        ("ThoughtPart", "So."),
+        ("TextPart", "Yes."),
+    ]

@@ -11,8 +11,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from quire import ChatModel
+from quire.arguments import get_infer_args
+from quire.chat.preparation import ChatFormat, Preparation
+from quire.engines.seam import EngineInfo
 from quire.messages import ToolCall
-from quire.outputs import AnswerPart, DeltaSum, TextPart, ThoughtPart
+from quire.outputs import AnswerPart, Delta, DeltaSum, TextPart, ThoughtPart
+from quire.request import ChatRequest
 from tests.gpt_oss import NEXT, make_gpt_oss
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "How is it in Paris?"}]
@@ -226,6 +230,27 @@ def test_a_budget_ends_the_thought(
     if tools:
         (call,) = load(ONE_CALL).chat(ASK, tools=tools, thinking_budget=1000)
         assert call.parts == (ThoughtPart("I need a tool."), PARIS)
+
+
+def test_forced_json_is_read_where_an_engine_takes_no_grammar_of_a_whole_answer(
+    load: Callable[..., ChatModel],
+) -> None:
+    loaded = load(ANSWER).engine.tokens.preparation
+    preparation = Preparation(
+        ChatFormat(loaded.tokenizer, loaded.template, {}, ()),
+        get_infer_args({"model_name_or_path": "none"}),
+        EngineInfo("plain", 4096, composes_grammars=False),
+    )
+    request = ChatRequest(ASK, tools=TOOLS, options={"tool_choice": "required"})
+    prepared = preparation.prepare_text(request)
+    written = '[{"name": "get_weather", "arguments": {"city": "Paris"}}]'
+    for pieces in ([written], list(written)):
+        reader, total = preparation.reader(prepared), DeltaSum()
+        for piece in pieces:
+            total.add(reader.read(Delta(text=piece)))
+        total.add(reader.read(Delta(finish_reason="stop")))
+        assert total.parts == (PARIS,)
+        assert total.finish_reason == "tool_calls"
 
 
 def test_what_ends_a_message_is_no_eos_where_the_files_say_so(tmp_path: Path) -> None:

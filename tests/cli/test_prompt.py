@@ -12,6 +12,7 @@ import pytest
 
 from quire.cli.main import main
 from quire.cli.prompt import PromptOptions, show_prompt
+from quire.demo import demo_model_path
 from tests.cli.tiny_tokenizer import write_tokenizer
 
 GOLDEN = json.loads(
@@ -199,3 +200,13 @@ def test_media_are_shown_as_what_they_fill(run: Any, tmp_path: Path) -> None:
     picture.write_bytes(picture.read_bytes()[:-30])
     _, error = run("--template", "qwen2_vl", content=content, code=2)
     assert "red.png" in error
+
+
+def test_what_is_known_of_a_models_answers_is_explained(run: Any) -> None:
+    out, err = run(str(demo_model_path()), "--explain")
+    lines = " ".join(out.split())
+    assert "ends a turn '<|im_end|>'" in lines
+    assert "tools shown" in lines
+    assert "<tool_call>" in lines
+    assert 'read back get_weather({"city": "Paris", "days": 2})' in lines
+    assert err == ""

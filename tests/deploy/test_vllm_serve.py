@@ -201,6 +201,7 @@ def test_adapters_and_the_servers_own_flags(parse: Parse) -> None:
         "adapter_name_or_path": f"{PIRATE},{BUTLER}",
         "adapter_folder": str(PIRATE.parent),
         "enable_thinking": False,
+        "chat_template_kwargs": {"reasoning_effort": "low"},
         "temperature": 0.25,
         "max_new_tokens": 77,
     }
@@ -210,7 +211,8 @@ def test_adapters_and_the_servers_own_flags(parse: Parse) -> None:
         PIRATE.name: str(PIRATE),
         BUTLER.name: str(BUTLER),
     }
-    assert args.default_chat_template_kwargs == {"enable_thinking": False}
+    variables = {"enable_thinking": False, "reasoning_effort": "low"}
+    assert args.default_chat_template_kwargs == variables
     assert found.override_generation_config["temperature"] == 0.25
     assert found.override_generation_config["max_new_tokens"] == 77
     assert read_environment(script, "VLLM_LORA_RESOLVER_CACHE_DIR") == str(PIRATE.parent)

@@ -188,3 +188,16 @@ def test_a_conversation_ends_with_an_answer_only_where_that_is_meant() -> None:
         read_conversation([ASK, SAY])
     read = read_conversation([ASK, SAY], may_end_with_answer=True)
     assert isinstance(read.messages[-1], Message)
+
+
+def test_a_template_that_refuses_a_message_of_a_thought_alone() -> None:
+    """As Ministral's does; the prompt is then that of an answer, with the thought behind it."""
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% if not m.content %}"
+        "{{ raise_exception('no content') }}{% endif %}{% if m.reasoning_content %}"
+        "[THINK]{{ m.reasoning_content }}[/THINK]{% endif %}{{ m.content }}</s>"
+        "{% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}"
+    )
+    ours, _ = make_tokenizer("phi", template=source)
+    text = render(JinjaTemplate(ours), [ASK, said("", "Hm, let")], continue_final_message=True)
+    assert text.endswith("[/INST][THINK]Hm, let")

@@ -9,6 +9,7 @@ import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
+from quire.errors import TemplateError
 from quire.messages import read_conversation
 from quire.template.jinja import JinjaTemplate
 from quire.template.named import NamedTemplate
@@ -195,6 +196,18 @@ def test_an_answer_with_its_markers_is_taken_apart(template: JinjaTemplate) -> N
     assert written.startswith(
         THOUGHT.format("Hm.") + CALLED.format("get_time", '{"city": "Paris"}')
     )
+
+
+@pytest.mark.parametrize("name", ["its own", "gpt_oss"])
+def test_a_text_about_markers_stays_whole(name: str, tokenizer: Tokenizer) -> None:
+    template = get_template(None if name == "its own" else name, tokenizer)
+    text = "Write <|channel|>commentary<|message|> first."
+    said = {"role": "assistant", "content": text}
+    if name == "its own":  # refuses it, as it does in transformers
+        with pytest.raises(TemplateError, match="thinking"):
+            rendered(template, [ASK, said, ASK])
+        return
+    assert text in rendered(template, [ASK, said, ASK])
 
 
 def test_text_in_a_thought_makes_no_control_token(

@@ -298,7 +298,7 @@ def test_a_template_is_shared_without_harm(name: str) -> None:
 def test_whether_a_named_template_fits(name: str, own: str, words: tuple[str, ...]) -> None:
     tokenizer = tokenizer_with(*chat_templates.CONTROLS[own], bos_token="<s>", eos_token="</s>")
     tokenizer.chat_template = chat_templates.ALL[own]
-    said = misfit(get_template(name, None), tokenizer)
+    said = misfit(get_template(name, tokenizer), tokenizer)
     assert (said is None) == (not words)
     assert all(word in (said or "") for word in words)
     assert misfit(get_template(None, tokenizer), tokenizer) is None

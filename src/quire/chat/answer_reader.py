@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -66,7 +66,9 @@ class TextMarks:
         after: Sequence[str],
         thought_words: tuple[str, str] = ("", ""),
     ) -> None:
-        self._before = tuple(filter(None, (text.strip() for text in before)))
+        marked = [text.lstrip() for text in before if text.strip()]
+        # With the white space at its end, and without what a model may leave out of it.
+        self._before = tuple(dict.fromkeys(one for text in marked for one in (text, text.rstrip())))
         opening, close = (word.strip() for word in thought_words)
         empty = rf"{re.escape(opening)}\s*{re.escape(close)}" if opening and close else ""
         marks = list(filter(None, (text.strip() for text in after)))
@@ -253,6 +255,7 @@ class AnswerReader:
         continues: whether the prompt holds the beginning of what is read.
         marks: takes out what stands around the answer's text; None where nothing does.
         tools: makes a parser that finds tool calls; None where no tools were offered.
+        begun: the answer's text in the prompt, which may hold the beginning of a call.
         openings: control strings with which calls begin, even in a thought that was not closed.
         messages: reads an answer that is harmony's messages, in place of all of these.
         decode: decodes token ids into text as the engine does.
@@ -267,6 +270,7 @@ class AnswerReader:
         continues: bool = False,
         marks: TextMarks | None = None,
         tools: Callable[[], ToolParser] | None = None,
+        begun: str = "",
         openings: Sequence[str] = (),
         messages: HarmonyReader | None = None,
         decode: Callable[[Sequence[int]], str],
@@ -277,6 +281,7 @@ class AnswerReader:
         self._inside, self._decode, self._marks = inside, decode, marks
         self._messages = messages
         self._tools = tools() if tools is not None else None
+        self._unshown = self._read_begun(begun)
         self._shown = SpecialTokenFilter(special) if special else None  # for the text as a whole
         # One filter for all parts: where the kind changes, what it holds back ends the part before.
         self._hidden = SpecialTokenFilter(special) if special else None
@@ -351,13 +356,32 @@ class AnswerReader:
             pieces = list(self._tools.add(answer)) if answer else []
             if ends:
                 pieces += self._tools.flush()
-            for piece in pieces:
+            for piece in self._without_begun(pieces) if self._unshown else pieces:
                 parts.append(TextPart(piece) if isinstance(piece, str) else piece)
                 self._has_called |= isinstance(piece, ToolCall)
         elif answer:
             parts.append(TextPart(answer))
         self._passes_through = self._is_bare and splitter.is_past
         return parts
+
+    def _read_begun(self, begun: str) -> int:
+        """Have the calls of a text found that the prompt has begun; return what it holds back."""
+        if self._tools is None or not begun:
+            return 0
+        shown = [piece for piece in self._tools.add(begun) if isinstance(piece, str)]
+        return max(len(begun) - sum(map(len, shown)), 0)
+
+    def _without_begun(self, pieces: Sequence[str | ToolCall]) -> Iterator[str | ToolCall]:
+        """The pieces without what the prompt holds of them; a call is given whole."""
+        for piece in pieces:
+            if isinstance(piece, ToolCall):
+                self._unshown = 0
+                yield piece
+                continue
+            rest = piece[self._unshown :]
+            self._unshown = max(self._unshown - len(piece), 0)
+            if rest:
+                yield rest
 
     def _without_special(
         self, hidden: SpecialTokenFilter, parts: Sequence[AnswerPart], ends: bool

@@ -107,6 +107,10 @@ class PreparedRequest:
     """The form of calls of which alone the answer consists."""
     begun_header: str = ""
     """What the prompt has written of the answer's first message, where answers are harmony's."""
+    begun: str = ""
+    """The text of the message that the answer continues."""
+    answer_stops: tuple[str, ...] = ()
+    """Stop strings that hold for the answer alone, where a thought may come before it."""
 
 
 class Preparation:
@@ -225,7 +229,7 @@ class Preparation:
             tools = partial(tool_format.parser, prepared.tools)
             openings = tool_format.openings
         if template.is_harmony:
-            if isinstance(tool_format, LearnedFormat):
+            if isinstance(tool_format, LearnedFormat) and prepared.forced is not JSON_LIST:
                 tools = None  # its calls are messages, not text
             special = prepared.special.difference(MARKERS)
             return AnswerReader(
@@ -241,6 +245,7 @@ class Preparation:
             continues=prepared.params.continues,
             marks=marks,
             tools=tools,
+            begun=prepared.begun,
             openings=openings,
             decode=decode,
         )
@@ -346,6 +351,9 @@ class Preparation:
             stop_strings=self._stop_strings,
             streamed=request.streamed,
         )
+        stops = params.stop[len(self._stop_strings) :] if template.reasoning else ()
+        if stops:  # they hold for the answer, not for the thought: see `AnswerStops`
+            params = replace(params, stop=self._stop_strings, streamed=True)
         return PreparedRequest(
             prompt,
             params,
@@ -354,6 +362,8 @@ class Preparation:
             conversation.tools,
             self._answers.call_form if choice.is_forced else None,
             begun_header,
+            "" if last is None or starts_in_thought else last.text,
+            stops,
         )
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:

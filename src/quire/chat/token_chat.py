@@ -8,7 +8,8 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from quire.chat.answer_reader import AnswerReader
-from quire.chat.preparation import SHORT, Preparation
+from quire.chat.answer_stops import AnswerStops
+from quire.chat.preparation import SHORT, Preparation, PreparedRequest
 from quire.constraints.answer_form import AnswerForm
 from quire.engines.seam import (
     ChatEngine,
@@ -48,20 +49,31 @@ class TokenChat(ChatEngine):
         params = await self._settled(prompt, prepared.params)
         prompt_ids = None if prompt.media and self.info.expands_media else tuple(prompt.token_ids)
         readers: dict[int, AnswerReader] = {}
+        stops: dict[int, AnswerStops] = {}
+        if prepared.answer_stops:
+            stops = {index: _stops(prepared) for index in range(params.n)}
         # `aclosing`, since `async for` does not close a generator that is left early: the engine's
         # would be closed, and the request aborted, only when the garbage collector finds it.
         async with aclosing(self.engine.generate(prompt, params)) as deltas:
             async for delta in deltas:
                 if delta.finish_reason == "error":
                     raise_failed(delta)
+                if stops and stops[delta.index].ended:
+                    continue
                 reader = readers.get(delta.index)
                 if reader is None:
                     reader = readers[delta.index] = self.preparation.reader(prepared)
                     _set_prompt(delta, prompt_ids)
                 if len(delta.text) <= SHORT:
-                    yield reader.read(delta)
+                    read = reader.read(delta)
                 else:  # a whole answer, whose tool calls take milliseconds to find
-                    yield await asyncio.to_thread(reader.read, delta)
+                    read = await asyncio.to_thread(reader.read, delta)
+                if not stops:
+                    yield read
+                    continue
+                yield stops[delta.index].read(read)
+                if all(one.ended for one in stops.values()):
+                    return
 
     async def _settled(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
         """The settings of a request whose answer may begin with a thought or without one.
@@ -133,6 +145,16 @@ class TokenChat(ChatEngine):
     def state(self) -> EngineState:
         """The engine's current state."""
         return self.engine.state
+
+
+def _stops(prepared: PreparedRequest) -> AnswerStops:
+    params = prepared.params
+    return AnswerStops(
+        prepared.answer_stops,
+        len(prepared.prompt.token_ids),
+        keep=params.include_stop_str_in_output,
+        min_tokens=params.min_tokens,
+    )
 
 
 def _set_prompt(delta: Delta, token_ids: tuple[int, ...] | None) -> None:

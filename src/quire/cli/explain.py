@@ -15,6 +15,7 @@ from quire.messages import ToolCall
 from quire.template.template import Template
 from quire.tools.base import ToolFormat
 from quire.tools.call_form import CallForm, Slot
+from quire.tools.harmony import TURN_ENDS
 
 _CALL = ToolCall("get_weather", '{"city": "Paris", "days": 2}', "call00001")
 _TOOL = {
@@ -40,7 +41,8 @@ def show_explanation(rendering: Rendering, output: TextIO) -> None:
 def _rows(rendering: Rendering) -> Iterator[tuple[str, str]]:
     template = rendering.template
     yield "template", rendering.name
-    yield "ends a turn", _listed(template.stop_words) or "the tokenizer's end of text"
+    ends = template.stop_words or (TURN_ENDS if template.is_harmony else ())
+    yield "ends a turn", _listed(ends) or "the tokenizer's end of text"
     yield "thought", _thought(rendering)
     around = [*template.before_text, *template.after_text]
     if around:

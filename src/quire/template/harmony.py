@@ -14,6 +14,7 @@ from quire.tools.harmony import (
     ANSWER,
     BETWEEN,
     CALL_FORM,
+    CHANNEL,
     PREAMBLE,
     START,
     THOUGHT,
@@ -22,21 +23,30 @@ from quire.tools.harmony import (
     writes_harmony,
 )
 
+_BEGINNINGS = (CHANNEL, f"{START}assistant", "to=")
+"""What an answer with its markers begins with."""
 
-def of_harmony(learned: Learned) -> Learned:
-    """What is learned of a template of harmony's, with what no rendering of a turn shows.
 
-    A history ends an answer as it ends a thought, and has calls in another order of words than the
-    one that the models were trained to write.
+def of_harmony(*, shows_tools: bool) -> Learned:
+    """What is known of a template of harmony's.
+
+    No rendering shows it: a history ends an answer as it ends a thought, and writes the words of a
+    call in another order than the models do.
     """
-    return replace(
-        learned,
+    return Learned(
+        shows_tools=shows_tools,
         form=CALL_FORM,
         thought=(THOUGHT, BETWEEN),
         before_text=(ANSWER,),
-        after_text="",
+        after_text=(),
         stops=TURN_ENDS,
+        keeps_thoughts=False,
     )
+
+
+def is_harmony(learned: Learned) -> bool:
+    """Whether this is what `of_harmony` gives."""
+    return learned.form is not None and learned.form.call == CALL_FORM.call
 
 
 def history(messages: Sequence[Message]) -> Iterator[Message]:
@@ -90,21 +100,22 @@ def _one_call_each(message: Message, results: Sequence[Message]) -> Iterator[Mes
     for index, call in enumerate(message.tool_calls):
         one = replace(message, tool_calls=(call,))
         yield one if index == 0 else replace(one, parts=(), reasoning=None)
-        own = by_id.pop(call.id, [])
-        if not own and (other := next(waiting, None)):
-            own = [other]
-        yield from own
+        its_own = by_id.pop(call.id, [])
+        if not its_own and (other := next(waiting, None)):
+            its_own = [other]
+        yield from its_own
     yield from waiting
 
 
 def read_answer(message: Message) -> Message:
     """An assistant's message whose text is a whole answer, with its markers, as its thought and text.
 
-    Callers put back what the model wrote. The message's own thought and calls take precedence.
+    Callers put back what the model wrote. The message's own thought and calls take precedence. A text
+    in whose middle markers stand is about them.
     """
-    if message.role != "assistant" or not writes_harmony(message.text):
+    if message.role != "assistant" or message.media or message.has_control:
         return message
-    if message.media or message.has_control:
+    if not (writes_harmony(message.text) and message.text.lstrip().startswith(_BEGINNINGS)):
         return message
     reader = HarmonyReader()
     parts = (*reader.add(message.text), *reader.flush())

@@ -10,9 +10,9 @@ from typing import Any
 from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
-from quire.template.format import MediaTokens, find_markers
+from quire.template.format import MediaTokens, find_markers, merge_spans
 from quire.template.general_tools import show_in_system
-from quire.template.harmony import begin_answer, history, of_harmony
+from quire.template.harmony import begin_answer, history, is_harmony, of_harmony
 from quire.template.learning import Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
@@ -27,6 +27,7 @@ from quire.tokenizer import Tokenizer
 from quire.tools.base import wrap
 from quire.tools.harmony import writes_harmony
 from quire.tools.learned import LearnedFormat
+from quire.tools.learning import FIRST
 from quire.tools.registry import detect_tool_format, get_tool_format
 
 _NO_THOUGHT = ("<think>\n", "\n</think>\n\n")
@@ -92,9 +93,8 @@ class JinjaTemplate(Template):
         source = "\n".join(named.values())
         self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
         self._parts_always = self.takes_parts and not self._shows(_PROBE)
-        self.is_harmony = writes_harmony(source)
-        learned = self._learn(tokenizer)
-        self.learned = learned = of_harmony(learned) if self.is_harmony else learned
+        learned = self.learned = self._learn(tokenizer)
+        self.is_harmony = is_harmony(learned)
         self.shows_tools = learned.shows_tools or tool_format is not None
         self.reasoning = learned.thought is not None
         self.thought_words = learned.thought or _NO_THOUGHT
@@ -175,29 +175,49 @@ class JinjaTemplate(Template):
     ) -> Spans:
         """Render up to where the last message's text ends, or its thought if it has no text."""
         last = continued_message(conversation)
-        for opened in self._open_messages(last):
-            messages = (*conversation.messages[:-1], opened)
-            spans = self._render_messages(renderer, given, replace(conversation, messages=messages))
-            if (cut := _cut_at_end(spans)) is not None:
-                return cut
-        raise TemplateError(
-            "The chat template leaves out the end of the last message, so that it cannot be "
-            "continued."
-        )
+        before = replace(conversation, messages=conversation.messages[:-1])
+        thought = self._open_thought(last)
+        if thought is not None:
+            opened = replace(last, parts=(), reasoning=thought + _END)
+            return self._cut_rendering(renderer, given, before, opened) or self._thinking_prompt(
+                renderer, given, before, thought
+            )
+        parts = (*_marked_parts(last, self.thought_words), Text(_END))
+        cut = self._cut_rendering(renderer, given, before, replace(last, parts=parts))
+        if cut is None:
+            raise TemplateError(
+                "The chat template leaves out the end of the last message, so that it cannot be "
+                "continued."
+            )
+        return cut
 
-    def _open_messages(self, message: Message) -> Iterator[Message]:
-        """The message with a mark where it goes on, in each form in which a template may show it."""
-        end = Text(_END)
+    def _cut_rendering(
+        self, renderer: Renderer, given: Mapping[str, Any], before: Conversation, opened: Message
+    ) -> Spans | None:
+        """A conversation with one more message, up to the mark in that; None where it is not shown."""
+        conversation = replace(before, messages=(*before.messages, opened))
+        try:
+            return _cut_at_end(self._render_messages(renderer, given, conversation))
+        except TemplateError:
+            if opened.parts:
+                raise
+            return None  # a message of a thought alone, which some templates refuse
+
+    def _thinking_prompt(
+        self, renderer: Renderer, given: Mapping[str, Any], before: Conversation, thought: str
+    ) -> Spans:
+        """The prompt of an answer and what the model has thought since: the history shows no thoughts."""
+        spans = self._render_messages(renderer, {**given, "add_generation_prompt": True}, before)
+        opening = "" if self.starts_in_thought([TextElement(spans)]) else self.thought_words[0]
+        return merge_spans((*spans, Span(opening), Span(thought, literal=True)))
+
+    def _open_thought(self, message: Message) -> str | None:
+        """The thought in which a message ends; None where its text has begun."""
         if not self.continues_thought(message):
-            yield replace(message, parts=(*_marked_parts(message, self.thought_words), end))
-            return
-        opening = self.thought_words[0]
-        thought = message.reasoning or ""
-        if message.text:
-            thought = message.text.lstrip().removeprefix(opening.strip()).lstrip("\n")
-        yield replace(message, parts=(), reasoning=thought + _END)
-        # A template that shows no thoughts shows one that the text holds, where nothing ends it.
-        yield replace(message, parts=(Control(opening), Text(thought), end), reasoning=None)
+            return None
+        opening = self.thought_words[0].strip()
+        text = message.text.lstrip()
+        return text.removeprefix(opening).lstrip("\n") if text else message.reasoning
 
     def _renderer(self, *, with_tools: bool = False, with_documents: bool = False) -> Renderer:
         """The template for this, of a model that has several by name."""
@@ -291,6 +311,9 @@ class JinjaTemplate(Template):
                 return None
             return "".join(span.text for span in spans)
 
+        if writes_harmony(self._written):
+            prompt = show([self._probe_message("user", _PROBE)], True, True, {})
+            return of_harmony(shows_tools=prompt is not None and FIRST.name in prompt)
         return learn(
             show,
             self._probe_message,

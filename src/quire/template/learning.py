@@ -16,7 +16,7 @@ from typing import Any
 from quire.messages import ToolCall
 from quire.template.format import find_markers
 from quire.tools.call_form import CallForm
-from quire.tools.learning import FIRST, SECOND, Splitter, learn_form
+from quire.tools.learning import FIRST, MOST_CHARACTERS, SECOND, Splitter, learn_form
 
 USER = "ahoy there old lighthouse"
 TEXT = "Wait a bit for fog."
@@ -136,7 +136,8 @@ class _Turns:
     ) -> str | None:
         """What is rendered after the first text of the user."""
         text = self._show([self._user, *messages], tools or self._with_tools, begins, variables)
-        return None if text is None or USER not in text else text.partition(USER)[2]
+        tail = text.partition(USER)[2] if text is not None and USER in text else None
+        return tail if tail is not None and len(tail) <= MOST_CHARACTERS else None
 
     @cached_property
     def _begun(self) -> str:

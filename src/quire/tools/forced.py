@@ -92,7 +92,7 @@ def _beginning(form: CallForm, names: Iterable[str]) -> str:
         if isinstance(part, str):
             parts.append(_loose(part))
         elif part is Slot.NAME:
-            parts.append(name)
+            parts.append(name if name not in parts else "(?P=name)")  # some name it twice
         elif part is Slot.INDEX:
             parts.append(r"\d+")
         else:

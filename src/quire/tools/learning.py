@@ -37,6 +37,9 @@ SECOND = ToolCall(
 )
 """The calls that are written; each has a string, a number, and a string again."""
 
+MOST_CHARACTERS = 20_000
+"""The longest text that is looked at: what a template writes after a short question is far shorter."""
+
 Write = Callable[[Sequence[ToolCall]], str | None]
 """The text of an answer that consists of these calls; None where it cannot be written."""
 
@@ -44,7 +47,7 @@ Write = Callable[[Sequence[ToolCall]], str | None]
 _TOKEN = re.compile(
     r"<\|(?:open|close)\|>[a-z]+<\|sep\|>|</?[^<>\s/\0-\4]*/?>|\[/?[A-Z_]+\]|\w+|\s|.", re.DOTALL
 )
-_NUMBER = re.compile(r"(?<!\w)\d+(?!\w)")
+_NUMBER = re.compile(r"(?<!\w)\d{1,9}(?!\w)", re.ASCII)
 _HEAD_OF_OBJECT = re.compile(r"\{[^{}]*(\{[^{}]*)?$")
 _SLOTS = {"\1": Slot.ID, "\2": Slot.INDEX, "\3": Slot.NAME}
 """What stands for something of a call in a text that is taken apart."""
@@ -67,16 +70,19 @@ def learn_form(write: Write, markers: Collection[str] = ()) -> CallForm | None:
         markers: texts that are control tokens, which are never divided.
     """
     split = Splitter(markers)
-    one = write([FIRST])
+    one, two = (_short(write(calls)) for calls in ([FIRST], [FIRST, SECOND]))
     place = None if one is None else _find(one, FIRST, split, 0)
     if one is None or place is None:
         return None
-    two = write([FIRST, SECOND])
     first = None if two is None else _find(two, FIRST, split, 0)
     if two is None or first is None:
         return _of_one(one, place, split)
     second = _find(two, SECOND, split, first.arguments[1])
     return _of_one(one, place, split) if second is None else _of_two(two, first, second, split)
+
+
+def _short(text: str | None) -> str | None:
+    return text if text is not None and len(text) <= MOST_CHARACTERS else None
 
 
 class Splitter:
@@ -149,14 +155,14 @@ def _find_json(
         begin = start + match.start()
         try:
             value, end = decoder.raw_decode(text, begin)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if value == values:
             return (begin, end), _spelling(text[begin:end])
         if isinstance(value, str) and value.startswith("{"):
             try:
                 inner = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if inner == values:
                 return (begin, end), replace(_spelling(value), as_text=True)

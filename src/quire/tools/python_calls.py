@@ -138,10 +138,11 @@ class PythonCalls(Grammar):
         stream.at += quote
         yield from stream.spaces()
         if (yield from stream.literal(")")):
+            after = stream.at
             yield from stream.spaces()
-            ends = (yield from stream.peek()) in ("]", ",", "") or (
-                yield from stream.follows(self._closer)
-            )
+            next_line = "\n" in stream.since(after)
+            ends = next_line or (yield from stream.peek()) in ("]", ",", "")
+            ends = ends or bool(self._closer and (yield from stream.follows(self._closer)))
         elif (yield from stream.literal(",")):
             yield from stream.spaces()
             try:

@@ -57,6 +57,30 @@ def test_tools_and_template_variables_are_sent() -> None:
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
 
 
+@pytest.mark.parametrize(
+    ("chosen", "fields"),
+    [
+        ({}, {}),
+        (
+            {"continue_final_message": True},
+            {"continue_final_message": True, "add_generation_prompt": False},
+        ),
+        ({"add_generation_prompt": False}, {"add_generation_prompt": False}),
+        ({"add_generation_prompt": True}, {}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"documents": [{"text": "a"}]}, {"documents": [{"text": "a"}]}),
+    ],
+)
+def test_how_the_prompt_is_written_is_sent(chosen: dict[str, Any], fields: dict[str, Any]) -> None:
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]
+    conversation = read_conversation(said, may_end_with_answer=True)
+    body = chat_body(conversation, SamplingParams(max_tokens=1), chosen, "m", template_variables={})
+    names = {*fields, "continue_final_message", "add_generation_prompt", "documents"}
+    names |= {"reasoning_effort"}
+    assert {name: body[name] for name in names if name in body} == fields
+    assert body["messages"] == said
+
+
 def event(
     index: int = 0, finish: str | None = None, ids: Any = None, **delta: Any
 ) -> dict[str, Any]:

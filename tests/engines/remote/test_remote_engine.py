@@ -109,6 +109,10 @@ def test_chat_api_sends_messages_and_template_variables(
     assert body["messages"] == [{"role": "system", "content": "Be kind."}, *USER]
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert "temperature" not in body
+    model.chat(USER, chat_template_kwargs={"date_string": "May"})
+    assert server.posts[-1].body["chat_template_kwargs"] == {"date_string": "May"}
+    model.chat(USER)
+    assert "chat_template_kwargs" not in server.posts[-1].body
     model.chat(USER, system="Be brief.", temperature=0.5)
     assert server.posts[-1].body["messages"][0]["content"] == "Be brief."
     assert server.posts[-1].body["temperature"] == 0.5

@@ -4,7 +4,8 @@
 `... measure FOLDER [NAME ...]` prints what is wrong with the templates of a folder, of the set or not:
 their renderings beside transformers' `apply_chat_template`, and the answers that they write, read back;
 `compare` and `read` do one of the two. `--vllm` has vLLM's parsers read the same answers.
-`... record FOLDER` measures the set, and records what is found for the documentation.
+`... record FOLDER` measures the set, and records what is found for the documentation; what vLLM reads
+stays as it was recorded, unless `--vllm` is given too.
 `... check FOLDER` measures the set, and fails where something is not as recorded.
 """
 
@@ -21,8 +22,10 @@ from tests.template.real.measure import Measure
 from tests.template.real.outputs import Output, output_of, write_outputs
 from tests.template.real.records import (
     READING,
+    RECORDS,
     RENDERING,
     RIGHT,
+    WRONG,
     Finding,
     read_records,
     write_records,
@@ -52,6 +55,7 @@ def measure(
                     one.compare()
                 if read or vllm:
                     one.read()
+                    one.force()
                 if vllm and one.finding.shows_calls:
                     from tests.template.real.vllm_parsers import read_with_vllm
 
@@ -65,7 +69,8 @@ def measure(
 def show(found: Finding, *, quiet: bool) -> None:
     """Print a line of letters for a template, and what is wrong with it."""
     shown = [word for word in ("tools", "calls", "thoughts") if getattr(found, f"shows_{word}")]
-    letters = " ".join(one for one in (found.renderings, found.readings) if one)
+    parts = (found.renderings, found.readings, found.forced)
+    letters = " ".join(one for one in parts if one)
     vllm = found.vllm
     beside = f"; vLLM {vllm.readings} {vllm.tool_parser}, {vllm.reasoning_parser}" if vllm else ""
     print(f"{found.name}: {letters} shows {' '.join(shown) or 'nothing'}{beside}", flush=True)
@@ -90,6 +95,8 @@ def summary(findings: list[Finding]) -> str:
         said.append(f"Read: {whole} of {len(calling)} templates that show calls, all answers; "
                     f"{sum(found.reads for found in findings)} of all {len(findings)}.")  # fmt: skip
         said += [f"  {readings[key]} {what}" for key, what in READING.items()]
+        forced = Counter("".join(found.forced for found in findings))
+        said.append(f"Forced: {forced[RIGHT]} answers taken and read, {forced[WRONG]} not.")
     beside = [found for found in findings if found.vllm]
     if beside:
         ours = sum(found.readings.count(RIGHT) for found in beside)
@@ -115,13 +122,22 @@ def the_set(folder: Path) -> dict[str, str]:
     return templates
 
 
+def keep_vllm(findings: list[Finding]) -> None:
+    """Take over what vLLM's parsers read, as recorded, where it was not measured again."""
+    recorded = read_records() if RECORDS.is_file() else {}
+    for found in findings:
+        before = recorded.get(found.name)
+        if found.vllm is None and before is not None and before.sha256 == found.sha256:
+            found.vllm = before.vllm
+
+
 def check(findings: list[Finding]) -> list[str]:
     """What is not as recorded."""
     recorded = read_records()
     wrong: list[str] = []
     for found in findings:
         was = recorded[found.name]
-        for name in ("renderings", "hashes", "readings"):
+        for name in ("renderings", "hashes", "readings", "forced"):
             if getattr(found, name) != getattr(was, name):
                 wrong.append(
                     f"{found.name}: {name} {getattr(found, name)}, not {getattr(was, name)}"
@@ -157,13 +173,14 @@ def main(words: list[str]) -> int:
         templates,
         compare=given.command != "read",
         read=given.command != "compare",
-        vllm=given.vllm or given.command == "record",
+        vllm=given.vllm,
     ):
         findings.append(found)
         outputs += [output] if output else []
         show(found, quiet=given.quiet or of_set)
     print(summary(findings))
     if given.command == "record":
+        keep_vllm(findings)
         write_records(findings)
         write_outputs(outputs)
     problems = check(findings) if given.command == "check" else []

@@ -96,6 +96,18 @@ ANSWERS: dict[str, Answer] = {
 }
 """The answers that templates render, and quire reads back."""
 
+FORCED = (
+    "call",
+    "two calls",
+    "thought, call",
+    "call after a result",
+    "no arguments",
+    "strings",
+    "unicode",
+)
+"""Those that a forced call can be: no text, and the arguments in the order of the schema, as grammars
+have them."""
+
 
 # --- conversations to render --------------------------------------------------------------------
 

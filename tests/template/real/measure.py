@@ -8,6 +8,7 @@ from quire.errors import QuireError, RequestError
 from tests.template.real.conversations import (
     ANSWERS,
     CONVERSATIONS,
+    FORCED,
     THOUGHT,
     WITH_TOOLS,
     Message,
@@ -114,6 +115,28 @@ class Measure:
         if any(problems.values()):
             self._note(f"  from {written.text[:600]!r} after {written.prompt[-40:]!r}")
         return WRONG if any(problems.values()) else RIGHT
+
+    def force(self) -> Finding:
+        """Whether the grammar of a forced call takes the calls that the template writes."""
+        self.finding.forced = "".join(self._force(case) for case in FORCED)
+        return self.finding
+
+    def _force(self, case: str) -> str:
+        answer, written = ANSWERS[case], self.written.get(case)
+        if written is None:
+            return NOT_WRITTEN
+        try:
+            read = self.reader.read_forced(self.reference.question(answer), written)
+        except QuireError as error:
+            if isinstance(error, RequestError) and not self.reference.shows_tools:
+                return REFUSED
+            self._note(f"{case}, forced: {type(error).__name__}: {error}")
+            return WRONGLY_REFUSED
+        wrong = "not what the grammar takes" if read is None else problem(answer, written, read)
+        if wrong:
+            self._note(f"{case}, forced: {wrong}")
+            self._note(f"  from {written.text[:600]!r} after {written.prompt[-40:]!r}")
+        return WRONG if wrong else RIGHT
 
     def _note(self, line: str) -> None:
         self.finding.details.append(line)

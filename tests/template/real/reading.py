@@ -11,9 +11,12 @@ from tokenizers import Tokenizer as Backend
 
 from quire.arguments import get_infer_args
 from quire.chat.preparation import ChatFormat, Preparation, PreparedRequest
+from quire.constraints.answer_grammar import constraint_grammar
+from quire.constraints.vocabulary import Vocabulary
 from quire.engines.seam import EngineInfo
 from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart, calls_of, text_of
 from quire.request import ChatRequest
+from quire.response_format import Constraint
 from quire.template.registry import get_template
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
@@ -59,6 +62,7 @@ class Reader:
         self.template = make(self.tokenizer) if make else get_template(None, self.tokenizer)
         eos = self.tokenizer.eos_token_id
         chat_format = ChatFormat(self.tokenizer, self.template, {}, () if eos is None else (eos,))
+        self._vocabulary: Vocabulary | None = None
         self.preparation = Preparation(
             chat_format,
             get_infer_args({"model_name_or_path": "none"}),
@@ -75,9 +79,9 @@ class Reader:
         return self.tokenizer.decode(prepared.prompt.token_ids, skip_special_tokens=False)
 
     def _prepare(
-        self, messages: list[Message], *, tools: bool, thinking: bool | None = None
+        self, messages: list[Message], *, tools: bool, thinking: bool | None = None, **given: Any
     ) -> PreparedRequest:
-        options = {} if thinking is None else {"enable_thinking": thinking}
+        options = given if thinking is None else {**given, "enable_thinking": thinking}
         request = ChatRequest(messages, tools=TOOLS if tools else None, options=options)
         return self.preparation.prepare_text(request)
 
@@ -94,6 +98,32 @@ class Reader:
             "whole": self._sum(prepared, [text]),
             "in characters": self._sum(prepared, list(text)),
         }
+
+    def read_forced(self, question: tuple[list[Message], bool], written: Written) -> Read | None:
+        """An answer to a question for which a call is forced; None where its grammar is another.
+
+        Raises:
+            RequestError: the conversation is refused.
+        """
+        messages, tools = question
+        prepared = self._prepare(
+            messages, tools=tools, thinking=written.thinking, tool_choice="required"
+        )
+        constraint = prepared.params.response_format
+        if constraint is None or not self._takes(constraint, self.answer_ids(written)):
+            return None
+        return self._sum(prepared, [self._completed(prepared, written)])
+
+    def _takes(self, constraint: Constraint, ids: list[int]) -> bool:
+        """Whether a grammar takes these tokens, and may end after them."""
+        from llguidance import LLMatcher
+
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(self.tokenizer, self.tokenizer.vocab_size)
+        grammar = LLMatcher.grammar_from_lark(constraint_grammar(constraint))
+        matcher = LLMatcher(self._vocabulary.tokens, grammar, log_level=0)
+        taken = matcher.try_consume_tokens(ids)
+        return taken == len(ids) and matcher.is_accepting()
 
     def answer_ids(self, written: Written) -> list[int]:
         """The tokens that an engine gives of a model that writes this and then EOS."""

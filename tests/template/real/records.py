@@ -84,6 +84,8 @@ class Finding:
     """The beginnings of the SHA-256 of the texts that transformers renders; "" where it refuses."""
     readings: str = ""
     """A letter of `READING` for each answer."""
+    forced: str = ""
+    """A letter of `READING` for each of the answers of which a call is forced."""
     vllm: VllmResult | None = None
     details: list[str] = field(default_factory=list)
     """Lines for people: what is wrong."""
@@ -121,6 +123,7 @@ def _to_record(found: Finding) -> dict[str, Any]:
         "renderings": found.renderings,
         "hashes": " ".join(one or "-" for one in found.hashes),
         "readings": found.readings,
+        "forced": found.forced,
     }
     if found.vllm is not None:
         record["vllm"] = [found.vllm.tool_parser, found.vllm.reasoning_parser, found.vllm.readings]
@@ -134,6 +137,7 @@ def _of_record(name: str, record: dict[str, Any]) -> Finding:
         renderings=record["renderings"],
         hashes=tuple("" if one == "-" else one for one in record["hashes"].split()),
         readings=record["readings"],
+        forced=record.get("forced", ""),
         vllm=VllmResult(*record["vllm"]) if "vllm" in record else None,
     )
     for word in record["shows"]:

@@ -148,13 +148,13 @@ class Reference:
     def renderings(self, messages: list[Message], *, tools: bool) -> Iterator[str | None]:
         """What the spellings of a conversation give, the template's own first; None where one raises.
 
-        Parts of text are given as they are. A template that takes text alone raises, writes them as
-        Python does, or drops them; what is right is then what vLLM shows it: the parts on lines of
+        Parts of text are given as they are. A template that takes text alone raises, writes the
+        list down, or drops them; what is right is then what vLLM shows it: the parts on lines of
         their own.
         """
         own = self.attempt(self.spelled(messages), tools=tools)
         if any(isinstance(message["content"], list) for message in messages):
-            if own is None or "'type'" in own or not _shows_parts(own, messages):
+            if own is None or not _shows_parts(own, messages):
                 messages = [_joined(message) for message in messages]
                 own = self.attempt(self.spelled(messages), tools=tools)
             yield own
@@ -262,7 +262,9 @@ class Reference:
 
 
 def _shows_parts(text: str, messages: list[Message]) -> bool:
-    """Whether all parts of text are in a rendering."""
+    """Whether all parts of text are in a rendering, and not the text of their list."""
+    if re.search(r"""["']type["']: ["']text["']""", text):
+        return False
     contents = [message["content"] for message in messages if isinstance(message["content"], list)]
     return all(part["text"].strip() in text for content in contents for part in content)
 

@@ -37,6 +37,7 @@ def sets_table() -> list[str]:
         "Show calls",
         "Calls read",
         "Answers read",
+        "Forced calls",
     )
     return _table(heads, rows)
 
@@ -44,30 +45,36 @@ def sets_table() -> list[str]:
 def _counts(findings: Iterable[Finding]) -> tuple[str, ...]:
     found = list(findings)
     calling = [one for one in found if one.shows_calls]
-    right = sum(one.readings.count(RIGHT) for one in found)
     counts = (len(found), sum(one.renders for one in found), sum(one.shows_tools for one in found),
               len(calling), sum(one.reads for one in calling))  # fmt: skip
-    return (*map(str, counts), f"{right:,} of {sum(map(_read, found)):,}")
+    answers = _right("".join(one.readings for one in found))
+    return (*map(str, counts), answers, _right("".join(one.forced for one in found)))
 
 
-def _read(found: Finding) -> int:
-    """How many answers were to be read: those that the template writes, and that are not refused."""
-    return len(found.readings) - found.readings.count(NOT_WRITTEN) - found.readings.count(REFUSED)
+def _right(letters: str) -> str:
+    """How many answers are right, of those that the template writes and that are not refused."""
+    return f"{letters.count(RIGHT):,} of {_read(letters):,}" if _read(letters) else "–"
+
+
+def _read(letters: str) -> int:
+    return len(letters) - letters.count(NOT_WRITTEN) - letters.count(REFUSED)
 
 
 def templates_table() -> list[str]:
     """One row for each template."""
-    heads = ("Template", f"Renderings, of {len(CONVERSATIONS)}", "Tools", "Thoughts", "Answers")
+    heads = ("Template", f"Renderings, of {len(CONVERSATIONS)}", "Tools", "Calls", "Thoughts", "Answers",
+             "Forced")  # fmt: skip
     return _table(heads, (_row(found) for found in read_records().values()))
 
 
 def _row(found: Finding) -> tuple[str, ...]:
     alike = sum(letter in SANE_RENDERINGS for letter in found.renderings)
-    tools = "calls" if found.shows_calls else "shown" if found.shows_tools else "refused"
+    tools = "listed" if found.shows_tools else "refused"
+    calls = "written" if found.shows_calls else "–"
     thoughts = {found.readings[index] for index in _THINKING} - {NOT_WRITTEN, REFUSED}
     read = "–" if not found.shows_thoughts else "read" if thoughts == {RIGHT} else "not all read"
-    answers = f"{found.readings.count(RIGHT)} of {_read(found)}" if _read(found) else "–"
-    return f"`{found.name}`", str(alike), tools, read, answers
+    name = f"`{found.name}`"
+    return name, str(alike), tools, calls, read, _right(found.readings), _right(found.forced)
 
 
 def parsers_table() -> list[str]:
@@ -84,7 +91,7 @@ def parsers_table() -> list[str]:
 
 
 def _beside(findings: Sequence[Finding]) -> tuple[str, ...]:
-    written = sum(_read(found) for found in findings)
+    written = sum(_read(found.readings) for found in findings)
     theirs = sum(found.vllm.readings.count(RIGHT) for found in findings if found.vllm)
     ours = sum(found.readings.count(RIGHT) for found in findings)
     return str(len(findings)), f"{written:,}", f"{theirs:,}", f"{ours:,}"

@@ -51,7 +51,14 @@ def _best(names: list[str], cases: list[str], reads: Callable[[str, str], bool])
     All are tried on the first case; where some read it, only these are tried on the others.
     """
     able = [name for name in ["", *names] if all(reads(name, case) for case in cases[:1])]
-    return max(able or ["", *names], key=lambda name: sum(reads(name, case) for case in cases))
+    best, most = "", -1
+    for name in able or ["", *names]:
+        count = sum(reads(name, case) for case in cases)
+        if count > most:
+            best, most = name, count
+        if most == len(cases):
+            break
+    return best
 
 
 class Right(NamedTuple):
@@ -92,8 +99,9 @@ class VllmReader:
         """
         key = (tool, reasoning, case)
         if key not in self._seen:
-            ways = [self._right(tool, reasoning, case, shows=shows) for shows in (False, True)]
-            self._seen[key] = max(ways)
+            hidden = self._right(tool, reasoning, case, shows=False)
+            shown = hidden.all or self._right(tool, reasoning, case, shows=True)
+            self._seen[key] = hidden if shown is True else max(hidden, shown)
         return self._seen[key]
 
     def _right(self, tool: str, reasoning: str, case: str, *, shows: bool) -> Right:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quire.engines.native.core.stop import Finish, StopChecker, StopStrings
+from quire.engines.native.core.stop import Finish, StopChecker
 from quire.sampling import SamplingParams
+from quire.stop_strings import StopStrings
 from tests.engines.native.fake_runner import NumberText
 from tests.engines.native.plain import first_stop
 

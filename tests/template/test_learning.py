@@ -1,0 +1,158 @@
+"""What is learned of a chat template: the marks around thoughts and texts, and what ends a turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quire.errors import ToolError
+from quire.messages import read_conversation
+from quire.template.jinja import JinjaTemplate
+from quire.template.registry import get_template
+from quire.tokenizer import Tokenizer
+from tests.template.real.reading import Reader
+
+LOOP = "{% for m in messages %}BODY{% endfor %}{% if add_generation_prompt %}BEGIN{% endif %}"
+TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
+QWEN = (
+    "<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
+    "{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "\n</tool_call>{% endfor %}<|im_end|>\n"
+)
+CHANNELS = (
+    "{% if m.role == 'assistant' %}<|turn|>bot"
+    "{% if m.thinking %}<|START_THINKING|>{{ m.thinking }}<|END_THINKING|>{% endif %}"
+    "{% if m.content %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>{% endif %}"
+    "{% if m.tool_calls %}<|START_ACTION|>[{% for c in m.tool_calls %}"
+    '{"tool_name": "{{ c.function.name }}", "parameters": {{ c.function.arguments | tojson }}}'
+    "{{ ', ' if not loop.last }}{% endfor %}]<|END_ACTION|>{% endif %}<|end_of_turn|>"
+    "{% else %}<|turn|>{{ m.role }}<|text|>{{ m.content }}<|end_of_turn|>{% endif %}"
+)
+MESSAGES = (
+    "{% if m.role == 'assistant' %}"
+    "{% if m.reasoning_content %}<|begin|>assistant<|think|>{{ m.reasoning_content }}<|end|>{% endif %}"
+    "{% if m.tool_calls %}<|begin|>assistant<|tool_calls|>{% for c in m.tool_calls %}"
+    "<|call|>{{ c.function.name }}<|args|>{{ c.function.arguments | tojson }}<|end_call|>{% endfor %}"
+    "<|calls|>{% else %}<|begin|>assistant<|content|>{{ m.content }}<|end|>{% endif %}"
+    "{% else %}<|begin|>{{ m.role }}<|content|>{{ m.content }}<|end|>{% endif %}"
+)
+
+
+def template(body: str, begin: str, tools: str = TOOLS) -> str:
+    return tools + LOOP.replace("BODY", body).replace("BEGIN", begin)
+
+
+TEMPLATES = {
+    "qwen": template(QWEN, "<|im_start|>assistant\n"),
+    "always thinking": template(QWEN, "<|im_start|>assistant\n<think>\n"),
+    "channels": template(CHANNELS, "<|turn|>bot"),
+    "messages": template(MESSAGES, "<|begin|>assistant"),
+}
+
+
+def learned(name: str) -> JinjaTemplate:
+    found = Reader(TEMPLATES[name]).template
+    assert isinstance(found, JinjaTemplate)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "thought", "stops", "before", "after"),
+    [
+        ("qwen", ("<think>\n", "\n</think>\n\n"), ("<|im_end|>",), (), ()),
+        ("always thinking", ("<think>\n", "\n</think>\n\n"), ("<|im_end|>",), (), ()),
+        (
+            "channels",
+            ("<|START_THINKING|>", "<|END_THINKING|>"),
+            ("<|end_of_turn|>",),
+            ("<|START_RESPONSE|>",),
+            ("<|END_RESPONSE|>",),
+        ),
+        (
+            "messages",
+            ("<|think|>", "<|end|>"),
+            ("<|calls|>",),  # `<|end|>` ends a message, after which the turn goes on
+            ("<|content|>", "<|begin|>assistant<|content|>"),
+            ("<|begin|>assistant",),
+        ),
+    ],
+)
+def test_marks(name: str, thought: Any, stops: Any, before: Any, after: Any) -> None:
+    found = learned(name)
+    assert found.thought_words == thought
+    assert found.reasoning
+    assert found.stop_words == stops
+    assert found.before_text == before
+    assert found.after_text == after
+    assert found.shows_tools
+    assert found.warning() is None
+
+
+def test_a_template_without_thoughts_or_calls() -> None:
+    found = Reader(template("<|{{ m.role }}|>{{ m.content }}<|end|>", "<|assistant|>", "")).template
+    assert not found.reasoning
+    assert not found.shows_tools
+    assert found.tool_format is None
+    assert found.stop_words == ("<|end|>",)
+
+
+def test_tools_without_calls_are_told_at_load() -> None:
+    found = Reader(template("<|{{ m.role }}|>{{ m.content }}<|end|>", "<|assistant|>")).template
+    assert found.shows_tools
+    assert "tool_format" in (found.warning() or "")
+
+
+SHOWN_NOWHERE = template("<|{{ m.role }}|>{{ m.content }}<|end|>\n", "<|assistant|>", "")
+CONVERSATION = read_conversation(
+    [
+        {"role": "user", "content": "What is 2 + 2?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "a", "type": "function", "function": {"name": "add", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "4", "tool_call_id": "a"},
+        {"role": "user", "content": "Sure?"},
+    ],
+    "Be brief.",
+    [{"name": "add", "parameters": {"type": "object", "properties": {}}}],
+)  # fmt: skip
+
+
+def tokenizer_of(source: str) -> Tokenizer:
+    return Reader(source).tokenizer
+
+
+def test_tools_that_are_not_shown_are_refused() -> None:
+    found = JinjaTemplate(tokenizer_of(SHOWN_NOWHERE))
+    with pytest.raises(ToolError, match=r"shows no tools.*tool_format"):
+        found.with_tools_shown(CONVERSATION)
+
+
+def test_tools_in_the_system_message_in_a_format_that_was_chosen() -> None:
+    tokenizer = tokenizer_of(SHOWN_NOWHERE)
+    found = JinjaTemplate(tokenizer, tool_format="qwen")
+    shown = found.with_tools_shown(CONVERSATION)
+    text = tokenizer.decode(found.encode(shown, tokenizer), skip_special_tokens=False)
+    system, asked, called, result = text.split("<|end|>\n")[:4]
+    assert system.startswith("<|system|>Be brief.\n\n# Tools")
+    assert '{"type": "function", "function": {"name": "add"' in system
+    assert asked == "<|user|>What is 2 + 2?"
+    assert '<tool_call>\n{"name": "add", "arguments": {}}\n</tool_call>' in called
+    assert result == "<|user|>4"
+
+
+def test_a_named_template_reads_the_models_own_calls_too() -> None:
+    found = get_template("qwen", tokenizer_of(TEMPLATES["channels"]))
+    assert found.tool_format is not None
+    for text in (
+        '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>',
+        '<|START_ACTION|>[{"tool_name": "f", "parameters": {"a": 1}}]<|END_ACTION|>',
+    ):
+        rest, calls = found.tool_format.parse(text, [{"name": "f"}])
+        assert [(call.name, call.arguments) for call in calls] == [("f", '{"a": 1}')]
+        assert not rest
