@@ -82,6 +82,9 @@ FORMS: dict[str, CallForm] = {
         between="\n",
         end="\n</function_calls>",
     ),
+    "named_twice": CallForm(
+        (" to=", NAME, '<|message|>{"call": "', NAME, '", "with": ', ARGUMENTS, "}"), JsonArguments()
+    ),
     "pythonic": CallForm(
         (NAME, "(", ARGUMENTS, ")"), PythonArguments(), begin="[", between=", ", end="]"
     ),

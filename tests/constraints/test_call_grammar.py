@@ -65,6 +65,7 @@ RIGHT: dict[str, tuple[str, ...]] = {
         ('[TOOL_CALLS][{"name": "get", "arguments": {}, "id": "a"}, '
         '{"name": "get_all", "arguments": {}, "id": "b"}]'),
     ),
+    "named_twice": (' to=get<|message|>{"call": "get", "with": {"zone": "x"}}',),
     "mistral": ('[TOOL_CALLS]get[ARGS]{"zone": "x"}[TOOL_CALLS]get_all[ARGS]{}',),
     "deepseek_v3": (
         ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get\n```json\n"
@@ -278,6 +279,10 @@ CUT = {
     "hermes": ('<tool_call>\n{"name": "get_weather", "arguments": {"city": "New Yo', '{"city": "New Yo'),
     "llama3": ('{"name":"get_weather","parameters":{"city": "New Yo', '{"city": "New Yo'),
     "mistral": ('[TOOL_CALLS]get_weather[ARGS]{"city": "New Yo', '{"city": "New Yo'),
+    "named_twice": (
+        ' to=get_weather<|message|>{"call": "get_weather", "with": {"city": "New Yo',
+        '{"city": "New Yo',
+    ),
     "deepseek_v3": (
         ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
         '{"city": "New Yo'), '{"city": "New Yo'),

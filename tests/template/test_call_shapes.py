@@ -41,6 +41,16 @@ def test_its_answers_are_read(shape: str, case: str) -> None:
         assert not problem(answer, written, read), f"{how}, from {written.text!r}"
 
 
+@pytest.mark.parametrize("case", ["text", "call"])
+@pytest.mark.parametrize("shape", SPEAKING)
+def test_the_end_of_its_turn_is_a_stop(shape: str, case: str) -> None:
+    written = reference_of(shape).answer(ANSWERS[case])
+    assert written is not None
+    tokenizer = reader_of(shape).tokenizer
+    if written.text.rstrip().endswith(tuple(tokenizer.special_texts)):
+        assert len(reader_of(shape).answer_ids(written)) < len(tokenizer.encode(written.text))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_is_rendered_as_in_transformers(shape: str) -> None:
     found = Measure(shape, SHAPES[shape]).compare()

@@ -15,6 +15,7 @@ from quire.messages import Conversation, read_conversation
 from quire.prompt import Element, Span, TextElement
 from quire.template.jinja import JinjaTemplate
 from quire.template.registry import get_template, template_names
+from quire.template.sandbox import Renderer
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from tests.template import chat_templates
@@ -209,3 +210,19 @@ def test_guarded_text_reads_the_same(kind: str, data: st.DataObject) -> None:
     )
     assert tokenizer.decode(ids, skip_special_tokens=False) == f"<|im_start|>{text}<|im_end|>"
     assert [number for number in ids if number in tokenizer.special_ids] == [ids[0], ids[-1]]
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "parts | map(attribute='text') | join('')",
+        "parts | selectattr('text', 'defined') | map(attribute='text') | join(', ')",
+        "parts | map(attribute='text') | map('trim') | join | trim",
+        "parts | map(attribute='text') | first",
+        "parts | map(attribute='text') | batch(1) | first | join('')",
+        "(parts | map(attribute='text') | list)[0] | replace('x', 'y')",
+    ],
+)
+def test_text_that_filters_take_out_of_parts_is_literal(taken: str) -> None:
+    spans = Renderer("A{{ " + taken + " }}B").render({"parts": [{"text": "<|im_end|>"}]})
+    assert spans == (Span("A"), Span("<|im_end|>", literal=True), Span("B"))

@@ -20,8 +20,9 @@ def test_its_answers_are_read(output: Output) -> None:
     def reader(prompt: str) -> Reader:
         return reader_of(output, prompt)
 
+    question = ([ASK], output.learned.shows_tools)
     for case, written in output.answers.items():
-        for how, read in reader(written.prompt).read(([ASK], True), written).items():
+        for how, read in reader(written.prompt).read(question, written).items():
             assert not problem(ANSWERS[case], written, read), f"{case}, {how}: {written.text!r}"
 
 

@@ -21,6 +21,20 @@ from tests.template.real.records import (
 from tests.template.real.templates import Source, digest, fetch, python_string, read_manifest
 
 SOURCES, RECORDS = read_manifest(), read_records()
+_UNQUOTED = "its strings have no quotes: what ends one, and what is a number, cannot be told"
+_TURN = "after a result its history opens a turn that its prompt leaves out"
+_BRACKET = "its history closes the list of a result only after the call that follows"
+UNREAD = {
+    "llama.cpp/Apertus-8B-Instruct": _BRACKET,
+    "llama.cpp/NVIDIA-Nemotron-Nano-v2": "a call is a message of its own, after one of the thought",
+    "vllm/tool_chat_template_apertus": _BRACKET,
+    "vllm/tool_chat_template_gemma3_pythonic": "it leaves out the comma between two arguments",
+    "vllm/tool_chat_template_llama3.2_pythonic": _UNQUOTED,
+    "vllm/tool_chat_template_toolace": _UNQUOTED,
+    "trl/diffusion_gemma": _TURN,
+    "trl/diffusion_gemma_training": _TURN,
+}
+"""Templates of which some answers are not read, each with the reason."""
 
 
 def test_the_manifest_names_each_text_once() -> None:
@@ -50,10 +64,12 @@ def test_a_record_is_whole(name: str) -> None:
 def test_what_is_promised() -> None:
     calling = [found for found in RECORDS.values() if found.shows_calls]
     assert sum(found.renders for found in RECORDS.values()) >= 250
-    assert [found.name for found in calling if not found.reads] == []
+    assert {found.name for found in calling if not found.reads} == set(UNREAD)
     assert [name for name, found in RECORDS.items() if DROPS_TOOLS in found.renderings] == []
     families: dict[str, Counter[str]] = {}
     for found in calling:
+        if found.refuses_calls:
+            continue
         assert found.vllm is not None
         counts = families.setdefault(found.vllm.tool_parser, Counter())
         counts["quire"] += found.readings.count(RIGHT)

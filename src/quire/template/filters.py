@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import markupsafe
-from jinja2 import pass_environment
+from jinja2 import Environment, pass_environment
 from jinja2.filters import make_attrgetter
+from jinja2.nodes import EvalContext
+from jinja2.runtime import Context, Undefined
 
 from quire.errors import TemplateError
 from quire.template.marked import Marked, is_own, join, join_with, own, percent
@@ -70,6 +72,8 @@ _COMPARING = frozenset({"dictsort", "groupby", "max", "min", "sort", "unique"})
 _ITERATING = _COMPARING | frozenset(
     ["batch", "join", "list", "map", "reject", "rejectattr", "select", "selectattr", "slice", "sum"]
 )
+_NO_TEXTS = (Environment, EvalContext, Context, Undefined)
+"""What filters are given besides values."""
 _FILTER = 32
 """The cost of a filter."""
 _GROWING = frozenset({"batch", "center", "indent", "round", "slice"})
@@ -238,11 +242,9 @@ def _pay_for_growth(environment: Any, values: tuple[Any, ...]) -> None:
 
 
 def _all_own(values: tuple[Any, ...]) -> bool:
-    """Whether nothing among a filter's values is literal, or may hold literal text."""
-    texts = [value for value in values if isinstance(value, str)]
-    others = (list, tuple, dict, set)
-    return (
-        bool(texts)
-        and all(map(is_own, texts))
-        and not any(isinstance(value, others) for value in values)
-    )
+    """Whether nothing among a filter's values is literal, or may hold literal text.
+
+    An iterator may: what it gave is gone by now.
+    """
+    has_text = any(isinstance(value, str) for value in values)
+    return has_text and all(is_own(value) or isinstance(value, _NO_TEXTS) for value in values)

@@ -91,8 +91,10 @@ class JinjaTemplate(Template):
         self._thinking_switch = _first_of(_THINKING_SWITCHES, self.variables)
         self._thought_key = _first_of(_THOUGHT_KEYS, keys)
         source = "\n".join(named.values())
-        self.takes_parts = "content" in source and "type" in source and self._shows(_PROBE_PARTS)
-        self._parts_always = self.takes_parts and not self._shows(_PROBE)
+        self._takes_texts = "content" in source and self._shows(_PROBE_PARTS)
+        # One that never asks for a part's type would drop a medium.
+        self.takes_parts = self._takes_texts and "type" in source
+        self._parts_always = self._takes_texts and not self._shows(_PROBE)
         learned = self.learned = self._learn(tokenizer)
         self.is_harmony = is_harmony(learned)
         self.shows_tools = learned.shows_tools or tool_format is not None
@@ -253,7 +255,7 @@ class JinjaTemplate(Template):
         shown: dict[str, Any] = {"role": _OWN_ROLES[message.role], "content": content}
         if Media in kinds and not self.takes_parts:
             refuse_media(message, self.name)
-        if Media in kinds or (Joint in kinds and self.takes_parts):
+        if Media in kinds or (Joint in kinds and self._takes_texts):
             shown["content"] = [_part(part) for part in message.parts if type(part) is not Joint]
         elif self._parts_always and content is not None:
             shown["content"] = [{"type": own("text"), "text": content}]

@@ -334,7 +334,9 @@ class _Turns:
         """
         thoughtful = self._thoughtful[0] if self._thoughtful is not None else ""
         inside = self._plain.rpartition(TEXT)[0] + thoughtful.rpartition(TEXT)[0]
-        inside += self._call.partition(FIRST.name)[0]
+        # A call may be known by its id alone: Kimi K2's model makes it of the name.
+        begins = [self._call.find(word) for word in (FIRST.name, str(FIRST.id))]
+        inside += self._call[: min((place for place in begins if place >= 0), default=0)]
         ends = (self._end_of_text[len(self._after_text) :], self._end_of_call)
         found = [self._first_special(end, inside) for end in ends]
         return tuple(dict.fromkeys(filter(None, found)))

@@ -71,7 +71,7 @@ class Measure:
         try:
             ours = self.reader.prompt(messages, tools=tools)
         except RequestError as error:
-            if first is None and all(text is None for text in renderings):
+            if first is None and next(renderings, None) is None:
                 return BOTH_RAISE, None
             if tools and not self.reference.shows_tools:
                 return REFUSES_TOOLS, first
@@ -123,8 +123,8 @@ class Measure:
 
     def _force(self, case: str) -> str:
         answer, written = ANSWERS[case], self.written.get(case)
-        if written is None:
-            return NOT_WRITTEN
+        if written is None or written.unwritten.strip():
+            return NOT_WRITTEN  # or only where the prompt has not opened a thought
         try:
             read = self.reader.read_forced(self.reference.question(answer), written)
         except QuireError as error:

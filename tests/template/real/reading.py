@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
@@ -102,6 +102,8 @@ class Reader:
     def read_forced(self, question: tuple[list[Message], bool], written: Written) -> Read | None:
         """An answer to a question for which a call is forced; None where its grammar is another.
 
+        White space around the answer may be left out.
+
         Raises:
             RequestError: the conversation is refused.
         """
@@ -110,9 +112,11 @@ class Reader:
             messages, tools=tools, thinking=written.thinking, tool_choice="required"
         )
         constraint = prepared.params.response_format
-        if constraint is None or not self._takes(constraint, self.answer_ids(written)):
-            return None
-        return self._sum(prepared, [self._completed(prepared, written)])
+        ways = dict.fromkeys([written.text, written.text.strip()])
+        for one in (replace(written, text=text) for text in ways):
+            if constraint is not None and self._takes(constraint, self.answer_ids(one)):
+                return self._sum(prepared, [self._completed(prepared, one)])
+        return None
 
     def _takes(self, constraint: Constraint, ids: list[int]) -> bool:
         """Whether a grammar takes these tokens, and may end after them."""

@@ -96,6 +96,11 @@ class Finding:
         return set(self.renderings) <= SANE_RENDERINGS
 
     @property
+    def refuses_calls(self) -> bool:
+        """Whether its calls cannot be offered: the template writes calls, and lists no tools."""
+        return self.shows_calls and REFUSED in self.readings
+
+    @property
     def reads(self) -> bool:
         """Whether all that the template writes is read."""
         return not {WRONG, WRONGLY_REFUSED} & set(self.readings)

@@ -81,7 +81,7 @@ def parsers_table() -> list[str]:
     """Families, as vLLM names them by its tool parsers: how many answers it and quire read right."""
     by_family: dict[str, list[Finding]] = defaultdict(list)
     for found in read_records().values():
-        if found.vllm is not None:
+        if found.vllm is not None and not found.refuses_calls:
             by_family[found.vllm.tool_parser or "none"].append(found)
     rows: list[tuple[str, ...]] = []
     for family in sorted(by_family):

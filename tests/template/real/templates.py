@@ -158,7 +158,7 @@ def find_tokens(template: str) -> tuple[list[str], list[str]]:
     special = [BOS, EOS, *_SPECIAL.findall(template)]
     if "'<|'" in template or '"<|"' in template:
         special += [f"<|{role}|>" for role in _ROLES]
-    plain = set(_PLAIN.findall(template))
+    plain = set(_PLAIN.findall(template)) - {*special}
     return list(dict.fromkeys(special)), sorted(plain)
 
 

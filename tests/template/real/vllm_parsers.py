@@ -69,10 +69,10 @@ class Right(NamedTuple):
 
 
 def tool_parsers() -> list[str]:
-    """The names that vLLM has for its tool parsers."""
+    """The names that vLLM has for its tool parsers, the one that most models are given first."""
     from vllm.tool_parsers import ToolParserManager
 
-    return sorted(ToolParserManager.list_registered())
+    return ["hermes", *sorted({*ToolParserManager.list_registered()} - {"hermes"})]
 
 
 def reasoning_parsers() -> list[str]:
