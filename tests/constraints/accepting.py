@@ -9,6 +9,7 @@ import numpy as np
 
 from quire.constraints.answer_form import AnswerForm
 from quire.constraints.answer_grammar import constraint_grammar
+from quire.constraints.lark import unforced
 from quire.constraints.vocabulary import Vocabulary
 from quire.demo import demo_model_path
 from quire.response_format import Constraint
@@ -47,7 +48,8 @@ def verdict(constraint: Constraint | AnswerForm, text: str, *, plain: bool = Fal
 
     if isinstance(constraint, AnswerForm):
         constraint = Constraint("answer", constraint)
-    grammar = LLMatcher.grammar_from_lark(constraint_grammar(constraint))
+    lark = unforced(constraint_grammar(constraint))
+    grammar = LLMatcher.grammar_from_lark(lark)
     matcher = LLMatcher(vocabulary().tokens, grammar, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     control = frozenset(added_tokens())

@@ -389,4 +389,6 @@ def test_a_line_break_after_calls_is_no_beginning_of_another(name: str) -> None:
     text = RIGHT[name][0]
     assert verdict(answer(FORMS[name]), text + "\n") == "whole"
     assert verdict(answer(FORMS[name]), f"{text}\n{text}\n") == "whole"
-    assert verdict(answer(FORMS[name]), f"\n{text}") == "whole"
+    assert verdict(answer(FORMS[name]), f"\n{text}") == "never"
+    begun = replace(FORMS[name], open="\n" + FORMS[name].open)
+    assert verdict(answer(begun), f"\n{text}") == verdict(answer(begun), text) == "whole"

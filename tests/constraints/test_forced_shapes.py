@@ -12,6 +12,7 @@ import pytest
 from quire.chat.answer_forms import AnswerForms
 from quire.constraints.answer_form import ThoughtForm
 from quire.constraints.answer_grammar import constraint_grammar
+from quire.constraints.lark import unforced
 from quire.constraints.vocabulary import Vocabulary
 from quire.response_format import Constraint
 from quire.template.registry import get_template
@@ -71,7 +72,8 @@ def rest_after(model: Model, constraint: Constraint, text: str) -> tuple[str, bo
     """What of a text a grammar does not take, and whether it accepts what is before that."""
     from llguidance import LLMatcher
 
-    grammar = LLMatcher.grammar_from_lark(constraint_grammar(constraint))
+    lark = unforced(constraint_grammar(constraint))
+    grammar = LLMatcher.grammar_from_lark(lark)
     matcher = LLMatcher(model.vocabulary.tokens, grammar, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     ids = model.tokenizer.encode(text)

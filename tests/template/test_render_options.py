@@ -118,6 +118,13 @@ def test_documents_for_a_template_that_writes_none() -> None:
     assert rendered({"documents": []}, own("{{ messages[0].content }}")) == "Hi"
 
 
+def test_a_budget_is_told_to_a_template_that_reads_it() -> None:
+    template = own("{{ thinking_budget | default('free') }}")
+    assert rendered({}, template) == "free"
+    assert rendered({"thinking_budget": 512}, template) == "512"
+    assert rendered({"thinking_budget": 512}) == "   null"
+
+
 def test_an_effort_is_a_hint() -> None:
     """Clients send one by default, to whatever model."""
     assert rendered({"reasoning_effort": "high"}, own("{{ messages[0].content }}")) == "Hi"

@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quire.errors import TemplateError
 from quire.template import sandbox
-from quire.template.sandbox import Renderer
+from quire.template.sandbox import CallArguments, Renderer
 
 DEEP = (
     "{% set ns = namespace(s=(1,), t=(1,)) %}{% for i in range(100) %}"
@@ -345,6 +345,13 @@ def test_a_long_conversation_may_take_longer(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sandbox, "MOST_SECONDS", 0.1)
     with pytest.raises(TemplateError, match=r"longer than 0\.1 s"):
         render(ENDLESS["loops"], messages=many)
+
+
+def test_an_argument_that_is_called_text() -> None:
+    """A call's arguments have no attributes but their keys and a dictionary's own."""
+    arguments = CallArguments({"text": "Hi"}, '{"text": "Hi"}')
+    source = "{{ a.text }}{{ a['text'] }}{{ a.get('text') }}{{ a.none is defined }}{{ a }}"
+    assert render(source, a=arguments) == 'HiHiHiFalse{"text": "Hi"}'
 
 
 def test_what_is_read_fast_is_read_as_jinja_reads_it() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tokenizers import AddedToken
-
 from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
 from quire.constraints.call_grammar import arguments_schema, is_writable
 from quire.constraints.schema_refs import SchemaError
+from quire.constraints.vocabulary import control_texts
 from quire.errors import SamplingError, ToolError, UnsupportedOptionError
 from quire.options import read_option
 from quire.response_format import Constraint
@@ -47,10 +46,11 @@ class AnswerForms:
         )
         marks = (opener, closer, *self._before_text, *self._after_text)
         texts = "\n".join((*_texts(self.call_form), *marks))
+        controls = {text for text in control_texts(tokenizer) if text in texts} | {opener, closer}
         self._tokens = {
             token.content: number
             for number, token in tokenizer.backend.get_added_tokens_decoder().items()
-            if token.content in (opener, closer) or (_is_no_text(token) and token.content in texts)
+            if token.content in controls
         }
         self._vocab_size = tokenizer.vocab_size
         self._stops = tuple(dict.fromkeys(stops))
@@ -243,11 +243,6 @@ def _moved(schema: Any, prefix: str) -> Any:
         else _moved(value, prefix)
         for key, value in schema.items()
     }
-
-
-def _is_no_text(token: AddedToken) -> bool:
-    """Whether llguidance takes a token for none of the text that it reads like."""
-    return token.special or (token.content.startswith("<") and token.content.endswith(">"))
 
 
 def _offered(tools: Sequence[Mapping[str, Any]], choice: ToolChoice) -> tuple[OfferedTool, ...]:

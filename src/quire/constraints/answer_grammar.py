@@ -7,7 +7,15 @@ from collections.abc import Collection, Iterable, Sequence
 
 from quire.constraints.answer_form import AnswerForm, ThoughtForm
 from quire.constraints.call_grammar import arguments_schema, write_calls
-from quire.constraints.lark import HEAD, Rules, alternatives, json_block, renamed
+from quire.constraints.lark import (
+    HEAD,
+    UNFORCED,
+    Rules,
+    alternatives,
+    json_block,
+    renamed,
+    unforced,
+)
 from quire.constraints.schema import enforceable
 from quire.constraints.schema_refs import SchemaError
 from quire.response_format import Constraint
@@ -26,26 +34,26 @@ def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
         SchemaError: a schema cannot be enforced.
         ValueError: the constraint's own grammar cannot be read.
     """
-    own = "" if answer.text is None else constraint_grammar(answer.text).removeprefix(HEAD)
+    own = "" if answer.text is None else constraint_grammar(answer.text)
+    is_unforced = own.startswith(UNFORCED)
+    own = own.removeprefix(UNFORCED).removeprefix(HEAD)
     rules = Rules(answer.tokens, beside=own)
     ways: list[str] = []
     if answer.calls is not None:
         empty = [one + other for one in answer.before_text for other in answer.after_text]
-        calls = " ".join((*_marks(rules, empty), write_calls(rules, answer.calls, free)))
-        # After a thought there may be a line break anyway.
-        ways.append(calls if answer.thought is not None else f"{rules.add(_LINE)}? {calls}")
+        ways.append(" ".join((*_marks(rules, empty), write_calls(rules, answer.calls, free))))
     if own:
-        text = rules.reserve()
-        own = renamed(own, "start", text)
-        ways.append(
-            " ".join((*_marks(rules, answer.before_text), text, *_marks(rules, answer.after_text)))
-        )
+        whole = rules.reserve()
+        own = renamed(own, "start", whole)
+        before, after = _marks(rules, answer.before_text), _marks(rules, answer.after_text)
+        ways.append(" ".join((*before, whole, *after)))
     if not ways:
         ways.append(_free_text(rules, answer))
     start = "(" + " | ".join(ways) + ")"
     if answer.thought is not None:
         start = f"{_thought(rules, answer.thought, answer)} {start}"
-    return rules.text(start) + own
+    text = rules.text(start) + own
+    return unforced(text) if is_unforced else text
 
 
 def constraint_grammar(constraint: Constraint) -> str:
@@ -71,8 +79,9 @@ def constraint_grammar(constraint: Constraint) -> str:
         return HEAD + f"start: TEXT\nTEXT: {texts}\n"
     if kind == "regex":
         made = json.loads(LLMatcher.grammar_from_regex(value))
-        return HEAD + made["grammars"][0]["lark_grammar"] + "\n"
-    return HEAD + any_to_lark(value)
+        # These two may write a token's text in many ways.
+        return UNFORCED + made["grammars"][0]["lark_grammar"] + "\n"
+    return UNFORCED + any_to_lark(value)
 
 
 def _marks(rules: Rules, marks: Sequence[str]) -> list[str]:

@@ -60,8 +60,11 @@ def write_calls(rules: Rules, calls: CallsForm, free: Collection[str] = ()) -> s
     def one_after(before: str) -> str:
         return rules.add(alternatives(writer.call(*tool, before) for tool in schemas.items()))
 
-    # Line breaks at an answer's beginning are free.
-    first, more = one_after((form.begin + form.open).lstrip("\n")), ""
+    # After a thought there may be line breaks, which llguidance would take for these.
+    head = form.begin + form.open
+    first, more = one_after(head.lstrip("\n")), ""
+    if head.startswith("\n"):
+        first = f"/\\n\\n?/? {first}"
     most = calls.most if form.most is None else min(form.most, calls.most or form.most)
     if most != 1:
         limit = "*" if most is None else f"{{0,{most - 1}}}"

@@ -19,7 +19,7 @@ import numpy as np
 from quire.constraints.fair_pool import grammar_pool
 from quire.constraints.grammar import GrammarChecker
 from quire.constraints.matcher import Matcher, StopTokens, error_line
-from quire.constraints.vocabulary import Vocabulary
+from quire.constraints.vocabulary import Vocabulary, control_texts
 from quire.errors import EngineBusyError, EngineClosedError, SamplingError
 from quire.response_format import Constraint
 from quire.sampling import SamplingParams
@@ -128,7 +128,7 @@ class ConstraintCompiler:
         self._vocabulary: Vocabulary | None = None
         self._vocabulary_lock = threading.Lock()
         self._grammars = CompiledGrammars()
-        self._checker = GrammarChecker()
+        self._checker = GrammarChecker(control_texts(tokenizer))
         self._compiling = grammar_pool()
         self._copying = ThreadPoolExecutor(_COPIERS, thread_name_prefix="quire-grammar-copy")
 

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -26,7 +27,7 @@ from typing import Any
 from quire.constraints.answer_form import AnswerForm, OfferedTool
 from quire.constraints.answer_grammar import answer_grammar, constraint_grammar
 from quire.constraints.call_grammar import arguments_schema
-from quire.constraints.lark import HEAD, json_block
+from quire.constraints.lark import HEAD, json_block, unforced
 from quire.constraints.schema_refs import SchemaError
 from quire.errors import EngineBusyError, SamplingError
 from quire.response_format import Constraint
@@ -73,7 +74,17 @@ class Reading:
 class GrammarChecker:
     """Reads grammars in processes, which are started on demand and reused. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, controls: Collection[str] = ()) -> None:
+        """`controls`: the texts of a model's added tokens; see `vocabulary.control_texts`."""
+        self._controls = {
+            written
+            for text in controls
+            for written in (
+                text,
+                json.dumps(text)[1:-1],
+                json.dumps(text, ensure_ascii=False)[1:-1],
+            )
+        }
         self._idle: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()  # guards everything below, and _idle
         self._checked: OrderedDict[bytes, Reading] = OrderedDict()  # by digest, least recent first
@@ -96,8 +107,12 @@ class GrammarChecker:
             return self._read_answer(constraint.value, deadline, given_up)
         if constraint.kind == "grammar":
             constraint = self._in_lark(constraint, deadline, given_up)
-        text = grammar_text(constraint)
+        text = self._headed(grammar_text(constraint))
         return text, self.check(text, deadline - time.monotonic(), given_up)
+
+    def _headed(self, grammar: str) -> str:
+        """A grammar with the first line that it needs: not forced where a text reads like a token."""
+        return unforced(grammar) if any(one in grammar for one in self._controls) else grammar
 
     def _read_answer(
         self, answer: AnswerForm, deadline: float, given_up: threading.Event | None
@@ -116,7 +131,7 @@ class GrammarChecker:
             text, as_text = answer_grammar(answer, free), answer_grammar(plain, free)
         except Exception as error:  # the EBNF reader raises bare ones
             raise SamplingError(f"response_format cannot be read: {error}") from None
-        return text, self.check(as_text, deadline - time.monotonic(), given_up)
+        return self._headed(text), self.check(as_text, deadline - time.monotonic(), given_up)
 
     def _not_enforceable(
         self, tool: OfferedTool, deadline: float, given_up: threading.Event | None

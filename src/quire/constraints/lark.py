@@ -9,9 +9,12 @@ from typing import Any
 
 from quire.constraints.schema import OPTIONS
 
-HEAD = '%llguidance {"no_forcing": true}\n'
-"""Where a grammar leaves no choice, llguidance would otherwise tokenise the text itself. What reads
-like an added token (`a <think> b`) becomes that token then, which the grammar of a text refuses."""
+HEAD = "%llguidance {}\n"
+"""The first line of a grammar. Where it leaves no choice, llguidance tokenises the text itself."""
+
+UNFORCED = '%llguidance {"no_forcing": true}\n'
+"""The first line where the model tokenises such text. What reads like an added token (`a <think> b`)
+becomes that token otherwise, which the grammar of a text then refuses in the middle of an answer."""
 
 _WORD = re.compile(
     r"""
@@ -23,6 +26,11 @@ _WORD = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+
+def unforced(grammar: str) -> str:
+    """A grammar that leaves the tokens of its texts to the model."""
+    return UNFORCED + grammar.removeprefix(UNFORCED).removeprefix(HEAD)
 
 
 class Rules:

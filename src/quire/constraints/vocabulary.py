@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
 
+def control_texts(tokenizer: Tokenizer) -> frozenset[str]:
+    """The texts of the added tokens that llguidance takes for none of the text that they read like."""
+    return frozenset(
+        token.content
+        for token in tokenizer.backend.get_added_tokens_decoder().values()
+        if token.special or (token.content.startswith("<") and token.content.endswith(">"))
+    )
+
+
 class Vocabulary:
     """What all grammars of one model share: the bytes of its tokens, in llguidance's own tree.
 

@@ -248,15 +248,8 @@ class JinjaTemplate(Template):
         return shown
 
     def _message(self, message: Message) -> dict[str, Any]:
-        content: str | None = message.text
-        kinds = set(map(type, message.parts))
-        if Control in kinds:
-            content = join(
-                [own(s.text) if not s.literal else s.text for s in message_spans(message)]
-            )
-        elif message.role == "assistant":
-            spans = mark_thought(message.text, self.thought_words)
-            content = join([span.text if span.literal else own(span.text) for span in spans])
+        kinds = frozenset(map(type, message.parts))
+        content: str | None = self._content(message, has_control=Control in kinds)
         if not content and message.tool_calls and self._none_content:
             content = None
         shown: dict[str, Any] = {"role": _OWN_ROLES[message.role], "content": content}
@@ -275,6 +268,16 @@ class JinjaTemplate(Template):
         if message.name is not None:
             shown["name"] = message.name
         return shown
+
+    def _content(self, message: Message, *, has_control: bool) -> str:
+        """A message's text; what the model or a media family wrote as control tokens is marked."""
+        if has_control:
+            spans = message_spans(message)
+        elif message.role == "assistant":
+            spans = mark_thought(message.text, self.thought_words)
+        else:
+            return message.text
+        return join([span.text if span.literal else own(span.text) for span in spans])
 
     def _shows(self, content: Any) -> bool:
         """Whether a probe comes out as it is where a user's content is given in this form."""

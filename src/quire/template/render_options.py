@@ -11,6 +11,8 @@ from quire.options import OPTIONS_BY_NAME, read_option
 from quire.template.template import RenderOptions, Template
 
 _SWITCHES = ("enable_thinking", "preserve_thinking")
+_HINTS = ("reasoning_effort", "thinking_budget")
+"""Options that have an effect of their own, and are variables of the templates that read them."""
 _OWN_OPTIONS = frozenset({"add_generation_prompt", "continue_final_message", "messages", "tools"})
 
 
@@ -64,9 +66,10 @@ class RenderOptionResolver:
         if documents := read_option(options, "documents"):
             self._check_read("documents")
             variables = {**variables, "documents": list(documents)}
-        effort = read_option(options, "reasoning_effort")
-        if effort is not None and "reasoning_effort" in self._template.variables:
-            variables = {**variables, "reasoning_effort": effort}
+        for name in _HINTS:
+            hint = read_option(options, name)
+            if hint is not None and name in self._template.variables:
+                variables = {**variables, name: hint}
         continues = read_option(options, "continue_final_message")
         if continues and options.get("add_generation_prompt"):
             raise SamplingError(

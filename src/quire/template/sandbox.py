@@ -60,7 +60,11 @@ _SAFE_ON_STRINGS = frozenset(
 )
 _FOR_CONTEXTS = ("_loop_vars", "_block_vars")
 """What Jinja passes to every call, for functions that take its context."""
+_CHEAP_ON_STRINGS = frozenset(
+    {"startswith", "endswith", "strip", "lstrip", "rstrip", "removeprefix", "removesuffix"}
+)
 _OWN_OF_DICTS = frozenset(dir(dict))
+_SAFE_ON_DICTS = frozenset({"get", "items", "keys", "values"})
 _OF_LOOPS = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
 """Attributes that are no methods, so that nothing about them has to be checked."""
 _HASHING = (dict, Namespace)
@@ -497,10 +501,13 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         # The sandbox asks the value, its methods and the type of both. For these kinds the answer is
         # known, and most of what templates read is of them.
         kind = type(obj)
-        if kind is dict and attribute not in _OWN_OF_DICTS:
-            if attribute in obj:
-                return obj[attribute]
-            return self.undefined(obj=obj, name=attribute)
+        if kind is dict or kind is CallArguments:
+            if attribute in _SAFE_ON_DICTS:
+                return getattr(obj, attribute)
+            if attribute not in _OWN_OF_DICTS:
+                if attribute in obj:
+                    return obj[attribute]
+                return self.undefined(obj=obj, name=attribute)
         if (kind is str or kind is Marked) and attribute in _SAFE_ON_STRINGS:
             return getattr(obj, attribute)
         if kind is LoopContext and attribute in _OF_LOOPS:
@@ -512,7 +519,9 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        if type(obj) is dict and type(argument) is str and argument not in _OWN_OF_DICTS:
+        kind = type(obj)
+        of_keys = kind is dict or kind is CallArguments
+        if of_keys and type(argument) is str and argument not in _OWN_OF_DICTS:
             if argument in obj:
                 return obj[argument]
             return self.undefined(obj=obj, name=argument)
@@ -550,13 +559,14 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         name = method.__name__
         if name in _REFUSED:
             raise TemplateError(f"Chat templates may not call {name} here.")
-        for value in (*args, *kwargs.values()):
+        for value in args:
+            self.flat(value)
+        for value in kwargs.values():
             self.flat(value)
         if isinstance(owner, (list, tuple)):
-            self.flat(
-                owner
-            )  # `index` and `count` compare, and a comparison walks through nested lists
-        if not isinstance(owner, str):
+            # `index` and `count` compare, and a comparison walks through nested lists.
+            self.flat(owner)
+        if not isinstance(owner, str) or name in _CHEAP_ON_STRINGS:
             return method
         self._pay_for_text(owner, name, args)
         if name == "join":

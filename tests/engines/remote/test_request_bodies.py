@@ -46,8 +46,9 @@ CHANGES: dict[str, Any] = {
     "cache_salt": "mine",
     "streamed": False,
 }
-NOT_IN_THE_BODY = {"timeout", "adapter", "request_id"}
-"""The chat layer applies the timeout; the others become the model name and a header."""
+NOT_IN_THE_BODY = {"timeout", "adapter", "request_id", "continues"}
+"""The chat layer applies the timeout; two become the model name and a header; how a text is decoded that
+continues another is the server's affair."""
 
 
 def tokens(params: SamplingParams) -> dict[str, Any]:

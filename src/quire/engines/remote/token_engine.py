@@ -10,6 +10,7 @@ from typing import Any
 
 from quire.arguments import ModelArguments
 from quire.constraints.grammar import grammar_text
+from quire.constraints.lark import unforced
 from quire.engines.remote.connection import RemoteConnection, shared_fields
 from quire.engines.remote.reading import (
     check_index,
@@ -99,7 +100,7 @@ def completion_body(prompt: Prompt, params: SamplingParams, model: str) -> dict[
     if params.response_format is not None:
         constraint = params.response_format
         if constraint.kind == "answer":
-            constraint = Constraint("grammar", grammar_text(constraint))
+            constraint = Constraint("grammar", unforced(grammar_text(constraint)))
         body["structured_outputs"] = structured_outputs(constraint)
     return body
 

@@ -20,6 +20,7 @@ from quire.arguments import InferArgs, ModelArguments
 from quire.constraints.fair_pool import grammar_pool
 from quire.constraints.grammar import GrammarChecker
 from quire.constraints.lark import HEAD, json_block
+from quire.constraints.vocabulary import control_texts
 from quire.engines.lifetime import Lifetime, in_thread, scratch_folder
 from quire.engines.seam import (
     EngineInfo,
@@ -111,7 +112,7 @@ class VllmTokenEngine(TokenEngine):
             self._adapters = VllmAdapters(book)
             resources.callback(self._adapters.forget)
             self.info = in_stack_of_its_own(partial(_info, self._supervisor.current(), plan))
-            self._grammars = GrammarChecker()
+            self._grammars = GrammarChecker(control_texts(tokenizer))
             resources.callback(self._grammars.close)
             self._grammar_pool = grammar_pool()
             resources.callback(self._grammar_pool.close)
