@@ -229,7 +229,8 @@ def parts_of(text: str, size: int, **arguments: Any) -> list[tuple[str, str]]:
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     for index, piece in enumerate(pieces):
         last = index == len(pieces) - 1
-        for part in answer.read(Delta(0, piece, finish_reason="stop" if last else None)).parts:
+        delta = Delta(0, piece, finish_reason="stop" if last else None)
+        for part in answer.read(delta).all_parts():
             kind = type(part).__name__
             content = part.name if isinstance(part, ToolCall) else part.text
             if found and found[-1][0] == kind != "ToolCall":

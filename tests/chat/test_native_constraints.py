@@ -104,7 +104,8 @@ def test_a_budget_of_tokens_closes_the_thought(model: ChatModel) -> None:
     (whole,) = model.chat(SUM, temperature=0)
     assert whole.usage is not None
     for budget in (0, 3, 10, 1000):
-        for more in ({}, {"response_format": DIGITS}):
+        forms: tuple[dict[str, Any], ...] = ({}, {"response_format": DIGITS})
+        for more in forms:
             (answer,) = model.chat(SUM, temperature=0, thinking_budget=budget, **more)
             assert answer.usage is not None
             assert answer.usage.reasoning_tokens <= budget

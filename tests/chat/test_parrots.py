@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 from anthropic import Anthropic
@@ -62,8 +63,8 @@ def test_for_openais_client(parrot: ChatModel, served: Served, shape: str) -> No
     with OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         whole = client.chat.completions.create(
             model="demo",
-            messages=[ASK],
-            tools=OFFERED,
+            messages=cast("Any", [ASK]),
+            tools=cast("Any", OFFERED),
             **GREEDY,  # type: ignore[call-overload]
         )
         (choice,) = whole.choices
@@ -83,8 +84,8 @@ def streamed(client: OpenAI) -> Read:
     arguments: dict[int, str] = {}
     stream = client.chat.completions.create(
         model="demo",
-        messages=[ASK],
-        tools=OFFERED,
+        messages=cast("Any", [ASK]),
+        tools=cast("Any", OFFERED),
         stream=True,
         **GREEDY,  # type: ignore[call-overload]
     )
@@ -115,7 +116,7 @@ def test_for_anthropics_client(parrot: ChatModel, served: Served, shape: str) ->
     with Anthropic(base_url=served.url, api_key="none", max_retries=0, timeout=60) as client:
         answer = client.messages.create(
             model="demo",
-            messages=[ASK],
+            messages=cast("Any", [ASK]),
             tools=tools,  # type: ignore[arg-type]
             max_tokens=600,
             extra_body={"temperature": 0},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tokenizers import AddedToken
@@ -108,9 +108,9 @@ def test_as_transformers_renders(
     theirs = PreTrainedTokenizerFast(
         tokenizer_object=make_backend("byte_bpe", tokens), chat_template=gpt_oss.TEMPLATE
     )
-    variables = {} if effort is None else {"reasoning_effort": effort}
+    variables: dict[str, Any] = {} if effort is None else {"reasoning_effort": effort}
     expected: Any = theirs.apply_chat_template(
-        messages, tools=TOOLS, add_generation_prompt=True, tokenize=False, **variables
+        messages, tools=cast("Any", TOOLS), add_generation_prompt=True, tokenize=False, **variables
     )
     given = [
         {("reasoning_content" if key == "thinking" else key): one for key, one in message.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from tests.template.real.conversations import ANSWERS, TOOLS, Answer
 from tests.template.real.measure import Measure
@@ -121,16 +121,17 @@ class VllmReader:
 
         messages, _ = self._question(answer)
         written_so = [Spelling(arguments_as_text=True).write(message) for message in messages]
-        request = ChatCompletionRequest(
-            model="m", messages=written_so, tools=TOOLS, tool_choice="auto"
-        )
+        fields: dict[str, Any] = {"messages": written_so, "tools": TOOLS, "tool_choice": "auto"}
+        request = ChatCompletionRequest(model="m", **fields)
         ids = self._reader.answer_ids(written)
         parser_class = ParserManager.get_parser(tool or None, reasoning or None, True)
         if parser_class is None:
             text = self._tokenizer.decode(ids, skip_special_tokens=not shows)
             return Read(text, "", ())
         given = {} if written.thinking is None else {"enable_thinking": written.thinking}
-        parser = parser_class(self._tokenizer, request.tools, chat_template_kwargs=given)
+        parser = parser_class(
+            self._tokenizer, cast("Any", request.tools), chat_template_kwargs=given
+        )
         request = parser.adjust_request(request)
         parser.set_prompt_token_ids(self._reader.tokenizer.encode(written.prompt))
         text = self._tokenizer.decode(
