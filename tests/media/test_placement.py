@@ -84,7 +84,7 @@ def test_placeholders_of_other_kinds_are_text() -> None:
 def test_literal_text_is_never_searched() -> None:
     literal = {"type": "text", "text": "<image>", "literal": True}
     placed = place_media(conversation([literal, "<image>"]), images=[1])
-    assert parts(placed) == ["<image>", ("image", 1)]
+    assert parts(placed) == ["<image>", "\n", ("image", 1)]
     placed = place_media(conversation([Text("<image>", literal=True)]), images=[1])
     assert parts(placed) == [("image", 1), "<image>"]
 

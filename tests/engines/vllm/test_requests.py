@@ -71,6 +71,7 @@ ELSEWHERE = {
     "timeout": "kept by the caller of the engine",
     "adapter": "given to AsyncLLM.generate",
     "request_id": "given to AsyncLLM.generate",
+    "continues": "kept by the reader of the answer",
 }
 
 
