@@ -351,7 +351,8 @@ class Preparation:
             stop_strings=self._stop_strings,
             streamed=request.streamed,
         )
-        stops = params.stop[len(self._stop_strings) :] if template.reasoning else ()
+        may_think = template.reasoning and (thinking is not False or starts_in_thought)
+        stops = params.stop[len(self._stop_strings) :] if may_think else ()
         if stops:  # they hold for the answer, not for the thought: see `AnswerStops`
             params = replace(params, stop=self._stop_strings, streamed=True)
         return PreparedRequest(

@@ -100,14 +100,23 @@ def test_several_completions(remote: ChatModel, native: ChatModel) -> None:
         assert mine[-1].usage.completion_tokens == sum(len(delta.token_ids) for delta in mine)
 
 
-@pytest.mark.parametrize("stop", ["carry", ["= 4", "zebra"], "\n</think>"])
-def test_stop_strings(remote: ChatModel, native: ChatModel, stop: Any) -> None:
-    options = {**GREEDY, "stop": stop}
+@pytest.mark.parametrize("place", ["answer", "thought", "neither"])
+def test_stop_strings(remote: ChatModel, native: ChatModel, place: str) -> None:
+    """They hold for the answer alone, where a thought comes before it."""
+    (whole,) = native.chat(ask(PROMPTS[2]), **GREEDY)
+    assert whole.reasoning
+    stops = {"answer": whole.content[-3:-1], "thought": whole.reasoning[:12], "neither": "zebra"}
+    options = {**GREEDY, "stop": [stops[place], "a second one"]}
     mine = list(remote.stream(ask(PROMPTS[2]), **options))
     other = list(native.stream(ask(PROMPTS[2]), **options))
     assert "".join(delta.text for delta in mine) == "".join(delta.text for delta in other)
     assert mine[-1].stop_reason == other[-1].stop_reason
-    assert mine[-1].stop_reason in stop
+    found = "".join(delta.content for delta in mine)
+    if stops[place] in whole.content:
+        assert mine[-1].stop_reason == stops[place]
+        assert found == whole.content.partition(stops[place])[0]
+    else:
+        assert found == whole.content
     assert remote.chat(ask(PROMPTS[2]), **options)[0].response_text == "".join(
         delta.text for delta in other
     )
