@@ -46,8 +46,10 @@ WRONG = ["-m", "quire", "chta"]
 def test_streams_that_are_closed_or_full(
     command: list[str], streams: str, code: int, error: str
 ) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {streams}', "sh", sys.executable, *command],
+        env=environment,
         input="Hello",
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

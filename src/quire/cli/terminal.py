@@ -108,9 +108,12 @@ def note(text: str) -> None:
 def _write_aside(line: str, colour: str) -> None:
     if has_colour(sys.stderr):
         line = f"\x1b[{colour}m{line}\x1b[0m"
-    with suppress(OSError):  # where even errors cannot be written there is nowhere to say so
+    try:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
+    except OSError:  # where even errors cannot be written there is nowhere to say so
+        with suppress(OSError):
+            end_quietly(sys.stderr)
 
 
 class StderrHandler(logging.Handler):
@@ -164,7 +167,11 @@ def is_of_output(error: OSError) -> bool:
     return error.filename is None and error.errno in _OUTPUT_ERRORS
 
 
-def end_quietly() -> None:
-    """Write nothing more, not even at exit, since it would fail again."""
+def end_quietly(stream: TextIO | None = None) -> None:
+    """Write nothing more to a stream, the output's if none is given.
+
+    Not even at exit, where what could not be written is tried again, and a failure would become the
+    program's exit code.
+    """
     with open(os.devnull, "w", encoding="utf-8") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
+        os.dup2(nothing.fileno(), (stream or sys.stdout).fileno())
