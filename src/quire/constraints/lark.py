@@ -99,11 +99,7 @@ class Rules:
         match = self._pattern.match(text)
         return (None, text) if match is None else (self._tokens[match[0]], text[match.end() :])
 
-    def starts_with_token(self, text: str) -> bool:
-        """Whether a text begins with an added token."""
-        return self._pattern.match(text) is not None
-
-    def text_until(self, end: str, *, takes_spaces: bool = False) -> str:
+    def text_until(self, end: str) -> str:
         """Any text, and the first occurrence of `end` after it.
 
         Where an added token is in `end`, the text ends there. White space that `end` has before it
@@ -113,7 +109,7 @@ class Rules:
         if match is None:
             suffix = json.dumps(end, ensure_ascii=False)
             return self.add("/(.|\\n)*/", f"[suffix={suffix}]")
-        before = "" if takes_spaces or not end[: match.start()].strip() else end[: match.start()]
+        before = end[: match.start()] if end[: match.start()].strip() else ""
         return " ".join(
             part for part in ("/(.|\\n)*/", self.literal(before + end[match.start() :])) if part
         )

@@ -40,7 +40,7 @@ def of_harmony(*, shows_tools: bool) -> Learned:
         before_text=(ANSWER,),
         after_text=(),
         stops=TURN_ENDS,
-        keeps_thoughts=False,
+        none_content=False,
     )
 
 

@@ -11,9 +11,8 @@ from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
 from quire.template.format import MediaTokens, find_markers, merge_spans
-from quire.template.general_tools import show_in_system
 from quire.template.harmony import begin_answer, history, is_harmony, of_harmony
-from quire.template.learning import Learned, learn, probe_tools
+from quire.template.learning import THOUGHT_KEYS, Learned, learn, probe_tools
 from quire.template.marked import join, own
 from quire.template.sandbox import CallArguments, Renderer
 from quire.template.template import (
@@ -24,7 +23,7 @@ from quire.template.template import (
     refuse_media,
 )
 from quire.tokenizer import Tokenizer
-from quire.tools.base import wrap
+from quire.tools.base import ToolFormat, wrap
 from quire.tools.harmony import writes_harmony
 from quire.tools.learned import LearnedFormat
 from quire.tools.learning import FIRST
@@ -38,8 +37,6 @@ _RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
 """The variables that are not a request's own to give."""
 _THINKING_SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Names of the variable by which templates turn thinking on and off."""
-_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
-"""Keys of a message under which templates look for its thought."""
 _END = "EndOfWhatIsContinued "
 """Marks the end of a message that is continued; by its space is seen whether the template strips."""
 _OWN_ROLES = {role: own(role) for role in ("system", "user", "assistant", "tool")}
@@ -89,7 +86,7 @@ class JinjaTemplate(Template):
         self.variables = frozenset[str]().union(*(one.variables for one in renderers)) - _RESERVED
         keys = frozenset[str]().union(*(one.keys for one in renderers))
         self._thinking_switch = _first_of(_THINKING_SWITCHES, self.variables)
-        self._thought_key = _first_of(_THOUGHT_KEYS, keys)
+        self._thought_key = _first_of(THOUGHT_KEYS, keys)
         source = "\n".join(named.values())
         self._takes_texts = "content" in source and self._shows(_PROBE_PARTS)
         # One that never asks for a part's type would drop a medium.
@@ -102,8 +99,6 @@ class JinjaTemplate(Template):
         self.thought_words = learned.thought or _NO_THOUGHT
         self.before_text, self.after_text = learned.before_text, learned.after_text
         self.stop_words = learned.stops
-        self._none_content = False
-        self._none_content = self._drops_calls() and not self._drops_calls(none_content=True)
         family = detect_tool_format(source)
         self._chosen_format = get_tool_format(tool_format) if tool_format else None
         if self._chosen_format is not None:
@@ -156,7 +151,7 @@ class JinjaTemplate(Template):
                 "Leave tools out; or give tool_format (qwen, for instance), in which tools are then "
                 f"shown in the system message; or name a template with tools{hint}."
             )
-        return show_in_system(conversation, self._chosen_format, self.default_system)
+        return _with_tools_in_system(conversation, self._chosen_format, self.default_system)
 
     def _render_messages(
         self, renderer: Renderer, given: Mapping[str, Any], conversation: Conversation
@@ -250,7 +245,7 @@ class JinjaTemplate(Template):
     def _message(self, message: Message) -> dict[str, Any]:
         kinds = frozenset(map(type, message.parts))
         content: str | None = self._content(message, has_control=Control in kinds)
-        if not content and message.tool_calls and self._none_content:
+        if not content and message.tool_calls and self.learned.none_content:
             content = None
         shown: dict[str, Any] = {"role": _OWN_ROLES[message.role], "content": content}
         if Media in kinds and not self.takes_parts:
@@ -343,25 +338,6 @@ class JinjaTemplate(Template):
         texts = [text for renderer in self._renderers.values() for text in renderer.own_texts]
         return "\n".join(texts)
 
-    def _drops_calls(self, *, none_content: bool = False) -> bool:
-        """Whether a call is left out of a message whose content is empty, or None."""
-        call = ToolCall("probe", json.dumps({_PROBE: _PROBE}), "probe0000")
-        asked = Message("user", (Text("a"),))
-        result = Message("tool", (Text("a"),), tool_call_id=call.id, name=call.name)
-        parameters = {"type": "object", "properties": {}}
-        tool = {"name": call.name, "description": "a", "parameters": parameters}
-        calling = self._message(Message("assistant", tool_calls=(call,)))
-        if none_content:
-            calling["content"] = None
-        given: dict[str, Any] = {**self._special, "documents": None, "add_generation_prompt": True}
-        given["tools"] = [wrap(tool)]
-        given["messages"] = [self._message(asked), calling, self._message(result)]
-        try:
-            spans = self._renderer(with_tools=True).render(given)
-        except TemplateError:
-            return True
-        return not any(_PROBE in span.text for span in spans)
-
     def _find_controls(self, tokenizer: Tokenizer) -> frozenset[str]:
         """The added tokens, and whatever looks like one, that the template writes itself."""
         written = self._written
@@ -369,6 +345,34 @@ class JinjaTemplate(Template):
         words = [*self._special.values(), *(word.strip() for word in self.thought_words)]
         words += self.tool_format.markers if self.tool_format else ()
         return frozenset(added | find_markers(written) | {str.__str__(word) for word in words})
+
+
+def _with_tools_in_system(
+    conversation: Conversation, tool_format: ToolFormat, default_system: str
+) -> Conversation:
+    """The conversation with its tools, calls and results as texts that any template writes.
+
+    Tools stand at the end of the system message, calls at the end of an assistant's text, and the
+    results of calls in a user's turn, one a line.
+    """
+    system = conversation.system if conversation.system is not None else default_system
+    listed = "".join(span.text for span in tool_format.list_tools(conversation.tools))
+    messages: list[Message] = []
+    for message in conversation.messages:
+        if message.tool_calls:
+            written = _span_parts(tool_format.write_calls(message.tool_calls))
+            message = replace(message, parts=(*message.parts, *written), tool_calls=())
+        elif message.role == "tool":
+            message = Message("user", message.parts)
+            if messages and messages[-1].role == "user":
+                before = messages.pop()
+                message = replace(before, parts=(*before.parts, Text("\n"), *message.parts))
+        messages.append(message)
+    return Conversation(tuple(messages), (system + listed).lstrip("\n"))
+
+
+def _span_parts(spans: Spans) -> tuple[Part, ...]:
+    return tuple(Text(span.text) if span.literal else Control(span.text) for span in spans)
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -385,8 +389,7 @@ def _first_of(names: tuple[str, ...], read: frozenset[str]) -> str:
 
 def _marked_parts(message: Message, thought_words: tuple[str, str]) -> tuple[Part, ...]:
     """The parts of a text in which the words around a thought at its start are control tokens."""
-    spans = mark_thought(message.text, thought_words)
-    return tuple(Text(span.text) if span.literal else Control(span.text) for span in spans)
+    return _span_parts(mark_thought(message.text, thought_words))
 
 
 def _cut_at_end(spans: Spans) -> Spans | None:

@@ -27,7 +27,8 @@ Show = Callable[[Sequence[Mapping[str, Any]], bool, bool, Mapping[str, Any]], st
 """The rendering of messages; with tools; with the beginning of an answer; with variables. None where
 the template refuses them."""
 
-_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of a message under which templates look for its thought."""
 _NOTHING: Mapping[str, Any] = {}
 _THINKING = (_NOTHING, {"enable_thinking": True, "thinking": True})
 _SAYS_THOUGHT = re.compile(r"think|thought", re.IGNORECASE)
@@ -48,8 +49,8 @@ class Learned:
     """What stands before and after the text of an answer, as `<|START_RESPONSE|>` does."""
     stops: tuple[str, ...]
     """Control tokens that end a turn."""
-    keeps_thoughts: bool
-    """Whether the thoughts of earlier turns are shown."""
+    none_content: bool
+    """Whether calls without a text are shown only where the content is None, not an empty text."""
 
 
 def probe_tools() -> list[dict[str, Any]]:
@@ -102,6 +103,7 @@ class _Turns:
         self._show, self._message, self._split, self._written = show, message, split, written
         self._special = frozenset(special)
         self._user = message("user", USER)
+        self._rendered: dict[tuple[ToolCall, ...], tuple[str | None, bool]] = {}
 
     def learned(self) -> Learned:
         """All that can be seen."""
@@ -116,7 +118,7 @@ class _Turns:
                 filter(None, (self._after_text, self._before_stop(), self._between_messages))
             ),
             stops=self._stops(),
-            keeps_thoughts=self._keeps_thoughts(),
+            none_content=self._calls_of((FIRST,))[1],
         )
 
     # ---- renderings
@@ -186,12 +188,12 @@ class _Turns:
     def _thoughtful(self) -> tuple[str, str] | None:
         """An answer with a thought before it, or a call with one; and what follows the thought."""
         for variables in _THINKING:
-            for key in _THOUGHT_KEYS:
+            for key in THOUGHT_KEYS:
                 thought: dict[str, Any] = {key: THOUGHT}
                 answer = self._answer(TEXT, variables, **thought)
                 if answer is not None and THOUGHT in answer and TEXT in answer:
                     return answer, TEXT
-        thoughts: dict[str, Any] = dict.fromkeys(_THOUGHT_KEYS, THOUGHT)
+        thoughts: dict[str, Any] = dict.fromkeys(THOUGHT_KEYS, THOUGHT)
         answer = self._answer("", _THINKING[1], calls=[FIRST], **thoughts)
         if answer is not None and THOUGHT in answer and FIRST.name in answer:
             return answer, FIRST.name
@@ -200,20 +202,25 @@ class _Turns:
     @cached_property
     def _call(self) -> str:
         """An answer of one call."""
-        return self._whole_calls([FIRST]) or ""
+        return self._calls_of((FIRST,))[0] or ""
 
-    def _whole_calls(self, calls: Sequence[ToolCall]) -> str | None:
-        """An answer that consists of calls, with the turn's end."""
+    def _calls_of(self, calls: tuple[ToolCall, ...]) -> tuple[str | None, bool]:
+        """An answer that consists of calls, with the turn's end; and whether it took None for a text."""
+        if calls not in self._rendered:
+            self._rendered[calls] = self._render_calls(calls)
+        return self._rendered[calls]
+
+    def _render_calls(self, calls: tuple[ToolCall, ...]) -> tuple[str | None, bool]:
         values = [str(value) for call in calls for value in json.loads(call.arguments).values()]
         for content in ("", None):
             answer = self._answer(content, calls=calls)
             if answer is not None and all(value in answer for value in values):
-                return answer
-        return None
+                return answer, content is None
+        return None, False
 
     def _write_calls(self, calls: Sequence[ToolCall]) -> str | None:
         """What the model writes for calls alone, without the turn's end or an empty thought."""
-        answer = self._whole_calls(calls)
+        answer, _ = self._calls_of(tuple(calls))
         if answer is None:
             return None
         end = answer.rfind(self._end_of_call) if self._end_of_call else len(answer)
@@ -353,11 +360,6 @@ class _Turns:
     def _first_special(self, end: str, inside: str) -> str:
         pieces = (piece for piece in self._split.split(end) if piece in self._special)
         return next((piece for piece in pieces if piece not in inside), "")
-
-    def _keeps_thoughts(self) -> bool:
-        thought = dict.fromkeys(_THOUGHT_KEYS, THOUGHT)
-        messages = [self._message("assistant", TEXT, **thought), self._message("user", AFTER)]
-        return THOUGHT in (self._tail(messages, begins=True) or "")
 
 
 def _closings(opening: str) -> list[str]:

@@ -43,10 +43,10 @@ MOST_CHARACTERS = 20_000
 Write = Callable[[Sequence[ToolCall]], str | None]
 """The text of an answer that consists of these calls; None where it cannot be written."""
 
-# A group as Kimi K3's `<|open|>think<|sep|>` is one piece.
-_TOKEN = re.compile(
-    r"<\|(?:open|close)\|>[a-z]+<\|sep\|>|</?[^<>\s/\0-\4]*/?>|\[/?[A-Z_]+\]|\w+|\s|.", re.DOTALL
-)
+_GROUP = r"<\|(?:open|close)\|>[a-z]+<\|sep\|>"
+"""A group of markers that is one piece, as Kimi K3's `<|open|>think<|sep|>`."""
+_PIECE = r"</?[^<>\s/\0-\4]*/?>|\[/?[A-Z_]+\]|\w+|\s|."
+"""A tag, a word, or a character."""
 _NUMBER = re.compile(r"(?<!\w)\d{1,9}(?!\w)", re.ASCII)
 _HEAD_OF_OBJECT = re.compile(r"\{[^{}]*(\{[^{}]*)?$")
 _SLOTS = {"\1": Slot.ID, "\2": Slot.INDEX, "\3": Slot.NAME}
@@ -91,9 +91,7 @@ class Splitter:
     def __init__(self, markers: Collection[str]) -> None:
         self.markers = frozenset(filter(None, markers))
         known = sorted(self.markers, key=len, reverse=True)
-        group, _, other = _TOKEN.pattern.partition("|</?")
-        alternatives = [group, *map(re.escape, known), "</?" + other]
-        self._pattern = re.compile("|".join(alternatives), re.DOTALL)
+        self._pattern = re.compile("|".join([_GROUP, *map(re.escape, known), _PIECE]), re.DOTALL)
 
     def split(self, text: str) -> list[str]:
         """The pieces, which together are the text."""
