@@ -13,6 +13,7 @@ import pytest
 from quire import ChatModel
 from quire.demo import demo_model_path
 from quire.errors import SamplingError, ToolError
+from tests.cities import CHOICES, NAMED, check_twenty_of_twenty
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 PERSON = {
@@ -120,47 +121,12 @@ def test_a_budget_of_tokens_closes_the_thought(model: ChatModel) -> None:
 # --- tools ---------------------------------------------------------------------------------------
 
 PARIS = [{"role": "user", "content": "What is the weather in Paris?"}]
-NAMED = {"type": "function", "function": {"name": "get_weather"}}
 CLOCK = {"name": "get_time", "parameters": {"properties": {"zone": {"enum": ["utc", "local"]}}, "required": ["zone"]}}  # fmt: skip
-CITIES = [
-    "Paris",
-    "Oslo",
-    "Rome",
-    "London",
-    "Berlin",
-    "Madrid",
-    "Vienna",
-    "Lisbon",
-    "Dublin",
-    "Prague",
-    "Athens",
-    "Warsaw",
-    "Cairo",
-    "Tokyo",
-    "Delhi",
-    "Lima",
-    "Quito",
-    "Seoul",
-    "Hanoi",
-    "Bern",
-]
 
 
-@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_twenty_cities_of_twenty(model: ChatModel, choice: Any) -> None:
-    def ask(city: str) -> list[tuple[str, Any]]:
-        question = [{"role": "user", "content": f"What is the weather in {city}?"}]
-        (answer,) = model.chat(question, tools=[WEATHER], tool_choice=choice, temperature=0)
-        assert answer.finish_reason == "tool_calls"
-        assert not answer.content
-        return [(call.name, json.loads(call.arguments)) for call in answer.tool_calls]
-
-    with ThreadPoolExecutor(8) as pool:
-        right = [
-            calls == [("get_weather", {"city": city})]
-            for city, calls in zip(CITIES, pool.map(ask, CITIES), strict=True)
-        ]
-    assert sum(right) == len(CITIES) == 20
+    check_twenty_of_twenty(model, WEATHER, tool_choice=choice)
 
 
 def test_a_forced_call_whatever_is_asked(model: ChatModel) -> None:

@@ -37,8 +37,9 @@ def _raw(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _python(value: Any) -> str:
-    return repr(value)
+def _python(call: ToolCall) -> str:
+    arguments = ", ".join(f"{key}={value!r}" for key, value in _values(call).items())
+    return f"{call.name}({arguments})"
 
 
 def _braces(value: Any) -> str:
@@ -155,19 +156,11 @@ def keyed_tags(calls: Sequence[ToolCall]) -> str:
 
 
 def pythonic(calls: Sequence[ToolCall]) -> str:
-    items = [
-        f"{call.name}({', '.join(f'{k}={_python(v)}' for k, v in _values(call).items())})"
-        for call in calls
-    ]
-    return f"<|start|>[{', '.join(items)}]<|stop|>"
+    return f"<|start|>[{', '.join(map(_python, calls))}]<|stop|>"
 
 
 def python_lines(calls: Sequence[ToolCall]) -> str:
-    items = [
-        f"{call.name}({', '.join(f'{k}={_python(v)}' for k, v in _values(call).items())})"
-        for call in calls
-    ]
-    return "<function_calls>" + "\n".join(items) + "</function_calls>"
+    return "<function_calls>" + "\n".join(map(_python, calls)) + "</function_calls>"
 
 
 def braces(calls: Sequence[ToolCall]) -> str:

@@ -1,23 +1,32 @@
-"""What a request's answer is constrained to: its thought, its calls, its text."""
+"""What a request's answer is constrained to: its thought, its calls, its text.
+
+Forced calls are read back here, and looked at again: what a grammar could not enforce is logged.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
 from quire.constraints.call_grammar import arguments_schema, is_writable
 from quire.constraints.schema_refs import SchemaError
+from quire.constraints.validation import mismatch
 from quire.constraints.vocabulary import control_texts
 from quire.errors import SamplingError, ToolError, UnsupportedOptionError
+from quire.messages import ToolCall
 from quire.options import read_option
 from quire.response_format import Constraint
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
 from quire.tool_choice import ToolChoice
-from quire.tools.base import name_of, unwrap
+from quire.tools.base import ToolFormat, load, name_of, schema_of, unwrap
 from quire.tools.call_form import CallForm, TagArguments
-from quire.tools.forced import JSON_LIST
+from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
+from quire.tools.stream import Piece, ToolParser
+
+logger = logging.getLogger("quire")
 
 _CONSTRAINING = frozenset({"response_format", "tool_choice", "thinking_budget"})
 
@@ -35,8 +44,7 @@ class AnswerForms:
     ) -> None:
         """`stops`: the tokens that end the model's answers."""
         self._context_length = context_length
-        form = template.tool_format.form if template.tool_format is not None else None
-        self.call_form = form if form is not None and is_writable(form) else JSON_LIST
+        self.call_form = self._form_of_calls(template)
         """The form in which calls are forced."""
         opener, closer = (word.strip() for word in template.thought_words)
         self._opener, self._closer = opener, closer
@@ -54,6 +62,10 @@ class AnswerForms:
         }
         self._vocab_size = tokenizer.vocab_size
         self._stops = tuple(dict.fromkeys(stops))
+
+    def _form_of_calls(self, template: Template) -> CallForm:
+        form = template.tool_format.form if template.tool_format is not None else None
+        return form if form is not None and is_writable(form) else JSON_LIST
 
     def thinks(
         self, options: Mapping[str, Any], wanted: bool | None, configured: bool | None
@@ -95,8 +107,7 @@ class AnswerForms:
             return None
         calls = None
         if choice.is_forced or (text is not None and tools):
-            most = 1 if choice.name or not read_option(options, "parallel_tool_calls") else None
-            calls = CallsForm(self.call_form, _offered(tools, choice), most)
+            calls = CallsForm(self.call_form, _offered(tools, choice), _most_calls(options, choice))
         if choice.is_forced:
             text = None
         thought = self._thought(budget, starts_in_thought, may_think)
@@ -142,16 +153,8 @@ class PlainForms(AnswerForms):
     Forced calls are then JSON, a list of objects, and nothing goes with a thought.
     """
 
-    def __init__(
-        self,
-        template: Template,
-        tokenizer: Tokenizer,
-        *,
-        stops: Sequence[int],
-        context_length: int,
-    ) -> None:
-        super().__init__(template, tokenizer, stops=stops, context_length=context_length)
-        self.call_form = JSON_LIST
+    def _form_of_calls(self, template: Template) -> CallForm:
+        return JSON_LIST
 
     def thinks(
         self, options: Mapping[str, Any], wanted: bool | None, configured: bool | None
@@ -190,8 +193,8 @@ class PlainForms(AnswerForms):
         text: Constraint | None = read_option(options, "response_format")
         choice: ToolChoice = read_option(options, "tool_choice")
         if choice.is_forced:
-            most = 1 if choice.name or not read_option(options, "parallel_tool_calls") else None
-            text = Constraint("json", _list_schema(_offered(tools, choice), most))
+            schema = _list_schema(_offered(tools, choice), _most_calls(options, choice))
+            text = Constraint("json", schema)
         elif text is not None and tools:
             raise UnsupportedOptionError(f"response_format beside tools: {_NO_GRAMMAR}.")
         if text is not None and starts_in_thought:
@@ -203,6 +206,10 @@ class PlainForms(AnswerForms):
 
 _FIRST_TOKEN = "this engine constrains an answer from its first token"
 _NO_GRAMMAR = "this engine takes no grammars of thoughts and calls"
+
+
+def _most_calls(options: Mapping[str, Any], choice: ToolChoice) -> int | None:
+    return 1 if choice.name or not read_option(options, "parallel_tool_calls") else None
 
 
 def _list_schema(tools: Iterable[OfferedTool], most: int | None) -> dict[str, Any]:
@@ -284,3 +291,51 @@ def _texts(form: CallForm) -> Iterable[str]:
         yield from (arguments.before, arguments.middle, arguments.after, arguments.between)
         yield arguments.string_middle or ""
     yield getattr(arguments, "quote", "")
+
+
+# --- reading what was forced -------------------------------------------------------------------------
+
+
+def forced_parser(
+    form: CallForm, tool_format: ToolFormat | None, tools: Sequence[dict[str, Any]]
+) -> ToolParser:
+    """The parser of an answer that is calls alone, in this form."""
+    if form is JSON_LIST or tool_format is None:
+        parser = json_list_parser()
+    else:
+        parser = tool_format.parser(tools)
+    return CheckedCalls(ForcedCalls(parser, form, [name_of(tool) for tool in tools]), tools)
+
+
+class CheckedCalls(ToolParser):
+    """Logs which calls do not match their tools' schemas. The client gets them as they are.
+
+    A model that is made to call cannot be asked again, and a client checks arguments anyway.
+    """
+
+    def __init__(self, parser: ToolParser, tools: Sequence[Mapping[str, Any]]) -> None:
+        self._parser = parser
+        self._schemas = {name_of(tool): schema_of(tool) for tool in tools}
+
+    def add(self, text: str) -> list[Piece]:
+        return self._checked(self._parser.add(text))
+
+    def flush(self) -> list[Piece]:
+        return self._checked(self._parser.flush())
+
+    def _checked(self, pieces: list[Piece]) -> list[Piece]:
+        for piece in pieces:
+            if isinstance(piece, ToolCall):
+                self._check(piece)
+        return pieces
+
+    def _check(self, call: ToolCall) -> None:
+        try:
+            arguments = load(call.arguments)
+        except ValueError:
+            return  # cut
+        reason = mismatch(arguments, self._schemas.get(call.name, {}))
+        if reason is not None:
+            logger.warning(
+                "tools: a forced call of %s does not match its schema: %s.", call.name, reason
+            )

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from quire.arguments import InferArgs
-from quire.chat.answer_forms import AnswerForms, PlainForms
+from quire.chat.answer_forms import AnswerForms, PlainForms, forced_parser
 from quire.chat.answer_reader import AnswerReader, TextMarks
-from quire.chat.checked_calls import CheckedCalls
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
@@ -27,7 +26,7 @@ from quire.errors import (
 from quire.media.values import Medium
 from quire.messages import Conversation, Media, read_conversation
 from quire.options import check_option_names, may_end_with_answer, read_option
-from quire.prompt import Prompt, TextElement
+from quire.prompt import Element, Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
 from quire.sampling import OptionResolver, SamplingParams
 from quire.template.registry import get_template, misfit
@@ -38,7 +37,7 @@ from quire.tokenizer.loading import load_tokenizer
 from quire.tool_choice import ToolChoice
 from quire.tools.base import name_of
 from quire.tools.call_form import CallForm
-from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
+from quire.tools.forced import JSON_LIST
 from quire.tools.harmony import MARKERS, HarmonyReader
 from quire.tools.learned import LearnedFormat
 from quire.tools.stream import ToolParser
@@ -224,7 +223,7 @@ class Preparation:
         decode = partial(self.tokenizer.decode, skip_special_tokens=skip)
         tools, openings = None, ()
         if prepared.forced is not None:  # its grammar closes the thought
-            tools = partial(self._forced_parser, prepared.forced, prepared.tools)
+            tools = partial(forced_parser, prepared.forced, tool_format, prepared.tools)
         elif tool_format is not None and prepared.tools:
             tools = partial(tool_format.parser, prepared.tools)
             openings = tool_format.openings
@@ -249,16 +248,6 @@ class Preparation:
             openings=openings,
             decode=decode,
         )
-
-    def _forced_parser(self, form: CallForm, tools: Sequence[dict[str, Any]]) -> ToolParser:
-        """The parser of an answer that is calls alone, in this form."""
-        tool_format = self.template.tool_format
-        if form is JSON_LIST or tool_format is None:
-            parser = json_list_parser()
-        else:
-            parser = tool_format.parser(tools)
-        names = [name_of(tool) for tool in tools]
-        return CheckedCalls(ForcedCalls(parser, form, names), tools)
 
     def close(self) -> None:
         """End the threads that decode media. May be called twice."""
@@ -312,10 +301,11 @@ class Preparation:
         wanted = self._render_options.wants_thinking(options)
         thinking = self._answers.thinks(options, wanted, self._render_options.enable_thinking)
         how = self._render_options.resolve(options, thinking)
-        if media:
-            elements = self.media.render(template, shown, media, **how)
-        else:
-            elements = template.render(shown, **how)
+        elements = (
+            self.media.render(template, shown, media, **how)
+            if media
+            else template.render(shown, **how)
+        )
         if checks_length:
             texts = [one.text for one in elements if isinstance(one, TextElement)]
             self._check_length(texts, options)
@@ -323,13 +313,7 @@ class Preparation:
         starts_in_thought = template.starts_in_thought(elements) or (
             last is not None and template.continues_thought(last)
         )
-        begun_header = template.begun_header(elements) if template.is_harmony else ""
-        token_ids = template.encode_elements(elements, self.tokenizer, self.media.controls)
-        items = self.media.find(token_ids, media, self.tokenizer) if media else ()
-        cut = options.get("truncate_prompt_tokens") is not None
-        if cut and media:
-            raise UnsupportedOptionError("truncate_prompt_tokens would cut the prompt's media off.")
-        prompt = Prompt(self.truncated(token_ids, options) if cut else tuple(token_ids), items)
+        prompt = self._encode(elements, media, options)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         if special:
@@ -344,17 +328,12 @@ class Preparation:
         )
         if constraint is not None:
             options = {**options, "response_format": constraint}
-        params = self._resolver.resolve(
+        params, stops = self._sampling(
             options,
-            len(prompt.token_ids),
-            stop_token_ids=self._stop_token_ids,
-            stop_strings=self._stop_strings,
+            prompt,
+            may_think=template.reasoning and (thinking is not False or starts_in_thought),
             streamed=request.streamed,
         )
-        may_think = template.reasoning and (thinking is not False or starts_in_thought)
-        stops = params.stop[len(self._stop_strings) :] if may_think else ()
-        if stops:  # they hold for the answer, not for the thought: see `AnswerStops`
-            params = replace(params, stop=self._stop_strings, streamed=True)
         return PreparedRequest(
             prompt,
             params,
@@ -362,10 +341,40 @@ class Preparation:
             starts_in_thought,
             conversation.tools,
             self._answers.call_form if choice.is_forced else None,
-            begun_header,
+            template.begun_header(elements) if template.is_harmony else "",
             "" if last is None or starts_in_thought else last.text,
             stops,
         )
+
+    def _sampling(
+        self, options: Mapping[str, Any], prompt: Prompt, *, may_think: bool, streamed: bool
+    ) -> tuple[SamplingParams, tuple[str, ...]]:
+        """The engine's settings, and the stop strings that it is not given; see `AnswerStops`.
+
+        A client's hold for the answer, not for a thought before it.
+        """
+        params = self._resolver.resolve(
+            options,
+            len(prompt.token_ids),
+            stop_token_ids=self._stop_token_ids,
+            stop_strings=self._stop_strings,
+            streamed=streamed,
+        )
+        stops = params.stop[len(self._stop_strings) :] if may_think else ()
+        if stops:
+            params = replace(params, stop=self._stop_strings, streamed=True)
+        return params, stops
+
+    def _encode(
+        self, elements: Sequence[Element], media: Sequence[Medium], options: Mapping[str, Any]
+    ) -> Prompt:
+        """The tokens of what a template has rendered, and where the media are among them."""
+        token_ids = self.template.encode_elements(elements, self.tokenizer, self.media.controls)
+        items = self.media.find(token_ids, media, self.tokenizer) if media else ()
+        cut = options.get("truncate_prompt_tokens") is not None
+        if cut and media:
+            raise UnsupportedOptionError("truncate_prompt_tokens would cut the prompt's media off.")
+        return Prompt(self.truncated(token_ids, options) if cut else tuple(token_ids), items)
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
         """The most tokens of a text that is encoded: the context's, or more where it will be cut."""

@@ -28,12 +28,12 @@ from quire.server.call import (
     check_options,
     check_texts,
     completions_of,
+    tool_options,
 )
 from quire.server.errors import BadRequest, NotAllowed, NotReady
 from quire.server.served_models import ServedModels
 from quire.server.streams import merge
 from quire.server.token_texts import TokenIdTexts, TokenTexts
-from quire.server.tool_choice import tool_options
 from quire.tokenizer import Tokenizer
 
 T = TypeVar("T")

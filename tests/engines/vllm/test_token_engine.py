@@ -29,6 +29,7 @@ from quire.errors import (
     UnknownAdapterError,
     UnsupportedOptionError,
 )
+from tests.cities import CHOICES, NAMED, check_twenty_of_twenty
 from tests.demo.speaking import answers as transformers_answers
 from tests.demo.test_adapter import QUESTIONS, _shows
 from tests.forks import call_all, check_refused, in_fork
@@ -294,47 +295,9 @@ def test_a_budget_of_tokens_closes_the_thought(vllm_model: ChatModel) -> None:
             assert answer.finish_reason == "stop"
 
 
-NAMED = {"type": "function", "function": {"name": "get_weather"}}
-CITIES = [
-    "Paris",
-    "Oslo",
-    "Rome",
-    "London",
-    "Berlin",
-    "Madrid",
-    "Vienna",
-    "Lisbon",
-    "Dublin",
-    "Prague",
-    "Athens",
-    "Warsaw",
-    "Cairo",
-    "Tokyo",
-    "Delhi",
-    "Lima",
-    "Quito",
-    "Seoul",
-    "Hanoi",
-    "Bern",
-]
-
-
-@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
+@pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_twenty_cities_of_twenty(vllm_model: ChatModel, choice: Any) -> None:
-    def ask(city: str) -> list[tuple[str, Any]]:
-        question = asked(f"What is the weather in {city}?")
-        options = {"adapter": "base", "tools": [WEATHER], "tool_choice": choice, "temperature": 0}
-        (answer,) = vllm_model.chat(question, **options)
-        assert answer.finish_reason == "tool_calls"
-        assert not answer.content
-        return [(call.name, json.loads(call.arguments)) for call in answer.tool_calls]
-
-    with ThreadPoolExecutor(8) as pool:
-        right = [
-            calls == [("get_weather", {"city": city})]
-            for city, calls in zip(CITIES, pool.map(ask, CITIES), strict=True)
-        ]
-    assert sum(right) == len(CITIES) == 20
+    check_twenty_of_twenty(vllm_model, WEATHER, adapter="base", tool_choice=choice)
 
 
 def test_a_call_or_an_answer_of_the_format(vllm_model: ChatModel) -> None:
