@@ -21,6 +21,7 @@ from quire.tools.call_form import (
 from quire.tools.learned import LearnedFormat
 from quire.tools.learning import FIRST, SECOND, learn_form
 from quire.tools.registry import get_tool_format, tool_format_names
+from quire.tools.stream import CharStream
 
 
 def _values(call: ToolCall) -> dict[str, Any]:
@@ -308,3 +309,31 @@ def test_any_text_comes_out_or_is_a_call(write: Any, text: str) -> None:
     tool_format = learned(write)
     whole, calls = tool_format.parse(text, TOOLS)
     assert calls or whole.split() == text.split()
+
+
+@pytest.mark.parametrize("filler", ["<", "</", "\n", "\n<", "]", "x", ","])
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_value_without_an_end_is_copied_a_bounded_number_of_times(
+    write: Any, filler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = 0
+    since = CharStream.since
+
+    def counted(self: CharStream, start: int) -> str:
+        nonlocal copied
+        text = since(self, start)
+        copied += len(text)
+        return text
+
+    monkeypatch.setattr(CharStream, "since", counted)
+    whole = write(CALLS[:2])
+    opened = whole[: whole.index("sea")]
+    amounts: list[int] = []
+    for length in (500, 2000):
+        copied = 0
+        parser = learned(write).parser(TOOLS)
+        for char in opened + filler * (length // len(filler)):
+            parser.add(char)
+        parser.flush()
+        amounts.append(copied)
+    assert amounts[1] < 5 * amounts[0] + 5000

@@ -253,7 +253,7 @@ class FormCalls(Grammar):
         self, stream: CharStream, kind: TagArguments, start: int
     ) -> Reading[bool]:
         """Whether the next parameter, or the call's end, stands here on a line of its own."""
-        own_line = stream.since(start).endswith("\n")
+        own_line = stream.begins_line(start)
         return own_line and (yield from self._follows_value(stream, kind))
 
     def _inner(

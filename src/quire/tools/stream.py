@@ -85,6 +85,10 @@ class CharStream:
             at += 1
         self.at = at
 
+    def begins_line(self, start: int) -> bool:
+        """Whether a line break stands right before `at`, after `start`."""
+        return self.at > start and self._chars[self.at - 1] == "\n"
+
     def since(self, start: int) -> str:
         """The text from `start` to `at`."""
         return "".join(self._chars[start : self.at])
