@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -159,6 +160,11 @@ class Preparation:
         )
         self._skips_special = self._resolver.resolve({}, 0).skip_special_tokens
         self._special = self._special_with_markers()
+        template = self.template
+        self._marks: TextMarks | None = None  # as before an answer: each reader has a copy
+        if template.before_text or template.after_text or template.reasoning:
+            words = template.thought_words
+            self._marks = TextMarks(template.before_text, template.after_text, words)
 
     async def prepare(self, request: ChatRequest) -> PreparedRequest:
         """Prepare a request, in a thread unless it is short.
@@ -234,15 +240,12 @@ class Preparation:
             return AnswerReader(
                 special=special, messages=_harmony_reader(prepared, tools), decode=decode
             )
-        marks = None
-        if template.before_text or template.after_text or template.reasoning:
-            marks = TextMarks(template.before_text, template.after_text, template.thought_words)
         return AnswerReader(
             special=prepared.special,
             thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
             continues=prepared.params.continues,
-            marks=marks,
+            marks=copy(self._marks),
             tools=tools,
             begun=prepared.begun,
             openings=openings,

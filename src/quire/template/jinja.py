@@ -31,6 +31,7 @@ from quire.tools.registry import detect_tool_format, get_tool_format
 
 _NO_THOUGHT = ("<think>\n", "\n</think>\n\n")
 """What is taken for a thought where a template shows none: many models write one all the same."""
+_NOTHING: Mapping[str, Any] = {}
 _PROBE = "a b c"
 _PROBE_PARTS = [{"type": own("text"), "text": _PROBE}]
 _RESERVED = frozenset({"messages", "tools", "add_generation_prompt"})
@@ -276,14 +277,25 @@ class JinjaTemplate(Template):
 
     def _shows(self, content: Any) -> bool:
         """Whether a probe comes out as it is where a user's content is given in this form."""
-        given = {**self._special, "tools": None, "documents": None, "add_generation_prompt": True}
-        messages = [{"role": _OWN_ROLES["user"], "content": content}]
-        try:
-            spans = self._renderer().render({**given, "messages": messages})
-        except TemplateError:
-            return False
-        literal = [span.text.strip() for span in spans if span.literal and span.text.strip()]
+        spans = self._probe([{"role": _OWN_ROLES["user"], "content": content}], begins=True)
+        literal = [span.text.strip() for span in spans or () if span.literal and span.text.strip()]
         return literal == [_PROBE]
+
+    def _probe(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        begins: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] = _NOTHING,
+    ) -> Spans | None:
+        """The rendering of messages as they are; None where the template refuses them."""
+        given = {**self._special, **variables, "documents": None, "messages": list(messages)}
+        given |= {"tools": tools, "add_generation_prompt": begins}
+        try:
+            return self._renderer(with_tools=tools is not None).render(given)
+        except TemplateError:
+            return None
 
     def warning(self) -> str | None:
         """What could not be learned of the template and should be told; None where nothing is missing."""
@@ -303,13 +315,9 @@ class JinjaTemplate(Template):
             begins: bool,
             variables: Mapping[str, Any],
         ) -> str | None:
-            given = {**self._special, **variables, "documents": None, "messages": list(messages)}
-            given |= {"tools": tools if with_tools else None, "add_generation_prompt": begins}
-            try:
-                spans = self._renderer(with_tools=with_tools).render(given)
-            except TemplateError:
-                return None
-            return "".join(span.text for span in spans)
+            offered = tools if with_tools else None
+            spans = self._probe(messages, begins=begins, tools=offered, variables=variables)
+            return None if spans is None else "".join(span.text for span in spans)
 
         if writes_harmony(self._written):
             prompt = show([self._probe_message("user", _PROBE)], True, True, {})

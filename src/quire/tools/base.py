@@ -33,7 +33,7 @@ class ToolFormat(ABC):
         """How calls are written, as data; None where that has no such form."""
         return learn_form(self._write_text, self.markers)
 
-    @property
+    @cached_property
     def openings(self) -> tuple[str, ...]:
         """The control strings with which calls begin; none where they begin like other text."""
         form = self.form

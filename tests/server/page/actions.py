@@ -29,6 +29,26 @@ async def ask(page: Page, text: str, *, wait: bool = True) -> None:
         await settled(page)
 
 
+STORE_IDLE = """() => new Promise((resolve, reject) => {
+  if (!globalThis.indexedDB) return resolve();
+  const opened = indexedDB.open("quire");
+  opened.onerror = () => reject(opened.error);
+  opened.onsuccess = () => {
+    // Transactions on the same data run in the order in which they were made: this one is last.
+    const last = opened.result.transaction(["conversations", "files"], "readwrite");
+    last.objectStore("conversations").count();
+    last.onabort = () => reject(last.error);
+    last.oncomplete = () => { opened.result.close(); resolve(); };
+  };
+})"""
+
+
+async def reload(page: Page) -> None:
+    """Load the page anew, once all that it has begun to keep or to delete is kept or deleted."""
+    await page.evaluate(STORE_IDLE)
+    await page.reload()
+
+
 async def settled(page: Page) -> None:
     """Wait until no answer grows."""
     await expect(page.locator("article[aria-busy=true]")).to_have_count(0)

@@ -118,6 +118,7 @@ class ScriptedApi:
             self.aborted += 1
             raise
         if asked == "killed":
+            await self._held()  # a browser drops what it was sent and has not read yet
             raise ConnectionError("as if the process had been killed")
         if asked == "break":
             yield b'data: {"error": {"message": "The engine died.", "type": "server_error"}}\n\n'
@@ -127,6 +128,10 @@ class ScriptedApi:
             yield usage(11, tokens)
             yield b"data: [DONE]\n\n"
 
+    async def _held(self) -> None:
+        while not self.hold.is_set():
+            await asyncio.sleep(0.01)
+
     async def _deltas(self, body: dict[str, Any], asked: str) -> AsyncIterator[dict[str, Any]]:
         yield {"role": "assistant", "content": ""}
         if asked == "endless":
@@ -135,8 +140,7 @@ class ScriptedApi:
                 await asyncio.sleep(0.01)
         elif asked == "held":
             yield {"content": "Before. "}
-            while not self.hold.is_set():
-                await asyncio.sleep(0.01)
+            await self._held()
             yield {"content": "After."}
         elif asked == "think":
             for word in ("Let me ", "see: **two**."):
@@ -155,8 +159,8 @@ class ScriptedApi:
                 await asyncio.sleep(0.001)
         elif asked == "long":
             for number in range(1500):
-                while number == 750 and not self.hold.is_set():
-                    await asyncio.sleep(0.01)
+                if number == 750:
+                    await self._held()
                 yield {"content": f"Line {number} of **many**, with `code`.\n\n"}
         else:
             for word in ("You ", "said: ", asked or "(a file)", "."):

@@ -12,6 +12,7 @@ from tests.server.page.actions import (
     composer,
     messages_sent,
     questions,
+    reload,
     settled,
 )
 from tests.server.page.scripted_api import ScriptedApi
@@ -180,7 +181,7 @@ async def test_settings_go_with_the_request(page: Page, api: ScriptedApi) -> Non
         "chat_template_kwargs": {"enable_thinking": False},
     }
     await page.keyboard.press("Alt+KeyN")
-    await page.reload()
+    await reload(page)
     await ask(page, "again")
     assert api.last["temperature"] == 0.5
     assert [message["role"] for message in api.last["messages"]] == ["user"]
@@ -199,11 +200,14 @@ async def test_settings_go_with_the_request(page: Page, api: ScriptedApi) -> Non
 async def test_errors_are_told_in_the_servers_words(
     page: Page, api: ScriptedApi, asked: str, told: str
 ) -> None:
-    await ask(page, asked)
+    await ask(page, asked, wait=False)
+    if asked in ("break", "cut", "killed"):
+        await expect(answers(page)).to_contain_text(f"You said: {asked}")
+    api.hold.set()
     await expect(page.locator(".assistant .problem")).to_have_text(told)
     await expect(page.get_by_role("button", name="Retry")).to_be_visible()
     if asked in ("break", "cut", "killed"):
-        await expect(answers(page)).to_contain_text(f"You said: {asked}")
+        await expect(answers(page)).to_contain_text(f"You said: {asked}.")
 
 
 @pytest.mark.parametrize("asked", ["fail", "busy"])
@@ -216,7 +220,7 @@ async def test_a_refused_question_leaves_the_path(page: Page, api: ScriptedApi, 
     said = [("user", "one"), ("assistant", "You said: one."), ("user", "two")]
     assert messages_sent(api) == said
     await expect(questions(page)).to_have_text(["one", asked, "two"])
-    await page.reload()
+    await reload(page)
     await page.locator("#sidebar .title").click()
     await ask(page, "three")
     said += [("assistant", "You said: two."), ("user", "three")]
@@ -297,7 +301,7 @@ async def test_the_key_is_asked_for_and_kept_for_the_tab_alone(
     await field.press("Enter")
     await settled(page)
     await expect(answers(page)).to_contain_text("You said: hello.")
-    await page.reload()
+    await reload(page)
     await ask(page, "again")
     assert len(api.bodies) == 2
     assert await page.evaluate("JSON.stringify(localStorage).includes('right')") is False

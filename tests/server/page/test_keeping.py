@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.server.page.actions import answers, ask, composer, questions, settled
+from tests.server.page.actions import answers, ask, composer, questions, reload, settled
 from tests.server.page.scripted_api import ScriptedApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -21,7 +21,7 @@ async def test_conversations_outlive_a_reload(page: Page, api: ScriptedApi) -> N
     await page.keyboard.press("Alt+KeyN")
     await ask(page, "other")
     pace = await page.locator(".pace").inner_text()
-    await page.reload()
+    await reload(page)
     await expect(page.locator("#sidebar .title")).to_have_text(["other", "think"])
     await page.locator("#sidebar .title").first.click()
     await expect(page.locator(".pace")).to_have_text(pace)
@@ -65,7 +65,7 @@ async def test_rename_search_and_delete(page: Page, api: ScriptedApi) -> None:
     await page.locator("dialog").get_by_role("button", name="Delete").click()
     await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
     await expect(page.get_by_text("What shall we write?")).to_be_visible()
-    await page.reload()
+    await reload(page)
     await expect(page.locator("#sidebar .title")).to_have_text(["apples"])
 
 
@@ -96,13 +96,13 @@ async def test_a_draft_outlives_a_reload(page: Page, api: ScriptedApi) -> None:
     await composer(page).fill("for this one")
     await page.keyboard.press("Alt+KeyN")
     await composer(page).fill("for a new one")
-    await page.reload()
+    await reload(page)
     await expect(composer(page)).to_have_value("for a new one")
     await page.locator("#sidebar .title").click()
     await expect(composer(page)).to_have_value("for this one")
     await composer(page).press("Enter")
     await settled(page)
-    await page.reload()
+    await reload(page)
     await page.locator("#sidebar .title").click()
     await expect(composer(page)).to_have_value("")
 
@@ -120,7 +120,7 @@ async def test_two_tabs_have_their_own_drafts(page: Page, api: ScriptedApi) -> N
     other = await page.context.new_page()
     await other.goto(api.url)
     await composer(other).fill("there")
-    await page.reload()
+    await reload(page)
     await expect(composer(page)).to_have_value("here")
 
 
@@ -132,7 +132,7 @@ async def test_an_edit_is_kept(page: Page, api: ScriptedApi, way: str) -> None:
     field = page.get_by_role("textbox", name="Edit the message")
     await field.fill("changed")
     if way == "reload":
-        await page.reload()
+        await reload(page)
     else:
         await page.keyboard.press("Alt+KeyN")
         await expect(field).to_have_count(0)
@@ -171,7 +171,7 @@ async def test_results_that_were_typed_are_kept(page: Page, api: ScriptedApi) ->
     await page.keyboard.press("Alt+KeyN")
     await page.locator("#sidebar .title").click()
     await expect(page.get_by_label("Result of get_weather")).to_have_value("rain")
-    await page.reload()
+    await reload(page)
     await page.locator("#sidebar .title").click()
     await expect(page.get_by_label("Result of get_weather")).to_have_value("rain")
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from playwright.async_api import Page, expect
 
-from tests.server.page.actions import answers, ask, composer, settled
+from tests.server.page.actions import answers, ask, composer, reload, settled
 from tests.server.page.scripted_api import ScriptedApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -157,7 +157,7 @@ async def test_files_outlive_a_reload_and_travel_with_an_export(
     await expect(page.locator(".conversations li")).to_have_count(0)
     await page.get_by_label("File to import").set_input_files(saved)
     await expect(page.locator("#notices")).to_contain_text("1 conversation imported.")
-    await page.reload()
+    await reload(page)
     await page.locator("#sidebar .title").click()
     await expect(page.locator("article.user img")).to_be_visible()
     await ask(page, "And now?")

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page, expect
 
-from tests.server.page.actions import answers, ask, composer, questions, settled
+from tests.server.page.actions import answers, ask, composer, questions, reload, settled
 from tests.server.page.scripted_api import ScriptedApi
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -58,12 +58,12 @@ async def test_both_tabs_messages_are_kept(page: Page, other: Page, hears: bool)
     await ask(page, "one")
     if not hears:
         await other.add_init_script(DEAF)
-    await other.reload()
+    await reload(other)
     await open_first(other)
     await expect(questions(other)).to_have_text(["one"])
     await ask(page, "of the first tab")
     await ask(other, "of the other tab")
-    await page.reload()
+    await reload(page)
     kept = await stored(page)
     assert set(kept) == {
         "one",
@@ -78,15 +78,16 @@ async def test_both_tabs_messages_are_kept(page: Page, other: Page, hears: bool)
 async def test_names_are_kept_as_they_were_given_last(page: Page, other: Page) -> None:
     await ask(page, "one")
     await other.add_init_script(DEAF)
-    await other.reload()
+    await reload(other)
     await open_first(other)
     await page.locator(".conversations li").first.hover()
     await page.get_by_role("button", name="Rename one").click()
     await page.get_by_label("Title").fill("Better")
     await page.get_by_label("Title").press("Enter")
+    await expect(page.locator("#sidebar .title")).to_have_text(["Better"])
     await ask(other, "two")
     await expect(other.locator("#title")).to_have_text("Better")
-    await page.reload()
+    await reload(page)
     await expect(page.locator("#sidebar .title")).to_have_text(["Better"])
 
 
@@ -95,7 +96,7 @@ async def test_an_answer_is_not_interrupted_while_another_tab_writes_it(
 ) -> None:
     await ask(page, "held", wait=False)
     await expect(answers(page)).to_contain_text("Before.")
-    await other.reload()
+    await reload(other)
     await open_first(other)
     await expect(answers(other)).to_have_attribute("aria-busy", "true")
     await expect(other.get_by_role("button", name="Stop the answer")).to_be_visible()
@@ -139,7 +140,7 @@ async def test_a_deleted_conversation_stays_deleted(
     await ask(page, "one")
     if not hears:
         await other.add_init_script(DEAF)
-    await other.reload()
+    await reload(other)
     await open_first(other)
     await ask(other, "held", wait=False)
     await expect(answers(other).last).to_contain_text("Before.")
@@ -155,7 +156,7 @@ async def test_a_deleted_conversation_stays_deleted(
     await expect(other.locator("#notices")).to_contain_text("deleted in another tab")
     await expect(other.locator("#sidebar .title")).to_have_count(0)
     api.hold.set()
-    await page.reload()
+    await reload(page)
     await expect(page.locator("#sidebar .title")).to_have_count(0)
     assert await stored(page) == {}
 
