@@ -42,6 +42,17 @@ async def test_an_answer_that_a_reload_cuts_off_is_kept_as_far_as_it_came(
     await expect(page.locator(".note", has_text="Interrupted")).to_be_visible()
 
 
+async def test_a_connection_that_ends_with_its_page_is_no_error(
+    page: Page, api: ScriptedApi
+) -> None:
+    await ask(page, "killed", wait=False)
+    await expect(answers(page)).to_contain_text("You said: killed.")
+    await page.evaluate("dispatchEvent(new Event('pagehide'))")
+    api.hold.set()
+    await expect(page.locator(".note", has_text="Interrupted")).to_be_visible()
+    await expect(page.locator(".problem")).to_have_count(0)
+
+
 async def test_rename_search_and_delete(page: Page, api: ScriptedApi) -> None:
     for text in ("apples", "pears"):
         await page.keyboard.press("Alt+KeyN")

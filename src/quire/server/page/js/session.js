@@ -18,6 +18,7 @@ export class Session extends EventTarget {
   #running = new Map(); // conversation id -> {controller, node}: answers that this tab writes
   #watched = new Set(); // ids of answers that other tabs write, or wrote when they were closed
   #removals = 0; // how often conversations were deleted, here or in another tab
+  #left = false; // whether the user has left the page: its connections end with it
   #failing = null; // what the store failed with, as long as it does
 
   constructor(api, store, settings) {
@@ -29,6 +30,8 @@ export class Session extends EventTarget {
     this.tabs.addEventListener("removed", ({ detail }) => this.#takeRemoved(detail.ids));
     this.tabs.addEventListener("stop", ({ detail }) => this.#runOf(detail.id)?.controller.abort());
     this.current = tree.newConversation(settings.system);
+    addEventListener("pagehide", () => (this.#left = true));
+    addEventListener("pageshow", () => (this.#left = false));
   }
 
   async load() {
@@ -222,7 +225,8 @@ export class Session extends EventTarget {
     try {
       await this.#stream(conversation, node, controller.signal);
     } catch (caught) {
-      error = caught;
+      if (this.#left) node.finish = "cut";
+      else error = caught;
     }
     endAnswer(node, error);
     node.revision += 1;
