@@ -1,0 +1,1 @@
+"""Batches: a data set in, answers out, with nothing lost on the way."""

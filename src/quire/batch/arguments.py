@@ -1,0 +1,158 @@
+"""The arguments of a batch: LLaMA-Factory's names where it has them, and quire's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from quire.arguments import ArgumentSource, InferArgs, get_infer_args
+from quire.arguments.base import (
+    Arguments,
+    ByteSize,
+    Float,
+    Integer,
+    NameList,
+    PathStr,
+    PositiveInteger,
+)
+from quire.arguments.infer import read_arguments
+from quire.errors import ConfigError
+from quire.options import REQUEST_OPTIONS
+
+
+def _numbers(value: Any) -> Any:
+    """Numbers: a list, or one string with commas between them."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, (int, float)) else value
+
+
+def _shard(value: Any) -> Any:
+    """`2/8`: the second of eight parts."""
+    if not isinstance(value, str):
+        return value
+    part, slash, count = value.partition("/")
+    if not (slash and part.strip().isdigit() and count.strip().isdigit()):
+        raise ValueError(f"a part is named such as 1/8, not {value!r}")
+    if not 1 <= int(part) <= int(count):
+        raise ValueError(f"the part must be from 1 to {int(count)}, not {int(part)}")
+    return (int(part), int(count))
+
+
+class BatchArguments(Arguments):
+    """What is read, what is written, and when a batch gives up."""
+
+    # --- what is read
+    input: PathStr | None = None
+    """A file of conversations or of OpenAI's batch requests, instead of data sets; `-` is standard
+    input."""
+    eval_dataset: NameList = None
+    """Data sets to answer; it wins over `dataset`, as with LLaMA-Factory's `do_predict`."""
+    val_size: Annotated[Float, Field(ge=0)] = 0.0
+    """Of `dataset`, answer a random part only: a share below 1, or so many rows."""
+    mix_strategy: Literal["concat", "interleave_under", "interleave_over", "interleave_once"] = (
+        "concat"
+    )
+    """How several data sets become one: after one another, or drawn from in turns until the first,
+    or the last, has ended; `interleave_once` repeats no row."""
+    interleave_probs: Annotated[tuple[Float, ...] | None, BeforeValidator(_numbers)] = None
+    """The share of each data set where they are interleaved."""
+    shard: Annotated[tuple[int, int] | None, BeforeValidator(_shard)] = None
+    """Answer one part of the rows only, such as `1/8`; `quire batch merge` joins the parts' files."""
+    max_line_bytes: ByteSize = 64 * 1024 * 1024
+    """A row of more bytes is refused, as that row's error."""
+
+    # --- what is written
+    output_dir: PathStr | None = None
+    """The folder of all files that are written; None is the current folder."""
+    save_name: PathStr = "generated_predictions.jsonl"
+    """The file of answers; `.parquet` at its end writes that format."""
+    matrix_save_name: PathStr | None = None
+    """The file of metrics; None writes none, but for LLaMA-Factory's predict files."""
+    overwrite_output_dir: bool = False
+    """Whether files of another job, or of this one, are written over from the start."""
+    output_order: Literal["input", "completion"] = "input"
+    """The order of the answers: that of their rows, or that in which they end."""
+    every_row: bool = False
+    """Whether the file of answers has a line for each row, those that failed too."""
+    keep_columns: NameList = None
+    """Columns of the source that are written beside the answer; `*` is all of them."""
+
+    # --- how it runs
+    seed: Integer | None = 42
+    """From it and a row's place follows the seed of each row; null draws seeds at random."""
+    batch_size: PositiveInteger = 1024
+    """Rows of a window, in which those that begin alike are put together."""
+    max_in_flight: PositiveInteger | None = None
+    """Requests at the engine at once; None takes what keeps it full."""
+    batch_backend: Literal["local", "ray"] = "local"
+    """Where engines run: here, or as Ray's actors."""
+    sync_interval: Annotated[Float, Field(gt=0)] = 5.0
+    """Seconds after which what was answered is safe from a power cut; a process that is killed loses
+    less than a second's."""
+    drain_timeout: Annotated[Float, Field(ge=0)] = 30.0
+    """Seconds that rows in flight may still take after SIGTERM."""
+    retry_failed: bool = False
+    """Whether rows that failed are tried again."""
+    stop_after_failures: Annotated[Integer, Field(ge=0)] = 20
+    """The batch ends where the first so many rows all fail; 0 goes on in any case."""
+    max_failure_rate: Annotated[Float, Field(gt=0, le=1)] = 1.0
+    """The batch ends where, after 100 rows, a larger share has failed."""
+    max_engine_restarts: Annotated[Integer, Field(ge=0)] = 10
+    """How often an engine that dies is started again."""
+
+    # --- LLaMA-Factory's words for the same thing
+    do_predict: bool | None = None
+    """True, or left out: a batch predicts."""
+    predict_with_generate: bool | None = None
+    """True, or left out: a batch generates."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchArgs:
+    """All arguments of a batch."""
+
+    infer: InferArgs
+    batch: BatchArguments
+    options: Mapping[str, Any]
+    """Request options that hold for all rows."""
+
+
+def get_batch_args(args: ArgumentSource = None) -> BatchArgs:
+    """Read and check the arguments of a batch.
+
+    Args:
+        args: see `get_infer_args`.
+
+    Raises:
+        ConfigError: a value is not allowed, or none of `input`, `dataset`, `eval_dataset` is given.
+        UnknownArgumentError: a key is unknown.
+    """
+    values = read_arguments(args)
+    own = {key: values.pop(key) for key in [*values] if key in BatchArguments.model_fields}
+    options = {
+        key: values.pop(key)
+        for key in [*values]
+        if key in REQUEST_OPTIONS and key not in BatchArguments.model_fields
+    }
+    batch = BatchArguments(**own)
+    infer = get_infer_args(values)
+    _check(batch, infer)
+    return BatchArgs(infer, batch, options)
+
+
+def _check(batch: BatchArguments, infer: InferArgs) -> None:
+    sets = batch.eval_dataset or infer.data.dataset
+    if batch.input is None and not sets:
+        raise ConfigError(
+            "A batch needs rows: name data sets (dataset: NAME, from dataset_info.json in "
+            "dataset_dir), or a file (input: FILE)."
+        )
+    if batch.input is not None and sets:
+        raise ConfigError("Rows come from input or from data sets: leave one of them out.")
+    if batch.do_predict is False or batch.predict_with_generate is False:
+        name = "do_predict" if batch.do_predict is False else "predict_with_generate"
+        raise ConfigError(f"{name}: false asks for no answers; leave it out.")
