@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from quire.arguments import ArgumentSource, InferArgs, get_infer_args
+from quire.arguments import FIELDS, ArgumentSource, InferArgs, get_infer_args
 from quire.arguments.base import (
     Arguments,
     ByteSize,
@@ -18,6 +18,7 @@ from quire.arguments.base import (
     PathStr,
     PositiveInteger,
 )
+from quire.arguments.foreign import DATA_SET_KEYS
 from quire.arguments.infer import read_arguments
 from quire.errors import ConfigError
 from quire.options import REQUEST_OPTIONS
@@ -116,6 +117,8 @@ class BatchArgs:
     """All arguments of a batch."""
 
     infer: InferArgs
+    model: Mapping[str, Any]
+    """The arguments of the `ChatModel`, as they were given."""
     batch: BatchArguments
     options: Mapping[str, Any]
     """Request options that hold for all rows."""
@@ -136,12 +139,14 @@ def get_batch_args(args: ArgumentSource = None) -> BatchArgs:
     options = {
         key: values.pop(key)
         for key in [*values]
-        if key in REQUEST_OPTIONS and key not in BatchArguments.model_fields
+        if key in REQUEST_OPTIONS and key not in FIELDS
     }
+    data_sets = {key: values.pop(key) for key in [*values] if key in DATA_SET_KEYS}
     batch = BatchArguments(**own)
     infer = get_infer_args(values)
+    infer = infer._replace(data=infer.data.replace(**data_sets))
     _check(batch, infer)
-    return BatchArgs(infer, batch, options)
+    return BatchArgs(infer, values, batch, options)
 
 
 def _check(batch: BatchArguments, infer: InferArgs) -> None:
