@@ -16,7 +16,7 @@ from quire.batch.binding import changes, settings_of
 from quire.batch.files import LinesFile, read_lines, write_parquet
 from quire.batch.journal import NAME as JOURNAL_NAME
 from quire.batch.journal import Counts, Journal, Record
-from quire.batch.lock import JobLock
+from quire.batch.lock import JobLock, read_holder
 from quire.batch.rows import Row, RowSource
 from quire.batch.runner import Ending, Limits, Progress, Runner
 from quire.batch.writer import Writer
@@ -51,6 +51,17 @@ class JobFiles:
         errors = answers.with_name(f"{answers.stem}.errors.jsonl")
         return cls(answers, errors, answers.with_name(f"{answers.name}.job"))
 
+    def make_folder(self) -> None:
+        """Make the folder of the journal.
+
+        Raises:
+            BatchError: it cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BatchError(f"{self.folder} cannot be made: {error.strerror}.") from None
+
     @property
     def is_parquet(self) -> bool:
         """Whether the answers become a parquet file, at the end."""
@@ -82,24 +93,27 @@ class BatchJob:
         *,
         make_model: MakeModel = ChatModel,
         model: ChatModel | None = None,
-        settings: Mapping[str, Any] | None = None,
-        seed_by_row: bool = True,
+        compat: bool = False,
     ) -> None:
         """Make a job.
 
         Args:
             make_model: makes the model, and another one where it dies.
             model: a model that is there already; it stays open.
-            settings: further settings to which the job is bound.
+            compat: whether LLaMA-Factory's `vllm_infer.py` is followed: one seed for all rows.
         """
         self._args, self._source = args, source
         self._make_model, self._model, self._owns = make_model, model, model is None
-        self._more = {"seed_by_row": seed_by_row, **(settings or {})}
-        self._seed_by_row = seed_by_row
+        self._compat = compat
         self.files = JobFiles.of(args.batch)
         self.progress = Progress()
         self._runner: Runner | None = None
         self._drain: tuple[float | None] | None = None
+
+    @property
+    def drain_timeout(self) -> float:
+        """Seconds that rows in flight may still take after SIGTERM."""
+        return self._args.batch.drain_timeout
 
     def drain(self, patience: float | None = None) -> None:
         """Begin no more rows; see `Runner.drain`. Any thread may call it, at any time."""
@@ -116,7 +130,7 @@ class BatchJob:
             ConfigError: the input cannot be read.
             ModelError, EngineError: the model cannot be loaded, or has died for good.
         """
-        self._make_folder()
+        self.files.make_folder()
         lock = JobLock(self.files.folder)
         try:
             journal = self._open_journal()
@@ -129,13 +143,6 @@ class BatchJob:
 
     # --- the files -------------------------------------------------------------------------------
 
-    def _make_folder(self) -> None:
-        folder = self.files.folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BatchError(f"{folder} cannot be made: {error.strerror}.") from None
-
     def _open_journal(self) -> Journal:
         """The job's journal, new or gone on with.
 
@@ -143,7 +150,7 @@ class BatchJob:
             JobChangedError: the files are of another job, and are not to be written over.
         """
         files, batch = self.files, self._args.batch
-        now = settings_of(self._args, self._source.describe(), self._more)
+        now = settings_of(self._args, self._source.describe(), {"compat": self._compat})
         begun = (files.folder / JOURNAL_NAME).exists()
         if not begun and files.answers.exists() and files.answers.stat().st_size:
             if not batch.overwrite_output_dir:
@@ -265,7 +272,7 @@ class BatchJob:
         settings = ChatSettings(
             args.options,
             args.batch.seed,
-            self._seed_by_row,
+            not self._compat,
             skip_special_tokens=args.infer.generating.skip_special_tokens,
         )
         lines = LineChoices(args.batch.every_row, args.batch.keep_columns or ())
@@ -362,3 +369,35 @@ def _answer_lines(path: Path) -> Iterator[Record]:
             content = json.loads(line)
             if "error" not in content:
                 yield Record(content["index"], line.rstrip("\n"))
+
+
+def read_status(files: JobFiles) -> Iterator[str]:
+    """What a job's journal says, in lines for people.
+
+    Raises:
+        BatchError: there is no such job.
+    """
+    if not (files.folder / JOURNAL_NAME).exists():
+        raise BatchError(f"No batch has begun {files.answers}.")
+    journal = Journal(files.folder, read_only=True)
+    try:
+        facts, counts = journal.facts(), journal.counts()
+    finally:
+        journal.close()
+    total = facts.get("total")
+    holder = read_holder(files.folder)
+    if facts.get("state") == "finished":
+        state = "finished"
+    elif holder:
+        state = f"running as process {holder.get('pid')} on {holder.get('host')}"
+    else:
+        state = "ended before its end; the same command goes on with it"
+    yield f"{files.answers}: {state}"
+    yield f"  rows       {counts.rows:,}{'' if total is None else f' of {total:,}'}"
+    yield f"  failed     {counts.failed:,}"
+    yield f"  tokens     {counts.tokens_in:,} in, {counts.tokens_out:,} out"
+    if counts.tokens_in:
+        yield f"  cached     {counts.cached / counts.tokens_in:.0%} of the prompts' tokens"
+    yield f"  by length  {counts.ended_by_length:,} answers ended at their limit of tokens"
+    if counts.cut:
+        yield f"  cut        {counts.cut:,} prompts"

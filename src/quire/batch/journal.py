@@ -96,19 +96,26 @@ class Counts:
 class Journal:
     """The journal of one job. One thread writes it; see `quire.batch.writer`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         """Open the journal in this folder, or make one.
+
+        Args:
+            read_only: whether it is only looked at, also while another process writes it.
 
         Raises:
             BatchError: it cannot be opened, or a later version of quire has made it.
         """
         self.path = folder / NAME
-        self.is_new = not self.path.exists()
         try:
+            mode = "ro" if read_only else "rwc"
             self._database = sqlite3.connect(
-                self.path, isolation_level=None, check_same_thread=False
+                f"{self.path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
             )
-            self._prepare()
+            if not read_only:
+                self._prepare()
         except sqlite3.Error as error:
             raise BatchError(
                 f"The journal {self.path} cannot be used: {error}. Where it is damaged, "

@@ -109,6 +109,10 @@ class Runner:
         self._feed = Feed(limits.in_flight)
         self._next: list[Row] = []
         self._suspects: list[Prepared] = []  # rows in flight when the engine died
+        # Whether all of the first rows may still fail, which of them have not ended, and their number.
+        self._first_fail = bool(limits.stop_after_failures) and not progress.before
+        self._first: set[int] = set()
+        self._counted = 0
         self._healthy = asyncio.Event()
         self._healthy.set()
         self._idle = asyncio.Event()  # no row is in flight
@@ -196,6 +200,10 @@ class Runner:
     def _take(self, size: int) -> tuple[list[Row], bool]:
         """The next rows, and whether they are the last ones."""
         rows = [*self._next, *itertools.islice(self._rows, size - len(self._next))]
+        if self._first_fail and self._counted < self._limits.stop_after_failures:
+            first = rows[: self._limits.stop_after_failures - self._counted]
+            self._first.update(row.index for row in first)
+            self._counted += len(first)
         self._next = list(itertools.islice(self._rows, 1))
         return rows, not self._next
 
@@ -286,10 +294,12 @@ class Runner:
         progress, limits = self.progress, self._limits
         progress.add(record)
         if record.error is None:
+            self._first_fail = self._first_fail and record.index not in self._first
             return
-        if progress.done == progress.failed == limits.stop_after_failures and not progress.before:
+        self._first.discard(record.index)
+        if self._first_fail and not self._first and self._counted == limits.stop_after_failures:
             raise BatchError(
-                f"The first {progress.done} rows all failed, the last one with: {_told(record)} Mend "
+                f"The first {limits.stop_after_failures} rows all failed, the last one with: {_told(record)} Mend "
                 "this and start the batch again with retry_failed=true, or go on in any case with "
                 "stop_after_failures=0."
             )
