@@ -63,6 +63,9 @@ class BatchArguments(Arguments):
     """The share of each data set where they are interleaved."""
     shard: Annotated[tuple[int, int] | None, BeforeValidator(_shard)] = None
     """Answer one part of the rows only, such as `1/8`; `quire batch merge` joins the parts' files."""
+    id_column: str | None = None
+    """The column with each row's own name, which must differ; None takes `custom_id` or `id` where rows
+    have it, an empty text none."""
     max_line_bytes: ByteSize = 64 * 1024 * 1024
     """A row of more bytes is refused, as that row's error."""
 
