@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from quire.arguments import ArgumentSource
 from quire.batch.arguments import BatchArgs, get_batch_args
+from quire.batch.inputs import BatchSource, check_source, open_file, open_source
 from quire.batch.job import BatchJob, BatchResult, JobFiles, MakeModel
 from quire.batch.rows import RowSource
 from quire.chat.chat_model import ChatModel
-from quire.errors import BatchError
+from quire.errors import BatchError, ConfigError
+
+logger = logging.getLogger("quire")
 
 
 def run_batch(
@@ -57,21 +63,42 @@ def open_job(
     Raises:
         ConfigError, BatchError: see `run_batch`.
     """
-    from quire.batch.inputs import check_source, open_rows, open_source
-
     read = get_batch_args(args, has_rows=rows is not None, has_model=model is not None)
     files = JobFiles.of(read.batch)
     files.make_folder()
     if rows is not None:
-        source = open_rows(rows, spool=files.folder / "input")
+        source = _source_of(rows, files.folder / "rows.jsonl", read)
     else:
-        source = open_source(read, spool=files.folder / "input", compat=compat)
-    check_source(source)
-    _check_room(read, source, files)
+        source = open_source(read, spool=files.folder / "input.jsonl", compat=compat)
+    for line in check_source(source):
+        logger.warning("%s", line)
+    _check_room(source, files)
     return BatchJob(read, source, make_model=make_model, model=model, compat=compat)
 
 
-def _check_room(args: BatchArgs, source: RowSource, files: JobFiles) -> None:
+def _source_of(rows: Iterable[Mapping[str, Any]], path: Path, args: BatchArgs) -> BatchSource:
+    """Rows of the caller, written to a file of the job first, so that it can be gone on with.
+
+    Raises:
+        ConfigError: a row holds what JSON does not.
+        BatchError: the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for number, row in enumerate(rows):
+                try:
+                    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+                    file.write(line.encode("utf-8").decode() + "\n")
+                except (TypeError, ValueError) as error:
+                    raise ConfigError(f"Row {number} cannot be written as JSON: {error}.") from None
+        part.replace(path)
+    except OSError as error:
+        raise BatchError(f"{path} cannot be written: {error.strerror}.") from None
+    return open_file(path, args, name="rows")
+
+
+def _check_room(source: RowSource, files: JobFiles) -> None:
     """Refuse a disk that is certainly too small: prompts are written twice, to journal and file.
 
     Raises:
