@@ -56,11 +56,11 @@ def arrange(window: Sequence[Prepared], *, is_last: bool) -> list[Place]:
 
 def _leader(levels: Sequence[tuple[int, Place]]) -> Place | None:
     """The row that computes the longest beginning that is worth waiting for."""
-    for index in range(len(levels) - 1, -1, -1):
-        depth, first = levels[index]
-        if depth - (levels[index - 1][0] if index else 0) >= SHARED:
-            return first
-    return None
+    leader, known = None, 0
+    for depth, first in levels:
+        if depth - known >= SHARED:
+            leader, known = first, depth
+    return leader
 
 
 def _longest(place: Place) -> int:
