@@ -108,6 +108,7 @@ class Runner:
         self._limits, self.progress, self._restart = limits, progress, restart
         self._feed = Feed(limits.in_flight)
         self._next: list[Row] = []
+        self._taken = 0  # rows that were read
         self._suspects: list[Prepared] = []  # rows in flight when the engine died
         # Whether all of the first rows may still fail, which of them have not ended, and their number.
         self._first_fail = bool(limits.stop_after_failures) and not progress.before
@@ -141,7 +142,14 @@ class Runner:
             for task in ended:
                 task.cancel()
             await asyncio.gather(*ended, return_exceptions=True)
-        return "drained" if self._draining else "finished"
+        if self._draining:
+            return "drained"
+        if self.progress.done != self._taken:
+            raise BatchError(
+                f"{self._taken - self.progress.done} rows have come to no end: this is a fault of quire. "
+                "The same command asks them again."
+            )
+        return "finished"
 
     async def _until_ended(
         self, tasks: Sequence[asyncio.Task[None]], given_up: asyncio.Task[Any]
@@ -149,10 +157,12 @@ class Runner:
         """Wait for the end of all tasks, of the patience, or for the first failure, which is raised."""
         left: set[asyncio.Task[Any]] = {*tasks}
         recovery: asyncio.Task[None] | None = None
-        while left and not given_up.done():
+        while not given_up.done():
             if self._recovery is not recovery:
                 recovery = self._recovery
                 left.update(filter(None, [recovery]))
+            if not left:
+                break
             done, _ = await asyncio.wait(
                 {*left, given_up}, timeout=1, return_when=asyncio.FIRST_COMPLETED
             )
@@ -200,11 +210,13 @@ class Runner:
     def _take(self, size: int) -> tuple[list[Row], bool]:
         """The next rows, and whether they are the last ones."""
         rows = [*self._next, *itertools.islice(self._rows, size - len(self._next))]
+        self._taken += len(rows) - len(self._next)
         if self._first_fail and self._counted < self._limits.stop_after_failures:
             first = rows[: self._limits.stop_after_failures - self._counted]
             self._first.update(row.index for row in first)
             self._counted += len(first)
         self._next = list(itertools.islice(self._rows, 1))
+        self._taken += len(self._next)
         return rows, not self._next
 
     async def _prepare(self, window: Sequence[Row]) -> list[Prepared]:
