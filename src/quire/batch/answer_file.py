@@ -65,15 +65,12 @@ def _record_of_line(line: bytes | None) -> Record | BadRecordError:
     if line is None:
         return BadRecordError(f"it has more than {_MAX_LINE_BYTES >> 20} MiB")
     try:
-        row = json.loads(line.decode())
+        row = json.loads(line.decode().rstrip("\r\n"))
     except UnicodeDecodeError as error:
         return BadRecordError(f"no UTF-8 text at byte {error.start + 1}")
     except json.JSONDecodeError as error:
         return BadRecordError(f"no JSON at column {error.colno} ({error.msg})")
-    except (
-        ValueError,
-        RecursionError,
-    ):  # an integer of thousands of digits; brackets within brackets
+    except (ValueError, RecursionError):  # a number of thousands of digits; nested too deeply
         return BadRecordError("no JSON that can be read")
     if not isinstance(row, dict):
         return BadRecordError("no JSON object")
