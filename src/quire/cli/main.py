@@ -19,6 +19,7 @@ from cyclopts import (
 )
 
 from quire import __version__
+from quire.cli.batch import batch_app
 from quire.cli.bench import bench
 from quire.cli.deploy import deploy
 from quire.cli.hub import list_models, pull, remove
@@ -124,6 +125,7 @@ def build_app(make_model: MakeModel) -> App:
         deploy,
         usage="Usage: quire deploy vllm|ray [CONFIG.yaml | FOLDER | NAME] [OPTIONS] [KEY=VALUE ...]",
     )
+    app.command(batch_app(make_model))
     app.command(
         bench,
         usage="Usage: quire bench [CONFIG.yaml | FOLDER] [KEY=VALUE ...] [OPTIONS] [--against ...]",
