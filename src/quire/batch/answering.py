@@ -237,7 +237,7 @@ def _told_of(response: Response) -> dict[str, Any]:
     told: dict[str, Any] = {"finish_reason": response.finish_reason}
     told["completion_tokens"] = response.response_length
     if response.reasoning or response.tool_calls:
-        told["answer"] = response.content
+        told["content"] = response.content
     if response.reasoning:
         told["thought"] = response.reasoning
     if response.tool_calls:

@@ -118,7 +118,7 @@ COLUMNS: Mapping[str, str] = {
     "prompt_tokens": "int64",
     "completion_tokens": "int64",
     "thought": "string",
-    "answer": "string",
+    "content": "string",
     "more": "string",
 }
 """The columns of a parquet file; `more` holds all else as a JSON object."""

@@ -18,7 +18,7 @@ from quire.batch.journal import NAME as JOURNAL_NAME
 from quire.batch.journal import Counts, Journal, Record
 from quire.batch.lock import JobLock, read_holder
 from quire.batch.rows import Row, RowSource
-from quire.batch.runner import Ending, Limits, Progress, Runner
+from quire.batch.runner import Ending, Limits, Progress, BatchRunner
 from quire.batch.writer import Writer
 from quire.chat.chat_model import ChatModel
 from quire.errors import BatchError, EngineError, JobChangedError
@@ -107,7 +107,7 @@ class BatchJob:
         self._compat = compat
         self.files = JobFiles.of(args.batch)
         self.progress = Progress()
-        self._runner: Runner | None = None
+        self._runner: BatchRunner | None = None
         self._drain: tuple[float | None] | None = None
 
     @property
@@ -116,7 +116,7 @@ class BatchJob:
         return self._args.batch.drain_timeout
 
     def drain(self, patience: float | None = None) -> None:
-        """Begin no more rows; see `Runner.drain`. Any thread may call it, at any time."""
+        """Begin no more rows; see `BatchRunner.drain`. Any thread may call it, at any time."""
         self._drain = (patience,)
         if self._runner is not None:
             self._runner.drain(patience=patience)
@@ -244,7 +244,7 @@ class BatchJob:
             async def restart() -> Answerer:
                 return self._answerer(await holder.restart())
 
-            self._runner = Runner(
+            self._runner = BatchRunner(
                 self._own_rows(writer, known),
                 answerer,
                 writer.put,

@@ -65,7 +65,7 @@ class Record:
         return self.error is not None
 
 
-class Line(NamedTuple):
+class KeptLine(NamedTuple):
     """A row's lines as they are kept until the job is finished."""
 
     serial: int
@@ -226,7 +226,7 @@ class Journal:
         for (index,) in self._database.execute("SELECT position FROM rows ORDER BY position"):
             yield index
 
-    def lines(self, order: Order, first: int) -> Iterator[Line]:
+    def lines(self, order: Order, first: int) -> Iterator[KeptLine]:
         """The lines of rows in an order, from an index or a serial number on.
 
         Args:
@@ -237,7 +237,7 @@ class Journal:
             f"SELECT serial, position, answer, error FROM lines WHERE {column} >= ? ORDER BY {column}",
             (first,),
         )
-        yield from map(Line._make, rows)
+        yield from map(KeptLine._make, rows)
 
     def counts(self) -> Counts:
         """Sums over all rows."""

@@ -84,7 +84,7 @@ Restart: TypeAlias = Callable[[], Awaitable[Answerer]]
 """Brings a dead engine back, or a new one in its place."""
 
 
-class Runner:
+class BatchRunner:
     """Runs the rows of one job on one engine. Use it once."""
 
     def __init__(

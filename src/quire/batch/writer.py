@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire.batch.files import LinesFile
-from quire.batch.journal import Journal, Line, Order, Record
+from quire.batch.journal import Journal, KeptLine, Order, Record
 from quire.batch.lock import JobLock
 from quire.errors import BatchError, JobChangedError
 
@@ -151,7 +151,7 @@ class Writer:
         self._answers.flush()
         self._errors.flush()
 
-    def _write(self, line: Line) -> None:
+    def _write(self, line: KeptLine) -> None:
         if line.answer is not None:
             self._answers.write(line.answer)
         if line.error is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from quire.characters import harmless
+from quire.cli.batch_score import score
 from quire.cli.terminal import can_redraw, note, show_log
 from quire.cli.words import MakeModel, Words
 from quire.errors import ConfigError
@@ -51,6 +52,7 @@ def batch_app(make_model: MakeModel) -> App:
         return run(words, make_model)
 
     app.command(status, usage="Usage: quire batch status [FILE]")
+    app.command(score, usage="Usage: quire batch score FILE [--output FILE] [--workers N]")
     app.command(merge, usage="Usage: quire batch merge OUTPUT PART PART ...")
     return app
 
