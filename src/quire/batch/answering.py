@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from quire.batch.arguments import BatchArgs
 from quire.batch.files import json_line
 from quire.batch.journal import Record
 from quire.batch.rows import ChatRow, Row, RowError, Stage
@@ -225,6 +226,26 @@ class ChatAnswerer:
             return None
         skip = self._settings.skip_special_tokens
         return self._engine.tokenizer.decode(response.prompt_token_ids, skip_special_tokens=skip)
+
+
+def lines_for(args: BatchArgs) -> LineChoices:
+    """What the lines of a batch hold."""
+    return LineChoices(args.batch.every_row, args.batch.keep_columns or ())
+
+
+def answerer_for(args: BatchArgs, model: ChatModel, *, compat: bool) -> Answerer:
+    """What answers the rows of a batch on a model.
+
+    Args:
+        compat: whether LLaMA-Factory's `vllm_infer.py` is followed: one seed for all rows.
+    """
+    settings = ChatSettings(
+        args.options,
+        args.batch.seed,
+        not compat,
+        skip_special_tokens=args.infer.generating.skip_special_tokens,
+    )
+    return ChatAnswerer(model, settings, lines_for(args))
 
 
 def _label_text(answer: Mapping[str, Any] | None) -> str | None:

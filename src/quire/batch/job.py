@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from quire.batch.answering import Answerer, ChatAnswerer, ChatSettings, LineChoices
+from quire.batch.answering import Answerer, answerer_for
 from quire.batch.arguments import BatchArgs, BatchArguments
 from quire.batch.binding import changes, settings_of
 from quire.batch.files import LinesFile, read_lines, write_parquet
@@ -18,7 +18,7 @@ from quire.batch.journal import NAME as JOURNAL_NAME
 from quire.batch.journal import Counts, Journal, Record
 from quire.batch.lock import JobLock, read_holder
 from quire.batch.rows import Row, RowSource
-from quire.batch.runner import Ending, Limits, Progress, BatchRunner
+from quire.batch.runner import BatchRunner, Ending, Limits, Progress
 from quire.batch.writer import Writer
 from quire.chat.chat_model import ChatModel
 from quire.errors import BatchError, EngineError, JobChangedError
@@ -218,7 +218,11 @@ class BatchJob:
                 sync_interval=self._args.batch.sync_interval,
             )
             try:
-                ending = self._answer_all(writer, set_of(journal.indices()))
+                known = set_of(journal.indices())
+                if self._args.batch.batch_backend == "ray":
+                    ending = asyncio.run(self._answer_on_ray(writer, known))
+                else:
+                    ending = self._answer_all(writer, known)
             finally:
                 writer.close()
             if ending == "finished":
@@ -240,6 +244,8 @@ class BatchJob:
         holder = _ModelHolder(model, self._make_model if owned else None, self._args.model)
         try:
             answerer = self._answerer(model)
+            # Twice what runs at once: what waits at the engine costs nothing, and it never runs short.
+            default = 2 * (model.engine.info.max_sequences or 32)
 
             async def restart() -> Answerer:
                 return self._answerer(await holder.restart())
@@ -248,7 +254,7 @@ class BatchJob:
                 self._own_rows(writer, known),
                 answerer,
                 writer.put,
-                self._limits(model),
+                self._limits(self._args.batch.max_in_flight or default),
                 self.progress,
                 restart=restart,
             )
@@ -260,6 +266,33 @@ class BatchJob:
             if owned:
                 holder.model.close()
 
+    async def _answer_on_ray(self, writer: Writer, known: IndexSet) -> Ending:
+        from quire.batch.ray_backend import ray_answerer
+
+        total = self.progress.total
+        engines = ray_answerer(
+            self._args,
+            self._make_model,
+            rows=None if total is None else total - self.progress.before,
+            compat=self._compat,
+            is_ended=lambda: self._drain is not None,
+        )
+        async with engines as answerer:
+            if answerer is None or self._drain is not None:
+                return "drained"
+            self._runner = BatchRunner(
+                self._own_rows(writer, known),
+                answerer,
+                writer.put,
+                self._limits(answerer.in_flight),
+                self.progress,
+                turn=answerer.turn,
+            )
+            try:
+                return await self._runner.run()
+            finally:
+                self._runner = None
+
     def _own_rows(self, writer: Writer, known: IndexSet) -> Iterator[Row]:
         """The rows of this job's part that have no record yet."""
         part, parts = self._args.batch.shard or (1, 1)
@@ -268,23 +301,13 @@ class BatchJob:
                 yield row
 
     def _answerer(self, model: ChatModel) -> Answerer:
-        args = self._args
-        settings = ChatSettings(
-            args.options,
-            args.batch.seed,
-            not self._compat,
-            skip_special_tokens=args.infer.generating.skip_special_tokens,
-        )
-        lines = LineChoices(args.batch.every_row, args.batch.keep_columns or ())
-        return ChatAnswerer(model, settings, lines)
+        return answerer_for(self._args, model, compat=self._compat)
 
-    def _limits(self, model: ChatModel) -> Limits:
+    def _limits(self, in_flight: int) -> Limits:
         batch = self._args.batch
-        # Twice what runs at once: what waits at the engine costs nothing, and it never runs short.
-        default = 2 * (model.engine.info.max_sequences or 32)
         return Limits(
             batch.batch_size,
-            batch.max_in_flight or default,
+            in_flight,
             batch.stop_after_failures,
             batch.max_failure_rate,
             batch.max_engine_restarts,
