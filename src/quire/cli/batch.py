@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from quire.characters import harmless
+from quire.cli.batch_score import score
 from quire.cli.terminal import can_redraw, note, show_log
 from quire.cli.words import MakeModel, Words
 from quire.errors import ConfigError
@@ -51,6 +52,7 @@ def batch_app(make_model: MakeModel) -> App:
         return run(words, make_model)
 
     app.command(status, usage="Usage: quire batch status [FILE]")
+    app.command(score, usage="Usage: quire batch score FILE [--output FILE] [--workers N]")
     app.command(merge, usage="Usage: quire batch merge OUTPUT PART PART ...")
     return app
 
@@ -63,7 +65,11 @@ def run(words: Sequence[str], make_model: MakeModel) -> int:
     show_log(logging.WARNING)
     if not words:
         raise ConfigError(f"Which model, and which rows? {USAGE}.")
-    job = open_job(read_arguments(list(words)), make_model=make_model)
+    return run_job(open_job(read_arguments(list(words)), make_model=make_model))
+
+
+def run_job(job: BatchJob) -> int:
+    """Run a job to its end, tell how far it is, and return the exit code."""
     with _signals(job), _told(job):
         result = job.run()
     _tell(result)
