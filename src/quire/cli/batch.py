@@ -65,7 +65,11 @@ def run(words: Sequence[str], make_model: MakeModel) -> int:
     show_log(logging.WARNING)
     if not words:
         raise ConfigError(f"Which model, and which rows? {USAGE}.")
-    job = open_job(read_arguments(list(words)), make_model=make_model)
+    return run_job(open_job(read_arguments(list(words)), make_model=make_model))
+
+
+def run_job(job: BatchJob) -> int:
+    """Run a job to its end, tell how far it is, and return the exit code."""
     with _signals(job), _told(job):
         result = job.run()
     _tell(result)
