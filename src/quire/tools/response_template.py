@@ -33,7 +33,7 @@ from quire.tools.patterns import (
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 _PLACEHOLDER = re.compile(r"\{(\w+(?:\.\w+)*)\}")
-_OPEN_TAG = re.compile(r"<([A-Za-z_][\w:.-]*)[^<>/]*>")
+_OPEN_TAG = re.compile(r"<([A-Za-z_][\w:.-]*+)[^<>/]*>")
 _QUOTE_OF_GEMMA = '<|"|>'
 
 
