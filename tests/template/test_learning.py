@@ -11,7 +11,9 @@ from quire.messages import read_conversation
 from quire.template.jinja import JinjaTemplate
 from quire.template.registry import get_template
 from quire.tokenizer import Tokenizer
+from tests.template.real.conversations import ASK, PARIS, calling, result
 from tests.template.real.reading import Reader
+from tests.template.real.records import Written
 
 LOOP = "{% for m in messages %}BODY{% endfor %}{% if add_generation_prompt %}BEGIN{% endif %}"
 TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
@@ -63,6 +65,13 @@ RESULT_INSIDE = (
     '{"{{ c.function.name }}": {{ c.function.arguments | tojson }}}'
     "{{ ', ' if not loop.last }}{% endfor %}]<|calls_end|>{% endif %}{% endif %}"
 )
+REOPENED = (
+    "{% if m.role == 'tool' %}<|result|>{{ m.content }}<|result_end|>"
+    "{% else %}{{ '<|turn|>' ~ m.role ~ '\n' }}{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}<|call|>"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "<|call_end|>{% endfor %}{{ '<|turn_end|>\n' if not m.tool_calls }}{% endif %}"
+)
 
 
 def template(body: str, begin: str, tools: str = TOOLS) -> str:
@@ -77,6 +86,7 @@ TEMPLATES = {
     "separated": template(SEPARATED, "assistant<|role|>\n"),
     "unended": template(UNENDED, "<|assistant|>"),
     "result inside": template(RESULT_INSIDE, "<|bot|>"),
+    "reopened": template(REOPENED, "{{ '<|turn|>assistant\n' if messages[-1].role != 'tool' }}"),
 }
 
 
@@ -138,6 +148,15 @@ def test_what_ends_a_turn(name: str, stops: Any, ends: Any, goes_on: Any) -> Non
     assert found.stop_words == stops
     assert found.message_ends == ends
     assert found.goes_on == goes_on
+
+
+def test_a_turn_that_the_model_begins_itself_after_a_result() -> None:
+    reader = Reader(TEMPLATES["reopened"])
+    assert reader.template.head == "<|turn|>assistant\n"
+    asked = [ASK, calling(PARIS), result()]
+    written = Written("", "<|turn|>assistant\nIt rains.<|turn_end|>\n")
+    for read in reader.read((asked, True), written).values():
+        assert read.text == "It rains."
 
 
 def test_what_ends_a_message_alone_is_no_stop_token_where_the_files_say_so() -> None:

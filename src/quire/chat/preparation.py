@@ -165,9 +165,10 @@ class Preparation:
         self._special = self._special_with_markers()
         template = self.template
         self._marks: TextMarks | None = None  # as before an answer: each reader has a copy
-        if template.before_text or template.after_text or template.reasoning:
+        before_text = (*template.before_text, *filter(None, (template.head,)))
+        if before_text or template.after_text or template.reasoning:
             words = template.thought_words
-            self._marks = TextMarks(template.before_text, template.after_text, words)
+            self._marks = TextMarks(before_text, template.after_text, words)
 
     async def prepare(self, request: ChatRequest) -> PreparedRequest:
         """Prepare a request, in a thread unless it is short.

@@ -101,6 +101,7 @@ class JinjaTemplate(Template):
         self.before_text, self.after_text = learned.before_text, learned.after_text
         self.stop_words = learned.stops
         self.message_ends, self.goes_on = learned.message_ends, learned.goes_on
+        self.head = learned.head
         family = detect_tool_format(source)
         self._chosen_format = get_tool_format(tool_format) if tool_format else None
         if self._chosen_format is not None:

@@ -57,6 +57,8 @@ class Learned:
     thought, or a text before calls."""
     goes_on: tuple[str, ...] = ()
     """What follows such a token where calls follow in the same turn."""
+    head: str = ""
+    """What begins a turn after a result, where the prompt leaves it to the model."""
 
 
 def probe_tools() -> list[dict[str, Any]]:
@@ -127,6 +129,7 @@ class _Turns:
             none_content=self._calls_of((FIRST,))[1],
             message_ends=self._message_ends,
             goes_on=self._goes_on,
+            head=self._head_after_result(),
         )
 
     # ---- renderings
@@ -260,9 +263,7 @@ class _Turns:
 
         It is that of a text where both have one, and none that stands between two calls.
         """
-        call = self._message("assistant", None if self._calls_of((FIRST,))[1] else "", [FIRST])
-        result = self._message("tool", RESULT, tool_call_id=FIRST.id, name=FIRST.name)
-        tail = self._tail([call, result], tools=True) or ""
+        tail = self._tail(self._round, tools=True) or ""
         called, shown, _ = tail.partition(RESULT)
         if not (shown and self._call):
             return ""
@@ -271,6 +272,23 @@ class _Turns:
         ends = [one for one in self._specials(_after_arguments(called)) if one not in inside]
         of_text = [one for one in ends if one in self._end_of_text + self._after_turn]
         return next(iter([*of_text, *ends]), "")
+
+    @cached_property
+    def _round(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """A call and its result."""
+        call = self._message("assistant", None if self._calls_of((FIRST,))[1] else "", [FIRST])
+        return call, self._message("tool", RESULT, tool_call_id=FIRST.id, name=FIRST.name)
+
+    def _head_after_result(self) -> str:
+        answer = self._message("assistant", TEXT)
+        asked = self._tail(self._round, tools=True, begins=True) or ""
+        answered = self._tail([*self._round, answer], tools=True) or ""
+        if not (self._call and RESULT in asked and TEXT in answered):
+            return ""
+        begun = self._split.common_prefix(asked, answered)
+        head = answered[len(begun) :].partition(TEXT)[0]
+        is_left_out = begun == asked and head.strip() and self._head.endswith(head)
+        return head if is_left_out else ""
 
     @cached_property
     def _end_of_text(self) -> str:

@@ -42,6 +42,8 @@ class Template(ABC):
     """Control tokens that end the turn after an answer's text or calls, and inside of it a message."""
     goes_on: tuple[str, ...] = ()
     """What follows them where calls follow in the same turn."""
+    head: str = ""
+    """What begins a turn, where some prompts leave it to the model."""
     default_system: str
     efficient_eos: bool
     replace_eos: bool

@@ -122,7 +122,7 @@ def read_outputs(path: Path = OUTPUTS) -> list[Output]:
 
 def _to_json(output: Output) -> dict[str, Any]:
     learned = {one.name: getattr(output.learned, one.name) for one in fields(Learned)}
-    learned = {key: value for key, value in learned.items() if value != () or key in _ALWAYS}
+    learned = {key: value for key, value in learned.items() if value or key in _ALWAYS}
     form = output.learned.form
     if form is not None:
         learned["form"] = {one.name: getattr(form, one.name) for one in fields(CallForm)}
