@@ -14,6 +14,7 @@ from typing import Any
 from quire.arguments import InferArgs
 from quire.chat.answer_forms import AnswerForms, PlainForms, forced_parser
 from quire.chat.answer_reader import AnswerReader, TextMarks
+from quire.chat.answer_stops import TurnEnds
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
@@ -111,6 +112,8 @@ class PreparedRequest:
     """The text of the message that the answer continues."""
     answer_stops: tuple[str, ...] = ()
     """Stop strings that hold for the answer alone, where a thought may come before it."""
+    ends_in_text: bool = False
+    """Whether the answer ends where its reader finds the turn's end, which the engine cannot."""
 
 
 class Preparation:
@@ -162,9 +165,10 @@ class Preparation:
         self._special = self._special_with_markers()
         template = self.template
         self._marks: TextMarks | None = None  # as before an answer: each reader has a copy
-        if template.before_text or template.after_text or template.reasoning:
+        before_text = (*template.before_text, *filter(None, (template.head,)))
+        if before_text or template.after_text or template.reasoning:
             words = template.thought_words
-            self._marks = TextMarks(template.before_text, template.after_text, words)
+            self._marks = TextMarks(before_text, template.after_text, words)
 
     async def prepare(self, request: ChatRequest) -> PreparedRequest:
         """Prepare a request, in a thread unless it is short.
@@ -224,8 +228,8 @@ class Preparation:
 
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
-        template, tool_format = self.template, self.template.tool_format
-        skip = prepared.params.skip_special_tokens
+        template, tool_format, params = self.template, self.template.tool_format, prepared.params
+        skip = params.skip_special_tokens
         decode = partial(self.tokenizer.decode, skip_special_tokens=skip)
         tools, openings = None, ()
         if prepared.forced is not None:  # its grammar closes the thought
@@ -240,15 +244,19 @@ class Preparation:
             return AnswerReader(
                 special=special, messages=_harmony_reader(prepared, tools), decode=decode
             )
+        goes_on = template.goes_on if prepared.tools else ()
+        ends = TurnEnds(template.message_ends, goes_on) if prepared.ends_in_text else None
         return AnswerReader(
             special=prepared.special,
             thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
-            continues=prepared.params.continues,
+            continues=params.continues,
             marks=copy(self._marks),
             tools=tools,
             begun=prepared.begun,
             openings=openings,
+            turn_ends=ends,
+            min_tokens=params.min_tokens,
             decode=decode,
         )
 
@@ -347,6 +355,7 @@ class Preparation:
             template.begun_header(elements) if template.is_harmony else "",
             "" if last is None or starts_in_thought else last.text,
             stops,
+            ends_in_text=bool(template.message_ends) and not params.ignore_eos,
         )
 
     def _sampling(
@@ -365,7 +374,9 @@ class Preparation:
         )
         stops = params.stop[len(self._stop_strings) :] if may_think else ()
         if stops:
-            params = replace(params, stop=self._stop_strings, streamed=True)
+            params = replace(params, stop=self._stop_strings)
+        if stops or self.template.message_ends:  # the answer may end before the engine ends it
+            params = replace(params, streamed=True)
         return params, stops
 
     def _encode(
@@ -398,7 +409,7 @@ class Preparation:
         tool_format = self.template.tool_format
         markers = {word.strip() for word in self.template.thought_words}
         markers.update(tool_format.markers if tool_format else ())
-        markers.update(MARKERS if self.template.is_harmony else ())
+        markers.update(MARKERS if self.template.is_harmony else self.template.message_ends)
         return special if markers & special else frozenset()
 
 
@@ -417,7 +428,12 @@ def _harmony_reader(
 ) -> HarmonyReader:
     """The reader of an answer's messages, in whose texts calls of another format are found."""
     names = [name_of(tool) for tool in prepared.tools]
-    return HarmonyReader(prepared.begun_header, tools=names, parser=make_parser)
+    return HarmonyReader(
+        prepared.begun_header,
+        tools=names,
+        parser=make_parser,
+        ends_at_answer=prepared.ends_in_text and not prepared.params.min_tokens,
+    )
 
 
 def _rendered_texts(conversation: Conversation) -> Iterator[str]:

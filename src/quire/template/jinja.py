@@ -25,7 +25,7 @@ from quire.template.template import (
 )
 from quire.tokenizer import Tokenizer
 from quire.tools.base import ToolFormat, wrap
-from quire.tools.harmony import writes_harmony
+from quire.tools.harmony import MESSAGE_END, writes_harmony
 from quire.tools.learned import LearnedFormat
 from quire.tools.learning import FIRST
 from quire.tools.registry import detect_tool_format, get_tool_format
@@ -105,6 +105,8 @@ class JinjaTemplate(Template):
         self.thought_words = learned.thought or _NO_THOUGHT
         self.before_text, self.after_text = learned.before_text, learned.after_text
         self.stop_words = learned.stops
+        self.message_ends, self.goes_on = learned.message_ends, learned.goes_on
+        self.head = learned.head
         family = detect_tool_format(source)
         self._chosen_format = get_tool_format(tool_format) if tool_format else None
         if self._chosen_format is not None:
@@ -326,8 +328,13 @@ class JinjaTemplate(Template):
             return None if spans is None else "".join(span.text for span in spans)
 
         if writes_harmony(self._written):
-            prompt = show([self._probe_message("user", _PROBE)], True, True, {})
-            return of_harmony(shows_tools=prompt is not None and FIRST.name in prompt)
+            asked = self._probe_message("user", _PROBE)
+            prompt = show([asked], True, True, {})
+            answer = show([asked, self._probe_message("assistant", _PROBE)], False, False, {})
+            return of_harmony(
+                shows_tools=prompt is not None and FIRST.name in prompt,
+                ends_messages_alike=answer is not None and answer.rstrip().endswith(MESSAGE_END),
+            )
         return learn(
             show,
             self._probe_message,
