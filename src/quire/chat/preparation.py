@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from quire.arguments import InferArgs
 from quire.chat.answer_forms import AnswerForms, PlainForms, forced_parser
@@ -53,6 +53,9 @@ about half a millisecond, less than handing it to a thread takes under load."""
 
 MAX_CONTEXTS = 4
 """A text that is only tokenised, or cut, may be longer than the context, but not without end."""
+
+CutPrompt: TypeAlias = Callable[[Sequence[int]], tuple[int, ...]]
+"""Shortens the tokens of a prompt."""
 
 _NO_TEXTS: frozenset[str] = frozenset()
 
@@ -170,8 +173,14 @@ class Preparation:
             words = template.thought_words
             self._marks = TextMarks(before_text, template.after_text, words)
 
-    async def prepare(self, request: ChatRequest) -> PreparedRequest:
+    async def prepare(
+        self, request: ChatRequest, *, cut: CutPrompt | None = None
+    ) -> PreparedRequest:
         """Prepare a request, in a thread unless it is short.
+
+        Args:
+            cut: shortens the prompt before it is compared with the context. It is not called where
+                media are in the prompt.
 
         Raises:
             RequestError: the request is wrong.
@@ -180,8 +189,8 @@ class Preparation:
         """
         self._home.check()
         if _is_short(request):
-            return self._read_short(request)
-        result = await asyncio.to_thread(self._read, request)
+            return self._read_short(request, cut)
+        result = await asyncio.to_thread(self._read, request, cut)
         if isinstance(result, PreparedRequest):
             return result
         conversation, media = result
@@ -267,17 +276,17 @@ class Preparation:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def _read_short(self, request: ChatRequest) -> PreparedRequest:
+    def _read_short(self, request: ChatRequest, cut: CutPrompt | None) -> PreparedRequest:
         """Prepare a short request, which holds no media and cannot be far too long."""
         conversation = read_conversation(
             request.messages,
             request.system,
             may_end_with_answer=may_end_with_answer(request.options),
         )
-        return self._render(request, conversation, (), checks_length=False)
+        return self._render(request, conversation, (), checks_length=False, cut=cut)
 
     def _read(
-        self, request: ChatRequest
+        self, request: ChatRequest, cut: CutPrompt | None = None
     ) -> PreparedRequest | tuple[Conversation, tuple[Media, ...]]:
         """Read a request. Prepare it at once if it is text only, else return what is to be decoded.
 
@@ -289,10 +298,11 @@ class Preparation:
             request.tools,
             may_end_with_answer=may_end_with_answer(request.options),
         )
-        self._check_length([*_rendered_texts(conversation)], request.options)
+        if cut is None:
+            self._check_length([*_rendered_texts(conversation)], request.options)
         conversation, media = self.media.place(conversation, request.media)
         if not media:
-            return self._render(request, conversation, ())
+            return self._render(request, conversation, (), checks_length=cut is None, cut=cut)
         check_option_names(request.options)  # before anything is fetched for it
         return conversation, media
 
@@ -303,6 +313,7 @@ class Preparation:
         media: Sequence[Medium],
         *,
         checks_length: bool = True,
+        cut: CutPrompt | None = None,
     ) -> PreparedRequest:
         options, template = request.options, self.template
         choice: ToolChoice = read_option(options, "tool_choice")
@@ -325,6 +336,8 @@ class Preparation:
             last is not None and template.continues_thought(last)
         )
         prompt = self._encode(elements, media, options)
+        if cut is not None and not media:
+            prompt = replace(prompt, token_ids=cut(prompt.token_ids))
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         if special:
