@@ -26,7 +26,7 @@ from quire.errors import (
     UnsupportedOptionError,
 )
 from quire.media.values import Medium
-from quire.messages import Conversation, Media, read_conversation
+from quire.messages import Conversation, Media, read_conversation, read_message
 from quire.options import check_option_names, may_end_with_answer, read_option
 from quire.prompt import Element, Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
@@ -208,6 +208,24 @@ class Preparation:
         if not isinstance(read, PreparedRequest):
             raise MediaError("This request holds media, which only `prepare` can fetch and decode.")
         return read
+
+    def answer_ids(self, request: ChatRequest, answer: Mapping[str, Any]) -> tuple[int, ...]:
+        """The tokens of a given answer to a request, as the template writes it after the prompt.
+
+        Args:
+            answer: an assistant's message. Placeholders of media in it stay text.
+
+        Raises:
+            RequestError: the request or the answer is wrong.
+        """
+        conversation = read_conversation(request.messages, request.system, request.tools)
+        shown = self.template.with_tools_shown(conversation)
+        wanted = self._render_options.wants_thinking(request.options)
+        configured = self._render_options.enable_thinking
+        thinking = self._answers.thinks(request.options, wanted, configured)
+        how = self._render_options.resolve(request.options, thinking)
+        elements = self.template.render_answer(shown, read_message(answer), **how)
+        return self.template.encode_elements(elements, self.tokenizer)
 
     def params(
         self, options: Mapping[str, Any], prompt_length: int, *, streamed: bool = True
