@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 USAGE = "Usage: quire batch CONFIG.yaml | FOLDER [KEY=VALUE | --KEY VALUE ...]"
 
+BATCH_COMMANDS = ("status", "score", "merge")
+
 TELL_EVERY = 10.0  # seconds between two lines of progress where none can be drawn over
 DRAW_EVERY = 0.25
 
