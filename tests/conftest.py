@@ -64,7 +64,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the files whose import needs what `-m "not ..."` does without."""
     left_out = {
-        mark for mark in ("vllm", "torch", "browser", "ray") if f"not {mark}" in config.option.markexpr
+        mark
+        for mark in ("vllm", "torch", "browser", "ray")
+        if f"not {mark}" in config.option.markexpr
     }
     conftest = collection_path / "conftest.py"
     file = conftest if conftest.is_file() else collection_path

@@ -19,6 +19,7 @@ from quire.arguments.base import (
     PositiveInteger,
 )
 from quire.arguments.foreign import DATA_SET_KEYS
+from quire.arguments.groups import GeneratingArguments
 from quire.arguments.infer import read_arguments
 from quire.errors import ConfigError
 from quire.options import REQUEST_OPTIONS
@@ -147,6 +148,12 @@ class BatchArgs:
     options: Mapping[str, Any]
     """Request options that hold for all rows."""
 
+    @property
+    def cutoff_len(self) -> int | None:
+        """The tokens to which prompts are cut with their labels; None where nobody asked for it."""
+        given = "cutoff_len" in self.infer.data.model_fields_set
+        return self.infer.data.cutoff_len if given else None
+
 
 def get_batch_args(
     args: ArgumentSource = None, *, has_rows: bool = False, has_model: bool = False
@@ -171,13 +178,22 @@ def get_batch_args(
         values.setdefault("model_name_or_path", "the caller's model")
     data_sets = {key: values.pop(key) for key in [*values] if key in DATA_SET_KEYS}
     batch = BatchArguments(**own)
+    if data_sets.get("cutoff_len") is not None and values.get("vllm_maxlen") is None:
+        values["vllm_maxlen"] = _length(data_sets["cutoff_len"], values)
     infer = get_infer_args(values)
     infer = infer._replace(data=infer.data.replace(**data_sets))
-    _check(batch, infer, has_rows=has_rows, has_model=has_model)
+    _check(batch, infer, has_rows=has_rows)
+    _check_ray(batch, has_model=has_model)
     return BatchArgs(infer, values, batch, options)
 
 
-def _check(batch: BatchArguments, infer: InferArgs, *, has_rows: bool, has_model: bool) -> None:
+def _length(cutoff: Any, values: Mapping[str, Any]) -> Any:
+    """A context for prompts that are cut to `cutoff` tokens, and their answers, as LLaMA-Factory has it."""
+    answer = values.get("max_new_tokens") or GeneratingArguments().max_new_tokens
+    return cutoff + answer if isinstance(cutoff, int) and isinstance(answer, int) else None
+
+
+def _check(batch: BatchArguments, infer: InferArgs, *, has_rows: bool) -> None:
     sets = batch.eval_dataset or infer.data.dataset
     if has_rows and (batch.input is not None or sets):
         raise ConfigError("The rows were given by the caller: leave out input and data sets.")
@@ -188,6 +204,12 @@ def _check(batch: BatchArguments, infer: InferArgs, *, has_rows: bool, has_model
             "A batch needs rows: name data sets (dataset: NAME, from dataset_info.json in "
             "dataset_dir), or a file (input: FILE)."
         )
+    if batch.do_predict is False or batch.predict_with_generate is False:
+        name = "do_predict" if batch.do_predict is False else "predict_with_generate"
+        raise ConfigError(f"{name}: false asks for no answers; leave it out.")
+
+
+def _check_ray(batch: BatchArguments, *, has_model: bool) -> None:
     if batch.batch_backend != "ray" and (batch.ray_actors or batch.ray_address):
         raise ConfigError("ray_actors and ray_address go with batch_backend: ray.")
     if batch.batch_backend == "ray" and has_model:
@@ -195,6 +217,3 @@ def _check(batch: BatchArguments, infer: InferArgs, *, has_rows: bool, has_model
             "With batch_backend: ray the engines are made on the cluster: give the model's arguments "
             "and no model."
         )
-    if batch.do_predict is False or batch.predict_with_generate is False:
-        name = "do_predict" if batch.do_predict is False else "predict_with_generate"
-        raise ConfigError(f"{name}: false asks for no answers; leave it out.")
