@@ -37,6 +37,7 @@ _OTHERS = 64  # requests at once that need no engine: probes, lists of models, t
 _DEREGISTERING = 2  # seconds for which a replica that ends still takes requests
 _ENDING = 10  # seconds to end requests that are cut, and the engine
 _FULL = 0.8  # of a replica's capacity; more than that on average asks for another replica
+_PATIENCE = 60.0  # seconds for all replicas to load an adapter
 _LOOK = 0.5  # seconds between two looks at whether the replica is to end
 
 
@@ -168,7 +169,8 @@ async def _broadcast(method: str, *words: str) -> list[Any]:
 
     handle = serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
     try:
-        answers = await asyncio.to_thread(handle.broadcast(method, *words).results, 60.0)
+        sent = handle.broadcast(method, *words)
+        answers = await asyncio.to_thread(lambda: sent.results(timeout_s=_PATIENCE))
     except Exception as error:  # Ray's own, of several kinds
         raise EngineError(f"Not all replicas could be reached: {error}") from error
     faults = [answer for answer in answers if isinstance(answer, str)]
@@ -203,6 +205,7 @@ def application(
     *,
     gpus: float = 0,
     cpus: float | None = None,
+    per_node: int | None = None,
 ) -> Any:
     """The application for `serve.run`.
 
@@ -210,6 +213,7 @@ def application(
         values: the engine's arguments.
         replicas: the fewest and the most.
         gpus, cpus: what Ray reserves for each; the threads of a native engine where no CPUs are given.
+        per_node: the most replicas on one node; None for as many as fit.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -235,6 +239,7 @@ def application(
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=_DEREGISTERING + arguments.drain_timeout + _ENDING,
         ray_actor_options={"num_gpus": gpus, "num_cpus": cpus or model.native_num_threads or 1},
+        max_replicas_per_node=per_node,
         **many,
     )
     return deployment.bind(dict(values), arguments)
