@@ -50,7 +50,7 @@ def proxy_environment(arguments: ServerArguments) -> dict[str, str]:
     balance = [
         f"hdr({SESSION_HEADER})",
         "hash-type consistent",
-        "hash-balance-factor 150",  # no replica gets more than half again the average
+        "hash-balance-factor 200",  # no replica gets more than twice the average
         f"timeout http-request {math.ceil(arguments.read_timeout)}s",
     ]
     return {
