@@ -186,11 +186,20 @@ def start_on_ray(server: RayServer) -> None:
 
 
 def _connect(ray: Any, environment: Mapping[str, str]) -> bool:
-    """Connect to the cluster that is there, or start one; returns whether it is our own."""
+    """Connect to the cluster that is there, or start one; returns whether it is our own.
+
+    Raises:
+        ConfigError: the cluster that RAY_ADDRESS names cannot be reached.
+    """
+    from ray.exceptions import RayError
+
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         ray.init(address="auto", runtime_env={"env_vars": dict(environment)}, **quiet)
-    except ConnectionError:
+    except (ConnectionError, RayError) as error:  # no cluster, or no token for any
+        if "RAY_ADDRESS" in os.environ:
+            named = os.environ["RAY_ADDRESS"]
+            raise ConfigError(f"Ray's cluster at {named} cannot be reached: {error}") from error
         ray.init(address="local", **quiet)
         return True
     return False
