@@ -215,6 +215,9 @@ class BatchSource:
             self._total = index
         else:
             yield from self._ordered(see_chunk)
+        if not self._total:
+            names = ", ".join(part.name for part in self.parts)
+            raise ConfigError(f"No rows are left of {names}: see split, max_samples, mix_strategy.")
 
     def _ordered(self, see_chunk: SeeChunk | None) -> Iterator[Row]:
         """The rows in an order that only their number decides: records are first kept on the disk."""
