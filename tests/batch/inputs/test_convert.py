@@ -491,9 +491,10 @@ def test_rows_of_a_plain_file_say_what_they_are(tmp_path: Path) -> None:
         {"question": "a"},
         5,
         {"messages": [{"from": "human", "value": "a"}]},
+        {"prompt": [user]},
     ]
     found = plain(tmp_path, rows)
-    for row in (*found[:6], found[8]):
+    for row in (*found[:6], *found[8:]):
         assert chat(row).request.messages == (user,)
     assert [chat(row).answer for row in found[:6]] == [None, answer, answer, answer, answer, None]
     assert (chat(found[1]).request.system, chat(found[1]).request.tools) == ("S", [ADD])

@@ -191,6 +191,23 @@ def test_a_hubs_set_is_read_by_datasets(folder: Path, monkeypatch: pytest.Monkey
     assert told == [("huggingface:a/b", 0), ("huggingface:a/b", 1)]
 
 
+def test_a_set_of_modelscope_is_read_by_its_own_client(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def load(**given: Any) -> SimpleNamespace:
+        asked.append(given)
+        return SimpleNamespace(to_hf_dataset=lambda: FakeData([{"instruction": "q"}]))
+
+    client = SimpleNamespace(MsDataset=SimpleNamespace(load=load))
+    monkeypatch.setitem(sys.modules, "modelscope", client)
+    place = info(folder, {"x": {"ms_hub_url": "a/b"}})
+    (row,) = source(folder, dataset="x", dataset_dir=place, ms_hub_token="t").rows()
+    assert chat(row).request.messages == ({"role": "user", "content": "q"},)
+    assert (asked[0]["dataset_name"], asked[0]["token"]) == ("a/b", "t")
+
+
 def test_online_names_are_a_hubs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("USE_MODELSCOPE_HUB", "0")
     (one,) = read_data_sets(["a/b"], "ONLINE")

@@ -56,6 +56,21 @@ def test_faults_of_csv_rows(tmp_path: Path) -> None:
     assert found[5].byte == content.index(b"last")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"q,a,q\nx,y,z\n", "names a column twice: 'q'"),
+        (b'"q,a\n', "names no columns"),
+        (b"\xff,a\n", "not UTF-8"),
+    ],
+)
+def test_a_first_line_that_names_no_columns_is_told(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        records(tmp_path / "a.csv", content)
+
+
 def test_a_field_larger_than_the_modules_own_limit_is_read(tmp_path: Path) -> None:
     (found,) = records(tmp_path / "a.csv", "q\n" + "x" * 200_000)
     assert len(found.value["q"]) == 200_000

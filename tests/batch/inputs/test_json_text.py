@@ -174,7 +174,7 @@ def test_a_repeated_key_counts_last_in_lines_and_lists_and_is_noted(
         ("a.jsonl", b'{"a":1}\n{"a":\n{"a":3}\n', 1, "line 2, column 6, byte 13", 2, 13),
         ("a.jsonl", b'{"a":1}\n{"a":"to', 1, "the file ends in the middle of a row", 2, 13),
         ("a.json", b'[{"a":1},\n {"a" 2},\n {"a":3}]', 1, "line 2, column 7, byte 16", 2, 16),
-        ("a.json", b'[{"a":1},\n {"a":3},]', 2, "a comma too much", 2, 19),
+        ("a.json", b'[{"a":1},\n {"a":3},]', 2, "a comma too much, at line 2, column 10", 2, 19),
         ("a.json", b'[{"a":"x},\n {"a":2},\n {"a":3}]', 0, "control character", 1, 10),
         ("a.json", b'[{"a":1}] {"a":2}', 1, "the list ends before line 1, byte 10", 1, 10),
         ("a.jsonl", b'{"a":1}\n{"a":"\\ud800"}\n{"a":3}', 1, "\\ud800", 2, 8),

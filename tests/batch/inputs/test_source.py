@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -290,7 +292,7 @@ def test_standard_input_is_kept_so_that_a_job_goes_on(
     assert [*piped(monkeypatch, tmp_path, "", terminal=True)] == ["a", "b"]
     assert [*piped(monkeypatch, tmp_path, first)] == ["a", "b"]
     other = lines({"prompt": "c"})
-    with pytest.raises(ConfigError, match="not that of this job's first start"):
+    with pytest.raises(ConfigError, match="is not that of this job's first start"):
         [*piped(monkeypatch, tmp_path, other)]
     assert [*piped(monkeypatch, tmp_path, "")] == ["a", "b"]
     assert [*piped(monkeypatch, tmp_path, other, overwrite_output_dir=True)] == ["c"]
@@ -301,8 +303,18 @@ def test_standard_input_is_kept_so_that_a_job_goes_on(
 def test_an_empty_standard_input_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    with pytest.raises(ConfigError, match="which is empty"):
+    with pytest.raises(ConfigError, match="nothing came from standard input"):
         [*piped(monkeypatch, tmp_path, "", terminal=terminal)]
+
+
+def test_a_named_pipe_is_kept_too(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(lines({"prompt": "a"}),))
+    writer.start()
+    made = source(tmp_path, input=str(pipe))
+    writer.join()
+    assert questions(made.rows()) == questions(made.rows()) == ["a"]
 
 
 def test_a_spool_that_cannot_be_written_is_told(

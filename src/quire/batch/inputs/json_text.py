@@ -153,16 +153,19 @@ class _Elements:
 
     def _record(self, content: bytes, *, torn: bool = False) -> Record:
         space = len(content) - len(content.lstrip(_SPACE))
-        line = self._line + content.count(b"\n", 0, space)
-        if len(content) - space > self._limit:
-            return too_large(self._limit, line, self._begin + space)
-        if space == len(content):
-            reason = "a value is missing, or there is a comma too much"
-            byte = self._begin + space
-            return read_fault(f"No valid JSON: {reason}, at line {line}, byte {byte}.", line, byte)
+        line, byte = self._line + content.count(b"\n", 0, space), self._begin + space
         column = space - 1 - content.rfind(b"\n", 0, space)
         column += self._column if line == self._line else 0
-        return parse_record(content[space:], line, self._begin + space, column=column, torn=torn)
+        if len(content) - space > self._limit:
+            return too_large(self._limit, line, byte)
+        if space == len(content):
+            place = f"line {line}, column {column + 1}, byte {byte}"
+            return read_fault(
+                f"No valid JSON: a value is missing, or there is a comma too much, at {place}.",
+                line,
+                byte,
+            )
+        return parse_record(content[space:], line, byte, column=column, torn=torn)
 
     def _after_list(self) -> Iterator[Record]:
         """After the list nothing may stand but space."""
