@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from quire.arguments import ArgumentSource, InferArgs, get_infer_args
+from quire.arguments import FIELDS, ArgumentSource, InferArgs, get_infer_args
 from quire.arguments.base import (
     Arguments,
     ByteSize,
@@ -18,6 +18,8 @@ from quire.arguments.base import (
     PathStr,
     PositiveInteger,
 )
+from quire.arguments.foreign import DATA_SET_KEYS
+from quire.arguments.groups import GeneratingArguments
 from quire.arguments.infer import read_arguments
 from quire.errors import ConfigError
 from quire.options import REQUEST_OPTIONS
@@ -119,16 +121,28 @@ class BatchArgs:
     """All arguments of a batch."""
 
     infer: InferArgs
+    model: Mapping[str, Any]
+    """The arguments of the `ChatModel`, as they were given."""
     batch: BatchArguments
     options: Mapping[str, Any]
     """Request options that hold for all rows."""
 
+    @property
+    def cutoff_len(self) -> int | None:
+        """The tokens to which prompts are cut with their labels; None where nobody asked for it."""
+        given = "cutoff_len" in self.infer.data.model_fields_set
+        return self.infer.data.cutoff_len if given else None
 
-def get_batch_args(args: ArgumentSource = None) -> BatchArgs:
+
+def get_batch_args(
+    args: ArgumentSource = None, *, has_rows: bool = False, has_model: bool = False
+) -> BatchArgs:
     """Read and check the arguments of a batch.
 
     Args:
         args: see `get_infer_args`.
+        has_rows: whether the caller has rows, so that no argument names any.
+        has_model: whether the caller has a model, so that no argument need name one.
 
     Raises:
         ConfigError: a value is not allowed, or none of `input`, `dataset`, `eval_dataset` is given.
@@ -137,25 +151,37 @@ def get_batch_args(args: ArgumentSource = None) -> BatchArgs:
     values = read_arguments(args)
     own = {key: values.pop(key) for key in [*values] if key in BatchArguments.model_fields}
     options = {
-        key: values.pop(key)
-        for key in [*values]
-        if key in REQUEST_OPTIONS and key not in BatchArguments.model_fields
+        key: values.pop(key) for key in [*values] if key in REQUEST_OPTIONS and key not in FIELDS
     }
+    if has_model:
+        values.setdefault("model_name_or_path", "the caller's model")
+    data_sets = {key: values.pop(key) for key in [*values] if key in DATA_SET_KEYS}
     batch = BatchArguments(**own)
+    if data_sets.get("cutoff_len") is not None and values.get("vllm_maxlen") is None:
+        values["vllm_maxlen"] = _length(data_sets["cutoff_len"], values)
     infer = get_infer_args(values)
-    _check(batch, infer)
-    return BatchArgs(infer, batch, options)
+    infer = infer._replace(data=infer.data.replace(**data_sets))
+    _check(batch, infer, has_rows=has_rows)
+    return BatchArgs(infer, values, batch, options)
 
 
-def _check(batch: BatchArguments, infer: InferArgs) -> None:
+def _length(cutoff: Any, values: Mapping[str, Any]) -> Any:
+    """A context for prompts that are cut to `cutoff` tokens, and their answers, as LLaMA-Factory has it."""
+    answer = values.get("max_new_tokens") or GeneratingArguments().max_new_tokens
+    return cutoff + answer if isinstance(cutoff, int) and isinstance(answer, int) else None
+
+
+def _check(batch: BatchArguments, infer: InferArgs, *, has_rows: bool) -> None:
     sets = batch.eval_dataset or infer.data.dataset
-    if batch.input is None and not sets:
+    if has_rows and (batch.input is not None or sets):
+        raise ConfigError("The rows were given by the caller: leave out input and data sets.")
+    if batch.input is not None and sets:
+        raise ConfigError("Rows come from input or from data sets: leave one of them out.")
+    if not (has_rows or batch.input is not None or sets):
         raise ConfigError(
             "A batch needs rows: name data sets (dataset: NAME, from dataset_info.json in "
             "dataset_dir), or a file (input: FILE)."
         )
-    if batch.input is not None and sets:
-        raise ConfigError("Rows come from input or from data sets: leave one of them out.")
     if batch.do_predict is False or batch.predict_with_generate is False:
         name = "do_predict" if batch.do_predict is False else "predict_with_generate"
         raise ConfigError(f"{name}: false asks for no answers; leave it out.")

@@ -39,6 +39,12 @@ class Template(ABC):
     before_text: tuple[str, ...] = ()
     after_text: tuple[str, ...] = ()
     """What the model writes before the text of an answer, one of these, and after it: part of the format."""
+    message_ends: tuple[str, ...] = ()
+    """Control tokens that end the turn after an answer's text or calls, and inside of it a message."""
+    goes_on: tuple[str, ...] = ()
+    """What follows them where calls follow in the same turn."""
+    head: str = ""
+    """What begins a turn, where some prompts leave it to the model."""
     default_system: str
     efficient_eos: bool
     replace_eos: bool
@@ -203,8 +209,8 @@ class Template(ABC):
 
     def message_end_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
         """Ids that end a message but not the answer, so that nothing may stop at them."""
-        end = tokenizer.token_to_id(MESSAGE_END) if self.is_harmony else None
-        return frozenset() if end is None else frozenset({end})
+        ends = (MESSAGE_END,) if self.is_harmony else self.message_ends
+        return frozenset(cast("set[int]", set(map(tokenizer.token_to_id, ends)) - {None}))
 
     def stop_strings(self, tokenizer: Tokenizer) -> tuple[str, ...]:
         """The stop words that are no single token of this tokenizer."""

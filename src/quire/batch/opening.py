@@ -1,0 +1,121 @@
+"""A batch from its arguments: the input is opened and looked at, before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from quire.arguments import ArgumentSource
+from quire.batch.arguments import BatchArgs, get_batch_args
+from quire.batch.inputs import BatchSource, check_source, open_file, open_source
+from quire.batch.job import BatchJob, BatchResult, JobFiles, MakeModel
+from quire.batch.rows import RowSource
+from quire.chat.chat_model import ChatModel
+from quire.errors import BatchError, ConfigError
+
+logger = logging.getLogger("quire")
+
+
+def run_batch(
+    args: ArgumentSource,
+    *,
+    rows: Iterable[Mapping[str, Any]] | None = None,
+    model: ChatModel | None = None,
+    make_model: MakeModel = ChatModel,
+    compat: bool = False,
+) -> BatchResult:
+    """Answer all rows, or go on where an equal batch was ended.
+
+    Args:
+        args: keys and values, the path of a YAML or JSON file, or words; see `BatchArguments`.
+        rows: conversations, in the place of `input` and data sets: `{"messages": [...]}`, with `id`,
+            `system` and `tools` where they are wanted.
+        model: a model that is loaded already; it stays open.
+        make_model: makes the model from its arguments.
+        compat: whether LLaMA-Factory's `vllm_infer.py` is followed where quire does better.
+
+    Returns:
+        Where the files are, and how many rows were answered.
+
+    Raises:
+        ConfigError: the arguments are wrong, or the input cannot be read.
+        BatchError: the files are another job's, another process works on it, too many rows fail, or
+            the files cannot be written.
+        ModelError, EngineError: the model cannot be loaded, or has died for good.
+    """
+    return open_job(args, rows=rows, model=model, make_model=make_model, compat=compat).run()
+
+
+def open_job(
+    args: ArgumentSource,
+    *,
+    rows: Iterable[Mapping[str, Any]] | None = None,
+    model: ChatModel | None = None,
+    make_model: MakeModel = ChatModel,
+    compat: bool = False,
+) -> BatchJob:
+    """A job that is ready to run; see `run_batch`.
+
+    Raises:
+        ConfigError, BatchError: see `run_batch`.
+    """
+    read = get_batch_args(args, has_rows=rows is not None, has_model=model is not None)
+    files = JobFiles.of(read.batch)
+    files.make_folder()
+    if rows is not None:
+        source = _source_of(rows, files.folder / "rows.jsonl", read)
+    else:
+        source = open_source(read, spool=files.folder / "input.jsonl", compat=compat)
+    for line in check_source(source):
+        logger.warning("%s", line)
+    _check_room(source, files)
+    if read.cutoff_len is not None and not compat:
+        logger.warning(
+            "cutoff_len: prompts that have more than %s tokens with their labels lose their end, as with "
+            "LLaMA-Factory; each is marked (cut), and counted. Without cutoff_len they are refused.",
+            f"{read.cutoff_len:,}",
+        )
+    return BatchJob(read, source, make_model=make_model, model=model, compat=compat)
+
+
+def _source_of(rows: Iterable[Mapping[str, Any]], path: Path, args: BatchArgs) -> BatchSource:
+    """Rows of the caller, written to a file of the job first, so that it can be gone on with.
+
+    Raises:
+        ConfigError: a row holds what JSON does not.
+        BatchError: the file cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            for number, row in enumerate(rows):
+                try:
+                    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+                    file.write(line.encode("utf-8").decode() + "\n")
+                except (TypeError, ValueError) as error:
+                    raise ConfigError(f"Row {number} cannot be written as JSON: {error}.") from None
+        part.replace(path)
+    except OSError as error:
+        raise BatchError(f"{path} cannot be written: {error.strerror}.") from None
+    return open_file(path, args, name="rows")
+
+
+def _check_room(source: RowSource, files: JobFiles) -> None:
+    """Refuse a disk that is certainly too small: prompts are written twice, to journal and file.
+
+    Raises:
+        BatchError: it is.
+    """
+    if source.total is None:
+        return
+    least = 2 * 200 * source.total  # bytes of a line with next to nothing in it
+    free = shutil.disk_usage(files.folder).free
+    if free < least:
+        raise BatchError(
+            f"The disk of {files.folder} has {free / 1e9:,.1f} GB free, and {source.total:,} rows need "
+            f"at least {least / 1e9:,.1f} GB: make room, or choose another output_dir."
+        )
