@@ -18,11 +18,13 @@ from quire.arguments.base import (
     PathStr,
     PositiveInteger,
 )
-from quire.arguments.foreign import DATA_SET_KEYS
+from quire.arguments.foreign import DATA_SET_KEYS, FOREIGN_KEYS
 from quire.arguments.groups import GeneratingArguments
 from quire.arguments.infer import read_arguments
-from quire.errors import ConfigError
+from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
 from quire.options import REQUEST_OPTIONS
+
+_SAMPLING = frozenset(GeneratingArguments.model_fields) & REQUEST_OPTIONS
 
 
 def _numbers(value: Any) -> Any:
@@ -135,14 +137,15 @@ class BatchArgs:
 
 
 def get_batch_args(
-    args: ArgumentSource = None, *, has_rows: bool = False, has_model: bool = False
+    args: ArgumentSource = None, *, has_rows: bool = False, loaded: InferArgs | None = None
 ) -> BatchArgs:
     """Read and check the arguments of a batch.
 
     Args:
         args: see `get_infer_args`.
         has_rows: whether the caller has rows, so that no argument names any.
-        has_model: whether the caller has a model, so that no argument need name one.
+        loaded: the arguments of a model that the caller has loaded already. Then sampling settings
+            are options of the requests, and all others of a model are refused.
 
     Raises:
         ConfigError: a value is not allowed, or none of `input`, `dataset`, `eval_dataset` is given.
@@ -153,16 +156,41 @@ def get_batch_args(
     options = {
         key: values.pop(key) for key in [*values] if key in REQUEST_OPTIONS and key not in FIELDS
     }
-    if has_model:
-        values.setdefault("model_name_or_path", "the caller's model")
     data_sets = {key: values.pop(key) for key in [*values] if key in DATA_SET_KEYS}
+    _refuse_misspelt(values)
     batch = BatchArguments(**own)
-    if data_sets.get("cutoff_len") is not None and values.get("vllm_maxlen") is None:
+    if (
+        loaded is None
+        and data_sets.get("cutoff_len") is not None
+        and values.get("vllm_maxlen") is None
+    ):
         values["vllm_maxlen"] = _length(data_sets["cutoff_len"], values)
-    infer = get_infer_args(values)
+    if loaded is None:
+        infer = get_infer_args(values)
+    else:
+        infer, sampling = loaded, {key: values.pop(key) for key in [*values] if key in _SAMPLING}
+        options |= GeneratingArguments(**sampling).explicit()
+        _refuse_of_model(values)
     infer = infer._replace(data=infer.data.replace(**data_sets))
     _check(batch, infer, has_rows=has_rows)
     return BatchArgs(infer, values, batch, options)
+
+
+def _refuse_misspelt(values: Mapping[str, Any]) -> None:
+    """Refuse a key that is no argument, but nearly one of a batch's own."""
+    for key in values:
+        near = nearest(key, BatchArguments.model_fields)
+        if near and key not in FIELDS and key not in FOREIGN_KEYS:
+            raise UnknownArgumentError(sentence(f"Unknown argument {key!r}{near}"))
+
+
+def _refuse_of_model(values: Mapping[str, Any]) -> None:
+    """Refuse arguments that a model cannot take once it is loaded."""
+    if values:
+        raise ConfigError(
+            f"The model is loaded already and cannot take {', '.join(values)}: leave them out, or give "
+            "them when it is made."
+        )
 
 
 def _length(cutoff: Any, values: Mapping[str, Any]) -> Any:
