@@ -36,9 +36,9 @@ def _numbers(value: Any) -> Any:
 
 def _shard(value: Any) -> Any:
     """`2/8`: the second of eight parts."""
-    if not isinstance(value, str):
+    if value is None or isinstance(value, (tuple, list)):
         return value
-    part, slash, count = value.partition("/")
+    part, slash, count = str(value).partition("/")
     if not (slash and part.strip().isdigit() and count.strip().isdigit()):
         raise ValueError(f"a part is named such as 1/8, not {value!r}")
     if not 1 <= int(part) <= int(count):
