@@ -112,9 +112,9 @@ def test_without_jieba_only_han_characters_are_an_error(monkeypatch: pytest.Monk
     words._jieba.cache_clear()
     assert text_scores("naïve C++, 3.5%", "naïve C++, 3.5%")["rouge-l"] == 100.0
     with pytest.raises(ConfigError, match=r"quire-llm\[batch\]"):
-        text_scores("naïve", "今")
+        text_scores("naïve", "今天")
     with pytest.raises(ConfigError, match="jieba"):
-        score_rows([{"predict": "今", "label": "今"}])
+        score_rows([{"predict": "今天", "label": "今天"}])
     words._jieba.cache_clear()
 
 

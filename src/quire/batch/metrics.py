@@ -117,7 +117,7 @@ def _clipped_matches(predict: str, label: str, order: int) -> int:
     """How many n-grams of the answer the label has too, each at most as often as there."""
     found = Counter(_grams(predict, order))
     known = Counter(_grams(label, order))
-    return sum(min(count, known[gram]) for gram, count in found.items())
+    return sum(min(found[gram], known[gram]) for gram in found.keys() & known.keys())
 
 
 def _grams(text: str, order: int) -> list[str]:
