@@ -201,6 +201,7 @@ class BatchRunner:
                 for place in arrange(await self._prepare(window), is_last=is_last):
                     await self._feed.put(place)
                 if is_last:
+                    self.progress.total = self.progress.before + self._taken
                     break
         finally:
             self._feed.close()
