@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
-from quire.constraints.call_grammar import arguments_schema, is_writable
+from quire.constraints.call_grammar import arguments_schema
 from quire.constraints.schema_refs import SchemaError
 from quire.constraints.validation import mismatch
 from quire.constraints.vocabulary import control_texts
@@ -65,7 +65,7 @@ class AnswerForms:
 
     def _form_of_calls(self, template: Template) -> CallForm:
         form = template.tool_format.form if template.tool_format is not None else None
-        return form if form is not None and is_writable(form) else JSON_LIST
+        return form if form is not None else JSON_LIST
 
     def thinks(
         self, options: Mapping[str, Any], wanted: bool | None, configured: bool | None
