@@ -453,3 +453,13 @@ def test_calls_in_a_message_of_their_own_after_a_thought() -> None:
     text = RIGHT["named_twice"][0]
     for written in (text, f"<think>hm</think><|m|>bot{text}", f"{text}<|m|>bot{text}"):
         assert verdict(form, written) == "whole"
+
+
+def test_calls_in_another_form_of_the_model() -> None:
+    """gpt-oss's template writes the recipient before the channel; the model does as a rule after it."""
+    form = answer(FORMS["mistral"])
+    assert form.calls is not None
+    other = replace(form, calls=replace(form.calls, others=(FORMS["named_twice"],)))
+    for name in ("mistral", "named_twice"):
+        assert verdict(other, RIGHT[name][0]) == "whole"
+    assert verdict(form, RIGHT["named_twice"][0]) == "never"

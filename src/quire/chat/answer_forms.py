@@ -24,6 +24,7 @@ from quire.tool_choice import ToolChoice
 from quire.tools.base import ToolFormat, load, name_of, schema_of, unwrap
 from quire.tools.call_form import CallForm, TagArguments
 from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
+from quire.tools.harmony import CALL_FORM, TEMPLATE_FORM
 from quire.tools.stream import Piece, ToolParser
 
 logger = logging.getLogger("quire")
@@ -46,6 +47,7 @@ class AnswerForms:
         self._context_length = context_length
         self.call_form = self._form_of_calls(template)
         """The form in which calls are forced."""
+        self._other_forms = (TEMPLATE_FORM,) if self.call_form == CALL_FORM else ()
         opener, closer = (word.strip() for word in template.thought_words)
         self._opener, self._closer = opener, closer
         self._before_text, self._after_text = (
@@ -107,7 +109,8 @@ class AnswerForms:
             return None
         calls = None
         if choice.is_forced or (text is not None and tools):
-            calls = CallsForm(self.call_form, _offered(tools, choice), _most_calls(options, choice))
+            most = _most_calls(options, choice)
+            calls = CallsForm(self.call_form, _offered(tools, choice), most, self._other_forms)
         if choice.is_forced:
             text = None
         thought = self._thought(budget, starts_in_thought, may_think)

@@ -46,11 +46,24 @@ def write_calls(
         free: the names of the tools whose arguments are any.
         heads: what may begin the message of the calls.
     """
-    form = calls.form
     schemas = {
         tool.name: dict(_ANY_OBJECT) if tool.name in free else arguments_schema(tool)
         for tool in calls.tools
     }
+    forms = (calls.form, *calls.others)
+    return rules.add(
+        alternatives(_calls_in(form, rules, schemas, calls.most, heads) for form in forms)
+    )
+
+
+def _calls_in(
+    form: CallForm,
+    rules: Rules,
+    schemas: Mapping[str, dict[str, Any]],
+    most: int | None,
+    heads: Collection[str],
+) -> str:
+    """The symbol of calls in one form."""
     writer = _writer(form)(rules, form)
 
     def one_after(before: str) -> str:
@@ -65,7 +78,7 @@ def write_calls(
     more = ""
     if heads:
         first = alternatives((first, *(one_after(head + opening) for head in heads)))
-    most = calls.most if form.most is None else min(form.most, calls.most or form.most)
+    most = most if form.most is None else min(form.most, most or form.most)
     if most != 1:
         limit = "*" if most is None else f"{{0,{most - 1}}}"
         more = one_after(form.between + form.open) + limit
