@@ -18,7 +18,7 @@ from quire.batch.journal import NAME as JOURNAL_NAME
 from quire.batch.journal import Counts, Journal, Record
 from quire.batch.lock import JobLock, read_holder
 from quire.batch.rows import Row, RowSource
-from quire.batch.runner import Ending, Limits, Progress, BatchRunner
+from quire.batch.runner import BatchRunner, Ending, Limits, Progress
 from quire.batch.writer import Writer
 from quire.chat.chat_model import ChatModel
 from quire.errors import BatchError, EngineError, JobChangedError
