@@ -188,8 +188,8 @@ def test_the_thoughts_of_all_named_templates_are_known() -> None:
         assert (opening.strip(), closing.strip()) in known, name
 
 
-def test_content_that_is_known_is_the_answer() -> None:
-    row = {"predict": "thinking aloud, then Paris", "label": "Paris", "content": "Paris\n"}
+def test_an_answer_that_is_known_is_the_answer() -> None:
+    row = {"predict": "thinking aloud, then Paris", "label": "Paris", "answer": "Paris\n"}
     assert score_row(row)["exact_match"] == 100.0
 
 
@@ -258,6 +258,10 @@ SUB = {"name": "sub", "arguments": {}}
         ({"predict": "?", "label": "", "tool_calls": [ADD, ADD], "label_tool_calls": [ADD]}, 0.0),
         ({"predict": '{"name": "f", "parameters": {"a": 1}}',
           "label": '[{"name": "f", "arguments": {"a": 1}}]'}, 100.0),
+        ({"predict": "Paris", "answer": "Paris", "label": "Paris", "tool_calls": [ADD]}, 0.0),
+        ({"predict": "", "label": "", "tool_calls": [ADD], "label_tool_calls": [SUB]}, 0.0),
+        ({"predict": QWEN, "label": QWEN, "tool_calls": []}, 100.0),
+        ({"predict": "Hm.</x>" + QWEN, "answer": QWEN, "label": QWEN}, 100.0),
         ({"predict": 'Action: f\nAction Input: {"a": 1}\n', "label": 'Action: f\nAction Input: {"a":1}'}, 100.0),
         ({"predict": '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]',
           "label": '[{"name": "f", "arguments": {"a": 1}}]'}, 100.0),

@@ -58,7 +58,7 @@ def test_a_file_of_llamafactory(write_lines: WriteLines) -> None:
 def test_a_file_of_quire(write_lines: WriteLines) -> None:
     call = {"name": "f", "arguments": '{"a": 1}'}
     rows = [
-        {"id": "a", "index": 0, "predict": "Hm, Paris", "content": "Paris", "label": "Paris",
+        {"id": "a", "index": 0, "predict": "Hm, Paris", "answer": "Paris", "label": "Paris",
          "finish_reason": "stop", "thought": "Hm,", "tool_calls": None},
         {"id": "b", "index": 1, "predict": "?", "label": "?", "tool_calls": [{"function": call}],
          "label_tool_calls": [call]},

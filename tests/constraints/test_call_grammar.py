@@ -392,3 +392,31 @@ def test_a_line_break_after_calls_is_no_beginning_of_another(name: str) -> None:
     assert verdict(answer(FORMS[name]), f"\n{text}") == "never"
     begun = replace(FORMS[name], open="\n" + FORMS[name].open)
     assert verdict(answer(begun), f"\n{text}") == verdict(answer(begun), text) == "whole"
+
+
+def test_white_space_around_calls_is_bounded() -> None:
+    thought = ThoughtForm("<think>", "</think>", is_optional=True)
+    text = RIGHT["hermes"][0]
+    form = answer(FORMS["hermes"], thought=thought)
+    for white in ("\n", "\n\n\n", " "):
+        assert verdict(form, f"<think>hm</think>{white}{text}{white}") == "whole"
+    assert verdict(form, f"<think>hm</think>{text}\n\n\n\n") == "never"
+    assert verdict(form, f"<think>hm</think>\n\n\n\n{text}") == "never"
+    spaced = replace(FORMS["hermes"], begin=" " * 10)
+    assert verdict(answer(spaced), " " * 10 + text) == verdict(answer(spaced), text) == "whole"
+
+
+def test_calls_in_a_message_of_their_own_after_a_thought() -> None:
+    """As Solar's, whose texts and calls after a thought begin with the head of a message."""
+    thought = ThoughtForm("<think>", "</think>", is_optional=True)
+    marks = {"before_text": ("<|a|>", "<|m|>bot<|a|>"), "after_text": ("<|m|>bot", "<|end|>")}
+    form = replace(answer(FORMS["hermes"], thought=thought), **marks)
+    text = RIGHT["hermes"][0]
+    for written in (text, f"<think>hm</think><|m|>bot{text}", f"<think>hm</think>{text}<|end|>"):
+        assert verdict(form, written) == "whole"
+    assert verdict(form, f"{text}<|m|>bot") == "never"
+    called = replace(FORMS["named_twice"], between="<|m|>bot")
+    form = replace(answer(called, thought=thought), **marks)
+    text = RIGHT["named_twice"][0]
+    for written in (text, f"<think>hm</think><|m|>bot{text}", f"{text}<|m|>bot{text}"):
+        assert verdict(form, written) == "whole"

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from quire.errors import ConfigError, nearest
 
-_TEXTS = ("predict", "label", "content")
+_TEXTS = ("predict", "label", "answer")
 _KEYS = (*_TEXTS, "tool_calls", "label_tool_calls", "chosen", "rejected", "error")
 """What of a row decides about its scores."""
 _MAX_LINE_BYTES = 64 * 2**20
@@ -17,7 +17,7 @@ _ROWS_AT_ONCE = 64  # of a parquet file
 _BOM = b"\xef\xbb\xbf"
 
 Record: TypeAlias = dict[str, Any]
-"""Of a row the keys that decide about its scores; `predict`, `label` and `content` are texts or None."""
+"""Of a row the keys that decide about its scores; `predict`, `label` and `answer` are texts or None."""
 
 
 class BadRecordError(ValueError):

@@ -56,15 +56,14 @@ def read_answer(text: str, content: str | None = None, calls: Any = None) -> Ans
         ValueError: `calls` has another form.
     """
     answer = trimmed(without_thought(text))
-    rest, found = answer, ()
-    if calls is not None:
-        found = read_calls(calls)
-    if calls is None or found:
-        rest, in_text = calls_in(answer)
-        found = found or in_text
-    if content is not None:
-        rest = trimmed(content)
-        answer = answer if found else rest
+    known = answer if content is None else trimmed(content)
+    if calls is None:
+        rest, found = calls_in(known)
+        answer = known
+    elif found := read_calls(calls):
+        rest = calls_in(answer)[0] if content is None else known
+    else:
+        answer = rest = known
     return AnswerText(answer, tuple(sorted(map(_canonical, found))), rest.strip())
 
 

@@ -10,11 +10,15 @@ from typing import Any, Protocol
 
 from quire.batch.files import json_line
 from quire.batch.journal import Record
-from quire.batch.rows import ChatRow, Row, RowError, Stage
+from quire.batch.labels import cut_prompt, label_ids
+from quire.batch.rows import ChatRow, PairRow, Row, RowError, Stage
 from quire.chat.chat_model import ChatModel
 from quire.chat.preparation import PreparedRequest
-from quire.errors import QuireError, UnsupportedOptionError
+from quire.engines.seam import PoolingParams
+from quire.errors import PromptTooLongError, QuireError, UnsupportedOptionError
+from quire.messages import read_message
 from quire.outputs import AnswerSum, Response, TokenLogprob
+from quire.prompt import Prompt
 from quire.request import ChatRequest
 
 
@@ -160,15 +164,26 @@ class ChatAnswerer:
         """See Answerer."""
         if not isinstance(row.work, ChatRow):
             raise UnsupportedOptionError("This row is no conversation.")
+        work = row.work
         options = self._settings.options_of(row)
-        request = replace(row.work.request, options=options, streamed=False)
-        label = _label_text(row.work.answer)
+        request = replace(work.request, options=options, streamed=False)
         if not self._engine.has_tokens:
-            return Prepared(row, _Asked(request, None, label))
+            return Prepared(row, _Asked(request, None, _label_text(work.answer)))
         preparation = self._engine.tokens.preparation
-        prepared = await preparation.prepare(request)
+        label = label_ids(preparation, replace(work, request=request))
+        cutoff, was_cut = self._settings.cutoff_len, False
+
+        def cut(prompt: Sequence[int]) -> tuple[int, ...]:
+            nonlocal label, was_cut
+            assert cutoff is not None
+            kept, label = cut_prompt(prompt, label, cutoff)
+            was_cut = len(kept) < len(prompt)
+            return kept
+
+        prepared = await preparation.prepare(request, cut=None if cutoff is None else cut)
+        text = None if work.answer is None else self._text(label)
         tokens = prepared.prompt.token_ids
-        return Prepared(row, _Asked(request, prepared, label), tokens)
+        return Prepared(row, _Asked(request, prepared, text, was_cut), tokens)
 
     async def answer(self, prepared: Prepared, started: Callable[[], None] | None) -> Record:
         """See Answerer."""
@@ -196,6 +211,7 @@ class ChatAnswerer:
             "prompt": self._prompt_text(first),
             "predict": first.response_text,
             "label": asked.label,
+            **_label_calls(row),
             **self._lines.named(row),
             **_told_of(first),
             "prompt_tokens": first.prompt_length,
@@ -223,13 +239,72 @@ class ChatAnswerer:
     def _prompt_text(self, response: Response) -> str | None:
         if not (response.prompt_token_ids and self._engine.has_tokens):
             return None
+        return self._text(response.prompt_token_ids)
+
+    def _text(self, token_ids: Sequence[int]) -> str:
         skip = self._settings.skip_special_tokens
-        return self._engine.tokenizer.decode(response.prompt_token_ids, skip_special_tokens=skip)
+        return self._engine.tokenizer.decode(token_ids, skip_special_tokens=skip)
+
+
+class ScoreAnswerer:
+    """Scores pairs of answers with a reward model."""
+
+    def __init__(self, model: ChatModel, settings: ChatSettings, lines: LineChoices) -> None:
+        self._model, self._engine = model, model.engine
+        self._settings, self._lines = settings, lines
+
+    def failed(self, row: Row, error: RowError) -> Record:
+        """See Answerer."""
+        return self._lines.failed(row, error)
+
+    async def prepare(self, row: Row) -> Prepared:
+        """See Answerer."""
+        if not isinstance(row.work, PairRow):
+            raise UnsupportedOptionError(
+                "A reward model scores pairs of answers: a data set with ranking: true."
+            )
+        both = [await self._tokens(one) for one in (row.work.chosen, row.work.rejected)]
+        return Prepared(row, both, both[0])
+
+    async def _tokens(self, row: ChatRow) -> tuple[int, ...]:
+        preparation = self._engine.tokens.preparation
+        prepared = await preparation.prepare(replace(row.request, streamed=False))
+        if prepared.prompt.media:
+            raise UnsupportedOptionError("A reward model scores texts alone: this row has media.")
+        tokens = (*prepared.prompt.token_ids, *label_ids(preparation, row))
+        if len(tokens) > self._engine.info.context_length:
+            raise PromptTooLongError(
+                f"Prompt and answer have {len(tokens):,} tokens and the context holds "
+                f"{self._engine.info.context_length:,}: shorten them, or raise vllm_maxlen."
+            )
+        return tokens
+
+    async def answer(self, prepared: Prepared, started: Callable[[], None] | None) -> Record:
+        """See Answerer."""
+        engine, params = self._engine.tokens.engine, PoolingParams(score=True)
+        row, scores, count = prepared.row, list[float](), 0
+        for tokens in prepared.content:
+            scored = await self._model.on_home_loop(engine.pool(Prompt(tokens), params))
+            scores.append(scored.vector[0])
+            count += len(tokens)
+            if started is not None:
+                started()
+        content = {"chosen": scores[0], "rejected": scores[1], **self._lines.named(row)}
+        line = json_line({**content, **self._lines.kept(row)})
+        return Record(row.index, line, tokens_in=count)
 
 
 def _label_text(answer: Mapping[str, Any] | None) -> str | None:
     content = None if answer is None else answer.get("content")
     return content if isinstance(content, str) else None
+
+
+def _label_calls(row: Row) -> dict[str, Any]:
+    """The tool calls of the label, where it has any."""
+    answer = row.work.answer if isinstance(row.work, ChatRow) else None
+    calls = read_message(answer).tool_calls if answer and answer.get("tool_calls") else ()
+    told = [{"name": call.name, "arguments": call.arguments} for call in calls]
+    return {"label_tool_calls": told} if told else {}
 
 
 def _told_of(response: Response) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from quire.arguments.base import (
     PositiveInteger,
 )
 from quire.arguments.foreign import DATA_SET_KEYS
+from quire.arguments.groups import GeneratingArguments
 from quire.arguments.infer import read_arguments
 from quire.errors import ConfigError
 from quire.options import REQUEST_OPTIONS
@@ -126,6 +127,12 @@ class BatchArgs:
     options: Mapping[str, Any]
     """Request options that hold for all rows."""
 
+    @property
+    def cutoff_len(self) -> int | None:
+        """The tokens to which prompts are cut with their labels; None where nobody asked for it."""
+        given = "cutoff_len" in self.infer.data.model_fields_set
+        return self.infer.data.cutoff_len if given else None
+
 
 def get_batch_args(
     args: ArgumentSource = None, *, has_rows: bool = False, has_model: bool = False
@@ -150,10 +157,18 @@ def get_batch_args(
         values.setdefault("model_name_or_path", "the caller's model")
     data_sets = {key: values.pop(key) for key in [*values] if key in DATA_SET_KEYS}
     batch = BatchArguments(**own)
+    if data_sets.get("cutoff_len") is not None and values.get("vllm_maxlen") is None:
+        values["vllm_maxlen"] = _length(data_sets["cutoff_len"], values)
     infer = get_infer_args(values)
     infer = infer._replace(data=infer.data.replace(**data_sets))
     _check(batch, infer, has_rows=has_rows)
     return BatchArgs(infer, values, batch, options)
+
+
+def _length(cutoff: Any, values: Mapping[str, Any]) -> Any:
+    """A context for prompts that are cut to `cutoff` tokens, and their answers, as LLaMA-Factory has it."""
+    answer = values.get("max_new_tokens") or GeneratingArguments().max_new_tokens
+    return cutoff + answer if isinstance(cutoff, int) and isinstance(answer, int) else None
 
 
 def _check(batch: BatchArguments, infer: InferArgs, *, has_rows: bool) -> None:

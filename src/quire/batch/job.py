@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from quire.batch.answering import Answerer, ChatAnswerer, ChatSettings, LineChoices
+from quire.batch.answering import Answerer, ChatAnswerer, ChatSettings, LineChoices, ScoreAnswerer
 from quire.batch.arguments import BatchArgs, BatchArguments
 from quire.batch.binding import changes, settings_of
 from quire.batch.files import LinesFile, read_lines, write_parquet
@@ -21,7 +22,7 @@ from quire.batch.rows import Row, RowSource
 from quire.batch.runner import BatchRunner, Ending, Limits, Progress
 from quire.batch.writer import Writer
 from quire.chat.chat_model import ChatModel
-from quire.errors import BatchError, EngineError, JobChangedError
+from quire.errors import BatchError, EngineError, JobChangedError, QuireError
 
 logger = logging.getLogger("quire")
 
@@ -107,6 +108,7 @@ class BatchJob:
         self._compat = compat
         self.files = JobFiles.of(args.batch)
         self.progress = Progress()
+        self._anew = False  # whether this run has written answers
         self._runner: BatchRunner | None = None
         self._drain: tuple[float | None] | None = None
 
@@ -135,11 +137,47 @@ class BatchJob:
         try:
             journal = self._open_journal()
             try:
-                return self._run(journal, lock)
+                result = self._run(journal, lock)
+                if result.ending != "drained":
+                    self._score(journal)
+                return result
             finally:
                 journal.close()
         finally:
             lock.close()
+
+    def _score(self, journal: Journal) -> None:
+        """Write the metrics that were asked for. The answers are written by then, and stay."""
+        wanted = [path for path in self._metrics_files() if not path.exists() or self._anew]
+        if not wanted:
+            return
+        from quire.batch.scoring import Speed, score_file, write_scores
+
+        facts = journal.facts()
+        speed = Speed(
+            facts.get("runtime", 0.0), facts.get("preparation_time", 0.0), self._steps(journal)
+        )
+        try:
+            scores = score_file(self.files.answers)
+            for path in wanted:
+                write_scores(path, scores, speed)
+        except QuireError as error:
+            logger.warning(
+                "The answers are written, and could not be scored: %s `quire batch score %s` tries again.",
+                error,
+                self.files.answers,
+            )
+
+    def _metrics_files(self) -> list[Path]:
+        batch, folder = self._args.batch, self.files.answers.parent
+        if batch.matrix_save_name is not None:
+            return [folder / batch.matrix_save_name]
+        if batch.do_predict:  # LLaMA-Factory's files of `do_predict`
+            return [folder / "predict_results.json", folder / "all_results.json"]
+        return []
+
+    def _steps(self, journal: Journal) -> int:
+        return -(-journal.counts().rows // self._args.batch.batch_size)
 
     # --- the files -------------------------------------------------------------------------------
 
@@ -150,7 +188,11 @@ class BatchJob:
             JobChangedError: the files are of another job, and are not to be written over.
         """
         files, batch = self.files, self._args.batch
-        now = settings_of(self._args, self._source.describe(), {"compat": self._compat})
+        now = settings_of(
+            self._args,
+            self._source.describe(),
+            {"compat": self._compat, "cutoff_len": self._args.cutoff_len},
+        )
         begun = (files.folder / JOURNAL_NAME).exists()
         if not begun and files.answers.exists() and files.answers.stat().st_size:
             if not batch.overwrite_output_dir:
@@ -217,10 +259,21 @@ class BatchJob:
                 step=parts,
                 sync_interval=self._args.batch.sync_interval,
             )
+            self._anew = True
+            begun = time.monotonic()
             try:
                 ending = self._answer_all(writer, set_of(journal.indices()))
             finally:
                 writer.close()
+                facts = journal.facts()
+                waited = self.progress.started - begun
+                spent = max(time.monotonic() - self.progress.started, 0.0)
+                journal.set_facts(
+                    {
+                        "preparation_time": facts.get("preparation_time", 0.0) + waited,
+                        "runtime": facts.get("runtime", 0.0) + spent,
+                    }
+                )
             if ending == "finished":
                 self._finish(journal)
         finally:
@@ -252,6 +305,7 @@ class BatchJob:
                 self.progress,
                 restart=restart,
             )
+            self.progress.started = time.monotonic()
             if self._drain is not None:
                 return "drained"
             return asyncio.run(self._runner.run())
@@ -273,9 +327,12 @@ class BatchJob:
             args.options,
             args.batch.seed,
             not self._compat,
+            args.cutoff_len,
             skip_special_tokens=args.infer.generating.skip_special_tokens,
         )
         lines = LineChoices(args.batch.every_row, args.batch.keep_columns or ())
+        if args.infer.finetuning.stage == "rm":
+            return ScoreAnswerer(model, settings, lines)
         return ChatAnswerer(model, settings, lines)
 
     def _limits(self, model: ChatModel) -> Limits:

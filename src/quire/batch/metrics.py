@@ -26,7 +26,7 @@ def score_row(row: Mapping[str, Any]) -> dict[str, float]:
     """The scores of one answer, each from 0 to 100, those alone that it can have.
 
     Args:
-        row: `predict`, and `label` if there is one, each the whole text. If known, also `content`, the
+        row: `predict`, and `label` if there is one, each the whole text. If known, also `answer`, the
             answer without thought and calls, and `tool_calls` and `label_tool_calls`, as data.
 
     Raises:
@@ -34,16 +34,18 @@ def score_row(row: Mapping[str, Any]) -> dict[str, float]:
         ValueError: the calls are no list of calls.
     """
     predict, label = row["predict"], row.get("label")
-    answer = read_answer(predict, row.get("content"), row.get("tool_calls"))
+    answer = read_answer(predict, row.get("answer"), row.get("tool_calls"))
     is_valid = is_json(answer.text)
     if label is None:
         return {"json_valid": 100.0 * is_valid}
     scores = text_scores(predict, label)
     wanted = read_answer(label, calls=row.get("label_tool_calls"))
     same_text = answer.text == wanted.text
-    same_calls = same_text or answer.calls == wanted.calls
-    same = same_text or (bool(wanted.calls) and same_calls and answer.rest == wanted.rest)
-    scores["exact_match"] = 100.0 * same
+    same_calls = answer.calls == wanted.calls
+    if same_text and not answer.calls and row.get("label_tool_calls") is None:
+        same_calls = True  # what looks like a call in the label is none in the very same answer
+    same_rest = same_text or (bool(wanted.calls) and answer.rest == wanted.rest)
+    scores["exact_match"] = 100.0 * (same_calls and same_rest)
     if wanted.text.startswith(("{", "[")) and is_json(wanted.text):
         scores["json_valid"] = 100.0 * is_valid
     if answer.calls or wanted.calls:

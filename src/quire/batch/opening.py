@@ -73,6 +73,12 @@ def open_job(
     for line in check_source(source):
         logger.warning("%s", line)
     _check_room(source, files)
+    if read.cutoff_len is not None and not compat:
+        logger.warning(
+            "cutoff_len: prompts that have more than %s tokens with their labels lose their end, as with "
+            "LLaMA-Factory; each is marked (cut), and counted. Without cutoff_len they are refused.",
+            f"{read.cutoff_len:,}",
+        )
     return BatchJob(read, source, make_model=make_model, model=model, compat=compat)
 
 

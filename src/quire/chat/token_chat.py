@@ -64,7 +64,7 @@ class TokenChat(ChatEngine):
         prompt_ids = None if prompt.media and self.info.expands_media else tuple(prompt.token_ids)
         readers: dict[int, AnswerReader] = {}
         stops: dict[int, AnswerStops] = {}
-        if prepared.answer_stops:
+        if prepared.answer_stops or prepared.ends_in_text:
             stops = {index: _stops(prepared) for index in range(params.n)}
         # `aclosing`, since `async for` does not close a generator that is left early: the engine's
         # would be closed, and the request aborted, only when the garbage collector finds it.
@@ -85,7 +85,7 @@ class TokenChat(ChatEngine):
                 if not stops:
                     yield read
                     continue
-                yield stops[delta.index].read(read)
+                yield stops[delta.index].read(read, reader.reasoning_tokens)
                 if all(one.ended for one in stops.values()):
                     return
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 USAGE = "Usage: quire batch CONFIG.yaml | FOLDER [KEY=VALUE | --KEY VALUE ...]"
 
+BATCH_COMMANDS = ("status", "score", "merge")
+
 TELL_EVERY = 10.0  # seconds between two lines of progress where none can be drawn over
 DRAW_EVERY = 0.25
 
@@ -65,7 +67,11 @@ def run(words: Sequence[str], make_model: MakeModel) -> int:
     show_log(logging.WARNING)
     if not words:
         raise ConfigError(f"Which model, and which rows? {USAGE}.")
-    job = open_job(read_arguments(list(words)), make_model=make_model)
+    return run_job(open_job(read_arguments(list(words)), make_model=make_model))
+
+
+def run_job(job: BatchJob) -> int:
+    """Run a job to its end, tell how far it is, and return the exit code."""
     with _signals(job), _told(job):
         result = job.run()
     _tell(result)

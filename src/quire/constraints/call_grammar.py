@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from quire.constraints.answer_form import CallsForm, OfferedTool
 from quire.constraints.finite_schema import name_of
-from quire.constraints.lark import Rules, alternatives, string
+from quire.constraints.lark import Rules, alternatives, string, white_space
 from quire.constraints.schema import SchemaError, enforceable
 from quire.tools.call_form import (
     BraceArguments,
@@ -44,11 +44,14 @@ def arguments_schema(tool: OfferedTool) -> dict[str, Any]:
     return enforceable(tool.parameters, is_object=True)
 
 
-def write_calls(rules: Rules, calls: CallsForm, free: Collection[str] = ()) -> str:
+def write_calls(
+    rules: Rules, calls: CallsForm, free: Collection[str] = (), heads: Collection[str] = ()
+) -> str:
     """Add the rules of one or more calls; return the symbol for all of them.
 
     Args:
         free: the names of the tools whose arguments are any.
+        heads: what may begin the message of the calls.
     """
     form = calls.form
     schemas = {
@@ -60,19 +63,22 @@ def write_calls(rules: Rules, calls: CallsForm, free: Collection[str] = ()) -> s
     def one_after(before: str) -> str:
         return rules.add(alternatives(writer.call(*tool, before) for tool in schemas.items()))
 
-    # After a thought there may be line breaks, which llguidance would take for these.
-    head = form.begin + form.open
-    first, more = one_after(head.lstrip("\n")), ""
-    if head.startswith("\n"):
-        first = f"/\\n\\n?/? {first}"
+    # White space is a symbol of its own everywhere: llguidance would take what a thought leaves
+    # open for the beginning of these.
+    opening = form.begin + form.open
+    first = one_after(opening.lstrip())
+    if opening[:1].isspace():
+        first = f"{white_space(opening[: -len(opening.lstrip())])} {first}"
+    more = ""
+    if heads:
+        first = alternatives((first, *(one_after(head + opening) for head in heads)))
     most = calls.most if form.most is None else min(form.most, calls.most or form.most)
     if most != 1:
         limit = "*" if most is None else f"{{0,{most - 1}}}"
         more = one_after(form.between + form.open) + limit
-        if not form.end and form.between.startswith("\n"):
-            # A turn may end with a line break, which is then not the beginning of one more call.
-            more += " /\\n/?"
-    return rules.add(_joined(first, more, rules.literal(form.end)))
+    end = form.end.rstrip()
+    # A turn may end with line breaks, which are then not the beginning of one more call.
+    return rules.add(_joined(first, more, rules.literal(end), white_space(form.end)))
 
 
 def _joined(*symbols: str) -> str:

@@ -16,6 +16,16 @@ UNFORCED = '%llguidance {"no_forcing": true}\n'
 """The first line where the model tokenises such text. What reads like an added token (`a <think> b`)
 becomes that token otherwise, which the grammar of a text then refuses in the middle of an answer."""
 
+_MOST_WHITE = 3
+
+
+def white_space(beside: str = "") -> str:
+    """White space between parts of an answer, which may be missing: a few characters, or as many as
+    a text has at its ends."""
+    written = max(len(beside) - len(beside.lstrip()), len(beside) - len(beside.rstrip()))
+    return f"/[ \\n]{{1,{max(_MOST_WHITE, written)}}}/?"
+
+
 _WORD = re.compile(
     r"""
       "(?:[^"\\]|\\.)*"i?          # a string

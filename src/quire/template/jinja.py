@@ -10,6 +10,7 @@ from typing import Any
 from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
+from quire.template.declared import Settled, settle
 from quire.template.format import MediaTokens, find_markers, merge_spans
 from quire.template.harmony import begin_answer, history, is_harmony, of_harmony
 from quire.template.learning import THOUGHT_KEYS, Learned, learn, probe_tools
@@ -24,7 +25,7 @@ from quire.template.template import (
 )
 from quire.tokenizer import Tokenizer
 from quire.tools.base import ToolFormat, wrap
-from quire.tools.harmony import writes_harmony
+from quire.tools.harmony import MESSAGE_END, writes_harmony
 from quire.tools.learned import LearnedFormat
 from quire.tools.learning import FIRST
 from quire.tools.registry import detect_tool_format, get_tool_format
@@ -93,19 +94,25 @@ class JinjaTemplate(Template):
         # One that never asks for a part's type would drop a medium.
         self.takes_parts = self._takes_texts and "type" in source
         self._parts_always = self._takes_texts and not self._shows(_PROBE)
-        learned = self.learned = self._learn(tokenizer)
+        learned = self._learn(tokenizer)
         self.is_harmony = is_harmony(learned)
+        # Harmony's messages have a reader of their own, which knows more than regions do.
+        settled = Settled(learned) if self.is_harmony else settle(learned, tokenizer)
+        learned = self.learned = settled.learned
+        self._not_followed = settled.warning
         self.shows_tools = learned.shows_tools or tool_format is not None
         self.reasoning = learned.thought is not None
         self.thought_words = learned.thought or _NO_THOUGHT
         self.before_text, self.after_text = learned.before_text, learned.after_text
         self.stop_words = learned.stops
+        self.message_ends, self.goes_on = learned.message_ends, learned.goes_on
+        self.head = learned.head
         family = detect_tool_format(source)
         self._chosen_format = get_tool_format(tool_format) if tool_format else None
         if self._chosen_format is not None:
             self.tool_format = self._chosen_format
         elif learned.form is not None:
-            self.tool_format = LearnedFormat(learned.form, family)
+            self.tool_format = LearnedFormat(learned.form, family, settled.rendered_form)
         else:
             self.tool_format = family
         self._controls = self._find_controls(tokenizer)
@@ -299,12 +306,13 @@ class JinjaTemplate(Template):
 
     def warning(self) -> str | None:
         """What could not be learned of the template and should be told; None where nothing is missing."""
-        if not self.learned.shows_tools or self.tool_format is not None:
-            return None
-        return (
-            "The model's own chat template shows tools, but not how the model calls them, so its calls "
-            "stay text. Give tool_format, the name of the format that it was trained with."
-        )
+        reasons = [self._not_followed] if self._not_followed else []
+        if self.learned.shows_tools and self.tool_format is None:
+            reasons.append(
+                "The model's own chat template shows tools, but not how the model calls them, so its "
+                "calls stay text. Give tool_format, the name of the format that it was trained with."
+            )
+        return " ".join(reasons) or None
 
     def _learn(self, tokenizer: Tokenizer) -> Learned:
         tools = [wrap(tool) for tool in probe_tools()]
@@ -320,8 +328,13 @@ class JinjaTemplate(Template):
             return None if spans is None else "".join(span.text for span in spans)
 
         if writes_harmony(self._written):
-            prompt = show([self._probe_message("user", _PROBE)], True, True, {})
-            return of_harmony(shows_tools=prompt is not None and FIRST.name in prompt)
+            asked = self._probe_message("user", _PROBE)
+            prompt = show([asked], True, True, {})
+            answer = show([asked, self._probe_message("assistant", _PROBE)], False, False, {})
+            return of_harmony(
+                shows_tools=prompt is not None and FIRST.name in prompt,
+                ends_messages_alike=answer is not None and answer.rstrip().endswith(MESSAGE_END),
+            )
         return learn(
             show,
             self._probe_message,

@@ -23,7 +23,7 @@ _NO_SYSTEM = "detailed thinking off"
 
 
 @dataclass(slots=True)
-class Turns:
+class PromptAndAnswers:
     """What the columns of a row give, before it is a request."""
 
     prompt: list[dict[str, Any]]
@@ -84,9 +84,10 @@ class RowConverter:
             columns[str(names.kto_tag)] = tag.strip().lower() == "true"
         return columns
 
-    def _request(self, turns: Turns, columns: Mapping[str, Any]) -> ChatRequest:
+    def _request(self, turns: PromptAndAnswers, columns: Mapping[str, Any]) -> ChatRequest:
         names = self._columns
-        tools = tool_list(columns.get(names.tools) if names.tools else None)
+        listed = columns.get(names.tools) if names.tools else None
+        tools = tool_list(listed, empty_counts=self._set.formatting == "openai")
         system = turns.system or None
         if self._compat and self._set.formatting == "openai":
             system = _rewritten(system or "", has_tools=bool(tools))
@@ -97,7 +98,7 @@ class RowConverter:
         media = NO_MEDIA if lists == [None, None, None] else MediaLists(*lists)
         return ChatRequest(tuple(turns.prompt), system, tools, media)
 
-    def _work(self, request: ChatRequest, turns: Turns) -> ChatRow | PairRow:
+    def _work(self, request: ChatRequest, turns: PromptAndAnswers) -> ChatRow | PairRow:
         if self._pairs:
             chosen, rejected = turns.answers
             return PairRow(ChatRow(request, chosen), ChatRow(request, rejected))
@@ -110,7 +111,7 @@ class RowConverter:
         tag = columns.get(self._columns.kto_tag) if self._columns.kto_tag else None
         return tag if isinstance(tag, bool) else None
 
-    def _mark(self, turns: Turns, tag: bool) -> None:
+    def _mark(self, turns: PromptAndAnswers, tag: bool) -> None:
         """Take a marked answer as the label, which LLaMA-Factory's scripts leave empty."""
         if self._compat:
             turns.answers = [_EMPTY_ANSWER, _EMPTY_ANSWER]
@@ -126,12 +127,12 @@ class RowConverter:
 
     # --- alpaca --------------------------------------------------------------------------------
 
-    def _alpaca(self, columns: Mapping[str, Any]) -> Turns:
+    def _alpaca(self, columns: Mapping[str, Any]) -> PromptAndAnswers:
         names = self._columns
         if not any(name in columns for name in (names.prompt, names.query) if name):
             raise self._missing(columns, names.prompt, names.query)
         texts = [_text(columns, name) for name in (names.prompt, names.query) if name]
-        turns = Turns([*_history(columns, names.history)])
+        turns = PromptAndAnswers([*_history(columns, names.history)])
         question = "\n".join(text for text in texts if text)
         turns.prompt.append({"role": "user", "content": question})
         turns.system = _text(columns, names.system) if names.system else None
@@ -145,7 +146,7 @@ class RowConverter:
                 self._mark(turns, tag)
         return turns
 
-    def _alpaca_pair(self, columns: Mapping[str, Any], turns: Turns) -> None:
+    def _alpaca_pair(self, columns: Mapping[str, Any], turns: PromptAndAnswers) -> None:
         for name in (self._columns.chosen, self._columns.rejected):
             answer = columns.get(name) if name else None
             if isinstance(answer, str):
@@ -156,7 +157,7 @@ class RowConverter:
 
     # --- messages ------------------------------------------------------------------------------
 
-    def _chat(self, columns: Mapping[str, Any]) -> Turns:
+    def _chat(self, columns: Mapping[str, Any]) -> PromptAndAnswers:
         names = self._columns
         messages = columns.get(names.messages) if names.messages else None
         if messages is None and self._set.formatting == "openai" and not self._set.named_columns:
@@ -168,7 +169,7 @@ class RowConverter:
         system, all_turns = self._turns.read(messages, ranking=self._set.ranking)
         if system is None and names.system:
             system = _text(columns, names.system)
-        turns = Turns(all_turns, system=system)
+        turns = PromptAndAnswers(all_turns, system=system)
         if self._set.ranking:
             self._chat_pair(columns, turns)
         elif all_turns and all_turns[-1]["role"] == "assistant":
@@ -178,7 +179,7 @@ class RowConverter:
                 self._mark(turns, tag)
         return turns
 
-    def _chat_pair(self, columns: Mapping[str, Any], turns: Turns) -> None:
+    def _chat_pair(self, columns: Mapping[str, Any], turns: PromptAndAnswers) -> None:
         for name in (self._columns.chosen, self._columns.rejected):
             answer = columns.get(name) if name else None
             if isinstance(answer, Mapping):
@@ -193,7 +194,7 @@ class RowConverter:
         wanted = "text" if self._set.formatting == "alpaca" else "a message"
         return RowFault(f"The column {name!r} holds {kind_of(columns[name])}, not {wanted}.")
 
-    def _take_chosen(self, turns: Turns) -> None:
+    def _take_chosen(self, turns: PromptAndAnswers) -> None:
         """Where a pair is not scored, the chosen answer is the label."""
         if not self._pairs and not self._compat and turns.answers:
             turns.answers = turns.answers[:1]

@@ -40,7 +40,7 @@ class Columns:
 
 
 @dataclass(frozen=True, slots=True)
-class Tags:
+class MessageTags:
     """The keys of a message, and the words for its roles; None where a set has no such role."""
 
     role_tag: str = "from"
@@ -82,7 +82,7 @@ class DataSet:
     num_samples: int | None = None
     columns: Columns = field(default_factory=Columns)
     named_columns: Columns | None = None
-    tags: Tags = field(default_factory=Tags)
+    tags: MessageTags = field(default_factory=MessageTags)
     named_tags: bool = False
     media_folder: Path | None = None
 
@@ -158,7 +158,7 @@ class _Book:
             entry = entries[name]
             if not isinstance(entry, Mapping):
                 raise ConfigError(f"{self.place}: the entry of {name!r} must be an object.")
-            return _Entry(name, entry, self.place).data_set(self)
+            return _InfoEntry(name, entry, self.place).data_set(self)
         for path in (Path(os.path.expanduser(name)), self._folder / name):
             if path.is_file():
                 return input_file(path)
@@ -215,7 +215,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         raise ConfigError(f"Cannot read {path}: {str(error).rstrip('.')}.") from None
 
 
-class _Entry:
+class _InfoEntry:
     """One entry of `dataset_info.json`, read and checked."""
 
     def __init__(self, name: str, entry: Mapping[str, Any], place: str) -> None:
@@ -231,9 +231,9 @@ class _Entry:
         named_columns = None
         if self._entry.get("columns") is not None:
             named_columns = cast(Columns, self._block("columns", Columns, dict(_NO_COLUMNS)))
-        tags, has_tags = Tags(), self._entry.get("tags") is not None
+        tags, has_tags = MessageTags(), self._entry.get("tags") is not None
         if has_tags:
-            tags = cast(Tags, self._block("tags", Tags, dict(_NO_TAGS)))
+            tags = cast(MessageTags, self._block("tags", MessageTags, dict(_NO_TAGS)))
         return DataSet(
             name=self._name,
             files=files,
@@ -313,7 +313,7 @@ class _Entry:
             raise self._fault(f"num_samples must be an integer of at least 1, not {value!r}.")
         return value
 
-    def _block(self, key: str, kind: type, absent: dict[str, Any]) -> Columns | Tags:
+    def _block(self, key: str, kind: type, absent: dict[str, Any]) -> Columns | MessageTags:
         """Columns or tags: where the block is there, what it does not name is None."""
         given = self._entry[key]
         if not isinstance(given, Mapping):
@@ -332,6 +332,6 @@ _NO_COLUMNS: Mapping[str, None] = dict.fromkeys(one.name for one in fields(Colum
 _NO_TAGS: Mapping[str, str | None] = {
     # A message without keys of its own cannot be read at all, so these keep their defaults.
     one.name: None
-    for one in fields(Tags)
+    for one in fields(MessageTags)
     if one.name not in ("role_tag", "content_tag")
 }

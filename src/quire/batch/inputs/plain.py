@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.batch.inputs.convert import RowConverter
-from quire.batch.inputs.dataset_info import Columns, DataSet, Tags
+from quire.batch.inputs.dataset_info import Columns, DataSet, MessageTags
 from quire.batch.inputs.media_paths import MediaPaths
 from quire.batch.inputs.records import RowFault, kind_of
 from quire.batch.rows import ApiRow, ChatRow, PairRow
@@ -90,7 +90,7 @@ class PlainConverter:
 
 def _ranking(form: DataSet) -> DataSet:
     columns = replace(form.columns, chosen="chosen", rejected="rejected")
-    return replace(form, ranking=True, columns=columns, tags=Tags())
+    return replace(form, ranking=True, columns=columns, tags=MessageTags())
 
 
 def is_api_row(row: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, TypeAlias
 
-from quire.batch.inputs.dataset_info import DataSet, Tags
+from quire.batch.inputs.dataset_info import DataSet, MessageTags
 from quire.batch.inputs.records import RowFault, kind_of
 from quire.errors import MessageError, ToolError
 from quire.messages import ToolCall, read_message, read_tools
@@ -30,8 +30,15 @@ _EXTRA_KEYS = ("tool_calls", "tool_call_id", "name", "reasoning_content", "reaso
 _ANSWERS = ("assistant", "function")
 
 
-def tool_list(value: Any) -> list[dict[str, Any]] | None:
+EMPTY_TOOLS = "[]"
+"""Tools of which there are none, for which LLaMA-Factory's formats yet write a system turn."""
+
+
+def tool_list(value: Any, *, empty_counts: bool = False) -> list[dict[str, Any]] | str | None:
     """The tools of a row, from a list or its JSON text; None where there are none.
+
+    Args:
+        empty_counts: whether an empty list is `EMPTY_TOOLS` too, as its text always is.
 
     Raises:
         RowFault: they cannot be read.
@@ -39,9 +46,12 @@ def tool_list(value: Any) -> list[dict[str, Any]] | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        return list(read_tools(value)) or None
+        tools = list(read_tools(value))
     except ToolError as error:
         raise RowFault(str(error), "invalid_tools") from None
+    if tools:
+        return tools
+    return EMPTY_TOOLS if empty_counts or isinstance(value, str) else None
 
 
 class TurnReader:
@@ -53,7 +63,7 @@ class TurnReader:
         self._is_openai = data_set.formatting == "openai"
         self._own_names = self._is_openai and not data_set.named_tags
         roles: dict[str, _Role] = dict(_OPENAI) if self._is_openai else {}
-        for one in fields(Tags):
+        for one in fields(MessageTags):
             word = getattr(data_set.tags, one.name)
             if one.name in _OF_TAG and word is not None:
                 roles[word] = _OF_TAG[one.name]
@@ -77,6 +87,8 @@ class TurnReader:
                 system = content
                 continue
             turns.append((role, self._turn(role, content, message, number)))
+        while self._strict and self._is_openai and turns and turns[-1][0] == "tool":
+            turns.pop()  # LLaMA-Factory writes results with the message after them
         self._check_order([role for role, _ in turns], system is not None, ranking=ranking)
         return system, [turn for _, turn in turns]
 
@@ -120,7 +132,7 @@ class TurnReader:
         """Which tag a role's usual word would need, where the set leaves it out."""
         usual: dict[str, str] = {"developer": "system_tag", "tool": "observation_tag"}
         usual |= {role: tag for tag, role in _OF_TAG.items()} | {
-            str(one.default): one.name for one in fields(Tags) if one.name in _OF_TAG
+            str(one.default): one.name for one in fields(MessageTags) if one.name in _OF_TAG
         }
         tag = usual.get(name) if isinstance(name, str) else None
         unset = tag is not None and getattr(self._tags, tag) is None
@@ -137,6 +149,8 @@ class TurnReader:
             turn |= {key: message[key] for key in _EXTRA_KEYS if message.get(key) is not None}
             if role == "function" and turn.get("tool_calls"):
                 turn["role"] = "assistant"
+            if self._strict and turn.get("tool_calls"):
+                turn["content"] = None  # LLaMA-Factory puts the calls in its place
         if content is None and not turn.get("tool_calls"):
             raise RowFault(f"{where} ({role}) has null where its text belongs.")
         try:
@@ -155,7 +169,7 @@ class TurnReader:
         for number, role in enumerate(roles):
             is_answer = role in _ANSWERS
             repeats_result = role == "tool" and number > 0 and roles[number - 1] == "tool"
-            if repeats_result and not self._strict:
+            if repeats_result and (self._is_openai or not self._strict):
                 continue
             if role == "system" or is_answer != expects_answer:
                 wanted = "the assistant's" if expects_answer else "the user's or a tool's result"
