@@ -21,6 +21,7 @@ from quire.arguments.base import (
 from quire.arguments.foreign import DATA_SET_KEYS, FOREIGN_KEYS
 from quire.arguments.groups import GeneratingArguments
 from quire.arguments.infer import read_arguments
+from quire.batch.api_lines import ApiForm, ApiSettings
 from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
 from quire.options import REQUEST_OPTIONS
 
@@ -87,8 +88,13 @@ class BatchArguments(Arguments):
     """Whether the file of answers has a line for each row, those that failed too."""
     keep_columns: NameList = None
     """Columns of the source that are written beside the answer; `*` is all of them."""
+    api_form: ApiForm = "openai"
+    """How failed requests of a batch file are written: a refused one as a response of OpenAI's service,
+    or with its `error` and in the file of answers too, as `vllm run-batch` does."""
 
     # --- how it runs
+    served_model_name: str | None = None
+    """The name that requests of a batch file give as `model`; null takes the model's folder's."""
     seed: Integer | None = 42
     """From it and a row's place follows the seed of each row; null draws seeds at random."""
     batch_size: PositiveInteger = 1024
@@ -116,6 +122,16 @@ class BatchArguments(Arguments):
     """True, or left out: a batch predicts."""
     predict_with_generate: bool | None = None
     """True, or left out: a batch generates."""
+
+    @property
+    def api_settings(self) -> ApiSettings:
+        """How the requests of a batch file are asked."""
+        return ApiSettings(
+            self.seed,
+            served_model_name=self.served_model_name,
+            form=self.api_form,
+            every_row=self.every_row,
+        )
 
 
 @dataclass(frozen=True, slots=True)
