@@ -47,6 +47,21 @@ def _shard(value: Any) -> Any:
     return (int(part), int(count))
 
 
+def _bounds(value: Any) -> Any:
+    """`1-8`: the fewest and the most; `4`: exactly so many."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    least, dash, most = value.partition("-")
+    most = most if dash else least
+    if not (least.strip().isdigit() and most.strip().isdigit()):
+        raise ValueError(f"a number such as 4 or bounds such as 1-8, not {value!r}")
+    if not 1 <= int(least) <= int(most):
+        raise ValueError(f"the fewest are at least 1, and at most as many as the most: {value!r}")
+    return (int(least), int(most))
+
+
 class BatchArguments(Arguments):
     """What is read, what is written, and when a batch gives up."""
 
@@ -102,7 +117,13 @@ class BatchArguments(Arguments):
     max_in_flight: PositiveInteger | None = None
     """Requests at the engine at once; None takes what keeps it full."""
     batch_backend: Literal["local", "ray"] = "local"
-    """Where engines run: here, or as Ray's actors."""
+    """Where engines run: here, or in actors on a cluster of Ray."""
+    ray_address: str | None = None
+    """The cluster, such as `HOST:6379`; None takes RAY_ADDRESS, or one on this machine, which is
+    started where there is none."""
+    ray_actors: Annotated[tuple[int, int] | None, BeforeValidator(_bounds)] = None
+    """How many engines the cluster runs, such as `4`, or `1-8` for as many as there is work for; None
+    takes what it has room for when the batch begins."""
     sync_interval: Annotated[Float, Field(gt=0)] = 5.0
     """Seconds after which what was answered is safe from a power cut; a process that is killed loses
     less than a second's."""
@@ -189,6 +210,7 @@ def get_batch_args(
         _refuse_of_model(values)
     infer = infer._replace(data=infer.data.replace(**data_sets))
     _check(batch, infer, has_rows=has_rows)
+    _check_ray(batch, has_model=has_model)
     return BatchArgs(infer, values, batch, options)
 
 
@@ -229,3 +251,13 @@ def _check(batch: BatchArguments, infer: InferArgs, *, has_rows: bool) -> None:
     if batch.do_predict is False or batch.predict_with_generate is False:
         name = "do_predict" if batch.do_predict is False else "predict_with_generate"
         raise ConfigError(f"{name}: false asks for no answers; leave it out.")
+
+
+def _check_ray(batch: BatchArguments, *, has_model: bool) -> None:
+    if batch.batch_backend != "ray" and (batch.ray_actors or batch.ray_address):
+        raise ConfigError("ray_actors and ray_address go with batch_backend: ray.")
+    if batch.batch_backend == "ray" and has_model:
+        raise ConfigError(
+            "With batch_backend: ray the engines are made on the cluster: give the model's arguments "
+            "and no model."
+        )
