@@ -210,7 +210,7 @@ def get_batch_args(
         _refuse_of_model(values)
     infer = infer._replace(data=infer.data.replace(**data_sets))
     _check(batch, infer, has_rows=has_rows)
-    _check_ray(batch, has_model=has_model)
+    _check_ray(batch, has_model=loaded is not None)
     return BatchArgs(infer, values, batch, options)
 
 
