@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.chat import ChatModel
-from quire.chat.answer_stops import AnswerStops
+from quire.chat.answer_stops import AnswerStops, TurnEnds
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, DeltaSum, TextPart, ThoughtPart
 from tests.parrots import Lesson, make_parrot
@@ -68,6 +69,54 @@ def test_any_cut_gives_the_same(text: str, strings: list[str]) -> None:
         assert whole.text == whole.content
 
 
+END, MORE = "<e>", "\ncall:"
+
+
+def up_to_end(pieces: Iterable[str], goes_on: str = MORE) -> tuple[str, bool, int]:
+    turn_ends = TurnEnds([END], [goes_on] if goes_on else [])
+    shown, dropped = "", 0
+    for piece in pieces:
+        shown += turn_ends.add(piece)
+        dropped = dropped or turn_ends.dropped
+    return shown + turn_ends.flush(), turn_ends.ended, dropped or turn_ends.dropped
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "ended"),
+    [
+        ("yes", "yes", False),
+        ("yes<e>", "yes", True),
+        ("yes<e>\nuser: no", "yes", True),
+        ("yes<e>\ncall: f<e>\n", "yes<e>\ncall: f", True),
+        ("<e>\n\ncall: f", "<e>\n\ncall: f", False),  # other white space
+        ("yes<e>\nca", "yes", True),  # the answer ends before it goes on
+        ("a <b> <", "a <b> <", False),
+    ],
+)
+def test_where_a_turn_ends(text: str, shown: str, ended: bool) -> None:
+    for pieces in ([text], list(text)):
+        assert up_to_end(pieces)[:2] == (shown, ended)
+    assert up_to_end([text])[2] == (len(text) - len(shown) if ended else 0)
+
+
+def test_where_no_calls_can_follow_a_turn_ends_at_once() -> None:
+    turn_ends = TurnEnds([END])
+    assert turn_ends.add(f"yes{END}") == "yes"
+    assert turn_ends.ended
+
+
+def test_a_turn_has_at_least_so_many_tokens() -> None:
+    turn_ends = TurnEnds([END])
+    assert turn_ends.add(f"a{END}b", armed=False) == f"a{END}b"
+    assert not turn_ends.ended
+
+
+@given(st.lists(st.sampled_from(["a", "<", "e>", END, "\n", "call:", "ca"]), max_size=12))
+def test_any_cut_ends_a_turn_alike(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert up_to_end(pieces)[:2] == up_to_end([text])[:2] == up_to_end(text)[:2]
+
+
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}"
@@ -110,3 +159,70 @@ def test_through_an_engine(parrot: ChatModel, n: int) -> None:
 def test_a_string_that_is_not_said_changes_nothing(parrot: ChatModel) -> None:
     (answer,) = parrot.chat(ASK, temperature=0.0, max_new_tokens=300, stop="never said")
     assert (answer.reasoning, answer.content) == (THOUGHT, ANSWER)
+
+
+# --- answers that their reader ends, since no token of their own ends the turn ----------------------
+
+MESSAGES = (
+    "{% for m in messages %}{% if m.reasoning_content %}<|begin|>assistant<|think|>"
+    "{{ m.reasoning_content }}<|end|>{% endif %}<|begin|>{{ m.role }}<|content|>{{ m.content }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|begin|>assistant{% endif %}"
+)
+HARMONY = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% if m.thinking %}<|start|>assistant<|channel|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}"
+    "<|start|>assistant<|channel|>final<|message|>{{ m.content }}<|end|>"
+    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+RUN_ON = {
+    # Each goes on with a question that it makes up, as models do that nothing stops.
+    "messages": (
+        MESSAGES,
+        "<|begin|>user<|content|>{}<|end|><|begin|>assistant",
+        "<|think|>{}<|end|><|begin|>assistant<|content|>{}<|end|><|begin|>user<|content|>Well?<|end|>",
+    ),
+    "harmony": (
+        HARMONY,
+        "<|start|>user<|message|>{}<|end|><|start|>assistant",
+        (
+            "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}<|end|>"
+            "<|start|>assistant<|channel|>final<|message|>Well?<|end|>"
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=RUN_ON)
+def runaway(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ChatModel]:
+    template, prompt, says = RUN_ON[request.param]
+    folder = make_parrot(
+        tmp_path_factory.mktemp("runaway"),
+        [Lesson(prompt.format(ASK[0]["content"]), says.format(THOUGHT, ANSWER))],
+        chat_template=template,
+        special=sorted(set(re.findall(r"<\|\w+\|>", template))),
+        eos=["</s>"],
+    )
+    with ChatModel({"model_name_or_path": str(folder)}) as model:
+        yield model
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_answer_ends_with_its_text(runaway: ChatModel, n: int) -> None:
+    options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 300}
+    answers = runaway.chat(ASK, **options, num_return_sequences=n)
+    assert len(answers) == n
+    for answer in answers:
+        assert (answer.reasoning, answer.content, answer.finish_reason) == (THOUGHT, ANSWER, "stop")
+        assert 0 < answer.usage.reasoning_tokens < answer.usage.completion_tokens
+    deltas = list(runaway.stream(ASK, **options))
+    assert "".join(delta.content for delta in deltas) == ANSWER
+    assert deltas[-1].finish_reason == "stop"
+
+
+def test_where_eos_is_ignored_nothing_ends_an_answer(runaway: ChatModel) -> None:
+    (answer,) = runaway.chat(ASK, temperature=0.0, max_new_tokens=300, ignore_eos=True)
+    assert "Well?" in answer.content
+    assert answer.finish_reason == "length"

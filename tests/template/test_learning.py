@@ -11,7 +11,9 @@ from quire.messages import read_conversation
 from quire.template.jinja import JinjaTemplate
 from quire.template.registry import get_template
 from quire.tokenizer import Tokenizer
+from tests.template.real.conversations import ASK, PARIS, calling, result
 from tests.template.real.reading import Reader
+from tests.template.real.records import Written
 
 LOOP = "{% for m in messages %}BODY{% endfor %}{% if add_generation_prompt %}BEGIN{% endif %}"
 TOOLS = "{% if tools %}{{ tools | tojson }}{% endif %}"
@@ -40,6 +42,36 @@ MESSAGES = (
     "<|calls|>{% else %}<|begin|>assistant<|content|>{{ m.content }}<|end|>{% endif %}"
     "{% else %}<|begin|>{{ m.role }}<|content|>{{ m.content }}<|end|>{% endif %}"
 )
+SEPARATED = (
+    "{% if m.role == 'tool' %}function result<|role|>\n{{ m.content }}<|sep|>\n"
+    "{% else %}{{ m.role }}<|role|>\n{{ m.content or '' }}<|sep|>\n{% endif %}"
+    "{% for c in m.tool_calls or [] %}function call<|role|>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}<|sep|>\n'
+    "{% endfor %}"
+)
+UNENDED = (
+    "{% if m.role == 'tool' %}<|observation|>{{ m.content }}"
+    "{% else %}{{ '<|' ~ m.role ~ '|>' }}{{ m.content or '' }}{% endif %}"
+    "{% for c in m.tool_calls or [] %}<tool_call>"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "</tool_call>{% endfor %}"
+)
+RESULT_INSIDE = (
+    "{% if m.role == 'user' %}"
+    "{{ '<|bot_end|>' if not loop.first }}<|user|>{{ m.content }}<|user_end|>"
+    "{% elif m.role == 'tool' %}[{{ m.content }}]"
+    "{% else %}{{ '<|bot|>' if loop.previtem.role == 'user' }}{{ m.content or '' }}"
+    "{% if m.tool_calls %}<|calls|>[{% for c in m.tool_calls %}"
+    '{"{{ c.function.name }}": {{ c.function.arguments | tojson }}}'
+    "{{ ', ' if not loop.last }}{% endfor %}]<|calls_end|>{% endif %}{% endif %}"
+)
+REOPENED = (
+    "{% if m.role == 'tool' %}<|result|>{{ m.content }}<|result_end|>"
+    "{% else %}{{ '<|turn|>' ~ m.role ~ '\n' }}{{ m.content or '' }}"
+    "{% for c in m.tool_calls or [] %}<|call|>"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "<|call_end|>{% endfor %}{{ '<|turn_end|>\n' if not m.tool_calls }}{% endif %}"
+)
 
 
 def template(body: str, begin: str, tools: str = TOOLS) -> str:
@@ -51,6 +83,10 @@ TEMPLATES = {
     "always thinking": template(QWEN, "<|im_start|>assistant\n<think>\n"),
     "channels": template(CHANNELS, "<|turn|>bot"),
     "messages": template(MESSAGES, "<|begin|>assistant"),
+    "separated": template(SEPARATED, "assistant<|role|>\n"),
+    "unended": template(UNENDED, "<|assistant|>"),
+    "result inside": template(RESULT_INSIDE, "<|bot|>"),
+    "reopened": template(REOPENED, "{{ '<|turn|>assistant\n' if messages[-1].role != 'tool' }}"),
 }
 
 
@@ -90,6 +126,49 @@ def test_marks(name: str, thought: Any, stops: Any, before: Any, after: Any) -> 
     assert found.after_text == after
     assert found.shows_tools
     assert found.warning() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "stops", "ends", "goes_on"),
+    [
+        ("qwen", ("<|im_end|>",), (), ()),
+        ("channels", ("<|end_of_turn|>",), (), ()),
+        # The text's end is that of a thought too, and the calls have their own.
+        ("messages", ("<|calls|>",), ("<|end|>",), ("<|begin|>assistant<|tool_calls|><|call|>",)),
+        # One token ends all messages, and calls are messages of their own.
+        ("separated", (), ("<|sep|>",), ("\nfunction call<|role|>",)),
+        # Nothing ends a turn but what begins the next message.
+        ("unended", ("<|user|>", "<|observation|>"), (), ()),
+        # A result stands inside of the turn, right after the calls.
+        ("result inside", ("<|bot_end|>", "<|calls_end|>"), (), ()),
+    ],
+)
+def test_what_ends_a_turn(name: str, stops: Any, ends: Any, goes_on: Any) -> None:
+    found = learned(name)
+    assert found.stop_words == stops
+    assert found.message_ends == ends
+    assert found.goes_on == goes_on
+
+
+def test_a_turn_that_the_model_begins_itself_after_a_result() -> None:
+    reader = Reader(TEMPLATES["reopened"])
+    assert reader.template.head == "<|turn|>assistant\n"
+    asked = [ASK, calling(PARIS), result()]
+    written = Written("", "<|turn|>assistant\nIt rains.<|turn_end|>\n")
+    for read in reader.read((asked, True), written).values():
+        assert read.text == "It rains."
+
+
+def test_what_ends_a_message_alone_is_no_stop_token_where_the_files_say_so() -> None:
+    reader = Reader(TEMPLATES["separated"])
+    tokenizer, found = reader.tokenizer, reader.template
+    named = Tokenizer(
+        tokenizer.backend,
+        special_tokens={"eos_token": "<|sep|>"},
+        chat_template=TEMPLATES["separated"],
+    )
+    for one in (tokenizer, named):
+        assert tokenizer.token_to_id("<|sep|>") not in found.stop_token_ids(one)
 
 
 def test_a_template_without_thoughts_or_calls() -> None:

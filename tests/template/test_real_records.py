@@ -22,17 +22,11 @@ from tests.template.real.templates import Source, digest, fetch, python_string, 
 
 SOURCES, RECORDS = read_manifest(), read_records()
 _UNQUOTED = "its strings have no quotes: what ends one, and what is a number, cannot be told"
-_TURN = "after a result its history opens a turn that its prompt leaves out"
-_BRACKET = "its history closes the list of a result only after the call that follows"
 UNREAD = {
-    "llama.cpp/Apertus-8B-Instruct": _BRACKET,
     "llama.cpp/NVIDIA-Nemotron-Nano-v2": "a call is a message of its own, after one of the thought",
-    "vllm/tool_chat_template_apertus": _BRACKET,
     "vllm/tool_chat_template_gemma3_pythonic": "it leaves out the comma between two arguments",
     "vllm/tool_chat_template_llama3.2_pythonic": _UNQUOTED,
     "vllm/tool_chat_template_toolace": _UNQUOTED,
-    "trl/diffusion_gemma": _TURN,
-    "trl/diffusion_gemma_training": _TURN,
 }
 """Templates of which some answers are not read, each with the reason."""
 

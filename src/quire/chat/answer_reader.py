@@ -12,20 +12,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from quire.chat.answer_stops import TurnEnds, held_back
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, FinishReason, TextPart, ThoughtPart, Usage
 from quire.tools.harmony import HarmonyReader
 from quire.tools.stream import ToolParser
-
-
-def held_back(text: str, markers: Collection[str]) -> int:
-    """Return how many characters at the end of `text` could be the beginning of a marker."""
-    longest = max((len(marker) for marker in markers), default=1)
-    for length in range(min(longest - 1, len(text)), 0, -1):
-        tail = text[-length:]
-        if any(marker.startswith(tail) for marker in markers):
-            return length
-    return 0
 
 
 class SpecialTokenFilter:
@@ -258,6 +249,8 @@ class AnswerReader:
         begun: the answer's text in the prompt, which may hold the beginning of a call.
         openings: control strings with which calls begin, even in a thought that was not closed.
         messages: reads an answer that is harmony's messages, in place of all of these.
+        turn_ends: finds the turn's end in the answer's text; None where tokens alone end it.
+        min_tokens: so many tokens come before that.
         decode: decodes token ids into text as the engine does.
     """
 
@@ -273,6 +266,8 @@ class AnswerReader:
         begun: str = "",
         openings: Sequence[str] = (),
         messages: HarmonyReader | None = None,
+        turn_ends: TurnEnds | None = None,
+        min_tokens: int = 0,
         decode: Callable[[Sequence[int]], str],
     ) -> None:
         self._splitter = ReasoningSplitter(
@@ -280,17 +275,21 @@ class AnswerReader:
         )
         self._inside, self._decode, self._marks = inside, decode, marks
         self._messages = messages
+        self._turn_ends, self._min_tokens, self._tokens = turn_ends, min_tokens, 0
         self._tools = tools() if tools is not None else None
         self._unshown = self._read_begun(begun)
         self._shown = SpecialTokenFilter(special) if special else None  # for the text as a whole
         # One filter for all parts: where the kind changes, what it holds back ends the part before.
         self._hidden = SpecialTokenFilter(special) if special else None
         self._kind: type[TextPart] | type[ThoughtPart] | None = None  # None after a call
-        self._is_bare = not special and tools is None
+        self._is_bare = not special and tools is None and turn_ends is None
         self._passes_through = False
         self._has_called = False
         self._begun = False
-        self._reasoning_tokens = 0
+        self.reasoning_tokens = 0
+        """The tokens of the thought so far."""
+        self.ended = False
+        """Whether the turn has ended in its text: nothing that comes after it is to be read."""
 
     def read(self, delta: Delta) -> Delta:
         """Return the delta with its parts.
@@ -300,34 +299,41 @@ class AnswerReader:
         """
         ends = delta.finish_reason is not None
         if self._passes_through and (self._marks is None or self._marks.passes(delta.text)):
-            if ends and self._reasoning_tokens:
+            if ends and self.reasoning_tokens:
                 return replace(delta, usage=self._usage(delta))
             return delta
         text, was_inside = delta.text, self._in_thought
+        self._tokens += len(delta.token_ids)
         if self._messages is None:
             parts = self._split(self._splitter, delta)
+            dropped = self._turn_ends.dropped if self._turn_ends is not None else 0
         else:
             parts = self._read_messages(self._messages, delta)
+            dropped = self._messages.dropped
+        if self.ended:
+            text, ends = text[: max(len(text) - dropped, 0)], True
         if self._hidden is not None:
             parts = self._without_special(self._hidden, parts, ends)
         if self._shown is not None:
             text = self._shown.add(text) + (self._shown.flush() if ends else "")
         if was_inside and self._in_thought:
-            self._reasoning_tokens += len(delta.token_ids)
+            self.reasoning_tokens += len(delta.token_ids)
         elif ends and not self._begun:
-            self._reasoning_tokens = self._count_thoughts(delta)
+            self.reasoning_tokens = self._count_thoughts(delta)
         self._begun = True
         reason: FinishReason | None = delta.finish_reason
+        if self.ended and reason in (None, "length"):
+            reason = "stop"
         if reason == "stop" and self._has_called:
             reason = "tool_calls"
-        usage = self._usage(delta) if self._reasoning_tokens else delta.usage
+        usage = self._usage(delta) if self.reasoning_tokens else delta.usage
         return replace(delta, text=text, parts=tuple(parts), finish_reason=reason, usage=usage)
 
     def _usage(self, delta: Delta) -> Usage | None:
         """The delta's usage, with the thought's token count."""
         if delta.usage is None:
             return None
-        return replace(delta.usage, reasoning_tokens=self._reasoning_tokens)
+        return replace(delta.usage, reasoning_tokens=self.reasoning_tokens)
 
     @property
     def _in_thought(self) -> bool:
@@ -337,8 +343,9 @@ class AnswerReader:
 
     def _read_messages(self, messages: HarmonyReader, delta: Delta) -> list[AnswerPart]:
         parts = messages.add(delta.text)
-        if delta.finish_reason is not None:
-            parts += messages.flush(cut=delta.finish_reason != "stop")
+        self.ended = messages.ended
+        if delta.finish_reason is not None or self.ended:
+            parts += messages.flush(cut=not self.ended and delta.finish_reason != "stop")
         self._has_called |= any(isinstance(part, ToolCall) for part in parts)
         return parts
 
@@ -349,6 +356,9 @@ class AnswerReader:
         if ends:
             last_reasoning, last_answer = splitter.flush()
             reasoning, answer = reasoning + last_reasoning, answer + last_answer
+        if self._turn_ends is not None:
+            answer = self._up_to_end(self._turn_ends, answer, ends=ends)
+            ends = ends or self.ended
         parts: list[AnswerPart] = [ThoughtPart(reasoning)] if reasoning else []
         if self._marks is not None:
             answer = self._marks.add(answer) + (self._marks.flush() if ends else "")
@@ -363,6 +373,12 @@ class AnswerReader:
             parts.append(TextPart(answer))
         self._passes_through = self._is_bare and splitter.is_past
         return parts
+
+    def _up_to_end(self, turn_ends: TurnEnds, answer: str, *, ends: bool) -> str:
+        shown = turn_ends.add(answer, armed=self._tokens >= self._min_tokens)
+        shown += turn_ends.flush() if ends else ""
+        self.ended = turn_ends.ended
+        return shown
 
     def _read_begun(self, begun: str) -> int:
         """Have the calls of a text found that the prompt has begun; return what it holds back."""

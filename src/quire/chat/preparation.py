@@ -9,11 +9,12 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from quire.arguments import InferArgs
 from quire.chat.answer_forms import AnswerForms, PlainForms, forced_parser
 from quire.chat.answer_reader import AnswerReader, TextMarks
+from quire.chat.answer_stops import TurnEnds
 from quire.chat.media_prompts import MediaPrompts
 from quire.engines.lifetime import HomeProcess
 from quire.engines.seam import EngineInfo
@@ -25,7 +26,7 @@ from quire.errors import (
     UnsupportedOptionError,
 )
 from quire.media.values import Medium
-from quire.messages import Conversation, Media, read_conversation
+from quire.messages import Conversation, Media, read_conversation, read_message
 from quire.options import check_option_names, may_end_with_answer, read_option
 from quire.prompt import Element, Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
@@ -52,6 +53,9 @@ about half a millisecond, less than handing it to a thread takes under load."""
 
 MAX_CONTEXTS = 4
 """A text that is only tokenised, or cut, may be longer than the context, but not without end."""
+
+CutPrompt: TypeAlias = Callable[[Sequence[int]], tuple[int, ...]]
+"""Shortens the tokens of a prompt."""
 
 _NO_TEXTS: frozenset[str] = frozenset()
 
@@ -111,6 +115,8 @@ class PreparedRequest:
     """The text of the message that the answer continues."""
     answer_stops: tuple[str, ...] = ()
     """Stop strings that hold for the answer alone, where a thought may come before it."""
+    ends_in_text: bool = False
+    """Whether the answer ends where its reader finds the turn's end, which the engine cannot."""
 
 
 class Preparation:
@@ -162,12 +168,19 @@ class Preparation:
         self._special = self._special_with_markers()
         template = self.template
         self._marks: TextMarks | None = None  # as before an answer: each reader has a copy
-        if template.before_text or template.after_text or template.reasoning:
+        before_text = (*template.before_text, *filter(None, (template.head,)))
+        if before_text or template.after_text or template.reasoning:
             words = template.thought_words
-            self._marks = TextMarks(template.before_text, template.after_text, words)
+            self._marks = TextMarks(before_text, template.after_text, words)
 
-    async def prepare(self, request: ChatRequest) -> PreparedRequest:
+    async def prepare(
+        self, request: ChatRequest, *, cut: CutPrompt | None = None
+    ) -> PreparedRequest:
         """Prepare a request, in a thread unless it is short.
+
+        Args:
+            cut: shortens the prompt before it is compared with the context. It is not called where
+                media are in the prompt.
 
         Raises:
             RequestError: the request is wrong.
@@ -176,8 +189,8 @@ class Preparation:
         """
         self._home.check()
         if _is_short(request):
-            return self._read_short(request)
-        result = await asyncio.to_thread(self._read, request)
+            return self._read_short(request, cut)
+        result = await asyncio.to_thread(self._read, request, cut)
         if isinstance(result, PreparedRequest):
             return result
         conversation, media = result
@@ -195,6 +208,24 @@ class Preparation:
         if not isinstance(read, PreparedRequest):
             raise MediaError("This request holds media, which only `prepare` can fetch and decode.")
         return read
+
+    def answer_ids(self, request: ChatRequest, answer: Mapping[str, Any]) -> tuple[int, ...]:
+        """The tokens of a given answer to a request, as the template writes it after the prompt.
+
+        Args:
+            answer: an assistant's message. Placeholders of media in it stay text.
+
+        Raises:
+            RequestError: the request or the answer is wrong.
+        """
+        conversation = read_conversation(request.messages, request.system, request.tools)
+        shown = self.template.with_tools_shown(conversation)
+        wanted = self._render_options.wants_thinking(request.options)
+        configured = self._render_options.enable_thinking
+        thinking = self._answers.thinks(request.options, wanted, configured)
+        how = self._render_options.resolve(request.options, thinking)
+        elements = self.template.render_answer(shown, read_message(answer), **how)
+        return self.template.encode_elements(elements, self.tokenizer)
 
     def params(
         self, options: Mapping[str, Any], prompt_length: int, *, streamed: bool = True
@@ -224,8 +255,8 @@ class Preparation:
 
     def reader(self, prepared: PreparedRequest) -> AnswerReader:
         """Make the reader of one completion of a request."""
-        template, tool_format = self.template, self.template.tool_format
-        skip = prepared.params.skip_special_tokens
+        template, tool_format, params = self.template, self.template.tool_format, prepared.params
+        skip = params.skip_special_tokens
         decode = partial(self.tokenizer.decode, skip_special_tokens=skip)
         tools, openings = None, ()
         if prepared.forced is not None:  # its grammar closes the thought
@@ -240,15 +271,19 @@ class Preparation:
             return AnswerReader(
                 special=special, messages=_harmony_reader(prepared, tools), decode=decode
             )
+        goes_on = template.goes_on if prepared.tools else ()
+        ends = TurnEnds(template.message_ends, goes_on) if prepared.ends_in_text else None
         return AnswerReader(
             special=prepared.special,
             thought_words=template.thought_words,
             inside=prepared.starts_in_thought,
-            continues=prepared.params.continues,
+            continues=params.continues,
             marks=copy(self._marks),
             tools=tools,
             begun=prepared.begun,
             openings=openings,
+            turn_ends=ends,
+            min_tokens=params.min_tokens,
             decode=decode,
         )
 
@@ -259,17 +294,17 @@ class Preparation:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def _read_short(self, request: ChatRequest) -> PreparedRequest:
+    def _read_short(self, request: ChatRequest, cut: CutPrompt | None) -> PreparedRequest:
         """Prepare a short request, which holds no media and cannot be far too long."""
         conversation = read_conversation(
             request.messages,
             request.system,
             may_end_with_answer=may_end_with_answer(request.options),
         )
-        return self._render(request, conversation, (), checks_length=False)
+        return self._render(request, conversation, (), checks_length=False, cut=cut)
 
     def _read(
-        self, request: ChatRequest
+        self, request: ChatRequest, cut: CutPrompt | None = None
     ) -> PreparedRequest | tuple[Conversation, tuple[Media, ...]]:
         """Read a request. Prepare it at once if it is text only, else return what is to be decoded.
 
@@ -281,10 +316,11 @@ class Preparation:
             request.tools,
             may_end_with_answer=may_end_with_answer(request.options),
         )
-        self._check_length([*_rendered_texts(conversation)], request.options)
+        if cut is None:
+            self._check_length([*_rendered_texts(conversation)], request.options)
         conversation, media = self.media.place(conversation, request.media)
         if not media:
-            return self._render(request, conversation, ())
+            return self._render(request, conversation, (), checks_length=cut is None, cut=cut)
         check_option_names(request.options)  # before anything is fetched for it
         return conversation, media
 
@@ -295,6 +331,7 @@ class Preparation:
         media: Sequence[Medium],
         *,
         checks_length: bool = True,
+        cut: CutPrompt | None = None,
     ) -> PreparedRequest:
         options, template = request.options, self.template
         choice: ToolChoice = read_option(options, "tool_choice")
@@ -317,6 +354,8 @@ class Preparation:
             last is not None and template.continues_thought(last)
         )
         prompt = self._encode(elements, media, options)
+        if cut is not None and not media:
+            prompt = replace(prompt, token_ids=cut(prompt.token_ids))
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         if special:
@@ -347,6 +386,7 @@ class Preparation:
             template.begun_header(elements) if template.is_harmony else "",
             "" if last is None or starts_in_thought else last.text,
             stops,
+            ends_in_text=bool(template.message_ends) and not params.ignore_eos,
         )
 
     def _sampling(
@@ -365,7 +405,9 @@ class Preparation:
         )
         stops = params.stop[len(self._stop_strings) :] if may_think else ()
         if stops:
-            params = replace(params, stop=self._stop_strings, streamed=True)
+            params = replace(params, stop=self._stop_strings)
+        if stops or self.template.message_ends:  # the answer may end before the engine ends it
+            params = replace(params, streamed=True)
         return params, stops
 
     def _encode(
@@ -398,7 +440,7 @@ class Preparation:
         tool_format = self.template.tool_format
         markers = {word.strip() for word in self.template.thought_words}
         markers.update(tool_format.markers if tool_format else ())
-        markers.update(MARKERS if self.template.is_harmony else ())
+        markers.update(MARKERS if self.template.is_harmony else self.template.message_ends)
         return special if markers & special else frozenset()
 
 
@@ -417,7 +459,12 @@ def _harmony_reader(
 ) -> HarmonyReader:
     """The reader of an answer's messages, in whose texts calls of another format are found."""
     names = [name_of(tool) for tool in prepared.tools]
-    return HarmonyReader(prepared.begun_header, tools=names, parser=make_parser)
+    return HarmonyReader(
+        prepared.begun_header,
+        tools=names,
+        parser=make_parser,
+        ends_at_answer=prepared.ends_in_text and not prepared.params.min_tokens,
+    )
 
 
 def _rendered_texts(conversation: Conversation) -> Iterator[str]:

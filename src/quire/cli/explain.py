@@ -43,6 +43,8 @@ def _rows(rendering: Rendering) -> Iterator[tuple[str, str]]:
     yield "template", rendering.name
     ends = template.stop_words or (TURN_ENDS if template.is_harmony else ())
     yield "ends a turn", _listed(ends) or "the tokenizer's end of text"
+    if template.message_ends:
+        yield "and, after a text", _listed(template.message_ends)
     yield "thought", _thought(rendering)
     around = [*template.before_text, *template.after_text]
     if around:

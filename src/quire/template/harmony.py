@@ -15,6 +15,7 @@ from quire.tools.harmony import (
     BETWEEN,
     CALL_FORM,
     CHANNEL,
+    MESSAGE_END,
     PREAMBLE,
     START,
     THOUGHT,
@@ -27,8 +28,8 @@ _BEGINNINGS = (CHANNEL, f"{START}assistant", "to=")
 """What an answer with its markers begins with."""
 
 
-def of_harmony(*, shows_tools: bool) -> Learned:
-    """What is known of a template of harmony's.
+def of_harmony(*, shows_tools: bool, ends_messages_alike: bool = False) -> Learned:
+    """What is known of a template of harmony's, which may end the last answer as any other message.
 
     No rendering shows it: a history ends an answer as it ends a thought, and writes the words of a
     call in another order than the models do.
@@ -41,6 +42,7 @@ def of_harmony(*, shows_tools: bool) -> Learned:
         after_text=(),
         stops=TURN_ENDS,
         none_content=False,
+        message_ends=(MESSAGE_END,) if ends_messages_alike else (),
     )
 
 

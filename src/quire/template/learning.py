@@ -22,6 +22,7 @@ USER = "ahoy there old lighthouse"
 TEXT = "Wait a bit for fog."
 THOUGHT = "Muse upon tides."
 AFTER = "and then"
+RESULT = "slack water at noon"
 
 Show = Callable[[Sequence[Mapping[str, Any]], bool, bool, Mapping[str, Any]], str | None]
 """The rendering of messages; with tools; with the beginning of an answer; with variables. None where
@@ -51,6 +52,13 @@ class Learned:
     """Control tokens that end a turn."""
     none_content: bool
     """Whether calls without a text are shown only where the content is None, not an empty text."""
+    message_ends: tuple[str, ...] = ()
+    """Control tokens that end a turn after its text or its calls, and a message inside of it too: a
+    thought, or a text before calls."""
+    goes_on: tuple[str, ...] = ()
+    """What follows such a token where calls follow in the same turn."""
+    head: str = ""
+    """What begins a turn after a result, where the prompt leaves it to the model."""
 
 
 def probe_tools() -> list[dict[str, Any]]:
@@ -117,8 +125,11 @@ class _Turns:
             after_text=tuple(
                 filter(None, (self._after_text, self._before_stop(), self._between_messages))
             ),
-            stops=self._stops(),
+            stops=self._stops,
             none_content=self._calls_of((FIRST,))[1],
+            message_ends=self._message_ends,
+            goes_on=self._goes_on,
+            head=self._head_after_result(),
         )
 
     # ---- renderings
@@ -247,18 +258,65 @@ class _Turns:
     @cached_property
     def _end_of_call(self) -> str:
         """What ends a turn of calls: the end that it shares with a text's, or a token of its own."""
-        last = max(map(self._call.rfind, map(str, json.loads(FIRST.arguments).values())))
-        after = self._call[last:] if last >= 0 else ""
+        after = _after_arguments(self._call)
         shared = self._split.common_suffix(after, self._end_of_text)
         if shared.strip():
             return shared
         pieces = self._split.split(after.rstrip())
         own = bool(self._end_of_text.strip()) and pieces[-1:] and pieces[-1] in self._special
-        return pieces[-1] + after[len(after.rstrip()) :] if own else ""
+        if own:
+            return pieces[-1] + after[len(after.rstrip()) :]
+        stop = self._stop_before_result
+        return after[after.index(stop) :] if stop and stop in after else ""
+
+    @cached_property
+    def _stop_before_result(self) -> str:
+        """The control token that ends calls where a result follows them.
+
+        It is that of a text where both have one, and none that stands between two calls.
+        """
+        tail = self._tail(self._round, tools=True) or ""
+        called, shown, _ = tail.partition(RESULT)
+        if not (shown and self._call):
+            return ""
+        two = self._calls_of((FIRST, SECOND))[0] or ""
+        inside = self._before_call + two[: max(two.find(SECOND.name), 0)]
+        ends = [one for one in self._specials(_after_arguments(called)) if one not in inside]
+        of_text = [one for one in ends if one in self._end_of_text + self._after_turn]
+        return next(iter([*of_text, *ends]), "")
+
+    @cached_property
+    def _round(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """A call and its result."""
+        call = self._message("assistant", None if self._calls_of((FIRST,))[1] else "", [FIRST])
+        return call, self._message("tool", RESULT, tool_call_id=FIRST.id, name=FIRST.name)
+
+    def _head_after_result(self) -> str:
+        answer = self._message("assistant", TEXT)
+        asked = self._tail(self._round, tools=True, begins=True) or ""
+        answered = self._tail([*self._round, answer], tools=True) or ""
+        if not (self._call and RESULT in asked and TEXT in answered):
+            return ""
+        begun = self._split.common_prefix(asked, answered)
+        head = answered[len(begun) :].partition(TEXT)[0]
+        is_left_out = begun == asked and head.strip() and self._head.endswith(head)
+        return head if is_left_out else ""
 
     @cached_property
     def _end_of_text(self) -> str:
         return self._plain.rpartition(TEXT)[2]
+
+    @cached_property
+    def _after_turn(self) -> str:
+        """What stands between an answer and the user's next message."""
+        answer = self._message("assistant", TEXT)
+        tail = self._tail([answer, self._message("user", AFTER)]) or ""
+        return tail.partition(TEXT)[2].partition(AFTER)[0] if AFTER in tail else ""
+
+    @cached_property
+    def _before_call(self) -> str:
+        # A call may be known by its id alone: Kimi K2's model makes it of the name.
+        return self._call[: min(_places_of_calls(self._call), default=0)]
 
     @cached_property
     def _thought_words(self) -> tuple[str, str] | None:
@@ -346,32 +404,87 @@ class _Turns:
                 return marker, (written or closings)[0]
         return None
 
+    @cached_property
+    def _ends(self) -> tuple[list[str], list[str]]:
+        """The control tokens that may end a turn: a text's, and those of calls.
+
+        A text that nothing ends goes up to what begins the next message.
+        """
+        text = self._specials(self._end_of_text[len(self._after_text) :])
+        calls = self._specials(self._end_of_call) or self._specials(self._stop_before_result)
+        return text or self._specials(self._after_turn), calls
+
+    @cached_property
+    def _inside(self) -> str:
+        """What stands inside of a turn."""
+        thoughtful = self._thoughtful[0] if self._thoughtful is not None else ""
+        return self._plain.rpartition(TEXT)[0] + thoughtful.rpartition(TEXT)[0] + self._before_call
+
+    @cached_property
     def _stops(self) -> tuple[str, ...]:
         """The control tokens that end a turn: of an answer, and of calls where that is another.
 
         What also stands inside of a turn ends a message, not the turn.
         """
-        thoughtful = self._thoughtful[0] if self._thoughtful is not None else ""
-        inside = self._plain.rpartition(TEXT)[0] + thoughtful.rpartition(TEXT)[0]
-        # A call may be known by its id alone: Kimi K2's model makes it of the name.
-        begins = [self._call.find(word) for word in (FIRST.name, str(FIRST.id))]
-        inside += self._call[: min((place for place in begins if place >= 0), default=0)]
-        ends = (self._end_of_text[len(self._after_text) :], self._end_of_call)
-        found = [self._first_special(end, inside) for end in ends]
+        found = [next((one for one in ends if one not in self._inside), "") for ends in self._ends]
+        return tuple(dict.fromkeys(filter(None, found)))
+
+    @cached_property
+    def _message_ends(self) -> tuple[str, ...]:
+        """Those that also stand inside, where nothing else ends the turn."""
+        found = [
+            ends[0] for ends in self._ends if ends and all(one in self._inside for one in ends)
+        ]
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def _goes_on(self) -> tuple[str, ...]:
+        """What stands between the end of a message and the calls that follow it, up to a marker."""
+        thoughts: dict[str, Any] = dict.fromkeys(THOUGHT_KEYS, THOUGHT)
+        answers = (
+            self._call,
+            self._answer(TEXT, calls=[FIRST]),
+            self._answer("", _THINKING[1], calls=[FIRST], **thoughts),
+        )
+        found: list[str] = []
+        for end in self._message_ends:
+            for answer in filter(None, answers):
+                begun = answer[: min(_places_of_calls(answer), default=0)]
+                _, ended, between = begun.rpartition(end)
+                if ended and not (TEXT in between or THOUGHT in between):
+                    found.append(self._up_to_marker(between))
         return tuple(dict.fromkeys(filter(None, found)))
 
     def _before_stop(self) -> str:
         """What the model still writes at a turn's end before the token that stops it."""
         end = self._end_of_text[len(self._after_text) :]
-        for stop in self._stops():
+        for stop in self._stops:
             head, found, _ = end.partition(stop)
             if found and head.strip():
                 return head
         return ""
 
-    def _first_special(self, end: str, inside: str) -> str:
-        pieces = (piece for piece in self._split.split(end) if piece in self._special)
-        return next((piece for piece in pieces if piece not in inside), "")
+    def _specials(self, text: str) -> list[str]:
+        return [piece for piece in self._split.split(text) if piece in self._special]
+
+    def _up_to_marker(self, text: str) -> str:
+        """The text up to its last marker; all of it where it has none."""
+        pieces = self._split.split(text)
+        while pieces and not self._split.is_marker(pieces[-1]):
+            pieces.pop()
+        return "".join(pieces) or text.strip()
+
+
+def _places_of_calls(text: str) -> list[int]:
+    """Where calls are named in a text."""
+    places = [text.find(word) for word in (FIRST.name, str(FIRST.id))]
+    return [place for place in places if place >= 0]
+
+
+def _after_arguments(text: str) -> str:
+    """What follows the last argument of a call from its end on; empty where it has none."""
+    last = max(map(text.rfind, map(str, json.loads(FIRST.arguments).values())))
+    return text[last:] if last >= 0 else ""
 
 
 def _closings(opening: str) -> list[str]:

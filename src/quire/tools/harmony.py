@@ -82,6 +82,8 @@ class _Header:
     recipient: str = ""
     text_from: int = 0
     """Where the message's text begins, in a header that no `<|message|>` has ended."""
+    is_answer: bool = False
+    """Whether the message is the final answer, after which a turn ends."""
 
 
 class HarmonyReader:
@@ -95,6 +97,7 @@ class HarmonyReader:
         tools: the names of the tools that were offered; a recipient may be one without `to=`.
         parser: makes a parser for calls in the text of a message, as those of models are that were
             fine-tuned on another format.
+        ends_at_answer: whether a message's end ends the turn where the message is the final answer.
     """
 
     def __init__(
@@ -103,8 +106,15 @@ class HarmonyReader:
         *,
         tools: Collection[str] = (),
         parser: Callable[[], ToolParser] | None = None,
+        ends_at_answer: bool = False,
     ) -> None:
         self._tools, self._make_parser = frozenset(tools), parser
+        self._ends_at_answer, self._is_answer = ends_at_answer, False
+        self.ended = False
+        """Whether the turn has ended; what comes then is not read."""
+        self.dropped = 0
+        """How many characters of the last text were not read: the end of the turn, and what came
+        after it."""
         self._header: str | None = ""  # as far as it has come; None inside of a message
         self._has_role = False
         self._kind: _Kind = "text"
@@ -142,6 +152,9 @@ class HarmonyReader:
         text, begin = self._held + text, 0
         for match in _MARKER.finditer(text):
             self._take(text[begin : match.start()], parts)
+            if self._ends_at_answer and self._is_answer and match[0] == MESSAGE_END:
+                self.ended, self._held, self.dropped = True, "", len(text) - match.start()
+                return parts
             self._mark(match[0], parts)
             begin = match.end()
         end = max(begin, _end_of_certain(text))
@@ -205,14 +218,15 @@ class HarmonyReader:
             kind = "call"
         if role != "assistant":
             kind = "foreign"
-        return _Header(kind, name, words[0].start() if words else len(header))
+        text_from = words[0].start() if words else len(header)
+        return _Header(kind, name, text_from, kind == "text" and channel == "final")
 
     def _is_tool(self, name: str) -> bool:
         return name in self._tools or _TOOL.fullmatch(name) is not None
 
     def _begin(self, header: _Header) -> None:
         """Begin a message's content."""
-        self._header, self._is_new = None, True
+        self._header, self._is_new, self._is_answer = None, True, header.is_answer
         self._kind, self._recipient, self._arguments = header.kind, header.recipient, []
         if header.kind == "thought":
             self.thoughts.append((self._at, self._at))
@@ -292,7 +306,7 @@ class HarmonyReader:
         if self._parser is not None:
             self._put_pieces(self._parser.flush(), parts)
             self._parser = None
-        self._header = ""
+        self._header, self._is_answer = "", False
 
 
 def _end_of_certain(text: str) -> int:

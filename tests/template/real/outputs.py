@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 OUTPUTS = Path(__file__).with_name("outputs.json")
 _ARGUMENTS = {one.__name__: one
               for one in (BraceArguments, JsonArguments, PythonArguments, TagArguments)}  # fmt: skip
+_ALWAYS = frozenset(one.name for one in fields(Learned) if one.default is MISSING)
 _PROMPT = 60
 """Characters of a prompt's end that are kept: it says whether a thought has begun."""
 
@@ -121,6 +122,7 @@ def read_outputs(path: Path = OUTPUTS) -> list[Output]:
 
 def _to_json(output: Output) -> dict[str, Any]:
     learned = {one.name: getattr(output.learned, one.name) for one in fields(Learned)}
+    learned = {key: value for key, value in learned.items() if value or key in _ALWAYS}
     form = output.learned.form
     if form is not None:
         learned["form"] = {one.name: getattr(form, one.name) for one in fields(CallForm)}

@@ -102,7 +102,7 @@ class Reader:
     def read_forced(self, question: tuple[list[Message], bool], written: Written) -> Read | None:
         """An answer to a question for which a call is forced; None where its grammar is another.
 
-        White space around the answer may be left out.
+        White space around the answer may be left out, and what ends its last message.
 
         Raises:
             RequestError: the conversation is refused.
@@ -112,7 +112,9 @@ class Reader:
             messages, tools=tools, thinking=written.thinking, tool_choice="required"
         )
         constraint = prepared.params.response_format
-        ways = dict.fromkeys([written.text, written.text.strip()])
+        bare = written.text.strip()
+        ends = self.template.message_ends
+        ways = dict.fromkeys([written.text, bare, *map(bare.removesuffix, ends)])
         for one in (replace(written, text=text) for text in ways):
             if constraint is not None and self._takes(constraint, self.answer_ids(one)):
                 return self._sum(prepared, [self._completed(prepared, one)])
