@@ -254,6 +254,9 @@ class GeneratingArguments(Arguments):
     """Of beam search, which is not supported: 1.0 alone."""
     skip_special_tokens: bool = True
     """Whether special tokens are left out of an answer's text."""
+    thinking_budget: Annotated[Integer, Field(ge=0, le=2**31 - 1)] | None = None
+    """The most tokens of a thought, which is then closed; a request's own wins. Only for models that
+    close a thought with one token."""
 
     @model_validator(mode="before")
     @classmethod
