@@ -112,9 +112,9 @@ def test_without_jieba_only_han_characters_are_an_error(monkeypatch: pytest.Monk
     words._jieba.cache_clear()
     assert text_scores("naïve C++, 3.5%", "naïve C++, 3.5%")["rouge-l"] == 100.0
     with pytest.raises(ConfigError, match=r"quire-llm\[batch\]"):
-        text_scores("naïve", "今")
+        text_scores("naïve", "今天")
     with pytest.raises(ConfigError, match="jieba"):
-        score_rows([{"predict": "今", "label": "今"}])
+        score_rows([{"predict": "今天", "label": "今天"}])
     words._jieba.cache_clear()
 
 
@@ -189,7 +189,7 @@ def test_the_thoughts_of_all_named_templates_are_known() -> None:
 
 
 def test_an_answer_that_is_known_is_the_answer() -> None:
-    row = {"predict": "thinking aloud, then Paris", "label": "Paris", "answer": "Paris\n"}
+    row = {"predict": "thinking aloud, then Paris", "label": "Paris", "content": "Paris\n"}
     assert score_row(row)["exact_match"] == 100.0
 
 
@@ -258,10 +258,10 @@ SUB = {"name": "sub", "arguments": {}}
         ({"predict": "?", "label": "", "tool_calls": [ADD, ADD], "label_tool_calls": [ADD]}, 0.0),
         ({"predict": '{"name": "f", "parameters": {"a": 1}}',
           "label": '[{"name": "f", "arguments": {"a": 1}}]'}, 100.0),
-        ({"predict": "Paris", "answer": "Paris", "label": "Paris", "tool_calls": [ADD]}, 0.0),
+        ({"predict": "Paris", "content": "Paris", "label": "Paris", "tool_calls": [ADD]}, 0.0),
         ({"predict": "", "label": "", "tool_calls": [ADD], "label_tool_calls": [SUB]}, 0.0),
         ({"predict": QWEN, "label": QWEN, "tool_calls": []}, 100.0),
-        ({"predict": "Hm.</x>" + QWEN, "answer": QWEN, "label": QWEN}, 100.0),
+        ({"predict": "Hm.</x>" + QWEN, "content": QWEN, "label": QWEN}, 100.0),
         ({"predict": 'Action: f\nAction Input: {"a": 1}\n', "label": 'Action: f\nAction Input: {"a":1}'}, 100.0),
         ({"predict": '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]',
           "label": '[{"name": "f", "arguments": {"a": 1}}]'}, 100.0),

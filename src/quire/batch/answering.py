@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from quire.batch.arguments import BatchArgs
 from quire.batch.files import json_line
 from quire.batch.journal import Record
 from quire.batch.labels import cut_prompt, label_ids
@@ -293,6 +294,28 @@ class ScoreAnswerer:
         content = {"chosen": scores[0], "rejected": scores[1], **self._lines.named(row)}
         line = json_line({**content, **self._lines.kept(row)})
         return Record(row.index, line, tokens_in=count)
+
+
+def lines_for(args: BatchArgs) -> LineChoices:
+    """What the lines of a batch hold."""
+    return LineChoices(args.batch.every_row, args.batch.keep_columns or ())
+
+
+def answerer_for(args: BatchArgs, model: ChatModel, *, compat: bool) -> Answerer:
+    """What answers the rows of a batch on a model.
+
+    Args:
+        compat: whether LLaMA-Factory's `vllm_infer.py` is followed: one seed for all rows.
+    """
+    settings = ChatSettings(
+        args.options,
+        args.batch.seed,
+        not compat,
+        args.cutoff_len,
+        skip_special_tokens=args.infer.generating.skip_special_tokens,
+    )
+    kind = ScoreAnswerer if args.infer.finetuning.stage == "rm" else ChatAnswerer
+    return kind(model, settings, lines_for(args))
 
 
 def _label_text(answer: Mapping[str, Any] | None) -> str | None:

@@ -18,12 +18,14 @@ from quire.arguments.base import (
     PathStr,
     PositiveInteger,
 )
-from quire.arguments.foreign import DATA_SET_KEYS
+from quire.arguments.foreign import DATA_SET_KEYS, FOREIGN_KEYS
 from quire.arguments.groups import GeneratingArguments
 from quire.arguments.infer import read_arguments
 from quire.batch.api_lines import ApiForm, ApiSettings
-from quire.errors import ConfigError
+from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
 from quire.options import REQUEST_OPTIONS
+
+_SAMPLING = frozenset(GeneratingArguments.model_fields) & REQUEST_OPTIONS
 
 
 def _numbers(value: Any) -> Any:
@@ -35,14 +37,29 @@ def _numbers(value: Any) -> Any:
 
 def _shard(value: Any) -> Any:
     """`2/8`: the second of eight parts."""
-    if not isinstance(value, str):
+    if value is None or isinstance(value, (tuple, list)):
         return value
-    part, slash, count = value.partition("/")
+    part, slash, count = str(value).partition("/")
     if not (slash and part.strip().isdigit() and count.strip().isdigit()):
         raise ValueError(f"a part is named such as 1/8, not {value!r}")
     if not 1 <= int(part) <= int(count):
         raise ValueError(f"the part must be from 1 to {int(count)}, not {int(part)}")
     return (int(part), int(count))
+
+
+def _bounds(value: Any) -> Any:
+    """`1-8`: the fewest and the most; `4`: exactly so many."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        return value
+    least, dash, most = value.partition("-")
+    most = most if dash else least
+    if not (least.strip().isdigit() and most.strip().isdigit()):
+        raise ValueError(f"a number such as 4 or bounds such as 1-8, not {value!r}")
+    if not 1 <= int(least) <= int(most):
+        raise ValueError(f"the fewest are at least 1, and at most as many as the most: {value!r}")
+    return (int(least), int(most))
 
 
 class BatchArguments(Arguments):
@@ -100,7 +117,13 @@ class BatchArguments(Arguments):
     max_in_flight: PositiveInteger | None = None
     """Requests at the engine at once; None takes what keeps it full."""
     batch_backend: Literal["local", "ray"] = "local"
-    """Where engines run: here, or as Ray's actors."""
+    """Where engines run: here, or in actors on a cluster of Ray."""
+    ray_address: str | None = None
+    """The cluster, such as `HOST:6379`; None takes RAY_ADDRESS, or one on this machine, which is
+    started where there is none."""
+    ray_actors: Annotated[tuple[int, int] | None, BeforeValidator(_bounds)] = None
+    """How many engines the cluster runs, such as `4`, or `1-8` for as many as there is work for; None
+    takes what it has room for when the batch begins."""
     sync_interval: Annotated[Float, Field(gt=0)] = 5.0
     """Seconds after which what was answered is safe from a power cut; a process that is killed loses
     less than a second's."""
@@ -151,14 +174,15 @@ class BatchArgs:
 
 
 def get_batch_args(
-    args: ArgumentSource = None, *, has_rows: bool = False, has_model: bool = False
+    args: ArgumentSource = None, *, has_rows: bool = False, loaded: InferArgs | None = None
 ) -> BatchArgs:
     """Read and check the arguments of a batch.
 
     Args:
         args: see `get_infer_args`.
         has_rows: whether the caller has rows, so that no argument names any.
-        has_model: whether the caller has a model, so that no argument need name one.
+        loaded: the arguments of a model that the caller has loaded already. Then sampling settings
+            are options of the requests, and all others of a model are refused.
 
     Raises:
         ConfigError: a value is not allowed, or none of `input`, `dataset`, `eval_dataset` is given.
@@ -169,16 +193,42 @@ def get_batch_args(
     options = {
         key: values.pop(key) for key in [*values] if key in REQUEST_OPTIONS and key not in FIELDS
     }
-    if has_model:
-        values.setdefault("model_name_or_path", "the caller's model")
     data_sets = {key: values.pop(key) for key in [*values] if key in DATA_SET_KEYS}
+    _refuse_misspelt(values)
     batch = BatchArguments(**own)
-    if data_sets.get("cutoff_len") is not None and values.get("vllm_maxlen") is None:
+    if (
+        loaded is None
+        and data_sets.get("cutoff_len") is not None
+        and values.get("vllm_maxlen") is None
+    ):
         values["vllm_maxlen"] = _length(data_sets["cutoff_len"], values)
-    infer = get_infer_args(values)
+    if loaded is None:
+        infer = get_infer_args(values)
+    else:
+        infer, sampling = loaded, {key: values.pop(key) for key in [*values] if key in _SAMPLING}
+        options |= GeneratingArguments(**sampling).explicit()
+        _refuse_of_model(values)
     infer = infer._replace(data=infer.data.replace(**data_sets))
     _check(batch, infer, has_rows=has_rows)
+    _check_ray(batch, has_model=loaded is not None)
     return BatchArgs(infer, values, batch, options)
+
+
+def _refuse_misspelt(values: Mapping[str, Any]) -> None:
+    """Refuse a key that is no argument, but nearly one of a batch's own."""
+    for key in values:
+        near = nearest(key, BatchArguments.model_fields)
+        if near and key not in FIELDS and key not in FOREIGN_KEYS:
+            raise UnknownArgumentError(sentence(f"Unknown argument {key!r}{near}"))
+
+
+def _refuse_of_model(values: Mapping[str, Any]) -> None:
+    """Refuse arguments that a model cannot take once it is loaded."""
+    if values:
+        raise ConfigError(
+            f"The model is loaded already and cannot take {', '.join(values)}: leave them out, or give "
+            "them when it is made."
+        )
 
 
 def _length(cutoff: Any, values: Mapping[str, Any]) -> Any:
@@ -201,3 +251,13 @@ def _check(batch: BatchArguments, infer: InferArgs, *, has_rows: bool) -> None:
     if batch.do_predict is False or batch.predict_with_generate is False:
         name = "do_predict" if batch.do_predict is False else "predict_with_generate"
         raise ConfigError(f"{name}: false asks for no answers; leave it out.")
+
+
+def _check_ray(batch: BatchArguments, *, has_model: bool) -> None:
+    if batch.batch_backend != "ray" and (batch.ray_actors or batch.ray_address):
+        raise ConfigError("ray_actors and ray_address go with batch_backend: ray.")
+    if batch.batch_backend == "ray" and has_model:
+        raise ConfigError(
+            "With batch_backend: ray the engines are made on the cluster: give the model's arguments "
+            "and no model."
+        )

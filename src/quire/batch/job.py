@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from quire.batch.answering import Answerer, ChatAnswerer, ChatSettings, LineChoices, ScoreAnswerer
+from quire.batch.answering import Answerer, answerer_for
 from quire.batch.api_lines import ApiSettings
 from quire.batch.arguments import BatchArgs, BatchArguments
 from quire.batch.binding import changes, settings_of
@@ -269,7 +269,11 @@ class BatchJob:
             self._anew = True
             begun = time.monotonic()
             try:
-                ending = self._answer_all(writer, set_of(journal.indices()))
+                known = set_of(journal.indices())
+                if self._args.batch.batch_backend == "ray":
+                    ending = asyncio.run(self._answer_on_ray(writer, known))
+                else:
+                    ending = self._answer_all(writer, known)
             finally:
                 writer.close()
                 facts = journal.facts()
@@ -301,7 +305,7 @@ class BatchJob:
                 self._own_rows(writer, known),
                 engine.answerer(),
                 writer.put,
-                self._limits(engine),
+                self._limits(self._args.batch.max_in_flight or engine.at_once),
                 self.progress,
                 restart=engine.restart,
             )
@@ -320,6 +324,34 @@ class BatchJob:
             model = make(self._args.model)
         return ModelEngine(model, make, self._args.model, self._answerer)
 
+    async def _answer_on_ray(self, writer: Writer, known: IndexSet) -> Ending:
+        from quire.batch.ray_backend import ray_answerer
+
+        total = self.progress.total
+        engines = ray_answerer(
+            self._args,
+            self._make_model,
+            rows=None if total is None else total - self.progress.before,
+            compat=self._compat,
+            is_ended=lambda: self._drain is not None,
+        )
+        async with engines as answerer:
+            if answerer is None or self._drain is not None:
+                return "drained"
+            self._runner = BatchRunner(
+                self._own_rows(writer, known),
+                answerer,
+                writer.put,
+                self._limits(answerer.in_flight),
+                self.progress,
+                turn=answerer.turn,
+            )
+            self.progress.started = time.monotonic()
+            try:
+                return await self._runner.run()
+            finally:
+                self._runner = None
+
     def _own_rows(self, writer: Writer, known: IndexSet) -> Iterator[Row]:
         """The rows of this job's part that have no record yet."""
         part, parts = self._args.batch.shard or (1, 1)
@@ -328,26 +360,15 @@ class BatchJob:
                 yield row
 
     def _answerer(self, model: ChatModel) -> Answerer:
-        args = self._args
         if self._make_api_answerer is not None:
-            return self._make_api_answerer(model, args.batch.api_settings)
-        settings = ChatSettings(
-            args.options,
-            args.batch.seed,
-            not self._compat,
-            args.cutoff_len,
-            skip_special_tokens=args.infer.generating.skip_special_tokens,
-        )
-        lines = LineChoices(args.batch.every_row, args.batch.keep_columns or ())
-        if args.infer.finetuning.stage == "rm":
-            return ScoreAnswerer(model, settings, lines)
-        return ChatAnswerer(model, settings, lines)
+            return self._make_api_answerer(model, self._args.batch.api_settings)
+        return answerer_for(self._args, model, compat=self._compat)
 
-    def _limits(self, engine: JobEngine) -> Limits:
+    def _limits(self, in_flight: int) -> Limits:
         batch = self._args.batch
         return Limits(
             batch.batch_size,
-            batch.max_in_flight or engine.at_once,
+            in_flight,
             batch.stop_after_failures,
             batch.max_failure_rate,
             batch.max_engine_restarts,

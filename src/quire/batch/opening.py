@@ -76,7 +76,8 @@ def open_job(
     Raises:
         ConfigError, BatchError: see `run_batch`.
     """
-    read = get_batch_args(args, has_rows=rows is not None, has_model=model is not None)
+    loaded = None if model is None else model.engine.arguments
+    read = get_batch_args(args, has_rows=rows is not None, loaded=loaded)
     files = JobFiles.of(read.batch)
     files.make_folder()
     if rows is not None:

@@ -26,7 +26,11 @@ class Rates:
         now = time.monotonic() if now is None else now
         rows, tokens_in, tokens_out = self._rates(progress, now)
         done = progress.before + progress.done
-        parts = [f"{done:,} rows" if progress.total is None else _share(done, progress.total)]
+        parts = [
+            f"{done:,} row{'' if done == 1 else 's'}"
+            if progress.total is None
+            else _share(done, progress.total)
+        ]
         if progress.done:
             parts.append(f"{rows:,.1f} rows/s, tokens/s {tokens_in:,.0f} in, {tokens_out:,.0f} out")
         if progress.total is not None and rows > 0 and progress.total > done:

@@ -7,12 +7,13 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from quire.batch.answering import Answerer, Prepared, error_of
-from quire.batch.feed import Feed, arrange
+from quire.batch.feed import Feed, Place, arrange
 from quire.batch.journal import Record
 from quire.batch.rows import Row, RowError
 from quire.errors import (
@@ -83,6 +84,9 @@ Restart: TypeAlias = Callable[[], Awaitable[Answerer]]
 """Brings a dead engine back, or a new one in its place."""
 
 
+Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
+
+
 class BatchRunner:
     """Runs the rows of one job on one engine. Use it once."""
 
@@ -95,6 +99,7 @@ class BatchRunner:
         progress: Progress,
         *,
         restart: Restart | None = None,
+        turn: Turn = nullcontext,
     ) -> None:
         """Make a runner.
 
@@ -102,9 +107,11 @@ class BatchRunner:
             rows: those that have no record yet; they are read in threads, one at a time.
             put: takes each record; it may wait, and raise to end the run.
             restart: without it, a dead engine ends the run.
+            turn: waits until there is room for one more row, which it holds while one is answered.
         """
         self._rows, self._answerer, self._put = rows, answerer, put
         self._limits, self.progress, self._restart = limits, progress, restart
+        self._turn = turn
         self._feed = Feed(limits.in_flight)
         self._next: list[Row] = []
         self._taken = 0  # rows that were read
@@ -200,6 +207,7 @@ class BatchRunner:
                 for place in arrange(await self._prepare(window), is_last=is_last):
                     await self._feed.put(place)
                 if is_last:
+                    self.progress.total = self.progress.before + self._taken
                     break
         finally:
             self._feed.close()
@@ -249,20 +257,24 @@ class BatchRunner:
 
     async def _work(self) -> None:
         while True:
-            place = await self._feed.take()
-            if place is None:
-                return
-            await self._healthy.wait()  # the engine may have died while there was nothing to take
-            started = partial(self._feed.release, place) if place.followers else None
-            self._begin()
-            try:
-                await self._answer(place.prepared, started)
-            except EngineDeadError as error:
-                self._suspects.append(place.prepared)
-                self._died(error)
-            finally:
-                self._feed.release(place)
-                self._end()
+            async with self._turn():
+                place = await self._feed.take()
+                if place is None:
+                    return
+                await self._answer_at(place)
+
+    async def _answer_at(self, place: Place) -> None:
+        await self._healthy.wait()  # the engine may have died while there was nothing to take
+        started = partial(self._feed.release, place) if place.followers else None
+        self._begin()
+        try:
+            await self._answer(place.prepared, started)
+        except EngineDeadError as error:
+            self._suspects.append(place.prepared)
+            self._died(error)
+        finally:
+            self._feed.release(place)
+            self._end()
 
     def _begin(self) -> None:
         self.progress.in_flight += 1

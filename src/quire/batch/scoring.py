@@ -89,7 +89,7 @@ def score_file(path: Path, *, workers: int | None = None) -> Scores:
 
     Args:
         path: lines of JSON with `predict` and `label`, as quire and LLaMA-Factory write them, or a
-            parquet file with such columns. Where they are there, `answer` (the answer without thought
+            parquet file with such columns. Where they are there, `content` (the answer without thought
             and calls), `tool_calls`, `label_tool_calls`, and a reward model's `chosen` and `rejected`
             are read, too.
         workers: processes that score; None takes one for each core, and for a small file none but

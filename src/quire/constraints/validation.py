@@ -42,6 +42,15 @@ def mismatch(value: Any, schema: Any) -> str | None:
         return None  # the schema itself is wrong
 
 
+def fits(value: Any, schema: Any, root: Mapping[str, Any]) -> bool:
+    """Whether a value matches a part of a schema, as far as can be said; patterns are not looked at.
+
+    Raises:
+        SchemaError: the schema is too large, or a reference leads nowhere.
+    """
+    return next(_Validator(root).faults(value, schema, "it"), None) is None
+
+
 class _Validator:
     def __init__(self, root: Any) -> None:
         self._references = References(root if isinstance(root, Mapping) else {})

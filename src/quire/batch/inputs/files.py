@@ -64,7 +64,7 @@ class InputFile:
         else:
             with TextBytes(self.path, see_chunk) as text:
                 if self.kind == "csv":
-                    yield from read_csv(text, limit)
+                    yield from read_csv(text, limit, self.path)
                 elif self.kind == "txt":
                     yield from read_txt(text, limit)
                 else:

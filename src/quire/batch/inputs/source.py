@@ -31,7 +31,7 @@ from quire.batch.inputs.orders import (
 from quire.batch.inputs.plain import PlainConverter, is_api_row
 from quire.batch.inputs.records import Record, RowFault
 from quire.batch.inputs.store import RecordStore
-from quire.batch.inputs.streams import keep_standard_input
+from quire.batch.inputs.streams import keep_stream
 from quire.batch.rows import Row, RowError, SeeChunk, Work
 from quire.errors import ConfigError
 
@@ -215,6 +215,9 @@ class BatchSource:
             self._total = index
         else:
             yield from self._ordered(see_chunk)
+        if not self._total:
+            names = ", ".join(part.name for part in self.parts)
+            raise ConfigError(f"No rows are left of {names}: see split, max_samples, mix_strategy.")
 
     def _ordered(self, see_chunk: SeeChunk | None) -> Iterator[Row]:
         """The rows in an order that only their number decides: records are first kept on the disk."""
@@ -244,7 +247,7 @@ def open_source(args: BatchArgs, *, spool: Path, compat: bool = False) -> BatchS
     """The rows that a batch's arguments name.
 
     Args:
-        spool: the file in which standard input is kept, so that the job can be started again; other
+        spool: the file in which standard input, or a named pipe, is kept, so that the job can be started again; other
             temporary files are beside it.
         compat: whether what LLaMA-Factory's scripts alone do to rows is done; see
             `quire.batch.inputs.convert`.
@@ -257,8 +260,10 @@ def open_source(args: BatchArgs, *, spool: Path, compat: bool = False) -> BatchS
         raise ConfigError("val_size takes a part of dataset, and not of eval_dataset.")
     if batch.input is not None:
         path = Path(batch.input).expanduser()
-        if batch.input == STANDARD_INPUT:
-            keep_standard_input(spool, overwrite=batch.overwrite_output_dir)
+        is_standard = batch.input == STANDARD_INPUT
+        if is_standard or path.is_fifo():
+            pipe = None if is_standard else path
+            keep_stream(spool, pipe, overwrite=batch.overwrite_output_dir)
             path = spool
         parts = [_plain_part(args, input_file(path, kind="json"), batch.input, compat)]
     else:
