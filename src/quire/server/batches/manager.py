@@ -358,6 +358,7 @@ class BatchManager:
         seed = int.from_bytes(hashlib.sha256(batch.id.encode()).digest()[:6], "big")
         values = {
             "output_dir": str(self._folder(batch)),
+            "model_name_or_path": "the model of the server",
             "save_name": "answers.jsonl",
             "id_column": "custom_id",
             "seed": seed,
@@ -365,7 +366,7 @@ class BatchManager:
             "max_line_bytes": self.arguments.max_body_bytes,
             "stop_after_failures": 0,
         }
-        return get_batch_args(values, has_rows=True, has_model=True)
+        return get_batch_args(values, has_rows=True)
 
     def _settings(self, batch: StoredBatch) -> ApiSettings:
         settings = self._args(batch).batch.api_settings
