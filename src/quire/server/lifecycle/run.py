@@ -24,6 +24,7 @@ from quire.media.policy import MediaPolicy
 from quire.server.admission import Admission
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
+from quire.server.batches.routes import batch_routers, open_batches
 from quire.server.lifecycle.connection import Connection
 from quire.server.lifecycle.lifecycle import Lifecycle
 from quire.server.middleware.keys import KeyRing
@@ -124,10 +125,14 @@ def _run(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         lifecycle.start()
+        if batches is not None:
+            batches.start()
         log.event("listening", address=address(listening[0]))
         try:
             yield
         finally:
+            if batches is not None:
+                await batches.close()
             await lifecycle.close()
             if tracer is not None:
                 await asyncio.to_thread(tracer.close)
@@ -136,15 +141,22 @@ def _run(
         server.should_exit = True
 
     lifecycle = Lifecycle(service, admission, make, log, stop, address(listening[0]))
+    batches = open_batches(service, ring)
     gauges = ServerGauges(lifecycle, admission, log)
     collector = ServerCollector(metrics, gauges, lambda: _model_name(service))
+
+    def drain() -> None:
+        if batches is not None:
+            batches.drain()
+        lifecycle.drain()
+
     app = make_app(
         service,
-        routers=(metrics_router(collector),),
+        routers=(metrics_router(collector), *batch_routers(batches)),
         middleware=middleware_stack(arguments, ring, admission, log, traced=tracer is not None),
         lifespan=lifespan,
     )
-    server = DrainingServer(config(app, arguments), lifecycle)
+    server = DrainingServer(config(app, arguments), drain)
     server.run(sockets=listening)
     if lifecycle.failure is not None:
         raise lifecycle.failure
@@ -178,13 +190,13 @@ class ServerGauges:
 class DrainingServer(uvicorn.Server):
     """uvicorn's server; a signal drains it, and a second one ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
         super().__init__(config)
-        self._lifecycle = lifecycle
+        self._drain = drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal, which may interrupt the main thread anywhere."""
-        asyncio.get_running_loop().call_soon_threadsafe(self._lifecycle.drain)
+        asyncio.get_running_loop().call_soon_threadsafe(self._drain)
 
 
 def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
