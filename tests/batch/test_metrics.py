@@ -112,9 +112,9 @@ def test_without_jieba_only_han_characters_are_an_error(monkeypatch: pytest.Monk
     words._jieba.cache_clear()
     assert text_scores("naïve C++, 3.5%", "naïve C++, 3.5%")["rouge-l"] == 100.0
     with pytest.raises(ConfigError, match=r"quire-llm\[batch\]"):
-        text_scores("naïve", "今")
+        text_scores("naïve", "今天")
     with pytest.raises(ConfigError, match="jieba"):
-        score_rows([{"predict": "今", "label": "今"}])
+        score_rows([{"predict": "今天", "label": "今天"}])
     words._jieba.cache_clear()
 
 
@@ -189,7 +189,7 @@ def test_the_thoughts_of_all_named_templates_are_known() -> None:
 
 
 def test_an_answer_that_is_known_is_the_answer() -> None:
-    row = {"predict": "thinking aloud, then Paris", "label": "Paris", "answer": "Paris\n"}
+    row = {"predict": "thinking aloud, then Paris", "label": "Paris", "content": "Paris\n"}
     assert score_row(row)["exact_match"] == 100.0
 
 
@@ -258,10 +258,10 @@ SUB = {"name": "sub", "arguments": {}}
         ({"predict": "?", "label": "", "tool_calls": [ADD, ADD], "label_tool_calls": [ADD]}, 0.0),
         ({"predict": '{"name": "f", "parameters": {"a": 1}}',
           "label": '[{"name": "f", "arguments": {"a": 1}}]'}, 100.0),
-        ({"predict": "Paris", "answer": "Paris", "label": "Paris", "tool_calls": [ADD]}, 0.0),
+        ({"predict": "Paris", "content": "Paris", "label": "Paris", "tool_calls": [ADD]}, 0.0),
         ({"predict": "", "label": "", "tool_calls": [ADD], "label_tool_calls": [SUB]}, 0.0),
         ({"predict": QWEN, "label": QWEN, "tool_calls": []}, 100.0),
-        ({"predict": "Hm.</x>" + QWEN, "answer": QWEN, "label": QWEN}, 100.0),
+        ({"predict": "Hm.</x>" + QWEN, "content": QWEN, "label": QWEN}, 100.0),
         ({"predict": 'Action: f\nAction Input: {"a": 1}\n', "label": 'Action: f\nAction Input: {"a":1}'}, 100.0),
         ({"predict": '[TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}]',
           "label": '[{"name": "f", "arguments": {"a": 1}}]'}, 100.0),
@@ -277,6 +277,21 @@ def test_equal_calls_beside_other_text_are_no_exact_match() -> None:
     assert score_row({"predict": respaced, "label": label})["exact_match"] == 100.0
     other = score_row({"predict": QWEN, "label": label})
     assert (other["tool_call_match"], other["exact_match"]) == (100.0, 0.0)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_calls_that_nest_too_deeply_are_that_rows_fault() -> None:
+    calls = [{"name": "f", "arguments": {"a": nested(100_000)}}]
+    rows = [{"predict": "a", "label": "b", "tool_calls": calls}, {"predict": "a", "label": "a"}]
+    assert [type(one) for one in score_rows(rows)] == [str, dict]
+    deep = '{"name": "f", "arguments": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    assert score_row({"predict": deep, "label": deep})["exact_match"] == 100.0
 
 
 @pytest.mark.parametrize("calls", ["{", 3, [3], [{"arguments": {}}], '{"a": 1}'])

@@ -7,6 +7,7 @@ reason; all others are equal.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -21,7 +22,7 @@ from quire.batch.labels import label_ids
 from quire.batch.rows import ChatRow
 from quire.chat.preparation import ChatFormat, Preparation
 from quire.engines.seam import EngineInfo
-from tests.batch.oracle.record_digest import digest
+from tests.batch.oracle.record_digest import digest, summary
 from tests.batch.oracle.tokenizer import make_folder
 
 ORACLE = Path(__file__).parent / "oracle"
@@ -41,12 +42,14 @@ def preparation(folder: Path, template: str) -> Preparation:
     return Preparation(chat_format, args.infer, EngineInfo("none", 1 << 16))
 
 
-def arguments(folder: Path, name: str, template: str) -> BatchArgs:
+def arguments(
+    folder: Path, name: str, template: str, dataset_dir: str = str(ORACLE / "data")
+) -> BatchArgs:
     return get_batch_args(
         {
             "model_name_or_path": str(folder),
             "dataset": name,
-            "dataset_dir": str(ORACLE / "data"),
+            "dataset_dir": dataset_dir,
             "template": template,
         }
     )
@@ -81,7 +84,7 @@ def kinds(name: str, template: str, index: int, wanted: Any, ours: Any) -> str:
     return "different"
 
 
-@pytest.mark.parametrize("key", [key for key in RECORDED if key != "controls"])
+@pytest.mark.parametrize("key", RECORDED)
 def test_prompts_and_labels_are_llamafactorys(key: str, folder: Path, tmp_path: Path) -> None:
     name, template, mode = key.split("/")
     made, thinks = preparation(folder, template), mode == "thinking"
@@ -125,3 +128,28 @@ def test_systems_of_openai_rows_are_rewritten_in_compat_alone(folder: Path, tmp_
     assert systems[False][:2] == [None, "Be kind."]
     assert systems[False][3] == "Use tools."
     assert systems[True][6] == systems[False][6] == "detailed thinking on"
+
+
+DEMO_DATA = os.environ.get("LLAMA_FACTORY_DATA", "")
+"""LLaMA-Factory's `data` folder, at the commit that `oracle/record.py` names."""
+DEMO_RECORDED: dict[str, list[Any]] = json.loads(
+    (ORACLE / "demo_renderings.json").read_text("utf-8")
+)
+
+
+@pytest.mark.skipif(not DEMO_DATA, reason="LLaMA-Factory's sets are not in this repository")
+@pytest.mark.parametrize("key", DEMO_RECORDED)
+def test_all_rows_of_llamafactorys_own_sets_are_equal(
+    key: str, folder: Path, tmp_path: Path
+) -> None:
+    name, template, mode = key.split("/")
+    made = preparation(folder, template)
+    args = arguments(folder, name, template, DEMO_DATA)
+    rows = open_source(args, spool=tmp_path / "spool", compat=True).rows()
+    ours = [
+        rendered(made, row.work, thinks=mode == "thinking")
+        if isinstance(row.work, ChatRow)
+        else None
+        for row in rows
+    ]
+    assert summary(ours) == DEMO_RECORDED[key]

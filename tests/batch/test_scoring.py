@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from cyclopts import App
 
 from quire.batch import answer_file, scoring_pool
 from quire.batch.metrics import score_row
+from quire.batch.rows import ChatRow, Row, SeeChunk
 from quire.batch.scoring import Speed, score_file, write_scores
 from quire.batch.scoring_pool import score_chunks
+from quire.chat import ChatModel
 from quire.cli.batch_score import score
+from quire.cli.main import main
 from quire.errors import ConfigError
+from tests.batch.sources import Questions, run_job
 from tests.polling import wait_until
 
 WriteLines = Callable[[Iterable[Any]], Path]
@@ -58,7 +63,7 @@ def test_a_file_of_llamafactory(write_lines: WriteLines) -> None:
 def test_a_file_of_quire(write_lines: WriteLines) -> None:
     call = {"name": "f", "arguments": '{"a": 1}'}
     rows = [
-        {"id": "a", "index": 0, "predict": "Hm, Paris", "answer": "Paris", "label": "Paris",
+        {"id": "a", "index": 0, "predict": "Hm, Paris", "content": "Paris", "label": "Paris",
          "finish_reason": "stop", "thought": "Hm,", "tool_calls": None},
         {"id": "b", "index": 1, "predict": "?", "label": "?", "tool_calls": [{"function": call}],
          "label_tool_calls": [call]},
@@ -153,6 +158,33 @@ def test_a_parquet_file(tmp_path: Path, write_lines: WriteLines) -> None:
     path.write_bytes(b"PAR1 and nothing more")
     with pytest.raises(ConfigError, match="no parquet file"):
         score_file(path)
+
+
+@dataclass
+class LabelledQuestions(Questions):
+    """Questions of which every second has an answer, and every fourth calls in it."""
+
+    def rows(self, see_chunk: SeeChunk | None = None) -> Iterator[Row]:
+        for row in super().rows(see_chunk):
+            answer: dict[str, Any] = {"role": "assistant", "content": f"It is {row.index}."}
+            if row.index % 4 == 0:
+                function = {"name": "number", "arguments": '{"of": 3}'}
+                answer["tool_calls"] = [{"id": "a", "type": "function", "function": function}]
+            has_answer = isinstance(row.work, ChatRow) and row.index % 2 == 0
+            yield replace(row, work=replace(row.work, answer=answer)) if has_answer else row
+
+
+def test_files_that_a_batch_writes(folder: Path, echo: Callable[..., ChatModel]) -> None:
+    pytest.importorskip("pyarrow")
+    source = LabelledQuestions(20, broken=frozenset({3, 7}))
+    words = {"every_row": True}
+    lines = run_job(folder / "lines", source, echo(), words)
+    scores = score_file(lines.files.answers)
+    assert (scores.answers, scores.scored, scores.failed, scores.bad_lines) == (18, 10, 2, 0)
+    assert 0 < scores.means["bleu-4"] < 100
+    assert scores.means["tool_call_match"] == 0.0  # a question is none of the calls
+    parquet = run_job(folder / "p", source, echo(), {**words, "save_name": "answers.parquet"})
+    assert score_file(parquet.files.answers) == scores
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -348,6 +380,15 @@ def test_the_command_writes_where_asked(write_lines: WriteLines, tmp_path: Path)
     written: Mapping[str, Any] = json.loads(output.read_text())
     assert written["predict_exact_match"] == 25.0
     assert "predict_runtime" not in written
+
+
+def test_the_command_is_one_of_quires(
+    write_lines: WriteLines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["batch", "score", str(write_lines(ROWS)), "--workers", "1"]) == 0
+    assert "4 answers scored." in capsys.readouterr().out
+    assert main(["batch", "score", "nowhere.jsonl"]) == 2
+    assert capsys.readouterr().err == "quire: No such file: nowhere.jsonl.\n"
 
 
 @pytest.mark.parametrize(

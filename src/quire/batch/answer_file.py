@@ -9,22 +9,24 @@ from typing import Any, BinaryIO, TypeAlias
 
 from quire.errors import ConfigError, nearest
 
-_TEXTS = ("predict", "label", "answer")
+_TEXTS = ("predict", "label", "content")
 _KEYS = (*_TEXTS, "tool_calls", "label_tool_calls", "chosen", "rejected", "error")
 """What of a row decides about its scores."""
+_MORE = "more"
+"""The column of quire's parquet files with all that has no column of its own, as a JSON object."""
 _MAX_LINE_BYTES = 64 * 2**20
 _ROWS_AT_ONCE = 64  # of a parquet file
 _BOM = b"\xef\xbb\xbf"
 
-Record: TypeAlias = dict[str, Any]
-"""Of a row the keys that decide about its scores; `predict`, `label` and `answer` are texts or None."""
+AnswerRow: TypeAlias = dict[str, Any]
+"""Of a row the keys that decide about its scores; `predict`, `label` and `content` are texts or None."""
 
 
 class BadRecordError(ValueError):
     """A row of a file holds no answer; the text says why."""
 
 
-def read_records(path: Path) -> Iterator[tuple[int, Record | BadRecordError]]:
+def read_records(path: Path) -> Iterator[tuple[int, AnswerRow | BadRecordError]]:
     """Each row's number, from 1, and what it says of its scores, or why it says nothing.
 
     In a file of lines the number is the line's; blank lines are no rows. Memory does not depend on
@@ -61,7 +63,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
             whole = not line or line.endswith(b"\n")
 
 
-def _record_of_line(line: bytes | None) -> Record | BadRecordError:
+def _record_of_line(line: bytes | None) -> AnswerRow | BadRecordError:
     if line is None:
         return BadRecordError(f"it has more than {_MAX_LINE_BYTES >> 20} MiB")
     try:
@@ -77,7 +79,7 @@ def _record_of_line(line: bytes | None) -> Record | BadRecordError:
     return _record(row)
 
 
-def _record(row: Mapping[str, Any]) -> Record | BadRecordError:
+def _record(row: Mapping[str, Any]) -> AnswerRow | BadRecordError:
     record = {key: row[key] for key in _KEYS if row.get(key) is not None}
     if not record.keys() & {"predict", "chosen", "rejected", "error"} and "predict" not in row:
         near = nearest("predict", row)
@@ -105,15 +107,27 @@ def _rows_of_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
         with parquet.ParquetFile(path, pre_buffer=False) as file:
             names = [str(name) for name in file.schema_arrow.names]
-            columns = [name for name in _KEYS if name in names]
+            columns = [name for name in (*_KEYS, _MORE) if name in names]
             if not {"predict", "chosen"} & set(columns):
                 raise ConfigError(
                     f"{path} has no column predict{nearest('predict', names)}; there are "
                     f"{', '.join(names[:20])}."
                 )
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
-                yield from batch.to_pylist()
+                yield from map(_unfolded, batch.to_pylist())
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror or error}.") from None
     except pyarrow.ArrowException as error:
         raise ConfigError(f"{path} is no parquet file: {error}.") from None
+
+
+def _unfolded(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    more = row.get(_MORE)
+    if not isinstance(more, str):
+        return row
+    try:
+        found = json.loads(more)
+    except (ValueError, RecursionError):  # somebody else's column of that name
+        return row
+    given = {key: value for key, value in row.items() if value is not None}
+    return {**row, **found, **given} if isinstance(found, dict) else row

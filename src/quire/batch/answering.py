@@ -100,7 +100,8 @@ class LineChoices:
         if self.every_row:
             shown = {"prompt": None, "predict": None, "label": None, **self.named(row)}
             answer = json_line({**shown, "error": error.message, **self.kept(row)})
-        return Record(row.index, answer, json_line({**told, **self.kept(row)}))
+        line = json_line({**told, **self.kept(row)})
+        return Record(row.index, answer, line, message=error.message)
 
 
 def row_seed(seed: int, index: int) -> int:

@@ -18,11 +18,14 @@ from quire.arguments.base import (
     PathStr,
     PositiveInteger,
 )
-from quire.arguments.foreign import DATA_SET_KEYS
+from quire.arguments.foreign import DATA_SET_KEYS, FOREIGN_KEYS
 from quire.arguments.groups import GeneratingArguments
 from quire.arguments.infer import read_arguments
-from quire.errors import ConfigError
+from quire.batch.api_lines import ApiForm, ApiSettings
+from quire.errors import ConfigError, UnknownArgumentError, nearest, sentence
 from quire.options import REQUEST_OPTIONS
+
+_SAMPLING = frozenset(GeneratingArguments.model_fields) & REQUEST_OPTIONS
 
 
 def _numbers(value: Any) -> Any:
@@ -34,9 +37,9 @@ def _numbers(value: Any) -> Any:
 
 def _shard(value: Any) -> Any:
     """`2/8`: the second of eight parts."""
-    if not isinstance(value, str):
+    if value is None or isinstance(value, (tuple, list)):
         return value
-    part, slash, count = value.partition("/")
+    part, slash, count = str(value).partition("/")
     if not (slash and part.strip().isdigit() and count.strip().isdigit()):
         raise ValueError(f"a part is named such as 1/8, not {value!r}")
     if not 1 <= int(part) <= int(count):
@@ -100,8 +103,13 @@ class BatchArguments(Arguments):
     """Whether the file of answers has a line for each row, those that failed too."""
     keep_columns: NameList = None
     """Columns of the source that are written beside the answer; `*` is all of them."""
+    api_form: ApiForm = "openai"
+    """How failed requests of a batch file are written: a refused one as a response of OpenAI's service,
+    or with its `error` and in the file of answers too, as `vllm run-batch` does."""
 
     # --- how it runs
+    served_model_name: str | None = None
+    """The name that requests of a batch file give as `model`; null takes the model's folder's."""
     seed: Integer | None = 42
     """From it and a row's place follows the seed of each row; null draws seeds at random."""
     batch_size: PositiveInteger = 1024
@@ -136,6 +144,16 @@ class BatchArguments(Arguments):
     predict_with_generate: bool | None = None
     """True, or left out: a batch generates."""
 
+    @property
+    def api_settings(self) -> ApiSettings:
+        """How the requests of a batch file are asked."""
+        return ApiSettings(
+            self.seed,
+            served_model_name=self.served_model_name,
+            form=self.api_form,
+            every_row=self.every_row,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class BatchArgs:
@@ -156,14 +174,15 @@ class BatchArgs:
 
 
 def get_batch_args(
-    args: ArgumentSource = None, *, has_rows: bool = False, has_model: bool = False
+    args: ArgumentSource = None, *, has_rows: bool = False, loaded: InferArgs | None = None
 ) -> BatchArgs:
     """Read and check the arguments of a batch.
 
     Args:
         args: see `get_infer_args`.
         has_rows: whether the caller has rows, so that no argument names any.
-        has_model: whether the caller has a model, so that no argument need name one.
+        loaded: the arguments of a model that the caller has loaded already. Then sampling settings
+            are options of the requests, and all others of a model are refused.
 
     Raises:
         ConfigError: a value is not allowed, or none of `input`, `dataset`, `eval_dataset` is given.
@@ -174,17 +193,42 @@ def get_batch_args(
     options = {
         key: values.pop(key) for key in [*values] if key in REQUEST_OPTIONS and key not in FIELDS
     }
-    if has_model:
-        values.setdefault("model_name_or_path", "the caller's model")
     data_sets = {key: values.pop(key) for key in [*values] if key in DATA_SET_KEYS}
+    _refuse_misspelt(values)
     batch = BatchArguments(**own)
-    if data_sets.get("cutoff_len") is not None and values.get("vllm_maxlen") is None:
+    if (
+        loaded is None
+        and data_sets.get("cutoff_len") is not None
+        and values.get("vllm_maxlen") is None
+    ):
         values["vllm_maxlen"] = _length(data_sets["cutoff_len"], values)
-    infer = get_infer_args(values)
+    if loaded is None:
+        infer = get_infer_args(values)
+    else:
+        infer, sampling = loaded, {key: values.pop(key) for key in [*values] if key in _SAMPLING}
+        options |= GeneratingArguments(**sampling).explicit()
+        _refuse_of_model(values)
     infer = infer._replace(data=infer.data.replace(**data_sets))
     _check(batch, infer, has_rows=has_rows)
-    _check_ray(batch, has_model=has_model)
+    _check_ray(batch, has_model=loaded is not None)
     return BatchArgs(infer, values, batch, options)
+
+
+def _refuse_misspelt(values: Mapping[str, Any]) -> None:
+    """Refuse a key that is no argument, but nearly one of a batch's own."""
+    for key in values:
+        near = nearest(key, BatchArguments.model_fields)
+        if near and key not in FIELDS and key not in FOREIGN_KEYS:
+            raise UnknownArgumentError(sentence(f"Unknown argument {key!r}{near}"))
+
+
+def _refuse_of_model(values: Mapping[str, Any]) -> None:
+    """Refuse arguments that a model cannot take once it is loaded."""
+    if values:
+        raise ConfigError(
+            f"The model is loaded already and cannot take {', '.join(values)}: leave them out, or give "
+            "them when it is made."
+        )
 
 
 def _length(cutoff: Any, values: Mapping[str, Any]) -> Any:

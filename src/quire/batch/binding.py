@@ -40,7 +40,16 @@ _NEUTRAL = frozenset(
 )
 """Arguments that change no answer, or that the description of the input holds already."""
 
-_LINES = ("every_row", "keep_columns", "output_order", "save_name", "shard", "seed")
+_LINES = (
+    "api_form",
+    "every_row",
+    "keep_columns",
+    "output_order",
+    "save_name",
+    "served_model_name",
+    "shard",
+    "seed",
+)
 """Arguments of the batch on which its lines depend."""
 
 _WHOLE = 4 * 1024 * 1024  # bytes up to which a file of the model is hashed whole

@@ -65,6 +65,28 @@ class LinesFile:
             self._file.close()
 
 
+REQUEST_ID = "batch_req_"
+"""How the id of a line in OpenAI's form begins; then follow twelve hexadecimal digits of its index."""
+
+
+def index_of(content: Mapping[str, Any]) -> int | None:
+    """The index of the row of a line; None where it is no line of a batch."""
+    index, name = content.get("index"), content.get("id")
+    if index is None and isinstance(name, str) and name.startswith(REQUEST_ID):
+        digits = name.removeprefix(REQUEST_ID)[:12]
+        with contextlib.suppress(ValueError):
+            index = int(digits, 16)
+    is_index = isinstance(index, int) and not isinstance(index, bool) and index >= 0
+    return index if is_index else None
+
+
+def has_failed(content: Mapping[str, Any]) -> bool:
+    """Whether a line is that of a row without an answer."""
+    response = content.get("response")
+    status = response.get("status_code") if isinstance(response, Mapping) else None
+    return content.get("error") is not None or (isinstance(status, int) and status >= 400)
+
+
 def read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
     """The contents of a file that `LinesFile` has written."""
     with open(path, "rb") as file:

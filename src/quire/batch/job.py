@@ -6,15 +6,17 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from quire.batch.answering import Answerer, answerer_for
+from quire.batch.api_lines import ApiSettings
 from quire.batch.arguments import BatchArgs, BatchArguments
 from quire.batch.binding import changes, settings_of
-from quire.batch.files import LinesFile, read_lines, write_parquet
+from quire.batch.files import LinesFile, has_failed, index_of, read_lines, write_parquet
+from quire.batch.job_engine import JobEngine, MakeModel, ModelEngine
 from quire.batch.journal import NAME as JOURNAL_NAME
 from quire.batch.journal import Counts, Journal, Record
 from quire.batch.lock import JobLock, read_holder
@@ -22,13 +24,12 @@ from quire.batch.rows import Row, RowSource
 from quire.batch.runner import BatchRunner, Ending, Limits, Progress
 from quire.batch.writer import Writer
 from quire.chat.chat_model import ChatModel
-from quire.errors import BatchError, EngineError, JobChangedError, QuireError
+from quire.errors import BatchError, JobChangedError, QuireError
 
 logger = logging.getLogger("quire")
 
-MakeModel: TypeAlias = Callable[[Mapping[str, Any]], ChatModel]
-
-HEALTH_PAUSE = 1.0  # seconds between two looks at an engine that recovers by itself
+MakeApiAnswerer: TypeAlias = Callable[[ChatModel, ApiSettings], Answerer]
+"""Makes what answers the requests of a batch file on a model, as a server would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ class BatchJob:
         *,
         make_model: MakeModel = ChatModel,
         model: ChatModel | None = None,
+        make_api_answerer: MakeApiAnswerer | None = None,
+        open_engine: Callable[[], JobEngine] | None = None,
         compat: bool = False,
     ) -> None:
         """Make a job.
@@ -101,10 +104,14 @@ class BatchJob:
         Args:
             make_model: makes the model, and another one where it dies.
             model: a model that is there already; it stays open.
+            make_api_answerer: given where the rows are requests of a batch file.
+            open_engine: gives what answers the rows, in the place of any model.
             compat: whether LLaMA-Factory's `vllm_infer.py` is followed: one seed for all rows.
         """
         self._args, self._source = args, source
-        self._make_model, self._model, self._owns = make_model, model, model is None
+        self._make_model, self._model = make_model, model
+        self._make_api_answerer = make_api_answerer
+        self._open_engine = open_engine or self._open_model
         self._compat = compat
         self.files = JobFiles.of(args.batch)
         self.progress = Progress()
@@ -292,24 +299,15 @@ class BatchJob:
         return None if total is None else len(range(part - 1, total, parts))
 
     def _answer_all(self, writer: Writer, known: IndexSet) -> Ending:
-        owned = self._model is None
-        model = self._make_model(self._args.model) if self._model is None else self._model
-        holder = _ModelHolder(model, self._make_model if owned else None, self._args.model)
+        engine = self._open_engine()
         try:
-            answerer = self._answerer(model)
-            # Twice what runs at once: what waits at the engine costs nothing, and it never runs short.
-            default = 2 * (model.engine.info.max_sequences or 32)
-
-            async def restart() -> Answerer:
-                return self._answerer(await holder.restart())
-
             self._runner = BatchRunner(
                 self._own_rows(writer, known),
-                answerer,
+                engine.answerer(),
                 writer.put,
-                self._limits(self._args.batch.max_in_flight or default),
+                self._limits(self._args.batch.max_in_flight or engine.at_once),
                 self.progress,
-                restart=restart,
+                restart=engine.restart,
             )
             self.progress.started = time.monotonic()
             if self._drain is not None:
@@ -317,8 +315,14 @@ class BatchJob:
             return asyncio.run(self._runner.run())
         finally:
             self._runner = None
-            if owned:
-                holder.model.close()
+            engine.close()
+
+    def _open_model(self) -> ModelEngine:
+        model, make = self._model, None
+        if model is None:
+            make = self._make_model
+            model = make(self._args.model)
+        return ModelEngine(model, make, self._args.model, self._answerer)
 
     async def _answer_on_ray(self, writer: Writer, known: IndexSet) -> Ending:
         from quire.batch.ray_backend import ray_answerer
@@ -356,6 +360,8 @@ class BatchJob:
                 yield row
 
     def _answerer(self, model: ChatModel) -> Answerer:
+        if self._make_api_answerer is not None:
+            return self._make_api_answerer(model, self._args.batch.api_settings)
         return answerer_for(self._args, model, compat=self._compat)
 
     def _limits(self, in_flight: int) -> Limits:
@@ -382,36 +388,6 @@ class BatchJob:
         if finished:
             journal.restore_lines(_answer_lines(self.files.lines))
         journal.set_facts({"state": "running", "written": {}})
-
-
-class _ModelHolder:
-    """The model of a run, which is made anew where it dies."""
-
-    def __init__(
-        self, model: ChatModel, make: MakeModel | None, arguments: Mapping[str, Any]
-    ) -> None:
-        self.model, self._make, self._arguments = model, make, arguments
-
-    async def restart(self) -> ChatModel:
-        """Wait for the engine to recover, or make the model anew.
-
-        Raises:
-            EngineError: it does not recover, and it is not ours to make anew.
-            ModelError: it cannot be loaded again.
-        """
-        engine = self.model.engine
-        while engine.state.recovers:
-            try:
-                await self.model.on_home_loop(engine.health())
-                return self.model
-            except EngineError:
-                await asyncio.sleep(HEALTH_PAUSE)
-        if self._make is None:
-            await self.model.on_home_loop(engine.health())  # says what it died of
-            return self.model
-        await asyncio.to_thread(self.model.close)
-        self.model = await asyncio.to_thread(self._make, self._arguments)
-        return self.model
 
 
 class IndexSet:
@@ -445,8 +421,9 @@ def _answer_lines(path: Path) -> Iterator[Record]:
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             content = json.loads(line)
-            if "error" not in content:
-                yield Record(content["index"], line.rstrip("\n"))
+            index = index_of(content)
+            if index is not None and not has_failed(content):
+                yield Record(index, line.rstrip("\n"))
 
 
 def read_status(files: JobFiles) -> Iterator[str]:

@@ -58,6 +58,8 @@ class Record:
     """Whether the prompt was cut to `cutoff_len`."""
     ended_by_length: bool = False
     """Whether an answer ended at its limit of tokens."""
+    message: str = ""
+    """Why a row failed, for people; it is not kept."""
 
     @property
     def failed(self) -> bool:

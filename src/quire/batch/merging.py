@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from quire.batch.files import index_of
 from quire.errors import BatchError
 
 GROUP = 10_000
@@ -85,9 +86,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _index(line: bytes, path: Path, number: int) -> int:
     try:
-        index = json.loads(line)["index"]
-    except (ValueError, TypeError, KeyError):
-        index = None
-    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        content = json.loads(line)
+    except ValueError:
+        content = None
+    index = index_of(content) if isinstance(content, dict) else None
+    if index is None:
         raise BatchError(f"{path}, line {number}: this is no line of a batch (it has no index).")
     return index

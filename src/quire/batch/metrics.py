@@ -26,7 +26,7 @@ def score_row(row: Mapping[str, Any]) -> dict[str, float]:
     """The scores of one answer, each from 0 to 100, those alone that it can have.
 
     Args:
-        row: `predict`, and `label` if there is one, each the whole text. If known, also `answer`, the
+        row: `predict`, and `label` if there is one, each the whole text. If known, also `content`, the
             answer without thought and calls, and `tool_calls` and `label_tool_calls`, as data.
 
     Raises:
@@ -34,7 +34,7 @@ def score_row(row: Mapping[str, Any]) -> dict[str, float]:
         ValueError: the calls are no list of calls.
     """
     predict, label = row["predict"], row.get("label")
-    answer = read_answer(predict, row.get("answer"), row.get("tool_calls"))
+    answer = read_answer(predict, row.get("content"), row.get("tool_calls"))
     is_valid = is_json(answer.text)
     if label is None:
         return {"json_valid": 100.0 * is_valid}
@@ -67,6 +67,8 @@ def score_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, float] | str
             raise
         except ValueError as error:
             results.append(str(error))
+        except RecursionError:
+            results.append("its tool calls nest too deeply")
     return results
 
 
@@ -117,7 +119,7 @@ def _clipped_matches(predict: str, label: str, order: int) -> int:
     """How many n-grams of the answer the label has too, each at most as often as there."""
     found = Counter(_grams(predict, order))
     known = Counter(_grams(label, order))
-    return sum(min(count, known[gram]) for gram, count in found.items())
+    return sum(min(found[gram], known[gram]) for gram in found.keys() & known.keys())
 
 
 def _grams(text: str, order: int) -> list[str]:

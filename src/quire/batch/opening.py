@@ -11,8 +11,9 @@ from typing import Any
 
 from quire.arguments import ArgumentSource
 from quire.batch.arguments import BatchArgs, get_batch_args
-from quire.batch.inputs import BatchSource, check_source, open_file, open_source
-from quire.batch.job import BatchJob, BatchResult, JobFiles, MakeModel
+from quire.batch.inputs import BatchSource, check_source, holds_requests, open_file, open_source
+from quire.batch.job import BatchJob, BatchResult, JobFiles, MakeApiAnswerer
+from quire.batch.job_engine import MakeModel
 from quire.batch.rows import RowSource
 from quire.chat.chat_model import ChatModel
 from quire.errors import BatchError, ConfigError
@@ -26,6 +27,7 @@ def run_batch(
     rows: Iterable[Mapping[str, Any]] | None = None,
     model: ChatModel | None = None,
     make_model: MakeModel = ChatModel,
+    make_api_answerer: MakeApiAnswerer | None = None,
     compat: bool = False,
 ) -> BatchResult:
     """Answer all rows, or go on where an equal batch was ended.
@@ -36,6 +38,8 @@ def run_batch(
             `system` and `tools` where they are wanted.
         model: a model that is loaded already; it stays open.
         make_model: makes the model from its arguments.
+        make_api_answerer: answers the requests of OpenAI's batch files:
+            `quire.server.batches.make_api_answerer`.
         compat: whether LLaMA-Factory's `vllm_infer.py` is followed where quire does better.
 
     Returns:
@@ -47,7 +51,15 @@ def run_batch(
             the files cannot be written.
         ModelError, EngineError: the model cannot be loaded, or has died for good.
     """
-    return open_job(args, rows=rows, model=model, make_model=make_model, compat=compat).run()
+    job = open_job(
+        args,
+        rows=rows,
+        model=model,
+        make_model=make_model,
+        make_api_answerer=make_api_answerer,
+        compat=compat,
+    )
+    return job.run()
 
 
 def open_job(
@@ -56,6 +68,7 @@ def open_job(
     rows: Iterable[Mapping[str, Any]] | None = None,
     model: ChatModel | None = None,
     make_model: MakeModel = ChatModel,
+    make_api_answerer: MakeApiAnswerer | None = None,
     compat: bool = False,
 ) -> BatchJob:
     """A job that is ready to run; see `run_batch`.
@@ -63,7 +76,8 @@ def open_job(
     Raises:
         ConfigError, BatchError: see `run_batch`.
     """
-    read = get_batch_args(args, has_rows=rows is not None, has_model=model is not None)
+    loaded = None if model is None else model.engine.arguments
+    read = get_batch_args(args, has_rows=rows is not None, loaded=loaded)
     files = JobFiles.of(read.batch)
     files.make_folder()
     if rows is not None:
@@ -79,7 +93,47 @@ def open_job(
             "LLaMA-Factory; each is marked (cut), and counted. Without cutoff_len they are refused.",
             f"{read.cutoff_len:,}",
         )
-    return BatchJob(read, source, make_model=make_model, model=model, compat=compat)
+    if not holds_requests(source):
+        make_api_answerer = None
+    elif make_api_answerer is None:
+        raise BatchError(
+            "These rows are requests of OpenAI's batch file, which the server's APIs answer: pip install "
+            "'quire-llm[server]' for `quire batch`, and in a program give run_batch "
+            "make_api_answerer=quire.server.batches.make_api_answerer."
+        )
+    else:
+        _check_requests(read)
+    return BatchJob(
+        read,
+        source,
+        make_model=make_model,
+        model=model,
+        make_api_answerer=make_api_answerer,
+        compat=compat,
+    )
+
+
+def _check_requests(args: BatchArgs) -> None:
+    """Refuse arguments that mean nothing for requests, which say all of themselves.
+
+    Raises:
+        ConfigError: there are any.
+    """
+    batch = args.batch
+    refused = {
+        **dict.fromkeys(args.options, "each request has its own options"),
+        "keep_columns": batch.keep_columns and "a request has no columns beside its custom_id",
+        "matrix_save_name": batch.matrix_save_name and "a request has no label to be scored by",
+        "do_predict": batch.do_predict and "a request has no label to be scored by",
+        "cutoff_len": args.cutoff_len and "each request is the prompt that it is",
+        "save_name": batch.save_name.endswith(".parquet") and "OpenAI's form is .jsonl",
+        "stage": args.infer.finetuning.stage == "rm" and "a request is no pair of answers",
+    }
+    for name, reason in refused.items():
+        if reason:
+            raise ConfigError(
+                f"{name} is not for a file of OpenAI's batch requests: {reason}. Leave it out."
+            )
 
 
 def _source_of(rows: Iterable[Mapping[str, Any]], path: Path, args: BatchArgs) -> BatchSource:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -400,4 +399,4 @@ def _split(rows: list[Prepared]) -> list[list[Prepared]]:
 
 
 def _told(record: Record) -> str:
-    return sentence(str(json.loads(record.error or "{}").get("message", "")))
+    return sentence(record.message)

@@ -68,7 +68,9 @@ def cut(text: str) -> Iterator[str]:
     """
     # With a group in the pattern, every second piece is one that it matched.
     for index, piece in enumerate(_BLOCK.split(text)):
-        if not index % 2:
+        if len(piece) == 1 or (index % 2 and piece.isascii() and piece.isalnum()):
+            yield piece
+        elif not index % 2:
             yield from _cut_others(piece)
         elif _HAN.search(piece):
             yield from _jieba()(piece)

@@ -21,7 +21,7 @@ from quire.cli.words import MakeModel, Words
 from quire.errors import ConfigError
 
 if TYPE_CHECKING:
-    from quire.batch.job import BatchJob, BatchResult
+    from quire.batch.job import BatchJob, BatchResult, MakeApiAnswerer
 
 USAGE = "Usage: quire batch CONFIG.yaml | FOLDER [KEY=VALUE | --KEY VALUE ...]"
 
@@ -67,7 +67,19 @@ def run(words: Sequence[str], make_model: MakeModel) -> int:
     show_log(logging.WARNING)
     if not words:
         raise ConfigError(f"Which model, and which rows? {USAGE}.")
-    return run_job(open_job(read_arguments(list(words)), make_model=make_model))
+    arguments = read_arguments(list(words))
+    return run_job(
+        open_job(arguments, make_model=make_model, make_api_answerer=_make_api_answerer())
+    )
+
+
+def _make_api_answerer() -> MakeApiAnswerer | None:
+    """What answers requests of OpenAI's batch files; None without the server's packages."""
+    try:
+        from quire.server.batches import make_api_answerer
+    except ImportError:
+        return None
+    return make_api_answerer
 
 
 def run_job(job: BatchJob) -> int:

@@ -41,6 +41,9 @@ T = TypeVar("T")
 
 Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
 
+BACKGROUND = 2**20
+"""The engine's `priority` of requests in the background; lower numbers are served first."""
+
 
 class Observation(Protocol):
     """Records one request for metrics, the log and traces. All calls are cheap."""
@@ -325,13 +328,17 @@ class Service:
         engine schedules them itself.
         """
         observation = self.observe(kind, caller, count)
-        deadline = self._deadline(options)
+        background = caller.background
+        deadline = None if background else self._deadline(options)
         priority = options.get("priority")
         if not isinstance(priority, int):  # refused later, with the other options
             priority = 0
         try:
-            async with self.admission.enter(count, priority, deadline):
+            ticket = self.admission.enter(count, priority, deadline, background=background)
+            async with ticket:
                 observation.admitted()
+                if background:  # it may have waited for long, and nobody waits for it
+                    deadline = self._deadline(options)
                 yield self._options(options, adapter, caller, deadline), observation
         except BaseException as error:
             observation.end(error)
@@ -357,6 +364,8 @@ class Service:
         salt = _salted(caller, options.get("cache_salt"))
         if salt is not None:
             ready["cache_salt"] = salt
+        if caller.background and not self.engine.info.is_remote:
+            ready["priority"] = BACKGROUND
         if deadline is not None:
             ready["timeout"] = deadline - time.monotonic()
             if ready["timeout"] <= 0:

@@ -205,7 +205,8 @@ class MarkingGenerator(CodeGenerator):
 
     def _output_child_pre(self, node: nodes.Expr, frame: Frame, finalize: Any) -> None:
         self._output = node
-        self.write("environment.text(")
+        # Sums are written out as pieces, which are texts.
+        self.write("(" if isinstance(node, (nodes.Concat, nodes.Add)) else "environment.text(")
 
     def _constant(self, value: Any) -> str:
         return f"environment.constants[{self.environment.constant(value)}]"

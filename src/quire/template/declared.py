@@ -14,9 +14,10 @@ from quire.tokenizer import Tokenizer
 from quire.tokenizer.folder import DECLARATIONS
 from quire.tools.base import load
 from quire.tools.call_form import CallForm
+from quire.tools.declared_calls import Declared
 from quire.tools.learned import LearnedFormat
 from quire.tools.learning import FIRST, SECOND
-from quire.tools.response_template import Declared, read_declared
+from quire.tools.response_template import read_declared
 
 
 @dataclass(frozen=True, slots=True)

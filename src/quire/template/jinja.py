@@ -41,6 +41,7 @@ _THINKING_SWITCHES = ("enable_thinking", "thinking", "reasoning")
 """Names of the variable by which templates turn thinking on and off."""
 _END = "EndOfWhatIsContinued "
 """Marks the end of a message that is continued; by its space is seen whether the template strips."""
+_TEXT_ALONE = frozenset[type]({Text})
 _OWN_ROLES = {role: own(role) for role in ("system", "user", "assistant", "tool")}
 """Roles are the template's own text: many templates write them inside of a marker."""
 
@@ -103,6 +104,7 @@ class JinjaTemplate(Template):
         self.shows_tools = learned.shows_tools or tool_format is not None
         self.reasoning = learned.thought is not None
         self.thought_words = learned.thought or _NO_THOUGHT
+        self._thought_opening = self.thought_words[0].strip()
         self.before_text, self.after_text = learned.before_text, learned.after_text
         self.stop_words = learned.stops
         self.message_ends, self.goes_on = learned.message_ends, learned.goes_on
@@ -251,7 +253,11 @@ class JinjaTemplate(Template):
         return shown
 
     def _message(self, message: Message) -> dict[str, Any]:
-        kinds = frozenset(map(type, message.parts))
+        parts = message.parts
+        if len(parts) == 1 and type(parts[0]) is Text:  # nearly all
+            kinds = _TEXT_ALONE
+        else:
+            kinds = frozenset(map(type, parts))
         content: str | None = self._content(message, has_control=Control in kinds)
         if not content and message.tool_calls and self.learned.none_content:
             content = None
@@ -274,12 +280,13 @@ class JinjaTemplate(Template):
 
     def _content(self, message: Message, *, has_control: bool) -> str:
         """A message's text; what the model or a media family wrote as control tokens is marked."""
+        text = message.text
         if has_control:
             spans = message_spans(message)
-        elif message.role == "assistant":
-            spans = mark_thought(message.text, self.thought_words)
+        elif message.role == "assistant" and text.lstrip().startswith(self._thought_opening):
+            spans = mark_thought(text, self.thought_words)
         else:
-            return message.text
+            return text
         return join([span.text if span.literal else own(span.text) for span in spans])
 
     def _shows(self, content: Any) -> bool:

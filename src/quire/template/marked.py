@@ -222,18 +222,26 @@ def to_spans(pieces: Iterable[str]) -> Spans:
     spans: list[Span] = []
     run: list[str] = []
     literal = False
-    for piece in pieces:
-        cuts = piece.cuts if type(piece) is Marked else _LITERAL
-        if cuts in (_OWN, _LITERAL):  # nearly all
-            parts: Iterable[tuple[str, bool]] = ((piece, bool(cuts)),) if piece else ()
-        else:
-            parts = _parts(piece, cuts)
-        for part, is_literal in parts:
-            if is_literal != literal and run:
+    for piece in pieces:  # tens of thousands of them
+        if not piece:
+            continue
+        is_literal = True
+        if type(piece) is Marked and piece.cuts != _LITERAL:
+            is_literal = False
+            if piece.cuts:
+                for part, is_literal in _parts(piece, piece.cuts):
+                    if is_literal is not literal and run:
+                        spans.append(Span("".join(run), literal))
+                        run = []
+                    literal = is_literal
+                    run.append(part)
+                continue
+        if is_literal is not literal:
+            if run:
                 spans.append(Span("".join(run), literal))
                 run = []
             literal = is_literal
-            run.append(part)
+        run.append(piece)
     if run:
         spans.append(Span("".join(run), literal))
     return tuple(spans)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any, cast
 
 import jinja2
@@ -46,8 +47,8 @@ _CALL = 100
 _PIECE = 16
 """The cost of each string where many are cut out of one, or joined."""
 _CLOCK_EVERY = 500_000
-_PIECES_AT_ONCE = 10_000
-"""Characters of output that are paid for together."""
+_PIECES_AT_ONCE = 200
+"""Pieces of output that are paid for together."""
 _MAX_BITS = 1 << 15
 _MAX_DEPTH = 1_000  # of nested values: as many as Python's own recursion can walk through
 _MAX_SOURCE = 1_000_000
@@ -65,7 +66,9 @@ _CHEAP_ON_STRINGS = frozenset(
 )
 _OWN_OF_DICTS = frozenset(dir(dict))
 _SAFE_ON_DICTS = frozenset({"get", "items", "keys", "values"})
-_OF_LOOPS = frozenset({"index", "index0", "revindex", "revindex0", "first", "last", "length"})
+_OF_LOOPS = frozenset(
+    {"index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"}
+)
 """Attributes that are no methods, so that nothing about them has to be checked."""
 _HASHING = (dict, Namespace)
 """Functions that make keys of what is in their arguments."""
@@ -140,22 +143,13 @@ class Renderer:
         try:
             given = dict(variables)
             environment.begin(given)
+            written = template.root_render_func(template.new_context(given))
             pieces: list[str] = []
-            written = 0
-            # Piece by piece, so that a template that writes without end is stopped while it does.
-            for piece in cast(
-                "Iterable[Any]", template.root_render_func(template.new_context(given))
-            ):
-                if type(piece) is Pieces:
-                    pieces += piece
-                    written += sum(map(len, piece))
-                else:
-                    pieces.append(piece)
-                    written += len(piece)
-                if written > _PIECES_AT_ONCE:
-                    environment.spend(written)
-                    written = 0
-            environment.spend(written)
+            # Some at a time, so that a template that writes without end is stopped while it does.
+            while some := list(islice(written, _PIECES_AT_ONCE)):
+                texts = _flat(some) if Pieces in map(type, some) else some
+                environment.spend(sum(map(len, texts)))
+                pieces += texts
             return to_spans(pieces)
         except TemplateError:  # the budget's own refusal says what is wrong
             raise
@@ -362,6 +356,16 @@ class Pieces(tuple[str, ...]):
     __slots__ = ()
 
 
+def _flat(pieces: Iterable[Any]) -> list[str]:
+    texts: list[str] = []
+    for piece in pieces:
+        if type(piece) is Pieces:
+            texts += piece
+        else:
+            texts.append(piece)
+    return texts
+
+
 class CallArguments(dict[str, Any]):
     """A call's arguments: a dictionary that, put into text as it is, is its own JSON text."""
 
@@ -427,8 +431,8 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
     # --- what the compiled template calls ------------------------------------------------------
 
     def text(self, value: Any) -> Any:
-        """`str(value)`; numbers are the template's own. `Pieces`, which are written out, stay so."""
-        if isinstance(value, (str, Pieces)):
+        """`str(value)`; numbers are the template's own."""
+        if isinstance(value, str):
             return value
         if isinstance(value, CallArguments):
             return value.text
@@ -457,7 +461,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         """`a + b + ...`, which is written out; of strings alone no text is made."""
         for term in terms:
             if not isinstance(term, str):
-                return self.add_all(context, terms)
+                return self.text(self.add_all(context, terms))
         return Pieces(terms)
 
     def add_all(self, context: Context, terms: tuple[Any, ...]) -> Any:
@@ -502,12 +506,12 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         # known, and most of what templates read is of them.
         kind = type(obj)
         if kind is dict or kind is CallArguments:
-            if attribute in _SAFE_ON_DICTS:
-                return getattr(obj, attribute)
             if attribute not in _OWN_OF_DICTS:
                 if attribute in obj:
                     return obj[attribute]
                 return self.undefined(obj=obj, name=attribute)
+            if attribute in _SAFE_ON_DICTS:
+                return getattr(obj, attribute)
         if (kind is str or kind is Marked) and attribute in _SAFE_ON_STRINGS:
             return getattr(obj, attribute)
         if kind is LoopContext and attribute in _OF_LOOPS:

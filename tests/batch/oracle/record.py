@@ -33,8 +33,8 @@ for name in ("torchaudio",):  # imported, and used for sounds alone
 from llamafactory.data import get_template_and_fix_tokenizer  # noqa: E402
 from llamafactory.data.loader import _get_dataset_processor, _get_merged_dataset  # noqa: E402
 from llamafactory.hparams import DataArguments, ModelArguments  # noqa: E402
-from record_digest import digest  # noqa: E402
-from tokenizer import CONTROLS, make_folder  # noqa: E402
+from record_digest import digest, summary  # noqa: E402
+from tokenizer import make_folder  # noqa: E402
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments  # noqa: E402
 
 TEMPLATES = (
@@ -117,19 +117,11 @@ def main() -> None:
                 for thinking in (True, False):
                     key = f"{name}/{template}/{'thinking' if thinking else 'plain'}"
                     rows = rows_of(name, demo or str(HERE / "data"), template, thinking, model)
-                    recorded[key] = (
-                        rows
-                        if not demo
-                        else [
-                            row
-                            and (row.get("error") or f"{row['prompt'][1]}{row['label'][1]}"[::3])
-                            for row in rows
-                        ]
-                    )
+                    recorded[key] = summary(rows) if demo else rows
                     print(key, len(rows), flush=True)
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE / "renderings.json"
+    target = HERE / ("demo_renderings.json" if demo else "renderings.json")
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in recorded.items())
-    target.write_text(f'{{\n"controls": {len(CONTROLS)},\n{lines}\n}}\n', encoding="utf-8")
+    target.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 is loaded.
 """
 
-from quire.batch.inputs.check import check_source
+from quire.batch.inputs.check import check_source, holds_requests
 from quire.batch.inputs.source import BatchSource, open_file, open_source
 
-__all__ = ["BatchSource", "check_source", "open_file", "open_source"]
+__all__ = ["BatchSource", "check_source", "holds_requests", "open_file", "open_source"]

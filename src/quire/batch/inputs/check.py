@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from quire.batch.inputs.identity import REPEATED
 from quire.batch.inputs.source import BatchSource, Part
-from quire.batch.rows import RowError
+from quire.batch.rows import ApiRow, RowError
 from quire.errors import ConfigError
 
 FIRST_ROWS = 1000
@@ -25,6 +25,16 @@ def check_source(source: BatchSource, *, first_rows: int = FIRST_ROWS) -> tuple[
             used at all.
     """
     return tuple(line for part in source.parts for line in _check_part(part, first_rows))
+
+
+def holds_requests(source: BatchSource, *, first_rows: int = FIRST_ROWS) -> bool:
+    """Whether the first row that can be used is a request of OpenAI's batch file."""
+    for part in source.parts:
+        for record in itertools.islice(part.records(), first_rows):
+            work = part.row(record, 0).work
+            if work is not None:
+                return isinstance(work, ApiRow)
+    return False
 
 
 def _check_part(part: Part, first_rows: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quire.batch.inputs.records import Record, parse_record, read_fault, too_large
+from quire.batch.inputs.records import InputRecord, parse_record, read_fault, too_large
 from quire.batch.inputs.streams import TextBytes
 
 _SPACE = b" \t\r\n"
@@ -47,7 +47,7 @@ def read_lines(file: io.BufferedReader, start: int, limit: int) -> Iterator[Line
         byte += length
 
 
-def read_json(text: TextBytes, limit: int, *, may_span_lines: bool) -> Iterator[Record]:
+def read_json(text: TextBytes, limit: int, *, may_span_lines: bool) -> Iterator[InputRecord]:
     """The records of a JSON file: a list, or lines, whichever its first bytes show.
 
     Args:
@@ -76,7 +76,7 @@ def _skip_space(text: TextBytes) -> tuple[int, bytes]:
     return lines, ahead
 
 
-def _json_lines(text: TextBytes, limit: int, skipped: int) -> Iterator[Record]:
+def _json_lines(text: TextBytes, limit: int, skipped: int) -> Iterator[InputRecord]:
     for line in read_lines(text.file, text.start, limit):
         number = line.number + skipped
         if line.content is None:
@@ -131,7 +131,7 @@ class _Elements:
         self._too_large, self._lost, self._lost_lines = False, 0, 0
         self._depth, self._in_string = 0, False
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[InputRecord]:
         if self._in_list:
             self._fill()
             self._position = 1
@@ -139,7 +139,7 @@ class _Elements:
         is_first = True
         while (mark := self._find_end()) is not None:
             is_last = self._in_list and mark == b"]"
-            content = self._buffer[self._start : self._position - self._in_list]
+            content = self._buffer[self._start : self._position - (mark in b",]")]
             if self._too_large:
                 yield too_large(self._limit, self._line, self._begin)
             elif content.strip(_SPACE) or not (is_first and is_last):
@@ -151,20 +151,23 @@ class _Elements:
                 return
         yield from self._cut_off()
 
-    def _record(self, content: bytes, *, torn: bool = False) -> Record:
+    def _record(self, content: bytes, *, torn: bool = False) -> InputRecord:
         space = len(content) - len(content.lstrip(_SPACE))
-        line = self._line + content.count(b"\n", 0, space)
-        if len(content) - space > self._limit:
-            return too_large(self._limit, line, self._begin + space)
-        if space == len(content):
-            reason = "a value is missing, or there is a comma too much"
-            byte = self._begin + space
-            return read_fault(f"No valid JSON: {reason}, at line {line}, byte {byte}.", line, byte)
+        line, byte = self._line + content.count(b"\n", 0, space), self._begin + space
         column = space - 1 - content.rfind(b"\n", 0, space)
         column += self._column if line == self._line else 0
-        return parse_record(content[space:], line, self._begin + space, column=column, torn=torn)
+        if len(content) - space > self._limit:
+            return too_large(self._limit, line, byte)
+        if space == len(content):
+            place = f"line {line}, column {column + 1}, byte {byte}"
+            return read_fault(
+                f"No valid JSON: a value is missing, or there is a comma too much, at {place}.",
+                line,
+                byte,
+            )
+        return parse_record(content[space:], line, byte, column=column, torn=torn)
 
-    def _after_list(self) -> Iterator[Record]:
+    def _after_list(self) -> Iterator[InputRecord]:
         """After the list nothing may stand but space."""
         while not (rest := self._buffer[self._start :].lstrip(_SPACE)):
             self._position = len(self._buffer)
@@ -180,7 +183,7 @@ class _Elements:
             self._begin,
         )
 
-    def _cut_off(self) -> Iterator[Record]:
+    def _cut_off(self) -> Iterator[InputRecord]:
         """The file has ended before the list, or in an object."""
         content = self._buffer[self._start :]
         record = None
@@ -210,10 +213,18 @@ class _Elements:
             self._position, mark = match.end(), match[0]
             if self._in_string:
                 self._in_string = len(mark) == 2
+                if mark == b"\n" and self._ends_row_with_line():
+                    self._depth = 0
+                    return mark
             elif mark == b'"':
                 self._in_string = True
             elif self._is_end(mark):
                 return mark
+
+    def _ends_row_with_line(self) -> bool:
+        """Whether a string without its quotation mark looks as if its row ended with this line."""
+        line = self._buffer[max(self._start, self._position - 80) : self._position]
+        return self._in_list and line.rstrip(_SPACE + b",").endswith(b"}")
 
     def _is_end(self, mark: bytes) -> bool:
         if mark in b"[{":
@@ -228,19 +239,28 @@ class _Elements:
 
     def _next_value(self) -> None:
         """The next value begins where the last one was seen to end."""
-        newline = self._buffer.rfind(b"\n", self._start, self._position)
-        if newline < 0 and not self._lost_lines:
-            self._column += self._lost + self._position - self._start
-        else:
-            self._column = self._position - 1 - max(newline, self._start - 1)
-        self._line += self._lost_lines + self._buffer.count(b"\n", self._start, self._position)
-        self._begin += self._lost + self._position - self._start
-        self._start = self._position
+        self._advance(self._position)
+        self._begin += self._lost
+        self._line += self._lost_lines
         self._too_large, self._lost, self._lost_lines = False, 0, 0
+
+    def _advance(self, position: int) -> None:
+        """Go on to a place in the buffer, and count its lines."""
+        newline = self._buffer.rfind(b"\n", self._start, position)
+        if newline < 0 and not self._lost_lines:
+            self._column += self._lost + position - self._start
+        else:
+            self._column = position - 1 - max(newline, self._start - 1)
+        self._line += self._buffer.count(b"\n", self._start, position)
+        self._begin += position - self._start
+        self._start = position
 
     def _fill(self) -> bool:
         """Read on. What is known to be a part of a value that is too large is not kept."""
         if self._position - self._start > self._limit + _READ:
+            if not self._too_large:
+                value = self._buffer[self._start : self._position]
+                self._advance(self._start + len(value) - len(value.lstrip(_SPACE)))
             self._too_large = True
             self._lost += self._position - self._start
             self._lost_lines += self._buffer.count(b"\n", self._start, self._position)

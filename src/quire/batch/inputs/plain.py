@@ -34,8 +34,8 @@ class PlainConverter:
 
     `custom_id` with `url` or `body` is a request of OpenAI's batch file; `messages`, a conversation
     in OpenAI's form or LLaMA-Factory's, whose last answer is the label; `conversations`, one of
-    sharegpt; `instruction`, a row of alpaca; `prompt` or `text`, one question. A list alone is
-    the messages.
+    sharegpt; `instruction`, a row of alpaca; `prompt` or `text`, one question. A list alone, or as
+    `prompt`, is the messages.
     """
 
     def __init__(
@@ -77,6 +77,8 @@ class PlainConverter:
             raise RowFault(f"A row must be an object or a list of messages, not {kind_of(row)}.")
         if is_api_row(row):
             return api_row(row), ()
+        if isinstance(row.get("prompt"), list):  # messages, as trainers name them
+            row = {**row, "messages": row["prompt"]}
         for key, converter in self._converters.items():
             if row.get(key) is not None:
                 return converter.convert(row, text_cells=text_cells)

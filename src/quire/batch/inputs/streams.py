@@ -94,12 +94,14 @@ class _Decompressed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._ready and not self.damage and self._decompress():
-            pass
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
+        """Fill the buffer, unless the file ends: who looks ahead must see as much as in any file."""
+        filled = 0
+        while filled < len(buffer) and (self._ready or (not self.damage and self._decompress())):
+            count = min(len(buffer) - filled, len(self._ready))
+            buffer[filled : filled + count] = self._ready[:count]
+            self._ready = self._ready[count:]
+            filled += count
+        return filled
 
     def _decompress(self) -> bool:
         """Decompress a little, since it may become much; false at the end."""
@@ -199,36 +201,44 @@ def hash_file(path: Path, see_chunk: SeeChunk) -> None:
             pass
 
 
-def keep_standard_input(spool: Path, *, overwrite: bool) -> None:
+def keep_stream(spool: Path, path: Path | None, *, overwrite: bool) -> None:
     """Write standard input to `spool`, so that a job that is started again has the same rows.
 
     Where `spool` is there already, from the job's first start, standard input may be empty or a
     terminal; otherwise it must be the same again.
 
+    Args:
+        path: a named pipe that is read instead.
+
     Raises:
-        ConfigError: standard input is empty or a terminal, and nothing is kept; or it differs from
-            what is kept, without `overwrite`; or the file cannot be written.
+        ConfigError: nothing can be read, and nothing is kept; or it differs from what is kept,
+            without `overwrite`; or the file cannot be written.
     """
     part = spool.with_name(f"{spool.name}.part")
-    source = sys.stdin.buffer
+    name = "standard input" if path is None else str(path)
     try:
-        length = 0 if sys.stdin.isatty() else _copy(source, part)
+        length = _copy_input(path, part)
         if not length:
             part.unlink(missing_ok=True)
             if not spool.exists():
-                raise ConfigError("input: - reads standard input, which is empty.")
+                raise ConfigError(f"input: nothing came from {name}.")
         elif not overwrite and spool.exists() and not _same(part, spool):
             part.unlink()
             raise ConfigError(
-                f"Standard input is not that of this job's first start, which is kept in {spool}: "
-                "begin with overwrite_output_dir: true, or name another output_dir."
+                f"What comes from {name} is not that of this job's first start, which is kept in "
+                f"{spool}: begin with overwrite_output_dir: true, or name another output_dir."
             )
         else:
             os.replace(part, spool)
     except OSError as error:
-        raise ConfigError(
-            f"Standard input cannot be kept in {spool}: {error.strerror or error}."
-        ) from None
+        raise ConfigError(f"{name} cannot be kept in {spool}: {error.strerror or error}.") from None
+
+
+def _copy_input(path: Path | None, part: Path) -> int:
+    if path is not None:
+        with path.open("rb") as source:
+            return _copy(source, part)
+    return 0 if sys.stdin.isatty() else _copy(sys.stdin.buffer, part)
 
 
 def _copy(source: BinaryIO, target: Path) -> int:

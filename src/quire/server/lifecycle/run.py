@@ -24,6 +24,7 @@ from quire.media.policy import MediaPolicy
 from quire.server.admission import Admission
 from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
+from quire.server.batches.routes import batch_routers, open_batches
 from quire.server.lifecycle.connection import Connection
 from quire.server.lifecycle.lifecycle import Lifecycle
 from quire.server.middleware.keys import KeyRing
@@ -119,7 +120,7 @@ def _run(
         server.should_exit = True
 
     served = ServedApp(make_engine, arguments, ring, log, stop, address(listening[0]))
-    server = DrainingServer(config(served.app, arguments), served.lifecycle)
+    server = DrainingServer(config(served.app, arguments), served.drain)
     server.run(sockets=listening)
     if served.lifecycle.failure is not None:
         raise served.lifecycle.failure
@@ -160,9 +161,11 @@ class ServedApp:
         self.lifecycle = Lifecycle(self.service, self.admission, self._make, log, stop, address)
         gauges = ServerGauges(self.lifecycle, self.admission, log)
         traced = self._tracer is not None
+        collector = ServerCollector(metrics, gauges, self._name)
+        self._batches = open_batches(self.service, ring)
         self.app = make_app(
             self.service,
-            routers=(metrics_router(ServerCollector(metrics, gauges, self._name)),),
+            routers=(metrics_router(collector), *batch_routers(self._batches)),
             middleware=middleware_stack(arguments, ring, self.admission, log, traced=traced),
             lifespan=self._lifespan,
         )
@@ -181,6 +184,8 @@ class ServedApp:
     @asynccontextmanager
     async def _lifespan(self, app: FastAPI) -> AsyncGenerator[None]:
         self.lifecycle.start()
+        if self._batches is not None:
+            self._batches.start()
         if self._address:
             self._log.event("listening", address=self._address)
         try:
@@ -188,9 +193,17 @@ class ServedApp:
                 await self.lifecycle.loaded()
             yield
         finally:
+            if self._batches is not None:
+                await self._batches.close()
             await self.lifecycle.close()
             if self._tracer is not None:
                 await asyncio.to_thread(self._tracer.close)
+
+    def drain(self) -> None:
+        """Begin no more requests, and end the server once those in flight have ended."""
+        if self._batches is not None:
+            self._batches.drain()
+        self.lifecycle.drain()
 
 
 class ServerGauges:
@@ -221,13 +234,13 @@ class ServerGauges:
 class DrainingServer(uvicorn.Server):
     """uvicorn's server; a signal drains it, and a second one ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
         super().__init__(config)
-        self._lifecycle = lifecycle
+        self._drain = drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal, which may interrupt the main thread anywhere."""
-        asyncio.get_running_loop().call_soon_threadsafe(self._lifecycle.drain)
+        asyncio.get_running_loop().call_soon_threadsafe(self._drain)
 
 
 def config(app: FastAPI, arguments: ServerArguments) -> uvicorn.Config:
