@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from quire.adapters.folder import Adapter
 from quire.arguments import ModelArguments, get_infer_args
-from quire.errors import EngineClosedError, EngineError, QuireError
+from quire.errors import ConfigError, EngineClosedError, EngineError, QuireError
 from quire.server.arguments import ServerArguments, read_server_arguments
 from quire.server.errors import ServerError
 from quire.server.lifecycle.run import ServedApp, engine_maker
@@ -221,6 +221,11 @@ def application(
     from ray import serve
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
+    if arguments.batches_dir is not None:
+        raise ConfigError(
+            "batches_dir is one server's own, and replicas would share it: leave it out, and serve "
+            "/v1/batches by a quire serve beside them."
+        )
     model = get_infer_args({"media_dir": arguments.media_root, **values}).model
     KeyRing.of(arguments)  # a key file that cannot be read is told here, and not by a replica
     least, most = replicas
