@@ -36,6 +36,7 @@ _SEQUENCES = 256  # that an engine runs at once, where its arguments do not say
 _OTHERS = 64  # requests at once that need no engine: probes, lists of models, the page
 _DEREGISTERING = 2  # seconds for which a replica that ends still takes requests
 _ENDING = 10  # seconds to end requests that are cut, and the engine
+_BESIDE_HEADERS = 16 * 2**10  # bytes of HAProxy's buffer, so that too large headers get quire's 431
 _FULL = 0.8  # of a replica's capacity; more than that on average asks for another replica
 _PATIENCE = 60.0  # seconds for all replicas to load an adapter
 _LOOK = 0.5  # seconds between two looks at whether the replica is to end
@@ -57,6 +58,7 @@ def proxy_environment(arguments: ServerArguments) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "\n    ".join(balance),
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(arguments.max_header_bytes + _BESIDE_HEADERS),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(arguments.reader_timeout)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_DEREGISTERING),
     }
