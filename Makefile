@@ -55,8 +55,8 @@ check: $(VENV)/.dev  ## format, lint, types (of the tests too), imports, and the
 docs: $(VENV)/.dev  ## the documentation at http://127.0.0.1:8001, built again at each change
 	$(MKDOCS) serve --strict --dev-addr 127.0.0.1:8001 --watch src
 
-test-fast: $(VENV)/.fast  ## the tests that need no vLLM, no torch and no browser
-	$(BIN)/python -m pytest -m "not vllm and not torch and not browser" $(SPREAD) $(TEST_ARGS)
+test-fast: $(VENV)/.fast  ## the tests that need no vLLM, no torch, no browser and no Ray
+	$(BIN)/python -m pytest -m "not vllm and not torch and not browser and not ray" $(SPREAD) $(TEST_ARGS)
 
 test: $(VENV)/.dev  ## all tests
 	$(BIN)/python -m pytest $(SPREAD) $(TEST_ARGS)

@@ -75,9 +75,11 @@ def measured_table(name: str) -> list[str]:
 def groups() -> dict[str, type[Arguments]]:
     """All groups of arguments by their names."""
     from quire.arguments import command_line
+    from quire.batch.arguments import BatchArguments
     from quire.server.arguments import ServerArguments
 
-    return {group.__name__: group for group in (*command_line.GROUPS, ServerArguments)}
+    more = (BatchArguments, ServerArguments)
+    return {group.__name__: group for group in (*command_line.GROUPS, *more)}
 
 
 # --- arguments -----------------------------------------------------------------------------------

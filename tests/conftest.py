@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("no deadline")
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need vLLM, torch or a browser; see `tiers.py`."""
+    """Mark the tests that need vLLM, torch, a browser or Ray; see `tiers.py`."""
     for item in items:
         if isinstance(item, pytest.Function):
             definitions = item._fixtureinfo.name2fixturedefs
@@ -39,14 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 needs |= {"vllm"}
             for mark in needs:
                 item.add_marker(mark)
-        if item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.xdist_group("vllm"))
+        for mark in tiers.TOGETHER:
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.xdist_group(mark))
+                break
 
 
 class FilesAndGroups(LoadGroupScheduling):
-    """Gives each process a file of tests at a time, and one of them all that need vLLM.
+    """Gives each process a file of tests at a time, and one of them all that need vLLM, or Ray.
 
-    vLLM's engines take a while to start and gigabytes of memory.
+    vLLM's engines and Ray's clusters take a while to start and much memory.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -62,7 +64,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the files whose import needs what `-m "not ..."` does without."""
     left_out = {
-        mark for mark in ("vllm", "torch", "browser") if f"not {mark}" in config.option.markexpr
+        mark
+        for mark in ("vllm", "torch", "browser", "ray")
+        if f"not {mark}" in config.option.markexpr
     }
     conftest = collection_path / "conftest.py"
     file = conftest if conftest.is_file() else collection_path

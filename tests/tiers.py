@@ -1,4 +1,4 @@
-"""Which tests need vLLM, torch or a browser: read from what they import, marked by `conftest.py`.
+"""Which tests need vLLM, torch, a browser or Ray: read from what they import, marked by `conftest.py`.
 
 A test needs a package where its function, a fixture of it, or anything of the tests that these name
 imports it; a module that imports one at its top needs it for all of its tests. What cannot be seen so
@@ -22,8 +22,12 @@ MARKS = {
     "peft": "torch",
     "compressed_tensors": "torch",
     "playwright": "browser",
+    "ray": "ray",
 }
 """Packages that the fast tier does without, and the mark of what needs them."""
+
+TOGETHER = ("vllm", "ray")
+"""Marks of the tests that run in one process, since what they start is shared."""
 
 STARTING_VLLM = frozenset({"import_vllm", "vllm_model"})
 """A function of quire's and a fixture: who names one needs vLLM."""

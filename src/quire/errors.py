@@ -17,6 +17,9 @@ QuireError
 │   ├── UnknownAdapterError             the request names an adapter that is not served
 │   ├── PromptTooLongError              the prompt leaves no room in the context
 │   └── MediaError                      an image, a video or a sound cannot be used
+├── BatchError                          a batch cannot begin, or cannot go on
+│   ├── JobChangedError                 the files are of another job, or its input has changed
+│   └── JobRunningError                 another process works on the same job
 └── EngineError (RuntimeError)          the engine failed at a request, or cannot serve any
     ├── EngineClosedError               the engine was closed
     ├── EngineStartError                the engine did not start
@@ -101,6 +104,18 @@ class PromptTooLongError(RequestError):
 
 class MediaError(RequestError):
     """An image, a video or a sound cannot be used."""
+
+
+class BatchError(QuireError):
+    """A batch cannot begin, or cannot go on."""
+
+
+class JobChangedError(BatchError, ValueError):
+    """The files are of another job, or the job's input or settings have changed."""
+
+
+class JobRunningError(BatchError):
+    """Another process works on the same job."""
 
 
 class EngineError(QuireError, RuntimeError):

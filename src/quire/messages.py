@@ -103,11 +103,14 @@ class Conversation:
         system: the system message; None takes the template's default.
         tools: the tools as the caller wrote them, each `{"name", "description", "parameters"}` or
             `{"type": "function", "function": {...}}`.
+        empty_tools: whether the tools were given as the JSON text of an empty list, for which
+            LLaMA-Factory's formats write a system turn, even an empty one.
     """
 
     messages: tuple[Message, ...]
     system: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    empty_tools: bool = False
 
 
 _ROLES: dict[str, Role] = {
@@ -178,7 +181,8 @@ def read_conversation(
     if system is None and given:
         system = "\n\n".join(given)
     _check_order(turns, may_end_with_answer)
-    return Conversation(tuple(_paired(turns)), system, read_tools(tools))
+    read = read_tools(tools)
+    return Conversation(tuple(_paired(turns)), system, read, bool(tools) and not read)
 
 
 def read_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> tuple[dict[str, Any], ...]:

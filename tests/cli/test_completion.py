@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from quire.arguments import FIELDS
+from quire.batch import BatchArguments
 from quire.cli.completion.scripts import (
     FILES,
     FLAG,
@@ -54,8 +55,9 @@ def test_all_commands_and_their_options(vocabulary: CompletionWords) -> None:
 def test_each_key_is_one_that_its_command_reads(vocabulary: CompletionWords) -> None:
     for command in vocabulary.commands:
         known = set(FIELDS)
-        known |= REQUEST_OPTIONS if command.name in ("chat", "bench") else set()
+        known |= REQUEST_OPTIONS if command.name in ("chat", "bench", "batch") else set()
         known |= set(ServerArguments.model_fields) if "Serve a model" in command.summary else set()
+        known |= set(BatchArguments.model_fields) if command.name == "batch" else set()
         assert set(command.keys) <= known
     start = read_start([f"{key}=1" for key in vocabulary.commands[1].keys])
     assert {*start.arguments, *start.options} >= set(vocabulary.commands[1].keys)

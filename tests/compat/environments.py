@@ -110,6 +110,6 @@ class Environment:
             "print('real' if hasattr(ChatModel, 'is_real') else 'quire', end='')"
         )
 
-    def manage(self, word: str) -> subprocess.CompletedProcess[str]:
-        """`python -m quire_llamafactory` with this word."""
-        return self.run(self.python, "-m", "quire_llamafactory", word)
+    def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """`python -m quire_llamafactory` with these words."""
+        return self.run(self.python, "-m", "quire_llamafactory", *words)

@@ -10,6 +10,7 @@ from quire.demo import demo_model_path
 from tests.compat.environments import Environment, build_own_wheel, build_real_wheel
 
 COMMANDS = ("llamafactory-cli", "lmf")
+SCRIPT = "vllm_infer.py"
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +120,47 @@ def test_the_commands_of_the_real_one_are_never_touched(installed: Environment, 
     refused = installed.manage("install")
     assert refused.returncode == 1
     assert f"the package in {installed.packages / 'llamafactory'}" in refused.stderr
-    assert installed.manage("uninstall").stdout == "There was nothing to remove.\n"
+    removed = installed.manage("uninstall").stdout  # what the real one has not
+    assert removed == f"Removed {installed.scripts / SCRIPT}.\n"
     assert "it is left as it is" in installed.manage("status").stdout
     assert "llamafactory-cli: another package's" in installed.manage("status").stdout
     assert _files(installed) == before
+
+
+def test_the_script_is_a_command_too(installed: Environment) -> None:
+    assert installed.manage("install").returncode == 0
+    script = installed.scripts / SCRIPT
+    for command in ((script,), (installed.python, script)):
+        shown = installed.run(*command, "--help")
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "--model_name_or_path" in shown.stdout
+        refused = installed.run(*command, "m", "--templat", "qwen")
+        assert (refused.returncode, "did you mean 'template'" in refused.stderr) == (2, True)
+    assert installed.manage("uninstall").returncode == 0
+    assert not script.exists()
+
+
+def test_the_script_in_a_folder_of_the_users(
+    installed: Environment, real: Path, tmp_path: Path
+) -> None:
+    """`python scripts/vllm_infer.py`, in an environment with the real package as well."""
+    installed.install(real)
+    folder = tmp_path / "some scripts"
+    assert installed.manage("install", str(folder)).returncode == 1  # there is no such folder
+    folder.mkdir()
+    assert installed.manage("install", str(folder)).stdout == f"Wrote {folder / SCRIPT}.\n"
+    shown = installed.run(installed.python, folder / SCRIPT, "--help")
+    assert (shown.returncode, "Usage: vllm_infer.py" in shown.stdout) == (0, True), shown.stderr
+    assert "quire's" in installed.manage("status", str(folder)).stdout.splitlines()[-1]
+    assert installed.manage("uninstall", str(folder)).returncode == 0
+    assert not list(folder.iterdir())
+
+    theirs = folder / SCRIPT
+    theirs.write_text("import fire\n")
+    refused = installed.manage("install", str(folder))
+    assert (refused.returncode, str(theirs) in refused.stderr) == (1, True)
+    installed.manage("uninstall", str(folder))
+    assert theirs.read_text() == "import fire\n"
 
 
 def test_a_command_that_is_somebody_elses_is_left(installed: Environment) -> None:

@@ -29,6 +29,21 @@ FORMS: dict[str, CallForm] = {
         between=", ",
         end="]",
     ),
+    "text_arguments": CallForm(
+        ('{"name": "', NAME, '", "arguments": ', ARGUMENTS, "}"),
+        JsonArguments(as_text=True),
+        begin="<tool_calls>[",
+        between=", ",
+        end="]</tool_calls>",
+    ),
+    "indented": CallForm(
+        ('{\n        "name": "', NAME, '",\n        "arguments": ', ARGUMENTS, "\n    }"),
+        JsonArguments(comma=",\n            "),
+        begin="<|tool_call|>[",
+        open="\n    ",
+        between=",",
+        end="\n]",
+    ),
     "mistral": CallForm((NAME, "[ARGS]", ARGUMENTS), JsonArguments(), open="[TOOL_CALLS]"),
     "deepseek_v3": CallForm(
         ("function<｜tool▁sep｜>", NAME, "\n```json\n", ARGUMENTS, "\n```"),

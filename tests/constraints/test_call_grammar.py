@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
-from quire.constraints.call_grammar import is_writable
 from quire.messages import ToolCall
 from quire.response_format import Constraint
 from quire.tools.base import ToolFormat
@@ -64,6 +63,20 @@ RIGHT: dict[str, tuple[str, ...]] = {
         '[TOOL_CALLS][{"name": "get", "arguments": {"zone": "x"}, "id": "abcdef012"}]',
         ('[TOOL_CALLS][{"name": "get", "arguments": {}, "id": "a"}, '
         '{"name": "get_all", "arguments": {}, "id": "b"}]'),
+    ),
+    "text_arguments": (
+        r'<tool_calls>[{"name": "get_weather", "arguments": "{\"city\": \"a\\\"b\\\\ \\n\", \"unit\": \"F\"}"}]</tool_calls>',
+        r'<tool_calls>[{"name": "get_weather", "arguments": "{\"city\": \"Oslo\", \"soft\": null, \"tags\": [\"a\", \"b\"]}"}]</tool_calls>',
+        r'<tool_calls>[{"name": "get", "arguments": "{}"}, {"name": "get_all", "arguments": "{\"a\": {\"b\": [1, \"x\"]}}"}]</tool_calls>',
+    ),
+    "indented": (
+        ('<|tool_call|>[\n    {\n        "name": "get_weather",\n        "arguments": {\n'
+        '            "city": "New York",\n            "days": 2,\n            "tags": [\n'
+        '                "a",\n                "b"\n            ]\n        }\n    }\n]'),
+        ('<|tool_call|>[\n    {\n        "name": "get",\n        "arguments": {}\n    },\n    {\n'
+        '        "name": "get_all",\n        "arguments": {"a": 1}\n    }\n]'),
+        ('<|tool_call|>[\n    {\n        "name": "get_weather",\n        "arguments": '
+        '{"city": "Oslo", "days": 2}\n    }\n]'),
     ),
     "named_twice": (' to=get<|message|>{"call": "get", "with": {"zone": "x"}}',),
     "mistral": ('[TOOL_CALLS]get[ARGS]{"zone": "x"}[TOOL_CALLS]get_all[ARGS]{}',),
@@ -146,6 +159,22 @@ WRONG = {
         ),
     ),
     "an unknown parameter": ("glm4", "<tool_call>get\n<arg_key>city"),
+    "an unknown key in a text": (
+        "text_arguments",
+        r'<tool_calls>[{"name": "get", "arguments": "{\"city',
+    ),
+    "a wrong type in a text": (
+        "text_arguments",
+        r'<tool_calls>[{"name": "get_weather", "arguments": "{\"city\": \"x\", \"days\": \"2',
+    ),
+    "a quote that ends the text": (
+        "text_arguments",
+        r'<tool_calls>[{"name": "get", "arguments": "{\"zone\": \"x"',
+    ),
+    "endless lines": (
+        "indented",
+        '<|tool_call|>[\n    {\n        "name": "get",\n        "arguments": {\n\n',
+    ),
     "JSON in Python": ("pythonic", '[get_weather(city="Oslo", soft=true'),
     "an unknown member": ("gemma4", "<|tool_call>call:get{city"),
 }
@@ -279,6 +308,10 @@ CUT = {
     "hermes": ('<tool_call>\n{"name": "get_weather", "arguments": {"city": "New Yo', '{"city": "New Yo'),
     "llama3": ('{"name":"get_weather","parameters":{"city": "New Yo', '{"city": "New Yo'),
     "mistral": ('[TOOL_CALLS]get_weather[ARGS]{"city": "New Yo', '{"city": "New Yo'),
+    "text_arguments": (
+        r'<tool_calls>[{"name": "get_weather", "arguments": "{\"city\": \"New\\n Yo' + "\\",
+        r'{"city": "New\n Yo',
+    ),
     "named_twice": (
         ' to=get_weather<|message|>{"call": "get_weather", "with": {"city": "New Yo',
         '{"city": "New Yo',
@@ -367,7 +400,7 @@ LEARNED = [form for name in tool_format_names() if (form := get_tool_format(name
 def test_what_a_format_writes_is_taken_and_read(learned: ToolFormat, count: int) -> None:
     form = learned.form
     assert form is not None
-    if not is_writable(form) or (form.most or count) < count:
+    if (form.most or count) < count:
         return
     calls = [
         ToolCall("get_weather", '{"city": "New York", "unit": "C", "days": 2, "tags": ["a"]}'),
@@ -392,3 +425,41 @@ def test_a_line_break_after_calls_is_no_beginning_of_another(name: str) -> None:
     assert verdict(answer(FORMS[name]), f"\n{text}") == "never"
     begun = replace(FORMS[name], open="\n" + FORMS[name].open)
     assert verdict(answer(begun), f"\n{text}") == verdict(answer(begun), text) == "whole"
+
+
+def test_white_space_around_calls_is_bounded() -> None:
+    thought = ThoughtForm("<think>", "</think>", is_optional=True)
+    text = RIGHT["hermes"][0]
+    form = answer(FORMS["hermes"], thought=thought)
+    for white in ("\n", "\n\n\n", " "):
+        assert verdict(form, f"<think>hm</think>{white}{text}{white}") == "whole"
+    assert verdict(form, f"<think>hm</think>{text}\n\n\n\n") == "never"
+    assert verdict(form, f"<think>hm</think>\n\n\n\n{text}") == "never"
+    spaced = replace(FORMS["hermes"], begin=" " * 10)
+    assert verdict(answer(spaced), " " * 10 + text) == verdict(answer(spaced), text) == "whole"
+
+
+def test_calls_in_a_message_of_their_own_after_a_thought() -> None:
+    """As Solar's, whose texts and calls after a thought begin with the head of a message."""
+    thought = ThoughtForm("<think>", "</think>", is_optional=True)
+    marks = {"before_text": ("<|a|>", "<|m|>bot<|a|>"), "after_text": ("<|m|>bot", "<|end|>")}
+    form = replace(answer(FORMS["hermes"], thought=thought), **marks)
+    text = RIGHT["hermes"][0]
+    for written in (text, f"<think>hm</think><|m|>bot{text}", f"<think>hm</think>{text}<|end|>"):
+        assert verdict(form, written) == "whole"
+    assert verdict(form, f"{text}<|m|>bot") == "never"
+    called = replace(FORMS["named_twice"], between="<|m|>bot")
+    form = replace(answer(called, thought=thought), **marks)
+    text = RIGHT["named_twice"][0]
+    for written in (text, f"<think>hm</think><|m|>bot{text}", f"{text}<|m|>bot{text}"):
+        assert verdict(form, written) == "whole"
+
+
+def test_calls_in_another_form_of_the_model() -> None:
+    """gpt-oss's template writes the recipient before the channel; the model does as a rule after it."""
+    form = answer(FORMS["mistral"])
+    assert form.calls is not None
+    other = replace(form, calls=replace(form.calls, others=(FORMS["named_twice"],)))
+    for name in ("mistral", "named_twice"):
+        assert verdict(other, RIGHT[name][0]) == "whole"
+    assert verdict(form, RIGHT["named_twice"][0]) == "never"

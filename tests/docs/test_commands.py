@@ -16,6 +16,8 @@ from cyclopts import CycloptsError
 
 from quire.arguments import FIELDS, get_infer_args, read_assignments, split_source
 from quire.arguments.base import is_secret
+from quire.batch import get_batch_args
+from quire.cli.batch import BATCH_COMMANDS
 from quire.cli.bench import AGAINST
 from quire.cli.completion.scripts import CompletionWords, read_vocabulary
 from quire.cli.deploy import KINDS
@@ -55,6 +57,8 @@ def wrong_quire(words: Sequence[str]) -> str | None:
         return str(error)
     if "words" not in function.__annotations__ or "--help" in words:
         return None
+    if words[0] == "batch" and words[1] in BATCH_COMMANDS:  # their words are files
+        return None
     try:
         return wrong_words(words[0], [str(word) for word in bound.arguments.get("words", ())])
     except QuireError as error:
@@ -77,8 +81,18 @@ def wrong_words(name: str, words: Sequence[str]) -> str | None:
         unknown = set(values) - set(command.keys)
         if unknown:
             return f"{name} takes no {sorted(unknown)}"
-        check_values(values)
+        if name == "batch":
+            get_batch_args(
+                {"model_name_or_path": "folder", **values}, has_rows=not needs_rows(values)
+            )
+        else:
+            check_values(values)
     return None
+
+
+def needs_rows(values: dict[str, Any]) -> bool:
+    """Whether the words name the rows; a file named before them may do so too."""
+    return any(name in values for name in ("input", "dataset", "eval_dataset"))
 
 
 def wrong_llamafactory(words: Sequence[str]) -> str | None:

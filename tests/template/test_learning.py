@@ -235,3 +235,15 @@ def test_a_named_template_reads_the_models_own_calls_too() -> None:
         rest, calls = found.tool_format.parse(text, [{"name": "f"}])
         assert [(call.name, call.arguments) for call in calls] == [("f", '{"a": 1}')]
         assert not rest
+
+
+def test_a_header_that_the_history_writes_with_other_white_space_is_no_part_of_an_answer() -> None:
+    body = QWEN.replace("<|im_end|>\n", "<|im_end|>").replace(
+        "<|im_start|>", "{{ '\\n' }}<|im_start|>"
+    )
+    found = Reader(template(body, "<|im_start|>assistant\n\n")).template
+    assert isinstance(found, JinjaTemplate)
+    form = found.learned.form
+    assert form is not None
+    assert "<|im_start|>" not in form.begin
+    assert found.before_text == ()

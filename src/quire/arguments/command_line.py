@@ -157,7 +157,7 @@ def _negated(key: str) -> str | None:
 def typed(key: str, text: str) -> Any:
     """Give a word's text the type of argument `key`."""
     if key not in FIELDS:
-        return parse_scalar(text)
+        return text if text == "-" else parse_scalar(text)  # `-` is standard input, not a YAML list
     if _types_of(key) <= {bool, int, float}:
         return parse_scalar(text)
     return None if text == "null" else text

@@ -154,7 +154,7 @@ RENAMED: Mapping[str, str] = {
 """Names that LLaMA-Factory itself gave up, and what they are called now."""
 
 DATA_SET_KEYS = frozenset(["cutoff_len", "dataset", "dataset_dir", "max_samples"])
-"""Arguments of runs over data sets: nothing reads them, so they are named in the log as well."""
+"""Arguments of batches (`quire.batch`): elsewhere they are named in the log as well."""
 
 FOREIGN_KEYS = TRAINING_KEYS | frozenset(WITHOUT_EFFECT) | frozenset(_REFUSED)
 

@@ -209,15 +209,17 @@ class DataArguments(Arguments):
     media_dir: PathStr | None = None
     """Where relative paths of media are looked for first, before the current folder."""
 
-    # For runs over data sets; nothing reads these yet, and the log says so (see `foreign.py`).
+    # For batches alone; elsewhere the log names them (see `foreign.py`).
     dataset: NameList = None
-    """Without effect so far: of runs over data sets."""
-    dataset_dir: PathStr = "data"
-    """Without effect so far: of runs over data sets."""
+    """Data sets that `quire batch` answers: names of dataset_info.json, or paths of files."""
+    dataset_dir: PathStr | dict[str, Any] = "data"
+    """The folder of dataset_info.json and of its files, for batches; or that file's content; or ONLINE,
+    where data sets are a hub's, or REMOTE:NAME, a repository that holds the file."""
     cutoff_len: PositiveInteger = 2048
-    """Without effect so far: of runs over data sets."""
+    """In batches, where it is given: prompts with more tokens than this, their label's included, lose
+    their end."""
     max_samples: PositiveInteger | None = None
-    """Without effect so far: of runs over data sets."""
+    """In batches: the most rows of each data set, its first ones."""
 
 
 class FinetuningArguments(Arguments):

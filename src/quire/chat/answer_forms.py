@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from quire.constraints.answer_form import AnswerForm, CallsForm, OfferedTool, ThoughtForm
-from quire.constraints.call_grammar import arguments_schema, is_writable
+from quire.constraints.call_grammar import arguments_schema
 from quire.constraints.schema_refs import SchemaError
 from quire.constraints.validation import mismatch
 from quire.constraints.vocabulary import control_texts
@@ -24,6 +24,7 @@ from quire.tool_choice import ToolChoice
 from quire.tools.base import ToolFormat, load, name_of, schema_of, unwrap
 from quire.tools.call_form import CallForm, TagArguments
 from quire.tools.forced import JSON_LIST, ForcedCalls, json_list_parser
+from quire.tools.harmony import CALL_FORM, TEMPLATE_FORM
 from quire.tools.stream import Piece, ToolParser
 
 logger = logging.getLogger("quire")
@@ -46,6 +47,7 @@ class AnswerForms:
         self._context_length = context_length
         self.call_form = self._form_of_calls(template)
         """The form in which calls are forced."""
+        self._other_forms = (TEMPLATE_FORM,) if self.call_form == CALL_FORM else ()
         opener, closer = (word.strip() for word in template.thought_words)
         self._opener, self._closer = opener, closer
         self._before_text, self._after_text = (
@@ -65,7 +67,7 @@ class AnswerForms:
 
     def _form_of_calls(self, template: Template) -> CallForm:
         form = template.tool_format.form if template.tool_format is not None else None
-        return form if form is not None and is_writable(form) else JSON_LIST
+        return form if form is not None else JSON_LIST
 
     def check_budget(self) -> None:
         """Check that a budget for thoughts can be kept.
@@ -119,7 +121,8 @@ class AnswerForms:
             return None
         calls = None
         if choice.is_forced or (text is not None and tools):
-            calls = CallsForm(self.call_form, _offered(tools, choice), _most_calls(options, choice))
+            most = _most_calls(options, choice)
+            calls = CallsForm(self.call_form, _offered(tools, choice), most, self._other_forms)
         if choice.is_forced:
             text = None
         thought = self._thought(budget, starts_in_thought, may_think)

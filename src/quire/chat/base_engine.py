@@ -39,6 +39,13 @@ class BaseEngine:
     # --- properties ------------------------------------------------------------------------------
 
     @property
+    def arguments(self) -> InferArgs:
+        """The four groups of arguments that the engine was made with."""
+        return InferArgs(
+            self.model_args, self.data_args, self.finetuning_args, self.generating_args
+        )
+
+    @property
     def info(self) -> EngineInfo:
         """What the engine can do, and its limits."""
         return self._chat.info

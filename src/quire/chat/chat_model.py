@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Generator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -162,7 +169,7 @@ class ChatModel:
     ) -> AsyncGenerator[str, None]:
         """Answer a conversation as a stream of its text; see BaseEngine.stream_chat."""
         request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
-        return self._on_any_loop(self.engine.stream_text(request))
+        return self.on_any_loop(self.engine.stream_text(request))
 
     def astream(
         self,
@@ -176,13 +183,13 @@ class ChatModel:
     ) -> AsyncGenerator[ChatDelta, None]:
         """Answer a conversation as a stream of deltas; see BaseEngine.stream."""
         request = ChatRequest.of(messages, system, tools, images, videos, audios, input_kwargs)
-        return self._on_any_loop(self.engine.stream_request(request))
+        return self.on_any_loop(self.engine.stream_request(request))
 
     def acomplete(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """Complete token ids without a template; see TokenChat.complete."""
-        return self._on_any_loop(self.engine.tokens.complete(prompt, params))
+        return self.on_any_loop(self.engine.tokens.complete(prompt, params))
 
-    def _on_any_loop(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    def on_any_loop(self, stream: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """The engine's stream for the caller's event loop.
 
         An engine that is bound to one loop runs on this object's, and its items cross over to other
@@ -191,6 +198,10 @@ class ChatModel:
         if not self.engine.info.loop_bound or self._loop.is_running_here:
             return stream
         return self._loop.aiterate(stream)
+
+    async def on_home_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of the engine on this object's event loop, from any other one."""
+        return await self._loop.wait(coroutine)
 
     async def aget_scores(self, batch_input: list[str], **input_kwargs: Any) -> list[float]:
         """Score texts with a reward model; see BaseEngine.get_scores."""

@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from quire.arguments import InferArgs
 from quire.chat.answer_forms import AnswerForms, PlainForms, forced_parser
@@ -26,7 +26,7 @@ from quire.errors import (
     UnsupportedOptionError,
 )
 from quire.media.values import Medium
-from quire.messages import Conversation, Media, read_conversation
+from quire.messages import Conversation, Media, read_conversation, read_message
 from quire.options import check_option_names, may_end_with_answer, read_option
 from quire.prompt import Element, Prompt, TextElement
 from quire.request import NO_MEDIA, ChatRequest
@@ -53,6 +53,9 @@ about half a millisecond, less than handing it to a thread takes under load."""
 
 MAX_CONTEXTS = 4
 """A text that is only tokenised, or cut, may be longer than the context, but not without end."""
+
+CutPrompt: TypeAlias = Callable[[Sequence[int]], tuple[int, ...]]
+"""Shortens the tokens of a prompt."""
 
 _NO_TEXTS: frozenset[str] = frozenset()
 
@@ -180,8 +183,14 @@ class Preparation:
                 raise ConfigError(f"The configuration: {error}") from None
         return budget
 
-    async def prepare(self, request: ChatRequest) -> PreparedRequest:
+    async def prepare(
+        self, request: ChatRequest, *, cut: CutPrompt | None = None
+    ) -> PreparedRequest:
         """Prepare a request, in a thread unless it is short.
+
+        Args:
+            cut: shortens the prompt before it is compared with the context. It is not called where
+                media are in the prompt.
 
         Raises:
             RequestError: the request is wrong.
@@ -190,8 +199,8 @@ class Preparation:
         """
         self._home.check()
         if _is_short(request):
-            return self._read_short(request)
-        result = await asyncio.to_thread(self._read, request)
+            return self._read_short(request, cut)
+        result = await asyncio.to_thread(self._read, request, cut)
         if isinstance(result, PreparedRequest):
             return result
         conversation, media = result
@@ -209,6 +218,24 @@ class Preparation:
         if not isinstance(read, PreparedRequest):
             raise MediaError("This request holds media, which only `prepare` can fetch and decode.")
         return read
+
+    def answer_ids(self, request: ChatRequest, answer: Mapping[str, Any]) -> tuple[int, ...]:
+        """The tokens of a given answer to a request, as the template writes it after the prompt.
+
+        Args:
+            answer: an assistant's message. Placeholders of media in it stay text.
+
+        Raises:
+            RequestError: the request or the answer is wrong.
+        """
+        conversation = read_conversation(request.messages, request.system, request.tools)
+        shown = self.template.with_tools_shown(conversation)
+        wanted = self._render_options.wants_thinking(request.options)
+        configured = self._render_options.enable_thinking
+        thinking = self._answers.thinks(request.options, wanted, configured)
+        how = self._render_options.resolve(request.options, thinking)
+        elements = self.template.render_answer(shown, read_message(answer), **how)
+        return self.template.encode_elements(elements, self.tokenizer)
 
     def params(
         self, options: Mapping[str, Any], prompt_length: int, *, streamed: bool = True
@@ -277,17 +304,17 @@ class Preparation:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def _read_short(self, request: ChatRequest) -> PreparedRequest:
+    def _read_short(self, request: ChatRequest, cut: CutPrompt | None) -> PreparedRequest:
         """Prepare a short request, which holds no media and cannot be far too long."""
         conversation = read_conversation(
             request.messages,
             request.system,
             may_end_with_answer=may_end_with_answer(request.options),
         )
-        return self._render(request, conversation, (), checks_length=False)
+        return self._render(request, conversation, (), checks_length=False, cut=cut)
 
     def _read(
-        self, request: ChatRequest
+        self, request: ChatRequest, cut: CutPrompt | None = None
     ) -> PreparedRequest | tuple[Conversation, tuple[Media, ...]]:
         """Read a request. Prepare it at once if it is text only, else return what is to be decoded.
 
@@ -299,10 +326,11 @@ class Preparation:
             request.tools,
             may_end_with_answer=may_end_with_answer(request.options),
         )
-        self._check_length([*_rendered_texts(conversation)], request.options)
+        if cut is None:
+            self._check_length([*_rendered_texts(conversation)], request.options)
         conversation, media = self.media.place(conversation, request.media)
         if not media:
-            return self._render(request, conversation, ())
+            return self._render(request, conversation, (), checks_length=cut is None, cut=cut)
         check_option_names(request.options)  # before anything is fetched for it
         return conversation, media
 
@@ -313,6 +341,7 @@ class Preparation:
         media: Sequence[Medium],
         *,
         checks_length: bool = True,
+        cut: CutPrompt | None = None,
     ) -> PreparedRequest:
         options, template = request.options, self.template
         if self._thinking_budget is not None and options.get("thinking_budget") is None:
@@ -337,6 +366,8 @@ class Preparation:
             last is not None and template.continues_thought(last)
         )
         prompt = self._encode(elements, media, options)
+        if cut is not None and not media:
+            prompt = replace(prompt, token_ids=cut(prompt.token_ids))
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         if special:

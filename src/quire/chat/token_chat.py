@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Any
 
 from quire.chat.answer_reader import AnswerReader
 from quire.chat.answer_stops import AnswerStops
@@ -37,14 +38,27 @@ class TokenChat(ChatEngine):
 
     def stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """Answer a conversation; see ChatEngine."""
-        timeout = read_option(request.options, "timeout")
-        deltas = self._stream(request)
-        if not read_option(request.options, "parallel_tool_calls"):
+        return self._with_options(self._stream(request), request.options)
+
+    def stream_prepared(
+        self, prepared: PreparedRequest, options: Mapping[str, Any]
+    ) -> AsyncGenerator[Delta, None]:
+        """Answer a conversation that was prepared before, with its request's options."""
+        return self._with_options(self._stream(prepared), options)
+
+    def _with_options(
+        self, deltas: AsyncGenerator[Delta, None], options: Mapping[str, Any]
+    ) -> AsyncGenerator[Delta, None]:
+        timeout = read_option(options, "timeout")
+        if not read_option(options, "parallel_tool_calls"):
             deltas = first_calls(deltas)
         return deltas if timeout is None else with_timeout(deltas, timeout)
 
-    async def _stream(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        prepared = await self.preparation.prepare(request)
+    async def _stream(self, request: ChatRequest | PreparedRequest) -> AsyncGenerator[Delta, None]:
+        if isinstance(request, PreparedRequest):
+            prepared = request
+        else:
+            prepared = await self.preparation.prepare(request)
         prompt = prepared.prompt
         params = await self._settled(prompt, prepared.params)
         prompt_ids = None if prompt.media and self.info.expands_media else tuple(prompt.token_ids)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 
 from cyclopts import (
     App,
@@ -19,19 +18,15 @@ from cyclopts import (
 )
 
 from quire import __version__
+from quire.cli.batch import batch_app
 from quire.cli.bench import bench
 from quire.cli.deploy import deploy
 from quire.cli.hub import list_models, pull, remove
 from quire.cli.prompt import prompt
 from quire.cli.serve import serve
-from quire.cli.terminal import (
-    end_quietly,
-    is_of_output,
-    open_standard_streams,
-    report_error,
-)
+from quire.cli.terminal import run_command
 from quire.cli.words import MakeModel, Words, load_model
-from quire.errors import ConfigError, QuireError, RequestError, nearest
+from quire.errors import ConfigError, nearest
 
 # The modules of the commands import what they need inside of their functions: `quire --help` loads
 # no engine, and no command loads what only another one needs.
@@ -49,35 +44,19 @@ def main(argv: Sequence[str] | None = None, *, make_model: MakeModel = load_mode
         argv: the words after `quire`; None takes the process's own.
         make_model: makes the model from its arguments; tests put a tiny one in its place.
     """
-    open_standard_streams()
-    _write_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
-    app = build_app(make_model)
-    try:
-        result = app(words, exit_on_error=False, print_error=False, result_action="return_value")
-        sys.stdout.flush()
+
+    def run() -> int:
+        app = build_app(make_model)
+        try:
+            result = app(
+                words, exit_on_error=False, print_error=False, result_action="return_value"
+            )
+        except CycloptsError as error:
+            raise ConfigError(_in_our_words(error, words, app)) from None
         return int(result or 0)
-    except CycloptsError as error:
-        report_error(_in_our_words(error, words, app))
-        return 2
-    except QuireError as error:
-        report_error(str(error))
-        return 2 if isinstance(error, (ConfigError, RequestError)) else 1
-    except BrokenPipeError:
-        end_quietly()
-        return 0
-    except OSError as error:
-        if not is_of_output(error):
-            raise
-        end_quietly()
-        report_error(f"The output cannot be written: {error.strerror}.")
-        return 1
-    except MemoryError:
-        report_error("There is not enough memory for this.")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\n")
-        return 130
+
+    return run_command(run)
 
 
 def build_app(make_model: MakeModel) -> App:
@@ -124,6 +103,7 @@ def build_app(make_model: MakeModel) -> App:
         deploy,
         usage="Usage: quire deploy vllm|ray [CONFIG.yaml | FOLDER | NAME] [OPTIONS] [KEY=VALUE ...]",
     )
+    app.command(batch_app(make_model))
     app.command(
         bench,
         usage="Usage: quire bench [CONFIG.yaml | FOLDER] [KEY=VALUE ...] [OPTIONS] [--against ...]",
@@ -179,10 +159,3 @@ def _unknown(word: str, app: App) -> str:
     kind, known = ("option", options) if word.startswith("-") else ("command", commands)
     near = nearest(word, known) or f"; there are {', '.join([*commands, *options])}."
     return f"Unknown {kind} {word!r}{near}"
-
-
-def _write_any_text() -> None:
-    """Write `?` for what the terminal's encoding lacks, where Python would raise."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")

@@ -6,13 +6,14 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from quire.characters import harmless
-from quire.errors import MessageError
+from quire.errors import ConfigError, MessageError, QuireError, RequestError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -175,3 +176,42 @@ def end_quietly(stream: TextIO | None = None) -> None:
     """
     with open(os.devnull, "w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), (stream or sys.stdout).fileno())
+
+
+def run_command(run: Callable[[], int]) -> int:
+    """Run a command, say in one line what has ended it, and return its exit code.
+
+    0 is done, 1 that the engine or the model failed, 2 that the arguments or the request are wrong,
+    130 that it was stopped by Ctrl-C.
+    """
+    open_standard_streams()
+    _write_any_text()
+    try:
+        code = run()
+        sys.stdout.flush()
+        return code
+    except QuireError as error:
+        report_error(str(error))
+        return 2 if isinstance(error, (ConfigError, RequestError)) else 1
+    except BrokenPipeError:
+        end_quietly()
+        return 0
+    except OSError as error:
+        if not is_of_output(error):
+            raise
+        end_quietly()
+        report_error(f"The output cannot be written: {error.strerror}.")
+        return 1
+    except MemoryError:
+        report_error("There is not enough memory for this.")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        return 130
+
+
+def _write_any_text() -> None:
+    """Write `?` for what the terminal's encoding lacks, where Python would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -40,6 +40,8 @@ class CallsForm:
     tools: tuple[OfferedTool, ...]
     most: int | None = None
     """Most calls; None for any number."""
+    others: tuple[CallForm, ...] = ()
+    """Further forms in which the model may write all of the calls."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,11 @@ from quire.constraints.lark import (
     json_block,
     renamed,
     unforced,
+    white_space,
 )
 from quire.constraints.schema import enforceable
 from quire.constraints.schema_refs import SchemaError
 from quire.response_format import Constraint
-
-_LINE = "/\\n\\n?/"
-"""The line breaks with which models begin an answer, or go on after a thought."""
 
 
 def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
@@ -39,9 +37,11 @@ def answer_grammar(answer: AnswerForm, free: Collection[str] = ()) -> str:
     own = own.removeprefix(UNFORCED).removeprefix(HEAD)
     rules = Rules(answer.tokens, beside=own)
     ways: list[str] = []
+    heads, ends = _heads_and_ends(answer)
     if answer.calls is not None:
         empty = [one + other for one in answer.before_text for other in answer.after_text]
-        ways.append(" ".join((*_marks(rules, empty), write_calls(rules, answer.calls, free))))
+        calls = write_calls(rules, answer.calls, free, heads if answer.thought is not None else ())
+        ways.append(" ".join((*_marks(rules, empty), calls, *_marks(rules, ends))))
     if own:
         whole = rules.reserve()
         own = renamed(own, "start", whole)
@@ -90,6 +90,16 @@ def _marks(rules: Rules, marks: Sequence[str]) -> list[str]:
     return [f"({' | '.join(written)})?"] if written else []
 
 
+def _heads_and_ends(answer: AnswerForm) -> tuple[list[str], list[str]]:
+    """Of the marks after a text, those that begin another message of the turn, and the others."""
+    heads = [
+        mark
+        for mark in answer.after_text
+        if any(one.startswith(mark) and one != mark for one in answer.before_text)
+    ]
+    return heads, [mark for mark in answer.after_text if mark not in heads]
+
+
 def _not_enforceable(answer: AnswerForm) -> list[str]:
     """The tools whose schemas cannot be enforced, as far as can be seen without llguidance."""
     free: list[str] = []
@@ -116,7 +126,7 @@ def _thought(rules: Rules, thought: ThoughtForm, answer: AnswerForm) -> str:
         kept = _all_but((token, *answer.stops), answer.vocab_size)
         inner = f"{kept}{limit} <[{token}]>" if thought.budget != 0 else f"<[{token}]>"
         inner = f"{inner} {rules.literal(rest)}".rstrip()
-    line = f"{rules.add(_LINE)}?"
+    line = white_space()
     if thought.opener:
         # Some models close a thought that they have not opened, where they have none.
         closer = rules.literal(thought.closer)

@@ -16,6 +16,16 @@ UNFORCED = '%llguidance {"no_forcing": true}\n'
 """The first line where the model tokenises such text. What reads like an added token (`a <think> b`)
 becomes that token otherwise, which the grammar of a text then refuses in the middle of an answer."""
 
+_MOST_WHITE = 3
+
+
+def white_space(beside: str = "") -> str:
+    """White space between parts of an answer, which may be missing: a few characters, or as many as
+    a text has at its ends."""
+    written = max(len(beside) - len(beside.lstrip()), len(beside) - len(beside.rstrip()))
+    return f"/[ \\n]{{1,{max(_MOST_WHITE, written)}}}/?"
+
+
 _WORD = re.compile(
     r"""
       "(?:[^"\\]|\\.)*"i?          # a string
@@ -44,7 +54,7 @@ class Rules:
             beside: a grammar that will stand beside these rules, and has none of their names.
         """
         self._prefix = "rule-"
-        while self._prefix in beside:
+        while self._prefix in beside or self._prefix.upper() in beside:
             self._prefix = f"x{self._prefix}"
         self._tokens = tokens
         self._pattern = re.compile(
@@ -60,6 +70,14 @@ class Rules:
         if name is None:
             name = self._names[key] = f"{self._prefix}{len(self._lines)}"
             self._lines.append(f"{name}{options}: {body}")
+        return name
+
+    def terminal(self, body: str) -> str:
+        """Add a terminal, which takes all of its text at once; return its name."""
+        name = self._names.get(body)
+        if name is None:
+            name = self._names[body] = f"{self._prefix.upper()}{len(self._lines)}"
+            self._lines.append(f"{name}: {body}")
         return name
 
     def reserve(self) -> str:
@@ -99,20 +117,22 @@ class Rules:
         match = self._pattern.match(text)
         return (None, text) if match is None else (self._tokens[match[0]], text[match.end() :])
 
-    def text_until(self, end: str) -> str:
+    def text_until(self, end: str, within: str | None = None) -> str:
         """Any text, and the first occurrence of `end` after it.
 
         Where an added token is in `end`, the text ends there. White space that `end` has before it
         is then the text's or the end's, as the model likes.
+
+        Args:
+            within: a terminal's body for the texts that there may be; None for any.
         """
+        text = "/(.|\\n)*/" if within is None else self.terminal(within)
         match = self._pattern.search(end)
         if match is None:
             suffix = json.dumps(end, ensure_ascii=False)
-            return self.add("/(.|\\n)*/", f"[suffix={suffix}]")
+            return self.add(text, f"[suffix={suffix}]")
         before = end[: match.start()] if end[: match.start()].strip() else ""
-        return " ".join(
-            part for part in ("/(.|\\n)*/", self.literal(before + end[match.start() :])) if part
-        )
+        return joined(text, self.literal(before + end[match.start() :]))
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """JSON of a schema that `enforceable` has made."""
@@ -131,6 +151,11 @@ def json_block(schema: Mapping[str, Any]) -> str:
 def string(text: str) -> str:
     """A text as a symbol of a grammar; empty for none."""
     return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def joined(*symbols: str) -> str:
+    """One after another, without those that are empty."""
+    return " ".join(symbol for symbol in symbols if symbol)
 
 
 def alternatives(bodies: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ What is made allows no answer that the schema forbids, and sometimes fewer than 
 
 - An object with `properties` and no word on other keys has no others: models otherwise run on with
   keys that they invent.
-- `oneOf` is `anyOf`; what matches two alternatives is not kept out.
+- `oneOf` is `anyOf` of alternatives that exclude each other, or are made to: see `exclusive`.
 - Of a key that is in `properties` and matches a pattern of `patternProperties`, the pattern is left out.
 - What can never be finite is left out: a model would write it until it reaches its token limit.
 """
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from itertools import permutations
 from typing import Any, cast
 
+from quire.constraints.exclusive import Exclusive
 from quire.constraints.finite_schema import Schema, without_endless
 from quire.constraints.schema_refs import MAX_STEPS, REFERENCES, References, SchemaError
 
@@ -50,18 +51,22 @@ _MAX_ORDERS = 5
 """Most values whose orders are written out for `uniqueItems`: there are 326 of five."""
 
 
-def enforceable(schema: Mapping[str, Any] | bool, *, is_object: bool = False) -> dict[str, Any]:
+def enforceable(
+    schema: Mapping[str, Any] | bool, *, is_object: bool = False, is_exact: bool = True
+) -> dict[str, Any]:
     """A schema that llguidance enforces, which allows nothing that `schema` forbids.
 
     Args:
         is_object: an object is wanted, whether or not the schema says so: a tool's parameters.
+        is_exact: whether a `oneOf` whose alternatives may match the same is refused; otherwise
+            that is allowed, for who looks at the values afterwards.
 
     Raises:
         SchemaError: it has what cannot be enforced, or nothing finite matches it.
     """
     if isinstance(schema, bool):
         schema = {} if schema else {"enum": []}
-    made, definitions = _Reader(schema).read_all()
+    made, definitions = _Reader(schema, is_exact=is_exact).read_all()
     return without_endless(_as_object(made) if is_object else made, definitions)
 
 
@@ -75,9 +80,10 @@ def _as_object(made: dict[str, Any]) -> dict[str, Any]:
 class _Reader:
     """Reads one schema, and its subschemas that references lead to, each once."""
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self._root = root
+    def __init__(self, root: Mapping[str, Any], *, is_exact: bool) -> None:
+        self._root, self._is_exact = root, is_exact
         self._references = References(root)
+        self._exclusive = Exclusive(root, self._references)
         self._names: dict[tuple[int, bool], str] = {}
         self._unread: list[tuple[str, Any, bool]] = []
         self._steps = 0
@@ -196,6 +202,8 @@ class _Reader:
             if keyword in REFERENCES:
                 read: list[Schema] = [{"$ref": self._name(group[0], closes=closes and alone)}]
             else:
+                if keyword == "oneOf":
+                    group = self._apart(group, closes=closes and alone)
                 read = [self.read(part, closes=closes and alone) for part in group]
             if keyword not in _CHOICES:
                 made.setdefault("allOf", []).extend(read)
@@ -206,6 +214,15 @@ class _Reader:
         if len(made.get("allOf", ())) == 1 and list(made["allOf"][0]) == ["$ref"]:
             made |= made.pop("allOf")[0]
         return set() if alone else set[str]().union(*keys)
+
+    def _apart(self, group: list[Any], *, closes: bool) -> list[Any]:
+        """The alternatives of a `oneOf`, made to exclude each other."""
+        try:
+            return self._exclusive.alternatives(group, closes=closes)
+        except SchemaError:
+            if self._is_exact:
+                raise
+            return group
 
     def _groups(self, node: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
         """What a node is combined of: parts that all hold, one by one, and lists of choices."""

@@ -2,7 +2,8 @@
 
     closed ──open──► a request enters ──► running ──► left
                          │                  ▲
-                         └──► waiting ──────┘   the lowest priority number first, then the oldest
+                         └──► waiting ──────┘   the lowest priority number first, then the oldest,
+                                                and those in the background after all others
 
 All of it happens in one event loop, without locks. A waiting request holds nothing but its slot in
 the queue. A request that would wait longer than it may is refused on arrival.
@@ -29,6 +30,7 @@ class Ticket:
     cost: int
     priority: int
     deadline: float | None
+    background: bool
     number: int
     turn: asyncio.Future[None] | None = None
     task: asyncio.Task[object] | None = None
@@ -83,7 +85,7 @@ class _Pace:
     def ended(self, ticket: Ticket, busy: bool) -> None:
         """Record a request's end. `busy`: others wait; an idle server's intervals say nothing."""
         now = time.monotonic()
-        if ticket.started_at:
+        if ticket.started_at and not ticket.background:
             self.service = _updated(self.service, now - ticket.started_at)
         if busy and self._last is not None:
             self.interval = _updated(self.interval, (now - self._last) / ticket.cost)
@@ -101,42 +103,56 @@ class Admission:
         capacity: completions that run at once. A larger request runs when nothing else does.
         max_waiting: requests that wait.
         queue_timeout: seconds that a request may wait.
+        background: completions in the background that run at once, of `capacity`.
     """
 
-    def __init__(self, capacity: int, max_waiting: int, queue_timeout: float) -> None:
+    def __init__(
+        self, capacity: int, max_waiting: int, queue_timeout: float, background: int = 1
+    ) -> None:
         self.capacity, self.max_waiting, self.queue_timeout = capacity, max_waiting, queue_timeout
+        self.background = background
         self.refused = 0
         self.expired = 0
         self._closed: tuple[str, float | None] | None = None
         self._running: dict[Ticket, None] = {}
         self._waiting: list[Ticket] = []  # sorted by `_order`
         self._numbers = itertools.count()
-        self._cost = 0
+        self._cost = self._background_cost = 0
         self._pace = _Pace()
         self._idle = asyncio.Event()
         self._idle.set()
 
     # --- for requests ----------------------------------------------------------------------------
 
-    def enter(self, cost: int, priority: int = 0, deadline: float | None = None) -> Ticket:
+    def enter(
+        self,
+        cost: int,
+        priority: int = 0,
+        deadline: float | None = None,
+        *,
+        background: bool = False,
+    ) -> Ticket:
         """A ticket for a request: `async with` waits for admission, and raises as below.
 
         Args:
             cost: number of completions.
             priority: lower numbers are served first.
             deadline: when the request must be over, in seconds of the monotonic clock.
+            background: whether it is served after all others, waits for as long as that takes, and
+                is no reason to refuse another one.
 
         Raises:
             NotReady: admission is closed.
             Overloaded: the queue is full, or too long for the request's deadline.
             RequestTimeoutError: the request's time passed in the queue.
         """
-        return Ticket(self, max(1, cost), priority, deadline, next(self._numbers))
+        return Ticket(self, max(1, cost), priority, deadline, background, next(self._numbers))
 
     def check(self) -> None:
         """Refuse early what `enter` would refuse; raises as it does."""
         self.check_open()
-        if len(self._waiting) >= self.max_waiting and (self._waiting or not self._has_room(1)):
+        waiting = self.waiting
+        if waiting >= self.max_waiting and (waiting or not self._fits(1)):
             raise self._overloaded(_FULL)
 
     def check_open(self) -> None:
@@ -149,21 +165,26 @@ class Admission:
         ticket.entered_at = time.monotonic()
         self.check_open()
         is_next = not self._waiting or _order(ticket) < _order(self._waiting[0])
-        if is_next and self._has_room(ticket.cost):
+        if is_next and self._has_room(ticket):
             self._run(ticket)
             return
-        if len(self._waiting) >= self.max_waiting:
+        if ticket.background:
+            await self._wait(ticket, None)
+            return
+        if self.waiting >= self.max_waiting:
             raise self._overloaded(_FULL)
         patience = self._patience(ticket)
         if _MARGIN * self._expected_wait() > patience:
             raise self._overloaded("The server is busy: the request would time out in the queue.")
         await self._wait(ticket, patience)
 
-    async def _wait(self, ticket: Ticket, patience: float) -> None:
+    async def _wait(self, ticket: Ticket, patience: float | None) -> None:
         ticket.turn = asyncio.get_running_loop().create_future()
         bisect.insort(self._waiting, ticket, key=_order)
         self._idle.clear()
-        timer = asyncio.get_running_loop().call_later(patience, self._expire, ticket)
+        timer: asyncio.TimerHandle | None = None
+        if patience is not None:
+            timer = asyncio.get_running_loop().call_later(patience, self._expire, ticket)
         try:
             await ticket.turn
         except BaseException:
@@ -173,7 +194,8 @@ class Admission:
                 self._forget(ticket)
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             ticket.turn = None
 
     def _patience(self, ticket: Ticket) -> float:
@@ -192,12 +214,17 @@ class Admission:
 
     # --- the queue -------------------------------------------------------------------------------
 
-    def _has_room(self, cost: int) -> bool:
+    def _fits(self, cost: int) -> bool:
         return not self._running or self._cost + cost <= self.capacity
+
+    def _has_room(self, ticket: Ticket) -> bool:
+        behind = self._background_cost if ticket.background else 0
+        return self._fits(ticket.cost) and (not behind or behind + ticket.cost <= self.background)
 
     def _run(self, ticket: Ticket) -> None:
         self._running[ticket] = None
         self._cost += ticket.cost
+        self._background_cost += ticket.cost if ticket.background else 0
         self._idle.clear()
 
     def leave(self, ticket: Ticket) -> None:
@@ -205,7 +232,8 @@ class Admission:
         if ticket in self._running:
             del self._running[ticket]
             self._cost -= ticket.cost
-            self._pace.ended(ticket, bool(self._waiting))
+            self._background_cost -= ticket.cost if ticket.background else 0
+            self._pace.ended(ticket, bool(self.waiting))
             self._let_in()
 
     def _forget(self, ticket: Ticket) -> None:
@@ -220,7 +248,7 @@ class Admission:
             if first.turn is None or first.turn.done():  # its own task is ending it
                 self._waiting.pop(0)
                 continue
-            if not self._has_room(first.cost):
+            if not self._has_room(first):
                 break
             self._waiting.pop(0)
             self._run(first)
@@ -230,7 +258,7 @@ class Admission:
 
     def _expected_wait(self) -> float:
         """An estimate, in seconds, of a new request's wait; 0 before any was measured."""
-        ahead = sum(ticket.cost for ticket in self._waiting) + 1
+        ahead = sum(ticket.cost for ticket in self._waiting if not ticket.background) + 1
         return ahead * self._pace.interval
 
     def _overloaded(self, text: str) -> Overloaded:
@@ -278,8 +306,8 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait."""
-        return len(self._waiting)
+        """Requests that wait, but for those in the background."""
+        return len(self._waiting) - sum(ticket.background for ticket in self._waiting)
 
     def check_integrity(self) -> None:
         """Assert that every request is accounted for."""
@@ -287,11 +315,12 @@ class Admission:
         assert self._waiting == sorted(self._waiting, key=_order)
         assert not set(self._running) & set(self._waiting)
         assert self._cost <= self.capacity or len(self._running) == 1
-        assert len(self._waiting) <= self.max_waiting
+        assert self.waiting <= self.max_waiting
+        behind = [ticket.cost for ticket in self._running if ticket.background]
+        assert self._background_cost == sum(behind)
+        assert self._background_cost <= self.background or len(behind) == 1
         live = [t for t in self._waiting if t.turn is not None and not t.turn.done()]
-        assert not live or not self._has_room(live[0].cost), (
-            "a request waits although there is room"
-        )
+        assert not live or not self._has_room(live[0]), "a request waits although there is room"
         assert self._idle.is_set() == (not self._running and not self._waiting)
 
 
@@ -299,5 +328,5 @@ _MARGIN = 1.2  # on expected waits: better a 429 now than a timeout after a long
 _FULL = "The server is busy and its queue is full: try again later."
 
 
-def _order(ticket: Ticket) -> tuple[int, int]:
-    return ticket.priority, ticket.number
+def _order(ticket: Ticket) -> tuple[bool, int, int]:
+    return ticket.background, ticket.priority, ticket.number

@@ -99,6 +99,24 @@ class ServerArguments(Arguments):
     max_connections: Count = 8192
     """Connections at once; more are refused (503), but for those that ask for /health or /ready."""
 
+    # --- files and batches ---
+    batches_dir: str | None = None
+    """The folder of clients' files and batches (/v1/files, /v1/batches); None serves neither."""
+    max_file_bytes: Size = 200 * 2**20
+    """Size of one uploaded file."""
+    max_files: Count = 500
+    """Files that one key may have at a time, those with answers among them."""
+    max_stored_bytes: Size = 10 * 2**30
+    """Size of all files of one key; while it is reached, none is uploaded."""
+    max_batches: Count = 100
+    """Batches of one key that have not ended."""
+    max_batch_requests: Count = 50_000
+    """Requests of one batch."""
+    max_running_batches: Count = 4
+    """Batches that run at once; the others wait, and no key's batches hold up another key's."""
+    max_batch_completions: Count | None = None
+    """Completions of all batches that run at once; None takes an eighth of what the engine runs."""
+
     # --- lifecycle ---
     drain_timeout: Annotated[Float, Field(ge=0)] = 30.0
     """Seconds that requests in flight may take to finish after SIGTERM."""

@@ -68,6 +68,10 @@ class Caller:
     name: str = "anonymous"
     admin: bool = False
     salt: str = ""
+    owner: str = ""
+    """Whose files and batches are the caller's: a digest of the key, the same after each start."""
+    background: bool = False
+    """Whether nobody waits for the answers, so that all other callers are served first."""
 
 
 ANONYMOUS = Caller()

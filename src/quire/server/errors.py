@@ -91,6 +91,38 @@ class NotAllowed(ServerError):
     code = "not_supported"
 
 
+class NotFound(ServerError):
+    """The caller has no file or batch of this id."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class Conflict(ServerError):
+    """The file or batch is in a state in which this cannot be done."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
+class TooManyStored(ServerError):
+    """The caller has as many files or batches as a key may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "quota_exceeded"
+
+
+class StorageFailed(ServerError):
+    """The server's disk is full, or fails."""
+
+    status = 507
+    type = "server_error"
+    code = "storage_failed"
+
+
 class TooLarge(ServerError):
     """The body is larger than the server takes."""
 

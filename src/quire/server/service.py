@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from starlette.requests import Request
 
+from quire.adapters.folder import Adapter
 from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import MAX_CONTEXTS, SHORT, check_length
 from quire.engines.seam import time_limit
@@ -40,6 +41,9 @@ T = TypeVar("T")
 
 Kind: TypeAlias = Literal["chat", "completion", "embedding", "score"]
 
+BACKGROUND = 2**20
+"""The engine's `priority` of requests in the background; lower numbers are served first."""
+
 
 class Observation(Protocol):
     """Records one request for metrics, the log and traces. All calls are cheap."""
@@ -61,6 +65,18 @@ Observe: TypeAlias = Callable[[Kind, Caller, int], Observation]
 """Begins the observation of a request, from its kind, caller and number of completions."""
 
 
+class AdapterPeers(Protocol):
+    """Other servers of the same model, whose adapters are to be the same."""
+
+    async def loaded(self, adapter: Adapter) -> None:
+        """This server has loaded an adapter."""
+        ...
+
+    async def dropped(self, name: str) -> None:
+        """This server has dropped an adapter."""
+        ...
+
+
 def service_of(request: Request) -> Service:
     """The service of a request's application."""
     return request.app.state.service
@@ -80,6 +96,7 @@ class Service:
         self._engine: BaseEngine | None = None
         self._models: ServedModels | None = None
         self._texts: dict[type[TokenTexts], TokenTexts] = {}
+        self.peers: AdapterPeers | None = None
         if engine is not None:
             self.attach(engine)
 
@@ -119,6 +136,24 @@ class Service:
         if self._models is None:
             raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
         return self._models
+
+    async def load_adapter(self, path: str, name: str | None) -> Adapter:
+        """Load an adapter, here and wherever the model is served; see BaseEngine.load_adapter.
+
+        Raises:
+            EngineError: another server could not load it.
+        """
+        adapter = await self.engine.load_adapter(path, name)
+        if self.peers is not None:
+            await self.peers.loaded(adapter)
+        return adapter
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Drop an adapter, here and wherever the model is served; raises as `load_adapter`."""
+        adapter = await self.engine.drop_adapter(name)
+        if self.peers is not None:
+            await self.peers.dropped(adapter.name)
+        return adapter
 
     @property
     def _generator(self) -> BaseEngine:
@@ -293,13 +328,17 @@ class Service:
         engine schedules them itself.
         """
         observation = self.observe(kind, caller, count)
-        deadline = self._deadline(options)
+        background = caller.background
+        deadline = None if background else self._deadline(options)
         priority = options.get("priority")
         if not isinstance(priority, int):  # refused later, with the other options
             priority = 0
         try:
-            async with self.admission.enter(count, priority, deadline):
+            ticket = self.admission.enter(count, priority, deadline, background=background)
+            async with ticket:
                 observation.admitted()
+                if background:  # it may have waited for long, and nobody waits for it
+                    deadline = self._deadline(options)
                 yield self._options(options, adapter, caller, deadline), observation
         except BaseException as error:
             observation.end(error)
@@ -325,6 +364,8 @@ class Service:
         salt = _salted(caller, options.get("cache_salt"))
         if salt is not None:
             ready["cache_salt"] = salt
+        if caller.background and not self.engine.info.is_remote:
+            ready["priority"] = BACKGROUND
         if deadline is not None:
             ready["timeout"] = deadline - time.monotonic()
             if ready["timeout"] <= 0:

@@ -8,7 +8,6 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar
 
-from fastapi import Request
 from starlette.types import Receive
 
 
@@ -56,15 +55,9 @@ class CancelOnDisconnect:
 T = TypeVar("T")
 
 
-async def read_whole(
-    request: Request, deltas: AsyncGenerator[T, None], take: Callable[[T], Any]
-) -> None:
-    """Pass every delta to `take`; a disconnect of the client aborts the request.
-
-    Raises:
-        ClientDisconnected: the client closed its connection.
-    """
-    async with CancelOnDisconnect(request.receive), aclosing(deltas) as stream:
+async def take_all(deltas: AsyncGenerator[T, None], take: Callable[[T], Any]) -> None:
+    """Pass every delta to `take`."""
+    async with aclosing(deltas) as stream:
         async for delta in stream:
             take(delta)
 

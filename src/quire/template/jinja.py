@@ -10,6 +10,7 @@ from typing import Any
 from quire.errors import ConfigError, MessageError, TemplateError, ToolError
 from quire.messages import Control, Conversation, Joint, Media, Message, Part, Text, ToolCall
 from quire.prompt import Element, Span, Spans, TextElement
+from quire.template.declared import Settled, settle
 from quire.template.format import MediaTokens, find_markers, merge_spans
 from quire.template.harmony import begin_answer, history, is_harmony, of_harmony
 from quire.template.learning import THOUGHT_KEYS, Learned, learn, probe_tools
@@ -96,8 +97,12 @@ class JinjaTemplate(Template):
         # One that never asks for a part's type would drop a medium.
         self.takes_parts = self._takes_texts and "type" in source
         self._parts_always = self._takes_texts and not self._shows(_PROBE)
-        learned = self.learned = self._learn(tokenizer)
+        learned = self._learn(tokenizer)
         self.is_harmony = is_harmony(learned)
+        # Harmony's messages have a reader of their own, which knows more than regions do.
+        settled = Settled(learned) if self.is_harmony else settle(learned, tokenizer)
+        learned = self.learned = settled.learned
+        self._not_followed = settled.warning
         self.shows_tools = learned.shows_tools or tool_format is not None
         self.reasoning = learned.thought is not None
         self.thought_words = learned.thought or _NO_THOUGHT
@@ -111,7 +116,7 @@ class JinjaTemplate(Template):
         if self._chosen_format is not None:
             self.tool_format = self._chosen_format
         elif learned.form is not None:
-            self.tool_format = LearnedFormat(learned.form, family)
+            self.tool_format = LearnedFormat(learned.form, family, settled.rendered_form)
         else:
             self.tool_format = family
         self._controls = self._find_controls(tokenizer)
@@ -310,12 +315,13 @@ class JinjaTemplate(Template):
 
     def warning(self) -> str | None:
         """What could not be learned of the template and should be told; None where nothing is missing."""
-        if not self.learned.shows_tools or self.tool_format is not None:
-            return None
-        return (
-            "The model's own chat template shows tools, but not how the model calls them, so its calls "
-            "stay text. Give tool_format, the name of the format that it was trained with."
-        )
+        reasons = [self._not_followed] if self._not_followed else []
+        if self.learned.shows_tools and self.tool_format is None:
+            reasons.append(
+                "The model's own chat template shows tools, but not how the model calls them, so its "
+                "calls stay text. Give tool_format, the name of the format that it was trained with."
+            )
+        return " ".join(reasons) or None
 
     def _learn(self, tokenizer: Tokenizer) -> Learned:
         tools = [wrap(tool) for tool in probe_tools()]

@@ -187,7 +187,19 @@ class _Turns:
         tail = self._tail([message], tools=bool(calls) or beside_tools, variables=variables)
         if tail is None:
             return None
-        return tail[len(self._split.common_prefix(self._head, tail)) :]
+        rest = tail[len(self._split.common_prefix(self._head, tail)) :]
+        header = self._header.match(rest)
+        return rest[header.end() :] if header is not None else rest
+
+    @cached_property
+    def _header(self) -> re.Pattern[str]:
+        """What begins a turn in the history where its white space is not that of a prompt."""
+        header = self._begun[len(self._head) :]
+        pieces = [piece for piece in self._split.split(header) if piece.strip()]
+        if not pieces or _SAYS_THOUGHT.search(pieces[0]):
+            return re.compile("")
+        end = r"\s*" if header[-1].isspace() else ""
+        return re.compile(r"\s*" + r"\s*".join(map(re.escape, pieces)) + end)
 
     @cached_property
     def _plain(self) -> str:

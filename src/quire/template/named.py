@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Unpack
 
 from quire.errors import TemplateError
 from quire.messages import Conversation, Message, ToolCall, check_alternation
@@ -24,6 +24,7 @@ from quire.template.format import (
 )
 from quire.template.harmony import read_answer
 from quire.template.template import (
+    RenderOptions,
     Template,
     continued_message,
     mark_thought,
@@ -117,6 +118,27 @@ class NamedTemplate(Template):
             elements.append(TextElement((Span(self._empty_thought()),)))
         return elements
 
+    def render_answer(
+        self, conversation: Conversation, answer: Message, **how: Unpack[RenderOptions]
+    ) -> list[Element]:
+        """Write an answer as the reference writes what is trained: as the turn after the prompt.
+
+        A reasoning format's answer without a thought follows an empty one, which is the prompt's where
+        thinking is off.
+        """
+        refuse_media(answer, self.name)
+        answer = read_answer(answer) if self.is_harmony else answer
+        thinks = bool(how.get("enable_thinking", True))
+        keep = thinks or not self.reasoning
+        elements: list[Element] = []
+        words = [word.strip() for word in self.thought_words]
+        has_thought = bool(answer.reasoning) or any(word in answer.text for word in words)
+        if self.reasoning and thinks and not has_thought:
+            elements.append(TextElement((Span(self._empty_thought()),)))
+        slots = self._function if answer.tool_calls else self.format.assistant
+        elements += fill(slots, self._answer(answer, keep))
+        return [*elements, EOS] if self.efficient_eos else elements
+
     def _turns_so_far(self, conversation: Conversation, preserve_thinking: bool) -> list[Element]:
         keep = preserve_thinking or not self.reasoning
         elements = fill(self.format.prefix)
@@ -137,7 +159,8 @@ class NamedTemplate(Template):
         if not given.text:
             given = Span(self.default_system, literal=not self._own_default)
         tools = self._tools.list_tools(conversation.tools) if conversation.tools else ()
-        return (given, *tools) if given.text or conversation.tools else None
+        is_written = given.text or conversation.tools or conversation.empty_tools
+        return (given, *tools) if is_written else None
 
     def _turns(self, conversation: Conversation, keep: bool) -> Iterator[tuple[Slots, Spans]]:
         """The slots and the text of each turn; consecutive results are one turn."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypedDict, Unpack, cast
 
 from quire.errors import MediaError, MessageError
@@ -125,6 +126,25 @@ class Template(ABC):
             MessageError: the last message is none that can be continued.
         """
 
+    def render_answer(
+        self, conversation: Conversation, answer: Message, **how: Unpack[RenderOptions]
+    ) -> list[Element]:
+        """Write a given answer as the model would after the prompt of `render`, with the turn's end.
+
+        The end is what stands in a history after it. Where a history writes the answer otherwise
+        than after the prompt, only the answer's text is written.
+
+        Raises:
+            TemplateError, ToolError, MediaError: as `render`.
+        """
+        before = self.render(conversation, **how)
+        history = replace(conversation, messages=(*conversation.messages, answer))
+        whole = self.render(history, **{**how, "add_generation_prompt": False})
+        start = "".join(text_of_elements(before))
+        if "".join(text_of_elements(whole)).startswith(start):
+            return elements_after(whole, len(start))
+        return [TextElement(message_spans(answer))] if answer.text else []
+
     def encode(
         self, conversation: Conversation, tokenizer: Tokenizer, **how: Unpack[RenderOptions]
     ) -> tuple[int, ...]:
@@ -236,6 +256,27 @@ class Template(ABC):
                 if start:
                     return written
         return written
+
+
+def text_of_elements(elements: Sequence[Element]) -> Iterator[str]:
+    """The text of each element, of which a single token has none."""
+    return (one.text if isinstance(one, TextElement) else "" for one in elements)
+
+
+def elements_after(elements: Sequence[Element], length: int) -> list[Element]:
+    """The elements without the first `length` characters of their text."""
+    left: list[Element] = []
+    for element in elements:
+        if not isinstance(element, TextElement):
+            left += [element] if length <= 0 else []
+            continue
+        spans: list[Span] = []
+        for span in element.spans:
+            if length < len(span.text):
+                spans.append(Span(span.text[max(length, 0) :], span.literal))
+            length -= len(span.text)
+        left += [TextElement(tuple(spans))] if spans else []
+    return left
 
 
 def elements_to_json(elements: Sequence[Element]) -> list[str | dict[str, Any]]:

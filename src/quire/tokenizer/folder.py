@@ -37,6 +37,8 @@ _OLD_FILES = (
 )
 _CONVERTERS = ("transformers", "tokenizers", "sentencepiece", "tiktoken", "protobuf")
 """The packages that a conversion follows from."""
+DECLARATIONS = ("response_template", "response_schema")
+"""The entries of tokenizer_config.json that declare how the model answers; the first counts."""
 _WEIGHTS = frozenset(
     {".bin", ".gguf", ".h5", ".msgpack", ".npz", ".onnx", ".pt", ".pth", ".safetensors"}
 )
@@ -44,10 +46,12 @@ _WEIGHTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TokenizerSettings:
-    """The special tokens by name, and the chat template."""
+    """The special tokens by name, the chat template, and what else is said of answers."""
 
     special_tokens: dict[str, str]
     chat_template: ChatTemplate
+    declarations: dict[str, Any]
+    """The entries of tokenizer_config.json that declare how the model answers, as they are."""
 
 
 def load_backend(folder: Path) -> Backend:
@@ -151,7 +155,8 @@ def load_settings(folder: Path, backend: Backend) -> TokenizerSettings:
         wanted = [token for _, token in sorted(decoder.items(), key=lambda item: int(item[0]))]
         _add_tokens(backend, wanted, list(named.values()), _extra_tokens(config))
         special = {name: str(_text(token)) for name, token in named.items()}
-        return TokenizerSettings(special, _chat_template(folder, config))
+        declarations = {key: config[key] for key in DECLARATIONS if key in config}
+        return TokenizerSettings(special, _chat_template(folder, config), declarations)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"{folder / 'tokenizer_config.json'} holds tokens or templates of an unknown form: "

@@ -20,6 +20,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
@@ -74,9 +75,11 @@ class Tokenizer:
         *,
         special_tokens: Mapping[str, str] | None = None,
         chat_template: ChatTemplate = None,
+        declarations: Mapping[str, Any] | None = None,
     ) -> None:
         self.backend = backend
         self.chat_template = chat_template
+        self.declarations = dict(declarations or {})
         self.special_tokens = dict(special_tokens or {})
         self._guards: dict[frozenset[str], Guard] = {}
         # A format writes the same before every conversation, as its default system prompt.
@@ -98,6 +101,7 @@ class Tokenizer:
             backend,
             special_tokens=settings.special_tokens,
             chat_template=settings.chat_template,
+            declarations=settings.declarations,
         )
         longest_of(tokenizer.added_texts)  # a guard of them can be made
         return tokenizer

@@ -110,11 +110,22 @@ def _loose(text: str) -> str:
 
 def _json(form: CallForm, text: str) -> str:
     text = text.lstrip()
+    if isinstance(form.arguments, JsonArguments) and form.arguments.as_text:
+        text = _inside_string(text)
     try:
         _, end = json.JSONDecoder(strict=False).raw_decode(text)
     except (ValueError, RecursionError):
         return text
     return text[:end]
+
+
+_CHARACTERS = re.compile(r'"((?:[^"\\]|\\(?:u[0-9a-fA-F]{4}|[^u]))*)', re.DOTALL)
+
+
+def _inside_string(text: str) -> str:
+    """The text of a JSON string, as far as it goes."""
+    found = _CHARACTERS.match(text)
+    return json.loads(f'"{found[1]}"', strict=False) if found is not None else text
 
 
 def _tags(form: CallForm, text: str) -> str:

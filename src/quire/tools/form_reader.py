@@ -27,6 +27,9 @@ from quire.tools.python_calls import PythonCalls
 from quire.tools.stream import MAX_NAME, SPACES, CharStream, Grammar, Reading, Refuted
 from quire.tools.tag_calls import Schemas, value_of
 
+_TAG_ENDS = re.compile("(?<=>)(?=</)")
+"""Between the ends of two tags, as in `</function></tool_call>`."""
+
 
 class AnyCalls(Grammar):
     """What one of several grammars reads."""
@@ -62,7 +65,13 @@ def grammar_of(form: CallForm, tools: Sequence[Mapping[str, Any]]) -> Grammar:
     if isinstance(form.arguments, JsonArguments) and _is_object(form):
         opener = opener.removesuffix("[").rstrip()
         closers = _runs(form.close + form.end.replace("]", " "))
-        return JsonCalls(opener, *closers, bare=not opener, name_is_key=_name_is_key(form))
+        return JsonCalls(
+            opener,
+            *closers,
+            bare=not opener,
+            name_is_key=_name_is_key(form),
+            keys=(_key_of(form, Slot.NAME, "name"), _key_of(form, Slot.ARGUMENTS, "arguments")),
+        )
     return FormCalls(form, tools)
 
 
@@ -75,9 +84,17 @@ def _name_is_key(form: CallForm) -> bool:
     return form.call[0] == '{"'
 
 
+def _key_of(form: CallForm, slot: Slot, usual: str) -> str:
+    """The key under which a slot stands in a call's JSON object."""
+    at = form.call.index(slot) if slot in form.call else 0
+    before = form.call[at - 1] if at else ""
+    found = re.search(r'"([^"\\]+)"\s*:\s*"?$', before) if isinstance(before, str) else None
+    return found[1] if found else usual
+
+
 def _runs(text: str) -> tuple[str, ...]:
-    """The pieces of a text between white space."""
-    return tuple(text.split())
+    """The pieces of a text between which white space may stand."""
+    return tuple(piece for run in text.split() for piece in _TAG_ENDS.split(run))
 
 
 class FormCalls(Grammar):

@@ -40,6 +40,15 @@ CALL_FORM = CallForm(
 )
 """A call as gpt-oss was trained to write it. `<|call|>` ends the turn, so that there is one."""
 
+TEMPLATE_FORM = CallForm(
+    (Slot.NAME, f"{CHANNEL}commentary json{MESSAGE}", Slot.ARGUMENTS),
+    JsonArguments(),
+    open=" to=functions.",
+    markers=MARKERS,
+    most=1,
+)
+"""A call as the chat template writes it, which models write that were trained further on it."""
+
 MAX_HEADER = 1024
 """Characters. What is longer, and has no `<|message|>`, is text."""
 MAX_WORDS = 3

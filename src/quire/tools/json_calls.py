@@ -15,7 +15,7 @@ MAX_DEPTH = 64
 _NAMES = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
 _IDS = ("id", "tool_call_id")
-_CALL_KEYS = (*_NAMES, *_ARGUMENTS, *_IDS, "type", "function")
+_OTHERS = (*_IDS, "type", "function")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
@@ -28,15 +28,24 @@ class JsonCalls(Grammar):
         bare: also read objects with no tag before them; these must have a name and arguments, and
             no keys but a call's, since an answer may well be a JSON object.
         name_is_key: an object is `{"name": {...}}`.
+        keys: the keys of a call's name and of its arguments, beside the usual ones.
     """
 
     def __init__(
-        self, opener: str, *closers: str, bare: bool = False, name_is_key: bool = False
+        self,
+        opener: str,
+        *closers: str,
+        bare: bool = False,
+        name_is_key: bool = False,
+        keys: tuple[str, str] = ("name", "arguments"),
     ) -> None:
         self._opener = opener
         self._closers = closers
         self._bare = bare
         self._name_is_key = name_is_key
+        name, arguments = keys
+        self._names = (name, *(one for one in _NAMES if one != name))
+        self._arguments = (arguments, *(one for one in _ARGUMENTS if one != arguments))
         self.triggers = frozenset(opener[:1] + ("{[" if bare else ""))
 
     def read(self, stream: CharStream) -> Reading[None]:
@@ -70,8 +79,13 @@ class JsonCalls(Grammar):
 
     def _read_call(self, stream: CharStream, bare: bool) -> Reading[None]:
         start = stream.at
-        yield from read_object(stream, keys=_CALL_KEYS if bare else None)
-        call = call_of(stream.since(start), bare=bare, name_is_key=self._name_is_key)
+        keys = (*self._names, *self._arguments, *_OTHERS) if bare else None
+        yield from read_object(stream, keys=keys)
+        text = stream.since(start)
+        if self._name_is_key:
+            call = _named_by_key(text)
+        else:
+            call = call_of(text, bare=bare, names=self._names, arguments=self._arguments)
         if call is None:
             raise Refuted
         stream.accept(call)
@@ -89,26 +103,39 @@ def _another(stream: CharStream) -> Reading[bool]:
     return False
 
 
-def call_of(text: str, *, bare: bool = False, name_is_key: bool = False) -> ToolCall | None:
+def call_of(
+    text: str,
+    *,
+    bare: bool = False,
+    names: tuple[str, ...] = _NAMES,
+    arguments: tuple[str, ...] = _ARGUMENTS,
+) -> ToolCall | None:
     """The call that a JSON object is, under the names that models give to its fields; else None."""
     try:
         value = load(text)
     except ValueError:
         return None
-    if name_is_key:
-        name, arguments = next(iter(value.items()), ("", None))
-        return ToolCall(name, _arguments(arguments)) if name and len(value) == 1 else None
     inner = value.get("function")
     if isinstance(inner, dict):
         value = {**value, **inner}
-    name = next((value[key] for key in _NAMES if key in value), inner)
-    key = next((key for key in _ARGUMENTS if key in value), None)
+    name = next((value[key] for key in names if key in value), inner)
+    key = next((key for key in arguments if key in value), None)
     if not isinstance(name, str) or not name or (key is None and bare):
         return None
     identity = next((value[key] for key in _IDS if key in value), None)
     return ToolCall(
         name, _arguments(value.get(key)), identity if isinstance(identity, str) else None
     )
+
+
+def _named_by_key(text: str) -> ToolCall | None:
+    """The call that a JSON object of one key is."""
+    try:
+        value = load(text)
+    except ValueError:
+        return None
+    name, arguments = next(iter(value.items()), ("", None))
+    return ToolCall(name, _arguments(arguments)) if name and len(value) == 1 else None
 
 
 def _arguments(value: Any) -> str:

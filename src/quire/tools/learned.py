@@ -34,12 +34,22 @@ from quire.tools.stream import Grammar
 class LearnedFormat(ToolFormat):
     """Calls in a form that was learned. The template itself lists the tools."""
 
-    def __init__(self, form: CallForm, family: ToolFormat | None = None) -> None:
-        """`family` is a format written by hand, whose calls are read as well."""
+    def __init__(
+        self,
+        form: CallForm,
+        family: ToolFormat | None = None,
+        other: CallForm | None = None,
+    ) -> None:
+        """`family`, a format written by hand, and `other`, a second form, are read as well."""
         self._form = form
         self._family = family
+        self._other = other
         self.name = family.name if family is not None else "learned"
-        found = (*form.markers, *(family.markers if family is not None else ()))
+        found = (
+            *form.markers,
+            *(other.markers if other is not None else ()),
+            *(family.markers if family is not None else ()),
+        )
         self.markers = tuple(dict.fromkeys(found))
 
     @cached_property
@@ -58,9 +68,11 @@ class LearnedFormat(ToolFormat):
         return join(form.begin, join_with(form.between, written), form.end)
 
     def grammar(self, tools: Sequence[Mapping[str, Any]] = ()) -> Grammar:
-        own = grammar_of(self._form, tools)
-        family = self._family.grammar(tools) if self._family is not None else None
-        return own if family is None else AnyCalls(own, family)
+        forms = [self._form] if self._other is None else [self._form, self._other]
+        grammars = [grammar_of(form, tools) for form in forms]
+        if self._family is not None:
+            grammars.append(self._family.grammar(tools))
+        return AnyCalls(*grammars) if len(grammars) > 1 else grammars[0]
 
 
 class WithOwnForm(ToolFormat):

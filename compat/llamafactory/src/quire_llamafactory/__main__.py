@@ -1,6 +1,8 @@
 """`python -m quire_llamafactory install | uninstall | status`: the commands in the scripts folder.
 
 They are not the wheel's own: pip would overwrite the real LLaMA-Factory's, whose names they have.
+With a folder after the word it is about `vllm_infer.py` alone, in that folder: what is started as
+`python scripts/vllm_infer.py` then is quire's.
 Exit codes: 0 done, 1 refused, 2 the words make no sense.
 """
 
@@ -15,9 +17,10 @@ from pathlib import Path
 
 from quire_llamafactory import first_found, real_package
 
-NAMES = ("llamafactory-cli", "lmf")
+SCRIPT = "vllm_infer.py"
+NAMES = ("llamafactory-cli", "lmf", SCRIPT)
 _MARK = "# Written by `python -m quire_llamafactory install`."
-_USAGE = "Usage: python -m quire_llamafactory install | uninstall | status"
+_USAGE = "Usage: python -m quire_llamafactory install | uninstall | status [FOLDER]"
 
 
 class RefusedError(Exception):
@@ -31,11 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words in (["--help"], ["-h"]):
         print(_USAGE)
         return 0
-    if len(words) != 1 or words[0] not in actions:
+    if len(words) not in (1, 2) or words[0] not in actions or words[-1].startswith("-"):
         print(_USAGE, file=sys.stderr)
         return 2
+    own = Path(sysconfig.get_path("scripts"))
+    folder, names = (Path(words[1]), (SCRIPT,)) if len(words) == 2 else (own, NAMES)
     try:
-        for line in actions[words[0]](Path(sysconfig.get_path("scripts"))):
+        for line in actions[words[0]](folder, names):
             print(line)
     except (RefusedError, OSError) as error:
         print(f"quire_llamafactory: {error}", file=sys.stderr)
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def install(scripts: Path) -> list[str]:
+def install(scripts: Path, names: Sequence[str] = NAMES) -> list[str]:
     """Write the commands into `scripts`, all of them or none.
 
     Raises:
@@ -51,26 +56,26 @@ def install(scripts: Path) -> list[str]:
         OSError: the folder cannot be written.
     """
     real = real_package()
-    if real:
+    if real and tuple(names) != (SCRIPT,):  # which takes nothing from `llamafactory`
         raise RefusedError(
             f"`llamafactory` is {real}: its commands keep their names. `pip uninstall "
             "llamafactory` first, or use quire's own command, `quire chat`."
         )
-    foreign = [str(scripts / name) for name in NAMES if _owner(scripts / name) == "foreign"]
+    foreign = [str(scripts / name) for name in names if _owner(scripts / name) == "foreign"]
     if foreign:
         raise RefusedError(f"not quire's, so left as it is: {', '.join(foreign)}.")
-    return [_write(scripts / name) for name in NAMES]
+    return [_write(scripts / name) for name in names]
 
 
-def uninstall(scripts: Path) -> list[str]:
+def uninstall(scripts: Path, names: Sequence[str] = NAMES) -> list[str]:
     """Remove the commands that `install` wrote, and no others."""
-    removed = [scripts / name for name in NAMES if _owner(scripts / name) == "quire"]
+    removed = [scripts / name for name in names if _owner(scripts / name) == "quire"]
     for path in removed:
         path.unlink()
     return [f"Removed {path}." for path in removed] or ["There was nothing to remove."]
 
 
-def status(scripts: Path) -> list[str]:
+def status(scripts: Path, names: Sequence[str] = NAMES) -> list[str]:
     """Say whose `llamafactory` is imported here, and whose the commands are."""
     real = real_package()
     found = "quire's" if first_found() else "not importable: see quire_llamafactory.activate"
@@ -79,7 +84,7 @@ def status(scripts: Path) -> list[str]:
         "foreign": "another package's",
         "none": "not there; `python -m quire_llamafactory install` makes it",
     }
-    commands = [f"{name}: {owners[_owner(scripts / name)]}" for name in NAMES]
+    commands = [f"{name}: {owners[_owner(scripts / name)]}" for name in names]
     return [f"llamafactory: {f'{real}; it is left as it is' if real else found}", *commands]
 
 
@@ -94,8 +99,14 @@ def _owner(path: Path) -> str:
 def _write(path: Path) -> str:
     # A shell script takes a Python whose path has spaces, which a `#!` line does not. `-P` keeps
     # the current folder off sys.path, as it is for any other installed command.
-    python = shlex.quote(sys.executable)
-    text = f'#!/bin/sh\n{_MARK}\nexec {python} -P -m quire_llamafactory.command "$@"\n'
+    start = f"{shlex.quote(sys.executable)} -P -m quire_llamafactory"
+    text = f'#!/bin/sh\n{_MARK}\nexec {start}.command "$@"\n'
+    if path.name == SCRIPT:
+        # Python takes the shell's line for a string: `python vllm_infer.py` runs it as well.
+        text = (
+            f"#!/bin/sh\n{_MARK}\n'''exec' {start}.vllm_infer \"$@\"\n' '''\n"
+            "import sys\n\nfrom quire_llamafactory.vllm_infer import main\n\nsys.exit(main())\n"
+        )
     path.unlink(missing_ok=True)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)

@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.segment import Segment
 
-from quire.cli.chat.markdown_lines import Line, Printed, Row, render
+from quire.cli.chat.markdown_lines import DrawnRow, Line, Printed, render
 from quire.cli.chat.markdown_parser import parse
 from quire.cli.terminal import Harmless, can_redraw
 
@@ -100,7 +100,7 @@ class MarkdownStream:
         self._any_block = self._any_block or bool(rows)
         self._printed = Printed()
 
-    def _print_rows(self, rows: Sequence[Row]) -> None:
+    def _print_rows(self, rows: Sequence[DrawnRow]) -> None:
         if not rows:
             return
         self._show([])
@@ -129,7 +129,7 @@ class MarkdownStream:
             self._live = None
 
 
-def _lines(rows: Iterable[Row]) -> list[Line]:
+def _lines(rows: Iterable[DrawnRow]) -> list[Line]:
     return [line for row in rows for line in row.lines]
 
 

@@ -29,7 +29,7 @@ _PIECES = re.compile(rf"\s+|[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+")
 
 
 @dataclass(frozen=True)
-class Row:
+class DrawnRow:
     """Lines that belong together: one of a text, or all of a table's row.
 
     `content` are the characters of the Markdown in them, without blanks. All rows of a text together
@@ -50,12 +50,12 @@ class Printed:
     blanks: int = 0
     """Rows without content behind it."""
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[DrawnRow]) -> None:
         for row in rows:
             self.content += row.content
             self.blanks = 0 if row.content else self.blanks + 1
 
-    def rest(self, rows: Sequence[Row]) -> Sequence[Row]:
+    def rest(self, rows: Sequence[DrawnRow]) -> Sequence[DrawnRow]:
         """The rows that were not printed yet.
 
         Where lines end elsewhere than they did, since the window was resized, what was printed of a
@@ -81,7 +81,7 @@ class Printed:
         return []
 
 
-def _blanked(row: Row, count: int) -> Row:
+def _blanked(row: DrawnRow, count: int) -> DrawnRow:
     """The row with the first `count` characters of its content overwritten by blanks."""
     line: Line = []
     prefix, left = row.prefix, count
@@ -98,13 +98,13 @@ def _blanked(row: Row, count: int) -> Row:
     return replace(row, content=row.content[count:], lines=(line,))
 
 
-def render(text: str, console: Console) -> list[Row]:
+def render(text: str, console: Console) -> list[DrawnRow]:
     """Render Markdown as wide as the console is; nothing in the rows can command the terminal."""
     renderer = _Renderer(console)
-    rows: list[Row] = []
+    rows: list[DrawnRow] = []
     for block in _blocks(parse(text)):
         if rows:
-            rows.append(Row("", ([],)))
+            rows.append(DrawnRow("", ([],)))
         rows += renderer.block(block, console.width)
     filled = [index for index, row in enumerate(rows) if any(row.lines)]
     return rows[filled[0] : filled[-1] + 1] if filled else []
@@ -124,13 +124,13 @@ class _Renderer:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def block(self, tokens: Sequence[Token], width: int) -> list[Row]:
+    def block(self, tokens: Sequence[Token], width: int) -> list[DrawnRow]:
         first, inner = tokens[0], tokens[1:-1]
         match first.type:
             case "fence" | "code_block":
                 return self._code(first, width)
             case "hr":
-                return [Row("", ([Segment("─" * width)],))]
+                return [DrawnRow("", ([Segment("─" * width)],))]
             case "blockquote_open":
                 return self._quote(inner, width)
             case "bullet_list_open" | "ordered_list_open":
@@ -143,12 +143,12 @@ class _Renderer:
                     text.stylize(f"markdown.{first.tag}")
                 return self._flow(text, width)
 
-    def _flow(self, text: Text, width: int, heading: int = 0) -> list[Row]:
+    def _flow(self, text: Text, width: int, heading: int = 0) -> list[DrawnRow]:
         """Text wrapped to rows; its first `heading` characters, blanks aside, are no content."""
-        rows: list[Row] = []
+        rows: list[DrawnRow] = []
         for line in wrapped(text, width):
             prefix, heading = _skip(line.plain, heading)
-            rows.append(Row(_content(line.plain[prefix:]), (self._segments(line),), prefix))
+            rows.append(DrawnRow(_content(line.plain[prefix:]), (self._segments(line),), prefix))
         return rows
 
     def _segments(self, text: Text) -> Line:
@@ -157,7 +157,7 @@ class _Renderer:
 
     # --- code, quotes, lists
 
-    def _code(self, token: Token, width: int) -> list[Row]:
+    def _code(self, token: Token, width: int) -> list[DrawnRow]:
         """Code with nothing around it, so that it can be copied; above it stands what it is called."""
         info = harmless(token.info).strip()
         rows = self._flow(Text(info, "dim"), width) if info else []
@@ -171,15 +171,15 @@ class _Renderer:
             rows += self._flow(line, width)
         return rows
 
-    def _quote(self, tokens: Sequence[Token], width: int) -> list[Row]:
+    def _quote(self, tokens: Sequence[Token], width: int) -> list[DrawnRow]:
         bar = self._segments(Text("▌ ", "markdown.block_quote"))
         return self._behind(bar, bar, tokens, width)
 
-    def _list(self, first: Token, tokens: Sequence[Token], width: int) -> list[Row]:
+    def _list(self, first: Token, tokens: Sequence[Token], width: int) -> list[DrawnRow]:
         items = list(_blocks(tokens))
         start = int(first.attrs.get("start", 1))
         digits = len(str(start + len(items)))
-        rows: list[Row] = []
+        rows: list[DrawnRow] = []
         for number, item in enumerate(items, start):
             if first.type == "bullet_list_open":
                 marker = Segment(" • ", self._console.get_style("markdown.item.bullet"))
@@ -190,17 +190,19 @@ class _Renderer:
             rows += self._behind([marker], [space], item[1:-1], width)
         return rows
 
-    def _behind(self, marker: Line, space: Line, tokens: Sequence[Token], width: int) -> list[Row]:
+    def _behind(
+        self, marker: Line, space: Line, tokens: Sequence[Token], width: int
+    ) -> list[DrawnRow]:
         """Blocks behind a marker in their first line, and behind space in the others."""
         taken = sum(len(segment.text) for segment in marker)
         room = width - taken
         if room < _NARROWEST:
             room, taken = width, 0
         blocks = [self.block(block, room) for block in _blocks(tokens)]
-        rows = [row for block in blocks for row in block] or [Row("", ([],))]
+        rows = [row for block in blocks for row in block] or [DrawnRow("", ([],))]
         if not taken:
             return [replace(rows[0], lines=(_without_padding(marker), *rows[0].lines)), *rows[1:]]
-        moved: list[Row] = []
+        moved: list[DrawnRow] = []
         lead = marker
         for row in rows:
             lines: list[Line] = []
@@ -212,7 +214,7 @@ class _Renderer:
 
     # --- tables
 
-    def _table(self, tokens: Sequence[Token], width: int) -> list[Row]:
+    def _table(self, tokens: Sequence[Token], width: int) -> list[DrawnRow]:
         sides = [str(token.attrs.get("style", "")) for token in tokens if token.type == "th_open"]
         cells = [inline_text(token.children or ()) for token in tokens if token.type == "inline"]
         for cell in cells:
@@ -230,7 +232,9 @@ class _Renderer:
             rows[1:-1] = [_with_blank(row) for row in rows[1:-1]]
         return rows
 
-    def _table_row(self, cells: Sequence[Text], widths: Sequence[int], sides: Sequence[str]) -> Row:
+    def _table_row(
+        self, cells: Sequence[Text], widths: Sequence[int], sides: Sequence[str]
+    ) -> DrawnRow:
         folded = [wrapped(cell, width) for cell, width in zip(cells, widths, strict=True)]
         lines: list[Line] = []
         for pieces in zip_longest(*folded):
@@ -241,14 +245,14 @@ class _Renderer:
                 before = free if "right" in side else free // 2 if "center" in side else 0
                 line += [Segment(" " * before), *written, Segment(" " * (free - before) + _GAP)]
             lines.append(_without_padding(line))
-        return Row(_contents(cells), tuple(lines))
+        return DrawnRow(_contents(cells), tuple(lines))
 
-    def _records(self, table: Sequence[Sequence[Text]], width: int) -> list[Row]:
+    def _records(self, table: Sequence[Sequence[Text]], width: int) -> list[DrawnRow]:
         """A table that does not fit: below its headings, each row as lines of a heading and a cell."""
         headings, *records = table
         titles = self._flow(Text(" · ").join(headings), width)
         rule = [Segment("─" * width)]
-        rows = [Row(_contents(headings), (*(row.lines[0] for row in titles), rule))]
+        rows = [DrawnRow(_contents(headings), (*(row.lines[0] for row in titles), rule))]
         for number, record in enumerate(records, 1):
             for heading, cell in zip(headings, record, strict=True):
                 if not cell.plain.strip():
@@ -278,7 +282,7 @@ def _widest(pieces: Sequence[str]) -> int:
     return max(map(cell_len, pieces), default=0)
 
 
-def _with_blank(row: Row) -> Row:
+def _with_blank(row: DrawnRow) -> DrawnRow:
     return replace(row, lines=(*row.lines, []))
 
 

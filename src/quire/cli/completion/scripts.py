@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 from quire.arguments import FIELDS
 from quire.arguments.base import is_secret, value_types
+from quire.cli.batch import BATCH_COMMANDS
 from quire.cli.bench import AGAINST
 from quire.cli.deploy import KINDS
 from quire.cli.hub import KEYS as HUB_KEYS
@@ -34,7 +35,7 @@ FLAG = ":flag"
 
 _BOOLEANS = ("true", "false")
 _DEMO_MODELS = ("demo-see", "demo-hear")
-_WITH_REQUEST_OPTIONS = ("chat", "bench")
+_WITH_REQUEST_OPTIONS = ("chat", "bench", "batch")
 _FILE_ENDINGS = ("_path", "_file", "_folder", "_dir", "_root", "_config")
 _VALUES_OF_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "against": (FILES,),
@@ -93,7 +94,7 @@ class CompletionWords:
 
 def read_vocabulary(app: App) -> CompletionWords:
     """All words of the command line."""
-    fields = {**FIELDS, **_server_fields()}
+    fields = {**FIELDS, **_server_fields(), **_batch_fields()}
     values = {one.name: _BOOLEANS for one in OPTIONS if isinstance(one.type, Flag)}
     values |= {key: known for key, field in fields.items() if (known := _values(key, field))}
     values |= _VALUES_OF_OPTIONS
@@ -124,6 +125,8 @@ def _command(name: str, text: str, options: list[str]) -> CommandWords:
     positions: tuple[tuple[str, ...], ...] = ((FILES, *_DEMO_MODELS),)
     if name == "deploy":
         positions = (KINDS, (FILES,))
+    if name == "batch":
+        positions = ((FILES, *BATCH_COMMANDS), (FILES,))
     own = {option[2:].replace("-", "_") for option in options}
     # A secret belongs in the environment: a command line is seen by every user of the machine.
     keys = {key for key, field in _fields_of(name).items() if not is_secret(field)}
@@ -134,14 +137,21 @@ def _command(name: str, text: str, options: list[str]) -> CommandWords:
 
 
 def _fields_of(command: str) -> dict[str, FieldInfo]:
-    serves = command in ("serve", "api", "webchat")
-    return {**FIELDS, **(_server_fields() if serves else {})}
+    if command in ("serve", "api", "webchat"):
+        return {**FIELDS, **_server_fields()}
+    return {**FIELDS, **(_batch_fields() if command == "batch" else {})}
 
 
 def _server_fields() -> dict[str, FieldInfo]:
     from quire.server.arguments import ServerArguments
 
     return dict(ServerArguments.model_fields)
+
+
+def _batch_fields() -> dict[str, FieldInfo]:
+    from quire.batch.arguments import BatchArguments
+
+    return dict(BatchArguments.model_fields)
 
 
 def _values(key: str, field: FieldInfo) -> tuple[str, ...]:

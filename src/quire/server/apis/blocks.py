@@ -7,7 +7,6 @@ one message with fields.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -88,11 +87,6 @@ def is_text(delta: Delta) -> bool:
     if delta.logprobs or delta.finish_reason is not None:
         return False
     return delta.parts is None or all(isinstance(part, TextPart) for part in delta.parts)
-
-
-def new_id(prefix: str) -> str:
-    """A unique id, such as `msg_3f...`."""
-    return f"{prefix}_{uuid.uuid4().hex}"
 
 
 def event_bytes(event: Mapping[str, Any]) -> bytes:

@@ -14,12 +14,11 @@ is over, ends with an error of its own, which its stream sends.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import ceil
-from typing import Literal, TypeVar
+from typing import Literal
 
 from quire.adapters.folder import Adapter
 from quire.chat.base_engine import BaseEngine
@@ -29,15 +28,18 @@ from quire.server.admission import Admission
 from quire.server.arguments import ServerArguments
 from quire.server.observability.log import EventLog, fault
 from quire.server.service import Service
+from quire.server.threads import in_thread
 
 State = Literal["loading", "ready", "restarting", "draining", "stopped", "failed"]
-T = TypeVar("T")
 
+_LOOK = 0.05  # seconds between two looks at whether the engine is loaded
 _POLL = 0.25  # seconds between two health checks of an engine
 _POLL_REMOTE = 2.0  # for a remote engine, whose health check is a request
 _GRACE = 1.0  # seconds in which a dead engine may end its requests itself
 _PROGRESS_EVERY = 5.0
 _SEQUENCES = 256  # if the engine does not say how many it runs
+BACKGROUND_PART = 8
+"""The part of the engine's completions that batches may have: each one slows the others' steps."""
 
 
 class Lifecycle:
@@ -74,6 +76,17 @@ class Lifecycle:
     def start(self) -> None:
         """Begin to load the engine, in the running loop."""
         self._tasks.append(asyncio.ensure_future(self._run()))
+
+    async def loaded(self) -> None:
+        """Wait until the engine is loaded.
+
+        Raises:
+            ModelError, EngineError: it could not be.
+        """
+        while self.state == "loading":
+            await asyncio.sleep(_LOOK)
+        if self.failure is not None:
+            raise self.failure
 
     @property
     def restarts(self) -> int:
@@ -117,7 +130,7 @@ class Lifecycle:
         self._log.event("loading", model=name, message="Loading the model.")
         progress = asyncio.ensure_future(self._log_progress())
         try:
-            engine = await in_thread(self._make_engine)
+            engine = await in_thread(self._make_engine, "quire-load")
         finally:
             progress.cancel()
         await _load_adapters(engine, adapters, self._log)
@@ -125,6 +138,8 @@ class Lifecycle:
         sequences = engine.info.max_sequences or _SEQUENCES
         # A few more than the engine runs wait inside it, so that a finished one is replaced at once.
         self._admission.capacity = self._arguments.max_running or ceil(sequences * 9 / 8)
+        share = ceil(sequences / BACKGROUND_PART)
+        self._admission.background = self._arguments.max_batch_completions or share
         self._serve()
 
     async def _log_progress(self) -> None:
@@ -248,32 +263,6 @@ class Lifecycle:
         self.state = state
         level = "error" if state == "failed" else "warning" if state == "restarting" else "info"
         self._log.event(state, level, **fields)
-
-
-async def in_thread(work: Callable[[], T]) -> T:
-    """Run `work` in a daemon thread, so that a shutdown during loading need not wait for it."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def post(result: T | None, error: BaseException | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except BaseException as error:
-            failure = error
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(post, result, failure)
-
-    threading.Thread(target=run, name="quire-load", daemon=True).start()
-    return await done
 
 
 async def _cause(engine: BaseEngine) -> str:

@@ -49,7 +49,9 @@ class KeyRing:
             hashed = _HASHED.fullmatch(key)
             digest = bytes.fromhex(hashed[1]) if hashed else sha256(key.encode()).digest()
             salt = hmac.new(secret, digest, sha256).hexdigest()[:32]
-            keys[digest] = _Key(digest, Caller(name or f"key-{number}", admin, salt))
+            owner = sha256(b"owner:" + digest).hexdigest()[:32]
+            caller = Caller(name or f"key-{number}", admin, salt, owner)
+            keys[digest] = _Key(digest, caller)
         self._keys = tuple(keys.values())
 
     @classmethod
@@ -68,6 +70,10 @@ class KeyRing:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def owner(self, owner: str) -> Caller | None:
+        """The caller whose files and batches have this owner; None where there is no such key."""
+        return next((one.caller for one in self._keys if one.caller.owner == owner), None)
 
     def find(self, key: bytes) -> Caller | None:
         """The caller with this key. All keys are compared, so that timing reveals nothing."""

@@ -21,6 +21,9 @@ from quire.server.errors import (
     refuse,
 )
 
+UPLOADS = "/v1/files"
+"""The path whose body is a form with a file, which its route itself reads and limits."""
+
 _MAX_HEADERS = 128
 _MAX_TARGET = 8192  # bytes of path and query
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -51,7 +54,7 @@ class LimitsMiddleware:
         problem = self._head_problem(scope, with_body)
         if problem is not None:
             await refuse(scope, send, problem, self._form)
-        elif not with_body:
+        elif not with_body or self._is_upload(scope):
             await self._app(scope, receive, send)
         else:
             with self._budget.share() as share:
@@ -95,7 +98,24 @@ class LimitsMiddleware:
                 "give it keys, or start it with allow_no_key."
             )
             return Problem(421, text, code="wrong_host")
+        if self._is_upload(scope):
+            return self._upload_problem(headers)
         return self._declared_problem(headers) if with_body else None
+
+    def _is_upload(self, scope: Scope) -> bool:
+        has_files = self._arguments.batches_dir is not None
+        return has_files and scope["method"] == "POST" and scope["path"] == UPLOADS
+
+    def _upload_problem(self, headers: Mapping[bytes, bytes]) -> Problem | None:
+        """What is wrong with a form. Browsers send forms of any page to any address, unlike JSON."""
+        origin = headers.get(b"origin")
+        allowed = self._arguments.cors_origins or ()
+        if origin is None or self._arguments.has_keys or "*" in allowed:
+            return None
+        if origin.decode("latin-1") in allowed:
+            return None
+        text = "Without keys this server takes files from no web page but those of cors_origins."
+        return Problem(403, text, "permission_error", code="wrong_origin")
 
     def _declared_problem(self, headers: Mapping[bytes, bytes]) -> Problem | None:
         """What is wrong with the body according to the headers."""

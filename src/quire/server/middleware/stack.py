@@ -81,7 +81,7 @@ class ClientCorsMiddleware(CORSMiddleware):
         return response
 
 
-_WITHOUT_ADMISSION = ("/v1/adapters", "/v1/messages/count_tokens")
+_WITHOUT_ADMISSION = ("/v1/adapters", "/v1/messages/count_tokens", "/v1/files", "/v1/batches")
 
 
 class AdmissionMiddleware:

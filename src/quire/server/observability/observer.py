@@ -26,7 +26,8 @@ class RequestObserver:
     def __call__(self, kind: Kind, caller: Caller, count: int) -> RequestObservation:
         """Begin the observation of a request."""
         self._metrics.completions.add(count)
-        return RequestObservation(self._metrics, self._tracer, kind, count)
+        times = RequestMetrics() if caller.background else self._metrics
+        return RequestObservation(self._metrics, times, self._tracer, kind, count)
 
 
 class RequestObservation:
@@ -34,13 +35,20 @@ class RequestObservation:
 
     __slots__ = (
         "_admitted", "_began", "_count", "_ended", "_first", "_generated", "_kind", "_last", "_metrics",
-        "_prompt", "_reasons", "_record", "_tracer", "_wall",
+        "_prompt", "_reasons", "_record", "_times", "_tracer", "_wall",
     )  # fmt: skip
 
     def __init__(
-        self, metrics: RequestMetrics, tracer: Tracer | None, kind: Kind, count: int
+        self,
+        metrics: RequestMetrics,
+        times: RequestMetrics,
+        tracer: Tracer | None,
+        kind: Kind,
+        count: int,
     ) -> None:
-        self._metrics, self._tracer, self._kind, self._count = metrics, tracer, kind, count
+        """`times` are told how long it took: nobody's, of a request for which nobody waits."""
+        self._metrics, self._times, self._tracer = metrics, times, tracer
+        self._kind, self._count = kind, count
         self._began = time.monotonic()
         self._wall = time.time_ns()
         self._admitted = self._first = 0.0
@@ -54,7 +62,7 @@ class RequestObservation:
     def admitted(self) -> None:
         """The request has left the queue."""
         self._admitted = time.monotonic()
-        self._metrics.queue.add(self._admitted - self._began)
+        self._times.queue.add(self._admitted - self._began)
 
     def delta(self, delta: Delta) -> None:
         """One completion gained tokens or has finished."""
@@ -66,8 +74,8 @@ class RequestObservation:
             self._finish(delta)
 
     def _tokens(self, index: int, count: int, *, whole: bool) -> None:
-        now, metrics = time.monotonic(), self._metrics
-        metrics.generated_tokens += count
+        now, times = time.monotonic(), self._times
+        self._metrics.generated_tokens += count
         self._generated[index] = self._generated.get(index, 0) + count
         last = self._last.get(index)
         self._last[index] = now
@@ -75,9 +83,9 @@ class RequestObservation:
             return
         if not self._first:
             self._first = now
-            metrics.first_token.add(now - self._began)
+            times.first_token.add(now - self._began)
         elif last is not None:
-            metrics.between_tokens.add((now - last) / count, count)
+            times.between_tokens.add((now - last) / count, count)
 
     def _finish(self, delta: Delta) -> None:
         metrics, generated = self._metrics, self._generated.get(delta.index, 0)
@@ -99,11 +107,11 @@ class RequestObservation:
         self._ended = True
         seconds = time.monotonic() - self._began
         if error is None:
-            self._metrics.whole.add(seconds)
+            self._times.whole.add(seconds)
             generated = sum(self._generated.values())
             if self._first and generated > 1:
                 spent = max(self._last.values()) - self._first
-                self._metrics.each_token.add(spent / max(1, generated / self._count - 1))
+                self._times.each_token.add(spent / max(1, generated / self._count - 1))
         else:
             self._metrics.failed[_error_name(error)] += 1
         self._record_end(error)

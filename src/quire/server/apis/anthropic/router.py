@@ -21,7 +21,7 @@ from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.service import service_of
 from quire.server.sse import EventStream
-from quire.server.streams import CancelOnDisconnect, read_whole
+from quire.server.streams import CancelOnDisconnect, take_all
 
 PATH = "/v1/messages"
 
@@ -48,7 +48,8 @@ def router() -> APIRouter:
         deltas = service.stream(call, caller_of(request))
         if call.streamed:
             return EventStream(deltas, writer, keep_alive=service.arguments.keep_alive)
-        await read_whole(request, deltas, writer.events)
+        async with CancelOnDisconnect(request.receive):
+            await take_all(deltas, writer.events)
         return json_answer(writer.message)
 
     @routes.post(

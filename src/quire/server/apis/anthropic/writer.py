@@ -12,8 +12,8 @@ from quire.server.apis.blocks import (
     BlockReader,
     event_bytes,
     is_text,
-    new_id,
 )
+from quire.server.apis.ids import NEW_IDS
 from quire.server.apis.openai.writing import quoted
 from quire.server.errors import Problem
 from quire.tools.base import dump, load
@@ -42,7 +42,7 @@ class MessageWriter:
         self._before = ""
         self._begun = False
         self.message: dict[str, Any] = {
-            "id": new_id("msg"),
+            "id": NEW_IDS.new("msg_"),
             "type": "message",
             "role": "assistant",
             "model": model,
@@ -120,7 +120,7 @@ class MessageWriter:
         arguments = _object(piece.call.arguments)
         block = {
             "type": "tool_use",
-            "id": piece.call.id or new_id("toolu"),
+            "id": piece.call.id or NEW_IDS.new("toolu_"),
             "name": piece.call.name,
             "input": {},
         }

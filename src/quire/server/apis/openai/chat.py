@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from quire.outputs import AnswerSum, Delta, TextPart, ThoughtPart, TokenLogprob
 from quire.outputs import Response as Completion
 from quire.server.apis.body import in_thread_if_large, json_answer, read_body
+from quire.server.apis.ids import NEW_IDS, AnswerIds
 from quire.server.apis.openai.request import chat_call, echoed
 from quire.server.apis.openai.schema import ChatCompletion, ChatCompletionRequest
 from quire.server.apis.openai.writing import (
@@ -19,20 +20,18 @@ from quire.server.apis.openai.writing import (
     Extras,
     UsageSum,
     end_of,
-    new_id,
-    now,
     prompt_logprobs,
     quoted,
     tool_call,
     usage_fields,
 )
 from quire.server.apis.openapi import documented
-from quire.server.call import caller_of
+from quire.server.call import Call, Caller, caller_of
 from quire.server.errors import Problem
 from quire.server.part_logprobs import PartLogprob, with_part_logprobs
 from quire.server.service import Service, service_of
 from quire.server.sse import EventStream
-from quire.server.streams import read_whole
+from quire.server.streams import CancelOnDisconnect, take_all
 from quire.server.token_texts import TokenTexts
 
 
@@ -50,20 +49,45 @@ def router() -> APIRouter:
         service.models.resolve(body.model)  # before a long conversation is gone through
         call = await in_thread_if_large(request, partial(chat_call, body))
         caller = caller_of(request)
-        name = body.model or service.models.name
-        texts = await _texts(service, body)
-        deltas = service.stream(call, caller)
-        if body.logprobs and texts is not None:
-            deltas = with_part_logprobs(deltas, texts)
-        if body.stream:
-            extras = Extras.of(body.stream_options, token_ids=body.return_token_ids)
-            encoder = ChatEncoder(name, texts, extras, echoed(body))
-            return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
-        answers = AnswerSum()
-        await read_whole(request, deltas, answers.add)
-        return json_answer(whole_answer(name, answers.responses(), texts, body))
+        if not body.stream:
+            async with CancelOnDisconnect(request.receive):
+                return json_answer(await answer_chat(service, body, call, caller))
+        deltas, texts = await _deltas(service, body, call, caller)
+        extras = Extras.of(body.stream_options, token_ids=body.return_token_ids)
+        encoder = ChatEncoder(body.model or service.models.name, texts, extras, echoed(body))
+        return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
 
     return routes
+
+
+async def answer_chat(
+    service: Service,
+    body: ChatCompletionRequest,
+    call: Call,
+    caller: Caller,
+    ids: AnswerIds = NEW_IDS,
+) -> dict[str, Any]:
+    """The body of a whole answer; raises what `Service.stream` does.
+
+    Args:
+        call: what `chat_call` makes of the body.
+    """
+    deltas, texts = await _deltas(service, body, call, caller)
+    answers = AnswerSum()
+    await take_all(deltas, answers.add)
+    name = body.model or service.models.name
+    return whole_answer(name, answers.responses(), texts, body, ids)
+
+
+async def _deltas(
+    service: Service, body: ChatCompletionRequest, call: Call, caller: Caller
+) -> tuple[AsyncGenerator[Delta, None], TokenTexts | None]:
+    """The answer's deltas, and the texts of tokens if they are wanted."""
+    texts = await _texts(service, body)
+    deltas = service.stream(call, caller)
+    if body.logprobs and texts is not None:
+        deltas = with_part_logprobs(deltas, texts)
+    return deltas, texts
 
 
 async def _texts(service: Service, body: ChatCompletionRequest) -> TokenTexts | None:
@@ -78,15 +102,16 @@ def whole_answer(
     completions: list[Completion],
     texts: TokenTexts | None,
     body: ChatCompletionRequest,
+    ids: AnswerIds = NEW_IDS,
 ) -> dict[str, Any]:
-    """The body of a whole answer."""
+    """The body of a whole answer, from its completions."""
     usage = UsageSum.of(completions)
     answer: dict[str, Any] = {
-        "id": new_id("chatcmpl"),
+        "id": ids.new("chatcmpl-"),
         "object": "chat.completion",
-        "created": now(),
+        "created": ids.now(),
         "model": name,
-        "choices": [_choice(completion, texts, body) for completion in completions],
+        "choices": [_choice(completion, texts, body, ids) for completion in completions],
         "usage": usage_fields(usage),
     }
     if body.return_token_ids:
@@ -97,7 +122,7 @@ def whole_answer(
 
 
 def _choice(
-    completion: Completion, texts: TokenTexts | None, body: ChatCompletionRequest
+    completion: Completion, texts: TokenTexts | None, body: ChatCompletionRequest, ids: AnswerIds
 ) -> dict[str, Any]:
     content = echoed(body) + completion.content
     message: dict[str, Any] = {
@@ -108,7 +133,7 @@ def _choice(
     if completion.reasoning:
         message["reasoning_content"] = completion.reasoning
     if completion.tool_calls:
-        message["tool_calls"] = [tool_call(call) for call in completion.tool_calls]
+        message["tool_calls"] = [tool_call(call, ids) for call in completion.tool_calls]
     logprobs = None
     if body.logprobs and texts is not None:
         logprobs = json.loads(chat_logprobs(completion.logprobs or (), texts))
@@ -141,8 +166,8 @@ class ChatEncoder:
         self._texts, self._extras = texts, extras
         self._first = f'"role":"assistant","content":{quoted(echo)}'
         self._before = (
-            f'data: {{"id":"{new_id("chatcmpl")}","object":"chat.completion.chunk",'
-            f'"created":{now()},"model":{quoted(name)},"choices":['
+            f'data: {{"id":"{NEW_IDS.new("chatcmpl-")}","object":"chat.completion.chunk",'
+            f'"created":{NEW_IDS.now()},"model":{quoted(name)},"choices":['
         )
         self._calls: dict[int, int] = {}  # number of tool calls of each completion that has begun
         self._usage = UsageSum()

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from quire.outputs import AnswerSum, Delta, TokenLogprob
 from quire.server.apis.body import json_answer, read_body
+from quire.server.apis.ids import NEW_IDS, AnswerIds
 from quire.server.apis.openai.request import sampling_options
 from quire.server.apis.openai.schema import CompletionRequest, TextCompletion
 from quire.server.apis.openai.writing import (
@@ -20,8 +21,6 @@ from quire.server.apis.openai.writing import (
     UsageSum,
     end_of,
     listed_inputs,
-    new_id,
-    now,
     prompt_logprobs,
     quoted,
     usage_fields,
@@ -31,7 +30,7 @@ from quire.server.call import Caller, caller_of
 from quire.server.errors import BadRequest, Problem
 from quire.server.service import Service, service_of
 from quire.server.sse import EventStream
-from quire.server.streams import read_whole
+from quire.server.streams import CancelOnDisconnect, take_all
 from quire.server.token_texts import MIN_LOGPROB, TokenTexts
 
 
@@ -67,26 +66,60 @@ def router() -> APIRouter:
         service = service_of(request)
         body = await read_body(request, CompletionRequest)
         call, caller = completions_call(body), caller_of(request)
-        name = body.model or service.models.name
-        as_ids = bool(body.return_tokens_as_token_ids)
-        with_logprobs = call.logprobs is not None or body.prompt_logprobs is not None
-        texts = await service.token_texts(as_ids=as_ids) if with_logprobs else None
-        writer = ChoiceWriter(service, call, name, texts)
-        if body.stream:
-            extras = Extras.of(body.stream_options, token_ids=body.return_token_ids)
-            deltas = service.complete(
-                call.prompts,
-                call.options,
-                caller,
-                model=body.model,
-                streamed=True,
-                special=call.special,
-            )
-            encoder = CompletionEncoder(writer, extras)
-            return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
-        return await _whole(request, service, call, caller, body.model, writer)
+        if not body.stream:
+            async with CancelOnDisconnect(request.receive):
+                return json_answer(await answer_completion(service, body, call, caller))
+        encoder = CompletionEncoder(
+            await _writer(service, body, call),
+            Extras.of(body.stream_options, token_ids=body.return_token_ids),
+        )
+        deltas = service.complete(
+            call.prompts,
+            call.options,
+            caller,
+            model=body.model,
+            streamed=True,
+            special=call.special,
+        )
+        return EventStream(deltas, encoder, keep_alive=service.arguments.keep_alive)
 
     return routes
+
+
+async def answer_completion(
+    service: Service,
+    body: CompletionRequest,
+    call: CompletionsCall,
+    caller: Caller,
+    ids: AnswerIds = NEW_IDS,
+) -> dict[str, Any]:
+    """The body of a whole answer; raises what `Service.complete` does.
+
+    Args:
+        call: what `completions_call` makes of the body.
+    """
+    writer = await _writer(service, body, call)
+    answers = AnswerSum()
+    deltas = service.complete(
+        call.prompts, call.options, caller, model=body.model, special=call.special
+    )
+    await take_all(deltas, answers.add)
+    choices = [writer.whole(one) for one in answers.deltas()]
+    return {
+        "id": ids.new("cmpl-"),
+        "object": "text_completion",
+        "created": ids.now(),
+        "model": writer.name,
+        "choices": choices,
+        "usage": usage_fields(writer.total.usage),
+    }
+
+
+async def _writer(service: Service, body: CompletionRequest, call: CompletionsCall) -> ChoiceWriter:
+    as_ids = bool(body.return_tokens_as_token_ids)
+    with_logprobs = call.logprobs is not None or body.prompt_logprobs is not None
+    texts = await service.token_texts(as_ids=as_ids) if with_logprobs else None
+    return ChoiceWriter(service, call, body.model or service.models.name, texts)
 
 
 def completions_call(body: CompletionRequest) -> CompletionsCall:
@@ -121,30 +154,6 @@ def completions_call(body: CompletionRequest) -> CompletionsCall:
         logprobs=body.logprobs,
         with_ids=bool(body.return_token_ids),
         special=body.add_special_tokens is not False,
-    )
-
-
-async def _whole(
-    request: Request,
-    service: Service,
-    call: CompletionsCall,
-    caller: Caller,
-    model: str | None,
-    writer: ChoiceWriter,
-) -> Response:
-    answers = AnswerSum()
-    deltas = service.complete(call.prompts, call.options, caller, model=model, special=call.special)
-    await read_whole(request, deltas, answers.add)
-    choices = [writer.whole(one) for one in answers.deltas()]
-    return json_answer(
-        {
-            "id": new_id("cmpl"),
-            "object": "text_completion",
-            "created": now(),
-            "model": writer.name,
-            "choices": choices,
-            "usage": usage_fields(writer.total.usage),
-        }
     )
 
 
@@ -224,8 +233,8 @@ class CompletionEncoder:
     def __init__(self, writer: ChoiceWriter, extras: Extras) -> None:
         self._writer, self._extras = writer, extras
         self._before = (
-            f'data: {{"id":"{new_id("cmpl")}","object":"text_completion",'
-            f'"created":{now()},"model":{quoted(writer.name)},"choices":['
+            f'data: {{"id":"{NEW_IDS.new("cmpl-")}","object":"text_completion",'
+            f'"created":{NEW_IDS.now()},"model":{quoted(writer.name)},"choices":['
         )
 
     def encode(self, delta: Delta) -> bytes:

@@ -16,9 +16,9 @@ from quire.server.apis.openai.schema import Count, Label, TokenId
 from quire.server.apis.openai.writing import listed_inputs
 from quire.server.apis.openapi import documented
 from quire.server.apis.option_fields import OptionFields, option_fields
-from quire.server.call import caller_of
+from quire.server.call import Caller, caller_of
 from quire.server.errors import BadRequest
-from quire.server.service import service_of
+from quire.server.service import Service, service_of
 from quire.server.streams import CancelOnDisconnect
 
 Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1)]
@@ -111,25 +111,30 @@ def router() -> APIRouter:
         """Texts, or their token ids, as vectors."""
         service = service_of(request)
         body = await read_body(request, EmbeddingsRequest)
-        options = _options(body, service.engine.info.context_length)
-        texts = listed_inputs(body.input)
         async with CancelOnDisconnect(request.receive):
-            results = await service.embed(texts, options, caller_of(request), model=body.model)
-        _check_dimensions(body.dimensions, len(results[0].vector))
-        encode = _base64 if body.encoding_format == "base64" else list
-        data = [
-            {"object": "embedding", "index": index, "embedding": encode(one.vector)}
-            for index, one in enumerate(results)
-        ]
-        answer = {
-            "object": "list",
-            "data": data,
-            "model": body.model or service.models.name,
-            "usage": text_usage(sum(one.usage.prompt_tokens for one in results)),
-        }
-        return json_answer(answer)
+            return json_answer(await answer_embeddings(service, body, caller_of(request)))
 
     return routes
+
+
+async def answer_embeddings(
+    service: Service, body: EmbeddingsRequest, caller: Caller
+) -> dict[str, Any]:
+    """The vectors; raises what `Service.embed` does."""
+    options = _options(body, service.engine.info.context_length)
+    results = await service.embed(listed_inputs(body.input), options, caller, model=body.model)
+    _check_dimensions(body.dimensions, len(results[0].vector))
+    encode = _base64 if body.encoding_format == "base64" else list
+    data = [
+        {"object": "embedding", "index": index, "embedding": encode(one.vector)}
+        for index, one in enumerate(results)
+    ]
+    return {
+        "object": "list",
+        "data": data,
+        "model": body.model or service.models.name,
+        "usage": text_usage(sum(one.usage.prompt_tokens for one in results)),
+    }
 
 
 def text_usage(tokens: int) -> dict[str, int]:

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, Tag
 
 from quire.server.apis.body import Body, by_type, json_answer, read_body
+from quire.server.apis.ids import NEW_IDS
 from quire.server.apis.openai.embeddings import TextFields, TextUsage, text_usage
 from quire.server.apis.openai.schema import Count
-from quire.server.apis.openai.writing import new_id, now
 from quire.server.apis.openapi import documented
 from quire.server.call import caller_of
 from quire.server.errors import BadRequest
@@ -84,9 +84,9 @@ def router() -> APIRouter:
             for index, one in enumerate(scored)
         ]
         answer = {
-            "id": new_id("score"),
+            "id": NEW_IDS.new("score-"),
             "object": "list",
-            "created": now(),
+            "created": NEW_IDS.now(),
             "model": body.model or service.models.name,
             "data": data,
             "usage": text_usage(sum(one.usage.prompt_tokens for one in scored)),
@@ -103,7 +103,7 @@ def router() -> APIRouter:
         async with CancelOnDisconnect(request.receive):
             scored = await service.score(body.messages, options, caller_of(request))
         answer = {
-            "id": new_id("scoreval"),
+            "id": NEW_IDS.new("scoreval-"),
             "object": "score.evaluation",
             "model": body.model or service.models.name,
             "scores": [one.vector[0] for one in scored],

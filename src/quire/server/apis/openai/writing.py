@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as quoted
@@ -12,23 +10,16 @@ from typing import Any, Self
 
 from quire.messages import ToolCall
 from quire.outputs import Delta, Response, TokenLogprob, Usage
+from quire.server.apis.ids import NEW_IDS, AnswerIds
 from quire.server.apis.openai.schema import StreamOptions
 from quire.server.token_texts import MIN_LOGPROB, TokenTexts
 
 __all__ = [
-    "DONE", "Extras", "UsageSum", "end_of", "listed_inputs", "new_id", "now", "prompt_logprobs",
-    "quoted", "tool_call", "usage_fields",
+    "DONE", "Extras", "UsageSum", "end_of", "listed_inputs", "prompt_logprobs", "quoted",
+    "tool_call", "usage_fields",
 ]  # fmt: skip
 
 DONE = b"data: [DONE]\n\n"
-
-
-def new_id(prefix: str) -> str:
-    return f"{prefix}-{secrets.token_hex(16)}"
-
-
-def now() -> int:
-    return int(time.time())
 
 
 def listed_inputs(given: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
@@ -36,11 +27,10 @@ def listed_inputs(given: str | list[str] | list[int] | list[list[int]]) -> list[
     return [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
 
 
-def tool_call(call: ToolCall) -> dict[str, Any]:
-    """A call in OpenAI's form; nine letters and digits are an id that every chat template takes."""
+def tool_call(call: ToolCall, ids: AnswerIds = NEW_IDS) -> dict[str, Any]:
+    """A call in OpenAI's form."""
     function = {"name": call.name, "arguments": call.arguments}
-    call_id = call.id or f"c{secrets.token_hex(4)}"
-    return {"id": call_id, "type": "function", "function": function}
+    return {"id": call.id or ids.call_id(), "type": "function", "function": function}
 
 
 def usage_fields(usage: Usage) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, TypeAlias
@@ -14,8 +13,8 @@ from quire.server.apis.blocks import (
     BlockReader,
     event_bytes,
     is_text,
-    new_id,
 )
+from quire.server.apis.ids import NEW_IDS, AnswerIds
 from quire.server.apis.openai.writing import quoted
 from quire.server.errors import Problem
 
@@ -34,8 +33,9 @@ class ResponseWriter:
         *,
         describe: Callable[[tuple[TokenLogprob, ...]], list[dict[str, Any]]] | None = None,
         namespaces: Mapping[str, str] | None = None,
+        ids: AnswerIds = NEW_IDS,
     ) -> None:
-        self._describe, self._namespaces = describe, namespaces or {}
+        self._describe, self._namespaces, self._ids = describe, namespaces or {}, ids
         self._reader = BlockReader()
         self._open: BlockKind | None = None
         self._written: list[str] = []  # of the open item
@@ -43,9 +43,9 @@ class ResponseWriter:
         self._number = 0
         self._before = ""
         self.response: dict[str, Any] = {
-            "id": new_id("resp"),
+            "id": self._ids.new("resp_"),
             "object": "response",
-            "created_at": int(time.time()),
+            "created_at": self._ids.now(),
             "status": "in_progress",
             "error": None,
             "incomplete_details": None,
@@ -128,10 +128,10 @@ class ResponseWriter:
         self._open, self._written = kind, []
         self._logprobs.begin()
         if kind == "thought":
-            item = {"id": new_id("rs"), "type": "reasoning", "summary": []}
+            item = {"id": self._ids.new("rs_"), "type": "reasoning", "summary": []}
             part: dict[str, Any] = {"type": "reasoning_text", "text": ""}
         else:
-            item = {"id": new_id("msg"), "type": "message", "role": "assistant"}
+            item = {"id": self._ids.new("msg_"), "type": "message", "role": "assistant"}
             part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item |= {"status": "in_progress", "content": []}
         self.response["output"].append({**item, "content": [part]})
@@ -176,10 +176,10 @@ class ResponseWriter:
         call = piece.call
         assert call is not None
         item = {
-            "id": new_id("fc"),
+            "id": self._ids.new("fc_"),
             "type": "function_call",
             "status": "completed",
-            "call_id": call.id or new_id("call"),
+            "call_id": call.id or self._ids.new("call_"),
             "name": call.name,
             "arguments": call.arguments or "{}",
         }
@@ -205,7 +205,7 @@ class ResponseWriter:
         if truncated:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
-            self.response["completed_at"] = int(time.time())
+            self.response["completed_at"] = self._ids.now()
         return [*events, self._event(f"response.{status}", response=self._snapshot())]
 
     # --- events ----------------------------------------------------------------------------------

@@ -1,0 +1,22 @@
+"""The one cluster of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.cluster import RayNodes, two_nodes
+
+
+@pytest.fixture(scope="session")
+def started_nodes() -> Iterator[RayNodes]:
+    with two_nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def nodes(started_nodes: RayNodes) -> RayNodes:
+    """A cluster of two nodes, both of them there."""
+    started_nodes.add_other()
+    return started_nodes

@@ -1,0 +1,384 @@
+"""/v1/files and /v1/batches, driven by OpenAI's official client."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from quire.chat import ChatModel
+from quire.demo import demo_model_path
+from quire.errors import ConfigError
+from quire.server.batches.store import BatchStore
+from quire.server.middleware.keys import KeyRing
+from quire.tokenizer import Tokenizer
+from tests.chat.echo_engine import EchoEngine
+from tests.polling import wait_until
+from tests.server.batching import (
+    CHAT,
+    Batching,
+    batching,
+    begin,
+    content_of,
+    lines_in,
+    question,
+    until_ended,
+)
+
+ONE, TWO = "the-key-of-one", "the-key-of-two"
+
+MakeEcho = Callable[..., ChatModel]
+
+
+@pytest.fixture
+def echo(tokenizer: Tokenizer) -> Iterator[MakeEcho]:
+    made: list[ChatModel] = []
+
+    def make(**options: object) -> ChatModel:
+        made.append(ChatModel.from_engine(EchoEngine(tokenizer, **options)))
+        return made[-1]
+
+    yield make
+    for model in made:
+        model.close()
+
+
+@pytest.fixture
+def served(echo: MakeEcho, tmp_path: Path) -> Iterator[Batching]:
+    with batching(echo(), tmp_path / "batches") as server:
+        yield server
+
+
+def test_a_batch_from_its_file_to_its_answers(served: Batching) -> None:
+    client = served.client
+    batch = begin(client, [question(n) for n in range(20)], metadata={"night": "7"})
+    assert batch.status == "validating"
+    assert batch.expires_at == batch.created_at + 24 * 3600
+    done = until_ended(client, batch)
+    assert done.status == "completed"
+    assert done.metadata == {"night": "7"}
+    assert (done.request_counts.total, done.request_counts.completed) == (20, 20)  # type: ignore[union-attr]
+    assert done.error_file_id is None
+    assert done.errors is None
+    moments = [done.created_at, done.in_progress_at, done.finalizing_at, done.completed_at]
+    assert moments == sorted(moments)  # type: ignore[type-var]
+    answers = lines_in(client, done.output_file_id)
+    assert [one["custom_id"] for one in answers] == [f"q{n}" for n in range(20)]
+    for number, one in enumerate(answers):
+        body = one["response"]["body"]
+        assert f"Question {number}?" in body["choices"][0]["message"]["content"]
+        assert body["created"] == batch.created_at
+    output = client.files.retrieve(done.output_file_id or "")
+    assert (output.purpose, output.filename) == ("batch_output", f"{batch.id}_output.jsonl")
+
+
+def test_on_the_native_engine(tmp_path: Path) -> None:
+    arguments = {"infer_backend": "native", "native_kv_cache_memory": "16MiB"}
+    model_args = {"model_name_or_path": str(demo_model_path()), **arguments}
+    with ChatModel(model_args) as model, batching(model, tmp_path) as served:
+        asks = [question(n, max_tokens=8, temperature=1) for n in range(6)]
+        done = until_ended(served.client, begin(served.client, asks))
+        answers = lines_in(served.client, done.output_file_id)
+    assert done.status == "completed"
+    assert {one["response"]["status_code"] for one in answers} == {200}
+    assert all(one["response"]["body"]["usage"]["completion_tokens"] for one in answers)
+
+
+def test_requests_that_fail_are_in_the_error_file(served: Batching) -> None:
+    asks = [question(0), question(1, model="gpt-9"), question(2, stream=True)]
+    done = until_ended(served.client, begin(served.client, asks))
+    assert done.status == "completed"
+    assert done.request_counts is not None
+    assert (done.request_counts.completed, done.request_counts.failed) == (1, 2)
+    failed = lines_in(served.client, done.error_file_id)
+    assert [one["response"]["status_code"] for one in failed] == [404, 400]
+
+
+def test_a_batch_of_which_all_requests_fail_completes_without_answers(served: Batching) -> None:
+    asks = [question(n, model="gpt-9") for n in range(40)]
+    done = until_ended(served.client, begin(served.client, asks))
+    assert done.status == "completed"
+    assert done.output_file_id is None
+    assert len(lines_in(served.client, done.error_file_id)) == 40
+
+
+def test_a_file_with_wrong_lines_fails_with_all_of_them(served: Batching) -> None:
+    asks = [
+        question(0),
+        "no json",
+        {**question(1), "url": "/v1/embeddings"},
+        {**question(2), "method": "GET"},
+        question(0),
+        {"messages": []},
+    ]
+    done = until_ended(served.client, begin(served.client, asks))
+    assert done.status == "failed"
+    assert done.errors is not None
+    assert done.errors.data is not None
+    assert [(one.line, one.code) for one in done.errors.data] == [
+        (2, "invalid_json_line"),
+        (3, "mismatched_url"),
+        (4, "invalid_method"),
+        (5, "duplicate_custom_id"),
+        (6, "missing_required_parameter"),
+    ]
+    assert done.output_file_id is None
+
+
+def test_a_cancelled_batch_keeps_what_is_answered(echo: MakeEcho, tmp_path: Path) -> None:
+    with batching(echo(delay=0.01), tmp_path) as served:
+        client = served.client
+        batch = begin(client, [question(n) for n in range(300)])
+
+        def has_begun() -> bool:
+            counts = client.batches.retrieve(batch.id).request_counts
+            return counts is not None and counts.completed >= 4
+
+        wait_until(has_begun)
+        assert client.batches.cancel(batch.id).status in ("cancelling", "finalizing", "cancelled")
+        done = until_ended(client, batch)
+        assert done.status == "cancelled"
+        assert done.request_counts is not None
+        completed, failed = done.request_counts.completed, done.request_counts.failed
+        assert completed >= 4
+        assert completed + failed == 300
+        assert len(lines_in(client, done.output_file_id)) == completed
+        unrun = lines_in(client, done.error_file_id)
+        assert len(unrun) == failed
+        assert {one["error"]["code"] for one in unrun} == {"batch_cancelled"}
+        assert client.batches.cancel(batch.id).status == "cancelled"
+        wait_until(lambda: not served.service.admission.running)
+
+
+def test_a_batch_whose_time_is_over_expires(echo: MakeEcho, tmp_path: Path) -> None:
+    with batching(echo(delay=0.02), tmp_path) as served:
+        done = until_ended(
+            served.client, begin(served.client, [question(n) for n in range(2000)], "1s")
+        )
+        assert done.status == "expired"
+        assert done.expired_at is not None
+        assert done.request_counts is not None
+        unrun = lines_in(served.client, done.error_file_id)
+        assert {one["error"]["code"] for one in unrun} == {"batch_expired"}
+        assert len(unrun) == done.request_counts.failed
+        assert done.request_counts.completed + done.request_counts.failed == 2000
+
+
+def test_a_server_that_is_started_again_goes_on(echo: MakeEcho, tmp_path: Path) -> None:
+    asks = [question(n) for n in range(60)]
+    with batching(echo(delay=0.005), tmp_path) as served:
+        batch = begin(served.client, asks)
+        waits = begin(served.client, asks)
+
+        def has_begun() -> bool:
+            counts = served.client.batches.retrieve(batch.id).request_counts
+            return counts is not None and counts.completed >= 10
+
+        wait_until(has_begun)
+    engine = EchoEngine(Tokenizer.from_folder(demo_model_path()))
+    with ChatModel.from_engine(engine) as model, batching(model, tmp_path) as served:
+        done = until_ended(served.client, batch)
+        assert done.status == "completed"
+        answers = lines_in(served.client, done.output_file_id)
+        assert [one["custom_id"] for one in answers] == [f"q{n}" for n in range(60)]
+        assert until_ended(served.client, waits).status == "completed"
+    whole = BatchStore(tmp_path)
+    assert not list(whole.jobs_folder.iterdir())
+    whole.close()
+
+
+def test_a_key_sees_its_own_files_and_batches_alone(echo: MakeEcho, tmp_path: Path) -> None:
+    ring = KeyRing([(ONE, "x"), (TWO, "x")], [])
+    with batching(echo(), tmp_path, ring=ring, api_key=f"{ONE},{TWO}") as served:
+        one, two = served.client_with(ONE), served.client_with(TWO)
+        done = until_ended(one, begin(one, [question(1)]))
+        assert done.status == "completed"
+        assert [batch.id for batch in one.batches.list()] == [done.id]
+        assert not list(two.batches.list())
+        assert not list(two.files.list())
+        for ask in (
+            lambda: two.batches.retrieve(done.id),
+            lambda: two.batches.cancel(done.id),
+            lambda: two.files.retrieve(done.input_file_id),
+            lambda: two.files.content(done.output_file_id or ""),
+            lambda: two.files.delete(done.input_file_id),
+            lambda: two.batches.create(
+                input_file_id=done.input_file_id, endpoint=CHAT, completion_window="24h"
+            ),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                ask()
+        with pytest.raises(openai.AuthenticationError):
+            served.client.files.list()
+    again = KeyRing([("another-key", "y"), (ONE, "x")], [])
+    with batching(echo(), tmp_path, ring=again, api_key=ONE) as served:
+        assert len(list(served.client_with(ONE).batches.list())) == 1
+        assert not list(served.client_with("another-key").batches.list())
+
+
+def test_lists_come_in_pages_the_newest_first(served: Batching) -> None:
+    client = served.client
+    made = [begin(client, [question(1)]).id for _ in range(5)]
+    first = client.batches.list(limit=2)
+    assert [batch.id for batch in first.data] == made[:-3:-1]
+    assert first.has_more
+    assert [batch.id for batch in client.batches.list(limit=2)] == made[::-1]
+    files = [file.created_at for file in client.files.list(order="asc", purpose="batch")]
+    assert files == sorted(files)
+    with pytest.raises(openai.BadRequestError, match="limit must be from 1"):
+        client.batches.list(limit=0)
+    with pytest.raises(openai.BadRequestError, match="there is no 'nobody' here"):
+        client.batches.list(after="nobody")
+
+
+def test_a_file_is_deleted_once_no_batch_reads_it(echo: MakeEcho, tmp_path: Path) -> None:
+    with batching(echo(delay=0.01), tmp_path) as served:
+        client = served.client
+        batch = begin(client, [question(n) for n in range(200)])
+        with pytest.raises(openai.ConflictError, match="cancel it first"):
+            client.files.delete(batch.input_file_id)
+        client.batches.cancel(batch.id)
+        done = until_ended(client, batch)
+        assert client.files.delete(batch.input_file_id).deleted
+        with pytest.raises(openai.NotFoundError):
+            client.files.retrieve(batch.input_file_id)
+        assert client.files.delete(done.error_file_id or "").deleted
+
+
+def test_limits_of_size_and_number(echo: MakeEcho, tmp_path: Path) -> None:
+    limits = {
+        "max_file_bytes": 20_000,
+        "max_files": 4,
+        "max_batches": 1,
+        "max_batch_requests": 10,
+        "max_batch_completions": 1,
+    }
+    with batching(echo(delay=0.05), tmp_path, **limits) as served:
+        client = served.client
+        with pytest.raises(openai.APIStatusError) as caught:
+            client.files.create(file=("a.jsonl", b" " * 3_000_000), purpose="batch")
+        assert caught.value.status_code == 413
+        many = begin(client, [question(n) for n in range(11)])
+        done = until_ended(client, many)
+        assert done.errors is not None
+        assert done.errors.data is not None
+        assert [one.code for one in done.errors.data] == ["too_many_requests"]
+        begin(client, [question(n) for n in range(10)])
+        with pytest.raises(openai.RateLimitError, match="max_batches"):
+            begin(client, [question(1)])
+        client.files.create(file=("b.jsonl", b"{}"), purpose="batch")
+        with pytest.raises(openai.RateLimitError, match="max_files"):
+            client.files.create(file=("c.jsonl", b"{}"), purpose="batch")
+    assert not list((tmp_path / "files").glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"purpose": "fine-tune"}, "purpose must be 'batch'"),
+        ({"purpose": "batch", "colour": "red"}, "Unknown parameter 'colour'"),
+        (
+            {
+                "purpose": "batch",
+                "expires_after[anchor]": "created_at",
+                "expires_after[seconds]": "5",
+            },
+            "expires_after must have the anchor",
+        ),
+    ],
+)
+def test_wrong_uploads_are_refused(served: Batching, fields: dict[str, str], told: str) -> None:
+    answer = httpx.post(f"{served.url}/v1/files", data=fields, files={"file": ("a.jsonl", b"{}")})
+    assert answer.status_code == 400
+    assert told in answer.json()["error"]["message"]
+
+
+def test_what_is_no_form_is_refused(served: Batching) -> None:
+    url = f"{served.url}/v1/files"
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    for content, headers in (
+        (b"{}", {"content-type": "application/json"}),
+        (b"--x\r\n", form),
+        (b"--x\r\ncontent-disposition: form-data; name=file; filename=a\r\n\r\nabc", form),
+        (b"--x\r\n\r\nabc\r\n--x--", form),
+        (b"--x--", form),
+        (b"--x" + b"y" * 20_000, form),
+    ):
+        answer = httpx.post(url, content=content, headers=headers)
+        assert answer.status_code == 400, content
+    assert not list(served.client.files.list())
+
+
+def test_a_file_comes_back_as_it_was_sent(served: Batching) -> None:
+    content = content_of(["\r\n--x", *(question(n) for n in range(3000))]) + b"\r\n--"
+    file = served.client.files.create(
+        file=("../../etc/pass\u00e9.jsonl", content),
+        purpose="batch",
+        expires_after={"anchor": "created_at", "seconds": 3600},
+    )
+    assert file.filename == "pass\u00e9.jsonl"
+    assert file.bytes == len(content)
+    assert file.expires_at == file.created_at + 3600
+    assert served.client.files.content(file.id).content == content
+
+
+def test_a_web_page_cannot_upload_to_a_server_without_keys(echo: MakeEcho, tmp_path: Path) -> None:
+    form = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}")}}
+    origin = {"origin": "https://page.example"}
+    with batching(echo(), tmp_path / "one") as served:
+        assert httpx.post(f"{served.url}/v1/files", headers=origin, **form).status_code == 403
+    with batching(echo(), tmp_path / "two", cors_origins="https://page.example") as served:
+        assert httpx.post(f"{served.url}/v1/files", headers=origin, **form).status_code == 200
+
+
+def test_wrong_batches_are_refused(served: Batching) -> None:
+    file = served.client.files.create(file=("a.jsonl", content_of([question(1)])), purpose="batch")
+    good = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "24h"}
+    for wrong in (
+        {"endpoint": "/v1/images"},
+        {"completion_window": "soon"},
+        {"completion_window": "400d"},
+        {"metadata": {"x": "y" * 600}},
+        {"colour": "red"},
+        {"output_expires_after": {"anchor": "created_at", "seconds": 1}},
+    ):
+        answer = httpx.post(f"{served.url}/v1/batches", json={**good, **wrong})
+        assert answer.status_code == 400, answer.text
+    assert (
+        httpx.post(f"{served.url}/v1/batches", json={**good, "input_file_id": "x"}).status_code
+        == 404
+    )
+
+
+def test_files_and_batches_are_off_without_a_folder(echo: MakeEcho) -> None:
+    from tests.server.serving import serving
+
+    with serving(echo()) as served:
+        assert httpx.get(f"{served.url}/v1/files").status_code == 404
+        assert httpx.post(f"{served.url}/v1/batches", json={}).status_code == 404
+
+
+def test_two_servers_do_not_share_a_folder(served: Batching, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="another server uses"):
+        BatchStore(tmp_path / "batches")
+
+
+def test_a_batch_whose_key_is_gone_fails(echo: MakeEcho, tmp_path: Path) -> None:
+    with batching(echo(delay=0.05), tmp_path, ring=KeyRing([(ONE, "")], []), api_key=ONE) as served:
+        batch = begin(served.client_with(ONE), [question(n) for n in range(100)])
+    with batching(echo(), tmp_path, ring=KeyRing([(TWO, "")], []), api_key=TWO):
+        state = tmp_path / "state.sqlite"
+
+        def has_failed() -> bool:
+            with sqlite3.connect(state) as database:
+                query = "SELECT document FROM batches WHERE id = ?"
+                return (
+                    "none of the server's any more"
+                    in database.execute(query, (batch.id,)).fetchone()[0]
+                )
+
+        wait_until(has_failed)
