@@ -14,6 +14,7 @@ ALL = (
     "throughput",
     "decode",
     "prompt",
+    "rendering",
     "speculation",
     "peers",
     "step_profile",

@@ -546,8 +546,8 @@ OPTIONS: tuple[Option, ...] = (
         wires=_named("enable_thinking", "openai", responses="reasoning", anthropic="thinking"),
         template=True),
     Option("thinking_budget", Integer(0, 2**31 - 1), None,
-        "Most tokens of a thought, which is then closed. Only for models that close a thought with "
-        "one token.",
+        "Most tokens of a thought, which is then closed. By default the configuration decides. Only "
+        "for models that close a thought with one token.",
         wires=_named("thinking_budget", "openai", "responses"), template=True),
     Option("tool_choice", Choice(), AUTO,
         "Whether tools are called: auto, none, required, or a dictionary that names one.",

@@ -67,6 +67,7 @@ CONTRACT: dict[Any, dict[str, Any]] = {
         "repetition_penalty": 1.0,
         "length_penalty": 1.0,
         "skip_special_tokens": True,
+        "thinking_budget": None,
     },
 }
 

@@ -279,6 +279,21 @@ def test_equal_calls_beside_other_text_are_no_exact_match() -> None:
     assert (other["tool_call_match"], other["exact_match"]) == (100.0, 0.0)
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_calls_that_nest_too_deeply_are_that_rows_fault() -> None:
+    calls = [{"name": "f", "arguments": {"a": nested(100_000)}}]
+    rows = [{"predict": "a", "label": "b", "tool_calls": calls}, {"predict": "a", "label": "a"}]
+    assert [type(one) for one in score_rows(rows)] == [str, dict]
+    deep = '{"name": "f", "arguments": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    assert score_row({"predict": deep, "label": deep})["exact_match"] == 100.0
+
+
 @pytest.mark.parametrize("calls", ["{", 3, [3], [{"arguments": {}}], '{"a": 1}'])
 def test_calls_of_another_form_are_that_rows_fault(calls: Any) -> None:
     (result, good) = score_rows(

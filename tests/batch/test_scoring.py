@@ -23,6 +23,7 @@ from quire.batch.scoring import Speed, score_file, write_scores
 from quire.batch.scoring_pool import score_chunks
 from quire.chat import ChatModel
 from quire.cli.batch_score import score
+from quire.cli.main import main
 from quire.errors import ConfigError
 from tests.batch.sources import Questions, run_job
 from tests.polling import wait_until
@@ -379,6 +380,15 @@ def test_the_command_writes_where_asked(write_lines: WriteLines, tmp_path: Path)
     written: Mapping[str, Any] = json.loads(output.read_text())
     assert written["predict_exact_match"] == 25.0
     assert "predict_runtime" not in written
+
+
+def test_the_command_is_one_of_quires(
+    write_lines: WriteLines, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["batch", "score", str(write_lines(ROWS)), "--workers", "1"]) == 0
+    assert "4 answers scored." in capsys.readouterr().out
+    assert main(["batch", "score", "nowhere.jsonl"]) == 2
+    assert capsys.readouterr().err == "quire: No such file: nowhere.jsonl.\n"
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,14 @@ from typing import Any
 import jsonschema
 import pytest
 
+from quire.arguments import get_infer_args
 from quire.chat.answer_forms import AnswerForms, PlainForms
+from quire.chat.preparation import ChatFormat, Preparation
 from quire.constraints.answer_form import AnswerForm
 from quire.demo import demo_model_path
-from quire.errors import SamplingError, ToolError, UnsupportedOptionError
+from quire.engines.seam import EngineInfo
+from quire.errors import ConfigError, SamplingError, ToolError, UnsupportedOptionError
+from quire.request import ChatRequest
 from quire.response_format import Constraint
 from quire.template.registry import get_template
 from quire.template.template import Template
@@ -122,6 +126,37 @@ def test_thoughts_that_end_with_text_cannot_be_counted() -> None:
         form(make(own=own), {"thinking_budget": 5})
     own.thought_words = ("", "")
     assert form(make(own=own), {"thinking_budget": 5}) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "composes", "says"),
+    [
+        (("<think>", "</think>"), True, None),
+        (("", ""), True, None),  # without thoughts each budget is kept
+        (("[thought]", "[/thought]"), True, r"'\[/thought\]', which is no token"),
+        (("<think>", "</think>"), False, "this engine takes no grammars"),
+    ],
+)
+def test_a_budget_of_the_configuration(
+    words: tuple[str, str], composes: bool, says: str | None
+) -> None:
+    own = copy(get_template("qwen3", tokenizer()))  # which others share
+    own.thought_words = words
+    arguments = get_infer_args({"model_name_or_path": "none", "thinking_budget": 5})
+    info = EngineInfo("stand-in", 4096, composes_grammars=composes)
+    chat_format = ChatFormat(tokenizer(), own, {}, ())
+    if says is not None:
+        with pytest.raises(ConfigError, match=f"thinking_budget: .*{says}"):
+            Preparation(chat_format, arguments, info)
+        return
+    preparation = Preparation(chat_format, arguments, info)
+    budgets: list[int | None] = []
+    for options in ({}, {"thinking_budget": 7}, {"thinking_budget": 4096}, {"temperature": 0}):
+        request = ChatRequest([{"role": "user", "content": "Hello!"}], options=options)
+        constraint = preparation.prepare_text(request).params.response_format
+        thought = None if constraint is None else whole(constraint).thought
+        budgets.append(None if thought is None else thought.budget)
+    assert budgets == ([5, 7, None, 5] if words[1] else [None] * 4)
 
 
 # --- without whole grammars ----------------------------------------------------------------------

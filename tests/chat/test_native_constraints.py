@@ -118,6 +118,16 @@ def test_a_budget_of_tokens_closes_the_thought(model: ChatModel) -> None:
         model.chat(SUM, thinking_budget=-1)
 
 
+def test_a_budget_of_the_configuration_holds_where_a_request_gives_none() -> None:
+    arguments = {"model_name_or_path": str(demo_model_path()), "vllm_maxlen": 1024}
+    with ChatModel({**arguments, "thinking_budget": 3}) as model:
+        for options, most in (({}, 3), ({"thinking_budget": 2}, 2), ({"thinking_budget": None}, 3)):
+            (answer,) = model.chat(SUM, temperature=0, **options)
+            assert answer.usage is not None
+            assert 0 < answer.usage.reasoning_tokens <= most
+            assert answer.content.strip()
+
+
 # --- tools ---------------------------------------------------------------------------------------
 
 PARIS = [{"role": "user", "content": "What is the weather in Paris?"}]

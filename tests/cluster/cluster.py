@@ -13,8 +13,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from quire.server.arguments import ServerArguments
+from quire.server.lifecycle.ray_app import proxy_environment
+
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 would be turned into the host's own address
 _STORE = 80 * 2**20  # bytes of the objects of a node, the least that Ray takes
+
+SERVED = ServerArguments(
+    host="0.0.0.0",  # the proxy of one node reaches the replicas of the others
+    port=8123,
+    served_model_name="demo",
+    admin_key="the admin's",
+    read_timeout=2,
+    reader_timeout=3,
+    drain_timeout=2,
+)
+"""The server of the tests: its limits are for processes that are started before it."""
 
 _QUICK = {
     "health_check_initial_delay_ms": 1000,
@@ -34,10 +48,9 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_TMPDIR": str(folder),
         "RAY_DEDUP_LOGS": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        **proxy_environment(SERVED),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "haproxy.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "haproxy.state"),

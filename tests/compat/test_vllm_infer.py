@@ -100,7 +100,7 @@ def test_a_model_alone(read: Callable[..., dict[str, Any]]) -> None:
         (("--default_system", '"None"'), {"default_system": "None"}),
         (("--default_system=",), {"default_system": ""}),
         (("--save_name", "2024"), {"save_name": "2024"}),
-        (("--matrix_save_name", "m.json"), {"matrix_save_name": "m.json"}),
+        (("--matrix_save_name", "m.json"), {"matrix_save_name": str(Path.cwd() / "m.json")}),
         (("--max_new_tokens", "1_000"), {"max_new_tokens": 1000, "vllm_maxlen": 3048}),
         (("--max_new_tokens", "1e3"), {"max_new_tokens": 1000, "vllm_maxlen": 3048}),
         (("--temperature", "0"), {"temperature": 0.0}),
@@ -239,6 +239,8 @@ def test_a_batch_is_run(run_python: RunPython, tmp_path: Path) -> None:
     words = ("-m", "quire_llamafactory.vllm_infer", demo_model_path(), "--template", "qwen")
     words += ("--dataset", "sums", "--dataset-dir", tmp_path, f"--save_name={answers}")
     words += ("--max_new_tokens", "8", "--max_samples=3", "--temperature", "0")
+    metrics = tmp_path / "metrics.json"
+    words += ("--matrix_save_name", metrics)
     results: list[bytes] = []
     for _ in range(2):
         result = run_python(*map(str, words))
@@ -246,6 +248,12 @@ def test_a_batch_is_run(run_python: RunPython, tmp_path: Path) -> None:
         assert "3 of 3 rows" in result.stderr
         results.append(answers.read_bytes())
     assert results[0] == results[1]
+    scores = json.loads(metrics.read_text())
+    names = ("bleu-4", "rouge-1", "rouge-2", "rouge-l", "model_preparation_time", "runtime")
+    names += ("samples_per_second", "steps_per_second")
+    assert {f"predict_{name}" for name in names} <= set(scores)
+    assert scores["predict_samples"] == 3
+    assert scores["predict_samples_per_second"] > 0
     lines = [json.loads(line) for line in results[0].splitlines()]
     assert [one["label"].strip() for one in lines] == ["1", "2", "3"]
     assert list(lines[0])[:3] == ["prompt", "predict", "label"]

@@ -113,3 +113,11 @@ def test_what_may_match_two_is_refused(parts: list[Any]) -> None:
 def test_many_alternatives_that_values_tell_apart() -> None:
     parts = [an_object("k", k={"const": f"kind {i}"}, a=INT) for i in range(2_000)]
     assert len(enforceable({"oneOf": parts})["anyOf"]) == len(parts)
+
+
+def test_too_much_to_tell_apart_is_refused_soon() -> None:
+    """Each pair would compare a thousand values with a thousand choices."""
+    choices = {"anyOf": [{"const": f"c{i}"} for i in range(1_000)]}
+    parts = [{"enum": [f"{i} {j}" for j in range(1_000)]} for i in range(50)]
+    with pytest.raises(SchemaError, match="too large"):
+        enforceable({"oneOf": [*parts, choices]})

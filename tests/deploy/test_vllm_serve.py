@@ -399,6 +399,7 @@ def test_more_stages_than_layers_are_refused(tmp_path: Path) -> None:
         ({"max_new_tokens": 9}, "max_new_tokens 9 is also the most"),
         ({"max_length": 9}, "max_length counts the prompt too"),
         ({"skip_special_tokens": False}, "send skip_special_tokens: false"),
+        ({"thinking_budget": 64}, "send thinking_token_budget: 64"),
         ({"trust_remote_code": True}, "runs Python code"),
     ],
 )

@@ -212,8 +212,9 @@ class DataArguments(Arguments):
     # For batches alone; elsewhere the log names them (see `foreign.py`).
     dataset: NameList = None
     """Data sets that `quire batch` answers: names of dataset_info.json, or paths of files."""
-    dataset_dir: PathStr = "data"
-    """The folder of dataset_info.json and of its files, for batches."""
+    dataset_dir: PathStr | dict[str, Any] = "data"
+    """The folder of dataset_info.json and of its files, for batches; or that file's content; or ONLINE,
+    where data sets are a hub's, or REMOTE:NAME, a repository that holds the file."""
     cutoff_len: PositiveInteger = 2048
     """In batches, where it is given: prompts with more tokens than this, their label's included, lose
     their end."""
@@ -253,6 +254,9 @@ class GeneratingArguments(Arguments):
     """Of beam search, which is not supported: 1.0 alone."""
     skip_special_tokens: bool = True
     """Whether special tokens are left out of an answer's text."""
+    thinking_budget: Annotated[Integer, Field(ge=0, le=2**31 - 1)] | None = None
+    """The most tokens of a thought, which is then closed; a request's own wins. Only for models that
+    close a thought with one token."""
 
     @model_validator(mode="before")
     @classmethod

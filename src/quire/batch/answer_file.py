@@ -18,7 +18,7 @@ _MAX_LINE_BYTES = 64 * 2**20
 _ROWS_AT_ONCE = 64  # of a parquet file
 _BOM = b"\xef\xbb\xbf"
 
-Record: TypeAlias = dict[str, Any]
+AnswerRow: TypeAlias = dict[str, Any]
 """Of a row the keys that decide about its scores; `predict`, `label` and `content` are texts or None."""
 
 
@@ -26,7 +26,7 @@ class BadRecordError(ValueError):
     """A row of a file holds no answer; the text says why."""
 
 
-def read_records(path: Path) -> Iterator[tuple[int, Record | BadRecordError]]:
+def read_records(path: Path) -> Iterator[tuple[int, AnswerRow | BadRecordError]]:
     """Each row's number, from 1, and what it says of its scores, or why it says nothing.
 
     In a file of lines the number is the line's; blank lines are no rows. Memory does not depend on
@@ -63,7 +63,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
             whole = not line or line.endswith(b"\n")
 
 
-def _record_of_line(line: bytes | None) -> Record | BadRecordError:
+def _record_of_line(line: bytes | None) -> AnswerRow | BadRecordError:
     if line is None:
         return BadRecordError(f"it has more than {_MAX_LINE_BYTES >> 20} MiB")
     try:
@@ -79,7 +79,7 @@ def _record_of_line(line: bytes | None) -> Record | BadRecordError:
     return _record(row)
 
 
-def _record(row: Mapping[str, Any]) -> Record | BadRecordError:
+def _record(row: Mapping[str, Any]) -> AnswerRow | BadRecordError:
     record = {key: row[key] for key in _KEYS if row.get(key) is not None}
     if not record.keys() & {"predict", "chosen", "rejected", "error"} and "predict" not in row:
         near = nearest("predict", row)

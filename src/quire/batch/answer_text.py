@@ -133,7 +133,12 @@ def read_calls(value: Any) -> Sequence[ToolCall]:
     Raises:
         ValueError: it is none.
     """
-    items = json.loads(value) if isinstance(value, str) and value.strip() else value or []
+    items = value or []
+    if isinstance(items, str):
+        try:
+            items = json.loads(items) if items.strip() else []
+        except (ValueError, RecursionError):
+            raise ValueError("its tool calls are no JSON") from None
     if not isinstance(items, (list, tuple)):
         raise ValueError("its tool calls are no list")
     return [_read_call(one) for one in items]

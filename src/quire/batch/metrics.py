@@ -67,6 +67,8 @@ def score_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, float] | str
             raise
         except ValueError as error:
             results.append(str(error))
+        except RecursionError:
+            results.append("its tool calls nest too deeply")
     return results
 
 

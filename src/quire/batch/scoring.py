@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from quire.batch.answer_file import BadRecordError, Record, read_records
+from quire.batch.answer_file import AnswerRow, BadRecordError, read_records
 from quire.batch.scoring_pool import RowScores, score_chunks
 from quire.errors import ConfigError
 from quire.machine.cpus import default_threads
@@ -107,7 +107,7 @@ def score_file(path: Path, *, workers: int | None = None) -> Scores:
     tally = _Tally()
     numbers: deque[Sequence[int]] = deque()  # of the rows of each chunk that is not scored yet
 
-    def chunks() -> Iterator[list[Record]]:
+    def chunks() -> Iterator[list[AnswerRow]]:
         for chunk in _chunks(tally.to_score(read_records(path))):
             numbers.append([number for number, _ in chunk])
             yield [record for _, record in chunk]
@@ -117,8 +117,8 @@ def score_file(path: Path, *, workers: int | None = None) -> Scores:
     return tally.scores()
 
 
-def _chunks(records: Iterator[tuple[int, Record]]) -> Iterator[list[tuple[int, Record]]]:
-    chunk: list[tuple[int, Record]] = []
+def _chunks(records: Iterator[tuple[int, AnswerRow]]) -> Iterator[list[tuple[int, AnswerRow]]]:
+    chunk: list[tuple[int, AnswerRow]] = []
     characters = 0
     for number, record in records:
         chunk.append((number, record))
@@ -154,8 +154,8 @@ class _Tally:
         self._bad: list[BadLine] = []
 
     def to_score(
-        self, records: Iterator[tuple[int, Record | BadRecordError]]
-    ) -> Iterator[tuple[int, Record]]:
+        self, records: Iterator[tuple[int, AnswerRow | BadRecordError]]
+    ) -> Iterator[tuple[int, AnswerRow]]:
         """The rows whose texts are to be scored; all others are counted here."""
         for number, record in records:
             if isinstance(record, BadRecordError):
@@ -180,7 +180,7 @@ class _Tally:
             for name, value in result.items():
                 means.setdefault(name, _Mean()).add(value)
 
-    def _add_pair(self, number: int, record: Record) -> None:
+    def _add_pair(self, number: int, record: AnswerRow) -> None:
         pair = (record.get("chosen"), record.get("rejected"))
         if not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in pair):
             self._add_bad(number, "chosen and rejected are no two scores")

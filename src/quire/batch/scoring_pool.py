@@ -134,5 +134,9 @@ def _ask(process: subprocess.Popen[bytes], rows: Rows) -> bytes:
         process.stdin.write(json.dumps(rows).encode() + b"\n")
         process.stdin.flush()
         return process.stdout.readline()
-    except (OSError, ValueError):  # a broken pipe; or one that was closed
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # a broken pipe, or one that was closed; deep JSON
         return b""

@@ -69,6 +69,18 @@ class AnswerForms:
         form = template.tool_format.form if template.tool_format is not None else None
         return form if form is not None else JSON_LIST
 
+    def check_budget(self) -> None:
+        """Check that a budget for thoughts can be kept.
+
+        Raises:
+            UnsupportedOptionError: this model's thoughts cannot be counted.
+        """
+        if self._closer and not self._counts(""):
+            raise UnsupportedOptionError(
+                f"thinking_budget: this model's thoughts end with {self._closer!r}, which is no "
+                "token of its own, so that their tokens cannot be counted."
+            )
+
     def thinks(
         self, options: Mapping[str, Any], wanted: bool | None, configured: bool | None
     ) -> bool | None:
@@ -136,9 +148,10 @@ class AnswerForms:
             return None  # without a thought, each budget is kept
         opener = "" if starts_in_thought else self._opener
         if budget is not None and not self._counts(opener):
+            self.check_budget()
             raise UnsupportedOptionError(
-                f"thinking_budget: this model's thoughts end with {self._closer!r}, which is no "
-                "token of its own, so that their tokens cannot be counted."
+                f"thinking_budget: this model's thoughts begin with {opener!r}, which is no token of "
+                "its own, so that another one could follow."
             )
         if not starts_in_thought and not opener:
             return None
@@ -155,6 +168,14 @@ class PlainForms(AnswerForms):
 
     Forced calls are then JSON, a list of objects, and nothing goes with a thought.
     """
+
+    def check_budget(self) -> None:
+        """Refuse a budget; see `AnswerForms.check_budget`.
+
+        Raises:
+            UnsupportedOptionError: always.
+        """
+        raise UnsupportedOptionError(f"thinking_budget: {_NO_GRAMMAR}.")
 
     def _form_of_calls(self, template: Template) -> CallForm:
         return JSON_LIST
@@ -192,7 +213,7 @@ class PlainForms(AnswerForms):
         if _CONSTRAINING.isdisjoint(options):
             return None
         if read_option(options, "thinking_budget") is not None:
-            raise UnsupportedOptionError(f"thinking_budget: {_NO_GRAMMAR}.")
+            self.check_budget()
         text: Constraint | None = read_option(options, "response_format")
         choice: ToolChoice = read_option(options, "tool_choice")
         if choice.is_forced:

@@ -164,6 +164,7 @@ class Preparation:
             stops=(*chat_format.eos_token_ids, *self._stop_token_ids),
             context_length=info.context_length,
         )
+        self._thinking_budget = self._configured_budget(arguments)
         self._skips_special = self._resolver.resolve({}, 0).skip_special_tokens
         self._special = self._special_with_markers()
         template = self.template
@@ -172,6 +173,15 @@ class Preparation:
         if before_text or template.after_text or template.reasoning:
             words = template.thought_words
             self._marks = TextMarks(before_text, template.after_text, words)
+
+    def _configured_budget(self, arguments: InferArgs) -> int | None:
+        budget = arguments.generating.thinking_budget
+        if budget is not None:
+            try:
+                self._answers.check_budget()
+            except UnsupportedOptionError as error:
+                raise ConfigError(f"The configuration: {error}") from None
+        return budget
 
     async def prepare(
         self, request: ChatRequest, *, cut: CutPrompt | None = None
@@ -334,6 +344,8 @@ class Preparation:
         cut: CutPrompt | None = None,
     ) -> PreparedRequest:
         options, template = request.options, self.template
+        if self._thinking_budget is not None and options.get("thinking_budget") is None:
+            options = {**options, "thinking_budget": self._thinking_budget}
         choice: ToolChoice = read_option(options, "tool_choice")
         if choice.mode == "none" and conversation.tools:
             conversation = replace(conversation, tools=())

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from quire.constraints.schema_refs import MAX_STEPS, REFERENCES, References, SchemaError
-from quire.constraints.validation import fits
+from quire.constraints.validation import Validator
 
 _KINDS = frozenset({"null", "boolean", "integer", "fraction", "string", "array", "object"})
 _BOUNDS = (
@@ -30,7 +30,10 @@ class Exclusive:
     """Makes the alternatives of one schema exclude each other."""
 
     def __init__(self, root: Node, references: References) -> None:
-        self._root, self._references = root, references
+        self._references = references
+        self._validator = Validator(root)  # which counts what it looks at over all alternatives
+        self._texts: dict[int, frozenset[str]] = {}  # by the id of the list of values
+        self._kept: list[list[Any]] = []  # so that an id stays that of its list
         self._steps = 0
 
     def alternatives(self, parts: Sequence[Any], *, closes: bool) -> list[Any]:
@@ -115,7 +118,9 @@ class Exclusive:
 
     def _values_apart(self, one: Node, other: Node) -> bool:
         values = _values(one)
-        return values is not None and not any(fits(value, other, self._root) for value in values)
+        return values is not None and not any(
+            self._validator.fits(value, other) for value in values
+        )
 
     def _bounds_apart(self, one: Node, other: Node) -> bool:
         kinds = _kinds(one) & _kinds(other)
@@ -199,15 +204,19 @@ def _are_distinct(groups: Iterable[list[Any] | None]) -> bool:
     """Whether all are lists of values, and no value is in two of them."""
     seen: set[str] = set()
     for values in groups:
-        texts = None if values is None else {json.dumps(_plain(value)) for value in values}
+        texts = None if values is None else set(map(_text_of, values))
         if texts is None or seen & texts:
             return False
         seen |= texts
     return True
 
 
+def _text_of(value: Any) -> str:
+    """A value as a text, which the same value has: 1 is 1.0, and keys have no order."""
+    return json.dumps(_plain(value))
+
+
 def _plain(value: Any) -> Any:
-    """A value of which the same has the same text: 1 is 1.0, and keys have no order."""
     if isinstance(value, dict):
         return {"object": sorted((key, _plain(one)) for key, one in value.items())}
     if isinstance(value, list):

@@ -37,21 +37,14 @@ _LIMITS: Mapping[str, Callable[[Any, Any], bool]] = {
 def mismatch(value: Any, schema: Any) -> str | None:
     """Where a value does not match a schema, and why; None where it does, or that cannot be said."""
     try:
-        return next(_Validator(schema).faults(value, schema, "it"), None)
+        return next(Validator(schema).faults(value, schema, "it"), None)
     except (SchemaError, TypeError, ValueError, RecursionError):
         return None  # the schema itself is wrong
 
 
-def fits(value: Any, schema: Any, root: Mapping[str, Any]) -> bool:
-    """Whether a value matches a part of a schema, as far as can be said; patterns are not looked at.
+class Validator:
+    """Looks at values by one schema, whose references are followed."""
 
-    Raises:
-        SchemaError: the schema is too large, or a reference leads nowhere.
-    """
-    return next(_Validator(root).faults(value, schema, "it"), None) is None
-
-
-class _Validator:
     def __init__(self, root: Any) -> None:
         self._references = References(root if isinstance(root, Mapping) else {})
         self._steps = 0
@@ -78,6 +71,7 @@ class _Validator:
         kinds = [kinds] if isinstance(kinds, str) else kinds
         if kinds is not None and not any(kind in _TYPES and _TYPES[kind](value) for kind in kinds):
             yield f"{path} must be of the type {' or '.join(map(str, kinds))}"
+        self._steps += len(schema.get("enum", ()))
         if "enum" in schema and not any(_same(value, one) for one in schema["enum"]):
             yield f"{path} must be one of the values of its enum"
         if "const" in schema and not _same(value, schema["const"]):
@@ -96,17 +90,22 @@ class _Validator:
                 yield from self.faults(value, self._references.target(schema, keyword), path)
         for part in schema.get("allOf", ()):
             yield from self.faults(value, part, path)
-        if "anyOf" in schema and not any(self._fits(value, one) for one in schema["anyOf"]):
+        if "anyOf" in schema and not any(self.fits(value, one) for one in schema["anyOf"]):
             yield f"{path} matches no part of its anyOf"
-        if "oneOf" in schema and sum(self._fits(value, one) for one in schema["oneOf"]) != 1:
+        if "oneOf" in schema and sum(self.fits(value, one) for one in schema["oneOf"]) != 1:
             yield f"{path} must match exactly one part of its oneOf"
-        if "not" in schema and self._fits(value, schema["not"]):
+        if "not" in schema and self.fits(value, schema["not"]):
             yield f"{path} matches what its not excludes"
         if "if" in schema:
-            branch = "then" if self._fits(value, schema["if"]) else "else"
+            branch = "then" if self.fits(value, schema["if"]) else "else"
             yield from self.faults(value, schema.get(branch), path)
 
-    def _fits(self, value: Any, schema: Any) -> bool:
+    def fits(self, value: Any, schema: Any) -> bool:
+        """Whether a value matches a part of the schema, as far as can be said.
+
+        Raises:
+            SchemaError: too much was looked at, or a reference leads nowhere.
+        """
         return next(self.faults(value, schema, ""), None) is None
 
     def _members(
@@ -142,7 +141,7 @@ class _Validator:
             texts = [json.dumps(one, sort_keys=True) for one in value]
             if len(set(texts)) < len(texts):
                 yield f"{path} has an item twice"
-        if "contains" in schema and not any(self._fits(one, schema["contains"]) for one in value):
+        if "contains" in schema and not any(self.fits(one, schema["contains"]) for one in value):
             yield f"{path} has no item that its contains asks for"
 
 

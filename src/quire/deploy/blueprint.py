@@ -263,6 +263,8 @@ def _sampling_notes(
         yield "Without max_tokens in a request the server's limit is its own, not quire's 1024."
     if not generating.skip_special_tokens:
         yield "skip_special_tokens is a request's own there: send skip_special_tokens: false."
+    if (budget := generating.thinking_budget) is not None:
+        yield f"thinking_budget is a request's own there: send thinking_token_budget: {budget}."
 
 
 def _prompt_notes(data: DataArguments) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from starlette.requests import Request
 
+from quire.adapters.folder import Adapter
 from quire.chat.base_engine import BaseEngine
 from quire.chat.preparation import MAX_CONTEXTS, SHORT, check_length
 from quire.engines.seam import time_limit
@@ -64,6 +65,18 @@ Observe: TypeAlias = Callable[[Kind, Caller, int], Observation]
 """Begins the observation of a request, from its kind, caller and number of completions."""
 
 
+class AdapterPeers(Protocol):
+    """Other servers of the same model, whose adapters are to be the same."""
+
+    async def loaded(self, adapter: Adapter) -> None:
+        """This server has loaded an adapter."""
+        ...
+
+    async def dropped(self, name: str) -> None:
+        """This server has dropped an adapter."""
+        ...
+
+
 def service_of(request: Request) -> Service:
     """The service of a request's application."""
     return request.app.state.service
@@ -83,6 +96,7 @@ class Service:
         self._engine: BaseEngine | None = None
         self._models: ServedModels | None = None
         self._texts: dict[type[TokenTexts], TokenTexts] = {}
+        self.peers: AdapterPeers | None = None
         if engine is not None:
             self.attach(engine)
 
@@ -122,6 +136,24 @@ class Service:
         if self._models is None:
             raise NotReady("The model is not loaded: try again soon.", retry_after=5.0)
         return self._models
+
+    async def load_adapter(self, path: str, name: str | None) -> Adapter:
+        """Load an adapter, here and wherever the model is served; see BaseEngine.load_adapter.
+
+        Raises:
+            EngineError: another server could not load it.
+        """
+        adapter = await self.engine.load_adapter(path, name)
+        if self.peers is not None:
+            await self.peers.loaded(adapter)
+        return adapter
+
+    async def drop_adapter(self, name: str) -> Adapter:
+        """Drop an adapter, here and wherever the model is served; raises as `load_adapter`."""
+        adapter = await self.engine.drop_adapter(name)
+        if self.peers is not None:
+            await self.peers.dropped(adapter.name)
+        return adapter
 
     @property
     def _generator(self) -> BaseEngine:

@@ -10,19 +10,19 @@ from typing import Any
 from quire.batch.arguments import get_batch_args
 from quire.batch.inputs import BatchSource, open_source
 from quire.batch.inputs.files import input_file
-from quire.batch.inputs.records import Record
+from quire.batch.inputs.records import InputRecord
 from quire.batch.rows import ChatRow, Row
 
 LIMIT = 1 << 20
 
 
-def records(path: Path, content: bytes | str, *, limit: int = LIMIT) -> list[Record]:
+def records(path: Path, content: bytes | str, *, limit: int = LIMIT) -> list[InputRecord]:
     """The records of a file with this content."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     return list(input_file(path).records(limit))
 
 
-def values(found: Iterable[Record]) -> list[Any]:
+def values(found: Iterable[InputRecord]) -> list[Any]:
     """The value of each record; of one that has an error, its text."""
     return [one.value if one.error is None else f"error: {one.error.message}" for one in found]
 

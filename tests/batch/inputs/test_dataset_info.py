@@ -250,6 +250,8 @@ def test_a_dictionary_is_the_info_itself(folder: Path) -> None:
     (one,) = read_data_sets(["x"], {"x": {"file_name": path}})
     assert isinstance(one, DataSet)
     assert [str(file) for file in one.files] == [path]
+    (row,) = source(folder, dataset="x", dataset_dir={"x": {"file_name": path}}).rows()
+    assert chat(row).request.messages == ({"role": "user", "content": "a"},)
 
 
 def test_a_folder_of_files_is_one_set(tmp_path: Path) -> None:

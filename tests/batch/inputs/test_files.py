@@ -106,6 +106,15 @@ def test_compressed_text_is_read_by_its_first_bytes(
 
 
 @pytest.mark.parametrize("compress", [_gz, _zst])
+def test_a_long_first_line_of_a_compressed_file_is_seen_whole(
+    tmp_path: Path, compress: Any
+) -> None:
+    line = "[" + '{"x": 1}, ' * 20_000 + '{"x": 2}]\n'
+    found = records(tmp_path / "a.jsonl.gz", compress((line * 2).encode()))
+    assert [len(one.value) for one in found] == [20_001, 20_001]
+
+
+@pytest.mark.parametrize("compress", [_gz, _zst])
 def test_a_compressed_file_that_is_cut_off_gives_the_rows_before_and_a_fault(
     tmp_path: Path, compress: Any
 ) -> None:

@@ -7,6 +7,7 @@ Exit codes are quire's: 0 done, 1 the engine, the model or the batch failed, 2 t
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,8 +83,11 @@ def batch_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     adapters = [one.strip() for one in (values.pop("adapter_name_or_path") or "").split(",")]
     if len(adapters) > 1:
         note(f"quire: of the adapters only the first is used, as in LLaMA-Factory: {adapters[0]}")
+    metrics = values.pop("matrix_save_name")
     return {
         **values,
+        # In the current folder; quire puts it beside the answers.
+        "matrix_save_name": None if metrics is None else os.path.abspath(metrics),
         "adapter_name_or_path": adapters[0] or None,
         "vllm_config": config or None,
         "top_p": values["top_p"] or 1.0,

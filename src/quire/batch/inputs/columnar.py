@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quire.batch.inputs.records import Record
+from quire.batch.inputs.records import InputRecord
 from quire.batch.inputs.streams import hash_file
 from quire.batch.rows import SeeChunk
 from quire.errors import ConfigError
@@ -40,7 +40,7 @@ def count_parquet(path: Path) -> int:
         raise _unreadable(path, error) from None
 
 
-def read_parquet(path: Path, see_chunk: SeeChunk | None) -> Iterator[Record]:
+def read_parquet(path: Path, see_chunk: SeeChunk | None) -> Iterator[InputRecord]:
     """The rows of a Parquet file; of a row group, only pages are held.
 
     Raises:
@@ -57,7 +57,7 @@ def read_parquet(path: Path, see_chunk: SeeChunk | None) -> Iterator[Record]:
         raise _unreadable(path, error) from None
 
 
-def read_arrow(path: Path, see_chunk: SeeChunk | None) -> Iterator[Record]:
+def read_arrow(path: Path, see_chunk: SeeChunk | None) -> Iterator[InputRecord]:
     """The rows of an Arrow file, in the form of a file or of a stream.
 
     Raises:
@@ -87,10 +87,10 @@ def _unreadable(path: Path, error: Exception) -> ConfigError:
     return ConfigError(f"Cannot read {path}: {reason.rstrip('.')}.")
 
 
-def _records(batch: Any) -> Iterator[Record]:
+def _records(batch: Any) -> Iterator[InputRecord]:
     maps_are_pairs = {"maps_as_pydicts": "lossy"}
     for row in batch.to_pylist(**maps_are_pairs):
-        yield Record(plain_values(row))
+        yield InputRecord(plain_values(row))
 
 
 def plain_values(value: Any) -> Any:

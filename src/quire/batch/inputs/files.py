@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from quire.batch.inputs.columnar import count_parquet, read_arrow, read_parquet
 from quire.batch.inputs.json_text import read_json
-from quire.batch.inputs.records import Record
+from quire.batch.inputs.records import InputRecord
 from quire.batch.inputs.streams import TextBytes
 from quire.batch.inputs.text_tables import read_csv, read_txt
 from quire.batch.rows import SeeChunk
@@ -47,7 +47,7 @@ class InputFile:
     def __str__(self) -> str:
         return str(self.path)
 
-    def records(self, limit: int, see_chunk: SeeChunk | None = None) -> Iterator[Record]:
+    def records(self, limit: int, see_chunk: SeeChunk | None = None) -> Iterator[InputRecord]:
         """The file's records, read anew.
 
         Args:

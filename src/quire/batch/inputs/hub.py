@@ -10,7 +10,7 @@ from typing import Any
 
 from quire.batch.inputs.columnar import plain_values
 from quire.batch.inputs.dataset_info import Hub
-from quire.batch.inputs.records import Record
+from quire.batch.inputs.records import InputRecord
 from quire.batch.rows import SeeChunk
 from quire.errors import ConfigError
 
@@ -27,7 +27,7 @@ class HubRows:
     token: str | None = None
     _data: Any = None
 
-    def records(self, limit: int, see_chunk: SeeChunk | None = None) -> Iterator[Record]:
+    def records(self, limit: int, see_chunk: SeeChunk | None = None) -> Iterator[InputRecord]:
         """The rows, as bytes and values: pictures and sounds are not decoded here.
 
         Raises:
@@ -40,7 +40,7 @@ class HubRows:
             if see_chunk is not None:
                 digest = hashlib.sha256(repr(rows).encode("utf-8", "surrogatepass")).digest()
                 see_chunk(f"{self.hub.kind}:{self.hub.repo}", number, digest)
-            yield from map(Record, rows)
+            yield from map(InputRecord, rows)
 
     def count(self) -> int | None:
         """How many rows there are, once the set is loaded."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quire.batch.inputs.records import Record, parse_record, read_fault, too_large
+from quire.batch.inputs.records import InputRecord, parse_record, read_fault, too_large
 from quire.batch.inputs.streams import TextBytes
 
 _SPACE = b" \t\r\n"
@@ -47,7 +47,7 @@ def read_lines(file: io.BufferedReader, start: int, limit: int) -> Iterator[Line
         byte += length
 
 
-def read_json(text: TextBytes, limit: int, *, may_span_lines: bool) -> Iterator[Record]:
+def read_json(text: TextBytes, limit: int, *, may_span_lines: bool) -> Iterator[InputRecord]:
     """The records of a JSON file: a list, or lines, whichever its first bytes show.
 
     Args:
@@ -76,7 +76,7 @@ def _skip_space(text: TextBytes) -> tuple[int, bytes]:
     return lines, ahead
 
 
-def _json_lines(text: TextBytes, limit: int, skipped: int) -> Iterator[Record]:
+def _json_lines(text: TextBytes, limit: int, skipped: int) -> Iterator[InputRecord]:
     for line in read_lines(text.file, text.start, limit):
         number = line.number + skipped
         if line.content is None:
@@ -131,7 +131,7 @@ class _Elements:
         self._too_large, self._lost, self._lost_lines = False, 0, 0
         self._depth, self._in_string = 0, False
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[InputRecord]:
         if self._in_list:
             self._fill()
             self._position = 1
@@ -151,7 +151,7 @@ class _Elements:
                 return
         yield from self._cut_off()
 
-    def _record(self, content: bytes, *, torn: bool = False) -> Record:
+    def _record(self, content: bytes, *, torn: bool = False) -> InputRecord:
         space = len(content) - len(content.lstrip(_SPACE))
         line, byte = self._line + content.count(b"\n", 0, space), self._begin + space
         column = space - 1 - content.rfind(b"\n", 0, space)
@@ -167,7 +167,7 @@ class _Elements:
             )
         return parse_record(content[space:], line, byte, column=column, torn=torn)
 
-    def _after_list(self) -> Iterator[Record]:
+    def _after_list(self) -> Iterator[InputRecord]:
         """After the list nothing may stand but space."""
         while not (rest := self._buffer[self._start :].lstrip(_SPACE)):
             self._position = len(self._buffer)
@@ -183,7 +183,7 @@ class _Elements:
             self._begin,
         )
 
-    def _cut_off(self) -> Iterator[Record]:
+    def _cut_off(self) -> Iterator[InputRecord]:
         """The file has ended before the list, or in an object."""
         content = self._buffer[self._start :]
         record = None

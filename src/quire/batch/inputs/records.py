@@ -12,7 +12,7 @@ from quire.batch.rows import RowError
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class InputRecord:
     """One record of a file. Where it has an `error`, `value` is None and counts for nothing."""
 
     value: Any = None
@@ -36,12 +36,12 @@ class RowFault(Exception):
 
 def read_fault(
     message: str, line: int | None = None, byte: int | None = None, code: str = "invalid_json_line"
-) -> Record:
+) -> InputRecord:
     """The record in whose place nothing can be read."""
-    return Record(error=RowError("read", message, code, line, byte), line=line, byte=byte)
+    return InputRecord(error=RowError("read", message, code, line, byte), line=line, byte=byte)
 
 
-def too_large(limit: int, line: int | None, byte: int | None) -> Record:
+def too_large(limit: int, line: int | None, byte: int | None) -> InputRecord:
     """The record that has more bytes than a row may have."""
     return read_fault(
         f"The row has more than {limit:,} bytes (max_line_bytes).", line, byte, "row_too_large"
@@ -79,7 +79,7 @@ class _Objects:
 
 def parse_record(
     content: bytes, line: int, byte: int, *, column: int = 0, torn: bool = False
-) -> Record:
+) -> InputRecord:
     """The record in the bytes of one JSON value. Numbers and strings stay what they are.
 
     Args:
@@ -108,12 +108,12 @@ def parse_record(
         f"The key {key!r} is there twice; the last value counts."
         for key in sorted(objects.repeated)
     )
-    return Record(value, line=line, byte=byte, notes=notes)
+    return InputRecord(value, line=line, byte=byte, notes=notes)
 
 
 def _syntax_fault(
     error: json.JSONDecodeError, line: int, byte: int, column: int, torn: bool
-) -> Record:
+) -> InputRecord:
     at = byte + len(error.doc[: error.pos].encode())
     column = error.colno + (column if error.lineno == 1 else 0)
     reason = error.msg[0].lower() + error.msg[1:].removesuffix(" at")

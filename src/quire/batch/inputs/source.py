@@ -29,7 +29,7 @@ from quire.batch.inputs.orders import (
     validation_part,
 )
 from quire.batch.inputs.plain import PlainConverter, is_api_row
-from quire.batch.inputs.records import Record, RowFault
+from quire.batch.inputs.records import InputRecord, RowFault
 from quire.batch.inputs.store import RecordStore
 from quire.batch.inputs.streams import keep_stream
 from quire.batch.rows import Row, RowError, SeeChunk, Work
@@ -52,7 +52,7 @@ class Converter(Protocol):
 class Rows(Protocol):
     """What holds records: a file, or a set of a hub."""
 
-    def records(self, limit: int, see_chunk: SeeChunk | None = None) -> Iterator[Record]:
+    def records(self, limit: int, see_chunk: SeeChunk | None = None) -> Iterator[InputRecord]:
         """All records, read anew."""
         ...
 
@@ -80,7 +80,7 @@ class Part:
     """Whether all of its rows have the same columns."""
     description: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    def records(self, see_chunk: SeeChunk | None = None) -> Iterator[Record]:
+    def records(self, see_chunk: SeeChunk | None = None) -> Iterator[InputRecord]:
         """All of its records; one whose id was there before has an error instead."""
         seen = SeenIds()
         for file, place in enumerate(self.places):
@@ -90,7 +90,7 @@ class Part:
                 first = None if name is None else seen.first(name, at)
                 yield record if first is None else self._repeated(record, str(name), first, at)
 
-    def _repeated(self, record: Record, name: str, *lines: int) -> Record:
+    def _repeated(self, record: InputRecord, name: str, *lines: int) -> InputRecord:
         """The record of a repeated id, which would make two answers of one name."""
         word = "row" if record.line is None else "line"
         files = [f" of {place}" if len(self.places) > 1 else "" for place in self.places]
@@ -105,14 +105,14 @@ class Part:
             record.line,
             record.byte,
         )
-        return Record(None, error, record.line, record.byte, record.notes)
+        return InputRecord(None, error, record.line, record.byte, record.notes)
 
     @property
     def streams(self) -> bool:
         """Whether its rows come in the order of its files, from the first on."""
         return self.num_samples is None and len(self.slices) == 1 and self.slices[0].is_head
 
-    def head(self, see_chunk: SeeChunk | None = None) -> Iterator[Record]:
+    def head(self, see_chunk: SeeChunk | None = None) -> Iterator[InputRecord]:
         """Its chosen records, where it `streams`."""
         kept = self.slices[0]
         chosen = itertools.islice(self.records(see_chunk), kept.begin or 0, kept.end)
@@ -134,7 +134,7 @@ class Part:
         known = sum(count for count in counts if count is not None)
         return len(self.chosen(known, np.random.RandomState(0)))
 
-    def row(self, record: Record, index: int) -> Row:
+    def row(self, record: InputRecord, index: int) -> Row:
         """A record as a row of the job."""
         columns = record.value if isinstance(record.value, Mapping) else {}
         notes = record.notes

@@ -7,7 +7,7 @@ import tempfile
 from array import array
 from pathlib import Path
 
-from quire.batch.inputs.records import Record
+from quire.batch.inputs.records import InputRecord
 from quire.batch.rows import RowError
 from quire.errors import ConfigError
 
@@ -32,7 +32,7 @@ class RecordStore:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def append(self, record: Record) -> None:
+    def append(self, record: InputRecord) -> None:
         """Keep a record.
 
         Raises:
@@ -52,14 +52,14 @@ class RecordStore:
             ) from None
         self._starts.append(self._starts[-1] + len(content))
 
-    def __getitem__(self, place: int) -> Record:
+    def __getitem__(self, place: int) -> InputRecord:
         begin, end = self._starts[place], self._starts[place + 1]
         self._file.seek(begin)
         value, fault, line, byte, notes, text_cells = marshal.loads(self._file.read(end - begin))
         if fault is not None:
             message, code, fault_line, fault_byte = fault
             fault = RowError("read", message, code, fault_line, fault_byte)
-        return Record(value, fault, line, byte, notes, text_cells)
+        return InputRecord(value, fault, line, byte, notes, text_cells)
 
     def close(self) -> None:
         """Give the disk's space back."""

@@ -94,12 +94,14 @@ class _Decompressed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._ready and not self.damage and self._decompress():
-            pass
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
+        """Fill the buffer, unless the file ends: who looks ahead must see as much as in any file."""
+        filled = 0
+        while filled < len(buffer) and (self._ready or (not self.damage and self._decompress())):
+            count = min(len(buffer) - filled, len(self._ready))
+            buffer[filled : filled + count] = self._ready[:count]
+            self._ready = self._ready[count:]
+            filled += count
+        return filled
 
     def _decompress(self) -> bool:
         """Decompress a little, since it may become much; false at the end."""

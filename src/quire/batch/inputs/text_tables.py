@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quire.batch.inputs.json_text import Line, read_lines
-from quire.batch.inputs.records import Record, read_fault, too_large
+from quire.batch.inputs.records import InputRecord, read_fault, too_large
 from quire.batch.inputs.streams import TextBytes
 from quire.errors import ConfigError
 
 
-def read_txt(text: TextBytes, limit: int) -> Iterator[Record]:
+def read_txt(text: TextBytes, limit: int) -> Iterator[InputRecord]:
     """A row for each line, with the column `text`."""
     for line in read_lines(text.file, text.start, limit):
         if line.content is None:
@@ -24,12 +24,12 @@ def read_txt(text: TextBytes, limit: int) -> Iterator[Record]:
         except UnicodeDecodeError as error:
             yield _not_utf8(line.number, line.byte + error.start)
             continue
-        yield Record(value, line=line.number, byte=line.byte, text_cells=True)
+        yield InputRecord(value, line=line.number, byte=line.byte, text_cells=True)
     if text.damage:
         yield _damaged(text)
 
 
-def read_csv(text: TextBytes, limit: int, path: Path) -> Iterator[Record]:
+def read_csv(text: TextBytes, limit: int, path: Path) -> Iterator[InputRecord]:
     """A row for each record after the first, which names the columns.
 
     Raises:
@@ -97,7 +97,7 @@ class _CsvLines:
         return f"{content}\n" if line.is_ended else content
 
 
-def _csv_fault(error: Exception, limit: int, lines: _CsvLines) -> Record:
+def _csv_fault(error: Exception, limit: int, lines: _CsvLines) -> InputRecord:
     if isinstance(error, _RowTooLarge):
         return too_large(limit, lines.first, lines.byte)
     place = f"line {lines.first}, byte {lines.byte}"
@@ -118,7 +118,7 @@ def _checked_header(cells: list[str], path: Path) -> list[str]:
     return cells
 
 
-def _csv_record(header: list[str], cells: list[str], lines: _CsvLines) -> Record:
+def _csv_record(header: list[str], cells: list[str], lines: _CsvLines) -> InputRecord:
     if len(cells) != len(header):
         return read_fault(
             f"The row at line {lines.first} has {len(cells)} cells, and the first line names "
@@ -132,14 +132,14 @@ def _csv_record(header: list[str], cells: list[str], lines: _CsvLines) -> Record
     except UnicodeEncodeError:
         return _not_utf8(lines.first, lines.byte)
     value = dict(zip(header, cells, strict=True))
-    return Record(value, line=lines.first, byte=lines.byte, text_cells=True)
+    return InputRecord(value, line=lines.first, byte=lines.byte, text_cells=True)
 
 
-def _not_utf8(line: int, byte: int) -> Record:
+def _not_utf8(line: int, byte: int) -> InputRecord:
     return read_fault(f"Not UTF-8 at line {line}, byte {byte}.", line, byte, "invalid_text")
 
 
-def _damaged(text: TextBytes) -> Record:
+def _damaged(text: TextBytes) -> InputRecord:
     return read_fault(
         f"The compressed file is damaged or cut off here: {text.damage}.", code="damaged_file"
     )

@@ -63,14 +63,14 @@ def router() -> APIRouter:
         _check_admin(request)
         body = await read_body(request, LoadAdapterRequest)
         return json_answer(
-            _adapter_object(await service_of(request).engine.load_adapter(body.path, body.name))
+            _adapter_object(await service_of(request).load_adapter(body.path, body.name))
         )
 
     @routes.delete("/v1/adapters/{name:path}", **documented(None, DroppedAdapter))
     async def drop_adapter(request: Request, name: str) -> Response:
         """Stop serving an adapter; requests in flight still finish with it."""
         _check_admin(request)
-        dropped = await service_of(request).engine.drop_adapter(name)
+        dropped = await service_of(request).drop_adapter(name)
         return json_answer({"id": dropped.name, "object": "adapter", "deleted": True})
 
     return routes

@@ -9,7 +9,7 @@ from typing import Any
 from quire.batch.arguments import BatchArgs
 from quire.batch.inputs import open_file
 from quire.batch.inputs.plain import api_row, is_api_row
-from quire.batch.inputs.records import Record, RowFault
+from quire.batch.inputs.records import InputRecord, RowFault
 from quire.errors import ConfigError
 
 MOST_FAULTS = 100
@@ -66,7 +66,7 @@ def validate(path: Path, args: BatchArgs, endpoint: str, most: int) -> tuple[int
     return count, faults
 
 
-def _fault_of(record: Record, endpoint: str) -> Fault | None:
+def _fault_of(record: InputRecord, endpoint: str) -> Fault | None:
     """What is wrong with a line."""
     if record.error is not None:
         return Fault(record.error.code, record.error.message, record.error.line)

@@ -32,6 +32,7 @@ from quire.server.threads import in_thread
 
 State = Literal["loading", "ready", "restarting", "draining", "stopped", "failed"]
 
+_LOOK = 0.05  # seconds between two looks at whether the engine is loaded
 _POLL = 0.25  # seconds between two health checks of an engine
 _POLL_REMOTE = 2.0  # for a remote engine, whose health check is a request
 _GRACE = 1.0  # seconds in which a dead engine may end its requests itself
@@ -76,6 +77,17 @@ class Lifecycle:
     def start(self) -> None:
         """Begin to load the engine, in the running loop."""
         self._tasks.append(asyncio.ensure_future(self._run()))
+
+    async def loaded(self) -> None:
+        """Wait until the engine is loaded.
+
+        Raises:
+            ModelError, EngineError: it could not be.
+        """
+        while self.state == "loading":
+            await asyncio.sleep(_LOOK)
+        if self.failure is not None:
+            raise self.failure
 
     @property
     def restarts(self) -> int:

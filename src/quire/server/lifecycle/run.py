@@ -63,14 +63,21 @@ def serve(
         ModelError, EngineError: the model could not be loaded, or its engine died too often.
     """
     with _logged(arguments) as log:
-        model_args, *others = get_infer_args({"media_dir": arguments.media_root, **values})
-        engine_class: Any = engine_class_for(model_args)
-        if (
-            engine_class.__name__ == "VllmEngine"
-            and "vllm_max_restarts" not in model_args.explicit()
-        ):
-            model_args = model_args.replace(vllm_max_restarts=arguments.max_restarts)
-        run(lambda: engine_class(model_args, *others), arguments, log, sockets=sockets)
+        run(engine_maker(values, arguments), arguments, log, sockets=sockets)
+
+
+def engine_maker(values: Mapping[str, Any], arguments: ServerArguments) -> Callable[[], BaseEngine]:
+    """What makes the engine of a server.
+
+    Raises:
+        ConfigError: the arguments are wrong.
+        EngineStartError: a library of the engine cannot be loaded.
+    """
+    model_args, *others = get_infer_args({"media_dir": arguments.media_root, **values})
+    engine_class: Any = engine_class_for(model_args)
+    if engine_class.__name__ == "VllmEngine" and "vllm_max_restarts" not in model_args.explicit():
+        model_args = model_args.replace(vllm_max_restarts=arguments.max_restarts)
+    return lambda: engine_class(model_args, *others)
 
 
 def run(
@@ -109,57 +116,94 @@ def _run(
     log: EventLog,
     listening: list[socket.socket],
 ) -> None:
-    admission = Admission(1, arguments.max_waiting, arguments.queue_timeout)
-    metrics = RequestMetrics()
-    tracer = _tracer(arguments, lambda: _model_name(service))
-    service = Service(arguments, admission, RequestObserver(metrics, tracer))
+    def stop() -> None:
+        server.should_exit = True
 
-    def make() -> BaseEngine:
-        engine = make_engine()
-        restrict_media(engine, arguments)
+    served = ServedApp(make_engine, arguments, ring, log, stop, address(listening[0]))
+    server = DrainingServer(config(served.app, arguments), served.drain)
+    server.run(sockets=listening)
+    if served.lifecycle.failure is not None:
+        raise served.lifecycle.failure
+
+
+class ServedApp:
+    """The application of one engine, with all that is around it but the connections.
+
+    Its lifespan loads the engine and closes it.
+    """
+
+    def __init__(
+        self,
+        make_engine: Callable[[], BaseEngine],
+        arguments: ServerArguments,
+        ring: KeyRing | None,
+        log: EventLog,
+        stop: Callable[[], None],
+        address: str = "",
+        *,
+        when_loaded: bool = False,
+    ) -> None:
+        """Make the application.
+
+        Args:
+            ring: the keys of those who may use it; None lets everybody.
+            stop: ends the server; called after a drain or a failure.
+            address: the server's address, for the log.
+            when_loaded: whether the lifespan begins only once the engine is loaded.
+        """
+        self._make_engine, self.arguments, self._log = make_engine, arguments, log
+        self._when_loaded = when_loaded
+        self._address = address
+        self.admission = Admission(1, arguments.max_waiting, arguments.queue_timeout)
+        metrics = RequestMetrics()
+        self._tracer = _tracer(arguments, self._name)
+        self.service = Service(arguments, self.admission, RequestObserver(metrics, self._tracer))
+        self.lifecycle = Lifecycle(self.service, self.admission, self._make, log, stop, address)
+        gauges = ServerGauges(self.lifecycle, self.admission, log)
+        traced = self._tracer is not None
+        collector = ServerCollector(metrics, gauges, self._name)
+        self._batches = open_batches(self.service, ring)
+        self.app = make_app(
+            self.service,
+            routers=(metrics_router(collector), *batch_routers(self._batches)),
+            middleware=middleware_stack(arguments, ring, self.admission, log, traced=traced),
+            lifespan=self._lifespan,
+        )
+
+    def _name(self) -> str:
+        return _model_name(self.service)
+
+    def _make(self) -> BaseEngine:
+        engine = self._make_engine()
+        restrict_media(engine, self.arguments)
         # The loaded objects stay alive; scanning them in each collection would delay every stream.
         gc.collect()
         gc.freeze()
         return engine
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        lifecycle.start()
-        if batches is not None:
-            batches.start()
-        log.event("listening", address=address(listening[0]))
+    async def _lifespan(self, app: FastAPI) -> AsyncGenerator[None]:
+        self.lifecycle.start()
+        if self._batches is not None:
+            self._batches.start()
+        if self._address:
+            self._log.event("listening", address=self._address)
         try:
+            if self._when_loaded:
+                await self.lifecycle.loaded()
             yield
         finally:
-            if batches is not None:
-                await batches.close()
-            await lifecycle.close()
-            if tracer is not None:
-                await asyncio.to_thread(tracer.close)
+            if self._batches is not None:
+                await self._batches.close()
+            await self.lifecycle.close()
+            if self._tracer is not None:
+                await asyncio.to_thread(self._tracer.close)
 
-    def stop() -> None:
-        server.should_exit = True
-
-    lifecycle = Lifecycle(service, admission, make, log, stop, address(listening[0]))
-    batches = open_batches(service, ring)
-    gauges = ServerGauges(lifecycle, admission, log)
-    collector = ServerCollector(metrics, gauges, lambda: _model_name(service))
-
-    def drain() -> None:
-        if batches is not None:
-            batches.drain()
-        lifecycle.drain()
-
-    app = make_app(
-        service,
-        routers=(metrics_router(collector), *batch_routers(batches)),
-        middleware=middleware_stack(arguments, ring, admission, log, traced=tracer is not None),
-        lifespan=lifespan,
-    )
-    server = DrainingServer(config(app, arguments), drain)
-    server.run(sockets=listening)
-    if lifecycle.failure is not None:
-        raise lifecycle.failure
+    def drain(self) -> None:
+        """Begin no more requests, and end the server once those in flight have ended."""
+        if self._batches is not None:
+            self._batches.drain()
+        self.lifecycle.drain()
 
 
 class ServerGauges:
