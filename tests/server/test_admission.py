@@ -259,6 +259,41 @@ async def test_who_would_wait_too_long_is_refused_at_once(monkeypatch: pytest.Mo
     gate.check_integrity()
 
 
+async def test_the_background_is_served_after_all_others_and_in_small_numbers() -> None:
+    gate = Admission(4, 2, 60.0, background=2)
+    behind = [asyncio.ensure_future(_in_background(gate)) for _ in range(6)]
+    await settle()
+    gate.check_integrity()
+    assert (gate.running, gate.waiting) == (2, 0)  # two may run, and the others hold up nobody
+    gate.check()
+    live = [Visitor(gate, 1, priority=9) for _ in range(4)]
+    await settle()
+    gate.check_integrity()
+    assert [one.inside for one in live] == [True, True, False, False]
+    with pytest.raises(Overloaded):
+        gate.check()
+    behind[0].cancel()
+    await settle()
+    assert live[2].inside, "who came before them in the background waits on"
+    live[0].leave.set()
+    await settle()
+    assert live[3].inside
+    for one in live:
+        one.leave.set()
+    await settle()
+    gate.check_integrity()
+    assert gate.running == 2
+    gate.end_all(EngineDeadError("gone"))
+    await settle()
+    assert all(isinstance(one.exception(), EngineDeadError) for one in behind[1:])
+    assert gate.running == gate.waiting == 0
+
+
+async def _in_background(gate: Admission) -> None:
+    async with gate.enter(1, deadline=0.0, background=True):
+        await asyncio.Event().wait()
+
+
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
     gate = Admission(1, 1, 10)
     visitor = Visitor(gate, 1)

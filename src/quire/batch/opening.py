@@ -128,6 +128,7 @@ def _check_requests(args: BatchArgs) -> None:
         "cutoff_len": args.cutoff_len and "each request is the prompt that it is",
         "save_name": batch.save_name.endswith(".parquet") and "OpenAI's form is .jsonl",
         "stage": args.infer.finetuning.stage == "rm" and "a request is no pair of answers",
+        "batch_backend": batch.batch_backend == "ray" and "actors answer conversations alone",
     }
     for name, reason in refused.items():
         if reason:

@@ -115,7 +115,8 @@ class ServerArguments(Arguments):
     max_running_batches: Count = 4
     """Batches that run at once; the others wait, and no key's batches hold up another key's."""
     max_batch_completions: Count | None = None
-    """Completions of all batches that run at once; None takes an eighth of what the engine runs."""
+    """Completions of all batches that run at once; None takes a 64th of what the engine runs. More make
+    batches faster, and the first tokens of everybody else slower."""
 
     # --- lifecycle ---
     drain_timeout: Annotated[Float, Field(ge=0)] = 30.0

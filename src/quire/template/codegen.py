@@ -14,6 +14,9 @@ from jinja2 import TemplateSyntaxError, nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.idtracking import VAR_LOAD_RESOLVE
 
+OWN_OF_DICTS = frozenset(dir(dict))
+"""Attributes that dictionaries have: all others of them are their items."""
+
 
 def add_ticks(template: nodes.Template) -> nodes.Template:
     """Have every body that may run more than once count its nodes each time it runs.
@@ -114,7 +117,13 @@ class MarkingGenerator(CodeGenerator):
             self._call("flat", (node.arg,), frame)
             self.write(")")
             return
-        self._call("getitem", (node.node,), frame, close=f", {node.arg.value!r})")
+        key = node.arg.value
+        name = "item_of" if isinstance(key, str) and key not in OWN_OF_DICTS else "getitem"
+        self._call(name, (node.node,), frame, close=f", {key!r})")
+
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
+        name = "getattr" if node.attr in OWN_OF_DICTS else "attribute_of"
+        self._call(name, (node.node,), frame, close=f", {node.attr!r})")
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         name = "text_pieces" if node is self._output else "join_texts"

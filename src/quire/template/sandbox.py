@@ -24,7 +24,7 @@ from jinja2.utils import Namespace
 
 from quire.errors import TemplateError
 from quire.prompt import Spans
-from quire.template.codegen import MarkingGenerator, add_ticks, read_keys
+from quire.template.codegen import OWN_OF_DICTS, MarkingGenerator, add_ticks, read_keys
 from quire.template.filters import FILTERS, REMOVED, meter_filters, meter_tests
 from quire.template.marked import Marked, MarkedFormatter, join, join_with, own, percent, to_spans
 
@@ -64,7 +64,6 @@ _FOR_CONTEXTS = ("_loop_vars", "_block_vars")
 _CHEAP_ON_STRINGS = frozenset(
     {"startswith", "endswith", "strip", "lstrip", "rstrip", "removeprefix", "removesuffix"}
 )
-_OWN_OF_DICTS = frozenset(dir(dict))
 _SAFE_ON_DICTS = frozenset({"get", "items", "keys", "values"})
 _OF_LOOPS = frozenset(
     {"index", "index0", "revindex", "revindex0", "first", "last", "length", "previtem", "nextitem"}
@@ -272,6 +271,9 @@ class Budget:
         stack and end the process, so such a value is refused.
         """
         if type(value) in _SCALARS or not isinstance(value, _NESTED):
+            return value
+        if type(value) is CallArguments:  # no more is in it than in its text
+            self.step(_NODE * len(value.text) + _NODE)
             return value
         level: list[Any] = [value]
         for _ in range(_MAX_DEPTH):
@@ -501,12 +503,24 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         strange = isinstance(obj, Marked) and not hasattr(str, attr)
         return not strange and super().is_safe_attribute(obj, attr, value)
 
+    def item_of(self, obj: Any, name: str) -> Any:
+        """`obj["name"]`, with a name that is no attribute of dictionaries."""
+        if type(obj) is dict and name in obj:  # nearly all: messages, and what is in them
+            return obj[name]
+        return self.getitem(obj, name)
+
+    def attribute_of(self, obj: Any, name: str) -> Any:
+        """`obj.name`, with a name that is no attribute of dictionaries."""
+        if type(obj) is dict and name in obj:
+            return obj[name]
+        return self.getattr(obj, name)
+
     def getattr(self, obj: Any, attribute: str) -> Any:
         # The sandbox asks the value, its methods and the type of both. For these kinds the answer is
         # known, and most of what templates read is of them.
         kind = type(obj)
         if kind is dict or kind is CallArguments:
-            if attribute not in _OWN_OF_DICTS:
+            if attribute not in OWN_OF_DICTS:
                 if attribute in obj:
                     return obj[attribute]
                 return self.undefined(obj=obj, name=attribute)
@@ -525,7 +539,7 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
     def getitem(self, obj: Any, argument: Any) -> Any:
         kind = type(obj)
         of_keys = kind is dict or kind is CallArguments
-        if of_keys and type(argument) is str and argument not in _OWN_OF_DICTS:
+        if of_keys and type(argument) is str and argument not in OWN_OF_DICTS:
             if argument in obj:
                 return obj[argument]
             return self.undefined(obj=obj, name=argument)

@@ -38,8 +38,9 @@ _POLL_REMOTE = 2.0  # for a remote engine, whose health check is a request
 _GRACE = 1.0  # seconds in which a dead engine may end its requests itself
 _PROGRESS_EVERY = 5.0
 _SEQUENCES = 256  # if the engine does not say how many it runs
-BACKGROUND_PART = 8
-"""The part of the engine's completions that batches may have: each one slows the others' steps."""
+BACKGROUND_PART = 64
+"""The part of the engine's completions that batches may have. It is small, since each one makes every
+step a little longer, and people's first tokens wait for steps."""
 
 
 class Lifecycle:
