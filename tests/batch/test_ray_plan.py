@@ -66,4 +66,8 @@ def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(ConfigError, match="go with batch_backend: ray"):
         get_batch_args({"model_name_or_path": "m", "ray_actors": "2"}, has_rows=True)
     with pytest.raises(ConfigError, match="give the model's arguments and no model"):
-        get_batch_args({"batch_backend": "ray"}, has_rows=True, has_model=True)
+        get_batch_args(
+            {"batch_backend": "ray"},
+            has_rows=True,
+            loaded=get_infer_args({"model_name_or_path": "m"}),
+        )

@@ -29,7 +29,7 @@ class Line:
     is_ended: bool
 
 
-def read_lines(file: io.BufferedReader, start: int, limit: int) -> Iterator[Line]:
+def read_lines(file: io.BufferedReader[Any], start: int, limit: int) -> Iterator[Line]:
     """The lines of a file, split at line feeds alone."""
     number, byte = 0, start
     while content := file.readline(limit + 2):
