@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from quire.batch.inputs.records import InputRecord, parse_record, read_fault, too_large
 from quire.batch.inputs.streams import TextBytes
