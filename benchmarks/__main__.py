@@ -23,6 +23,7 @@ ALL = (
     "media",
     "serving",
     "overload",
+    "on_ray",
 )
 
 

@@ -37,7 +37,7 @@ from quire.batch.journal import Record
 from quire.batch.runner import BatchRunner, Limits, Progress
 from quire.demo import demo_model_path
 
-ROWS = 512
+ROWS = 256
 NEW_TOKENS = 64
 CHUNK = 1024  # rows of `vllm_infer.py`'s loop
 PADDED = 32  # rows of transformers' batches

@@ -106,8 +106,11 @@ class Client:
 
 
 class Run:
-    def __init__(self, port: int, model: str, to_the_end: bool, rate: float) -> None:
+    def __init__(
+        self, port: int, model: str, to_the_end: bool, rate: float, clients: int = CLIENTS
+    ) -> None:
         self.port, self.model, self.to_the_end, self.rate = port, model, to_the_end, rate
+        self.clients = clients
         self.firsts: list[float] = []
         self.tokens = self.errors = 0
         self.number = random.randrange(10**9)  # so that no prompt is in a cache
@@ -148,7 +151,7 @@ class Run:
         if self.rate:
             await self.open(began + seconds)
         else:
-            await asyncio.gather(*(self.closed(began + seconds) for _ in range(CLIENTS)))
+            await asyncio.gather(*(self.closed(began + seconds) for _ in range(self.clients)))
         took = time.perf_counter() - began
         firsts = sorted(self.firsts)
         return Load(
@@ -160,15 +163,20 @@ class Run:
         )
 
 
-def load_tool(port: str, model: str, to_the_end: str, rate: str, seconds: str) -> None:
-    run = Run(int(port), model, to_the_end == "True", float(rate))
+def load_tool(
+    port: str, model: str, to_the_end: str, rate: str, seconds: str, clients: str
+) -> None:
+    run = Run(int(port), model, to_the_end == "True", float(rate), int(clients))
     found = asyncio.run(run.measure(float(seconds)))
     print(json.dumps(asdict(found)))
 
 
-def measured(side: Side, rate: float = 0.0, seconds: float = SECONDS) -> Load:
+def measured(
+    side: Side, rate: float = 0.0, seconds: float = SECONDS, clients: int = CLIENTS
+) -> Load:
     """One run of the load tool."""
     asked = [str(side.port), side.model, str(side.to_the_end), str(rate), str(seconds)]
+    asked.append(str(clients))
     words = [sys.executable, "-m", "benchmarks.serving", "load", *asked]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return Load(**json.loads(done.stdout.splitlines()[-1]))

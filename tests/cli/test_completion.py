@@ -115,7 +115,7 @@ OFFERS = {
     "quire se": {"serve"},
     "quire --": {"--help", "--version"},
     "quire completion ": {"bash", "zsh", "fish"},
-    "quire deploy ": {"vllm", "ray"},
+    "quire deploy ": {"vllm", "ray", "ray-llm"},
     "quire deploy vllm ": {"bare.txt", "model/", "my model/", "other.yaml"},
     "quire chat demo-": {"demo-see", "demo-hear"},
     "quire chat mo": {"model/", "model_name_or_path=", "model_revision="},

@@ -33,9 +33,61 @@ def test_a_yaml_file_becomes_a_command(config: str, capsys: pytest.CaptureFixtur
 
 
 def test_a_yaml_file_becomes_yaml(config: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["deploy", "ray", config, "--gpus", "2"]) == 0
+    assert main(["deploy", "ray-llm", config, "--gpus", "2"]) == 0
     content = yaml.safe_load(capsys.readouterr().out)
     assert content["applications"][0]["import_path"] == "ray.serve.llm:build_openai_app"
+
+
+def test_replicas_of_quire_become_yaml(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [config, "--replicas", "1-4", "port=8080", "native_num_threads=2", "read_timeout=5"]
+    assert main(["deploy", "ray", *words]) == 0
+    out = capsys.readouterr().out
+    content = yaml.safe_load(out)
+    assert content["http_options"] == {"host": "127.0.0.1", "port": 8080}
+    (application,) = content["applications"]
+    assert application["import_path"] == "quire.server.lifecycle.ray_app:build"
+    args = application["args"]
+    assert (args["replicas"], args["gpus"]) == ([1, 4], 0)
+    assert args["arguments"]["model_name_or_path"] == DEMO
+    assert args["arguments"]["native_num_threads"] == 2
+    exports = [line[5:].strip() for line in out.splitlines() if line.startswith("#     export ")]
+    shown = subprocess.run(
+        ["bash", "-c", "; ".join(exports) + '; printf %s "$RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "hdr(x-session-id)\n" in shown.stdout
+    assert shown.stdout.endswith("timeout http-request 5s")
+
+
+def test_no_key_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("API_KEY", "abcdef")
+    file = tmp_path / "config.yaml"
+    file.write_text(f"model_name_or_path: {DEMO}\nhf_hub_token: hf_secret\n")
+    assert main(["deploy", "ray", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "abcdef" not in out
+    assert "hf_secret" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (["infer_backend=vllm"], 1),
+        (["infer_backend=vllm", 'vllm_config={"tensor_parallel_size": 4}'], 4),
+        (["infer_backend=native"], 0),
+        (["--gpus", "2"], 2),
+    ],
+)
+def test_a_replica_gets_the_gpus_of_its_engine(
+    words: list[str], size: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["deploy", "ray", DEMO, *words]) == 0
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert content["applications"][0]["args"]["gpus"] == size
 
 
 def test_options_stand_anywhere(config: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +105,7 @@ def test_options_stand_anywhere(config: str, capsys: pytest.CaptureFixture[str])
         ([], "quire deploy vllm CONFIG.yaml"),
         (["vllm"], "Which model?"),
         (["vlm", DEMO], "did you mean 'vllm'"),
-        (["docker", DEMO], "there are vllm and ray"),
+        (["docker", DEMO], "there are vllm, ray and ray-llm"),
         (["vllm", "/nowhere.yaml"], "No such file: /nowhere.yaml"),
         (["vllm", "temperature=1"], "model_name_or_path is required"),
         (["vllm", DEMO, "tempature=1"], "did you mean 'temperature'"),
@@ -70,9 +122,15 @@ def test_options_stand_anywhere(config: str, capsys: pytest.CaptureFixture[str])
             ["vllm", DEMO, "--nodes", "2", "--gpus", "1", "--multi-node", "ssh"],
             "--multi-node is vllm or ray",
         ),
-        (["ray", DEMO, "--nodes", "2", "--gpus", "1", "--multi-node", "vllm"], "with Ray"),
-        (["ray", DEMO, "--adapter-storage", "/mnt"], "must begin with s3://"),
-        (["vllm", DEMO, "--adapter-storage", "s3://b"], "goes with quire deploy ray"),
+        (["ray-llm", DEMO, "--nodes", "2", "--gpus", "1", "--multi-node", "vllm"], "with Ray"),
+        (["ray-llm", DEMO, "--adapter-storage", "/mnt"], "must begin with s3://"),
+        (["vllm", DEMO, "--adapter-storage", "s3://b"], "goes with quire deploy ray-llm"),
+        (["ray", DEMO, "--nodes", "2"], "--nodes goes with vllm and ray-llm"),
+        (["ray", DEMO, "--replicas", "4-1"], "--replicas: "),
+        (["ray", DEMO, "--replica", "4"], "did you mean '--replicas'"),
+        (["ray", DEMO, "api_key=x"], "set API_KEY in the environment"),
+        (["ray", DEMO, "host=0.0.0.0"], "it has no key"),
+        (["vllm", DEMO, "--start"], "go with quire deploy ray"),
         (["vllm", DEMO, "--memory", "8GiB"], "goes with --gpus 0"),
         (["vllm", DEMO, "--gpus", "0", "--memory", "much"], "--memory is a size"),
     ],
@@ -97,7 +155,7 @@ def test_too_little_memory_is_exit_code_1(capsys: pytest.CaptureFixture[str]) ->
 def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["deploy", flag]) == 0
     out = capsys.readouterr().out
-    assert "quire deploy vllm|ray" in out
+    assert "quire deploy vllm|ray|ray-llm" in out
     assert "--gpus-per-node" in out
 
 
@@ -106,6 +164,7 @@ def test_neither_vllm_nor_ray_is_imported() -> None:
         "import sys; from quire.cli.main import main\n"
         f"assert main(['deploy', 'vllm', {DEMO!r}]) == 0\n"
         f"assert main(['deploy', 'ray', {DEMO!r}]) == 0\n"
+        f"assert main(['deploy', 'ray-llm', {DEMO!r}]) == 0\n"
         "found = {'vllm', 'ray', 'torch', 'transformers'} & set(sys.modules)\n"
         "assert not found, found"
     )

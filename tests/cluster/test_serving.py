@@ -152,6 +152,7 @@ def test_headers_that_do_not_come_are_not_waited_for(served: RayNodes) -> None:
 
         wait_until(is_refused, 20)
         assert b" 408 " in said
+    assert ask(None, "/ready", {"x-large": "a" * SERVED.max_header_bytes}).status == 431
 
 
 def test_a_reader_that_stands_still_is_given_up(served: RayNodes) -> None:

@@ -47,7 +47,7 @@ def _shard(value: Any) -> Any:
     return (int(part), int(count))
 
 
-def _bounds(value: Any) -> Any:
+def read_bounds(value: Any) -> Any:
     """`1-8`: the fewest and the most; `4`: exactly so many."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -121,7 +121,7 @@ class BatchArguments(Arguments):
     ray_address: str | None = None
     """The cluster, such as `HOST:6379`; None takes RAY_ADDRESS, or one on this machine, which is
     started where there is none."""
-    ray_actors: Annotated[tuple[int, int] | None, BeforeValidator(_bounds)] = None
+    ray_actors: Annotated[tuple[int, int] | None, BeforeValidator(read_bounds)] = None
     """How many engines the cluster runs, such as `4`, or `1-8` for as many as there is work for; None
     takes what it has room for when the batch begins."""
     sync_interval: Annotated[Float, Field(gt=0)] = 5.0

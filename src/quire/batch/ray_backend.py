@@ -155,7 +155,7 @@ def _connected(address: str | None) -> Generator[Any]:
     with _own_signals():
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 f"Ray's cluster at {address or 'the default address'} cannot be reached: {error} Give "
                 "ray_address the head's HOST:6379, or leave it out."

@@ -101,7 +101,7 @@ def build_app(make_model: MakeModel) -> App:
     )
     app.command(
         deploy,
-        usage="Usage: quire deploy vllm|ray [CONFIG.yaml | FOLDER | NAME] [OPTIONS] [KEY=VALUE ...]",
+        usage="Usage: quire deploy vllm|ray|ray-llm [CONFIG.yaml | FOLDER | NAME] [OPTIONS] [KEY=VALUE ...]",
     )
     app.command(batch_app(make_model))
     app.command(

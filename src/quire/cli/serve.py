@@ -34,7 +34,7 @@ def run_server(words: Sequence[str]) -> None:
         ConfigError: the words make no sense, or the server's packages are not installed.
         ModelError, EngineError: the model could not be loaded.
     """
-    _refuse_keys(words)
+    refuse_keys(words)
     start = read_start(words)
     if start.options:
         names = ", ".join(start.options)
@@ -52,7 +52,7 @@ def run_server(words: Sequence[str]) -> None:
     serve(values, arguments)
 
 
-def _refuse_keys(words: Sequence[str]) -> None:
+def refuse_keys(words: Sequence[str]) -> None:
     """Every user of the machine sees a command line, so the server's keys may not stand on one."""
     for word in words:
         name = word.lstrip("-").partition("=")[0].replace("-", "_")

@@ -21,6 +21,7 @@ _BOUNDS = (
     ("minItems", "maxItems", {"array"}),
     ("minProperties", "maxProperties", {"object"}),
 )
+_OBJECT = frozenset({"object"})
 _MAX_DEPTH = 20
 
 Node = Mapping[str, Any]
@@ -86,12 +87,12 @@ class Exclusive:
             return True
         if not isinstance(one, Mapping) or not isinstance(other, Mapping) or depth > _MAX_DEPTH:
             return False
-        pair = cast("Node", one), cast("Node", other)
+        pair = left, right = cast("Node", one), cast("Node", other)
         return (
-            self._parts_apart(*pair, depth)
-            or self._parts_apart(*pair[::-1], depth)
-            or self._values_apart(*pair)
-            or self._values_apart(*pair[::-1])
+            self._parts_apart(left, right, depth)
+            or self._parts_apart(right, left, depth)
+            or self._values_apart(left, right)
+            or self._values_apart(right, left)
             or self._bounds_apart(*pair)
             or self._keys_apart(*pair, depth)
         )
@@ -129,7 +130,8 @@ class Exclusive:
         for low, high, of_kinds in _BOUNDS:
             if kinds <= of_kinds:
                 for left, right in ((one, other), (other, one)):
-                    least, most = left.get(low), right.get(high)
+                    least: Any = left.get(low)
+                    most: Any = right.get(high)
                     if _is_number(least) and _is_number(most) and least > most:
                         return True
         return False
@@ -137,7 +139,7 @@ class Exclusive:
     def _keys_apart(self, one: Node, other: Node, depth: int) -> bool:
         """Whether a key tells objects apart: one requires it, and the other has another value, or
         no such key."""
-        if _kinds(one) & _kinds(other) != {"object"}:
+        if _kinds(one) & _kinds(other) != _OBJECT:
             return False
         for left, right in ((one, other), (other, one)):
             properties, others = _properties(left), _properties(right)
@@ -171,7 +173,7 @@ class Exclusive:
 
     def _is_object(self, part: Any) -> bool:
         """Whether only objects match, or other values that match no alternative with a required key."""
-        return any(_required_of(node) or _kinds(node) == {"object"} for node in self._whole(part))
+        return any(_required_of(node) or _kinds(node) == _OBJECT for node in self._whole(part))
 
     def _is_closed(self, part: Any) -> bool:
         whole = self._whole(part)
@@ -189,7 +191,7 @@ def _have_own_values(parts: Sequence[Any]) -> bool:
     if _are_distinct(map(_values, nodes)):
         return True
     keys = set.intersection(*map(_required_of, nodes)) if nodes else set[str]()
-    if not all(_kinds(node) == {"object"} for node in nodes):
+    if not all(_kinds(node) == _OBJECT for node in nodes):
         return False
     return any(
         _are_distinct(

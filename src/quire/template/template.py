@@ -139,7 +139,8 @@ class Template(ABC):
         """
         before = self.render(conversation, **how)
         history = replace(conversation, messages=(*conversation.messages, answer))
-        whole = self.render(history, **{**how, "add_generation_prompt": False})
+        finished: RenderOptions = {**how, "add_generation_prompt": False}
+        whole = self.render(history, **finished)
         start = "".join(text_of_elements(before))
         if "".join(text_of_elements(whole)).startswith(start):
             return elements_after(whole, len(start))

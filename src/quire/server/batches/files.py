@@ -269,13 +269,13 @@ def checked_lifetime(anchor: object, seconds: object, param: str) -> int:
         BadRequest: they are none that OpenAI's API knows.
     """
     least, most = _LIFETIMES
-    is_number = isinstance(seconds, int) and not isinstance(seconds, bool)
-    if anchor != "created_at" or not is_number or not least <= seconds <= most:
+    number = seconds if isinstance(seconds, int) and not isinstance(seconds, bool) else -1
+    if anchor != "created_at" or not least <= number <= most:
         raise BadRequest(
             f"{param} must have the anchor 'created_at' and from {least:,} to {most:,} seconds.",
             param=param,
         )
-    return seconds
+    return number
 
 
 # --- the API ---------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class FormReader:
         """Whether the boundary that was read is the last one; the rest of its line is dropped."""
         while len(self._buffer) < 2:
             await self._more(rest)
-        if self._buffer[:2] == b"--":
+        if self._buffer.startswith(b"--"):
             return True
         line = await self._upto(rest, b"\r\n")
         if line.strip(b" \t"):

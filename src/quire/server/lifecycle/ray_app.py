@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from quire.adapters.folder import Adapter
 from quire.arguments import ModelArguments, get_infer_args
-from quire.errors import EngineClosedError, EngineError, QuireError
+from quire.errors import ConfigError, EngineClosedError, EngineError, QuireError
 from quire.server.arguments import ServerArguments, read_server_arguments
 from quire.server.errors import ServerError
 from quire.server.lifecycle.run import ServedApp, engine_maker
@@ -36,6 +36,7 @@ _SEQUENCES = 256  # that an engine runs at once, where its arguments do not say
 _OTHERS = 64  # requests at once that need no engine: probes, lists of models, the page
 _DEREGISTERING = 2  # seconds for which a replica that ends still takes requests
 _ENDING = 10  # seconds to end requests that are cut, and the engine
+_BESIDE_HEADERS = 16 * 2**10  # bytes of HAProxy's buffer, so that too large headers get quire's 431
 _FULL = 0.8  # of a replica's capacity; more than that on average asks for another replica
 _PATIENCE = 60.0  # seconds for all replicas to load an adapter
 _LOOK = 0.5  # seconds between two looks at whether the replica is to end
@@ -50,13 +51,14 @@ def proxy_environment(arguments: ServerArguments) -> dict[str, str]:
     balance = [
         f"hdr({SESSION_HEADER})",
         "hash-type consistent",
-        "hash-balance-factor 150",  # no replica gets more than half again the average
+        "hash-balance-factor 200",  # no replica gets more than twice the average
         f"timeout http-request {math.ceil(arguments.read_timeout)}s",
     ]
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "\n    ".join(balance),
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(arguments.max_header_bytes + _BESIDE_HEADERS),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(arguments.reader_timeout)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(_DEREGISTERING),
     }
@@ -221,6 +223,11 @@ def application(
     from ray import serve
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
+    if arguments.batches_dir is not None:
+        raise ConfigError(
+            "batches_dir is one server's own, and replicas would share it: leave it out, and serve "
+            "/v1/batches by a quire serve beside them."
+        )
     model = get_infer_args({"media_dir": arguments.media_root, **values}).model
     KeyRing.of(arguments)  # a key file that cannot be read is told here, and not by a replica
     least, most = replicas

@@ -1,0 +1,233 @@
+"""`quire deploy ray`: quire's own server on a cluster of Ray, as Serve's YAML, or started at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from quire.cli.serve import refuse_keys
+from quire.cli.terminal import note
+from quire.cli.words import read_start
+from quire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quire.server.arguments import ServerArguments
+
+_SECRETS = ("api_key", "admin_key", "hf_hub_token", "ms_hub_token", "remote_api_key")
+
+
+@dataclass(frozen=True)
+class RayServer:
+    """A server on a cluster, as the words describe it."""
+
+    given: Mapping[str, Any]
+    """All arguments, as they were given."""
+    values: Mapping[str, Any]
+    """The engine's."""
+    arguments: ServerArguments
+    replicas: tuple[int, int]
+    gpus: int
+    """GPUs of each replica."""
+
+
+def read_ray_server(words: Sequence[str], replicas: str | None, gpus: int | None) -> RayServer:
+    """Read the words of `quire deploy ray`.
+
+    Raises:
+        ConfigError: the words make no sense, or the server's packages are not installed.
+    """
+    refuse_keys(words)
+    start = read_start(words)
+    if start.options:
+        names = ", ".join(start.options)
+        raise ConfigError(f"{names}: that is given with a request, not to the server.")
+    try:
+        from quire.server.arguments import read_server_arguments
+    except ImportError as error:
+        raise ConfigError(
+            f"The server needs a package that is not here ({error}): pip install 'quire-llm[ray]'."
+        ) from error
+    from quire.arguments import get_infer_args
+    from quire.batch.arguments import read_bounds
+
+    try:
+        bounds = read_bounds(replicas or "1")
+    except ValueError as error:
+        raise ConfigError(f"--replicas: {error}.") from None
+    arguments, values = read_server_arguments(start.arguments)
+    if start.is_demo and arguments.served_model_name is None:
+        arguments = arguments.replace(served_model_name="quire-demo")
+    model = get_infer_args(values).model
+    if gpus is None:
+        own = model.vllm_config or {}
+        gpus = int(own.get("tensor_parallel_size", 1)) * int(own.get("pipeline_parallel_size", 1))
+        gpus = gpus if model.infer_backend == "vllm" else 0
+    return RayServer(start.arguments, values, arguments, bounds, gpus)
+
+
+def ray_yaml(server: RayServer) -> str:
+    """Serve's YAML, below comments on how it is started."""
+    import yaml
+
+    from quire.deploy.shell import comments, ray_cluster_commands, shown
+    from quire.server.lifecycle.ray_app import APPLICATION, BUILDER, proxy_environment
+
+    arguments = server.arguments
+    args: dict[str, Any] = {
+        "arguments": {key: value for key, value in server.given.items() if key not in _SECRETS},
+        "replicas": list(server.replicas),
+        "gpus": server.gpus,
+    }
+    application = {
+        "name": APPLICATION,
+        "route_prefix": "/",
+        "import_path": BUILDER,
+        "args": args,
+    }
+    content = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": arguments.host, "port": arguments.port},
+        "applications": [application],
+    }
+    exports = [
+        f"export {name}={_in_bash(value)}" for name, value in proxy_environment(arguments).items()
+    ]
+    head, other = (line for _, line in ray_cluster_commands("ADDRESS"))
+    lines = [
+        comments(
+            [
+                (
+                    "quire's own server in replicas of Ray Serve. On each node, with the same quire "
+                    "(pip install 'quire-llm[ray]') and the model at the same path, in bash:"
+                )
+            ]
+        ),
+        *map(shown, [*exports, head]),
+        comments(["and, on every node but the first, in the place of the last line:"]),
+        shown(other),
+        comments(
+            [
+                (
+                    "Keys (API_KEY, QUIRE_ADMIN_KEY) and tokens are set there, too; they are not written "
+                    "here. Where there are several nodes, host must be an address that all reach, such as "
+                    "0.0.0.0. Ray itself asks for no password: keep its ports on a network of your own."
+                ),
+                "Then, with this file as serve.yaml:",
+            ]
+        ),
+        shown("serve deploy serve.yaml"),
+    ]
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    return "\n".join([*lines, "", text])
+
+
+def _in_bash(value: str) -> str:
+    """A value as bash takes it, on one line."""
+    import shlex
+
+    return shlex.quote(value) if value.isprintable() else f"$'{_escaped(value)}'"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+
+
+def start_on_ray(server: RayServer) -> None:
+    """Start the server on the cluster that is there, or on one of its own, until a signal comes.
+
+    Raises:
+        ConfigError: Ray is not installed, or the arguments do not go with the cluster.
+        EngineStartError: no replica could be started.
+    """
+    from quire.errors import EngineStartError
+    from quire.server.lifecycle.ray_app import APPLICATION, application, proxy_environment
+
+    environment = proxy_environment(server.arguments)
+    os.environ.update(environment)  # Serve reads it when it is imported
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from ray import serve
+    except ImportError as error:
+        raise ConfigError(
+            f"This needs a package that is not here ({error}): pip install 'quire-llm[ray]'."
+        ) from error
+    is_own = _connect(ray, environment)
+    try:
+        _check_nodes(server, [node for node in ray.nodes() if node["Alive"]])
+        options: Any = {"host": server.arguments.host, "port": server.arguments.port}
+        serve.start(proxy_location="EveryNode", http_options=options)
+        app = application(server.values, server.arguments, server.replicas, gpus=server.gpus)
+        try:
+            serve.run(app, name=APPLICATION)
+        except RuntimeError as error:
+            raise EngineStartError(f"No replica could be started: {error}") from error
+        address = f"http://{server.arguments.host}:{server.arguments.port}/v1"
+        if not is_own:
+            note(f"Serving at {address}. `serve status` shows it, `serve shutdown` ends it.")
+            return
+        with _ended() as ended:
+            note(f"Serving at {address}; Ctrl-C ends it.")
+            ended.wait()
+            note(
+                f"Ending after the requests in flight, within {server.arguments.drain_timeout:g} s."
+            )
+        serve.delete(APPLICATION)
+    finally:
+        if is_own:
+            serve.shutdown()
+        ray.shutdown()
+
+
+def _connect(ray: Any, environment: Mapping[str, str]) -> bool:
+    """Connect to the cluster that is there, or start one; returns whether it is our own.
+
+    Raises:
+        ConfigError: the cluster that RAY_ADDRESS names cannot be reached.
+    """
+    from ray.exceptions import RayError
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    try:
+        ray.init(address="auto", runtime_env={"env_vars": dict(environment)}, **quiet)
+    except (ConnectionError, RayError) as error:  # no cluster, or no token for any
+        if "RAY_ADDRESS" in os.environ:
+            named = os.environ["RAY_ADDRESS"]
+            raise ConfigError(f"Ray's cluster at {named} cannot be reached: {error}") from error
+        ray.init(address="local", **quiet)
+        return True
+    return False
+
+
+def _check_nodes(server: RayServer, nodes: Sequence[Mapping[str, Any]]) -> None:
+    from quire.server.arguments import is_loopback
+
+    if len(nodes) > 1 and is_loopback(server.arguments.host):
+        raise ConfigError(
+            f"The cluster has {len(nodes)} nodes, and at {server.arguments.host} the proxy of one reaches "
+            "no replica of another: give host=0.0.0.0, with API_KEY in the environment."
+        )
+    if server.gpus and not any(node["Resources"].get("GPU", 0) >= server.gpus for node in nodes):
+        raise ConfigError(
+            f"A replica needs {server.gpus} GPUs, and no node of the cluster has so many: change "
+            "--gpus, or vllm_config's parallel sizes."
+        )
+
+
+@contextmanager
+def _ended() -> Generator[threading.Event]:
+    """An event that a signal sets."""
+    ended = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: ended.set()) for number in numbers]
+    try:
+        yield ended
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
