@@ -13,6 +13,7 @@ from quire.batch import run_batch
 from quire.batch.job import BatchResult
 from quire.batch.merging import merge
 from quire.chat import ChatModel
+from quire.cli.main import main
 from quire.demo import demo_model_path
 from quire.errors import BatchError, ConfigError
 from quire.server.batches import make_api_answerer
@@ -204,6 +205,18 @@ def test_arguments_that_mean_nothing_for_requests_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"{next(iter(words))} is not for a file of OpenAI's"):
         run(folder, echo(), line("a", HELLO), **words)
+
+
+def test_on_the_command_line(
+    folder: Path, echo: MakeEcho, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.mkdir()
+    (folder / "requests.jsonl").write_text(f"{line('a', HELLO)}\n{line('b', HELLO)}\n")
+    model = echo()
+    words = [f"input={folder / 'requests.jsonl'}", f"output_dir={folder}", "save_name=out.jsonl"]
+    assert main(["batch", str(demo_model_path()), *words], make_model=lambda _: model) == 0
+    assert "2 of 2 rows have an answer" in capsys.readouterr().err
+    assert [one["custom_id"] for one in lines_of(folder / "out.jsonl")] == ["a", "b"]
 
 
 def test_a_program_that_gives_no_answerer_is_told_of_it(folder: Path, echo: MakeEcho) -> None:

@@ -137,6 +137,55 @@ def test_a_loaded_model_takes_sampling_and_nothing_of_its_own(
     assert [one["completion_tokens"] for one in lines_of(result.files.answers)] == [2, 2, 2]
 
 
+PREDICT = """
+### as LLaMA-Factory's examples/extras/nlg_eval have it
+model_name_or_path: {model}
+trust_remote_code: true
+stage: sft
+do_predict: true
+finetuning_type: lora
+eval_dataset: one,two
+dataset_dir: {folder}
+template: qwen
+cutoff_len: 2048
+max_samples: 2
+overwrite_cache: true
+preprocessing_num_workers: 16
+output_dir: {folder}/predict
+overwrite_output_dir: true
+report_to: none
+per_device_eval_batch_size: 1
+predict_with_generate: true
+ddp_timeout: 180000000
+max_new_tokens: 8
+"""
+
+
+def test_a_predict_file_of_llama_factory_runs(tmp_path: Path) -> None:
+    alpaca = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}"} for n in range(3)]
+    talk = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}]
+    (tmp_path / "one.json").write_text(json.dumps(alpaca))
+    (tmp_path / "two.jsonl").write_text(json.dumps({"conversations": talk}) + "\n")
+    info = {
+        "one": {"file_name": "one.json"},
+        "two": {"file_name": "two.jsonl", "formatting": "sharegpt"},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    config = tmp_path / "predict.yaml"
+    config.write_text(PREDICT.format(model=demo_model_path(), folder=tmp_path))
+    words = [sys.executable, "-m", "quire", "batch", str(config)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 rows have an answer" in done.stderr
+    assert "cutoff_len: prompts that have more than 2,048 tokens" in done.stderr
+    answers = lines_of(tmp_path / "predict" / "generated_predictions.jsonl")
+    assert [one["label"].strip() for one in answers] == ["0", "1", "Hi!"]
+    assert answers[2]["prompt"].endswith("user\nHello\nassistant\n")
+    for name in ("predict_results.json", "all_results.json"):
+        scores = json.loads((tmp_path / "predict" / name).read_text())
+        assert {"predict_bleu-4", "predict_rouge-l", "predict_samples_per_second"} <= set(scores)
+
+
 def test_what_is_wrong_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
     def said(*words: str) -> str:
         given = [sys.executable, "-m", "quire", "batch", "no-such-model", *words]

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
+from quire.batch.files import LinesFile
 from quire.chat import ChatModel
 from quire.demo import demo_model_path
-from quire.errors import ConfigError
+from quire.errors import ConfigError, EngineDeadError
+from quire.outputs import Delta
+from quire.prompt import Prompt
+from quire.sampling import SamplingParams
 from quire.server.batches.store import BatchStore
 from quire.server.middleware.keys import KeyRing
 from quire.tokenizer import Tokenizer
-from tests.chat.echo_engine import EchoEngine
+from tests.chat.echo_engine import EchoEngine, EchoTokens
 from tests.polling import wait_until
 from tests.server.batching import (
     CHAT,
@@ -365,6 +371,57 @@ def test_files_and_batches_are_off_without_a_folder(echo: MakeEcho) -> None:
 def test_two_servers_do_not_share_a_folder(served: Batching, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another server uses"):
         BatchStore(tmp_path / "batches")
+
+
+class DyingTokens(EchoTokens):
+    """Dies at every request until it has died `deaths` times."""
+
+    deaths = 3
+
+    async def generate(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        if self.deaths:
+            self.deaths -= 1
+            raise EngineDeadError("It died.")
+        async for delta in super().generate(prompt, params):
+            yield delta
+
+
+class DyingEngine(EchoEngine):
+    def make_tokens(self, tokenizer: Tokenizer, **options: object) -> EchoTokens:
+        return DyingTokens(tokenizer, **options)  # type: ignore[arg-type]
+
+
+def test_requests_of_which_the_engine_died_are_asked_again(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    with (
+        ChatModel.from_engine(DyingEngine(tokenizer)) as model,
+        batching(model, tmp_path) as served,
+    ):
+        done = until_ended(served.client, begin(served.client, [question(n) for n in range(12)]))
+        assert done.status == "completed"
+        assert done.request_counts is not None
+        assert done.request_counts.completed == 12
+
+
+def test_a_job_that_cannot_be_run_is_a_failed_batch(
+    echo: MakeEcho, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: LinesFile, line: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with batching(echo(), tmp_path) as served:
+        monkeypatch.setattr(LinesFile, "write", failing)
+        failed = until_ended(served.client, begin(served.client, [question(1)]))
+        assert failed.status == "failed"
+        assert failed.errors is not None
+        assert failed.errors.data is not None
+        (told,) = failed.errors.data
+        assert "No space left on device" in (told.message or "")
+        assert str(tmp_path) not in (told.message or "")
+        monkeypatch.undo()
+        done = until_ended(served.client, begin(served.client, [question(1)]))
+        assert done.status == "completed"
 
 
 def test_a_batch_whose_key_is_gone_fails(echo: MakeEcho, tmp_path: Path) -> None:

@@ -120,6 +120,11 @@ class BatchJob:
         self._drain: tuple[float | None] | None = None
 
     @property
+    def is_answering(self) -> bool:
+        """Whether rows may be in flight."""
+        return self._runner is not None
+
+    @property
     def drain_timeout(self) -> float:
         """Seconds that rows in flight may still take after SIGTERM."""
         return self._args.batch.drain_timeout

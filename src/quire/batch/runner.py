@@ -127,6 +127,7 @@ class BatchRunner:
         self._recovery: asyncio.Task[None] | None = None
         self._restarts = 0
         self._draining = False
+        self._asked_to_drain: tuple[float | None] | None = None
         self._given_up = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -138,13 +139,16 @@ class BatchRunner:
             EngineError: the engine died and could not be brought back.
         """
         self._loop = asyncio.get_running_loop()
+        if self._asked_to_drain is not None:  # before there was a loop
+            self._drain(*self._asked_to_drain)
         workers = [asyncio.create_task(self._work()) for _ in range(self._limits.in_flight)]
         tasks = [asyncio.create_task(self._produce()), *workers]
         given_up = asyncio.create_task(self._given_up.wait())
         try:
             await self._until_ended(tasks, given_up)
         finally:
-            ended = [*tasks, given_up, *filter(None, [self._recovery])]
+            ended: list[asyncio.Task[Any]] = [*tasks, given_up]
+            ended += filter(None, [self._recovery])
             for task in ended:
                 task.cancel()
             await asyncio.gather(*ended, return_exceptions=True)
@@ -183,6 +187,7 @@ class BatchRunner:
             patience: seconds after which those in flight are given up too; they have no record, and
                 are asked again by the next run.
         """
+        self._asked_to_drain = (patience,)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._drain, patience)
 

@@ -99,6 +99,8 @@ def _signals(job: BatchJob) -> Generator[None]:
     patience = job.drain_timeout
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if not job.is_answering:  # nothing is in flight that could be lost
+            raise KeyboardInterrupt
         signal.signal(signal.SIGINT, give_up)
         note("Ending after the rows in flight; Ctrl-C again ends at once.")
         job.drain()

@@ -305,6 +305,11 @@ class Admission:
         return self._cost
 
     @property
+    def background_completions(self) -> int:
+        """Completions in the background that run."""
+        return self._background_cost
+
+    @property
     def waiting(self) -> int:
         """Requests that wait, but for those in the background."""
         return len(self._waiting) - sum(ticket.background for ticket in self._waiting)

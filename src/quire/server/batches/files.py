@@ -93,7 +93,7 @@ class Files:
             raise self._too_large()
         file_id = new_file_id()
         part = self.store.files_folder / f"{file_id}.part"
-        with self._room(owner), _Part(part) as written:
+        with self._room(owner), _FileInMaking(part) as written:
             reader = FormReader(boundary, written.take)
             await reader.read(self._chunks(request))
             file = self._checked(reader, file_id, owner, await written.finish())
@@ -200,7 +200,7 @@ class Files:
         await asyncio.to_thread(self.store.remove_file, file.id)
 
 
-class _Part:
+class _FileInMaking:
     """A file that is being written: removed unless it is given its name."""
 
     def __init__(self, path: Path) -> None:
@@ -209,7 +209,7 @@ class _Part:
         self._size = 0
         self._file: BinaryIO | None = None
 
-    def __enter__(self) -> _Part:
+    def __enter__(self) -> _FileInMaking:
         try:
             self._file = self._path.open("xb")
         except OSError as error:

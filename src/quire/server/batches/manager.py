@@ -37,7 +37,7 @@ from quire.errors import BatchError, EngineError, QuireError
 from quire.server.arguments import ServerArguments
 from quire.server.batches.answering import Answer, ApiAnswerer
 from quire.server.batches.store import ENDED, BatchStore, StoredBatch, StoredFile, sync
-from quire.server.batches.validation import Fault, validate
+from quire.server.batches.validation import LineFault, validate
 from quire.server.call import Caller
 from quire.server.errors import NotReady, problem_of
 from quire.server.service import Service
@@ -78,6 +78,9 @@ class BatchManager:
         self._owners: dict[str, str] = {}
         self._jobs: dict[str, BatchJob] = {}
         self._asked: set[str] = set()  # those whose jobs ask the engine
+        self._stuck: set[str] = (
+            set()
+        )  # those whose end cannot be written; the next start tries again
         self._wake = asyncio.Event()
         self._draining = False
         self._loop_task: asyncio.Task[None] | None = None
@@ -154,7 +157,8 @@ class BatchManager:
         for batch in waiting:
             if batch.id in self._asked and _is_late(batch, now):
                 self._stop(batch.id)
-        waiting = [batch for batch in waiting if batch.id not in self._running]
+        passed = {*self._running, *self._stuck}
+        waiting = [batch for batch in waiting if batch.id not in passed]
         while waiting and len(self._running) < self.arguments.max_running_batches:
             counts = Counter(self._owners.values())
             batch = min(
@@ -195,10 +199,13 @@ class BatchManager:
         elif isinstance(error, EngineError):
             message = problem_of(error).message
         logger.error("The batch %s has failed: %s", batch.id, error, exc_info=error)
-        with suppress(OSError, sqlite3.Error):
-            await self._failed(batch, [Fault("batch_failed", message)])
+        try:
+            await self._failed(batch, [LineFault("batch_failed", message)])
+        except Exception as again:  # such as a full disk
+            self._stuck.add(batch.id)
+            logger.error("The end of batch %s cannot be written: %s", batch.id, again)
 
-    async def _failed(self, batch: StoredBatch, faults: list[Fault]) -> None:
+    async def _failed(self, batch: StoredBatch, faults: list[LineFault]) -> None:
         """End a batch as failed. The lines that its job has written are kept."""
         errors = {"object": "list", "data": [fault.shown() for fault in faults]}
         changes = {"status": "failed", "failed_at": int(time.time()), "errors": errors}
@@ -220,7 +227,7 @@ class BatchManager:
             caller = self._find_caller(current.owner)
             if caller is None:
                 gone = "The key that began this batch is none of the server's any more."
-                await self._failed(current, [Fault("invalid_api_key", gone)])
+                await self._failed(current, [LineFault("invalid_api_key", gone)])
                 return
             late = _is_late(current, time.time())
             if current.status == "cancelling" or late:

@@ -17,7 +17,7 @@ MOST_FAULTS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class LineFault:
     """Why a batch has failed."""
 
     code: str
@@ -35,7 +35,7 @@ class Fault:
         }
 
 
-def validate(path: Path, args: BatchArgs, endpoint: str, most: int) -> tuple[int, list[Fault]]:
+def validate(path: Path, args: BatchArgs, endpoint: str, most: int) -> tuple[int, list[LineFault]]:
     """Read a batch file to its end.
 
     Args:
@@ -48,36 +48,36 @@ def validate(path: Path, args: BatchArgs, endpoint: str, most: int) -> tuple[int
     try:
         source = open_file(path, args, name="requests")
     except ConfigError:
-        return 0, [Fault("empty_file", "The batch file is empty.")]
+        return 0, [LineFault("empty_file", "The batch file is empty.")]
     (part,) = source.parts
-    count, faults = 0, list[Fault]()
+    count, faults = 0, list[LineFault]()
     for record in part.records():
         count += 1
         if count > most:
             text = f"The batch file has more than {most:,} requests (max_batch_requests)."
-            return count, [Fault("too_many_requests", text)]
+            return count, [LineFault("too_many_requests", text)]
         fault = _fault_of(record, endpoint)
         if fault is not None:
             faults.append(fault)
         if len(faults) == MOST_FAULTS:
             break
     if not count:
-        faults.append(Fault("empty_file", "The batch file holds no requests."))
+        faults.append(LineFault("empty_file", "The batch file holds no requests."))
     return count, faults
 
 
-def _fault_of(record: InputRecord, endpoint: str) -> Fault | None:
+def _fault_of(record: InputRecord, endpoint: str) -> LineFault | None:
     """What is wrong with a line."""
     if record.error is not None:
-        return Fault(record.error.code, record.error.message, record.error.line)
+        return LineFault(record.error.code, record.error.message, record.error.line)
     try:
         work = api_row(record.value)
     except RowFault as fault:
-        return Fault(fault.code, fault.message, record.line)
+        return LineFault(fault.code, fault.message, record.line)
     if work.url != endpoint:
         text = f"The url {work.url} is not the batch's endpoint, {endpoint}."
-        return Fault("mismatched_url", text, record.line, "url")
+        return LineFault("mismatched_url", text, record.line, "url")
     if not is_api_row(record.value):
         text = "messages belong in the body, and not beside it."
-        return Fault("unknown_parameter", text, record.line, "messages")
+        return LineFault("unknown_parameter", text, record.line, "messages")
     return None

@@ -255,7 +255,7 @@ def application(
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=_DEREGISTERING + arguments.drain_timeout + _ENDING,
         ray_actor_options={"num_gpus": gpus, "num_cpus": cpus},
-        max_replicas_per_node=per_node,
+        **({} if per_node is None else {"max_replicas_per_node": per_node}),
         **many,
     )
     return deployment.bind(dict(values), arguments, cpus if is_native else None)

@@ -224,6 +224,7 @@ class ServerGauges:
         """Counts of admission, the log and the lifecycle."""
         return {
             "running": self._admission.running_completions,
+            "background": self._admission.background_completions,
             "waiting": self._admission.waiting,
             "refused": self._admission.refused,
             "dropped": self._log.dropped,

@@ -53,7 +53,8 @@ class GaugeSource(Protocol):
         ...
 
     def counts(self) -> dict[str, float]:
-        """`running` completions, `waiting` and `refused` requests, `dropped` log events, `restarts`."""
+        """`running` completions and of these those in the `background`, `waiting` and `refused`
+        requests, `dropped` log events, `restarts`."""
         ...
 
 
@@ -125,6 +126,11 @@ class ServerCollector(Collector):
                     load.kv_cache_usage,
                 )
         yield "num_requests_running", "Completions in the engine's batch.", running
+        yield (
+            "num_batch_requests_running",
+            "Of these, for batches.",
+            counts.get("background", 0),
+        )
         yield "num_requests_waiting", "Requests and completions that wait.", waiting
         yield "ready", "1 while requests are served.", float(self._source.state() == "ready")
 
