@@ -13,6 +13,7 @@ from quire.batch.ray_pool import ActorNeeds
 from quire.errors import ConfigError
 
 CPUS = [{"CPU": 16.0}, {"CPU": 8.0}, {"memory": 1e9}]
+LOADED = get_infer_args({"model_name_or_path": "m"})
 GPUS = [{"CPU": 32.0, "GPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 8.0}]
 
 
@@ -66,4 +67,4 @@ def test_what_does_not_go_together_is_refused() -> None:
     with pytest.raises(ConfigError, match="go with batch_backend: ray"):
         get_batch_args({"model_name_or_path": "m", "ray_actors": "2"}, has_rows=True)
     with pytest.raises(ConfigError, match="give the model's arguments and no model"):
-        get_batch_args({"batch_backend": "ray"}, has_rows=True, has_model=True)
+        get_batch_args({"batch_backend": "ray"}, has_rows=True, loaded=LOADED)

@@ -1,4 +1,4 @@
-"""The one cluster of a session."""
+"""The one cluster of all tests of this folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.cluster import RayNodes, two_nodes
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def started_nodes() -> Iterator[RayNodes]:
     with two_nodes() as nodes:
         yield nodes

@@ -14,8 +14,15 @@ from typing import Any
 
 import pytest
 
+from quire.arguments import get_infer_args
 from quire.demo import demo_adapter_path, demo_model_path
-from quire.server.lifecycle.ray_app import APPLICATION, SESSION_HEADER, application, replicas_wanted
+from quire.server.lifecycle.ray_app import (
+    APPLICATION,
+    SESSION_HEADER,
+    application,
+    cpus_of_replica,
+    replicas_wanted,
+)
 from tests.cluster.cluster import SERVED, RayNodes
 from tests.polling import wait_until
 
@@ -227,3 +234,23 @@ def test_replicas_follow_what_runs_and_waits(loads: list[float], wanted: int) ->
     metrics = {"load": dict(enumerate(loads))} if loads else {}
     context = SimpleNamespace(aggregated_metrics=metrics, target_num_replicas=3)
     assert replicas_wanted(context) == (wanted, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "most", "gpus", "cpus"),
+    [
+        ({"infer_backend": "native"}, 2, 0, 8),
+        ({"infer_backend": "native"}, 3, 0, 8),
+        ({"infer_backend": "native"}, 4, 0, 5),
+        ({"infer_backend": "native"}, 100, 0, 1),
+        ({"infer_backend": "native", "native_num_threads": 3}, 2, 0, 3),
+        ({"infer_backend": "vllm"}, 2, 0, 8),
+        ({"infer_backend": "vllm"}, 2, 4, 1),
+    ],
+)
+def test_replicas_share_the_cpus_of_the_nodes(
+    arguments: dict[str, Any], most: int, gpus: int, cpus: int
+) -> None:
+    nodes = [{"CPU": 16.0}, {"CPU": 8.0}, {"memory": 1e9}]
+    model = get_infer_args({"model_name_or_path": "m", **arguments}).model
+    assert cpus_of_replica(model, most, gpus, nodes) == cpus

@@ -14,7 +14,7 @@ from quire.errors import BatchError
 _SEPARATORS = str.maketrans({"\u2028": "\\u2028", "\u2029": "\\u2029", "\x85": "\\u0085"})
 
 
-def json_line(content: Mapping[str, Any]) -> str:
+def json_line(content: Any) -> str:
     """Content as one line of JSON, with no character in it at which some reader ends a line."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False).translate(_SEPARATORS)
 

@@ -72,7 +72,8 @@ class KeptLine(NamedTuple):
 
     serial: int
     """The place in the order in which rows were kept, from 1."""
-    index: int
+    position: int
+    """The row's index."""
     answer: str | None
     error: str | None
 

@@ -147,7 +147,8 @@ class BatchRunner:
         try:
             await self._until_ended(tasks, given_up)
         finally:
-            ended = [*tasks, given_up, *filter(None, [self._recovery])]
+            ended: list[asyncio.Task[Any]] = [*tasks, given_up]
+            ended += filter(None, [self._recovery])
             for task in ended:
                 task.cancel()
             await asyncio.gather(*ended, return_exceptions=True)

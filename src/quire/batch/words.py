@@ -14,6 +14,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from quire.errors import ConfigError
 
@@ -103,7 +104,7 @@ def _jieba() -> Callable[[str], Iterable[str]]:
         import jieba
 
     jieba.setLogLevel(logging.CRITICAL)
-    tokenizer = jieba.Tokenizer()
+    tokenizer: Any = jieba.Tokenizer()
     # It would keep its dictionary in the system's folder for temporary files, and run what anybody
     # has put there by that name. Below this no file can be.
     tokenizer.tmp_dir = os.devnull

@@ -145,7 +145,7 @@ class Writer:
     def _append(self) -> None:
         """Append the lines that are next, as far as there are any."""
         for line in self._journal.lines(self._order, self._next):
-            if self._order == "input" and line.index != self._next:
+            if self._order == "input" and line.position != self._next:
                 break  # a row before it has not ended yet
             self._write(line)
         self._answers.flush()
@@ -156,7 +156,7 @@ class Writer:
             self._answers.write(line.answer)
         if line.error is not None:
             self._errors.write(line.error)
-        self._next = line.index + self._step if self._order == "input" else line.serial + 1
+        self._next = line.position + self._step if self._order == "input" else line.serial + 1
 
     def _sync(self) -> None:
         self._answers.sync()

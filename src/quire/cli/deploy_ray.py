@@ -206,17 +206,33 @@ def _connect(ray: Any, environment: Mapping[str, str]) -> bool:
 
 
 def _check_nodes(server: RayServer, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what the cluster has no room for: Serve would wait for it for ever.
+
+    Raises:
+        ConfigError: it has not, or its nodes would not reach one another.
+    """
+    from quire.arguments import get_infer_args
     from quire.server.arguments import is_loopback
+    from quire.server.lifecycle.ray_app import cpus_of_replica
 
     if len(nodes) > 1 and is_loopback(server.arguments.host):
         raise ConfigError(
             f"The cluster has {len(nodes)} nodes, and at {server.arguments.host} the proxy of one reaches "
             "no replica of another: give host=0.0.0.0, with API_KEY in the environment."
         )
-    if server.gpus and not any(node["Resources"].get("GPU", 0) >= server.gpus for node in nodes):
+    resources = [node["Resources"] for node in nodes]
+    model = get_infer_args(server.values).model
+    cpus = cpus_of_replica(model, server.replicas[1], server.gpus, resources)
+    needed = {"CPU": cpus, **({"GPU": server.gpus} if server.gpus else {})}
+    room = sum(
+        min(int(one.get(kind, 0)) // count for kind, count in needed.items()) for one in resources
+    )
+    if room < server.replicas[0]:
+        needs = " and ".join(f"{count} {kind}s" for kind, count in needed.items())
         raise ConfigError(
-            f"A replica needs {server.gpus} GPUs, and no node of the cluster has so many: change "
-            "--gpus, or vllm_config's parallel sizes."
+            f"The cluster has room for {room} replicas, of {needs} on one node each, and "
+            f"{server.replicas[0]} are asked for: change --replicas, --gpus or native_num_threads, or add "
+            "nodes."
         )
 
 

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from quire.batch.inputs.records import InputRecord, parse_record, read_fault, too_large
 from quire.batch.inputs.streams import TextBytes
@@ -29,7 +30,7 @@ class Line:
     is_ended: bool
 
 
-def read_lines(file: io.BufferedReader, start: int, limit: int) -> Iterator[Line]:
+def read_lines(file: io.BufferedReader[Any], start: int, limit: int) -> Iterator[Line]:
     """The lines of a file, split at line feeds alone."""
     number, byte = 0, start
     while content := file.readline(limit + 2):

@@ -83,7 +83,7 @@ class _Decompressed(io.RawIOBase):
     gzip's own file gives nothing of a block that it cannot read to its end, and so loses rows.
     """
 
-    def __init__(self, file: io.BufferedReader, make: Callable[[], _Decompressor]) -> None:
+    def __init__(self, file: io.BufferedReader[Any], make: Callable[[], _Decompressor]) -> None:
         super().__init__()
         self._file, self._make = file, make
         self._member: _Decompressor | None = None
@@ -140,14 +140,14 @@ class TextBytes:
             ConfigError: it cannot be opened, is UTF-16, or needs a package that is not installed.
         """
         raw = HashedFile(path, see_chunk)
-        plain = io.BufferedReader(raw, CHUNK)
+        plain: io.BufferedReader[Any] = io.BufferedReader(raw, CHUNK)
         self._raw, self._inner = raw, None
         magic = plain.peek(4)[:4]
         if magic.startswith(_GZIP):
             self._inner = _Decompressed(plain, partial(zlib.decompressobj, wbits=_GZIP_WBITS))
         elif magic == _ZSTD:
             self._inner = _Decompressed(plain, _zstd_frames(path))
-        self.file: io.BufferedReader = (
+        self.file: io.BufferedReader[Any] = (
             plain if self._inner is None else io.BufferedReader(self._inner, CHUNK)
         )
         self.start = self._skip_mark(path)

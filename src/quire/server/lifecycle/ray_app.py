@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from quire.adapters.folder import Adapter
 from quire.arguments import ModelArguments, get_infer_args
 from quire.errors import ConfigError, EngineClosedError, EngineError, QuireError
+from quire.machine.cpus import default_threads
 from quire.server.arguments import ServerArguments, read_server_arguments
 from quire.server.errors import ServerError
 from quire.server.lifecycle.run import ServedApp, engine_maker
@@ -67,7 +68,12 @@ def proxy_environment(arguments: ServerArguments) -> dict[str, str]:
 class QuireReplica:
     """One replica. Ray Serve calls the methods by their names."""
 
-    def __init__(self, values: Mapping[str, Any], arguments: ServerArguments) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], arguments: ServerArguments, threads: int | None
+    ) -> None:
+        """`threads`: CPUs that the replica has; None where the engine is not the native one."""
+        if threads is not None:
+            values = {"native_num_threads": min(threads, default_threads()), **values}
         log = EventLog.opened(arguments.log_file, arguments.log_format)
         self._log, self._arguments = log, arguments
         self._served = ServedApp(
@@ -205,8 +211,7 @@ def application(
     arguments: ServerArguments,
     replicas: tuple[int, int],
     *,
-    gpus: float = 0,
-    cpus: float | None = None,
+    gpus: int = 0,
     per_node: int | None = None,
 ) -> Any:
     """The application for `serve.run`.
@@ -214,12 +219,13 @@ def application(
     Args:
         values: the engine's arguments.
         replicas: the fewest and the most.
-        gpus, cpus: what Ray reserves for each; the threads of a native engine where no CPUs are given.
+        gpus: GPUs of each; without any it takes a node's CPUs, or its part of them.
         per_node: the most replicas on one node; None for as many as fit.
 
     Raises:
         ConfigError: an argument is wrong.
     """
+    import ray
     from ray import serve
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
@@ -236,6 +242,9 @@ def application(
         policy = AutoscalingPolicy(policy_function=f"{__name__}:replicas_wanted")
         config = AutoscalingConfig(min_replicas=least, max_replicas=most, policy=policy)
         many = {"autoscaling_config": config}
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = cpus_of_replica(model, most, gpus, alive)
+    is_native = not gpus and model.infer_backend in ("native", "auto")
     own: Any = serve.ingress()(QuireReplica)
     deployment: Any = serve.deployment(
         own,
@@ -245,11 +254,30 @@ def application(
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=_DEREGISTERING + arguments.drain_timeout + _ENDING,
-        ray_actor_options={"num_gpus": gpus, "num_cpus": cpus or model.native_num_threads or 1},
-        max_replicas_per_node=per_node,
+        ray_actor_options={"num_gpus": gpus, "num_cpus": cpus},
+        **({} if per_node is None else {"max_replicas_per_node": per_node}),
         **many,
     )
-    return deployment.bind(dict(values), arguments)
+    return deployment.bind(dict(values), arguments, cpus if is_native else None)
+
+
+def cpus_of_replica(
+    model: ModelArguments, most: int, gpus: int, nodes: Sequence[Mapping[str, float]]
+) -> int:
+    """CPUs that a replica reserves: as many as `most` of them can have, at most those of a node.
+
+    Args:
+        nodes: what each node has, in Ray's words.
+    """
+    if gpus or model.infer_backend == "remote":
+        return 1
+    if model.native_num_threads is not None:
+        return model.native_num_threads
+    found = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
+    for cpus in range(min(found, default=1), 1, -1):
+        if sum(count // cpus for count in found) >= most:
+            return cpus
+    return 1
 
 
 def _most_at_once(model: ModelArguments, arguments: ServerArguments) -> int:
