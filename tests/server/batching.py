@@ -18,6 +18,7 @@ from quire.server.app import make_app
 from quire.server.arguments import ServerArguments
 from quire.server.batches.manager import BatchManager
 from quire.server.batches.routes import batch_routers, open_batches
+from quire.server.lifecycle.run import restrict_media
 from quire.server.middleware.keys import KeyRing
 from quire.server.middleware.stack import middleware_stack
 from quire.server.service import Service
@@ -51,6 +52,7 @@ def batching(
         **{"served_model_name": "demo", "batches_dir": str(folder), **arguments}
     )
     service = service_over(model.engine, settings)
+    restrict_media(model.engine, settings)
     service.admission.background = 4
     manager = open_batches(service, ring)
     assert manager is not None

@@ -104,6 +104,39 @@ def test_requests_that_fail_are_in_the_error_file(served: Batching) -> None:
     assert [one["response"]["status_code"] for one in failed] == [404, 400]
 
 
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "/etc/hostname", "http://127.0.0.1/a.png"])
+def test_media_are_under_the_servers_policy(served: Batching, url: str) -> None:
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    asks = [question(0, messages=[{"role": "user", "content": content}])]
+    done = until_ended(served.client, begin(served.client, asks))
+    (failed,) = lines_in(served.client, done.error_file_id)
+    assert failed["response"]["status_code"] == 400
+    direct = httpx.post(f"{served.url}{CHAT}", json=asks[0]["body"])
+    assert direct.json() == failed["response"]["body"]
+
+
+def test_what_a_line_asks_is_what_the_server_takes(served: Batching) -> None:
+    bodies = (
+        {"top_k": -5},
+        {"n": 2},
+        {"max_tokens": 1},
+        {"tool_choice": "required"},
+        {"colour": 1},
+    )
+    asks = [question(n, temperature=0, seed=1, **body) for n, body in enumerate(bodies)]
+    done = until_ended(served.client, begin(served.client, asks))
+    lines = lines_in(served.client, done.output_file_id) + lines_in(
+        served.client, done.error_file_id
+    )
+    answers = {one["custom_id"]: one["response"] for one in lines}
+    for ask in asks:
+        direct = httpx.post(f"{served.url}{CHAT}", json=ask["body"])
+        answer = answers[ask["custom_id"]]
+        assert answer["status_code"] == direct.status_code
+        changing = {"id": None, "created": None, "usage": None}
+        assert {**answer["body"], **changing} == {**direct.json(), **changing}
+
+
 def test_a_batch_of_which_all_requests_fail_completes_without_answers(served: Batching) -> None:
     asks = [question(n, model="gpt-9") for n in range(40)]
     done = until_ended(served.client, begin(served.client, asks))
