@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def echo(tokenizer: Tokenizer) -> Iterator[Callable[..., ChatModel]]:
     """Makes models that answer with the prompt's own text; all are closed at the end."""
     made: list[ChatModel] = []
 
-    def make(engine: EchoEngine | None = None, **options: object) -> ChatModel:
+    def make(engine: EchoEngine | None = None, **options: Any) -> ChatModel:
         made.append(ChatModel.from_engine(engine or EchoEngine(tokenizer, **options)))
         return made[-1]
 

@@ -26,7 +26,7 @@ def reference_scores(predict: str, label: str) -> dict[str, float]:
     bleu, rouge = _import("nltk.translate.bleu_score"), _import("rouge_chinese")
     hypothesis, reference = " ".join(jieba_words(predict)), " ".join(jieba_words(label))
     names = ("rouge-1", "rouge-2", "rouge-l")
-    scores = dict.fromkeys(names, 0.0)
+    scores: dict[str, float] = dict.fromkeys(names, 0.0)
     if hypothesis.split() and reference.split():
         (found,) = rouge.Rouge().get_scores(hypothesis, reference)
         scores = {name: found[name]["f"] for name in names}

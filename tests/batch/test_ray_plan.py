@@ -55,9 +55,10 @@ def test_an_engine_takes_a_node_or_what_the_arguments_say(
 
 
 def test_bounds_are_read() -> None:
-    assert BatchArguments(ray_actors="1-4").ray_actors == (1, 4)
-    assert BatchArguments(ray_actors="3").ray_actors == (3, 3)
-    assert BatchArguments(ray_actors=2).ray_actors == (2, 2)
+    given: list[tuple[Any, tuple[int, int]]] = [("1-4", (1, 4)), ("3", (3, 3)), (2, (2, 2))]
+    for actors, bounds in given:
+        assert BatchArguments(ray_actors=actors).ray_actors == bounds
+    wrong: Any
     for wrong in ("4-1", "0", "many", "1-", "-2", True):
         with pytest.raises(ConfigError, match="ray_actors"):
             BatchArguments(ray_actors=wrong)

@@ -170,8 +170,9 @@ class LabelledQuestions(Questions):
             if row.index % 4 == 0:
                 function = {"name": "number", "arguments": '{"of": 3}'}
                 answer["tool_calls"] = [{"id": "a", "type": "function", "function": function}]
-            has_answer = isinstance(row.work, ChatRow) and row.index % 2 == 0
-            yield replace(row, work=replace(row.work, answer=answer)) if has_answer else row
+            if isinstance(row.work, ChatRow) and row.index % 2 == 0:
+                row = replace(row, work=replace(row.work, answer=answer))
+            yield row
 
 
 def test_files_that_a_batch_writes(folder: Path, echo: Callable[..., ChatModel]) -> None:
@@ -251,7 +252,7 @@ def test_a_process_that_dies_costs_no_row(
 
 def test_leaving_early_ends_the_processes() -> None:
     before = {child.pid for child in psutil.Process().children()}
-    scores = score_chunks(([{"predict": "a", "label": "a"}] for _ in range(1000)), workers=2)
+    scores: Any = score_chunks(([{"predict": "a", "label": "a"}] for _ in range(1000)), workers=2)
     next(scores)
     assert {child.pid for child in psutil.Process().children()} > before
     scores.close()

@@ -216,6 +216,7 @@ def test_an_answer_ends_with_its_text(runaway: ChatModel, n: int) -> None:
     assert len(answers) == n
     for answer in answers:
         assert (answer.reasoning, answer.content, answer.finish_reason) == (THOUGHT, ANSWER, "stop")
+        assert answer.usage is not None
         assert 0 < answer.usage.reasoning_tokens < answer.usage.completion_tokens
     deltas = list(runaway.stream(ASK, **options))
     assert "".join(delta.content for delta in deltas) == ANSWER

@@ -121,7 +121,12 @@ def test_a_budget_of_tokens_closes_the_thought(model: ChatModel) -> None:
 def test_a_budget_of_the_configuration_holds_where_a_request_gives_none() -> None:
     arguments = {"model_name_or_path": str(demo_model_path()), "vllm_maxlen": 1024}
     with ChatModel({**arguments, "thinking_budget": 3}) as model:
-        for options, most in (({}, 3), ({"thinking_budget": 2}, 2), ({"thinking_budget": None}, 3)):
+        given: list[tuple[dict[str, Any], int]] = [
+            ({}, 3),
+            ({"thinking_budget": 2}, 2),
+            ({"thinking_budget": None}, 3),
+        ]
+        for options, most in given:
             (answer,) = model.chat(SUM, temperature=0, **options)
             assert answer.usage is not None
             assert 0 < answer.usage.reasoning_tokens <= most

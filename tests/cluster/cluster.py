@@ -5,6 +5,7 @@ Ray's own nodes are processes; those of one node have an address of their own, o
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from pydantic import SecretStr
 
 from quire.server.arguments import ServerArguments
 from quire.server.lifecycle.ray_app import proxy_environment
@@ -26,7 +29,7 @@ SERVED = ServerArguments(
     host="0.0.0.0",  # the proxy of one node reaches the replicas of the others
     port=free_port(),
     served_model_name="demo",
-    admin_key="the admin's",
+    admin_key=SecretStr("the admin's"),
     read_timeout=2,
     reader_timeout=3,
     drain_timeout=2,
@@ -120,7 +123,7 @@ def two_nodes() -> Iterator[RayNodes]:
         cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         try:
             nodes = RayNodes(cluster)
-            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
             yield nodes
         finally:
             ray.shutdown()

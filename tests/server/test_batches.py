@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -44,7 +45,7 @@ MakeEcho = Callable[..., ChatModel]
 def echo(tokenizer: Tokenizer) -> Iterator[MakeEcho]:
     made: list[ChatModel] = []
 
-    def make(**options: object) -> ChatModel:
+    def make(**options: Any) -> ChatModel:
         made.append(ChatModel.from_engine(EchoEngine(tokenizer, **options)))
         return made[-1]
 
@@ -289,7 +290,7 @@ def test_a_file_is_deleted_once_no_batch_reads_it(echo: MakeEcho, tmp_path: Path
 
 
 def test_limits_of_size_and_number(echo: MakeEcho, tmp_path: Path) -> None:
-    limits = {
+    limits: dict[str, Any] = {
         "max_file_bytes": 20_000,
         "max_files": 4,
         "max_batches": 1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from quire.batch.inputs import BatchSource, open_source
 from quire.batch.inputs.files import input_file
 from quire.batch.inputs.records import InputRecord
 from quire.batch.rows import ChatRow, Row
+from quire.messages import Message
 
 LIMIT = 1 << 20
 
@@ -51,6 +52,12 @@ def data_set(
     (folder / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     made = source(tmp_path, compat=compat, dataset="set", dataset_dir=str(folder), **arguments)
     return list(made.rows())
+
+
+def content_of(message: Mapping[str, Any] | Message) -> Any:
+    """What a message in OpenAI's form says."""
+    assert isinstance(message, Mapping)
+    return message["content"]
 
 
 def chat(row: Row) -> ChatRow:

@@ -11,7 +11,7 @@ import pytest
 from quire.batch.rows import PairRow
 from quire.errors import ConfigError
 from quire.messages import read_conversation
-from tests.batch.inputs.helpers import chat, data_set, fault, source
+from tests.batch.inputs.helpers import chat, content_of, data_set, fault, source
 
 SHAREGPT = {"formatting": "sharegpt"}
 OPENAI = {"formatting": "openai"}
@@ -136,7 +136,7 @@ def test_lists_in_csv_cells_are_read_as_json_or_refused_by_name(tmp_path: Path) 
     entry = {"columns": {"prompt": "q", "response": "a", "history": "h", "kto_tag": "t"}}
     content = b'q,a,h,t\nc,NA,"[[""x"",""y""]]",true\nc,02,,False\nc,,x y,\n'
     found = data_set(tmp_path, content, entry, name="a.csv")
-    assert [dict(one)["content"] for one in chat(found[0]).request.messages] == ["x", "y", "c"]
+    assert [content_of(one) for one in chat(found[0]).request.messages] == ["x", "y", "c"]
     assert chat(found[0]).answer == {"role": "assistant", "content": "NA"}
     assert chat(found[1]).answer == {"role": "assistant", "content": "02"}
     assert "bad one" in found[1].notes[0]

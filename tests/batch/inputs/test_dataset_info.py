@@ -15,7 +15,7 @@ from quire.batch.inputs import check_source
 from quire.batch.inputs.dataset_info import DataSet, Hub, read_data_sets
 from quire.batch.inputs.files import InputFile
 from quire.errors import ConfigError
-from tests.batch.inputs.helpers import chat, data_set, source
+from tests.batch.inputs.helpers import chat, content_of, data_set, source
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_hubs_set_is_read_by_datasets(folder: Path, monkeypatch: pytest.Monkey
     )
     told: list[tuple[str, int]] = []
     rows = list(made.rows(lambda name, number, _: told.append((name, number))))
-    assert [dict(chat(row).request.messages[0])["content"] for row in rows] == [
+    assert [content_of(chat(row).request.messages[0]) for row in rows] == [
         f"q{index}" for index in range(70)
     ]
     assert asked == [
@@ -260,4 +260,4 @@ def test_a_folder_of_files_is_one_set(tmp_path: Path) -> None:
     for name, text in (("b.jsonl", "2"), ("a.jsonl", "1")):
         (folder / name).write_text(json.dumps({"instruction": text}), encoding="utf-8")
     rows = data_set(tmp_path, [], {"file_name": "many"})
-    assert [dict(chat(row).request.messages[0])["content"] for row in rows] == ["1", "2"]
+    assert [content_of(chat(row).request.messages[0]) for row in rows] == ["1", "2"]

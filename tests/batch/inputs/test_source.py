@@ -19,7 +19,7 @@ from quire.batch.inputs import check_source, open_file, open_source
 from quire.batch.inputs import source as source_module
 from quire.batch.inputs.identity import SeenIds, row_id
 from quire.errors import ConfigError
-from tests.batch.inputs.helpers import chat, fault, source
+from tests.batch.inputs.helpers import chat, content_of, fault, source
 
 
 def lines(*rows: Any) -> str:
@@ -27,7 +27,7 @@ def lines(*rows: Any) -> str:
 
 
 def questions(rows: Any) -> list[str]:
-    return [str(dict(chat(row).request.messages[0])["content"]) for row in rows]
+    return [str(content_of(chat(row).request.messages[0])) for row in rows]
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_standard_input_is_kept_so_that_a_job_goes_on(
     assert [*piped(monkeypatch, tmp_path, first)] == ["a", "b"]
     other = lines({"prompt": "c"})
     with pytest.raises(ConfigError, match="is not that of this job's first start"):
-        [*piped(monkeypatch, tmp_path, other)]
+        list(piped(monkeypatch, tmp_path, other))
     assert [*piped(monkeypatch, tmp_path, "")] == ["a", "b"]
     assert [*piped(monkeypatch, tmp_path, other, overwrite_output_dir=True)] == ["c"]
     assert not list((tmp_path / "spool").glob("*.part"))
@@ -304,7 +304,7 @@ def test_an_empty_standard_input_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
     with pytest.raises(ConfigError, match="nothing came from standard input"):
-        [*piped(monkeypatch, tmp_path, "", terminal=terminal)]
+        list(piped(monkeypatch, tmp_path, "", terminal=terminal))
 
 
 def test_a_named_pipe_is_kept_too(tmp_path: Path) -> None:
