@@ -15,13 +15,16 @@ from typing import Any
 
 from quire.server.arguments import ServerArguments
 from quire.server.lifecycle.ray_app import proxy_environment
+from tests.server.processes import free_port
 
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"  # 127.0.0.1 would be turned into the host's own address
 _STORE = 80 * 2**20  # bytes of the objects of a node, the least that Ray takes
 
+
+STATS_PORT, METRICS_PORT = free_port(), free_port()  # of the proxy
 SERVED = ServerArguments(
     host="0.0.0.0",  # the proxy of one node reaches the replicas of the others
-    port=8123,
+    port=free_port(),
     served_model_name="demo",
     admin_key="the admin's",
     read_timeout=2,
@@ -49,6 +52,8 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         **proxy_environment(SERVED),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(STATS_PORT),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(METRICS_PORT),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "haproxy.sock"),

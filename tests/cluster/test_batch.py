@@ -14,7 +14,7 @@ from quire.batch.job import BatchJob, BatchResult, MakeModel
 from quire.batch.rows import ChatRow, Row, SeeChunk
 from quire.chat import ChatModel
 from quire.demo import demo_model_path
-from quire.errors import ModelNotFoundError
+from quire.errors import EngineDeadError, ModelNotFoundError
 from quire.request import ChatRequest
 from tests.batch.sources import Questions, batch_args, lines_of, make_tokenizer, run_job
 from tests.chat.echo_engine import EchoEngine
@@ -73,7 +73,10 @@ def test_a_node_dies_under_a_batch_and_the_files_are_those_of_a_local_one(
 def test_a_row_that_kills_its_engine_is_set_aside_and_no_other(
     folder: Path, nodes: RayNodes
 ) -> None:
-    result = run_on_ray(folder, Questions(60), models.make_deadly, ray_actors="2", max_in_flight=16)
+    settings = {"ray_actors": "2", "max_in_flight": 16}
+    with pytest.raises(EngineDeadError, match="An engine on Ray has died"):
+        run_on_ray(folder, Questions(60), models.make_deadly, **settings, max_engine_restarts=1)
+    result = run_on_ray(folder, Questions(60), models.make_deadly, **settings)
     (error,) = lines_of(result.files.errors)
     assert (error["index"], error["stage"], error["code"]) == (20, "engine", "engine_died")
     assert "3 times" in error["message"]

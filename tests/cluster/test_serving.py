@@ -23,7 +23,7 @@ from quire.server.lifecycle.ray_app import (
     cpus_of_replica,
     replicas_wanted,
 )
-from tests.cluster.cluster import SERVED, RayNodes
+from tests.cluster.cluster import SERVED, STATS_PORT, RayNodes
 from tests.polling import wait_until
 
 MODEL = {
@@ -39,7 +39,7 @@ KEY = f"Bearer {SERVED.admin_key.get_secret_value()}" if SERVED.admin_key else "
 
 def servers_up() -> int:
     """How many replicas the proxy has found to be well."""
-    connection = http.client.HTTPConnection(HOST, 8404, timeout=10)
+    connection = http.client.HTTPConnection(HOST, STATS_PORT, timeout=10)
     try:
         connection.request("GET", "/stats;csv")
         lines = connection.getresponse().read().decode().splitlines()

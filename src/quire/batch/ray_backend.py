@@ -145,6 +145,7 @@ def _connected(address: str | None) -> Generator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
+        import ray.exceptions
     except ImportError as error:
         raise ConfigError(
             f"batch_backend: ray needs a package ({error}): pip install 'quire-llm[ray]'."

@@ -63,7 +63,7 @@ class PooledActor:
 
 
 class ActorPool:
-    """The actors of one run, used in one event loop. `async with` closes it."""
+    """The actors of one run, used in one event loop; `close` ends them."""
 
     def __init__(
         self,
@@ -132,11 +132,12 @@ class ActorPool:
         Raises:
             EngineDeadError: no actor can answer any more.
         """
+        self._check()
         while self._held >= self._room():
-            self._check()
             turn = asyncio.get_running_loop().create_future()
             self._turns.append(turn)
             await turn
+            self._check()
         self._held += 1
         try:
             yield
@@ -154,6 +155,7 @@ class ActorPool:
             ActorLost: it has died.
             EngineDeadError: no actor can answer any more.
         """
+        self._check()
         while not (free := [one for one in self._actors if one.has_room]):
             await self._change()
         return await self._ask(min(free, key=lambda one: one.in_flight), row, started)
@@ -217,8 +219,8 @@ class ActorPool:
                 free -= 1
 
     async def _change(self) -> None:
-        self._check()
         await self._changed.wait()
+        self._check()
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -228,9 +228,9 @@ def _check_nodes(server: RayServer, nodes: Sequence[Mapping[str, Any]]) -> None:
         min(int(one.get(kind, 0)) // count for kind, count in needed.items()) for one in resources
     )
     if room < server.replicas[0]:
-        needs = " and ".join(f"{count} {kind}s" for kind, count in needed.items())
+        needs = " and ".join(f"{kind} {count}" for kind, count in needed.items())
         raise ConfigError(
-            f"The cluster has room for {room} replicas, of {needs} on one node each, and "
+            f"The cluster has room for {room} replicas (each needs {needs} on one node), and "
             f"{server.replicas[0]} are asked for: change --replicas, --gpus or native_num_threads, or add "
             "nodes."
         )
