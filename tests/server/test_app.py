@@ -134,7 +134,7 @@ async def test_a_deadline_counts_from_the_beginning(tokenizer: Tokenizer) -> Non
 
 
 class FullGate:
-    def enter(self, cost: int, priority: int = 0, deadline: float | None = None) -> Any:
+    def enter(self, cost: int, *rest: object, **more: object) -> Any:
         raise Overloaded("Too many requests.", retry_after=2.5)
 
 
@@ -313,9 +313,7 @@ def test_a_client_that_goes_away_leaves_the_queue(tokenizer: Tokenizer) -> None:
 
     class Queue:
         @asynccontextmanager
-        async def enter(
-            self, cost: int, priority: int = 0, deadline: float | None = None
-        ) -> AsyncIterator[None]:
+        async def enter(self, cost: int, *rest: object, **more: object) -> AsyncIterator[None]:
             waiting.append(cost)
             try:
                 await asyncio.sleep(60)
