@@ -91,6 +91,9 @@ def test_a_finished_job_is_said_to_be_finished(folder: Path, echo: MakeEcho) -> 
     assert again.ending == "was finished"
     assert again.counts == before.counts
     assert again.files.answers.read_bytes() == written
+    before.files.answers.unlink()
+    with pytest.raises(BatchError, match=r"is finished, and .* is gone"):
+        run_job(folder, Questions(5), model)
     anew = run_job(folder, Questions(5), model, {"overwrite_output_dir": True})
     assert anew.ending == "finished"
     assert {one["predict"] for one in lines_of(anew.files.answers)} == {"something else"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -153,6 +154,11 @@ class BatchJob:
                 if result.ending != "drained":
                     self._score(journal)
                 return result
+            except sqlite3.Error as error:
+                raise BatchError(
+                    f"The journal {journal.path} cannot be written: {error}. All that was kept before is "
+                    "kept: make room, or mend the disk, and start the batch again."
+                ) from None
             finally:
                 journal.close()
         finally:
@@ -253,6 +259,11 @@ class BatchJob:
         if self._args.batch.retry_failed:
             self._retry_failed(journal)
         if journal.is_finished:
+            if not self.files.answers.exists():
+                raise BatchError(
+                    f"This batch is finished, and {self.files.answers} is gone: bring it back, or begin anew "
+                    "with overwrite_output_dir=true."
+                )
             return BatchResult("was finished", self.files, journal.counts())
         journal.set_facts({"total": self._source.total})
         self.progress.total = self._own_total()

@@ -46,7 +46,11 @@ class JobLock:
         if holder and holder.get("host") != socket.gethostname() and _age(holder) < PATIENCE:
             os.close(self._file)
             raise self._running(holder)
-        self.beat()
+        try:
+            self.beat()
+        except OSError as error:
+            os.close(self._file)
+            raise BatchError(f"{self._path} cannot be written: {error.strerror}.") from None
 
     def _running(self, holder: dict[str, Any]) -> JobRunningError:
         who = f"process {holder.get('pid', '?')} on {holder.get('host', 'another host')}"
