@@ -58,9 +58,9 @@ async def test_the_time_limit_counts_preparation(
     release = threading.Event()
     begin = engine.tokens.preparation._read
 
-    def slow(request: ChatRequest) -> Any:
+    def slow(request: ChatRequest, *more: Any) -> Any:
         release.wait(30)
-        return begin(request)
+        return begin(request, *more)
 
     monkeypatch.setattr(engine.tokens.preparation, "_read", slow)
     long = [{"role": "user", "content": "Hello " * 2000}]
