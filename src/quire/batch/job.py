@@ -250,7 +250,8 @@ class BatchJob:
         """Remove the files of the job, but for its lock, which is held."""
         for path in (self.files.answers, self.files.errors, self.files.lines):
             path.unlink(missing_ok=True)
-        for path in self.files.folder.glob(f"{JOURNAL_NAME}*"):
+        # The database last: its log alone would be taken for that of the next one.
+        for path in sorted(self.files.folder.glob(f"{JOURNAL_NAME}*"), reverse=True):
             path.unlink()
 
     # --- the run ---------------------------------------------------------------------------------

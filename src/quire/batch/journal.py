@@ -25,7 +25,8 @@ NAME = "journal.sqlite"
 Order: TypeAlias = Literal["input", "completion"]
 State: TypeAlias = Literal["running", "finished"]
 
-_SCHEMA = """
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE chunks (
     file TEXT, number INTEGER, digest BLOB NOT NULL, PRIMARY KEY (file, number)
@@ -38,6 +39,8 @@ CREATE TABLE rows (
 CREATE TABLE lines (
     serial INTEGER PRIMARY KEY, position INTEGER NOT NULL UNIQUE, answer TEXT, error TEXT
 );
+INSERT INTO facts VALUES ('version', '{VERSION}'), ('state', '"running"');
+COMMIT;
 """
 
 
@@ -131,7 +134,6 @@ class Journal:
         if empty:
             run("PRAGMA auto_vacuum = FULL")  # lines that are dropped free their room
             self._database.executescript(_SCHEMA)
-            self.set_facts({"version": VERSION, "state": "running"})
         # A commit is on its way to the disk at once, and on the disk with the next checkpoint.
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
