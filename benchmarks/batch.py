@@ -37,11 +37,11 @@ from quire.batch.journal import Record
 from quire.batch.runner import BatchRunner, Limits, Progress
 from quire.demo import demo_model_path
 
-ROWS = 256
+ROWS = 128
 NEW_TOKENS = 64
 CHUNK = 1024  # rows of `vllm_infer.py`'s loop
 PADDED = 32  # rows of transformers' batches
-REPEATS = 3
+REPEATS = 2
 WORKLOADS = ("equal", "varied", "shared")
 DOCUMENT = 192  # words that the rows of a group begin with
 GROUP = 16
@@ -305,6 +305,7 @@ def main() -> None:
         for workload in WORKLOADS:
             found = measure(workload)
             figures[f"{name} {workload}"] = dict(found)
+            print(name, workload, found, flush=True)
             first = found["quire batch"]
             for other, rate in found.items():
                 if other != "quire batch":
