@@ -22,7 +22,8 @@ from quire.batch.labels import label_ids
 from quire.batch.rows import ChatRow
 from quire.chat.preparation import ChatFormat, Preparation
 from quire.engines.seam import EngineInfo
-from tests.batch.oracle.record_digest import digest, summary
+from quire.tools import llama3
+from tests.batch.oracle.record_digest import DAY, digest, summary
 from tests.batch.oracle.tokenizer import make_folder
 
 ORACLE = Path(__file__).parent / "oracle"
@@ -53,6 +54,11 @@ def arguments(
             "template": template,
         }
     )
+
+
+@pytest.fixture(autouse=True)
+def _day_of_the_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama3, "today", lambda: DAY)
 
 
 @pytest.fixture(scope="module")

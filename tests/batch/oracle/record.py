@@ -20,6 +20,7 @@ import json
 import sys
 import tempfile
 import types
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,23 @@ for name in ("torchaudio",):  # imported, and used for sounds alone
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)
     sys.modules.setdefault(name, module)
 
-from llamafactory.data import get_template_and_fix_tokenizer  # noqa: E402
+from llamafactory.data import get_template_and_fix_tokenizer, tool_utils  # noqa: E402
 from llamafactory.data.loader import _get_dataset_processor, _get_merged_dataset  # noqa: E402
 from llamafactory.hparams import DataArguments, ModelArguments  # noqa: E402
-from record_digest import digest, summary  # noqa: E402
+from record_digest import DAY, digest, summary  # noqa: E402
 from tokenizer import make_folder  # noqa: E402
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments  # noqa: E402
+
+
+class RecordedDay(datetime):
+    """The clock of the recordings."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> RecordedDay:
+        return cls(DAY.year, DAY.month, DAY.day, tzinfo=tz)
+
+
+tool_utils.datetime = RecordedDay
 
 TEMPLATES = (
     "default",
