@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.measure import in_turns, report, table
 from benchmarks.models import qwen2_26m
-from benchmarks.throughput import WORDS
+from benchmarks.throughput import WORDS, generate_padded
 from quire.batch.answering import ChatAnswerer, ChatSettings, LineChoices, Prepared
 from quire.batch.arguments import get_batch_args
 from quire.batch.inputs import open_file
@@ -171,10 +171,9 @@ class Transformers:
         import torch
         from transformers import AutoModelForCausalLM
 
-        self.torch, self.prompts, self.workload = torch, prompts, workload
+        self.prompts, self.workload = prompts, workload
         folder = arguments(workload, "native")["model_name_or_path"]
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.end = self.model.generation_config.eos_token_id
 
     def batch(self) -> Run:
         began, tokens = time.perf_counter(), 0
@@ -183,20 +182,8 @@ class Transformers:
         return tokens, time.perf_counter() - began
 
     def _generate(self, prompts: list[list[int]]) -> int:
-        longest = max(map(len, prompts))
-        ids = self.torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
-        mask = self.torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
         least = NEW_TOKENS if self.workload != "varied" else 0
-        with self.torch.inference_mode():
-            found = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                do_sample=False,
-                min_new_tokens=least,
-                max_new_tokens=NEW_TOKENS,
-                pad_token_id=0,
-            )
-        written = found[:, longest:]
+        written = generate_padded(self.model, prompts, least=least, most=NEW_TOKENS)
         return int((written != 0).sum()) if self.workload == "varied" else written.numel()
 
 
@@ -263,47 +250,38 @@ def process(peer: Callable[..., Any], *args: Any) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, context, initializer=start, initargs=(peer, *args))
 
 
-def native(workload: str) -> Mapping[str, float]:
-    with process(Quire, workload, "native") as quire:
-        ids = quire.submit(prompts).result()
-        with process(Transformers, workload, ids) as peer:
-            return in_turns(
-                {
-                    "quire batch": lambda: quire.submit(run, "batch").result(),
-                    "without journal": lambda: quire.submit(run, "without_journal").result(),
-                    "engine alone": lambda: quire.submit(run, "alone").result(),
-                    "transformers": lambda: peer.submit(run, "batch").result(),
-                },
-                REPEATS,
-                warm_up=1,
-            )
+SIDES: Mapping[str, tuple[tuple[str, ...], str, Callable[..., Any]]] = {
+    "native": (("batch", "without_journal", "alone"), "transformers", Transformers),
+    "vllm": (("batch", "alone"), "vllm_infer's loop", VllmInfer),
+}
+"""The ways in which quire is asked on each engine, and the peer beside it."""
+
+WAYS = {
+    "batch": "quire batch",
+    "without_journal": "without journal",
+    "alone": "engine alone",
+}
 
 
-def vllm(workload: str) -> Mapping[str, float]:
-    with process(Quire, workload, "vllm") as quire:
+def measure(backend: str, workload: str) -> Mapping[str, float]:
+    """Tokens a second of all ways and of the peer, in turns."""
+    ways, peer_name, peer_class = SIDES[backend]
+    with process(Quire, workload, backend) as quire:
         ids = quire.submit(prompts).result()
-        with process(VllmInfer, workload, ids) as peer:
-            return in_turns(
-                {
-                    "quire batch": lambda: quire.submit(run, "batch").result(),
-                    "engine alone": lambda: quire.submit(run, "alone").result(),
-                    "vllm_infer's loop": lambda: peer.submit(run, "batch").result(),
-                },
-                REPEATS,
-                warm_up=1,
-            )
+        with process(peer_class, workload, ids) as peer:
+            runs = {WAYS[way]: lambda way=way: quire.submit(run, way).result() for way in ways}
+            runs[peer_name] = lambda: peer.submit(run, "batch").result()
+            return in_turns(runs, REPEATS, warm_up=1)
 
 
 def main() -> None:
     """Measure both engines, or the one that is named."""
-    wanted = sys.argv[1:] or ["native", "vllm"]
+    wanted = sys.argv[1:] or [*SIDES]
     rows: list[list[object]] = []
     figures: dict[str, Any] = {}
-    for name, measure in (("native", native), ("vllm", vllm)):
-        if name not in wanted:
-            continue
+    for name in wanted:
         for workload in WORKLOADS:
-            found = measure(workload)
+            found = measure(name, workload)
             figures[f"{name} {workload}"] = dict(found)
             print(name, workload, found, flush=True)
             first = found["quire batch"]

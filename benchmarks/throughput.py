@@ -68,32 +68,38 @@ class Quire:
         ]
 
 
+def generate_padded(model: Any, prompts: list[list[int]], *, least: int, most: int) -> Any:
+    """What transformers writes after prompts in one batch, padded on the left: (prompts, tokens)."""
+    import torch
+
+    longest = max(map(len, prompts))
+    with torch.inference_mode():
+        found = model.generate(
+            input_ids=torch.tensor([[0] * (longest - len(p)) + p for p in prompts]),
+            attention_mask=torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts]),
+            do_sample=False,
+            min_new_tokens=least,
+            max_new_tokens=most,
+            pad_token_id=0,
+        )
+    return found[:, longest:]
+
+
 class Transformers:
     def __init__(self, prompts: list[list[int]]) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
-        self.torch, self.prompts = torch, prompts
+        self.prompts = prompts
         self.model = AutoModelForCausalLM.from_pretrained(qwen2_26m(), dtype=torch.float32).eval()
 
     def rate(self, streams: int) -> float:
         """Tokens a second."""
         prompts = self.prompts[:streams]
-        longest = max(map(len, prompts))
-        ids = self.torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
-        mask = self.torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
         began = time.perf_counter()
-        with self.torch.inference_mode():
-            found = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                do_sample=False,
-                min_new_tokens=NEW_TOKENS,
-                max_new_tokens=NEW_TOKENS,
-                pad_token_id=0,
-            )
+        found = generate_padded(self.model, prompts, least=NEW_TOKENS, most=NEW_TOKENS)
         took = time.perf_counter() - began
-        assert found.shape[1] == longest + NEW_TOKENS
+        assert found.shape[1] == NEW_TOKENS
         return streams * NEW_TOKENS / took
 
 

@@ -9,11 +9,12 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from quire.server.arguments import ServerArguments
@@ -67,20 +68,6 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 class RayNodes:
     """A head, which stays, and a second node, which may be killed and comes again."""
 
@@ -108,7 +95,9 @@ class RayNodes:
 def two_nodes() -> Iterator[RayNodes]:
     """A cluster to which this process is connected."""
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # paths of sockets must be short
-    with _environment(environment(folder)):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(folder).items():
+            patch.setenv(name, value)
         import ray
         from ray.cluster_utils import Cluster
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -17,7 +18,7 @@ from quire.chat.chat_model import ChatModel
 from quire.chat.preparation import PreparedRequest
 from quire.engines.seam import PoolingParams
 from quire.errors import PromptTooLongError, QuireError, UnsupportedOptionError
-from quire.messages import read_message
+from quire.messages import ToolCall, read_message
 from quire.outputs import AnswerSum, Response, TokenLogprob
 from quire.prompt import Prompt
 from quire.request import ChatRequest
@@ -32,8 +33,6 @@ class Prepared:
     """What its `Answerer` has made of it."""
     tokens: Sequence[int] = ()
     """The prompt, by which rows that begin alike are found; none where it is not known."""
-    deaths: int = 0
-    """How often the engine has died while the row was in flight."""
 
 
 class Answerer(Protocol):
@@ -151,8 +150,8 @@ class _Asked:
     cut: bool = False
 
 
-class ChatAnswerer:
-    """Answers conversations on a model, whose event loop need not be the caller's."""
+class _ModelAnswerer:
+    """What answers rows on a model, whose event loop need not be the caller's."""
 
     def __init__(self, model: ChatModel, settings: ChatSettings, lines: LineChoices) -> None:
         self._model, self._engine = model, model.engine
@@ -161,6 +160,16 @@ class ChatAnswerer:
     def failed(self, row: Row, error: RowError) -> Record:
         """See Answerer."""
         return self._lines.failed(row, error)
+
+    async def _label_ids(self, row: ChatRow) -> tuple[int, ...]:
+        """The tokens of a row's label, made in a thread: the conversation is rendered for them."""
+        if row.answer is None:
+            return ()
+        return await asyncio.to_thread(label_ids, self._engine.tokens.preparation, row)
+
+
+class ChatAnswerer(_ModelAnswerer):
+    """Answers conversations."""
 
     async def prepare(self, row: Row) -> Prepared:
         """See Answerer."""
@@ -172,7 +181,7 @@ class ChatAnswerer:
         if not self._engine.has_tokens:
             return Prepared(row, _Asked(request, None, _label_text(work.answer)))
         preparation = self._engine.tokens.preparation
-        label = label_ids(preparation, replace(work, request=request))
+        label = await self._label_ids(replace(work, request=request))
         cutoff, was_cut = self._settings.cutoff_len, False
 
         def cut(prompt: Sequence[int]) -> tuple[int, ...]:
@@ -248,16 +257,8 @@ class ChatAnswerer:
         return self._engine.tokenizer.decode(token_ids, skip_special_tokens=skip)
 
 
-class ScoreAnswerer:
+class ScoreAnswerer(_ModelAnswerer):
     """Scores pairs of answers with a reward model."""
-
-    def __init__(self, model: ChatModel, settings: ChatSettings, lines: LineChoices) -> None:
-        self._model, self._engine = model, model.engine
-        self._settings, self._lines = settings, lines
-
-    def failed(self, row: Row, error: RowError) -> Record:
-        """See Answerer."""
-        return self._lines.failed(row, error)
 
     async def prepare(self, row: Row) -> Prepared:
         """See Answerer."""
@@ -273,7 +274,7 @@ class ScoreAnswerer:
         prepared = await preparation.prepare(replace(row.request, streamed=False))
         if prepared.prompt.media:
             raise UnsupportedOptionError("A reward model scores texts alone: this row has media.")
-        tokens = (*prepared.prompt.token_ids, *label_ids(preparation, row))
+        tokens = (*prepared.prompt.token_ids, *await self._label_ids(row))
         if len(tokens) > self._engine.info.context_length:
             raise PromptTooLongError(
                 f"Prompt and answer have {len(tokens):,} tokens and the context holds "
@@ -327,8 +328,12 @@ def _label_calls(row: Row) -> dict[str, Any]:
     """The tool calls of the label, where it has any."""
     answer = row.work.answer if isinstance(row.work, ChatRow) else None
     calls = read_message(answer).tool_calls if answer and answer.get("tool_calls") else ()
-    told = [{"name": call.name, "arguments": call.arguments} for call in calls]
-    return {"label_tool_calls": told} if told else {}
+    return {"label_tool_calls": _told_calls(calls)} if calls else {}
+
+
+def _told_calls(calls: Sequence[ToolCall]) -> list[dict[str, str]]:
+    """Calls without their ids, which are random."""
+    return [{"name": call.name, "arguments": call.arguments} for call in calls]
 
 
 def _told_of(response: Response) -> dict[str, Any]:
@@ -340,9 +345,7 @@ def _told_of(response: Response) -> dict[str, Any]:
     if response.reasoning:
         told["thought"] = response.reasoning
     if response.tool_calls:
-        told["tool_calls"] = [
-            {"name": call.name, "arguments": call.arguments} for call in response.tool_calls
-        ]
+        told["tool_calls"] = _told_calls(response.tool_calls)
     if response.logprobs is not None:
         told["logprobs"] = [_logprob(one) for one in response.logprobs]
     return told

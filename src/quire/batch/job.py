@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -22,7 +23,7 @@ from quire.batch.journal import NAME as JOURNAL_NAME
 from quire.batch.journal import Counts, Journal, Record
 from quire.batch.lock import JobLock, read_holder
 from quire.batch.rows import Row, RowSource
-from quire.batch.runner import BatchRunner, Ending, Limits, Progress
+from quire.batch.runner import BatchRunner, Ending, Limits, Progress, Restart, Turn
 from quire.batch.writer import Writer
 from quire.chat.chat_model import ChatModel
 from quire.errors import BatchError, JobChangedError, QuireError
@@ -318,21 +319,39 @@ class BatchJob:
     def _answer_all(self, writer: Writer, known: IndexSet) -> Ending:
         engine = self._open_engine()
         try:
-            self._runner = BatchRunner(
-                self._own_rows(writer, known),
-                engine.answerer(),
-                writer.put,
-                self._limits(self._args.batch.max_in_flight or engine.at_once),
-                self.progress,
-                restart=engine.restart,
+            in_flight = self._args.batch.max_in_flight or engine.at_once
+            run = self._answer_by(
+                engine.answerer(), writer, known, in_flight, restart=engine.restart
             )
-            self.progress.started = time.monotonic()
-            if self._drain is not None:
-                return "drained"
-            return asyncio.run(self._runner.run())
+            return asyncio.run(run)
+        finally:
+            engine.close()
+
+    async def _answer_by(
+        self,
+        answerer: Answerer,
+        writer: Writer,
+        known: IndexSet,
+        in_flight: int,
+        *,
+        restart: Restart | None = None,
+        turn: Turn = nullcontext,
+    ) -> Ending:
+        """Answer the rows that have no record yet."""
+        self._runner = BatchRunner(
+            self._own_rows(writer, known),
+            answerer,
+            writer.put,
+            self._limits(in_flight),
+            self.progress,
+            restart=restart,
+            turn=turn,
+        )
+        self.progress.started = time.monotonic()
+        try:
+            return "drained" if self._drain is not None else await self._runner.run()
         finally:
             self._runner = None
-            engine.close()
 
     def _open_model(self) -> ModelEngine:
         model, make = self._model, None
@@ -353,21 +372,11 @@ class BatchJob:
             is_ended=lambda: self._drain is not None,
         )
         async with engines as answerer:
-            if answerer is None or self._drain is not None:
+            if answerer is None:
                 return "drained"
-            self._runner = BatchRunner(
-                self._own_rows(writer, known),
-                answerer,
-                writer.put,
-                self._limits(answerer.in_flight),
-                self.progress,
-                turn=answerer.turn,
+            return await self._answer_by(
+                answerer, writer, known, answerer.in_flight, turn=answerer.turn
             )
-            self.progress.started = time.monotonic()
-            try:
-                return await self._runner.run()
-            finally:
-                self._runner = None
 
     def _own_rows(self, writer: Writer, known: IndexSet) -> Iterator[Row]:
         """The rows of this job's part that have no record yet."""
@@ -389,7 +398,6 @@ class BatchJob:
             batch.stop_after_failures,
             batch.max_failure_rate,
             batch.max_engine_restarts,
-            batch.drain_timeout,
         )
 
     def _finish(self, journal: Journal) -> None:

@@ -53,7 +53,7 @@ class RayAnswerer:
 
     async def answer(self, prepared: Prepared, started: Callable[[], None] | None) -> Record:
         """See Answerer. A row whose actor dies is tried again elsewhere."""
-        deaths = prepared.deaths
+        deaths = 0
         while True:
             try:
                 if deaths < DEATHS:

@@ -77,7 +77,6 @@ class Limits:
     stop_after_failures: int = 20
     max_failure_rate: float = 1.0
     max_engine_restarts: int = 10
-    drain_timeout: float = 30.0
 
 
 Restart: TypeAlias = Callable[[], Awaitable[Answerer]]

@@ -343,9 +343,7 @@ class Preparation:
         checks_length: bool = True,
         cut: CutPrompt | None = None,
     ) -> PreparedRequest:
-        options, template = request.options, self.template
-        if self._thinking_budget is not None and options.get("thinking_budget") is None:
-            options = {**options, "thinking_budget": self._thinking_budget}
+        options, template = self._with_budget(request.options), self.template
         choice: ToolChoice = read_option(options, "tool_choice")
         if choice.mode == "none" and conversation.tools:
             conversation = replace(conversation, tools=())
@@ -365,9 +363,7 @@ class Preparation:
         starts_in_thought = template.starts_in_thought(elements) or (
             last is not None and template.continues_thought(last)
         )
-        prompt = self._encode(elements, media, options)
-        if cut is not None and not media:
-            prompt = replace(prompt, token_ids=cut(prompt.token_ids))
+        prompt = self._encode(elements, media, options, cut)
         skips = options.get("skip_special_tokens")
         special = self._special if (self._skips_special if skips is None else skips) else _NO_TEXTS
         if special:
@@ -422,8 +418,18 @@ class Preparation:
             params = replace(params, streamed=True)
         return params, stops
 
+    def _with_budget(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options, with the configuration's budget of thoughts where they name none."""
+        if self._thinking_budget is None or options.get("thinking_budget") is not None:
+            return options
+        return {**options, "thinking_budget": self._thinking_budget}
+
     def _encode(
-        self, elements: Sequence[Element], media: Sequence[Medium], options: Mapping[str, Any]
+        self,
+        elements: Sequence[Element],
+        media: Sequence[Medium],
+        options: Mapping[str, Any],
+        cut_prompt: CutPrompt | None = None,
     ) -> Prompt:
         """The tokens of what a template has rendered, and where the media are among them."""
         token_ids = self.template.encode_elements(elements, self.tokenizer, self.media.controls)
@@ -431,7 +437,8 @@ class Preparation:
         cut = options.get("truncate_prompt_tokens") is not None
         if cut and media:
             raise UnsupportedOptionError("truncate_prompt_tokens would cut the prompt's media off.")
-        return Prompt(self.truncated(token_ids, options) if cut else tuple(token_ids), items)
+        kept = self.truncated(token_ids, options) if cut else tuple(token_ids)
+        return Prompt(kept if cut_prompt is None or media else cut_prompt(kept), items)
 
     def most_tokens(self, options: Mapping[str, Any]) -> int:
         """The most tokens of a text that is encoded: the context's, or more where it will be cut."""

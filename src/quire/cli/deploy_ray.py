@@ -9,28 +9,17 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from quire.cli.serve import refuse_keys
+from quire.cli.serve import ServerWords, read_server
 from quire.cli.terminal import note
-from quire.cli.words import read_start
 from quire.errors import ConfigError
-
-if TYPE_CHECKING:
-    from quire.server.arguments import ServerArguments
-
-_SECRETS = ("api_key", "admin_key", "hf_hub_token", "ms_hub_token", "remote_api_key")
 
 
 @dataclass(frozen=True)
-class RayServer:
+class RayServer(ServerWords):
     """A server on a cluster, as the words describe it."""
 
-    given: Mapping[str, Any]
-    """All arguments, as they were given."""
-    values: Mapping[str, Any]
-    """The engine's."""
-    arguments: ServerArguments
     replicas: tuple[int, int]
     gpus: int
     """GPUs of each replica."""
@@ -42,17 +31,7 @@ def read_ray_server(words: Sequence[str], replicas: str | None, gpus: int | None
     Raises:
         ConfigError: the words make no sense, or the server's packages are not installed.
     """
-    refuse_keys(words)
-    start = read_start(words)
-    if start.options:
-        names = ", ".join(start.options)
-        raise ConfigError(f"{names}: that is given with a request, not to the server.")
-    try:
-        from quire.server.arguments import read_server_arguments
-    except ImportError as error:
-        raise ConfigError(
-            f"The server needs a package that is not here ({error}): pip install 'quire-llm[ray]'."
-        ) from error
+    read = read_server(words, extra="ray")
     from quire.arguments import get_infer_args
     from quire.batch.arguments import read_bounds
 
@@ -60,27 +39,32 @@ def read_ray_server(words: Sequence[str], replicas: str | None, gpus: int | None
         bounds = read_bounds(replicas or "1")
     except ValueError as error:
         raise ConfigError(f"--replicas: {error}.") from None
-    arguments, values = read_server_arguments(start.arguments)
-    if start.is_demo and arguments.served_model_name is None:
-        arguments = arguments.replace(served_model_name="quire-demo")
-    model = get_infer_args(values).model
+    model = get_infer_args(read.values).model
     if gpus is None:
         own = model.vllm_config or {}
         gpus = int(own.get("tensor_parallel_size", 1)) * int(own.get("pipeline_parallel_size", 1))
         gpus = gpus if model.infer_backend == "vllm" else 0
-    return RayServer(start.arguments, values, arguments, bounds, gpus)
+    return RayServer(read.given, read.values, read.arguments, bounds, gpus)
 
 
 def ray_yaml(server: RayServer) -> str:
     """Serve's YAML, below comments on how it is started."""
     import yaml
 
+    from quire.arguments import FIELDS
+    from quire.arguments.base import is_secret
     from quire.deploy.shell import comments, ray_cluster_commands, shown
+    from quire.server.arguments import ServerArguments
     from quire.server.lifecycle.ray_app import APPLICATION, BUILDER, proxy_environment
 
     arguments = server.arguments
+    fields = {**FIELDS, **ServerArguments.model_fields}
     args: dict[str, Any] = {
-        "arguments": {key: value for key, value in server.given.items() if key not in _SECRETS},
+        "arguments": {
+            key: value
+            for key, value in server.given.items()
+            if key not in fields or not is_secret(fields[key])
+        },
         "replicas": list(server.replicas),
         "gpus": server.gpus,
     }

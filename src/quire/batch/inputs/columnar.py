@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import importlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,24 @@ _ROWS = 64
 """Rows that are made at once: one may hold pictures."""
 
 
-def _pyarrow(module: str, path: Path) -> Any:
+@contextmanager
+def _pyarrow(module: str, path: Path) -> Generator[Any]:
+    """A module of pyarrow to read a file with; its errors in the block are told in quire's words.
+
+    Raises:
+        ConfigError: pyarrow is not installed, or the file cannot be read.
+    """
     try:
-        return importlib.import_module(module)
+        found, pyarrow = importlib.import_module(module), importlib.import_module("pyarrow")
     except ImportError:
         raise ConfigError(
             f"pyarrow is needed to read {path}: pip install 'quire-llm[batch]'."
         ) from None
+    try:
+        yield found
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"Cannot read {path}: {reason.rstrip('.')}.") from None
 
 
 def count_parquet(path: Path) -> int:
@@ -33,11 +45,8 @@ def count_parquet(path: Path) -> int:
     Raises:
         ConfigError: it is no Parquet file.
     """
-    parquet, pyarrow = _pyarrow("pyarrow.parquet", path), _pyarrow("pyarrow", path)
-    try:
+    with _pyarrow("pyarrow.parquet", path) as parquet:
         return int(parquet.read_metadata(path).num_rows)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise _unreadable(path, error) from None
 
 
 def read_parquet(path: Path, see_chunk: SeeChunk | None) -> Iterator[InputRecord]:
@@ -46,15 +55,12 @@ def read_parquet(path: Path, see_chunk: SeeChunk | None) -> Iterator[InputRecord
     Raises:
         ConfigError: it is damaged, or no Parquet file, or pyarrow is not installed.
     """
-    parquet, pyarrow = _pyarrow("pyarrow.parquet", path), _pyarrow("pyarrow", path)
-    if see_chunk is not None:
-        hash_file(path, see_chunk)
-    try:
+    with _pyarrow("pyarrow.parquet", path) as parquet:
+        if see_chunk is not None:
+            hash_file(path, see_chunk)
         with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             for batch in file.iter_batches(batch_size=_ROWS, use_threads=False):
                 yield from _records(batch)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise _unreadable(path, error) from None
 
 
 def read_arrow(path: Path, see_chunk: SeeChunk | None) -> Iterator[InputRecord]:
@@ -63,10 +69,9 @@ def read_arrow(path: Path, see_chunk: SeeChunk | None) -> Iterator[InputRecord]:
     Raises:
         ConfigError: it is damaged, or no Arrow file, or pyarrow is not installed.
     """
-    ipc, pyarrow = _pyarrow("pyarrow.ipc", path), _pyarrow("pyarrow", path)
-    if see_chunk is not None:
-        hash_file(path, see_chunk)
-    try:
+    with _pyarrow("pyarrow", path) as pyarrow, _pyarrow("pyarrow.ipc", path) as ipc:
+        if see_chunk is not None:
+            hash_file(path, see_chunk)
         with pyarrow.memory_map(str(path)) as source:
             is_file = source.read(6) == b"ARROW1"
             source.seek(0)
@@ -78,13 +83,6 @@ def read_arrow(path: Path, see_chunk: SeeChunk | None) -> Iterator[InputRecord]:
             for batch in batches:
                 for start in range(0, batch.num_rows, _ROWS):
                     yield from _records(batch.slice(start, _ROWS))
-    except (OSError, pyarrow.ArrowException) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> ConfigError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ConfigError(f"Cannot read {path}: {reason.rstrip('.')}.")
 
 
 def _records(batch: Any) -> Iterator[InputRecord]:

@@ -7,7 +7,7 @@ Where LLaMA-Factory drops a row or ends the job, the row has an error. What its 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,7 +138,7 @@ class RowConverter:
         turns.system = _text(columns, names.system) if names.system else None
         response = columns.get(names.response) if names.response else None
         if self._set.ranking:
-            self._alpaca_pair(columns, turns)
+            self._read_pair(columns, turns, _read_text)
         elif response is not None:
             turns.answers = [{"role": "assistant", "content": _label(response, turns.notes)}]
             tag = self._tag(columns)
@@ -146,11 +146,17 @@ class RowConverter:
                 self._mark(turns, tag)
         return turns
 
-    def _alpaca_pair(self, columns: Mapping[str, Any], turns: PromptAndAnswers) -> None:
+    def _read_pair(
+        self,
+        columns: Mapping[str, Any],
+        turns: PromptAndAnswers,
+        read: Callable[[Any, str], dict[str, Any] | None],
+    ) -> None:
+        """Read two answers; `read` makes a message of a column's value, or none of a wrong one."""
         for name in (self._columns.chosen, self._columns.rejected):
-            answer = columns.get(name) if name else None
-            if isinstance(answer, str):
-                turns.answers.append({"role": "assistant", "content": answer})
+            answer = read(columns.get(name), name) if name else None
+            if answer is not None:
+                turns.answers.append(answer)
             elif self._pairs:
                 raise self._no_pair(columns, name)
         self._take_chosen(turns)
@@ -171,7 +177,7 @@ class RowConverter:
             system = _text(columns, names.system)
         turns = PromptAndAnswers(all_turns, system=system)
         if self._set.ranking:
-            self._chat_pair(columns, turns)
+            self._read_pair(columns, turns, self._read_message)
         elif all_turns and all_turns[-1]["role"] == "assistant":
             turns.answers = [turns.prompt.pop()]
             tag = self._tag(columns)
@@ -179,14 +185,8 @@ class RowConverter:
                 self._mark(turns, tag)
         return turns
 
-    def _chat_pair(self, columns: Mapping[str, Any], turns: PromptAndAnswers) -> None:
-        for name in (self._columns.chosen, self._columns.rejected):
-            answer = columns.get(name) if name else None
-            if isinstance(answer, Mapping):
-                turns.answers.append(self._turns.answer(answer, str(name)))
-            elif self._pairs:
-                raise self._no_pair(columns, name)
-        self._take_chosen(turns)
+    def _read_message(self, value: Any, name: str) -> dict[str, Any] | None:
+        return self._turns.answer(value, name) if isinstance(value, Mapping) else None
 
     def _no_pair(self, columns: Mapping[str, Any], name: str | None) -> RowFault:
         if name is None or name not in columns:
@@ -209,6 +209,11 @@ def _parsed(name: str, cell: str) -> Any:
             f"The column {name!r} must hold JSON, since its file holds text alone; it begins with "
             f"{cell[:40]!r}."
         ) from None
+
+
+def _read_text(value: Any, name: str) -> dict[str, Any] | None:
+    """An answer of a pair that is a text."""
+    return {"role": "assistant", "content": value} if isinstance(value, str) else None
 
 
 def _text(columns: Mapping[str, Any], name: str) -> str:
