@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
+from quire.batch.inputs.json_text import read_lines
 from quire.errors import ConfigError, nearest
 
 _TEXTS = ("predict", "label", "content")
@@ -41,26 +42,17 @@ def read_records(path: Path) -> Iterator[tuple[int, AnswerRow | BadRecordError]]
         return
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(_lines(file), start=1):
-                if line is None or line.strip():
-                    yield number, _record_of_line(line)
+            for line in read_lines(file, 0, _MAX_LINE_BYTES):
+                content = line.content
+                if line.number == 1 and content is not None:
+                    content = content.removeprefix(_BOM)
+                if content is None or content.strip():
+                    yield line.number, _record_of_line(content)
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror or error}.") from None
 
 
 # --- lines ---------------------------------------------------------------------------------------
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The lines of a file, which end at a line feed alone; None for one that is too long."""
-    first = True
-    while line := file.readline(_MAX_LINE_BYTES + 1):
-        whole = line.endswith(b"\n") or len(line) <= _MAX_LINE_BYTES
-        yield (line.removeprefix(_BOM) if first else line) if whole else None
-        first = False
-        while not whole:
-            line = file.readline(_MAX_LINE_BYTES)
-            whole = not line or line.endswith(b"\n")
 
 
 def _record_of_line(line: bytes | None) -> AnswerRow | BadRecordError:

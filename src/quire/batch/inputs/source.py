@@ -311,16 +311,20 @@ def _plain_part(args: BatchArgs, file: InputFile, name: str, compat: bool) -> Pa
         limit=args.batch.max_line_bytes,
         max_samples=data.max_samples,
         id_columns=_id_columns(args),
-        description={
-            "name": name,
-            "id_columns": list(_id_columns(args)),
-            "kind": file.kind,
-            "pairs": _scores(args),
-            "max_samples": data.max_samples,
-            "media_dir": data.media_dir,
-            "compat": compat,
-        },
+        description={"name": name, "kind": file.kind, **_choices(args, compat)},
     )
+
+
+def _choices(args: BatchArgs, compat: bool) -> dict[str, Any]:
+    """What the arguments decide about the rows of each part."""
+    data = args.infer.data
+    return {
+        "id_columns": list(_id_columns(args)),
+        "pairs": _scores(args),
+        "max_samples": data.max_samples,
+        "media_dir": data.media_dir,
+        "compat": compat,
+    }
 
 
 def _set_part(args: BatchArgs, data_set: DataSet, compat: bool) -> Part:
@@ -352,14 +356,7 @@ def _set_part(args: BatchArgs, data_set: DataSet, compat: bool) -> Part:
         id_columns=_id_columns(args),
         named_columns=_named(data_set),
         is_table=any(file.kind in _TABLES for file in data_set.files),
-        description={
-            **described,
-            "id_columns": list(_id_columns(args)),
-            "pairs": pairs,
-            "max_samples": data.max_samples,
-            "media_dir": data.media_dir,
-            "compat": compat,
-        },
+        description={**described, **_choices(args, compat)},
     )
 
 
