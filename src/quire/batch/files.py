@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,20 @@ def read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
             yield json.loads(line)
 
 
+@contextmanager
+def whole_file(path: Path) -> Generator[Path]:
+    """A name to write a file under that then takes the place of `path`: all of it, or nothing."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
 def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], group: int = 4096) -> None:
     """Write rows as a parquet file, all of it or nothing. Nested values are kept as JSON text.
 
@@ -101,9 +116,8 @@ def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], group: int = 40
         BatchError: pyarrow is not installed.
     """
     pyarrow, parquet = _pyarrow()
-    part = path.with_name(f".{path.name}.part")
     writer = None
-    try:
+    with whole_file(path) as part:
         for batch in _grouped(rows, group):
             table = pyarrow.Table.from_pylist(
                 [_flat(row) for row in batch], schema=_schema(pyarrow)
@@ -114,9 +128,6 @@ def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]], group: int = 40
         if writer is None:
             writer = parquet.ParquetWriter(part, _schema(pyarrow))
         writer.close()
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _pyarrow() -> tuple[Any, Any]:

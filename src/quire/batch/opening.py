@@ -11,6 +11,7 @@ from typing import Any
 
 from quire.arguments import ArgumentSource
 from quire.batch.arguments import BatchArgs, get_batch_args
+from quire.batch.files import whole_file
 from quire.batch.inputs import BatchSource, check_source, holds_requests, open_file, open_source
 from quire.batch.job import BatchJob, BatchResult, JobFiles, MakeApiAnswerer
 from quire.batch.job_engine import MakeModel
@@ -144,16 +145,14 @@ def _source_of(rows: Iterable[Mapping[str, Any]], path: Path, args: BatchArgs) -
         ConfigError: a row holds what JSON does not.
         BatchError: the file cannot be written.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
             for number, row in enumerate(rows):
                 try:
                     line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-                    file.write(line.encode("utf-8").decode() + "\n")
+                    file.write(f"{line}\n")
                 except (TypeError, ValueError) as error:
                     raise ConfigError(f"Row {number} cannot be written as JSON: {error}.") from None
-        part.replace(path)
     except OSError as error:
         raise BatchError(f"{path} cannot be written: {error.strerror}.") from None
     return open_file(path, args, name="rows")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from quire.batch.answer_file import AnswerRow, BadRecordError, read_records
+from quire.batch.files import whole_file
 from quire.batch.scoring_pool import RowScores, score_chunks
 from quire.errors import ConfigError
 from quire.machine.cpus import default_threads
@@ -216,14 +215,8 @@ def write_scores(path: Path, scores: Scores, speed: Speed | None = None) -> None
         ConfigError: it cannot be written.
     """
     text = json.dumps(scores.as_json(speed), indent=4) + "\n"
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with whole_file(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise ConfigError(f"Cannot write {path}: {error.strerror or error}.") from None
