@@ -79,8 +79,11 @@ class Message:
     @property
     def text(self) -> str:
         """All text parts, joined."""
-        if len(self.parts) == 1 and not isinstance(self.parts[0], Media):  # nearly all
-            return self.parts[0].text
+        parts = self.parts
+        if not parts:
+            return ""
+        if len(parts) == 1 and not isinstance(parts[0], Media):  # nearly all
+            return parts[0].text
         return "".join(part.text for part in self.parts if not isinstance(part, Media))
 
     @property

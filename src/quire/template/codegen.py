@@ -8,7 +8,7 @@ more than the rendering.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.compiler import CodeGenerator, Frame, operators
@@ -62,6 +62,22 @@ def _is_scalar(left: nodes.Expr, right: nodes.Expr) -> bool:
 def _are_scalars(items: Sequence[nodes.Expr]) -> bool:
     kinds = (str, int, float, type(None))
     return all(isinstance(one, nodes.Const) and isinstance(one.value, kinds) for one in items)
+
+
+def _join_constants(terms: list[nodes.Expr]) -> list[nodes.Expr]:
+    """The terms of a sum, neighbours that are constant strings as one."""
+    joined: list[nodes.Expr] = []
+    for term in terms:
+        last = joined[-1] if joined else None
+        if _is_text(term) and last is not None and _is_text(last):
+            joined[-1] = nodes.Const(last.value + term.value, lineno=last.lineno)
+        else:
+            joined.append(term)
+    return joined
+
+
+def _is_text(node: nodes.Expr) -> TypeGuard[nodes.Const]:
+    return isinstance(node, nodes.Const) and isinstance(node.value, str)
 
 
 def _tick(count: int) -> nodes.Call:
@@ -142,7 +158,7 @@ class MarkingGenerator(CodeGenerator):
             left = left.left
         name = "add_pieces" if node is self._output else "add_all"
         self.write(f"environment.{name}(context, (")
-        for term in (left, *reversed(terms)):
+        for term in _join_constants([left, *reversed(terms)]):
             self.visit(term, frame)
             self.write(", ")
         self.write("))")

@@ -167,7 +167,7 @@ def _tojson(
 def _holds_own_alone(value: Any) -> bool:
     """Whether no text in a nested value is literal."""
     if isinstance(value, dict):
-        return all(map(_holds_own_alone, (*value.keys(), *value.values())))
+        return all(map(is_own, value)) and all(map(_holds_own_alone, value.values()))
     if isinstance(value, (list, tuple)):
         return all(map(_holds_own_alone, value))
     return is_own(value)

@@ -256,9 +256,8 @@ class JinjaTemplate(Template):
 
     def _message(self, message: Message) -> dict[str, Any]:
         parts = message.parts
-        if len(parts) == 1 and type(parts[0]) is Text:  # nearly all
-            kinds = _TEXT_ALONE
-        else:
+        kinds = _TEXT_ALONE
+        if len(parts) > 1 or (parts and type(parts[0]) is not Text):
             kinds = frozenset(map(type, parts))
         content: str | None = self._content(message, has_control=Control in kinds)
         if not content and message.tool_calls and self.learned.none_content:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any, TypeAlias
 
 from jinja2 import Environment
@@ -171,20 +171,27 @@ def is_own(value: Any) -> bool:
 def join(pieces: Iterable[str]) -> str:
     """The pieces as one string."""
     pieces = pieces if isinstance(pieces, (list, tuple)) else list(pieces)
+    cuts = _cuts_of(pieces)
+    text = "".join(pieces)
+    # A string that is literal throughout needs no marks: plain strings count as literal.
+    return text if cuts == [0] else Marked(text, tuple(cuts))
+
+
+def _cuts_of(pieces: Sequence[str]) -> list[int]:
+    """The cuts of the pieces' text.
+
+    Neighbours of one kind become one run, so that the cuts grow with the changes of kind and not with
+    the pieces.
+    """
     cuts: list[int] = []
     offset = 0
     literal = False
-    # Neighbours of one kind become one run, so that the cuts grow with the changes of kind and not
-    # with the pieces.
-    for piece in pieces:
-        length = len(piece)
-        if not length:
-            continue
+    for piece in pieces:  # tens of thousands of them
         if type(piece) is not Marked:
-            if not literal:
+            if not literal and piece:
                 cuts.append(offset)
                 literal = True
-        elif inner := piece.cuts:
+        elif (inner := piece.cuts) and piece:
             if literal and inner[0] == 0:
                 inner = inner[1:]
             elif literal:
@@ -192,13 +199,11 @@ def join(pieces: Iterable[str]) -> str:
             # Text that a template adds to again and again comes first, with thousands of cuts.
             cuts += [offset + cut for cut in inner] if offset else inner
             literal = len(cuts) % 2 == 1
-        elif literal:
+        elif literal and piece:
             cuts.append(offset)
             literal = False
-        offset += length
-    text = "".join(pieces)
-    # A string that is literal throughout needs no marks: plain strings count as literal.
-    return text if cuts == [0] else Marked(text, tuple(cuts))
+        offset += len(piece)
+    return cuts
 
 
 def join_with(separator: str, items: Iterable[Any]) -> str:
@@ -219,41 +224,11 @@ def join_with(separator: str, items: Iterable[Any]) -> str:
 
 def to_spans(pieces: Iterable[str]) -> Spans:
     """The pieces as one text's spans, neighbours of one kind merged."""
-    spans: list[Span] = []
-    run: list[str] = []
-    literal = False
-    for piece in pieces:  # tens of thousands of them
-        if not piece:
-            continue
-        is_literal = True
-        if type(piece) is Marked and piece.cuts != _LITERAL:
-            is_literal = False
-            if piece.cuts:
-                for part, is_literal in _parts(piece, piece.cuts):
-                    if is_literal is not literal and run:
-                        spans.append(Span("".join(run), literal))
-                        run = []
-                    literal = is_literal
-                    run.append(part)
-                continue
-        if is_literal is not literal:
-            if run:
-                spans.append(Span("".join(run), literal))
-                run = []
-            literal = is_literal
-        run.append(piece)
-    if run:
-        spans.append(Span("".join(run), literal))
-    return tuple(spans)
-
-
-def _parts(text: str, cuts: Cuts) -> Iterator[tuple[str, bool]]:
-    """The longest pieces of one kind, and whether each is literal."""
-    start, literal = 0, False
-    for end in (*cuts, len(text)):
-        if start < end:
-            yield str.__getitem__(text, slice(start, end)), literal
-        start, literal = end, not literal
+    pieces = pieces if isinstance(pieces, list) else list(pieces)
+    cuts = _cuts_of(pieces)
+    text = "".join(pieces)
+    runs = zip(pairwise((0, *cuts, len(text))), cycle((False, True)), strict=False)
+    return tuple([Span(text[start:end], literal) for (start, end), literal in runs if start < end])
 
 
 def _by_runs(name: str) -> Callable[[Marked], str]:

@@ -56,6 +56,7 @@ _VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
 _NESTED = (list, tuple, dict, set, frozenset, *_VIEWS, Namespace)
 _SCALARS = frozenset({str, Marked, int, float, bool, type(None)})
 _BUILT_IN = frozenset({str, Marked, dict, list, tuple})
+_OF_STRINGS = frozenset(dir(Marked))
 _SAFE_ON_STRINGS = frozenset(
     name for name in dir(str) if name[0] != "_" and name not in ("format", "format_map")
 )
@@ -286,6 +287,8 @@ class Budget:
                 for inner in items:
                     if isinstance(inner, str):
                         work += len(inner)
+                    elif type(inner) is CallArguments:
+                        work += _NODE * len(inner.text) + _NODE
                     elif isinstance(inner, _NESTED):
                         below.append(inner)
                 self.step(work)
@@ -370,6 +373,8 @@ def _flat(pieces: Iterable[Any]) -> list[str]:
 
 class CallArguments(dict[str, Any]):
     """A call's arguments: a dictionary that, put into text as it is, is its own JSON text."""
+
+    __slots__ = ("text",)
 
     def __init__(self, value: Mapping[str, Any], text: str) -> None:
         super().__init__(value)
@@ -526,8 +531,11 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
                 return self.undefined(obj=obj, name=attribute)
             if attribute in _SAFE_ON_DICTS:
                 return getattr(obj, attribute)
-        if (kind is str or kind is Marked) and attribute in _SAFE_ON_STRINGS:
-            return getattr(obj, attribute)
+        if kind is str or kind is Marked:
+            if attribute in _SAFE_ON_STRINGS:
+                return getattr(obj, attribute)
+            if attribute not in _OF_STRINGS:
+                return self.undefined(obj=obj, name=attribute)
         if kind is LoopContext and attribute in _OF_LOOPS:
             return getattr(obj, attribute)
         if kind is Namespace and attribute[:1] != "_":
