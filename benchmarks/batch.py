@@ -37,11 +37,11 @@ from quire.batch.journal import Record
 from quire.batch.runner import BatchRunner, Limits, Progress
 from quire.demo import demo_model_path
 
-ROWS = 128
+ROWS = 512
 NEW_TOKENS = 64
 CHUNK = 1024  # rows of `vllm_infer.py`'s loop
 PADDED = 32  # rows of transformers' batches
-REPEATS = 2
+REPEATS = 3
 WORKLOADS = ("equal", "varied", "shared")
 DOCUMENT = 192  # words that the rows of a group begin with
 GROUP = 16

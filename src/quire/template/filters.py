@@ -208,18 +208,21 @@ def meter_tests(environment: Any) -> None:
 
 
 def _metered(environment: Any, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    iterates, compares, grows = name in _ITERATING, name in _COMPARING, name in _GROWING
+    walks = not compares and name not in _SHALLOW_FILTERS
+
     @functools.wraps(function)
     def metered(*args: Any, **kwargs: Any) -> Any:
         environment.step(_FILTER)
-        values = (*args, *kwargs.values())
-        if name in _ITERATING:  # a string is taken apart into its characters
+        values = (*args, *kwargs.values()) if kwargs else args
+        if iterates:  # a string is taken apart into its characters
             environment.spend_pieces(sum(len(value) for value in values if isinstance(value, str)))
-        if name in _COMPARING:
+        if compares:
             args = tuple(map(environment.operand, args))
-        elif name not in _SHALLOW_FILTERS:
+        elif walks:
             for value in values:
                 environment.flat(value)
-        if name in _GROWING:
+        if grows:
             _pay_for_growth(environment, values)
         result = environment.charge(function(*args, **kwargs))
         if type(result) is str and result and _all_own(values):

@@ -7,9 +7,11 @@ gives a plain string, so text whose origin is lost counts as literal, which can 
 
 from __future__ import annotations
 
+import functools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle, pairwise
 from typing import Any, TypeAlias
 
@@ -278,6 +280,33 @@ _PERCENT = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Conversion:
+    """One `%...` of a format."""
+
+    start: int
+    end: int
+    text: str
+    kind: str
+    count: int
+    """The values that it takes one by one; 0 for a key of a mapping."""
+    stars: int
+    widest: int
+
+
+@functools.lru_cache(256)
+def _conversions(text: str) -> tuple[_Conversion, ...]:
+    found: list[_Conversion] = []
+    for match in _PERCENT.finditer(text):
+        sizes = [match["width"], match["precision"]]
+        stars = sizes.count("*")
+        count = 0 if match["kind"] == "%" else stars + (match["key"] is None)
+        widest = max((int(size) for size in sizes if size and size != "*"), default=0)
+        one = _Conversion(match.start(), match.end(), match[0], match["kind"], count, stars, widest)
+        found.append(one)
+    return tuple(found)
+
+
 def percent(text: str, values: Any) -> str:
     """`text % values`, each conversion by itself.
 
@@ -285,45 +314,45 @@ def percent(text: str, values: Any) -> str:
         TemplateError: a width or a precision is too large.
         TypeError, ValueError, KeyError: as `%` itself has it.
     """
+    plain = "".join((text,))
     pieces: list[str] = []
     rest = list(values) if isinstance(values, tuple) else [values]
     offset = used = 0
-    for match in _PERCENT.finditer(text):
-        pieces.append(text[offset : match.start()])
-        offset = match.end()
-        if match["kind"] == "%":
+    for one in _conversions(plain):
+        if offset < one.start:
+            pieces.append(text[offset : one.start])
+        offset = one.end
+        if one.kind == "%":
             pieces.append(text[offset - 1 : offset])
             continue
-        stars = (match["width"] == "*") + (match["precision"] == "*")
-        count = stars + (match["key"] is None)
-        given = tuple(rest[used : used + count]) if count else values
-        used += count
-        if count and len(given) < count:
+        given = tuple(rest[used : used + one.count]) if one.count else values
+        used += one.count
+        if one.count and len(given) < one.count:
             raise TypeError("not enough arguments for format string")
-        _check_widths(match, given)
-        pieces.append(_convert(match, given))
-    plain = str.__str__(text)
-    if offset < len(plain) and "%" in plain[offset:]:
-        raise ValueError("incomplete format")
+        _check_widths(one, given)
+        pieces.append(_convert(one, given))
+    if offset < len(plain):
+        if "%" in plain[offset:]:
+            raise ValueError("incomplete format")
+        pieces.append(text[offset:])
     if used < len(rest) and not isinstance(values, (Mapping, list)):
         raise TypeError("not all arguments converted during string formatting")
-    return join([*pieces, text[offset:]])
+    return pieces[0] if len(pieces) == 1 else join(pieces)
 
 
-def _check_widths(match: re.Match[str], given: Any) -> None:
-    sizes = [match["width"], match["precision"]]
-    stars = sizes.count("*")
-    numbers = [int(size) for size in sizes if size and size != "*"]
-    numbers += [number for number in given[:stars] if isinstance(number, int)] if stars else []
-    for number in numbers:
+def _check_widths(one: _Conversion, given: Any) -> None:
+    numbers = (
+        [number for number in given[: one.stars] if isinstance(number, int)] if one.stars else ()
+    )
+    for number in (one.widest, *numbers):
         if abs(number) > MAX_WIDTH:
             raise _too_wide(number)
 
 
-def _convert(match: re.Match[str], given: Any) -> str:
-    if match[0] == "%s" and isinstance(given[0], str):
+def _convert(one: _Conversion, given: Any) -> str:
+    if one.text == "%s" and isinstance(given[0], str):
         return given[0]
-    made = str(match[0]) % given
+    made = one.text % given
     return own(made) if isinstance(given, tuple) and all(map(is_own, given)) else made
 
 

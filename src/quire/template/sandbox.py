@@ -9,7 +9,7 @@ it needs signals, threads or processes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, cast
@@ -466,20 +466,16 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
 
     def add_pieces(self, context: Context, terms: tuple[Any, ...]) -> Any:
         """`a + b + ...`, which is written out; of strings alone no text is made."""
-        for term in terms:
-            if not isinstance(term, str):
-                return self.text(self.add_all(context, terms))
-        return Pieces(terms)
+        texts = _texts(terms)
+        return self.text(self.add_all(context, terms)) if texts is None else Pieces(texts)
 
     def add_all(self, context: Context, terms: tuple[Any, ...]) -> Any:
         """`a + b + ...`, from the left; strings alone are joined at once."""
         # Templates build whole prompts with `+`. Pair by pair, each sum would copy all text before it.
-        for term in terms:
-            if not isinstance(term, str):
-                break
-        else:
-            self.spend(sum(map(len, terms)))
-            return join(terms)
+        texts = _texts(terms)
+        if texts is not None:
+            self.spend(sum(map(len, texts)))
+            return join(texts)
         total = terms[0]
         for term in terms[1:]:
             total = self.call_binop(context, "+", total, term)
@@ -645,6 +641,19 @@ def _mark(value: Any) -> Any:
     if isinstance(value, dict):
         return {_mark(key): _mark(item) for key, item in value.items()}
     return value
+
+
+def _texts(terms: tuple[Any, ...]) -> Sequence[str] | None:
+    """The terms of a sum that is a text, with calls' arguments as texts; None where it is none."""
+    for term in terms:
+        if not isinstance(term, str):
+            break
+    else:
+        return terms
+    if not (isinstance(terms[0], str) or isinstance(terms[1], str)):
+        return None
+    texts = [term.text if type(term) is CallArguments else term for term in terms]
+    return texts if all(isinstance(text, str) for text in texts) else None
 
 
 def _as_text(value: Any, other: Any) -> Any:
