@@ -8,6 +8,7 @@ begin alike in groups. Loading is in none of the figures. Each side has a proces
 
     python -m benchmarks.batch            # all
     python -m benchmarks.batch native     # without vLLM
+    python -m benchmarks.batch vllm equal shared
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from quire.batch.journal import Record
 from quire.batch.runner import BatchRunner, Limits, Progress
 from quire.demo import demo_model_path
 
-ROWS = 512
+ROWS = 256
 NEW_TOKENS = 64
 CHUNK = 1024  # rows of `vllm_infer.py`'s loop
 PADDED = 32  # rows of transformers' batches
-REPEATS = 3
+REPEATS = 2
 WORKLOADS = ("equal", "varied", "shared")
 DOCUMENT = 192  # words that the rows of a group begin with
 GROUP = 16
@@ -275,12 +276,13 @@ def measure(backend: str, workload: str) -> Mapping[str, float]:
 
 
 def main() -> None:
-    """Measure both engines, or the one that is named."""
-    wanted = sys.argv[1:] or [*SIDES]
+    """Measure all, or the engine and the workloads that are named."""
+    wanted = [name for name in SIDES if name in sys.argv[1:]] or [*SIDES]
+    workloads = [name for name in WORKLOADS if name in sys.argv[1:]] or WORKLOADS
     rows: list[list[object]] = []
     figures: dict[str, Any] = {}
     for name in wanted:
-        for workload in WORKLOADS:
+        for workload in workloads:
             found = measure(name, workload)
             figures[f"{name} {workload}"] = dict(found)
             print(name, workload, found, flush=True)

@@ -32,7 +32,6 @@ text = tokenizer.apply_chat_template(
     [{"role": "user", "content": "Hello!"}], tokenize=False, add_generation_prompt=True)
 model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=1)
 """
-IMPORT_NUMBA = "import numba"
 
 
 def run(code: str, cache: Path | None = None) -> float:
@@ -53,7 +52,6 @@ def main() -> None:
     found = in_turns(
         {
             "quire": lambda: run(QUIRE),
-            "import numba": lambda: run(IMPORT_NUMBA),
             "transformers": lambda: run(TRANSFORMERS),
         },
         REPEATS,

@@ -63,7 +63,6 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "haproxy.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "haproxy.state"),
-        "NUMBA_NUM_THREADS": "1",
         "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}",
     }
 

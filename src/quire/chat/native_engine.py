@@ -18,7 +18,7 @@ from quire.weights.folder import find_model_folder, with_local_adapters
 
 
 class NativeEngine(BaseEngine):
-    """The embedded engine: PagedAttention and continuous batching in NumPy and Numba.
+    """The embedded engine: PagedAttention and continuous batching in NumPy and compiled kernels.
 
     Raises:
         ConfigError: this engine cannot honour an argument.

@@ -64,7 +64,7 @@ _WRITES: frozenset[Purpose] = frozenset({"generate", "embed"})
 
 
 class NativeTokenEngine(TokenEngine):
-    """PagedAttention and continuous batching in NumPy and Numba. Any number of loops may call it.
+    """PagedAttention and continuous batching in NumPy and compiled kernels. Any number of loops may call it.
 
     Raises, when made:
         ConfigError: an argument that this engine cannot honour.

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 
+from quire.engines.native.cpu.compiler.language import kernel, operation
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.builders import (
     build_exp,
     build_fma,
     constant_vector,
-    intrinsic,
-    kernel,
 )
-from quire.engines.native.cpu.kernels.simd import lanes_type
+from quire.engines.native.cpu.kernels.simd import REGISTER
 
 GELU_SLOPE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 GELU_CUBE = 0.044715
@@ -39,22 +37,18 @@ def build_tanh(builder: ir.IRBuilder, x: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", square, constant_vector(0.39)), near, far)
 
 
-@intrinsic
-def tanh(typingctx: Any, value: Any) -> Any:
+@operation(REGISTER, REGISTER)
+def tanh(builder: ir.IRBuilder, value: Any) -> Any:
     """The hyperbolic tangent of each lane; see `build_tanh`."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return build_tanh(builder, args[0])
-
-    return lanes_type(lanes_type), code
+    return build_tanh(builder, value)
 
 
 @kernel
 def soft_cap(x: int, size: int, scale: float, cap: float) -> None:
     """`x = cap * tanh(x * scale / cap)` for `size` floats at address `x`; `x * scale` for a cap of 0."""
-    limit = simd.splat(np.float32(cap))
+    limit = simd.splat(cap)
     # One multiplication for the scale and for the division by the cap.
-    factor = simd.splat(np.float32(scale / cap if cap != 0 else scale))
+    factor = simd.splat(float(scale / cap if cap != 0 else scale))
     for k in range(0, size, simd.LANES):
         count = min(simd.LANES, size - k)
         value = simd.multiply(simd.load_part(x + 4 * k, count), factor)
@@ -69,8 +63,8 @@ def silu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) ->
 
     silu(x) is x / (1 + exp(-x)).
     """
-    one = simd.splat(np.float32(1))
-    zero = simd.splat(np.float32(0))
+    one = simd.splat(1.0)
+    zero = simd.splat(0.0)
     for row in range(rows):
         for column in range(first, end, simd.LANES):
             count = min(simd.LANES, end - column)
@@ -87,8 +81,8 @@ def gelu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) ->
 
     x * (1 + tanh(t)) / 2 is computed as x / (1 + exp(-2 t)), which is exact near tanh = -1 too.
     """
-    one, zero = simd.splat(np.float32(1)), simd.splat(np.float32(0))
-    slope, cube = simd.splat(np.float32(GELU_SLOPE)), simd.splat(np.float32(GELU_CUBE))
+    one, zero = simd.splat(1.0), simd.splat(0.0)
+    slope, cube = simd.splat(GELU_SLOPE), simd.splat(GELU_CUBE)
     for row in range(rows):
         for column in range(first, end, simd.LANES):
             count = min(simd.LANES, end - column)

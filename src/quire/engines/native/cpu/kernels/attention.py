@@ -19,11 +19,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.activations import soft_cap
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.layout import CHUNK, LANES, SCORE_STRIDE, TILE_PAIRS
 from quire.engines.native.cpu.kernels.simd import ONE, ZERO
 from quire.engines.native.cpu.kernels.tiles import make_outer_tile
@@ -266,8 +264,8 @@ def plan_tiles(query_start: int, sequences: int, group: int, tiles: int) -> int:
     tile_rows = max(1, TILE_PAIRS // group)
     count = 0
     for sequence in range(sequences):
-        start = np.int64(simd.get_int32(query_start, sequence))
-        end = np.int64(simd.get_int32(query_start, sequence + 1))
+        start = simd.get_int32(query_start, sequence)
+        end = simd.get_int32(query_start, sequence + 1)
         while end > start:
             rows = min(tile_rows, end - start)
             simd.put_int64(tiles, 3 * count, sequence)
@@ -289,12 +287,12 @@ def _softmax_chunk(
     so far are scaled down to it. `cap` is the soft cap of the scores, 0 for none.
     """
     if first >= min(end, length):  # another pair of the tile sees the chunk; this one does not
-        zero = simd.splat(np.float32(0))
+        zero = simd.splat(0.0)
         for j in range(0, length, LANES):
             simd.store(scores + 4 * j, zero)
         return
     if cap != 0:
-        soft_cap(scores, length, np.float32(1), cap)
+        soft_cap(scores, length, 1.0, cap)
     top = simd.splat(simd.NEGATIVE_INFINITY)
     for j in range(0, length, LANES):
         value = simd.load(scores + 4 * j)
@@ -305,7 +303,7 @@ def _softmax_chunk(
     old = simd.get_float32(state, 0)
     new = max(old, simd.max_lanes(top))
     highest = simd.splat(new)
-    total = simd.splat(np.float32(0))
+    total = simd.splat(0.0)
     for j in range(0, length, LANES):
         value = simd.exp_negative(simd.subtract(simd.load(scores + 4 * j), highest))
         simd.store(scores + 4 * j, value)
@@ -319,9 +317,9 @@ def _softmax_chunk(
 
 
 @kernel
-def _block(table: int, number: int) -> Any:
+def _block(table: int, number: int) -> int:
     """The id of a sequence's block, by its index in the block table."""
-    return np.int64(simd.get_int32(table, number))
+    return simd.get_int32(table, number)
 
 
 @kernel
@@ -345,12 +343,12 @@ def _attend_tile(
         for i in range(size):
             simd.put_float32(queries, pair * size + i, simd.get_float32(source, i))
         for i in range(width):
-            simd.put_float32(outs, pair * width + i, np.float32(0))
+            simd.put_float32(outs, pair * width + i, 0.0)
         simd.put_float32(states, 2 * pair, simd.NEGATIVE_INFINITY)
-        simd.put_float32(states, 2 * pair + 1, np.float32(0))
+        simd.put_float32(states, 2 * pair + 1, 0.0)
 
-    last = np.int64(simd.get_int32(positions, row + rows - 1)) + 1
-    begin = max(0, np.int64(simd.get_int32(positions, row)) + 1 - window) if window else 0
+    last = simd.get_int32(positions, row + rows - 1) + 1
+    begin = max(0, simd.get_int32(positions, row) + 1 - window) if window else 0
     k_block, v_block = head_bytes(kind, size, block_size), head_bytes(kind, width, block_size)
     k_base, v_base = k_cache + head * blocks * k_block, v_cache + head * blocks * v_block
     final = (last - 1) // block_size  # the last block of the context
@@ -373,7 +371,7 @@ def _attend_tile(
                          ahead)  # fmt: skip
         length = (high - low + LANES - 1) // LANES * LANES
         for pair in range(pairs):
-            position = np.int64(simd.get_int32(positions, row + pair // group))
+            position = simd.get_int32(positions, row + pair // group)
             first = max(0, position + 1 - window) if window else 0
             _softmax_chunk(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, position + 1 - low,
                     length, states + 8 * pair, outs + pair * width * 4, width, cap)  # fmt: skip
@@ -391,7 +389,7 @@ def _attend_tile(
 
     # The softmax divides by its sum here, once, and not in every chunk.
     for pair in range(pairs):
-        inverse = np.float32(1) / simd.get_float32(states, 2 * pair + 1)
+        inverse = 1.0 / simd.get_float32(states, 2 * pair + 1)
         target = out + ((row + pair // group) * heads + head * group + pair % group) * size * 4
         for i in range(size):
             simd.put_float32(target, i, simd.get_float32(outs, pair * width + i) * inverse)

@@ -1,8 +1,6 @@
-"""How a kernel is compiled, and the building blocks of LLVM code that its intrinsics are made of.
+"""The building blocks of LLVM code that the kernels' operations are made of.
 
-`kernel` gives a Python function to Numba. What Numba has no words for (registers, masks, prefetches,
-atomics) is an `intrinsic`: a function that writes LLVM code, here with the `build_` functions, which
-`simd`, `activations`, `phases` and the tiles share. Addresses are int64, in bytes.
+`simd`, `activations`, `phases` and the tiles share these `build_` functions. Addresses are int64, in bytes.
 
 Every operation acts on each lane by itself, and `build_sums` adds lanes in one fixed tree. So a
 result never depends on how the work was divided.
@@ -10,34 +8,19 @@ result never depends on how the work was divided.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import extending, njit
-from numba.core import cgutils
 
 from quire.engines.native.cpu.kernels.layout import KV_FLOAT16, KV_FLOAT32, LANES
 
-FLOAT = ir.FloatType()
+FLOAT32 = ir.FloatType()
 INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
-VECTOR = ir.VectorType(FLOAT, LANES)
-
-intrinsic: Any = extending.intrinsic
-"""Numba's `intrinsic`, untyped: type checkers cannot see that it takes the first parameter away."""
+VECTOR = ir.VectorType(FLOAT32, LANES)
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function without the interpreter and without exceptions (x // 0 is 0).
-
-    Code that could raise would refer to Numba's runtime and to Python objects, and so to addresses
-    of this process. Without them it can be kept in a file: see `program.machine_code`.
-    """
-    return njit(error_model="numpy", nogil=True)(function)
-
-
-def constant_vector(values: Any, element: ir.Type = FLOAT, lanes: int = LANES) -> ir.Constant:
+def constant_vector(values: Any, element: ir.Type = FLOAT32, lanes: int = LANES) -> ir.Constant:
     """A constant vector: of a list, or of one value in every lane."""
     listed = list(values) if isinstance(values, list | tuple | range) else [values] * lanes
     return ir.Constant(ir.VectorType(element, len(listed)), listed)
@@ -45,8 +28,11 @@ def constant_vector(values: Any, element: ir.Type = FLOAT, lanes: int = LANES) -
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: list[Any]) -> Any:
     """Call an LLVM function by name."""
-    kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+    function = builder.module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        function = ir.Function(builder.module, kind, name)
+    return builder.call(function, arguments)
 
 
 def suffix(lanes: int) -> str:
@@ -102,7 +88,7 @@ def build_load_part(builder: ir.IRBuilder, address: Any, count: Any, bfloat16: b
 
     The memory after the last value may not be mapped, so that a plain load could fault.
     """
-    element, size = (ir.IntType(16), 2) if bfloat16 else (FLOAT, 4)
+    element, size = (ir.IntType(16), 2) if bfloat16 else (FLOAT32, 4)
     kind = ir.VectorType(element, LANES)
     name = f"v{LANES}i16" if bfloat16 else suffix(LANES)
     pointer = build_pointer(builder, address, kind)

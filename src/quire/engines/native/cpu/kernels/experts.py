@@ -9,11 +9,9 @@ the order of their indices, the shared expert last, whatever else is in the batc
 
 from __future__ import annotations
 
-import numpy as np
-
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.activations import gate_columns
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, SCRATCH_ROWS, WORD
 from quire.engines.native.cpu.kernels.linear import linear, linear_columns, quantize_rows
 from quire.engines.native.cpu.kernels.rowwise import task_range
@@ -28,8 +26,8 @@ from quire.engines.native.cpu.kernels.simd import (
     put_int32,
 )
 
-_CHOSEN = np.float32(-1)  # marks a probability as chosen: it is below all others
-_GATE, _UP, _DOWN = ZERO, ONE, np.int64(2)  # the three maps of an expert
+_CHOSEN = -1.0  # marks a probability as chosen: it is below all others
+_GATE, _UP, _DOWN = 0, 1, 2  # the three maps of an expert
 
 
 @kernel
@@ -58,13 +56,13 @@ def softmax_row(x: int, size: int) -> None:
     top = simd.NEGATIVE_INFINITY
     for i in range(size):
         top = max(top, get_float32(x, i))
-    highest, total = simd.splat(top), simd.splat(np.float32(0))
+    highest, total = simd.splat(top), simd.splat(0.0)
     for i in range(0, size, LANES):
         count = min(LANES, size - i)
         value = simd.exp(simd.subtract(simd.load_part(x + 4 * i, count), highest))
         simd.store_part(x + 4 * i, value, count)
         # The missing lanes were loaded as 0, and exp(0 - max) must not count.
-        total = simd.add(total, simd.keep_range(value, ZERO, count, np.float32(0)))
+        total = simd.add(total, simd.keep_range(value, ZERO, count, 0.0))
     scale = simd.splat(simd.sum_lanes(total))
     for i in range(0, size, LANES):
         count = min(LANES, size - i)
@@ -101,12 +99,12 @@ def choose_experts(task: int, tasks: int, table: int, rows: int) -> None:
         experts = get_int64(table, layout.CHOSEN) + 4 * row * chosen
         weights = get_int64(table, layout.CHOSEN_WEIGHTS) + 4 * row * chosen
         softmax_row(scores, count)
-        total = np.float32(0)
+        total = 0.0
         for rank in range(chosen):
             expert = next_largest(scores, count)
             weight = get_float32(scores, expert)
             put_float32(scores, expert, _CHOSEN)
-            put_int32(experts, rank, np.int32(expert))
+            put_int32(experts, rank, expert)
             put_float32(weights, rank, weight)
             total += weight
         if get_int64(table, layout.NORMALISED):
@@ -134,15 +132,15 @@ def group_rows(table: int, rows: int) -> None:
     # holds where its rows begin; writing its rows moves that to where they end, which is where the
     # next expert's begin.
     for i in range(rows * chosen):
-        entry = np.int64(get_int32(experts, i)) + 2
+        entry = get_int32(experts, i) + 2
         simd.put_int64(starts, entry, get_int64(starts, entry) + 1)
     for expert in range(2, count + 2):
         before = get_int64(starts, expert - 1)
         simd.put_int64(starts, expert, get_int64(starts, expert) + before)
     for i in range(rows * chosen):
-        entry = np.int64(get_int32(experts, i)) + 1
+        entry = get_int32(experts, i) + 1
         target = get_int64(starts, entry)
-        put_int32(rows_of, target, np.int32(i // chosen))
+        put_int32(rows_of, target, i // chosen)
         put_float32(weights_of, target, get_float32(weights, i))
         simd.put_int64(starts, entry, target + 1)
     if get_int64(table, layout.SHARED_SCORE_MAP):
@@ -156,10 +154,10 @@ def _group_shared(table: int, rows: int) -> None:
     rows_of = get_int64(table, layout.GROUPED_ROWS) + 4 * rows * chosen
     weights_of = get_int64(table, layout.GROUPED_WEIGHTS) + 4 * rows * chosen
     scores = get_int64(table, layout.SHARED_SCORES)
-    one = np.float32(1)
+    one = 1.0
     for row in range(rows):
         power = simd.first_lane(simd.exp(simd.splat(-get_float32(scores, row))))
-        put_int32(rows_of, row, np.int32(row))
+        put_int32(rows_of, row, row)
         put_float32(weights_of, row, one / (one + power))
     simd.put_int64(get_int64(table, layout.EXPERT_STARTS), count + 1, rows * (chosen + 1))
 
@@ -170,11 +168,11 @@ def _gather(x: int, size: int, rows_of: int, count: int, out: int) -> int:
 
     Rows that are neighbours already, as those of the shared expert, are not copied.
     """
-    first = int(np.int64(get_int32(rows_of, 0)))
-    if np.int64(get_int32(rows_of, count - 1)) - first == count - 1:
+    first = get_int32(rows_of, 0)
+    if get_int32(rows_of, count - 1) - first == count - 1:
         return x + 4 * first * size
     for i in range(count):
-        source = x + 4 * np.int64(get_int32(rows_of, i)) * size
+        source = x + 4 * get_int32(rows_of, i) * size
         target = out + 4 * i * size
         for k in range(0, size, LANES):
             part = min(LANES, size - k)
@@ -267,7 +265,7 @@ def experts_down(
             linear_columns(source, codes, count, down_map, scratch, first, end, NO)
             # The product lies in scratch, since rows of different experts add to one row of out.
             for i in range(count):
-                target = out + 4 * hidden * np.int64(get_int32(rows_of, row + i))
+                target = out + 4 * hidden * get_int32(rows_of, row + i)
                 weight = get_float32(weights_of, row + i)
                 _add_weighted(scratch + 4 * hidden * i, weight, target, first, end)
             row += count
@@ -276,7 +274,7 @@ def experts_down(
 @kernel
 def _add_weighted(x: int, weight: float, out: int, first: int, end: int) -> None:
     """`out += weight * x` in the columns `first` to `end - 1`."""
-    factor = simd.splat(np.float32(weight))
+    factor = simd.splat(weight)
     for k in range(first, end, LANES):
         count = min(LANES, end - k)
         value = simd.multiply(simd.load_part(x + 4 * k, count), factor)

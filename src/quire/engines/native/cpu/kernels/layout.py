@@ -4,7 +4,7 @@ Compiled code gets one address, that of the runner's table. From there it follow
 to the table of each layer, to the words of each linear map, to scratch memory, to the arrays of the
 batch. Sizes and addresses are int64; a float is a float32 in the first 4 bytes of its word.
 
-Nothing here needs Numba, so that a start with compiled kernels does not import it.
+Nothing here needs a kernel, so that a start with compiled kernels imports none.
 """
 
 from __future__ import annotations

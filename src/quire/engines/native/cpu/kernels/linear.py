@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK
 from quire.engines.native.cpu.kernels.quantized_tiles import make_quantized_tile, quantize_group
 from quire.engines.native.cpu.kernels.rowwise import task_range

@@ -18,14 +18,13 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 
+from quire.engines.native.cpu.compiler.language import FLOAT, INT, NOTHING, operation
 from quire.engines.native.cpu.kernels import builders
-from quire.engines.native.cpu.kernels.builders import FLOAT, INT32, INT64, VECTOR, intrinsic
+from quire.engines.native.cpu.kernels.builders import FLOAT32, INT32, INT64, VECTOR
 from quire.engines.native.cpu.kernels.layout import LANES, QUANT_BLOCK, cpu_features
 from quire.engines.native.cpu.kernels.tiles import build_loop, build_offset
 
-_I = types.int64
 _WORDS = ir.VectorType(INT32, LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES * 4)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES * 2)
@@ -129,9 +128,12 @@ def make_quantized_tile(
     cells = [(r, v) for r in range(rows) for v in range(vectors)]  # the output of each sum
     middle = 128 if bits == 8 else 8
 
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        (x, x_stride, depth, w, s, z, span, repeat, groups, out, out_stride, unit, bias, accumulate,
-         first, end) = args  # fmt: skip
+    @operation(NOTHING, *[INT] * 11, FLOAT, *[INT] * 4)
+    def quantized_tile(
+        builder: ir.IRBuilder, x: Any, x_stride: Any, depth: Any, w: Any, s: Any, z: Any, span: Any,
+        repeat: Any, groups: Any, out: Any, out_stride: Any, unit: Any, bias: Any, accumulate: Any,
+        first: Any, end: Any,
+    ) -> None:  # fmt: skip
         block_bytes = builder.mul(depth, INT64(QUANT_BLOCK * bits // 8))
         more = builder.sub(builder.add(groups, repeat), INT64(1))
         stored_groups = builder.sdiv(more, repeat)  # rounded up: the last may serve fewer groups
@@ -195,7 +197,7 @@ def make_quantized_tile(
             x_scales: list[Any] = []
             x_sums: list[Any] = []
             for address in scale_addresses:
-                scale = builder.load(builders.build_pointer(builder, address, FLOAT), align=4)
+                scale = builder.load(builders.build_pointer(builder, address, FLOAT32), align=4)
                 x_scales.append(builders.build_splat(builder, scale))
                 total = builder.add(address, sums_offset)
                 loaded = builder.load(builders.build_pointer(builder, total, INT32), align=4)
@@ -245,15 +247,6 @@ def make_quantized_tile(
             column = v * LANES
             _write(builder, builder.fmul(total, spread), column,
                    build_offset(builder, out, out_stride, r), bias, accumulate, first, end)  # fmt: skip
-        return context.get_dummy_value()
-
-    @intrinsic
-    def quantized_tile(
-        typingctx: Any, x: Any, x_stride: Any, depth: Any, w: Any, s: Any, z: Any, span: Any,
-        repeat: Any, groups: Any, out: Any, out_stride: Any, unit: Any, bias: Any, accumulate: Any,
-        first: Any, end: Any,
-    ) -> Any:  # fmt: skip
-        return types.none(*[_I] * 11, types.float32, *[_I] * 4), code
 
     return quantized_tile
 
@@ -304,72 +297,62 @@ def _write(
     )  # fmt: skip
 
 
-@intrinsic
+@operation(NOTHING, *[INT] * 6)
 def quantize_group(
-    typingctx: Any, x: Any, count: Any, span: Any, codes: Any, scale: Any, total: Any
-) -> Any:
+    builder: ir.IRBuilder, x: Any, count: Any, span: Any, codes: Any, scale: Any, total: Any
+) -> None:
     """Round `span` floats at `x` to int8 at `codes`; write their scale, and the sum of the int8.
 
     The largest magnitude becomes 127. Only the first `count` floats exist; the others count as 0.
     A NaN or an infinity makes the scale NaN, and so all that is computed with it.
     """
+    trips = builder.sdiv(span, INT64(LANES))
+    narrow = ir.VectorType(ir.IntType(8), LANES)
 
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        x, count, span, codes, scale, total = args
-        trips = builder.sdiv(span, INT64(LANES))
-        narrow = ir.VectorType(ir.IntType(8), LANES)
+    def read(index: Any) -> Any:
+        start = builder.mul(index, INT64(LANES))
+        left = builder.sub(count, start)
+        left = builder.select(builder.icmp_signed("<", left, INT64(0)), INT64(0), left)
+        left = builder.select(builder.icmp_signed(">", left, INT64(LANES)), INT64(LANES), left)
+        return builders.build_load_part(builder, builder.add(x, builder.mul(start, INT64(4))), left)
 
-        def read(index: Any) -> Any:
-            start = builder.mul(index, INT64(LANES))
-            left = builder.sub(count, start)
-            left = builder.select(builder.icmp_signed("<", left, INT64(0)), INT64(0), left)
-            left = builder.select(builder.icmp_signed(">", left, INT64(LANES)), INT64(LANES), left)
-            return builders.build_load_part(
-                builder, builder.add(x, builder.mul(start, INT64(4))), left
-            )
+    def measure(index: Any, state: list[Any]) -> list[Any]:
+        """The largest magnitude so far, and 0 or NaN: a comparison alone would lose a NaN."""
+        value = read(index)
+        size = builders.call(builder, f"llvm.fabs.{builders.suffix(LANES)}", VECTOR, [value])
+        largest = builder.select(builder.fcmp_ordered(">", size, state[0]), size, state[0])
+        return [largest, builders.build_fma(builder, value, zero, state[1])]
 
-        def measure(index: Any, state: list[Any]) -> list[Any]:
-            """The largest magnitude so far, and 0 or NaN: a comparison alone would lose a NaN."""
-            value = read(index)
-            size = builders.call(builder, f"llvm.fabs.{builders.suffix(LANES)}", VECTOR, [value])
-            largest = builder.select(builder.fcmp_ordered(">", size, state[0]), size, state[0])
-            return [largest, builders.build_fma(builder, value, zero, state[1])]
+    zero = builders.constant_vector(0.0)
+    largest, poison = build_loop(builder, trips, [zero, zero], measure)
+    most = builders.call(
+        builder, f"llvm.vector.reduce.fmax.{builders.suffix(LANES)}", FLOAT32, [largest]
+    )
+    bad = builder.extract_element(builders.build_sums(builder, [poison]), INT32(0))
+    unit = builder.fmul(most, FLOAT32(1 / 127))
+    builder.store(builder.fadd(unit, bad), builders.build_pointer(builder, scale, FLOAT32), align=4)
+    some = builder.fcmp_ordered(">", most, FLOAT32(0.0))
+    inverse = builder.select(some, builder.fdiv(FLOAT32(127.0), most), FLOAT32(0.0))
+    spread = builders.build_splat(builder, inverse)
 
-        zero = builders.constant_vector(0.0)
-        largest, poison = build_loop(builder, trips, [zero, zero], measure)
-        most = builders.call(
-            builder, f"llvm.vector.reduce.fmax.{builders.suffix(LANES)}", FLOAT, [largest]
-        )
-        bad = builder.extract_element(builders.build_sums(builder, [poison]), INT32(0))
-        unit = builder.fmul(most, FLOAT(1 / 127))
+    def round_codes(index: Any, state: list[Any]) -> list[Any]:
+        """Write one register of codes, and add them to the sum."""
+        value = builder.fmul(read(index), spread)
+        value = builders.call(builder, f"llvm.rint.{builders.suffix(LANES)}", VECTOR, [value])
+        limit = builders.constant_vector(127.0)
+        value = builder.select(builder.fcmp_ordered("<", value, limit), value, limit)
+        limit = builders.constant_vector(-127.0)
+        value = builder.select(builder.fcmp_ordered(">", value, limit), value, limit)
+        rounded = builder.fptosi(value, _WORDS)
+        target = builder.add(codes, builder.mul(index, INT64(LANES)))
         builder.store(
-            builder.fadd(unit, bad), builders.build_pointer(builder, scale, FLOAT), align=4
+            builder.trunc(rounded, narrow),
+            builders.build_pointer(builder, target, narrow),
+            align=1,
         )
-        some = builder.fcmp_ordered(">", most, FLOAT(0.0))
-        inverse = builder.select(some, builder.fdiv(FLOAT(127.0), most), FLOAT(0.0))
-        spread = builders.build_splat(builder, inverse)
+        return [builder.add(state[0], rounded)]
 
-        def round_codes(index: Any, state: list[Any]) -> list[Any]:
-            """Write one register of codes, and add them to the sum."""
-            value = builder.fmul(read(index), spread)
-            value = builders.call(builder, f"llvm.rint.{builders.suffix(LANES)}", VECTOR, [value])
-            limit = builders.constant_vector(127.0)
-            value = builder.select(builder.fcmp_ordered("<", value, limit), value, limit)
-            limit = builders.constant_vector(-127.0)
-            value = builder.select(builder.fcmp_ordered(">", value, limit), value, limit)
-            rounded = builder.fptosi(value, _WORDS)
-            target = builder.add(codes, builder.mul(index, INT64(LANES)))
-            builder.store(
-                builder.trunc(rounded, narrow),
-                builders.build_pointer(builder, target, narrow),
-                align=1,
-            )
-            return [builder.add(state[0], rounded)]
-
-        (sums,) = build_loop(builder, trips, [ir.Constant(_WORDS, [0] * LANES)], round_codes)
-        name = f"llvm.vector.reduce.add.v{LANES}i32"
-        added = builders.call(builder, name, INT32, [sums])
-        builder.store(added, builders.build_pointer(builder, total, INT32), align=4)
-        return context.get_dummy_value()
-
-    return types.none(*[_I] * 6), code
+    (sums,) = build_loop(builder, trips, [ir.Constant(_WORDS, [0] * LANES)], round_codes)
+    name = f"llvm.vector.reduce.add.v{LANES}i32"
+    added = builders.call(builder, name, INT32, [sums])
+    builder.store(added, builders.build_pointer(builder, total, INT32), align=4)

@@ -8,11 +8,9 @@ at once. The tests compare them.
 
 from __future__ import annotations
 
-import numpy as np
-
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import soft_cap
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES
 
 
@@ -28,7 +26,7 @@ def task_range(task: int, tasks: int, count: int, grain: int) -> tuple[int, int]
 @kernel
 def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
     """RMS norm of `size` floats at address `x`, which may be `out`."""
-    total = simd.splat(np.float32(0))
+    total = simd.splat(0.0)
     # Masked loads and stores take longer than plain ones: only the last register of a row has a mask.
     full = size // LANES * LANES
     for k in range(0, full, LANES):
@@ -38,8 +36,8 @@ def normalise_row(x: int, weight: int, out: int, size: int, eps: float) -> None:
     if rest:  # the missing lanes are 0, and add nothing to the sum
         value = simd.load_part(x + 4 * full, rest)
         total = simd.fma(value, value, total)
-    mean = simd.sum_lanes(total) / np.float32(size)
-    scale = simd.divide(simd.splat(np.float32(1)), simd.sqrt(simd.splat(mean + np.float32(eps))))
+    mean = simd.sum_lanes(total) / float(size)
+    scale = simd.divide(simd.splat(1.0), simd.sqrt(simd.splat(mean + eps)))
     for k in range(0, full, LANES):
         value = simd.multiply(simd.load(x + 4 * k), scale)
         simd.store(out + 4 * k, simd.multiply(simd.load(weight + 4 * k), value))
@@ -80,7 +78,7 @@ def gather_rows(
     full = size // LANES * LANES
     rest = size - full
     for row in range(first, end):
-        index = np.int64(simd.get_int32(indices, row))
+        index = simd.get_int32(indices, row)
         target = out + row * size * 4
         if bfloat16:
             source = table + index * size * 2
@@ -103,7 +101,7 @@ def replace_rows(
     """
     first, end = task_range(task, tasks, rows, 1)
     for row in range(first, end):
-        index = np.int64(simd.get_int32(indices, row))
+        index = simd.get_int32(indices, row)
         if index >= 0:
             _copy_row(values + index * size * 4, out + row * size * 4, size)
 
@@ -113,14 +111,14 @@ def scale_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float
     """`x[t] *= scale` for (rows, size)."""
     first, end = task_range(task, tasks, rows, 1)
     # Without a cap, `soft_cap` multiplies by the scale and does nothing else.
-    soft_cap(x + first * size * 4, (end - first) * size, scale, np.float32(0))
+    soft_cap(x + first * size * 4, (end - first) * size, scale, 0.0)
 
 
 @kernel
 def add_rows(task: int, tasks: int, x: int, rows: int, size: int, scale: float, out: int) -> None:
     """`out[t] += x[t] * scale` for (rows, size)."""
     first, end = task_range(task, tasks, rows, 1)
-    factor = simd.splat(np.float32(scale))
+    factor = simd.splat(scale)
     # The rows of a task are one run of memory: only its very last register is masked.
     for k in range(first * size, end * size, LANES):
         count = min(LANES, end * size - k)
@@ -149,7 +147,7 @@ def scale_and_soft_cap(
 @kernel
 def _rotate_halves(x: int, cosines: int, sines: int, half: int, scale: float) -> None:
     """Rotate each pair (x[i], x[i + half]) of the head at address `x`, and scale it."""
-    factor = simd.splat(np.float32(scale))
+    factor = simd.splat(scale)
     for i in range(0, half, LANES):
         count = min(LANES, half - i)
         low, high = x + 4 * i, x + 4 * (i + half)
@@ -165,7 +163,7 @@ def _rotate_halves(x: int, cosines: int, sines: int, half: int, scale: float) ->
 def _rotate_interleaved(x: int, cosines: int, sines: int, half: int, scale: float) -> None:
     """Rotate each pair (x[2 i], x[2 i + 1]) of the head at address `x`, and scale it."""
     # Pair by pair: on a register, the lanes would have to be shuffled apart and together again.
-    factor = np.float32(scale)
+    factor = scale
     for i in range(half):
         first, second = simd.get_float32(x, 2 * i), simd.get_float32(x, 2 * i + 1)
         c, s = simd.get_float32(cosines, i), simd.get_float32(sines, i)
@@ -186,7 +184,7 @@ def rotate_heads(
     """
     rotated = rotary if cosines else 0
     for row in range(rows):
-        angles = np.int64(simd.get_int32(positions, row)) * (rotary // 2) * 4
+        angles = simd.get_int32(positions, row) * (rotary // 2) * 4
         for head in range(first, end):
             address = x + (row * heads + head) * size * 4
             if norm:
@@ -196,4 +194,4 @@ def rotate_heads(
             elif rotated:
                 _rotate_halves(address, cosines + angles, sines + angles, rotary // 2, scale)
             if rotated < size:  # these dimensions have nothing but the scale
-                soft_cap(address + 4 * rotated, size - rotated, scale, np.float32(0))
+                soft_cap(address + 4 * rotated, size - rotated, scale, 0.0)

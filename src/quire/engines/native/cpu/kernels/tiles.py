@@ -14,13 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, operation
 from quire.engines.native.cpu.kernels import builders
-from quire.engines.native.cpu.kernels.builders import FLOAT, INT64, VECTOR, intrinsic
+from quire.engines.native.cpu.kernels.builders import FLOAT32, INT64, VECTOR
 from quire.engines.native.cpu.kernels.layout import KV_FLOAT16, KV_FLOAT32, KV_INT8, LANES, LINE
-
-_I = types.int64
 
 
 def build_offset(builder: ir.IRBuilder, address: Any, stride: Any, count: int) -> Any:
@@ -85,8 +83,11 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
                 result[index] = builders.build_fma(builder, left[r], weight, result[index])
         return result
 
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        x, x_stride, w, w_stride, depth, out, out_stride, bias, accumulate, ahead, ahead_step = args
+    @operation(NOTHING, *[INT] * 11)
+    def dot_tile(
+        builder: ir.IRBuilder, x: Any, x_stride: Any, w: Any, w_stride: Any, depth: Any, out: Any,
+        out_stride: Any, bias: Any, accumulate: Any, ahead: Any, ahead_step: Any,
+    ) -> None:  # fmt: skip
         xs = [build_offset(builder, x, x_stride, r) for r in range(rows)]
         ws = [build_offset(builder, w, w_stride, c) for c in range(columns)]
 
@@ -120,14 +121,6 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
             ),
         )
         _write(builder, sums, rows, columns, out, out_stride, bias, accumulate)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def dot_tile(
-        typingctx: Any, x: Any, x_stride: Any, w: Any, w_stride: Any, depth: Any, out: Any,
-        out_stride: Any, bias: Any, accumulate: Any, ahead: Any, ahead_step: Any,
-    ) -> Any:  # fmt: skip
-        return types.none(*[_I] * 11), code
 
     return dot_tile
 
@@ -157,7 +150,7 @@ def _write(
     with and without them.
     """
     # A vector of `columns` numbers, which may be narrower than a register: LLVM loads just those.
-    kind = ir.VectorType(FLOAT, columns)
+    kind = ir.VectorType(FLOAT32, columns)
     zero = ir.Constant(kind, [0.0] * columns)
 
     def load_if(condition: Any, address: Any) -> Any:
@@ -191,8 +184,11 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any
 
     element = {KV_FLOAT32: 4, KV_FLOAT16: 2, KV_INT8: 1}[kind]
 
-    def code(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        a, a_stride, b, b_stride, count, out, out_stride, ahead = args
+    @operation(NOTHING, *[INT] * 8)
+    def outer_tile(
+        builder: ir.IRBuilder, a: Any, a_stride: Any, b: Any, b_stride: Any, count: Any, out: Any,
+        out_stride: Any, ahead: Any,
+    ) -> None:  # fmt: skip
         lefts = [build_offset(builder, a, a_stride, r) for r in range(rows)]
         targets = [
             builder.add(build_offset(builder, out, out_stride, r), INT64(v * LANES * 4))
@@ -217,7 +213,7 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any
             # A scalar in all lanes is a broadcasting load; what lies in registers are b and the sums.
             for r, left in enumerate(lefts):
                 source = builder.add(left, builder.mul(index, INT64(4)))
-                scalar = builder.load(builders.build_pointer(builder, source, FLOAT), align=4)
+                scalar = builder.load(builders.build_pointer(builder, source, FLOAT32), align=4)
                 spread = builders.build_splat(builder, scalar)
                 for v in range(vectors):
                     result.append(
@@ -227,13 +223,5 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any
 
         for target, value in zip(targets, build_loop(builder, count, state, step), strict=True):
             builder.store(value, builders.build_pointer(builder, target, VECTOR), align=4)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def outer_tile(
-        typingctx: Any, a: Any, a_stride: Any, b: Any, b_stride: Any, count: Any, out: Any,
-        out_stride: Any, ahead: Any,
-    ) -> Any:  # fmt: skip
-        return types.none(*[_I] * 8), code
 
     return outer_tile

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.attention import attention, store_keys, store_values
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.linear import linear_columns
 from quire.engines.native.cpu.kernels.rowwise import rms_norm, rotate_heads, task_range
 from quire.engines.native.cpu.kernels.simd import NO, ONE, ZERO, get_float32, get_int64
@@ -37,7 +35,7 @@ from quire.engines.native.cpu.program.phases import (
     wait_for_phase,
 )
 
-_MAPS_OF_X = np.int64(3)  # q, k and v
+_MAPS_OF_X = 3  # q, k and v
 
 
 # ---- rotary embedding and the cache

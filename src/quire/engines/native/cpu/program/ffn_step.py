@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.activations import gate_columns
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.experts import (
     choose_experts,
     experts_down,
@@ -45,7 +43,7 @@ from quire.engines.native.cpu.program.phases import (
     wait_for_phase,
 )
 
-_MAPS_OF_GATE = np.int64(2)  # gate and up
+_MAPS_OF_GATE = 2  # gate and up
 
 # ---- dense
 

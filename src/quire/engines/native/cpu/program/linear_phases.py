@@ -7,8 +7,8 @@ end of a phase. The same holds for rounding rows to int8, for maps whose weights
 
 from __future__ import annotations
 
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.linear import linear, quantize_rows
 from quire.engines.native.cpu.kernels.rowwise import add_rows, rms_norm, task_range
 from quire.engines.native.cpu.kernels.simd import NO, ONE, YES, ZERO, get_float32, get_int64

@@ -10,10 +10,8 @@ is summed in one order, whatever the runs. None of this runs in a step whose row
 
 from __future__ import annotations
 
-import numpy as np
-
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.layout import (
     LANES,
     LORA_GRAIN,
@@ -33,7 +31,7 @@ from quire.engines.native.cpu.program.phases import (
 )
 
 TALL = 4 if LANES < LORA_PANEL else 8  # rows of the tall tile: 8 sums hide each other's latency
-Q, K, V, OUTPUT, GATE, UP, DOWN = map(np.int64, range(len(layout.LINEARS)))
+Q, K, V, OUTPUT, GATE, UP, DOWN = range(len(layout.LINEARS))
 """The linear maps of a layer, as `layer_entry` counts them."""
 
 _tall = make_outer_tile(TALL, LORA_PANEL // LANES, True, layout.KV_FLOAT32)

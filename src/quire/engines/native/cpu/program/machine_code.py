@@ -1,25 +1,23 @@
 """The compiled step: made once for a machine, kept in the cache folder, loaded in milliseconds.
 
-Numba has a cache of its own, but to load from it Numba must be imported and its types set up at every
-start. An object file needs nothing but LLVM's linker.
+A start with kept code imports neither the kernels nor their compiler: an object file needs nothing but
+LLVM's linker.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import logging
-import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import llvmlite.binding as llvm
 
+from quire.engines.native.cpu.compiler.objects import load_object
 from quire.engines.native.cpu.kernels.layout import LANES, cpu_features
 from quire.machine.cache import keep, key_of, read_kept
 
@@ -29,12 +27,14 @@ StepFunction = Callable[[int, int], None]
 logger = logging.getLogger("quire")
 
 _ENTRY = "quire_step"
-_FOLDERS = ("kernels", "program")  # all that the machine code is made from, and this module
-_NUMBA_SETTINGS = ("BOUNDSCHECK", "CPU_NAME", "CPU_FEATURES", "DEBUGINFO", "ENABLE_AVX")
-"""Of the environment's settings for Numba (`NUMBA_...`), those that change the code it makes."""
+_FOLDERS = (
+    "compiler",
+    "kernels",
+    "program",
+)  # all that the machine code is made from, and this module
 
 _lock = threading.Lock()
-_loaded: list[tuple[StepFunction, object]] = []  # the function, and what keeps its code alive
+_loaded: list[StepFunction] = []
 
 
 def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
@@ -46,7 +46,7 @@ def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
     with _lock:
         if not _loaded:
             _loaded.append(load_code(object_code(on_compile or logger.warning)))
-        return _loaded[0][0]
+        return _loaded[0]
 
 
 def source_files() -> list[Path]:
@@ -58,11 +58,9 @@ def source_files() -> list[Path]:
 
 def cache_key() -> str:
     """A name for everything that the machine code follows from."""
-    versions = [importlib.metadata.version(package) for package in ("numba", "llvmlite")]
     return key_of(
         [path.read_bytes() for path in source_files()],
-        versions,
-        [os.environ.get(f"NUMBA_{name}") for name in _NUMBA_SETTINGS],
+        version("llvmlite"),
         platform.python_version(),
         llvm.get_process_triple(),
         llvm.get_host_cpu_name(),
@@ -72,59 +70,32 @@ def cache_key() -> str:
 
 
 def object_code(on_compile: Callable[[str], None]) -> bytes:
-    """The object file, from the cache folder or compiled.
-
-    Code that refers to addresses of this process is not kept. No known version of Numba makes such
-    code; one that did would still run, if slower to start.
-    """
+    """The object file, from the cache folder or compiled."""
     name = f"step-{cache_key()}.bin"
     kept = read_kept(name)
     if kept is not None:
         return bytes(kept)
-    code, foreign_symbols = compile_with_progress(on_compile)
-    if foreign_symbols:
-        logger.warning(
-            "The compiled kernels cannot be kept: they call %s", ", ".join(foreign_symbols)
-        )
-    else:
-        keep(name, lambda path: path.write_bytes(code), "compiled kernels")
+    code = compile_with_progress(on_compile)
+    keep(name, lambda path: path.write_bytes(code), "compiled kernels")
     return code
 
 
-def compile_with_progress(on_compile: Callable[[str], None]) -> tuple[bytes, list[str]]:
-    """The code of `compile_step` and its foreign symbols; `on_compile` gets one line before."""
-    on_compile("Compiling kernels for this machine, once; it takes about half a minute ...")
+def compile_with_progress(on_compile: Callable[[str], None]) -> bytes:
+    """The code of the step; `on_compile` gets one line before."""
+    on_compile("Compiling kernels for this machine, once; it takes some seconds ...")
     start = time.perf_counter()
-    with _jit_enabled():
-        # Here and not above: it imports Numba, which takes longer than a whole start with kept code.
-        from quire.engines.native.cpu.program.compiler import compile_step
+    # Here and not above: a start with kept code needs no kernels.
+    from quire.engines.native.cpu.compiler.objects import compile_object
+    from quire.engines.native.cpu.compiler.translator import Translation
+    from quire.engines.native.cpu.program.step import step
 
-        compiled = compile_step()
+    translation = Translation()
+    translation.add_entry(step, _ENTRY)
+    code = compile_object(translation)
     logger.info("Compiled the kernels in %.1f s", time.perf_counter() - start)
-    return compiled
+    return code
 
 
-@contextmanager
-def _jit_enabled() -> Generator[None]:
-    """Compile even where NUMBA_DISABLE_JIT is set, by which people debug functions of their own."""
-    from numba import config
-
-    settings: Any = config  # its names are made when it is imported, so no type checker knows them
-    before, settings.DISABLE_JIT = settings.DISABLE_JIT, 0
-    try:
-        yield
-    finally:
-        settings.DISABLE_JIT = before
-
-
-def load_code(code: bytes) -> tuple[StepFunction, object]:
-    """The function in an object file, and what keeps its code alive."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    # CFUNCTYPE, unlike PYFUNCTYPE, releases the interpreter's lock during the call.
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)
-    return kind(engine.get_function_address(_ENTRY)), engine
+def load_code(code: bytes) -> StepFunction:
+    """The function in an object file."""
+    return load_object(code, _ENTRY, ctypes.c_int64, ctypes.c_int64)

@@ -6,8 +6,7 @@ threads have come: a thread that is off its CPU holds up the others only if it i
 task. A barrier of all threads would wait for it in every phase.
 
 Each phase reads the same: take a task; while it is one of the phase's, do it and take the next; wait.
-The loop is written out each time. A kernel that got the phase's work as an argument would be
-compiled anew for each phase, which takes Numba a fifth of a second.
+The loop is written out each time: the language has no kernels as arguments.
 """
 
 from __future__ import annotations
@@ -16,17 +15,14 @@ import platform
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
 
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, kernel, operation
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.builders import (
     INT32,
     INT64,
     build_pointer,
     call,
-    intrinsic,
-    kernel,
 )
 from quire.engines.native.cpu.kernels.layout import ASLEEP, DONE, INSIDE, LINE, OPEN
 from quire.engines.native.cpu.kernels.simd import get_int64, put_int64
@@ -34,7 +30,6 @@ from quire.engines.native.cpu.kernels.simd import get_int64, put_int64
 SPINS_BEFORE_YIELD = 2000
 SPINS_BEFORE_SLEEP = 5000  # 50 to 200 microseconds
 
-_I = types.int64
 # The instruction by which a waiting loop leaves the core to its other hardware thread.
 _PAUSES: dict[str, tuple[str, list[ir.Constant]]] = {
     "x86_64": ("llvm.x86.sse2.pause", []),
@@ -44,72 +39,43 @@ _PAUSES: dict[str, tuple[str, list[ir.Constant]]] = {
 }
 
 
-@intrinsic
-def atomic_add(typingctx: Any, address: Any, amount: Any) -> Any:
+@operation(INT, INT, INT)
+def atomic_add(builder: ir.IRBuilder, address: Any, amount: Any) -> Any:
     """Add to an int64, and return its value before."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = build_pointer(builder, args[0], INT64)
-        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
-
-    return _I(_I, _I), code
+    pointer = build_pointer(builder, address, INT64)
+    return builder.atomic_rmw("add", pointer, amount, "seq_cst")
 
 
-@intrinsic
-def atomic_load(typingctx: Any, address: Any) -> Any:
+@operation(INT, INT)
+def atomic_load(builder: ir.IRBuilder, address: Any) -> Any:
     """Read an int64; what its writer wrote before it can then be read too."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load_atomic(build_pointer(builder, args[0], INT64), "seq_cst", 8)
-
-    return _I(_I), code
+    return builder.load_atomic(build_pointer(builder, address, INT64), "seq_cst", 8)
 
 
-@intrinsic
-def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
+@operation(NOTHING, INT, INT)
+def atomic_store(builder: ir.IRBuilder, address: Any, value: Any) -> Any:
     """Write an int64, after everything that this thread wrote before."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store_atomic(args[1], build_pointer(builder, args[0], INT64), "release", 8)
-        return context.get_dummy_value()
-
-    return types.none(_I, _I), code
+    builder.store_atomic(value, build_pointer(builder, address, INT64), "release", 8)
 
 
-@intrinsic
-def pause(typingctx: Any) -> Any:
+@operation(NOTHING)
+def pause(builder: ir.IRBuilder) -> Any:
     """Tell the CPU that this thread is spinning."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        known = _PAUSES.get(platform.machine().lower())
-        if known is not None:
-            call(builder, known[0], ir.VoidType(), known[1])
-        return context.get_dummy_value()
-
-    return types.none(), code
+    known = _PAUSES.get(platform.machine().lower())
+    if known is not None:
+        call(builder, known[0], ir.VoidType(), known[1])
 
 
-@intrinsic
-def yield_cpu(typingctx: Any) -> Any:
+@operation(NOTHING)
+def yield_cpu(builder: ir.IRBuilder) -> Any:
     """Let another thread have this CPU: POSIX sched_yield."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(INT32, [])
-        function = cgutils.get_or_insert_function(builder.module, kind, "sched_yield")
-        builder.call(function, [])
-        return context.get_dummy_value()
-
-    return types.none(), code
+    call(builder, "sched_yield", INT32, [])
 
 
-@intrinsic
-def cycle_count(typingctx: Any) -> Any:
+@operation(INT)
+def cycle_count(builder: ir.IRBuilder) -> Any:
     """The CPU's clock, in its own ticks."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return call(builder, "llvm.readcyclecounter", INT64, [])
-
-    return _I(), code
+    return call(builder, "llvm.readcyclecounter", INT64, [])
 
 
 # ---- the tasks of a phase

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.attention import plan_tiles
-from quire.engines.native.cpu.kernels.builders import kernel
 from quire.engines.native.cpu.kernels.layout import WORD
 from quire.engines.native.cpu.kernels.linear import linear
 from quire.engines.native.cpu.kernels.rowwise import (

@@ -1,0 +1,131 @@
+"""The language that kernels are written in: a small part of Python, and operations that write LLVM code.
+
+A `kernel` is a Python function of integers, floats and truths, declared by its annotations. It may
+assign, compute, compare, branch, loop with `while` and `for ... in range(...)`, and call other kernels
+and operations; names of its module are constants. It has no objects, and so no exceptions and no
+interpreter: that is what makes its translation quick, and lets its code be kept in a file. What the
+language has no words for (registers, masks, prefetches, atomics) is an `operation`: a Python function
+that writes LLVM code, with a declared type.
+
+    int     64 bits, signed; also addresses, in bytes. `//` and `%` round down as Python's; by 0 gives 0
+    float   32 bits, also where Python's have 64; nothing but `float(...)` makes one of an integer
+    bool    a comparison's result
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from llvmlite import ir
+
+
+@dataclass(frozen=True, slots=True)
+class ValueType:
+    """A type of the language, and LLVM's for it."""
+
+    name: str
+    llvm: ir.Type
+
+
+INT = ValueType("int", ir.IntType(64))
+FLOAT = ValueType("float", ir.FloatType())
+BOOL = ValueType("bool", ir.IntType(1))
+NOTHING = ValueType("None", ir.VoidType())
+
+ResultType: TypeAlias = ValueType | tuple[ValueType, ...]
+
+_BY_ANNOTATION = {one.name: one for one in (INT, FLOAT, BOOL, NOTHING)}
+
+
+class KernelError(Exception):
+    """A kernel says what the language has no meaning for."""
+
+
+class Kernel:
+    """A function of the language. Called from Python, it is compiled by itself: see `alone`."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.__doc__, self.__module__ = function.__doc__, function.__module__
+        self.name = f"{function.__module__}.{function.__qualname__}"
+        self.function = function
+        self._alone: Callable[..., Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"kernel {self.name}"
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, ValueType]:
+        """The parameters and their types, in order."""
+        names = inspect.signature(self.function).parameters
+        return {name: self._type_of(name) for name in names}
+
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """What the parameters have that are not given."""
+        given = inspect.signature(self.function).parameters.values()
+        return {one.name: one.default for one in given if one.default is not one.empty}
+
+    @functools.cached_property
+    def result(self) -> ResultType:
+        """What it returns: a tuple of types for several values."""
+        text = self._annotation("return")
+        if text.startswith("tuple[") and text.endswith("]"):
+            return tuple(self._named(one.strip()) for one in text[6:-1].split(","))
+        return self._named(text)
+
+    def _type_of(self, name: str) -> ValueType:
+        return self._named(self._annotation(name))
+
+    def _annotation(self, name: str) -> str:
+        found = self.function.__annotations__.get(name)
+        if not isinstance(found, str):
+            raise KernelError(f"{self!r}: {name} is not declared as int, float or bool")
+        return found
+
+    def _named(self, text: str) -> ValueType:
+        if text not in _BY_ANNOTATION:
+            raise KernelError(f"{self!r}: {text} is no type of the language: int, float or bool is")
+        return _BY_ANNOTATION[text]
+
+    def __call__(self, *args: Any) -> Any:
+        """Run it in this thread, with arguments as its types."""
+        if self._alone is None:
+            # Here and not above: whoever only declares kernels needs no compiler.
+            from quire.engines.native.cpu.compiler.alone import compile_alone
+
+            self._alone = compile_alone(self)
+        return self._alone(*args)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Make a kernel of a function. Untyped: a kernel is called with addresses of all kinds."""
+    return Kernel(function)
+
+
+class Operation:
+    """A function that writes LLVM code where it is called."""
+
+    def __init__(
+        self,
+        build: Callable[..., Any],
+        result: ValueType,
+        parameters: tuple[ValueType, ...],
+    ) -> None:
+        self.__doc__ = build.__doc__
+        self.build, self.result, self.parameters = build, result, parameters
+
+    def __repr__(self) -> str:
+        return f"operation {getattr(self.build, '__qualname__', self.build)}"
+
+
+def operation(result: ValueType, *parameters: ValueType) -> Callable[[Callable[..., Any]], Any]:
+    """Make an operation of `build(builder, *arguments)`, which returns the result's LLVM value."""
+
+    def make(build: Callable[..., Any]) -> Any:
+        return Operation(build, result, parameters)
+
+    return make
