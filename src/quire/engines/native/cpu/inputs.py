@@ -13,6 +13,7 @@ from quire.engines.native.core.batch import Batch, LoadedAdapter
 from quire.engines.native.core.multimodal import MAX_ROPE_POSITION
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
+from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.adapter import CpuAdapter
 
 _UNSIGNED: dict[Any, Any] = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}
@@ -202,6 +203,7 @@ class BatchAdapters:
         self._adapters, self._tables = adapters, []
         words = self._words
         runs = _row_runs(adapters, batch.query_start)
+        words[layout.LORA_KERNEL] = kernel_address("lora")
         words[layout.RUNS], words[layout.RUN_COUNT] = self._runs(runs)
         # The rows of the logits are others than those of the batch, and so are their runs.
         heads = self.logits_runs = _logits_runs(adapters, batch)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from quire.engines.native.cpu.kernels.layout import BLOCK_SIZES
-from quire.engines.native.cpu.memory.kv_cache import KvDtype, count_blocks
-from quire.engines.native.cpu.program.machine_code import load_step
+from quire.engines.native.cpu.memory.kv_cache import KV_KINDS, KvDtype, count_blocks
+from quire.engines.native.cpu.program.machine_code import load_kernels, load_step
 from quire.engines.native.cpu.runner import CpuRunner
-from quire.engines.native.cpu.tables import expert_scratch_bytes
+from quire.engines.native.cpu.tables import expert_scratch_bytes, kernels_of
 from quire.engines.native.cpu.weights.decoder import Weights, WeightsDtype, load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind
 from quire.engines.native.models.registry import read_spec
@@ -101,6 +101,7 @@ def load_model(
         reserved=size + scratch_bytes(spec, max_batch_tokens),
         kv_dtype=kv_dtype,
     )
+    load_kernels(kernels_of(weights, KV_KINDS[kv_dtype]), on_compile)
     try:
         runner = CpuRunner(
             weights,

@@ -13,6 +13,8 @@ from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.layout import num_phases, scratch_floats, tiles_needed
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.memory.kv_cache import KvCache
+from quire.engines.native.cpu.program.decoder import decoder_program
+from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
 from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
 from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, mrope_angles
@@ -36,6 +38,7 @@ def map_words(weight: Tensor, bias: NDArray[np.float32] | None = None) -> NDArra
     words = np.zeros(layout.MAP_WORDS, np.int64)
     words[layout.BIAS] = _address(bias)
     words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
+    words[layout.MAP_KERNEL] = kernel_address(linear_kernel(weight))
     if not isinstance(weight, PackedMatrix):
         words[layout.WEIGHT] = _address(weight)
         words[layout.KIND] = layout.BFLOAT16 if _is_bfloat16(weight) else layout.FLOAT32
@@ -47,6 +50,20 @@ def map_words(weight: Tensor, bias: NDArray[np.float32] | None = None) -> NDArra
     words[layout.QUANT_DEPTH] = weight.packed_depth
     _set_float(words, layout.UNIT_SCALE, weight.unit)
     return words
+
+
+def linear_kernel(weight: Tensor) -> str:
+    """The name of the kernel that multiplies with a matrix, by how that is stored."""
+    if isinstance(weight, PackedMatrix):
+        return f"linear_int{weight.bits}{'' if weight.zeros is None else '_zeros'}"
+    return "linear_bfloat16" if _is_bfloat16(weight) else "linear_float32"
+
+
+def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
+    """The names of all kernels that a step of a model runs."""
+    matrices = (one for one in weights.all_tensors() if len(one.shape) == 2)
+    operations = {one.kernel for one in decoder_program(weights.spec, kv_kind)}
+    return {"step", *operations, *map(linear_kernel, matrices)}
 
 
 def _set_float(words: NDArray[np.int64], word: int, value: float) -> None:
@@ -106,6 +123,20 @@ class ModelTables:
         table[layout.FINAL_NORM] = _address(tensors["final_norm"])
         if "head" in tensors:  # a reward model has none
             table[layout.HEAD_MAP] = self._map(tensors["head"])
+        self._program = self._operations(weights)
+        table[layout.PROGRAM] = self._program.ctypes.data
+        table[layout.PROGRAM_LENGTH] = len(self._program)
+
+    def _operations(self, weights: Weights) -> NDArray[np.int64]:
+        """The program of a step: OP_WORDS for each operation."""
+        operations = list(decoder_program(weights.spec, self._cache.kind))
+        words = np.zeros((len(operations), layout.OP_WORDS), np.int64)
+        for row, one in zip(words, operations, strict=True):
+            row[layout.OP_KERNEL] = kernel_address(one.kernel)
+            if one.layer is not None:
+                row[layout.OP_LAYER] = self._layers[one.layer].ctypes.data
+            row[layout.OP_PHASE] = one.phase
+        return words
 
     def _map(self, weight: Tensor, bias: NDArray[np.float32] | None = None) -> int:
         """Keep the words of one linear map. Returns their address."""

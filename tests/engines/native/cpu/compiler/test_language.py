@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.engines.native.cpu.compiler.language import FLOAT, INT, KernelError, kernel, operation
+from quire.engines.native.cpu.compiler.language import FLOAT, INT, KernelError, kernel, primitive
 from quire.engines.native.cpu.kernels import layout, simd
 
 _SMALL = st.integers(-1000, 1000)
@@ -169,7 +169,7 @@ def test_nan_is_unequal_to_all(x: float, y: float) -> None:
 
 
 def test_an_operation() -> None:
-    @operation(INT, INT, FLOAT)
+    @primitive(INT, INT, FLOAT)
     def rounded_sum(builder: Any, a: Any, x: Any) -> Any:
         return builder.add(a, builder.fptosi(x, INT.llvm))
 
@@ -239,7 +239,7 @@ def test_what_the_language_lacks_is_named_with_its_line() -> None:
     _refused(listed, f"line {line}", "List")
     _refused(mixed, "a value is int where float is needed")
     _refused(changed, "float where int")
-    _refused(foreign, "is no kernel and no operation")
+    _refused(foreign, "is no kernel and no primitive")
     _refused(unknown, "nowhere is not known")
     _refused(few, "takes a, b, c")
     _refused(untyped, "Any is no type of the language")

@@ -121,7 +121,7 @@ def meant(rows: NDArray[np.uint8], depth: int, span: int) -> NDArray[np.float32]
 def multiply(rows: NDArray[np.uint8], matrix: PackedMatrix) -> NDArray[np.float32]:
     out = np.full((len(rows), matrix.columns), np.nan, np.float32)
     words = map_words(matrix)
-    linear.quantized_columns(ptr(rows), len(rows), ptr(words), ptr(out), 0, matrix.columns, 0)
+    linear.linear_columns(0, ptr(rows), len(rows), ptr(words), ptr(out), 0, matrix.columns, 0)
     return out
 
 
@@ -184,7 +184,7 @@ def test_a_part_of_the_columns_with_bias_and_what_was_there(first: int, end: int
     rows = quantized_rows(x.astype(np.float32), 128, 32)
     before = generator.standard_normal((7, 100)).astype(np.float32)
     out, words = before.copy(), map_words(packed, bias)
-    linear.quantized_columns(ptr(rows), 7, ptr(words), ptr(out), first, end, 1)
+    linear.linear_columns(0, ptr(rows), 7, ptr(words), ptr(out), first, end, 1)
     expected = multiply(rows, packed) + bias + before
     np.testing.assert_allclose(out[:, first:end], expected[:, first:end], rtol=1e-5, atol=1e-4)
     outside = np.r_[0:first, end:100]

@@ -20,6 +20,7 @@ from quire.engines.native.core.batch import LoadedAdapter
 from quire.engines.native.cpu.kernels import layout, linear
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.program import lora
+from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.weights.adapter import LoraMap, panels_of
 from quire.engines.native.cpu.weights.decoder import load_weights
@@ -124,6 +125,7 @@ def entry_of(lora_map: LoraMap) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
     words = np.zeros(layout.LORA_WORDS, np.int64)
     words[layout.WEIGHT], words[layout.LORA_B] = (array.ctypes.data for array in kept)
     words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = lora_map.a.shape
+    words[layout.MAP_KERNEL] = kernel_address("linear_float32")
     if lora_map.bias is not None:
         kept.append(lora_map.bias)
         words[layout.LORA_BIAS] = lora_map.bias.ctypes.data

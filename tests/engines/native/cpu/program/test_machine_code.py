@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import importlib.util
 import logging
 import os
 import subprocess
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from quire.engines.native.cpu.compiler.translator import Translation
 from quire.engines.native.cpu.program import machine_code
 
 
@@ -24,22 +23,28 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was said by each compilation; the code itself is a stand-in."""
+    """The names of what was compiled; the code itself is a stand-in."""
     said: list[str] = []
 
-    def compile_(on_compile: object) -> bytes:
-        said.append("compiled")
-        return b"code"
+    def compile_(names: list[str], on_compile: object) -> list[tuple[str, bytes]]:
+        said.extend(names)
+        return [(name, b"code") for name in names]
 
     monkeypatch.setattr(machine_code, "compile_with_progress", compile_)
     return said
 
 
+def code_of_step() -> bytes:
+    return machine_code.object_codes(["step"], print)["step"]
+
+
 def test_compiled_once(folder: Path, compiled: list[str]) -> None:
     for _ in range(3):
-        assert machine_code.object_code(print) == b"code"
+        assert code_of_step() == b"code"
     assert len(compiled) == 1
-    assert [path.name for path in folder.iterdir()] == [f"step-{machine_code.cache_key()}.bin"]
+    assert [path.name for path in folder.iterdir()] == [
+        f"kernel-step-{machine_code.cache_key('step')}.bin"
+    ]
     assert folder.stat().st_mode & 0o077 == 0
 
 
@@ -47,11 +52,11 @@ def test_compiled_once(folder: Path, compiled: list[str]) -> None:
 def test_a_damaged_file_is_compiled_anew(
     folder: Path, compiled: list[str], damage: bytes | None
 ) -> None:
-    machine_code.object_code(print)
+    code_of_step()
     (path,) = folder.iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"?" if damage is None else damage)
-    assert machine_code.object_code(print) == b"code"
-    assert machine_code.object_code(print) == b"code"
+    assert code_of_step() == b"code"
+    assert code_of_step() == b"code"
     assert len(compiled) == 2
 
 
@@ -62,7 +67,7 @@ def test_a_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with caplog.at_level(logging.WARNING, "quire"):
-        assert machine_code.object_code(print) == b"code"
+        assert code_of_step() == b"code"
     assert "QUIRE_CACHE_DIR" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -72,20 +77,29 @@ def test_a_folder_that_cannot_be_written(
 def test_code_that_others_could_have_written_is_never_run(
     mode: int, what: str, folder: Path, compiled: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    machine_code.object_code(print)
+    code_of_step()
     path = folder if what == "folder" else next(folder.iterdir())
     path.chmod(mode)
-    assert machine_code.object_code(print) == b"code"
+    assert code_of_step() == b"code"
     assert len(compiled) == 2
     assert f"{path} can be written by other users" in caplog.text
+
+
+def test_what_is_kept_is_not_compiled_with_the_rest(folder: Path, compiled: list[str]) -> None:
+    code_of_step()
+    machine_code.object_codes(["embed", "step", "logits"], print)
+    assert compiled == ["step", "embed", "logits"]
 
 
 def test_a_progress_line(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     made = "quire.engines.native.cpu.compiler.objects.compile_object"
     monkeypatch.setattr(made, lambda translation: b"made")
-    assert machine_code.compile_with_progress(said.append) == b"made"
-    assert said == ["Compiling kernels for this machine, once; it takes some seconds ..."]
+    names = ["step", "embed"]
+    assert dict(machine_code.compile_with_progress(names, said.append)) == {
+        "step": b"made", "embed": b"made",
+    }  # fmt: skip
+    assert said == ["Compiling 2 kernels for this machine, once; it takes some seconds ..."]
 
 
 def test_a_warm_start_imports_no_kernels() -> None:
@@ -101,26 +115,20 @@ def test_a_warm_start_imports_no_kernels() -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
-def test_everything_that_the_step_is_made_of_is_in_the_key() -> None:
+@pytest.mark.parametrize("name", machine_code.KERNELS)
+def test_everything_that_a_kernel_is_made_of_is_in_the_key(name: str) -> None:
     """A module whose change did not change the key would leave old machine code in use."""
-    package = "quire.engines.native.cpu."
-    sources = {
-        package + ".".join(p.with_suffix("").parts[-2:]) for p in machine_code.source_files()
-    }
-    waiting, reached = {f"{package}program.step", f"{package}compiler.objects"}, set[str]()
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        tree = ast.parse(Path(importlib.import_module(name).__file__ or "").read_text("utf-8"))
-        used: set[str] = set()
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("quire"):
-                within = {f"{node.module}.{alias.name}" for alias in node.names}
-                used |= (
-                    {m for m in within if importlib.util.find_spec(m)}
-                    if hasattr(importlib.import_module(node.module or ""), "__path__")
-                    else {node.module or ""}
-                )
-        waiting |= used - reached
-    assert len(reached) > 10
-    assert reached <= sources
+    translation = Translation()
+    place, _, attribute = machine_code.KERNELS[name].partition(":")
+    kernel = getattr(importlib.import_module(f"quire.engines.native.cpu.{place}"), attribute)
+    translation.add_entry(kernel, "entry")
+    used = {Path(one.function.__code__.co_filename) for one in translation.kernels}
+    sources = set(machine_code.source_files(name))
+    assert used <= sources
+    assert {path.name for path in sources} >= {"language.py", "translator.py", "objects.py"}
+
+
+def test_a_kernel_knows_what_it_is_made_of_and_no_more() -> None:
+    names = {path.stem for path in machine_code.source_files("linear_int8")}
+    assert "quantized_tiles" in names
+    assert not names & {"attention", "experts", "step", "lora"}

@@ -1,10 +1,10 @@
-"""The language that kernels are written in: a small part of Python, and operations that write LLVM code.
+"""The language that kernels are written in: a small part of Python, and primitives that write LLVM code.
 
 A `kernel` is a Python function of integers, floats and truths, declared by its annotations. It may
 assign, compute, compare, branch, loop with `while` and `for ... in range(...)`, and call other kernels
-and operations; names of its module are constants. It has no objects, and so no exceptions and no
+and primitives; names of its module are constants. It has no objects, and so no exceptions and no
 interpreter: that is what makes its translation quick, and lets its code be kept in a file. What the
-language has no words for (registers, masks, prefetches, atomics) is an `operation`: a Python function
+language has no words for (registers, masks, prefetches, atomics) is an `primitive`: a Python function
 that writes LLVM code, with a declared type.
 
     int     64 bits, signed; also addresses, in bytes. `//` and `%` round down as Python's; by 0 gives 0
@@ -106,7 +106,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     return Kernel(function)
 
 
-class Operation:
+class Primitive:
     """A function that writes LLVM code where it is called."""
 
     def __init__(
@@ -119,13 +119,27 @@ class Operation:
         self.build, self.result, self.parameters = build, result, parameters
 
     def __repr__(self) -> str:
-        return f"operation {getattr(self.build, '__qualname__', self.build)}"
+        return f"primitive {getattr(self.build, '__qualname__', self.build)}"
 
 
-def operation(result: ValueType, *parameters: ValueType) -> Callable[[Callable[..., Any]], Any]:
-    """Make an operation of `build(builder, *arguments)`, which returns the result's LLVM value."""
+def primitive(result: ValueType, *parameters: ValueType) -> Callable[[Callable[..., Any]], Any]:
+    """Make an primitive of `build(builder, *arguments)`, which returns the result's LLVM value."""
 
     def make(build: Callable[..., Any]) -> Any:
-        return Operation(build, result, parameters)
+        return Primitive(build, result, parameters)
 
     return make
+
+
+def calling(result: ValueType, *parameters: ValueType) -> Any:
+    """An primitive `call(address, *arguments)` of a kernel of this type, whose address is known at run time.
+
+    So a kernel is compiled apart from those that call it: see `program.machine_code`.
+    """
+    kind = ir.FunctionType(result.llvm, [one.llvm for one in parameters])
+
+    @primitive(result, INT, *parameters)
+    def call(builder: ir.IRBuilder, address: Any, *arguments: Any) -> Any:
+        return builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+
+    return call

@@ -21,7 +21,7 @@ from quire.engines.native.cpu.compiler.language import (
     NOTHING,
     Kernel,
     KernelError,
-    Operation,
+    Primitive,
     ResultType,
     ValueType,
 )
@@ -91,6 +91,11 @@ class Translation:
     def __init__(self) -> None:
         self.module = ir.Module(name="quire")
         self._functions: dict[Kernel, ir.Function] = {}
+
+    @property
+    def kernels(self) -> list[Kernel]:
+        """All kernels in the module."""
+        return list(self._functions)
 
     def function_of(self, kernel: Kernel) -> ir.Function:
         """The LLVM function of a kernel, with all that it calls.
@@ -466,7 +471,7 @@ class _Writer(ast.NodeVisitor):
         named = {str(one.arg): self.visit(one.value) for one in node.keywords}
         if isinstance(callee, Kernel):
             return self._call(callee, args, named, node)
-        if isinstance(callee, Operation):
+        if isinstance(callee, Primitive):
             if len(args) != len(callee.parameters):
                 self._refuse(node, f"{callee!r} takes {len(callee.parameters)} arguments")
             typed = [
@@ -480,7 +485,7 @@ class _Writer(ast.NodeVisitor):
             return abs(args[0]) if known else self._magnitude(args[0])
         if callee is float:
             return float(args[0]) if known else self._to_float(args[0], node)
-        self._refuse(node, f"{callee!r} is no kernel and no operation")
+        self._refuse(node, f"{callee!r} is no kernel and no primitive")
 
     def _call(
         self, callee: Kernel, args: Sequence[_Operand], named: Mapping[str, _Operand], node: ast.AST

@@ -10,7 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from quire.engines.native.cpu.compiler.language import kernel, operation
+from quire.engines.native.cpu.compiler.language import kernel, primitive
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.builders import (
     build_exp,
@@ -37,7 +37,7 @@ def build_tanh(builder: ir.IRBuilder, x: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<", square, constant_vector(0.39)), near, far)
 
 
-@operation(REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER)
 def tanh(builder: ir.IRBuilder, value: Any) -> Any:
     """The hyperbolic tangent of each lane; see `build_tanh`."""
     return build_tanh(builder, value)

@@ -61,16 +61,20 @@ BLOCK_SIZES = (16, 32, 64, 128)  # each holds whole registers, and CHUNK holds w
     INVALID_BATCH,  # set by a step whose batch points outside its arrays; it computes nothing
     ROPE_POSITIONS,  # each row's index into COSINES and SINES; POSITIONS unless M-RoPE gives others
     EMBEDS, EMBED_INDEX,  # embeddings that the batch brings; each row's index into them, -1 for none
+    PROGRAM, PROGRAM_LENGTH,  # the operations of a step: OP_WORDS each
     TABLE_WORDS,
-) = range(69)  # fmt: skip
+) = range(71)  # fmt: skip
+# One operation: the address of its kernel, that of its layer's table or 0, and its first phase.
+OP_KERNEL, OP_LAYER, OP_PHASE, OP_WORDS = range(4)
 SILU, GELU_TANH = range(2)  # what ACTIVATION may be
 
 # One linear map: the weight (columns, depth), the bias or 0, and how the weight is stored.
 (
     WEIGHT, KIND, BIAS, MAP_COLUMNS, MAP_DEPTH,
     SCALES, ZEROS, REPEAT, SPAN, QUANT_DEPTH, UNIT_SCALE,  # of quantised ones: see `quantized_tiles`
+    MAP_KERNEL,  # the address of the kernel that multiplies with it: see `linear.linear_columns`
     MAP_WORDS,
-) = range(12)  # fmt: skip
+) = range(13)  # fmt: skip
 FLOAT32, BFLOAT16, INT8, INT4 = range(4)  # what KIND may be; the quantised ones come last
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # what KV_KIND may be
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together
@@ -127,8 +131,9 @@ SCRATCH_ROWS = 64
 (
     RUN_COUNT, RUNS, HEAD_RUN_COUNT, HEAD_RUNS, HEAD_COUNT, HEADS_OF_ROWS,
     LORA_H, LORA_H_BYTES, LORA_H_STRIDE, LORA_MASK,
+    LORA_KERNEL,  # the address of the kernel that adds their products: see `lora.add_lora`
     ADAPTERS_WORDS,
-) = range(11)  # fmt: skip
+) = range(12)  # fmt: skip
 # A run of neighbouring rows with one adapter. RUN_ADAPTER is the address of its table; in
 # HEADS_OF_ROWS it is that of a head's map, or 0 for the model's.
 RUN_ADAPTER, RUN_FIRST, RUN_ROWS, RUN_WORDS = range(4)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK
 from quire.engines.native.cpu.kernels.quantized_tiles import make_quantized_tile, quantize_group
@@ -33,7 +33,7 @@ quantized_row_bytes = kernel(layout.quantized_row_bytes)
 
 
 def _make_product(bfloat16: bool) -> Any:
-    """Multiply a block of rows with some columns, by the largest tiles that fit."""
+    """Multiply rows with some columns, by the largest tiles that fit."""
     size = 2 if bfloat16 else 4
     tall = make_dot_tile(TILE_ROWS, 4, bfloat16, lines=2)
     middle = make_dot_tile(2, 4, bfloat16, lines=2)
@@ -92,11 +92,34 @@ def _make_product(bfloat16: bool) -> Any:
                        weights + stride, LANES * size)  # fmt: skip
             column += 1
 
-    return block
+    @kernel
+    def columns_of(
+        x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
+    ) -> None:
+        """`linear_columns` for a map of this kind."""
+        weight, bias = (
+            simd.get_int64(linear_map, layout.WEIGHT),
+            simd.get_int64(linear_map, layout.BIAS),
+        )
+        depth = simd.get_int64(linear_map, layout.MAP_DEPTH)
+        columns = simd.get_int64(linear_map, layout.MAP_COLUMNS)
+        # A prompt's rows exceed the cache: they are multiplied block by block, each with all weights.
+        tiles = max(1, ROW_BLOCK_BYTES // (4 * depth * TILE_ROWS))
+        step = tiles * TILE_ROWS
+        first_bias = bias + 4 * first if bias else 0
+        row = 0
+        while row < rows:
+            count = min(step, rows - row)
+            block(x + row * depth * 4, depth * 4, count, weight + first * depth * size, depth,
+                  end - first, out + row * columns * 4 + 4 * first, columns * 4, first_bias,
+                  accumulate)  # fmt: skip
+            row += step
+
+    return columns_of
 
 
-_block_float32 = _make_product(False)
-_block_bfloat16 = _make_product(True)
+columns_float32 = _make_product(False)
+columns_bfloat16 = _make_product(True)
 
 
 # ---- quantised weights
@@ -130,7 +153,7 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
     def columns_of(
         x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
     ) -> None:
-        """`quantized_columns` for a map of this kind."""
+        """`linear_columns` for a map of this kind, and quantised rows x."""
         depth, span = (
             simd.get_int64(linear_map, layout.QUANT_DEPTH),
             simd.get_int64(linear_map, layout.SPAN),
@@ -178,28 +201,14 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
     return columns_of
 
 
-_columns_8, _columns_8_zeros = _make_columns(8, False), _make_columns(8, True)
-_columns_4, _columns_4_zeros = _make_columns(4, False), _make_columns(4, True)
-
-
-@kernel
-def quantized_columns(
-    x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
-) -> None:
-    """Columns `first` to `end - 1` of `linear`, for a quantised map and quantised rows x."""
-    zeros = simd.get_int64(linear_map, layout.ZEROS)
-    if simd.get_int64(linear_map, layout.KIND) == layout.INT8:
-        if zeros:
-            _columns_8_zeros(x, rows, linear_map, out, first, end, accumulate)
-        else:
-            _columns_8(x, rows, linear_map, out, first, end, accumulate)
-    elif zeros:
-        _columns_4_zeros(x, rows, linear_map, out, first, end, accumulate)
-    else:
-        _columns_4(x, rows, linear_map, out, first, end, accumulate)
+columns_int8, columns_int8_zeros = _make_columns(8, False), _make_columns(8, True)
+columns_int4, columns_int4_zeros = _make_columns(4, False), _make_columns(4, True)
 
 
 # ---- any weights
+
+
+_multiply = calling(NOTHING, *[INT] * 7)
 
 
 @kernel
@@ -207,35 +216,15 @@ def linear_columns(
     x: int, quantized: int, rows: int, linear_map: int, out: int, first: int, end: int,
     accumulate: int,
 ) -> None:  # fmt: skip
-    """Columns `first` to `end - 1` of `linear`."""
+    """Columns `first` to `end - 1` of `linear`, by the kernel of the map's kind of weights.
+
+    Only the kinds that a model has are compiled, each by itself.
+    """
     if first >= end:
         return
-    kind = simd.get_int64(linear_map, layout.KIND)
-    if kind >= layout.INT8:
-        quantized_columns(quantized, rows, linear_map, out, first, end, accumulate)
-        return
-    weight, bias = (
-        simd.get_int64(linear_map, layout.WEIGHT),
-        simd.get_int64(linear_map, layout.BIAS),
-    )
-    depth = simd.get_int64(linear_map, layout.MAP_DEPTH)
-    columns = simd.get_int64(linear_map, layout.MAP_COLUMNS)
-    # A prompt's rows exceed the cache: they are multiplied block by block, each with all weights.
-    tiles = max(1, ROW_BLOCK_BYTES // (4 * depth * TILE_ROWS))
-    step = tiles * TILE_ROWS
-    first_bias = bias + 4 * first if bias else 0
-    row = 0
-    while row < rows:
-        count = min(step, rows - row)
-        source = x + row * depth * 4
-        target = out + row * columns * 4 + 4 * first
-        if kind == layout.BFLOAT16:
-            _block_bfloat16(source, depth * 4, count, weight + first * depth * 2, depth,
-                            end - first, target, columns * 4, first_bias, accumulate)  # fmt: skip
-        else:
-            _block_float32(source, depth * 4, count, weight + first * depth * 4, depth,
-                           end - first, target, columns * 4, first_bias, accumulate)  # fmt: skip
-        row += step
+    rows_of = x if simd.get_int64(linear_map, layout.KIND) < layout.INT8 else quantized
+    _multiply(simd.get_int64(linear_map, layout.MAP_KERNEL), rows_of, rows, linear_map, out, first,
+              end, accumulate)  # fmt: skip
 
 
 @kernel

@@ -19,7 +19,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from quire.engines.native.cpu.compiler.language import FLOAT, INT, NOTHING, operation
+from quire.engines.native.cpu.compiler.language import FLOAT, INT, NOTHING, primitive
 from quire.engines.native.cpu.kernels import builders
 from quire.engines.native.cpu.kernels.builders import FLOAT32, INT32, INT64, VECTOR
 from quire.engines.native.cpu.kernels.layout import LANES, QUANT_BLOCK, cpu_features
@@ -128,7 +128,7 @@ def make_quantized_tile(
     cells = [(r, v) for r in range(rows) for v in range(vectors)]  # the output of each sum
     middle = 128 if bits == 8 else 8
 
-    @operation(NOTHING, *[INT] * 11, FLOAT, *[INT] * 4)
+    @primitive(NOTHING, *[INT] * 11, FLOAT, *[INT] * 4)
     def quantized_tile(
         builder: ir.IRBuilder, x: Any, x_stride: Any, depth: Any, w: Any, s: Any, z: Any, span: Any,
         repeat: Any, groups: Any, out: Any, out_stride: Any, unit: Any, bias: Any, accumulate: Any,
@@ -297,7 +297,7 @@ def _write(
     )  # fmt: skip
 
 
-@operation(NOTHING, *[INT] * 6)
+@primitive(NOTHING, *[INT] * 6)
 def quantize_group(
     builder: ir.IRBuilder, x: Any, count: Any, span: Any, codes: Any, scale: Any, total: Any
 ) -> None:

@@ -18,7 +18,7 @@ from quire.engines.native.cpu.compiler.language import (
     NOTHING,
     ValueType,
     kernel,
-    operation,
+    primitive,
 )
 from quire.engines.native.cpu.kernels.builders import (
     FLOAT32,
@@ -45,38 +45,38 @@ REGISTER = ValueType(f"float32x{LANES}", VECTOR)
 """The language's type of one register of float32."""
 
 
-@operation(REGISTER, INT)
+@primitive(REGISTER, INT)
 def load(builder: ir.IRBuilder, address: Any) -> Any:
     """LANES float32 from memory."""
     return build_load(builder, address)
 
 
-@operation(REGISTER, INT)
+@primitive(REGISTER, INT)
 def load_bfloat16(builder: ir.IRBuilder, address: Any) -> Any:
     """LANES bfloat16 from memory, widened."""
     return build_load(builder, address, bfloat16=True)
 
 
-@operation(REGISTER, INT, INT)
+@primitive(REGISTER, INT, INT)
 def load_part(builder: ir.IRBuilder, address: Any, count: Any) -> Any:
     """The first `count` float32; 0 in the other lanes."""
     return build_load_part(builder, address, count)
 
 
-@operation(REGISTER, INT, INT)
+@primitive(REGISTER, INT, INT)
 def load_bfloat16_part(builder: ir.IRBuilder, address: Any, count: Any) -> Any:
     """The first `count` bfloat16, widened; 0 in the other lanes."""
     return build_load_part(builder, address, count, bfloat16=True)
 
 
-@operation(NOTHING, INT, REGISTER)
+@primitive(NOTHING, INT, REGISTER)
 def store(builder: ir.IRBuilder, address: Any, value: Any) -> Any:
     """Write all lanes."""
     # Rows begin at any float: LLVM takes an instruction that needs no alignment.
     builder.store(value, build_pointer(builder, address, VECTOR), align=4)
 
 
-@operation(NOTHING, INT, REGISTER, INT)
+@primitive(NOTHING, INT, REGISTER, INT)
 def store_part(builder: ir.IRBuilder, address: Any, value: Any, count: Any) -> Any:
     """Write the first `count` lanes."""
     pointer = build_pointer(builder, address, VECTOR)
@@ -85,55 +85,55 @@ def store_part(builder: ir.IRBuilder, address: Any, value: Any, count: Any) -> A
     call(builder, name, ir.VoidType(), [value, pointer, INT32(4), mask])
 
 
-@operation(REGISTER, FLOAT)
+@primitive(REGISTER, FLOAT)
 def splat(builder: ir.IRBuilder, value: Any) -> Any:
     """A float32 in every lane."""
     return build_splat(builder, value)
 
 
-@operation(REGISTER, REGISTER, REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER, REGISTER, REGISTER)
 def fma(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
     return build_fma(builder, a, b, c)
 
 
-@operation(REGISTER, REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER, REGISTER)
 def add(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     """a + b"""
     return builder.fadd(a, b)
 
 
-@operation(REGISTER, REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER, REGISTER)
 def subtract(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     """a - b"""
     return builder.fsub(a, b)
 
 
-@operation(REGISTER, REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER, REGISTER)
 def multiply(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     """a * b"""
     return builder.fmul(a, b)
 
 
-@operation(REGISTER, REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER, REGISTER)
 def divide(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     """a / b"""
     return builder.fdiv(a, b)
 
 
-@operation(REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER)
 def sqrt(builder: ir.IRBuilder, value: Any) -> Any:
     """The square root of each lane."""
     return call(builder, f"llvm.sqrt.{suffix(LANES)}", VECTOR, [value])
 
 
-@operation(REGISTER, REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER, REGISTER)
 def maximum(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     """The larger of a and b in each lane; b where a is NaN."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-@operation(REGISTER, REGISTER, INT, INT, FLOAT)
+@primitive(REGISTER, REGISTER, INT, INT, FLOAT)
 def keep_range(builder: ir.IRBuilder, value: Any, first: Any, end: Any, other: Any) -> Any:
     """The lanes `first` to `end - 1` of `value`, and `other` (float32) in the rest."""
     clamped: list[Any] = []
@@ -147,31 +147,31 @@ def keep_range(builder: ir.IRBuilder, value: Any, first: Any, end: Any, other: A
     return builder.select(inside, value, build_splat(builder, other))
 
 
-@operation(REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER)
 def exp(builder: ir.IRBuilder, value: Any) -> Any:
     """e to the power of each lane: see `build_exp`."""
     return build_exp(builder, value)
 
 
-@operation(REGISTER, REGISTER)
+@primitive(REGISTER, REGISTER)
 def exp_negative(builder: ir.IRBuilder, value: Any) -> Any:
     """e to the power of each lane, none of which is above 0."""
     return build_exp(builder, value, negative=True)
 
 
-@operation(FLOAT, REGISTER)
+@primitive(FLOAT, REGISTER)
 def sum_lanes(builder: ir.IRBuilder, value: Any) -> Any:
     """The sum of the lanes, in the fixed tree of `build_sums`."""
     return builder.extract_element(build_sums(builder, [value]), INT32(0))
 
 
-@operation(FLOAT, REGISTER)
+@primitive(FLOAT, REGISTER)
 def max_lanes(builder: ir.IRBuilder, value: Any) -> Any:
     """The largest lane."""
     return call(builder, f"llvm.vector.reduce.fmax.{suffix(LANES)}", FLOAT32, [value])
 
 
-@operation(FLOAT, REGISTER)
+@primitive(FLOAT, REGISTER)
 def first_lane(builder: ir.IRBuilder, value: Any) -> Any:
     """Lane 0."""
     return builder.extract_element(value, INT32(0))
@@ -180,13 +180,13 @@ def first_lane(builder: ir.IRBuilder, value: Any) -> Any:
 def _memory(kind: ValueType, stored: ir.Type, size: int) -> tuple[Any, Any]:
     """A getter and a setter of the scalar at an index of an array at some address."""
 
-    @operation(kind, INT, INT)
+    @primitive(kind, INT, INT)
     def get(builder: ir.IRBuilder, address: Any, index: Any) -> Any:
         element = builder.add(address, builder.mul(index, INT64(size)))
         value = builder.load(build_pointer(builder, element, stored), align=size)
         return value if stored == kind.llvm else builder.sext(value, kind.llvm)
 
-    @operation(NOTHING, INT, INT, kind)
+    @primitive(NOTHING, INT, INT, kind)
     def put(builder: ir.IRBuilder, address: Any, index: Any, value: Any) -> Any:
         element = builder.add(address, builder.mul(index, INT64(size)))
         value = value if stored == kind.llvm else builder.trunc(value, stored)
@@ -200,7 +200,7 @@ get_int32, put_int32 = _memory(INT, INT32, 4)
 get_int64, put_int64 = _memory(INT, INT64, 8)
 
 
-@operation(NOTHING, INT, INT, FLOAT)
+@primitive(NOTHING, INT, INT, FLOAT)
 def put_float16(builder: ir.IRBuilder, address: Any, index: Any, value: Any) -> Any:
     """Round a float32 to float16, and write it at an index of an array."""
     element = builder.add(address, builder.mul(index, INT64(2)))
@@ -208,7 +208,7 @@ def put_float16(builder: ir.IRBuilder, address: Any, index: Any, value: Any) -> 
     builder.store(half, build_pointer(builder, element, ir.HalfType()), align=2)
 
 
-@operation(NOTHING, INT, INT, FLOAT)
+@primitive(NOTHING, INT, INT, FLOAT)
 def put_int8(builder: ir.IRBuilder, address: Any, index: Any, value: Any) -> Any:
     """Round a float32 to an int8 within -127 and 127, and write it. NaN becomes 127.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from quire.engines.native.cpu.compiler.language import INT, NOTHING, operation
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, primitive
 from quire.engines.native.cpu.kernels import builders
 from quire.engines.native.cpu.kernels.builders import FLOAT32, INT64, VECTOR
 from quire.engines.native.cpu.kernels.layout import KV_FLOAT16, KV_FLOAT32, KV_INT8, LANES, LINE
@@ -83,7 +83,7 @@ def make_dot_tile(rows: int, columns: int, bfloat16: bool, lines: int = 1) -> An
                 result[index] = builders.build_fma(builder, left[r], weight, result[index])
         return result
 
-    @operation(NOTHING, *[INT] * 11)
+    @primitive(NOTHING, *[INT] * 11)
     def dot_tile(
         builder: ir.IRBuilder, x: Any, x_stride: Any, w: Any, w_stride: Any, depth: Any, out: Any,
         out_stride: Any, bias: Any, accumulate: Any, ahead: Any, ahead_step: Any,
@@ -184,7 +184,7 @@ def make_outer_tile(rows: int, vectors: int, accumulate: bool, kind: int) -> Any
 
     element = {KV_FLOAT32: 4, KV_FLOAT16: 2, KV_INT8: 1}[kind]
 
-    @operation(NOTHING, *[INT] * 8)
+    @primitive(NOTHING, *[INT] * 8)
     def outer_tile(
         builder: ir.IRBuilder, a: Any, a_stride: Any, b: Any, b_stride: Any, count: Any, out: Any,
         out_stride: Any, ahead: Any,

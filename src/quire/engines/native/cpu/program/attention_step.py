@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.attention import attention, store_keys, store_values
@@ -162,7 +164,7 @@ def _norm_widths(table: int, layer: int, phase: int) -> None:
 
 
 @kernel
-def _project(thread: int, table: int, layer: int, phase: int) -> None:
+def project(thread: int, table: int, layer: int, phase: int) -> None:
     """Norm, queries, keys and values, rotary embedding, and the write to the cache."""
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.ATTENTION_NORM)
@@ -201,42 +203,51 @@ def _project(thread: int, table: int, layer: int, phase: int) -> None:
 # ---- attention
 
 
-@kernel
-def _attend(thread: int, table: int, layer: int, phase: int) -> None:
-    """ATTENTION_OUT = attention, in one task for each tile of rows and each key-value head."""
-    counters, kv_heads = counters_of(table, phase), get_int64(table, layout.KV_HEADS)
-    tasks = get_int64(table, layout.TILE_COUNT) * kv_heads
-    task = take_task(counters)
-    while task < tasks:
-        attention(
-            task,
-            get_int64(table, layout.QUERIES),
-            get_int64(table, layout.HEADS),
-            kv_heads,
-            get_int64(table, layout.HEAD_DIM),
-            get_int64(table, layout.POSITIONS),
-            get_int64(table, layout.BLOCK_TABLES),
-            get_int64(table, layout.TABLE_WIDTH),
-            get_int64(table, layout.BLOCK_SIZE),
-            get_int64(table, layout.KV_KIND),
-            get_int64(layer, layout.K_CACHE),
-            get_int64(layer, layout.V_CACHE),
-            get_int64(layer, layout.WINDOW),
-            get_int64(table, layout.TILES),
-            get_int64(table, layout.ATTENTION_OUT),
-            scratch_of(thread, table),
-            get_float32(table, 2 * layout.ATTENTION_CAP),
-            get_int64(table, layout.NUM_BLOCKS),
-        )
-        task = next_task(counters)
-    wait_for_phase(table, phase, tasks)
+def _make_attend(kind: int) -> Any:
+    """The operation for a KV cache of this kind."""
+
+    @kernel
+    def attend(thread: int, table: int, layer: int, phase: int) -> None:
+        """ATTENTION_OUT = attention, in one task for each tile of rows and each key-value head."""
+        phase += layout.ATTEND_PHASE
+        counters, kv_heads = counters_of(table, phase), get_int64(table, layout.KV_HEADS)
+        tasks = get_int64(table, layout.TILE_COUNT) * kv_heads
+        task = take_task(counters)
+        while task < tasks:
+            attention(
+                task,
+                get_int64(table, layout.QUERIES),
+                get_int64(table, layout.HEADS),
+                kv_heads,
+                get_int64(table, layout.HEAD_DIM),
+                get_int64(table, layout.POSITIONS),
+                get_int64(table, layout.BLOCK_TABLES),
+                get_int64(table, layout.TABLE_WIDTH),
+                get_int64(table, layout.BLOCK_SIZE),
+                kind,
+                get_int64(layer, layout.K_CACHE),
+                get_int64(layer, layout.V_CACHE),
+                get_int64(layer, layout.WINDOW),
+                get_int64(table, layout.TILES),
+                get_int64(table, layout.ATTENTION_OUT),
+                scratch_of(thread, table),
+                get_float32(table, 2 * layout.ATTENTION_CAP),
+                get_int64(table, layout.NUM_BLOCKS),
+            )
+            task = next_task(counters)
+        wait_for_phase(table, phase, tasks)
+
+    return attend
+
+
+attend_float32 = _make_attend(layout.KV_FLOAT32)
+attend_float16 = _make_attend(layout.KV_FLOAT16)
+attend_int8 = _make_attend(layout.KV_INT8)
 
 
 @kernel
-def attention_half(thread: int, table: int, layer: int, phase: int) -> None:
-    """Attention, added to the residual stream; `phase` is the index of the layer's first phase."""
-    _project(thread, table, layer, phase)
-    _attend(thread, table, layer, phase + layout.ATTEND_PHASE)
+def attention_output(thread: int, table: int, layer: int, phase: int) -> None:
+    """The linear map of attention's output, added to the residual stream."""
     x, entry = get_int64(table, layout.ATTENTION_OUT), layer_entry(table, layer, OUTPUT)
     layer_products(table, entry, ONE, x, phase + layout.LORA_OUTPUT_PHASE)
     add_to_residual(thread, table, get_int64(layer, layout.O_MAP), x, entry,

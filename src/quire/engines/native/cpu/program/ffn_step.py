@@ -69,7 +69,7 @@ def gated_ffn(
 
 
 @kernel
-def _gate(thread: int, table: int, layer: int, phase: int) -> None:
+def dense_gate(thread: int, table: int, layer: int, phase: int) -> None:
     """GATE = the norm of the residual stream, and the gated first half of the FFN."""
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight = get_int64(layer, layout.FFN_NORM)
@@ -100,9 +100,8 @@ def _gate(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
-def _dense_ffn(thread: int, table: int, layer: int, phase: int) -> None:
-    """A dense FFN, added to the residual stream; `phase` is the index of the layer's first phase."""
-    _gate(thread, table, layer, phase)
+def dense_down(thread: int, table: int, layer: int, phase: int) -> None:
+    """The second half of a dense FFN, added to the residual stream."""
     x, entry = get_int64(table, layout.GATE), layer_entry(table, layer, DOWN)
     layer_products(table, entry, ONE, x, phase + layout.LORA_DOWN_PHASE)
     add_to_residual(thread, table, get_int64(layer, layout.DOWN_MAP), x, entry,
@@ -114,7 +113,7 @@ def _dense_ffn(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
-def _route(thread: int, table: int, layer: int, phase: int) -> None:
+def route(thread: int, table: int, layer: int, phase: int) -> None:
     """Norm, then the experts of each row, then the rows of each expert."""
     x, rows = get_int64(table, layout.RESIDUAL), get_int64(table, layout.ROWS)
     weight, experts = get_int64(layer, layout.FFN_NORM), get_int64(layer, layout.EXPERTS)
@@ -153,7 +152,7 @@ def _route(thread: int, table: int, layer: int, phase: int) -> None:
 
 
 @kernel
-def _add_experts(thread: int, table: int, layer: int, phase: int) -> None:
+def add_experts(thread: int, table: int, layer: int, phase: int) -> None:
     """Add the FFNs of all experts to the residual stream."""
     experts = get_int64(layer, layout.EXPERTS)
     hidden, gate = get_int64(table, layout.HIDDEN), get_int64(table, layout.GATE)
@@ -178,13 +177,3 @@ def _add_experts(thread: int, table: int, layer: int, phase: int) -> None:
                      scratch, quantized)  # fmt: skip
         task = next_task(counters)
     wait_for_phase(table, phase + layout.DOWN_PHASE, tasks)
-
-
-@kernel
-def ffn_half(thread: int, table: int, layer: int, phase: int) -> None:
-    """The FFN of a layer, added to the residual stream; `phase` is its first phase."""
-    if get_int64(layer, layout.EXPERTS):
-        _route(thread, table, layer, phase)
-        _add_experts(thread, table, layer, phase)
-    else:
-        _dense_ffn(thread, table, layer, phase)

@@ -10,7 +10,7 @@ is summed in one order, whatever the runs. None of this runs in a step whose row
 
 from __future__ import annotations
 
-from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.layout import (
     LANES,
@@ -194,6 +194,9 @@ def add_products(
                     out + row * columns * 4, columns, first, end)  # fmt: skip
 
 
+_add_products = calling(NOTHING, *[INT] * 9)
+
+
 @kernel
 def add_lora(
     adapters: int, entry: int, product: int, out: int, columns: int, first: int, end: int
@@ -205,9 +208,10 @@ def add_lora(
     """
     if adapters:
         h = get_int64(adapters, layout.LORA_H) + product * get_int64(adapters, layout.LORA_H_BYTES)
-        add_products(get_int64(adapters, layout.RUNS), get_int64(adapters, layout.RUN_COUNT),
-                     entry, h, get_int64(adapters, layout.LORA_H_STRIDE), out, columns, first,
-                     end)  # fmt: skip
+        _add_products(get_int64(adapters, layout.LORA_KERNEL), get_int64(adapters, layout.RUNS),
+                      get_int64(adapters, layout.RUN_COUNT), entry, h,
+                      get_int64(adapters, layout.LORA_H_STRIDE), out, columns, first,
+                      end)  # fmt: skip
 
 
 # ---- embeddings
@@ -284,7 +288,8 @@ def adapted_head(task: int, tasks: int, table: int, x: int, quantized: int) -> N
                        get_int64(part, layout.RUN_ROWS), head, out + row * vocab * 4, first, end,
                        NO)  # fmt: skip
     if _has_lora(adapters, layout.HEAD_ENTRY, ONE):
-        add_products(get_int64(adapters, layout.HEAD_RUNS),
-                     get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY,
-                     get_int64(adapters, layout.LORA_H), get_int64(adapters, layout.LORA_H_STRIDE),
-                     out, vocab, first, end)  # fmt: skip
+        _add_products(get_int64(adapters, layout.LORA_KERNEL),
+                      get_int64(adapters, layout.HEAD_RUNS),
+                      get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY,
+                      get_int64(adapters, layout.LORA_H), get_int64(adapters, layout.LORA_H_STRIDE),
+                      out, vocab, first, end)  # fmt: skip

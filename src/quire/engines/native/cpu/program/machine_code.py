@@ -1,4 +1,4 @@
-"""The compiled step: made once for a machine, kept in the cache folder, loaded in milliseconds.
+"""Compiled kernels: each made once for a machine, kept in the cache folder, loaded in milliseconds.
 
 A start with kept code imports neither the kernels nor their compiler: an object file needs nothing but
 LLVM's linker.
@@ -7,11 +7,14 @@ LLVM's linker.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import platform
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import llvmlite.binding as llvm
 
 from quire.engines.native.cpu.compiler.objects import load_object
 from quire.engines.native.cpu.kernels.layout import LANES, cpu_features
+from quire.engines.native.cpu.program.decoder import KERNELS
 from quire.machine.cache import keep, key_of, read_kept
 
 StepFunction = Callable[[int, int], None]
@@ -26,40 +30,90 @@ StepFunction = Callable[[int, int], None]
 
 logger = logging.getLogger("quire")
 
-_ENTRY = "quire_step"
-_FOLDERS = (
-    "compiler",
-    "kernels",
-    "program",
-)  # all that the machine code is made from, and this module
+_PACKAGE = "quire.engines.native.cpu"
+_ROOT = Path(__file__).parent.parent
+_IMPORTS = re.compile(rf"^from {re.escape(_PACKAGE)}\.([\w.]+) import (.*)$", re.MULTILINE)
+_COMPILER = ("compiler.language", "compiler.objects", "compiler.translator")
 
 _lock = threading.Lock()
-_loaded: list[StepFunction] = []
+_addresses: dict[str, int] = {}
+_alive: list[object] = []
+"""What keeps the code of `_addresses` alive."""
 
 
-def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
-    """The compiled step, the same for every model in the process.
+def load_kernels(
+    names: Iterable[str], on_compile: Callable[[str], None] | None = None
+) -> dict[str, int]:
+    """The addresses of kernels, the same for all models of the process, by names of `KERNELS`.
 
-    `on_compile` gets one line of text if it has to be compiled first; without it the line is
+    `on_compile` gets one line of text if some have to be compiled first; without it the line is
     logged.
     """
     with _lock:
-        if not _loaded:
-            _loaded.append(load_code(object_code(on_compile or logger.warning)))
-        return _loaded[0]
+        missing = [name for name in dict.fromkeys(names) if name not in _addresses]
+        for name, code in object_codes(missing, on_compile or logger.warning).items():
+            function = load_object(code, _entry(name))
+            _alive.append(function)
+            _addresses[name] = ctypes.cast(function, ctypes.c_void_p).value or 0  # pyright: ignore[reportArgumentType]
+        return dict(_addresses)
 
 
-def source_files() -> list[Path]:
-    """The modules that the machine code follows from, in a fixed order."""
-    cpu = Path(__file__).parent.parent
-    paths = [path for folder in _FOLDERS for path in sorted((cpu / folder).glob("*.py"))]
-    return [path for path in paths if path != Path(__file__)]
+def kernel_address(name: str) -> int:
+    """The address of one kernel, which is compiled if need be."""
+    return _addresses[name] if name in _addresses else load_kernels([name])[name]
 
 
-def cache_key() -> str:
-    """A name for everything that the machine code follows from."""
+def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
+    """The compiled step, the same for every model in the process."""
+    address = load_kernels(["step"], on_compile)["step"]
+    # CFUNCTYPE, unlike PYFUNCTYPE, releases the interpreter's lock during the call.
+    return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)
+
+
+def _entry(name: str) -> str:
+    return f"quire_{name}"
+
+
+# ---- what is kept
+
+
+def source_files(name: str) -> list[Path]:
+    """The modules that a kernel's code follows from, in a fixed order: its own and all that it imports."""
+    waiting, found = [KERNELS[name].partition(":")[0], *_COMPILER], set[str]()
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += _imported(module)
+    return [_path(module) for module in sorted(found)]
+
+
+def _path(module: str) -> Path:
+    return (_ROOT / module.replace(".", "/")).with_suffix(".py")
+
+
+@functools.cache
+def _imported(module: str) -> list[str]:
+    """The modules of this package that a module imports."""
+    found: list[str] = []
+    for place, names in _IMPORTS.findall(_source(module).decode()):
+        if _path(place).exists():
+            found.append(place)
+        else:  # a room, of which modules are imported
+            found += [f"{place}.{one.strip()}" for one in names.split(",")]
+    return found
+
+
+@functools.cache
+def _source(module: str) -> bytes:
+    return _path(module).read_bytes()
+
+
+def cache_key(name: str) -> str:
+    """A name for everything that a kernel's code follows from."""
     return key_of(
-        [path.read_bytes() for path in source_files()],
+        [path.read_bytes() for path in source_files(name)],
+        KERNELS[name],
         version("llvmlite"),
         platform.python_version(),
         llvm.get_process_triple(),
@@ -69,33 +123,38 @@ def cache_key() -> str:
     )
 
 
-def object_code(on_compile: Callable[[str], None]) -> bytes:
-    """The object file, from the cache folder or compiled."""
-    name = f"step-{cache_key()}.bin"
-    kept = read_kept(name)
-    if kept is not None:
-        return bytes(kept)
-    code = compile_with_progress(on_compile)
-    keep(name, lambda path: path.write_bytes(code), "compiled kernels")
-    return code
+def object_codes(names: list[str], on_compile: Callable[[str], None]) -> dict[str, bytes]:
+    """The object files, from the cache folder or compiled."""
+    files = {name: f"kernel-{name}-{cache_key(name)}.bin" for name in names}
+    codes: dict[str, bytes] = {}
+    for name, file in files.items():
+        kept = read_kept(file)
+        if kept is not None:
+            codes[name] = bytes(kept)
+    missing = [name for name in names if name not in codes]
+    if missing:
+        for name, code in compile_with_progress(missing, on_compile):
+            keep(files[name], lambda path, code=code: path.write_bytes(code), "compiled kernels")
+            codes[name] = code
+    return codes
 
 
-def compile_with_progress(on_compile: Callable[[str], None]) -> bytes:
-    """The code of the step; `on_compile` gets one line before."""
-    on_compile("Compiling kernels for this machine, once; it takes some seconds ...")
+def compile_with_progress(
+    names: list[str], on_compile: Callable[[str], None]
+) -> Iterator[tuple[str, bytes]]:
+    """Kernels and their code, one by one; `on_compile` gets one line before."""
+    kernels = "a kernel" if len(names) == 1 else f"{len(names)} kernels"
+    on_compile(f"Compiling {kernels} for this machine, once; it takes some seconds ...")
     start = time.perf_counter()
     # Here and not above: a start with kept code needs no kernels.
     from quire.engines.native.cpu.compiler.objects import compile_object
     from quire.engines.native.cpu.compiler.translator import Translation
-    from quire.engines.native.cpu.program.step import step
 
-    translation = Translation()
-    translation.add_entry(step, _ENTRY)
-    code = compile_object(translation)
+    # One after the other: llvmlite lets one thread at a time into LLVM.
+    for name in names:
+        place, _, attribute = KERNELS[name].partition(":")
+        translation = Translation()
+        kernel = getattr(import_module(f"{_PACKAGE}.{place}"), attribute)
+        translation.add_entry(kernel, _entry(name))
+        yield name, compile_object(translation)
     logger.info("Compiled the kernels in %.1f s", time.perf_counter() - start)
-    return code
-
-
-def load_code(code: bytes) -> StepFunction:
-    """The function in an object file."""
-    return load_object(code, _ENTRY, ctypes.c_int64, ctypes.c_int64)

@@ -16,7 +16,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from quire.engines.native.cpu.compiler.language import INT, NOTHING, kernel, operation
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, kernel, primitive
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.builders import (
     INT32,
@@ -39,26 +39,26 @@ _PAUSES: dict[str, tuple[str, list[ir.Constant]]] = {
 }
 
 
-@operation(INT, INT, INT)
+@primitive(INT, INT, INT)
 def atomic_add(builder: ir.IRBuilder, address: Any, amount: Any) -> Any:
     """Add to an int64, and return its value before."""
     pointer = build_pointer(builder, address, INT64)
     return builder.atomic_rmw("add", pointer, amount, "seq_cst")
 
 
-@operation(INT, INT)
+@primitive(INT, INT)
 def atomic_load(builder: ir.IRBuilder, address: Any) -> Any:
     """Read an int64; what its writer wrote before it can then be read too."""
     return builder.load_atomic(build_pointer(builder, address, INT64), "seq_cst", 8)
 
 
-@operation(NOTHING, INT, INT)
+@primitive(NOTHING, INT, INT)
 def atomic_store(builder: ir.IRBuilder, address: Any, value: Any) -> Any:
     """Write an int64, after everything that this thread wrote before."""
     builder.store_atomic(value, build_pointer(builder, address, INT64), "release", 8)
 
 
-@operation(NOTHING)
+@primitive(NOTHING)
 def pause(builder: ir.IRBuilder) -> Any:
     """Tell the CPU that this thread is spinning."""
     known = _PAUSES.get(platform.machine().lower())
@@ -66,13 +66,13 @@ def pause(builder: ir.IRBuilder) -> Any:
         call(builder, known[0], ir.VoidType(), known[1])
 
 
-@operation(NOTHING)
+@primitive(NOTHING)
 def yield_cpu(builder: ir.IRBuilder) -> Any:
     """Let another thread have this CPU: POSIX sched_yield."""
     call(builder, "sched_yield", INT32, [])
 
 
-@operation(INT)
+@primitive(INT)
 def cycle_count(builder: ir.IRBuilder) -> Any:
     """The CPU's clock, in its own ticks."""
     return call(builder, "llvm.readcyclecounter", INT64, [])

@@ -1,15 +1,16 @@
-"""One step of a decoder: a single compiled call for each thread, over all layers.
+"""One step of a decoder: a single compiled call for each thread, over all operations of its program.
 
-A step is a row of phases (see `phases`): the check of the batch, the embeddings, the phases of each
-layer, the last norm and the head. There is no Python in between: the phases of a single token last a
-few microseconds each, hardly longer than a call from Python.
+A step is the check of the batch, and then a list of operations (see `decoder`), each a kernel
+`operation(thread, table, layer, phase)` that is compiled by itself. An operation is one or more phases (see
+`phases`). There is no Python in between: the phases of a single token last a few microseconds each, hardly
+longer than a call from Python.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.attention import plan_tiles
 from quire.engines.native.cpu.kernels.layout import WORD
@@ -30,8 +31,6 @@ from quire.engines.native.cpu.kernels.simd import (
     get_int64,
     put_int64,
 )
-from quire.engines.native.cpu.program.attention_step import attention_half
-from quire.engines.native.cpu.program.ffn_step import ffn_half
 from quire.engines.native.cpu.program.linear_phases import quantize_phase, quantized_rows
 from quire.engines.native.cpu.program.lora import adapt_embeddings, adapted_head, head_products
 from quire.engines.native.cpu.program.phases import (
@@ -126,7 +125,7 @@ def _check(table: int) -> bool:
 
 
 @kernel
-def _embed(table: int) -> None:
+def embed(thread: int, table: int, layer: int, phase: int) -> None:
     """RESIDUAL = the embeddings of the batch; the last task plans the tiles of attention."""
     rows, scale = get_int64(table, layout.ROWS), get_float32(table, 2 * layout.EMBEDDING_SCALE)
     counters, parts = counters_of(table, layout.EMBED_PHASE), num_tasks(table, rows)
@@ -159,7 +158,7 @@ def _embed(table: int) -> None:
 
 
 @kernel
-def _compute_logits(thread: int, table: int, phase: int) -> None:
+def logits(thread: int, table: int, layer: int, phase: int) -> None:
     """NORMED = the rows whose logits or hidden states are asked for; LOGITS = those of the former."""
     count, hidden = get_int64(table, layout.NORMED_COUNT), get_int64(table, layout.HIDDEN)
     normed, vocab = get_int64(table, layout.NORMED), get_int64(table, layout.VOCAB)
@@ -202,19 +201,20 @@ def _compute_logits(thread: int, table: int, phase: int) -> None:
 # ---- the step
 
 
+_operate = calling(NOTHING, INT, INT, INT, INT)
+
+
 @kernel
 def _compute(thread: int, table: int) -> None:
-    """All phases of a step, as one of its threads."""
+    """All operations of a step, as one of its threads."""
     if not _check(table):
         return
-    _embed(table)
-    layer, phase = get_int64(table, layout.LAYER_TABLE), layout.FIRST_PHASES
-    for _ in range(get_int64(table, layout.LAYERS)):
-        attention_half(thread, table, layer, phase)
-        ffn_half(thread, table, layer, phase)
-        layer += WORD * layout.LAYER_WORDS
-        phase += layout.LAYER_PHASES
-    _compute_logits(thread, table, phase)
+    operation = get_int64(table, layout.PROGRAM)
+    for _ in range(get_int64(table, layout.PROGRAM_LENGTH)):
+        _operate(get_int64(operation, layout.OP_KERNEL), thread, table,
+                 get_int64(operation, layout.OP_LAYER),
+                 get_int64(operation, layout.OP_PHASE))  # fmt: skip
+        operation += WORD * layout.OP_WORDS
 
 
 @kernel

@@ -18,6 +18,7 @@ from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair, Matrix
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.layout import LINEARS, LORA_PANEL
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
+from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
 from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
 from quire.engines.native.models.spec import DecoderSpec, TensorSpec
@@ -297,6 +298,7 @@ class CpuAdapter:
     """One adapter as the compiled step reads it. Never changed. Satisfies `LoadedAdapter`."""
 
     def __init__(self, weights: LoraWeights) -> None:
+        kernel_address("lora")  # compiled here, in the thread that loads, and not in a step
         self.number = weights.adapter.number
         self.vocabulary = weights.vocabulary
         self.largest_rank = 0
@@ -349,7 +351,11 @@ class CpuAdapter:
 
     def _fill_map(self, words: NDArray[np.int64], weight: NDArray[Any]) -> None:
         words[layout.WEIGHT] = self._keep(weight)
-        words[layout.KIND] = layout.BFLOAT16 if weight.dtype == np.uint16 else layout.FLOAT32
+        is_bfloat16 = weight.dtype == np.uint16
+        words[layout.KIND] = layout.BFLOAT16 if is_bfloat16 else layout.FLOAT32
+        words[layout.MAP_KERNEL] = kernel_address(
+            "linear_bfloat16" if is_bfloat16 else "linear_float32"
+        )
         words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
 
     def _fill_entry(self, entry: int, lora_map: LoraMap, *, transposed: bool = False) -> None:

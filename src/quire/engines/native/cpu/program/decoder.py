@@ -1,0 +1,62 @@
+"""A decoder as a program: the list of operations of one step, and the kernels that they need.
+
+Nothing here imports a kernel: a start with compiled kernels needs their names alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.models.spec import DecoderSpec
+
+KERNELS = {
+    "step": "program.step:step",
+    "embed": "program.step:embed",
+    "project": "program.attention_step:project",
+    "attend_float32": "program.attention_step:attend_float32",
+    "attend_float16": "program.attention_step:attend_float16",
+    "attend_int8": "program.attention_step:attend_int8",
+    "attention_output": "program.attention_step:attention_output",
+    "dense_gate": "program.ffn_step:dense_gate",
+    "dense_down": "program.ffn_step:dense_down",
+    "route": "program.ffn_step:route",
+    "add_experts": "program.ffn_step:add_experts",
+    "logits": "program.step:logits",
+    "linear_float32": "kernels.linear:columns_float32",
+    "linear_bfloat16": "kernels.linear:columns_bfloat16",
+    "linear_int8": "kernels.linear:columns_int8",
+    "linear_int8_zeros": "kernels.linear:columns_int8_zeros",
+    "linear_int4": "kernels.linear:columns_int4",
+    "linear_int4_zeros": "kernels.linear:columns_int4_zeros",
+    "lora": "program.lora:add_products",
+}
+"""The kernels that are compiled each by itself, with the place of each among the modules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of a step: the name of its kernel, its layer if it has one, its first phase."""
+
+    kernel: str
+    layer: int | None
+    phase: int
+
+
+def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
+    """The operations of a step, in order. `kv_kind` is how the KV cache is stored."""
+    attend = {
+        layout.KV_FLOAT32: "attend_float32",
+        layout.KV_FLOAT16: "attend_float16",
+        layout.KV_INT8: "attend_int8",
+    }[kv_kind]
+    phase = layout.FIRST_PHASES
+    yield Operation("embed", None, phase)
+    for layer in range(spec.num_layers):
+        is_sparse = spec.experts is not None and spec.experts.sparse[layer]
+        ffn = ("route", "add_experts") if is_sparse else ("dense_gate", "dense_down")
+        for kernel in ("project", attend, "attention_output", *ffn):
+            yield Operation(kernel, layer, phase)
+        phase += layout.LAYER_PHASES
+    yield Operation("logits", None, phase)
