@@ -176,6 +176,22 @@ def test_products(
         np.testing.assert_array_equal(multiply(codes[row : row + 1], packed)[0], result[row])
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("span", [32, 64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_products_do_not_saturate(bits: int, span: int, sign: int) -> None:
+    """All weights and activations at their ends, where sums in 16 bits come nearest to their limit."""
+    matrix = some_matrix(20, 128, bits, span, symmetric=True)
+    largest = (1 << bits) - 1
+    matrix.codes[:] = largest
+    x = np.full((7, 128), sign, np.float32)
+    rows = quantized_rows(x, 128, span)
+    expected = sign * (largest - (1 << (bits - 1))) * span * matrix.scales.sum(1)
+    for count in (1, 2, 7):
+        found = multiply(rows[:count], pack(matrix, span))
+        np.testing.assert_allclose(found, np.tile(expected, (count, 1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("first", "end"), [(0, 5), (5, 30), (15, 17), (48, 100), (99, 100)])
 def test_a_part_of_the_columns_with_bias_and_what_was_there(first: int, end: int) -> None:
     generator = np.random.default_rng(2)

@@ -28,6 +28,8 @@ from quire.engines.native.cpu.kernels.tiles import build_loop, build_offset
 _WORDS = ir.VectorType(INT32, LANES)
 _BYTES = ir.VectorType(ir.IntType(8), LANES * 4)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES * 2)
+_WIDENING = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
+_SHORT_DEPTHS = 32  # whose products of 4 bits are summed in 16 bits; a span is one or two of them
 _HALVES = QUANT_BLOCK // LANES  # registers of one depth step of a block: 1, or 2 halves
 
 
@@ -42,7 +44,7 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
         return builders.call(builder, "llvm.x86.avx512.vpdpbusd.512", _WORDS, [total, weights, x])
     if LANES == 8 and "avxvnni" in features:
         return builders.call(builder, "llvm.x86.avx512.vpdpbusd.256", _WORDS, [total, weights, x])
-    name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}[LANES]
+    name = _WIDENING[LANES]
     known = ("avx512bw" if LANES == 16 else "avx2") in features
     even, odd = _spread(builder, weights, signed=False), _spread(builder, x, signed=True)
     for w, value in zip(even, odd, strict=True):
@@ -53,6 +55,21 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
             product = _pairs(builder, w, value)
         total = builder.add(total, product)
     return total
+
+
+def pairs_of_bytes() -> str | None:
+    """LLVM's name of the product of pairs of bytes, unsigned times signed, as 16-bit sums that saturate.
+
+    None where there is no such instruction, or a better one.
+    """
+    features = cpu_features()
+    if LANES == 16:
+        better, known = "avx512vnni", "avx512bw"
+    else:
+        better, known = "avxvnni", "avx2"
+    if better in features or known not in features:
+        return None
+    return {16: "llvm.x86.avx512.pmaddubs.w.512", 8: "llvm.x86.avx2.pmadd.ub.sw"}[LANES]
 
 
 def _spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, Any]:
@@ -127,6 +144,8 @@ def make_quantized_tile(
     vectors = blocks * _HALVES
     cells = [(r, v) for r in range(rows) for v in range(vectors)]  # the output of each sum
     middle = 128 if bits == 8 else 8
+    in_pairs = pairs_of_bytes() if bits == 4 else None
+    short_chains = 4 if rows * vectors <= 2 else 2 if rows * vectors <= 4 else 1
 
     @primitive(NOTHING, *[INT] * 11, FLOAT, *[INT] * 4)
     def quantized_tile(
@@ -184,6 +203,51 @@ def make_quantized_tile(
                 result[i % len(cells)] = builder.add(result[i % len(cells)], value)
             return result
 
+        def short_steps(start: Any, index: Any, sums: list[Any]) -> list[Any]:
+            """32 depths of 4 bits: pairs of products are summed in 16 bits first.
+
+            15 * 127 * 2 is the most of a pair, and 8 of them fit.
+            """
+            start = builder.add(start, builder.mul(index, INT64(_SHORT_DEPTHS)))
+            zero = ir.Constant(_SHORTS, [0] * (2 * LANES))
+            shorts = [[zero] * short_chains for _ in cells]
+            for number in range(_SHORT_DEPTHS // 8):
+                w_offset = builder.mul(
+                    builder.add(start, INT64(8 * number)), INT64(QUANT_BLOCK // 2)
+                )
+                values = [
+                    [
+                        builder.bitcast(_splat_word(builder, builder.add(
+                            xs[r], builder.add(start, INT64(8 * number + 4 * part)))), _BYTES)
+                        for part in range(2)
+                    ]
+                    for r in range(rows)
+                ]  # fmt: skip
+                for v in range(vectors):
+                    source = builder.add(ws[v // _HALVES], w_offset)
+                    source = builder.add(source, INT64(v % _HALVES * LANES * 4))
+                    if ahead and v % _HALVES == 0:
+                        builders.build_prefetch(builder, builder.add(source, INT64(ahead)))
+                    halves = _unpacked(builder, _load_words(builder, source), bits)
+                    for part, weights in enumerate(halves):
+                        weights = builder.bitcast(weights, _BYTES)
+                        chain = (2 * number + part) % short_chains
+                        for r in range(rows):
+                            products = builders.call(
+                                builder, str(in_pairs), _SHORTS, [weights, values[r][part]]
+                            )
+                            cell = shorts[r * vectors + v]
+                            cell[chain] = builder.add(cell[chain], products)
+            ones = ir.Constant(_SHORTS, [1] * (2 * LANES))
+            result: list[Any] = []
+            for total, chained in zip(sums, shorts, strict=True):
+                short = chained[0]
+                for other in chained[1:]:
+                    short = builder.add(short, other)
+                widened = builders.call(builder, _WIDENING[LANES], _WORDS, [short, ones])
+                result.append(builder.add(total, widened))
+            return result
+
         def group(index: Any, state: list[Any]) -> list[Any]:
             """Add one group of depths to the totals.
 
@@ -216,8 +280,12 @@ def make_quantized_tile(
                     initial.append(builder.mul(_splat(builder, builder.neg(x_sums[r])), zeros[v]))
                 else:
                     initial.append(_splat(builder, builder.mul(x_sums[r], INT32(-middle))))
-            initial += [ir.Constant(_WORDS, [0] * LANES)] * (len(cells) * (chains - 1))
-            sums = merged(build_loop(builder, trips, initial, lambda i, s: steps(start, i, s)))
+            if in_pairs:
+                parts = builder.lshr(span, INT64(_SHORT_DEPTHS.bit_length() - 1))
+                sums = build_loop(builder, parts, initial, lambda i, s: short_steps(start, i, s))
+            else:
+                initial += [ir.Constant(_WORDS, [0] * LANES)] * (len(cells) * (chains - 1))
+                sums = merged(build_loop(builder, trips, initial, lambda i, s: steps(start, i, s)))
             scales = [
                 _load_scales(
                     builder,
