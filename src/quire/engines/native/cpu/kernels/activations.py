@@ -57,42 +57,48 @@ def soft_cap(x: int, size: int, scale: float, cap: float) -> None:
         simd.store_part(x + 4 * k, value, count)
 
 
-@kernel
-def silu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) -> None:
-    """`gate = silu(gate) * up` of (rows, size), in the columns `first` to `end - 1`.
-
-    silu(x) is x / (1 + exp(-x)).
-    """
-    one = simd.splat(1.0)
-    zero = simd.splat(0.0)
-    for row in range(rows):
-        for column in range(first, end, simd.LANES):
-            count = min(simd.LANES, end - column)
-            offset = 4 * (row * size + column)
-            g = simd.load_part(gate + offset, count)
-            u = simd.load_part(up + offset, count)
-            g = simd.divide(g, simd.add(one, simd.exp(simd.subtract(zero, g))))
-            simd.store_part(gate + offset, simd.multiply(g, u), count)
+@primitive(REGISTER, REGISTER, REGISTER)
+def silu(builder: ir.IRBuilder, gate: Any, up: Any) -> Any:
+    """silu(gate) * up of each lane; silu(x) is x / (1 + exp(-x))."""
+    zero, one = constant_vector(0.0), constant_vector(1.0)
+    power = build_exp(builder, builder.fsub(zero, gate))
+    return builder.fmul(builder.fdiv(gate, builder.fadd(one, power)), up)
 
 
-@kernel
-def gelu_gate(gate: int, up: int, rows: int, size: int, first: int, end: int) -> None:
-    """`gate = gelu(gate) * up` in the columns `first` to `end - 1`: the approximation by tanh.
+@primitive(REGISTER, REGISTER, REGISTER)
+def gelu(builder: ir.IRBuilder, gate: Any, up: Any) -> Any:
+    """gelu(gate) * up of each lane: the approximation by tanh.
 
     x * (1 + tanh(t)) / 2 is computed as x / (1 + exp(-2 t)), which is exact near tanh = -1 too.
     """
-    one, zero = simd.splat(1.0), simd.splat(0.0)
-    slope, cube = simd.splat(GELU_SLOPE), simd.splat(GELU_CUBE)
-    for row in range(rows):
-        for column in range(first, end, simd.LANES):
-            count = min(simd.LANES, end - column)
-            offset = 4 * (row * size + column)
-            g = simd.load_part(gate + offset, count)
-            u = simd.load_part(up + offset, count)
-            inner = simd.fma(simd.multiply(simd.multiply(g, g), g), cube, g)
-            power = simd.exp(simd.subtract(zero, simd.multiply(inner, slope)))
-            g = simd.divide(g, simd.add(one, power))
-            simd.store_part(gate + offset, simd.multiply(g, u), count)
+    zero, one = constant_vector(0.0), constant_vector(1.0)
+    cube = builder.fmul(builder.fmul(gate, gate), gate)
+    inner = build_fma(builder, cube, constant_vector(GELU_CUBE), gate)
+    inner = builder.fmul(inner, constant_vector(GELU_SLOPE))
+    power = build_exp(builder, builder.fsub(zero, inner))
+    return builder.fmul(builder.fdiv(gate, builder.fadd(one, power)), up)
+
+
+def _make_gate(activation: Any) -> Any:
+    """`gate = activation(gate) * up` of (rows, size), in the columns `first` to `end - 1`."""
+
+    @kernel
+    def gated(gate: int, up: int, rows: int, size: int, first: int, end: int) -> None:
+        full = (end - first) // simd.LANES * simd.LANES
+        rest = end - first - full
+        for row in range(rows):
+            g, u = gate + 4 * (row * size + first), up + 4 * (row * size + first)
+            for k in range(0, full, simd.LANES):
+                simd.store(g + 4 * k, activation(simd.load(g + 4 * k), simd.load(u + 4 * k)))
+            if rest:
+                g, u = g + 4 * full, u + 4 * full
+                value = activation(simd.load_part(g, rest), simd.load_part(u, rest))
+                simd.store_part(g, value, rest)
+
+    return gated
+
+
+silu_gate, gelu_gate = _make_gate(silu), _make_gate(gelu)
 
 
 @kernel

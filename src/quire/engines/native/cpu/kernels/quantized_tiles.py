@@ -210,7 +210,7 @@ def make_quantized_tile(
             """
             start = builder.add(start, builder.mul(index, INT64(_SHORT_DEPTHS)))
             zero = ir.Constant(_SHORTS, [0] * (2 * LANES))
-            shorts = [[zero] * short_chains for _ in cells]
+            shorts: list[list[Any]] = [[zero] * short_chains for _ in cells]
             for number in range(_SHORT_DEPTHS // 8):
                 w_offset = builder.mul(
                     builder.add(start, INT64(8 * number)), INT64(QUANT_BLOCK // 2)
@@ -311,10 +311,18 @@ def make_quantized_tile(
         initial = [INT64(0), INT64(0), *[zero] * len(cells)]
         _, _, *totals = build_loop(builder, groups, initial, group)
         spread = builders.build_splat(builder, unit)
-        for (r, v), total in zip(cells, totals, strict=True):
-            column = v * LANES
-            _write(builder, builder.fmul(total, spread), column,
-                   build_offset(builder, out, out_stride, r), bias, accumulate, first, end)  # fmt: skip
+        scaled = [builder.fmul(total, spread) for total in totals]
+        targets = [build_offset(builder, out, out_stride, r) for r in range(rows)]
+        # Nearly all tiles are whole; masked stores take some processors ten times as long as plain ones.
+        whole = builder.and_(
+            builder.icmp_signed("<=", first, INT64(0)),
+            builder.icmp_signed(">=", end, INT64(blocks * QUANT_BLOCK)),
+        )
+        with builder.if_else(whole) as branches:
+            for branch, edges in zip(branches, (None, (first, end)), strict=True):
+                with branch:
+                    for (r, v), total in zip(cells, scaled, strict=True):
+                        _write(builder, total, v * LANES, targets[r], bias, accumulate, edges)
 
     return quantized_tile
 
@@ -330,28 +338,25 @@ def _unpacked(builder: ir.IRBuilder, words: Any, bits: int) -> list[Any]:
 
 def _write(
     builder: ir.IRBuilder, total: Any, column: int, row: Any, bias: Any, accumulate: Any,
-    first: Any, end: Any,
+    edges: tuple[Any, Any] | None,
 ) -> None:  # fmt: skip
-    """Store the columns of one register, from `column` on, that lie in `first` to `end - 1`.
+    """Store the columns of one register, from `column` on, that lie within `edges`; None for all.
 
     A task's columns may begin and end within a block: the others belong to other threads.
     """
-    lanes = builders.constant_vector([column + lane for lane in range(LANES)], INT32)
-    low = builder.icmp_signed(">=", lanes, _splat(builder, builder.trunc(first, INT32)))
-    high = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(end, INT32)))
-    mask = builder.and_(low, high)
+    mask = None if edges is None else _between(builder, column, *edges)
     for condition, address in ((bias, bias), (accumulate, row)):
         source = builder.add(address, INT64(4 * column))
         use = builder.icmp_signed("!=", condition, INT64(0))
         before = builder.block
         with builder.if_then(use):
-            loaded = builders.call(
-                builder,
-                f"llvm.masked.load.{builders.suffix(LANES)}.p0",
-                VECTOR,
-                [builders.build_pointer(builder, source, VECTOR), INT32(4), mask,
-                 builders.constant_vector(0.0)],
-            )  # fmt: skip
+            if mask is None:
+                loaded = builders.build_load(builder, source)
+            else:
+                name = f"llvm.masked.load.{builders.suffix(LANES)}.p0"
+                pointer = builders.build_pointer(builder, source, VECTOR)
+                zero = builders.constant_vector(0.0)
+                loaded = builders.call(builder, name, VECTOR, [pointer, INT32(4), mask, zero])
             added = builder.fadd(total, loaded)
             inside = builder.block
         phi = builder.phi(VECTOR)
@@ -359,10 +364,19 @@ def _write(
         phi.add_incoming(added, inside)
         total = phi
     pointer = builders.build_pointer(builder, builder.add(row, INT64(4 * column)), VECTOR)
-    builders.call(
-        builder, f"llvm.masked.store.{builders.suffix(LANES)}.p0", ir.VoidType(),
-        [total, pointer, INT32(4), mask],
-    )  # fmt: skip
+    if mask is None:
+        builder.store(total, pointer, align=4)
+    else:
+        name = f"llvm.masked.store.{builders.suffix(LANES)}.p0"
+        builders.call(builder, name, ir.VoidType(), [total, pointer, INT32(4), mask])
+
+
+def _between(builder: ir.IRBuilder, column: int, first: Any, end: Any) -> Any:
+    """A mask of the lanes of a register whose columns, from `column` on, lie in `first` to `end - 1`."""
+    lanes = builders.constant_vector([column + lane for lane in range(LANES)], INT32)
+    low = builder.icmp_signed(">=", lanes, _splat(builder, builder.trunc(first, INT32)))
+    high = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(end, INT32)))
+    return builder.and_(low, high)
 
 
 @primitive(NOTHING, *[INT] * 6)
