@@ -81,10 +81,11 @@ class Kernel:
         return self._named(self._annotation(name))
 
     def _annotation(self, name: str) -> str:
-        found = self.function.__annotations__.get(name)
-        if not isinstance(found, str):
+        """As it is written, also where the module does not keep annotations as texts."""
+        if name not in self.function.__annotations__:
             raise KernelError(f"{self!r}: {name} is not declared as int, float or bool")
-        return found
+        found = self.function.__annotations__[name]
+        return found.__name__ if isinstance(found, type) else str(found)
 
     def _named(self, text: str) -> ValueType:
         if text not in _BY_ANNOTATION:
