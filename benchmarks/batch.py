@@ -103,14 +103,12 @@ class Quire:
         self.input = self.folder / "rows.jsonl"
         rows = questions(workload)
         self.input.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        self.args = get_batch_args(
-            {
-                **arguments(workload, backend),
-                **options(workload),
-                "input": str(self.input),
-                "output_dir": str(self.folder / "out"),
-            }
-        )
+        given = {
+            **options(workload),
+            "input": str(self.input),
+            "output_dir": str(self.folder / "out"),
+        }
+        self.args = get_batch_args(given, loaded=self.model.engine.arguments)
         self.source = open_file(self.input, self.args)
         self.answerer = ChatAnswerer(
             self.model, ChatSettings(self.args.options, self.args.batch.seed), LineChoices()
