@@ -545,3 +545,16 @@ def test_callers_messages_stay_as_they_are(vllm_model: ChatModel) -> None:
 def test_a_forked_child_is_refused_and_the_parent_goes_on(vllm_model: ChatModel) -> None:
     check_refused(in_fork(lambda: call_all(vllm_model)))
     assert vllm_model.chat(HELLO, max_new_tokens=4)
+
+
+async def test_seeds_beside_prompts_that_take_several_steps(vllm_model: ChatModel) -> None:
+    """vLLM draws a token in each step of a prompt and takes it back, which a CPU's generator cannot do."""
+    asked = [{"role": "user", "content": "Say it again. " * 20}]
+
+    async def ask(seed: int) -> int:
+        (answer,) = await vllm_model.achat(
+            asked, seed=seed, temperature=1.0, max_new_tokens=4, ignore_eos=True
+        )
+        return answer.response_length
+
+    assert await asyncio.gather(*map(ask, range(64))) == [4] * 64

@@ -18,6 +18,8 @@ from quire.engines.vllm.model_facts import ModelFacts
 from quire.errors import ConfigError, OutOfMemoryError, nearest, sentence
 from quire.options import MAX_LOGPROBS
 
+SEEDS_KEPT = "quire.engines.vllm.cpu_seeds.SeedsKept"
+"""What mends vLLM's runner on a CPU: see there."""
 UNIPROC = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """The executor that runs its only worker in the engine's process. On a CPU vLLM replaces the short
 name "uni" by the multiprocessing executor, which starts one more process, but keeps a class path."""
@@ -261,6 +263,7 @@ def _add_cpu(
 ) -> list[str]:
     """Add what vLLM needs on a CPU: all cores, no process too many, an explicit KV cache size."""
     notes: list[str] = []
+    values["worker_extension_cls"] = SEEDS_KEPT
     if all(own.get(key, 1) == 1 for key in ("tensor_parallel_size", "pipeline_parallel_size")):
         values["distributed_executor_backend"] = UNIPROC
         # vLLM's own binding reserves one core for its frontend, which is idle most of the time.
