@@ -111,9 +111,13 @@ def _source(module: str) -> bytes:
 
 def cache_key(name: str) -> str:
     """A name for everything that a kernel's code follows from."""
-    return key_of(
-        [path.read_bytes() for path in source_files(name)],
-        KERNELS[name],
+    return key_of([path.read_bytes() for path in source_files(name)], KERNELS[name], *_machine())
+
+
+@functools.cache
+def _machine() -> tuple[object, ...]:
+    """What code follows from besides its sources."""
+    return (
         version("llvmlite"),
         platform.python_version(),
         llvm.get_process_triple(),
