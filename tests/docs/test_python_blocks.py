@@ -44,7 +44,10 @@ def missing(module: str, names: list[str]) -> Iterator[str]:
         yield f"no module {module}"
     elif top == "quire":
         there = import_module(module)
-        yield from (f"no {name} in {module}" for name in names if not hasattr(there, name))
+        for name in names:  # what is there, or a module of a package
+            is_module = hasattr(there, "__path__") and util.find_spec(f"{module}.{name}")
+            if not hasattr(there, name) and not is_module:
+                yield f"no {name} in {module}"
 
 
 def wrong_call(node: ast.Call) -> Iterator[str]:
