@@ -61,6 +61,7 @@ IMPORTS = {
     "vllm.v1.engine.exceptions": {"EngineDeadError"},
     "vllm.v1.metrics.loggers": {"AggregateStatLoggerBase", "PrometheusStatLogger"},
     "vllm.v1.metrics.stats": {"BaseCacheStats", "SchedulerStats"},
+    "vllm.v1.worker.cpu_model_runner": {"CPUModelRunner"},
 }  # fmt: skip
 """All that quire imports of vLLM; `record_signatures.py` takes each from the same module."""
 

@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+try:
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+except ImportError:  # another version of vLLM, which may need no mending
+    CPUModelRunner = None
 
 
 class SeedsKept:
@@ -32,7 +36,9 @@ class OffsetlessGenerator(torch.Generator):
 
 
 def _mend(runner_class: Any) -> None:
-    original = runner_class._sample
+    original = getattr(runner_class, "_sample", None)
+    if original is None:
+        return
 
     def _sample(self: Any, *args: Any, **kwargs: Any) -> Any:
         batch = self.input_batch
