@@ -84,7 +84,7 @@ class Message:
             return ""
         if len(parts) == 1 and not isinstance(parts[0], Media):  # nearly all
             return parts[0].text
-        return "".join(part.text for part in self.parts if not isinstance(part, Media))
+        return "".join(part.text for part in parts if not isinstance(part, Media))
 
     @property
     def has_control(self) -> bool:

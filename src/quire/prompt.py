@@ -18,7 +18,6 @@ class Span(NamedTuple):
     """
 
     # A tuple, since a long conversation has thousands: a frozen dataclass takes twice as long to make.
-
     text: str
     literal: bool = False
 

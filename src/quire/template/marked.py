@@ -314,7 +314,7 @@ def percent(text: str, values: Any) -> str:
         TemplateError: a width or a precision is too large.
         TypeError, ValueError, KeyError: as `%` itself has it.
     """
-    plain = "".join((text,))
+    plain = str.__str__(text)
     pieces: list[str] = []
     rest = list(values) if isinstance(values, tuple) else [values]
     offset = used = 0

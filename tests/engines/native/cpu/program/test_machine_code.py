@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import subprocess
@@ -119,9 +118,7 @@ def test_a_warm_start_imports_no_kernels() -> None:
 def test_everything_that_a_kernel_is_made_of_is_in_the_key(name: str) -> None:
     """A module whose change did not change the key would leave old machine code in use."""
     translation = Translation()
-    place, _, attribute = machine_code.KERNELS[name].partition(":")
-    kernel = getattr(importlib.import_module(f"quire.engines.native.cpu.{place}"), attribute)
-    translation.add_entry(kernel, "entry")
+    translation.add_entry(machine_code.find_kernel(name), "entry")
     used = {Path(one.function.__code__.co_filename) for one in translation.kernels}
     sources = set(machine_code.source_files(name))
     assert used <= sources

@@ -26,15 +26,17 @@ def compile_alone(kernel: Kernel) -> Callable[..., Any]:
     """
     translation = Translation()
     _write_entry(translation, kernel)
-    run = load_object(compile_object(translation), _ENTRY, ctypes.c_int64)
+    address, engine = load_object(compile_object(translation), _ENTRY)
+    run: Any = ctypes.CFUNCTYPE(None, ctypes.c_int64)(address)
+    run.engine = engine  # which keeps its code alive
     kinds = list(kernel.parameters.values())
     results = _several(kernel)
 
     def call(*args: Any) -> Any:
-        given = [*args, *list(kernel.defaults.values())[len(args) - len(kinds) :]]
+        given = {**kernel.defaults, **dict(zip(kernel.parameters, args, strict=False))}
         words = np.zeros(len(kinds) + len(results), np.int64)
-        for place, (kind, value) in enumerate(zip(kinds, given[: len(kinds)], strict=True)):
-            words[place : place + 1].view(_NUMPY[kind])[0] = value
+        for place, (name, kind) in enumerate(kernel.parameters.items()):
+            words[place : place + 1].view(_NUMPY[kind])[0] = given[name]
         run(words.ctypes.data)
         made = [
             words[len(kinds) + place :].view(_NUMPY[kind])[0].item()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llvmlite import binding as llvm
 
@@ -43,18 +41,12 @@ def compile_object(translation: Translation) -> bytes:
     return machine.emit_object(module)
 
 
-def load_object(code: bytes, entry: str, *parameters: Any) -> Callable[..., None]:
-    """A function in an object file, which keeps its code alive. It runs without the interpreter's lock.
-
-    `parameters` are ctypes' types.
-    """
+def load_object(code: bytes, entry: str) -> tuple[int, object]:
+    """The address of a function in an object file, and what keeps its code alive."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    # CFUNCTYPE, unlike PYFUNCTYPE, releases the interpreter's lock during the call.
-    function: Any = ctypes.CFUNCTYPE(None, *parameters)(engine.get_function_address(entry))
-    function.engine = engine
-    return function
+    return engine.get_function_address(entry), engine

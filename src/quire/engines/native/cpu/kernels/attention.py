@@ -23,7 +23,6 @@ from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.activations import soft_cap
 from quire.engines.native.cpu.kernels.layout import CHUNK, LANES, SCORE_STRIDE, TILE_PAIRS
-from quire.engines.native.cpu.kernels.simd import ONE, ZERO
 from quire.engines.native.cpu.kernels.tiles import make_outer_tile
 
 SPAN = 16  # positions of one tile of scores: no block is smaller
@@ -99,7 +98,7 @@ def store_values(
                 for i in range(size):
                     simd.put_float16(target, offset * width + i, simd.get_float32(source, i))
             else:
-                _store_int8(source, size, target + offset * width, ONE,
+                _store_int8(source, size, target + offset * width, 1,
                              target + width * block_size + 4 * offset)  # fmt: skip
 
 
@@ -246,9 +245,9 @@ def _add_values(
     """Add the values of `count` positions from `first` on, of the block at address `block`."""
     start, skipped = first * width, 4 * first
     if kind == layout.KV_FLOAT32:
-        _add_float32(p, pairs, block + 4 * start, ZERO, count, width, out, ahead)
+        _add_float32(p, pairs, block + 4 * start, 0, count, width, out, ahead)
     elif kind == layout.KV_FLOAT16:
-        _add_float16(p, pairs, block + 2 * start, ZERO, count, width, out, ahead)
+        _add_float16(p, pairs, block + 2 * start, 0, count, width, out, ahead)
     else:
         scales = block + width * block_size + skipped
         _add_int8(p, pairs, block + start, scales, count, width, out, ahead)

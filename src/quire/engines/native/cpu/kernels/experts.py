@@ -17,8 +17,6 @@ from quire.engines.native.cpu.kernels.linear import linear, linear_columns, quan
 from quire.engines.native.cpu.kernels.rowwise import task_range
 from quire.engines.native.cpu.kernels.simd import (
     NO,
-    ONE,
-    ZERO,
     get_float32,
     get_int32,
     get_int64,
@@ -47,7 +45,7 @@ def router_scores(task: int, tasks: int, table: int, x: int, quantized: int, row
            get_int64(table, layout.ROUTER_SCORES), NO)  # fmt: skip
     score = get_int64(table, layout.SHARED_SCORE_MAP)
     if score and task == tasks - 1:
-        linear(ZERO, ONE, x, quantized, rows, score, get_int64(table, layout.SHARED_SCORES), NO)
+        linear(0, 1, x, quantized, rows, score, get_int64(table, layout.SHARED_SCORES), NO)
 
 
 @kernel
@@ -62,7 +60,7 @@ def softmax_row(x: int, size: int) -> None:
         value = simd.exp(simd.subtract(simd.load_part(x + 4 * i, count), highest))
         simd.store_part(x + 4 * i, value, count)
         # The missing lanes were loaded as 0, and exp(0 - max) must not count.
-        total = simd.add(total, simd.keep_range(value, ZERO, count, 0.0))
+        total = simd.add(total, simd.keep_range(value, 0, count, 0.0))
     scale = simd.splat(simd.sum_lanes(total))
     for i in range(0, size, LANES):
         count = min(LANES, size - i)
@@ -93,7 +91,7 @@ def next_largest(x: int, size: int) -> int:
 def choose_experts(task: int, tasks: int, table: int, rows: int) -> None:
     """Choose the experts of some rows and their weights, the most probable first."""
     count, chosen = get_int64(table, layout.EXPERT_COUNT), get_int64(table, layout.PER_TOKEN)
-    first, end = task_range(task, tasks, rows, ONE)
+    first, end = task_range(task, tasks, rows, 1)
     for row in range(first, end):
         scores = get_int64(table, layout.ROUTER_SCORES) + 4 * row * count
         experts = get_int64(table, layout.CHOSEN) + 4 * row * chosen
@@ -185,7 +183,7 @@ def _quantized(linear_map: int, x: int, rows: int, out: int) -> int:
     """The address of the quantised rows of x, written to `out`; 0 if the map takes floats."""
     if get_int64(linear_map, layout.KIND) < layout.INT8:
         return 0
-    quantize_rows(ZERO, rows, x, get_int64(linear_map, layout.MAP_DEPTH),
+    quantize_rows(0, rows, x, get_int64(linear_map, layout.MAP_DEPTH),
                   get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
                   out)  # fmt: skip
     return out

@@ -166,23 +166,27 @@ def make_quantized_tile(
         trips = builder.lshr(span, INT64((4 * steps_in_word * unroll).bit_length() - 1))
         sums_offset = builder.mul(groups, INT64(4))  # from a group's scale to the sum of its bytes
 
+        def weights_at(depth: Any, v: int) -> list[Any]:
+            """One register of weights of a column vector from a depth on: four depths, or twice four."""
+            offset = builder.mul(depth, INT64(QUANT_BLOCK * bits // 8))
+            block, half = divmod(v, _HALVES)
+            source = builder.add(ws[block], builder.add(offset, INT64(half * LANES * 4)))
+            if ahead and half == 0:
+                builders.build_prefetch(builder, builder.add(source, INT64(ahead)))
+            return _unpacked(builder, _load_words(builder, source), bits)
+
+        def value_at(depth: Any, r: int, part: int) -> Any:
+            """Four activations of a row, in every lane."""
+            return _splat_word(builder, builder.add(xs[r], builder.add(depth, INT64(4 * part))))
+
         def step(start: Any, index: Any, sums: list[Any], number: int) -> list[Any]:
             """Multiply one register of weights of each column vector: four depths, or eight."""
             result = list(sums)
             depth_at = builder.add(start, builder.mul(index, INT64(4 * steps_in_word)))
-            w_offset = builder.mul(depth_at, INT64(QUANT_BLOCK * bits // 8))
-            weights: list[list[Any]] = []
-            for b in range(blocks):
-                for half in range(_HALVES):
-                    source = builder.add(ws[b], builder.add(w_offset, INT64(half * LANES * 4)))
-                    if ahead and half == 0:
-                        builders.build_prefetch(builder, builder.add(source, INT64(ahead)))
-                    weights.append(_unpacked(builder, _load_words(builder, source), bits))
+            weights = [weights_at(depth_at, v) for v in range(vectors)]
             for r in range(rows):
                 for part in range(steps_in_word):
-                    value = _splat_word(
-                        builder, builder.add(xs[r], builder.add(depth_at, INT64(4 * part)))
-                    )
+                    value = value_at(depth_at, r, part)
                     for v in range(vectors):
                         chain = (number * steps_in_word + part) % chains
                         cell = chain * len(cells) + r * vectors + v
@@ -212,30 +216,16 @@ def make_quantized_tile(
             zero = ir.Constant(_SHORTS, [0] * (2 * LANES))
             shorts: list[list[Any]] = [[zero] * short_chains for _ in cells]
             for number in range(_SHORT_DEPTHS // 8):
-                w_offset = builder.mul(
-                    builder.add(start, INT64(8 * number)), INT64(QUANT_BLOCK // 2)
-                )
-                values = [
-                    [
-                        builder.bitcast(_splat_word(builder, builder.add(
-                            xs[r], builder.add(start, INT64(8 * number + 4 * part)))), _BYTES)
-                        for part in range(2)
-                    ]
-                    for r in range(rows)
-                ]  # fmt: skip
+                depth_at = builder.add(start, INT64(8 * number))
+                values = [[value_at(depth_at, r, part) for part in range(2)] for r in range(rows)]
                 for v in range(vectors):
-                    source = builder.add(ws[v // _HALVES], w_offset)
-                    source = builder.add(source, INT64(v % _HALVES * LANES * 4))
-                    if ahead and v % _HALVES == 0:
-                        builders.build_prefetch(builder, builder.add(source, INT64(ahead)))
-                    halves = _unpacked(builder, _load_words(builder, source), bits)
-                    for part, weights in enumerate(halves):
-                        weights = builder.bitcast(weights, _BYTES)
+                    for part, weights in enumerate(weights_at(depth_at, v)):
                         chain = (2 * number + part) % short_chains
                         for r in range(rows):
-                            products = builders.call(
-                                builder, str(in_pairs), _SHORTS, [weights, values[r][part]]
-                            )
+                            pair = [
+                                builder.bitcast(one, _BYTES) for one in (weights, values[r][part])
+                            ]
+                            products = builders.call(builder, str(in_pairs), _SHORTS, pair)
                             cell = shorts[r * vectors + v]
                             cell[chain] = builder.add(cell[chain], products)
             ones = ir.Constant(_SHORTS, [1] * (2 * LANES))

@@ -38,8 +38,7 @@ from quire.engines.native.cpu.kernels.builders import (
 )
 from quire.engines.native.cpu.kernels.layout import LANES
 
-ZERO, ONE = 0, 1
-NO, YES = ZERO, ONE
+NO, YES = 0, 1
 
 REGISTER = ValueType(f"float32x{LANES}", VECTOR)
 """The language's type of one register of float32."""

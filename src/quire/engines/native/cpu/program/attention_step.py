@@ -9,7 +9,7 @@ from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.attention import attention, store_keys, store_values
 from quire.engines.native.cpu.kernels.linear import linear_columns
 from quire.engines.native.cpu.kernels.rowwise import rms_norm, rotate_heads, task_range
-from quire.engines.native.cpu.kernels.simd import NO, ONE, ZERO, get_float32, get_int64
+from quire.engines.native.cpu.kernels.simd import NO, get_float32, get_int64
 from quire.engines.native.cpu.program.linear_phases import (
     add_to_residual,
     norm_phase,
@@ -125,14 +125,14 @@ def _project_task(
         _project_columns(table, layer, Q, normed, quantized, queries, first, last)
         if not later:
             norm = get_int64(layer, layout.Q_NORM)
-            _finish_queries(table, layer, first, last, norm, ZERO, rows)
+            _finish_queries(table, layer, first, last, norm, 0, rows)
     first, end = max(first - heads, 0), end - heads
     if first < min(end, kv_heads):
         keys, last = get_int64(table, layout.KEYS), min(end, kv_heads)
         _project_columns(table, layer, K, normed, quantized, keys, first, last)
         if not later:
             norm = get_int64(layer, layout.K_NORM)
-            _finish_keys(table, layer, first, last, norm, ZERO, rows)
+            _finish_keys(table, layer, first, last, norm, 0, rows)
     first, end = max(first - kv_heads, 0), end - kv_heads
     if first < end:
         values = get_int64(table, layout.VALUES)
@@ -152,13 +152,13 @@ def _norm_widths(table: int, layer: int, phase: int) -> None:
     counters, tasks = counters_of(table, phase), num_tasks(table, rows)
     task = take_task(counters)
     while task < tasks:
-        row, end = task_range(task, tasks, rows, ONE)
+        row, end = task_range(task, tasks, rows, 1)
         rms_norm(task, tasks, queries, rows, heads * size, get_int64(layer, layout.Q_NORM), eps,
                  queries)  # fmt: skip
         rms_norm(task, tasks, keys, rows, kv_heads * size, get_int64(layer, layout.K_NORM), eps,
                  keys)  # fmt: skip
-        _finish_queries(table, layer, ZERO, heads, ZERO, row, end - row)
-        _finish_keys(table, layer, ZERO, kv_heads, ZERO, row, end - row)
+        _finish_queries(table, layer, 0, heads, 0, row, end - row)
+        _finish_keys(table, layer, 0, kv_heads, 0, row, end - row)
         task = next_task(counters)
     wait_for_phase(table, phase, tasks)
 
@@ -192,7 +192,7 @@ def project(thread: int, table: int, layer: int, phase: int) -> None:
         normed = normed_rows(thread, table, x, rows, weight)
     quantized = quantized_rows(thread, table, quantized_map, normed, rows) if task < tasks else 0
     while task < tasks:
-        first, end = task_range(task, tasks, units, ONE)
+        first, end = task_range(task, tasks, units, 1)
         _project_task(table, layer, normed, quantized, first, end)
         task = next_task(counters)
     wait_for_phase(table, phase, tasks)
@@ -249,7 +249,7 @@ attend_int8 = _make_attend(layout.KV_INT8)
 def attention_output(thread: int, table: int, layer: int, phase: int) -> None:
     """The linear map of attention's output, added to the residual stream."""
     x, entry = get_int64(table, layout.ATTENTION_OUT), layer_entry(table, layer, OUTPUT)
-    layer_products(table, entry, ONE, x, phase + layout.LORA_OUTPUT_PHASE)
+    layer_products(table, entry, 1, x, phase + layout.LORA_OUTPUT_PHASE)
     add_to_residual(thread, table, get_int64(layer, layout.O_MAP), x, entry,
                     get_int64(layer, layout.POST_ATTENTION_NORM),
                     phase + layout.OUTPUT_ROWS_PHASE, phase + layout.OUTPUT_PHASE,

@@ -15,7 +15,7 @@ from quire.engines.native.cpu.kernels.experts import (
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN
 from quire.engines.native.cpu.kernels.linear import linear_columns
 from quire.engines.native.cpu.kernels.rowwise import rms_norm, task_range
-from quire.engines.native.cpu.kernels.simd import NO, ONE, ZERO, get_float32, get_int64
+from quire.engines.native.cpu.kernels.simd import NO, get_float32, get_int64
 from quire.engines.native.cpu.program.linear_phases import (
     add_to_residual,
     norm_phase,
@@ -63,8 +63,8 @@ def gated_ffn(
     first, end = task_range(task, tasks, columns, COLUMN_GRAIN)
     linear_columns(x, quantized, rows, gate_map, gate, first, end, NO)
     linear_columns(x, quantized, rows, up_map, up, first, end, NO)
-    add_lora(adapters, entry, ZERO, gate, columns, first, end)
-    add_lora(adapters, entry + 1, ONE, up, columns, first, end)
+    add_lora(adapters, entry, 0, gate, columns, first, end)
+    add_lora(adapters, entry + 1, 1, up, columns, first, end)
     gate_columns(activation, gate, up, rows, columns, first, end)
 
 
@@ -103,7 +103,7 @@ def dense_gate(thread: int, table: int, layer: int, phase: int) -> None:
 def dense_down(thread: int, table: int, layer: int, phase: int) -> None:
     """The second half of a dense FFN, added to the residual stream."""
     x, entry = get_int64(table, layout.GATE), layer_entry(table, layer, DOWN)
-    layer_products(table, entry, ONE, x, phase + layout.LORA_DOWN_PHASE)
+    layer_products(table, entry, 1, x, phase + layout.LORA_DOWN_PHASE)
     add_to_residual(thread, table, get_int64(layer, layout.DOWN_MAP), x, entry,
                     get_int64(layer, layout.POST_FFN_NORM), phase + layout.DOWN_ROWS_PHASE,
                     phase + layout.DOWN_PHASE, phase + layout.FFN_SUM_PHASE)  # fmt: skip
@@ -133,7 +133,7 @@ def route(thread: int, table: int, layer: int, phase: int) -> None:
             router_scores(task, parts, experts, normed, quantized, rows)
         elif not prepared_in_phase(table, rows):
             # The experts gather their rows from NORMED, also if each thread has normed them all.
-            rms_norm(ZERO, ONE, x, rows, get_int64(table, layout.HIDDEN), weight,
+            rms_norm(0, 1, x, rows, get_int64(table, layout.HIDDEN), weight,
                      get_float32(table, 2 * layout.EPS), get_int64(table, layout.NORMED))  # fmt: skip
         task = next_task(counters)
     wait_for_phase(table, phase + layout.SCORE_PHASE, parts + 1)
@@ -148,7 +148,7 @@ def route(thread: int, table: int, layer: int, phase: int) -> None:
     if take_task(counters) == 0:
         group_rows(experts, rows)
         finish_task(counters)
-    wait_for_phase(table, phase + layout.GROUP_PHASE, ONE)
+    wait_for_phase(table, phase + layout.GROUP_PHASE, 1)
 
 
 @kernel
@@ -161,7 +161,7 @@ def add_experts(thread: int, table: int, layer: int, phase: int) -> None:
     counters = counters_of(table, phase + layout.GATE_PHASE)
     parts = num_tasks(table, get_int64(experts, layout.EXPERT_FFN) // COLUMN_GRAIN + 1)
     # Narrow experts have too few columns to share among many threads: their tasks are whole experts.
-    groups = max(ONE, num_tasks(table, get_int64(experts, layout.ALL_EXPERTS)) // parts)
+    groups = max(1, num_tasks(table, get_int64(experts, layout.ALL_EXPERTS)) // parts)
     task = take_task(counters)
     while task < parts * groups:
         experts_gate(task // groups, parts, task % groups, groups, experts,

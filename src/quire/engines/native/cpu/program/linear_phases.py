@@ -11,7 +11,7 @@ from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.linear import linear, quantize_rows
 from quire.engines.native.cpu.kernels.rowwise import add_rows, rms_norm, task_range
-from quire.engines.native.cpu.kernels.simd import NO, ONE, YES, ZERO, get_float32, get_int64
+from quire.engines.native.cpu.kernels.simd import NO, YES, get_float32, get_int64
 from quire.engines.native.cpu.program.lora import add_lora
 from quire.engines.native.cpu.program.phases import (
     counters_of,
@@ -61,7 +61,7 @@ def normed_rows(thread: int, table: int, x: int, rows: int, weight: int) -> int:
     if not weight or prepared_in_phase(table, rows):
         return phase_input(table, x, weight)
     own = scratch_of(thread, table)
-    rms_norm(ZERO, ONE, x, rows, get_int64(table, layout.HIDDEN), weight,
+    rms_norm(0, 1, x, rows, get_int64(table, layout.HIDDEN), weight,
              get_float32(table, 2 * layout.EPS), own)  # fmt: skip
     return own
 
@@ -103,7 +103,7 @@ def quantize_phase(table: int, linear_map: int, x: int, rows: int, phase: int) -
     counters, tasks = counters_of(table, phase), num_tasks(table, rows)
     task = take_task(counters)
     while task < tasks:
-        first, end = task_range(task, tasks, rows, ONE)
+        first, end = task_range(task, tasks, rows, 1)
         _quantize(linear_map, x, first, end, get_int64(table, layout.QUANTIZED))
         task = next_task(counters)
     wait_for_phase(table, phase, tasks)
@@ -120,7 +120,7 @@ def quantized_rows(thread: int, table: int, linear_map: int, x: int, rows: int) 
     if prepared_in_phase(table, rows):
         return get_int64(table, layout.QUANTIZED)
     own = scratch_of(thread, table) + get_int64(table, layout.SCRATCH_QUANTIZED)
-    _quantize(linear_map, x, ZERO, rows, own)
+    _quantize(linear_map, x, 0, rows, own)
     return own
 
 
@@ -165,7 +165,7 @@ def add_to_residual(
     while task < tasks:
         linear(task, tasks, x, quantized, rows, linear_map, out, NO if apart else YES)
         first, end = task_range(task, tasks, columns, layout.COLUMN_GRAIN)
-        add_lora(get_int64(table, layout.ADAPTERS), entry, ZERO, out, columns, first, end)
+        add_lora(get_int64(table, layout.ADAPTERS), entry, 0, out, columns, first, end)
         task = next_task(counters)
     wait_for_phase(table, phase, tasks)
     if apart:

@@ -21,7 +21,7 @@ from quire.engines.native.cpu.kernels.layout import (
 )
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_row_bytes
 from quire.engines.native.cpu.kernels.rowwise import gather_rows, task_range
-from quire.engines.native.cpu.kernels.simd import NO, ONE, ZERO, get_float32, get_int64
+from quire.engines.native.cpu.kernels.simd import NO, get_float32, get_int64
 from quire.engines.native.cpu.kernels.tiles import make_outer_tile
 from quire.engines.native.cpu.program.phases import (
     counters_of,
@@ -63,7 +63,7 @@ def _has_lora(adapters: int, entry: int, maps: int) -> bool:
     mask = get_int64(adapters, layout.LORA_MASK)
     if entry >= layout.FIRST_LAYER_ENTRY:  # the mask has the bits of one layer for all of them
         entry = layout.FIRST_LAYER_ENTRY + (entry - layout.FIRST_LAYER_ENTRY) % layout.LORA_MAPS
-    return mask >> entry & ((ONE << maps) - 1) != 0
+    return mask >> entry & ((1 << maps) - 1) != 0
 
 
 @kernel
@@ -75,7 +75,7 @@ def _small_product(
     rank, depth = get_int64(words, layout.MAP_COLUMNS), get_int64(words, layout.MAP_DEPTH)
     h = get_int64(adapters, layout.LORA_H) + product * get_int64(adapters, layout.LORA_H_BYTES)
     first, end = task_range(piece, pieces, rank, LORA_GRAIN)
-    linear_columns(x + row * depth * 4, ZERO, get_int64(run, layout.RUN_ROWS), words,
+    linear_columns(x + row * depth * 4, 0, get_int64(run, layout.RUN_ROWS), words,
                    h + row * get_int64(adapters, layout.LORA_H_STRIDE), first, end, NO)  # fmt: skip
 
 
@@ -227,13 +227,13 @@ def _adapt_rows(table: int, adapters: int, run: int, first: int, end: int) -> No
     own = get_int64(adapter, layout.ADAPTER_EMBEDDINGS)
     if own:
         is_bfloat16 = get_int64(adapter, layout.ADAPTER_EMBEDDINGS_BFLOAT16)
-        gather_rows(ZERO, ONE, own, is_bfloat16, hidden, ids, rows, out)
+        gather_rows(0, 1, own, is_bfloat16, hidden, ids, rows, out)
     entry = _entry_address(run, layout.EMBEDDINGS_ENTRY)
     if get_int64(entry, layout.LORA_B):
         rank = get_int64(entry, layout.MAP_COLUMNS)
         h = get_int64(adapters, layout.LORA_H) + first * get_int64(adapters, layout.LORA_H_STRIDE)
-        gather_rows(ZERO, ONE, get_int64(entry, layout.WEIGHT), NO, rank, ids, rows, h)
-        add_product(entry, h, rows, out, hidden, ZERO, hidden)
+        gather_rows(0, 1, get_int64(entry, layout.WEIGHT), NO, rank, ids, rows, h)
+        add_product(entry, h, rows, out, hidden, 0, hidden)
 
 
 @kernel
@@ -244,7 +244,7 @@ def adapt_embeddings(task: int, tasks: int, table: int) -> None:
     """
     adapters = get_int64(table, layout.ADAPTERS)
     # A task's rows may begin and end within a run.
-    first, end = task_range(task, tasks, get_int64(table, layout.ROWS), ONE)
+    first, end = task_range(task, tasks, get_int64(table, layout.ROWS), 1)
     for index in range(get_int64(adapters, layout.RUN_COUNT)):
         run = get_int64(adapters, layout.RUNS) + WORD * layout.RUN_WORDS * index
         row = get_int64(run, layout.RUN_FIRST)
@@ -260,9 +260,9 @@ def adapt_embeddings(task: int, tasks: int, table: int) -> None:
 def head_products(table: int, x: int, phase: int) -> None:
     """The small products of the head, for the rows whose logits are asked for."""
     adapters = get_int64(table, layout.ADAPTERS)
-    if adapters and _has_lora(adapters, layout.HEAD_ENTRY, ONE):
+    if adapters and _has_lora(adapters, layout.HEAD_ENTRY, 1):
         _small_products(table, adapters, get_int64(adapters, layout.HEAD_RUNS),
-                        get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY, ONE, x,
+                        get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY, 1, x,
                         phase)  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def adapted_head(task: int, tasks: int, table: int, x: int, quantized: int) -> N
         linear_columns(x + row * hidden * 4, quantized + row * stride,
                        get_int64(part, layout.RUN_ROWS), head, out + row * vocab * 4, first, end,
                        NO)  # fmt: skip
-    if _has_lora(adapters, layout.HEAD_ENTRY, ONE):
+    if _has_lora(adapters, layout.HEAD_ENTRY, 1):
         _add_products(get_int64(adapters, layout.LORA_KERNEL),
                       get_int64(adapters, layout.HEAD_RUNS),
                       get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import llvmlite.binding as llvm
 
@@ -24,6 +25,9 @@ from quire.engines.native.cpu.compiler.objects import load_object
 from quire.engines.native.cpu.kernels.layout import LANES, cpu_features
 from quire.engines.native.cpu.program.decoder import KERNELS
 from quire.machine.cache import keep, key_of, read_kept
+
+if TYPE_CHECKING:
+    from quire.engines.native.cpu.compiler.language import Kernel
 
 StepFunction = Callable[[int, int], None]
 """`step(thread, table address)`: see `step.step`. Runs without the interpreter's lock."""
@@ -52,9 +56,8 @@ def load_kernels(
     with _lock:
         missing = [name for name in dict.fromkeys(names) if name not in _addresses]
         for name, code in object_codes(missing, on_compile or logger.warning).items():
-            function = load_object(code, _entry(name))
-            _alive.append(function)
-            _addresses[name] = ctypes.cast(function, ctypes.c_void_p).value or 0  # pyright: ignore[reportArgumentType]
+            _addresses[name], engine = load_object(code, _entry(name))
+            _alive.append(engine)
         return dict(_addresses)
 
 
@@ -77,15 +80,25 @@ def _entry(name: str) -> str:
 # ---- what is kept
 
 
+def find_kernel(name: str) -> Kernel:
+    """The kernel of this name; its module is imported."""
+    place, _, attribute = KERNELS[name].partition(":")
+    return getattr(import_module(f"{_PACKAGE}.{place}"), attribute)
+
+
 def source_files(name: str) -> list[Path]:
     """The modules that a kernel's code follows from, in a fixed order: its own and all that it imports."""
+    return [_path(module) for module in _modules(name)]
+
+
+def _modules(name: str) -> list[str]:
     waiting, found = [KERNELS[name].partition(":")[0], *_COMPILER], set[str]()
     while waiting:
         module = waiting.pop()
         if module not in found:
             found.add(module)
             waiting += _imported(module)
-    return [_path(module) for module in sorted(found)]
+    return sorted(found)
 
 
 def _path(module: str) -> Path:
@@ -111,7 +124,7 @@ def _source(module: str) -> bytes:
 
 def cache_key(name: str) -> str:
     """A name for everything that a kernel's code follows from."""
-    return key_of([path.read_bytes() for path in source_files(name)], KERNELS[name], *_machine())
+    return key_of(list(map(_source, _modules(name))), KERNELS[name], *_machine())
 
 
 @functools.cache
@@ -156,9 +169,7 @@ def compile_with_progress(
 
     # One after the other: llvmlite lets one thread at a time into LLVM.
     for name in names:
-        place, _, attribute = KERNELS[name].partition(":")
         translation = Translation()
-        kernel = getattr(import_module(f"{_PACKAGE}.{place}"), attribute)
-        translation.add_entry(kernel, _entry(name))
+        translation.add_entry(find_kernel(name), _entry(name))
         yield name, compile_object(translation)
     logger.info("Compiled the kernels in %.1f s", time.perf_counter() - start)

@@ -24,7 +24,6 @@ from quire.engines.native.cpu.kernels.rowwise import (
 )
 from quire.engines.native.cpu.kernels.simd import (
     NO,
-    ONE,
     YES,
     get_float32,
     get_int32,
@@ -117,7 +116,7 @@ def _check(table: int) -> bool:
     if take_task(counters) == 0:
         put_int64(table, layout.INVALID_BATCH, NO if is_valid_batch(table) else YES)
         finish_task(counters)
-    wait_for_phase(table, layout.CHECK_PHASE, ONE)
+    wait_for_phase(table, layout.CHECK_PHASE, 1)
     return get_int64(table, layout.INVALID_BATCH) == 0
 
 
