@@ -16,6 +16,13 @@ from quire.engines.native.cpu.memory.kv_cache import KvCache
 from quire.engines.native.cpu.program.decoder import decoder_program
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
+from quire.engines.native.cpu.weights.linear_map import (
+    address_of,
+    is_bfloat16,
+    linear_kernel,
+    map_words,
+    set_float,
+)
 from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
 from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, mrope_angles
 from quire.engines.native.models.spec import DecoderSpec, ExpertsSpec
@@ -33,55 +40,11 @@ FIRST_ANGLES = 1024
 """Positions whose angles are computed at the start; the others when a batch first needs them."""
 
 
-def map_words(weight: Tensor, bias: NDArray[np.float32] | None = None) -> NDArray[np.int64]:
-    """The words of one linear map. Weight and bias must live as long as they are in use."""
-    words = np.zeros(layout.MAP_WORDS, np.int64)
-    words[layout.BIAS] = _address(bias)
-    words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
-    words[layout.MAP_KERNEL] = kernel_address(linear_kernel(weight))
-    if not isinstance(weight, PackedMatrix):
-        words[layout.WEIGHT] = _address(weight)
-        words[layout.KIND] = layout.BFLOAT16 if _is_bfloat16(weight) else layout.FLOAT32
-        return words
-    words[layout.KIND] = layout.INT8 if weight.bits == 8 else layout.INT4
-    words[layout.WEIGHT], words[layout.SCALES] = _address(weight.codes), _address(weight.scales)
-    words[layout.ZEROS] = _address(weight.zeros)
-    words[layout.SPAN], words[layout.REPEAT] = weight.span, weight.repeat
-    words[layout.QUANT_DEPTH] = weight.packed_depth
-    _set_float(words, layout.UNIT_SCALE, weight.unit)
-    return words
-
-
-def linear_kernel(weight: Tensor) -> str:
-    """The name of the kernel that multiplies with a matrix, by how that is stored."""
-    if isinstance(weight, PackedMatrix):
-        return f"linear_int{weight.bits}{'' if weight.zeros is None else '_zeros'}"
-    return "linear_bfloat16" if _is_bfloat16(weight) else "linear_float32"
-
-
 def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
     """The names of all kernels that a step of a model runs."""
     matrices = (one for one in weights.all_tensors() if len(one.shape) == 2)
     operations = {one.kernel for one in decoder_program(weights.spec, kv_kind)}
     return {"step", *operations, *map(linear_kernel, matrices)}
-
-
-def _set_float(words: NDArray[np.int64], word: int, value: float) -> None:
-    """Write a float32 into the first 4 bytes of a word."""
-    words.view(np.float32)[2 * word] = value
-
-
-def _address(array: NDArray[Any] | None) -> int:
-    """The address of a contiguous array; 0 for None."""
-    if array is None:
-        return 0
-    assert array.flags.c_contiguous
-    return array.ctypes.data
-
-
-def _is_bfloat16(array: NDArray[Any]) -> bool:
-    """Whether an array is bfloat16, which is held as uint16."""
-    return array.dtype == np.uint16
 
 
 # ---- the model
@@ -118,9 +81,9 @@ class ModelTables:
         self._fill_sizes(weights)
         tensors, table = weights.tensors, self._table
         table[layout.LAYER_TABLE] = self._layers.ctypes.data
-        table[layout.EMBEDDINGS] = _address(tensors["embeddings"])
-        table[layout.EMBEDDINGS_BFLOAT16] = _is_bfloat16(tensors["embeddings"])
-        table[layout.FINAL_NORM] = _address(tensors["final_norm"])
+        table[layout.EMBEDDINGS] = address_of(tensors["embeddings"])
+        table[layout.EMBEDDINGS_BFLOAT16] = is_bfloat16(tensors["embeddings"])
+        table[layout.FINAL_NORM] = address_of(tensors["final_norm"])
         if "head" in tensors:  # a reward model has none
             table[layout.HEAD_MAP] = self._map(tensors["head"])
         self._program = self._operations(weights)
@@ -150,7 +113,7 @@ class ModelTables:
         for layer, (words, tensors) in enumerate(zip(table, weights.layers, strict=True)):
             words[layout.WINDOW] = spec.windows[layer]
             for word, role in _NORMS.items():
-                words[word] = _address(tensors.get(role))
+                words[word] = address_of(tensors.get(role))
             words[layout.ROPE] = _rope_word(spec, layer)
             keys, values = self._cache.layer_arrays(layer)
             words[layout.K_CACHE], words[layout.V_CACHE] = keys.ctypes.data, values.ctypes.data
@@ -183,7 +146,7 @@ class ModelTables:
             (layout.ATTENTION_CAP, spec.attention_cap),
             (layout.LOGITS_CAP, spec.logits_cap),
         ):
-            _set_float(table, word, value)
+            set_float(table, word, value)
 
     # ---- scratch memory
 

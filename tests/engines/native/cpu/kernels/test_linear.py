@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from quire.engines.native.cpu.kernels import layout, linear
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.program import ffn_step
-from quire.engines.native.cpu.tables import map_words
+from quire.engines.native.cpu.weights.linear_map import map_words
 from quire.engines.native.cpu.weights.packed import PackedMatrix, pack, span_for
 from quire.engines.native.models.spec import Activation
 from quire.quantization.matrix import QuantizedMatrix

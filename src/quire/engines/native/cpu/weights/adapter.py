@@ -20,6 +20,7 @@ from quire.engines.native.cpu.kernels.layout import LINEARS, LORA_PANEL
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
+from quire.engines.native.cpu.weights.linear_map import map_words
 from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
 from quire.engines.native.models.spec import DecoderSpec, TensorSpec
 from quire.errors import AdapterError, OutOfMemoryError
@@ -350,13 +351,8 @@ class CpuAdapter:
             self._fill_entry(layout.HEAD_ENTRY, weights.tables["head"])
 
     def _fill_map(self, words: NDArray[np.int64], weight: NDArray[Any]) -> None:
-        words[layout.WEIGHT] = self._keep(weight)
-        is_bfloat16 = weight.dtype == np.uint16
-        words[layout.KIND] = layout.BFLOAT16 if is_bfloat16 else layout.FLOAT32
-        words[layout.MAP_KERNEL] = kernel_address(
-            "linear_bfloat16" if is_bfloat16 else "linear_float32"
-        )
-        words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
+        self._keep(weight)
+        words[: layout.MAP_WORDS] = map_words(self._arrays[-1])
 
     def _fill_entry(self, entry: int, lora_map: LoraMap, *, transposed: bool = False) -> None:
         """Enter one map. `transposed` keeps a as a table with a row for each token."""
