@@ -162,6 +162,9 @@ class Quire:
         tokens = asyncio.run(all_of_them())
         return tokens, time.perf_counter() - began
 
+    def close(self) -> None:
+        self.model.close()
+
 
 class Transformers:
     """`generate` in padded batches, in the order of the rows."""
@@ -184,6 +187,9 @@ class Transformers:
         least = NEW_TOKENS if self.workload != "varied" else 0
         written = generate_padded(self.model, prompts, least=least, most=NEW_TOKENS)
         return int((written != 0).sum()) if self.workload == "varied" else written.numel()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class VllmInfer:
@@ -223,6 +229,10 @@ class VllmInfer:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         return tokens, time.perf_counter() - began
 
+    def close(self) -> None:
+        """End vLLM's processes, for which this one would wait at its end without an end."""
+        self.llm.llm_engine.engine_core.shutdown()
+
 
 side: Any
 """What this process measures."""
@@ -237,6 +247,10 @@ def run(name: str) -> float:
     """Tokens a second of one of the side's ways."""
     tokens, seconds = getattr(side, name)()
     return tokens / seconds
+
+
+def close() -> None:
+    side.close()
 
 
 def prompts() -> list[list[int]]:
@@ -270,7 +284,10 @@ def measure(backend: str, workload: str) -> Mapping[str, float]:
         with process(peer_class, workload, ids) as peer:
             runs = {WAYS[way]: lambda way=way: quire.submit(run, way).result() for way in ways}
             runs[peer_name] = lambda: peer.submit(run, "batch").result()
-            return in_turns(runs, REPEATS, warm_up=1)
+            found = in_turns(runs, REPEATS, warm_up=1)
+            for one in (quire, peer):
+                one.submit(close).result()
+            return found
 
 
 def main() -> None:

@@ -18,46 +18,55 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import report, table
 from benchmarks.models import qwen2_26m
-from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.memory.kv_cache import KV_KINDS
+from quire.engines.native.cpu.program import arguments
+from quire.engines.native.cpu.program.arguments import PHASES
+from quire.engines.native.cpu.program.decoder import Operation, num_phases
 
 PROMPT_TOKENS, NEW_TOKENS = 8, 128
 PYTHON = "Python: scheduler, batch, sampler, deltas"
-LAYER_PARTS = {
-    layout.ATTENTION_NORM_PHASE: "norms, activations rounded",
-    layout.PROJECT_ROWS_PHASE: "norms, activations rounded",
-    layout.PROJECT_PHASE: "queries, keys, values",
-    layout.ATTEND_PHASE: "attention",
-    layout.OUTPUT_ROWS_PHASE: "norms, activations rounded",
-    layout.OUTPUT_PHASE: "output",
-    layout.FFN_NORM_PHASE: "norms, activations rounded",
-    layout.GATE_ROWS_PHASE: "norms, activations rounded",
-    layout.GATE_PHASE: "gate and up",
-    layout.DOWN_ROWS_PHASE: "norms, activations rounded",
-    layout.DOWN_PHASE: "down",
+NORMS = "norms, activations rounded"
+PARTS: dict[str, dict[int, str]] = {
+    "project": {
+        arguments.PROJECT_NORM: NORMS,
+        arguments.PROJECT_ROWS: NORMS,
+        arguments.PROJECT_HEADS: "queries, keys, values",
+    },
+    **{f"attend_{kind}": {arguments.ATTEND_PHASE: "attention"} for kind in KV_KINDS},
+    "attention_output": {arguments.OUTPUT_ROWS: NORMS, arguments.OUTPUT_COLUMNS: "output"},
+    "dense_gate": {
+        arguments.GATE_NORM: NORMS,
+        arguments.GATE_ROWS: NORMS,
+        arguments.GATE_COLUMNS: "gate and up",
+    },
+    "dense_down": {arguments.OUTPUT_ROWS: NORMS, arguments.OUTPUT_COLUMNS: "down"},
+    "logits": {
+        arguments.LAST_NORM: NORMS,
+        arguments.HEAD_ROWS: NORMS,
+        arguments.HEAD_COLUMNS: "head",
+    },
 }
-LAST_PARTS = {layout.HEAD_PHASE: "head"}
+"""What the phases of each operation are counted as; other phases are "other"."""
 
 
-def part_of(phase: int, layers: int) -> str:
-    """What a phase is counted as."""
-    first_last = layout.FIRST_PHASES + layers * layout.LAYER_PHASES
-    if phase < layout.FIRST_PHASES:
-        return PYTHON
-    if phase >= first_last:
-        return LAST_PARTS.get(phase - first_last, "norms, activations rounded")
-    return LAYER_PARTS.get((phase - layout.FIRST_PHASES) % layout.LAYER_PHASES, "other")
+def names_of(program: list[Operation]) -> list[str]:
+    """What each phase of a step is counted as."""
+    names = [PYTHON] * num_phases(program)
+    for one in program[1:]:  # waking the threads is most of the first
+        for phase in range(PHASES[one.kernel]):
+            names[one.phase + phase] = PARTS.get(one.kernel, {}).get(phase, "other")
+    return names
 
 
-def parts_of(times: NDArray[np.int64], layers: int) -> dict[str, int]:
+def parts_of(times: NDArray[np.int64], names: list[str]) -> dict[str, int]:
     """Ticks of each part in one step."""
     found: dict[str, int] = {}
     there = np.flatnonzero(times)
     there = there[np.argsort(times[there], kind="stable")]
     for before, phase in itertools.pairwise(there):
-        part = part_of(int(phase), layers)
-        if part == PYTHON:  # waking the threads is most of it
-            continue
-        found[part] = found.get(part, 0) + int(times[phase] - times[before])
+        part = names[phase]
+        if part != PYTHON:
+            found[part] = found.get(part, 0) + int(times[phase] - times[before])
     return found
 
 
@@ -73,7 +82,7 @@ def profile(streams: int, quantization: str | None, kv: str) -> dict[str, float]
     folder = qwen2_26m()
     runner = load_model(folder, quantize=quantization, kv_dtype=kv, max_model_len=512)  # type: ignore[arg-type]
     times = runner.time_phases()
-    layers = (len(times) - layout.FIRST_PHASES - layout.LAST_PHASES) // layout.LAYER_PHASES
+    names = names_of(runner.program)
     tokenizer = Tokenizer.from_folder(folder)
     engine = Engine(runner, detokenizer_factory(tokenizer))
     generator = np.random.default_rng(0)
@@ -89,7 +98,7 @@ def profile(streams: int, quantization: str | None, kv: str) -> dict[str, float]
         times[:] = 0
         engine.step()
         whole = time.perf_counter() - start
-        ticks = parts_of(times, layers)
+        ticks = parts_of(times, names)
         steps.append({"whole": whole, "ticks": sum(ticks.values()), **ticks})
     last = int(times.max())
     tick = (time.perf_counter() - began) / (last - first)
@@ -113,7 +122,8 @@ def main() -> None:
     given = parser.parse_args()
     streams = [int(number) for number in given.streams.split(",")]
     found = {n: profile(n, given.quantization, given.kv) for n in streams}
-    order = [*dict.fromkeys([*LAYER_PARTS.values(), *LAST_PARTS.values(), "other"]), PYTHON]
+    parts = [name for of_one in PARTS.values() for name in of_one.values()]
+    order = [*dict.fromkeys([*parts, "other"]), PYTHON]
     rows: list[list[str]] = []
     for name in [name for name in order if any(name in one for one in found.values())]:
         rows.append([name, *(_cell(one.get(name, 0.0), one["whole"]) for one in found.values())])

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from quire.engines.native.core.batch import Batch, LoadedAdapter
 from quire.engines.native.core.multimodal import MAX_ROPE_POSITION
+from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
+from quire.engines.native.cpu.program.arguments import HeadRun, LoraBatch, LoraRun, Step
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.adapter import CpuAdapter
+from quire.engines.native.cpu.weights.linear_map import address_of
 
 _UNSIGNED: dict[Any, Any] = {np.dtype(np.int32): np.uint32, np.dtype(np.int64): np.uint64}
 
@@ -111,35 +114,35 @@ def _check_below(name: str, values: NDArray[Any], limit: int) -> None:
 
 
 class BatchInputs:
-    """Memory for batches of up to `rows` rows, whose addresses stay in the runner's `table`.
+    """Memory for batches of up to `rows` rows, whose addresses stay in the runner's `step`.
 
     Copying a few small arrays takes less time than asking NumPy for the addresses of new ones in
     every step.
     """
 
-    def __init__(self, table: NDArray[np.int64], rows: int) -> None:
-        self._table = table
-        self._token_ids = self._array(layout.TOKEN_IDS, rows, np.int32)
-        self._positions = self._array(layout.POSITIONS, rows, np.int32)
-        self._slots = self._array(layout.SLOTS, rows, np.int64)
-        self._query_start = self._array(layout.QUERY_START, rows + 1, np.int32)
-        self._context_lens = self._array(layout.CONTEXT_LENS, rows, np.int32)
-        self._logits_rows = self._array(layout.LOGITS_ROWS, rows, np.int32)
-        self._block_tables = self._array(layout.BLOCK_TABLES, 1024, np.int32)
-        self._media: tuple[NDArray[Any], ...] = ()  # what EMBEDS and EMBED_INDEX point to
+    def __init__(self, step: Step, rows: int) -> None:
+        self._step = step
+        self._token_ids = self._array("token_ids", rows, np.int32)
+        self._positions = self._array("positions", rows, np.int32)
+        self._slots = self._array("slots", rows, np.int64)
+        self._query_start = self._array("query_start", rows + 1, np.int32)
+        self._context_lens = self._array("context_lens", rows, np.int32)
+        self._logits_rows = self._array("logits_rows", rows, np.int32)
+        self._block_tables = self._array("block_tables", 1024, np.int32)
+        self._media: tuple[NDArray[Any], ...] = ()  # what `embeds` and `embed_index` point to
 
-    def _array(self, word: int, size: int, dtype: Any) -> NDArray[Any]:
+    def _array(self, field: str, size: int, dtype: Any) -> NDArray[Any]:
         array = aligned_zeros((size,), dtype)
-        self._table[word] = array.ctypes.data
+        setattr(self._step, field, address_of(array))
         return array
 
     def fill(self, batch: Batch) -> None:
         """Take over a batch whose shapes have been checked."""
         # In one function, without properties of the batch: it runs for every token.
-        table, rows, sequences = self._table, len(batch.token_ids), len(batch.context_lens)
+        step, rows, sequences = self._step, len(batch.token_ids), len(batch.context_lens)
         logits, hidden = len(batch.logits_rows), len(batch.hidden_rows)
-        table[layout.ROWS], table[layout.SEQUENCES] = rows, sequences
-        table[layout.LOGITS_COUNT], table[layout.NORMED_COUNT] = logits, logits + hidden
+        step.rows, step.sequences = rows, sequences
+        step.logits_count, step.normed_count = logits, logits + hidden
         self._token_ids[:rows] = batch.token_ids
         self._positions[:rows] = batch.positions
         self._slots[:rows] = batch.slots
@@ -149,15 +152,15 @@ class BatchInputs:
         if hidden:
             self._logits_rows[logits : logits + hidden] = batch.hidden_rows
         size, width = batch.block_tables.size, batch.block_tables.shape[1]
-        table[layout.TABLE_WIDTH] = width
+        step.table_width = width
         if size > len(self._block_tables):
             # Twice as large as needed: tables grow with every block of every sequence.
-            self._block_tables = self._array(layout.BLOCK_TABLES, 2 * size, np.int32)
+            self._block_tables = self._array("block_tables", 2 * size, np.int32)
         self._block_tables[:size] = batch.block_tables.ravel()
         if batch.embeds is not None:
             self._fill_media(batch, batch.embeds)
         elif self._media:
-            table[layout.EMBED_INDEX] = 0
+            step.embed_index = 0
             self._media = ()
 
     def _fill_media(self, batch: Batch, embeds: NDArray[np.float32]) -> None:
@@ -166,8 +169,8 @@ class BatchInputs:
         index[batch.embed_rows] = np.arange(len(batch.embed_rows), dtype=np.int32)
         values = np.ascontiguousarray(embeds, np.float32)
         self._media = (values, index)
-        self._table[layout.EMBEDS] = values.ctypes.data
-        self._table[layout.EMBED_INDEX] = index.ctypes.data
+        self._step.embeds = address_of(values)
+        self._step.embed_index = address_of(index)
 
 
 # ---- its adapters
@@ -177,81 +180,80 @@ _Run = tuple[Any, int, int]
 
 
 class BatchAdapters:
-    """The tables of the adapters in one batch. It keeps alive what they point to."""
+    """The adapters in one batch, as compiled code reads them."""
 
     def __init__(self, max_rows: int) -> None:
         self._max_rows = max_rows
-        self._words = np.zeros(layout.ADAPTERS_WORDS, np.int64)
+        self._struct = LoraBatch()
         self._products = np.zeros(0, np.float32)
-        self._tables: list[NDArray[np.int64]] = []
         self._adapters: Sequence[LoadedAdapter | None] = ()
         self.logits_runs: list[_Run] = []
         """The runs of the rows of the logits; empty where no row has an adapter."""
 
-    def fill(self, batch: Batch) -> int:
-        """Take over a batch's adapters. Returns the address for ADAPTERS, 0 if no row has one.
+    def fill(self, batch: Batch) -> LoraBatch | None:
+        """Take over a batch's adapters; None if no row has one.
 
         Raises:
             ValueError: another runner made an adapter.
         """
         adapters = batch.adapters
         if adapters is None or not any(adapters):
-            return 0
+            return None
         own = [adapter for adapter in adapters if isinstance(adapter, CpuAdapter)]
         if len(own) != sum(adapter is not None for adapter in adapters):
             raise ValueError("a batch names an adapter that this runner did not load")
-        self._adapters, self._tables = adapters, []
-        words = self._words
+        self._adapters = adapters
+        struct = self._struct
         runs = _row_runs(adapters, batch.query_start)
-        words[layout.LORA_KERNEL] = kernel_address("lora")
-        words[layout.RUNS], words[layout.RUN_COUNT] = self._runs(runs)
+        struct.kernel = kernel_address("lora")
+        struct.runs = _lora_runs(runs)
+        struct.run_count = len(struct.runs)
         # The rows of the logits are others than those of the batch, and so are their runs.
         heads = self.logits_runs = _logits_runs(adapters, batch)
-        words[layout.HEAD_RUNS], words[layout.HEAD_RUN_COUNT] = self._runs(heads)
-        words[layout.HEADS_OF_ROWS], words[layout.HEAD_COUNT] = self._heads(heads)
-        words[layout.LORA_MASK] = np.bitwise_or.reduce([adapter.mask for adapter in own])
+        struct.head_runs = _lora_runs(heads)
+        struct.head_run_count = len(struct.head_runs)
+        struct.heads = _head_runs(heads)
+        struct.head_count = len(struct.heads)
+        struct.mask = np.bitwise_or.reduce([adapter.mask for adapter in own])
         self._make_products(max(adapter.largest_rank for adapter in own))
-        return words.ctypes.data
+        return struct
 
     def release(self) -> None:
         """Let go of the adapters of the last batch, once no thread reads them any more."""
-        self._adapters, self._tables, self.logits_runs = (), [], []
-
-    def _runs(self, runs: list[_Run]) -> tuple[int, int]:
-        """A table of the runs that have an adapter, none too long; its address and length."""
-        return self._table(
-            [
-                (adapter.address, row, min(layout.LORA_RUN_ROWS, first + rows - row))
-                for adapter, first, rows in runs
-                if adapter is not None
-                for row in range(first, first + rows, layout.LORA_RUN_ROWS)
-            ]
-        )
-
-    def _heads(self, runs: list[_Run]) -> tuple[int, int]:
-        """A table of the rows that share a head: that of an adapter, or 0 for the model's."""
-        owners = [(run[0].head if run[0] else 0, run[1], run[2]) for run in runs]
-        return self._table(
-            [
-                (head, same[0][1], sum(rows for _, _, rows in same))
-                for head, group in groupby(owners, key=lambda run: run[0])
-                for same in [list(group)]
-            ]
-        )
-
-    def _table(self, rows: list[tuple[int, int, int]]) -> tuple[int, int]:
-        table = np.array(rows, np.int64).reshape(-1, layout.RUN_WORDS)
-        self._tables.append(table)
-        return table.ctypes.data, len(table)
+        self._adapters, self.logits_runs, self._struct = (), [], LoraBatch()
 
     def _make_products(self, rank: int) -> None:
         """Have memory for the small products of up to three maps of one phase."""
         floats = self._max_rows * rank
         if len(self._products) < 3 * floats:
             self._products = aligned_zeros((3 * floats,))
-        self._words[layout.LORA_H] = self._products.ctypes.data
-        self._words[layout.LORA_H_BYTES] = 4 * floats
-        self._words[layout.LORA_H_STRIDE] = 4 * rank
+        self._struct.h = address_of(self._products)
+        self._struct.h_bytes, self._struct.h_stride = 4 * floats, 4 * rank
+
+
+def _lora_runs(runs: list[_Run]) -> Structs[LoraRun]:
+    """The runs that have an adapter, none too long."""
+    parts = [
+        (adapter, row, min(layout.LORA_RUN_ROWS, first + rows - row))
+        for adapter, first, rows in runs
+        if adapter is not None
+        for row in range(first, first + rows, layout.LORA_RUN_ROWS)
+    ]
+    made = Structs(LoraRun, len(parts))
+    made.fill("adapter", [adapter.struct.address for adapter, _, _ in parts])
+    made.fill("first", [first for _, first, _ in parts])
+    made.fill("rows", [rows for _, _, rows in parts])
+    return made
+
+
+def _head_runs(runs: list[_Run]) -> Structs[HeadRun]:
+    """The rows that share a head: that of an adapter, or None for the model's."""
+    owners = [(run[0].head if run[0] else None, run[1], run[2]) for run in runs]
+    parts = [list(group) for _, group in groupby(owners, key=lambda run: id(run[0]))]
+    made = Structs(HeadRun, len(parts))
+    for run, same in zip(made, parts, strict=True):
+        run.head, run.first, run.rows = same[0][0], same[0][1], sum(rows for _, _, rows in same)
+    return made
 
 
 def _row_runs(

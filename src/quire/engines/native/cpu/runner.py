@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from quire.adapters.folder import Adapter
 from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.inputs import BatchAdapters, BatchInputs, check_batch, check_shapes
-from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.memory.kv_cache import KvCache, KvDtype
+from quire.engines.native.cpu.program.arguments import Step
+from quire.engines.native.cpu.program.decoder import decoder_program, num_phases
 from quire.engines.native.cpu.program.machine_code import StepFunction
 from quire.engines.native.cpu.tables import ModelTables, RotaryTables
 from quire.engines.native.cpu.team import Team
@@ -59,23 +60,29 @@ class CpuRunner:
         self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
         self._lock = threading.Lock()
         _runners.add(self)
-        table = self._table = np.zeros(layout.TABLE_WORDS, np.int64)
-        table[layout.BLOCK_SIZE], table[layout.NUM_BLOCKS] = block_size, num_blocks
-        table[layout.MAX_LEN] = max_model_len
+        struct = self._step = Step()
+        struct.block_size, struct.num_blocks = block_size, num_blocks
+        struct.max_len = max_model_len
         self._cache = KvCache(spec, num_blocks=num_blocks, block_size=block_size, dtype=kv_dtype)
         self.kv_cache_bytes = self._cache.nbytes
+        self.program = list(decoder_program(spec, self._cache.kind))
         self._weights: Weights | None = weights
         self._model = ModelTables(
-            table, weights, self._cache, max_rows=max_batch_tokens, num_threads=num_threads
+            struct,
+            self.program,
+            weights,
+            self._cache,
+            max_rows=max_batch_tokens,
+            num_threads=num_threads,
         )
-        self._inputs = BatchInputs(table, max_batch_tokens)
-        self._rotary = RotaryTables(table, spec, max_model_len)
+        self._inputs = BatchInputs(struct, max_batch_tokens)
+        self._rotary = RotaryTables(struct, self._model, spec, max_model_len)
         self._adapters = BatchAdapters(max_batch_tokens)
         self._make_logits(8)
         self._times = np.zeros(0, np.int64)
-        self._team = Team(num_threads, step, table)
+        self._team = Team(num_threads, step, struct)
         self._mover: threading.Thread | None = None
-        # The team's threads refer to the table, not to the runner: a forgotten runner is collected.
+        # The team's threads refer to the struct, not to the runner: a forgotten runner is collected.
         self._finalizer = weakref.finalize(self, self._team.close)
 
     # ---- steps
@@ -102,35 +109,36 @@ class CpuRunner:
             )
             (check_shapes if plain else check_batch)(batch, self)
             logits_count = len(batch.logits_rows)
-            if logits_count and not self._table[layout.HEAD_MAP]:
+            if logits_count and not self._model.has_head:
                 raise ValueError(
                     "a batch asks for logits of a model that was loaded without its head"
                 )
-            self._team.wait_until_idle()  # from here on the tables change
-            self._fill_tables(batch, plain, logits_count)
+            self._team.wait_until_idle()  # from here on its arguments change
+            self._take_over(batch, plain, logits_count)
             if len(batch.token_ids):
                 self._team.run()
                 if self._mover is None:
                     self._move_weights()
-                if self._table[layout.INVALID_BATCH]:
+                if self._step.is_invalid:
                     check_batch(batch, self)
                     raise ValueError("a batch points outside the runner's arrays")
             logits = self._logits[:logits_count]
-            if self._table[layout.ADAPTERS]:
+            if self._step.adapters:
                 self._team.wait_until_idle()
                 for adapter, first, count in self._adapters.logits_runs:
                     known = adapter.vocabulary if adapter else self._known_tokens
                     logits[first : first + count, known:] = _UNKNOWN
+                self._step.adapters = None
                 self._adapters.release()
             elif self._known_tokens < self.vocab_size:
                 logits[:, self._known_tokens :] = _UNKNOWN
             return logits
 
-    def _fill_tables(self, batch: Batch, plain: bool, logits_count: int) -> None:
+    def _take_over(self, batch: Batch, plain: bool, logits_count: int) -> None:
         """Take over a batch. What is rare costs a plain batch of text no call."""
-        table, rotary = self._table, self._rotary
+        rotary = self._rotary
         self._inputs.fill(batch)
-        table[layout.ADAPTERS] = 0 if plain else self._adapters.fill(batch)
+        self._step.adapters = None if plain else self._adapters.fill(batch)
         if batch.rope_positions is not None or rotary.has_batch:
             rotary.fill(batch)
         if batch.rope_positions is None:
@@ -144,13 +152,12 @@ class CpuRunner:
 
     def _make_logits(self, rows: int) -> None:
         self._logits = aligned_zeros((rows, self.vocab_size))
-        self._table[layout.LOGITS] = self._logits.ctypes.data
+        self._step.logits = self._logits.ctypes.data
 
     @property
     def hidden(self) -> NDArray[np.float32]:
         """The hidden states that the last batch asked for; see `Runner`."""
-        first, end = self._table[layout.LOGITS_COUNT], self._table[layout.NORMED_COUNT]
-        return self._model.normed[first:end]
+        return self._model.normed[self._step.logits_count : self._step.normed_count]
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
@@ -175,13 +182,13 @@ class CpuRunner:
     def time_phases(self) -> NDArray[np.int64]:
         """Make every step to come write the clock at each phase's end: (phases,) ticks, 0 for none.
 
-        `layout` numbers the phases.
+        `program` numbers the phases.
         """
-        times = np.zeros(layout.num_phases(int(self._table[layout.LAYERS])), np.int64)
+        times = np.zeros(num_phases(self.program), np.int64)
         with self._lock:
             self._team.wait_until_idle()
             self._times = times
-            self._table[layout.PHASE_TIMES] = times.ctypes.data
+            self._step.phase_times = times.ctypes.data
         return times
 
     def close(self) -> None:

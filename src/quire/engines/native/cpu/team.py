@@ -13,18 +13,16 @@ import time
 from queue import SimpleQueue
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quire.engines.native.cpu.kernels.layout import (
     ASLEEP,
     INSIDE,
     LINE,
     OPEN,
-    SYNC,
-    THREADS,
     sync_words,
 )
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
+from quire.engines.native.cpu.program.arguments import Step
 from quire.engines.native.cpu.program.machine_code import StepFunction
 
 _GO, _END = True, False
@@ -33,11 +31,11 @@ _GO, _END = True, False
 class Team:
     """`size` threads for one runner: the caller's own, and `size - 1` that this class keeps.
 
-    `table` is the runner's; its words SYNC and THREADS are written here. Only one caller at a time.
+    What `struct` says of the team is written here. Only one caller at a time.
     """
 
-    def __init__(self, size: int, step: StepFunction, table: NDArray[np.int64]) -> None:
-        self._size, self._step, self._table = size, step, table
+    def __init__(self, size: int, step: StepFunction, struct: Step) -> None:
+        self._size, self._step, self._struct = size, step, struct
         self._closed = False
         self._start()
 
@@ -45,7 +43,7 @@ class Team:
         self._sync = aligned_zeros((sync_words(self._size),), np.int64)
         self._sync[ASLEEP // 8 :: LINE // 8] = 1
         self._steps = 0
-        self._table[SYNC], self._table[THREADS] = self._sync.ctypes.data, self._size
+        self._struct.sync, self._struct.threads = self._sync.ctypes.data, self._size
         self._process = os.getpid()
         self._asleep = [(ASLEEP + LINE * number) // 8 for number in range(1, self._size)]
         # Queues rather than events: a wake-up that comes before the thread sleeps must not be lost.
@@ -53,7 +51,7 @@ class Team:
         self._threads = [
             threading.Thread(
                 target=_work,
-                args=(self._step, number, self._table.ctypes.data, signal),
+                args=(self._step, number, self._struct.address, signal),
                 name=f"quire-kernels-{number}",
                 daemon=True,  # a process that ends does not wait for compiled code
             )
@@ -84,7 +82,7 @@ class Team:
                 if self._sync[asleep]:
                     self._sync[asleep] = 0
                     signal.put(_GO)
-            self._step(0, self._table.ctypes.data)
+            self._step(0, self._struct.address)
         except BaseException:
             # An interrupt came before this thread entered the step. The others may compute it, but
             # nobody would close it. So they finish and end, and new threads begin with new state.
@@ -106,7 +104,7 @@ class Team:
             self._end()
 
 
-def _work(step: StepFunction, number: int, table: int, signal: SimpleQueue[bool]) -> None:
+def _work(step: StepFunction, number: int, struct: int, signal: SimpleQueue[bool]) -> None:
     """One thread: enter the step when woken. It returns when the thread should sleep."""
     while signal.get():
-        step(number, table)
+        step(number, struct)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.engines.native.cpu.compiler.language import FLOAT, INT, KernelError, kernel, primitive
+from quire.engines.native.cpu.compiler.structs import Struct, Structs
 from quire.engines.native.cpu.kernels import layout, simd
 
 _SMALL = st.integers(-1000, 1000)
@@ -107,7 +109,7 @@ def constants(a: int) -> int:
     if _OFF:
         return 0
     result = _LIMIT * 2 + 1 if not _OFF else -1
-    return result + a + max(_LIMIT, 3) + layout.WORD
+    return result + a + max(_LIMIT, 3) + layout.LINE
 
 
 @given(_SMALL, _SMALL)
@@ -196,6 +198,79 @@ def test_memory() -> None:
     assert array.tolist() == [-3, 4, -5]
 
 
+class Point(Struct):
+    x: int
+    y: float
+    is_far: bool
+
+
+class Path(Struct):
+    first: Point
+    points: Structs[Point]
+    count: int
+    last: Point | None
+
+
+@kernel
+def walked(path: Path) -> float:
+    total = path.first.y
+    for i in range(path.count):
+        point = path.points[i]
+        point.x = point.x * 2
+        point.is_far = point.y > 1
+        total += point.y
+    return path.last.y if path.last else total
+
+
+@kernel
+def is_far(path: Path, index: int) -> bool:
+    return _far(path.points, index)
+
+
+@kernel
+def _far(points: Structs[Point], index: int) -> bool:
+    return points[index].is_far
+
+
+@given(st.lists(st.tuples(_SMALL, st.floats(-100, 100, width=32)), max_size=5), st.booleans())
+def test_structs_are_pythons_and_kernels(values: list[tuple[int, float]], ends: bool) -> None:
+    path, first = Path(), Point()
+    first.y = 0.5
+    path.first, path.points, path.count = first, Structs(Point, len(values)), len(values)
+    for point, (x, y) in zip(path.points, values, strict=True):
+        point.x, point.y = x, y
+    if ends:
+        path.last = Point()
+        path.last.y = -3.0
+    total = np.float32(0.5)
+    for _, y in values:
+        total += np.float32(y)
+    assert walked(path) == (-3.0 if ends else float(total))
+    assert [point.x for point in path.points] == [2 * x for x, _ in values]
+    assert [point.is_far for point in path.points] == [y > 1 for _, y in values]
+    assert [is_far(path, i) for i in range(len(values))] == [y > 1 for _, y in values]
+    path.last = None
+    assert path.last is None
+    assert walked(path) == float(total)
+
+
+def test_a_struct_keeps_what_it_points_to() -> None:
+    path = Path()
+    path.first = Point()
+    path.first.y = 7.5
+    gc.collect()
+    assert walked(path) == 7.5
+    assert path.first.y == 7.5
+    assert Path.size() == 4 * 8
+
+
+def test_all_of_a_field_are_filled() -> None:
+    points = Structs(Point, 3)
+    points.fill("x", [4, 5, 6])
+    assert [point.x for point in points] == [4, 5, 6]
+    assert len(points) == 3
+
+
 def _refused(function: Any, *words: str) -> None:
     with pytest.raises(KernelError) as told:
         function(1)
@@ -235,6 +310,26 @@ def test_what_the_language_lacks_is_named_with_its_line() -> None:
     def untyped(a: Any) -> int:
         return 1
 
+    @kernel
+    def misspelt(path: Path) -> int:
+        return path.contu  # pyright: ignore
+
+    @kernel
+    def of_no_struct(a: int) -> int:
+        return a.x  # pyright: ignore
+
+    @kernel
+    def no_address(path: Path) -> int:
+        return path.first  # pyright: ignore
+
+    @kernel
+    def another(path: Path) -> bool:
+        return _far(path, 1)  # pyright: ignore
+
+    @kernel
+    def counted(path: Path) -> int:
+        return path[0].count  # pyright: ignore
+
     line = listed.function.__code__.co_firstlineno + 2
     _refused(listed, f"line {line}", "List")
     _refused(mixed, "a value is int where float is needed")
@@ -243,3 +338,21 @@ def test_what_the_language_lacks_is_named_with_its_line() -> None:
     _refused(unknown, "nowhere is not known")
     _refused(few, "takes a, b, c")
     _refused(untyped, "Any is no type of the language")
+    _refused(misspelt, "Path has no field contu")
+    _refused(of_no_struct, "only modules and structs have attributes")
+    _refused(no_address, "a value is Point where int is needed")
+    _refused(another, "a value is Path where Structs[Point] is needed")
+    _refused(counted, "only Structs[...] have elements")
+
+
+class Wrong(Struct):
+    name: str
+
+
+def test_a_field_of_another_type_is_named() -> None:
+    @kernel
+    def read(wrong: Wrong) -> int:
+        return wrong.name  # pyright: ignore
+
+    with pytest.raises(KernelError, match=r"Wrong\.name: str is no type of the language"):
+        read(Wrong())

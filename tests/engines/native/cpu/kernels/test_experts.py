@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from quire.engines.native.cpu.kernels import experts, layout
+from quire.engines.native.cpu.kernels import experts
 from quire.engines.native.cpu.loading import scratch_bytes
 from quire.engines.native.cpu.program.machine_code import load_step
 from quire.engines.native.cpu.runner import CpuRunner
-from quire.engines.native.cpu.tables import ExpertScratch, ExpertTable, expert_scratch_bytes
+from quire.engines.native.cpu.tables import ExpertScratch, expert_scratch_bytes, make_experts
 from quire.engines.native.cpu.weights.decoder import Weights, load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind, pack
 from quire.engines.native.models.registry import read_spec
@@ -47,14 +47,14 @@ class Routing:
         total = spec.count + bool(spec.shared_size)
         roles = [f"experts.{i}.{role}" for i in range(total) for role in ("gate", "up", "down")]
         tensors = dict.fromkeys([*roles, "router", "shared_score"], one)
-        self.table = ExpertTable(spec, tensors, self.scratch)
+        self.experts = make_experts(spec, tensors, self.scratch)
 
     def choose(self, scores: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-        self.scratch.array(layout.ROUTER_SCORES)[:] = scores
+        self.scratch.arrays["router_scores"][:] = scores
         for task in range(3):
-            experts.choose_experts(task, 3, self.table.address, self.rows)
-        chosen = self.scratch.array(layout.CHOSEN)
-        return chosen, self.scratch.array(layout.CHOSEN_WEIGHTS)
+            experts.choose_experts(task, 3, self.experts, self.rows)
+        chosen = self.scratch.arrays["chosen"]
+        return chosen, self.scratch.arrays["chosen_weights"]
 
 
 def spec_of(count: int, per_token: int, **changes: Any) -> ExpertsSpec:
@@ -113,13 +113,13 @@ def test_groups_hold_every_choice_once(data: st.DataObject) -> None:
     choices = [data.draw(st.permutations(numbers))[:per_token] for _ in range(rows)]
     weights = GENERATOR.random((rows, per_token), np.float32)
     scores = GENERATOR.standard_normal(rows, np.float32)
-    routing.scratch.array(layout.CHOSEN)[:] = choices
-    routing.scratch.array(layout.CHOSEN_WEIGHTS)[:] = weights
-    routing.scratch.array(layout.SHARED_SCORES)[:] = scores
-    experts.group_rows(routing.table.address, rows)
-    starts = routing.scratch.array(layout.EXPERT_STARTS)
-    rows_of = routing.scratch.array(layout.GROUPED_ROWS)
-    weights_of = routing.scratch.array(layout.GROUPED_WEIGHTS)
+    routing.scratch.arrays["chosen"][:] = choices
+    routing.scratch.arrays["chosen_weights"][:] = weights
+    routing.scratch.arrays["shared_scores"][:] = scores
+    experts.group_rows(routing.experts, rows)
+    starts = routing.scratch.arrays["starts"]
+    rows_of = routing.scratch.arrays["grouped_rows"]
+    weights_of = routing.scratch.arrays["grouped_weights"]
     for expert in numbers:
         part = slice(starts[expert], starts[expert + 1])
         wanted = [row for row in range(rows) if expert in choices[row]]
@@ -137,9 +137,8 @@ def test_groups_hold_every_choice_once(data: st.DataObject) -> None:
 def test_the_scratch_is_as_large_as_reserved(tmp_path: Path) -> None:
     spec = spec_of(60, 4, shared_size=16)
     scratch = ExpertScratch(spec, 100)
-    words = range(layout.ROUTER_SCORES, layout.EXPERTS_WORDS)
-    bytes_of = {w: scratch.array(w).nbytes for w in words}
-    del bytes_of[layout.EXPERT_STARTS]
+    bytes_of = {name: array.nbytes for name, array in scratch.arrays.items()}
+    del bytes_of["starts"]
     assert sum(bytes_of.values()) == expert_scratch_bytes(spec, 100)
     model = read_spec(make_random_model(tmp_path, "mixtral"))
     dense = dataclasses.replace(model, experts=None)

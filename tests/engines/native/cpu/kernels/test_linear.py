@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from quire.engines.native.cpu.kernels import layout, linear
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.program import ffn_step
-from quire.engines.native.cpu.weights.linear_map import map_words
+from quire.engines.native.cpu.weights.linear_map import make_map
 from quire.engines.native.cpu.weights.packed import PackedMatrix, pack, span_for
 from quire.engines.native.models.spec import Activation
 from quire.quantization.matrix import QuantizedMatrix
@@ -44,8 +44,8 @@ def test_linear(rows: int, depth: int, columns: int, bfloat16: bool) -> None:
         for threads in (1, 2, 5):
             out = before.copy()
             for thread in range(threads):
-                words = map_words(weight, shift)
-                linear.linear(thread, threads, ptr(x), 0, rows, ptr(words), ptr(out), accumulate)
+                linear_map = make_map(weight, shift)
+                linear.linear(thread, threads, ptr(x), 0, rows, linear_map, ptr(out), accumulate)
             result.append(out)
         np.testing.assert_allclose(result[0], expected, atol=1e-5 * depth**0.5)
         for other in result[1:]:
@@ -54,12 +54,12 @@ def test_linear(rows: int, depth: int, columns: int, bfloat16: bool) -> None:
 
 def test_linear_is_batch_invariant() -> None:
     x, weight, alone = floats(23, 70), floats(45, 70), np.zeros((23, 45), np.float32)
-    words = map_words(weight)
+    linear_map = make_map(weight)
     for row in range(23):
-        linear.linear(0, 1, ptr(x[row]), 0, 1, ptr(words), ptr(alone[row]), 0)
+        linear.linear(0, 1, ptr(x[row]), 0, 1, linear_map, ptr(alone[row]), 0)
     for rows in range(1, 24):
         out = np.zeros((rows, 45), np.float32)
-        linear.linear(0, 1, ptr(x), 0, rows, ptr(words), ptr(out), 0)
+        linear.linear(0, 1, ptr(x), 0, rows, linear_map, ptr(out), 0)
         np.testing.assert_array_equal(out, alone[:rows])
 
 
@@ -74,13 +74,11 @@ def test_gated_ffn(bias: bool, activation: Activation) -> None:
     }
     if bias:
         tensors |= {"gate_bias": floats(columns), "up_bias": floats(columns)}
-    gate_map, up_map = (map_words(tensors[n], tensors.get(f"{n}_bias")) for n in ("gate", "up"))
+    gate_map, up_map = (make_map(tensors[n], tensors.get(f"{n}_bias")) for n in ("gate", "up"))
     gate, up = np.zeros((2, rows, columns), np.float32)
     word = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}[activation]
     for thread in range(2):
-        ffn_step.gated_ffn(
-            thread, 2, ptr(x), 0, rows, ptr(gate_map), ptr(up_map), ptr(gate), ptr(up), word
-        )
+        ffn_step.gated_ffn(thread, 2, ptr(x), 0, rows, gate_map, up_map, ptr(gate), ptr(up), word)
     expected = reference.gated_ffn(x, tensors, activation)
     np.testing.assert_allclose(gate, expected, rtol=1e-4, atol=1e-3)
 
@@ -120,8 +118,8 @@ def meant(rows: NDArray[np.uint8], depth: int, span: int) -> NDArray[np.float32]
 
 def multiply(rows: NDArray[np.uint8], matrix: PackedMatrix) -> NDArray[np.float32]:
     out = np.full((len(rows), matrix.columns), np.nan, np.float32)
-    words = map_words(matrix)
-    linear.linear_columns(0, ptr(rows), len(rows), ptr(words), ptr(out), 0, matrix.columns, 0)
+    linear_map = make_map(matrix)
+    linear.linear_columns(0, ptr(rows), len(rows), linear_map, ptr(out), 0, matrix.columns, 0)
     return out
 
 
@@ -199,8 +197,8 @@ def test_a_part_of_the_columns_with_bias_and_what_was_there(first: int, end: int
     bias, x = generator.standard_normal(100, np.float32), generator.standard_normal((7, 128))
     rows = quantized_rows(x.astype(np.float32), 128, 32)
     before = generator.standard_normal((7, 100)).astype(np.float32)
-    out, words = before.copy(), map_words(packed, bias)
-    linear.linear_columns(0, ptr(rows), 7, ptr(words), ptr(out), first, end, 1)
+    out, linear_map = before.copy(), make_map(packed, bias)
+    linear.linear_columns(0, ptr(rows), 7, linear_map, ptr(out), first, end, 1)
     expected = multiply(rows, packed) + bias + before
     np.testing.assert_allclose(out[:, first:end], expected[:, first:end], rtol=1e-5, atol=1e-4)
     outside = np.r_[0:first, end:100]

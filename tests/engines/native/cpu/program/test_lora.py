@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quire.engines.native.core.batch import LoadedAdapter
-from quire.engines.native.cpu.kernels import layout, linear
+from quire.engines.native.cpu.kernels import linear
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.program import lora
-from quire.engines.native.cpu.program.machine_code import kernel_address
+from quire.engines.native.cpu.program.arguments import LoraEntry
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.weights.adapter import LoraMap, panels_of
 from quire.engines.native.cpu.weights.decoder import load_weights
+from quire.engines.native.cpu.weights.linear_map import address_of, make_map
 from quire.engines.native.models.registry import read_spec
 from quire.errors import AdapterError, OutOfMemoryError
 from tests.engines.native.cpu import reference
@@ -117,19 +118,14 @@ def of_torch(model: Any, ids: list[int]) -> NDArray[np.float32]:
 # --- the kernel ----------------------------------------------------------------------------------
 
 
-def entry_of(lora_map: LoraMap) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
-    """The words of one entry, and what they point to."""
+def entry_of(lora_map: LoraMap) -> tuple[LoraEntry, list[NDArray[Any]]]:
+    """One entry, and the arrays that it points to."""
     assert lora_map.a is not None
     assert lora_map.b is not None
-    kept: list[NDArray[Any]] = [lora_map.a, panels_of(lora_map.b)]
-    words = np.zeros(layout.LORA_WORDS, np.int64)
-    words[layout.WEIGHT], words[layout.LORA_B] = (array.ctypes.data for array in kept)
-    words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = lora_map.a.shape
-    words[layout.MAP_KERNEL] = kernel_address("linear_float32")
-    if lora_map.bias is not None:
-        kept.append(lora_map.bias)
-        words[layout.LORA_BIAS] = lora_map.bias.ctypes.data
-    return words, kept
+    entry, b = LoraEntry(), panels_of(lora_map.b)
+    entry.a, entry.b = make_map(lora_map.a), address_of(b)
+    entry.bias = address_of(lora_map.bias)
+    return entry, [b]
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -144,25 +140,21 @@ def test_the_two_products(rows: int, depth: int, rank: int, columns: int, with_b
         for shape in ((rows, depth), (rank, depth), (rank, columns), (rows, columns), columns)
     )
     lora_map = LoraMap(a, b, bias if with_bias else None)
-    words, kept = entry_of(lora_map)
+    entry, kept = entry_of(lora_map)
     h = np.zeros((rows, rank), np.float32)
-    linear.linear(0, 1, x.ctypes.data, 0, rows, words.ctypes.data, h.ctypes.data, 0)
+    linear.linear(0, 1, x.ctypes.data, 0, rows, entry.a, h.ctypes.data, 0)
     found = []
     for cuts in ([0, columns], [0, columns // 3, columns // 2, columns], [*range(columns + 1)]):
         total = out.copy()
         for first, end in itertools.pairwise(cuts):
-            lora.add_product(
-                words.ctypes.data, h.ctypes.data, rows, total.ctypes.data, columns, first, end
-            )
+            lora.add_product(entry, h.ctypes.data, rows, total.ctypes.data, columns, first, end)
         found.append(total)
     np.testing.assert_allclose(found[0], reference.add_lora(x, lora_map, out), atol=1e-4)
     for other in found[1:]:  # whichever columns one task has
         np.testing.assert_array_equal(other, found[0])
     for row in range(rows):  # and whichever rows a run has
         alone = out[row : row + 1].copy()
-        lora.add_product(
-            words.ctypes.data, h[row:].ctypes.data, 1, alone.ctypes.data, columns, 0, columns
-        )
+        lora.add_product(entry, h[row:].ctypes.data, 1, alone.ctypes.data, columns, 0, columns)
         np.testing.assert_array_equal(alone[0], found[0][row])
     assert kept
 

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from quire.engines.native.cpu.compiler.language import BOOL, FLOAT, INT, NOTHING, Kernel, ValueType
+from quire.engines.native.cpu.compiler.language import (
+    BOOL,
+    FLOAT,
+    INT,
+    NOTHING,
+    Kernel,
+    StructType,
+    ValueType,
+)
 from quire.engines.native.cpu.compiler.objects import compile_object, load_object
 from quire.engines.native.cpu.compiler.translator import Translation
 
@@ -36,10 +44,13 @@ def compile_alone(kernel: Kernel) -> Callable[..., Any]:
         given = {**kernel.defaults, **dict(zip(kernel.parameters, args, strict=False))}
         words = np.zeros(len(kinds) + len(results), np.int64)
         for place, (name, kind) in enumerate(kernel.parameters.items()):
-            words[place : place + 1].view(_NUMPY[kind])[0] = given[name]
+            value = given[name]
+            if isinstance(kind, StructType):
+                value = 0 if value is None else value.address
+            words[place : place + 1].view(_NUMPY.get(kind, np.int64))[0] = value
         run(words.ctypes.data)
         made = [
-            words[len(kinds) + place :].view(_NUMPY[kind])[0].item()
+            words[len(kinds) + place :].view(_NUMPY.get(kind, np.int64))[0].item()
             for place, kind in enumerate(results)
         ]
         return tuple(made) if isinstance(kernel.result, tuple) else made[0] if made else None

@@ -4,23 +4,29 @@ A `kernel` is a Python function of integers, floats and truths, declared by its 
 assign, compute, compare, branch, loop with `while` and `for ... in range(...)`, and call other kernels
 and primitives; names of its module are constants. It has no objects, and so no exceptions and no
 interpreter: that is what makes its translation quick, and lets its code be kept in a file. What the
-language has no words for (registers, masks, prefetches, atomics) is an `primitive`: a Python function
+language has no words for (registers, masks, prefetches, atomics) is a `primitive`: a Python function
 that writes LLVM code, with a declared type.
 
     int     64 bits, signed; also addresses, in bytes. `//` and `%` round down as Python's; by 0 gives 0
     float   32 bits, also where Python's have 64; nothing but `float(...)` makes one of an integer
     bool    a comparison's result
+    Struct  the address of one, whose fields are its attributes; true unless it is 0: see `structs`
+    Structs[Struct]  the address of the first of several, of which `[index]` is one
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from llvmlite import ir
+
+from quire.engines.native.cpu.compiler.structs import Struct
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,14 @@ class ValueType:
     llvm: ir.Type
 
 
+@dataclass(frozen=True, slots=True)
+class StructType(ValueType):
+    """The address of a struct, or of the first of several."""
+
+    struct: type[Struct]
+    several: bool
+
+
 INT = ValueType("int", ir.IntType(64))
 FLOAT = ValueType("float", ir.FloatType())
 BOOL = ValueType("bool", ir.IntType(1))
@@ -39,6 +53,47 @@ NOTHING = ValueType("None", ir.VoidType())
 ResultType: TypeAlias = ValueType | tuple[ValueType, ...]
 
 _BY_ANNOTATION = {one.name: one for one in (INT, FLOAT, BOOL, NOTHING)}
+_POINTER = re.compile(r"(?:(Structs)\[)?(\w+)\]?(?: \| None)?")
+
+
+def pointer_to(struct: type[Struct], *, several: bool = False) -> StructType:
+    """The type of a struct's address, or of that of several."""
+    return _pointer(struct, several)
+
+
+@functools.cache
+def _pointer(struct: type[Struct], several: bool) -> StructType:
+    # Each type is one object: the translator compares them by identity.
+    name = f"Structs[{struct.__name__}]" if several else struct.__name__
+    return StructType(name, INT.llvm, struct, several)
+
+
+def named_type(text: str, names: Mapping[str, Any]) -> ValueType | None:
+    """The type that an annotation names, where `names` are known; None if it is none."""
+    if text in _BY_ANNOTATION:
+        return _BY_ANNOTATION[text]
+    match = _POINTER.fullmatch(text)
+    struct = names.get(match[2]) if match else None
+    if match and isinstance(struct, type) and issubclass(struct, Struct):
+        return pointer_to(struct, several=match[1] is not None)
+    return None
+
+
+@functools.cache
+def field_types(struct: type[Struct]) -> dict[str, ValueType]:
+    """The types of a struct's fields, in order.
+
+    Raises:
+        KernelError: a field is of no type of the language.
+    """
+    names = vars(sys.modules[struct.__module__])
+    found: dict[str, ValueType] = {}
+    for name, text in struct.fields.items():
+        kind = named_type(text, names)
+        if kind is None:
+            raise KernelError(f"{struct.__name__}.{name}: {text} is no type of the language")
+        found[name] = kind
+    return found
 
 
 class KernelError(Exception):
@@ -88,9 +143,12 @@ class Kernel:
         return found.__name__ if isinstance(found, type) else str(found)
 
     def _named(self, text: str) -> ValueType:
-        if text not in _BY_ANNOTATION:
-            raise KernelError(f"{self!r}: {text} is no type of the language: int, float or bool is")
-        return _BY_ANNOTATION[text]
+        found = named_type(text, self.function.__globals__)
+        if found is None:
+            raise KernelError(
+                f"{self!r}: {text} is no type of the language: int, float, bool and structs are"
+            )
+        return found
 
     def __call__(self, *args: Any) -> Any:
         """Run it in this thread, with arguments as its types."""
@@ -124,7 +182,7 @@ class Primitive:
 
 
 def primitive(result: ValueType, *parameters: ValueType) -> Callable[[Callable[..., Any]], Any]:
-    """Make an primitive of `build(builder, *arguments)`, which returns the result's LLVM value."""
+    """Make a primitive of `build(builder, *arguments)`, which returns the result's LLVM value."""
 
     def make(build: Callable[..., Any]) -> Any:
         return Primitive(build, result, parameters)
@@ -133,7 +191,7 @@ def primitive(result: ValueType, *parameters: ValueType) -> Callable[[Callable[.
 
 
 def calling(result: ValueType, *parameters: ValueType) -> Any:
-    """An primitive `call(address, *arguments)` of a kernel of this type, whose address is known at run time.
+    """A primitive `call(address, *arguments)` of a kernel of this type, whose address is known at run time.
 
     So a kernel is compiled apart from those that call it: see `program.machine_code`.
     """

@@ -23,8 +23,12 @@ from quire.engines.native.cpu.compiler.language import (
     KernelError,
     Primitive,
     ResultType,
+    StructType,
     ValueType,
+    field_types,
+    pointer_to,
 )
+from quire.engines.native.cpu.compiler.structs import WORD
 
 _ZERO, _ONE = INT.llvm(0), INT.llvm(1)
 
@@ -192,17 +196,23 @@ class _Writer(ast.NodeVisitor):
         value = self.visit(node.value)
         if isinstance(target, ast.Name):
             self._assign(target.id, value, node)
+        elif isinstance(target, ast.Attribute):
+            kind, place = self._field(target, self.visit(target.value))
+            word = self._as(kind, value, node)
+            self._builder.store(self._builder.zext(word, INT.llvm) if kind is BOOL else word, place)
         elif isinstance(target, ast.Tuple) and isinstance(value, tuple):
             for one, part in zip(target.elts, value, strict=True):
                 if not isinstance(one, ast.Name):
-                    self._refuse(node, "values are assigned to names alone")
+                    self._refuse(
+                        node, "values are assigned to names and to fields of structs alone"
+                    )
                 self._assign(one.id, part, node)
         else:
-            self._refuse(node, "values are assigned to names alone")
+            self._refuse(node, "values are assigned to names and to fields of structs alone")
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
         if not isinstance(node.target, ast.Name):
-            self._refuse(node, "values are assigned to names alone")
+            self._refuse(node, "values are assigned to names and to fields of structs alone")
         left = self._read(node.target.id, node)
         value = self._binary(node, node.op, left, self.visit(node.value))
         self._assign(node.target.id, value, node)
@@ -314,9 +324,36 @@ class _Writer(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> _Operand:
         base = self.visit(node.value)
-        if not isinstance(base, ModuleType):
-            self._refuse(node, "only modules have attributes")
-        return _known(getattr(base, node.attr))
+        if isinstance(base, ModuleType):
+            return _known(getattr(base, node.attr))
+        kind, place = self._field(node, base)
+        value = self._builder.load(place)
+        if kind is BOOL:
+            value = self._builder.icmp_signed("!=", value, _ZERO)
+        return _Value(kind, value)
+
+    def _field(self, node: ast.Attribute, base: _Operand) -> tuple[ValueType, Any]:
+        """The type of a struct's field, and LLVM's pointer to its word."""
+        struct = base.type if isinstance(base, _Value) else None
+        if not isinstance(struct, StructType) or struct.several:
+            self._refuse(node, "only modules and structs have attributes")
+        kinds = field_types(struct.struct)
+        if node.attr not in kinds:
+            self._refuse(node, f"{struct.name} has no field {node.attr}")
+        kind, builder = kinds[node.attr], self._builder
+        offset = INT.llvm(WORD * list(kinds).index(node.attr))
+        word = FLOAT.llvm if kind is FLOAT else INT.llvm
+        place = builder.inttoptr(builder.add(base.llvm, offset), ir.PointerType(word))
+        return kind, place
+
+    def visit_Subscript(self, node: ast.Subscript) -> _Operand:
+        base = self.visit(node.value)
+        structs = base.type if isinstance(base, _Value) else None
+        if not isinstance(structs, StructType) or not structs.several:
+            self._refuse(node, "only Structs[...] have elements")
+        index = self._as(INT, self.visit(node.slice), node)
+        offset = self._builder.mul(index, INT.llvm(structs.struct.size()))
+        return _Value(pointer_to(structs.struct), self._builder.add(base.llvm, offset))
 
     def visit_Tuple(self, node: ast.Tuple) -> _Operand:
         return tuple(self.visit(one) for one in node.elts)
@@ -448,10 +485,10 @@ class _Writer(ast.NodeVisitor):
             builder.position_at_end(block)
             values.append(self.visit(branch))
             ends.append(builder.block)
-        kinds = [_type_of(one) for one in values]
+        kinds = [kind for one in values if (kind := _type_of(one)) is not None]
+        if not kinds:
+            self._refuse(node, "a value is no number and no struct")
         kind = FLOAT if FLOAT in kinds else kinds[0]
-        if kind is None:
-            self._refuse(node, "both values are numbers")
         phi_values: list[Any] = []
         for end, value in zip(ends, values, strict=True):
             builder.position_at_end(end)
@@ -535,7 +572,7 @@ class _Writer(ast.NodeVisitor):
             return BOOL.llvm(bool(value))
         if value.type is BOOL:
             return value.llvm
-        if value.type is INT:
+        if value.type is not FLOAT:
             return self._builder.icmp_signed("!=", value.llvm, _ZERO)
         return self._builder.fcmp_unordered("!=", value.llvm, FLOAT.llvm(0.0))
 
@@ -547,6 +584,10 @@ class _Writer(ast.NodeVisitor):
             if value.type is BOOL and kind is INT:
                 return self._builder.zext(value.llvm, INT.llvm)
             self._refuse(node, f"a value is {value.type.name} where {kind.name} is needed")
+        if value is None:
+            if isinstance(kind, StructType):
+                return _ZERO
+            self._refuse(node, f"None stands where {kind.name} is needed")
         found = _type_of(value)
         if found is kind or (found is INT and kind is FLOAT) or (found is BOOL and kind is INT):
             return kind.llvm(float(value) if kind is FLOAT else int(value))

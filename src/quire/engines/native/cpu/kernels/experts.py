@@ -1,8 +1,8 @@
 """The kernels of a sparse FFN: the experts of each row, and each expert's FFN for its rows.
 
-`table` is the address of one layer's experts (`layout.EXPERTS_WORDS`). Rows are grouped by expert,
-so that an expert's weights are read once for all of its rows. A row's sum over its experts runs in
-the order of their indices, the shared expert last, whatever else is in the batch.
+Rows are grouped by expert, so that an expert's weights are read once for all of its rows. A row's sum
+over its experts runs in the order of their indices, the shared expert last, whatever else is in the
+batch.
 
 `reference.choose_experts` and `reference.experts` are the same on arrays.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.activations import gate_columns
-from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, SCRATCH_ROWS, WORD
+from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
+from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, SCRATCH_ROWS
 from quire.engines.native.cpu.kernels.linear import linear, linear_columns, quantize_rows
 from quire.engines.native.cpu.kernels.rowwise import task_range
 from quire.engines.native.cpu.kernels.simd import (
@@ -29,23 +30,23 @@ _GATE, _UP, _DOWN = 0, 1, 2  # the three maps of an expert
 
 
 @kernel
-def _expert_map(table: int, expert: int, which: int) -> int:
-    """The address of the gate, up or down map of an expert."""
-    maps = get_int64(table, layout.EXPERT_MAPS)
-    return maps + WORD * layout.MAP_WORDS * (3 * expert + which)
+def _expert_map(experts: Experts, expert: int, which: int) -> LinearMap:
+    """The gate, up or down map of an expert."""
+    return experts.maps[3 * expert + which]
 
 
 @kernel
-def router_scores(task: int, tasks: int, table: int, x: int, quantized: int, rows: int) -> None:
+def router_scores(
+    task: int, tasks: int, experts: Experts, x: int, quantized: int, rows: int
+) -> None:
     """Columns of the router's logits for x (rows, hidden); the last task has the shared score too.
 
     `quantized` as in `linear`.
     """
-    linear(task, tasks, x, quantized, rows, get_int64(table, layout.ROUTER_MAP),
-           get_int64(table, layout.ROUTER_SCORES), NO)  # fmt: skip
-    score = get_int64(table, layout.SHARED_SCORE_MAP)
+    linear(task, tasks, x, quantized, rows, experts.router, experts.router_scores, NO)
+    score = experts.shared_score
     if score and task == tasks - 1:
-        linear(0, 1, x, quantized, rows, score, get_int64(table, layout.SHARED_SCORES), NO)
+        linear(0, 1, x, quantized, rows, score, experts.shared_scores, NO)
 
 
 @kernel
@@ -88,76 +89,73 @@ def next_largest(x: int, size: int) -> int:
 
 
 @kernel
-def choose_experts(task: int, tasks: int, table: int, rows: int) -> None:
+def choose_experts(task: int, tasks: int, experts: Experts, rows: int) -> None:
     """Choose the experts of some rows and their weights, the most probable first."""
-    count, chosen = get_int64(table, layout.EXPERT_COUNT), get_int64(table, layout.PER_TOKEN)
+    count, chosen = experts.count, experts.per_token
     first, end = task_range(task, tasks, rows, 1)
     for row in range(first, end):
-        scores = get_int64(table, layout.ROUTER_SCORES) + 4 * row * count
-        experts = get_int64(table, layout.CHOSEN) + 4 * row * chosen
-        weights = get_int64(table, layout.CHOSEN_WEIGHTS) + 4 * row * chosen
+        scores = experts.router_scores + 4 * row * count
+        ids = experts.chosen + 4 * row * chosen
+        weights = experts.chosen_weights + 4 * row * chosen
         softmax_row(scores, count)
         total = 0.0
         for rank in range(chosen):
             expert = next_largest(scores, count)
             weight = get_float32(scores, expert)
             put_float32(scores, expert, _CHOSEN)
-            put_int32(experts, rank, expert)
+            put_int32(ids, rank, expert)
             put_float32(weights, rank, weight)
             total += weight
-        if get_int64(table, layout.NORMALISED):
+        if experts.is_normalised:
             for rank in range(chosen):
                 put_float32(weights, rank, get_float32(weights, rank) / total)
 
 
 @kernel
-def group_rows(table: int, rows: int) -> None:
+def group_rows(experts: Experts, rows: int) -> None:
     """Sort (row, weight) by expert, the rows of an expert in rising order: a counting sort.
 
-    The shared expert has every row. `EXPERT_STARTS` then holds where each expert's rows begin, and
+    The shared expert has every row. `starts` then holds where each expert's rows begin, and
     where the last expert's end.
     """
-    count, chosen = get_int64(table, layout.EXPERT_COUNT), get_int64(table, layout.PER_TOKEN)
-    starts, experts = get_int64(table, layout.EXPERT_STARTS), get_int64(table, layout.CHOSEN)
-    rows_of, weights_of = (
-        get_int64(table, layout.GROUPED_ROWS),
-        get_int64(table, layout.GROUPED_WEIGHTS),
-    )
-    weights = get_int64(table, layout.CHOSEN_WEIGHTS)
+    count, chosen = experts.count, experts.per_token
+    starts, ids = experts.starts, experts.chosen
+    rows_of, weights_of = experts.grouped_rows, experts.grouped_weights
+    weights = experts.chosen_weights
     for expert in range(count + 2):
         simd.put_int64(starts, expert, 0)
     # An expert's rows are counted two entries further on. After the sums, the entry after its own
     # holds where its rows begin; writing its rows moves that to where they end, which is where the
     # next expert's begin.
     for i in range(rows * chosen):
-        entry = get_int32(experts, i) + 2
+        entry = get_int32(ids, i) + 2
         simd.put_int64(starts, entry, get_int64(starts, entry) + 1)
     for expert in range(2, count + 2):
         before = get_int64(starts, expert - 1)
         simd.put_int64(starts, expert, get_int64(starts, expert) + before)
     for i in range(rows * chosen):
-        entry = get_int32(experts, i) + 1
+        entry = get_int32(ids, i) + 1
         target = get_int64(starts, entry)
         put_int32(rows_of, target, i // chosen)
         put_float32(weights_of, target, get_float32(weights, i))
         simd.put_int64(starts, entry, target + 1)
-    if get_int64(table, layout.SHARED_SCORE_MAP):
-        _group_shared(table, rows)
+    if experts.shared_score:
+        _group_shared(experts, rows)
 
 
 @kernel
-def _group_shared(table: int, rows: int) -> None:
+def _group_shared(experts: Experts, rows: int) -> None:
     """Give the shared expert all rows, each weighted by the sigmoid of its score."""
-    count, chosen = get_int64(table, layout.EXPERT_COUNT), get_int64(table, layout.PER_TOKEN)
-    rows_of = get_int64(table, layout.GROUPED_ROWS) + 4 * rows * chosen
-    weights_of = get_int64(table, layout.GROUPED_WEIGHTS) + 4 * rows * chosen
-    scores = get_int64(table, layout.SHARED_SCORES)
+    count, chosen = experts.count, experts.per_token
+    rows_of = experts.grouped_rows + 4 * rows * chosen
+    weights_of = experts.grouped_weights + 4 * rows * chosen
+    scores = experts.shared_scores
     one = 1.0
     for row in range(rows):
         power = simd.first_lane(simd.exp(simd.splat(-get_float32(scores, row))))
         put_int32(rows_of, row, row)
         put_float32(weights_of, row, one / (one + power))
-    simd.put_int64(get_int64(table, layout.EXPERT_STARTS), count + 1, rows * (chosen + 1))
+    simd.put_int64(experts.starts, count + 1, rows * (chosen + 1))
 
 
 @kernel
@@ -179,66 +177,64 @@ def _gather(x: int, size: int, rows_of: int, count: int, out: int) -> int:
 
 
 @kernel
-def _quantized(linear_map: int, x: int, rows: int, out: int) -> int:
+def _quantized(linear_map: LinearMap, x: int, rows: int, out: int) -> int:
     """The address of the quantised rows of x, written to `out`; 0 if the map takes floats."""
-    if get_int64(linear_map, layout.KIND) < layout.INT8:
+    if linear_map.kind < layout.INT8:
         return 0
-    quantize_rows(0, rows, x, get_int64(linear_map, layout.MAP_DEPTH),
-                  get_int64(linear_map, layout.QUANT_DEPTH), get_int64(linear_map, layout.SPAN),
-                  out)  # fmt: skip
+    quantize_rows(0, rows, x, linear_map.depth, linear_map.packed_depth, linear_map.span, out)
     return out
 
 
 @kernel
-def _gate_offset(table: int, expert: int, first: int) -> int:
+def _gate_offset(experts: Experts, expert: int, first: int) -> int:
     """The offset in bytes of an expert's grouped row `first` among the gate and up values.
 
     An expert's rows are as wide as its FFN. All experts are equally wide but the shared one, which
     comes last.
     """
-    width = get_int64(table, layout.EXPERT_FFN)
-    if expert < get_int64(table, layout.EXPERT_COUNT):
+    width = experts.ffn
+    if expert < experts.count:
         return 4 * width * first
-    begin = get_int64(get_int64(table, layout.EXPERT_STARTS), expert)
-    shared = get_int64(_expert_map(table, expert, _GATE), layout.MAP_COLUMNS)
+    begin = get_int64(experts.starts, expert)
+    shared = _expert_map(experts, expert, _GATE).columns
     return 4 * (width * begin + shared * (first - begin))
 
 
 @kernel
 def experts_gate(
-    part: int, parts: int, group: int, groups: int, table: int, x: int, hidden: int, gate: int,
-    up: int, activation: int, scratch: int, quantized: int,
+    part: int, parts: int, group: int, groups: int, experts: Experts, x: int, hidden: int, gate: int,
+    up: int, scratch: int, quantized: int,
 ) -> None:  # fmt: skip
     """One of `parts` parts of the columns of gate and up, for every `groups`-th expert from `group`.
 
-    x is (rows, hidden); `gate` and `up` receive the values of the grouped rows; `activation` is one
-    of `layout`'s. `scratch` has room for SCRATCH_ROWS of x, `quantized` for as many quantised ones.
+    x is (rows, hidden); `gate` and `up` receive the values of the grouped rows. `scratch` has room for
+    SCRATCH_ROWS of x, `quantized` for as many quantised ones.
     """
-    starts = get_int64(table, layout.EXPERT_STARTS)
-    rows_of = get_int64(table, layout.GROUPED_ROWS)
+    starts = experts.starts
+    rows_of = experts.grouped_rows
     expert = group
-    while expert < get_int64(table, layout.ALL_EXPERTS):
-        gate_map, up_map = _expert_map(table, expert, _GATE), _expert_map(table, expert, _UP)
-        quantized_map = gate_map if get_int64(gate_map, layout.KIND) >= layout.INT8 else up_map
-        columns = get_int64(gate_map, layout.MAP_COLUMNS)
+    while expert < experts.all:
+        gate_map, up_map = _expert_map(experts, expert, _GATE), _expert_map(experts, expert, _UP)
+        quantized_map = gate_map if gate_map.kind >= layout.INT8 else up_map
+        columns = gate_map.columns
         first, end = task_range(part, parts, columns, COLUMN_GRAIN)
         row, last = get_int64(starts, expert), get_int64(starts, expert + 1)
         # Each thread gathers the rows for itself: they stay in its cache for both products.
         while row < last and first < end:
             count = min(SCRATCH_ROWS, last - row)
             source = _gather(x, hidden, rows_of + 4 * row, count, scratch)
-            offset = _gate_offset(table, expert, row)
+            offset = _gate_offset(experts, expert, row)
             codes = _quantized(quantized_map, source, count, quantized)
             linear_columns(source, codes, count, gate_map, gate + offset, first, end, NO)
             linear_columns(source, codes, count, up_map, up + offset, first, end, NO)
-            gate_columns(activation, gate + offset, up + offset, count, columns, first, end)
+            gate_columns(experts.activation, gate + offset, up + offset, count, columns, first, end)
             row += count
         expert += groups
 
 
 @kernel
 def experts_down(
-    task: int, tasks: int, table: int, hidden: int, gate: int, out: int, scratch: int,
+    task: int, tasks: int, experts: Experts, hidden: int, gate: int, out: int, scratch: int,
     quantized: int,
 ) -> None:  # fmt: skip
     """Add the weighted outputs of all experts to some columns of out (rows, hidden).
@@ -247,18 +243,15 @@ def experts_down(
     add to one number, and the order of the sum is fixed. `gate` as `experts_gate` left it; `scratch`
     has room for SCRATCH_ROWS of out, `quantized` for as many quantised rows of the widest FFN.
     """
-    starts, rows_of = (
-        get_int64(table, layout.EXPERT_STARTS),
-        get_int64(table, layout.GROUPED_ROWS),
-    )
-    weights_of = get_int64(table, layout.GROUPED_WEIGHTS)
+    starts, rows_of = experts.starts, experts.grouped_rows
+    weights_of = experts.grouped_weights
     first, end = task_range(task, tasks, hidden, COLUMN_GRAIN)
-    for expert in range(get_int64(table, layout.ALL_EXPERTS)):
+    for expert in range(experts.all):
         row, last = get_int64(starts, expert), get_int64(starts, expert + 1)
-        down_map = _expert_map(table, expert, _DOWN)
+        down_map = _expert_map(experts, expert, _DOWN)
         while row < last:
             count = min(SCRATCH_ROWS, last - row)
-            source = gate + _gate_offset(table, expert, row)
+            source = gate + _gate_offset(experts, expert, row)
             codes = _quantized(down_map, source, count, quantized)
             linear_columns(source, codes, count, down_map, scratch, first, end, NO)
             # The product lies in scratch, since rows of different experts add to one row of out.

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel
-from quire.engines.native.cpu.kernels import layout, simd
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
+from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK
 from quire.engines.native.cpu.kernels.quantized_tiles import make_quantized_tile, quantize_group
 from quire.engines.native.cpu.kernels.rowwise import task_range
@@ -94,15 +95,11 @@ def _make_product(bfloat16: bool) -> Any:
 
     @kernel
     def columns_of(
-        x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
+        x: int, rows: int, linear_map: LinearMap, out: int, first: int, end: int, accumulate: int
     ) -> None:
         """`linear_columns` for a map of this kind."""
-        weight, bias = (
-            simd.get_int64(linear_map, layout.WEIGHT),
-            simd.get_int64(linear_map, layout.BIAS),
-        )
-        depth = simd.get_int64(linear_map, layout.MAP_DEPTH)
-        columns = simd.get_int64(linear_map, layout.MAP_COLUMNS)
+        weight, bias = linear_map.weight, linear_map.bias
+        depth, columns = linear_map.depth, linear_map.columns
         # A prompt's rows exceed the cache: they are multiplied block by block, each with all weights.
         tiles = max(1, ROW_BLOCK_BYTES // (4 * depth * TILE_ROWS))
         step = tiles * TILE_ROWS
@@ -151,27 +148,21 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
 
     @kernel
     def columns_of(
-        x: int, rows: int, linear_map: int, out: int, first: int, end: int, accumulate: int
+        x: int, rows: int, linear_map: LinearMap, out: int, first: int, end: int, accumulate: int
     ) -> None:
         """`linear_columns` for a map of this kind, and quantised rows x."""
-        depth, span = (
-            simd.get_int64(linear_map, layout.QUANT_DEPTH),
-            simd.get_int64(linear_map, layout.SPAN),
-        )
-        repeat, groups = simd.get_int64(linear_map, layout.REPEAT), depth // span
+        depth, span = linear_map.packed_depth, linear_map.span
+        repeat, groups = linear_map.repeat, depth // span
         x_stride = quantized_row_bytes(depth, span)
-        out_stride = 4 * simd.get_int64(linear_map, layout.MAP_COLUMNS)
-        unit, bias = (
-            simd.get_float32(linear_map, 2 * layout.UNIT_SCALE),
-            simd.get_int64(linear_map, layout.BIAS),
-        )
+        out_stride = 4 * linear_map.columns
+        unit, bias = linear_map.unit, linear_map.bias
         block, last = first // QUANT_BLOCK, (end + QUANT_BLOCK - 1) // QUANT_BLOCK
         stored = (groups + repeat - 1) // repeat * QUANT_BLOCK
         while block < last:
             left, start = last - block, block * QUANT_BLOCK
-            w = simd.get_int64(linear_map, layout.WEIGHT) + start * depth * bits // 8
-            s = simd.get_int64(linear_map, layout.SCALES) + 2 * block * stored
-            z = simd.get_int64(linear_map, layout.ZEROS) + block * stored
+            w = linear_map.weight + start * depth * bits // 8
+            s = linear_map.scales + 2 * block * stored
+            z = linear_map.zeros + block * stored
             block_bias, target = bias + 4 * start if bias else 0, out + 4 * start
             low, high = first - start, end - start
             # Two blocks at once use each int8 of x twice. A single row gains nothing by that, and
@@ -208,12 +199,12 @@ columns_int4, columns_int4_zeros = _make_columns(4, False), _make_columns(4, Tru
 # ---- any weights
 
 
-_multiply = calling(NOTHING, *[INT] * 7)
+_multiply = calling(NOTHING, INT, INT, pointer_to(LinearMap), INT, INT, INT, INT)
 
 
 @kernel
 def linear_columns(
-    x: int, quantized: int, rows: int, linear_map: int, out: int, first: int, end: int,
+    x: int, quantized: int, rows: int, linear_map: LinearMap, out: int, first: int, end: int,
     accumulate: int,
 ) -> None:  # fmt: skip
     """Columns `first` to `end - 1` of `linear`, by the kernel of the map's kind of weights.
@@ -222,22 +213,18 @@ def linear_columns(
     """
     if first >= end:
         return
-    rows_of = x if simd.get_int64(linear_map, layout.KIND) < layout.INT8 else quantized
-    _multiply(simd.get_int64(linear_map, layout.MAP_KERNEL), rows_of, rows, linear_map, out, first,
-              end, accumulate)  # fmt: skip
+    rows_of = x if linear_map.kind < layout.INT8 else quantized
+    _multiply(linear_map.kernel, rows_of, rows, linear_map, out, first, end, accumulate)
 
 
 @kernel
 def linear(
-    task: int, tasks: int, x: int, quantized: int, rows: int, linear_map: int, out: int,
+    task: int, tasks: int, x: int, quantized: int, rows: int, linear_map: LinearMap, out: int,
     accumulate: int,
 ) -> None:  # fmt: skip
     """`out (+)= x @ weight.T + bias`: x (rows, depth), weight (columns, depth), out (rows, columns).
 
-    `linear_map` is the address of the map's words: weight, bias and sizes (`layout.MAP_WORDS`). If
-    the weight is quantised, `quantized` holds the rows of x as `quantize_rows` makes them.
+    If the weight is quantised, `quantized` holds the rows of x as `quantize_rows` makes them.
     """
-    first, end = task_range(
-        task, tasks, simd.get_int64(linear_map, layout.MAP_COLUMNS), COLUMN_GRAIN
-    )
+    first, end = task_range(task, tasks, linear_map.columns, COLUMN_GRAIN)
     linear_columns(x, quantized, rows, linear_map, out, first, end, accumulate)

@@ -5,14 +5,15 @@ Nothing here imports a kernel: a start with compiled kernels needs their names a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
 from quire.engines.native.models.spec import DecoderSpec
 
 KERNELS = {
-    "step": "program.step:step",
+    "step": "program.step:run_step",
     "embed": "program.step:embed",
     "project": "program.attention_step:project",
     "attend_float32": "program.attention_step:attend_float32",
@@ -51,12 +52,18 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
         layout.KV_FLOAT16: "attend_float16",
         layout.KV_INT8: "attend_int8",
     }[kv_kind]
-    phase = layout.FIRST_PHASES
-    yield Operation("embed", None, phase)
+    operations: list[tuple[str, int | None]] = [("embed", None)]
     for layer in range(spec.num_layers):
         is_sparse = spec.experts is not None and spec.experts.sparse[layer]
         ffn = ("route", "add_experts") if is_sparse else ("dense_gate", "dense_down")
-        for kernel in ("project", attend, "attention_output", *ffn):
-            yield Operation(kernel, layer, phase)
-        phase += layout.LAYER_PHASES
-    yield Operation("logits", None, phase)
+        operations += [(name, layer) for name in ("project", attend, "attention_output", *ffn)]
+    phase = STEP_PHASES
+    for kernel, layer in (*operations, ("logits", None)):
+        yield Operation(kernel, layer, phase)
+        phase += PHASES[kernel]
+
+
+def num_phases(program: Sequence[Operation]) -> int:
+    """The number of phases of a step that runs the program."""
+    last = program[-1]
+    return last.phase + PHASES[last.kernel]

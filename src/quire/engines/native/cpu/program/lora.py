@@ -10,19 +10,21 @@ is summed in one order, whatever the runs. None of this runs in a step whose row
 
 from __future__ import annotations
 
-from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel
+from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
+from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout, simd
-from quire.engines.native.cpu.kernels.layout import (
-    LANES,
-    LORA_GRAIN,
-    LORA_PANEL,
-    LORA_PIECES,
-    WORD,
-)
+from quire.engines.native.cpu.kernels.arguments import LinearMap
+from quire.engines.native.cpu.kernels.layout import LANES, LORA_GRAIN, LORA_PANEL, LORA_PIECES
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_row_bytes
 from quire.engines.native.cpu.kernels.rowwise import gather_rows, task_range
-from quire.engines.native.cpu.kernels.simd import NO, get_float32, get_int64
+from quire.engines.native.cpu.kernels.simd import NO, get_float32
 from quire.engines.native.cpu.kernels.tiles import make_outer_tile
+from quire.engines.native.cpu.program.arguments import (
+    LoraBatch,
+    LoraEntry,
+    LoraRun,
+    Step,
+)
 from quire.engines.native.cpu.program.phases import (
     counters_of,
     next_task,
@@ -31,36 +33,17 @@ from quire.engines.native.cpu.program.phases import (
 )
 
 TALL = 4 if LANES < LORA_PANEL else 8  # rows of the tall tile: 8 sums hide each other's latency
-Q, K, V, OUTPUT, GATE, UP, DOWN = range(len(layout.LINEARS))
-"""The linear maps of a layer, as `layer_entry` counts them."""
-
 _tall = make_outer_tile(TALL, LORA_PANEL // LANES, True, layout.KV_FLOAT32)
 _flat = make_outer_tile(1, LORA_PANEL // LANES, True, layout.KV_FLOAT32)
-
-
-@kernel
-def layer_entry(table: int, layer: int, linear: int) -> int:
-    """The index of the entry that adapters have for one of a layer's LINEARS."""
-    layers = get_int64(table, layout.LAYER_TABLE)
-    index = (layer - layers) // (WORD * layout.LAYER_WORDS)
-    return layout.FIRST_LAYER_ENTRY + index * layout.LORA_MAPS + linear
-
-
-@kernel
-def _entry_address(run: int, entry: int) -> int:
-    """The address of an entry of the adapter of a run: the LORA_WORDS of one map."""
-    return get_int64(run, layout.RUN_ADAPTER) + WORD * (
-        layout.FIRST_ENTRY + entry * layout.LORA_WORDS
-    )
 
 
 # ---- the first product: h = x @ a.T
 
 
 @kernel
-def _has_lora(adapters: int, entry: int, maps: int) -> bool:
+def _has_lora(adapters: LoraBatch, entry: int, maps: int) -> bool:
     """Whether an adapter of the batch may have one of `maps` entries from `entry` on."""
-    mask = get_int64(adapters, layout.LORA_MASK)
+    mask = adapters.mask
     if entry >= layout.FIRST_LAYER_ENTRY:  # the mask has the bits of one layer for all of them
         entry = layout.FIRST_LAYER_ENTRY + (entry - layout.FIRST_LAYER_ENTRY) % layout.LORA_MAPS
     return mask >> entry & ((1 << maps) - 1) != 0
@@ -68,43 +51,44 @@ def _has_lora(adapters: int, entry: int, maps: int) -> bool:
 
 @kernel
 def _small_product(
-    adapters: int, run: int, entry: int, product: int, piece: int, pieces: int, x: int
+    adapters: LoraBatch, run: LoraRun, entry: int, product: int, piece: int, pieces: int, x: int
 ) -> None:
     """One of `pieces` pieces of the columns of `h = x @ a.T`, for the rows of one run."""
-    words, row = _entry_address(run, entry), get_int64(run, layout.RUN_FIRST)
-    rank, depth = get_int64(words, layout.MAP_COLUMNS), get_int64(words, layout.MAP_DEPTH)
-    h = get_int64(adapters, layout.LORA_H) + product * get_int64(adapters, layout.LORA_H_BYTES)
-    first, end = task_range(piece, pieces, rank, LORA_GRAIN)
-    linear_columns(x + row * depth * 4, 0, get_int64(run, layout.RUN_ROWS), words,
-                   h + row * get_int64(adapters, layout.LORA_H_STRIDE), first, end, NO)  # fmt: skip
+    own, row = run.adapter.entries[entry], run.first
+    if not own.b:
+        return
+    h = adapters.h + product * adapters.h_bytes
+    first, end = task_range(piece, pieces, own.a.columns, LORA_GRAIN)
+    linear_columns(x + row * own.a.depth * 4, 0, run.rows, own.a, h + row * adapters.h_stride, first,
+                   end, NO)  # fmt: skip
 
 
 @kernel
 def _small_products(
-    table: int, adapters: int, runs: int, count: int, entry: int, maps: int, x: int, phase: int
-) -> None:
+    step: Step, adapters: LoraBatch, runs: Structs[LoraRun], count: int, entry: int, maps: int, x: int,
+    phase: int,
+) -> None:  # fmt: skip
     """The phase of the products of x with a, for `maps` entries from `entry` on and `count` runs."""
-    counters = counters_of(table, phase)
+    counters = counters_of(step, phase)
     # With one run and one map there would be one task: the rank is cut, too, to occupy all threads.
-    pieces = min(get_int64(table, layout.THREADS), LORA_PIECES)
+    pieces = min(step.threads, LORA_PIECES)
     tasks = count * maps * pieces
     task = take_task(counters)
     while task < tasks:
         part = task // pieces
-        run = runs + WORD * layout.RUN_WORDS * (part // maps)
         product = part % maps
-        _small_product(adapters, run, entry + product, product, task % pieces, pieces, x)
+        _small_product(adapters, runs[part // maps], entry + product, product, task % pieces, pieces,
+                       x)  # fmt: skip
         task = next_task(counters)
-    wait_for_phase(table, phase, tasks)
+    wait_for_phase(step, phase, tasks)
 
 
 @kernel
-def layer_products(table: int, entry: int, maps: int, x: int, phase: int) -> None:
+def layer_products(step: Step, entry: int, maps: int, x: int, phase: int) -> None:
     """The small products of maps of a layer, if an adapter of the batch has some."""
-    adapters = get_int64(table, layout.ADAPTERS)
+    adapters = step.adapters
     if adapters and _has_lora(adapters, entry, maps):
-        _small_products(table, adapters, get_int64(adapters, layout.RUNS),
-                        get_int64(adapters, layout.RUN_COUNT), entry, maps, x, phase)  # fmt: skip
+        _small_products(step, adapters, adapters.runs, adapters.run_count, entry, maps, x, phase)
 
 
 # ---- the second product: h @ b
@@ -155,18 +139,20 @@ def _add_partial_panel(
 
 @kernel
 def add_product(
-    entry: int, h: int, rows: int, out: int, columns: int, first: int, end: int
+    entry: LoraEntry, h: int, rows: int, out: int, columns: int, first: int, end: int
 ) -> None:
     """`out += h @ b + bias` in the columns `first` to `end - 1`: h (rows, rank), out (rows, columns).
 
-    `entry` is the address of the LORA_WORDS of one map. b is stored in panels of LORA_PANEL columns,
-    each (rank, LORA_PANEL), the last one padded, so that a panel is read in the order of memory.
+    b is stored in panels of LORA_PANEL columns, each (rank, LORA_PANEL), the last one padded, so that a
+    panel is read in the order of memory.
     """
-    b, bias = get_int64(entry, layout.LORA_B), get_int64(entry, layout.LORA_BIAS)
-    if bias:
-        _add_bias(bias, rows, out, columns, first, end)
-    rank, column = get_int64(entry, layout.MAP_COLUMNS), first
-    while b and column < end:
+    if entry.bias:
+        _add_bias(entry.bias, rows, out, columns, first, end)
+    b = entry.b
+    if not b:
+        return
+    rank, column = entry.a.columns, first
+    while column < end:
         inside = column % LORA_PANEL
         count = min(LORA_PANEL - inside, end - column)
         panel = b + 4 * (column // LORA_PANEL * rank * LORA_PANEL + inside)
@@ -179,8 +165,8 @@ def add_product(
 
 @kernel
 def add_products(
-    runs: int, count: int, entry: int, h: int, stride: int, out: int, columns: int, first: int,
-    end: int,
+    runs: Structs[LoraRun], count: int, entry: int, h: int, stride: int, out: int, columns: int,
+    first: int, end: int,
 ) -> None:  # fmt: skip
     """`add_product` of one entry for each of `count` runs.
 
@@ -188,108 +174,103 @@ def add_products(
     of the batch gives the stride. Within its part, rows are the rank of its own adapter apart.
     """
     for index in range(count):
-        run = runs + WORD * layout.RUN_WORDS * index
-        row = get_int64(run, layout.RUN_FIRST)
-        add_product(_entry_address(run, entry), h + row * stride, get_int64(run, layout.RUN_ROWS),
-                    out + row * columns * 4, columns, first, end)  # fmt: skip
+        run = runs[index]
+        row = run.first
+        add_product(run.adapter.entries[entry], h + row * stride, run.rows, out + row * columns * 4,
+                    columns, first, end)  # fmt: skip
 
 
-_add_products = calling(NOTHING, *[INT] * 9)
+_add_products = calling(NOTHING, pointer_to(LoraRun, several=True), *[INT] * 8)
 
 
 @kernel
 def add_lora(
-    adapters: int, entry: int, product: int, out: int, columns: int, first: int, end: int
+    adapters: LoraBatch | None,
+    entry: int,
+    product: int,
+    out: int,
+    columns: int,
+    first: int,
+    end: int,
 ) -> None:
     """Add what the batch's adapters have for one map to some columns of its output.
 
-    `adapters` is the address of the ADAPTERS_WORDS, 0 if no row has an adapter. `product` is the
-    index of the map among those whose small products are one phase (q, k and v, or gate and up).
+    `product` is the index of the map among those whose small products are one phase (q, k and v, or
+    gate and up).
     """
     if adapters:
-        h = get_int64(adapters, layout.LORA_H) + product * get_int64(adapters, layout.LORA_H_BYTES)
-        _add_products(get_int64(adapters, layout.LORA_KERNEL), get_int64(adapters, layout.RUNS),
-                      get_int64(adapters, layout.RUN_COUNT), entry, h,
-                      get_int64(adapters, layout.LORA_H_STRIDE), out, columns, first,
-                      end)  # fmt: skip
+        h = adapters.h + product * adapters.h_bytes
+        _add_products(adapters.kernel, adapters.runs, adapters.run_count, entry, h,
+                      adapters.h_stride, out, columns, first, end)  # fmt: skip
 
 
 # ---- embeddings
 
 
 @kernel
-def _adapt_rows(table: int, adapters: int, run: int, first: int, end: int) -> None:
+def _adapt_rows(step: Step, adapters: LoraBatch, run: LoraRun, first: int, end: int) -> None:
     """`adapt_embeddings` of the rows `first` to `end - 1`, all of one run."""
-    adapter, hidden = get_int64(run, layout.RUN_ADAPTER), get_int64(table, layout.HIDDEN)
-    rows, ids = end - first, get_int64(table, layout.TOKEN_IDS) + 4 * first
-    out = get_int64(table, layout.RESIDUAL) + first * hidden * 4
+    adapter, hidden = run.adapter, step.hidden
+    rows, ids = end - first, step.token_ids + 4 * first
+    out = step.residual + first * hidden * 4
     # The model's own rows are there already: looking them up in vain costs less than a test of each.
-    own = get_int64(adapter, layout.ADAPTER_EMBEDDINGS)
-    if own:
-        is_bfloat16 = get_int64(adapter, layout.ADAPTER_EMBEDDINGS_BFLOAT16)
-        gather_rows(0, 1, own, is_bfloat16, hidden, ids, rows, out)
-    entry = _entry_address(run, layout.EMBEDDINGS_ENTRY)
-    if get_int64(entry, layout.LORA_B):
-        rank = get_int64(entry, layout.MAP_COLUMNS)
-        h = get_int64(adapters, layout.LORA_H) + first * get_int64(adapters, layout.LORA_H_STRIDE)
-        gather_rows(0, 1, get_int64(entry, layout.WEIGHT), NO, rank, ids, rows, h)
+    if adapter.embeddings:
+        gather_rows(0, 1, adapter.embeddings, adapter.is_bfloat16, hidden, ids, rows, out)
+    entry = adapter.entries[layout.EMBEDDINGS_ENTRY]
+    if entry.b:
+        h = adapters.h + first * adapters.h_stride
+        gather_rows(0, 1, entry.a.weight, NO, entry.a.columns, ids, rows, h)
         add_product(entry, h, rows, out, hidden, 0, hidden)
 
 
 @kernel
-def adapt_embeddings(task: int, tasks: int, table: int) -> None:
+def adapt_embeddings(task: int, tasks: int, step: Step, adapters: LoraBatch) -> None:
     """Replace the model's embeddings by those that adapters have whole, and add their products.
 
     An adapter of the embeddings has a as a table: looking up a token's row stands for `x @ a.T`.
     """
-    adapters = get_int64(table, layout.ADAPTERS)
     # A task's rows may begin and end within a run.
-    first, end = task_range(task, tasks, get_int64(table, layout.ROWS), 1)
-    for index in range(get_int64(adapters, layout.RUN_COUNT)):
-        run = get_int64(adapters, layout.RUNS) + WORD * layout.RUN_WORDS * index
-        row = get_int64(run, layout.RUN_FIRST)
-        low, high = max(first, row), min(end, row + get_int64(run, layout.RUN_ROWS))
+    first, end = task_range(task, tasks, step.rows, 1)
+    for index in range(adapters.run_count):
+        run = adapters.runs[index]
+        row = run.first
+        low, high = max(first, row), min(end, row + run.rows)
         if low < high:
-            _adapt_rows(table, adapters, run, low, high)
+            _adapt_rows(step, adapters, run, low, high)
 
 
 # ---- the head
 
 
 @kernel
-def head_products(table: int, x: int, phase: int) -> None:
+def head_products(step: Step, x: int, phase: int) -> None:
     """The small products of the head, for the rows whose logits are asked for."""
-    adapters = get_int64(table, layout.ADAPTERS)
+    adapters = step.adapters
     if adapters and _has_lora(adapters, layout.HEAD_ENTRY, 1):
-        _small_products(table, adapters, get_int64(adapters, layout.HEAD_RUNS),
-                        get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY, 1, x,
-                        phase)  # fmt: skip
+        _small_products(step, adapters, adapters.head_runs, adapters.head_run_count,
+                        layout.HEAD_ENTRY, 1, x, phase)  # fmt: skip
 
 
 @kernel
-def adapted_head(task: int, tasks: int, table: int, x: int, quantized: int) -> None:
+def adapted_head(
+    task: int, tasks: int, step: Step, adapters: LoraBatch, model_head: LinearMap, x: int,
+    quantized: int,
+) -> None:  # fmt: skip
     """Some columns of the logits, each row by the head of its adapter if that has one.
 
     `quantized` holds the rows of x as int8, if the model's own head takes them so.
     """
-    model_head, stride = get_int64(table, layout.HEAD_MAP), 0
-    if get_int64(model_head, layout.KIND) >= layout.INT8:
-        stride = quantized_row_bytes(get_int64(model_head, layout.QUANT_DEPTH),
-                                     get_int64(model_head, layout.SPAN))  # fmt: skip
-    adapters, out = get_int64(table, layout.ADAPTERS), get_int64(table, layout.LOGITS)
-    vocab, hidden = get_int64(table, layout.VOCAB), get_int64(table, layout.HIDDEN)
+    stride = 0
+    if model_head.kind >= layout.INT8:
+        stride = quantized_row_bytes(model_head.packed_depth, model_head.span)
+    out, vocab, hidden = step.logits, step.vocab, step.hidden
     first, end = task_range(task, tasks, vocab, layout.COLUMN_GRAIN)
-    for index in range(get_int64(adapters, layout.HEAD_COUNT)):
-        part = get_int64(adapters, layout.HEADS_OF_ROWS) + WORD * layout.RUN_WORDS * index
-        head, row = get_int64(part, layout.RUN_ADAPTER), get_int64(part, layout.RUN_FIRST)
-        if not head:
-            head = model_head
-        linear_columns(x + row * hidden * 4, quantized + row * stride,
-                       get_int64(part, layout.RUN_ROWS), head, out + row * vocab * 4, first, end,
-                       NO)  # fmt: skip
+    for index in range(adapters.head_count):
+        part = adapters.heads[index]
+        head, row = part.head if part.head else model_head, part.first
+        linear_columns(x + row * hidden * 4, quantized + row * stride, part.rows, head,
+                       out + row * vocab * 4, first, end, NO)  # fmt: skip
     if _has_lora(adapters, layout.HEAD_ENTRY, 1):
-        _add_products(get_int64(adapters, layout.LORA_KERNEL),
-                      get_int64(adapters, layout.HEAD_RUNS),
-                      get_int64(adapters, layout.HEAD_RUN_COUNT), layout.HEAD_ENTRY,
-                      get_int64(adapters, layout.LORA_H), get_int64(adapters, layout.LORA_H_STRIDE),
-                      out, vocab, first, end)  # fmt: skip
+        _add_products(adapters.kernel, adapters.head_runs, adapters.head_run_count,
+                      layout.HEAD_ENTRY, adapters.h, adapters.h_stride, out, vocab, first,
+                      end)  # fmt: skip

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from quire.engines.native.cpu.compiler.language import Kernel
 
 StepFunction = Callable[[int, int], None]
-"""`step(thread, table address)`: see `step.step`. Runs without the interpreter's lock."""
+"""`step(thread, address of Step)`: see `step.run_step`. Runs without the interpreter's lock."""
 
 logger = logging.getLogger("quire")
 
 _PACKAGE = "quire.engines.native.cpu"
 _ROOT = Path(__file__).parent.parent
 _IMPORTS = re.compile(rf"^from {re.escape(_PACKAGE)}\.([\w.]+) import (.*)$", re.MULTILINE)
-_COMPILER = ("compiler.language", "compiler.objects", "compiler.translator")
+_COMPILER = ("compiler.objects", "compiler.translator")
 
 _lock = threading.Lock()
 _addresses: dict[str, int] = {}

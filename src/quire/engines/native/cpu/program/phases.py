@@ -25,7 +25,8 @@ from quire.engines.native.cpu.kernels.builders import (
     call,
 )
 from quire.engines.native.cpu.kernels.layout import ASLEEP, DONE, INSIDE, LINE, OPEN
-from quire.engines.native.cpu.kernels.simd import get_int64, put_int64
+from quire.engines.native.cpu.kernels.simd import put_int64
+from quire.engines.native.cpu.program.arguments import Step
 
 SPINS_BEFORE_YIELD = 2000
 SPINS_BEFORE_SLEEP = 5000  # 50 to 200 microseconds
@@ -82,15 +83,15 @@ def cycle_count(builder: ir.IRBuilder) -> Any:
 
 
 @kernel
-def counters_of(table: int, phase: int) -> int:
+def counters_of(step: Step, phase: int) -> int:
     """The address of a phase's two counters: tasks taken and, at DONE, tasks finished."""
-    return get_int64(table, layout.COUNTERS) + phase * layout.PHASE_BYTES
+    return step.counters + phase * layout.PHASE_BYTES
 
 
 @kernel
-def num_tasks(table: int, units: int) -> int:
+def num_tasks(step: Step, units: int) -> int:
     """The number of tasks for so many units of work: columns, heads or rows."""
-    threads = get_int64(table, layout.THREADS)
+    threads = step.threads
     return 1 if threads == 1 else min(units, threads * layout.TASKS_PER_THREAD)
 
 
@@ -131,18 +132,18 @@ def wait_for_tasks(counters: int, tasks: int) -> None:
 
 
 @kernel
-def wait_for_phase(table: int, phase: int, tasks: int) -> None:
+def wait_for_phase(step: Step, phase: int, tasks: int) -> None:
     """Wait until all tasks of a phase are done, and note the time if the step is profiled."""
-    wait_for_tasks(counters_of(table, phase), tasks)
-    times = get_int64(table, layout.PHASE_TIMES)
+    wait_for_tasks(counters_of(step, phase), tasks)
+    times = step.phase_times
     if times:
         put_int64(times, phase, cycle_count())
 
 
 @kernel
-def scratch_of(thread: int, table: int) -> int:
+def scratch_of(thread: int, step: Step) -> int:
     """The address of the memory that one thread has for itself."""
-    return get_int64(table, layout.SCRATCH) + thread * get_int64(table, layout.SCRATCH_BYTES)
+    return step.scratch + thread * step.scratch_bytes
 
 
 # ---- entering and leaving a step

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, read_tensors
 from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair, Matrix
+from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.layout import LINEARS, LORA_PANEL
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
+from quire.engines.native.cpu.program.arguments import LoraAdapter, LoraEntry
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
-from quire.engines.native.cpu.weights.linear_map import map_words
+from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16, make_map
 from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
 from quire.engines.native.models.spec import DecoderSpec, TensorSpec
 from quire.errors import AdapterError, OutOfMemoryError
@@ -303,12 +306,12 @@ class CpuAdapter:
         self.number = weights.adapter.number
         self.vocabulary = weights.vocabulary
         self.largest_rank = 0
-        self.mask = 0  # of the entries that it has: see `layout.LORA_MASK`
-        self.head = 0  # the address of the map of its own head, or 0
-        self._arrays: list[NDArray[Any]] = []  # all that a table has the address of
-        entries = layout.FIRST_LAYER_ENTRY + layout.LORA_MAPS * len(weights.layers)
-        self._table = np.zeros(layout.FIRST_ENTRY + entries * layout.LORA_WORDS, np.int64)
-        self._entries = self._table[layout.FIRST_ENTRY :].reshape(entries, layout.LORA_WORDS)
+        self.mask = 0  # of the entries that it has: see `LoraBatch.mask`
+        self.head: LinearMap | None = None  # its own head
+        self._arrays: list[NDArray[Any]] = []  # all that the structs have the address of
+        self.struct = LoraAdapter()
+        count = layout.FIRST_LAYER_ENTRY + layout.LORA_MAPS * len(weights.layers)
+        self.struct.entries = Structs(LoraEntry, count)
         self._fill_global(weights)
         for layer, maps in enumerate(weights.layers):
             for index, role in enumerate(LINEARS):
@@ -317,55 +320,47 @@ class CpuAdapter:
                     self._fill_entry(entry, maps[role])
 
     @property
-    def address(self) -> int:
-        """The address of its table."""
-        return self._table.ctypes.data
-
-    @property
     def nbytes(self) -> int:
         """Bytes of its weights."""
         return sum(array.nbytes for array in self._arrays)
 
-    def _keep(self, array: NDArray[Any]) -> int:
-        """Keep an aligned copy of an array. Returns its address."""
+    def _keep(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An aligned copy of an array, which is kept."""
         aligned = aligned_zeros(array.shape, array.dtype)
         aligned[...] = array
         self._arrays.append(aligned)
-        return aligned.ctypes.data
+        return aligned
 
     def _fill_global(self, weights: LoraWeights) -> None:
         """Enter what the adapter has for embeddings and head."""
         embeddings = weights.replacements.get("embeddings")
         if embeddings is not None:
-            self._table[layout.ADAPTER_EMBEDDINGS] = self._keep(embeddings)
-            self._table[layout.ADAPTER_EMBEDDINGS_BFLOAT16] = embeddings.dtype == np.uint16
+            self.struct.embeddings = address_of(self._keep(embeddings))
+            self.struct.is_bfloat16 = is_bfloat16(embeddings)
         head = weights.replacements.get("head")
         if head is not None:
-            words = np.zeros(layout.MAP_WORDS, np.int64)
-            self._fill_map(words, head)
-            self.head = self._keep(words)
+            self.head = make_map(self._keep(head))
         if "embeddings" in weights.tables:
             table = weights.tables["embeddings"]
             self._fill_entry(layout.EMBEDDINGS_ENTRY, table, transposed=True)
         if "head" in weights.tables:
             self._fill_entry(layout.HEAD_ENTRY, weights.tables["head"])
 
-    def _fill_map(self, words: NDArray[np.int64], weight: NDArray[Any]) -> None:
-        self._keep(weight)
-        words[: layout.MAP_WORDS] = map_words(self._arrays[-1])
-
-    def _fill_entry(self, entry: int, lora_map: LoraMap, *, transposed: bool = False) -> None:
+    def _fill_entry(self, index: int, lora_map: LoraMap, *, transposed: bool = False) -> None:
         """Enter one map. `transposed` keeps a as a table with a row for each token."""
-        words = self._entries[entry]
+        entry = self.struct.entries[index]
         if lora_map.a is not None and lora_map.b is not None:
-            self._fill_map(words, lora_map.a.T if transposed else lora_map.a)
-            words[layout.MAP_COLUMNS] = lora_map.rank
-            words[layout.LORA_B] = self._keep(panels_of(lora_map.b))
+            a = self._keep(lora_map.a.T if transposed else lora_map.a)
+            entry.a = make_map(a)
+            entry.a.columns = lora_map.rank
+            entry.b = address_of(self._keep(panels_of(lora_map.b)))
             self.largest_rank = max(self.largest_rank, lora_map.rank)
         if lora_map.bias is not None:
-            words[layout.LORA_BIAS] = self._keep(lora_map.bias)
-        index = entry - layout.FIRST_LAYER_ENTRY
-        bit = layout.FIRST_LAYER_ENTRY + index % layout.LORA_MAPS if index >= 0 else entry
+            entry.bias = address_of(self._keep(lora_map.bias))
+        of_layer = index - layout.FIRST_LAYER_ENTRY
+        bit = index
+        if of_layer >= 0:
+            bit = layout.FIRST_LAYER_ENTRY + of_layer % layout.LORA_MAPS
         self.mask |= 1 << bit
 
 

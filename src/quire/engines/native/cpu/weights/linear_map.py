@@ -1,4 +1,4 @@
-"""The words by which kernels know one linear map: where its weight is, how it is stored, what multiplies."""
+"""How kernels know one linear map: where its weight is, how it is stored, what multiplies."""
 
 from __future__ import annotations
 
@@ -8,27 +8,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
 
 
-def map_words(weight: Tensor, bias: NDArray[np.float32] | None = None) -> NDArray[np.int64]:
-    """The words of one linear map. Weight and bias must live as long as they are in use."""
-    words = np.zeros(layout.MAP_WORDS, np.int64)
-    words[layout.BIAS] = address_of(bias)
-    words[layout.MAP_COLUMNS], words[layout.MAP_DEPTH] = weight.shape
-    words[layout.MAP_KERNEL] = kernel_address(linear_kernel(weight))
+def fill_map(
+    linear_map: LinearMap, weight: Tensor, bias: NDArray[np.float32] | None = None
+) -> LinearMap:
+    """Describe a linear map. Weight and bias must live as long as they are in use."""
+    linear_map.bias = address_of(bias)
+    linear_map.columns, linear_map.depth = weight.shape
+    linear_map.kernel = kernel_address(linear_kernel(weight))
     if not isinstance(weight, PackedMatrix):
-        words[layout.WEIGHT] = address_of(weight)
-        words[layout.KIND] = layout.BFLOAT16 if is_bfloat16(weight) else layout.FLOAT32
-        return words
-    words[layout.KIND] = layout.INT8 if weight.bits == 8 else layout.INT4
-    words[layout.WEIGHT], words[layout.SCALES] = address_of(weight.codes), address_of(weight.scales)
-    words[layout.ZEROS] = address_of(weight.zeros)
-    words[layout.SPAN], words[layout.REPEAT] = weight.span, weight.repeat
-    words[layout.QUANT_DEPTH] = weight.packed_depth
-    set_float(words, layout.UNIT_SCALE, weight.unit)
-    return words
+        linear_map.weight = address_of(weight)
+        linear_map.kind = layout.BFLOAT16 if is_bfloat16(weight) else layout.FLOAT32
+        return linear_map
+    linear_map.kind = layout.INT8 if weight.bits == 8 else layout.INT4
+    linear_map.weight, linear_map.scales = address_of(weight.codes), address_of(weight.scales)
+    linear_map.zeros = address_of(weight.zeros)
+    linear_map.span, linear_map.repeat = weight.span, weight.repeat
+    linear_map.packed_depth, linear_map.unit = weight.packed_depth, weight.unit
+    return linear_map
+
+
+def make_map(weight: Tensor, bias: NDArray[np.float32] | None = None) -> LinearMap:
+    """`fill_map` of a new one."""
+    return fill_map(LinearMap(), weight, bias)
 
 
 def linear_kernel(weight: Tensor) -> str:
@@ -36,11 +42,6 @@ def linear_kernel(weight: Tensor) -> str:
     if isinstance(weight, PackedMatrix):
         return f"linear_int{weight.bits}{'' if weight.zeros is None else '_zeros'}"
     return "linear_bfloat16" if is_bfloat16(weight) else "linear_float32"
-
-
-def set_float(words: NDArray[np.int64], word: int, value: float) -> None:
-    """Write a float32 into the first 4 bytes of a word."""
-    words.view(np.float32)[2 * word] = value
 
 
 def address_of(array: NDArray[Any] | None) -> int:

@@ -1,0 +1,49 @@
+"""What kernels are told of weights: linear maps, and the experts of a layer.
+
+An `int` whose comment names a shape is the address of such an array. Nothing here needs a kernel, so that
+a start with compiled kernels imports none.
+"""
+
+from __future__ import annotations
+
+from quire.engines.native.cpu.compiler.structs import Struct, Structs
+
+
+class LinearMap(Struct):
+    """A linear map: where its weight is, how that is stored, and what multiplies with it."""
+
+    weight: int  # (columns, depth) as floats; the codes of quantised ones
+    kind: int  # one of `layout`'s: FLOAT32 to INT4
+    bias: int  # (columns,) float32, or 0
+    columns: int
+    depth: int
+    kernel: int  # the address of the kernel that multiplies: see `linear.linear_columns`
+    # Of quantised weights: see `quantized_tiles`.
+    scales: int
+    zeros: int
+    repeat: int
+    span: int
+    packed_depth: int
+    unit: float
+
+
+class Experts(Struct):
+    """The sparse FFN of one layer, and the memory of routing, which all layers share."""
+
+    norm: int  # (hidden,)
+    activation: int
+    count: int
+    all: int  # with the shared expert
+    per_token: int
+    is_normalised: bool
+    ffn: int
+    router: LinearMap
+    shared_score: LinearMap | None
+    maps: Structs[LinearMap]  # gate, up, down of each expert, the shared one last
+    router_scores: int  # (rows, count)
+    shared_scores: int  # (rows,)
+    chosen: int  # (rows, per_token) int32
+    chosen_weights: int  # (rows, per_token)
+    starts: int  # (count + 2,) int64
+    grouped_rows: int  # (rows * (per_token + 1),) int32
+    grouped_weights: int  # the same, float32

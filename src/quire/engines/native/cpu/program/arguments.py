@@ -1,0 +1,244 @@
+"""What the operations of a step are told: of the step itself, and each of its own layer.
+
+An `int` whose comment names a shape is the address of such an array, of float32 unless it says otherwise.
+After the structure of an operation come its phases, as `phases` has them. Nothing here needs a kernel, so
+that a start with compiled kernels imports none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quire.engines.native.cpu.compiler.structs import Struct, Structs
+from quire.engines.native.cpu.kernels.arguments import LinearMap
+
+# ---- the step
+
+
+class Instruction(Struct):
+    """One operation of a program: the addresses of its kernel and of its arguments, its first phase."""
+
+    kernel: int
+    arguments: int
+    phase: int
+
+
+class LoraEntry(Struct):
+    """What an adapter has for one linear map: `x @ a.T @ b`, and a bias."""
+
+    a: LinearMap  # where there is b
+    b: int  # panels of LORA_PANEL columns, each (rank, LORA_PANEL); 0 if there is no product
+    bias: int  # (columns,), or 0
+
+
+class LoraAdapter(Struct):
+    """An adapter: its own embeddings or 0, and what it has for each linear map."""
+
+    embeddings: int  # (vocabulary, hidden)
+    is_bfloat16: bool
+    entries: Structs[LoraEntry]  # EMBEDDINGS_ENTRY, HEAD_ENTRY, then LORA_MAPS of each layer
+
+
+class LoraRun(Struct):
+    """Neighbouring rows with one adapter."""
+
+    adapter: LoraAdapter
+    first: int
+    rows: int
+
+
+class HeadRun(Struct):
+    """Neighbouring rows of the logits with one head: an adapter's own, or the model's."""
+
+    head: LinearMap | None
+    first: int
+    rows: int
+
+
+class LoraBatch(Struct):
+    """The adapters of a batch in which some row has one."""
+
+    kernel: int  # the address of the kernel that adds their products: see `lora.add_lora`
+    mask: int  # a bit for each entry of embeddings, head and one layer: whether any layer uses it
+    runs: Structs[LoraRun]
+    run_count: int
+    head_runs: Structs[LoraRun]
+    head_run_count: int
+    heads: Structs[HeadRun]
+    head_count: int
+    h: int  # the small products x @ a.T, of up to three maps
+    h_bytes: int  # from one map's to the next
+    h_stride: int  # from one row to the next, of the largest rank
+
+
+class Step(Struct):
+    """What all operations share: the model's sizes, scratch memory, and the batch of this step."""
+
+    program: Structs[Instruction]
+    program_length: int
+    # The model's sizes.
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    eps: float
+    residual_scale: float
+    # The KV cache's.
+    block_size: int
+    num_blocks: int
+    kv_kind: int
+    max_len: int
+    # The team of threads: see `phases`.
+    threads: int
+    sync: int
+    counters: int
+    phase_times: int  # where the clock is written at the end of each phase, or 0
+    scratch: int  # of each thread for itself
+    scratch_bytes: int  # of one thread
+    scratch_quantized: int  # the offset in that of few rows as int8
+    # Activations of all rows.
+    residual: int
+    normed: int
+    quantized: int  # rows as int8
+    queries: int
+    keys: int
+    values: int
+    attention_out: int
+    gate: int
+    up: int
+    tiles: int  # (tiles, 3) int64: see `attention.plan_tiles`
+    tile_count: int
+    # The batch.
+    is_invalid: bool  # set by a step whose batch points outside its arrays; it computes nothing
+    rows: int
+    sequences: int
+    token_ids: int  # (rows,) int32
+    positions: int  # (rows,) int32
+    rope_positions: (
+        int  # (rows,) int32: indices into angles; `positions` unless M-RoPE gives others
+    )
+    slots: int  # (rows,) int64
+    query_start: int  # (sequences + 1,) int32
+    context_lens: int  # (sequences,) int32
+    block_tables: int  # (sequences, table_width) int32
+    table_width: int
+    embeds: int  # embeddings that the batch brings
+    embed_index: int  # (rows,) int32: each row's index into them, -1 for none; or 0
+    logits_rows: int  # (normed_count,) int32
+    normed_count: int  # rows that get the last norm; the first `logits_count` get the head
+    logits_count: int
+    logits: int  # (logits_count, vocab)
+    adapters: LoraBatch | None
+
+
+CHECK_PHASE, STEP_PHASES = range(2)
+
+
+# ---- its operations
+
+
+class TokenEmbeddings(Struct):
+    """`embed`: the beginning of the residual stream."""
+
+    table: int  # (vocab, hidden)
+    is_bfloat16: bool
+    scale: float
+
+
+EMBED_PHASE, EMBED_PHASES = range(2)
+
+
+class Angles(Struct):
+    """The tables of a rotary embedding."""
+
+    cosines: int  # (positions, rotary_dim / 2)
+    sines: int
+
+
+class Projection(Struct):
+    """`project`: norm, queries, keys and values, rotary embedding, and the write to the cache."""
+
+    norm: int  # (hidden,), or 0
+    q: LinearMap
+    k: LinearMap
+    v: LinearMap
+    q_norm: int  # (head_dim,), or (heads * head_dim,) with `norms_widths`, or 0
+    k_norm: int
+    norms_widths: bool  # a norm is over all heads of a row
+    angles: Angles | None
+    rotary_dim: int
+    is_interleaved: bool
+    scale: float  # of the scores, which queries are multiplied by
+    k_cache: int
+    v_cache: int
+    entry: int  # of adapters, for q; k and v follow
+
+
+(PROJECT_NORM, PROJECT_ROWS, PROJECT_LORA, PROJECT_HEADS, PROJECT_WIDTHS, PROJECT_PHASES) = range(6)
+
+
+class Attention(Struct):
+    """`attend_...`: attention over the cache."""
+
+    k_cache: int
+    v_cache: int
+    window: int
+    cap: float
+
+
+ATTEND_PHASE, ATTEND_PHASES = range(2)
+
+
+class Output(Struct):
+    """`attention_output`: a linear map that is added to the residual stream."""
+
+    linear: LinearMap
+    post_norm: int  # (hidden,), or 0
+    entry: int
+
+
+(OUTPUT_LORA, OUTPUT_ROWS, OUTPUT_COLUMNS, OUTPUT_SUM, OUTPUT_PHASES) = range(5)
+
+
+class DenseFfn(Struct):
+    """`dense_gate` and `dense_down`: a gated FFN."""
+
+    norm: int  # (hidden,), or 0
+    gate: LinearMap
+    up: LinearMap
+    activation: int
+    gate_entry: int  # of adapters; that for up follows
+    down: Output
+
+
+(GATE_NORM, GATE_ROWS, GATE_LORA, GATE_COLUMNS, GATE_PHASES) = range(5)
+(ROUTE_NORM, ROUTE_ROWS, ROUTE_SCORES, ROUTE_CHOICE, ROUTE_GROUPS, ROUTE_PHASES) = range(6)
+(EXPERTS_GATE, EXPERTS_DOWN, EXPERTS_PHASES) = range(3)
+
+
+class Head(Struct):
+    """`logits`: the last norm, and the head."""
+
+    norm: int  # (hidden,)
+    linear: LinearMap | None  # a reward model has none
+    scale: float
+    cap: float
+
+
+(LAST_NORM, HEAD_ROWS, HEAD_LORA, HEAD_COLUMNS, HEAD_PHASES) = range(5)
+
+PHASES: Mapping[str, int] = {
+    "embed": EMBED_PHASES,
+    "project": PROJECT_PHASES,
+    "attend_float32": ATTEND_PHASES,
+    "attend_float16": ATTEND_PHASES,
+    "attend_int8": ATTEND_PHASES,
+    "attention_output": OUTPUT_PHASES,
+    "dense_gate": GATE_PHASES,
+    "dense_down": OUTPUT_PHASES,
+    "route": ROUTE_PHASES,
+    "add_experts": EXPERTS_PHASES,
+    "logits": HEAD_PHASES,
+}
+"""The number of phases of each operation, by the name of its kernel."""
