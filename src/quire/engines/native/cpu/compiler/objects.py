@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from llvmlite import binding as llvm
 
+from quire.engines.native.cpu.compiler.targets import KernelTarget, current
+
 if TYPE_CHECKING:
     from quire.engines.native.cpu.compiler.translator import Translation
 
@@ -15,17 +17,14 @@ if TYPE_CHECKING:
 _OPTION = "--x86-experimental-pref-innermost-loop-alignment=5"
 
 
-def compile_object(translation: Translation) -> bytes:
-    """The object file of a translation, for this processor."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
+def compile_object(translation: Translation, target: KernelTarget | None = None) -> bytes:
+    """The object file of a translation, for this process's target if none is given."""
+    target = target or current()
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
     llvm.set_option("quire", _OPTION)
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=3,
-        reloc="pic",
-        jit=True,
+    machine = llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.flags, opt=3, reloc="pic", jit=True
     )
     translation.module.triple = machine.triple
     module = llvm.parse_assembly(str(translation.module))

@@ -5,23 +5,9 @@ Nothing here needs a kernel, so that a start with compiled kernels imports none.
 
 from __future__ import annotations
 
-import os
+from quire.engines.native.cpu.compiler.targets import current
 
-import llvmlite.binding as llvm
-
-
-def cpu_features() -> frozenset[str]:
-    """The features of this processor, by LLVM's names.
-
-    QUIRE_SIMD=avx2 hides those that came after AVX2, so that an AVX-512 machine can test that path.
-    """
-    features = {name for name, has in dict(llvm.get_host_cpu_features()).items() if has}
-    if os.environ.get("QUIRE_SIMD") == "avx2":
-        features = {name for name in features if not name.startswith(("avx512", "avxvnni"))}
-    return frozenset(features)
-
-
-LANES = 16 if "avx512f" in cpu_features() else 8
+LANES = 16 if "avx512f" in current().features else 8
 """Float32 values in one register: 16 with AVX-512, else 8. LLVM splits 8 where registers hold 4."""
 
 LINE = 64  # bytes of a cache line

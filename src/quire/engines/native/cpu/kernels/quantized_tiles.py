@@ -20,9 +20,10 @@ from typing import Any
 from llvmlite import ir
 
 from quire.engines.native.cpu.compiler.language import FLOAT, INT, NOTHING, primitive
+from quire.engines.native.cpu.compiler.targets import current
 from quire.engines.native.cpu.kernels import builders
 from quire.engines.native.cpu.kernels.builders import FLOAT32, INT32, INT64, VECTOR
-from quire.engines.native.cpu.kernels.layout import LANES, QUANT_BLOCK, cpu_features
+from quire.engines.native.cpu.kernels.layout import LANES, QUANT_BLOCK
 from quire.engines.native.cpu.kernels.tiles import build_loop, build_offset
 
 _WORDS = ir.VectorType(INT32, LANES)
@@ -33,13 +34,25 @@ _SHORT_DEPTHS = 32  # whose products of 4 bits are summed in 16 bits; a span is 
 _HALVES = QUANT_BLOCK // LANES  # registers of one depth step of a block: 1, or 2 halves
 
 
-def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
+def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any, bits: int) -> Any:
     """`total` plus, in each lane, the sum of four products of unsigned weights and signed x.
 
-    VNNI does this in one instruction. AVX2's byte pairs (maddubs) saturate at 16 bits, which 255 *
-    127 * 2 exceeds, so that bytes are widened to 16 bits first and multiplied as pairs of those.
+    VNNI does this in one instruction, and so does NEON. AVX2's byte pairs (maddubs) saturate at 16
+    bits, which 255 * 127 * 2 exceeds, so that bytes are widened to 16 bits first and multiplied as
+    pairs of those.
     """
-    features = cpu_features()
+    features = current().features
+    if "i8mm" in features:
+        return _by_quarters(builder, "usdot", total, weights, x)
+    if "dotprod" in features and bits == 4:
+        return _by_quarters(builder, "sdot", total, weights, x)
+    if "dotprod" in features:  # of signed bytes alone: w = 2 (w >> 1) + (w & 1)
+        low = builder.and_(weights, builders.constant_vector(0x01010101, INT32))
+        shifted = builder.lshr(weights, builders.constant_vector(1, INT32))
+        half = builder.and_(shifted, builders.constant_vector(0x7F7F7F7F, INT32))
+        for part in (half, half, low):
+            total = _by_quarters(builder, "sdot", total, part, x)
+        return total
     if LANES == 16 and "avx512vnni" in features:
         return builders.call(builder, "llvm.x86.avx512.vpdpbusd.512", _WORDS, [total, weights, x])
     if LANES == 8 and "avxvnni" in features:
@@ -57,12 +70,30 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
     return total
 
 
+def _by_quarters(builder: ir.IRBuilder, name: str, total: Any, weights: Any, x: Any) -> Any:
+    """A dot product of NEON, whose registers hold four lanes."""
+    words, four = ir.VectorType(INT32, 4), ir.VectorType(ir.IntType(8), 16)
+    parts: list[Any] = []
+    for start in range(0, LANES, 4):
+        lanes = builders.constant_vector(range(start, start + 4), INT32)
+        some = [builder.shuffle_vector(one, one, lanes) for one in (total, weights, x)]
+        operands = [some[0], *(builder.bitcast(one, four) for one in some[1:])]
+        full = f"llvm.aarch64.neon.{name}.v4i32.v16i8"
+        parts.append(builders.call(builder, full, words, operands))
+    while len(parts) > 1:
+        width = 2 * parts[0].type.count
+        lanes = builders.constant_vector(range(width), INT32)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [builder.shuffle_vector(low, high, lanes) for low, high in pairs]
+    return parts[0]
+
+
 def pairs_of_bytes() -> str | None:
     """LLVM's name of the product of pairs of bytes, unsigned times signed, as 16-bit sums that saturate.
 
     None where there is no such instruction, or a better one.
     """
-    features = cpu_features()
+    features = current().features
     if LANES == 16:
         better, known = "avx512vnni", "avx512bw"
     else:
@@ -190,7 +221,9 @@ def make_quantized_tile(
                     for v in range(vectors):
                         chain = (number * steps_in_word + part) % chains
                         cell = chain * len(cells) + r * vectors + v
-                        result[cell] = build_dot4(builder, result[cell], weights[v][part], value)
+                        result[cell] = build_dot4(
+                            builder, result[cell], weights[v][part], value, bits
+                        )
             return result
 
         def steps(start: Any, index: Any, sums: list[Any]) -> list[Any]:

@@ -19,10 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import llvmlite.binding as llvm
-
 from quire.engines.native.cpu.compiler.objects import load_object
-from quire.engines.native.cpu.kernels.layout import LANES, cpu_features
+from quire.engines.native.cpu.compiler.targets import OBJECTS, KernelTarget, current
 from quire.engines.native.cpu.program.decoder import KERNELS
 from quire.machine.cache import keep, key_of, read_kept
 
@@ -124,26 +122,36 @@ def _source(module: str) -> bytes:
 
 def cache_key(name: str) -> str:
     """A name for everything that a kernel's code follows from."""
-    return key_of(list(map(_source, _modules(name))), KERNELS[name], *_machine())
+    return key_of(source_key(name), version("llvmlite"), platform.python_version(), *_facts())
+
+
+def _facts() -> tuple[object, ...]:
+    """All of the target, without the order of a set, which is another in each process."""
+    one = current()
+    return one.triple, one.cpu, one.flags, sorted(one.features)
 
 
 @functools.cache
-def _machine() -> tuple[object, ...]:
-    """What code follows from besides its sources."""
-    return (
-        version("llvmlite"),
-        platform.python_version(),
-        llvm.get_process_triple(),
-        llvm.get_host_cpu_name(),
-        llvm.get_host_cpu_features().flatten(),
-        (LANES, sorted(cpu_features())),
-    )
+def source_key(name: str) -> str:
+    """A name for the sources that a kernel's code follows from."""
+    return key_of(list(map(_source, _modules(name))), KERNELS[name])
+
+
+def prebuilt_file(name: str, target: KernelTarget) -> Path:
+    """Where a wheel has the code of a kernel, if it was made of the sources that are there."""
+    return OBJECTS / target.name / f"{name}-{source_key(name)}.o"
+
+
+def _prebuilt(name: str) -> bytes | None:
+    file = prebuilt_file(name, current())
+    return file.read_bytes() if file.is_file() else None
 
 
 def object_codes(names: list[str], on_compile: Callable[[str], None]) -> dict[str, bytes]:
-    """The object files, from the cache folder or compiled."""
+    """The object files, from the wheel, from the cache folder, or compiled."""
+    codes = {name: code for name in names if (code := _prebuilt(name)) is not None}
+    names = [name for name in names if name not in codes]
     files = {name: f"kernel-{name}-{cache_key(name)}.bin" for name in names}
-    codes: dict[str, bytes] = {}
     for name, file in files.items():
         kept = read_kept(file)
         if kept is not None:

@@ -11,12 +11,12 @@ The loop is written out each time: the language has no kernels as arguments.
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 from llvmlite import ir
 
 from quire.engines.native.cpu.compiler.language import INT, NOTHING, kernel, primitive
+from quire.engines.native.cpu.compiler.targets import current
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.builders import (
     INT32,
@@ -34,7 +34,6 @@ SPINS_BEFORE_SLEEP = 5000  # 50 to 200 microseconds
 # The instruction by which a waiting loop leaves the core to its other hardware thread.
 _PAUSES: dict[str, tuple[str, list[ir.Constant]]] = {
     "x86_64": ("llvm.x86.sse2.pause", []),
-    "amd64": ("llvm.x86.sse2.pause", []),
     "aarch64": ("llvm.aarch64.hint", [INT32(1)]),
     "arm64": ("llvm.aarch64.hint", [INT32(1)]),
 }
@@ -62,7 +61,7 @@ def atomic_store(builder: ir.IRBuilder, address: Any, value: Any) -> Any:
 @primitive(NOTHING)
 def pause(builder: ir.IRBuilder) -> Any:
     """Tell the CPU that this thread is spinning."""
-    known = _PAUSES.get(platform.machine().lower())
+    known = _PAUSES.get(current().architecture)
     if known is not None:
         call(builder, known[0], ir.VoidType(), known[1])
 
