@@ -11,7 +11,7 @@ SPREAD := --numprocesses logical --maxprocesses 4 --dist loadgroup
 PART ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat check docs test-fast test coverage lock templates bench models clean
+.PHONY: help demo chat check docs test-fast test coverage lock templates bench arm64 models clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -74,6 +74,9 @@ templates: $(VENV)/.dev  ## fetch real chat templates, and hold quire to what is
 
 bench: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python -m benchmarks
+
+arm64: $(VENV)/.dev  ## the kernels and the demo model on an emulated ARM machine (Debian, qemu-user-static)
+	$(BIN)/python -m tools.arm64
 
 models: $(VENV)/.dev  ## make the demo models again, in some two hours; one alone: PART=see
 	$(BIN)/python -m tools.demo_models $(PART)

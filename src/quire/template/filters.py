@@ -146,6 +146,8 @@ def _tojson(
 ) -> str:
     """JSON text with no HTML escapes, as transformers has it."""
     environment.step(_FILTER)
+    if type(x) is int:  # the encoder would make an iterator of it
+        return own(str(x))
     environment.flat(x)
     if isinstance(indent, int) and indent > 1000:
         raise TemplateError("The chat template indents JSON too far.")

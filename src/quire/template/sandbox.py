@@ -388,12 +388,10 @@ class GenerationTag(Extension):
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("_body")
-        return nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def _body(self, caller: Any) -> Any:
-        return caller()
+        # In transformers it is a call: what is set inside is not known outside.
+        return nodes.Scope(
+            parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+        )
 
 
 class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
