@@ -134,12 +134,26 @@ class MarkingGenerator(CodeGenerator):
             self.write(")")
             return
         key = node.arg.value
-        name = "item_of" if isinstance(key, str) and key not in OWN_OF_DICTS else "getitem"
-        self._call(name, (node.node,), frame, close=f", {key!r})")
+        if isinstance(key, str) and key not in OWN_OF_DICTS:
+            self._item_or(node.node, key, "getitem", frame)
+        else:
+            self._call("getitem", (node.node,), frame, close=f", {key!r})")
 
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
-        name = "getattr" if node.attr in OWN_OF_DICTS else "attribute_of"
-        self._call(name, (node.node,), frame, close=f", {node.attr!r})")
+        if node.attr in OWN_OF_DICTS:
+            self._call("getattr", (node.node,), frame, close=f", {node.attr!r})")
+        else:
+            self._item_or(node.node, node.attr, "getattr", frame)
+
+    def _item_or(self, node: nodes.Expr, key: str, name: str, frame: Frame) -> None:
+        """An item of a dictionary, as messages are and what is in them; else what `name` finds."""
+        # Written out, since the call would cost more. What is assigned is read before the next one
+        # is: a value's own lookups come first.
+        self.write(f"(v_item[{key!r}] if (v_item := ")
+        self.visit(node, frame)
+        self.write(
+            f").__class__ is dict and {key!r} in v_item else environment.{name}(v_item, {key!r}))"
+        )
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         name = "text_pieces" if node is self._output else "join_texts"

@@ -502,18 +502,6 @@ class ChatEnvironment(Budget, ImmutableSandboxedEnvironment):
         strange = isinstance(obj, Marked) and not hasattr(str, attr)
         return not strange and super().is_safe_attribute(obj, attr, value)
 
-    def item_of(self, obj: Any, name: str) -> Any:
-        """`obj["name"]`, with a name that is no attribute of dictionaries."""
-        if type(obj) is dict and name in obj:  # nearly all: messages, and what is in them
-            return obj[name]
-        return self.getitem(obj, name)
-
-    def attribute_of(self, obj: Any, name: str) -> Any:
-        """`obj.name`, with a name that is no attribute of dictionaries."""
-        if type(obj) is dict and name in obj:
-            return obj[name]
-        return self.getattr(obj, name)
-
     def getattr(self, obj: Any, attribute: str) -> Any:
         # The sandbox asks the value, its methods and the type of both. For these kinds the answer is
         # known, and most of what templates read is of them.
