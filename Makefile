@@ -14,7 +14,7 @@ PART ?= all
 .PHONY: help demo chat check docs test-fast test coverage lock templates bench arm64 models clean
 
 help:            ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/'
 
 $(BIN)/python:
 	@echo "Creating $(VENV) ..."

@@ -23,6 +23,8 @@ ALL = (
     "media",
     "serving",
     "overload",
+    "batch",
+    "batch_behind",
     "on_ray",
 )
 

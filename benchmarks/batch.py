@@ -2,9 +2,10 @@
 
 Native: `quire batch` beside its own engine alone, beside itself without journal and files, and beside
 transformers' `generate` in padded batches of the same ids. vLLM: `quire batch` beside the loop of
-LLaMA-Factory's `vllm_infer.py` (chunks of 1,024 rows, each waited for) on the same vLLM. `equal`: all
-answers have 64 tokens. `varied`: they end where the model ends them. `shared`: as equal, and prompts
-begin alike in groups. Loading is in none of the figures. Each side has a process of its own.
+LLaMA-Factory's `vllm_infer.py` (chunks of 1,024 rows, each waited for) on the same vLLM, started with the
+same arguments. `equal`: all answers have 64 tokens. `varied`: they end where the model ends them.
+`shared`: as equal, and prompts begin alike in groups. Loading is in none of the figures. Each side has a
+process of its own.
 
     python -m benchmarks.batch            # all
     python -m benchmarks.batch native     # without vLLM
@@ -23,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ class Quire:
         from quire import ChatModel
 
         self.workload = workload
+        self.plan = record_plan() if backend == "vllm" else {}
         self.model = ChatModel(arguments(workload, backend))
         self.folder = Path(tempfile.mkdtemp())
         self.input = self.folder / "rows.jsonl"
@@ -166,10 +168,26 @@ class Quire:
         self.model.close()
 
 
+def record_plan() -> dict[str, Any]:
+    """What quire will start vLLM with: engine arguments and environment, once it has."""
+    from quire.engines.vllm import token_engine
+
+    found: dict[str, Any] = {}
+    make = token_engine.make_plan
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        plan = make(*args, **kwargs)
+        found.update(engine_args=dict(plan.engine_args), environment=dict(plan.environment))
+        return plan
+
+    token_engine.make_plan = recorded
+    return found
+
+
 class Transformers:
     """`generate` in padded batches, in the order of the rows."""
 
-    def __init__(self, workload: str, prompts: list[list[int]]) -> None:
+    def __init__(self, workload: str, prompts: list[list[int]], plan: Mapping[str, Any]) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -195,17 +213,17 @@ class Transformers:
 class VllmInfer:
     """The loop of `vllm_infer.py`: a chunk is generated, waited for, decoded; all is written at the end."""
 
-    def __init__(self, workload: str, prompts: list[list[int]]) -> None:
+    def __init__(self, workload: str, prompts: list[list[int]], plan: Mapping[str, Any]) -> None:
         import os
 
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        os.environ.update(plan["environment"])
         from vllm import LLM
+        from vllm.engine.arg_utils import EngineArgs
 
         self.workload, self.prompts = workload, prompts
-        folder = arguments(workload, "vllm")["model_name_or_path"]
-        self.llm = LLM(
-            model=folder, max_model_len=2048, disable_log_stats=True, gpu_memory_utilization=0.4
-        )
+        known = {one.name for one in fields(EngineArgs)}
+        given = {name: value for name, value in plan["engine_args"].items() if name in known}
+        self.llm = LLM(**given)
         self.tokenizer = self.llm.get_tokenizer()
 
     def batch(self) -> Run:
@@ -257,6 +275,10 @@ def prompts() -> list[list[int]]:
     return side.prompts
 
 
+def plan() -> dict[str, Any]:
+    return side.plan
+
+
 def process(peer: Callable[..., Any], *args: Any) -> ProcessPoolExecutor:
     """A process that measures one side."""
     context = multiprocessing.get_context("spawn")
@@ -281,7 +303,8 @@ def measure(backend: str, workload: str) -> Mapping[str, float]:
     ways, peer_name, peer_class = SIDES[backend]
     with process(Quire, workload, backend) as quire:
         ids = quire.submit(prompts).result()
-        with process(peer_class, workload, ids) as peer:
+        started_with = quire.submit(plan).result()
+        with process(peer_class, workload, ids, started_with) as peer:
             runs = {WAYS[way]: lambda way=way: quire.submit(run, way).result() for way in ways}
             runs[peer_name] = lambda: peer.submit(run, "batch").result()
             found = in_turns(runs, REPEATS, warm_up=1)

@@ -101,7 +101,7 @@ def wrong_llamafactory(words: Sequence[str]) -> str | None:
 
 
 def wrong_make(words: Sequence[str]) -> str | None:
-    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     missing = [word for word in words if "=" not in word and word not in targets]
     return f"make has no {missing}" if missing else None
 

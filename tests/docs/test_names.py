@@ -131,7 +131,7 @@ def routes() -> frozenset[str]:
 @cache
 def files() -> tuple[str, ...]:
     """All files of the repository and their folders, from its root; and the generated pages."""
-    found: list[str] = list(reference.ROOT_PAGES)
+    found = [*reference.ROOT_PAGES, *(path.name for path in ROOT.glob("*.py"))]
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*"):
             if "__pycache__" not in path.parts and "environments" not in path.parts:

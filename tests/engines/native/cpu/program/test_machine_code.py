@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from quire.engines.native.cpu.compiler.translator import Translation
-from quire.engines.native.cpu.program import machine_code
+from quire.engines.native.cpu.program import machine_code, second_compiler
+from quire.engines.native.cpu.program.second_compiler import SecondCompiler
 
 
 @pytest.fixture
@@ -129,3 +130,42 @@ def test_a_kernel_knows_what_it_is_made_of_and_no_more() -> None:
     names = {path.stem for path in machine_code.source_files("linear_int8")}
     assert "quantized_tiles" in names
     assert not names & {"attention", "experts", "step", "lora"}
+
+
+SOME = ["embed", "attention_output", "lora", "step"]
+
+
+def test_a_second_process_makes_the_same_code() -> None:
+    helper = SecondCompiler(SOME)
+    try:
+        for name in reversed(SOME):
+            assert helper.code(name) == machine_code.compile_kernel(name)
+            assert helper.has_begun(name)
+    finally:
+        helper.close()
+
+
+def test_what_a_second_process_does_not_make_is_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = SecondCompiler(["no kernel of this name", *SOME])
+    assert helper.code(SOME[-1]) is not None
+    helper.close()
+    monkeypatch.setattr(machine_code, "second_compiler", lambda names: helper)
+    monkeypatch.setattr(machine_code, "compile_kernel", lambda name: name.encode())
+    monkeypatch.setattr(helper, "has_begun", lambda name: name != "embed")
+    made = dict(machine_code.compile_with_progress(["embed", "project", SOME[-1]], lambda _: None))
+    assert made["embed"] == b"embed"
+    assert made["project"] == b"project"
+    assert len(made[SOME[-1]]) > 100
+
+
+def test_no_second_process_of_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = ["step"] * 9
+    monkeypatch.setattr(second_compiler, "default_threads", lambda: 2)
+    monkeypatch.setattr(second_compiler, "SecondCompiler", lambda names: "started")
+    assert second_compiler.second_compiler(many) == "started"
+    assert second_compiler.second_compiler(many[:2]) is None
+    monkeypatch.setattr(sys, "executable", "/usr/bin/an-editor")
+    assert second_compiler.second_compiler(many) is None
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    monkeypatch.setattr(second_compiler, "default_threads", lambda: 1)
+    assert second_compiler.second_compiler(many) is None

@@ -17,7 +17,11 @@ from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, ke
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK
-from quire.engines.native.cpu.kernels.quantized_tiles import make_quantized_tile, quantize_group
+from quire.engines.native.cpu.kernels.quantized_tiles import (
+    make_quantized_tile,
+    pairs_of_bytes,
+    quantize_group,
+)
 from quire.engines.native.cpu.kernels.rowwise import task_range
 from quire.engines.native.cpu.kernels.tiles import make_dot_tile
 
@@ -140,6 +144,8 @@ def quantize_rows(first: int, end: int, x: int, size: int, depth: int, span: int
 
 def _make_columns(bits: int, zero_points: bool) -> Any:
     """Multiply all rows with the blocks that hold some columns, by the largest tiles that fit."""
+    # Sums of half bytes take twice the registers: then a tile has one block.
+    apart = bits == 8 and pairs_of_bytes() is not None
     tall_2, two_blocks = (
         make_quantized_tile(rows, 2, bits, zero_points) for rows in (QUANTIZED_TILE_ROWS, 1)
     )
@@ -167,11 +173,11 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
             low, high = first - start, end - start
             # Two blocks at once use each int8 of x twice. A single row gains nothing by that, and
             # reads its weights faster in the order of memory.
-            wide = rows > 1 and left >= 2
+            wide = not apart and rows > 1 and left >= 2
             row = 0
             while row + QUANTIZED_TILE_ROWS <= rows:
                 source, out_row = x + row * x_stride, target + row * out_stride
-                if wide:
+                if not apart and wide:
                     tall_2(source, x_stride, depth, w, s, z, span, repeat, groups, out_row,
                            out_stride, unit, block_bias, accumulate, low, high)  # fmt: skip
                 else:
@@ -180,7 +186,7 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
                 row += QUANTIZED_TILE_ROWS
             while row < rows:
                 source, out_row = x + row * x_stride, target + row * out_stride
-                if wide:
+                if not apart and wide:
                     two_blocks(source, x_stride, depth, w, s, z, span, repeat, groups, out_row,
                                out_stride, unit, block_bias, accumulate, low, high)  # fmt: skip
                 else:

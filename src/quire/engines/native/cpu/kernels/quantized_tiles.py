@@ -37,9 +37,8 @@ _HALVES = QUANT_BLOCK // LANES  # registers of one depth step of a block: 1, or 
 def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any, bits: int) -> Any:
     """`total` plus, in each lane, the sum of four products of unsigned weights and signed x.
 
-    VNNI does this in one instruction, and so does NEON. AVX2's byte pairs (maddubs) saturate at 16
-    bits, which 255 * 127 * 2 exceeds, so that bytes are widened to 16 bits first and multiplied as
-    pairs of those.
+    VNNI does this in one instruction, and so does NEON. Elsewhere bytes are widened to 16 bits and
+    multiplied as pairs of those; where pairs of bytes can be multiplied, see `pairs_of_bytes`.
     """
     features = current().features
     if "i8mm" in features:
@@ -91,7 +90,8 @@ def _by_quarters(builder: ir.IRBuilder, name: str, total: Any, weights: Any, x: 
 def pairs_of_bytes() -> str | None:
     """LLVM's name of the product of pairs of bytes, unsigned times signed, as 16-bit sums that saturate.
 
-    None where there is no such instruction, or a better one.
+    255 * 127 * 2 would; so weights are multiplied as halves of bytes. None where there is no such
+    instruction, or a better one.
     """
     features = current().features
     if LANES == 16:
@@ -175,8 +175,10 @@ def make_quantized_tile(
     vectors = blocks * _HALVES
     cells = [(r, v) for r in range(rows) for v in range(vectors)]  # the output of each sum
     middle = 128 if bits == 8 else 8
-    in_pairs = pairs_of_bytes() if bits == 4 else None
-    short_chains = 4 if rows * vectors <= 2 else 2 if rows * vectors <= 4 else 1
+    in_pairs = pairs_of_bytes()
+    planes = 2 if bits == 8 else 1
+    sums_at_once = rows * vectors * planes
+    short_chains = 4 if sums_at_once <= 2 else 2 if sums_at_once <= 4 else 1
 
     @primitive(NOTHING, *[INT] * 11, FLOAT, *[INT] * 4)
     def quantized_tile(
@@ -204,7 +206,7 @@ def make_quantized_tile(
             source = builder.add(ws[block], builder.add(offset, INT64(half * LANES * 4)))
             if ahead and half == 0:
                 builders.build_prefetch(builder, builder.add(source, INT64(ahead)))
-            return _unpacked(builder, _load_words(builder, source), bits)
+            return _unpacked(builder, _load_words(builder, source), 4 if in_pairs else bits)
 
         def value_at(depth: Any, r: int, part: int) -> Any:
             """Four activations of a row, in every lane."""
@@ -241,34 +243,45 @@ def make_quantized_tile(
             return result
 
         def short_steps(start: Any, index: Any, sums: list[Any]) -> list[Any]:
-            """32 depths of 4 bits: pairs of products are summed in 16 bits first.
+            """32 depths: pairs of products with half a byte of a weight are summed in 16 bits first.
 
-            15 * 127 * 2 is the most of a pair, and 8 of them fit.
+            15 * 127 * 2 is the most of a pair, and 8 of them fit. Of 8 bits the lower and the upper
+            halves are summed apart.
             """
             start = builder.add(start, builder.mul(index, INT64(_SHORT_DEPTHS)))
             zero = ir.Constant(_SHORTS, [0] * (2 * LANES))
-            shorts: list[list[Any]] = [[zero] * short_chains for _ in cells]
-            for number in range(_SHORT_DEPTHS // 8):
-                depth_at = builder.add(start, INT64(8 * number))
-                values = [[value_at(depth_at, r, part) for part in range(2)] for r in range(rows)]
+            shorts: list[list[list[Any]]] = [
+                [[zero] * short_chains for _ in range(planes)] for _ in cells
+            ]
+            for number in range(_SHORT_DEPTHS // (4 * steps_in_word)):
+                depth_at = builder.add(start, INT64(4 * steps_in_word * number))
+                values = [
+                    [value_at(depth_at, r, part) for part in range(steps_in_word)]
+                    for r in range(rows)
+                ]
                 for v in range(vectors):
-                    for part, weights in enumerate(weights_at(depth_at, v)):
-                        chain = (2 * number + part) % short_chains
+                    for half, weights in enumerate(weights_at(depth_at, v)):
+                        plane, part = (half, 0) if bits == 8 else (0, half)
+                        chain = (steps_in_word * number + part) % short_chains
                         for r in range(rows):
                             pair = [
                                 builder.bitcast(one, _BYTES) for one in (weights, values[r][part])
                             ]
                             products = builders.call(builder, str(in_pairs), _SHORTS, pair)
-                            cell = shorts[r * vectors + v]
+                            cell = shorts[r * vectors + v][plane]
                             cell[chain] = builder.add(cell[chain], products)
             ones = ir.Constant(_SHORTS, [1] * (2 * LANES))
             result: list[Any] = []
-            for total, chained in zip(sums, shorts, strict=True):
-                short = chained[0]
-                for other in chained[1:]:
-                    short = builder.add(short, other)
-                widened = builders.call(builder, _WIDENING[LANES], _WORDS, [short, ones])
-                result.append(builder.add(total, widened))
+            for total, apart in zip(sums, shorts, strict=True):
+                for plane, chained in enumerate(apart):
+                    short = chained[0]
+                    for other in chained[1:]:
+                        short = builder.add(short, other)
+                    widened = builders.call(builder, _WIDENING[LANES], _WORDS, [short, ones])
+                    if plane:
+                        widened = builder.shl(widened, builders.constant_vector(4, INT32))
+                    total = builder.add(total, widened)
+                result.append(total)
             return result
 
         def group(index: Any, state: list[Any]) -> list[Any]:
@@ -351,7 +364,7 @@ def make_quantized_tile(
 
 
 def _unpacked(builder: ir.IRBuilder, words: Any, bits: int) -> list[Any]:
-    """The weights in a register: the register itself, or its lower and its upper half bytes."""
+    """What is multiplied of a register of weights: itself, or its lower and its upper half bytes."""
     if bits == 8:
         return [words]
     mask = builders.constant_vector(0x0F0F0F0F, INT32)

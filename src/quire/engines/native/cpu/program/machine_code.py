@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from quire.engines.native.cpu.compiler.objects import load_object
 from quire.engines.native.cpu.compiler.targets import OBJECTS, KernelTarget, current
 from quire.engines.native.cpu.program.decoder import KERNELS
+from quire.engines.native.cpu.program.second_compiler import second_compiler
 from quire.machine.cache import keep, key_of, read_kept
 
 if TYPE_CHECKING:
@@ -164,6 +165,17 @@ def object_codes(names: list[str], on_compile: Callable[[str], None]) -> dict[st
     return codes
 
 
+def compile_kernel(name: str) -> bytes:
+    """The object file of one kernel."""
+    # Here and not above: a start with kept code needs no kernels.
+    from quire.engines.native.cpu.compiler.objects import compile_object
+    from quire.engines.native.cpu.compiler.translator import Translation
+
+    translation = Translation()
+    translation.add_entry(find_kernel(name), _entry(name))
+    return compile_object(translation)
+
+
 def compile_with_progress(
     names: list[str], on_compile: Callable[[str], None]
 ) -> Iterator[tuple[str, bytes]]:
@@ -171,13 +183,18 @@ def compile_with_progress(
     kernels = "a kernel" if len(names) == 1 else f"{len(names)} kernels"
     on_compile(f"Compiling {kernels} for this machine, once; it takes some seconds ...")
     start = time.perf_counter()
-    # Here and not above: a start with kept code needs no kernels.
-    from quire.engines.native.cpu.compiler.objects import compile_object
-    from quire.engines.native.cpu.compiler.translator import Translation
-
-    # One after the other: llvmlite lets one thread at a time into LLVM.
-    for name in names:
-        translation = Translation()
-        translation.add_entry(find_kernel(name), _entry(name))
-        yield name, compile_object(translation)
+    helper = second_compiler(names)
+    try:
+        theirs: list[str] = []
+        for name in names:  # the helper goes from the last to the first
+            if helper is not None and helper.has_begun(name):
+                theirs.append(name)
+            else:
+                yield name, compile_kernel(name)
+        for name in theirs:
+            code = helper.code(name) if helper is not None else None
+            yield name, compile_kernel(name) if code is None else code
+    finally:
+        if helper is not None:
+            helper.close()
     logger.info("Compiled the kernels in %.1f s", time.perf_counter() - start)
