@@ -6,12 +6,15 @@ import json
 import os
 import socket
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from quire.errors import BatchError, JobRunningError
+from quire.machine.files import flags_of
 
 NAME = "lock"
+_LOCKED_BYTE = 1 << 30
 PATIENCE = 60.0  # seconds without a heartbeat after which a process on another host counts as dead
 
 
@@ -29,15 +32,13 @@ class JobLock:
             JobRunningError: another process has it.
             BatchError: the folder cannot be written.
         """
-        import fcntl
-
         self._path = folder / NAME
         try:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | flags_of("O_CLOEXEC"), 0o644)
         except OSError as error:
             raise BatchError(f"{folder} cannot be written: {error.strerror}.") from None
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except OSError:
             holder = read_holder(folder) or {}
             os.close(self._file)
@@ -62,7 +63,8 @@ class JobLock:
     def beat(self) -> None:
         """Say that this process still works on the job."""
         said = {"host": socket.gethostname(), "pid": os.getpid(), "heartbeat": time.time()}
-        os.pwrite(self._file, json.dumps(said).encode().ljust(256) + b"\n", 0)
+        os.lseek(self._file, 0, os.SEEK_SET)  # Windows cannot write to a place at once
+        os.write(self._file, json.dumps(said).encode().ljust(256) + b"\n")
 
     def close(self) -> None:
         """Let go of the lock. May be called twice."""
@@ -70,6 +72,24 @@ class JobLock:
             os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = -1
+
+
+def _lock(file: int) -> None:
+    """Lock an open file, or raise OSError where another process has."""
+    try:
+        import fcntl
+    except ImportError:
+        _lock_on_windows(file)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _lock_on_windows(file: int) -> None:
+    """Lock one byte far behind the content, which others could not read if it were locked."""
+    windows: Any = import_module("msvcrt")
+    os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
+    windows.locking(file, windows.LK_NBLCK, 1)
+    os.lseek(file, 0, os.SEEK_SET)
 
 
 def read_holder(folder: Path) -> dict[str, Any] | None:

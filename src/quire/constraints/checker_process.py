@@ -68,7 +68,7 @@ def read(lark: str | None, source: str | None, tokens: LLTokenizer) -> dict[str,
 
 
 def _resident_bytes() -> int:
-    with suppress(OSError, ValueError, IndexError):
+    with suppress(OSError, ValueError, IndexError, AttributeError):
         return int(_STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0  # not Linux: what grammars take is not known
 

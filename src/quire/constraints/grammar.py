@@ -253,7 +253,10 @@ class GrammarChecker:
         _kill(process)
 
 
-_ENDED_BY_OTHERS = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP})
+_ENDING_SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")  # Windows has not all of them
+_ENDED_BY_OTHERS = frozenset(
+    -getattr(signal, name) for name in _ENDING_SIGNALS if hasattr(signal, name)
+)
 """What a process returns that somebody ends; one that runs out of memory aborts."""
 
 

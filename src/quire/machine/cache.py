@@ -23,16 +23,20 @@ import os
 import re
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from quire.machine.files import READ_NO_LINK
 
 logger = logging.getLogger("quire")
 
 DEFAULT_BOUND_GB = 50.0
 _BOUND = "QUIRE_CACHE_MAX_GB"
 _OURS = re.compile(r"\.?(?:kernel|step|weights|tokenizer|digest)-[\w.-]+")
+_IS_POSIX = hasattr(os, "geteuid")
 _MARK = b"quire kept 1\n"
 _TRAILER = len(_MARK) + hashlib.sha256().digest_size
 _PIECE = 1 << 24  # bytes that one thread hashes at a time
@@ -76,12 +80,12 @@ def read_kept(name: str, *, threads: int = 1) -> memoryview | None:
     try:
         with _open_folder() as folder, _open_file(name, folder) as file:
             size = os.fstat(file).st_size - _TRAILER
-            trailer = os.pread(file, _TRAILER, size) if size >= 0 else b""
+            trailer = _read_at(file, _TRAILER, size) if size >= 0 else b""
             if trailer != _MARK + _hash(file, size, threads):
                 logger.warning("%s is damaged, and made again.", cache_folder() / name)
                 return None
-            with contextlib.suppress(OSError):
-                os.utime(file)  # what was used last is pruned last
+            with contextlib.suppress(OSError):  # what was used last is pruned last
+                os.utime(file if os.utime in os.supports_fd else cache_folder() / name)
             return memoryview(mmap.mmap(file, size + _TRAILER, access=mmap.ACCESS_READ))[:size]
     except FileNotFoundError:
         return None
@@ -128,13 +132,18 @@ def _warn_once(text: str) -> None:
 
 
 @contextlib.contextmanager
-def _open_folder() -> Generator[int]:
-    """The cache folder, open and checked.
+def _open_folder() -> Generator[int | None]:
+    """The cache folder, open and checked. None on Windows, where folders cannot be opened.
+
+    A user's folders are theirs there by access lists, of which modes and owners show nothing.
 
     Raises:
         OSError: it does not exist, or others may write it.
     """
     path = cache_folder()
+    if not _IS_POSIX:
+        yield None
+        return
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _check_owner(path, os.fstat(handle))
@@ -144,10 +153,9 @@ def _open_folder() -> Generator[int]:
 
 
 @contextlib.contextmanager
-def _open_file(name: str, folder: int) -> Generator[int]:
-    # O_NONBLOCK: opening a named pipe would otherwise wait for a writer, for ever.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    handle = os.open(name, flags, dir_fd=folder)
+def _open_file(name: str, folder: int | None) -> Generator[int]:
+    path = name if folder is not None else cache_folder() / name
+    handle = os.open(path, READ_NO_LINK, dir_fd=folder)
     try:
         state = os.fstat(handle)
         if not stat.S_ISREG(state.st_mode):
@@ -160,6 +168,8 @@ def _open_file(name: str, folder: int) -> Generator[int]:
 
 def _check_owner(path: Path, state: os.stat_result) -> None:
     """Raise PermissionError if someone else than this user and root could have written the path."""
+    if not _IS_POSIX:
+        return
     if state.st_uid not in (0, os.geteuid()):
         raise PermissionError(f"{path} belongs to another user")
     if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -270,11 +280,23 @@ def file_state(state: os.stat_result) -> tuple[int, ...]:
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
+_seeking = threading.Lock()
+
+
+def _read_at(file: int, count: int, start: int) -> bytes:
+    """Bytes of an open file, from a place on."""
+    if hasattr(os, "pread"):
+        return os.pread(file, count, start)
+    with _seeking:  # on Windows a file has one place for all threads
+        os.lseek(file, start, os.SEEK_SET)
+        return os.read(file, count)
+
+
 def _hash(file: int, size: int, threads: int) -> bytes:
     """The SHA-256 of the SHA-256s of an open file's pieces, which threads can share."""
 
     def piece(start: int) -> bytes:
-        content = os.pread(file, min(_PIECE, size - start), start)
+        content = _read_at(file, min(_PIECE, size - start), start)
         return hashlib.sha256(content).digest()
 
     starts = range(0, size, _PIECE)

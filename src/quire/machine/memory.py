@@ -7,6 +7,7 @@ import ctypes
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _LARGE = 4 * 2**20
@@ -34,7 +35,38 @@ def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError, AttributeError):
-        return 4 * 2**30
+        return _windows_memory() or 4 * 2**30
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows' sysinfoapi.h."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                "total",
+                "free",
+                "total_page",
+                "free_page",
+                "all_virtual",
+                "virtual",
+                "more",
+            )
+        ),
+    )
+
+
+def _windows_memory() -> int:
+    """What Windows says is free; 0 elsewhere."""
+    kernel: Any = getattr(ctypes, "windll", None)
+    if kernel is None:
+        return 0
+    status = _MemoryStatus()
+    status.length = ctypes.sizeof(status)
+    return status.free if kernel.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else 0
 
 
 def group_memory(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 from quire.errors import MediaError
+from quire.machine.files import READ, READ_NO_LINK
 from quire.media.policy import MediaPolicy
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):(//)?")
 _URL_SCHEMES = frozenset({"http", "https", "file", "ftp", "data", "blob", "javascript"})
-# O_NONBLOCK: opening a named pipe would otherwise wait for a writer, for ever.
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 # The networks that are no part of the public one, from IANA's special-purpose registries (RFC 6890)
 # and address space registries. The `ipaddress` module has such a table, too, but which networks are
@@ -166,7 +165,7 @@ def open_path(name: str, policy: MediaPolicy, folder: str | None = None) -> Bina
         if policy.root is not None:
             handle = _open_under(policy.root, name)
         else:
-            handle = os.open(_located(name, folder), _OPEN & ~os.O_NOFOLLOW)
+            handle = os.open(_located(name, folder), READ)
     except MediaError:
         raise
     except (OSError, ValueError) as error:
@@ -196,13 +195,15 @@ def _open_under(root: Path, name: str) -> int:
     if not real.is_relative_to(top) or real == Path(top):
         raise outside
     *folders, last = real.relative_to(top).parts
+    if os.open not in os.supports_dir_fd:  # on Windows, where links are made by administrators
+        return os.open(real, READ_NO_LINK)
     descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in folders:
-            inner = os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=descriptor)
+            inner = os.open(part, READ_NO_LINK | os.O_DIRECTORY, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
-        return os.open(last, _OPEN, dir_fd=descriptor)
+        return os.open(last, READ_NO_LINK, dir_fd=descriptor)
     finally:
         os.close(descriptor)
 

@@ -68,8 +68,9 @@ def pause(builder: ir.IRBuilder) -> Any:
 
 @primitive(NOTHING)
 def yield_cpu(builder: ir.IRBuilder) -> Any:
-    """Let another thread have this CPU: POSIX sched_yield."""
-    call(builder, "sched_yield", INT32, [])
+    """Let another thread have this CPU, by what the C library of the system has for it."""
+    is_windows = "windows" in current().triple
+    call(builder, "SwitchToThread" if is_windows else "sched_yield", INT32, [])
 
 
 @primitive(INT)
