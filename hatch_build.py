@@ -7,7 +7,6 @@ editable installation has none: it compiles what it needs at the first start.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _MODULE = "quire.engines.native.cpu.program.prebuild"
-_TARGETS = "src/quire/engines/native/cpu/compiler/targets.py"
+_LIST = """
+from quire.engines.native.cpu.compiler.targets import PREBUILT
+print(*(one.name for one in PREBUILT))
+"""
 
 
 class KernelsHook(BuildHookInterface[Any]):
@@ -30,17 +32,18 @@ class KernelsHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable" or self.target_name != "wheel":
             return
-        source = (Path(self.root) / _TARGETS).read_text(encoding="utf-8")
-        targets = re.findall(r'_prebuilt\("([\w-]+)"', source)
+        path = os.pathsep.join([str(Path(self.root) / "src"), *sys.path])
+        environment = {**os.environ, "PYTHONPATH": path}
+        listed = [sys.executable, "-c", _LIST]
+        targets = subprocess.check_output(listed, env=environment, text=True).split()
         chosen = os.environ.get("QUIRE_WHEEL_TARGETS")
         if chosen is not None:
             targets = [one for one in targets if one in chosen.split(",")]
         self._folder = tempfile.mkdtemp()
-        path = os.pathsep.join([str(Path(self.root) / "src"), *sys.path])
         for target in targets:
-            environment = {**os.environ, "PYTHONPATH": path, "QUIRE_KERNEL_TARGET": target}
             command = [sys.executable, "-m", _MODULE, self._folder]
-            subprocess.run(command, env=environment, check=True)
+            given = {**environment, "QUIRE_KERNEL_TARGET": target}
+            subprocess.run(command, env=given, check=True)
         build_data["force_include"][self._folder] = "quire/engines/native/cpu/objects"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

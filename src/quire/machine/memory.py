@@ -27,7 +27,7 @@ def _machine_memory() -> int:
         sizes = dict(line.split(":", 1) for line in lines if ":" in line)
         return int(sizes["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return _physical_memory()
+        return _windows_memory() or _physical_memory()
 
 
 def _physical_memory() -> int:
@@ -35,7 +35,7 @@ def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (ValueError, OSError, AttributeError):
-        return _windows_memory() or 4 * 2**30
+        return 4 * 2**30
 
 
 class _MemoryStatus(ctypes.Structure):

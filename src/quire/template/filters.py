@@ -146,11 +146,11 @@ def _tojson(
 ) -> str:
     """JSON text with no HTML escapes, as transformers has it."""
     environment.step(_FILTER)
-    if type(x) is int:  # the encoder would make an iterator of it
-        return own(str(x))
     environment.flat(x)
     if isinstance(indent, int) and indent > 1000:
         raise TemplateError("The chat template indents JSON too far.")
+    if type(x) is int:  # the encoder would make an iterator of it
+        return own(environment.charge(str(x)))
     encoder = _PLAIN_JSON
     if ensure_ascii or indent is not None or separators is not None or sort_keys:
         encoder = json.JSONEncoder(

@@ -41,6 +41,8 @@ from quire.engines.native.models.rope import cosines_and_sines, inverse_frequenc
 from quire.engines.native.models.spec import DecoderSpec, ExpertsSpec, RopeSpec
 
 _ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
+_SECOND_HALVES = {"dense_down": "dense_gate", "add_experts": "route"}
+"""Operations with the arguments of the one before them."""
 FIRST_ANGLES = 1024
 """Positions whose angles are computed at the start; the others when a batch first needs them."""
 
@@ -101,25 +103,25 @@ class ModelTables:
         """The arguments of each operation, by its kernel and layer."""
         made: dict[tuple[str, int | None], Struct] = {}
         for one in self._program:
-            if one.layer is None:
-                make = {"embed": _embeddings, "logits": _head}[one.kernel]
-                made[one.kernel, None] = make(weights)
-            elif one.kernel == "project":
-                made[one.kernel, one.layer] = self._projection(weights, one.layer)
-            elif one.kernel.startswith("attend_"):
-                made[one.kernel, one.layer] = self._attention(weights.spec, one.layer)
-            elif one.kernel == "attention_output":
-                made[one.kernel, one.layer] = _output(
-                    weights, one.layer, "o", "post_attention_norm"
-                )
-            elif one.kernel == "dense_gate":
-                made[one.kernel, one.layer] = _dense_ffn(weights, one.layer)
-            elif one.kernel == "route":
-                made[one.kernel, one.layer] = self._experts(weights, one.layer)
-            else:  # the second half of what another operation began
-                first = {"dense_down": "dense_gate", "add_experts": "route"}[one.kernel]
-                made[one.kernel, one.layer] = made[first, one.layer]
+            first = _SECOND_HALVES.get(one.kernel)
+            shared = made[first, one.layer] if first else None
+            made[one.kernel, one.layer] = shared or self._arguments_of(one, weights)
         return made
+
+    def _arguments_of(self, operation: Operation, weights: Weights) -> Struct:
+        kernel, layer = operation.kernel, operation.layer
+        if layer is None:
+            return _head(weights) if kernel == "logits" else _embeddings(weights)
+        if kernel == "project":
+            return self._projection(weights, layer)
+        if kernel == "attention_output":
+            return _output(weights, layer, "o", "post_attention_norm")
+        if kernel == "dense_gate":
+            return _dense_ffn(weights, layer)
+        if kernel == "route":
+            return self._experts(weights, layer)
+        assert kernel.startswith("attend_"), kernel
+        return self._attention(weights.spec, layer)
 
     def _projection(self, weights: Weights, layer: int) -> Projection:
         spec, tensors, made = weights.spec, weights.layers[layer], Projection()

@@ -10,11 +10,17 @@ batch.
 from __future__ import annotations
 
 from quire.engines.native.cpu.compiler.language import kernel
-from quire.engines.native.cpu.kernels import layout, simd
+from quire.engines.native.cpu.kernels import simd
 from quire.engines.native.cpu.kernels.activations import gate_columns
 from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, SCRATCH_ROWS
-from quire.engines.native.cpu.kernels.linear import linear, linear_columns, quantize_rows
+from quire.engines.native.cpu.kernels.linear import (
+    is_quantized,
+    linear,
+    linear_columns,
+    quantize_for,
+    quantized_map_of,
+)
 from quire.engines.native.cpu.kernels.rowwise import task_range
 from quire.engines.native.cpu.kernels.simd import (
     NO,
@@ -179,9 +185,9 @@ def _gather(x: int, size: int, rows_of: int, count: int, out: int) -> int:
 @kernel
 def _quantized(linear_map: LinearMap, x: int, rows: int, out: int) -> int:
     """The address of the quantised rows of x, written to `out`; 0 if the map takes floats."""
-    if linear_map.kind < layout.INT8:
+    if not is_quantized(linear_map):
         return 0
-    quantize_rows(0, rows, x, linear_map.depth, linear_map.packed_depth, linear_map.span, out)
+    quantize_for(linear_map, x, 0, rows, out)
     return out
 
 
@@ -215,7 +221,7 @@ def experts_gate(
     expert = group
     while expert < experts.all:
         gate_map, up_map = _expert_map(experts, expert, _GATE), _expert_map(experts, expert, _UP)
-        quantized_map = gate_map if gate_map.kind >= layout.INT8 else up_map
+        quantized_map = quantized_map_of(gate_map, up_map)
         columns = gate_map.columns
         first, end = task_range(part, parts, columns, COLUMN_GRAIN)
         row, last = get_int64(starts, expert), get_int64(starts, expert + 1)

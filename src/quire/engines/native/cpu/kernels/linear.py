@@ -142,6 +142,28 @@ def quantize_rows(first: int, end: int, x: int, size: int, depth: int, span: int
                            scales + 4 * group, scales + 4 * (groups + group))  # fmt: skip
 
 
+@kernel
+def is_quantized(linear_map: LinearMap) -> bool:
+    """Whether the weight of a map is quantised, so that it takes rows as int8."""
+    return linear_map.kind >= layout.INT8
+
+
+@kernel
+def quantized_map_of(first: LinearMap, second: LinearMap) -> LinearMap:
+    """The one of two maps that is quantised, if one is.
+
+    Maps with one input share its quantised rows, also where a checkpoint quantises only some.
+    """
+    return first if is_quantized(first) else second
+
+
+@kernel
+def quantize_for(linear_map: LinearMap, x: int, first: int, end: int, out: int) -> None:
+    """Round the rows `first` to `end - 1` of x as a quantised map takes them."""
+    depth, packed_depth = linear_map.depth, linear_map.packed_depth
+    quantize_rows(first, end, x, depth, packed_depth, linear_map.span, out)
+
+
 def _make_columns(bits: int, zero_points: bool) -> Any:
     """Multiply all rows with the blocks that hold some columns, by the largest tiles that fit."""
     # Sums of half bytes take twice the registers: then a tile has one block.
@@ -219,7 +241,7 @@ def linear_columns(
     """
     if first >= end:
         return
-    rows_of = x if linear_map.kind < layout.INT8 else quantized
+    rows_of = quantized if is_quantized(linear_map) else x
     _multiply(linear_map.kernel, rows_of, rows, linear_map, out, first, end, accumulate)
 
 

@@ -8,7 +8,7 @@ from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.attention import attention, store_keys, store_values
-from quire.engines.native.cpu.kernels.linear import linear_columns
+from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
 from quire.engines.native.cpu.kernels.rowwise import rms_norm, rotate_heads, task_range
 from quire.engines.native.cpu.kernels.simd import NO
 from quire.engines.native.cpu.program import arguments
@@ -19,7 +19,6 @@ from quire.engines.native.cpu.program.linear_phases import (
     normed_rows,
     phase_input,
     quantize_phase,
-    quantized_map_of,
     quantized_rows,
 )
 from quire.engines.native.cpu.program.lora import add_lora, layer_products

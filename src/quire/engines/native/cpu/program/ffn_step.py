@@ -13,7 +13,7 @@ from quire.engines.native.cpu.kernels.experts import (
     router_scores,
 )
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SILU
-from quire.engines.native.cpu.kernels.linear import linear_columns
+from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
 from quire.engines.native.cpu.kernels.rowwise import rms_norm, task_range
 from quire.engines.native.cpu.kernels.simd import NO
 from quire.engines.native.cpu.program import arguments
@@ -25,7 +25,6 @@ from quire.engines.native.cpu.program.linear_phases import (
     phase_input,
     prepared_in_phase,
     quantize_phase,
-    quantized_map_of,
     quantized_rows,
 )
 from quire.engines.native.cpu.program.lora import add_lora, layer_products

@@ -10,7 +10,7 @@ from __future__ import annotations
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap
-from quire.engines.native.cpu.kernels.linear import linear, quantize_rows
+from quire.engines.native.cpu.kernels.linear import is_quantized, linear, quantize_for
 from quire.engines.native.cpu.kernels.rowwise import add_rows, rms_norm, task_range
 from quire.engines.native.cpu.kernels.simd import NO, YES
 from quire.engines.native.cpu.program import arguments
@@ -71,40 +71,18 @@ def normed_rows(thread: int, step: Step, x: int, rows: int, weight: int) -> int:
 
 
 @kernel
-def _is_quantized(linear_map: LinearMap) -> bool:
-    """Whether the weight of a map is quantised."""
-    return linear_map.kind >= layout.INT8
-
-
-@kernel
-def quantized_map_of(first: LinearMap, second: LinearMap) -> LinearMap:
-    """The one of two maps that is quantised, if one is.
-
-    Maps with one input share its quantised rows, also where a checkpoint quantises only some.
-    """
-    return first if _is_quantized(first) else second
-
-
-@kernel
-def _quantize(linear_map: LinearMap, x: int, first: int, end: int, out: int) -> None:
-    """Round the rows `first` to `end - 1` of x as a quantised map takes them."""
-    depth, packed_depth = linear_map.depth, linear_map.packed_depth
-    quantize_rows(first, end, x, depth, packed_depth, linear_map.span, out)
-
-
-@kernel
 def quantize_phase(step: Step, linear_map: LinearMap, x: int, rows: int, phase: int) -> None:
     """`step.quantized` = the rows of x as int8, if the map takes them so and that is a phase.
 
     x is a map's input as the phases before have left it: see `phase_input`.
     """
-    if not (_is_quantized(linear_map) and prepared_in_phase(step, rows)):
+    if not (is_quantized(linear_map) and prepared_in_phase(step, rows)):
         return
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
     task = take_task(counters)
     while task < tasks:
         first, end = task_range(task, tasks, rows, 1)
-        _quantize(linear_map, x, first, end, step.quantized)
+        quantize_for(linear_map, x, first, end, step.quantized)
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
 
@@ -115,12 +93,12 @@ def quantized_rows(thread: int, step: Step, linear_map: LinearMap, x: int, rows:
 
     It is 0 for a map that takes floats.
     """
-    if not _is_quantized(linear_map):
+    if not is_quantized(linear_map):
         return 0
     if prepared_in_phase(step, rows):
         return step.quantized
     own = scratch_of(thread, step) + step.scratch_quantized
-    _quantize(linear_map, x, 0, rows, own)
+    quantize_for(linear_map, x, 0, rows, own)
     return own
 
 

@@ -15,7 +15,11 @@ from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.layout import LANES, LORA_GRAIN, LORA_PANEL, LORA_PIECES
-from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_row_bytes
+from quire.engines.native.cpu.kernels.linear import (
+    is_quantized,
+    linear_columns,
+    quantized_row_bytes,
+)
 from quire.engines.native.cpu.kernels.rowwise import gather_rows, task_range
 from quire.engines.native.cpu.kernels.simd import NO, get_float32
 from quire.engines.native.cpu.kernels.tiles import make_outer_tile
@@ -261,7 +265,7 @@ def adapted_head(
     `quantized` holds the rows of x as int8, if the model's own head takes them so.
     """
     stride = 0
-    if model_head.kind >= layout.INT8:
+    if is_quantized(model_head):
         stride = quantized_row_bytes(model_head.packed_depth, model_head.span)
     out, vocab, hidden = step.logits, step.vocab, step.hidden
     first, end = task_range(task, tasks, vocab, layout.COLUMN_GRAIN)

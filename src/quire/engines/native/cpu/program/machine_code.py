@@ -123,13 +123,15 @@ def _source(module: str) -> bytes:
 
 def cache_key(name: str) -> str:
     """A name for everything that a kernel's code follows from."""
-    return key_of(source_key(name), version("llvmlite"), platform.python_version(), *_facts())
+    return key_of(source_key(name), *_machine())
 
 
-def _facts() -> tuple[object, ...]:
-    """All of the target, without the order of a set, which is another in each process."""
+@functools.cache
+def _machine() -> tuple[object, ...]:
+    """What code follows from besides its sources. The order of a set is another in each process."""
     one = current()
-    return one.triple, one.cpu, one.flags, sorted(one.features)
+    target = (one.triple, one.cpu, one.flags, sorted(one.features))
+    return version("llvmlite"), platform.python_version(), *target
 
 
 @functools.cache
