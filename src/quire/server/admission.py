@@ -103,7 +103,8 @@ class Admission:
         capacity: completions that run at once. A larger request runs when nothing else does.
         max_waiting: requests that wait.
         queue_timeout: seconds that a request may wait.
-        background: completions in the background that run at once, of `capacity`.
+        background: completions in the background that run at once, of `capacity`, while nothing else
+            does; beside others one request does.
     """
 
     def __init__(
@@ -219,7 +220,10 @@ class Admission:
 
     def _has_room(self, ticket: Ticket) -> bool:
         behind = self._background_cost if ticket.background else 0
-        return self._fits(ticket.cost) and (not behind or behind + ticket.cost <= self.background)
+        is_alone = self._cost == behind  # whoever comes now waits for a step, and shares the CPUs
+        return self._fits(ticket.cost) and (
+            not behind or (is_alone and behind + ticket.cost <= self.background)
+        )
 
     def _run(self, ticket: Ticket) -> None:
         self._running[ticket] = None

@@ -298,6 +298,36 @@ def test_decodes_and_chunks_of_prompts_share_a_batch() -> None:
     ]
 
 
+def test_lower_priority_waits_while_a_prompt_is_computed() -> None:
+    """Neither its decodes nor its prompts lengthen the steps until the other's first token."""
+    runner = FakeRunner()
+    engine = make_engine(runner, max_sequences=4, max_batch_tokens=8)
+    engine.add("decodes behind", Prompt((1, 2)), greedy(9, priority=5))
+    engine.step()
+    engine.add("prompt behind", Prompt(tuple(range(1, 30))), greedy(2, priority=5))
+    engine.step()
+    engine.add("live", Prompt(tuple(range(20, 1, -1))), greedy(3))
+    runner.batches.clear()
+    came: list[str] = []
+    while "live" not in came:
+        came += [name for name, _ in engine.step()]
+        engine.check_integrity()
+    assert came == ["live"]
+    assert [batch.num_rows for batch in runner.batches] == [8, 8, 3]
+    results = run(engine)
+    assert len(tokens_of(results["live"])) == 2
+    assert tokens_of(results["prompt behind"]) == complete_plainly(range(1, 30), greedy(2), 0, 40)
+
+
+def test_a_prompt_that_may_wait_is_computed_in_small_parts() -> None:
+    runner = FakeRunner(num_blocks=256, block_size=4)
+    engine = make_engine(runner, max_batch_tokens=700)
+    engine.add("behind", Prompt((1, 2, 3, 4) * 125), greedy(1, priority=1))
+    engine.add("live", Prompt((4, 3, 2, 1) * 40), greedy(1))
+    run(engine)
+    assert [batch.num_rows for batch in runner.batches] == [160, 256, 244]
+
+
 def test_nobody_overtakes_a_long_prompt() -> None:
     engine = make_engine(FakeRunner(num_blocks=8, block_size=4))
     engine.add("runs", Prompt(PROMPT), greedy(12))

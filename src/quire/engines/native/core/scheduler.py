@@ -21,6 +21,9 @@ _key = attrgetter("key")
 _adapter = attrgetter("request.adapter")
 _media = attrgetter("request.media")
 
+_BEHIND_TOKENS = 256
+"""The most of a prompt that may wait, in one step: enough for full speed, and soon over."""
+
 
 @dataclass(slots=True)
 class StepPlan:
@@ -60,6 +63,8 @@ class Scheduler:
     - Decodes come first, then prompts in progress, then new ones, within `max_batch_tokens`.
     - A sequence is admitted when blocks for all its tokens are available; it takes them at once. The
       first in the queue is never overtaken, so that a long prompt does not wait for ever.
+    - While a prompt is computed, sequences of lower priority wait: they would make its step longer.
+      Prompts that may wait (a priority above 0) take a small part of a step, for whoever comes next.
     - When a decode finds no block, the last running sequence is preempted and waits again: the first
       one always goes on, and in the end has the whole pool to itself.
     - Drafts get what all others leave of the budget and the blocks, and give it back in
@@ -116,12 +121,13 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """Choose the next step. It is empty only when no sequence runs or waits."""
         plan = StepPlan()
-        self._schedule_decodes(plan)
+        urgent = self._urgent()
+        self._schedule_decodes(plan, urgent)
         budget = self._max_batch_tokens - plan.num_decodes
         if len(self.running) > plan.num_decodes:
-            budget = self._schedule_prefills(plan, budget)
+            budget = self._schedule_prefills(plan, budget, urgent)
         if self.waiting:
-            budget = self._admit(plan, budget)
+            budget = self._admit(plan, budget, urgent)
         if self._max_draft_tokens:
             self._add_drafts(plan, min(budget, self._max_logits_rows))
         plan.has_adapters = any(map(_adapter, plan.sequences))
@@ -130,12 +136,28 @@ class Scheduler:
             plan.group_adapters()
         return plan
 
-    def _schedule_decodes(self, plan: StepPlan) -> None:
+    def _urgent(self) -> int | None:
+        """The priority of the first prompt that the next step computes; None if nobody is behind."""
+        queues = [queue for queue in (self.running, self.waiting) if queue]
+        first = min((queue[0].key[0] for queue in queues), default=0)
+        if all(queue[-1].key[0] == first for queue in queues):
+            return None
+        prompts = [one.key[0] for one in self.running if one.is_prefilling]
+        if self.waiting and len(self.running) < self._max_sequences:
+            waiting = self.waiting[0]
+            blocks = -(-waiting.num_tokens // self._block_size) + self._reserve
+            if blocks <= self._pool.num_available:  # else those behind it may have to end first
+                prompts.append(waiting.key[0])
+        return min(prompts, default=None)
+
+    def _schedule_decodes(self, plan: StepPlan, urgent: int | None) -> None:
         running, references, size = self.running, self._pool.references, self._block_size
         index = 0
         while index < len(running):  # preemptions shorten it from its end
             sequence = running[index]
             index += 1
+            if urgent is not None and sequence.key[0] > urgent:
+                break  # and so are all after it
             if sequence.is_prefilling:
                 continue
             blocks, last = sequence.table.blocks, sequence.computed_tokens // size
@@ -147,15 +169,19 @@ class Scheduler:
         plan.num_decodes = len(plan.sequences)
         plan.counts = [1] * plan.num_decodes
 
-    def _schedule_prefills(self, plan: StepPlan, budget: int) -> int:
+    def _schedule_prefills(self, plan: StepPlan, budget: int, urgent: int | None) -> int:
         for sequence in self.running:
+            if urgent is not None and sequence.key[0] > urgent:
+                break
             if budget and sequence.is_prefilling:
                 budget -= self._add_chunk(plan, sequence, budget)
         return budget
 
-    def _admit(self, plan: StepPlan, budget: int) -> int:
+    def _admit(self, plan: StepPlan, budget: int, urgent: int | None) -> int:
         while budget and self.waiting and len(self.running) < self._max_sequences:
             sequence = self.waiting[0]
+            if urgent is not None and sequence.key[0] > urgent:
+                break
             if not self._take_blocks(sequence):
                 break
             del self.waiting[0]
@@ -164,7 +190,8 @@ class Scheduler:
         return budget
 
     def _add_chunk(self, plan: StepPlan, sequence: Sequence, budget: int) -> int:
-        count = min(sequence.num_tokens - sequence.computed_tokens, budget)
+        most = min(budget, _BEHIND_TOKENS) if sequence.key[0] > 0 else budget
+        count = min(sequence.num_tokens - sequence.computed_tokens, most)
         logprobs = sequence.request.prompt_logprobs
         if logprobs is not None and not logprobs.is_complete:
             count = min(count, self._max_logits_rows)
