@@ -23,7 +23,7 @@ from quire.demo import (
 )
 from quire.deploy.model import find_served_model
 from quire.errors import ModelNotFoundError
-from quire.weights.folder import find_model_folder
+from quire.model_folder import find_model_folder
 
 FOLDERS = [
     demo_model_path(),

@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 from quire.arguments import ModelArguments
 from quire.engines.vllm.model_facts import check_weights
 from quire.errors import ModelError, ModelNotFoundError, WeightsError
+from quire.model_folder import find_model_folder
 from quire.tokenizer.folder import load_backend
-from quire.weights.folder import find_model_folder, read_json
+from quire.weights.folder import read_json
 from quire.weights.hub_config import HubConfig
 from quire.weights.safetensors import WeightsFolder
 

@@ -169,6 +169,9 @@ class ModelArguments(Arguments):
         Literal["int8", "int4"] | None, BeforeValidator(_none_for_full)
     ] = None
     """Round the weights to so many bits at load; the result is kept in the cache folder."""
+    native_precision: Literal["fast", "exact"] = "fast"
+    """How activations are rounded for the quantised weights of a GGUF file: fast to 8 bits in groups of
+    32, exact to 16. Exact answers are those of the dequantised weights, and take longer."""
     native_speculation: Annotated[Integer, Field(ge=0, le=64)] = 0
     """The most tokens that a stream guesses ahead in one step, from what followed the same words in
     its prompt and answer; 0 for none. It makes answers that repeat their prompt faster and changes

@@ -14,13 +14,13 @@ from quire.chat.pooling import embedding_options, pool_texts, score_options
 from quire.chat.token_chat import TokenChat
 from quire.engines.seam import ChatEngine, EngineInfo, EngineState
 from quire.errors import UnsupportedOptionError
+from quire.model_folder import local_adapter
 from quire.outputs import AnswerSum, Delta, Embedding, Response
 from quire.prompt import Prompt
 from quire.request import ChatRequest, Messages, Tools
 from quire.sampling import SamplingParams
 from quire.template.template import Template
 from quire.tokenizer import Tokenizer
-from quire.weights.folder import local_adapter
 
 
 class BaseEngine:

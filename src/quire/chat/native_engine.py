@@ -14,7 +14,7 @@ from quire.chat.preparation import ChatFormat, Preparation
 from quire.chat.token_chat import TokenChat
 from quire.engines.native.core.engine import EngineStatistics
 from quire.engines.native.token_engine import NativeTokenEngine, check_arguments
-from quire.weights.folder import find_model_folder, with_local_adapters
+from quire.model_folder import find_model_folder, with_local_adapters
 
 
 class NativeEngine(BaseEngine):

@@ -20,9 +20,9 @@ from quire.chat.token_chat import TokenChat
 from quire.engines.seam import with_timeout
 from quire.engines.vllm.token_engine import VllmTokenEngine
 from quire.errors import SamplingError
+from quire.model_folder import find_model_folder, with_local_adapters
 from quire.options import read_option
 from quire.request import ChatRequest, Messages, Tools
-from quire.weights.folder import find_model_folder, with_local_adapters
 
 if TYPE_CHECKING:
     from vllm import RequestOutput

@@ -53,7 +53,7 @@ def pull(*words: Words) -> int:
 
 def _pull(name: str, args: ModelArguments) -> Path:
     """The folder of a model or an adapter, whichever it is."""
-    from quire.weights.folder import find_model_folder, is_on_hub
+    from quire.model_folder import find_model_folder, is_on_hub
     from quire.weights.hub.fetch import fetch_named
     from quire.weights.hub.files import Wanted
 
@@ -75,7 +75,7 @@ def fetch_models(arguments: Mapping[str, Any]) -> None:
         QuireError: the arguments are wrong, or a download failed.
     """
     from quire.arguments import get_infer_args
-    from quire.weights.folder import find_adapter_folder, find_model_folder, is_on_hub
+    from quire.model_folder import find_adapter_folder, find_model_folder, is_on_hub
 
     if not any(is_on_hub(name) for name in _names(arguments)):
         return

@@ -137,8 +137,8 @@ def _read_words(words: Sequence[str], options: PromptOptions) -> _Model:
     from quire.tokenizer import Tokenizer
 
     if named:
+        from quire.model_folder import find_model_folder
         from quire.tokenizer.loading import load_tokenizer
-        from quire.weights.folder import find_model_folder
 
         folder = find_model_folder(arguments.model, weights=False)
         return _Model(arguments, folder, load_tokenizer(folder, arguments.model))

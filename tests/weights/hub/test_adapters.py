@@ -12,7 +12,7 @@ from quire.adapters.book import AdapterBook
 from quire.arguments import ModelArguments
 from quire.demo import demo_adapter_path, demo_model_path
 from quire.errors import AdapterError
-from quire.weights.folder import is_on_hub, with_local_adapters
+from quire.model_folder import is_on_hub, with_local_adapters
 from quire.weights.hub.cache import snapshot_name
 from tests.adapters.adapter_folders import make_adapter, make_model
 from tests.weights.hub.server import HubServer

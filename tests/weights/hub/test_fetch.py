@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 from quire.arguments import ModelArguments
 from quire.errors import ModelError, ModelNotFoundError, WeightsError
-from quire.weights.folder import find_model_folder
+from quire.model_folder import find_model_folder
 from quire.weights.hub.download import RETRIES, RemoteFile, Stopped
 from quire.weights.hub.files import Wanted, choose_files
 from tests.weights.hub.server import TOKEN, HubServer, sha256

@@ -18,7 +18,7 @@ import pytest
 
 from quire.arguments import ModelArguments
 from quire.errors import ConfigError, ModelNotFoundError, WeightsError
-from quire.weights.folder import find_model_folder
+from quire.model_folder import find_model_folder
 from quire.weights.hub import modelscope
 from quire.weights.hub.cache import snapshot_name
 

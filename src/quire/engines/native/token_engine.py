@@ -396,6 +396,7 @@ def _load_runner(
         with_head=with_head,
         known_tokens=known_tokens,
         rows=rows,
+        exact=args.native_precision == "exact",
     )
 
 

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from quire.engines.native.cpu.kernels.layout import BLOCK_SIZES
 from quire.engines.native.cpu.memory.kv_cache import KV_KINDS, KvDtype, count_blocks
 from quire.engines.native.cpu.program.machine_code import load_kernels, load_step
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.tables import expert_scratch_bytes, kernels_of
 from quire.engines.native.cpu.weights.decoder import Weights, WeightsDtype, load_weights
-from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind
+from quire.engines.native.cpu.weights.packed import QuantizedKind
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.rope import override_rope
 from quire.engines.native.models.spec import DecoderSpec
@@ -44,6 +46,7 @@ def load_model(
     with_head: bool = True,
     known_tokens: int = 0,
     rows: int = 0,
+    exact: bool = False,
     on_compile: Callable[[str], None] | None = None,
 ) -> CpuRunner:
     """Load the model in `folder`.
@@ -62,6 +65,7 @@ def load_model(
         max_sequences: the most sequences at once, which the KV cache need not exceed.
         with_head: False for a model that writes no text, and may lack the head.
         known_tokens, rows: of embeddings and head, if more than the model has; see `load_weights`.
+        exact: of GGUF's blocks; see `load_weights`.
         on_compile: gets one line of text if the kernels must be compiled, or the weights rounded.
 
     Raises:
@@ -87,6 +91,7 @@ def load_model(
         with_head=with_head,
         known_tokens=known_tokens,
         rows=rows,
+        exact=exact,
     )
     size = weights_bytes(weights)
     if kv_dtype == "auto":
@@ -151,7 +156,7 @@ def _model_length(spec: DecoderSpec, length: int | None, is_wish: bool) -> int:
 def has_packed(weights: Weights) -> bool:
     """Whether a matrix of a layer is quantised."""
     tensors = (one for layer in weights.layers for one in layer.values())
-    return any(isinstance(one, PackedMatrix) for one in tensors)
+    return any(not isinstance(one, np.ndarray) for one in tensors)
 
 
 def weights_bytes(weights: Weights) -> int:

@@ -33,10 +33,10 @@ from quire.engines.native.cpu.weights.linear_map import (
     address_of,
     fill_map,
     is_bfloat16,
-    linear_kernel,
+    kernels_for,
     make_map,
 )
-from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
+from quire.engines.native.cpu.weights.packed import Tensor
 from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, mrope_angles
 from quire.engines.native.models.spec import DecoderSpec, ExpertsSpec, RopeSpec
 
@@ -51,7 +51,9 @@ def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
     """The names of all kernels that a step of a model runs."""
     matrices = (one for one in weights.all_tensors() if len(one.shape) == 2)
     operations = {one.kernel for one in decoder_program(weights.spec, kv_kind)}
-    return {"step", *operations, *map(linear_kernel, matrices)}
+    table = weights.tensors["embeddings"]
+    reader = set() if isinstance(table, np.ndarray) else {table.reader}
+    return {"step", *operations, *reader}.union(*map(kernels_for, matrices))
 
 
 # ---- the model
@@ -210,7 +212,10 @@ def _lora_entry(layer: int, role: str) -> int:
 
 def _embeddings(weights: Weights) -> TokenEmbeddings:
     made, table = TokenEmbeddings(), weights.tensors["embeddings"]
-    made.table, made.is_bfloat16 = address_of(table), is_bfloat16(table)
+    if isinstance(table, np.ndarray):
+        made.table, made.is_bfloat16 = address_of(table), is_bfloat16(table)
+    else:
+        made.packed, made.reader = make_map(table), kernel_address(table.reader)
     made.scale = float(embedding_scale(weights))
     return made
 
@@ -244,11 +249,8 @@ def _head(weights: Weights) -> Head:
 
 def _quantized_row_bytes(weights: Weights) -> int:
     """Bytes of a quantised row of the widest input; a cache line if no map is quantised."""
-    sizes = [
-        layout.quantized_row_bytes(one.packed_depth, one.span)
-        for one in weights.all_tensors()
-        if isinstance(one, PackedMatrix)
-    ]
+    tensors = weights.all_tensors()
+    sizes = [one.row_bytes for one in tensors if not isinstance(one, np.ndarray)]
     return max(sizes, default=layout.LINE)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.kernels import layout, linear
+from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.program import ffn_step
 from quire.engines.native.cpu.weights.linear_map import make_map
@@ -106,7 +107,10 @@ def some_matrix(
 
 def quantized_rows(x: NDArray[np.float32], depth: int, span: int) -> NDArray[np.uint8]:
     out = aligned_zeros((len(x), layout.quantized_row_bytes(depth, span)), np.uint8)
-    linear.quantize_rows(0, len(x), ptr(x), x.shape[1], depth, span, ptr(out))
+    linear_map = LinearMap()
+    linear_map.depth, linear_map.packed_depth = x.shape[1], depth
+    linear_map.span, linear_map.row_bytes = span, out.shape[1]
+    linear.quantize_rows(linear_map, ptr(x), 0, len(x), ptr(out))
     return out
 
 

@@ -13,14 +13,16 @@ class LinearMap(Struct):
     """A linear map: where its weight is, how that is stored, and what multiplies with it."""
 
     weight: int  # (columns, depth) as floats; the codes of quantised ones
-    kind: int  # one of `layout`'s: FLOAT32 to INT4
     bias: int  # (columns,) float32, or 0
     columns: int
     depth: int
     kernel: int  # the address of the kernel that multiplies: see `linear.linear_columns`
-    # Of quantised weights: see `quantized_tiles`.
+    # Of quantised weights: see `quantized_tiles` and, for those in GGUF's blocks, `block_tiles`.
+    rounder: int  # the address of the kernel that rounds rows for it: see `linear.quantize_for`
+    row_bytes: int  # from one rounded row to the next
     scales: int
     zeros: int
+    supers: int
     repeat: int
     span: int
     packed_depth: int

@@ -22,7 +22,6 @@ COLUMN_GRAIN = 16  # columns that fill a cache line: two threads seldom write to
 BLOCK_SIZES = (16, 32, 64, 128)  # each holds whole registers, and CHUNK holds whole blocks
 
 SILU, GELU_TANH = range(2)  # activations of an FFN
-FLOAT32, BFLOAT16, INT8, INT4 = range(4)  # kinds of linear maps; the quantised ones come last
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # kinds of KV caches
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")  # the linear maps of a layer, by role

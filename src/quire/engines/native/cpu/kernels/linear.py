@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
-from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, QUANT_BLOCK
 from quire.engines.native.cpu.kernels.quantized_tiles import (
@@ -30,8 +29,6 @@ ROW_BLOCK_BYTES = 128 * 1024  # activations multiplied at once: they stay in the
 WEIGHTS_AHEAD = 2048  # bytes: a single row prefetches weights half a page before it needs them
 QUANTIZED_TILE_ROWS = 6 if LANES == 16 else 2
 QUANTIZED_WEIGHTS_AHEAD = 1024  # the same for quantised weights, of which a loop reads fewer bytes
-
-quantized_row_bytes = kernel(layout.quantized_row_bytes)
 
 
 # ---- float32 and bfloat16 weights
@@ -127,12 +124,10 @@ columns_bfloat16 = _make_product(True)
 
 
 @kernel
-def quantize_rows(first: int, end: int, x: int, size: int, depth: int, span: int, out: int) -> None:
-    """Round the rows `first` to `end - 1` of x (rows, size) to int8.
-
-    `depth` is `size` rounded up to whole groups of `span`.
-    """
-    stride, groups = quantized_row_bytes(depth, span), depth // span
+def quantize_rows(linear_map: LinearMap, x: int, first: int, end: int, out: int) -> None:
+    """Round the rows `first` to `end - 1` of x (rows, depth) to int8."""
+    size, depth, span = linear_map.depth, linear_map.packed_depth, linear_map.span
+    stride, groups = linear_map.row_bytes, depth // span
     for row in range(first, end):
         source, target = x + row * size * 4, out + row * stride
         scales = target + depth  # then the sums, which the zero points are multiplied with
@@ -144,8 +139,8 @@ def quantize_rows(first: int, end: int, x: int, size: int, depth: int, span: int
 
 @kernel
 def is_quantized(linear_map: LinearMap) -> bool:
-    """Whether the weight of a map is quantised, so that it takes rows as int8."""
-    return linear_map.kind >= layout.INT8
+    """Whether the weight of a map is quantised, so that it takes rounded rows."""
+    return linear_map.rounder != 0
 
 
 @kernel
@@ -157,11 +152,13 @@ def quantized_map_of(first: LinearMap, second: LinearMap) -> LinearMap:
     return first if is_quantized(first) else second
 
 
+_round = calling(NOTHING, pointer_to(LinearMap), INT, INT, INT, INT)
+
+
 @kernel
 def quantize_for(linear_map: LinearMap, x: int, first: int, end: int, out: int) -> None:
     """Round the rows `first` to `end - 1` of x as a quantised map takes them."""
-    depth, packed_depth = linear_map.depth, linear_map.packed_depth
-    quantize_rows(first, end, x, depth, packed_depth, linear_map.span, out)
+    _round(linear_map.rounder, linear_map, x, first, end, out)
 
 
 def _make_columns(bits: int, zero_points: bool) -> Any:
@@ -181,7 +178,7 @@ def _make_columns(bits: int, zero_points: bool) -> Any:
         """`linear_columns` for a map of this kind, and quantised rows x."""
         depth, span = linear_map.packed_depth, linear_map.span
         repeat, groups = linear_map.repeat, depth // span
-        x_stride = quantized_row_bytes(depth, span)
+        x_stride = linear_map.row_bytes
         out_stride = 4 * linear_map.columns
         unit, bias = linear_map.unit, linear_map.bias
         block, last = first // QUANT_BLOCK, (end + QUANT_BLOCK - 1) // QUANT_BLOCK

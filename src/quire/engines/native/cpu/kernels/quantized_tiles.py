@@ -26,12 +26,12 @@ from quire.engines.native.cpu.kernels.builders import FLOAT32, INT32, INT64, VEC
 from quire.engines.native.cpu.kernels.layout import LANES, QUANT_BLOCK
 from quire.engines.native.cpu.kernels.tiles import build_loop, build_offset
 
-_WORDS = ir.VectorType(INT32, LANES)
-_BYTES = ir.VectorType(ir.IntType(8), LANES * 4)
-_SHORTS = ir.VectorType(ir.IntType(16), LANES * 2)
-_WIDENING = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
+WORDS = ir.VectorType(INT32, LANES)
+BYTES = ir.VectorType(ir.IntType(8), LANES * 4)
+SHORTS = ir.VectorType(ir.IntType(16), LANES * 2)
+WIDENING = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd"}
 _SHORT_DEPTHS = 32  # whose products of 4 bits are summed in 16 bits; a span is one or two of them
-_HALVES = QUANT_BLOCK // LANES  # registers of one depth step of a block: 1, or 2 halves
+HALVES = QUANT_BLOCK // LANES  # registers of one depth step of a block: 1, or 2 halves
 
 
 def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any, bits: int) -> Any:
@@ -53,16 +53,16 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any, bits: in
             total = _by_quarters(builder, "sdot", total, part, x)
         return total
     if LANES == 16 and "avx512vnni" in features:
-        return builders.call(builder, "llvm.x86.avx512.vpdpbusd.512", _WORDS, [total, weights, x])
+        return builders.call(builder, "llvm.x86.avx512.vpdpbusd.512", WORDS, [total, weights, x])
     if LANES == 8 and "avxvnni" in features:
-        return builders.call(builder, "llvm.x86.avx512.vpdpbusd.256", _WORDS, [total, weights, x])
-    name = _WIDENING[LANES]
+        return builders.call(builder, "llvm.x86.avx512.vpdpbusd.256", WORDS, [total, weights, x])
+    name = WIDENING[LANES]
     known = ("avx512bw" if LANES == 16 else "avx2") in features
     even, odd = _spread(builder, weights, signed=False), _spread(builder, x, signed=True)
     for w, value in zip(even, odd, strict=True):
         if known:
-            pair = [builder.bitcast(part, _SHORTS) for part in (w, value)]
-            product = builders.call(builder, name, _WORDS, pair)
+            pair = [builder.bitcast(part, SHORTS) for part in (w, value)]
+            product = builders.call(builder, name, WORDS, pair)
         else:
             product = _pairs(builder, w, value)
         total = builder.add(total, product)
@@ -105,12 +105,12 @@ def pairs_of_bytes() -> str | None:
 
 def _spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, Any]:
     """The bytes 0 and 2 of each lane widened to two 16-bit integers, and the bytes 1 and 3."""
-    shorts = builder.bitcast(words, _SHORTS)
+    shorts = builder.bitcast(words, SHORTS)
     eight = builders.constant_vector(8, ir.IntType(16), LANES * 2)
     shift = builder.ashr if signed else builder.lshr
     odd = shift(shorts, eight)
     even = shift(builder.shl(shorts, eight), eight)
-    return builder.bitcast(even, _WORDS), builder.bitcast(odd, _WORDS)
+    return builder.bitcast(even, WORDS), builder.bitcast(odd, WORDS)
 
 
 def _pairs(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
@@ -122,22 +122,22 @@ def _pairs(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
     return builder.add(lower, upper)
 
 
-def _splat_word(builder: ir.IRBuilder, address: Any) -> Any:
+def splat_word(builder: ir.IRBuilder, address: Any) -> Any:
     """Four bytes of memory in every lane."""
     word = builder.load(builders.build_pointer(builder, address, INT32), align=4)
-    return _splat(builder, word)
+    return splat_int(builder, word)
 
 
-def _splat(builder: ir.IRBuilder, word: Any) -> Any:
+def splat_int(builder: ir.IRBuilder, word: Any) -> Any:
     """An int32 in every lane."""
-    undefined = ir.Constant(_WORDS, ir.Undefined)
+    undefined = ir.Constant(WORDS, ir.Undefined)
     one = builder.insert_element(undefined, word, INT32(0))
     return builder.shuffle_vector(one, undefined, builders.constant_vector(0, INT32))
 
 
 def _load_words(builder: ir.IRBuilder, address: Any) -> Any:
     """LANES int32 from memory."""
-    return builder.load(builders.build_pointer(builder, address, _WORDS), align=4)
+    return builder.load(builders.build_pointer(builder, address, WORDS), align=4)
 
 
 def _load_scales(builder: ir.IRBuilder, address: Any) -> Any:
@@ -151,7 +151,7 @@ def _load_zeros(builder: ir.IRBuilder, address: Any) -> Any:
     """LANES unsigned bytes, widened."""
     kind = ir.VectorType(ir.IntType(8), LANES)
     loaded = builder.load(builders.build_pointer(builder, address, kind), align=1)
-    return builder.zext(loaded, _WORDS)
+    return builder.zext(loaded, WORDS)
 
 
 def make_quantized_tile(
@@ -172,7 +172,7 @@ def make_quantized_tile(
     # With one row there are few sums, and each addition waits for the one before it. Several
     # independent chains of sums keep the multiplier busy; integers add up to the same in any order.
     unroll = chains = 4 if rows == 1 else 1
-    vectors = blocks * _HALVES
+    vectors = blocks * HALVES
     cells = [(r, v) for r in range(rows) for v in range(vectors)]  # the output of each sum
     middle = 128 if bits == 8 else 8
     in_pairs = pairs_of_bytes()
@@ -202,7 +202,7 @@ def make_quantized_tile(
         def weights_at(depth: Any, v: int) -> list[Any]:
             """One register of weights of a column vector from a depth on: four depths, or twice four."""
             offset = builder.mul(depth, INT64(QUANT_BLOCK * bits // 8))
-            block, half = divmod(v, _HALVES)
+            block, half = divmod(v, HALVES)
             source = builder.add(ws[block], builder.add(offset, INT64(half * LANES * 4)))
             if ahead and half == 0:
                 builders.build_prefetch(builder, builder.add(source, INT64(ahead)))
@@ -210,7 +210,7 @@ def make_quantized_tile(
 
         def value_at(depth: Any, r: int, part: int) -> Any:
             """Four activations of a row, in every lane."""
-            return _splat_word(builder, builder.add(xs[r], builder.add(depth, INT64(4 * part))))
+            return splat_word(builder, builder.add(xs[r], builder.add(depth, INT64(4 * part))))
 
         def step(start: Any, index: Any, sums: list[Any], number: int) -> list[Any]:
             """Multiply one register of weights of each column vector: four depths, or eight."""
@@ -249,7 +249,7 @@ def make_quantized_tile(
             halves are summed apart.
             """
             start = builder.add(start, builder.mul(index, INT64(_SHORT_DEPTHS)))
-            zero = ir.Constant(_SHORTS, [0] * (2 * LANES))
+            zero = ir.Constant(SHORTS, [0] * (2 * LANES))
             shorts: list[list[list[Any]]] = [
                 [[zero] * short_chains for _ in range(planes)] for _ in cells
             ]
@@ -265,19 +265,19 @@ def make_quantized_tile(
                         chain = (steps_in_word * number + part) % short_chains
                         for r in range(rows):
                             pair = [
-                                builder.bitcast(one, _BYTES) for one in (weights, values[r][part])
+                                builder.bitcast(one, BYTES) for one in (weights, values[r][part])
                             ]
-                            products = builders.call(builder, str(in_pairs), _SHORTS, pair)
+                            products = builders.call(builder, str(in_pairs), SHORTS, pair)
                             cell = shorts[r * vectors + v][plane]
                             cell[chain] = builder.add(cell[chain], products)
-            ones = ir.Constant(_SHORTS, [1] * (2 * LANES))
+            ones = ir.Constant(SHORTS, [1] * (2 * LANES))
             result: list[Any] = []
             for total, apart in zip(sums, shorts, strict=True):
                 for plane, chained in enumerate(apart):
                     short = chained[0]
                     for other in chained[1:]:
                         short = builder.add(short, other)
-                    widened = builders.call(builder, _WIDENING[LANES], _WORDS, [short, ones])
+                    widened = builders.call(builder, WIDENING[LANES], WORDS, [short, ones])
                     if plane:
                         widened = builder.shl(widened, builders.constant_vector(4, INT32))
                     total = builder.add(total, widened)
@@ -306,21 +306,23 @@ def make_quantized_tile(
             zeros = [
                 _load_zeros(builder, builder.add(zs[b], builder.add(offset, INT64(h * LANES))))
                 for b in range(blocks)
-                for h in range(_HALVES)
+                for h in range(HALVES)
             ] if zero_points else []  # fmt: skip
             # sum (w - zero) x = sum w x - zero sum x: the second part is where the sums begin, so
             # that the inner loop multiplies weights as they are stored.
             initial: list[Any] = []
             for r, v in cells:
                 if zero_points:
-                    initial.append(builder.mul(_splat(builder, builder.neg(x_sums[r])), zeros[v]))
+                    initial.append(
+                        builder.mul(splat_int(builder, builder.neg(x_sums[r])), zeros[v])
+                    )
                 else:
-                    initial.append(_splat(builder, builder.mul(x_sums[r], INT32(-middle))))
+                    initial.append(splat_int(builder, builder.mul(x_sums[r], INT32(-middle))))
             if in_pairs:
                 parts = builder.lshr(span, INT64(_SHORT_DEPTHS.bit_length() - 1))
                 sums = build_loop(builder, parts, initial, lambda i, s: short_steps(start, i, s))
             else:
-                initial += [ir.Constant(_WORDS, [0] * LANES)] * (len(cells) * (chains - 1))
+                initial += [ir.Constant(WORDS, [0] * LANES)] * (len(cells) * (chains - 1))
                 sums = merged(build_loop(builder, trips, initial, lambda i, s: steps(start, i, s)))
             scales = [
                 _load_scales(
@@ -330,7 +332,7 @@ def make_quantized_tile(
                     ),
                 )
                 for b in range(blocks)
-                for h in range(_HALVES)
+                for h in range(HALVES)
             ]
             served = builder.add(served, INT64(1))  # counted: a division would cost more
             last = builder.icmp_signed("==", served, repeat)
@@ -349,16 +351,9 @@ def make_quantized_tile(
         spread = builders.build_splat(builder, unit)
         scaled = [builder.fmul(total, spread) for total in totals]
         targets = [build_offset(builder, out, out_stride, r) for r in range(rows)]
-        # Nearly all tiles are whole; masked stores take some processors ten times as long as plain ones.
-        whole = builder.and_(
-            builder.icmp_signed("<=", first, INT64(0)),
-            builder.icmp_signed(">=", end, INT64(blocks * QUANT_BLOCK)),
-        )
-        with builder.if_else(whole) as branches:
-            for branch, edges in zip(branches, (None, (first, end)), strict=True):
-                with branch:
-                    for (r, v), total in zip(cells, scaled, strict=True):
-                        _write(builder, total, v * LANES, targets[r], bias, accumulate, edges)
+        columns = [(targets[r], v * LANES) for r, v in cells]
+        width = blocks * QUANT_BLOCK
+        write_columns(builder, scaled, columns, bias, accumulate, first, end, width)
 
     return quantized_tile
 
@@ -370,6 +365,25 @@ def _unpacked(builder: ir.IRBuilder, words: Any, bits: int) -> list[Any]:
     mask = builders.constant_vector(0x0F0F0F0F, INT32)
     upper = builder.lshr(words, builders.constant_vector(4, INT32))
     return [builder.and_(words, mask), builder.and_(upper, mask)]
+
+
+def write_columns(
+    builder: ir.IRBuilder, totals: list[Any], places: list[tuple[Any, int]], bias: Any,
+    accumulate: Any, first: Any, end: Any, width: int,
+) -> None:  # fmt: skip
+    """Store the totals of a tile, for its columns `first` to `end - 1` of `width`.
+
+    `places` are the row's address and the first column of each total.
+    """
+    # Nearly all tiles are whole; masked stores take some processors ten times as long as plain ones.
+    whole = builder.and_(
+        builder.icmp_signed("<=", first, INT64(0)), builder.icmp_signed(">=", end, INT64(width))
+    )
+    with builder.if_else(whole) as branches:
+        for branch, edges in zip(branches, (None, (first, end)), strict=True):
+            with branch:
+                for (row, column), total in zip(places, totals, strict=True):
+                    _write(builder, total, column, row, bias, accumulate, edges)
 
 
 def _write(
@@ -410,8 +424,8 @@ def _write(
 def _between(builder: ir.IRBuilder, column: int, first: Any, end: Any) -> Any:
     """A mask of the lanes of a register whose columns, from `column` on, lie in `first` to `end - 1`."""
     lanes = builders.constant_vector([column + lane for lane in range(LANES)], INT32)
-    low = builder.icmp_signed(">=", lanes, _splat(builder, builder.trunc(first, INT32)))
-    high = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(end, INT32)))
+    low = builder.icmp_signed(">=", lanes, splat_int(builder, builder.trunc(first, INT32)))
+    high = builder.icmp_signed("<", lanes, splat_int(builder, builder.trunc(end, INT32)))
     return builder.and_(low, high)
 
 
@@ -461,7 +475,7 @@ def quantize_group(
         value = builder.select(builder.fcmp_ordered("<", value, limit), value, limit)
         limit = builders.constant_vector(-127.0)
         value = builder.select(builder.fcmp_ordered(">", value, limit), value, limit)
-        rounded = builder.fptosi(value, _WORDS)
+        rounded = builder.fptosi(value, WORDS)
         target = builder.add(codes, builder.mul(index, INT64(LANES)))
         builder.store(
             builder.trunc(rounded, narrow),
@@ -470,7 +484,7 @@ def quantize_group(
         )
         return [builder.add(state[0], rounded)]
 
-    (sums,) = build_loop(builder, trips, [ir.Constant(_WORDS, [0] * LANES)], round_codes)
+    (sums,) = build_loop(builder, trips, [ir.Constant(WORDS, [0] * LANES)], round_codes)
     name = f"llvm.vector.reduce.add.v{LANES}i32"
     added = builders.call(builder, name, INT32, [sums])
     builder.store(added, builders.build_pointer(builder, total, INT32), align=4)

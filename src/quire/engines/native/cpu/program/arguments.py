@@ -141,8 +141,10 @@ CHECK_PHASE, STEP_PHASES = range(2)
 class TokenEmbeddings(Struct):
     """`embed`: the beginning of the residual stream."""
 
-    table: int  # (vocab, hidden)
+    table: int  # (vocab, hidden), or 0
     is_bfloat16: bool
+    packed: LinearMap | None  # the table, if it is in blocks
+    reader: int  # the address of the kernel that reads its rows: see `block_linear.READ`
     scale: float
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.kernels.block_forms import FORMS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
 from quire.engines.native.models.spec import DecoderSpec
 
@@ -31,9 +32,17 @@ KERNELS = {
     "linear_int8_zeros": "kernels.linear:columns_int8_zeros",
     "linear_int4": "kernels.linear:columns_int4",
     "linear_int4_zeros": "kernels.linear:columns_int4_zeros",
+    "round_rows": "kernels.linear:quantize_rows",
+    "round_fast": "kernels.block_linear:round_fast",
+    "round_exact": "kernels.block_linear:round_exact",
+    **{f"linear_{form}": f"kernels.block_linear:FAST.{form}" for form in FORMS},
+    **{f"linear_{form}_exact": f"kernels.block_linear:EXACT.{form}" for form in FORMS},
+    **{f"read_{form}": f"kernels.block_linear:READ.{form}" for form in FORMS},
     "lora": "program.lora:add_products",
 }
-"""The kernels that are compiled each by itself, with the place of each among the modules."""
+"""The kernels that are compiled each by itself, with the place of each among the modules: the module, the
+attribute and, of a dict, the key.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,7 @@ from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.layout import LANES, LORA_GRAIN, LORA_PANEL, LORA_PIECES
 from quire.engines.native.cpu.kernels.linear import (
-    is_quantized,
     linear_columns,
-    quantized_row_bytes,
 )
 from quire.engines.native.cpu.kernels.rowwise import gather_rows, task_range
 from quire.engines.native.cpu.kernels.simd import NO, get_float32
@@ -264,9 +262,7 @@ def adapted_head(
 
     `quantized` holds the rows of x as int8, if the model's own head takes them so.
     """
-    stride = 0
-    if is_quantized(model_head):
-        stride = quantized_row_bytes(model_head.packed_depth, model_head.span)
+    stride = model_head.row_bytes
     out, vocab, hidden = step.logits, step.vocab, step.hidden
     first, end = task_range(task, tasks, vocab, layout.COLUMN_GRAIN)
     for index in range(adapters.head_count):

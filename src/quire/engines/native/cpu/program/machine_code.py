@@ -81,8 +81,10 @@ def _entry(name: str) -> str:
 
 def find_kernel(name: str) -> Kernel:
     """The kernel of this name; its module is imported."""
-    place, _, attribute = KERNELS[name].partition(":")
-    return getattr(import_module(f"{_PACKAGE}.{place}"), attribute)
+    place, _, path = KERNELS[name].partition(":")
+    attribute, _, key = path.partition(".")
+    found = getattr(import_module(f"{_PACKAGE}.{place}"), attribute)
+    return found[key] if key else found
 
 
 def source_files(name: str) -> list[Path]:

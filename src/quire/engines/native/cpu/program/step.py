@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.cpu.compiler.language import INT, NOTHING, calling, kernel, pointer_to
+from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.attention import plan_tiles
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN
 from quire.engines.native.cpu.kernels.linear import linear
@@ -34,6 +35,7 @@ from quire.engines.native.cpu.program.phases import (
     leave,
     next_task,
     num_tasks,
+    scratch_of,
     take_task,
     wait_for_phase,
     wait_for_step,
@@ -114,6 +116,9 @@ def _check(step: Step) -> bool:
 # ---- before and after the layers
 
 
+_read_rows = calling(NOTHING, INT, INT, pointer_to(LinearMap), INT, INT, INT, INT)
+
+
 @kernel
 def embed(thread: int, step: Step, own: TokenEmbeddings, phase: int) -> None:
     """The residual stream = the embeddings of the batch; the last task plans the tiles of attention."""
@@ -125,7 +130,13 @@ def embed(thread: int, step: Step, own: TokenEmbeddings, phase: int) -> None:
             group = step.heads // step.kv_heads
             step.tile_count = plan_tiles(step.query_start, step.sequences, group, step.tiles)
         else:
-            gather_rows(task, parts, own.table, own.is_bfloat16, hidden, step.token_ids, rows, x)
+            if own.table:
+                gather_rows(
+                    task, parts, own.table, own.is_bfloat16, hidden, step.token_ids, rows, x
+                )
+            else:
+                _read_rows(own.reader, task, parts, own.packed, step.token_ids, rows,
+                           scratch_of(thread, step), x)  # fmt: skip
             if step.adapters:
                 adapt_embeddings(task, parts, step, step.adapters)
             if own.scale != 1:

@@ -24,7 +24,7 @@ from quire.engines.native.cpu.program.arguments import LoraAdapter, LoraEntry
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16, make_map
-from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
+from quire.engines.native.cpu.weights.packed import Tensor
 from quire.engines.native.models.spec import DecoderSpec, TensorSpec
 from quire.errors import AdapterError, OutOfMemoryError
 from quire.machine.memory import available_memory
@@ -280,7 +280,7 @@ class _LoraReader:
 
 def _begins(own: Tensor, matrix: Matrix, vocabulary: int) -> bool:
     """Whether a whole matrix of the adapter is the beginning of the model's own."""
-    if isinstance(own, PackedMatrix) or matrix.dtype != own.dtype or len(matrix) > vocabulary:
+    if not isinstance(own, np.ndarray) or matrix.dtype != own.dtype or len(matrix) > vocabulary:
         return False
     return np.array_equal(matrix, own[: len(matrix)])
 

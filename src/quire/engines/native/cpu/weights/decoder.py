@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from quire.engines.native.cpu.memory import arrays
 from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
-from quire.engines.native.cpu.weights.packed import PackedMatrix, Packer, QuantizedKind, Tensor
+from quire.engines.native.cpu.weights.gguf import GgufReader
+from quire.engines.native.cpu.weights.packed import Packer, QuantizedKind, Tensor
 from quire.engines.native.models.spec import DecoderSpec, Rows, TensorSpec
 from quire.errors import EngineDeadError, WeightsError
+from quire.gguf.folder import is_gguf_folder
 from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
 from quire.quantization.matrix import QuantizedMatrix
@@ -38,7 +40,7 @@ MEMORY_SHARE = 4
 class Weights:
     """A decoder's weights by role.
 
-    Matrices are float32, bfloat16 as uint16, or `PackedMatrix`; vectors are float32.
+    Matrices are float32, bfloat16 as uint16, or packed; vectors are float32.
     """
 
     spec: DecoderSpec
@@ -75,6 +77,7 @@ def load_weights(
     with_head: bool = True,
     known_tokens: int = 0,
     rows: int = 0,
+    exact: bool = False,
 ) -> Weights:
     """Map the weights that `spec` names. Other tensors of the folder are not read.
 
@@ -93,55 +96,87 @@ def load_weights(
         known_tokens: how many tokens the model shall know at least: those after its own begin as the
             mean of all, as in transformers' `resize_token_embeddings`.
         rows: how many rows embeddings and head shall have at least, for tokens of adapters.
+        exact: multiply blocks of GGUF with activations of 16 bits, not of 8.
 
     Raises:
         ModelNotFoundError: the folder or one of its files is missing.
         WeightsError: a tensor is missing, damaged, or of another shape or type.
     """
-    source = WeightsFolder(folder, spec.names.prefix_map)
-    if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
-        spec = dataclasses.replace(spec, names=spec.names.bare())
-    spec = _tied_as_stored(spec, source, with_head=with_head)
-    packer = Packer(spec, source, quantize, threads, on_progress)
     grows = max(known_tokens, rows) > spec.vocab_size
-
-    def packs(role: str) -> bool:
-        # Embeddings are looked up row by row, which no packed matrix can do, and none can grow.
-        return role != "embeddings" and not (grows and role == "head")
-
-    def read(tensor: TensorSpec) -> Tensor:
-        kind = "Embedding" if tensor.role == "embeddings" else "Linear"
-        quantized = read_quantized(
-            source, tensor.name, tensor.stored_shape, spec.quantization, kind
-        )
-        if quantized is not None:
-            part = _take_columns(quantized, tensor.rows)
-            packed = packer.pack(part) if dtype == "auto" and packs(tensor.role) else None
-            return _unpack(part, dtype) if packed is None else packed
-        stored = read_tensor(source, tensor)
-        if packer.rounds(tensor.role) and packs(tensor.role):
-            return packer.round(tensor, stored.values)
-        values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
-        return values + np.float32(tensor.offset) if tensor.offset else values
-
+    reader: _FolderReader | GgufReader
+    if is_gguf_folder(Path(folder)):
+        reader = GgufReader(spec, Path(folder), dtype, exact=exact, threads=threads, grows=grows)
+    else:
+        source = WeightsFolder(folder, spec.names.prefix_map)
+        if spec.names.embeddings not in source and spec.names.bare().embeddings in source:
+            spec = dataclasses.replace(spec, names=spec.names.bare())
+        spec = _tied_as_stored(spec, source, with_head=with_head)
+        packer = Packer(spec, source, quantize, threads, on_progress)
+        reader = _FolderReader(spec, source, packer, dtype, grows)
     tensors = {
-        tensor.role: read(tensor)
+        tensor.role: reader.read(tensor)
         for tensor in spec.global_tensors()
         if with_head or tensor.role != "head"
     }
     if with_head and "head" not in tensors:
-        rounds = packer.rounds("head") and packs("head")
-        tensors["head"] = read(spec.tied_head()) if rounds else tensors["embeddings"]
+        tensors["head"] = reader.read_tied_head(tensors["embeddings"])
     layers = tuple(
-        {tensor.role: read(tensor) for tensor in spec.layer_tensors(layer)}
+        {tensor.role: reader.read(tensor) for tensor in spec.layer_tensors(layer)}
         for layer in range(spec.num_layers)
     )
-    packer.keep()
     weights = Weights(spec, tensors, layers)
     if grows:
         weights = _with_more_tokens(weights, known_tokens, rows)
     arrays = [array for tensor in weights.all_tensors() for array in _arrays_of(tensor)]
-    return dataclasses.replace(weights, files=source.mapped_files(arrays))
+    return dataclasses.replace(weights, files=reader.finish(arrays))
+
+
+class _FolderReader:
+    """Reads the tensors of a folder of safetensors."""
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        source: WeightsFolder,
+        packer: Packer,
+        dtype: WeightsDtype,
+        grows: bool,
+    ) -> None:
+        self._spec, self._source, self._packer = spec, source, packer
+        self._dtype: WeightsDtype = dtype
+        self._grows = grows
+
+    def read(self, tensor: TensorSpec) -> Tensor:
+        """The tensor as it is computed with."""
+        source, packer, dtype = self._source, self._packer, self._dtype
+        kind = "Embedding" if tensor.role == "embeddings" else "Linear"
+        quantized = read_quantized(
+            source, tensor.name, tensor.stored_shape, self._spec.quantization, kind
+        )
+        if quantized is not None:
+            part = _take_columns(quantized, tensor.rows)
+            packs = dtype == "auto" and self._packs(tensor.role)
+            packed = packer.pack(part) if packs else None
+            return _unpack(part, dtype) if packed is None else packed
+        stored = read_tensor(source, tensor)
+        if packer.rounds(tensor.role) and self._packs(tensor.role):
+            return packer.round(tensor, stored.values)
+        values = convert(stored, "float32" if len(tensor.shape) == 1 else dtype)
+        return values + np.float32(tensor.offset) if tensor.offset else values
+
+    def _packs(self, role: str) -> bool:
+        # Embeddings are looked up row by row, which no packed matrix can do, and none can grow.
+        return role != "embeddings" and not (self._grows and role == "head")
+
+    def read_tied_head(self, embeddings: Tensor) -> Tensor:
+        """The head that is tied to the embeddings: the same array, or one that is rounded."""
+        rounds = self._packer.rounds("head") and self._packs("head")
+        return self.read(self._spec.tied_head()) if rounds else embeddings
+
+    def finish(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
+        """Keep what was rounded; return the files that arrays are mapped from."""
+        self._packer.keep()
+        return self._source.mapped_files(arrays)
 
 
 def _with_more_tokens(weights: Weights, known_tokens: int, rows: int) -> Weights:
@@ -262,7 +297,9 @@ def check_files(weights: Weights) -> None:
 def embedding_scale(weights: Weights) -> np.float32:
     """What embeddings are multiplied by; see `DecoderSpec.round_embedding_scale`."""
     scale = np.float32(weights.spec.embedding_scale)
-    if weights.spec.round_embedding_scale and weights.tensors["embeddings"].dtype == np.uint16:
+    table = weights.tensors["embeddings"]
+    is_bfloat16 = isinstance(table, np.ndarray) and table.dtype == np.uint16
+    if weights.spec.round_embedding_scale and is_bfloat16:
         return widen(round_to_bfloat16(np.array([scale])))[0]
     return scale
 
@@ -300,18 +337,11 @@ def in_huge_pages(weights: Weights) -> Weights:
 
 def _arrays_of(tensor: Tensor) -> list[NDArray[Any]]:
     """The arrays that a tensor consists of."""
-    if not isinstance(tensor, PackedMatrix):
-        return [tensor]
-    return [part for part in (tensor.codes, tensor.scales, tensor.zeros) if part is not None]
+    return [tensor] if isinstance(tensor, np.ndarray) else list(tensor.arrays)
 
 
 def _copy_of(tensor: Tensor, copies: dict[int, NDArray[Any]]) -> Tensor:
     """The tensor with its arrays replaced by their copies."""
-    if not isinstance(tensor, PackedMatrix):
+    if isinstance(tensor, np.ndarray):
         return copies[id(tensor)]
-    return dataclasses.replace(
-        tensor,
-        codes=copies[id(tensor.codes)],
-        scales=copies[id(tensor.scales)],
-        zeros=None if tensor.zeros is None else copies[id(tensor.zeros)],
-    )
+    return tensor.with_arrays(copies[id(array)] for array in tensor.arrays)

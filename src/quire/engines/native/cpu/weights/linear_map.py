@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.program.machine_code import kernel_address
-from quire.engines.native.cpu.weights.packed import PackedMatrix, Tensor
+from quire.engines.native.cpu.weights.blocks import PackedBlocks
+from quire.engines.native.cpu.weights.packed import Tensor
 
 
 def fill_map(
@@ -20,15 +20,18 @@ def fill_map(
     linear_map.bias = address_of(bias)
     linear_map.columns, linear_map.depth = weight.shape
     linear_map.kernel = kernel_address(linear_kernel(weight))
-    if not isinstance(weight, PackedMatrix):
+    if isinstance(weight, np.ndarray):
         linear_map.weight = address_of(weight)
-        linear_map.kind = layout.BFLOAT16 if is_bfloat16(weight) else layout.FLOAT32
         return linear_map
-    linear_map.kind = layout.INT8 if weight.bits == 8 else layout.INT4
-    linear_map.weight, linear_map.scales = address_of(weight.codes), address_of(weight.scales)
-    linear_map.zeros = address_of(weight.zeros)
+    linear_map.rounder, linear_map.row_bytes = kernel_address(weight.rounder), weight.row_bytes
+    linear_map.packed_depth = weight.packed_depth
+    linear_map.weight = address_of(weight.codes)
+    if isinstance(weight, PackedBlocks):
+        linear_map.scales, linear_map.supers = address_of(weight.factors), address_of(weight.supers)
+        return linear_map
+    linear_map.scales, linear_map.zeros = address_of(weight.scales), address_of(weight.zeros)
     linear_map.span, linear_map.repeat = weight.span, weight.repeat
-    linear_map.packed_depth, linear_map.unit = weight.packed_depth, weight.unit
+    linear_map.unit = weight.unit
     return linear_map
 
 
@@ -39,9 +42,15 @@ def make_map(weight: Tensor, bias: NDArray[np.float32] | None = None) -> LinearM
 
 def linear_kernel(weight: Tensor) -> str:
     """The name of the kernel that multiplies with a matrix, by how that is stored."""
-    if isinstance(weight, PackedMatrix):
-        return f"linear_int{weight.bits}{'' if weight.zeros is None else '_zeros'}"
+    if not isinstance(weight, np.ndarray):
+        return weight.kernel
     return "linear_bfloat16" if is_bfloat16(weight) else "linear_float32"
+
+
+def kernels_for(weight: Tensor) -> set[str]:
+    """The names of the kernels that a map with this matrix runs."""
+    own = {linear_kernel(weight)}
+    return own if isinstance(weight, np.ndarray) else own | {weight.rounder}
 
 
 def address_of(array: NDArray[Any] | None) -> int:

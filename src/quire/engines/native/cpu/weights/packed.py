@@ -13,7 +13,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,7 +21,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.cpu.kernels.layout import LINEARS, QUANT_BLOCK
+from quire.engines.native.cpu.kernels.layout import LINEARS, QUANT_BLOCK, quantized_row_bytes
+from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.models import spec as spec_module
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec, TensorSpec
 from quire.errors import WeightsError
@@ -34,7 +35,8 @@ from quire.weights.safetensors import SafetensorsFile, WeightsFolder
 
 logger = logging.getLogger("quire")
 
-Tensor: TypeAlias = "NDArray[Any] | PackedMatrix"
+Packed: TypeAlias = "PackedMatrix | PackedBlocks"
+Tensor: TypeAlias = "NDArray[Any] | Packed"
 QuantizedKind = Literal["int8", "int4"]
 
 SPANS = (64, 32)
@@ -71,9 +73,34 @@ class PackedMatrix:
         return -(-self.depth // self.span) * self.span
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes from one rounded row to the next."""
+        return quantized_row_bytes(self.packed_depth, self.span)
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        parts = (self.codes, self.scales, self.zeros)
+        return tuple(part for part in parts if part is not None)
+
+    @property
     def nbytes(self) -> int:
-        zeros = 0 if self.zeros is None else self.zeros.nbytes
-        return self.codes.nbytes + self.scales.nbytes + zeros
+        return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel that multiplies with it."""
+        return f"linear_int{self.bits}{'' if self.zeros is None else '_zeros'}"
+
+    @property
+    def rounder(self) -> str:
+        """The name of the kernel that rounds rows for it."""
+        return "round_rows"
+
+    def with_arrays(self, arrays: Iterator[NDArray[Any]]) -> PackedMatrix:
+        """The same with its arrays in another place."""
+        codes, scales = next(arrays), next(arrays)
+        zeros = None if self.zeros is None else next(arrays)
+        return dataclasses.replace(self, codes=codes, scales=scales, zeros=zeros)
 
 
 def span_for(group: int) -> int | None:

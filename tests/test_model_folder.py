@@ -9,7 +9,7 @@ import pytest
 
 from quire.arguments import ModelArguments
 from quire.errors import ModelNotFoundError
-from quire.weights.folder import find_model_folder
+from quire.model_folder import find_model_folder
 
 
 def find(folder: Path) -> Path:

@@ -1,0 +1,220 @@
+"""Weights in GGUF's blocks as the kernels read them: see `kernels.block_forms` for the order.
+
+Nothing is rounded: codes, scales and minimums are those of the file, in another place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.engines.native.cpu.kernels.block_forms import (
+    COLUMNS,
+    FORMS,
+    SPAN,
+    SUPER_SPANS,
+    BlockForm,
+)
+from quire.engines.native.cpu.kernels.layout import LINE
+from quire.gguf.blocks import Integers, decode
+from quire.gguf.tensor_types import type_named
+
+_STEPS = SPAN // 4
+_PIECE = 1 << 20  # weights that one thread packs at a time
+_SUPERS: dict[str, tuple[int, ...]] = {
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ4_XS": (0,),
+}
+"""Where a block has its float16: that of the scales, and that of the minimums if there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBlocks:
+    """A weight (columns, depth) in blocks; multiplied with rows of 8 bits, or of 16 if `exact`."""
+
+    form: str
+    exact: bool
+    columns: int
+    depth: int
+    codes: NDArray[np.uint8]  # (blocks of 16 columns, spans, bytes of a span)
+    factors: NDArray[np.uint8]  # (blocks, spans, bytes of a span's scales and minimums)
+    supers: NDArray[np.float16]  # (blocks, 8 spans, 1 or 2, 16); empty if scales are not nested
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.columns, self.depth
+
+    @property
+    def packed_depth(self) -> int:
+        """The depth rounded up to whole spans."""
+        return -(-self.depth // SPAN) * SPAN
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes from one rounded row to the next, whole cache lines."""
+        size = self.packed_depth * (2 if self.exact else 1) + self.packed_depth // SPAN * 12
+        return -(-size // LINE) * LINE
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        return self.codes, self.factors, self.supers
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel that multiplies with it."""
+        return f"linear_{self.form}{'_exact' if self.exact else ''}"
+
+    @property
+    def rounder(self) -> str:
+        """The name of the kernel that rounds rows for it."""
+        return "round_exact" if self.exact else "round_fast"
+
+    @property
+    def reader(self) -> str:
+        """The name of the kernel that reads its columns as the rows of an embedding."""
+        return f"read_{self.form}"
+
+    def with_arrays(self, arrays: Iterator[NDArray[Any]]) -> PackedBlocks:
+        """The same with its arrays in another place."""
+        codes, factors, supers = arrays
+        return dataclasses.replace(self, codes=codes, factors=factors, supers=supers)
+
+
+def form_of(kind: str) -> str:
+    """The form of a type of blocks."""
+    return kind.lower() if kind.lower() in FORMS else "codebook"
+
+
+def pack_blocks(
+    kind: str, data: NDArray[np.uint8], depth: int, *, exact: bool, threads: int = 1
+) -> PackedBlocks:
+    """Pack a weight of a type with blocks: `data` is (columns, bytes of a row)."""
+    name, columns = form_of(kind), len(data)
+    form = FORMS[name]
+    blocks, spans = -(-columns // COLUMNS), depth // SPAN
+    kinds = 1 + form.minimums
+    factor_bytes = kinds * form.parts * COLUMNS * form.scale_bytes
+    above = -(-spans // SUPER_SPANS) if form.scales == "nested" else 0
+    packed = PackedBlocks(
+        name,
+        exact,
+        columns,
+        depth,
+        np.zeros((blocks, spans, form.span_bytes), np.uint8),
+        np.zeros((blocks, spans, factor_bytes), np.uint8),
+        np.zeros((blocks, above, kinds, COLUMNS), np.float16),
+    )
+    step = max(1, _PIECE // max(1, COLUMNS * depth))
+    parts = [slice(first, first + step) for first in range(0, blocks, step)]
+
+    def fill(part: slice) -> None:
+        _fill(packed, form, kind, data, part)
+
+    if threads == 1 or len(parts) == 1:
+        for part in parts:
+            fill(part)
+    else:
+        with ThreadPoolExecutor(threads, "quire-pack") as pool:
+            list(pool.map(fill, parts))
+    return packed
+
+
+def _fill(
+    packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8], part: slice
+) -> None:
+    """Pack some blocks of columns."""
+    rows = data[part.start * COLUMNS : part.stop * COLUMNS]
+    count = -(-len(rows) // COLUMNS)
+    missing = count * COLUMNS - len(rows)
+    if missing:  # columns that nobody asks for
+        rows = np.concatenate((rows, np.zeros((missing, rows.shape[1]), np.uint8)))
+    integers = decode(kind, np.ascontiguousarray(rows))
+    where = slice(part.start, part.start + count)
+    packed.codes[where] = _interleave(form, _stored_codes(form, integers))
+    scales, lowest = integers.scales, integers.minimums
+    if form.scales == "nested":
+        supers = _supers(kind, rows)
+        packed.supers[where] = _by_block(supers, count).transpose(0, 2, 3, 1)
+        scales = _divided(scales, supers[:, :, 0])
+        lowest = None if lowest is None else _divided(lowest, supers[:, :, 1])
+    both = [scales] if lowest is None else [scales, lowest]
+    if integers.group * form.parts > SPAN:  # a type of codebooks that has one scale for both halves
+        both = [np.repeat(one, form.parts, axis=1) for one in both]
+    stored = {"half": np.float16, "single": np.float32, "nested": np.int8}[form.scales]
+    # (columns, spans, minimum or scale, part) to (blocks, spans, minimum or scale, part, column)
+    spans = packed.codes.shape[1]
+    ordered = np.stack(
+        [one.astype(np.int16 if form.scales == "nested" else stored) for one in both], axis=1
+    ).reshape(count, COLUMNS, len(both), spans, form.parts)
+    ordered = ordered.astype(stored).transpose(0, 3, 2, 4, 1)
+    packed.factors[where] = np.ascontiguousarray(ordered).view(np.uint8).reshape(count, spans, -1)
+
+
+def _supers(kind: str, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
+    """The float16 of every block of 256: (columns, blocks, 1 or 2)."""
+    blocks = rows.reshape(len(rows), -1, type_named(kind).bytes)
+    parts = [
+        np.ascontiguousarray(blocks[:, :, at : at + 2]).view(np.float16) for at in _SUPERS[kind]
+    ]
+    return np.concatenate(parts, axis=2)
+
+
+def _divided(products: NDArray[np.float32], supers: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The integers whose products with their block's float16 are given: these are exact."""
+    wide = supers.astype(np.float32)
+    groups = products.reshape(*wide.shape, -1)
+    quotients = np.divide(
+        groups, wide[:, :, None], out=np.zeros_like(groups), where=wide[:, :, None] != 0
+    )
+    return np.rint(quotients).reshape(products.shape)
+
+
+def _stored_codes(form: BlockForm, integers: Integers) -> NDArray[np.uint8]:
+    """The codes as the form has them: of levels, which one it is."""
+    if not form.levels:
+        return integers.codes
+    index = np.zeros(256, np.uint8)
+    shift = integers.zero - form.middle
+    for code, level in reversed(list(enumerate(form.levels))):
+        index[level + shift] = code
+    return np.take(index, integers.codes)
+
+
+def _interleave(form: BlockForm, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(columns, depth) to (blocks, spans, bytes of a span)."""
+    columns, depth = codes.shape
+    blocks, spans = columns // COLUMNS, depth // SPAN
+    # [block][span][step][column][depth of 4]
+    steps = codes.reshape(blocks, COLUMNS, spans, _STEPS, 4).transpose(0, 2, 3, 1, 4)
+    if form.bits == 8:
+        return np.ascontiguousarray(steps).reshape(blocks, spans, -1)
+    steps = np.ascontiguousarray(steps)
+    low = steps & np.uint8(15)
+    parts = [low[:, :, 0::2] | (low[:, :, 1::2] << np.uint8(4))]
+    bits = form.bits - 4
+    for first in range(0, _STEPS, 8 // bits) if bits else ():
+        plane = np.zeros((blocks, spans, COLUMNS, 4), np.uint8)
+        for place in range(8 // bits):
+            plane |= (steps[:, :, first + place] >> np.uint8(4)) << np.uint8(bits * place)
+        parts.append(plane)
+    joined = np.concatenate([part.reshape(blocks, spans, -1) for part in parts], axis=2)
+    return np.ascontiguousarray(joined)
+
+
+def _by_block(values: NDArray[Any], blocks: int) -> NDArray[Any]:
+    """(columns, ...) to (blocks, 16, ...)."""
+    return values.reshape(blocks, COLUMNS, *values.shape[1:])

@@ -1,0 +1,86 @@
+"""A decoder's weights from GGUF files: blocks are packed as they are, and nothing is rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.engines.native.cpu.weights.blocks import pack_blocks
+from quire.engines.native.cpu.weights.packed import Tensor
+from quire.engines.native.models.spec import DecoderSpec, TensorSpec
+from quire.errors import WeightsError
+from quire.gguf.blocks import check_finite, dequantize, is_block_type
+from quire.gguf.folder import open_source
+from quire.weights.safetensors import MappedFile, round_to_bfloat16
+
+_FLOATS = ("router", "shared_score")
+"""Small matrices of which an error can choose another expert."""
+
+
+class GgufReader:
+    """Reads the tensors of GGUF files: see `load_weights`."""
+
+    def __init__(
+        self,
+        spec: DecoderSpec,
+        folder: Path,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"],
+        *,
+        exact: bool,
+        threads: int,
+        grows: bool,
+    ) -> None:
+        self._spec, self._source = spec, open_source(folder)
+        self._dtype, self._exact = dtype, exact
+        self._threads, self._grows = threads, grows
+
+    def read(self, tensor: TensorSpec) -> Tensor:
+        """The tensor as it is computed with: floats, or blocks."""
+        stored = self._source.tensor(tensor.name)
+        if stored.shape != tensor.stored_shape:
+            raise WeightsError(
+                f"{self._source.path}: {tensor.name} has shape {stored.shape}, and the model needs "
+                f"{tensor.stored_shape}"
+            )
+        data = stored.data
+        if tensor.rows:
+            parts = [data[first:end] for first, end in tensor.rows]
+            data = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        kind = stored.type.name
+        if self._packs(tensor, kind):
+            check_finite(kind, data, f"{self._source.path}: {tensor.name}")
+            return pack_blocks(
+                kind, data, tensor.shape[-1], exact=self._exact, threads=self._threads
+            )
+        return self._floats(tensor, kind, data)
+
+    def _packs(self, tensor: TensorSpec, kind: str) -> bool:
+        role = tensor.role.rpartition(".")[2]
+        if not is_block_type(kind) or self._dtype != "auto" or len(tensor.shape) != 2:
+            return False
+        return role not in _FLOATS and not (self._grows and role in ("embeddings", "head"))
+
+    def _floats(self, tensor: TensorSpec, kind: str, data: NDArray[np.uint8]) -> NDArray[Any]:
+        """Floats of the type that was asked for; bfloat16 stays as it is, as in folders."""
+        is_matrix = len(tensor.shape) > 1
+        if is_matrix and kind == "BF16" and self._dtype in ("auto", "bfloat16"):
+            return np.ascontiguousarray(data).view(np.uint16).reshape(tensor.shape)
+        data = np.ascontiguousarray(data)
+        is_mapped = kind == "F32" and data.ctypes.data % 4 == 0
+        values = data.view(np.float32) if is_mapped else dequantize(kind, data)
+        values = values.reshape(tensor.shape)
+        if is_matrix and self._dtype == "bfloat16":
+            return round_to_bfloat16(values)
+        return values + np.float32(tensor.offset) if tensor.offset else values
+
+    def read_tied_head(self, embeddings: Tensor) -> Tensor:
+        """The head that is tied to the embeddings."""
+        return embeddings
+
+    def finish(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
+        """The files that arrays may be mapped from."""
+        return self._source.files

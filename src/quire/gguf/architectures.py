@@ -1,0 +1,530 @@
+"""The architectures of GGUF files that the native engine runs, and a file's `config.json`.
+
+A file names an architecture of llama.cpp and has its sizes in the metadata. Much else that decides what
+a model computes is in no file: llama.cpp has it in code, and `ARCHITECTURES` has it here. What comes
+out is the config of a Hugging Face folder of the same model, which the engine reads as any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from quire.errors import UnsupportedModelError, WeightsError
+from quire.gguf import arch_rope
+from quire.gguf.arch_header import Header
+from quire.gguf.reader import GgufFile
+from quire.weights.hub_config import short
+
+logger = logging.getLogger("quire")
+
+_NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+_POST_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_GEMMA2_NORMS = {**_NORMS, **_POST_NORMS, "ffn_norm": "pre_feedforward_layernorm"}
+_GLM4_NORMS = {
+    **_NORMS,
+    "post_attention_norm": "post_self_attn_layernorm",
+    "post_ffw_norm": "post_mlp_layernorm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What llama.cpp's code knows of an architecture, and how its files hold the weights."""
+
+    name: str
+    """As `general.architecture` has it."""
+    models: str
+    """The models that have it, for people."""
+    model_types: tuple[str, ...]
+    """The types of Hugging Face folders from which its files are made."""
+    model_type: str
+    """What its config.json says, where nothing in the file decides otherwise."""
+
+    # -- constants of the computation
+    windows: Literal["none", "all", "pattern"] = "none"
+    """Which layers have the window that the file names."""
+    window: int = 0
+    """The window of files that name none."""
+    pattern: int = 0
+    """The last of so many layers has no window."""
+    local_theta: float | None = None
+    """The rotary base of layers with a window; None for that of the others."""
+    scales_full_layers_only: bool = False
+    """Layers with a window have a rotary embedding of their own, which is not scaled."""
+    partial_rotary: bool = False
+    """The engine rotates a part of each head, if the file says so."""
+    names_theta: bool = True
+    """llama.cpp's converter writes the rotary base."""
+    wide_layers: int = 0
+    """A model of so many layers divides its scores by the root of width / heads, not of the head."""
+    attention_cap: float = 0.0
+    logits_cap: float = 0.0
+    caps: tuple[str, ...] = ()
+    """The soft caps that it has, by the config's keys."""
+    no_rope_interval: int = 0
+    """Every so many layers, one has no rotary embedding."""
+    experts: Literal["none", "some", "all"] = "none"
+    """Whether its models have experts."""
+    normalised: bool = False
+    """The weights of the chosen experts sum to 1."""
+
+    # -- the weights
+    interleaved: bool = False
+    """The rows of queries and keys are in llama.cpp's order: see `weights`."""
+    norm_shift: float = 0.0
+    """What the weights of norms are larger by than in a folder."""
+    norms: Mapping[str, str] = field(default_factory=lambda: _NORMS)
+    """The norms of a layer: their names in a file, and in a folder."""
+    query_key_norms: Literal["", "head", "width"] = ""
+    """Norms of queries and keys, over each head or over all."""
+    fused_qkv: bool = False
+    """A folder has queries, keys and values in one tensor."""
+    fused_gate_up: bool = False
+    """A folder has gate and up in one tensor, and so has the file, under the name of up."""
+
+
+_ALL = (
+    Architecture(
+        "llama", "Llama 2 to 3.3, Mistral, Mixtral, Yi, SmolLM2 and whatever else has Llama's form",
+        ("llama", "mistral", "mixtral"), "llama",
+        windows="all", experts="some", normalised=True, interleaved=True,
+    ),
+    Architecture(
+        "mistral3", "Mistral Small 3, its text", ("mistral3",), "mistral",
+        windows="all", interleaved=True,
+    ),
+    Architecture("qwen2", "Qwen2, Qwen2.5", ("qwen2",), "qwen2"),
+    Architecture(
+        "qwen2vl", "Qwen2-VL, Qwen2.5-VL, their text", ("qwen2_vl", "qwen2_5_vl"), "qwen2"
+    ),
+    Architecture(
+        "qwen2moe", "Qwen1.5-MoE, Qwen2-MoE", ("qwen2_moe",), "qwen2_moe", experts="all"
+    ),
+    Architecture("qwen3", "Qwen3", ("qwen3",), "qwen3", query_key_norms="head"),
+    Architecture(
+        "qwen3moe", "Qwen3-MoE", ("qwen3_moe",), "qwen3_moe",
+        experts="all", normalised=True, query_key_norms="head",
+    ),
+    Architecture(
+        "gemma", "Gemma", ("gemma",), "gemma", names_theta=False, norm_shift=1.0
+    ),
+    Architecture(
+        "gemma2", "Gemma 2", ("gemma2",), "gemma2",
+        windows="pattern", window=4096, pattern=2, wide_layers=46, names_theta=False,
+        attention_cap=50.0, logits_cap=30.0,
+        caps=("attn_logit_softcapping", "final_logit_softcapping"),
+        norm_shift=1.0, norms=_GEMMA2_NORMS,
+    ),
+    Architecture(
+        "gemma3", "Gemma 3, its text", ("gemma3", "gemma3_text"), "gemma3_text",
+        windows="pattern", pattern=6, local_theta=10_000.0, scales_full_layers_only=True,
+        wide_layers=62, caps=("final_logit_softcapping",),
+        norm_shift=1.0, norms=_GEMMA2_NORMS, query_key_norms="head",
+    ),
+    Architecture("granite", "Granite 3", ("granite",), "granite", interleaved=True),
+    Architecture(
+        "phi3", "Phi-3, Phi-3.5, Phi-4", ("phi3",), "phi3",
+        windows="all", partial_rotary=True, fused_qkv=True, fused_gate_up=True,
+    ),
+    Architecture(
+        "olmo2", "OLMo 2, OLMo 3", ("olmo2", "olmo3"), "olmo2",
+        windows="pattern", pattern=4, scales_full_layers_only=True,
+        norms=_POST_NORMS, query_key_norms="width",
+    ),
+    Architecture(
+        "olmoe", "OLMoE", ("olmoe",), "olmoe", experts="all", query_key_norms="width"
+    ),
+    Architecture(
+        "smollm3", "SmolLM3", ("smollm3",), "smollm3", no_rope_interval=4, interleaved=True
+    ),
+    Architecture(
+        "chatglm", "GLM-4, ChatGLM3", ("glm",), "glm", partial_rotary=True, fused_gate_up=True
+    ),
+    Architecture(
+        "glm4", "GLM-4-0414", ("glm4",), "glm4",
+        partial_rotary=True, fused_gate_up=True, norms=_GLM4_NORMS,
+    ),
+    Architecture("internlm2", "InternLM2, InternLM2.5", ("internlm2",), "llama", interleaved=True),
+)  # fmt: skip
+
+ARCHITECTURES: dict[str, Architecture] = {one.name: one for one in _ALL}
+"""By their names in GGUF files."""
+
+_QKV = ("attn_q", "attn_k", "attn_v")
+_ATTENTION = {"attention_bias": (*_QKV, "attn_output")}
+_INPUTS, _ALWAYS = {"attention_bias": _QKV}, {"": _QKV}
+_ALL_MAPS = {**_ATTENTION, "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down")}
+BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("llama", "granite", "smollm3"), _ALL_MAPS),
+    **dict.fromkeys(("qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"), _ATTENTION),
+    **dict.fromkeys(("olmo2", "olmo3", "olmoe"), _ATTENTION),
+    **dict.fromkeys(("glm", "glm4"), _INPUTS),
+    **dict.fromkeys(("qwen2", "qwen2_moe"), _ALWAYS),
+}
+"""By model_type: the keys of a config that give linear maps biases, and these maps.
+
+Those without a key always have biases. Other types have none.
+"""
+
+_BIAS = re.compile(r"blk\.(\d+)\.(attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down))\.bias")
+
+_MOST_HEADS = 10_000
+_MOST_EXPERTS = 1024
+_DTYPES = {"F16": "float16", "BF16": "bfloat16"}
+
+_KINDS = {
+    "adapter": "a LoRA adapter, and quire takes adapters as safetensors",
+    "mmproj": "the part of a model that sees or hears, and not the model: give the other file",
+    "imatrix": "a list of which weights matter, made for quantising, and no model",
+}
+
+_NEUTRAL: dict[str, tuple[float, ...]] = {
+    "attention.causal": (1,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.shared_kv_layers": (0,),
+    "attention.temperature_scale": (0,),
+    "embedding_scale": (0, 1),
+    "expert_gating_func": (0, 1),
+    "expert_group_count": (0, 1),
+    "expert_weights_scale": (0, 1),
+    "leading_dense_block_count": (0,),
+    "logit_scale": (0, 1),
+    "residual_scale": (0, 1),
+    "rope.scaling.alpha": (0,),
+    "use_parallel_residual": (0,),
+}
+"""Keys of which the engine computes these values alone."""
+_SCALES = ("embedding_scale", "logit_scale", "residual_scale")  # Granite has them
+
+
+def architecture_of(header: Header) -> Architecture:
+    """The architecture of a model's files.
+
+    Raises:
+        UnsupportedModelError: the engine does not run it, or the files hold no model.
+    """
+    kind, name = header.metadata.get("general.type", "model"), header.architecture
+    if name == "clip":  # files of before 2025 name no kind
+        kind = "mmproj"
+    if kind != "model":
+        what = _KINDS.get(kind) if isinstance(kind, str) else None
+        raise header.unsupported(f"it is {what or f'of the kind {short(kind)}, and no model'}")
+    known = ", ".join(ARCHITECTURES)
+    if not name:
+        raise header.unsupported(f"general.architecture is missing. The native engine runs {known}")
+    if name not in ARCHITECTURES:
+        raise header.unsupported(
+            f"the native engine does not run the architecture {short(name)}. It runs {known}"
+        )
+    if not header.tensors:
+        raise header.unsupported("it holds a vocabulary and no weights")
+    return ARCHITECTURES[name]
+
+
+def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
+    """The `config.json` of a model's files, of which the first has the metadata.
+
+    Raises:
+        UnsupportedModelError: the engine does not run the architecture, or something that this model
+            has, or the files hold no model.
+        ModelError: the metadata lacks something or contradicts itself.
+        WeightsError: a tensor that the config is read from is missing, or of another shape.
+    """
+    header = Header(files)
+    architecture = architecture_of(header)
+    _refuse_what_is_not_computed(header, architecture)
+    hidden, heads = header.integer("embedding_length"), _heads(header, "attention.head_count")
+    kv_heads = _heads(header, "attention.head_count_kv", heads)
+    if heads % kv_heads:
+        raise header.wrong(
+            header.key("attention.head_count_kv"), kv_heads, f"a divisor of the {heads} heads"
+        )
+    config: dict[str, Any] = {
+        "model_type": architecture.model_type,
+        "torch_dtype": _dtype(header),
+        "vocab_size": _vocabulary(header, hidden),
+        "hidden_size": hidden,
+        "num_hidden_layers": header.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": _head_dim(header, hidden // heads),
+        "max_position_embeddings": header.integer("context_length"),
+        "rms_norm_eps": header.number("attention.layer_norm_rms_epsilon", maximum=1.0),
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+    }
+    config |= _windows(header, architecture, config)
+    config |= _rope(header, architecture, config)
+    config |= _ffn(header, architecture, config)
+    config |= _scales(header, architecture, config)
+    return config | _biases(header, config)
+
+
+def _heads(header: Header, key: str, default: int | None = None) -> int:
+    return header.integer(key, default, maximum=_MOST_HEADS)
+
+
+def _head_dim(header: Header, default: int) -> int:
+    """The size of a head, which is that of keys and of values, in all layers."""
+    head_dim = header.integer("attention.key_length", default, minimum=2)
+    for key in ("value_length", "key_length_swa", "value_length_swa"):
+        other = header.integer(f"attention.{key}", head_dim, minimum=0)
+        if other != head_dim:
+            raise header.unsupported(
+                f"{header.key(f'attention.{key}')} is {other}, and the native engine runs models "
+                f"whose heads have one size, here {head_dim}"
+            )
+    return head_dim
+
+
+def _vocabulary(header: Header, hidden: int) -> int:
+    """How many rows the embeddings have: some models have more than tokens."""
+    shape = header.shape("token_embd.weight")
+    if shape is None:
+        raise WeightsError(f"{header.source}: the file lacks token_embd.weight")
+    if len(shape) != 2 or shape[1] != hidden:
+        raise WeightsError(
+            f"{header.source}: token_embd.weight has shape {shape}, and "
+            f"{header.key('embedding_length')} is {hidden}"
+        )
+    return shape[0]
+
+
+def _dtype(header: Header) -> str:
+    """The type of the embeddings, if they are not quantised."""
+    found = header.tensors.get("token_embd.weight")
+    return "float32" if found is None else _DTYPES.get(found[1].type.name, "float32")
+
+
+def _refuse_what_is_not_computed(header: Header, architecture: Architecture) -> None:
+    for key, values in _NEUTRAL.items():
+        if key not in header or (architecture.name == "granite" and key in _SCALES):
+            continue
+        value = header.value(key)
+        if value not in values:
+            raise header.unsupported(
+                f"{header.key(key)} is {short(value)}, which the native engine does not compute for "
+                f"{architecture.name}"
+            )
+    if architecture.name == "granite" and not header.flag("rope.scaling.finetuned", True):
+        raise header.unsupported("it is a Granite without rotary embeddings, which is not run")
+    sections = header.integers("rope.dimension_sections") or []
+    if architecture.name == "glm4" and any(sections):
+        raise header.unsupported("it is a GLM-4 that sees (M-RoPE), which is not run")
+
+
+# ---- windows and rotary embeddings
+
+
+def _windows(
+    header: Header, architecture: Architecture, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Attention windows: the keys, and the model_type that a window decides."""
+    window = header.integer("attention.sliding_window", architecture.window, minimum=0)
+    if architecture.windows == "none":
+        if 0 < window < config["max_position_embeddings"]:
+            logger.warning(
+                "%s: %s is %d. It is not used, as llama.cpp does not either for %s.",
+                header.source, header.key("attention.sliding_window"), window, architecture.name,
+            )  # fmt: skip
+        return {}
+    if architecture.windows == "pattern":
+        types = _layer_types(header, architecture.pattern) if window else _full(header)
+        if architecture.name == "olmo2":
+            if not window:
+                return {}
+            return {"model_type": "olmo3", "sliding_window": window, "layer_types": types}
+        return {"sliding_window": window or None, "layer_types": types}
+    return _window_of_all_layers(header, architecture, window)
+
+
+def _window_of_all_layers(
+    header: Header, architecture: Architecture, window: int
+) -> dict[str, Any]:
+    """The window of Mistral, Mixtral and Phi-3, which llama.cpp does not use and transformers does."""
+    pattern = "attention.sliding_window_pattern"
+    has_experts = header.integer("expert_count", 0, minimum=0) > 0
+    if window and pattern in header:
+        if architecture.name == "phi3" or has_experts:
+            raise header.unsupported(f"{header.key(pattern)} is not known for this model")
+        types = _layer_types(header, 0)
+        return {"model_type": "ministral", "sliding_window": window, "layer_types": types}
+    if architecture.name == "phi3" or has_experts:
+        return {"sliding_window": window or None}
+    if not window and architecture.name == "llama":
+        return {}
+    return {"model_type": "mistral", "sliding_window": window or None}
+
+
+def _full(header: Header) -> list[str]:
+    return ["full_attention"] * header.layers
+
+
+def _layer_types(header: Header, period: int) -> list[str]:
+    """By a list with a value for each layer, or a number: the last of so many layers is full."""
+    key, layers = "attention.sliding_window_pattern", header.layers
+    listed = header.integers(key)
+    if listed is not None and len(listed) not in (layers, header.layers_with_extra):
+        raise header.wrong(header.key(key), f"a list of {len(listed)}", f"a list of {layers}")
+    if listed is None:
+        period = header.integer(key, period, minimum=0)
+        listed = [int(not period or (layer + 1) % period) for layer in range(layers)]
+    return ["sliding_attention" if one else "full_attention" for one in listed[:layers]]
+
+
+def _rope(header: Header, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    head_dim, context = config["head_dim"], config["max_position_embeddings"]
+    rope = arch_rope.read_rope(header, head_dim, context, names_theta=architecture.names_theta)
+    size = arch_rope.rotated(header, head_dim)
+    if architecture.partial_rotary:
+        rope["partial_rotary_factor"] = arch_rope.share(size, head_dim)
+    elif size != head_dim:
+        raise header.unsupported(
+            f"{header.key('rope.dimension_count')} is {size}, and the native engine rotates all "
+            f"{head_dim} dimensions of a head for {architecture.name}"
+        )
+    local = _local_rope(header, architecture, config, rope["rope_theta"])
+    by_layer = {"full_attention": rope, "sliding_attention": local}
+    result: dict[str, Any] = {"rope_parameters": rope if local is None else by_layer}
+    if rope["rope_type"] == "longrope":  # Phi-3's config has it at the top, too
+        key = "original_max_position_embeddings"
+        result[key] = rope[key]
+    return result
+
+
+def _local_rope(
+    header: Header, architecture: Architecture, config: Mapping[str, Any], theta: float
+) -> dict[str, Any] | None:
+    """The rotary embedding of layers with a window; None if it is that of all layers."""
+    local = header.number("rope.freq_base_swa", architecture.local_theta or theta)
+    size = arch_rope.rotated(header, config["head_dim"])
+    if header.integer("rope.dimension_count_swa", size, minimum=0) != size:
+        raise header.unsupported(
+            f"{header.key('rope.dimension_count_swa')} is not {size}, as in the other layers"
+        )
+    if architecture.scales_full_layers_only and "layer_types" in config:
+        return {"rope_type": "default", "rope_theta": local}
+    if local != theta and "layer_types" in config:
+        raise header.unsupported(
+            f"{header.key('rope.freq_base_swa')} is {local:g}, and the native engine has one rotary "
+            f"base for {architecture.name}, here {theta:g}"
+        )
+    return None
+
+
+# ---- the rest of a layer
+
+
+def _ffn(header: Header, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    count = header.integer("expert_count", 0, minimum=0, maximum=_MOST_EXPERTS)
+    used = header.integer("expert_used_count", 0, minimum=0)
+    if used > count or (count and not used):
+        raise header.wrong(
+            header.key("expert_used_count"), used, f"1 to {count} of {count} experts"
+        )
+    if (architecture.experts == "none" and count) or (architecture.experts == "all" and not count):
+        raise header.unsupported(
+            f"{header.key('expert_count')} is {count}, which is not run for {architecture.name}"
+        )
+    if not count:
+        return {"intermediate_size": header.integer("feed_forward_length")}
+    normalised = header.flag("expert_weights_norm", architecture.normalised)
+    chosen: dict[str, Any] = {"num_experts_per_tok": used}
+    if architecture.name == "llama":
+        if not normalised:
+            raise header.unsupported(f"{header.key('expert_weights_norm')} is false")
+        size = header.integer("feed_forward_length")
+        return {
+            **chosen, "model_type": "mixtral", "num_local_experts": count, "intermediate_size": size
+        }  # fmt: skip
+    chosen |= {"num_experts": count, "norm_topk_prob": normalised}
+    if architecture.name == "olmoe":
+        return {**chosen, "intermediate_size": header.integer("feed_forward_length")}
+    return {**chosen, **_sparse_sizes(header, architecture, used)}
+
+
+def _sparse_sizes(header: Header, architecture: Architecture, used: int) -> dict[str, int]:
+    """The sizes of Qwen's experts."""
+    dense = header.integer("feed_forward_length", 0, minimum=0)
+    size = header.integer("expert_feed_forward_length", dense // used)
+    result = {"intermediate_size": dense or size, "moe_intermediate_size": size}
+    if architecture.name == "qwen2moe":
+        shared = header.integer("expert_shared_feed_forward_length", dense)
+        result["shared_expert_intermediate_size"] = shared
+    return result
+
+
+def _scales(
+    header: Header, architecture: Architecture, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Scales, soft caps, and layers without a rotary embedding."""
+    result: dict[str, Any] = {}
+    defaults = {
+        "attn_logit_softcapping": architecture.attention_cap,
+        "final_logit_softcapping": architecture.logits_cap,
+    }
+    for key, default in defaults.items():
+        cap = header.number(key, default)
+        if key in architecture.caps:
+            result[key] = cap or None
+        elif cap:
+            raise header.unsupported(
+                f"{header.key(key)} is {cap:g}, which is not computed for {architecture.name}"
+            )
+    divisor = config["head_dim"]
+    if architecture.wide_layers:
+        if header.layers == architecture.wide_layers:
+            divisor = config["hidden_size"] // config["num_attention_heads"]
+        result["query_pre_attn_scalar"] = divisor
+    if architecture.no_rope_interval:
+        interval = architecture.no_rope_interval
+        result["no_rope_layers"] = [
+            int((layer + 1) % interval != 0) for layer in range(header.layers)
+        ]
+    return result | _attention_scale(header, architecture, divisor**-0.5)
+
+
+def _attention_scale(header: Header, architecture: Architecture, usual: float) -> dict[str, Any]:
+    scale = header.number("attention.scale", 0.0) or usual
+    if architecture.name == "granite":
+        return {
+            "attention_multiplier": scale,
+            "embedding_multiplier": header.number("embedding_scale", 0.0) or 1.0,
+            "residual_multiplier": header.number("residual_scale", 0.0) or 1.0,
+            "logits_scaling": header.number("logit_scale", 0.0) or 1.0,
+        }
+    if not math.isclose(scale, usual, rel_tol=1e-5):
+        raise header.unsupported(
+            f"{header.key('attention.scale')} is {scale:g}, and the native engine computes "
+            f"{usual:g} for {architecture.name}"
+        )
+    return {}
+
+
+def _biases(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Which maps have biases is in no metadata: their tensors are there or not."""
+    possible = BIASES.get(config["model_type"], {})
+    stored = set(stored_biases(header))
+    allowed = {role for roles in possible.values() for role in roles}
+    if not stored <= allowed:
+        raise UnsupportedModelError(
+            f"{header.source}: it has biases of {', '.join(sorted(stored - allowed))}, which the "
+            f"native engine does not add for {header.architecture}"
+        )
+    return {key: bool(stored & set(roles)) for key, roles in possible.items() if key}
+
+
+def stored_biases(header: Header) -> Iterator[str]:
+    """The linear maps that have a bias in any layer; queries, keys and values one by one."""
+    for name in header.tensors:
+        match = _BIAS.fullmatch(name)
+        if match and int(match[1]) < header.layers:
+            yield from _QKV if match[2] == "attn_qkv" else (match[2],)

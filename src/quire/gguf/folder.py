@@ -1,0 +1,137 @@
+"""A GGUF file as a model's folder: what other readers look for is written down, weights stay in the file.
+
+The folder lies among the system's temporary files, is this process's own and goes with it. It has
+config.json, the tokenizer's files, the chat templates and the ends of answers, all made of the file's
+header, and `gguf.json`, which says where the weights are.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quire.errors import ModelError
+from quire.gguf.architectures import config_of
+from quire.gguf.reader import GgufFile
+from quire.gguf.weights import GgufSource, open_files
+from quire.json_files import read_json_object
+from quire.machine.cache import file_state, keep, key_of, read_kept
+
+logger = logging.getLogger("quire")
+
+_SOURCE = "gguf.json"
+_folders: dict[tuple[Path, tuple[int, ...]], Path] = {}
+"""The folders that this process has made, by the file and its state."""
+
+
+def is_gguf_folder(folder: Path) -> bool:
+    """Whether `make_folder` has made this folder."""
+    return (folder / _SOURCE).is_file()
+
+
+def gguf_file_of(folder: Path) -> Path:
+    """The first file of the model whose folder this is."""
+    return Path(str(read_json_object(folder / _SOURCE)["file"]))
+
+
+def open_source(folder: Path) -> GgufSource:
+    """The weights of a folder that `make_folder` has made.
+
+    Raises:
+        ModelError: the file has changed since, or its tensors do not fit.
+    """
+    path = gguf_file_of(folder)
+    files = open_files(path)
+    if read_json_object(folder / _SOURCE)["header"] != _header_key(files):
+        raise ModelError(f"{path} was replaced by another file while it was opened: try again")
+    return GgufSource(files, read_json_object(folder / "config.json"))
+
+
+def make_folder(path: Path) -> Path:
+    """The folder of the model in a GGUF file, or in the several files that `path` is the first of.
+
+    Raises:
+        ModelNotFoundError: the file, or a part of the model, is missing.
+        ModelError: the file cannot be read, or the native engine does not run what is in it.
+    """
+    path = path.resolve()
+    try:
+        state = (path, file_state(path.stat()))
+    except OSError:
+        state = (path, ())
+    if state not in _folders or not is_gguf_folder(_folders[state]):
+        _folders[state] = _make(path)
+    return _folders[state]
+
+
+def _make(path: Path) -> Path:
+    files = open_files(path)
+    config = config_of(files)
+    source = GgufSource(files, config)
+    if source.left_aside:
+        logger.warning(
+            "%s holds %d tensors that do not belong to a model of text (such as %s): they are left "
+            "aside.",
+            path, len(source.left_aside), source.left_aside[0],
+        )  # fmt: skip
+    key = _header_key(files)
+    tokenizer = _tokenizer(files[0], key)
+    for note in tokenizer.notes:
+        logger.warning("%s: %s", path, note)
+    place = Path(tempfile.mkdtemp(prefix="quire-gguf-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    folder = place / path.name
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
+    for name, content in (
+        ("config.json", config),
+        ("tokenizer_config.json", tokenizer.config),
+        ("generation_config.json", {"eos_token_id": tokenizer.end_ids}),
+        (_SOURCE, {"file": str(path), "header": key}),
+    ):
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def _header_key(files: Sequence[GgufFile]) -> str:
+    """A name for everything in the files but their weights."""
+    return key_of([bytes(file.header()) for file in files])
+
+
+# ---- the tokenizer, which takes a second to make
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A `GgufTokenizer` as JSON has it."""
+
+    tokenizer_json: str
+    config: dict[str, Any]
+    end_ids: list[int]
+    notes: list[str]
+
+
+def _tokenizer(file: GgufFile, header: str) -> _Kept:
+    """The tokenizer of a file: kept from an earlier start, or made now."""
+    here = Path(__file__).parent
+    code = [path.read_bytes() for path in sorted(here.glob("*token*.py"))]
+    name = f"tokenizer-{key_of(header, code)}.json"
+    kept = read_kept(name)
+    if kept is not None:
+        return _Kept(**json.loads(bytes(kept)))
+    # Here and not above: a tokenizer that is kept needs nothing that makes one.
+    from quire.gguf.tokenizer import read_tokenizer
+
+    made = read_tokenizer(file.metadata, str(file.path))
+    result = _Kept(made.tokenizer_json.decode(), made.config, list(made.end_ids), list(made.notes))
+    content = json.dumps(dataclasses.asdict(result)).encode()
+    keep(name, lambda target: target.write_bytes(content), "tokenizers")
+    return result

@@ -1,0 +1,355 @@
+"""One GGUF file: its metadata and where its tensors are, with every number checked before it is used.
+
+A file is a header and the tensors' data. The header has magic and version, the number of tensors and of
+metadata entries; then the entries (a key, the type of the value, the value); then for each tensor its
+name, dimensions, type and offset. The data begins at the next multiple of `general.alignment`. Numbers
+are little-endian, strings have their length before them.
+
+The file is mapped. Lists of strings (a vocabulary) are walked over and read only when somebody asks.
+Whoever cuts a mapped file shorter ends this process by a signal: see `MappedFile` for changes.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
+from quire.gguf.tensor_types import REFUSED_TYPES, TENSOR_TYPES, TensorType
+from quire.machine.content import foreign_content
+from quire.weights.safetensors import MappedFile
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+ALIGNMENT = 32
+"""Where `general.alignment` is absent."""
+
+_MOST_ALIGNMENT = 1 << 20
+_MOST_NAME = 63  # bytes of a tensor's name
+_MOST_KEY = 65_535
+_MOST_DIMENSIONS = 4
+_MOST_BYTES = 1 << 63
+_LEAST_KEY, _LEAST_TENSOR, _LEAST_STRING = 13, 24, 8  # bytes that one of them takes
+
+_UINT32, _UINT64 = struct.Struct("<I"), struct.Struct("<Q")
+_SCALARS: dict[int, tuple[struct.Struct, Any]] = {
+    0: (struct.Struct("<B"), np.uint8),
+    1: (struct.Struct("<b"), np.int8),
+    2: (struct.Struct("<H"), np.uint16),
+    3: (struct.Struct("<h"), np.int16),
+    4: (struct.Struct("<I"), np.uint32),
+    5: (struct.Struct("<i"), np.int32),
+    6: (struct.Struct("<f"), np.float32),
+    7: (struct.Struct("<?"), np.bool_),
+    10: (struct.Struct("<Q"), np.uint64),
+    11: (struct.Struct("<q"), np.int64),
+    12: (struct.Struct("<d"), np.float64),
+}
+_BOOL, _STRING, _ARRAY = 7, 8, 9
+
+
+class Strings:
+    """A list of strings in the file, as bytes: some vocabularies have tokens that are no UTF-8."""
+
+    def __init__(self, content: memoryview, start: int, count: int) -> None:
+        self._content, self._start, self._count = content, start, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes]:
+        content, at, length_at = self._content, self._start, _UINT64.unpack_from
+        for _ in range(self._count):
+            begin = at + 8
+            at = begin + length_at(content, at)[0]
+            yield bytes(content[begin:at])
+
+
+Value: TypeAlias = "int | float | bool | str | NDArray[Any] | Strings"
+"""A value of the metadata. Lists of numbers are arrays, lists of strings are `Strings`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where a tensor is, and what it is."""
+
+    name: str
+    type: TensorType
+    shape: tuple[int, ...]
+    """As NumPy has it: the last dimension is the one that lies together in memory, and has the blocks."""
+    start: int
+    """The first byte, from the beginning of the file."""
+    size: int
+    """In bytes."""
+
+
+class GgufFile:
+    """One mapped file.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        UnsupportedModelError: it is of another version or byte order, or has tensors of types that no
+            file should have.
+        WeightsError: it is no GGUF file, is cut short, or contradicts itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.mapped = MappedFile.of(path)
+            with path.open("rb") as file:
+                size = self.mapped.state[1]
+                if not size:
+                    raise WeightsError(f"{path} is empty")
+                self._content = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+        except FileNotFoundError:
+            raise ModelNotFoundError(f"There is no file {path}") from None
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{path} cannot be mapped: {error}") from error
+        self._bytes = np.frombuffer(self._content, np.uint8)
+        cursor = _Cursor(path, self._content)
+        tensors, keys = _read_counts(cursor)
+        self.metadata: Mapping[str, Value] = _read_metadata(cursor, keys)
+        self.tensors: Mapping[str, TensorEntry] = self._read_tensors(cursor, tensors)
+        self.header_size = cursor.at
+
+    @property
+    def size(self) -> int:
+        """Of the file, in bytes."""
+        return len(self._content)
+
+    def header(self) -> memoryview:
+        """The bytes before the data: everything but weights follows from them."""
+        return self._content[: self.header_size]
+
+    def data(self, entry: TensorEntry) -> NDArray[np.uint8]:
+        """The bytes of a tensor, mapped."""
+        return self._bytes[entry.start : entry.start + entry.size]
+
+    def _read_tensors(self, cursor: _Cursor, count: int) -> dict[str, TensorEntry]:
+        alignment = _alignment(self.metadata, cursor)
+        found: dict[str, tuple[TensorType, tuple[int, ...], int]] = {}
+        for _ in range(count):
+            name = cursor.text("the name of a tensor", _MOST_NAME)
+            if name in found:
+                raise cursor.wrong(f"two tensors are named {name}")
+            shape, number = _read_shape(cursor, name), 0
+            number = cursor.unpack(_UINT32, f"the type of {name}")
+            found[name] = (
+                _type_of(cursor, name, number),
+                shape,
+                cursor.unpack(_UINT64, f"the offset of {name}"),
+            )
+        begin = -(-cursor.at // alignment) * alignment
+        entries: dict[str, TensorEntry] = {}
+        for name, (kind, shape, offset) in found.items():
+            entries[name] = self._entry(cursor, name, kind, shape, offset, begin, alignment)
+        _check_overlaps(cursor, entries)
+        return entries
+
+    def _entry(
+        self, cursor: _Cursor, name: str, kind: TensorType, shape: tuple[int, ...], offset: int,
+        begin: int, alignment: int,
+    ) -> TensorEntry:  # fmt: skip
+        if shape[-1] % kind.weights:
+            raise cursor.wrong(
+                f"{name} has rows of {shape[-1]} weights, which are no whole blocks of {kind.name} "
+                f"({kind.weights})"
+            )
+        size = math.prod(shape) // kind.weights * kind.bytes
+        if size >= _MOST_BYTES:
+            raise cursor.wrong(f"{name} of shape {shape} is too large")
+        if offset % alignment:
+            raise cursor.wrong(f"{name} begins at {offset}, which is no multiple of {alignment}")
+        if begin + offset + size > self.size:
+            raise cursor.wrong(
+                f"it is cut short: {name} ends at byte {begin + offset + size}, and the file has "
+                f"{self.size}. Download it again"
+            )
+        return TensorEntry(name, kind, shape, begin + offset, size)
+
+
+class _Cursor:
+    """Reads one thing of the header after the other."""
+
+    def __init__(self, path: Path, content: memoryview) -> None:
+        self._path, self.content, self.at = path, content, 0
+
+    def wrong(self, problem: str) -> WeightsError:
+        return WeightsError(f"{self._path}: {problem}")
+
+    def unsupported(self, problem: str) -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self._path}: {problem}")
+
+    @property
+    def left(self) -> int:
+        return len(self.content) - self.at
+
+    def take(self, size: int, what: str) -> memoryview:
+        if size > self.left:
+            raise self.wrong(
+                f"it is cut short, or damaged: {what} would have {size} bytes, and {self.left} are "
+                "left"
+            )
+        begin = self.at
+        self.at += size
+        return self.content[begin : self.at]
+
+    def unpack(self, form: struct.Struct, what: str) -> Any:
+        return form.unpack(self.take(form.size, what))[0]
+
+    def count(self, what: str, least: int) -> int:
+        """A number of things of at least so many bytes each."""
+        count = self.unpack(_UINT64, what)
+        if count > self.left // least:
+            raise self.wrong(
+                f"it is cut short, or damaged: {what} is {count}, and {self.left} bytes are left"
+            )
+        return count
+
+    def text(self, what: str, most: int | None = None) -> str:
+        size = self.unpack(_UINT64, f"the length of {what}")
+        if most is not None and not 0 < size <= most:
+            raise self.wrong(f"{what} has {size} bytes; it must have 1 to {most}")
+        content = bytes(self.take(size, what))
+        try:
+            return content.decode("utf-8")
+        except UnicodeDecodeError:
+            if most is None:  # a description may be broken, a name may not
+                return content.decode("utf-8", "replace")
+            raise self.wrong(f"{what} is no UTF-8: {content[:60]!r}") from None
+
+
+def _read_counts(cursor: _Cursor) -> tuple[int, int]:
+    """Check magic and version; return the numbers of tensors and of metadata entries."""
+    magic = bytes(cursor.take(min(4, cursor.left), "the magic"))
+    if magic == MAGIC[::-1]:
+        raise cursor.unsupported(
+            "it is a big-endian GGUF file; those of this machine are little-endian"
+        )
+    if magic != MAGIC:
+        text = foreign_content(cursor._path) or f"no GGUF file: it begins with {magic!r}"
+        raise cursor.wrong(text)
+    version = cursor.unpack(_UINT32, "the version")
+    if version and not version & 0xFFFF:
+        raise cursor.unsupported(
+            "its numbers are big-endian, and this machine's are little-endian: take the usual file"
+        )
+    if version == 1:
+        raise cursor.unsupported(
+            "it is GGUF of version 1, of August 2023, which llama.cpp does not read any more either"
+        )
+    if version not in VERSIONS:
+        raise cursor.unsupported(
+            f"it is GGUF of version {version}, and quire reads {VERSIONS[0]} and {VERSIONS[1]}"
+        )
+    tensors = cursor.count("the number of tensors", 1)
+    keys = cursor.count("the number of metadata keys", _LEAST_KEY)
+    if tensors > cursor.left // _LEAST_TENSOR:
+        raise cursor.wrong(
+            f"it is cut short, or damaged: it would have {tensors} tensors, and {cursor.left} bytes "
+            "are left"
+        )
+    return tensors, keys
+
+
+def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
+    metadata: dict[str, Value] = {}
+    for _ in range(count):
+        key = cursor.text("a metadata key", _MOST_KEY)
+        if key in metadata:
+            raise cursor.wrong(f"the metadata key {key} is there twice")
+        metadata[key] = _read_value(cursor, key)
+    return metadata
+
+
+def _read_value(cursor: _Cursor, key: str) -> Value:
+    kind = cursor.unpack(_UINT32, f"the type of {key}")
+    if kind == _STRING:
+        return cursor.text(key)
+    if kind == _ARRAY:
+        return _read_array(cursor, key)
+    if kind not in _SCALARS:
+        raise cursor.wrong(f"{key} has the unknown type {kind}")
+    if kind == _BOOL:
+        return bool(cursor.take(1, key)[0])
+    return cursor.unpack(_SCALARS[kind][0], key)
+
+
+def _read_array(cursor: _Cursor, key: str) -> NDArray[Any] | Strings:
+    kind = cursor.unpack(_UINT32, f"the type of {key}'s elements")
+    if kind == _STRING:
+        return _walk_strings(cursor, key)
+    if kind not in _SCALARS:
+        problem = "lists of lists" if kind == _ARRAY else f"elements of the unknown type {kind}"
+        raise cursor.wrong(f"{key} has {problem}")
+    element = np.dtype(_SCALARS[kind][1]).newbyteorder("<")
+    count = cursor.count(f"the length of {key}", element.itemsize)
+    content = cursor.take(count * element.itemsize, key)
+    if kind == _BOOL:
+        return np.frombuffer(content, np.uint8) != 0
+    return np.frombuffer(content, element)
+
+
+def _walk_strings(cursor: _Cursor, key: str) -> Strings:
+    """Find the end of a list of strings: each has its length before it."""
+    count = cursor.count(f"the length of {key}", _LEAST_STRING)
+    content, start = cursor.content, cursor.at
+    length_at, at, size = _UINT64.unpack_from, start, len(content)
+    try:
+        for _ in range(count):
+            at += 8 + length_at(content, at)[0]
+    except struct.error:
+        at = size + 1
+    if at > size:
+        raise cursor.wrong(f"it is cut short, or damaged: {key} ends after the end of the file")
+    cursor.at = at
+    return Strings(content, start, count)
+
+
+def _alignment(metadata: Mapping[str, Value], cursor: _Cursor) -> int:
+    value = metadata.get("general.alignment", ALIGNMENT)
+    is_power = isinstance(value, int) and value > 0 and not value & (value - 1)
+    if isinstance(value, bool) or not is_power or not isinstance(value, int):
+        raise cursor.wrong(f"general.alignment is {value!r}; it must be a power of two")
+    if value > _MOST_ALIGNMENT:
+        raise cursor.wrong(f"general.alignment is {value}; at most {_MOST_ALIGNMENT} is read")
+    return value
+
+
+def _read_shape(cursor: _Cursor, name: str) -> tuple[int, ...]:
+    count = cursor.unpack(_UINT32, f"the number of dimensions of {name}")
+    if not 1 <= count <= _MOST_DIMENSIONS:
+        raise cursor.wrong(f"{name} has {count} dimensions; 1 to {_MOST_DIMENSIONS} are possible")
+    sizes = [cursor.unpack(_UINT64, f"a dimension of {name}") for _ in range(count)]
+    if 0 in sizes or math.prod(sizes) >= _MOST_BYTES:
+        raise cursor.wrong(f"{name} has the impossible dimensions {sizes}")
+    return tuple(reversed(sizes))
+
+
+def _type_of(cursor: _Cursor, name: str, number: int) -> TensorType:
+    if number in TENSOR_TYPES:
+        return TENSOR_TYPES[number]
+    if number in REFUSED_TYPES:
+        kind, what = REFUSED_TYPES[number]
+        raise cursor.unsupported(f"{name} is {kind}, {what}")
+    raise cursor.unsupported(
+        f"{name} has the type {number}, which llama.cpp has not: the file is a fork's (such as "
+        "ik_llama.cpp's). Take one of llama.cpp's own types, such as Q4_K_M or Q8_0"
+    )
+
+
+def _check_overlaps(cursor: _Cursor, entries: Mapping[str, TensorEntry]) -> None:
+    end, before = 0, ""
+    for entry in sorted(entries.values(), key=lambda one: one.start):
+        if entry.start < end:
+            raise cursor.wrong(f"the bytes of {before} and {entry.name} overlap")
+        end, before = entry.start + entry.size, entry.name

@@ -1,0 +1,525 @@
+"""GGUF files for tests, written with llama.cpp's own `gguf` package.
+
+`write_tiny` writes a small file of any content, sound or not. `write_model` writes the file of a tiny
+model's folder, by rules that are stated here a second time: nothing of quire's reader is used. What it
+writes is what llama.cpp's converter does, which `convert_folders` runs where its sources are at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
+from numpy.typing import NDArray
+
+from quire.weights.safetensors import SafetensorsFile
+
+Array = NDArray[Any]
+
+LLAMA_CPP = "QUIRE_LLAMA_CPP"
+"""The environment variable with the folder of llama.cpp's sources."""
+
+_TYPES: dict[type, GGUFValueType] = {
+    bool: GGUFValueType.BOOL,
+    int: GGUFValueType.UINT32,
+    float: GGUFValueType.FLOAT32,
+    str: GGUFValueType.STRING,
+    bytes: GGUFValueType.STRING,
+    np.uint8: GGUFValueType.UINT8,
+    np.int8: GGUFValueType.INT8,
+    np.uint16: GGUFValueType.UINT16,
+    np.int16: GGUFValueType.INT16,
+    np.uint32: GGUFValueType.UINT32,
+    np.int32: GGUFValueType.INT32,
+    np.uint64: GGUFValueType.UINT64,
+    np.int64: GGUFValueType.INT64,
+    np.float32: GGUFValueType.FLOAT32,
+    np.float64: GGUFValueType.FLOAT64,
+    np.bool_: GGUFValueType.BOOL,
+}
+
+
+def write_file(
+    path: Path,
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, Array | tuple[Array, str]],
+    **options: Any,
+) -> Path:
+    """Write a file of whole keys and tensors.
+
+    Args:
+        metadata: integers become u32 and numbers float32; NumPy's scalars have their own types, and
+            lists those of their first element.
+        tensors: float32, float16 and integers as they are; or uint8 (..., bytes of a row) and the name
+            of the type, such as "Q4_0" or "BF16".
+        options: `GGUFWriter`'s, such as `split_max_tensors`.
+    """
+    writer = GGUFWriter(path, str(metadata.get("general.architecture", "none")), **options)
+    writer.kv_data[0].clear()
+    for key, value in metadata.items():
+        if isinstance(value, list | np.ndarray):
+            items: list[Any] = list(value)
+            kind = _TYPES[type(items[0])]
+            writer.add_key_value(key, items, GGUFValueType.ARRAY, sub_type=kind)
+        else:
+            writer.add_key_value(key, value, _TYPES[type(value)])
+    for name, tensor in tensors.items():
+        if isinstance(tensor, tuple):
+            writer.add_tensor(name, tensor[0], raw_dtype=GGMLQuantizationType[tensor[1]])
+        else:
+            writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+# ---- small files
+
+TINY: dict[str, Any] = {
+    "context_length": 128,
+    "embedding_length": 64,
+    "block_count": 2,
+    "feed_forward_length": 96,
+    "attention.head_count": 4,
+    "attention.head_count_kv": 2,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+    "rope.freq_base": 10_000.0,
+}
+"""The metadata of `write_tiny`, without the architecture before each key."""
+
+_FUSED = ("phi3", "chatglm", "glm4")
+
+
+def tiny_tensors(architecture: str = "llama", seed: int = 0) -> dict[str, Array]:
+    """Random weights of the sizes of `TINY`, and of 70 tokens."""
+    random = np.random.default_rng(seed)
+    shapes: dict[str, tuple[int, ...]] = {"token_embd": (70, 64), "output_norm": (64,)}
+    for layer in range(2):
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in _shapes(architecture).items()}
+    shapes["output"] = (70, 64)
+    return {
+        f"{name}.weight": (0.1 * random.standard_normal(shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
+    """The tensors of one layer."""
+    shapes: dict[str, tuple[int, ...]] = {"attn_output": (64, 64), "ffn_down": (64, 96)}
+    if architecture == "phi3":
+        shapes["attn_qkv"] = (128, 64)
+    else:
+        shapes |= {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64)}
+    if architecture in _FUSED:
+        shapes["ffn_up"] = (192, 64)
+    else:
+        shapes |= {"ffn_gate": (96, 64), "ffn_up": (96, 64)}
+    if architecture != "olmo2":
+        shapes |= {"attn_norm": (64,), "ffn_norm": (64,)}
+    if architecture in ("gemma2", "gemma3", "glm4", "olmo2"):
+        shapes |= {"post_attention_norm": (64,), "post_ffw_norm": (64,)}
+    if architecture in ("qwen3", "qwen3moe", "gemma3"):
+        shapes |= {"attn_q_norm": (16,), "attn_k_norm": (16,)}
+    if architecture in ("olmo2", "olmoe"):
+        shapes |= {"attn_q_norm": (64,), "attn_k_norm": (32,)}
+    return shapes
+
+
+def write_tiny(
+    path: Path,
+    architecture: str = "llama",
+    tensors: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Write a model of 2 layers of width 64, with 4 heads (2 of keys), of 70 tokens and no tokenizer.
+
+    Args:
+        tensors: replace tensors of the same names, and are added to the others; None takes one away.
+        metadata: the same for keys. Those that begin with a dot have the architecture before it.
+        options: `GGUFWriter`'s.
+    """
+    keys = {"general.architecture": architecture, "general.type": "model"}
+    whole: dict[str, Any] = {
+        **keys,
+        **{f"{architecture}.{key}": value for key, value in TINY.items()},
+        **{
+            (architecture + key if key.startswith(".") else key): value
+            for key, value in (metadata or {}).items()
+        },
+    }
+    weights: dict[str, Any] = {**tiny_tensors(architecture), **(tensors or {})}
+    return write_file(path, _present(whole), _present(weights), **options)
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+# ---- the file of a folder
+
+ARCHITECTURES = {
+    "chatglm": ("glm",),
+    "gemma": ("gemma",),
+    "gemma2": ("gemma2",),
+    "gemma3": ("gemma3", "gemma3_text"),
+    "glm4": ("glm4",),
+    "granite": ("granite",),
+    "internlm2": ("internlm2",),
+    "llama": ("llama", "mistral", "mixtral"),
+    "mistral3": ("mistral3",),
+    "olmo2": ("olmo2", "olmo3"),
+    "olmoe": ("olmoe",),
+    "phi3": ("phi3",),
+    "qwen2": ("qwen2",),
+    "qwen2moe": ("qwen2_moe",),
+    "qwen2vl": ("qwen2_vl", "qwen2_5_vl"),
+    "qwen3": ("qwen3",),
+    "qwen3moe": ("qwen3_moe",),
+    "smollm3": ("smollm3",),
+}
+"""By llama.cpp's names: the types of the folders that its converter gives them."""
+
+_OF_TYPE = {one: name for name, types in ARCHITECTURES.items() for one in types}
+_INTERLEAVED = ("llama", "mistral3", "granite", "smollm3", "internlm2")
+_SHIFTED = ("gemma", "gemma2", "gemma3")
+
+Experts = Literal["stacked", "apart", "gate_up"]
+
+
+def write_model(
+    folder: Path,
+    target: Path,
+    *,
+    architecture: str | None = None,
+    matrices: str = "F32",
+    experts: Experts = "stacked",
+    fused_qkv: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Path:
+    """Write the file of a tiny model's folder.
+
+    Args:
+        architecture: llama.cpp's name, if it is not that of the folder's model_type.
+        matrices: their type, one that `gguf` can quantise to; vectors are float32.
+        experts: all of a layer in one tensor, each in its own (as before April 2024), or gate and up
+            of all in one.
+        fused_qkv: queries, keys and values in one tensor.
+        metadata: more keys, as in `write_tiny`.
+        tensors: the same for tensors.
+        options: `GGUFWriter`'s.
+    """
+    config = json.loads((folder / "config.json").read_text())
+    text: dict[str, Any] = {**config, **config.get("text_config", {})}
+    name = architecture or _OF_TYPE[config["model_type"]]
+    stored = _stored_tensors(folder, text, name)
+    stored = _in_file_names(stored, text, name, experts)
+    if fused_qkv:
+        stored = _with_fused_qkv(stored)
+    stored |= _rope_tensors(text)
+    keys = {f"{name}.{key}": value for key, value in _metadata(text, name).items()}
+    more = {
+        (name + key if key.startswith(".") else key): value
+        for key, value in (metadata or {}).items()
+    }
+    whole = {"general.architecture": name, "general.type": "model", **keys, **more}
+    weights: dict[str, Any] = {
+        key: quantized(value, matrices) if value.ndim > 1 else value.astype(np.float32)
+        for key, value in stored.items()
+    }
+    return write_file(target, _present(whole), _present({**weights, **(tensors or {})}), **options)
+
+
+def quantized(values: Array, kind: str) -> Any:
+    """A matrix in another type, as `write_file` takes it."""
+    if kind == "F32":
+        return values.astype(np.float32)
+    return gguf.quants.quantize(values, GGMLQuantizationType[kind]), kind
+
+
+def _stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> dict[str, Array]:
+    """A folder's tensors by the decoder's names, with rows and norms as the file has them."""
+    stored = SafetensorsFile(folder / "model.safetensors")
+    result: dict[str, Array] = {}
+    for name in stored.names():
+        if "vision" in name or "multi_modal" in name:
+            continue
+        own = name.replace("language_model.model.", "model.").replace(
+            "model.language_model.", "model."
+        )
+        values = np.array(stored.tensor(name).values, np.float32)
+        if ".wkqv" in name or ".wqkv" in name:
+            result |= _apart(own, values, text)
+        else:
+            result[own.replace("language_model.lm_head", "lm_head")] = values
+    if text.get("tie_word_embeddings"):
+        result.pop("lm_head.weight", None)
+    for name, values in result.items():
+        if architecture in _INTERLEAVED and ".q_proj." in name:
+            result[name] = interleave(values, text["num_attention_heads"])
+        elif architecture in _INTERLEAVED and ".k_proj." in name:
+            result[name] = interleave(values, text["num_key_value_heads"])
+        elif architecture in _SHIFTED and name.endswith("norm.weight"):
+            result[name] = values + np.float32(1)
+    return result
+
+
+def interleave(rows: Array, heads: int) -> Array:
+    """Rows in llama.cpp's order: of each head, one of the first half, then one of the second."""
+    result = np.empty_like(rows)
+    size = len(rows) // heads
+    for head in range(heads):
+        for pair in range(size // 2):
+            first = head * size + pair
+            result[head * size + 2 * pair] = rows[first]
+            result[head * size + 2 * pair + 1] = rows[first + size // 2]
+    return result
+
+
+def _apart(name: str, fused: Array, text: dict[str, Any]) -> dict[str, Array]:
+    """InternLM2's queries, keys and values, which lie together for each head of keys."""
+    heads, kv_heads = text["num_attention_heads"], text["num_key_value_heads"]
+    group, size = heads // kv_heads, len(fused) // (heads + 2 * kv_heads)
+    parts: dict[str, list[Array]] = {"q": [], "k": [], "v": []}
+    for start in range(0, len(fused), (group + 2) * size):
+        end = start + group * size
+        parts["q"].append(fused[start:end])
+        parts["k"].append(fused[end : end + size])
+        parts["v"].append(fused[end + size : end + 2 * size])
+    return {
+        name.replace("attention.wqkv", f"self_attn.{role}_proj"): np.concatenate(rows)
+        for role, rows in parts.items()
+    }
+
+
+def _in_file_names(
+    tensors: dict[str, Array], text: dict[str, Any], architecture: str, experts: Experts
+) -> dict[str, Array]:
+    number = {name: one for one, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(number, text["num_hidden_layers"])
+    result: dict[str, Array] = {}
+    own: dict[str, dict[int, Array]] = {}
+    for name, values in tensors.items():
+        before, _, after = name.partition(".experts.")
+        if after:  # model.layers.0.mlp . experts . 3.gate_proj.weight
+            expert, _, role = after.partition(".")
+            role = {"w1": "gate", "w3": "up", "w2": "down"}.get(role[:2], role.partition("_")[0])
+            layer = before.split(".")[2]
+            own.setdefault(f"blk.{layer}.ffn_{role}", {})[int(expert)] = values
+        else:
+            found = names.get_name(
+                name.replace("attention.wo", "self_attn.o_proj"), (".weight", ".bias")
+            )
+            assert found is not None, name
+            result[found] = values[0] if "shared_expert_gate" in name else values
+    for name, by_expert in own.items():
+        if experts == "apart":
+            result |= {f"{name}.{expert}.weight": one for expert, one in by_expert.items()}
+        else:
+            result[f"{name}_exps.weight"] = np.stack([by_expert[i] for i in range(len(by_expert))])
+    if experts == "gate_up":
+        for name in [one for one in result if one.endswith("ffn_gate_exps.weight")]:
+            up = result.pop(name.replace("gate", "up"))
+            both = np.concatenate((result.pop(name), up), axis=1)
+            result[name.replace("gate", "gate_up")] = both
+    return result
+
+
+def _with_fused_qkv(tensors: dict[str, Array]) -> dict[str, Array]:
+    result = dict(tensors)
+    for name in [one for one in tensors if ".attn_q." in one]:
+        parts = [result.pop(name.replace("attn_q", f"attn_{role}")) for role in "qkv"]
+        result[name.replace("attn_q", "attn_qkv")] = np.concatenate(parts)
+    return result
+
+
+# ---- metadata
+
+
+def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """The keys that llama.cpp's converter writes, without the architecture before them."""
+    heads = text["num_attention_heads"]
+    keys: dict[str, Any] = {
+        "block_count": text["num_hidden_layers"],
+        "context_length": text["max_position_embeddings"],
+        "embedding_length": text["hidden_size"],
+        "feed_forward_length": text["intermediate_size"],
+        "attention.head_count": heads,
+        "attention.head_count_kv": text["num_key_value_heads"],
+        "attention.layer_norm_rms_epsilon": float(text["rms_norm_eps"]),
+        "attn_logit_softcapping": text.get("attn_logit_softcapping"),
+        "final_logit_softcapping": text.get("final_logit_softcapping"),
+        "attention.scale": text.get("attention_multiplier"),
+        "embedding_scale": text.get("embedding_multiplier"),
+        "residual_scale": text.get("residual_multiplier"),
+        "logit_scale": text.get("logits_scaling"),
+        "expert_count": text.get("num_local_experts", text.get("num_experts")),
+        "expert_used_count": text.get("num_experts_per_tok"),
+        "expert_feed_forward_length": text.get("moe_intermediate_size"),
+        "expert_shared_feed_forward_length": text.get("shared_expert_intermediate_size"),
+    }
+    head_dim = text.get("head_dim") or text["hidden_size"] // heads
+    if text.get("head_dim"):
+        keys |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
+    if text["model_type"] in (
+        "mistral",
+        "mixtral",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "olmo3",
+        "phi3",
+    ):
+        keys["attention.sliding_window"] = text.get("sliding_window") or 0
+    if architecture == "olmo2" and "layer_types" in text:
+        types = [one == "sliding_attention" for one in text["layer_types"]]
+        keys["attention.sliding_window_pattern"] = types
+    return keys | _rope_keys(text, architecture, head_dim)
+
+
+def _ropes(text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The rotary parameters of layers with full attention, and of those with a window."""
+    rope: dict[str, Any] = text["rope_parameters"]
+    if "full_attention" in rope:
+        return rope["full_attention"], rope["sliding_attention"]
+    return rope, {}
+
+
+def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[str, Any]:
+    rope, local = _ropes(text)
+    keys: dict[str, Any] = {"rope.freq_base": float(rope["rope_theta"])}
+    if local:
+        keys["rope.freq_base_swa"] = float(local["rope_theta"])
+    kind = rope["rope_type"]
+    if kind in ("linear", "yarn", "longrope") and architecture != "phi3":
+        keys["rope.scaling.type"] = kind
+    if kind in ("linear", "yarn"):
+        keys["rope.scaling.factor"] = float(rope["factor"])
+    original = rope.get("original_max_position_embeddings")
+    if kind == "yarn" or architecture == "phi3":
+        keys["rope.scaling.original_context_length"] = original
+    if kind == "yarn":
+        given = {
+            "yarn_attn_factor": "attention_factor",
+            "yarn_beta_fast": "beta_fast",
+            "yarn_beta_slow": "beta_slow",
+        }
+        keys |= {
+            f"rope.scaling.{name}": float(rope[own]) for name, own in given.items() if own in rope
+        }
+    if kind == "longrope":
+        stretch = text["max_position_embeddings"] / original
+        scale = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
+        keys["rope.scaling.attn_factor"] = scale
+    if architecture in ("llama", "granite", "smollm3", "mistral3", "phi3", "chatglm", "glm4"):
+        keys["rope.dimension_count"] = _rotated(text, head_dim)
+    return keys
+
+
+def _rotated(text: dict[str, Any], head_dim: int) -> int:
+    return int(head_dim * _ropes(text)[0].get("partial_rotary_factor", 1.0))
+
+
+def _rope_tensors(text: dict[str, Any]) -> dict[str, Array]:
+    rope = _ropes(text)[0]
+    head_dim = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+    if rope["rope_type"] == "llama3":
+        factors = llama3_divisors(
+            rope["rope_theta"], head_dim, rope["factor"], rope["low_freq_factor"],
+            rope["high_freq_factor"], rope["original_max_position_embeddings"],
+        )  # fmt: skip
+        return {"rope_freqs.weight": factors}
+    if rope["rope_type"] == "longrope":
+        return {
+            f"rope_factors_{length}.weight": np.array(rope[f"{length}_factor"], np.float32)
+            for length in ("short", "long")
+        }
+    return {}
+
+
+def llama3_divisors(
+    theta: float, size: int, factor: float, low: float, high: float, original: int
+) -> Array:
+    """What Llama 3.1 divides its frequencies by, computed in float32 and one by one."""
+    one = np.float32(1)
+    result: list[np.float32] = []
+    for pair in range(size // 2):
+        wave = np.float32(2 * math.pi) * np.float32(theta) ** np.float32(2 * pair / size)
+        smooth = (np.float32(original) / wave - np.float32(low)) / np.float32(high - low)
+        if wave < original / high:
+            result.append(one)
+        elif wave > original / low:
+            result.append(np.float32(factor))
+        else:
+            result.append(one / ((one - smooth) / np.float32(factor) + smooth))
+    return np.array(result, np.float32)
+
+
+# ---- llama.cpp's converter
+
+_DRIVER = """
+import json, runpy, sys
+from pathlib import Path
+
+root, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
+sys.path[:0] = [str(root), str(root / "gguf-py")]
+import conversion, conversion.base as base
+import logging
+logging.disable(logging.WARNING)
+
+def set_vocab(self):
+    tokens = [f"<{number}>" for number in range(self.hparams["vocab_size"])]
+    self.gguf_writer.add_tokenizer_model("gpt2")
+    self.gguf_writer.add_tokenizer_pre("default")
+    self.gguf_writer.add_token_list(tokens)
+    self.gguf_writer.add_token_types([1] * len(tokens))
+
+def patch(one):
+    one.set_vocab = set_vocab
+    for other in one.__subclasses__():
+        patch(other)
+
+for source, target, options in jobs:
+    config = json.loads((Path(source) / "config.json").read_text())
+    conversion.get_model_class(base.get_model_architecture(config, base.ModelType.TEXT))
+    patch(base.TextModel)
+    sys.argv = ["convert_hf_to_gguf.py", source, "--outfile", target, "--outtype", "f32", *options]
+    runpy.run_path(str(root / "convert_hf_to_gguf.py"), run_name="__main__")
+"""
+
+
+def llama_cpp() -> Path | None:
+    """The folder of llama.cpp's sources, if there is one."""
+    folder = os.environ.get(LLAMA_CPP)
+    return Path(folder) if folder else None
+
+
+def convert_folders(jobs: Iterable[tuple[Path, Path, list[str]]]) -> None:
+    """Convert folders in one process by llama.cpp's own program, with a vocabulary of numbers.
+
+    A job is a folder, the file to write, and more options of the program.
+    """
+    root = llama_cpp()
+    assert root is not None, f"{LLAMA_CPP} is not set"
+    given = [(str(source), str(target), options) for source, target, options in jobs]
+    for source, _, _ in given:  # Gemma 3's converter counts the tokens of a tokenizer.json
+        config = json.loads((Path(source) / "config.json").read_text())
+        size = {**config, **config.get("text_config", {})}["vocab_size"]
+        vocabulary = {"model": {"vocab": {str(n): n for n in range(size)}}, "added_tokens": []}
+        (Path(source) / "tokenizer.json").write_text(json.dumps(vocabulary))
+    command = [sys.executable, "-c", _DRIVER, str(root), json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
