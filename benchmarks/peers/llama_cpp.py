@@ -120,14 +120,13 @@ def _tensors(model: Path) -> list[tuple[str, Any]]:
 
 
 class LlamaCpp:
-    def __init__(self, target: Path, configuration: str) -> None:
+    def __init__(self, place: Path) -> None:
         import llama_cpp as api
 
         self.version: str = api.__version__
         self.api: Any = api
         self._quiet = api.llama_log_callback(lambda *_: None)
         api.llama_log_set(self._quiet, None)
-        place = target / f"{configuration}.gguf"
         self.model = api.llama_model_load_from_file(
             str(place).encode(), api.llama_model_default_params()
         )
@@ -205,7 +204,7 @@ class LlamaCpp:
 
 
 def make(model: Path, target: Path, configuration: str) -> Side:
-    return LlamaCpp(target, configuration)
+    return LlamaCpp(model if model.suffix == ".gguf" else target / f"{configuration}.gguf")
 
 
 if __name__ == "__main__":

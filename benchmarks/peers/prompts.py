@@ -17,10 +17,10 @@ class PromptMaker:
 
         tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
         self._words = [
-            (word.replace("Ġ", " "), number)
+            (f" {word[1:]}", number)
             for word, number in sorted(tokenizer.get_vocab().items())
-            if re.fullmatch("Ġ[a-z]{3,}", word)
-            and tokenizer.encode(word.replace("Ġ", " ")).ids == [number]
+            if re.fullmatch("[Ġ▁][a-z]{3,}", word)
+            and tokenizer.encode(f" {word[1:]}", add_special_tokens=False).ids == [number]
         ]
         self._random = random.Random(seed)
 

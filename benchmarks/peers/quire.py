@@ -23,7 +23,10 @@ MODES: dict[str, dict[str, Any]] = {
     "full precision": {},
     "int8": {"native_quantization": "int8"},
     "int4": {"native_quantization": "int4"},
+    "fast": {"native_precision": "fast"},
+    "exact": {"native_precision": "exact"},
 }
+"""The arguments of each configuration; the last two are of GGUF files."""
 
 
 class Quire:

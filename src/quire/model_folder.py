@@ -8,57 +8,122 @@ from pathlib import Path
 from quire.arguments import ModelArguments
 from quire.demo import NAMES, named_demo_path
 from quire.errors import AdapterError, ModelError, ModelNotFoundError, nearest, sentence
+from quire.gguf.finding import find_gguf, is_gguf
 from quire.gguf.folder import make_folder
-from quire.gguf.reader import MAGIC
+from quire.gguf.ollama import find_ollama, is_ollama_name, ollama_folder
 from quire.weights.folder import read_json
+from quire.weights.gguf_names import is_gguf_name, split_quant
 from quire.weights.hub.fetch import fetch_named, is_hub_name
 from quire.weights.hub.files import Wanted
 from quire.weights.mistaken import check_model_folder
 
 
 def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Path:
-    """Return the model's folder.
+    """Return the model's folder: of a GGUF model, one that is made of its header.
 
-    It is a folder on this machine, one that is made of a GGUF file, that of a demo model (`demo`,
-    `demo-see`, `demo-hear`, `demo-reward`), or a snapshot of a hub, which is downloaded if needed.
+    `model_name_or_path` is a folder or a GGUF file on this machine, `FOLDER:QUANT` for one of several
+    GGUF models, `ollama:NAME`, the name of a demo model (`demo`, `demo-see`, `demo-hear`,
+    `demo-reward`), or a hub's `owner/name` or `owner/name:QUANT`, which is downloaded if needed.
 
     Args:
         weights: False is enough for a tokenizer and a template, and downloads no more.
 
     Raises:
         ModelNotFoundError: the name is none of these, or the folder is not that of a model.
-        ModelError: a download failed for another reason.
+        ModelError: a download failed for another reason, or a GGUF file cannot be opened.
     """
     name = model_args.model_name_or_path
-    local = Path(os.path.expanduser(name))
-    if local.is_dir():
-        _refuse_adapter(local)
-        check_model_folder(local)
-        return local
-    if local.exists():
-        return _folder_of_file(local)
+    if _is_ollama(name):
+        return ollama_folder(name)
+    found = find_model(model_args, weights=weights)
+    return found if found.is_dir() else make_folder(found)
+
+
+def find_model(model_args: ModelArguments, *, weights: bool = True) -> Path:
+    """Return the model's folder, or the file that a GGUF model is opened by; see `find_model_folder`."""
+    name = model_args.model_name_or_path
+    if is_local(name):
+        return local_model(name)
     demo = named_demo_path(name)
     if demo is not None:
         return demo
+    path = Path(os.path.expanduser(name))
+    if path.exists():
+        raise ModelNotFoundError(
+            f"model_name_or_path must be a folder or a GGUF file, and {path} is neither. Give the folder "
+            f"that it is in: {path.parent}."
+        )
     if not is_hub_name(name):
         raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
-    wanted = Wanted(weights, code=model_args.trust_remote_code)
+    found = download(name, model_args, Wanted(weights, code=model_args.trust_remote_code))
+    return _checked(found) if found.is_dir() else found
+
+
+def download(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:
+    """The snapshot of a repository of a hub, or the GGUF file in it that is meant.
+
+    Raises:
+        ModelError: it could not be had; see `fetch_named`.
+    """
+    repository, quant = split_quant(name)
     folder = fetch_named(name, model_args, wanted)
+    return _gguf_in(folder, quant, repository) or folder
+
+
+# ---- models on this machine
+
+
+def is_local(name: str) -> bool:
+    """Whether `model_name_or_path` is a model on this machine; a demo model has no name here."""
+    path = Path(os.path.expanduser(name))
+    if path.exists():
+        return path.is_dir() or is_gguf_name(name) or is_gguf(path)
+    return _is_ollama(name) or _has_quant(name)
+
+
+def local_model(name: str) -> Path:
+    """The folder, or the file that a GGUF model is opened by, of a name that `is_local`.
+
+    Raises:
+        ModelError: there is no model, or several are meant, or Ollama's store lacks it.
+    """
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        return _gguf_in(path, None, name) or _checked(path)
+    if path.exists():
+        return path
+    if _is_ollama(name):
+        return find_ollama(name).file
+    folder, quant = split_quant(name)
+    path = Path(os.path.expanduser(folder))
+    found = _gguf_in(path, quant, folder)
+    if found is None:
+        raise ModelNotFoundError(f"{path} has no GGUF file, so {name} means none.")
+    return found
+
+
+def _is_ollama(name: str) -> bool:
+    return is_ollama_name(name) and not os.path.exists(os.path.expanduser(name))
+
+
+def _has_quant(name: str) -> bool:
+    """Whether this is `FOLDER:QUANT`."""
+    folder, quant = split_quant(name)
+    return quant is not None and os.path.isdir(os.path.expanduser(folder))
+
+
+def _gguf_in(folder: Path, quant: str | None, name: str) -> Path | None:
+    """The GGUF model of a folder; None where safetensors or an adapter come first."""
+    others = ("*.safetensors", "adapter_config.json")
+    if quant is None and any(any(folder.glob(one)) for one in others):
+        return None
+    return find_gguf(folder, quant, name)
+
+
+def _checked(folder: Path) -> Path:
     _refuse_adapter(folder)
     check_model_folder(folder)
     return folder
-
-
-def _folder_of_file(file: Path) -> Path:
-    """The folder of the model in a GGUF file."""
-    with file.open("rb") as opened:
-        is_gguf = opened.read(4) in (MAGIC, MAGIC[::-1])
-    if is_gguf or file.suffix.lower() == ".gguf":
-        return make_folder(file)
-    raise ModelNotFoundError(
-        f"model_name_or_path must be a folder or a GGUF file, and {file} is neither. Give the folder "
-        f"that it is in: {file.parent}."
-    )
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -79,7 +144,8 @@ def find_adapter_folder(name: str, model_args: ModelArguments) -> Path:
     Raises:
         ModelError: it could not be had; see `fetch_named`.
     """
-    return fetch_named(name, model_args, Wanted(subfolder=model_args.adapter_folder))
+    wanted = Wanted(subfolder=model_args.adapter_folder, is_adapter=True)
+    return fetch_named(name, model_args, wanted)
 
 
 def local_adapter(entry: str | Path, model_args: ModelArguments) -> str | Path:
@@ -109,11 +175,11 @@ def with_local_adapters(model_args: ModelArguments) -> ModelArguments:
 
 
 def is_on_hub(name: str, model_args: ModelArguments | None = None) -> bool:
-    """Whether `name` is a name on a hub, and not a folder here.
+    """Whether `name` is a name on a hub, and nothing on this machine.
 
     With arguments it is an adapter's, which may also be a folder inside `adapter_folder`.
     """
-    if not is_hub_name(name) or os.path.exists(os.path.expanduser(name)):
+    if not is_hub_name(name) or os.path.exists(os.path.expanduser(name)) or is_local(name):
         return False
     inside = model_args.adapter_folder if model_args is not None else None
     return inside is None or not (Path(os.path.expanduser(inside)) / name).exists()

@@ -458,8 +458,10 @@ def test_tensors_of_other_parts_are_left_aside(tmp_path: Path) -> None:
 
 def test_blocks_that_only_predict_further_tokens_are_left_aside(tmp_path: Path) -> None:
     more = {".block_count": 3, ".nextn_predict_layers": 1}
-    extra = {"blk.2.nextn.eh_proj.weight": np.ones((8, 8), np.float32)}
-    extra["blk.2.attn_q.bias"] = np.ones(64, np.float32)
+    extra = {
+        "blk.2.nextn.eh_proj.weight": np.ones((8, 8), np.float32),
+        "blk.2.attn_q.bias": np.ones(64, np.float32),
+    }
     path = write_tiny(tmp_path / "a.gguf", "glm4", tensors=extra, metadata=more)
     source, spec = open_model(path)
     assert (spec.num_layers, spec.qkv_bias) == (2, False)
@@ -598,9 +600,9 @@ def test_parts_of_different_models_are_refused(tmp_path: Path) -> None:
 def test_a_tensor_in_two_parts_is_refused(tmp_path: Path) -> None:
     paths = split(tmp_path)
     keys = {
-        "split.no": np.uint16(2), "split.count": np.uint16(3), "split.tensors.count": np.int32(17)
+        "split.no": np.uint16(2), "split.count": np.uint16(3), "split.tensors.count": np.int32(21)
     }  # fmt: skip
-    names = [*open_files(paths[0])[2].tensors][1:] + ["token_embd.weight"]
+    names = ["token_embd.weight", *list(open_files(paths[0])[2].tensors)[1:]]
     write_file(paths[2], keys, {name: np.ones(1, np.float32) for name in names})
     with pytest.raises(WeightsError, match=r"token_embd\.weight is in another part"):
         config_of(open_files(paths[0]))

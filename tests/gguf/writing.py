@@ -408,8 +408,8 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
         keys["rope.scaling.type"] = kind
     if kind in ("linear", "yarn"):
         keys["rope.scaling.factor"] = float(rope["factor"])
-    original = rope.get("original_max_position_embeddings")
     if kind == "yarn" or architecture == "phi3":
+        original = rope.get("original_max_position_embeddings")
         keys["rope.scaling.original_context_length"] = original
     if kind == "yarn":
         given = {
@@ -421,6 +421,7 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
             f"rope.scaling.{name}": float(rope[own]) for name, own in given.items() if own in rope
         }
     if kind == "longrope":
+        original = rope["original_max_position_embeddings"]
         stretch = text["max_position_embeddings"] / original
         scale = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
         keys["rope.scaling.attn_factor"] = scale

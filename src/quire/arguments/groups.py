@@ -164,14 +164,14 @@ class ModelArguments(Arguments):
     """Whether prompts that begin alike share what was computed of them."""
     native_kv_cache_dtype: Literal["auto", "float32", "float16", "int8"] = "auto"
     """The type of the KV cache: float16 halves its memory and its traffic, int8 nearly quarters them.
-    auto is float16 where weights are quantised, else float32."""
+    auto is float16 where weights are quantised (but with native_precision exact), else float32."""
     native_quantization: Annotated[
         Literal["int8", "int4"] | None, BeforeValidator(_none_for_full)
     ] = None
     """Round the weights to so many bits at load; the result is kept in the cache folder."""
-    native_precision: Literal["fast", "exact"] = "fast"
-    """How activations are rounded for the quantised weights of a GGUF file: fast to 8 bits in groups of
-    32, exact to 16. Exact answers are those of the dequantised weights, and take longer."""
+    native_precision: Literal["exact", "fast"] = "exact"
+    """How activations are rounded for the quantised weights of a GGUF file: exact to 16 bits, so that
+    answers are those of the dequantised weights; fast to 8 bits in groups of 32, as llama.cpp does."""
     native_speculation: Annotated[Integer, Field(ge=0, le=64)] = 0
     """The most tokens that a stream guesses ahead in one step, from what followed the same words in
     its prompt and answer; 0 for none. It makes answers that repeat their prompt faster and changes

@@ -29,10 +29,8 @@ THETA = 10_000.0
 """The base of files that name none."""
 
 _KINDS = ("none", "linear", "yarn", "longrope")
-_SAME = (
-    2e-6  # of a frequency: divisors are computed in float32 by whatever library converts a model
-)
-_MOST_FACTOR = 1e6
+_SAME = 2e-6  # of a frequency: converters compute divisors in float32, each with its own library
+_LEAST_FACTOR, _MOST_FACTOR = 1e-3, 1e6
 _ANY_LLAMA_31 = re.compile(r"llama[ ._-]?3[._-][123]\b", re.IGNORECASE)
 
 
@@ -93,8 +91,12 @@ def share(size: int, head_dim: int) -> float:
 
 def _factor(header: Header) -> float:
     """What positions are divided by. 0 means that they are not."""
-    old = header.number("rope.scale_linear", 0.0, maximum=_MOST_FACTOR)
-    return header.number("rope.scaling.factor", old, maximum=_MOST_FACTOR) or 1.0
+    name = "rope.scaling.factor"
+    name = name if name in header else "rope.scale_linear"  # as it was called in 2023
+    factor = header.number(name, 0.0, maximum=_MOST_FACTOR) or 1.0
+    if factor < _LEAST_FACTOR:
+        raise header.wrong(header.key(name), factor, f"0, or at least {_LEAST_FACTOR:g}")
+    return factor
 
 
 def _linear(header: Header, kind: str) -> dict[str, Any]:
@@ -257,7 +259,7 @@ def _candidates(
 def _rounded(high: float, original: float) -> Iterator[tuple[float, float, int]]:
     """The nearest numbers that somebody may have written."""
     if 1 < high < 1e6 and 1 <= original < 2**31:
-        yield 1.0, round(high, 3), round(original)
+        yield 1.0, float(round(high, 3)), round(original)
         yield 1.0, float(round(high)), 2 ** round(math.log2(original))
 
 

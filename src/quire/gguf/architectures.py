@@ -425,14 +425,14 @@ def _local_rope(
 
 def _ffn(header: Header, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     count = header.integer("expert_count", 0, minimum=0, maximum=_MOST_EXPERTS)
+    if (architecture.experts == "none" and count) or (architecture.experts == "all" and not count):
+        raise header.unsupported(
+            f"{header.key('expert_count')} is {count}, which is not run for {architecture.name}"
+        )
     used = header.integer("expert_used_count", 0, minimum=0)
     if used > count or (count and not used):
         raise header.wrong(
             header.key("expert_used_count"), used, f"1 to {count} of {count} experts"
-        )
-    if (architecture.experts == "none" and count) or (architecture.experts == "all" and not count):
-        raise header.unsupported(
-            f"{header.key('expert_count')} is {count}, which is not run for {architecture.name}"
         )
     if not count:
         return {"intermediate_size": header.integer("feed_forward_length")}

@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,17 @@ from quire.gguf.reader import GgufFile
 from quire.gguf.weights import GgufSource, open_files
 from quire.json_files import read_json_object
 from quire.machine.cache import file_state, keep, key_of, read_kept
+from quire.weights.folder import GGUF_SOURCE, is_gguf_folder
 
 logger = logging.getLogger("quire")
 
-_SOURCE = "gguf.json"
-_folders: dict[tuple[Path, tuple[int, ...]], Path] = {}
-"""The folders that this process has made, by the file and its state."""
-
-
-def is_gguf_folder(folder: Path) -> bool:
-    """Whether `make_folder` has made this folder."""
-    return (folder / _SOURCE).is_file()
+_folders: dict[tuple[Path, tuple[int, ...], str], Path] = {}
+"""The folders that this process has made, by the file and its state, and what was added."""
 
 
 def gguf_file_of(folder: Path) -> Path:
     """The first file of the model whose folder this is."""
-    return Path(str(read_json_object(folder / _SOURCE)["file"]))
+    return Path(str(read_json_object(folder / GGUF_SOURCE)["file"]))
 
 
 def open_source(folder: Path) -> GgufSource:
@@ -50,29 +45,36 @@ def open_source(folder: Path) -> GgufSource:
     """
     path = gguf_file_of(folder)
     files = open_files(path)
-    if read_json_object(folder / _SOURCE)["header"] != _header_key(files):
+    if read_json_object(folder / GGUF_SOURCE)["header"] != _header_key(files):
         raise ModelError(f"{path} was replaced by another file while it was opened: try again")
     return GgufSource(files, read_json_object(folder / "config.json"))
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(
+    path: Path, sampling: Mapping[str, Any] | None = None, ends: Sequence[int] = ()
+) -> Path:
     """The folder of the model in a GGUF file, or in the several files that `path` is the first of.
+
+    Args:
+        sampling: more for `generation_config.json`: options for requests that set none.
+        ends: more tokens that end an answer.
 
     Raises:
         ModelNotFoundError: the file, or a part of the model, is missing.
         ModelError: the file cannot be read, or the native engine does not run what is in it.
     """
-    path = path.resolve()
+    path = path.absolute()  # links stay: a hub's cache calls the parts of a model by their content
+    added = json.dumps([dict(sampling or {}), list(ends)])
     try:
-        state = (path, file_state(path.stat()))
+        state = (path, file_state(path.stat()), added)
     except OSError:
-        state = (path, ())
+        state = (path, (), added)
     if state not in _folders or not is_gguf_folder(_folders[state]):
-        _folders[state] = _make(path)
+        _folders[state] = _make(path, sampling or {}, ends)
     return _folders[state]
 
 
-def _make(path: Path) -> Path:
+def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
     files = open_files(path)
     config = config_of(files)
     source = GgufSource(files, config)
@@ -94,8 +96,8 @@ def _make(path: Path) -> Path:
     for name, content in (
         ("config.json", config),
         ("tokenizer_config.json", tokenizer.config),
-        ("generation_config.json", {"eos_token_id": tokenizer.end_ids}),
-        (_SOURCE, {"file": str(path), "header": key}),
+        ("generation_config.json", {**sampling, "eos_token_id": [*tokenizer.end_ids, *ends]}),
+        (GGUF_SOURCE, {"file": str(path), "header": key}),
     ):
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return folder

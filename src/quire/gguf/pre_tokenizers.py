@@ -82,9 +82,7 @@ def _cased(upper: str, lower: str, suffix: str) -> str:
     return f"{before}{upper}*{lower}+{suffix}|{before}{upper}+{lower}*{suffix}"
 
 
-_GPT2 = (
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-)
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_OTHER}|{_END}"
 _QWEN2 = rf"{_SUFFIX}|{_WORD}|\p{{N}}|{_OTHER}|{_END}"
 _QWEN35 = (
@@ -166,7 +164,9 @@ _KINDS: Final[tuple[tuple[str, PreTokenizer], ...]] = (
     ("glm4 glm5", _one(_LLAMA3, ignores_merges=True)),
     (
         "jais-2",
-        _one(rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_OTHER}|\s*[\r\n]+|{_SPACE_RUNS}|\s{{1,2}}(?!\S)|\s{{1}}"),
+        _one(
+            rf"{_SUFFIX}|{_WORD}|\p{{N}}{{1,3}}|{_OTHER}|\s*[\r\n]+|{_SPACE_RUNS}|\s{{1,2}}(?!\S)|\s{{1}}"
+        ),
     ),
     (
         "minicpm5",

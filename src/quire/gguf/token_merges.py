@@ -10,6 +10,7 @@ the tokenizers library takes to load a vocabulary of 262,144 tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -20,7 +21,8 @@ Ints: TypeAlias = NDArray[np.int64]
 Keys: TypeAlias = NDArray[np.uint64]
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
-_MULTIPLIERS = (0xD6E8FEB86659FD93, 0xA0761D6478BD642F, 0xE7037ED1A0B428DB, 0x8EBC6AF09C88C6E3)
+_MULTIPLIER = 0xD6E8FEB86659FD93
+_MOST_LEVELS = 32  # each has a tenth of the keys of the one before
 _MOST_IMPROPER = 100
 _NEVER = np.iinfo(np.int64).max
 
@@ -43,7 +45,8 @@ class Merges(NamedTuple):
 def merges_of_scores(pieces: Sequence[str], scores: NDArray[np.floating]) -> Merges:
     """The merges, in order, that make of each text what SentencePiece makes of it.
 
-    Of two tokens with the same score the first comes first, where SentencePiece takes the leftmost.
+    Of tokens with the same score longer ones come first. SentencePiece joins the leftmost, and for runs of one
+    character (Llama's runs of spaces have no score of their own) that comes to the same.
 
     Args:
         pieces: the tokens that text may become, each once.
@@ -51,16 +54,16 @@ def merges_of_scores(pieces: Sequence[str], scores: NDArray[np.floating]) -> Mer
     lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
     left, right, whole = _cuts(pieces, lengths)
     ranks = np.empty(len(pieces), np.int64)
-    ranks[np.argsort(-scores.astype(np.float64), kind="stable")] = np.arange(len(pieces))
+    ranks[np.lexsort((-lengths, -scores))] = np.arange(len(pieces))
     merges = Merges(left, right, whole, ranks[whole])
     merges = merges.select(used(merges, pieces, lengths))
-    return merges.select(np.lexsort((lengths[merges.left], merges.rank)))
+    return merges.select(np.lexsort((-lengths[merges.left], merges.rank)))
 
 
 def _cuts(pieces: Sequence[str], lengths: Ints) -> tuple[Ints, Ints, Ints]:
     """Every cut of a piece into two pieces: the numbers of the left, the right and the whole one."""
     text = "".join(pieces).encode("utf-32-le")
-    codes = np.frombuffer(text, "<u4").astype(np.uint64)
+    codes = np.frombuffer(text, "<u4").astype(np.uint64) + np.uint64(1)  # NUL counts as well
     ends = np.cumsum(lengths)
     starts = ends - lengths
     hashes = _Hashes(codes)
@@ -101,7 +104,8 @@ class _Table:
         self._keys = keys
         self._levels: list[tuple[np.uint64, np.uint64, NDArray[np.int32]]] = []
         rest = np.arange(len(keys), dtype=np.int32)
-        for multiplier in map(np.uint64, _MULTIPLIERS):
+        while len(rest) and len(self._levels) < _MOST_LEVELS:
+            multiplier = np.uint64(pow(_MULTIPLIER, len(self._levels) + 1, 1 << 64))
             bits = max(8, len(rest).bit_length() + 2)
             shift = np.uint64(64 - bits)
             slots = (keys[rest] * multiplier) >> shift
@@ -138,9 +142,9 @@ def used(merges: Merges, pieces: Sequence[str], lengths: Ints) -> Ints:
     if len(improper) > _MOST_IMPROPER:
         return np.arange(len(order))
     if improper:
-        texts = [pieces[number] for number in improper]
-        tainted = np.fromiter((any(map(piece.__contains__, texts)) for piece in pieces), np.bool_)
-        happens |= tainted[merges.whole]
+        holds = re.compile("|".join(re.escape(pieces[number]) for number in improper)).search
+        tainted = [number for number, piece in enumerate(pieces) if holds(piece)]
+        happens |= np.isin(merges.whole, tainted)
     return np.flatnonzero(happens)
 
 

@@ -1,4 +1,4 @@
-"""Jinja's filters and tests for chat templates: they keep marks, and pay for their work.
+"""Jinja's filters, tests and formats for chat templates: they keep marks, and pay for their work.
 
 Everything here takes the environment untyped: it is a `ChatEnvironment`, which is made of these.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import markupsafe
@@ -15,9 +16,19 @@ from jinja2 import Environment, pass_environment
 from jinja2.filters import make_attrgetter
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Context, Undefined
+from jinja2.sandbox import SandboxedFormatter
 
 from quire.errors import TemplateError
-from quire.template.marked import Marked, is_own, join, join_with, own, percent
+from quire.template.marked import (
+    MAX_WIDTH,
+    Marked,
+    is_own,
+    join,
+    join_with,
+    own,
+    percent,
+    too_wide,
+)
 
 REMOVED = ("urlize", "wordwrap", "random", "lipsum")
 """Filters that no chat template needs, and whose work has no bound or whose result is random."""
@@ -253,3 +264,49 @@ def _all_own(values: tuple[Any, ...]) -> bool:
     """
     has_text = any(isinstance(value, str) for value in values)
     return has_text and all(is_own(value) or isinstance(value, _NO_TEXTS) for value in values)
+
+
+# ---- str.format
+
+
+class MarkedFormatter(SandboxedFormatter):
+    """`str.format` in the sandbox, with marks kept."""
+
+    def __init__(self, environment: Environment, flat: Callable[[Any], Any]) -> None:
+        """`flat` is called with each value before its text is made."""
+        super().__init__(environment)
+        self._flat = flat
+
+    def fill(self, text: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """`text.format(*args, **kwargs)`."""
+        return self._fields(text, args, kwargs, 2, iter(range(len(args))))
+
+    def _fields(
+        self, text: str, args: Sequence[Any], kwargs: Mapping[str, Any], depth: int, numbers: Any
+    ) -> str:
+        if depth < 0:
+            raise ValueError("Max string recursion exceeded")
+        mark = own if is_own(text) else str
+        pieces: list[str] = []
+        for before, name, spec, conversion in self.parse(str.__str__(text)):
+            pieces.append(mark(before))
+            if name is None:
+                continue
+            if name == "" or name[0] in ".[":
+                name = f"{next(numbers, len(args))}{name}"
+            value, _ = self.get_field(name, args, kwargs)
+            self._flat(value)
+            value = self.convert_field(value, conversion)
+            width = str(self._fields(spec or "", args, kwargs, depth - 1, numbers))
+            pieces.append(self._field(value, width))
+        return join(pieces)
+
+    def _field(self, value: Any, spec: str) -> str:
+        for number in re.findall(r"\d+", spec):
+            # Nine digits show that it is too wide; converting thousands of them would take long.
+            if int(number[:9]) > MAX_WIDTH:
+                raise too_wide(int(number[:9]))
+        if not spec and isinstance(value, Marked):
+            return value
+        made = str(self.format_field(value, spec))
+        return own(made) if is_own(value) else made

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from itertools import cycle, pairwise
 from typing import Any, TypeAlias
 
-from jinja2 import Environment
-from jinja2.sandbox import SandboxedFormatter
-
 from quire.errors import TemplateError
 from quire.prompt import Span, Spans
 
@@ -350,7 +347,7 @@ def _check_widths(one: _Conversion, given: Any) -> None:
     )
     for number in (one.widest, *numbers):
         if abs(number) > MAX_WIDTH:
-            raise _too_wide(number)
+            raise too_wide(number)
 
 
 def _convert(one: _Conversion, given: Any) -> str:
@@ -360,48 +357,5 @@ def _convert(one: _Conversion, given: Any) -> str:
     return own(made) if isinstance(given, tuple) and all(map(is_own, given)) else made
 
 
-def _too_wide(number: int) -> TemplateError:
+def too_wide(number: int) -> TemplateError:
     return TemplateError(f"The chat template formats to a width of {number} characters.")
-
-
-class MarkedFormatter(SandboxedFormatter):
-    """`str.format` in the sandbox, with marks kept."""
-
-    def __init__(self, environment: Environment, flat: Callable[[Any], Any]) -> None:
-        """`flat` is called with each value before its text is made."""
-        super().__init__(environment)
-        self._flat = flat
-
-    def fill(self, text: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """`text.format(*args, **kwargs)`."""
-        return self._fields(text, args, kwargs, 2, iter(range(len(args))))
-
-    def _fields(
-        self, text: str, args: Sequence[Any], kwargs: Mapping[str, Any], depth: int, numbers: Any
-    ) -> str:
-        if depth < 0:
-            raise ValueError("Max string recursion exceeded")
-        mark = own if is_own(text) else str
-        pieces: list[str] = []
-        for before, name, spec, conversion in self.parse(str.__str__(text)):
-            pieces.append(mark(before))
-            if name is None:
-                continue
-            if name == "" or name[0] in ".[":
-                name = f"{next(numbers, len(args))}{name}"
-            value, _ = self.get_field(name, args, kwargs)
-            self._flat(value)
-            value = self.convert_field(value, conversion)
-            width = str(self._fields(spec or "", args, kwargs, depth - 1, numbers))
-            pieces.append(self._field(value, width))
-        return join(pieces)
-
-    def _field(self, value: Any, spec: str) -> str:
-        for number in re.findall(r"\d+", spec):
-            # Nine digits show that it is too wide; converting thousands of them would take long.
-            if int(number[:9]) > MAX_WIDTH:
-                raise _too_wide(int(number[:9]))
-        if not spec and isinstance(value, Marked):
-            return value
-        made = str(self.format_field(value, spec))
-        return own(made) if is_own(value) else made

@@ -25,8 +25,8 @@ from jinja2.utils import Namespace
 from quire.errors import TemplateError
 from quire.prompt import Spans
 from quire.template.codegen import OWN_OF_DICTS, MarkingGenerator, add_ticks, read_keys
-from quire.template.filters import FILTERS, REMOVED, meter_filters, meter_tests
-from quire.template.marked import Marked, MarkedFormatter, join, join_with, own, percent, to_spans
+from quire.template.filters import FILTERS, REMOVED, MarkedFormatter, meter_filters, meter_tests
+from quire.template.marked import Marked, join, join_with, own, percent, to_spans
 
 SECONDS = 10.0
 """The longest that one rendering of a few messages may take, of the thread's own time."""

@@ -8,6 +8,14 @@ from typing import Any
 from quire.errors import ModelNotFoundError
 from quire.json_files import read_json_object
 
+GGUF_SOURCE = "gguf.json"
+"""What a folder that is made of a GGUF file has in the place of weights: see `quire.gguf.folder`."""
+
+
+def is_gguf_folder(folder: Path) -> bool:
+    """Whether the folder is made of a GGUF file."""
+    return (folder / GGUF_SOURCE).is_file()
+
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Read one JSON object of the folder; a missing file gives an empty one.

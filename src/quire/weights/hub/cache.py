@@ -14,6 +14,7 @@ from pathlib import Path
 
 from quire.errors import ModelError, ModelNotFoundError, nearest, sentence
 from quire.json_files import read_json_object
+from quire.weights.gguf_names import is_gguf_name, matching, named_models, quants
 from quire.weights.shards import shard_names, shard_set
 
 _PREFIX = "models--"
@@ -48,6 +49,8 @@ class CachedSnapshot:
     folder: Path
     missing: tuple[str, ...]
     """What it lacks to be loaded; empty where it is whole."""
+    quants: tuple[str, ...] = ()
+    """Its GGUF models, each as it is named after a colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def _read_model(name: str, folder: Path) -> CachedModel:
             tuple(sorted(ref for ref, commit in refs.items() if commit == path.name)),
             path,
             missing_files(path),
+            quants(named_models(gguf_sizes(path))),
         )
         for path in _snapshot_folders(folder)
     )
@@ -181,17 +185,45 @@ def find_snapshot(repository: Repository) -> Path | None:
     return next((path for path in folders if path.name == commit), None)
 
 
-def missing_files(folder: Path, *, weights: bool = True) -> tuple[str, ...]:
+def missing_files(
+    folder: Path, *, weights: bool = True, quant: str | None = None
+) -> tuple[str, ...]:
     """The names of files that a snapshot lacks to be loaded as a model or an adapter.
 
     The hub tells an incomplete snapshot only from a list that other programs do not write. The index
-    of the shards says enough: small files are downloaded before the weights.
+    of the shards says enough: small files are downloaded before the weights. A GGUF model needs no
+    other file.
+
+    Args:
+        quant: the GGUF model that is meant, if one is.
     """
+    if quant is not None or _is_of_gguf(folder):
+        return _missing_parts(folder, quant)
     if (folder / _ADAPTER_CONFIG).is_file():
         there = (folder / "adapter_model.safetensors").is_file() or not weights
         return () if there else ("adapter_model.safetensors",)
     lacking = [name for name in ("config.json",) if not (folder / name).is_file()]
     return (*lacking, *(_missing_weights(folder) if weights else ()))
+
+
+def gguf_sizes(folder: Path) -> dict[str, int]:
+    """The paths of a snapshot's GGUF files, with the bytes of each."""
+    files = (path for path in folder.rglob("*") if is_gguf_name(path.name) and path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _is_of_gguf(folder: Path) -> bool:
+    """Whether a snapshot's weights are GGUF, and not safetensors that may still come."""
+    if any((folder / name).is_file() for name in (*_INDEXES, _ADAPTER_CONFIG)):
+        return False
+    return not any(folder.glob("*.safetensors")) and bool(named_models(gguf_sizes(folder)))
+
+
+def _missing_parts(folder: Path, quant: str | None) -> tuple[str, ...]:
+    models = matching(named_models(gguf_sizes(folder)), quant)
+    if not models:
+        return (f"the GGUF model {quant}",)
+    return tuple(part for model in models for part in model.missing)
 
 
 def first_of(names: Sequence[str]) -> str:
@@ -289,10 +321,3 @@ def _remove_folder(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
 
-
-def size_text(size: int) -> str:
-    """A number of bytes in a reader's units, such as `1.2 GB`."""
-    if size < 1000:
-        return f"{size} bytes"
-    power = min((len(str(size)) - 1) // 3, 4)
-    return f"{size / 1000**power:.1f} {'kMGT'[power - 1]}B"

@@ -6,11 +6,13 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quire.arguments import ModelArguments
 from quire.errors import ModelError, ModelNotFoundError
+from quire.weights.gguf_names import is_gguf_name, split_quant
 from quire.weights.hub import modelscope
 from quire.weights.hub.cache import (
     Repository,
@@ -18,12 +20,12 @@ from quire.weights.hub.cache import (
     find_snapshot,
     first_of,
     missing_files,
-    size_text,
     write_ref,
 )
 from quire.weights.hub.download import Download, check_name, download_files
 from quire.weights.hub.errors import MAKE_SPACE, own_words
-from quire.weights.hub.files import Wanted, check_weights, choose_files
+from quire.weights.hub.files import Wanted, needed_files
+from quire.weights.sizes import size_text
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -32,16 +34,26 @@ logger = logging.getLogger(__name__)
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form of a hub's names, `owner/name`."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+    """Whether `name` has the form of a hub's names, `owner/name` or `owner/name:QUANT`."""
+    repository, _ = split_quant(name)
+    return (
+        repository.count("/") == 1
+        and ":" not in repository
+        and not repository.startswith((".", "/", "~"))
+        and not repository.endswith("/")
+    )
 
 
 def fetch_named(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:
     """The snapshot of the repository `name`, of the hub that the environment chooses.
 
+    Of `owner/name:QUANT` it has the GGUF model that QUANT means.
+
     Raises:
         ModelError: see `fetch`; or ModelScope did not give it.
     """
+    name, quant = split_quant(name)
+    wanted = replace(wanted, quant=quant)
     if modelscope.is_chosen():
         return modelscope.fetch(name, model_args, wanted)
     return fetch(repository_of(name, model_args), wanted)
@@ -63,8 +75,8 @@ def fetch(repository: Repository, wanted: Wanted) -> Path:
     A snapshot that is whole in the cache serves where the hub cannot be asked.
 
     Raises:
-        ModelNotFoundError: no such repository or revision, no access to it, or no network and nothing
-            in the cache.
+        ModelNotFoundError: no such repository or revision, no access to it, no network and nothing in
+            the cache, or a GGUF model that is not there, or is one of several.
         WeightsError: its weights are in a form that no engine reads.
         ModelError: the disk is full, or a file was damaged on the way.
     """
@@ -72,9 +84,7 @@ def fetch(repository: Repository, wanted: Wanted) -> Path:
         commit, files = _list_files(repository)
     except Exception as error:  # each version of the client brings another HTTP library's kinds
         return _from_cache(repository, wanted, error)
-    if wanted.weights:
-        check_weights(repository.name, [file.path for file in files])
-    chosen = set(choose_files((file.path for file in files), wanted))
+    chosen = set(needed_files(repository.name, {file.path: file.size for file in files}, wanted))
     try:
         return _download(repository, commit, [file for file in files if file.path in chosen])
     except Exception as error:
@@ -112,11 +122,15 @@ def _download(repository: Repository, commit: str, files: Sequence[RepoFile]) ->
             size_text(needed),
             repository.cache,
         )
-        weights = [file for file in missing if file.path.endswith(".safetensors")]
+        weights = [file for file in missing if _holds_weights(file.path)]
         download_files(download.fetch, [file for file in missing if file not in weights])
         download_files(download.fetch, weights)
     write_ref(repository, commit)
     return download.folder
+
+
+def _holds_weights(path: str) -> bool:
+    return path.endswith(".safetensors") or is_gguf_name(path)
 
 
 def _check_space(repository: Repository, needed: int) -> None:
@@ -139,7 +153,7 @@ def _from_cache(repository: Repository, wanted: Wanted, error: Exception) -> Pat
     folder = find_snapshot(repository)
     if folder is None or isinstance(error, RevisionNotFoundError):
         raise words from error
-    missing = missing_files(folder, weights=wanted.weights)
+    missing = missing_files(folder, weights=wanted.weights, quant=wanted.quant)
     if missing:
         raise ModelNotFoundError(
             f"{words} But its download was not finished: {folder} lacks {first_of(missing)}."

@@ -11,7 +11,7 @@ from typing import Any
 from quire.arguments import ModelArguments
 from quire.errors import ConfigError, ModelError, ModelNotFoundError
 from quire.weights.hub.cache import missing_files
-from quire.weights.hub.files import Wanted, check_weights, choose_files
+from quire.weights.hub.files import Wanted, needed_files
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ def fetch(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:
 
     Raises:
         ConfigError: the client is not installed.
-        ModelNotFoundError: ModelScope did not give all of it, and the cache lacks something.
+        ModelNotFoundError: ModelScope did not give all of it, and the cache lacks something; or a GGUF
+            model is not there, or is one of several.
         WeightsError: its weights are in a form that no engine reads.
     """
     client = _import_client()
@@ -34,10 +35,7 @@ def fetch(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:
     revision = "master" if model_args.model_revision == "main" else model_args.model_revision
     where: dict[str, Any] = {"revision": revision, "cache_dir": model_args.cache_dir}
     try:
-        paths = _list_files(name, revision, model_args)
-        if wanted.weights:
-            check_weights(name, paths)
-        chosen = choose_files(paths, wanted)
+        chosen = needed_files(name, _list_files(name, revision, model_args), wanted)
         patterns = [glob.escape(path) for path in chosen]
         folder = Path(client.snapshot_download(name, **where, allow_patterns=patterns))
     except ModelError:
@@ -65,14 +63,16 @@ def _import_client() -> Any:
     return modelscope
 
 
-def _list_files(name: str, revision: str, model_args: ModelArguments) -> list[str]:
+def _list_files(name: str, revision: str, model_args: ModelArguments) -> dict[str, int]:
+    """The paths of a repository's files, with the bytes of each."""
     from modelscope.hub.api import HubApi  # pyright: ignore[reportMissingImports]
 
     api = HubApi()
     if model_args.ms_hub_token is not None:
         api.login(model_args.ms_hub_token.get_secret_value())
     files = api.get_model_files(name, revision=revision, recursive=True)
-    return [str(file["Path"]) for file in files if file.get("Type") != "tree"]
+    there = (file for file in files if file.get("Type") != "tree")
+    return {str(file["Path"]): int(file.get("Size") or 0) for file in there}
 
 
 def _from_cache(
@@ -85,7 +85,7 @@ def _from_cache(
     except Exception as absent:
         logger.debug("ModelScope's cache lacks %s: %r.", name, absent)
         raise ModelNotFoundError(words) from error
-    missing = missing_files(folder, weights=wanted.weights)
+    missing = missing_files(folder, weights=wanted.weights, quant=wanted.quant)
     if missing:
         raise ModelNotFoundError(f"{words} Its cache has no more than a part of it.") from error
     logger.warning("%s So what ModelScope's cache has is used: %s.", words, folder)

@@ -57,8 +57,8 @@ def load_model(
         rope_scaling: one of `rope.OVERRIDES`; None or "none" keeps the model's own.
         max_model_len: the most tokens of one sequence; None takes the model's own limit.
         max_model_len_is_wish: take the model's own limit if it is lower, without an error.
-        kv_dtype: of the KV cache's elements; "auto" is float16 if weights are quantised, else
-            float32.
+        kv_dtype: of the KV cache's elements; "auto" is float16 if activations are rounded to 8 bits
+            for quantised weights, else float32.
         kv_cache_memory: bytes; None takes `memory_util` of what is free.
         num_threads: None takes one for each core that this process may use.
         max_batch_tokens: the most rows of one batch, which scratch memory is made for.
@@ -95,7 +95,7 @@ def load_model(
     )
     size = weights_bytes(weights)
     if kv_dtype == "auto":
-        kv_dtype = "float16" if has_packed(weights) else "float32"
+        kv_dtype = "float16" if rounds_to_bytes(weights) else "float32"
     num_blocks = count_blocks(
         spec,
         block_size=block_size,
@@ -153,10 +153,10 @@ def _model_length(spec: DecoderSpec, length: int | None, is_wish: bool) -> int:
     return length
 
 
-def has_packed(weights: Weights) -> bool:
-    """Whether a matrix of a layer is quantised."""
+def rounds_to_bytes(weights: Weights) -> bool:
+    """Whether activations are rounded to 8 bits for a matrix of a layer."""
     tensors = (one for layer in weights.layers for one in layer.values())
-    return any(not isinstance(one, np.ndarray) for one in tensors)
+    return any(not isinstance(one, np.ndarray) and not one.exact for one in tensors)
 
 
 def weights_bytes(weights: Weights) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,9 @@ from quire.engines.native.cpu.kernels.block_forms import (
     BlockForm,
 )
 from quire.engines.native.cpu.kernels.layout import LINE
-from quire.gguf.blocks import Integers, decode
-from quire.gguf.tensor_types import type_named
+
+if TYPE_CHECKING:
+    from quire.gguf.blocks import Integers
 
 _STEPS = SPAN // 4
 _PIECE = 1 << 20  # weights that one thread packs at a time
@@ -137,6 +138,9 @@ def _fill(
     packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8], part: slice
 ) -> None:
     """Pack some blocks of columns."""
+    # Here and not above: who has no such weights does without it.
+    from quire.gguf.blocks import decode
+
     rows = data[part.start * COLUMNS : part.stop * COLUMNS]
     count = -(-len(rows) // COLUMNS)
     missing = count * COLUMNS - len(rows)
@@ -166,6 +170,8 @@ def _fill(
 
 def _supers(kind: str, rows: NDArray[np.uint8]) -> NDArray[np.float16]:
     """The float16 of every block of 256: (columns, blocks, 1 or 2)."""
+    from quire.gguf.tensor_types import type_named
+
     blocks = rows.reshape(len(rows), -1, type_named(kind).bytes)
     parts = [
         np.ascontiguousarray(blocks[:, :, at : at + 2]).view(np.float16) for at in _SUPERS[kind]

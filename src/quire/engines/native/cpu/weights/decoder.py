@@ -6,21 +6,20 @@ import dataclasses
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.memory import arrays
 from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
-from quire.engines.native.cpu.weights.gguf import GgufReader
 from quire.engines.native.cpu.weights.packed import Packer, QuantizedKind, Tensor
 from quire.engines.native.models.spec import DecoderSpec, Rows, TensorSpec
 from quire.errors import EngineDeadError, WeightsError
-from quire.gguf.folder import is_gguf_folder
 from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
 from quire.quantization.matrix import QuantizedMatrix
+from quire.weights.folder import is_gguf_folder
 from quire.weights.mistaken import check_not_empty
 from quire.weights.safetensors import (
     MappedFile,
@@ -103,8 +102,11 @@ def load_weights(
         WeightsError: a tensor is missing, damaged, or of another shape or type.
     """
     grows = max(known_tokens, rows) > spec.vocab_size
-    reader: _FolderReader | GgufReader
+    reader: _Reader
     if is_gguf_folder(Path(folder)):
+        # Here and not above: a start with another folder does without it.
+        from quire.engines.native.cpu.weights.gguf import GgufReader
+
         reader = GgufReader(spec, Path(folder), dtype, exact=exact, threads=threads, grows=grows)
     else:
         source = WeightsFolder(folder, spec.names.prefix_map)
@@ -129,6 +131,22 @@ def load_weights(
         weights = _with_more_tokens(weights, known_tokens, rows)
     arrays = [array for tensor in weights.all_tensors() for array in _arrays_of(tensor)]
     return dataclasses.replace(weights, files=reader.finish(arrays))
+
+
+class _Reader(Protocol):
+    """What reads the tensors of one kind of folder."""
+
+    def read(self, tensor: TensorSpec) -> Tensor:
+        """The tensor as it is computed with."""
+        ...
+
+    def read_tied_head(self, embeddings: Tensor) -> Tensor:
+        """The head that is tied to the embeddings."""
+        ...
+
+    def finish(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
+        """End; return the files that arrays are mapped from."""
+        ...
 
 
 class _FolderReader:

