@@ -102,6 +102,15 @@ def local_model(name: str) -> Path:
     return found
 
 
+def is_of_gguf(name: str) -> bool:
+    """Whether `model_name_or_path` is a GGUF model, as far as this machine tells without a hub."""
+    path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        return not _has_others(path) and any(is_gguf_name(one.name) for one in path.iterdir())
+    is_named = is_hub_name(name) and split_quant(name)[1] is not None
+    return is_local(name) or (is_named and not path.exists())
+
+
 def _is_ollama(name: str) -> bool:
     return is_ollama_name(name) and not os.path.exists(os.path.expanduser(name))
 
@@ -114,10 +123,11 @@ def _has_quant(name: str) -> bool:
 
 def _gguf_in(folder: Path, quant: str | None, name: str) -> Path | None:
     """The GGUF model of a folder; None where safetensors or an adapter come first."""
-    others = ("*.safetensors", "adapter_config.json")
-    if quant is None and any(any(folder.glob(one)) for one in others):
-        return None
-    return find_gguf(folder, quant, name)
+    return None if quant is None and _has_others(folder) else find_gguf(folder, quant, name)
+
+
+def _has_others(folder: Path) -> bool:
+    return any(any(folder.glob(one)) for one in ("*.safetensors", "adapter_config.json"))
 
 
 def _checked(folder: Path) -> Path:

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from quire.batch.arguments import BatchArgs
+from quire.gguf.ollama import find_ollama, is_ollama_name
+from quire.gguf.weights import open_files
+from quire.model_folder import is_local, local_model
 
 _NEUTRAL = frozenset(
     [
@@ -73,8 +76,7 @@ def settings_of(
     settings.update({name: batch[name] for name in _LINES})
     settings.update({f"input.{name}": value for name, value in source.items()})
     settings.update(more)
-    folder = Path(args.infer.model.model_name_or_path)
-    settings["the model's files"] = model_digest(folder) if folder.is_dir() else None
+    settings["the model's files"] = _digest_of(args.infer.model.model_name_or_path)
     return json.loads(json.dumps(settings, default=str, sort_keys=True))
 
 
@@ -91,6 +93,34 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _digest_of(name: str) -> str | None:
+    """The digest of a model on this machine; None for others."""
+    if Path(name).is_dir():
+        return model_digest(Path(name))
+    if not is_local(name):
+        return None
+    path = local_model(name)
+    if path.is_dir():
+        return model_digest(path)
+    return gguf_digest(path, find_ollama(name).settings if is_ollama_name(name) else "")
+
+
+def gguf_digest(path: Path, settings: str = "") -> str:
+    """The same for a GGUF model: its header is hashed whole, and counts as small files do.
+
+    Args:
+        path: the file that it is opened by.
+        settings: what is set for the model beside it.
+    """
+    digest = hashlib.sha256(settings.encode())
+    for file in open_files(path):
+        digest.update(f"{file.path.name}:{file.size}:".encode())
+        digest.update(file.header())
+        for piece in _pieces(file.path, file.size):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def model_digest(folder: Path) -> str:

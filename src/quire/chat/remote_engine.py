@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from quire.arguments import (
     DataArguments,
     FinetuningArguments,
@@ -19,6 +16,7 @@ from quire.engines.remote.chat_engine import RemoteChatEngine
 from quire.engines.remote.connection import RemoteConnection, check_arguments, sends_tokens
 from quire.engines.remote.token_engine import RemoteTokenEngine
 from quire.engines.seam import ChatEngine
+from quire.model_folder import find_model_folder
 
 
 class RemoteEngine(BaseEngine):
@@ -46,7 +44,7 @@ class RemoteEngine(BaseEngine):
         connection = self.connection = RemoteConnection(model_args)
         chat: ChatEngine
         if in_tokens:
-            folder = Path(os.path.expanduser(model_args.model_name_or_path))
+            folder = find_model_folder(model_args)
             engine = RemoteTokenEngine(connection, folder, model_args)
             chat_format = ChatFormat.of_folder(folder, arguments)
             chat = TokenChat(Preparation(chat_format, arguments, engine.info), engine)

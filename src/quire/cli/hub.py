@@ -26,13 +26,14 @@ KEYS: Mapping[str, tuple[str, ...]] = {
 
 
 def pull(*words: Words) -> int:
-    """Download a model or an adapter, and print its folder.
+    """Download a model or an adapter, and print its folder, or its GGUF file.
 
     First comes a name of the hub, or a YAML or JSON file, whose model and adapters
     are downloaded. A download that broke off goes on where it ended.
 
       quire pull Qwen/Qwen3-0.6B
       quire pull Qwen/Qwen3-0.6B model_revision=main cache_dir=models
+      quire pull Qwen/Qwen3-0.6B-GGUF:Q8_0
       quire pull config.yaml
 
     HF_ENDPOINT names a mirror, HF_TOKEN a token; with USE_MODELSCOPE_HUB=1 names
@@ -52,17 +53,16 @@ def pull(*words: Words) -> int:
 
 
 def _pull(name: str, args: ModelArguments) -> Path:
-    """The folder of a model or an adapter, whichever it is."""
-    from quire.model_folder import find_model_folder, is_on_hub
-    from quire.weights.hub.fetch import fetch_named
+    """The folder of a model or an adapter, whichever it is, or the file of a GGUF model."""
+    from quire.model_folder import download, find_model, is_on_hub
     from quire.weights.hub.files import Wanted
 
     if is_on_hub(name, args):
         wanted = Wanted(code=args.trust_remote_code, subfolder=args.adapter_folder)
-        return fetch_named(name, args, wanted)
-    folder = find_model_folder(args.replace(model_name_or_path=name))
+        return download(name, args, wanted)
+    found = find_model(args.replace(model_name_or_path=name))
     note(f"{name} is on this machine.")
-    return folder
+    return found
 
 
 def fetch_models(arguments: Mapping[str, Any]) -> None:
@@ -75,7 +75,7 @@ def fetch_models(arguments: Mapping[str, Any]) -> None:
         QuireError: the arguments are wrong, or a download failed.
     """
     from quire.arguments import get_infer_args
-    from quire.model_folder import find_adapter_folder, find_model_folder, is_on_hub
+    from quire.model_folder import find_adapter_folder, find_model, is_on_hub
 
     if not any(is_on_hub(name) for name in _names(arguments)):
         return
@@ -83,7 +83,7 @@ def fetch_models(arguments: Mapping[str, Any]) -> None:
     if args.infer_backend == "remote":
         return
     if is_on_hub(args.model_name_or_path):
-        find_model_folder(args)
+        find_model(args)
     for name in args.adapter_name_or_path or ():
         if is_on_hub(name, args):
             find_adapter_folder(name, args)
@@ -108,7 +108,8 @@ def list_models(*words: Words) -> int:
     The size is that of all revisions together, and of downloads that broke off.
     """
     values = _read("list", words)
-    from quire.weights.hub.cache import cache_folder, cached_models, size_text
+    from quire.weights.hub.cache import cache_folder, cached_models
+    from quire.weights.sizes import size_text
 
     cache = cache_folder(values.get("cache_dir"))
     models = cached_models(cache)
@@ -122,7 +123,7 @@ def list_models(*words: Words) -> int:
 
 
 def _rows(models: Iterable[CachedModel]) -> Iterator[tuple[str, ...]]:
-    from quire.weights.hub.cache import size_text
+    from quire.weights.sizes import size_text
 
     yield "NAME", "SIZE", "KIND", "REVISION", "STATE"
     for model in models:
@@ -142,7 +143,8 @@ def _revision(snapshot: CachedSnapshot) -> str:
 def _state(snapshot: CachedSnapshot) -> str:
     from quire.weights.hub.cache import first_of
 
-    return f"lacks {first_of(snapshot.missing)}" if snapshot.missing else "whole"
+    state = f"lacks {first_of(snapshot.missing)}" if snapshot.missing else "whole"
+    return f"{state}: {', '.join(snapshot.quants)}" if snapshot.quants else state
 
 
 def write_table(rows: Iterable[Sequence[str]], output: TextIO) -> None:
@@ -166,8 +168,9 @@ def remove(*words: Words) -> int:
     if not words or words[0].startswith("-") or "=" in words[0]:
         raise ConfigError("Which one? quire rm NAME; quire list shows the names.")
     values = _read("rm", words[1:])
-    from quire.weights.hub.cache import Repository, cache_folder, size_text
+    from quire.weights.hub.cache import Repository, cache_folder
     from quire.weights.hub.cache import remove as remove_from_cache
+    from quire.weights.sizes import size_text
 
     _note_modelscope()
     revision = values.get("model_revision")

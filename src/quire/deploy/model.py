@@ -15,7 +15,8 @@ from quire.arguments import ModelArguments
 from quire.demo import named_demo_path
 from quire.engines.vllm.model_facts import ModelFacts, read_model_facts
 from quire.engines.vllm.plan import AdapterNeeds
-from quire.errors import ConfigError, ModelNotFoundError
+from quire.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+from quire.model_folder import is_of_gguf
 from quire.weights.folder import read_json
 from quire.weights.hub.cache import find_snapshot
 from quire.weights.hub.fetch import is_hub_name, repository_of
@@ -46,9 +47,16 @@ def find_served_model(args: ModelArguments) -> ServedModel:
     Raises:
         ConfigError: facts are needed that only the model's files tell.
         ModelNotFoundError: the name is that of a file, or its folder holds no readable config.
+        UnsupportedModelError: it is a GGUF model.
     """
     name = args.model_name_or_path
     local = Path(os.path.expanduser(name))
+    if is_of_gguf(name):
+        raise UnsupportedModelError(
+            f"{name} is a GGUF model, which no server of vLLM's own reads without the package "
+            "vllm-gguf-plugin, and images of vLLM lack that. Give a folder or a name on the hub with "
+            "safetensors, or serve it with `quire serve`."
+        )
     if local.exists() and not local.is_dir():
         raise ModelNotFoundError(f"model_name_or_path must be a folder, but {name} is a file.")
     if local.is_dir():

@@ -15,7 +15,7 @@ from quire.gguf.architectures import BIASES, Architecture
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
 
-class Part(NamedTuple):
+class StoredPart(NamedTuple):
     """A stored tensor, or some of its rows. Those of a vector are its elements."""
 
     name: str
@@ -26,12 +26,12 @@ class Part(NamedTuple):
     """How many from the first; 0 for all."""
 
 
-Way = tuple[Part, ...]
+Way = tuple[StoredPart, ...]
 """Parts that lie below each other in a folder's tensor."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FolderTensor:
     """A tensor of a folder, and the ways in which a file may have it. No way: it is zeros."""
 
     name: str
@@ -63,7 +63,7 @@ class Layout:
             for role in roles
         }
 
-    def tensors(self) -> Iterator[Wanted]:
+    def tensors(self) -> Iterator[FolderTensor]:
         """All tensors, in the model's order."""
         table, shift = (self._config["vocab_size"], self._hidden), self._architecture.norm_shift
         yield _whole("model.embed_tokens.weight", EMBEDDINGS, table)
@@ -73,7 +73,7 @@ class Layout:
         if not self._config["tie_word_embeddings"]:
             yield _whole("lm_head.weight", HEAD, table)
 
-    def _layer(self, here: str, there: str) -> Iterator[Wanted]:
+    def _layer(self, here: str, there: str) -> Iterator[FolderTensor]:
         """`here` is how names in a folder begin, `there` those in a file."""
         yield from self._norms(here, there)
         yield from self._attention(here, there)
@@ -90,7 +90,7 @@ class Layout:
                 yield from self._map(here, there, name, stored, self._ffn, self._hidden)
             yield from self._map(here, there, "mlp.down_proj", "ffn_down", self._hidden, self._ffn)
 
-    def _norms(self, here: str, there: str) -> Iterator[Wanted]:
+    def _norms(self, here: str, there: str) -> Iterator[FolderTensor]:
         architecture = self._architecture
         shift = architecture.norm_shift
         for stored, name in architecture.norms.items():
@@ -104,24 +104,25 @@ class Layout:
 
     def _map(
         self, here: str, there: str, name: str, stored: str, rows: int, columns: int
-    ) -> Iterator[Wanted]:
+    ) -> Iterator[FolderTensor]:
         """A linear map of its own, and its bias."""
         yield _whole(f"{here}{name}.weight", f"{there}{stored}.weight", (rows, columns))
         if stored in self._has_biases:
             bias = _whole(f"{here}{name}.bias", f"{there}{stored}.bias", (rows,))
             yield bias if stored in self._stored_biases else _zeros(bias)
 
-    def _attention(self, here: str, there: str) -> Iterator[Wanted]:
+    def _attention(self, here: str, there: str) -> Iterator[FolderTensor]:
         """Queries, keys and values, which a file may have in one tensor, and the output."""
         q, kv = self._heads * self._head_dim, self._kv_heads * self._head_dim
         roles = (("q", q, self._heads), ("k", kv, self._kv_heads), ("v", kv, 0))
         if self._architecture.fused_qkv:
             shape = (q + 2 * kv, self._hidden)
             apart = tuple(
-                Part(f"{there}attn_{role}.weight", (rows, self._hidden)) for role, rows, _ in roles
+                StoredPart(f"{there}attn_{role}.weight", (rows, self._hidden))
+                for role, rows, _ in roles
             )
-            ways = ((Part(f"{there}attn_qkv.weight", shape),), apart)
-            yield Wanted(f"{here}self_attn.qkv_proj.weight", shape, ways)
+            ways = ((StoredPart(f"{there}attn_qkv.weight", shape),), apart)
+            yield FolderTensor(f"{here}self_attn.qkv_proj.weight", shape, ways)
         else:
             first = 0
             for role, rows, heads in roles:
@@ -131,22 +132,22 @@ class Layout:
 
     def _slice(
         self, here: str, there: str, role: str, first: int, rows: int, heads: int
-    ) -> Iterator[Wanted]:
+    ) -> Iterator[FolderTensor]:
         """Queries, keys or values: tensors of their own, or rows of fused ones."""
         total = (self._heads + 2 * self._kv_heads) * self._head_dim
         stored = f"attn_{role}"
         for suffix, columns in (("weight", (self._hidden,)), ("bias", ())):
             if suffix == "bias" and stored not in self._has_biases:
                 continue
-            own = Part(f"{there}{stored}.{suffix}", (rows, *columns))
-            fused = Part(f"{there}attn_qkv.{suffix}", (total, *columns), first, rows)
+            own = StoredPart(f"{there}{stored}.{suffix}", (rows, *columns))
+            fused = StoredPart(f"{there}attn_qkv.{suffix}", (total, *columns), first, rows)
             heads = heads if self._architecture.interleaved else 0
             name = f"{here}self_attn.{role}_proj.{suffix}"
-            wanted = Wanted(name, own.shape, ((own,), (fused,)), heads)
+            wanted = FolderTensor(name, own.shape, ((own,), (fused,)), heads)
             absent = suffix == "bias" and stored not in self._stored_biases
             yield _zeros(wanted) if absent else wanted
 
-    def _router_and_experts(self, here: str, there: str, experts: int) -> Iterator[Wanted]:
+    def _router_and_experts(self, here: str, there: str, experts: int) -> Iterator[FolderTensor]:
         is_mixtral = self._config["model_type"] == "mixtral"
         block = "block_sparse_moe." if is_mixtral else "mlp."
         names = ("w1", "w3", "w2") if is_mixtral else ("gate_proj", "up_proj", "down_proj")
@@ -168,25 +169,27 @@ class Layout:
 
     def _expert(
         self, name: str, there: str, role: str, expert: int, experts: int, size: int
-    ) -> Wanted:
+    ) -> FolderTensor:
         """A map of one expert: rows of a tensor of all, or a tensor of its own, as before April 2024."""
         shape = (self._hidden, size) if role == "down" else (size, self._hidden)
         rows, columns = shape
-        stacked = Part(f"{there}ffn_{role}_exps.weight", (experts, *shape), expert * rows, rows)
+        stacked = StoredPart(
+            f"{there}ffn_{role}_exps.weight", (experts, *shape), expert * rows, rows
+        )
         ways = [(stacked,)]
         if role != "down":
             first = 2 * rows * expert + (rows if role == "up" else 0)
             both = (experts, 2 * rows, columns)
-            ways.append((Part(f"{there}ffn_gate_up_exps.weight", both, first, rows),))
-        ways.append((Part(f"{there}ffn_{role}.{expert}.weight", shape),))
-        return Wanted(name, shape, tuple(ways))
+            ways.append((StoredPart(f"{there}ffn_gate_up_exps.weight", both, first, rows),))
+        ways.append((StoredPart(f"{there}ffn_{role}.{expert}.weight", shape),))
+        return FolderTensor(name, shape, tuple(ways))
 
 
-def _whole(name: str, stored: str, shape: tuple[int, ...], shift: float = 0.0) -> Wanted:
+def _whole(name: str, stored: str, shape: tuple[int, ...], shift: float = 0.0) -> FolderTensor:
     """A tensor that a file has as a folder has it."""
-    return Wanted(name, shape, ((Part(stored, shape),),), shift=shift)
+    return FolderTensor(name, shape, ((StoredPart(stored, shape),),), shift=shift)
 
 
-def _zeros(wanted: Wanted) -> Wanted:
+def _zeros(wanted: FolderTensor) -> FolderTensor:
     """A bias that no layer of the file has."""
-    return Wanted(wanted.name, wanted.shape, ())
+    return FolderTensor(wanted.name, wanted.shape, ())

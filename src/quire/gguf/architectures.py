@@ -263,7 +263,7 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     }
     config |= _windows(header, architecture, config)
     config |= _rope(header, architecture, config)
-    config |= _ffn(header, architecture, config)
+    config |= _ffn(header, architecture)
     config |= _scales(header, architecture, config)
     return config | _biases(header, config)
 
@@ -423,7 +423,7 @@ def _local_rope(
 # ---- the rest of a layer
 
 
-def _ffn(header: Header, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+def _ffn(header: Header, architecture: Architecture) -> dict[str, Any]:
     count = header.integer("expert_count", 0, minimum=0, maximum=_MOST_EXPERTS)
     if (architecture.experts == "none" and count) or (architecture.experts == "all" and not count):
         raise header.unsupported(

@@ -26,13 +26,14 @@ _DRAFTS = ("eagle3", "dflash")
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file is one of GGUF, whatever it is called.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) in (MAGIC, MAGIC[::-1])
+    """Whether this is a file of GGUF, whatever it is called."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) in (MAGIC, MAGIC[::-1])
+    except OSError:
+        return False
 
 
 def find_gguf(folder: Path, quant: str | None, name: str) -> Path | None:
@@ -45,7 +46,8 @@ def find_gguf(folder: Path, quant: str | None, name: str) -> Path | None:
     Raises:
         ModelNotFoundError: the folder has several models, or none that is meant, or a part of it alone.
     """
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+    files = _files(folder, deeper=quant is not None)
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
     if not sizes:
         piece = cut_piece([path.name for path in folder.iterdir()])
         if piece is None:
@@ -61,13 +63,17 @@ def find_gguf(folder: Path, quant: str | None, name: str) -> Path | None:
     return folder / choose(models, quant, name).first
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The GGUF files of a folder; where it has none, those one folder down. All of a hub's snapshot."""
+def _files(folder: Path, *, deeper: bool) -> Iterator[Path]:
+    """The GGUF files of a folder, and of those in it if it has none, or if they are asked for.
+
+    Repositories with large models have a folder for each quantisation.
+    """
     if snapshot_name(folder) is not None:
         found = list(folder.rglob("*"))
     else:
         found = [path for path in folder.iterdir() if is_gguf_name(path.name)]
-        found = found or list(folder.glob("*/*"))
+        if deeper or not (found or (folder / "config.json").exists()):
+            found += folder.glob("*/*")
     return (path for path in found if is_gguf_name(path.name) and path.is_file())
 
 

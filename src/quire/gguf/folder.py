@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
@@ -105,7 +106,7 @@ def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
 
 def _header_key(files: Sequence[GgufFile]) -> str:
     """A name for everything in the files but their weights."""
-    return key_of([bytes(file.header()) for file in files])
+    return key_of([hashlib.sha256(file.header()).hexdigest() for file in files])
 
 
 # ---- the tokenizer, which takes a second to make

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError, WeightsError
+import numpy as np
+
+from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf.folder import make_folder
 from quire.gguf.reader import GgufFile, Strings
 
@@ -38,6 +40,7 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _LAYER = "application/vnd.ollama.image."
 _RUNNERS = ("llamacpp", "ollama", "ggml")
 """The programs whose manifests have GGUF files, the best first."""
+_CONTROL = (3, 4)  # of a vocabulary: control tokens, and those that a user has defined
 _MOST_BYTES = 16 << 20  # of a manifest, or of a layer of text
 _LISTED = 8
 
@@ -113,6 +116,11 @@ class OllamaModel:
     system: str = ""
     has_template: bool = False
     has_projector: bool = False
+
+    @property
+    def settings(self) -> str:
+        """What the store sets for answers, as text by which a change can be told."""
+        return json.dumps([dict(self.defaults), self.stop], sort_keys=True)
 
 
 def is_ollama_name(name: str) -> bool:
@@ -248,9 +256,7 @@ def _read_model(store: Path, name: str, path: Path) -> OllamaModel:
     defaults = {_SAMPLING[key]: one for key, one in params.items() if _is_number(key, one)}
     stop = params.get("stop", ())
     stop = [stop] if isinstance(stop, str) else stop
-    left = {
-        key: one for key, one in params.items() if not _is_number(key, one) and key != "stop"
-    }
+    left = {key: one for key, one in params.items() if not _is_number(key, one) and key != "stop"}
     return OllamaModel(
         name,
         _model_file(store, name, files[0]),
@@ -340,16 +346,16 @@ def _model_file(store: Path, name: str, layer: Mapping[str, Any]) -> Path:
     return path
 
 
-def _params(
-    store: Path, layers: Sequence[tuple[str, Mapping[str, Any]]]
-) -> dict[str, Any]:
+def _params(store: Path, layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     text = _text(store, layers, "params")
     try:
         params = json.loads(text or "{}")
     except ValueError:
         params = None
     if not isinstance(params, dict):
-        raise WeightsError(f"The parameters of a model in {store} are no JSON object: {text[:80]!r}")
+        raise WeightsError(
+            f"The parameters of a model in {store} are no JSON object: {text[:80]!r}"
+        )
     return {str(key): value for key, value in params.items()}
 
 
@@ -369,7 +375,9 @@ def _blob(store: Path, name: str, entry: Mapping[str, Any]) -> Path:
     digest = entry.get("digest")
     match = _DIGEST.fullmatch(digest) if isinstance(digest, str) else None
     if match is None:
-        raise WeightsError(f"{name}: {store} has a manifest with {digest!r} where a digest should be")
+        raise WeightsError(
+            f"{name}: {store} has a manifest with {digest!r} where a digest should be"
+        )
     return store / "blobs" / f"sha256-{match[1]}"
 
 
@@ -410,29 +418,25 @@ def _check_inside(store: Path, path: Path) -> None:
 
 def _stop_tokens(file: GgufFile, stop: Sequence[str]) -> tuple[list[int], list[str]]:
     """The ids of stop texts that are control tokens of the vocabulary, and the other texts."""
-    tokens, kinds = (
-        file.metadata.get("tokenizer.ggml.tokens"),
-        file.metadata.get("tokenizer.ggml.token_type"),
-    )
-    if not stop or not isinstance(tokens, Strings) or isinstance(kinds, str | int | float | None):
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    kinds = file.metadata.get("tokenizer.ggml.token_type")
+    if not stop or not isinstance(tokens, Strings) or not isinstance(kinds, np.ndarray):
         return [], list(stop)
     wanted = {text.encode(): text for text in stop}
     found = {
         wanted[token]: number
-        for number, (token, kind) in enumerate(zip(tokens, kinds, strict=False))
+        for number, (token, kind) in enumerate(zip(tokens, kinds.tolist(), strict=False))
         if token in wanted and kind in _CONTROL
     }
     return list(found.values()), [text for text in stop if text not in found]
-
-
-_CONTROL = (3, 4)  # control tokens, and those that a user has defined
 
 
 def _notes(model: OllamaModel, stop: Sequence[str], *, has_jinja: bool) -> Iterator[str]:
     """What a user should know."""
     if model.has_template and has_jinja:
         logger.info(
-            "%s: Ollama's template is in Go's language and is not run; the file's own is used.", model.name
+            "%s: Ollama's template is in Go's language and is not run; the file's own is used.",
+            model.name,
         )
     elif model.has_template:
         yield (

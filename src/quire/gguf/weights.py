@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from quire.errors import ModelNotFoundError, WeightsError
 from quire.gguf.arch_header import Header
-from quire.gguf.arch_layout import Layout, Part, Wanted, Way
+from quire.gguf.arch_layout import FolderTensor, Layout, StoredPart, Way
 from quire.gguf.arch_rope import TENSORS as ROPE_TENSORS
 from quire.gguf.architectures import architecture_of, stored_biases
 from quire.gguf.reader import GgufFile
@@ -67,7 +67,7 @@ class GgufSource:
         self.path = files[0].path
         """The model's first file."""
         layout = Layout(architecture_of(header), config, set(stored_biases(header)))
-        self._wanted: dict[str, Wanted] = {}
+        self._wanted: dict[str, FolderTensor] = {}
         self._ways: dict[str, Way] = {}
         used = set(ROPE_TENSORS)
         for wanted in layout.tensors():
@@ -108,7 +108,7 @@ class GgufSource:
         tensor = GgufTensor(name, kind, wanted.shape, data)
         return self._unshifted(tensor, wanted) if wanted.shift else tensor
 
-    def _rows(self, part: Part, wanted: Wanted) -> NDArray[np.uint8]:
+    def _rows(self, part: StoredPart, wanted: FolderTensor) -> NDArray[np.uint8]:
         """The bytes of a part, row by row; of a vector, element by element."""
         file, entry = self._header.tensors[part.name]
         is_vector = len(wanted.shape) == 1
@@ -134,7 +134,7 @@ class GgufSource:
             )
         return kinds.pop()
 
-    def _unshifted(self, tensor: GgufTensor, wanted: Wanted) -> GgufTensor:
+    def _unshifted(self, tensor: GgufTensor, wanted: FolderTensor) -> GgufTensor:
         """The tensor in float32, with less in each element."""
         kind = tensor.type.name
         if kind not in ("F32", "F16", "BF16"):
@@ -149,7 +149,7 @@ class GgufSource:
 
     # -- finding tensors
 
-    def _find(self, wanted: Wanted) -> Way:
+    def _find(self, wanted: FolderTensor) -> Way:
         """The way in which the files have a tensor."""
         way = next((one for one in wanted.ways if self._has(one)), None)
         if way is None and wanted.ways:
@@ -164,7 +164,7 @@ class GgufSource:
     def _has(self, way: Way) -> bool:
         return all(part.name in self._header.tensors for part in way)
 
-    def _check_shape(self, part: Part) -> None:
+    def _check_shape(self, part: StoredPart) -> None:
         file, entry = self._header.tensors[part.name]
         if _without_ones(entry.shape) != _without_ones(part.shape):
             raise WeightsError(

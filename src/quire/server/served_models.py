@@ -10,7 +10,9 @@ from pathlib import Path
 from quire.adapters.book import BASE
 from quire.chat.base_engine import BaseEngine
 from quire.errors import nearest, sentence
+from quire.gguf.ollama import is_ollama_name
 from quire.server.errors import ModelNotServed
+from quire.weights.gguf_names import model_stem, split_quant
 
 _LISTED = 5
 """Names that an error lists."""
@@ -72,6 +74,14 @@ class ServedModels:
 
 
 def default_name(model_name_or_path: str) -> str:
-    """A folder's last part, or a hub name unchanged."""
+    """A folder's last part, a GGUF file's without the ending, Ollama's name, or a hub's unchanged."""
     path = Path(os.path.expanduser(model_name_or_path))
-    return path.resolve().name if path.is_dir() else model_name_or_path
+    if path.is_dir():
+        return path.resolve().name
+    if path.exists():
+        return model_stem(path.name)
+    if is_ollama_name(model_name_or_path):
+        return model_name_or_path.partition(":")[2]
+    folder, quant = split_quant(model_name_or_path)
+    path = Path(os.path.expanduser(folder))
+    return f"{path.resolve().name}:{quant}" if quant and path.is_dir() else model_name_or_path

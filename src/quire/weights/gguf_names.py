@@ -176,9 +176,9 @@ def _no_hit(models: Sequence[NamedModel], quant: str | None, name: str) -> str:
     labels = _labels(models)
     if not models:
         return f"{name} has no GGUF model{f' {quant}' if quant else ''}."
-    near = difflib.get_close_matches((quant or "").upper(), [one.upper() for one in labels.values()])
-    hint = next((one for one in labels.values() if near and one.upper() == near[0]), None)
-    meant = f" Did you mean {name}:{hint}?" if hint else ""
+    known = {one.upper(): one for one in labels.values()}
+    near = difflib.get_close_matches((quant or "").upper(), known, n=1)
+    meant = "".join(f" Did you mean {name}:{known[one]}?" for one in near)
     return f"{name} has no GGUF model {quant}; it has {_listed(models, labels)}.{meant}"
 
 

@@ -133,7 +133,8 @@ def no_weights(folder: Path) -> ModelNotFoundError | WeightsError:
     quantized = next(iter(_with_endings(folder, (".gguf",))), None)
     if quantized is not None:
         return WeightsError(
-            f"{folder} holds {quantized.name}, which is llama.cpp's form; safetensors are needed."
+            f"{folder} holds {quantized.name}, which is GGUF, llama.cpp's form: give the file itself as "
+            "model_name_or_path."
         )
     return ModelNotFoundError(
         f"{folder} holds no weights: there is neither model.safetensors nor "

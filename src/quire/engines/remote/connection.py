@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 from quire.arguments import (
@@ -20,6 +19,7 @@ from quire.engines.remote.client import RemoteClient, check_key
 from quire.engines.remote.discovery import probe_servers, read_addresses
 from quire.engines.remote.reading import ResponseReader
 from quire.errors import ConfigError, SamplingError
+from quire.model_folder import is_local
 from quire.outputs import Delta
 from quire.sampling import SamplingParams, vllm_fields
 
@@ -117,19 +117,19 @@ def shared_fields(params: SamplingParams) -> dict[str, Any]:
 
 
 def sends_tokens(model_args: ModelArguments) -> bool:
-    """Whether token ids are sent, not messages: as `remote_api` says, else if the folder is local.
+    """Whether token ids are sent, not messages: as `remote_api` says, else if the model is local.
 
     Raises:
-        ConfigError: `remote_api` is "tokens" and the model's folder is not local.
+        ConfigError: `remote_api` is "tokens" and the model is not local.
     """
-    is_local = Path(os.path.expanduser(model_args.model_name_or_path)).is_dir()
-    if model_args.remote_api == "tokens" and not is_local:
+    is_here = is_local(model_args.model_name_or_path)
+    if model_args.remote_api == "tokens" and not is_here:
         raise ConfigError(
             "remote_api tokens needs the model's tokenizer and template: model_name_or_path must be "
-            f"its folder here, and {model_args.model_name_or_path} is none. Without one, use "
-            "remote_api: chat."
+            f"its folder or its GGUF file here, and {model_args.model_name_or_path} is none. Without "
+            "one, use remote_api: chat."
         )
-    return is_local and model_args.remote_api != "chat"
+    return is_here and model_args.remote_api != "chat"
 
 
 def api_key(model_args: ModelArguments) -> str | None:

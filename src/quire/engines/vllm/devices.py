@@ -162,6 +162,11 @@ def _check_device(quantization: str | None, devices: Devices) -> None:
             f"The weights are quantised with {quantization}, whose kernels in vLLM need AVX-512; "
             "this CPU has none. Use the model before quantisation, or a GPU."
         )
+    if quantization == "gguf":
+        raise UnsupportedModelError(
+            "vLLM reads GGUF files through its plug-in vllm-gguf-plugin, which runs on GPUs only. On a "
+            "CPU the native engine runs them: infer_backend: native."
+        )
     if quantization in _NEED_GPU:
         raise UnsupportedModelError(
             f"The weights are quantised with {quantization}, which vLLM runs on GPUs only. Use the "

@@ -135,6 +135,36 @@ def missing_packages() -> dict[str, str]:
     return {} if importlib.util.find_spec(method) else {method: method}
 
 
+def check_gguf_plugin(version: str) -> None:
+    """Check that vLLM reads GGUF files, which it does through a plug-in since 0.24.
+
+    Args:
+        version: vLLM's.
+
+    Raises:
+        ConfigError: it does not, since the plug-in is not installed, or does not fit.
+    """
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    if "gguf" in QUANTIZATION_METHODS:
+        return
+    package = "vllm-gguf-plugin"
+    try:
+        installed = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError(
+            f"vLLM {version} reads GGUF files with the package {package} alone, which is not installed: "
+            f"pip install {package}, or infer_backend: native."
+        ) from None
+    raise ConfigError(
+        f"vLLM {version} has not loaded {package} {installed}, without which it reads no GGUF files: name "
+        "gguf in VLLM_PLUGINS where that is set, install versions that fit each other, or use "
+        "infer_backend: native."
+    )
+
+
 def start(
     plan: EnginePlan, timeout: float, closing: threading.Event | None = None
 ) -> RunningEngine:

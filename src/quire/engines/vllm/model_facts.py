@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from quire.errors import ModelError, ModelNotFoundError, WeightsError
+from quire.gguf.folder import gguf_file_of
 from quire.quantization.formats import are_quantized
-from quire.weights.folder import read_json
+from quire.weights.folder import is_gguf_folder, read_json
+from quire.weights.gguf_names import model_parts
 from quire.weights.mistaken import check_not_empty, no_weights
 from quire.weights.safetensors import WeightsFolder, read_header
 
@@ -44,6 +46,8 @@ class ModelFacts:
     """Whether the decoder is one part of the model, such as the `text_config` of a vision model."""
     corrections: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What `config.json` says of the weights, where the folder shows it to be otherwise."""
+    gguf: Path | None = None
+    """The file that a GGUF model is opened by; `folder` is then made of its header."""
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Bytes that one token takes in the KV cache, over all layers."""
@@ -58,6 +62,18 @@ def read_model_facts(folder: Path) -> ModelFacts:
     """
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"{folder} has no config.json: is it a model's folder?")
+    if is_gguf_folder(folder):
+        return _gguf_facts(folder)
+    return _facts(folder, weight_files(folder))
+
+
+def _gguf_facts(folder: Path) -> ModelFacts:
+    path = gguf_file_of(folder)
+    facts = _facts(folder, [path.with_name(name) for name in model_parts(path.name)])
+    return replace(facts, quantization="gguf", gguf=path)
+
+
+def _facts(folder: Path, weights: Iterable[Path]) -> ModelFacts:
     config = read_json(folder, "config.json")
     text = _text_config(config)
     heads = _number(text, "num_attention_heads", "n_head")
@@ -73,7 +89,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
         intermediate_size=_number(text, "intermediate_size", "n_inner"),
         max_positions=_max_positions(text, rope),
         vocab_size=_number(text, "vocab_size"),
-        weight_bytes=sum(path.stat().st_size for path in weight_files(folder)),
+        weight_bytes=sum(path.stat().st_size for path in weights),
         weight_dtype=str(
             text.get("dtype") or text.get("torch_dtype") or config.get("dtype")
             or config.get("torch_dtype") or "bfloat16"
@@ -127,6 +143,8 @@ def check_weights(folder: Path) -> None:
         WeightsError: a file is truncated, or the weights are pickles only.
         ModelNotFoundError: there are no weights at all.
     """
+    if is_gguf_folder(folder):
+        return  # whose file was opened whole when the folder was made
     files = weight_files(folder)
     if not files:
         raise no_weights(folder)

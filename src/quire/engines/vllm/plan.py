@@ -200,6 +200,10 @@ def _base(
         },
         "structured_outputs_config": dict(STRUCTURED_OUTPUTS),
     }
+    if model.gguf is not None:
+        # The plug-in would take config and tokenizer from the file's folder, where there are none.
+        folder = str(model.folder)
+        values |= {"model": str(model.gguf), "hf_config_path": folder, "tokenizer": folder}
     if precision.quantization is not None:
         values["quantization"] = precision.quantization
     overrides = dict(model.corrections)

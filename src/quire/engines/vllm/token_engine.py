@@ -34,6 +34,7 @@ from quire.engines.vllm.devices import find_devices
 from quire.engines.vllm.errors import translated_errors
 from quire.engines.vllm.launch import (
     RunningEngine,
+    check_gguf_plugin,
     engine_argument_names,
     import_vllm,
     in_stack_of_its_own,
@@ -354,6 +355,8 @@ def _make_plan(
         missing=missing_packages(),
         own_head=own_head,
     )
+    if facts.gguf is not None:
+        check_gguf_plugin(version)
     where = "the CPU" if devices.is_cpu else f"{devices.count} x {devices.kind}"
     notes = "".join(f"; {note}" for note in plan.notes)
     logger.info("Starting vLLM %s on %s%s.", version, where, notes)

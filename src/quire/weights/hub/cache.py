@@ -320,4 +320,3 @@ def _remove_commits(repository: Repository, commits: list[str]) -> bool:
 def _remove_folder(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)
-

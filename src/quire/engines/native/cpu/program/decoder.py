@@ -35,6 +35,7 @@ KERNELS = {
     "round_rows": "kernels.linear:quantize_rows",
     "round_fast": "kernels.block_linear:round_fast",
     "round_exact": "kernels.block_linear:round_exact",
+    **{f"pack_{bits}": f"kernels.block_packing:INTERLEAVE.bits{bits}" for bits in (4, 5, 6, 8)},
     **{f"linear_{form}": f"kernels.block_linear:FAST.{form}" for form in FORMS},
     **{f"linear_{form}_exact": f"kernels.block_linear:EXACT.{form}" for form in FORMS},
     **{f"read_{form}": f"kernels.block_linear:READ.{form}" for form in FORMS},

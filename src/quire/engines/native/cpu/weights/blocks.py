@@ -5,8 +5,9 @@ Nothing is rounded: codes, scales and minimums are those of the file, in another
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,11 @@ from quire.engines.native.cpu.kernels.block_forms import (
     BlockForm,
 )
 from quire.engines.native.cpu.kernels.layout import LINE
+from quire.engines.native.cpu.program.machine_code import kernel_address
 
 if TYPE_CHECKING:
     from quire.gguf.blocks import Integers
 
-_STEPS = SPAN // 4
 _PIECE = 1 << 20  # weights that one thread packs at a time
 _SUPERS: dict[str, tuple[int, ...]] = {
     "Q2_K": (80, 82),
@@ -122,8 +123,12 @@ def pack_blocks(
     step = max(1, _PIECE // max(1, COLUMNS * depth))
     parts = [slice(first, first + step) for first in range(0, blocks, step)]
 
+    # Called so, a kernel runs without the interpreter's lock.
+    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
+    interleave = signature(kernel_address(f"pack_{form.bits}"))
+
     def fill(part: slice) -> None:
-        _fill(packed, form, kind, data, part)
+        _fill(packed, form, kind, data, part, interleave)
 
     if threads == 1 or len(parts) == 1:
         for part in parts:
@@ -135,8 +140,9 @@ def pack_blocks(
 
 
 def _fill(
-    packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8], part: slice
-) -> None:
+    packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8], part: slice,
+    interleave: Callable[[int, int, int, int], None],
+) -> None:  # fmt: skip
     """Pack some blocks of columns."""
     # Here and not above: who has no such weights does without it.
     from quire.gguf.blocks import decode
@@ -148,7 +154,8 @@ def _fill(
         rows = np.concatenate((rows, np.zeros((missing, rows.shape[1]), np.uint8)))
     integers = decode(kind, np.ascontiguousarray(rows))
     where = slice(part.start, part.start + count)
-    packed.codes[where] = _interleave(form, _stored_codes(form, integers))
+    codes, target = _stored_codes(form, integers), packed.codes[where]
+    interleave(codes.ctypes.data, count, codes.shape[1], target.ctypes.data)
     scales, lowest = integers.scales, integers.minimums
     if form.scales == "nested":
         supers = _supers(kind, rows)
@@ -198,27 +205,6 @@ def _stored_codes(form: BlockForm, integers: Integers) -> NDArray[np.uint8]:
     for code, level in reversed(list(enumerate(form.levels))):
         index[level + shift] = code
     return np.take(index, integers.codes)
-
-
-def _interleave(form: BlockForm, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(columns, depth) to (blocks, spans, bytes of a span)."""
-    columns, depth = codes.shape
-    blocks, spans = columns // COLUMNS, depth // SPAN
-    # [block][span][step][column][depth of 4]
-    steps = codes.reshape(blocks, COLUMNS, spans, _STEPS, 4).transpose(0, 2, 3, 1, 4)
-    if form.bits == 8:
-        return np.ascontiguousarray(steps).reshape(blocks, spans, -1)
-    steps = np.ascontiguousarray(steps)
-    low = steps & np.uint8(15)
-    parts = [low[:, :, 0::2] | (low[:, :, 1::2] << np.uint8(4))]
-    bits = form.bits - 4
-    for first in range(0, _STEPS, 8 // bits) if bits else ():
-        plane = np.zeros((blocks, spans, COLUMNS, 4), np.uint8)
-        for place in range(8 // bits):
-            plane |= (steps[:, :, first + place] >> np.uint8(4)) << np.uint8(bits * place)
-        parts.append(plane)
-    joined = np.concatenate([part.reshape(blocks, spans, -1) for part in parts], axis=2)
-    return np.ascontiguousarray(joined)
 
 
 def _by_block(values: NDArray[Any], blocks: int) -> NDArray[Any]:

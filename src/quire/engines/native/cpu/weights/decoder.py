@@ -102,7 +102,7 @@ def load_weights(
         WeightsError: a tensor is missing, damaged, or of another shape or type.
     """
     grows = max(known_tokens, rows) > spec.vocab_size
-    reader: _Reader
+    reader: _TensorReader
     if is_gguf_folder(Path(folder)):
         # Here and not above: a start with another folder does without it.
         from quire.engines.native.cpu.weights.gguf import GgufReader
@@ -133,7 +133,7 @@ def load_weights(
     return dataclasses.replace(weights, files=reader.finish(arrays))
 
 
-class _Reader(Protocol):
+class _TensorReader(Protocol):
     """What reads the tensors of one kind of folder."""
 
     def read(self, tensor: TensorSpec) -> Tensor:
