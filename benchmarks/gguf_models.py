@@ -126,8 +126,9 @@ def _tokens(count: int) -> Iterator[str]:
     others = [one for one in range(256) if one not in printable]
     yield from map(chr, printable)
     yield from (chr(256 + index) for index in range(len(others)))
+    yield "Ġa"  # of the only merge
     letters = string.ascii_lowercase
-    for number in range(count - 258):
+    for number in range(count - 259):
         word, rest = "", number
         for _ in range(4):
             rest, letter = divmod(rest, 26)

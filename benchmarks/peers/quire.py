@@ -19,12 +19,13 @@ PEER = Peer(
         Configuration("int4", "4-bit"),
     ),
 )
+FILES = {"vllm_maxlen": 1024, "native_kv_cache_memory": "640MiB"}
 MODES: dict[str, dict[str, Any]] = {
     "full precision": {},
     "int8": {"native_quantization": "int8"},
     "int4": {"native_quantization": "int4"},
-    "fast": {"native_precision": "fast"},
-    "exact": {"native_precision": "exact"},
+    "fast": {"native_precision": "fast", **FILES},
+    "exact": {"native_precision": "exact", **FILES},
 }
 """The arguments of each configuration; the last two are of GGUF files."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import ModelError, UnsupportedModelError, WeightsError
-from quire.gguf.reader import GgufFile, TensorEntry, Value
+from quire.gguf.reader import GgufEntry, GgufFile, Value
 from quire.weights.hub_config import short
 
 MOST_LAYERS = 512
@@ -36,7 +36,7 @@ class Header:
         self.source = str(files[0].path)
         self.metadata: Mapping[str, Value] = files[0].metadata
         self.architecture = self._architecture()
-        self.tensors: dict[str, tuple[GgufFile, TensorEntry]] = {}
+        self.tensors: dict[str, tuple[GgufFile, GgufEntry]] = {}
         for file in files:
             for name, entry in file.tensors.items():
                 if name in self.tensors:

@@ -215,7 +215,7 @@ def architecture_of(header: Header) -> Architecture:
     kind, name = header.metadata.get("general.type", "model"), header.architecture
     if name == "clip":  # files of before 2025 name no kind
         kind = "mmproj"
-    if kind != "model":
+    if not isinstance(kind, str) or kind != "model":  # a list compares element by element
         what = _KINDS.get(kind) if isinstance(kind, str) else None
         raise header.unsupported(f"it is {what or f'of the kind {short(kind)}, and no model'}")
     known = ", ".join(ARCHITECTURES)

@@ -92,10 +92,10 @@ def _other_kind(path: Path) -> str | None:
         file = GgufFile(path)
     except ModelError:
         return None
-    kind = file.metadata.get("general.type", "model")
-    architecture = file.metadata.get("general.architecture")
+    kind = str(file.metadata.get("general.type", "model"))
+    architecture = str(file.metadata.get("general.architecture", ""))
     if kind != "model" or architecture == "clip":  # files of before 2025 name no kind
-        return _KINDS.get("mmproj" if architecture == "clip" else str(kind), "no model")
+        return _KINDS.get("mmproj" if architecture == "clip" else kind, "no model")
     if architecture in _DRAFTS:
         return "a head that guesses tokens of another model"
     if not file.tensors and "split.count" not in file.metadata:

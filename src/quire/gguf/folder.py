@@ -89,6 +89,7 @@ def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
     tokenizer = _tokenizer(files[0], key)
     for note in tokenizer.notes:
         logger.warning("%s: %s", path, note)
+    end_ids = list(dict.fromkeys((*tokenizer.end_ids, *ends)))
     place = Path(tempfile.mkdtemp(prefix="quire-gguf-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     folder = place / path.name
@@ -97,7 +98,7 @@ def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
     for name, content in (
         ("config.json", config),
         ("tokenizer_config.json", tokenizer.config),
-        ("generation_config.json", {**sampling, "eos_token_id": [*tokenizer.end_ids, *ends]}),
+        ("generation_config.json", {**sampling, "eos_token_id": end_ids}),
         (GGUF_SOURCE, {"file": str(path), "header": key}),
     ):
         (folder / name).write_text(json.dumps(content), encoding="utf-8")

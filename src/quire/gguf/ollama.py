@@ -25,7 +25,7 @@ import numpy as np
 
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf.folder import make_folder
-from quire.gguf.reader import GgufFile, Strings
+from quire.gguf.reader import GgufFile, StringList
 
 logger = logging.getLogger("quire")
 
@@ -420,7 +420,7 @@ def _stop_tokens(file: GgufFile, stop: Sequence[str]) -> tuple[list[int], list[s
     """The ids of stop texts that are control tokens of the vocabulary, and the other texts."""
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     kinds = file.metadata.get("tokenizer.ggml.token_type")
-    if not stop or not isinstance(tokens, Strings) or not isinstance(kinds, np.ndarray):
+    if not stop or not isinstance(tokens, StringList) or not isinstance(kinds, np.ndarray):
         return [], list(stop)
     wanted = {text.encode(): text for text in stop}
     found = {

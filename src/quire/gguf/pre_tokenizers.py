@@ -65,7 +65,8 @@ _NFC: Final[Step] = {"type": "NFC"}
 _DIGITS: Final[Step] = {"type": "Digits", "individual_digits": True}
 _NUMBERS: Final[Step] = {"type": "Digits", "individual_digits": False}
 _PUNCTUATION: Final[Step] = {"type": "Punctuation", "behavior": "Contiguous"}
-_SPACES: Final[Step] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+SPACES: Final[Step] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+
 
 _SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _END = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -146,8 +147,11 @@ _KINDS: Final[tuple[tuple[str, PreTokenizer], ...]] = (
         ),
     ),
     (
-        "gpt-2 phi-2 jais jina-es jina-de jina-v2-es jina-v2-de jina-v1-en jina-v2-code roberta-bpe"
-        " gigachat a.x-4.0 mellum exaone4 trillion granite-docling",
+        "gpt-2 phi-2 jais gigachat a.x-4.0 mellum exaone4 trillion granite-docling roberta-bpe",
+        PreTokenizer((_byte_level(use_regex=True),)),
+    ),
+    (
+        "jina-es jina-de jina-v2-es jina-v2-de jina-v1-en jina-v2-code",
         PreTokenizer((_byte_level(use_regex=True),)),
     ),
     ("olmo mpt modern-bert", PreTokenizer((_byte_level(use_regex=True),), _NFC)),
@@ -232,16 +236,13 @@ _KINDS: Final[tuple[tuple[str, PreTokenizer], ...]] = (
     ),
     (
         "gemma4 granite-embed-multi-311m",
-        PreTokenizer((), _SPACES, adds_bos=True, is_raw=True),
+        PreTokenizer((), SPACES, adds_bos=True, is_raw=True),
     ),
-    ("sarvam-moe", PreTokenizer((), _SPACES, is_raw=True)),
+    ("sarvam-moe", PreTokenizer((), SPACES, is_raw=True)),
 )
 PRE_TOKENIZERS: Final[Mapping[str, PreTokenizer]] = {
     name: kind for names, kind in _KINDS for name in names.split()
 }
-REFUSED: Final = frozenset({"whitespace"})
-"""Names that llama.cpp has, and that quire cannot express."""
-
 _OF_ARCHITECTURES: Final[Mapping[str, str]] = {
     architecture: name
     for name, architectures in {

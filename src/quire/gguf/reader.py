@@ -6,7 +6,9 @@ name, dimensions, type and offset. The data begins at the next multiple of `gene
 are little-endian, strings have their length before them.
 
 The file is mapped. Lists of strings (a vocabulary) are walked over and read only when somebody asks.
-Whoever cuts a mapped file shorter ends this process by a signal: see `MappedFile` for changes.
+Whoever cuts the file shorter while it is mapped ends this process by a signal, SIGBUS, at the next read
+behind the new end, and nothing here can prevent it. A new version of a model belongs into a file of its
+own that is then renamed, as hubs do: the old one stays whole for whoever has it open.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,9 +34,11 @@ VERSIONS = (2, 3)
 ALIGNMENT = 32
 """Where `general.alignment` is absent."""
 
-_MOST_ALIGNMENT = 1 << 20
+_LEAST_ALIGNMENT, _MOST_ALIGNMENT = 8, 1 << 20
 _MOST_NAME = 63  # bytes of a tensor's name
 _MOST_KEY = 65_535
+_MOST_TEXT = 1 << 26  # bytes of any other text
+_MOST_COUNT = 1 << 24  # of what there is a list of: a large vocabulary has half a million merges
 _MOST_DIMENSIONS = 4
 _MOST_BYTES = 1 << 63
 _LEAST_KEY, _LEAST_TENSOR, _LEAST_STRING = 13, 24, 8  # bytes that one of them takes
@@ -56,7 +60,7 @@ _SCALARS: dict[int, tuple[struct.Struct, Any]] = {
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 
 
-class Strings:
+class StringList:
     """A list of strings in the file, as bytes: some vocabularies have tokens that are no UTF-8."""
 
     def __init__(self, content: memoryview, start: int, count: int) -> None:
@@ -73,12 +77,12 @@ class Strings:
             yield bytes(content[begin:at])
 
 
-Value: TypeAlias = "int | float | bool | str | NDArray[Any] | Strings"
-"""A value of the metadata. Lists of numbers are arrays, lists of strings are `Strings`."""
+Value: TypeAlias = "int | float | bool | str | NDArray[Any] | StringList"
+"""A value of the metadata. Lists of numbers are arrays, lists of strings are `StringList`."""
 
 
 @dataclass(frozen=True, slots=True)
-class TensorEntry:
+class GgufEntry:
     """Where a tensor is, and what it is."""
 
     name: str
@@ -105,11 +109,12 @@ class GgufFile:
         self.path = path
         try:
             self.mapped = MappedFile.of(path)
+            size = self.mapped.state[1]
+            if not size:  # a pipe too, for whose other end opening would wait
+                raise WeightsError(f"{path} is empty")
             with path.open("rb") as file:
-                size = self.mapped.state[1]
-                if not size:
-                    raise WeightsError(f"{path} is empty")
-                self._content = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
+                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+                self._content = memoryview(self._map)
         except FileNotFoundError:
             raise ModelNotFoundError(f"There is no file {path}") from None
         except (OSError, ValueError) as error:
@@ -118,7 +123,7 @@ class GgufFile:
         cursor = _Cursor(path, self._content)
         tensors, keys = _read_counts(cursor)
         self.metadata: Mapping[str, Value] = _read_metadata(cursor, keys)
-        self.tensors: Mapping[str, TensorEntry] = self._read_tensors(cursor, tensors)
+        self.tensors: Mapping[str, GgufEntry] = self._read_tensors(cursor, tensors)
         self.header_size = cursor.at
 
     @property
@@ -126,15 +131,24 @@ class GgufFile:
         """Of the file, in bytes."""
         return len(self._content)
 
+    def holds(self, arrays: Collection[NDArray[Any]]) -> bool:
+        """Whether any of the arrays lies in this mapping and is no copy."""
+        return any(np.may_share_memory(self._bytes, array) for array in arrays)
+
+    def drop_pages(self) -> None:
+        """Let go of the pages that were read; they stay in the system's cache of files."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
     def header(self) -> memoryview:
         """The bytes before the data: everything but weights follows from them."""
         return self._content[: self.header_size]
 
-    def data(self, entry: TensorEntry) -> NDArray[np.uint8]:
+    def data(self, entry: GgufEntry) -> NDArray[np.uint8]:
         """The bytes of a tensor, mapped."""
         return self._bytes[entry.start : entry.start + entry.size]
 
-    def _read_tensors(self, cursor: _Cursor, count: int) -> dict[str, TensorEntry]:
+    def _read_tensors(self, cursor: _Cursor, count: int) -> dict[str, GgufEntry]:
         alignment = _alignment(self.metadata, cursor)
         found: dict[str, tuple[TensorType, tuple[int, ...], int]] = {}
         for _ in range(count):
@@ -149,7 +163,7 @@ class GgufFile:
                 cursor.unpack(_UINT64, f"the offset of {name}"),
             )
         begin = -(-cursor.at // alignment) * alignment
-        entries: dict[str, TensorEntry] = {}
+        entries: dict[str, GgufEntry] = {}
         for name, (kind, shape, offset) in found.items():
             entries[name] = self._entry(cursor, name, kind, shape, offset, begin, alignment)
         _check_overlaps(cursor, entries)
@@ -158,7 +172,7 @@ class GgufFile:
     def _entry(
         self, cursor: _Cursor, name: str, kind: TensorType, shape: tuple[int, ...], offset: int,
         begin: int, alignment: int,
-    ) -> TensorEntry:  # fmt: skip
+    ) -> GgufEntry:  # fmt: skip
         if shape[-1] % kind.weights:
             raise cursor.wrong(
                 f"{name} has rows of {shape[-1]} weights, which are no whole blocks of {kind.name} "
@@ -174,7 +188,7 @@ class GgufFile:
                 f"it is cut short: {name} ends at byte {begin + offset + size}, and the file has "
                 f"{self.size}. Download it again"
             )
-        return TensorEntry(name, kind, shape, begin + offset, size)
+        return GgufEntry(name, kind, shape, begin + offset, size)
 
 
 class _Cursor:
@@ -213,12 +227,16 @@ class _Cursor:
             raise self.wrong(
                 f"it is cut short, or damaged: {what} is {count}, and {self.left} bytes are left"
             )
+        if count > _MOST_COUNT:
+            raise self.wrong(f"{what} is {count}; at most {_MOST_COUNT} are read")
         return count
 
     def text(self, what: str, most: int | None = None) -> str:
         size = self.unpack(_UINT64, f"the length of {what}")
         if most is not None and not 0 < size <= most:
             raise self.wrong(f"{what} has {size} bytes; it must have 1 to {most}")
+        if _MOST_TEXT < size <= self.left:
+            raise self.wrong(f"{what} has {size} bytes; at most {_MOST_TEXT} are read")
         content = bytes(self.take(size, what))
         try:
             return content.decode("utf-8")
@@ -284,7 +302,7 @@ def _read_value(cursor: _Cursor, key: str) -> Value:
     return cursor.unpack(_SCALARS[kind][0], key)
 
 
-def _read_array(cursor: _Cursor, key: str) -> NDArray[Any] | Strings:
+def _read_array(cursor: _Cursor, key: str) -> NDArray[Any] | StringList:
     kind = cursor.unpack(_UINT32, f"the type of {key}'s elements")
     if kind == _STRING:
         return _walk_strings(cursor, key)
@@ -299,7 +317,7 @@ def _read_array(cursor: _Cursor, key: str) -> NDArray[Any] | Strings:
     return np.frombuffer(content, element)
 
 
-def _walk_strings(cursor: _Cursor, key: str) -> Strings:
+def _walk_strings(cursor: _Cursor, key: str) -> StringList:
     """Find the end of a list of strings: each has its length before it."""
     count = cursor.count(f"the length of {key}", _LEAST_STRING)
     content, start = cursor.content, cursor.at
@@ -307,12 +325,12 @@ def _walk_strings(cursor: _Cursor, key: str) -> Strings:
     try:
         for _ in range(count):
             at += 8 + length_at(content, at)[0]
-    except struct.error:
+    except (struct.error, OverflowError):  # a place that no buffer has, or no integer of C's
         at = size + 1
     if at > size:
         raise cursor.wrong(f"it is cut short, or damaged: {key} ends after the end of the file")
     cursor.at = at
-    return Strings(content, start, count)
+    return StringList(content, start, count)
 
 
 def _alignment(metadata: Mapping[str, Value], cursor: _Cursor) -> int:
@@ -320,8 +338,10 @@ def _alignment(metadata: Mapping[str, Value], cursor: _Cursor) -> int:
     is_power = isinstance(value, int) and value > 0 and not value & (value - 1)
     if isinstance(value, bool) or not is_power or not isinstance(value, int):
         raise cursor.wrong(f"general.alignment is {value!r}; it must be a power of two")
-    if value > _MOST_ALIGNMENT:
-        raise cursor.wrong(f"general.alignment is {value}; at most {_MOST_ALIGNMENT} is read")
+    if not _LEAST_ALIGNMENT <= value <= _MOST_ALIGNMENT:
+        raise cursor.wrong(
+            f"general.alignment is {value}; it must be {_LEAST_ALIGNMENT} to {_MOST_ALIGNMENT}"
+        )
     return value
 
 
@@ -347,7 +367,7 @@ def _type_of(cursor: _Cursor, name: str, number: int) -> TensorType:
     )
 
 
-def _check_overlaps(cursor: _Cursor, entries: Mapping[str, TensorEntry]) -> None:
+def _check_overlaps(cursor: _Cursor, entries: Mapping[str, GgufEntry]) -> None:
     end, before = 0, ""
     for entry in sorted(entries.values(), key=lambda one: one.start):
         if entry.start < end:

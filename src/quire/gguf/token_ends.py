@@ -50,7 +50,9 @@ def end_ids(keys: Keys, vocabulary: Vocabulary, eos: int | None) -> tuple[int, .
     ids = vocabulary.ids
     ends = {ids[text] for text in _TEXTS if text in ids}
     if "</s>" in ids and not _is_control(vocabulary, ids["</s>"]):
-        ends.remove(ids["</s>"])  # Gemma and Qwen 2 have it as text: in HTML it ends what is struck out
+        ends.remove(
+            ids["</s>"]
+        )  # Gemma and Qwen 2 have it as text: in HTML it ends what is struck out
     for key, texts in _KEYS.items():
         number = keys.token_id(f"tokenizer.ggml.{key}", len(vocabulary))
         if number is None:

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.errors import UnsupportedModelError, WeightsError
-from quire.gguf.reader import Strings, Value
+from quire.gguf.reader import StringList, Value
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """The types of tokens."""
+PURPOSES = (UNKNOWN, CONTROL, USER_DEFINED)
+"""The types of tokens that are looked for in a text as they are."""
 
 _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 _SHAPE = re.compile(r"[<\[].+[>\]]", re.DOTALL)
@@ -40,9 +42,6 @@ class Keys:
     def unsupported(self, problem: str) -> UnsupportedModelError:
         return UnsupportedModelError(f"{self.source}: {problem}")
 
-    def note(self, text: str) -> None:
-        self.notes.append(f"{self.source}: {text}")
-
     def text(self, key: str) -> str | None:
         value = self.metadata.get(key)
         if value is not None and not isinstance(value, str):
@@ -55,13 +54,13 @@ class Keys:
             raise self.wrong(f"{key} is {_shown(value)}; it must be true or false")
         return value
 
-    def strings(self, key: str) -> Strings:
+    def strings(self, key: str) -> StringList:
         value = self.metadata.get(key)
         if value is None:
             raise self.wrong(
                 f"{key} is missing, so that the file has no tokenizer that can be read"
             )
-        if not isinstance(value, Strings):
+        if not isinstance(value, StringList):
             raise self.wrong(f"{key} is no list of texts")
         return value
 
@@ -86,7 +85,7 @@ class Keys:
             raise self.wrong(f"{key} is {_shown(value)}; it must be a token's id")
         if 0 <= value < count:
             return value
-        self.note(f"{key} is {value}, and there are only {count:,} tokens: it is left aside.")
+        self.notes.append(f"{key} is {value}, and there are only {count:,} tokens: it is left aside.")
         return None
 
 
@@ -110,9 +109,8 @@ class Vocabulary:
 
     def looks_special(self, number: int) -> bool:
         """Whether a token that the file names for a purpose is made for one, and no comma or letter."""
-        kind = int(self.types[number])
-        is_special = kind in (UNKNOWN, CONTROL, USER_DEFINED)
-        return is_special or (kind != BYTE and bool(_SHAPE.fullmatch(self.tokens[number])))
+        kind = self.types[number]
+        return kind in PURPOSES or (kind != BYTE and bool(_SHAPE.fullmatch(self.tokens[number])))
 
 
 TOKENS: Final = "tokenizer.ggml.tokens"
@@ -149,7 +147,7 @@ def _read_tokens(keys: Keys) -> list[str]:
         except UnicodeDecodeError:
             tokens.append(f"[INVALID_{number}]")
             invalid.append(number)
-    keys.note(f"{_these(invalid)} no UTF-8: no text becomes such a token.")
+    keys.notes.append(f"{_these(invalid)} no UTF-8: no text becomes such a token.")
     return tokens
 
 
@@ -169,7 +167,7 @@ def _made_different(keys: Keys, tokens: list[str], ids: Mapping[str, int]) -> li
         seen.add(name)
         different.append(name)
     if duplicates:
-        keys.note(
+        keys.notes.append(
             f"{_these(duplicates)} there before under a lower id: no text becomes such a token."
         )
     return different

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,15 @@ class GgufSource:
             used.update(part.name for part in way)
         self.left_aside = self._leave_aside(set(header.tensors) - used)
         """Tensors that do not belong to the model of text."""
-        self.files: tuple[MappedFile, ...] = tuple(file.mapped for file in files)
-        """The files that tensors are mapped from."""
+
+    def drop_pages(self) -> None:
+        """Let go of the files' pages in this process; whatever is read again comes back."""
+        for file in self._header.files:
+            file.drop_pages()
+
+    def mapped_files(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
+        """The files that any of the arrays lies in."""
+        return tuple(file.mapped for file in self._header.files if file.holds(arrays))
 
     def names(self) -> list[str]:
         """The names by which the tensors are known."""
@@ -144,7 +151,8 @@ class GgufSource:
             values = widen(tensor.data.view("<u2"))
         else:
             values = tensor.data.view("<f4" if kind == "F32" else "<f2").astype(np.float32)
-        values -= np.float32(wanted.shift)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            values -= np.float32(wanted.shift)
         return replace(tensor, type=_F32, data=values.view(np.uint8))
 
     # -- finding tensors
@@ -240,7 +248,7 @@ def open_files(path: Path) -> list[GgufFile]:
         )
     files = [first, *_others(path, match[1], count)]
     tensors, total = sum(len(file.tensors) for file in files), first.metadata.get(_TOTAL)
-    if tensors != total:
+    if not isinstance(total, int) or tensors != total:
         raise WeightsError(
             f"{path}: its {count} parts have {tensors} tensors, and {_TOTAL} is {total!r}: they do not "
             "belong together"

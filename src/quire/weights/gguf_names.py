@@ -157,8 +157,9 @@ def choose(models: Sequence[NamedModel], quant: str | None, name: str) -> NamedM
         raise ModelNotFoundError(_several(models, hits, quant, name))
     (model,) = hits
     if model.missing:
-        more = f" and {len(model.missing) - 1} more" if len(model.missing) > 1 else ""
-        raise ModelNotFoundError(f"{name} lacks {model.missing[0]}{more}, a part of the model.")
+        first, *others = model.missing
+        more = f" and {len(others)} more" if others else ""
+        raise ModelNotFoundError(f"{name} lacks {first}{more}: parts of the model.")
     return model
 
 

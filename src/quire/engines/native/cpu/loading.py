@@ -23,6 +23,7 @@ from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import ConfigError, OutOfMemoryError
 from quire.machine.cpus import default_threads
 from quire.quantization.formats import are_quantized
+from quire.weights.folder import is_gguf_folder
 from quire.weights.safetensors import WeightsFolder
 
 logger = logging.getLogger("quire")
@@ -78,6 +79,11 @@ def load_model(
         raise ConfigError(f"native_block_size {block_size} is not one of {known}")
     spec = override_rope(read_spec(folder), rope_scaling)
     length = _model_length(spec, max_model_len, max_model_len_is_wish)
+    if quantize is not None and is_gguf_folder(Path(folder)):
+        raise ConfigError(
+            f"native_quantization {quantize}: {Path(folder).name} is a GGUF file, which is computed with "
+            "as it is; leave it out, or take a file of another type"
+        )
     if quantize is not None:
         spec = _unquantized(spec, folder, quantize)
     threads = num_threads or default_threads()

@@ -64,6 +64,34 @@ def huge_bytes(size: int) -> NDArray[np.uint8]:
     return mapped[-mapped.ctypes.data % PAGE :]
 
 
+class HugeArena:
+    """Memory for many arrays that are made one after the other and live as long as one another.
+
+    It is taken in large regions of huge pages, if there are any, of which the system provides what is
+    touched.
+    """
+
+    _REGION = 256 * 2**20
+
+    def __init__(self) -> None:
+        self._free = np.empty(0, np.uint8)
+        self.is_huge = has_huge_pages()
+
+    def zeros(self, shape: Sequence[int], dtype: Any = np.uint8) -> NDArray[Any]:
+        """Zeros that begin at a cache line.
+
+        Raises:
+            MemoryError: the system has not so much.
+        """
+        if not self.is_huge:
+            return aligned_zeros(shape, dtype)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size > len(self._free):
+            self._free = huge_bytes(max(size, self._REGION))
+        taken, self._free = self._free[:size], self._free[whole_lines(size) :]
+        return taken.view(dtype).reshape(shape)
+
+
 def whole_lines(size: int) -> int:
     """`size` bytes rounded up to whole cache lines."""
     return -(-size // ALIGNMENT) * ALIGNMENT

@@ -23,6 +23,7 @@ from quire.engines.native.cpu.kernels.block_forms import (
     BlockForm,
 )
 from quire.engines.native.cpu.kernels.layout import LINE
+from quire.engines.native.cpu.memory.arrays import HugeArena, aligned_zeros
 from quire.engines.native.cpu.program.machine_code import kernel_address
 
 if TYPE_CHECKING:
@@ -102,9 +103,16 @@ def form_of(kind: str) -> str:
 
 
 def pack_blocks(
-    kind: str, data: NDArray[np.uint8], depth: int, *, exact: bool, threads: int = 1
+    kind: str,
+    data: NDArray[np.uint8],
+    depth: int,
+    *,
+    exact: bool,
+    threads: int = 1,
+    arena: HugeArena | None = None,
 ) -> PackedBlocks:
     """Pack a weight of a type with blocks: `data` is (columns, bytes of a row)."""
+    zeros = arena.zeros if arena is not None else aligned_zeros
     name, columns = form_of(kind), len(data)
     form = FORMS[name]
     blocks, spans = -(-columns // COLUMNS), depth // SPAN
@@ -116,9 +124,9 @@ def pack_blocks(
         exact,
         columns,
         depth,
-        np.zeros((blocks, spans, form.span_bytes), np.uint8),
-        np.zeros((blocks, spans, factor_bytes), np.uint8),
-        np.zeros((blocks, above, kinds, COLUMNS), np.float16),
+        zeros((blocks, spans, form.span_bytes), np.uint8),
+        zeros((blocks, spans, factor_bytes), np.uint8),
+        zeros((blocks, above, kinds, COLUMNS), np.float16),
     )
     step = max(1, _PIECE // max(1, COLUMNS * depth))
     parts = [slice(first, first + step) for first in range(0, blocks, step)]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from quire.engines.native.cpu.memory import arrays
 from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
+from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.cpu.weights.packed import Packer, QuantizedKind, Tensor
 from quire.engines.native.models.spec import DecoderSpec, Rows, TensorSpec
 from quire.errors import EngineDeadError, WeightsError
@@ -333,6 +334,8 @@ def in_huge_pages(weights: Weights) -> Weights:
     read again, a copy cannot.
     """
     by_id = {id(array): array for tensor in weights.all_tensors() for array in _arrays_of(tensor)}
+    if any(isinstance(one, PackedBlocks) for layer in weights.layers for one in layer.values()):
+        return weights  # they were packed into huge pages
     size = sum(whole_lines(array.nbytes) for array in by_id.values())
     if size < arrays.LEAST or size * MEMORY_SHARE > available_memory() or not has_huge_pages():
         return weights

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.engines.native.cpu.memory.arrays import HugeArena
 from quire.engines.native.cpu.weights.blocks import pack_blocks
 from quire.engines.native.cpu.weights.packed import Tensor
 from quire.engines.native.models.spec import DecoderSpec, TensorSpec
@@ -17,6 +18,8 @@ from quire.gguf.blocks import check_finite, dequantize, is_block_type
 from quire.gguf.folder import open_source
 from quire.weights.safetensors import MappedFile, round_to_bfloat16
 
+_DROPPED = 128 * 2**20
+"""Bytes of the file after whose packing its pages are dropped."""
 _FLOATS = ("router", "shared_score")
 """Small matrices of which an error can choose another expert."""
 
@@ -37,6 +40,8 @@ class GgufReader:
         self._spec, self._source = spec, open_source(folder)
         self._dtype, self._exact = dtype, exact
         self._threads, self._grows = threads, grows
+        self._arena = HugeArena()
+        self._read = 0  # bytes of the file since its pages were dropped
 
     def read(self, tensor: TensorSpec) -> Tensor:
         """The tensor as it is computed with: floats, or blocks."""
@@ -53,10 +58,24 @@ class GgufReader:
         kind = stored.type.name
         if self._packs(tensor, kind):
             check_finite(kind, data, f"{self._source.path}: {tensor.name}")
-            return pack_blocks(
-                kind, data, tensor.shape[-1], exact=self._exact, threads=self._threads
+            packed = pack_blocks(
+                kind,
+                data,
+                tensor.shape[-1],
+                exact=self._exact,
+                threads=self._threads,
+                arena=self._arena,
             )
+            self._drop_pages(data.nbytes)
+            return packed
         return self._floats(tensor, kind, data)
+
+    def _drop_pages(self, size: int) -> None:
+        """Let go of pages of the file that were packed: else the model is in memory twice."""
+        self._read += size
+        if self._read > _DROPPED:
+            self._source.drop_pages()
+            self._read = 0
 
     def _packs(self, tensor: TensorSpec, kind: str) -> bool:
         role = tensor.role.rpartition(".")[2]
@@ -71,6 +90,7 @@ class GgufReader:
             return np.ascontiguousarray(data).view(np.uint16).reshape(tensor.shape)
         data = np.ascontiguousarray(data)
         is_mapped = kind == "F32" and data.ctypes.data % 4 == 0
+        is_mapped = is_matrix and is_mapped
         values = data.view(np.float32) if is_mapped else dequantize(kind, data)
         values = values.reshape(tensor.shape)
         if is_matrix and self._dtype == "bfloat16":
@@ -82,5 +102,6 @@ class GgufReader:
         return embeddings
 
     def finish(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
-        """The files that arrays may be mapped from."""
-        return self._source.files
+        """Let go of the file's pages; return the files that arrays are mapped from."""
+        self._source.drop_pages()
+        return self._source.mapped_files(arrays)

@@ -1,0 +1,271 @@
+"""The metadata of a model's GGUF file, by the architectures that llama.cpp has.
+
+A file says less than a folder's `config.json`: much stands in llama.cpp's code. So what is written is
+read again as any file is, and a model that would then be another one is refused (`check_header`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.engines.native.models.registry import spec_of
+from quire.engines.native.models.rope import inverse_frequencies
+from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.errors import UnsupportedModelError
+from quire.gguf.architectures import ARCHITECTURES, Architecture, config_of
+from quire.gguf.reader import GgufFile
+from quire.gguf.writer import Written
+from quire.weights.hub_config import HubConfig, short
+
+FILE_TYPES: Final[Mapping[str, int]] = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15, "bf16": 32}
+"""The types of whole files, and llama.cpp's numbers for them."""
+_BLOCKS_VERSION = 2
+"""Of the blocks of quantised types, since 2023."""
+_OF_TYPES: Final[Mapping[str, Architecture]] = {
+    model_type: architecture
+    for architecture in ARCHITECTURES.values()
+    for model_type in architecture.model_types
+}
+_SAME_ANGLES = 2e-6  # of a frequency: a file has divisors of frequencies, in float32
+
+
+def architecture_for(folder: Path, model_type: str) -> Architecture:
+    """llama.cpp's architecture for a folder's model_type.
+
+    Raises:
+        UnsupportedModelError: it has none that quire writes.
+    """
+    found = _OF_TYPES.get(model_type)
+    if found is None:
+        raise UnsupportedModelError(
+            f"{folder}: quire writes no GGUF file of the model_type {short(model_type)}. It does so for "
+            f"{', '.join(sorted(_OF_TYPES))}"
+        )
+    return found
+
+
+def header_of(
+    spec: DecoderSpec, architecture: Architecture, name: str, file_type: str
+) -> dict[str, Written]:
+    """The metadata, without that of the tokenizer.
+
+    Raises:
+        UnsupportedModelError: llama.cpp does not compute something that the model has.
+    """
+    keys: dict[str, Written | None] = {
+        "block_count": spec.num_layers,
+        "context_length": spec.max_positions,
+        "embedding_length": spec.hidden_size,
+        "vocab_size": spec.vocab_size,
+        "attention.head_count": spec.num_heads,
+        "attention.head_count_kv": spec.num_kv_heads,
+        "attention.key_length": spec.head_dim,
+        "attention.value_length": spec.head_dim,
+        "attention.layer_norm_rms_epsilon": float(spec.norm_eps),
+        **_ffn(spec),
+        **_windows(spec, architecture),
+        **_rope(spec, architecture),
+        **_scales(spec, architecture),
+    }
+    return {
+        "general.architecture": architecture.name,
+        "general.type": "model",
+        "general.name": name,
+        "general.file_type": FILE_TYPES[file_type],
+        "general.quantization_version": _BLOCKS_VERSION,
+        **{f"{architecture.name}.{key}": value for key, value in keys.items() if value is not None},
+    }
+
+
+def _ffn(spec: DecoderSpec) -> dict[str, Written | None]:
+    experts = spec.experts
+    if experts is None:
+        return {"feed_forward_length": spec.ffn_size}
+    if not all(experts.sparse):
+        raise UnsupportedModelError(
+            "The model has experts in some layers and one FFN in others, which llama.cpp does not "
+            "compute for it: it cannot be written as GGUF"
+        )
+    is_mixtral = spec.model_type == "mixtral"
+    return {
+        "feed_forward_length": spec.ffn_size,
+        "expert_count": experts.count,
+        "expert_used_count": experts.per_token,
+        "expert_feed_forward_length": None if is_mixtral else experts.ffn_size,
+        "expert_shared_feed_forward_length": experts.shared_size or None,
+    }
+
+
+def _windows(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+    window = max(spec.windows)
+    if architecture.windows == "none":
+        return {}
+    keys: dict[str, Written | None] = {"attention.sliding_window": window}
+    if architecture.windows == "all":
+        return {} if spec.model_type == "llama" else keys
+    listed = [bool(one) for one in spec.windows]
+    usual = [bool((layer + 1) % architecture.pattern) for layer in range(spec.num_layers)]
+    if window and (architecture.name == "olmo2" or listed != usual):
+        keys["attention.sliding_window_pattern"] = np.array(listed)
+    return keys if window or architecture.window else {}
+
+
+def _scales(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+    keys: dict[str, Written | None] = {}
+    caps = {"attn_logit_softcapping": spec.attention_cap, "final_logit_softcapping": spec.logits_cap}
+    for key, cap in caps.items():
+        if cap or key in architecture.caps:
+            keys[key] = float(cap)
+    if architecture.name == "granite":
+        keys |= {
+            "attention.scale": float(spec.attention_scale),
+            "embedding_scale": float(spec.embedding_scale),
+            "residual_scale": float(spec.residual_scale),
+            "logit_scale": 1 / spec.logits_scale,
+        }
+    return keys
+
+
+# ---- rotary embeddings
+
+
+def _rope(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+    rope, local = spec.rope, spec.local_rope
+    if rope.kind == "dynamic":
+        raise UnsupportedModelError(
+            "The model scales its rotary embedding by the kind 'dynamic', which llama.cpp does not "
+            "compute: it cannot be written as GGUF"
+        )
+    keys: dict[str, Written | None] = {
+        "rope.freq_base": float(rope.theta),
+        "rope.freq_base_swa": float(local.theta) if local else None,
+        "rope.dimension_count": spec.rotary_dim,
+    }
+    if rope.sections:
+        sections = [*rope.sections, 0, 0, 0, 0]
+        keys["rope.dimension_sections"] = np.array(sections[:4], np.int32)
+    if rope.kind in ("linear", "yarn", "longrope") and architecture.name != "phi3":
+        keys["rope.scaling.type"] = rope.kind
+    if rope.kind in ("linear", "yarn"):
+        keys["rope.scaling.factor"] = float(rope.factor)
+    if rope.kind == "yarn" or architecture.name == "phi3":
+        keys["rope.scaling.original_context_length"] = rope.positions
+    if rope.kind == "yarn":
+        keys |= _yarn(spec)
+    if rope.kind == "longrope":
+        keys["rope.scaling.attn_factor"] = float(_angles_scale(spec, rope))
+    return keys
+
+
+def _yarn(spec: DecoderSpec) -> dict[str, Written | None]:
+    rope, usual = spec.rope, RopeSpec()
+    given = rope.attention_factor is not None or rope.mscale or rope.mscale_all_dim
+    return {
+        "rope.scaling.yarn_attn_factor": float(_angles_scale(spec, rope)) if given else None,
+        "rope.scaling.yarn_beta_fast": _unless(usual.beta_fast, rope.beta_fast),
+        "rope.scaling.yarn_beta_slow": _unless(usual.beta_slow, rope.beta_slow),
+    }
+
+
+def _unless(usual: float, value: float) -> float | None:
+    return None if value == usual else float(value)
+
+
+def _angles_scale(spec: DecoderSpec, rope: RopeSpec) -> float:
+    """What cosine and sine are multiplied by."""
+    return inverse_frequencies(rope, spec.head_dim, rope.positions)[1]
+
+
+def rope_tensors(spec: DecoderSpec) -> dict[str, NDArray[np.float32]]:
+    """The tensors that hold divisors of the rotary frequencies, if the model has such."""
+    rope = spec.rope
+    if rope.kind == "llama3":
+        return {"rope_freqs.weight": _llama3_divisors(rope, spec.rotary_dim)}
+    if rope.kind == "longrope":
+        return {
+            "rope_factors_long.weight": np.array(rope.long_factors, np.float32),
+            "rope_factors_short.weight": np.array(rope.short_factors, np.float32),
+        }
+    return {}
+
+
+def _llama3_divisors(rope: RopeSpec, size: int) -> NDArray[np.float32]:
+    """Llama 3.1: 1 for fast dimensions, the factor for slow ones, something between for the others."""
+    waves = 2 * math.pi * rope.theta ** (np.arange(0, size, 2, dtype=np.float64) / size)
+    between = rope.high_freq_factor - rope.low_freq_factor
+    smooth = np.clip((rope.positions / waves - rope.low_freq_factor) / between, 0, 1)
+    return (1 / ((1 - smooth) / rope.factor + smooth)).astype(np.float32)
+
+
+# ---- what is read again
+
+
+def check_header(file: GgufFile, spec: DecoderSpec, source: Path) -> None:
+    """Check that a file's header describes the model of `spec`; the rotary tensors must be written.
+
+    Raises:
+        UnsupportedModelError: it describes another model, since llama.cpp's architecture has no key for
+            something that this one has.
+    """
+    found = spec_of(HubConfig(config_of([file])))
+    free = ("model_type", "names", "quantization", "rope", "local_rope")
+    expected = dataclasses.replace(spec, **{name: getattr(found, name) for name in free})
+    expected = dataclasses.replace(expected, experts=_with_names(expected, found))
+    differing = [
+        one.name
+        for one in dataclasses.fields(DecoderSpec)
+        if not _same(getattr(found, one.name), getattr(expected, one.name))
+    ]
+    if not _same_ropes(found, spec):
+        differing.append("rope")
+    if differing:
+        name = differing[0]
+        raise UnsupportedModelError(
+            f"{source}: a GGUF file cannot say all that this model is. llama.cpp would take its {name} "
+            f"for {short(getattr(found, name))}, and it is {short(getattr(spec, name))}"
+        )
+
+
+def _with_names(expected: DecoderSpec, found: DecoderSpec) -> Any:
+    if expected.experts is None or found.experts is None:
+        return expected.experts
+    return dataclasses.replace(expected.experts, names=found.experts.names)
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):  # a file has float32
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other
+
+
+def _same_ropes(found: DecoderSpec, expected: DecoderSpec) -> bool:
+    """Whether all layers rotate by the same angles, in short texts and in long ones."""
+    ropes = {(found.rope_of(layer), expected.rope_of(layer)) for layer in range(found.num_layers)}
+    return all(
+        one is other
+        or (
+            one is not None
+            and other is not None
+            and one.partial == other.partial
+            and _same_angles(one, other, expected)
+        )
+        for one, other in ropes
+    )
+
+
+def _same_angles(one: RopeSpec, other: RopeSpec, spec: DecoderSpec) -> bool:
+    for length in (other.positions, spec.max_positions):
+        frequencies, scale = inverse_frequencies(one, spec.head_dim, length)
+        expected, expected_scale = inverse_frequencies(other, spec.head_dim, length)
+        near = np.allclose(frequencies, expected, rtol=_SAME_ANGLES, atol=0)
+        if not (near and math.isclose(scale, expected_scale, rel_tol=1e-6)):
+            return False
+    return True
+

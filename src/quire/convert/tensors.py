@@ -1,0 +1,234 @@
+"""The tensors of a GGUF file, and how each is made of a folder's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.convert.merging import MergedFolder
+from quire.engines.native.models.spec import DecoderSpec, TensorSpec
+from quire.errors import WeightsError
+from quire.gguf.architectures import Architecture
+from quire.gguf.quantize import Bytes, Floats, encode
+from quire.gguf.tensor_types import TensorType, type_named
+from quire.gguf.writer import NewTensor
+
+_ROLES: Final[Mapping[str, str]] = {
+    "embeddings": "token_embd",
+    "final_norm": "output_norm",
+    "head": "output",
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "router": "ffn_gate_inp",
+    "shared_score": "ffn_gate_inp_shexp",
+    "attention_norm": "attn_norm",
+    "ffn_norm": "ffn_norm",
+    "post_attention_norm": "post_attention_norm",
+    "post_ffn_norm": "post_ffw_norm",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+}
+"""The roles of tensors and their names in a file, in a layer after `blk.<number>.`."""
+_FUSED: Final[Mapping[str, str]] = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
+_FUSED_NAMES: Final[Mapping[str, str]] = {"qkv": "attn_qkv", "gate_up": "ffn_up"}
+_EXPERT: Final = re.compile(r"experts\.(\d+)\.(gate|up|down)")
+_PLAIN: Final = frozenset({"ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight"})
+"""Matrices that stay float32: the choice of experts hangs on them."""
+_AT_ONCE = 1 << 23  # weights that are in memory at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A folder's tensor, or rows of it, that becomes some rows of a file's tensor."""
+
+    spec: TensorSpec
+    heads: int = 0
+    """The rows of so many heads are put in llama.cpp's order; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A tensor of the file: its parts lie below each other."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it has the type that was asked for; vectors are float32."""
+        return len(self.shape) > 1 and self.name.split(".", 2)[-1] not in _PLAIN
+
+
+def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]:
+    """The tensors of a file in llama.cpp's order, without those of the rotary embedding."""
+    first, *last = spec.global_tensors()
+    planned = [*_planned([first], "", spec, architecture)]
+    for layer in range(spec.num_layers):
+        prefix = f"blk.{layer}."
+        planned += _planned(spec.layer_tensors(layer), prefix, spec, architecture)
+    return [*planned, *_planned(last, "", spec, architecture)]
+
+
+def _planned(
+    tensors: Any, prefix: str, spec: DecoderSpec, architecture: Architecture
+) -> Iterator[Planned]:
+    """Tensors of a layer, of which some come together in one."""
+    groups: dict[str, list[TensorSpec]] = {}
+    for tensor in tensors:
+        groups.setdefault(prefix + _name_of(tensor.role, spec, architecture), []).append(tensor)
+    for name, parts in groups.items():
+        shape = _shape_of(parts)
+        yield Planned(name, shape, tuple(Part(one, _heads(one, spec, architecture)) for one in parts))
+
+
+def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
+    role, is_bias = role.removesuffix("_bias"), role.endswith("_bias")
+    suffix = ".bias" if is_bias else ".weight"
+    expert = _EXPERT.fullmatch(role)
+    if expert is not None:
+        assert spec.experts is not None
+        kind = "exps" if int(expert[1]) < spec.experts.count else "shexp"
+        return f"ffn_{expert[2]}_{kind}{suffix}"
+    together = _FUSED.get(role, "")
+    is_fused = architecture.fused_qkv if together == "qkv" else architecture.fused_gate_up
+    return (_FUSED_NAMES[together] if together and is_fused else _ROLES[role]) + suffix
+
+
+def _shape_of(parts: list[TensorSpec]) -> tuple[int, ...]:
+    """One tensor has its own shape, experts are stacked, others lie below each other."""
+    first, is_stack = parts[0].shape, parts[0].role.startswith("experts.")
+    if parts[0].role == "shared_score":  # one row, which is a vector there
+        return first[1:]
+    if is_stack and len(parts) > 1:
+        return (len(parts), *first)
+    return (sum(part.shape[0] for part in parts), *first[1:])
+
+
+def _heads(tensor: TensorSpec, spec: DecoderSpec, architecture: Architecture) -> int:
+    by_role = {"q": spec.num_heads, "k": spec.num_kv_heads}
+    return by_role.get(tensor.role.removesuffix("_bias"), 0) if architecture.interleaved else 0
+
+
+# ---- types
+
+
+def type_of(planned: Planned, wanted: str, mixture: Mixture | None) -> TensorType:
+    """The type of a tensor in a file of the type `wanted`, such as `q8_0`."""
+    if not planned.is_matrix:
+        return type_named("F32")
+    kind = mixture.kind(planned.name) if mixture else wanted.upper()
+    return type_named(_fitting(kind, planned.shape[-1]))
+
+
+_INSTEAD: Final[Mapping[str, str]] = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+
+
+def _fitting(kind: str, depth: int) -> str:
+    """The type, or what llama.cpp takes for it where rows are no whole blocks."""
+    for one in (kind, _INSTEAD.get(kind, kind)):
+        if depth % type_named(one).weights == 0:
+            return one
+    return "F16"
+
+
+class Mixture:
+    """llama.cpp's mixture Q4_K_M: tensors on which much depends have more bits."""
+
+    def __init__(self, spec: DecoderSpec, architecture: Architecture) -> None:
+        self._layers = spec.num_layers
+        self._tied = spec.tied_embeddings
+        self._experts = spec.experts.count if spec.experts else 0
+        is_70b = spec.num_layers == 80 and architecture.name in ("llama", "qwen2")
+        grouped = architecture.name == "qwen2" or spec.num_heads != spec.num_kv_heads
+        self._is_70b = is_70b and grouped
+        self._depth = spec.hidden_size
+
+    def kind(self, name: str) -> str:
+        """The type of a tensor, if its rows are whole blocks."""
+        if name == "output.weight" or (name == "token_embd.weight" and self._tied):
+            return "Q6_K" if self._depth % 256 == 0 else "Q8_0"
+        if name == "token_embd.weight":
+            return "Q4_K"
+        _, layer, role = name.split(".", 2)
+        more_bits = self._has_more_bits(int(layer))
+        if role in ("attn_v.weight", "attn_qkv.weight"):
+            if self._experts == 8:
+                return "Q8_0"
+            return "Q6_K" if more_bits else "Q5_K" if self._is_70b else "Q4_K"
+        if self._experts == 8 and role in ("attn_k.weight", "attn_output.weight"):
+            return "Q8_0" if role == "attn_k.weight" else "Q5_K"
+        return "Q6_K" if role.startswith("ffn_down") and more_bits else "Q4_K"
+
+    def _has_more_bits(self, layer: int) -> bool:
+        """The first eighth of the layers, the last, and of those between every third."""
+        eighth, last = self._layers // 8, 7 * self._layers // 8
+        return layer < eighth or layer >= last or (layer - eighth) % 3 == 2
+
+
+# ---- bytes
+
+
+class Source(Protocol):
+    """Where the weights are."""
+
+    path: Path
+
+    def rows(self, spec: TensorSpec, first: int, end: int) -> Floats:
+        """Some rows of a tensor in float32, of a vector some elements."""
+        ...
+
+
+def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator[Bytes]:
+    """The bytes of a tensor, a piece at a time.
+
+    Raises:
+        WeightsError: the folder lacks it, or it has numbers that the type cannot hold.
+    """
+    for part in planned.parts:
+        rows, *columns = part.spec.shape
+        width = math.prod(columns)
+        order = _file_order(rows, part.heads) if part.heads else None
+        step = max(_AT_ONCE // width, 1) if planned.is_matrix else rows
+        for first in range(0, rows, step):
+            end = min(first + step, rows)
+            if order is None:
+                values = source.rows(part.spec, np.arange(first, end))
+            else:
+                values = source.rows(part.spec, order[first:end])
+            yield _encoded(values.reshape(end - first, -1), planned, kind, source)
+
+
+def _encoded(values: Floats, planned: Planned, kind: TensorType, source: MergedFolder) -> Bytes:
+    if len(planned.shape) == 1:
+        values = values.reshape(1, -1)
+    if not np.isfinite(values).all():
+        raise WeightsError(
+            f"{source.folder}: {planned.name} would have infinity or NaN. The model is damaged: take "
+            "another"
+        )
+    data = encode(kind.name, values)
+    if kind.name != "F32" and not _is_finite(kind.name, data):
+        raise WeightsError(
+            f"{source.folder}: {planned.name} has weights of up to {np.abs(values).max():g}, which are too "
+            f"large for {kind.name}. Take type=bf16 or type=f32"
+        )
+    return data
+
+
+def _file_order(rows: int, heads: int) -> NDArray[np.intp]:
+    """For each row of a file's tensor, the one of the folder's: see `quire.gguf.weights`."""
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)

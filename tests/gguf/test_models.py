@@ -1,0 +1,243 @@
+"""Whole models from GGUF files: what they compute equals transformers on the dequantised weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from quire import ChatModel
+from quire.engines.native.cpu.loading import load_model
+from quire.errors import ConfigError, WeightsError
+from quire.gguf.blocks import dequantize
+from quire.gguf.folder import make_folder, open_source
+from quire.gguf.tensor_types import type_named
+from tests.engines.native.cpu.batches import logits_of
+from tests.engines.native.cpu.kernels.test_block_linear import HALVES, random_blocks
+from tests.gguf.writing import write_file
+
+WORDS = 300
+HIDDEN, FFN, HEADS, KV_HEADS = 256, 512, 4, 2
+
+KINDS = sorted(HALVES)
+
+
+def byte_tokens() -> list[str]:
+    """GPT-2's letters for bytes, three special tokens, and words to fill the vocabulary."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(one) for one in printable] + [chr(256 + one) for one in range(68)]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    words = [f"Ġ{chr(97 + i)}" for i in range(26)] + [f"a{chr(97 + i)}" for i in range(15)]
+    return [*special, *letters, *words]
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+)
+
+
+def metadata(architecture: str) -> dict[str, Any]:
+    """Of a model of two layers."""
+    tokens = byte_tokens()
+    sizes = {
+        "context_length": 512,
+        "embedding_length": HIDDEN,
+        "block_count": 2,
+        "feed_forward_length": FFN,
+        "attention.head_count": HEADS,
+        "attention.head_count_kv": KV_HEADS,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 10_000.0,
+    }
+    return {
+        "general.architecture": architecture,
+        "general.type": "model",
+        **{f"{architecture}.{key}": value for key, value in sizes.items()},
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3 if one.startswith("<|") else 1 for one in tokens],
+        "tokenizer.ggml.merges": ["Ġ a", "a b", "a c"],
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": TEMPLATE,
+    }
+
+
+def write_blocks(path: Path, kind: str, architecture: str = "llama", **changes: Any) -> Path:
+    """A model whose every matrix is random blocks of a type, as large as trained weights are."""
+    kv = HIDDEN // HEADS * KV_HEADS
+    shapes = {"token_embd.weight": (WORDS, HIDDEN), "output.weight": (WORDS, HIDDEN)}
+    vectors = {"output_norm.weight": HIDDEN}
+    for layer in range(2):
+        name = f"blk.{layer}."
+        shapes |= {
+            f"{name}attn_q.weight": (HIDDEN, HIDDEN),
+            f"{name}attn_k.weight": (kv, HIDDEN),
+            f"{name}attn_v.weight": (kv, HIDDEN),
+            f"{name}attn_output.weight": (HIDDEN, HIDDEN),
+            f"{name}ffn_gate.weight": (FFN, HIDDEN),
+            f"{name}ffn_up.weight": (FFN, HIDDEN),
+            f"{name}ffn_down.weight": (HIDDEN, FFN),
+        }
+        vectors |= {f"{name}attn_norm.weight": HIDDEN, f"{name}ffn_norm.weight": HIDDEN}
+        if architecture == "qwen2":
+            for role, size in (("q", HIDDEN), ("k", kv), ("v", kv)):
+                vectors[f"{name}attn_{role}.bias"] = size
+    random = np.random.default_rng(3)
+    tensors: dict[str, Any] = {
+        name: (1 + random.standard_normal(size) / 8).astype(np.float32)
+        for name, size in vectors.items()
+    }
+    for name, shape in shapes.items():
+        blocks = random_blocks(kind, *shape)
+        spread = dequantize(kind, blocks).std()
+        # A power of two: the scales stay what they are in all but their exponent.
+        tensors[name] = (_scaled(kind, blocks, float(0.08 / spread)), kind)
+    return write_file(path, {**metadata(architecture), **changes}, tensors)
+
+
+def _scaled(kind: str, data: Any, factor: float) -> Any:
+    """Blocks with their scales times a power of two near `factor`."""
+    shift = round(np.log2(factor))
+    blocks = data.reshape(-1, type_named(kind).bytes).copy()
+    if kind == "MXFP4":
+        blocks[:, 0] = np.clip(blocks[:, 0].astype(int) + shift, 1, 250)
+    for at in HALVES[kind]:
+        halves = np.ascontiguousarray(blocks[:, at : at + 2]).view(np.float16)
+        blocks[:, at : at + 2] = (halves * np.float16(2.0**shift)).view(np.uint8)
+    return blocks.reshape(data.shape)
+
+
+class Oracle:
+    """transformers' model with the weights of a file, dequantised."""
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        settings = AutoConfig.for_model(**config)
+        self.model: Any = AutoModelForCausalLM.from_config(settings, dtype=torch.float32).eval()
+        source = open_source(folder)
+        weights: dict[str, torch.Tensor] = {}
+        for name in source.names():
+            tensor = source.tensor(name)
+            values = dequantize(tensor.type.name, np.ascontiguousarray(tensor.data))
+            weights[name] = torch.tensor(values.reshape(tensor.shape))
+        missing = self.model.load_state_dict(weights, strict=False)
+        assert not missing.unexpected_keys
+        assert set(missing.missing_keys) <= {"lm_head.weight"}
+        self.model.tie_weights()
+
+    def logits(self, ids: list[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            return self.model(torch.tensor([ids])).logits[0].double()
+
+
+def divergence(reference: torch.Tensor, logits: Any) -> torch.Tensor:
+    """The KL divergence from the reference, of each token."""
+    own = torch.log_softmax(torch.tensor(np.asarray(logits)).double(), -1)
+    true = torch.log_softmax(reference, -1)
+    return (true.exp() * (true - own)).sum(-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_is_the_model_of_the_dequantised_weights(kind: str, tmp_path: Path) -> None:
+    """And fast is near it; both in chunks as at once."""
+    folder = make_folder(write_blocks(tmp_path / "model.gguf", kind))
+    ids = np.random.default_rng(5).integers(3, WORDS, 90).tolist()
+    reference = Oracle(folder).logits(ids)
+    for exact, most in ((True, 1e-6), (False, 5e-2)):
+        runner = load_model(
+            folder, exact=exact, num_threads=2, kv_cache_memory=1 << 22, kv_dtype="float32"
+        )
+        logits = logits_of(runner, ids)
+        assert divergence(reference, logits).max() < most
+        chunked = logits_of(runner, ids, chunks=(1, 7, 30), first_block=10)
+        assert np.array_equal(chunked, logits)
+        runner.close()
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of several types, as files of people are, with biases."""
+    path = tmp_path_factory.mktemp("mixed") / "Mixed-Q4_K_M.gguf"
+    return write_blocks(path, "Q6_K", "qwen2")
+
+
+@pytest.fixture(scope="module")
+def chat(mixed: Path) -> Iterator[ChatModel]:
+    arguments = {"model_name_or_path": str(mixed), "native_kv_cache_memory": "16MiB"}
+    with ChatModel(arguments) as model:
+        yield model
+
+
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": 24, "ignore_eos": True}
+
+
+def test_a_conversation_with_a_file(chat: ChatModel, mixed: Path) -> None:
+    """The file's template, its ids, and the greedy tokens of the dequantised model."""
+    messages = [{"role": "user", "content": "Say ab, cd."}]
+    ids: list[int] = []
+    for delta in chat.stream(messages, **GREEDY):
+        ids += delta.token_ids
+    folder = make_folder(mixed)
+    tokenizer = chat.engine.tokenizer
+    prompt = tokenizer.encode(
+        "<|im_start|>user\nSay ab, cd.<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
+    )
+    oracle = Oracle(folder)
+    for count, token in enumerate(ids):
+        logits = oracle.logits([*prompt, *ids[:count]])[-1]
+        assert logits[token] > logits.max() - 1e-3
+
+
+def test_streams_of_a_file_do_not_disturb_each_other(chat: ChatModel) -> None:
+    import asyncio
+
+    async def answers() -> list[str]:
+        chats = (
+            chat.achat([{"role": "user", "content": f"Say {number % 3}."}], **GREEDY)
+            for number in range(12)
+        )
+        return [answer[0].response_text for answer in await asyncio.gather(*chats)]
+
+    texts = asyncio.run(answers())
+    alone = [
+        chat.chat([{"role": "user", "content": f"Say {number}."}], **GREEDY)[0].response_text
+        for number in range(3)
+    ]
+    assert texts == alone * 4
+
+
+def test_weights_can_be_floats(mixed: Path, chat: ChatModel) -> None:
+    """infer_dtype float32 dequantises at load, and the answer stays."""
+    arguments = {"model_name_or_path": str(mixed), "native_kv_cache_memory": "16MiB"}
+    question = [{"role": "user", "content": "ab"}]
+    with ChatModel({**arguments, "infer_dtype": "float32"}) as model:
+        assert model.chat(question, **GREEDY)[0].response_text == (
+            chat.chat(question, **GREEDY)[0].response_text
+        )
+
+
+def test_blocks_are_not_rounded_once_more(mixed: Path) -> None:
+    with pytest.raises(ConfigError, match="native_quantization int4.*GGUF"):
+        ChatModel({"model_name_or_path": str(mixed), "native_quantization": "int4"})
+
+
+def test_a_broken_scale_is_named(tmp_path: Path) -> None:
+    path = write_blocks(tmp_path / "broken.gguf", "Q8_0")
+    source = open_source(make_folder(path))
+    tensor = source.tensor("model.layers.1.mlp.down_proj.weight")
+    content = bytearray(path.read_bytes())
+    at = content.find(tensor.data.tobytes()[:68])
+    content[at : at + 2] = np.float16(np.nan).tobytes()
+    other = tmp_path / "nan.gguf"
+    other.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"down_proj.weight.*NaN"):
+        ChatModel({"model_name_or_path": str(other)})

@@ -1,0 +1,689 @@
+"""Tokenizers of GGUF files: loaded as quire loads a folder's, and held to llama.cpp's ids.
+
+The vocabularies of llama.cpp are third parties', so they are read from its sources where these are at hand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+
+from quire.errors import UnsupportedModelError, WeightsError
+from quire.gguf.reader import GgufFile
+from quire.gguf.token_merges import Merges, merges_of_scores, used
+from quire.gguf.tokenizer import GgufTokenizer, read_tokenizer
+from quire.prompt import Span
+from quire.tokenizer.tokenizer import Tokenizer
+from tests.gguf.writing import LLAMA_CPP, llama_cpp, write_file
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+GGML = "tokenizer.ggml"
+
+
+# ---- small files
+
+BYTES = {f"<0x{number:02X}>": BYTE for number in range(256)}
+LETTERS = [chr(n) for n in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
+"""The letters that stand for bytes."""
+
+
+def sentencepiece(
+    pieces: Sequence[str], added: Mapping[str, int] | None = None, **keys: Any
+) -> dict[str, Any]:
+    """The metadata of a vocabulary with these pieces, the best first."""
+    special = {"<unk>": UNKNOWN, "<s>": CONTROL, "</s>": CONTROL, **BYTES, **(added or {})}
+    scores = [0.0] * len(special) + [-float(number) for number in range(len(pieces))]
+    return {
+        "general.architecture": "llama",
+        f"{GGML}.model": "llama",
+        f"{GGML}.tokens": [*special, *pieces],
+        f"{GGML}.scores": np.array(scores, np.float32),
+        f"{GGML}.token_type": np.array([*special.values(), *[NORMAL] * len(pieces)], np.int32),
+        **{key.replace("__", "."): value for key, value in keys.items()},
+    }
+
+
+def byte_pairs(
+    merges: Sequence[str], added: Mapping[str, int] | None = None, **keys: Any
+) -> dict[str, Any]:
+    """The metadata of a vocabulary with these merges; `added` come last."""
+    tokens = [*LETTERS, *dict.fromkeys(merge.replace(" ", "") for merge in merges)]
+    types = [*[NORMAL] * len(tokens), *(added or {}).values()]
+    return {
+        "general.architecture": "llama",
+        f"{GGML}.model": "gpt2",
+        f"{GGML}.pre": "gpt-2",
+        f"{GGML}.tokens": [*tokens, *(added or {})],
+        f"{GGML}.token_type": np.array(types, np.int32),
+        f"{GGML}.merges": list(merges),
+        **{key.replace("__", "."): value for key, value in keys.items()},
+    }
+
+
+def make(tmp_path: Path, metadata: Mapping[str, Any]) -> GgufTokenizer:
+    """Written by llama.cpp's package, and read by quire."""
+    file = GgufFile(write_file(tmp_path / "model.gguf", metadata, {}))
+    return read_tokenizer(file.metadata, str(file.path))
+
+
+def load(tmp_path: Path, made: GgufTokenizer) -> Tokenizer:
+    """As the folder's tokenizer, by quire's own loader."""
+    (tmp_path / "tokenizer.json").write_bytes(made.tokenizer_json)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(made.config), encoding="utf-8")
+    return Tokenizer.from_folder(tmp_path)
+
+
+def opened(tmp_path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
+    return load(tmp_path, make(tmp_path, metadata))
+
+
+def texts(tokenizer: Tokenizer, text: str) -> list[str | None]:
+    return [tokenizer.id_to_token(number) for number in tokenizer.encode(text)]
+
+
+HELLO = ["▁", "h", "e", "l", "o", "w", "r", "d", "ll", "he", "llo", "hello", "▁hello", "▁w", "▁▁"]
+
+
+def test_sentencepiece(tmp_path: Path) -> None:
+    """Spaces, bytes for what is not there, special tokens in a text, and back to text."""
+    tokenizer = opened(tmp_path, sentencepiece(HELLO))
+    assert texts(tokenizer, "hello  world") == ["▁hello", "▁", "▁w", "o", "r", "l", "d"]
+    assert texts(tokenizer, "ä") == ["▁", "<0xC3>", "<0xA4>"]
+    assert tokenizer.decode(tokenizer.encode("hello  wörld\n")) == "hello  wörld\n"
+    assert tokenizer.encode_whole("hello") == [1, *tokenizer.encode("hello")]
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token) == (
+        "<s>",
+        "</s>",
+        "<unk>",
+    )
+
+
+def test_a_space_comes_after_each_special_token(tmp_path: Path) -> None:
+    """llama.cpp #23840: as in llama.cpp, and in transformers' tokenizers of Llama 2."""
+    tokenizer = opened(tmp_path, sentencepiece(HELLO))
+    assert texts(tokenizer, "h<s> h<s>h") == ["▁", "h", "<s>", "▁▁", "h", "<s>", "▁", "h"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "first"),
+    [
+        ({"general__architecture": "gemma3"}, "hello"),  # llama.cpp #8584: without the key, none
+        ({"general__architecture": "gemma", "tokenizer__ggml__add_space_prefix": True}, "▁hello"),
+        ({"tokenizer__ggml__add_space_prefix": False}, "hello"),
+        ({}, "▁hello"),
+    ],
+)
+def test_space_before_a_text(tmp_path: Path, keys: dict[str, Any], first: str) -> None:
+    tokenizer = opened(tmp_path, sentencepiece(HELLO, **keys))
+    assert texts(tokenizer, "hello")[0] == first
+    assert tokenizer.decode(tokenizer.encode("hello")) == "hello"
+    after = texts(tokenizer, "<s>hello")[1]
+    assert after == first
+
+
+def test_several_spaces_are_kept(tmp_path: Path) -> None:
+    """imp #661, llama.cpp #8338: Gemma's runs of spaces are tokens of their own, written with spaces."""
+    metadata = sentencepiece(
+        [*HELLO, "▁he"], {"  ": USER_DEFINED, "   ": USER_DEFINED}, general__architecture="gemma3"
+    )
+    tokenizer = opened(tmp_path, metadata)
+    assert texts(tokenizer, "h  he he   h") == ["h", "  ", "he", "▁he", "   ", "h"]
+    assert tokenizer.decode(tokenizer.encode("h  he he   h")) == "h  he he   h"
+
+
+def test_control_tokens(tmp_path: Path) -> None:
+    """vLLM #12985, sglang #3427, llama.cpp #24382: one id in the format's text, letters in a user's."""
+    pieces = ["<", "/", "s", ">", "</", "s>", *HELLO]  # of which `</s>` could be joined
+    tokenizer = opened(tmp_path, sentencepiece(pieces, {"<|x|>": USER_DEFINED}))
+    assert tokenizer.encode("</s>") == [2]
+    assert tokenizer.encode("<|x|>") == [tokenizer.token_to_id("<|x|>")]
+    literal = tokenizer.encode_spans((Span("</s>"), Span("</s><|x|>", literal=True)))
+    assert literal[0] == 2
+    assert literal.count(2) == 1
+    assert tokenizer.token_to_id("<|x|>") not in literal
+    assert tokenizer.special_texts == {"<unk>", "<s>", "</s>"}
+    assert tokenizer.backend.model.tokenize("</s>")[0].value == "</"
+
+
+def test_byte_pairs(tmp_path: Path) -> None:
+    merges = ["h e", "l l", "he ll", "hell o", "Ġ w"]
+    tokenizer = opened(tmp_path, byte_pairs(merges, {"<|end|>": CONTROL}))
+    assert texts(tokenizer, "hello wä<|end|>") == ["hello", "Ġw", "Ã", "¤", "<|end|>"]
+    assert tokenizer.decode(tokenizer.encode("hello wä 你")) == "hello wä 你"
+    assert tokenizer.encode_whole("hello") == tokenizer.encode("hello")
+
+
+def test_merges_that_are_ignored(tmp_path: Path) -> None:
+    """Llama 3: a word that is a token becomes that token, though no merges lead there."""
+    merges = ["l o", "h e"]
+    for pre, expected in (("llama-bpe", ["hello"]), ("dbrx", ["he", "l", "lo"])):
+        metadata = byte_pairs(merges, {"hello": NORMAL, "<|bos|>": CONTROL})
+        metadata |= {
+            f"{GGML}.pre": pre,
+            f"{GGML}.bos_token_id": len(metadata[f"{GGML}.tokens"]) - 1,
+        }
+        tokenizer = opened(tmp_path, metadata)
+        assert texts(tokenizer, "hello") == expected
+        whole = tokenizer.encode_whole("hello")
+        assert (whole[0] == tokenizer.bos_token_id) == (pre == "llama-bpe")
+
+
+def test_raw_byte_pairs(tmp_path: Path) -> None:
+    """llama.cpp #23252: Gemma 4 has texts as they are, and no normal form: `Café` is by its vocabulary."""
+    letters = ["▁", "C", "a", "f", "é", "e", "\n"]
+    merges = ["C a", "f é", "Ca fé", "▁ Café"]
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", *BYTES, *letters, "Ca", "fé", "Café", "▁Café"]
+    types = [*[CONTROL] * 4, *BYTES.values(), *[NORMAL] * 11]
+    metadata = {
+        "general.architecture": "gemma4",
+        f"{GGML}.model": "gemma4",
+        f"{GGML}.tokens": tokens,
+        f"{GGML}.token_type": np.array(types, np.int32),
+        f"{GGML}.merges": merges,
+        f"{GGML}.bos_token_id": 2,
+        f"{GGML}.eos_token_id": 1,
+        f"{GGML}.unknown_token_id": 3,
+        f"{GGML}.add_bos_token": False,
+    }
+    tokenizer = opened(tmp_path, metadata)
+    assert texts(tokenizer, "Café Café") == ["Café", "▁Café"]
+    assert texts(tokenizer, "Cafe\u0301") == ["Ca", "f", "e", "<0xCC>", "<0x81>"]
+    assert tokenizer.decode(tokenizer.encode("Café Cafe\u0301\n")) == "Café Cafe\u0301\n"
+    assert tokenizer.encode_whole("Café")[0] == 2  # whatever the file says, as llama.cpp has it
+
+
+# ---- BOS, ends, templates
+
+
+def test_no_comma_is_bos(tmp_path: Path) -> None:
+    """llama.cpp #7898: without keys its BOS of byte pairs is token 11, a comma in many vocabularies."""
+    made = make(tmp_path, byte_pairs(["h e"]))
+    assert "bos_token" not in made.config
+    assert made.end_ids == ()
+    assert not made.config["add_bos_token"]
+    wrong = byte_pairs(
+        ["h e"], tokenizer__ggml__bos_token_id=11, tokenizer__ggml__add_bos_token=True
+    )
+    made = make(tmp_path, wrong)
+    assert wrong[f"{GGML}.tokens"][11] == ","
+    assert "bos_token" not in made.config
+    assert not made.config["add_bos_token"]
+    assert any("add_bos_token" in note for note in made.notes)
+    assert "," not in load(tmp_path, made).special_texts
+
+
+def test_one_bos_where_the_template_writes_it(tmp_path: Path) -> None:
+    """llama-cpp-python #1501: a chat is encoded as its template writes it, with nothing put around."""
+    template = "{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}"
+    metadata = sentencepiece(HELLO, tokenizer__chat_template=template)
+    tokenizer = opened(tmp_path, {**metadata, f"{GGML}.add_bos_token": True})
+    assert tokenizer.chat_template == template
+    assert tokenizer.encode("<s>hello").count(1) == 1
+    assert tokenizer.encode_whole("hello").count(1) == 1
+
+
+def test_what_a_template_writes_is_kept_without_bos(tmp_path: Path) -> None:
+    """llama.cpp #15086: GLM writes `[gMask]<sop>`, which is no BOS to take away."""
+    added = {"<|endoftext|>": CONTROL, "[gMask]": CONTROL, "<sop>": CONTROL}
+    metadata = byte_pairs(["h e"], added, tokenizer__ggml__pre="glm4")
+    first = len(metadata[f"{GGML}.tokens"]) - 2
+    metadata |= {f"{GGML}.bos_token_id": first, f"{GGML}.add_bos_token": False}
+    tokenizer = opened(tmp_path, metadata)
+    assert tokenizer.encode("[gMask]<sop>he")[:2] == [first, first + 1]
+    assert tokenizer.encode_whole("he") == tokenizer.encode("he")
+
+
+def test_eos_after_a_text(tmp_path: Path) -> None:
+    tokenizer = opened(tmp_path, sentencepiece(HELLO, tokenizer__ggml__add_eos_token=True))
+    assert tokenizer.encode_whole("hello") == [1, *tokenizer.encode("hello"), 2]
+
+
+def ends(tmp_path: Path, added: Mapping[str, int], **keys: Any) -> list[str]:
+    metadata = byte_pairs(["h e", "< /", "</ s", "</s >"], added)
+    if isinstance(eos := keys.get(f"{GGML}.eos_token_id"), str):
+        keys[f"{GGML}.eos_token_id"] = metadata[f"{GGML}.tokens"].index(eos)
+    made = make(tmp_path, {**metadata, **keys})
+    return [metadata[f"{GGML}.tokens"][number] for number in made.end_ids]
+
+
+def test_ends(tmp_path: Path) -> None:
+    """Named ones and those that are known by their texts, EOS first."""
+    added = {"<end_of_turn>": CONTROL, "<eos>": CONTROL, "<|fim_pad|>": CONTROL, "<x>": CONTROL}
+    eos = {f"{GGML}.eos_token_id": "<eos>"}
+    assert ends(tmp_path, added, **eos) == ["<eos>", "<end_of_turn>", "<|fim_pad|>"]
+    chosen = {f"{GGML}.eot_token_id": len(LETTERS) + 7}
+    assert ends(tmp_path, added, **eos, **chosen)[-1] == "<x>"
+
+
+def test_phi3_ends_by_text(tmp_path: Path) -> None:
+    """mistral.rs #1012: the file's EOS is `<|endoftext|>`, and answers end with `<|end|>`."""
+    added = {"<|endoftext|>": CONTROL, "<|assistant|>": CONTROL, "<|end|>": CONTROL}
+    found = ends(tmp_path, added, **{f"{GGML}.eos_token_id": "<|endoftext|>"})
+    assert found == ["<|endoftext|>", "<|end|>"]
+
+
+def test_texts_that_end_something_else(tmp_path: Path) -> None:
+    harmony = {"<|return|>": CONTROL, "<|call|>": CONTROL, "<|end|>": CONTROL}
+    assert ends(tmp_path, harmony) == ["<|return|>", "<|call|>"]
+    solar = {"<|flush|>": CONTROL, "<|calls|>": CONTROL, "<|end|>": CONTROL}
+    assert ends(tmp_path, solar) == ["<|flush|>", "<|calls|>"]
+
+
+def test_html_ends_no_answer(tmp_path: Path) -> None:
+    """LM Studio #1143: `</s>` is an end only as a control token; in Qwen 2 and Gemma it is a piece of HTML."""
+    assert ends(tmp_path, {"<turn|>": CONTROL}) == ["<turn|>"]
+    made = make(tmp_path, byte_pairs(["< /", "</ s", "</s >"], {"<turn|>": CONTROL}))
+    assert load(tmp_path, made).special_texts == {"<turn|>"}
+    assert make(tmp_path, sentencepiece(HELLO)).end_ids == (2,)
+    gemma4 = sentencepiece(HELLO, {"<|tool_response>": CONTROL})
+    gemma4 |= {f"{GGML}.eos_token_id": 259}
+    assert make(tmp_path, gemma4).end_ids == (259,)
+
+
+def test_ends_become_control_tokens(tmp_path: Path) -> None:
+    """A conversion that calls them normal would otherwise never stop."""
+    tokenizer = opened(tmp_path, byte_pairs(["h e"], {"<|im_end|>": NORMAL}))
+    assert tokenizer.special_texts == {"<|im_end|>"}
+    assert len(tokenizer.encode("<|im_end|>")) == 1
+
+
+def test_white_space_after_phi3_tokens(tmp_path: Path) -> None:
+    added = {"<|user|>": CONTROL, "<|endoftext|>": CONTROL}
+    phi3 = opened(tmp_path, sentencepiece(HELLO, added, general__name="Phi-3 mini"))
+    assert texts(phi3, "<|user|> \n<|endoftext|>") == ["<|user|>", "<|endoftext|>"]
+    assert texts(phi3, "<|endoftext|>\n") == ["<|endoftext|>", "▁", "<0x0A>"]
+    other = opened(tmp_path, sentencepiece(HELLO, added))
+    assert texts(other, "<|user|>\n") == ["<|user|>", "▁", "<0x0A>"]
+
+
+def test_templates(tmp_path: Path) -> None:
+    named = {
+        "tokenizer.chat_template": "one",
+        "tokenizer.chat_template.tool_use": "two",
+        "tokenizer.chat_template.rag": "",
+        "tokenizer.chat_templates": ["tool_use", "rag"],
+    }
+    tokenizer = opened(tmp_path, sentencepiece(HELLO) | named)
+    assert tokenizer.chat_template == {"default": "one", "tool_use": "two"}
+    assert opened(tmp_path, sentencepiece(HELLO)).chat_template is None
+
+
+def test_missing_pre(tmp_path: Path) -> None:
+    """Split in the usual way, with a note."""
+    metadata = byte_pairs(["h e"])
+    del metadata[f"{GGML}.pre"]
+    made = make(tmp_path, metadata)
+    assert len(made.notes) == 1
+    assert f"{GGML}.pre is missing" in made.notes[0]
+    assert "gguf" not in made.notes[0]
+    assert texts(load(tmp_path, made), "1234") == ["1", "2", "3", "4"]
+
+
+def test_pre_by_architecture(tmp_path: Path) -> None:
+    """ollama #17698: llama4 with the name "default" had 8 to 10 % more tokens."""
+    merges = ["C a", "Ca s", "Cas e", "1 2", "12 3", "123 4"]
+    metadata = byte_pairs(merges, general__architecture="llama4", tokenizer__ggml__pre="default")
+    made = make(tmp_path, metadata)
+    assert "'llama4'" in made.notes[0]
+    tokenizer = load(tmp_path, made)
+    assert texts(tokenizer, "aCase1234") == ["a", "Case", "123", "4"]
+
+
+# ---- merges
+
+
+def joined(text: str, scores: Mapping[str, float]) -> list[str]:
+    """What SentencePiece makes of a text: the best two neighbours are joined, the leftmost of equals."""
+    symbols = list(text)
+    while True:
+        pairs = [left + right for left, right in itertools.pairwise(symbols)]
+        best = max((scores[pair] for pair in pairs if pair in scores), default=None)
+        if best is None:
+            return symbols
+        place = next(n for n, pair in enumerate(pairs) if scores.get(pair) == best)
+        symbols[place : place + 2] = [pairs[place]]
+
+
+def tokenizer_of(pieces: Sequence[str], pairs: Iterable[tuple[str, str]]) -> Backend:
+    model = {
+        "type": "BPE",
+        "vocab": {piece: number for number, piece in enumerate(pieces)},
+        "merges": list(pairs),
+    }
+    return Backend.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+
+
+def pairs_of(pieces: Sequence[str], merges: Merges) -> list[tuple[str, str]]:
+    numbers = zip(merges.left.tolist(), merges.right.tolist(), strict=True)
+    return [(pieces[left], pieces[right]) for left, right in numbers]
+
+
+longer_pieces = st.lists(
+    st.text("ab\0", min_size=2, max_size=6), min_size=1, max_size=25, unique=True
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(longer_pieces, st.lists(st.text("ab\0", max_size=14), max_size=20), st.randoms())
+def test_merges_of_scores(longer: list[str], some: list[str], random: Any) -> None:
+    """The ids are SentencePiece's, also where a token is made of worse ones."""
+    pieces = ["a", "b", "\0", *longer]
+    random.shuffle(pieces)
+    scores = {piece: -float(number) for number, piece in enumerate(pieces)}
+    order = list(pieces)
+    random.shuffle(order)
+    made = merges_of_scores(order, np.array([scores[piece] for piece in order], np.float32))
+    backend = tokenizer_of(order, pairs_of(order, made))
+    for text in (*some, *pieces, "".join(pieces)):
+        assert backend.encode(text).tokens == joined(text, scores)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(2, 40), st.lists(st.text("abc", max_size=16), max_size=20), st.randoms())
+def test_used_merges(count: int, some: list[str], random: Any) -> None:
+    """Merges of any order and number make the same of every text without those that never happen."""
+    pieces = ["a", "b", "c"]
+    pairs: list[tuple[str, str]] = []
+    for _ in range(count):
+        pair = random.choice(pieces), random.choice(pieces)
+        if pair not in pairs and len(pair[0] + pair[1]) < 9:
+            pairs.append(pair)
+            pieces = list(dict.fromkeys([*pieces, pair[0] + pair[1]]))
+    random.shuffle(pairs)
+    numbers = np.array(
+        [(pieces.index(left), pieces.index(right)) for left, right in pairs], np.int64
+    )
+    whole = np.array([pieces.index(left + right) for left, right in pairs], np.int64)
+    lengths = np.array([len(piece) for piece in pieces])
+    merges = Merges(numbers[:, 0], numbers[:, 1], whole, np.arange(len(pairs)))
+    kept = merges.select(used(merges, pieces, lengths))
+    complete, fewer = tokenizer_of(pieces, pairs), tokenizer_of(pieces, pairs_of(pieces, kept))
+    for text in (*some, *pieces, "".join(pieces)):
+        assert complete.encode(text).ids == fewer.encode(text).ids
+
+
+def test_runs_of_equal_scores() -> None:
+    """Llama's runs of spaces all have the same score: the longest is made first, from the left."""
+    pieces = ["▁" * count for count in range(1, 17)]
+    made = merges_of_scores(pieces, np.full(16, -1e9, np.float32))
+    backend = tokenizer_of(pieces, pairs_of(pieces, made))
+    for count in range(1, 70):
+        expected = [16] * (count // 16) + [count % 16] * (count % 16 > 0)
+        assert [len(token) for token in backend.encode("▁" * count).tokens] == expected
+
+
+def test_merges_of_a_large_vocabulary() -> None:
+    """transformers #40334: 50 minutes for 256,000 tokens. Here it is a second, all in all."""
+    random = np.random.default_rng(0)
+    pieces = dict.fromkeys("abcdefghijklmnopqrstuvwxyz")
+    known = list(pieces)
+    while len(known) < 256_000:
+        picks = random.integers(0, len(known), (100_000, 2)).tolist()
+        pieces.update(dict.fromkeys(known[left] + known[right] for left, right in picks))
+        known = [piece for piece in pieces if len(piece) <= 16][:256_000]
+    start = time.perf_counter()
+    made = merges_of_scores(known, -np.arange(len(known), dtype=np.float32))
+    assert time.perf_counter() - start < 20
+    assert len(made.left) > len(known) // 2
+
+
+def test_each_token_is_made_by_one_merge(tmp_path: Path) -> None:
+    """A list with every cut of every token, as Llama 3's is, comes out with one for each."""
+    word = "abcde"
+    tokens = [word[start : start + size] for size in range(1, 6) for start in range(6 - size)]
+    cuts = [f"{token[:at]} {token[at:]}" for token in tokens for at in range(1, len(token))]
+    metadata = {**byte_pairs(cuts), f"{GGML}.tokens": tokens}
+    del metadata[f"{GGML}.token_type"]
+    merges = json.loads(make(tmp_path, metadata).tokenizer_json)["model"]["merges"]
+    made = [["ab", "cd"], ["bc", "de"], ["ab", "cde"]]
+    assert merges == [["a", "b"], ["b", "c"], ["c", "d"], ["d", "e"], *merges[4:7], *made]
+    assert merges[4:7] == [["ab", "c"], ["bc", "d"], ["cd", "e"]]
+    assert len(cuts) == 20
+
+
+# ---- what is refused, and what is mended
+
+
+def refused(tmp_path: Path, metadata: Mapping[str, Any], kind: type[Exception]) -> str:
+    with pytest.raises(kind) as caught:
+        make(tmp_path, metadata)
+    assert "model.gguf" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({f"{GGML}.scores": np.zeros(3, np.float32)}, ["scores has 3 numbers", "there are 27"]),
+        ({f"{GGML}.token_type": np.zeros(3, np.int32)}, ["token_type has 3 numbers"]),
+        ({f"{GGML}.scores": np.zeros(274, np.float64)}, ["scores", "float32 or int32"]),
+        ({f"{GGML}.token_type": np.zeros(274, np.float32)}, ["token_type", "int32 or uint32"]),
+        ({f"{GGML}.token_type": "x"}, ["token_type", "no list of numbers"]),
+        ({f"{GGML}.tokens": np.zeros(274, np.int32)}, ["tokens is no list of texts"]),
+        ({f"{GGML}.tokens": None}, ["tokens is missing"]),
+        ({f"{GGML}.scores": None}, ["scores is missing"]),
+        ({f"{GGML}.bos_token_id": "one"}, ["bos_token_id is 'one'"]),
+        ({f"{GGML}.eos_token_id": True}, ["eos_token_id is True"]),
+        ({f"{GGML}.add_bos_token": 1}, ["add_bos_token is 1", "true or false"]),
+        ({f"{GGML}.add_space_prefix": 0}, ["add_space_prefix is 0"]),
+        ({f"{GGML}.suppress_tokens": "x"}, ["suppress_tokens"]),
+        ({"tokenizer.chat_template": 1}, ["chat_template is no text"]),
+        ({"tokenizer.chat_template.x": "x" * 1_100_000}, ["chat_template.x", "1,100,000"]),
+    ],
+)
+def test_contradictions(tmp_path: Path, change: dict[str, Any], words: list[str]) -> None:
+    metadata = {**sentencepiece(HELLO), **change}
+    assert len(HELLO) + 259 == 274
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    error = refused(tmp_path, metadata, WeightsError)
+    assert all(word in error for word in words), error
+
+
+def test_scores_are_numbers(tmp_path: Path) -> None:
+    metadata = sentencepiece(HELLO)
+    metadata[f"{GGML}.scores"][3] = np.nan
+    assert "finite" in refused(tmp_path, metadata, WeightsError)
+    metadata[f"{GGML}.scores"] = (-np.arange(274)).astype(np.int32)  # as old converters wrote them
+    assert texts(opened(tmp_path, metadata), "hello") == ["▁hello"]
+
+
+@pytest.mark.parametrize("name", ["<0x-1>", "<0x100>", "<0x0G>", "x"])
+def test_byte_tokens_are_named_so(tmp_path: Path, name: str) -> None:
+    metadata = sentencepiece(HELLO)
+    metadata[f"{GGML}.tokens"][3] = name
+    assert name in refused(tmp_path, metadata, WeightsError)
+
+
+@pytest.mark.parametrize("merge", ["h x\u4e00", "h", "he l", "", " h e"])
+def test_merges_are_of_tokens(tmp_path: Path, merge: str) -> None:
+    metadata = byte_pairs(["h e"])
+    metadata[f"{GGML}.merges"] = ["h e", merge]
+    error = refused(tmp_path, metadata, WeightsError)
+    assert "merge 1" in error
+    assert repr(merge) in error
+
+
+def test_merges_are_there(tmp_path: Path) -> None:
+    metadata = byte_pairs(["h e"])
+    del metadata[f"{GGML}.merges"]
+    assert "merges is missing" in refused(tmp_path, metadata, WeightsError)
+
+
+def test_kimi_needs_no_merges(tmp_path: Path) -> None:
+    """Its vocabulary is tiktoken's, in the order of merges."""
+    metadata = byte_pairs(["h e", "l l", "he ll", "hell o"], tokenizer__ggml__pre="kimi-k2")
+    del metadata[f"{GGML}.merges"]
+    assert texts(opened(tmp_path, metadata), "hello hell") == ["hello", "Ġ", "hell"]
+
+
+@pytest.mark.parametrize(
+    "model", ["bert", "t5", "rwkv", "plamo2", "whitespace", "hybriddna", "x" * 99]
+)
+def test_other_kinds(tmp_path: Path, model: str) -> None:
+    metadata = {**sentencepiece(HELLO), f"{GGML}.model": model}
+    error = refused(tmp_path, metadata, UnsupportedModelError)
+    assert model[:40] in error
+    assert "folder" in error
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    metadata = {"general.architecture": "llama"}
+    assert f"{GGML}.model is missing" in refused(tmp_path, metadata, UnsupportedModelError)
+
+
+@pytest.mark.parametrize("pre", ["whitespace", "of-tomorrow"])
+def test_unknown_pre(tmp_path: Path, pre: str) -> None:
+    error = refused(tmp_path, byte_pairs(["h e"], tokenizer__ggml__pre=pre), UnsupportedModelError)
+    assert repr(pre) in error
+
+
+def test_ids_that_no_token_has(tmp_path: Path) -> None:
+    """Files of 2023 have them. The default holds only where there is such a token."""
+    metadata = sentencepiece(HELLO, tokenizer__ggml__padding_token_id=274)
+    made = make(tmp_path, {**metadata, f"{GGML}.eos_token_id": 2**32 - 1})
+    assert "pad_token" not in made.config
+    assert made.config["eos_token"] == "</s>"
+    assert [note.split(" is ")[0] for note in made.notes] == [
+        f"{GGML}.eos_token_id",
+        f"{GGML}.padding_token_id",
+    ]
+    one = {
+        f"{GGML}.model": "llama",
+        f"{GGML}.tokens": ["a"],
+        f"{GGML}.scores": np.zeros(1, np.float32),
+    }
+    made = make(tmp_path, one)
+    assert made.end_ids == ()
+    assert "bos_token" not in made.config
+
+
+def test_files_without_types(tmp_path: Path) -> None:
+    metadata = sentencepiece(HELLO)
+    del metadata[f"{GGML}.token_type"]
+    made = make(tmp_path, metadata)
+    assert made.end_ids == (2,)
+    tokenizer = load(tmp_path, made)
+    assert tokenizer.special_texts == {"<unk>", "<s>", "</s>"}
+    assert texts(tokenizer, "hello</s>") == ["▁hello", "</s>"]
+
+
+def test_tokens_that_no_text_becomes(tmp_path: Path) -> None:
+    """Invalid, empty and repeated tokens keep their ids, under names of their own."""
+    metadata = sentencepiece([*HELLO, "x1", "x2", "x3", "x4", "[EMPTY_275]"])
+    odd = [b"\xff\xfe", b"", b"hello", b"\xed\xa0\x80"]
+    metadata[f"{GGML}.tokens"] = [*(t.encode() for t in metadata[f"{GGML}.tokens"])]
+    metadata[f"{GGML}.tokens"][274:278] = odd
+    made = make(tmp_path, metadata)
+    tokenizer = load(tmp_path, made)
+    names = [tokenizer.id_to_token(number) for number in range(274, 279)]
+    assert names == [
+        "[INVALID_274]",
+        "[[EMPTY_275]]",
+        "[DUPLICATE_276]",
+        "[INVALID_277]",
+        "[EMPTY_275]",
+    ]
+    assert texts(tokenizer, "hello") == ["▁hello"]
+    assert [note[:20] for note in made.notes] == ["2 tokens (the first ", "token 276 is there b"]
+    assert "274" in made.notes[0]
+
+
+def test_suppressed_tokens(tmp_path: Path) -> None:
+    key = "tokenizer__ggml__suppress_tokens"
+    metadata = sentencepiece(HELLO, **{key: np.array([5, -1, 9999, 7], np.int32)})
+    assert make(tmp_path, metadata).suppressed == (5, 7)
+
+
+# ---- llama.cpp's vocabularies
+
+SEPARATOR = "\n__ggml_vocab_test__\n"
+REFUSED = ("bert-bge", "nomic-bert-moe")
+DIFFERENT: dict[str, set[str]] = {
+    # Recorded with llama.cpp, which has no normal forms. Qwen 3.5's tokenizer.json begins with NFC.
+    "qwen35": {"e\u0301", "re\u0301sume\u0301", "a\u0300" * 200},
+}
+"""Texts whose recorded ids are not those of the model's own tokenizer, by set."""
+SETS = (
+    *("command-r", "deepseek-coder", "deepseek-llm", "falcon", "gemma-4", "gpt-2", "llama-bpe"),
+    *("llama-spm", "mpt", "phi-3", "qwen2", "qwen35", "refact", "starcoder"),
+)
+WITHOUT_TEXTS = ("aquila", "baichuan", "gpt-neox")
+
+
+def vocabulary(name: str) -> Path:
+    folder = llama_cpp()
+    if folder is None:
+        pytest.skip(f"{LLAMA_CPP} names no folder with the sources of llama.cpp")
+    path = folder / "models" / f"ggml-vocab-{name}.gguf"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not among the sources of llama.cpp")
+    return path
+
+
+def read(path: Path) -> GgufTokenizer:
+    return read_tokenizer(GgufFile(path).metadata, path.name)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_recorded_ids(tmp_path: Path, name: str) -> None:
+    path = vocabulary(name)
+    tokenizer = load(tmp_path, read(path))
+    with open(f"{path}.inp", encoding="utf-8", newline="") as file:
+        inputs = file.read().split(SEPARATOR)
+    outputs = Path(f"{path}.out").read_text().split("\n")
+    assert len(inputs) >= 46
+    different = {
+        text
+        for text, ids in zip(inputs, outputs, strict=False)
+        if tokenizer.encode(text) != [int(number) for number in ids.split()]
+    }
+    assert different == DIFFERENT.get(name, set())
+
+
+@pytest.mark.parametrize("name", [*SETS, *WITHOUT_TEXTS])
+def test_every_text_comes_back(tmp_path: Path, name: str) -> None:
+    tokenizer = load(tmp_path, read(vocabulary(name)))
+    for text in ("Hello,  world!\n", "a é 你好 🦆 ½", "def f(x):\n\treturn x  # 12345"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_sets_that_are_refused(name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"tokenizer\.ggml\.model is"):
+        read(vocabulary(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gemma-4", ["<eos>", "<|tool_response>", "<turn|>"]),
+        ("llama-bpe", ["<|end_of_text|>", "<|eot_id|>"]),
+        ("phi-3", ["<|endoftext|>", "<|end|>"]),  # `</s>` is user-defined: no end for transformers
+        ("qwen2", ["<|endoftext|>", "<|im_end|>"]),  # `</s>` is plain: llama.cpp ends there
+        ("deepseek-llm", ["<｜end▁of▁sentence｜>"]),
+    ],
+)
+def test_ends_of_sets(tmp_path: Path, name: str, expected: list[str]) -> None:
+    made = read(vocabulary(name))
+    tokenizer = load(tmp_path, made)
+    assert [tokenizer.id_to_token(number) for number in made.end_ids] == expected
+
+
+@pytest.mark.parametrize("name", ["llama-spm", "gemma-4", "llama-bpe", "qwen2"])
+def test_a_users_text_has_no_control_tokens(tmp_path: Path, name: str) -> None:
+    """The guard works on these tokenizers: all their control tokens at once stay text."""
+    tokenizer = load(tmp_path, read(vocabulary(name)))
+    said = "".join(sorted(tokenizer.special_texts)[:300])
+    ids = tokenizer.encode_literal(f"a {said} b")
+    assert not tokenizer.special_ids.intersection(ids)
+    assert tokenizer.decode(ids) == f"a {said} b"
