@@ -110,6 +110,43 @@ def test_what_is_wrong(
     assert error.count("\n") == 1
 
 
+def test_a_gguf_model_is_pulled_listed_and_removed(
+    hub: HubServer, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file is printed, and its snapshot is whole without a config."""
+    place = f"cache_dir={cache}"
+    files = {"m-Q4_K_M.gguf": WEIGHTS, "m-Q8_0.gguf": WEIGHTS + b"8", "config.json": b"{}"}
+    hub.add("owner/gguf", files)
+    code, out, err = run(capsys, "pull", "owner/gguf", place)
+    assert (code, out) == (1, "")
+    assert "Q4_K_M (10.2 kB), Q8_0 (10.2 kB). Say which one, such as owner/gguf:Q4_K_M" in err
+    code, out, err = run(capsys, "pull", "owner/gguf:q4_k_m", place)
+    assert code == 0
+    file = Path(out.strip())
+    assert (file.name, file.read_bytes()) == ("m-Q4_K_M.gguf", WEIGHTS)
+    assert "Downloading owner/gguf: 1 files, 10.2 kB" in err
+    lines = [line.split() for line in run(capsys, "list", place)[1].splitlines()]
+    assert lines[1][:4] == ["owner/gguf", "10.2", "kB", "model"]
+    assert lines[1][-2:] == ["whole:", "Q4_K_M"]
+    code, _, err = run(capsys, "rm", "owner/gguf:Q4_K_M", place)
+    assert code == 1
+    assert "did you mean 'owner/gguf'?" in err
+    assert run(capsys, "rm", "owner/gguf", place)[0] == 0
+    assert not file.exists()
+
+
+def test_a_gguf_file_here_is_printed_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not the folder that is made of it, which goes with this process."""
+    file = tmp_path / "m-Q4_0.gguf"
+    file.write_bytes(b"GGUF")
+    for name in (str(file), str(tmp_path), f"{tmp_path}:Q4_0"):
+        code, out, err = run(capsys, "pull", name)
+        assert (code, out) == (0, f"{file}\n")
+        assert "is on this machine" in err
+
+
 # --- list and rm -----------------------------------------------------------------------------------
 
 

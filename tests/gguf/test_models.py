@@ -39,7 +39,7 @@ def byte_tokens() -> list[str]:
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "<|im_start|>assistant\n"
+    "<|im_start|>assistant{{ '\\n' }}"
 )
 
 
@@ -188,9 +188,7 @@ def test_a_conversation_with_a_file(chat: ChatModel, mixed: Path) -> None:
         ids += delta.token_ids
     folder = make_folder(mixed)
     tokenizer = chat.engine.tokenizer
-    prompt = tokenizer.encode(
-        "<|im_start|>user\nSay ab, cd.<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
-    )
+    prompt = tokenizer.encode("<|im_start|>user\nSay ab, cd.<|im_end|>\n<|im_start|>assistant\n")
     oracle = Oracle(folder)
     for count, token in enumerate(ids):
         logits = oracle.logits([*prompt, *ids[:count]])[-1]

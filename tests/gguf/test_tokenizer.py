@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ GGML = "tokenizer.ggml"
 # ---- small files
 
 BYTES = {f"<0x{number:02X}>": BYTE for number in range(256)}
+FILES = "QUIRE_GGUF_FILES"
+"""The environment variable with the folder of real models' files."""
 LETTERS = [chr(n) for n in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
 """The letters that stand for bytes."""
 
@@ -497,6 +500,17 @@ def test_scores_are_numbers(tmp_path: Path) -> None:
     assert texts(opened(tmp_path, metadata), "hello") == ["▁hello"]
 
 
+def test_vocabularies_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made of them would take many times their size."""
+    error = refused(tmp_path, sentencepiece([*HELLO, "x" * (1 << 24)]), WeightsError)
+    assert "16,777,216 are the most" in error
+    monkeypatch.setattr("quire.gguf.token_vocabulary._MOST_TEXTS", 273)
+    assert "tokens has 274 texts" in refused(tmp_path, sentencepiece(HELLO), WeightsError)
+    empty = {**byte_pairs(["h e"]), f"{GGML}.tokens": ["a"], f"{GGML}.merges": ["a"] * 274}
+    del empty[f"{GGML}.token_type"]
+    assert "merges has 274 texts" in refused(tmp_path, empty, WeightsError)
+
+
 @pytest.mark.parametrize("name", ["<0x-1>", "<0x100>", "<0x0G>", "x"])
 def test_byte_tokens_are_named_so(tmp_path: Path, name: str) -> None:
     metadata = sentencepiece(HELLO)
@@ -687,3 +701,165 @@ def test_a_users_text_has_no_control_tokens(tmp_path: Path, name: str) -> None:
     ids = tokenizer.encode_literal(f"a {said} b")
     assert not tokenizer.special_ids.intersection(ids)
     assert tokenizer.decode(ids) == f"a {said} b"
+
+
+# ---- real models, with the ids of llama.cpp 0.3.36 (its Python binding), special tokens parsed and added
+
+TEXTS = (
+    "Hello,  world!\n",
+    "a  b and    c",
+    "I'LL say 12345 x's\t\r\n\n\n  end",
+    "é e\u0301 你好世界 🦆🦆 नमस्ते ½²",
+    "<|im_start|>user\nHi<|im_end|>\n",
+    "<start_of_turn>user\nHi<end_of_turn>\n",
+    "\n\n\n<table><b>x</b></s>",
+    "def f(x):\n        return x  # ok",
+)
+IDS = {
+    "SmolLM2-135M-Instruct.Q4_1.gguf": [
+        [19556, 28, 216, 905, 17, 198],
+        [81, 216, 278, 284, 333, 265],
+        [57, 23, 16421, 1643, 216, 33, 34, 35, 36, 37, 1792, 506, 197, 201, 1116, 3805, 1112],
+        [
+            2756,
+            297,
+            151,
+            219,
+            216,
+            18645,
+            250,
+            48392,
+            138,
+            7906,
+            240,
+            178,
+            239,
+            230,
+            15107,
+            116,
+            224,
+            10813,
+            116,
+            224,
+            12335,
+            118,
+            35090,
+            38770,
+            16525,
+            26293,
+            30581,
+            216,
+            16738,
+            19133,
+        ],
+        [1, 4093, 198, 26843, 2, 198],
+        [
+            44,
+            3738,
+            79,
+            1714,
+            79,
+            20589,
+            46,
+            4093,
+            198,
+            26843,
+            44,
+            486,
+            79,
+            1714,
+            79,
+            20589,
+            46,
+            198,
+        ],
+        [1116, 198, 44, 6413, 21198, 82, 46, 104, 9617, 82, 29299, 99, 46],
+        [1604, 275, 24, 104, 727, 448, 1003, 1792, 216, 907, 10907],
+    ],
+    "gemma-3-270m-q4_k_m.gguf": [
+        [2, 9259, 236764, 138, 12392, 236888, 107],
+        [2, 236746, 138, 236763, 532, 140, 236755],
+        [
+            2,
+            236777,
+            236789,
+            2182,
+            1879,
+            236743,
+            236770,
+            236778,
+            236800,
+            236812,
+            236810,
+            1123,
+            236789,
+            236751,
+            255968,
+            251,
+            109,
+            138,
+            643,
+        ],
+        [
+            2,
+            236859,
+            545,
+            238288,
+            43758,
+            237389,
+            12811,
+            236743,
+            249494,
+            249494,
+            173040,
+            47041,
+            238131,
+        ],
+        [
+            2,
+            236820,
+            236909,
+            548,
+            236779,
+            3041,
+            111038,
+            2364,
+            107,
+            10979,
+            236820,
+            236909,
+            548,
+            236779,
+            643,
+            111038,
+            107,
+        ],
+        [2, 105, 2364, 107, 10979, 106, 107],
+        [2, 109, 168, 200, 236781, 209, 212],
+        [2, 2063, 517, 236769, 236781, 1473, 107, 144, 2060, 1123, 138, 236865, 7546],
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", ["<|im_end|>", "<|endoftext|>", "<reponame>"]),
+        (
+            "gemma-3-270m-q4_k_m.gguf",
+            ["<eos>", "<end_of_turn>"],
+        ),  # of which the file names the first
+    ],
+)
+def test_real_models(tmp_path: Path, name: str, ends: list[str]) -> None:
+    folder = os.environ.get(FILES)
+    if not folder or not (path := Path(folder, name)).is_file():
+        pytest.skip(f"{FILES} names no folder with {name}")
+    made = read(path)
+    tokenizer = load(tmp_path, made)
+    assert [tokenizer.encode_whole(text) for text in TEXTS] == IDS[name]
+    assert [tokenizer.id_to_token(number) for number in made.end_ids] == ends
+    assert made.notes == ()
+    for text in TEXTS:
+        if text[0] != "<":
+            assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == text

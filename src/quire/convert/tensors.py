@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +15,7 @@ from quire.convert.merging import MergedFolder
 from quire.engines.native.models.spec import DecoderSpec, TensorSpec
 from quire.errors import WeightsError
 from quire.gguf.architectures import Architecture
+from quire.gguf.blocks import check_finite
 from quire.gguf.quantize import Bytes, Floats, encode
 from quire.gguf.tensor_types import TensorType, type_named
 from quire.gguf.writer import NewTensor
@@ -84,7 +83,7 @@ def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]
 
 
 def _planned(
-    tensors: Any, prefix: str, spec: DecoderSpec, architecture: Architecture
+    tensors: Iterable[TensorSpec], prefix: str, spec: DecoderSpec, architecture: Architecture
 ) -> Iterator[Planned]:
     """Tensors of a layer, of which some come together in one."""
     groups: dict[str, list[TensorSpec]] = {}
@@ -182,16 +181,6 @@ class Mixture:
 # ---- bytes
 
 
-class Source(Protocol):
-    """Where the weights are."""
-
-    path: Path
-
-    def rows(self, spec: TensorSpec, first: int, end: int) -> Floats:
-        """Some rows of a tensor in float32, of a vector some elements."""
-        ...
-
-
 def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator[Bytes]:
     """The bytes of a tensor, a piece at a time.
 
@@ -201,31 +190,27 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
     for part in planned.parts:
         rows, *columns = part.spec.shape
         width = math.prod(columns)
-        order = _file_order(rows, part.heads) if part.heads else None
-        step = max(_AT_ONCE // width, 1) if planned.is_matrix else rows
+        order = _file_order(rows, part.heads) if part.heads else np.arange(rows)
+        step = max(_AT_ONCE // width, 1)
         for first in range(0, rows, step):
-            end = min(first + step, rows)
-            if order is None:
-                values = source.rows(part.spec, np.arange(first, end))
-            else:
-                values = source.rows(part.spec, order[first:end])
-            yield _encoded(values.reshape(end - first, -1), planned, kind, source)
+            values = source.rows(part.spec, order[first : first + step])
+            yield _encoded(values.reshape(-1, planned.shape[-1]), planned, kind, source)
 
 
 def _encoded(values: Floats, planned: Planned, kind: TensorType, source: MergedFolder) -> Bytes:
-    if len(planned.shape) == 1:
-        values = values.reshape(1, -1)
     if not np.isfinite(values).all():
         raise WeightsError(
             f"{source.folder}: {planned.name} would have infinity or NaN. The model is damaged: take "
             "another"
         )
     data = encode(kind.name, values)
-    if kind.name != "F32" and not _is_finite(kind.name, data):
+    try:
+        check_finite(kind.name, data, planned.name)
+    except WeightsError:
         raise WeightsError(
             f"{source.folder}: {planned.name} has weights of up to {np.abs(values).max():g}, which are too "
             f"large for {kind.name}. Take type=bf16 or type=f32"
-        )
+        ) from None
     return data
 
 

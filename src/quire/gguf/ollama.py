@@ -225,9 +225,12 @@ def _not_there(wanted: OllamaName, there: Sequence[OllamaName], stores: Sequence
             f"There is no model {_PREFIX}{wanted}: {looked} holds none. ollama pull {wanted} downloads it; "
             "where the models are elsewhere, set OLLAMA_MODELS to their folder."
         )
-    names = sorted(map(str, there))
-    near = difflib.get_close_matches(str(wanted), names, n=_LISTED, cutoff=0.5)
-    listed = near or names[:_LISTED]
+    # By names without tags: most tags are alike.
+    models = {one.key[2] for one in there}
+    near = difflib.get_close_matches(wanted.key[2], models, n=_LISTED)
+    order = {model: number for number, model in enumerate(near)}
+    names = sorted(there, key=lambda one: (order.get(one.key[2], len(near)), str(one)))
+    listed = [str(one) for one in names if not near or one.key[2] in order][:_LISTED]
     more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
     return (
         f"Ollama has no {wanted} in {looked}. It has {', '.join(listed)}{more}. ollama pull {wanted} "

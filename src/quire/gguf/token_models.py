@@ -76,7 +76,9 @@ def _find_pre(keys: Keys, vocabulary: Vocabulary) -> PreTokenizer:
                 "model may answer worse for it. A newer conversion of the model has it."
             )
         else:
-            keys.notes.append(f"{said}: texts are split as {known!r}, as models of {architecture} do.")
+            keys.notes.append(
+                f"{said}: texts are split as {known!r}, as models of {architecture} do."
+            )
         name = known or "default"
     if name not in PRE_TOKENIZERS:
         raise keys.unsupported(

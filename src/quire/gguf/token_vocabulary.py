@@ -23,6 +23,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 PURPOSES = (UNKNOWN, CONTROL, USER_DEFINED)
 """The types of tokens that are looked for in a text as they are."""
 
+_MOST_TEXTS = 1 << 22  # tokens or merges: the largest known lists have half a million
+_MOST_BYTES = 1 << 24  # of all tokens: a quarter of a million of them have two million
 _BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 _SHAPE = re.compile(r"[<\[].+[>\]]", re.DOTALL)
 """What a special token looks like, where the file gives no types or a wrong one."""
@@ -62,6 +64,11 @@ class Keys:
             )
         if not isinstance(value, StringList):
             raise self.wrong(f"{key} is no list of texts")
+        if len(value) > _MOST_TEXTS:
+            raise self.wrong(
+                f"{key} has {len(value):,} texts, and {_MOST_TEXTS:,} are the most that is read: it is "
+                "damaged, or made to do harm"
+            )
         return value
 
     def numbers(self, key: str, kinds: tuple[type, ...], count: int) -> NDArray[Any] | None:
@@ -85,7 +92,9 @@ class Keys:
             raise self.wrong(f"{key} is {_shown(value)}; it must be a token's id")
         if 0 <= value < count:
             return value
-        self.notes.append(f"{key} is {value}, and there are only {count:,} tokens: it is left aside.")
+        self.notes.append(
+            f"{key} is {value}, and there are only {count:,} tokens: it is left aside."
+        )
         return None
 
 
@@ -135,6 +144,11 @@ def _read_tokens(keys: Keys) -> list[str]:
     raw = list(keys.strings(TOKENS))
     if not raw:
         raise keys.wrong(f"{TOKENS} is empty")
+    if (size := sum(map(len, raw))) > _MOST_BYTES:
+        raise keys.wrong(
+            f"{TOKENS} has {size:,} bytes, and {_MOST_BYTES:,} are the most that is read: it is damaged, "
+            "or made to do harm"
+        )
     try:
         return [token.decode() for token in raw]
     except UnicodeDecodeError:

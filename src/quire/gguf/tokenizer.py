@@ -123,7 +123,9 @@ def _around(keys: Keys, model: TokenModel, named: Mapping[str, int]) -> dict[str
     }
     for name, is_wanted in wanted.items():
         if is_wanted and name not in named and f"tokenizer.ggml.add_{name}" in keys.metadata:
-            keys.notes.append(f"tokenizer.ggml.add_{name} is true, and the file names no such token.")
+            keys.notes.append(
+                f"tokenizer.ggml.add_{name} is true, and the file names no such token."
+            )
     return {name: is_wanted and name in named for name, is_wanted in wanted.items()}
 
 

@@ -488,6 +488,20 @@ def test_auto_sends_tokens_if_the_folder_is_local(servers: MakeServers, connect:
     assert demo_model_path().is_dir()
 
 
+def test_a_gguf_file_here_has_a_tokenizer(
+    servers: MakeServers, connect: Connect, tmp_path: Path
+) -> None:
+    (server,) = servers()
+    file = write_chat(tmp_path / "m-Q4_0.gguf")
+    names = (str(file), str(tmp_path), f"{tmp_path}:Q4_0", f"{tmp_path}/m-Q8_0.gguf")
+    for name in names:
+        connect(server, model_name_or_path=name).chat([{"role": "user", "content": "ab"}])
+    paths = [post.path for post in server.posts]
+    assert paths == [*["/v1/completions"] * 3, "/v1/chat/completions"]
+    with pytest.raises(errors.ConfigError, match="its folder or its GGUF file here"):
+        make_engine(server.address, model_name_or_path=names[-1], remote_api="tokens")
+
+
 def test_chat_mode_refuses_what_needs_a_tokenizer(servers: MakeServers, connect: Connect) -> None:
     (server,) = servers()
     model = connect(server, remote_api="chat")

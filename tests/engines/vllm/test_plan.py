@@ -53,6 +53,17 @@ def test_a_plan_for_gpus() -> None:
     assert "data_parallel_size" in plan.notes[0]
 
 
+def test_a_gguf_file_takes_config_and_tokenizer_from_the_folder_made_of_it() -> None:
+    model = qwen(gguf=Path("/models/m-Q4_0.gguf"), quantization="gguf")
+    args = plan_of(model).engine_args
+    assert args["model"] == str(Path("/models/m-Q4_0.gguf"))
+    assert args["hf_config_path"] == args["tokenizer"] == str(FOLDER)
+    plan = make_plan(arguments(), finetuning(), model, gpus(), tokenizer=Path("/scratch"))
+    assert plan.engine_args["tokenizer"] == str(Path("/scratch"))
+    with pytest.raises(UnsupportedModelError, match=r"GPUs only.*infer_backend: native"):
+        plan_of(model, cpu())
+
+
 def test_vllm_config_overrides_everything() -> None:
     full = plan_of(
         devices=gpus(2),

@@ -140,7 +140,7 @@ def test_a_revision_is_one_of_its_own(hub: HubServer, arguments: MakeArguments) 
     [
         ({"pytorch_model.bin": b"1"}, WeightsError, "pytorch_model.bin is a pickle"),
         ({"original/consolidated.00.pth": b"1"}, WeightsError, "is a pickle"),
-        ({"model-q4.gguf": b"1"}, WeightsError, "GGUF"),
+        ({"mmproj-F16.gguf": b"1"}, ModelNotFoundError, "no GGUF model: its mmproj-F16.gguf"),
         ({"README.md": b"1"}, ModelNotFoundError, "holds no weights"),
     ],
 )

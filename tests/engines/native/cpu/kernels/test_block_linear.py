@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from quire.engines.native.cpu.kernels import block_linear
 from quire.engines.native.cpu.kernels.arguments import LinearMap
-from quire.engines.native.cpu.kernels.block_forms import FORMS, SPAN
+from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS, SPAN
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
+from quire.engines.native.cpu.weights import blocks
 from quire.engines.native.cpu.weights.blocks import PackedBlocks, form_of, pack_blocks
 from quire.engines.native.cpu.weights.linear_map import address_of
 from quire.gguf.blocks import dequantize
@@ -159,6 +160,18 @@ def test_the_largest_products_do_not_overflow(kind: str, exact: bool) -> None:
         expected = product.meant() @ dequantize(kind, blocks).T.astype(np.float64)
         scale = np.abs(expected).max() + 1.0
         assert np.abs(product.columns(0, 16) - expected).max() < 1e-6 * scale + 0.5
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HALVES if form_of(kind) in PACKED_BY_KERNELS])
+def test_kernels_pack_as_numpy_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_blocks(kind, 70, 1280)
+    packed = pack_blocks(kind, data, 1280, exact=False)
+    monkeypatch.setattr(blocks, "by_kernel", lambda form: False)
+    plainly = pack_blocks(kind, data, 1280, exact=False)
+    for one, other in zip(packed.arrays, plainly.arrays, strict=True):
+        # Columns beyond the last hold anything, but a kernel leaves zeros there.
+        shown, expected = one[:4], other[:4]
+        assert np.array_equal(shown.view(np.uint8), expected.view(np.uint8))
 
 
 def test_every_form_is_that_of_a_type() -> None:

@@ -92,3 +92,6 @@ FORMS: dict[str, BlockForm] = {
     "codebook": BlockForm(8, "single", middle=128, halved=True),  # the other types of IQ, looked up
 }
 """The forms by name. Those of a type have its name; `codebook` serves every other type."""
+
+PACKED_BY_KERNELS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k")
+"""The types whose blocks a kernel packs: see `block_packing`."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from quire.engines.native.cpu.kernels import layout
-from quire.engines.native.cpu.kernels.block_forms import FORMS
+from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
 from quire.engines.native.models.spec import DecoderSpec
 
@@ -35,7 +35,8 @@ KERNELS = {
     "round_rows": "kernels.linear:quantize_rows",
     "round_fast": "kernels.block_linear:round_fast",
     "round_exact": "kernels.block_linear:round_exact",
-    **{f"pack_{bits}": f"kernels.block_packing:INTERLEAVE.bits{bits}" for bits in (4, 5, 6, 8)},
+    **{f"order_{bits}": f"kernels.block_packing:INTERLEAVE.bits{bits}" for bits in (4, 5, 6, 8)},
+    **{f"pack_{form}": f"kernels.block_packing:PACK.{form}" for form in PACKED_BY_KERNELS},
     **{f"linear_{form}": f"kernels.block_linear:FAST.{form}" for form in FORMS},
     **{f"linear_{form}_exact": f"kernels.block_linear:EXACT.{form}" for form in FORMS},
     **{f"read_{form}": f"kernels.block_linear:READ.{form}" for form in FORMS},

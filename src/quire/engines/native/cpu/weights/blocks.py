@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from quire.engines.native.cpu.kernels.block_forms import (
     COLUMNS,
     FORMS,
+    PACKED_BY_KERNELS,
     SPAN,
     SUPER_SPANS,
     BlockForm,
@@ -129,15 +130,8 @@ def pack_blocks(
         zeros((blocks, above, kinds, COLUMNS), np.float16),
     )
     step = max(1, _PIECE // max(1, COLUMNS * depth))
-    parts = [slice(first, first + step) for first in range(0, blocks, step)]
-
-    # Called so, a kernel runs without the interpreter's lock.
-    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
-    interleave = signature(kernel_address(f"pack_{form.bits}"))
-
-    def fill(part: slice) -> None:
-        _fill(packed, form, kind, data, part, interleave)
-
+    parts = [slice(first, min(first + step, blocks)) for first in range(0, blocks, step)]
+    fill = _by_kernel(packed, data) if by_kernel(name) else _by_decoding(packed, form, kind, data)
     if threads == 1 or len(parts) == 1:
         for part in parts:
             fill(part)
@@ -145,6 +139,38 @@ def pack_blocks(
         with ThreadPoolExecutor(threads, "quire-pack") as pool:
             list(pool.map(fill, parts))
     return packed
+
+
+Fill: TypeAlias = Callable[[slice], None]
+"""Packs some blocks of columns."""
+
+
+def by_kernel(form: str) -> bool:
+    """Whether a kernel packs the blocks of a form as they are in the file."""
+    return form in PACKED_BY_KERNELS
+
+
+def _called(name: str, count: int) -> Callable[..., None]:
+    """A kernel of so many integers, which runs without the interpreter's lock."""
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)(kernel_address(name))
+
+
+def _by_kernel(packed: PackedBlocks, data: NDArray[np.uint8]) -> Fill:
+    pack = _called(f"pack_{packed.form}", 7)
+    data = data if data.strides[1] == 1 else np.ascontiguousarray(data)
+    spans = packed.codes.shape[1]
+
+    def fill(part: slice) -> None:
+        rows = data[part.start * COLUMNS : part.stop * COLUMNS]
+        places = [array[part].ctypes.data for array in packed.arrays]
+        pack(rows.ctypes.data, rows.strides[0], len(rows), spans, *places)
+
+    return fill
+
+
+def _by_decoding(packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8]) -> Fill:
+    interleave = _called(f"order_{form.bits}", 4)
+    return lambda part: _fill(packed, form, kind, data, part, interleave)
 
 
 def _fill(
