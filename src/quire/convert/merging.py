@@ -77,7 +77,9 @@ class MergedFolder:
         self.folder, self.spec, self.source = folder, spec, source
         self._changes: dict[str, list[_Change]] = {}
         """By the name of a stored tensor, in the order of the adapters."""
-        stored = {source.stored(name).name: source.stored(name).values.shape for name in source.names()}
+        stored = {
+            source.stored(name).name: source.stored(name).values.shape for name in source.names()
+        }
         for path in adapters:
             adapter = read_adapter(path, extended=True)
             fitting = check_fits(adapter, folder)
@@ -110,10 +112,9 @@ class MergedFolder:
                 "embeddings and head: merged, it would change both. Serve the two together"
             )
 
-    @property
-    def has_changes(self) -> bool:
-        """Whether any adapter is merged."""
-        return bool(self._changes)
+    def changes(self, stored: StoredTensor) -> bool:
+        """Whether an adapter changes a stored tensor."""
+        return stored.name in self._changes
 
     def check(self, spec: TensorSpec) -> None:
         """Check that the folder has a tensor, of the shape and a type that are needed.
@@ -203,7 +204,13 @@ def _changes_of(adapter: Adapter) -> Iterator[_Change]:
 
 def _adding(left: Floats, right: Floats) -> Callable[[Floats, Rows], Floats]:
     """Adds rows of a product."""
-    return lambda values, rows: values + left[rows] @ right
+
+    def added(values: Floats, rows: Rows) -> Floats:
+        product: Floats = left[rows] @ right
+        product += values
+        return product
+
+    return added
 
 
 def _adding_vector(vector: Floats) -> Callable[[Floats, Rows], Floats]:

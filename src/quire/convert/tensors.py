@@ -18,7 +18,6 @@ from quire.gguf.architectures import Architecture
 from quire.gguf.blocks import check_finite
 from quire.gguf.quantize import Bytes, Floats, encode
 from quire.gguf.tensor_types import TensorType, type_named
-from quire.gguf.writer import NewTensor
 
 _ROLES: Final[Mapping[str, str]] = {
     "embeddings": "token_embd",
@@ -41,7 +40,13 @@ _ROLES: Final[Mapping[str, str]] = {
     "k_norm": "attn_k_norm",
 }
 """The roles of tensors and their names in a file, in a layer after `blk.<number>.`."""
-_FUSED: Final[Mapping[str, str]] = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
+_FUSED: Final[Mapping[str, str]] = {
+    "q": "qkv",
+    "k": "qkv",
+    "v": "qkv",
+    "gate": "gate_up",
+    "up": "gate_up",
+}
 _FUSED_NAMES: Final[Mapping[str, str]] = {"qkv": "attn_qkv", "gate_up": "ffn_up"}
 _EXPERT: Final = re.compile(r"experts\.(\d+)\.(gate|up|down)")
 _PLAIN: Final = frozenset({"ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight"})
@@ -91,7 +96,9 @@ def _planned(
         groups.setdefault(prefix + _name_of(tensor.role, spec, architecture), []).append(tensor)
     for name, parts in groups.items():
         shape = _shape_of(parts)
-        yield Planned(name, shape, tuple(Part(one, _heads(one, spec, architecture)) for one in parts))
+        yield Planned(
+            name, shape, tuple(Part(one, _heads(one, spec, architecture)) for one in parts)
+        )
 
 
 def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
@@ -204,6 +211,8 @@ def _encoded(values: Floats, planned: Planned, kind: TensorType, source: MergedF
             "another"
         )
     data = encode(kind.name, values)
+    if kind.name == "F32":
+        return data
     try:
         check_finite(kind.name, data, planned.name)
     except WeightsError:

@@ -255,7 +255,7 @@ def _q6_k(blocks: Floats) -> Bytes:
     with np.errstate(over="ignore"):  # whoever asks for it checks the result
         scale = (largest / np.float32(-128)).astype(np.float16).astype(np.float32)
     factors = np.rint(by_block * (-128 * _inverse(largest))).clip(-128, 127).astype(np.int8)
-    scaled = turned * _inverse((scale * factors).reshape(-1))
+    scaled = turned * _inverse((scale * factors.astype(np.float32)).reshape(-1))
     codes = (np.clip(np.rint(scaled), -32, 31) + 32).astype(np.uint8)
     rows = np.ascontiguousarray(codes.T).reshape(-1, 2, 4, 32)
     low = rows & np.uint8(15)

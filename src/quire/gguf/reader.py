@@ -195,13 +195,13 @@ class _Cursor:
     """Reads one thing of the header after the other."""
 
     def __init__(self, path: Path, content: memoryview) -> None:
-        self._path, self.content, self.at = path, content, 0
+        self.path, self.content, self.at = path, content, 0
 
     def wrong(self, problem: str) -> WeightsError:
-        return WeightsError(f"{self._path}: {problem}")
+        return WeightsError(f"{self.path}: {problem}")
 
     def unsupported(self, problem: str) -> UnsupportedModelError:
-        return UnsupportedModelError(f"{self._path}: {problem}")
+        return UnsupportedModelError(f"{self.path}: {problem}")
 
     @property
     def left(self) -> int:
@@ -254,7 +254,7 @@ def _read_counts(cursor: _Cursor) -> tuple[int, int]:
             "it is a big-endian GGUF file; those of this machine are little-endian"
         )
     if magic != MAGIC:
-        text = foreign_content(cursor._path) or f"no GGUF file: it begins with {magic!r}"
+        text = foreign_content(cursor.path) or f"no GGUF file: it begins with {magic!r}"
         raise cursor.wrong(text)
     version = cursor.unpack(_UINT32, "the version")
     if version and not version & 0xFFFF:

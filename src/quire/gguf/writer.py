@@ -61,7 +61,9 @@ class GgufWriter:
         self._file.write(header)
         self._begin = -(-len(header) // ALIGNMENT) * ALIGNMENT
         self._file.truncate(self._begin + _padded_total(self._tensors))
-        self._offsets = dict(zip((one.name for one in self._tensors), _offsets(self._tensors), strict=True))
+        self._offsets = dict(
+            zip((one.name for one in self._tensors), _offsets(self._tensors), strict=True)
+        )
 
     def write(self, name: str, pieces: Iterable[NDArray[np.uint8]]) -> None:
         """Fill one tensor with the bytes of its rows."""
@@ -141,5 +143,8 @@ def _value(value: Written) -> bytes:
         return struct.pack("<I", _STRING) + _text(value)
     if isinstance(value, np.ndarray):
         kind = _OF_ARRAYS[value.dtype.str[1:]]
-        return struct.pack("<IIQ", _ARRAY, kind, len(value)) + value.astype(value.dtype.newbyteorder("<")).tobytes()
+        return (
+            struct.pack("<IIQ", _ARRAY, kind, len(value))
+            + value.astype(value.dtype.newbyteorder("<")).tobytes()
+        )
     return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(map(_text, value))

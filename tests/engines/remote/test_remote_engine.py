@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from quire.outputs import Usage
 from tests.engines.remote.conftest import Connect, MakeServers, make_engine
 from tests.engines.remote.fake_server import IDS, WORDS
 from tests.forks import call_all, check_refused, in_fork
+from tests.gguf.chat_files import write_chat
 from tests.polling import wait_until
 
 USER = [{"role": "user", "content": "Tell me a story."}]

@@ -51,7 +51,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def several(hub: HubServer, model: bytes) -> HubServer:
     """A repository with three models and what goes with them."""
     others = {"mmproj-F16.gguf": b"GGUF", "imatrix.gguf": b"GGUF", "mtp-m-Q8_0.gguf": b"GGUF"}
-    quants = {"m-Q4_K_M.gguf": model, "m-Q8_0.gguf": model + b"8", "UD-Q2_K_XL/m-UD-Q2_K_XL.gguf": model}
+    quants = {
+        "m-Q4_K_M.gguf": model,
+        "m-Q8_0.gguf": model + b"8",
+        "UD-Q2_K_XL/m-UD-Q2_K_XL.gguf": model,
+    }
     hub.add(NAME, {**SMALL, **others, **quants})
     return hub
 
@@ -69,7 +73,11 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("quant", "file"),
-    [("Q4_K_M", "m-Q4_K_M.gguf"), ("q8_0", "m-Q8_0.gguf"), ("Q2_K_XL", "UD-Q2_K_XL/m-UD-Q2_K_XL.gguf")],
+    [
+        ("Q4_K_M", "m-Q4_K_M.gguf"),
+        ("q8_0", "m-Q8_0.gguf"),
+        ("Q2_K_XL", "UD-Q2_K_XL/m-UD-Q2_K_XL.gguf"),
+    ],
 )
 def test_the_chosen_file_comes_alone(
     several: HubServer, arguments: MakeArguments, quant: str, file: str

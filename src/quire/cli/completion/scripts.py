@@ -17,6 +17,8 @@ from quire.arguments.base import is_secret, value_types
 from quire.cli.batch import BATCH_COMMANDS
 from quire.cli.bench import AGAINST
 from quire.cli.deploy import KINDS
+from quire.cli.convert import KEYS as CONVERT_KEYS
+from quire.cli.convert import TYPES
 from quire.cli.hub import KEYS as HUB_KEYS
 from quire.deploy.target import MultiNode
 from quire.errors import ConfigError, nearest
@@ -43,9 +45,11 @@ _VALUES_OF_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "diff": template_names(),
     "json": (FILES,),
     "multi_node": get_args(MultiNode),
+    "overwrite": _BOOLEANS,
     "plot": (FILES,),
     "template": template_names(),
     "text": (FILES,),
+    "type": TYPES,
 }
 
 Rows = Iterable[tuple[str, Iterable[str]]]
@@ -122,6 +126,8 @@ def _command(name: str, text: str, options: list[str]) -> CommandWords:
         # Names are the hub's; the script runs nothing that would list those of the cache.
         positions = ((FILES,),) if name == "pull" else ()
         return CommandWords(name, summary, positions, HUB_KEYS[name], tuple(options))
+    if name == "convert":
+        return CommandWords(name, summary, ((FILES,), (FILES,)), CONVERT_KEYS, tuple(options))
     positions: tuple[tuple[str, ...], ...] = ((FILES, *_DEMO_MODELS),)
     if name == "deploy":
         positions = (KINDS, (FILES,))

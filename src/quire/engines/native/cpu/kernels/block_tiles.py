@@ -119,7 +119,7 @@ def _build_dot_pairs(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) ->
     # NEON multiplies halves of registers into words: LLVM finds that in widened products.
     wide = ir.VectorType(INT32, 2 * LANES)
     sides = [builder.sext(builder.bitcast(one, SHORTS), wide) for one in (weights, x)]
-    products = builder.mul(*sides)
+    products = builder.mul(sides[0], sides[1])
     for first in (0, 1):
         lanes = builders.constant_vector(range(first, 2 * LANES, 2), INT32)
         total = builder.add(total, builder.shuffle_vector(products, products, lanes))

@@ -92,6 +92,15 @@ class PackedBlocks:
         """The name of the kernel that reads its columns as the rows of an embedding."""
         return f"read_{self.form}"
 
+    def has_finite_scales(self) -> bool:
+        """Whether no scale or minimum is infinite or NaN."""
+        scales = FORMS[self.form].scales
+        if scales == "single":
+            return bool(np.isfinite(self.factors.view(np.float32)).all())
+        halves = (self.supers if scales == "nested" else self.factors).view(np.uint16)
+        exponent = np.uint16(0x7C00)
+        return bool(((halves & exponent) != exponent).all())
+
     def with_arrays(self, arrays: Iterator[NDArray[Any]]) -> PackedBlocks:
         """The same with its arrays in another place."""
         codes, factors, supers = arrays

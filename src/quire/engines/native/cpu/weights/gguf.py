@@ -57,7 +57,6 @@ class GgufReader:
             data = parts[0] if len(parts) == 1 else np.concatenate(parts)
         kind = stored.type.name
         if self._packs(tensor, kind):
-            check_finite(kind, data, f"{self._source.path}: {tensor.name}")
             packed = pack_blocks(
                 kind,
                 data,
@@ -66,6 +65,8 @@ class GgufReader:
                 threads=self._threads,
                 arena=self._arena,
             )
+            if not packed.has_finite_scales():
+                check_finite(kind, data, f"{self._source.path}: {tensor.name}")
             self._drop_pages(data.nbytes)
             return packed
         return self._floats(tensor, kind, data)

@@ -1,0 +1,283 @@
+"""Writing a model's folder: safetensors in shards, made of a GGUF file or of another folder.
+
+A folder grows under a name of its own, and gets its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from quire.convert.merging import MergedFolder
+from quire.errors import WeightsError
+from quire.gguf.arch_header import Header
+from quire.gguf.arch_layout import Layout
+from quire.gguf.architectures import architecture_of, stored_biases
+from quire.gguf.blocks import dequantize
+from quire.gguf.folder import make_folder
+from quire.gguf.quantize import Bytes, Floats, encode
+from quire.gguf.weights import GgufSource, open_files
+from quire.json_files import read_json_object
+from quire.weights.folder import GGUF_SOURCE, read_json
+from quire.weights.safetensors import StoredTensor
+
+DTYPES: Final[Mapping[str, str]] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+"""The types of folders, and what a `config.json` calls them."""
+_SHARD = 5_000_000_000  # bytes of a file, as in transformers
+_AT_ONCE = 1 << 23  # weights that are in memory at a time
+_SIZES: Final[Mapping[str, int]] = {"F32": 4, "F16": 2, "BF16": 2}
+_WEIGHTS = frozenset(
+    {".bin", ".gguf", ".h5", ".msgpack", ".npz", ".onnx", ".ot", ".pt", ".pth", ".safetensors"}
+)
+_TEMPLATES = "additional_chat_templates"
+_CLASSES: Final[Mapping[str, str]] = {
+    "gemma": "GemmaForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "glm": "GlmForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "ministral": "MinistralForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "olmo3": "Olmo3ForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+}
+"""transformers' classes by model_type, which vLLM asks for."""
+
+OnBytes = Callable[[int], None]
+"""Gets how many bytes were written since the last call."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NewTensor:
+    name: str
+    dtype: str
+    """By safetensors' name."""
+    shape: tuple[int, ...]
+    size: int
+    pieces: Callable[[], Iterator[Bytes]]
+    """Makes its bytes, a piece at a time."""
+
+
+class NewFolder:
+    """A folder that is to be written: its tensors, and its other files."""
+
+    def __init__(
+        self, tensors: Iterable[_NewTensor], files: Mapping[str, str], copied: Iterable[Path] = ()
+    ) -> None:
+        self._tensors = tuple(tensors)
+        self._files, self._copied = files, tuple(copied)
+
+    @property
+    def size(self) -> int:
+        """Of the tensors, in bytes."""
+        return sum(tensor.size for tensor in self._tensors)
+
+    def write(self, target: Path, on_bytes: OnBytes) -> None:
+        """Write it, in the place of whatever is there.
+
+        Raises:
+            OSError: it cannot be written.
+            WeightsError: a tensor cannot be read, or has numbers that its type cannot hold.
+        """
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        partial.mkdir()
+        try:
+            for path in self._copied:
+                copy = shutil.copytree if path.is_dir() else shutil.copyfile
+                copy(path, partial / path.name)
+            for name, text in self._files.items():
+                (partial / name).write_text(text, encoding="utf-8")
+            self._write_shards(partial, on_bytes)
+            if target.exists():
+                old = target.with_name(f".{target.name}.{os.getpid()}.old")
+                target.rename(old)
+                partial.rename(target)
+                shutil.rmtree(old)
+            else:
+                partial.rename(target)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _write_shards(self, folder: Path, on_bytes: OnBytes) -> None:
+        shards = [*_sharded(self._tensors)]
+        file_of: dict[str, str] = {}
+        for number, tensors in enumerate(shards, start=1):
+            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+            name = "model.safetensors" if len(shards) == 1 else name
+            _write_shard(folder / name, tensors, on_bytes)
+            file_of |= {tensor.name: name for tensor in tensors}
+        if len(shards) > 1:
+            index = {"metadata": {"total_size": self.size}, "weight_map": file_of}
+            path = folder / "model.safetensors.index.json"
+            path.write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _sharded(tensors: Iterable[_NewTensor]) -> Iterator[list[_NewTensor]]:
+    shard: list[_NewTensor] = []
+    size = 0
+    for tensor in tensors:
+        if shard and size + tensor.size > _SHARD:
+            yield shard
+            shard, size = [], 0
+        shard.append(tensor)
+        size += tensor.size
+    yield shard
+
+
+def _write_shard(path: Path, tensors: Sequence[_NewTensor], on_bytes: OnBytes) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for tensor in tensors:
+        header[tensor.name] = {
+            "dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": (at, at + tensor.size)
+        }  # fmt: skip
+        at += tensor.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            for piece in tensor.pieces():
+                file.write(np.ascontiguousarray(piece).data)
+                on_bytes(piece.nbytes)
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+# ---- of a GGUF file
+
+
+def folder_of_gguf(path: Path, dtype: str | None) -> NewFolder:
+    """The folder of the model in a GGUF file.
+
+    Args:
+        dtype: one of `DTYPES`; None for the file's own, or float32 where it is quantised.
+
+    Raises:
+        ModelError: the file cannot be read, or the native engine does not run what is in it.
+    """
+    made = make_folder(path)
+    files = open_files(path)
+    config = read_json_object(made / "config.json")
+    source = GgufSource(files, config)
+    header = Header(files)
+    dtype = dtype or _own_type(header)
+    layout = Layout(architecture_of(header), config, set(stored_biases(header)))
+    tensors = (
+        _of_gguf(source, wanted.name, wanted.shape, dtype.upper()) for wanted in layout.tensors()
+    )
+    config |= {
+        "architectures": [_CLASSES[config["model_type"]]],
+        "torch_dtype": DTYPES[dtype],
+        **_named_ends(made),
+    }
+    texts = {
+        one.name: one.read_text(encoding="utf-8")
+        for one in made.iterdir()
+        if one.name not in (GGUF_SOURCE, "config.json")
+    }
+    return NewFolder(tensors, {"config.json": _json(config), **texts})
+
+
+def _own_type(header: Header) -> str:
+    """The type of most of the weights, if it is one that folders have."""
+    sizes: dict[str, int] = {}
+    for _, entry in header.tensors.values():
+        sizes[entry.type.name] = sizes.get(entry.type.name, 0) + entry.size
+    largest = max(sizes, key=sizes.__getitem__).lower()
+    return largest if largest in DTYPES else "f32"
+
+
+def _named_ends(folder: Path) -> dict[str, Any]:
+    return {"eos_token_id": read_json(folder, "generation_config.json")["eos_token_id"]}
+
+
+def _of_gguf(source: GgufSource, name: str, shape: tuple[int, ...], dtype: str) -> _NewTensor:
+    def pieces() -> Iterator[Bytes]:
+        tensor = source.tensor(name)
+        step = max(_AT_ONCE // shape[-1], 1)
+        for first in range(0, len(tensor.data), step):
+            data = np.ascontiguousarray(tensor.data[first : first + step])
+            yield _encoded(dequantize(tensor.type.name, data), dtype, f"{source.path}: {name}")
+
+    return _NewTensor(name, dtype, shape, math.prod(shape) * _SIZES[dtype], pieces)
+
+
+def _encoded(values: Floats, dtype: str, what: str) -> Bytes:
+    if dtype == "F16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        raise WeightsError(
+            f"{what} has weights of up to {np.abs(values).max():g}, which are too large for float16. Take "
+            "type=bf16 or type=f32"
+        )
+    return encode(dtype, values)
+
+
+# ---- of a folder
+
+
+def merged_folder(source: MergedFolder, dtype: str | None) -> NewFolder:
+    """The folder of the same model with its adapters merged into it.
+
+    Args:
+        dtype: one of `DTYPES`; None for the type that each tensor has.
+    """
+    folder = source.folder
+    stored = source.source
+    tensors = (_of_folder(source, stored.stored(name), dtype) for name in stored.names())
+    files: dict[str, str] = {}
+    if dtype is not None:
+        config = read_json_object(folder / "config.json")
+        key = "dtype" if "dtype" in config else "torch_dtype"
+        files["config.json"] = _json({**config, key: DTYPES[dtype]})
+    copied = [
+        path
+        for path in folder.iterdir()
+        if path.name not in files
+        and (_is_kept(path) if path.is_file() else path.name == _TEMPLATES)
+    ]
+    return NewFolder(tensors, files, copied)
+
+
+def _is_kept(path: Path) -> bool:
+    return path.suffix not in _WEIGHTS and not path.name.endswith(".index.json")
+
+
+def _of_folder(source: MergedFolder, stored: StoredTensor, dtype: str | None) -> _NewTensor:
+    kind = stored.dtype if dtype is None or stored.dtype not in _SIZES else dtype.upper()
+    shape = stored.values.shape
+    is_same = kind == stored.dtype and not source.changes(stored)
+
+    def pieces() -> Iterator[Bytes]:
+        if is_same:
+            yield stored.values.reshape(-1).view(np.uint8)
+            return
+        width = math.prod(shape[1:])
+        step = max(_AT_ONCE // width, 1)
+        for first in range(0, shape[0], step):
+            rows = np.arange(first, min(first + step, shape[0]))
+            values = source.stored_rows(stored, stored.values, rows).reshape(len(rows), -1)
+            yield _encoded(values, kind, f"{source.folder}: {stored.name}")
+
+    size = stored.values.nbytes if is_same else math.prod(shape) * _SIZES[kind]
+    return _NewTensor(stored.name, kind, shape, size, pieces)
