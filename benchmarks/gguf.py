@@ -52,7 +52,12 @@ def sides_of(avx2: bool) -> tuple[tuple[Peer, Configuration], ...]:
     assert usual is not None
     arguments = "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON"
     arguments += " -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF"
-    built = replace(usual, name="llama_cpp_avx2", settings={"CMAKE_ARGS": arguments})
+    built = replace(
+        usual,
+        name="llama_cpp_avx2",
+        options=(*usual.options, "--no-cache-dir"),  # pip keeps what was built for this processor
+        settings={"CMAKE_ARGS": arguments},
+    )
     peers = {
         llama_cpp.PEER.name: replace(llama_cpp.PEER, environment=built),
         quire.PEER.name: replace(quire.PEER, variables=narrow),

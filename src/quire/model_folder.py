@@ -13,7 +13,8 @@ from quire.gguf.folder import make_folder
 from quire.gguf.ollama import find_ollama, is_ollama_name, ollama_folder
 from quire.weights.folder import read_json
 from quire.weights.gguf_names import is_gguf_name, split_quant
-from quire.weights.hub.fetch import fetch_named, is_hub_name
+from quire.weights.hub.cache import find_snapshot
+from quire.weights.hub.fetch import fetch_named, is_hub_name, repository_of
 from quire.weights.hub.files import Wanted
 from quire.weights.mistaken import check_model_folder
 
@@ -57,6 +58,25 @@ def find_model(model_args: ModelArguments, *, weights: bool = True) -> Path:
         raise ModelNotFoundError(sentence(f"There is no model folder {name}{nearest(name, NAMES)}"))
     found = download(name, model_args, Wanted(weights, code=model_args.trust_remote_code))
     return _checked(found) if found.is_dir() else found
+
+
+def find_here(model_args: ModelArguments) -> Path:
+    """Return what `find_model` returns, of a model that is on this machine: no hub is asked.
+
+    Raises:
+        ModelNotFoundError: it is not on this machine, or the name is none of a model.
+        ModelError: Ollama's store lacks a part of it.
+    """
+    name = model_args.model_name_or_path
+    if not is_on_hub(name):
+        return find_model(model_args)
+    repository, quant = split_quant(name)
+    folder = find_snapshot(repository_of(repository, model_args))
+    if folder is None:
+        raise ModelNotFoundError(
+            f"{repository} is not in the hub's cache: quire pull {name} downloads it."
+        )
+    return _gguf_in(folder, quant, repository) or _checked(folder)
 
 
 def download(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:

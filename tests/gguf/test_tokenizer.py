@@ -283,7 +283,7 @@ def test_texts_that_end_something_else(tmp_path: Path) -> None:
 
 
 def test_html_ends_no_answer(tmp_path: Path) -> None:
-    """LM Studio #1143: `</s>` is an end only as a control token; in Qwen 2 and Gemma it is a piece of HTML."""
+    """LM Studio #1143: `</s>` is an end only as a control token. In Qwen 2 and Gemma it is HTML."""
     assert ends(tmp_path, {"<turn|>": CONTROL}) == ["<turn|>"]
     made = make(tmp_path, byte_pairs(["< /", "</ s", "</s >"], {"<turn|>": CONTROL}))
     assert load(tmp_path, made).special_texts == {"<turn|>"}
@@ -589,6 +589,18 @@ def test_files_without_types(tmp_path: Path) -> None:
     tokenizer = load(tmp_path, made)
     assert tokenizer.special_texts == {"<unk>", "<s>", "</s>"}
     assert texts(tokenizer, "hello</s>") == ["▁hello", "</s>"]
+
+
+def test_control_tokens_alone(tmp_path: Path) -> None:
+    """Nothing to join, and no token that a text could become."""
+    only = {
+        f"{GGML}.model": "llama",
+        f"{GGML}.tokens": ["<unk>", "<s>", "</s>"],
+        f"{GGML}.scores": np.zeros(3, np.float32),
+        f"{GGML}.token_type": np.full(3, CONTROL, np.int32),
+    }
+    tokenizer = opened(tmp_path, only)
+    assert texts(tokenizer, "<s>x</s>") == ["<s>", "<unk>", "</s>"]
 
 
 def test_tokens_that_no_text_becomes(tmp_path: Path) -> None:

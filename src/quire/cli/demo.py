@@ -1,4 +1,4 @@
-"""`quire demo`: a scripted conversation with the demo model, and what to do next."""
+"""`quire demo`: a scripted conversation with the demo model or another, and what to do next."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -53,11 +54,24 @@ QUESTIONS = (
     "What is continuous batching?",
 )
 
+GENERAL_CONVERSATION = ("What is the capital of France?", "Tell me one thing to see there.")
+GENERAL_QUESTIONS = (
+    "What is the capital of France?",
+    "Name three colors.",
+    "In which year did the Second World War end?",
+    "What is the opposite of hot?",
+    "What is water made of?",
+    "How many days has a week?",
+    "What is the capital of Japan?",
+    "Write a short poem about the sea.",
+)
+"""What any model is asked."""
+
 NEXT = """\
 What to do next
   make chat             chat with this demo model yourself (or: quire chat)
   quire chat demo-see   show pictures to a model that sees (demo-hear: sounds)
-  quire chat FOLDER     chat with a model of yours, in Hugging Face's format
+  quire chat FOLDER     chat with a model of yours: a folder, or a GGUF file
   quire prompt FOLDER   see what is sent to it
   From Python:
     from quire import ChatModel
@@ -82,8 +96,10 @@ class ScriptedReader:
         return self.type(label, self._tool_result)
 
 
-def run_demo(make_model: MakeModel, console: Console | None = None) -> None:
-    """Load the demo model, converse, and show the figures.
+def run_demo(
+    make_model: MakeModel, console: Console | None = None, name: str | None = None
+) -> None:
+    """Load the demo model, or the one of a name, converse, and show the figures.
 
     Raises:
         QuireError: the model cannot be loaded, or an answer failed.
@@ -91,30 +107,37 @@ def run_demo(make_model: MakeModel, console: Console | None = None) -> None:
     show_log(logging.WARNING)
     console = console or Console(highlight=False)
     before = time.monotonic()
-    with make_model({"model_name_or_path": str(demo_model_path())}) as model:
+    with make_model({"model_name_or_path": name or str(demo_model_path())}) as model:
         ready = process_age() or time.monotonic() - before
-        Demo(model, console).run(ready)
+        Demo(model, console, name).run(ready)
 
 
 class Demo:
     """The scripted conversation, shown as `quire chat` shows one."""
 
-    def __init__(self, model: ChatModel, console: Console) -> None:
-        self.model, self.console = model, console
+    def __init__(self, model: ChatModel, console: Console, name: str | None = None) -> None:
+        """`name`: of a model that is not the demo model, and is asked what any model may be asked."""
+        self.model, self.console, self._name = model, console, name
         self._reader = ScriptedReader(console, json.dumps(WEATHER))
 
     def run(self, ready: float) -> None:
         """Show the whole script. `ready` is how many seconds it took to load the model."""
         engine = self.model.engine
+        shown = "the demo model" if self._name is None else Path(self._name).name
         self._title(
-            f"quire {__version__} · the demo model · {engine.name}, "
+            f"quire {__version__} · {shown} · {engine.name}, "
             f"{engine.info.context_length:,} tokens of context"
         )
         self.console.print()
-        alone = self._converse("A conversation, streamed", DEMO_CONVERSATION, [])
-        alone += self._converse("A tool, offered and called", [WEATHER_QUESTION], [WEATHER_TOOL])
-        self._section(f"{len(QUESTIONS)} questions at once, in one batch")
-        together, seconds = ask_at_once(self.model, QUESTIONS, OPTIONS, self.console)
+        lines, questions = DEMO_CONVERSATION, QUESTIONS
+        if self._name is not None:
+            lines, questions = GENERAL_CONVERSATION, GENERAL_QUESTIONS
+        alone = self._converse("A conversation, streamed", lines, [])
+        if self._name is None:
+            tools = [WEATHER_TOOL]
+            alone += self._converse("A tool, offered and called", [WEATHER_QUESTION], tools)
+        self._section(f"{len(questions)} questions at once, in one batch")
+        together, seconds = ask_at_once(self.model, questions, OPTIONS, self.console)
         self.console.print()
         self.console.print(Text(figures(ready, alone, together, seconds), style="bold"))
         self.console.print()

@@ -21,8 +21,9 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "pull": ("adapter_folder", "adapter_name_or_path", "cache_dir", "model_revision"),
     "list": ("cache_dir",),
     "rm": ("cache_dir", "model_revision"),
+    "show": ("cache_dir", "model_revision"),
 }
-"""The arguments that go with each command; `pull` takes the others too, since a file may have them."""
+"""The arguments that go with each command; those with a model take the others too, as files have them."""
 
 
 def pull(*words: Words) -> int:

@@ -25,6 +25,7 @@ from quire.cli.deploy import deploy
 from quire.cli.hub import list_models, pull, remove
 from quire.cli.prompt import prompt
 from quire.cli.serve import serve
+from quire.cli.show import show
 from quire.cli.terminal import run_command
 from quire.cli.words import MakeModel, Words, load_model
 from quire.errors import ConfigError, nearest
@@ -70,12 +71,15 @@ def build_app(make_model: MakeModel) -> App:
         suppress_keyboard_interrupt=False,
     )
 
-    @app.command(usage="Usage: quire demo")
-    def demo() -> int:
-        """Watch a scripted conversation with the demo model, and what to do next."""
+    @app.command(usage="Usage: quire demo [MODEL]")
+    def demo(model: str | None = None, /) -> int:
+        """Watch a scripted conversation with the demo model, and what to do next.
+
+        With MODEL (a folder, a GGUF file, a name) that one is asked.
+        """
         from quire.cli.demo import run_demo
 
-        run_demo(make_model)
+        run_demo(make_model, name=model)
         return 0
 
     @app.command(usage="Usage: quire chat [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]")
@@ -114,6 +118,7 @@ def build_app(make_model: MakeModel) -> App:
         alias=["api", "webchat"],
         usage="Usage: quire serve [FOLDER | CONFIG.yaml] [KEY=VALUE | --KEY VALUE ...]",
     )
+    app.command(show, usage="Usage: quire show FILE.gguf | FOLDER | NAME [--json]")
     app.command(pull, usage="Usage: quire pull NAME | CONFIG.yaml [KEY=VALUE ...]")
     app.command(list_models, name="list", usage="Usage: quire list [cache_dir=FOLDER]")
     app.command(

@@ -32,7 +32,7 @@ from quire.weights.safetensors import StoredTensor
 DTYPES: Final[Mapping[str, str]] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """The types of folders, and what a `config.json` calls them."""
 _SHARD = 5_000_000_000  # bytes of a file, as in transformers
-_AT_ONCE = 1 << 23  # weights that are in memory at a time
+_AT_ONCE = 1 << 22  # weights that are in memory at a time
 _SIZES: Final[Mapping[str, int]] = {"F32": 4, "F16": 2, "BF16": 2}
 _WEIGHTS = frozenset(
     {".bin", ".gguf", ".h5", ".msgpack", ".npz", ".onnx", ".ot", ".pt", ".pth", ".safetensors"}

@@ -22,6 +22,7 @@ from quire.errors import UnsupportedModelError
 from quire.gguf.architectures import ARCHITECTURES, Architecture, config_of
 from quire.gguf.reader import GgufFile
 from quire.gguf.writer import Written
+from quire.weights.folder import read_json
 from quire.weights.hub_config import HubConfig, short
 
 FILE_TYPES: Final[Mapping[str, int]] = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15, "bf16": 32}
@@ -52,16 +53,16 @@ def architecture_for(folder: Path, model_type: str) -> Architecture:
 
 
 def header_of(
-    spec: DecoderSpec, architecture: Architecture, name: str, file_type: str
+    spec: DecoderSpec, architecture: Architecture, folder: Path, file_type: str
 ) -> dict[str, Written]:
-    """The metadata, without that of the tokenizer.
+    """The metadata of the model in a folder, without that of its tokenizer.
 
     Raises:
         UnsupportedModelError: llama.cpp does not compute something that the model has.
     """
     keys: dict[str, Written | None] = {
         "block_count": spec.num_layers,
-        "context_length": spec.max_positions,
+        "context_length": _context(folder, spec),
         "embedding_length": spec.hidden_size,
         "vocab_size": spec.vocab_size,
         "attention.head_count": spec.num_heads,
@@ -77,11 +78,18 @@ def header_of(
     return {
         "general.architecture": architecture.name,
         "general.type": "model",
-        "general.name": name,
+        "general.name": folder.resolve().name,
         "general.file_type": FILE_TYPES[file_type],
         "general.quantization_version": _BLOCKS_VERSION,
         **{f"{architecture.name}.{key}": value for key, value in keys.items() if value is not None},
     }
+
+
+def _context(folder: Path, spec: DecoderSpec) -> int:
+    """The config's own context, which YaRN may stretch."""
+    config = read_json(folder, "config.json")
+    own: Any = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
+    return own if isinstance(own, int) else spec.max_positions
 
 
 def _ffn(spec: DecoderSpec) -> dict[str, Written | None]:

@@ -24,7 +24,7 @@ from quire.convert.header import (
 )
 from quire.convert.merging import MergedFolder, open_merged
 from quire.convert.tensors import Mixture, Planned, pieces, plan_tensors, type_of
-from quire.convert.vocabulary import check_vocabulary, vocabulary_of
+from quire.convert.vocabulary import FolderVocabulary
 from quire.errors import ConfigError, ModelError
 from quire.gguf.quantize import Bytes
 from quire.gguf.reader import GgufFile
@@ -140,13 +140,14 @@ def _write_gguf(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) ->
         source.check(part.spec)
     mixture = Mixture(source.spec, architecture) if file_type == "q4_k_m" else None
     rope = rope_tensors(source.spec)
+    vocabulary = FolderVocabulary(folder)
     tensors = [
         *(NewTensor(name, type_named("F32"), values.shape) for name, values in rope.items()),
         *(NewTensor(one.name, type_of(one, file_type, mixture), one.shape) for one in planned),
     ]
     metadata: dict[str, Written] = {
-        **header_of(source.spec, architecture, folder.resolve().name, file_type),
-        **vocabulary_of(folder, architecture.name, source.spec.vocab_size, conversion.pre),
+        **header_of(source.spec, architecture, folder, file_type),
+        **vocabulary.metadata(architecture.name, source.spec.vocab_size, conversion.pre),
     }
     size = file_size(metadata, tensors)
     _check_space(target, size)
@@ -157,7 +158,7 @@ def _write_gguf(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) ->
         writer.flush()
         written = GgufFile(writer.partial)
         check_header(written, source.spec, folder)
-        check_vocabulary(written.metadata, folder, is_asked_for=conversion.pre is not None)
+        vocabulary.check(written.metadata, is_asked_for=conversion.pre is not None)
         on_start(size)
         _write_tensors(writer, planned, tensors[len(rope) :], source, on_bytes)
         writer.close()

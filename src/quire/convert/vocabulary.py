@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from quire.errors import ConfigError, UnsupportedModelError, nearest
@@ -67,37 +68,97 @@ class _Model:
     scores: NDArray[np.float32] | None
 
 
-def vocabulary_of(
-    folder: Path, architecture: str, rows: int, pre: str | None = None
-) -> dict[str, Written]:
-    """The metadata of a folder's tokenizer.
-
-    Args:
-        rows: of the embeddings: there are so many tokens.
-        pre: the way in which texts are split, which is else found.
+class FolderVocabulary:
+    """A folder's tokenizer, and what a GGUF file says of it.
 
     Raises:
-        ConfigError: no way of splitting is called `pre`.
-        UnsupportedModelError: a GGUF file cannot hold the tokenizer.
-        ModelNotFoundError: the folder has none.
+        ModelNotFoundError: the folder has no tokenizer.
+        UnsupportedModelError: it cannot be read.
     """
-    tokenizer = Tokenizer.from_folder(folder)
-    content = json.loads(tokenizer.backend.to_str())
-    tokens = _tokens(folder, content, rows)
-    types = _types(content, tokens, rows)
-    texts = [tokens.get(number, f"[PAD{number}]") for number in range(rows)]
-    model = _model(folder, content, architecture, texts, types, pre)
-    values: dict[str, Written] = {
-        "model": model.kind,
-        **model.keys,
-        "tokens": texts,
-        "token_type": types,
-        **({} if model.scores is None else {"scores": model.scores}),
-        **_special_ids(folder, tokenizer),
-        **_around(tokenizer),
-    }
-    keys = {f"{_PREFIX}{key}": value for key, value in values.items()}
-    return keys | _chat_templates(tokenizer)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tokenizer = Tokenizer.from_folder(folder)
+        self._content: dict[str, Any] = json.loads(self._tokenizer.backend.to_str())
+
+    def metadata(self, architecture: str, rows: int, pre: str | None = None) -> dict[str, Written]:
+        """The keys of a file.
+
+        Args:
+            rows: of the embeddings: there are so many tokens.
+            pre: the way in which texts are split, which is else found.
+
+        Raises:
+            ConfigError: no way of splitting is called `pre`.
+            UnsupportedModelError: a GGUF file cannot hold the tokenizer.
+        """
+        folder, content, tokenizer = self._folder, self._content, self._tokenizer
+        tokens = _tokens(folder, content, rows)
+        types = _types(content, tokens, rows)
+        texts = [tokens.get(number, f"[PAD{number}]") for number in range(rows)]
+        model = _model(folder, content, architecture, texts, types, pre)
+        values: dict[str, Written] = {
+            "model": model.kind,
+            **model.keys,
+            "tokens": texts,
+            "token_type": types,
+            **({} if model.scores is None else {"scores": model.scores}),
+            **_special_ids(folder, tokenizer),
+            **_around(tokenizer),
+        }
+        keys = {f"{_PREFIX}{key}": value for key, value in values.items()}
+        return keys | _chat_templates(tokenizer)
+
+    def check(self, metadata: Mapping[str, Value], *, is_asked_for: bool = False) -> None:
+        """Check that what a file says makes the folder's ids of texts.
+
+        Args:
+            is_asked_for: the user named the way of splitting: other ids are only said.
+
+        Raises:
+            UnsupportedModelError: it makes others.
+        """
+        folder, expected = self._folder, self._tokenizer.backend
+        made = read_tokenizer(metadata, str(folder))
+        found = Backend.from_buffer(made.tokenizer_json)
+        texts = [*_TEXTS, *self._tokenizer.added_texts]
+        differing = [text for text in texts if not _same_ids(found, expected, text)]
+        problem = f"{short(differing[0])} would become other tokens" if differing else ""
+        if not problem and metadata[f"{_PREFIX}model"] == "llama":
+            models = (json.loads(made.tokenizer_json)["model"], self._content["model"])
+            problem = "" if _same_merges(*models) else "its merges do not follow from scores"
+        if problem and not is_asked_for:
+            raise UnsupportedModelError(
+                f"{folder}: a GGUF file cannot hold its tokenizer as it is: {problem}"
+            )
+        if problem:
+            logger.warning(
+                "%s: its tokenizer does not split texts in the way that was asked for: %s.",
+                folder,
+                problem,
+            )
+        self._note_what_is_lost(made, found)
+
+    def _note_what_is_lost(self, made: GgufTokenizer, found: Backend) -> None:
+        """Say what a file has no keys for: further ends of answers, and tokens that swallow spaces."""
+        folder, expected = self._folder, self._tokenizer.backend
+        lost = set(eos_token_ids(folder, self._tokenizer.eos_token_id)) - set(made.end_ids)
+        if lost:
+            logger.warning(
+                "%s: a GGUF file names few tokens that end an answer. Lost are %s.",
+                folder, ", ".join(short(expected.id_to_token(one)) for one in sorted(lost)),
+            )  # fmt: skip
+        kept = {token.content: token for token in found.get_added_tokens_decoder().values()}
+        swallowing = [
+            text.content
+            for text in expected.get_added_tokens_decoder().values()
+            if text.content in kept and _strips(text) != _strips(kept[text.content])
+        ]
+        if swallowing:
+            logger.warning(
+                "%s: a GGUF file does not say which tokens swallow the spaces beside them: %s will be read "
+                "in another way.", folder, ", ".join(map(short, swallowing[:5])),
+            )  # fmt: skip
 
 
 def _tokens(folder: Path, content: Mapping[str, Any], rows: int) -> dict[int, str]:
@@ -125,11 +186,11 @@ def _types(content: Mapping[str, Any], tokens: Mapping[int, str], rows: int) -> 
     model = content["model"]
     if model.get("byte_fallback"):
         types[[number for number, text in tokens.items() if _BYTE.fullmatch(text)]] = BYTE
-    for added in content["added_tokens"]:
-        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     unknown = model["vocab"].get(model.get("unk_token"))
     if unknown is not None:
         types[unknown] = UNKNOWN
+    for added in content["added_tokens"]:
+        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     return types
 
 
@@ -142,7 +203,7 @@ def _model(
     pre: str | None,
 ) -> _Model:
     model = content["model"]
-    merges = [tuple(one.split(" ", 1) if isinstance(one, str) else one) for one in model["merges"]]
+    merges = _pairs(model)
     if model.get("byte_fallback"):
         has_space = _space_prefix(folder, content)
         keys: dict[str, Written] = {"pre": "default", "add_space_prefix": has_space}
@@ -153,6 +214,11 @@ def _model(
         )
     name = _pre_of(folder, content, architecture, texts, pre)
     return _Model("gpt2", {"pre": name, "merges": [" ".join(one) for one in merges]}, None)
+
+
+def _pairs(model: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The merges, which older files have as texts with a space between the two."""
+    return [tuple(one.split(" ", 1) if isinstance(one, str) else one) for one in model["merges"]]
 
 
 # ---- byte pairs
@@ -174,18 +240,13 @@ def _pre_of(
         name for name, kind in PRE_TOKENIZERS.items() if own == _canonical(_as_content(kind))
     ]
     if pre is not None:
-        if pre not in fitting:
-            logger.warning(
-                "%s: its tokenizer does not split texts as %r does. The file will say so all the same, as "
-                "it was asked for: some texts will have other tokens.", folder, pre,
-            )  # fmt: skip
         return pre
     if not fitting:
-        patterns = [short(step) for step in own["steps"]]
+        steps = [one.get("pattern", {}).get("Regex", one["type"]) for one in own["steps"]]
         raise UnsupportedModelError(
             f"{folder}: its tokenizer splits texts in a way that has no name in GGUF files "
-            f"({'; '.join(patterns) or 'not at all'}). If a known way is near enough, name it, such as "
-            f"pre=qwen2 or pre=llama-bpe"
+            f"({'; '.join(map(short, steps)) or 'not at all'}). If a known way is near enough, name it, such "
+            "as pre=qwen2 or pre=llama-bpe"
         )
     known = recognise(architecture, frozenset(texts))
     return known if known in fitting else fitting[0]
@@ -259,10 +320,13 @@ def _scores(
     """Scores of tokens by which the merges come out again: the earlier a token is made, the higher."""
     scores = np.full(len(texts), _NO_SCORE, np.float32)
     whole = _used_merges(merges, texts).whole
+    whole = whole[
+        np.diff(whole, prepend=-1) != 0
+    ]  # the merges that make one token follow each other
     if len(np.unique(whole)) < len(whole):
         raise UnsupportedModelError(
-            f"{folder}: its tokenizer makes some tokens in several ways, for which a GGUF file's one score "
-            "for each token does not do"
+            f"{folder}: its tokenizer makes a token early in one way and late in another, and a GGUF file "
+            "has one score for each token"
         )
     scores[whole] = -np.arange(len(whole), dtype=np.float32)
     scores[types == BYTE] = 0
@@ -326,34 +390,6 @@ def _chat_templates(tokenizer: Tokenizer) -> dict[str, Written]:
 # ---- what is read again
 
 
-def check_vocabulary(
-    metadata: Mapping[str, Value], folder: Path, *, is_asked_for: bool = False
-) -> None:
-    """Check that a file's tokenizer makes the folder's ids of texts.
-
-    Args:
-        is_asked_for: the user named the way of splitting: other ids are only said.
-
-    Raises:
-        UnsupportedModelError: it makes others.
-    """
-    expected = Tokenizer.from_folder(folder)
-    made = read_tokenizer(metadata, str(folder))
-    found = Backend.from_buffer(made.tokenizer_json)
-    texts = [*_TEXTS, *expected.added_texts]
-    differing = [text for text in texts if not _same_ids(found, expected.backend, text)]
-    problem = f"{short(differing[0])} would become other tokens" if differing else ""
-    if metadata[f"{_PREFIX}model"] == "llama" and not _same_merges(made, expected):
-        problem = problem or "its merges do not follow from scores"
-    if problem and not is_asked_for:
-        raise UnsupportedModelError(
-            f"{folder}: a GGUF file cannot hold its tokenizer as it is: {problem}"
-        )
-    if problem:
-        logger.warning("%s: %s than in the folder.", folder, problem)
-    _note_what_is_lost(folder, made, found, expected)
-
-
 def _same_ids(one: Backend, other: Backend, text: str) -> bool:
     return (
         one.encode(text, add_special_tokens=False).ids
@@ -361,41 +397,21 @@ def _same_ids(one: Backend, other: Backend, text: str) -> bool:
     )
 
 
-def _same_merges(made: GgufTokenizer, expected: Tokenizer) -> bool:
-    """Whether the merges that can happen are the same, in the same order."""
-    pairs: list[list[tuple[str, str]]] = []
-    for content in (json.loads(made.tokenizer_json), json.loads(expected.backend.to_str())):
-        model = content["model"]
-        texts = sorted(model["vocab"], key=model["vocab"].__getitem__)
-        merges = [
-            tuple(one.split(" ", 1) if isinstance(one, str) else one) for one in model["merges"]
-        ]
-        left, right, _, _ = _used_merges(merges, texts)
-        pairs.append(
-            [(texts[a], texts[b]) for a, b in zip(left.tolist(), right.tolist(), strict=True)]
-        )
-    return pairs[0] == pairs[1]
+def _same_merges(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the merges that can happen are the same, and make tokens in the same order."""
+    ours, theirs = _merges_by_token(one), _merges_by_token(other)
+    return ours == theirs and list(ours) == list(theirs)
 
 
-def _note_what_is_lost(
-    folder: Path, made: GgufTokenizer, found: Backend, expected: Tokenizer
-) -> None:
-    """Say what a file has no keys for: ends of answers beyond a few, and tokens that swallow spaces."""
-    lost = set(eos_token_ids(folder, expected.eos_token_id)) - set(made.end_ids)
-    if lost:
-        logger.warning(
-            "%s: a GGUF file names few tokens that end an answer. Lost are %s.",
-            folder, ", ".join(short(expected.backend.id_to_token(one)) for one in sorted(lost)),
-        )  # fmt: skip
-    kept = {token.content: token for token in found.get_added_tokens_decoder().values()}
-    swallowing = [
-        token.content
-        for token in expected.backend.get_added_tokens_decoder().values()
-        if token.content in kept
-        and (token.lstrip, token.rstrip) != (kept[token.content].lstrip, kept[token.content].rstrip)
-    ]
-    if swallowing:
-        logger.warning(
-            "%s: a GGUF file does not say which tokens swallow the spaces beside them: %s will be read in "
-            "another way.", folder, ", ".join(map(short, swallowing[:5])),
-        )  # fmt: skip
+def _merges_by_token(model: Mapping[str, Any]) -> dict[str, set[str]]:
+    """For each token that comes to be, in order, the left halves of which it is made."""
+    texts = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    left, _, whole, _ = _used_merges(_pairs(model), texts)
+    found: dict[str, set[str]] = {}
+    for number, part in zip(whole.tolist(), left.tolist(), strict=True):
+        found.setdefault(texts[number], set()).add(texts[part])
+    return found
+
+
+def _strips(token: AddedToken) -> tuple[bool, bool]:
+    return token.lstrip, token.rstrip

@@ -1,11 +1,11 @@
 """Merges: which two symbols a byte-pair tokenizer joins, and in which order.
 
 SentencePiece knows no merges. It joins the two neighbours whose joined text is the token of the highest
-score, the leftmost two if there are several. As merges, that is every cut of a token into two tokens, in the
-order of scores. Most of them can never happen: what a token is made of does not depend on the text around it
-(the merges inside of a token are those of the token alone, or it would not have come to be). So there is
-one cut at most that makes a token, and `used` finds it for all tokens at once, which halves the time that
-the tokenizers library takes to load a vocabulary of 262,144 tokens.
+score, the leftmost two if there are several. As merges, that is every cut of a token into two tokens,
+in the order of scores. Most of them can never happen: what a token is made of does not depend on the text
+around it (the merges inside of a token are those of the token alone, or it would not have come to be). So
+there is one cut at most that makes a token, and `used` finds it for all tokens at once. With these alone
+the tokenizers library loads 262,144 tokens in 0.5 s instead of 0.9.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Merges(NamedTuple):
 def merges_of_scores(pieces: Sequence[str], scores: NDArray[np.floating]) -> Merges:
     """The merges, in order, that make of each text what SentencePiece makes of it.
 
-    Of tokens with the same score longer ones come first. SentencePiece joins the leftmost, and for runs of one
-    character (Llama's runs of spaces have no score of their own) that comes to the same.
+    Of tokens with the same score longer ones come first. SentencePiece joins the leftmost, and for runs of
+    one character (Llama's runs of spaces have no scores of their own) that comes to the same.
 
     Args:
         pieces: the tokens that text may become, each once.
@@ -129,9 +129,9 @@ def used(merges: Merges, pieces: Sequence[str], lengths: Ints) -> Ints:
     """The numbers of those merges that can happen in any text.
 
     Shorter tokens come first, as longer ones are made of them. A merge happens if, in the text of its token
-    alone, nothing is joined across the cut while its two parts come to be: see `_happens`. That holds as long
-    as merges happen in the order of their ranks, and they do unless a token is made of one with a later
-    rank. Tokens that contain such a token keep all their merges.
+    alone, nothing is joined across the cut while its two parts come to be. `_Walk` finds that out as
+    if merges happened in the order of their ranks, and they do unless a token is made of one with a
+    later rank. Tokens that contain such a token keep all their merges.
     """
     order = np.argsort(lengths[merges.whole], kind="stable")
     borders = np.flatnonzero(np.diff(lengths[merges.whole][order])) + 1

@@ -111,7 +111,7 @@ def _sentencepiece(keys: Keys, vocabulary: Vocabulary) -> TokenModel:
     # Gemma has no space before a text: its converter says so, but others do not.
     is_gemma = (keys.text("general.architecture") or "").startswith("gemma")
     has_space = keys.flag("tokenizer.ggml.add_space_prefix", default=not is_gemma)
-    # As in llama.cpp, and in the folders of Llama 2, Mistral and Phi-3, it comes after each special token too.
+    # As in llama.cpp, and in the folders of Llama 2 and Phi-3, it comes after each special token as well.
     before: list[Step] = [{"type": "Prepend", "prepend": "▁"}] if has_space else []
     after: list[Step] = (
         [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if has_space else []

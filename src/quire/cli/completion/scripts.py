@@ -16,9 +16,9 @@ from quire.arguments import FIELDS
 from quire.arguments.base import is_secret, value_types
 from quire.cli.batch import BATCH_COMMANDS
 from quire.cli.bench import AGAINST
-from quire.cli.deploy import KINDS
 from quire.cli.convert import KEYS as CONVERT_KEYS
 from quire.cli.convert import TYPES
+from quire.cli.deploy import KINDS
 from quire.cli.hub import KEYS as HUB_KEYS
 from quire.deploy.target import MultiNode
 from quire.errors import ConfigError, nearest
@@ -124,7 +124,7 @@ def _command(name: str, text: str, options: list[str]) -> CommandWords:
         return CommandWords(name, summary, (), (), tuple(options))
     if name in HUB_KEYS:
         # Names are the hub's; the script runs nothing that would list those of the cache.
-        positions = ((FILES,),) if name == "pull" else ()
+        positions = {"pull": ((FILES,),), "show": ((FILES, *_DEMO_MODELS),)}.get(name, ())
         return CommandWords(name, summary, positions, HUB_KEYS[name], tuple(options))
     if name == "convert":
         return CommandWords(name, summary, ((FILES,), (FILES,)), CONVERT_KEYS, tuple(options))
