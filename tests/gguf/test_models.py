@@ -14,13 +14,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from quire import ChatModel
 from quire.engines.native.cpu.loading import load_model
-from quire.errors import ConfigError, WeightsError
+from quire.errors import AdapterError, ConfigError, WeightsError
 from quire.gguf.blocks import dequantize
 from quire.gguf.folder import make_folder, open_source
 from quire.gguf.tensor_types import type_named
 from tests.engines.native.cpu.batches import logits_of
 from tests.engines.native.cpu.kernels.test_block_linear import HALVES, random_blocks
-from tests.gguf.writing import write_file
+from tests.engines.native.random_adapters import load_peft, make_random_adapter
+from tests.engines.native.random_models import make_random_model
+from tests.gguf.writing import write_file, write_model
 
 WORDS = 300
 HIDDEN, FFN, HEADS, KV_HEADS = 256, 512, 4, 2
@@ -224,7 +226,7 @@ def test_weights_can_be_floats(mixed: Path, chat: ChatModel) -> None:
 
 
 def test_blocks_are_not_rounded_once_more(mixed: Path) -> None:
-    with pytest.raises(ConfigError, match="native_quantization int4.*GGUF"):
+    with pytest.raises(ConfigError, match=r"native_quantization int4.*GGUF"):
         ChatModel({"model_name_or_path": str(mixed), "native_quantization": "int4"})
 
 
@@ -239,3 +241,43 @@ def test_a_broken_scale_is_named(tmp_path: Path) -> None:
     other.write_bytes(content)
     with pytest.raises(WeightsError, match=r"down_proj.weight.*NaN"):
         ChatModel({"model_name_or_path": str(other)})
+
+
+# ---- adapters
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A random model's folder, its GGUF file in float32, and an adapter that was trained on the folder."""
+    place = tmp_path_factory.mktemp("tuned")
+    folder = make_random_model(place / "folder", "llama3")
+    keys = {key: value for key, value in metadata("llama").items() if key.startswith("tokenizer.")}
+    file = write_model(folder, place / "model.gguf", metadata=keys)
+    adapter = make_random_adapter(place / "adapter", folder, strength=0.3)
+    return folder, file, adapter
+
+
+def test_an_adapter_of_the_folder_fits_the_file(tuned: tuple[Path, Path, Path]) -> None:
+    """Rows of queries and keys lie in another order in the file: the adapter's are the folder's."""
+    folder, file, adapter = tuned
+    arguments = {"model_name_or_path": str(file), "adapter_name_or_path": str(adapter)}
+    with ChatModel({**arguments, "native_kv_cache_memory": "16MiB"}) as model:
+        ids: list[int] = []
+        for delta in model.stream([{"role": "user", "content": "Say ab."}], **GREEDY):
+            ids += delta.token_ids
+        tokenizer = model.engine.tokenizer
+    prompt = tokenizer.encode("<|im_start|>user\nSay ab.<|im_end|>\n<|im_start|>assistant\n")
+    oracle = load_peft(folder, adapter)
+    with torch.inference_mode():
+        logits = oracle(torch.tensor([[*prompt, *ids]])).logits[0].double()
+    for count, token in enumerate(ids):
+        row = logits[len(prompt) + count - 1]
+        assert row[token] > row.max() - 1e-3
+
+
+def test_an_adapter_of_another_model_is_refused(
+    mixed: Path, tuned: tuple[Path, Path, Path]
+) -> None:
+    arguments = {"model_name_or_path": str(mixed), "adapter_name_or_path": str(tuned[2])}
+    with pytest.raises(AdapterError, match=r"shape|does not fit|size"):
+        ChatModel(arguments)

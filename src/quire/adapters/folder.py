@@ -23,6 +23,7 @@ from quire.adapters.weights import (
     read_values,
 )
 from quire.errors import AdapterError, ModelError, nearest, sentence
+from quire.weights.folder import is_gguf_folder
 from quire.weights.hub.cache import naming_path
 from quire.weights.safetensors import TensorEntry, WeightsFolder, read_header
 
@@ -349,6 +350,14 @@ def read_modules(adapter: Path, model_folder: Path) -> ModelModules:
     Raises:
         AdapterError: the folder has no safetensors, or a file of it cannot be read.
     """
+    if is_gguf_folder(model_folder):
+        # Here and not above: who has no such model does without it.
+        from quire.gguf.folder import open_source
+
+        shapes = open_source(model_folder).shapes()
+        return ModelModules(
+            {name: TensorEntry("F32", shape, 0) for name, shape in shapes.items()}, ""
+        )
     tensors: dict[str, TensorEntry] = {}
     try:
         source = WeightsFolder(model_folder)  # which finds the files by the loader's own rules

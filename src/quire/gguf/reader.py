@@ -7,7 +7,7 @@ are little-endian, strings have their length before them.
 
 The file is mapped. Lists of strings (a vocabulary) are walked over and read only when somebody asks.
 Whoever cuts the file shorter while it is mapped ends this process by a signal, SIGBUS, at the next read
-behind the new end, and nothing here can prevent it. A new version of a model belongs into a file of its
+behind the new end, and nothing here can prevent it. A new version of a model belongs in a file of its
 own that is then renamed, as hubs do: the old one stays whole for whoever has it open.
 """
 

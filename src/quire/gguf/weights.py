@@ -90,6 +90,10 @@ class GgufSource:
         """The names by which the tensors are known."""
         return list(self._wanted)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors by these names."""
+        return {name: one.shape for name, one in self._wanted.items()}
+
     def __contains__(self, name: str) -> bool:
         return name in self._wanted
 
