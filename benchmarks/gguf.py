@@ -146,9 +146,8 @@ def main(words: list[str]) -> int:
     chosen = given.points.split(",")
     points = [one for one in (*POINTS, COLD) if one.name in chosen]
     for name in given.models:
-        measure(
-            Path(name).stem if name.endswith(".gguf") else name, file_of(name), points, given.rounds
-        )
+        title = Path(name).stem if name.endswith(".gguf") else name
+        measure(title, file_of(name), points, given.rounds, given.avx2)
     return 0
 
 

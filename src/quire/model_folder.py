@@ -8,15 +8,13 @@ from pathlib import Path
 from quire.arguments import ModelArguments
 from quire.demo import NAMES, named_demo_path
 from quire.errors import AdapterError, ModelError, ModelNotFoundError, nearest, sentence
-from quire.gguf.finding import find_gguf, is_gguf
-from quire.gguf.folder import make_folder
-from quire.gguf.ollama import find_ollama, is_ollama_name, ollama_folder
 from quire.weights.folder import read_json
 from quire.weights.gguf_names import is_gguf_name, split_quant
-from quire.weights.hub.cache import find_snapshot
-from quire.weights.hub.fetch import fetch_named, is_hub_name, repository_of
 from quire.weights.hub.files import Wanted
 from quire.weights.mistaken import check_model_folder
+from quire.weights.model_names import is_hub_name, is_ollama_name
+
+# What reads GGUF files and what downloads is imported where it is needed: most starts need neither.
 
 
 def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Path:
@@ -35,9 +33,15 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
     """
     name = model_args.model_name_or_path
     if _is_ollama(name):
+        from quire.gguf.ollama import ollama_folder
+
         return ollama_folder(name)
     found = find_model(model_args, weights=weights)
-    return found if found.is_dir() else make_folder(found)
+    if found.is_dir():
+        return found
+    from quire.gguf.folder import make_folder
+
+    return make_folder(found)
 
 
 def find_model(model_args: ModelArguments, *, weights: bool = True) -> Path:
@@ -67,6 +71,9 @@ def find_here(model_args: ModelArguments) -> Path:
         ModelNotFoundError: it is not on this machine, or the name is none of a model.
         ModelError: Ollama's store lacks a part of it.
     """
+    from quire.weights.hub.cache import find_snapshot
+    from quire.weights.hub.fetch import repository_of
+
     name = model_args.model_name_or_path
     if not is_on_hub(name):
         return find_model(model_args)
@@ -85,6 +92,8 @@ def download(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:
     Raises:
         ModelError: it could not be had; see `fetch_named`.
     """
+    from quire.weights.hub.fetch import fetch_named
+
     repository, quant = split_quant(name)
     folder = fetch_named(name, model_args, wanted)
     return _gguf_in(folder, quant, repository) or folder
@@ -96,8 +105,12 @@ def download(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:
 def is_local(name: str) -> bool:
     """Whether `model_name_or_path` is a model on this machine; a demo model has no name here."""
     path = Path(os.path.expanduser(name))
+    if path.is_dir():
+        return True
     if path.exists():
-        return path.is_dir() or is_gguf_name(name) or is_gguf(path)
+        from quire.gguf.finding import is_gguf
+
+        return is_gguf_name(name) or is_gguf(path)
     return _is_ollama(name) or _has_quant(name)
 
 
@@ -113,6 +126,8 @@ def local_model(name: str) -> Path:
     if path.exists():
         return path
     if _is_ollama(name):
+        from quire.gguf.ollama import find_ollama
+
         return find_ollama(name).file
     folder, quant = split_quant(name)
     path = Path(os.path.expanduser(folder))
@@ -143,7 +158,11 @@ def _has_quant(name: str) -> bool:
 
 def _gguf_in(folder: Path, quant: str | None, name: str) -> Path | None:
     """The GGUF model of a folder; None where safetensors or an adapter come first."""
-    return None if quant is None and _has_others(folder) else find_gguf(folder, quant, name)
+    if quant is None and _has_others(folder):
+        return None
+    from quire.gguf.finding import find_gguf
+
+    return find_gguf(folder, quant, name)
 
 
 def _has_others(folder: Path) -> bool:
@@ -175,6 +194,8 @@ def find_adapter_folder(name: str, model_args: ModelArguments) -> Path:
         ModelError: it could not be had; see `fetch_named`.
     """
     wanted = Wanted(subfolder=model_args.adapter_folder, is_adapter=True)
+    from quire.weights.hub.fetch import fetch_named
+
     return fetch_named(name, model_args, wanted)
 
 

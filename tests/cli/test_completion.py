@@ -21,6 +21,7 @@ from quire.cli.completion.scripts import (
     completion_script,
     read_vocabulary,
 )
+from quire.cli.convert import KEYS as CONVERT_KEYS
 from quire.cli.main import build_app, load_model, main
 from quire.cli.words import read_start
 from quire.options import OPTIONS, REQUEST_OPTIONS, Flag
@@ -58,6 +59,7 @@ def test_each_key_is_one_that_its_command_reads(vocabulary: CompletionWords) -> 
         known |= REQUEST_OPTIONS if command.name in ("chat", "bench", "batch") else set()
         known |= set(ServerArguments.model_fields) if "Serve a model" in command.summary else set()
         known |= set(BatchArguments.model_fields) if command.name == "batch" else set()
+        known |= set(CONVERT_KEYS) if command.name == "convert" else set()
         assert set(command.keys) <= known
     start = read_start([f"{key}=1" for key in vocabulary.commands[1].keys])
     assert {*start.arguments, *start.options} >= set(vocabulary.commands[1].keys)
@@ -133,6 +135,8 @@ OFFERS = {
     "quire bench --against ot": {"other.yaml"},
     "quire bench model --streams ": set(),
     "quire pu": {"pull"},
+    "quire convert model ot": {"other.yaml", "overwrite="},
+    "quire convert model model.gguf type=q4": {"type=q4_k_m"},
     "quire pull ot": {"other.yaml"},
     "quire pull owner/name model_r": {"model_revision="},
     "quire rm owner/name --cache": {"--cache_dir"},

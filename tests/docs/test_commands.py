@@ -74,6 +74,9 @@ def wrong_words(name: str, words: Sequence[str]) -> str | None:
         kind, *words = words
         if kind not in KINDS:
             return f"{kind} is none of {KINDS}"
+    if name == "convert":
+        source, _, *rest = words
+        words = [source, *rest]
     at = words.index(AGAINST) if AGAINST in words else len(words)
     for part in (words[:at], words[at + 1 :]):
         _, rest = split_source(part)
@@ -81,6 +84,8 @@ def wrong_words(name: str, words: Sequence[str]) -> str | None:
         unknown = set(values) - set(command.keys)
         if unknown:
             return f"{name} takes no {sorted(unknown)}"
+        if name == "convert":
+            continue
         if name == "batch":
             get_batch_args(
                 {"model_name_or_path": "folder", **values}, has_rows=not needs_rows(values)

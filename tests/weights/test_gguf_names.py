@@ -15,7 +15,7 @@ from quire.weights.gguf_names import (
     quants,
     split_quant,
 )
-from quire.weights.hub.fetch import is_hub_name
+from quire.weights.model_names import is_hub_name
 
 NAMES = (
     "Model-BF16.gguf",

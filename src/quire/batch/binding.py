@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from quire.batch.arguments import BatchArgs
-from quire.gguf.ollama import find_ollama, is_ollama_name
+from quire.gguf.ollama import find_ollama
 from quire.gguf.weights import open_files
 from quire.model_folder import is_local, local_model
+from quire.weights.model_names import is_ollama_name
 
 _NEUTRAL = frozenset(
     [

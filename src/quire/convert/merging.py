@@ -116,13 +116,13 @@ class MergedFolder:
         """Whether an adapter changes a stored tensor."""
         return stored.name in self._changes
 
-    def check(self, spec: TensorSpec) -> None:
-        """Check that the folder has a tensor, of the shape and a type that are needed.
+    def check(self, spec: TensorSpec) -> str:
+        """The name by which the folder stores a tensor, whose shape and type are checked.
 
         Raises:
-            WeightsError: it has not.
+            WeightsError: it has none such.
         """
-        self._find(spec)
+        return self._find(spec)[0].name
 
     def rows(self, spec: TensorSpec, rows: Rows) -> Floats:
         """Some rows of the tensor, or of the part of one, that `spec` names, its offset added.

@@ -6,6 +6,7 @@ tokenizer makes the same ids, and that there is room on the disk.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from quire.gguf.reader import GgufFile
 from quire.gguf.tensor_types import type_named
 from quire.gguf.writer import GgufWriter, NewTensor, Written, file_size
 from quire.weights.sizes import size_text
+
+logger = logging.getLogger("quire")
 
 GGUF: Final = ".gguf"
 """How the name of a target ends that is to be a GGUF file; any other is a folder."""
@@ -136,8 +139,7 @@ def _write_gguf(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) ->
     architecture = architecture_for(folder, source.spec.model_type)
     file_type = conversion.type or _own_type(source)
     planned = plan_tensors(source.spec, architecture)
-    for part in (part for one in planned for part in one.parts):
-        source.check(part.spec)
+    _check_parts(source, planned)
     mixture = Mixture(source.spec, architecture) if file_type == "q4_k_m" else None
     rope = rope_tensors(source.spec)
     vocabulary = FolderVocabulary(folder)
@@ -165,6 +167,19 @@ def _write_gguf(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) ->
     except BaseException:
         writer.remove()
         raise
+
+
+def _check_parts(source: MergedFolder, planned: Sequence[Planned]) -> None:
+    """Check that the folder has every tensor, and say which of its own are left out."""
+    used = {source.check(part.spec) for one in planned for part in one.parts}
+    names = source.source.names()
+    rest = sorted({source.source.stored(name).name for name in names} - used - {source.spec.names.head})
+    rest = [name for name in rest if not name.endswith(".inv_freq")]  # old folders have frequencies
+    if rest:
+        logger.warning(
+            "%s: %d tensors do not belong to a model of text (such as %s). The GGUF file is without them.",
+            source.folder, len(rest), rest[0],
+        )  # fmt: skip
 
 
 def _write_tensors(

@@ -55,7 +55,7 @@ _AT_ONCE = 1 << 22  # weights that are in memory at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PlannedPart:
     """A folder's tensor, or rows of it, that becomes some rows of a file's tensor."""
 
     spec: TensorSpec
@@ -69,7 +69,7 @@ class Planned:
 
     name: str
     shape: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[PlannedPart, ...]
 
     @property
     def is_matrix(self) -> bool:
@@ -97,7 +97,7 @@ def _planned(
     for name, parts in groups.items():
         shape = _shape_of(parts)
         yield Planned(
-            name, shape, tuple(Part(one, _heads(one, spec, architecture)) for one in parts)
+            name, shape, tuple(PlannedPart(one, _heads(one, spec, architecture)) for one in parts)
         )
 
 

@@ -59,7 +59,7 @@ _TEXTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Model:
+class _TokenizerKeys:
     """The parts of a `tokenizer.json` that a file's keys follow from."""
 
     kind: str
@@ -201,19 +201,19 @@ def _model(
     texts: Sequence[str],
     types: NDArray[np.int32],
     pre: str | None,
-) -> _Model:
+) -> _TokenizerKeys:
     model = content["model"]
     merges = _pairs(model)
     if model.get("byte_fallback"):
         has_space = _space_prefix(folder, content)
         keys: dict[str, Written] = {"pre": "default", "add_space_prefix": has_space}
-        return _Model("llama", keys, _scores(folder, merges, texts, types))
+        return _TokenizerKeys("llama", keys, _scores(folder, merges, texts, types))
     if any(" " in part for merge in merges for part in merge):
         raise UnsupportedModelError(
             f"{folder}: its tokenizer has merges of tokens with spaces, which a GGUF file cannot hold"
         )
     name = _pre_of(folder, content, architecture, texts, pre)
-    return _Model("gpt2", {"pre": name, "merges": [" ".join(one) for one in merges]}, None)
+    return _TokenizerKeys("gpt2", {"pre": name, "merges": [" ".join(one) for one in merges]}, None)
 
 
 def _pairs(model: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -19,7 +19,8 @@ from quire.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
 from quire.model_folder import is_of_gguf
 from quire.weights.folder import read_json
 from quire.weights.hub.cache import find_snapshot
-from quire.weights.hub.fetch import is_hub_name, repository_of
+from quire.weights.hub.fetch import repository_of
+from quire.weights.model_names import is_hub_name
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ header, and `gguf.json`, which says where the weights are.
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -91,10 +91,10 @@ def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
         logger.warning("%s: %s", path, note)
     end_ids = list(dict.fromkeys((*tokenizer.end_ids, *ends)))
     place = Path(tempfile.mkdtemp(prefix="quire-gguf-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    atexit.register(_remove, place, os.getpid())
     folder = place / path.name
     folder.mkdir()
-    (folder / "tokenizer.json").write_text(tokenizer.tokenizer_json, encoding="utf-8")
+    (folder / "tokenizer.json").write_bytes(tokenizer.tokenizer_json)
     for name, content in (
         ("config.json", config),
         ("tokenizer_config.json", tokenizer.config),
@@ -103,6 +103,12 @@ def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
     ):
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return folder
+
+
+def _remove(place: Path, owner: int) -> None:
+    """Remove a folder at its process's end; a forked child leaves it to its parent."""
+    if os.getpid() == owner:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _header_key(files: Sequence[GgufFile]) -> str:
@@ -115,9 +121,9 @@ def _header_key(files: Sequence[GgufFile]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A `GgufTokenizer` as JSON has it."""
+    """A `GgufTokenizer` as it is kept."""
 
-    tokenizer_json: str
+    tokenizer_json: bytes
     config: dict[str, Any]
     end_ids: list[int]
     notes: list[str]
@@ -127,15 +133,21 @@ def _tokenizer(file: GgufFile, header: str) -> _Kept:
     """The tokenizer of a file: kept from an earlier start, or made now."""
     here = Path(__file__).parent
     code = [path.read_bytes() for path in sorted(here.glob("*token*.py"))]
-    name = f"tokenizer-{key_of(header, code)}.json"
-    kept = read_kept(name)
-    if kept is not None:
-        return _Kept(**json.loads(bytes(kept)))
+    key = key_of(header, code)
+    # Two files, so that the large one is nothing but what is written down.
+    names = f"tokenizer-{key}.json", f"tokenizer-{key}-facts.json"
+    content, facts = map(read_kept, names)
+    if content is not None and facts is not None:
+        return _Kept(bytes(content), **json.loads(bytes(facts)))
     # Here and not above: a tokenizer that is kept needs nothing that makes one.
     from quire.gguf.tokenizer import read_tokenizer
 
     made = read_tokenizer(file.metadata, str(file.path))
-    result = _Kept(made.tokenizer_json.decode(), made.config, list(made.end_ids), list(made.notes))
-    content = json.dumps(dataclasses.asdict(result)).encode()
-    keep(name, lambda target: target.write_bytes(content), "tokenizers")
-    return result
+    known = {
+        "config": made.config,
+        "end_ids": list(made.end_ids),
+        "notes": list(made.notes),
+    }
+    for name, kept in zip(names, (made.tokenizer_json, json.dumps(known).encode()), strict=True):
+        keep(name, lambda target, kept=kept: target.write_bytes(kept), "tokenizers")
+    return _Kept(made.tokenizer_json, **known)

@@ -26,10 +26,10 @@ import numpy as np
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf.folder import make_folder
 from quire.gguf.reader import GgufFile, StringList
+from quire.weights.model_names import OLLAMA
 
 logger = logging.getLogger("quire")
 
-_PREFIX = "ollama:"
 _TREES = ("manifests-v2", "manifests")
 _SERVICE = Path("/usr/share/ollama/.ollama/models")
 _HOST, _NAMESPACE, _TAG = "registry.ollama.ai", "library", "latest"
@@ -82,8 +82,8 @@ class OllamaName:
         parts = [*defaults, *parts]
         if len(parts) != 4 or not all(_PART.fullmatch(part) for part in parts):
             raise ModelNotFoundError(
-                f"{_PREFIX}{text} is no name that Ollama could have: it is {_PREFIX}NAME or "
-                f"{_PREFIX}NAME:TAG, such as {_PREFIX}llama3.2:1b"
+                f"{OLLAMA}{text} is no name that Ollama could have: it is {OLLAMA}NAME or "
+                f"{OLLAMA}NAME:TAG, such as {OLLAMA}llama3.2:1b"
             )
         return cls(*parts)
 
@@ -123,11 +123,6 @@ class OllamaModel:
         return json.dumps([dict(self.defaults), self.stop], sort_keys=True)
 
 
-def is_ollama_name(name: str) -> bool:
-    """Whether `model_name_or_path` is a name in Ollama's store."""
-    return name.lower().startswith(_PREFIX)
-
-
 def ollama_folder(name: str) -> Path:
     """The folder of a model in Ollama's store; what of the model is not used is logged.
 
@@ -156,7 +151,7 @@ def find_ollama(name: str) -> OllamaModel:
         UnsupportedModelError: it is no GGUF model, or needs what quire does not do.
         WeightsError: the store is damaged.
     """
-    wanted = OllamaName.of(name[len(_PREFIX) :])
+    wanted = OllamaName.of(name[len(OLLAMA) :])
     there: list[OllamaName] = []
     closed: list[Path] = []
     stores = _stores()
@@ -164,7 +159,7 @@ def find_ollama(name: str) -> OllamaModel:
         try:
             found = {one.key: (one, path) for one, path in _manifests(store)}
             if wanted.key in found:
-                return _read_model(store, f"{_PREFIX}{found[wanted.key][0]}", found[wanted.key][1])
+                return _read_model(store, f"{OLLAMA}{found[wanted.key][0]}", found[wanted.key][1])
         except PermissionError:
             closed.append(store)
             continue
@@ -222,7 +217,7 @@ def _not_there(wanted: OllamaName, there: Sequence[OllamaName], stores: Sequence
     looked = " or ".join(map(str, stores))
     if not there:
         return (
-            f"There is no model {_PREFIX}{wanted}: {looked} holds none. ollama pull {wanted} downloads it; "
+            f"There is no model {OLLAMA}{wanted}: {looked} holds none. ollama pull {wanted} downloads it; "
             "where the models are elsewhere, set OLLAMA_MODELS to their folder."
         )
     # By names without tags: most tags are alike.
@@ -344,7 +339,7 @@ def _model_file(store: Path, name: str, layer: Mapping[str, Any]) -> Path:
     if isinstance(size, int) and size > 0 and path.stat().st_size != size:
         raise WeightsError(
             f"{name}: {path} has {path.stat().st_size} bytes, and its manifest says {size}. Pull it again: "
-            f"ollama pull {name.removeprefix(_PREFIX)}"
+            f"ollama pull {name.removeprefix(OLLAMA)}"
         )
     return path
 
@@ -387,7 +382,7 @@ def _blob(store: Path, name: str, entry: Mapping[str, Any]) -> Path:
 def _lacks(name: str, path: Path) -> ModelNotFoundError:
     return ModelNotFoundError(
         f"{name}: Ollama's store lacks {path}, so its download was not finished: ollama pull "
-        f"{name.removeprefix(_PREFIX)}"
+        f"{name.removeprefix(OLLAMA)}"
     )
 
 

@@ -212,9 +212,9 @@ def _least_squares(
 
     Those are the sums of 1, of weights x, of codes, of squared codes, and of x by codes.
     """
-    determinant = total * second - first * first
+    determinant: Floats = (total * second - first * first).astype(np.float32, copy=False)
     solvable = determinant > 0
-    inverse = np.where(solvable, _inverse(determinant), 0)
+    inverse = np.where(solvable, _inverse(determinant), np.float32(0))
     scale = (total * with_x - total_x * first) * inverse
     low = (second * total_x - first * with_x) * inverse
     alone = ~solvable | (low > 0)  # the minimum cannot be used

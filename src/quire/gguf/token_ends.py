@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from quire.gguf.token_vocabulary import CONTROL, NORMAL, Keys, Vocabulary
+from quire.gguf.token_vocabulary import CONTROL, NORMAL, FileVocabulary, Keys
 
 _TEXTS: Final = (
     "<|eot_id|>",
@@ -45,7 +45,7 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 """Tokens that end an answer, by their keys and (where the key is missing) by the first of these texts."""
 
 
-def end_ids(keys: Keys, vocabulary: Vocabulary, eos: int | None) -> tuple[int, ...]:
+def end_ids(keys: Keys, vocabulary: FileVocabulary, eos: int | None) -> tuple[int, ...]:
     """The ids of the tokens that end an answer, EOS first."""
     ids = vocabulary.ids
     ends = {ids[text] for text in _TEXTS if text in ids}
@@ -67,7 +67,7 @@ def end_ids(keys: Keys, vocabulary: Vocabulary, eos: int | None) -> tuple[int, .
     return tuple(sorted(ends, key=lambda end: (end != eos, end)))
 
 
-def _is_control(vocabulary: Vocabulary, number: int) -> bool:
+def _is_control(vocabulary: FileVocabulary, number: int) -> bool:
     has_types = bool((vocabulary.types != NORMAL).any())
     return vocabulary.types[number] == CONTROL or not has_types
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quire.gguf.pre_tokenizers import PRE_TOKENIZERS, SPACES, PreTokenizer, Step, recognise
 from quire.gguf.token_merges import Merges, merges_of_scores, used
-from quire.gguf.token_vocabulary import BYTE, PURPOSES, Keys, Vocabulary
+from quire.gguf.token_vocabulary import BYTE, PURPOSES, FileVocabulary, Keys
 
 MODEL, PRE, MERGES = "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.merges"
 
@@ -50,7 +50,7 @@ class TokenModel:
     """The ids of special tokens that the file does not name."""
 
 
-def read_model(keys: Keys, vocabulary: Vocabulary) -> TokenModel:
+def read_model(keys: Keys, vocabulary: FileVocabulary) -> TokenModel:
     """Read the merges, or make them from the scores, and find out how texts are split.
 
     Raises:
@@ -64,7 +64,7 @@ def read_model(keys: Keys, vocabulary: Vocabulary) -> TokenModel:
     return _byte_pairs(keys, vocabulary, pre)
 
 
-def _find_pre(keys: Keys, vocabulary: Vocabulary) -> PreTokenizer:
+def _find_pre(keys: Keys, vocabulary: FileVocabulary) -> PreTokenizer:
     name = keys.text(PRE) or ""
     if name in ("", "default"):
         said = f"{PRE} is {name!r}" if name else f"{PRE} is missing"
@@ -88,7 +88,7 @@ def _find_pre(keys: Keys, vocabulary: Vocabulary) -> PreTokenizer:
     return PRE_TOKENIZERS[name]
 
 
-def _byte_pairs(keys: Keys, vocabulary: Vocabulary, pre: PreTokenizer) -> TokenModel:
+def _byte_pairs(keys: Keys, vocabulary: FileVocabulary, pre: PreTokenizer) -> TokenModel:
     if MERGES in keys.metadata or keys.text(PRE) != "kimi-k2":
         merges = _read_merges(keys, vocabulary)
     else:  # tiktoken's vocabulary, which is in the order of its merges
@@ -105,7 +105,7 @@ def _byte_pairs(keys: Keys, vocabulary: Vocabulary, pre: PreTokenizer) -> TokenM
     )
 
 
-def _sentencepiece(keys: Keys, vocabulary: Vocabulary) -> TokenModel:
+def _sentencepiece(keys: Keys, vocabulary: FileVocabulary) -> TokenModel:
     if vocabulary.scores is None:
         raise keys.wrong("tokenizer.ggml.scores is missing, by which texts become tokens")
     # Gemma has no space before a text: its converter says so, but others do not.
@@ -128,7 +128,7 @@ def _sentencepiece(keys: Keys, vocabulary: Vocabulary) -> TokenModel:
     )
 
 
-def _merges_of_scores(vocabulary: Vocabulary, scores: NDArray[np.floating[Any]]) -> Merges:
+def _merges_of_scores(vocabulary: FileVocabulary, scores: NDArray[np.floating[Any]]) -> Merges:
     """The merges by which text becomes those tokens that it may become.
 
     As in SentencePiece, joining never makes control tokens, or others of a purpose: `</s>` in a user's
@@ -140,7 +140,7 @@ def _merges_of_scores(vocabulary: Vocabulary, scores: NDArray[np.floating[Any]])
     return Merges(numbers[left], numbers[right], numbers[whole], rank)
 
 
-def _read_merges(keys: Keys, vocabulary: Vocabulary) -> Merges:
+def _read_merges(keys: Keys, vocabulary: FileVocabulary) -> Merges:
     texts = [merge.decode("utf-8", "replace") for merge in keys.strings(MERGES)]
     spaces = [text.find(" ", 1) for text in texts]
     lefts = [text[:space] for text, space in zip(texts, spaces, strict=True)]
@@ -160,7 +160,7 @@ def _read_merges(keys: Keys, vocabulary: Vocabulary) -> Merges:
 
 
 def _numbers(
-    keys: Keys, vocabulary: Vocabulary, merges: list[str], tokens: Iterable[str]
+    keys: Keys, vocabulary: FileVocabulary, merges: list[str], tokens: Iterable[str]
 ) -> NDArray[np.int64]:
     """The ids of one token of each merge."""
     numbers = np.fromiter(map(vocabulary.ids.get, tokens, repeat(-1)), np.int64, len(merges))

@@ -103,7 +103,7 @@ def _shown(value: object) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class FileVocabulary:
     """The tokens by their ids."""
 
     tokens: list[str]
@@ -126,7 +126,7 @@ TOKENS: Final = "tokenizer.ggml.tokens"
 _TYPES, _SCORES = "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 
 
-def read_vocabulary(keys: Keys) -> Vocabulary:
+def read_vocabulary(keys: Keys) -> FileVocabulary:
     """Read and check the tokens, their types and their scores.
 
     Raises:
@@ -137,7 +137,7 @@ def read_vocabulary(keys: Keys) -> Vocabulary:
     if len(ids) != len(tokens) or "" in ids:
         tokens = _made_different(keys, tokens, ids)
         ids = {token: number for number, token in enumerate(tokens)}
-    return Vocabulary(tokens, ids, _read_types(keys, tokens), _read_scores(keys, len(tokens)))
+    return FileVocabulary(tokens, ids, _read_types(keys, tokens), _read_scores(keys, len(tokens)))
 
 
 def _read_tokens(keys: Keys) -> list[str]:

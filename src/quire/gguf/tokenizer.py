@@ -19,8 +19,8 @@ from quire.gguf.token_models import MODEL, PRE, TokenModel, read_model
 from quire.gguf.token_vocabulary import (
     PURPOSES,
     USER_DEFINED,
+    FileVocabulary,
     Keys,
-    Vocabulary,
     read_vocabulary,
 )
 
@@ -102,7 +102,7 @@ def _check_kind(keys: Keys) -> None:
         )
 
 
-def _special_ids(keys: Keys, vocabulary: Vocabulary, model: TokenModel) -> dict[str, int]:
+def _special_ids(keys: Keys, vocabulary: FileVocabulary, model: TokenModel) -> dict[str, int]:
     """The ids of named tokens: the file's own, or those of the kind of tokenizer."""
     ids: dict[str, int] = {}
     for name, key in _NAMED.items():
@@ -129,7 +129,9 @@ def _around(keys: Keys, model: TokenModel, named: Mapping[str, int]) -> dict[str
     return {name: is_wanted and name in named for name, is_wanted in wanted.items()}
 
 
-def _added_tokens(keys: Keys, vocabulary: Vocabulary, special: set[int]) -> list[dict[str, Any]]:
+def _added_tokens(
+    keys: Keys, vocabulary: FileVocabulary, special: set[int]
+) -> list[dict[str, Any]]:
     """The tokens that are looked for in a text before it is split.
 
     `special` are those that are control tokens whatever their type is.
@@ -151,7 +153,7 @@ def _added_tokens(keys: Keys, vocabulary: Vocabulary, special: set[int]) -> list
     ]
 
 
-def _stripping(keys: Keys, vocabulary: Vocabulary) -> tuple[set[str], set[str]]:
+def _stripping(keys: Keys, vocabulary: FileVocabulary) -> tuple[set[str], set[str]]:
     """The tokens that swallow the white space before them, and after them.
 
     The file does not say; this is known of some models.
@@ -170,7 +172,7 @@ def _stripping(keys: Keys, vocabulary: Vocabulary) -> tuple[set[str], set[str]]:
 
 
 def _post_processor(
-    vocabulary: Vocabulary, named: Mapping[str, int], around: Mapping[str, bool]
+    vocabulary: FileVocabulary, named: Mapping[str, int], around: Mapping[str, bool]
 ) -> Step | None:
     """What puts BOS and EOS around a text where somebody asks for that, as no chat does."""
     tokens = {name: vocabulary.tokens[named[name]] for name, is_added in around.items() if is_added}
@@ -216,7 +218,7 @@ def _chat_templates(keys: Keys) -> dict[str, Any]:
     return {"chat_template": entries}
 
 
-def _suppressed(keys: Keys, vocabulary: Vocabulary) -> tuple[int, ...]:
+def _suppressed(keys: Keys, vocabulary: FileVocabulary) -> tuple[int, ...]:
     key = "tokenizer.ggml.suppress_tokens"
     value = keys.metadata.get(key)
     if value is None:
@@ -227,7 +229,7 @@ def _suppressed(keys: Keys, vocabulary: Vocabulary) -> tuple[int, ...]:
 
 
 def _to_json(
-    content: dict[str, Any], model: TokenModel, vocabulary: Vocabulary, unknown: str | None
+    content: dict[str, Any], model: TokenModel, vocabulary: FileVocabulary, unknown: str | None
 ) -> bytes:
     """The whole `tokenizer.json`. The two long lists are put together by hand, in a quarter of the time."""
     # In JSON a line feed stands between strings alone, never in one.

@@ -28,7 +28,7 @@ _CHUNK = (
 )  # weights of one pass: they fit into caches, and take long beside the interpreter's lock
 # The grids were chosen greedily: each lowers the error the most, over groups of 32, 64 and 128
 # samples of a normal and of a t distribution. Together they come within 1 % of 60 grids.
-_SYMMETRIC_STEPS = np.array([6.875, 7.25, 7.875, 8.125, 8.375, 8.625, 9, 9.5], np.float32)
+SYMMETRIC_STEPS = np.array([6.875, 7.25, 7.875, 8.125, 8.375, 8.625, 9, 9.5], np.float32)
 """Steps from 0 to the weight of the largest magnitude; beyond 8 that weight is clipped."""
 _RANGE_STEPS = np.array([13, 13.75, 14.5, 15, 15.5, 15.75, 16.25, 17], np.float32)
 """Steps from the smallest weight to the largest; beyond 15 both ends are clipped."""
@@ -182,7 +182,7 @@ def _candidates(weights: Floats, symmetric: bool) -> Iterator[tuple[Floats, Floa
         # it is positive.
         extreme = np.where(high > -low, high, low)
         middle = np.full_like(low, 8)
-        for steps in _SYMMETRIC_STEPS:
+        for steps in SYMMETRIC_STEPS:
             yield extreme / -steps, middle
         return
     for steps in _RANGE_STEPS:

@@ -10,9 +10,9 @@ from pathlib import Path
 from quire.adapters.book import BASE
 from quire.chat.base_engine import BaseEngine
 from quire.errors import nearest, sentence
-from quire.gguf.ollama import is_ollama_name
 from quire.server.errors import ModelNotServed
 from quire.weights.gguf_names import model_stem, split_quant
+from quire.weights.model_names import is_ollama_name
 
 _LISTED = 5
 """Names that an error lists."""

@@ -33,17 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form of a hub's names, `owner/name` or `owner/name:QUANT`."""
-    repository, _ = split_quant(name)
-    return (
-        repository.count("/") == 1
-        and ":" not in repository
-        and not repository.startswith((".", "/", "~"))
-        and not repository.endswith("/")
-    )
-
-
 def fetch_named(name: str, model_args: ModelArguments, wanted: Wanted) -> Path:
     """The snapshot of the repository `name`, of the hub that the environment chooses.
 

@@ -159,13 +159,13 @@ def by_kernel(form: str) -> bool:
     return form in PACKED_BY_KERNELS
 
 
-def _called(name: str, count: int) -> Callable[..., None]:
+def called(name: str, count: int) -> Callable[..., None]:
     """A kernel of so many integers, which runs without the interpreter's lock."""
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)(kernel_address(name))
 
 
 def _by_kernel(packed: PackedBlocks, data: NDArray[np.uint8]) -> Fill:
-    pack = _called(f"pack_{packed.form}", 7)
+    pack = called(f"pack_{packed.form}", 7)
     data = data if data.strides[1] == 1 else np.ascontiguousarray(data)
     spans = packed.codes.shape[1]
 
@@ -178,7 +178,7 @@ def _by_kernel(packed: PackedBlocks, data: NDArray[np.uint8]) -> Fill:
 
 
 def _by_decoding(packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8]) -> Fill:
-    interleave = _called(f"order_{form.bits}", 4)
+    interleave = called(f"order_{form.bits}", 4)
     return lambda part: _fill(packed, form, kind, data, part, interleave)
 
 

@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.kernels.layout import LINEARS, QUANT_BLOCK, quantized_row_bytes
-from quire.engines.native.cpu.weights.blocks import PackedBlocks
+from quire.engines.native.cpu.weights.blocks import PackedBlocks, called
 from quire.engines.native.models import spec as spec_module
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec, TensorSpec
 from quire.errors import WeightsError
@@ -31,7 +32,7 @@ from quire.quantization import matrix as matrix_module
 from quire.quantization import rounding
 from quire.quantization.matrix import QuantizedMatrix
 from quire.quantization.schemes import Quantization
-from quire.weights.safetensors import SafetensorsFile, WeightsFolder
+from quire.weights.safetensors import SafetensorsFile, WeightsFolder, widen
 
 logger = logging.getLogger("quire")
 
@@ -42,6 +43,7 @@ QuantizedKind = Literal["int8", "int4"]
 SPANS = (64, 32)
 """How many inputs may share a scale of the activations: the first that the weights' groups allow."""
 
+_ROUNDED = 1 << 18  # weights that a thread rounds at a time: they stay in its cache
 _TILE_COLUMNS = 4 * QUANT_BLOCK  # columns that the widest tile reads: weights are padded to it
 
 
@@ -142,6 +144,46 @@ def pack(matrix: QuantizedMatrix, span: int) -> PackedMatrix:
     )
 
 
+def round_and_pack(
+    values: NDArray[Any], bits: Literal[4, 8], group: int, threads: int
+) -> PackedMatrix:
+    """`pack` of `rounding.quantize`, by compiled code: values (columns, depth) are floats of any type.
+
+    Raises:
+        WeightsError: as `rounding.quantize`.
+    """
+    columns, depth = values.shape
+    padded_columns = -(-columns // _TILE_COLUMNS) * _TILE_COLUMNS
+    groups, blocks = -(-depth // group), padded_columns // QUANT_BLOCK
+    width = groups * group
+    codes = np.empty((blocks, width * bits // 32, QUANT_BLOCK, 4), np.uint8)
+    scales = np.zeros((padded_columns, groups), np.float32)
+    round_groups, order = called(f"round_{bits}_{group}", 4), called(f"order_{bits}", 4)
+
+    def fill(first: int) -> None:
+        part = values[first * QUANT_BLOCK : (first + step) * QUANT_BLOCK]
+        count = min(step, blocks - first)
+        wide = np.zeros((count * QUANT_BLOCK, width), np.float32)
+        wide[: len(part), :depth] = widen(part) if part.dtype == np.uint16 else part
+        plain = np.empty(wide.shape, np.uint8)
+        place = scales[first * QUANT_BLOCK :]
+        groups_here = wide.size // group
+        round_groups(wide.ctypes.data, groups_here, plain.ctypes.data, place.ctypes.data)
+        order(plain.ctypes.data, count, width, codes[first].ctypes.data)
+
+    step = max(1, _ROUNDED // (QUANT_BLOCK * width))
+    starts = range(0, blocks, step)
+    with ThreadPoolExecutor(threads, "quire-quantize") as pool:
+        list(pool.map(fill, starts))
+    if not np.isfinite(scales).all():
+        raise WeightsError("The weights hold infinities or NaN, which cannot be quantised")
+    unit = _unit(scales)
+    halves = (scales / np.float32(unit)).astype(np.float16)
+    return PackedMatrix(
+        bits, columns, depth, group, 1, unit, codes, _by_block(halves, padded_columns), None
+    )
+
+
 def _unit(scales: NDArray[np.float32]) -> float:
     """A power of two that brings the scales into the range in which float16 is most precise."""
     largest = float(np.abs(scales).max(initial=0.0))
@@ -171,7 +213,11 @@ def _by_block(values: NDArray[Any], padded_columns: int) -> NDArray[Any]:
 # ---- packing a model
 
 _GROUPS: dict[QuantizedKind, int] = {"int8": 64, "int4": 32}
-_CODE = [Path(module.__file__ or "") for module in (matrix_module, rounding, spec_module)]
+_KERNELS = Path(__file__).parents[1] / "kernels"
+_CODE = [
+    *(Path(module.__file__ or "") for module in (matrix_module, rounding, spec_module)),
+    *(_KERNELS / name for name in ("rounding.py", "block_packing.py")),
+]
 """Modules that a kept file follows from, beside this one."""
 
 
@@ -252,12 +298,9 @@ class Packer:
             self._report()
             bits = self._bits(tensor.role)
             try:
-                matrix = rounding.quantize(
-                    values, bits=bits, group=self._span, threads=self._threads
-                )
+                packed = round_and_pack(values, bits, self._span, self._threads)
             except WeightsError as error:
                 raise WeightsError(f"{self._source.folder}: {tensor.name}: {error}") from None
-            packed = pack(matrix, self._span)
         self._results[name] = packed
         return packed
 
