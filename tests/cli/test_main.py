@@ -76,7 +76,7 @@ def test_each_command_has_help(run: Run, command: str, flag: str) -> None:
         (["--versoin"], "did you mean '--version'"),
         (["xyz"], "there are"),
         (["help"], "did you mean '--help'"),
-        (["demo", "fast"], "'fast' is more than the command takes"),
+        (["demo", "model", "fast"], "'fast' is more than the command takes"),
         (["chat", "m", "temprature=1"], "did you mean 'temperature'"),
         (["chat", "m", "--temprature", "1"], "did you mean 'temperature'"),
         (["chat", "m", "temperature=hot"], "temperature must be a number"),

@@ -173,7 +173,9 @@ def _check_parts(source: MergedFolder, planned: Sequence[Planned]) -> None:
     """Check that the folder has every tensor, and say which of its own are left out."""
     used = {source.check(part.spec) for one in planned for part in one.parts}
     names = source.source.names()
-    rest = sorted({source.source.stored(name).name for name in names} - used - {source.spec.names.head})
+    rest = sorted(
+        {source.source.stored(name).name for name in names} - used - {source.spec.names.head}
+    )
     rest = [name for name in rest if not name.endswith(".inv_freq")]  # old folders have frequencies
     if rest:
         logger.warning(

@@ -143,7 +143,7 @@ def _tokenizer(file: GgufFile, header: str) -> _Kept:
     from quire.gguf.tokenizer import read_tokenizer
 
     made = read_tokenizer(file.metadata, str(file.path))
-    known = {
+    known: dict[str, Any] = {
         "config": made.config,
         "end_ids": list(made.end_ids),
         "notes": list(made.notes),
