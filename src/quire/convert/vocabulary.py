@@ -45,6 +45,8 @@ _NAMED: Final[Mapping[str, str]] = {
 }
 _MORE_ENDS = ("eot_token_id", "eom_token_id")
 _BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+_NO_SPLITTING = "default"
+"""What SentencePiece's files have as the way of splitting."""
 _NO_SCORE = -1e6
 """Of tokens that no text becomes by joining."""
 
@@ -128,14 +130,14 @@ class FolderVocabulary:
             models = (json.loads(made.tokenizer_json)["model"], self._content["model"])
             problem = "" if _same_merges(*models) else "its merges do not follow from scores"
         if problem and not is_asked_for:
+            name = metadata[f"{_PREFIX}pre"]
             raise UnsupportedModelError(
-                f"{folder}: a GGUF file cannot hold its tokenizer as it is: {problem}"
+                f"{folder}: a GGUF file cannot hold its tokenizer as it is: {problem}. Where nearly the same "
+                f"is enough, pre={name} writes it all the same"
             )
         if problem:
             logger.warning(
-                "%s: its tokenizer does not split texts in the way that was asked for: %s.",
-                folder,
-                problem,
+                "%s: its tokenizer is not quite the one that was asked for: %s.", folder, problem
             )
         self._note_what_is_lost(made, found)
 
@@ -205,8 +207,12 @@ def _model(
     model = content["model"]
     merges = _pairs(model)
     if model.get("byte_fallback"):
+        if pre not in (None, _NO_SPLITTING):
+            raise ConfigError(
+                f"pre={pre} splits texts, and SentencePiece does not: pre=default alone fits."
+            )
         has_space = _space_prefix(folder, content)
-        keys: dict[str, Written] = {"pre": "default", "add_space_prefix": has_space}
+        keys: dict[str, Written] = {"pre": _NO_SPLITTING, "add_space_prefix": has_space}
         return _TokenizerKeys("llama", keys, _scores(folder, merges, texts, types))
     if any(" " in part for merge in merges for part in merge):
         raise UnsupportedModelError(

@@ -185,8 +185,8 @@ def _fit_with_minimum(weights: Floats, bits: int) -> tuple[Floats, Floats]:
     span = weights.max(axis=0) - least
     steps = _inverse(span)
     above = weights - least
-    scales, lows = np.zeros_like(span), least.copy()
-    best = np.full(len(span), np.inf, np.float32)
+    scales, lows = np.zeros_like(span), least  # right where all weights are the same
+    best = lows * (lows * total - 2 * total_x)
     codes, product = np.empty_like(weights), np.empty_like(weights)
     for more in _TRIED_WITH_MINIMUM[bits]:
         np.multiply(above, (most + np.float32(more)) * steps, out=codes)
@@ -196,7 +196,7 @@ def _fit_with_minimum(weights: Floats, bits: int) -> tuple[Floats, Floats]:
         first, second = product.sum(axis=0), _sums(product, codes)
         with_x = _sums(weighted, codes)
         scale, low = _least_squares(total, total_x, first, second, with_x)
-        # The sum of squared errors, without the part that is the same for all.
+        # The weighted sum of squared errors, without the part that is the same for all.
         error = scale * (scale * second + 2 * low * first - 2 * with_x)
         error += low * (low * total - 2 * total_x)
         better = error < best
