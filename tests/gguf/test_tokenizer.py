@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from quire.gguf.token_merges import Merges, merges_of_scores, used
 from quire.gguf.tokenizer import GgufTokenizer, read_tokenizer
 from quire.prompt import Span
 from quire.tokenizer.tokenizer import Tokenizer
+from tests.gguf.real_files import gemma3, smollm2
 from tests.gguf.writing import LLAMA_CPP, llama_cpp, write_file
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -34,8 +34,6 @@ GGML = "tokenizer.ggml"
 # ---- small files
 
 BYTES = {f"<0x{number:02X}>": BYTE for number in range(256)}
-FILES = "QUIRE_GGUF_FILES"
-"""The environment variable with the folder of real models' files."""
 LETTERS = [chr(n) for n in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
 """The letters that stand for bytes."""
 
@@ -863,10 +861,7 @@ IDS = {
     ],
 )
 def test_real_models(tmp_path: Path, name: str, ends: list[str]) -> None:
-    folder = os.environ.get(FILES)
-    if not folder or not (path := Path(folder, name)).is_file():
-        pytest.skip(f"{FILES} names no folder with {name}")
-    made = read(path)
+    made = read(smollm2() if name.startswith("Smol") else gemma3(tmp_path))
     tokenizer = load(tmp_path, made)
     assert [tokenizer.encode_whole(text) for text in TEXTS] == IDS[name]
     assert [tokenizer.id_to_token(number) for number in made.end_ids] == ends

@@ -181,6 +181,8 @@ def plans() -> Iterator[dict[str, Any]]:
     yield dict(rewards.engine_args)
     args = arguments(quantization_bit=4)
     yield dict(make_plan(args, finetuning(), qwen(), gpus()).engine_args)
+    file = qwen(gguf=Path("/models/m-Q4_0.gguf"), quantization="gguf")
+    yield dict(make_plan(arguments(), finetuning(), file, gpus()).engine_args)
 
 
 def keys_in_the_source() -> set[str]:
