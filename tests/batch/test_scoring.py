@@ -297,7 +297,7 @@ def test_memory_does_not_depend_on_the_number_of_rows(
             tracemalloc.stop()
 
     peak(10)  # what is imported and kept once
-    assert peak(3000) < 1.5 * peak(300)
+    assert peak(3000) < 1.5 * peak(300) + 100_000  # other threads of the process allocate, too
 
 
 # --- what is written -----------------------------------------------------------------------------
