@@ -1,0 +1,1 @@
+"""Folders to GGUF files and back, with adapters merged on the way."""

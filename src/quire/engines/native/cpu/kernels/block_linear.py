@@ -1,7 +1,7 @@
 """Linear maps whose weights are in GGUF's blocks: see `block_tiles` and, for their order, `block_forms`.
 
-`fast` and `exact` differ in the rows of x alone, which are of 8 or of 16 bits. `reference.block_linear` is
-the same in plain NumPy.
+`fast` and `exact` differ in the rows of x alone, which are of 8 or of 16 bits. The tests hold both to
+`quire.gguf.blocks.dequantize`.
 """
 
 from __future__ import annotations
