@@ -259,9 +259,7 @@ async def test_who_would_wait_too_long_is_refused_at_once(monkeypatch: pytest.Mo
     gate.check_integrity()
 
 
-async def test_the_background_is_served_after_all_others_and_in_small_numbers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_the_background_is_served_after_all_others_and_in_small_numbers() -> None:
     gate = Admission(4, 2, 60.0, background=2)
     behind = [asyncio.ensure_future(_in_background(gate)) for _ in range(6)]
     await settle()
@@ -284,14 +282,10 @@ async def test_the_background_is_served_after_all_others_and_in_small_numbers(
         one.leave.set()
     await settle()
     gate.check_integrity()
-    assert gate.running == 1, "others may come back at once"
-    monkeypatch.setattr(gate, "_quiet_from", 0.0)
-    behind[1].cancel()
-    await settle()
-    assert gate.running == 2, "nobody came for a second"
+    assert gate.running == 2
     gate.end_all(EngineDeadError("gone"))
     await settle()
-    assert all(isinstance(one.exception(), EngineDeadError) for one in behind[2:])
+    assert all(isinstance(one.exception(), EngineDeadError) for one in behind[1:])
     assert gate.running == gate.waiting == 0
 
 

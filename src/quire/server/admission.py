@@ -103,8 +103,8 @@ class Admission:
         capacity: completions that run at once. A larger request runs when nothing else does.
         max_waiting: requests that wait.
         queue_timeout: seconds that a request may wait.
-        background: completions in the background that run at once, of `capacity`, where nothing else
-            has run for a second; beside others one request does.
+        background: completions in the background that run at once, of `capacity`, while nothing else
+            does; beside others one request does.
     """
 
     def __init__(
@@ -119,7 +119,6 @@ class Admission:
         self._waiting: list[Ticket] = []  # sorted by `_order`
         self._numbers = itertools.count()
         self._cost = self._background_cost = 0
-        self._quiet_from = 0.0  # when the last request that is not in the background is a second old
         self._pace = _Pace()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -221,11 +220,10 @@ class Admission:
 
     def _has_room(self, ticket: Ticket) -> bool:
         behind = self._background_cost if ticket.background else 0
-        if not behind:
-            return self._fits(ticket.cost)
-        # Whoever comes next waits for a step, and shares the CPUs with all that run.
-        is_alone = self._cost == behind and time.monotonic() > self._quiet_from
-        return is_alone and behind + ticket.cost <= self.background and self._fits(ticket.cost)
+        is_alone = self._cost == behind  # whoever comes now waits for a step, and shares the CPUs
+        return self._fits(ticket.cost) and (
+            not behind or (is_alone and behind + ticket.cost <= self.background)
+        )
 
     def _run(self, ticket: Ticket) -> None:
         self._running[ticket] = None
@@ -238,10 +236,7 @@ class Admission:
         if ticket in self._running:
             del self._running[ticket]
             self._cost -= ticket.cost
-            if ticket.background:
-                self._background_cost -= ticket.cost
-            else:
-                self._quiet_from = time.monotonic() + _QUIET
+            self._background_cost -= ticket.cost if ticket.background else 0
             self._pace.ended(ticket, bool(self.waiting))
             self._let_in()
 
@@ -334,12 +329,10 @@ class Admission:
         assert self._background_cost == sum(behind)
         assert self._background_cost <= self.background or len(behind) == 1
         live = [t for t in self._waiting if t.turn is not None and not t.turn.done()]
-        waits = live and not live[0].background  # one in the background is let in when another ends
-        assert not waits or not self._has_room(live[0]), "a request waits although there is room"
+        assert not live or not self._has_room(live[0]), "a request waits although there is room"
         assert self._idle.is_set() == (not self._running and not self._waiting)
 
 
-_QUIET = 1.0  # seconds without others after which the background has its whole share
 _MARGIN = 1.2  # on expected waits: better a 429 now than a timeout after a long wait
 _FULL = "The server is busy and its queue is full: try again later."
 
