@@ -8,12 +8,14 @@ header, and `gguf.json`, which says where the weights are.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ from quire.weights.folder import GGUF_SOURCE, is_gguf_folder
 
 logger = logging.getLogger("quire")
 
+_PREFIX = "quire-gguf-"
+_ABANDONED = 24 * 3600.0  # seconds
 _folders: dict[tuple[Path, tuple[int, ...], str], Path] = {}
 """The folders that this process has made, by the file and its state, and what was added."""
 
@@ -90,7 +94,8 @@ def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
     for note in tokenizer.notes:
         logger.warning("%s: %s", path, note)
     end_ids = list(dict.fromkeys((*tokenizer.end_ids, *ends)))
-    place = Path(tempfile.mkdtemp(prefix="quire-gguf-"))
+    _remove_abandoned()
+    place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     atexit.register(_remove, place, os.getpid())
     folder = place / path.name
     folder.mkdir()
@@ -109,6 +114,24 @@ def _remove(place: Path, owner: int) -> None:
     """Remove a folder at its process's end; a forked child leaves it to its parent."""
     if os.getpid() == owner:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """Remove the folders of this user's processes that were killed, a day later.
+
+    Not at once: a process of another container, which may share the place, is not seen from here.
+    """
+    if not hasattr(os, "geteuid"):  # where a signal of 0 would end a process
+        return
+    for place in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            state = place.lstat()
+            owner = int(place.name.removeprefix(_PREFIX).partition("-")[0])
+            if state.st_uid == os.geteuid() and time.time() - state.st_mtime > _ABANDONED:
+                try:
+                    os.kill(owner, 0)
+                except ProcessLookupError:
+                    shutil.rmtree(place, ignore_errors=True)
 
 
 def _header_key(files: Sequence[GgufFile]) -> str:
