@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from quire.errors import UnsupportedModelError, WeightsError
 from quire.gguf import codebooks
 from quire.gguf.codebooks import every_byte
-from quire.gguf.tensor_types import TENSOR_TYPES
+from quire.gguf.tensor_types import type_named
 from quire.weights.safetensors import widen
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
 
 _PIECE = 1 << 18  # weights of one pass, so that its temporaries stay in the cache
-_SIZES = {kind.name: kind for kind in TENSOR_TYPES.values()}
 _PLAIN = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -109,7 +108,7 @@ def decode(kind: str, data: Bytes) -> Integers:
     check_type(kind, "A tensor")
     assert is_block_type(kind), kind
     form, blocks = _FORMS[kind], _blocks(kind, data)
-    count, length = len(blocks), _SIZES[kind].weights
+    count, length = len(blocks), type_named(kind).weights
     codes = np.empty((count, length), np.uint8)
     scales = np.empty((count, length // form.group), np.float32)
     minimums = np.empty_like(scales) if form.has_minimums else None
@@ -135,7 +134,7 @@ def dequantize(kind: str, data: Bytes) -> Floats:
         UnsupportedModelError: the type is not read.
     """
     check_type(kind, "A tensor")
-    blocks, length = _blocks(kind, data), _SIZES[kind].weights
+    blocks, length = _blocks(kind, data), type_named(kind).weights
     weights = np.empty((len(blocks), length), np.float32)
     for at in _pieces(len(blocks), length):
         if kind in _PLAIN:
@@ -158,7 +157,7 @@ def check_finite(kind: str, data: Bytes, tensor: str) -> None:
         UnsupportedModelError: the type is not read.
     """
     check_type(kind, tensor)
-    blocks, size = _blocks(kind, data), _SIZES[kind]
+    blocks, size = _blocks(kind, data), type_named(kind)
     for at in _pieces(len(blocks), size.weights):
         finite = _are_finite(kind, blocks[at])
         if finite.all():
@@ -177,7 +176,7 @@ def check_finite(kind: str, data: Bytes, tensor: str) -> None:
 
 def _blocks(kind: str, data: Bytes) -> Bytes:
     """(blocks, bytes of a block)"""
-    return np.ascontiguousarray(data).reshape(-1, _SIZES[kind].bytes)
+    return np.ascontiguousarray(data).reshape(-1, type_named(kind).bytes)
 
 
 def _pieces(count: int, weights: int) -> Iterator[slice]:

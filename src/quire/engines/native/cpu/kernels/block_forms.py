@@ -65,6 +65,21 @@ class BlockForm:
         return {"half": 2, "single": 4, "nested": 1}[self.scales]
 
     @property
+    def kinds(self) -> int:
+        """1 for scales alone, 2 with minimums."""
+        return 1 + self.minimums
+
+    @property
+    def factor_bytes(self) -> int:
+        """Bytes of the scales and minimums of a span of 16 columns."""
+        return self.kinds * self.parts * COLUMNS * self.scale_bytes
+
+    @property
+    def super_bytes(self) -> int:
+        """Bytes of the float16 of 8 spans of 16 columns."""
+        return self.kinds * COLUMNS * 2
+
+    @property
     def largest(self) -> int:
         """The largest number that is multiplied for a code."""
         return max(self.levels) if self.levels else (1 << self.bits) - 1

@@ -25,7 +25,7 @@ from quire.engines.native.cpu.kernels.block_tiles import (
 )
 from quire.engines.native.cpu.kernels.layout import LANES
 from quire.engines.native.cpu.kernels.rowwise import task_range
-from quire.engines.native.cpu.kernels.simd import get_int32, load_part, store_part
+from quire.engines.native.cpu.kernels.simd import get_int32
 
 TILE_ROWS = 6 if LANES == 16 else 2
 _AHEAD = 1024  # bytes of codes that a single row prefetches, as in `linear`
@@ -46,8 +46,8 @@ def _make_round_rows(exact: bool) -> Any:
             sums = scales + 4 * spans
             for span in range(spans):
                 start = span * SPAN
-                quantize_span(source + 4 * start, depth - start, codes + start * width,
-                              scales + 4 * span, sums + 8 * span)  # fmt: skip
+                quantize_span(source + 4 * start, codes + start * width, scales + 4 * span,
+                              sums + 8 * span)  # fmt: skip
 
     return round_rows
 
@@ -58,10 +58,7 @@ def _make_columns(form: BlockForm, exact: bool) -> Any:
     tall_2, two_blocks = (make_block_tile(form, rows, 2, exact) for rows in (TILE_ROWS, 1))
     tall_1 = make_block_tile(form, TILE_ROWS, 1, exact)
     flat = make_block_tile(form, 1, 1, exact, _AHEAD)
-    span_bytes = form.span_bytes
-    kinds = 1 + form.minimums
-    factor_bytes = kinds * form.parts * COLUMNS * form.scale_bytes
-    super_bytes = kinds * COLUMNS * 2
+    span_bytes, factor_bytes, super_bytes = form.span_bytes, form.factor_bytes, form.super_bytes
 
     @kernel
     def columns_of(
@@ -107,19 +104,13 @@ def _make_columns(form: BlockForm, exact: bool) -> Any:
 
 def _make_read_rows(form: BlockForm) -> Any:
     decode_span = make_decode_span(form)
-    span_bytes = form.span_bytes
-    kinds = 1 + form.minimums
-    factor_bytes = kinds * form.parts * COLUMNS * form.scale_bytes
-    super_bytes = kinds * COLUMNS * 2
+    span_bytes, factor_bytes, super_bytes = form.span_bytes, form.factor_bytes, form.super_bytes
 
     @kernel
     def read_rows(
-        task: int, tasks: int, table: LinearMap, indices: int, rows: int, scratch: int, out: int
+        task: int, tasks: int, table: LinearMap, indices: int, rows: int, out: int
     ) -> None:
-        """`out[t] = weight[indices[t]]` for a weight (columns, depth): the rows of an embedding.
-
-        `scratch` has room for one span.
-        """
+        """`out[t] = weight[indices[t]]` for a weight (columns, depth): the rows of an embedding."""
         depth, spans = table.depth, table.packed_depth // SPAN
         supers = (spans + SUPER_SPANS - 1) // SUPER_SPANS
         first, end = task_range(task, tasks, rows, 1)
@@ -131,17 +122,9 @@ def _make_read_rows(form: BlockForm) -> Any:
             above = table.supers + block * supers * super_bytes
             target = out + row * depth * 4
             for span in range(spans):
-                start = span * SPAN
-                whole = start + SPAN <= depth
-                place = target + 4 * start if whole else scratch
                 decode_span(codes + span * span_bytes, factors + span * factor_bytes,
-                            above + span // SUPER_SPANS * super_bytes, column, place)  # fmt: skip
-                if not whole:
-                    for k in range(0, depth - start, LANES):
-                        count = min(LANES, depth - start - k)
-                        store_part(
-                            target + 4 * (start + k), load_part(scratch + 4 * k, count), count
-                        )
+                            above + span // SUPER_SPANS * super_bytes, column,
+                            target + 4 * span * SPAN)  # fmt: skip
 
     return read_rows
 

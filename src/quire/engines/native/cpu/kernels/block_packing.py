@@ -190,8 +190,7 @@ def _make_pack(form_name: str, word: Any, block_bytes: int, super_at: int = -1) 
     form = FORMS[form_name]
     put_span = _make_put_span(form.bits)(word)
     span_bytes, minimums = form.span_bytes, form.minimums
-    kinds = 1 + minimums
-    factor_bytes = kinds * form.parts * COLUMNS * form.scale_bytes
+    factor_bytes, super_bytes = form.factor_bytes, form.super_bytes
     block_spans = 1 if super_at < 0 else SUPER_SPANS
     is_q6 = form_name == "q6_k"
 
@@ -220,7 +219,7 @@ def _make_pack(form_name: str, word: Any, block_bytes: int, super_at: int = -1) 
                 else:
                     _put_k_scales(source, span % block_spans, target + lane)
                 if super_at >= 0 and span % block_spans == 0:
-                    wide = supers + (block * above + span // block_spans) * kinds * 2 * COLUMNS
+                    wide = supers + (block * above + span // block_spans) * super_bytes
                     put_half(wide + 2 * lane, get_half(source + super_at))
                     if minimums:
                         put_half(wide + 2 * (COLUMNS + lane), get_half(source + super_at + 2))

@@ -28,10 +28,13 @@ from quire.engines.native.cpu.kernels.quantized_tiles import (
     SHORTS,
     WIDENING,
     WORDS,
+    build_dot2,
     build_dot4,
+    load_halves,
     pairs_of_bytes,
     splat_int,
     splat_word,
+    spread,
     write_columns,
 )
 from quire.engines.native.cpu.kernels.tiles import build_loop, build_offset
@@ -107,32 +110,6 @@ def _selected(builder: ir.IRBuilder, codes: Any, levels: tuple[int, ...], kind: 
 # ---- products
 
 
-def _build_dot_pairs(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
-    """`total` plus, in each lane, the sum of two products of 16-bit integers."""
-    features = current().features
-    if (LANES == 16 and "avx512vnni" in features) or (LANES == 8 and "avxvnni" in features):
-        name = f"llvm.x86.avx512.vpdpwssd.{32 * LANES}"
-        return builders.call(builder, name, WORDS, [total, weights, x])
-    if ("avx512bw" if LANES == 16 else "avx2") in features:
-        pair = [builder.bitcast(one, SHORTS) for one in (weights, x)]
-        return builder.add(total, builders.call(builder, WIDENING[LANES], WORDS, pair))
-    # NEON multiplies halves of registers into words: LLVM finds that in widened products.
-    wide = ir.VectorType(INT32, 2 * LANES)
-    sides = [builder.sext(builder.bitcast(one, SHORTS), wide) for one in (weights, x)]
-    products = builder.mul(sides[0], sides[1])
-    for first in (0, 1):
-        lanes = builders.constant_vector(range(first, 2 * LANES, 2), INT32)
-        total = builder.add(total, builder.shuffle_vector(products, products, lanes))
-    return total
-
-
-def _even_and_odd(builder: ir.IRBuilder, words: Any) -> tuple[Any, Any]:
-    """The bytes 0 and 2 of each lane as 16-bit integers, and the bytes 1 and 3."""
-    mask = builders.constant_vector(0x00FF00FF, INT32)
-    shifted = builder.lshr(words, builders.constant_vector(8, INT32))
-    return builder.and_(words, mask), builder.and_(shifted, mask)
-
-
 def is_apart(form: BlockForm, exact: bool) -> bool:
     """Whether weights are multiplied as halves of bytes, which are summed apart."""
     return not exact and pairs_of_bytes() is not None and form.largest > 127
@@ -199,7 +176,7 @@ class _Tile:
         sums = [[one, *[zero] * (chains - 1)] for one in initial]
         for number, step in enumerate(steps):
             registers = [at_step(step) for at_step in weights]
-            spread = [_even_and_odd(builder, one) for one in registers] if self.exact else []
+            sides = [spread(builder, one, signed=False) for one in registers] if self.exact else []
             for r in range(self.rows):
                 address = x(r, step)
                 values = [splat_word(builder, address)]
@@ -208,8 +185,8 @@ class _Tile:
                 for v in range(self.vectors):
                     chained, chain = sums[r * self.vectors + v], number % chains
                     if self.exact:
-                        for side, value in zip(spread[v], values, strict=True):
-                            chained[chain] = _build_dot_pairs(builder, chained[chain], side, value)
+                        for side, value in zip(sides[v], values, strict=True):
+                            chained[chain] = build_dot2(builder, chained[chain], side, value)
                     else:
                         bits = 8 if self.form.largest > 127 else 4
                         chained[chain] = build_dot4(
@@ -271,18 +248,13 @@ class _Tile:
         if form.scales == "single":
             return builders.build_load(builder, at)
         if form.scales == "half":
-            return self._load_halves(at)
+            return load_halves(builder, at)
         narrow = ir.VectorType(ir.IntType(8), LANES)
         loaded = builder.load(builders.build_pointer(builder, at, narrow), align=1)
         signed = form.signed and kind == 0
         words = (builder.sext if signed else builder.zext)(loaded, WORDS)
-        above = self._load_halves(builder.add(supers, INT64(kind * COLUMNS * 2)))
+        above = load_halves(builder, builder.add(supers, INT64(kind * COLUMNS * 2)))
         return builder.fmul(builder.sitofp(words, VECTOR), above)
-
-    def _load_halves(self, address: Any) -> Any:
-        kind = ir.VectorType(ir.HalfType(), LANES)
-        loaded = self.builder.load(builders.build_pointer(self.builder, address, kind), align=2)
-        return self.builder.fpext(loaded, VECTOR)
 
 
 def make_block_tile(form: BlockForm, rows: int, blocks: int, exact: bool, ahead: int = 0) -> Any:
@@ -294,9 +266,7 @@ def make_block_tile(form: BlockForm, rows: int, blocks: int, exact: bool, ahead:
     x: rows as `quantize_span` makes them. w, factors, supers: codes, scales and minimums of the first
     block. Codes that lie `ahead` bytes further on are prefetched; 0 for none.
     """
-    kinds = 1 + form.minimums
-    factor_bytes = kinds * form.parts * COLUMNS * form.scale_bytes  # of one span
-    super_bytes = kinds * COLUMNS * 2
+    factor_bytes, super_bytes = form.factor_bytes, form.super_bytes
 
     @primitive(NOTHING, *[INT] * 12)
     def block_tile(
@@ -394,29 +364,23 @@ def make_block_tile(form: BlockForm, rows: int, blocks: int, exact: bool, ahead:
 
 
 def make_quantize_span(exact: bool) -> Any:
-    """`quantize_span(x, count, codes, scale, sums)`: round 32 floats at x to integers at `codes`.
+    """`quantize_span(x, codes, scale, sums)`: round 32 floats at x to integers at `codes`.
 
-    The largest magnitude becomes 127, or 32767. Only the first `count` floats exist; the others count
-    as 0. A NaN or an infinity makes the scale NaN, and so all that is computed with it.
+    The largest magnitude becomes 127, or 32767. A NaN or an infinity makes the scale NaN, and so all that is computed with it.
     """
     most_code = 32767.0 if exact else 127.0
     registers = SPAN // LANES
     narrow = ir.VectorType(ir.IntType(16 if exact else 8), LANES)
 
-    @primitive(NOTHING, *[INT] * 5)
-    def quantize_span(
-        builder: ir.IRBuilder, x: Any, count: Any, codes: Any, scale: Any, sums: Any
-    ) -> None:
+    @primitive(NOTHING, *[INT] * 4)
+    def quantize_span(builder: ir.IRBuilder, x: Any, codes: Any, scale: Any, sums: Any) -> None:
         suffix = builders.suffix(LANES)
         zero = builders.constant_vector(0.0)
         values: list[Any] = []
         largest, poison = zero, zero
         for index in range(registers):
-            left = builder.sub(count, INT64(index * LANES))
-            left = builder.select(builder.icmp_signed("<", left, INT64(0)), INT64(0), left)
-            left = builder.select(builder.icmp_signed(">", left, INT64(LANES)), INT64(LANES), left)
             at = builder.add(x, INT64(4 * index * LANES))
-            value = builders.build_load_part(builder, at, left)
+            value = builders.build_load(builder, at)
             size = builders.call(builder, f"llvm.fabs.{suffix}", VECTOR, [value])
             largest = builder.select(builder.fcmp_ordered(">", size, largest), size, largest)
             # 0 or NaN: a comparison alone would lose a NaN.

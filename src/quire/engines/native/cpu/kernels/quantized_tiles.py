@@ -56,16 +56,28 @@ def build_dot4(builder: ir.IRBuilder, total: Any, weights: Any, x: Any, bits: in
         return builders.call(builder, "llvm.x86.avx512.vpdpbusd.512", WORDS, [total, weights, x])
     if LANES == 8 and "avxvnni" in features:
         return builders.call(builder, "llvm.x86.avx512.vpdpbusd.256", WORDS, [total, weights, x])
-    name = WIDENING[LANES]
-    known = ("avx512bw" if LANES == 16 else "avx2") in features
-    even, odd = _spread(builder, weights, signed=False), _spread(builder, x, signed=True)
+    even, odd = spread(builder, weights, signed=False), spread(builder, x, signed=True)
     for w, value in zip(even, odd, strict=True):
-        if known:
-            pair = [builder.bitcast(part, SHORTS) for part in (w, value)]
-            product = builders.call(builder, name, WORDS, pair)
-        else:
-            product = _pairs(builder, w, value)
-        total = builder.add(total, product)
+        total = build_dot2(builder, total, w, value)
+    return total
+
+
+def build_dot2(builder: ir.IRBuilder, total: Any, weights: Any, x: Any) -> Any:
+    """`total` plus, in each lane, the sum of two products of signed 16-bit integers."""
+    features = current().features
+    if (LANES == 16 and "avx512vnni" in features) or (LANES == 8 and "avxvnni" in features):
+        name = f"llvm.x86.avx512.vpdpwssd.{32 * LANES}"
+        return builders.call(builder, name, WORDS, [total, weights, x])
+    if ("avx512bw" if LANES == 16 else "avx2") in features:
+        pair = [builder.bitcast(one, SHORTS) for one in (weights, x)]
+        return builder.add(total, builders.call(builder, WIDENING[LANES], WORDS, pair))
+    # NEON multiplies halves of registers into words: LLVM finds that in widened products.
+    wide = ir.VectorType(INT32, 2 * LANES)
+    sides = [builder.sext(builder.bitcast(one, SHORTS), wide) for one in (weights, x)]
+    products = builder.mul(sides[0], sides[1])
+    for first in (0, 1):
+        lanes = builders.constant_vector(range(first, 2 * LANES, 2), INT32)
+        total = builder.add(total, builder.shuffle_vector(products, products, lanes))
     return total
 
 
@@ -103,7 +115,7 @@ def pairs_of_bytes() -> str | None:
     return {16: "llvm.x86.avx512.pmaddubs.w.512", 8: "llvm.x86.avx2.pmadd.ub.sw"}[LANES]
 
 
-def _spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, Any]:
+def spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, Any]:
     """The bytes 0 and 2 of each lane widened to two 16-bit integers, and the bytes 1 and 3."""
     shorts = builder.bitcast(words, SHORTS)
     eight = builders.constant_vector(8, ir.IntType(16), LANES * 2)
@@ -111,15 +123,6 @@ def _spread(builder: ir.IRBuilder, words: Any, *, signed: bool) -> tuple[Any, An
     odd = shift(shorts, eight)
     even = shift(builder.shl(shorts, eight), eight)
     return builder.bitcast(even, WORDS), builder.bitcast(odd, WORDS)
-
-
-def _pairs(builder: ir.IRBuilder, a: Any, b: Any) -> Any:
-    """The sum of each lane's two products of 16-bit integers, where no instruction does it."""
-    sixteen = builders.constant_vector(16, INT32)
-    low = [builder.ashr(builder.shl(value, sixteen), sixteen) for value in (a, b)]
-    high = [builder.ashr(value, sixteen) for value in (a, b)]
-    lower, upper = builder.mul(low[0], low[1]), builder.mul(high[0], high[1])
-    return builder.add(lower, upper)
 
 
 def splat_word(builder: ir.IRBuilder, address: Any) -> Any:
@@ -140,7 +143,7 @@ def _load_words(builder: ir.IRBuilder, address: Any) -> Any:
     return builder.load(builders.build_pointer(builder, address, WORDS), align=4)
 
 
-def _load_scales(builder: ir.IRBuilder, address: Any) -> Any:
+def load_halves(builder: ir.IRBuilder, address: Any) -> Any:
     """LANES float16, widened."""
     halves = ir.VectorType(ir.HalfType(), LANES)
     loaded = builder.load(builders.build_pointer(builder, address, halves), align=2)
@@ -325,7 +328,7 @@ def make_quantized_tile(
                 initial += [ir.Constant(WORDS, [0] * LANES)] * (len(cells) * (chains - 1))
                 sums = merged(build_loop(builder, trips, initial, lambda i, s: steps(start, i, s)))
             scales = [
-                _load_scales(
+                load_halves(
                     builder,
                     builder.add(
                         ss[b], builder.mul(builder.add(offset, INT64(h * LANES)), INT64(2))

@@ -65,6 +65,12 @@ def kernel_address(name: str) -> int:
     return _addresses[name] if name in _addresses else load_kernels([name])[name]
 
 
+def kernel_function(name: str, count: int) -> Callable[..., None]:
+    """A kernel of `count` integers and no result, as a function of Python's."""
+    # CFUNCTYPE, unlike PYFUNCTYPE, releases the interpreter's lock during the call.
+    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)(kernel_address(name))
+
+
 def load_step(on_compile: Callable[[str], None] | None = None) -> StepFunction:
     """The compiled step, the same for every model in the process."""
     address = load_kernels(["step"], on_compile)["step"]

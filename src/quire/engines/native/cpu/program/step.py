@@ -35,7 +35,6 @@ from quire.engines.native.cpu.program.phases import (
     leave,
     next_task,
     num_tasks,
-    scratch_of,
     take_task,
     wait_for_phase,
     wait_for_step,
@@ -116,7 +115,7 @@ def _check(step: Step) -> bool:
 # ---- before and after the layers
 
 
-_read_rows = calling(NOTHING, INT, INT, pointer_to(LinearMap), INT, INT, INT, INT)
+_read_rows = calling(NOTHING, INT, INT, pointer_to(LinearMap), INT, INT, INT)
 
 
 @kernel
@@ -135,8 +134,7 @@ def embed(thread: int, step: Step, own: TokenEmbeddings, phase: int) -> None:
                     task, parts, own.table, own.is_bfloat16, hidden, step.token_ids, rows, x
                 )
             else:
-                _read_rows(own.reader, task, parts, own.packed, step.token_ids, rows,
-                           scratch_of(thread, step), x)  # fmt: skip
+                _read_rows(own.reader, task, parts, own.packed, step.token_ids, rows, x)
             if step.adapters:
                 adapt_embeddings(task, parts, step, step.adapters)
             if own.scale != 1:

@@ -5,7 +5,6 @@ Nothing is rounded: codes, scales and minimums are those of the file, in another
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from quire.engines.native.cpu.kernels.block_forms import (
 )
 from quire.engines.native.cpu.kernels.layout import LINE
 from quire.engines.native.cpu.memory.arrays import HugeArena, aligned_zeros
-from quire.engines.native.cpu.program.machine_code import kernel_address
+from quire.engines.native.cpu.program.machine_code import kernel_function
 
 if TYPE_CHECKING:
     from quire.gguf.blocks import Integers
@@ -126,8 +125,6 @@ def pack_blocks(
     name, columns = form_of(kind), len(data)
     form = FORMS[name]
     blocks, spans = -(-columns // COLUMNS), depth // SPAN
-    kinds = 1 + form.minimums
-    factor_bytes = kinds * form.parts * COLUMNS * form.scale_bytes
     above = -(-spans // SUPER_SPANS) if form.scales == "nested" else 0
     packed = PackedBlocks(
         name,
@@ -135,8 +132,8 @@ def pack_blocks(
         columns,
         depth,
         zeros((blocks, spans, form.span_bytes), np.uint8),
-        zeros((blocks, spans, factor_bytes), np.uint8),
-        zeros((blocks, above, kinds, COLUMNS), np.float16),
+        zeros((blocks, spans, form.factor_bytes), np.uint8),
+        zeros((blocks, above, form.kinds, COLUMNS), np.float16),
     )
     step = max(1, _PIECE // max(1, COLUMNS * depth))
     parts = [slice(first, min(first + step, blocks)) for first in range(0, blocks, step)]
@@ -159,13 +156,8 @@ def by_kernel(form: str) -> bool:
     return form in PACKED_BY_KERNELS
 
 
-def called(name: str, count: int) -> Callable[..., None]:
-    """A kernel of so many integers, which runs without the interpreter's lock."""
-    return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * count)(kernel_address(name))
-
-
 def _by_kernel(packed: PackedBlocks, data: NDArray[np.uint8]) -> Fill:
-    pack = called(f"pack_{packed.form}", 7)
+    pack = kernel_function(f"pack_{packed.form}", 7)
     data = data if data.strides[1] == 1 else np.ascontiguousarray(data)
     spans = packed.codes.shape[1]
 
@@ -178,7 +170,7 @@ def _by_kernel(packed: PackedBlocks, data: NDArray[np.uint8]) -> Fill:
 
 
 def _by_decoding(packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8]) -> Fill:
-    interleave = called(f"order_{form.bits}", 4)
+    interleave = kernel_function(f"order_{form.bits}", 4)
     return lambda part: _fill(packed, form, kind, data, part, interleave)
 
 
@@ -202,7 +194,9 @@ def _fill(
     scales, lowest = integers.scales, integers.minimums
     if form.scales == "nested":
         supers = _supers(kind, rows)
-        packed.supers[where] = _by_block(supers, count).transpose(0, 2, 3, 1)
+        packed.supers[where] = supers.reshape(count, COLUMNS, *supers.shape[1:]).transpose(
+            0, 2, 3, 1
+        )
         scales = _divided(scales, supers[:, :, 0])
         lowest = None if lowest is None else _divided(lowest, supers[:, :, 1])
     both = [scales] if lowest is None else [scales, lowest]
@@ -248,8 +242,3 @@ def _stored_codes(form: BlockForm, integers: Integers) -> NDArray[np.uint8]:
     for code, level in reversed(list(enumerate(form.levels))):
         index[level + shift] = code
     return np.take(index, integers.codes)
-
-
-def _by_block(values: NDArray[Any], blocks: int) -> NDArray[Any]:
-    """(columns, ...) to (blocks, 16, ...)."""
-    return values.reshape(blocks, COLUMNS, *values.shape[1:])

@@ -90,8 +90,7 @@ class GgufReader:
         if is_matrix and kind == "BF16" and self._dtype in ("auto", "bfloat16"):
             return np.ascontiguousarray(data).view(np.uint16).reshape(tensor.shape)
         data = np.ascontiguousarray(data)
-        is_mapped = kind == "F32" and data.ctypes.data % 4 == 0
-        is_mapped = is_matrix and is_mapped
+        is_mapped = is_matrix and kind == "F32" and data.ctypes.data % 4 == 0
         values = data.view(np.float32) if is_mapped else dequantize(kind, data)
         values = values.reshape(tensor.shape)
         if is_matrix and self._dtype == "bfloat16":

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.kernels.layout import LINEARS, QUANT_BLOCK, quantized_row_bytes
-from quire.engines.native.cpu.weights.blocks import PackedBlocks, called
+from quire.engines.native.cpu.program.machine_code import kernel_function
+from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.models import spec as spec_module
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec, TensorSpec
 from quire.errors import WeightsError
@@ -158,7 +159,10 @@ def round_and_pack(
     width = groups * group
     codes = np.empty((blocks, width * bits // 32, QUANT_BLOCK, 4), np.uint8)
     scales = np.zeros((padded_columns, groups), np.float32)
-    round_groups, order = called(f"round_{bits}_{group}", 4), called(f"order_{bits}", 4)
+    round_groups, order = (
+        kernel_function(f"round_{bits}_{group}", 4),
+        kernel_function(f"order_{bits}", 4),
+    )
 
     def fill(first: int) -> None:
         part = values[first * QUANT_BLOCK : (first + step) * QUANT_BLOCK]
