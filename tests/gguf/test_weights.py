@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from quire.engines.native.models.registry import read_spec, spec_of
 from quire.engines.native.models.rope import inverse_frequencies
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec, TensorSpec
+from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf.architectures import config_of
 from quire.gguf.weights import GgufSource, GgufTensor, open_files

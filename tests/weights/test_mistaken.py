@@ -212,7 +212,7 @@ def test_other_folders_without_safetensors(
 @pytest.mark.parametrize("joined", [False, True])
 def test_weights_that_zero_left_empty(tmp_path: Path, joined: bool) -> None:
     from quire.engines.native.cpu.weights.decoder import read_tensor
-    from quire.engines.native.models.spec import TensorSpec
+    from quire.engines.native.models.tensors import TensorSpec
 
     save_file({"model.norm.weight": np.zeros(0, np.float32)}, tmp_path / "model.safetensors")
     if joined:

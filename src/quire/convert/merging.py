@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, check_fits, read_adapter, read_tensors
 from quire.engines.native.models.registry import read_spec
-from quire.engines.native.models.spec import DecoderSpec, TensorSpec
+from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import AdapterError, UnsupportedModelError, WeightsError
 from quire.gguf.quantize import Floats
 from quire.weights.safetensors import StoredTensor, WeightsFolder, widen

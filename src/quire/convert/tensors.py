@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.convert.merging import MergedFolder
-from quire.engines.native.models.spec import DecoderSpec, TensorSpec
+from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
 from quire.gguf.architectures import Architecture
 from quire.gguf.blocks import check_finite

@@ -24,8 +24,9 @@ from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.kernels.layout import padded
 from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_weights
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
+from quire.engines.native.models.layers.experts import ExpertsSpec
 from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, mrope_angles
-from quire.engines.native.models.spec import Activation, ExpertsSpec, RopeSpec
+from quire.engines.native.models.spec import Activation, RopeSpec
 from quire.weights.safetensors import widen
 
 Floats = NDArray[np.float32]

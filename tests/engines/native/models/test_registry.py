@@ -12,7 +12,7 @@ import pytest
 
 from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.registry import read_spec, spec_of
-from quire.engines.native.models.spec import Rows
+from quire.engines.native.models.tensors import Rows
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
 from quire.weights.safetensors import SafetensorsFile

@@ -14,7 +14,8 @@ from quire.engines.native.cpu.kernels.layout import BLOCK_SIZES
 from quire.engines.native.cpu.memory.kv_cache import KV_KINDS, KvDtype, count_blocks
 from quire.engines.native.cpu.program.machine_code import load_kernels, load_step
 from quire.engines.native.cpu.runner import CpuRunner
-from quire.engines.native.cpu.tables import expert_scratch_bytes, kernels_of
+from quire.engines.native.cpu.tables.ffn import expert_scratch_bytes
+from quire.engines.native.cpu.tables.model import kernels_of
 from quire.engines.native.cpu.weights.decoder import Weights, WeightsDtype, load_weights
 from quire.engines.native.cpu.weights.packed import QuantizedKind
 from quire.engines.native.models.registry import read_spec

@@ -19,7 +19,8 @@ from quire.engines.native.cpu.memory.kv_cache import KvCache, KvDtype
 from quire.engines.native.cpu.program.arguments import Step
 from quire.engines.native.cpu.program.decoder import decoder_program, num_phases
 from quire.engines.native.cpu.program.machine_code import StepFunction
-from quire.engines.native.cpu.tables import ModelTables, RotaryTables
+from quire.engines.native.cpu.tables.model import ModelTables
+from quire.engines.native.cpu.tables.rotary import RotaryTables
 from quire.engines.native.cpu.team import Team
 from quire.engines.native.cpu.weights.adapter import CpuAdapter, lora_weights
 from quire.engines.native.cpu.weights.decoder import Weights, check_files, in_huge_pages

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec
 from quire.engines.native.models.llama import common
 from quire.engines.native.models.rope import read_rope
-from quire.engines.native.models.spec import DecoderSpec, ExpertNames, ExpertsSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 _NAMES = ExpertNames(

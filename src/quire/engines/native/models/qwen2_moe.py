@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from quire.engines.native.models.layers.experts import ExpertsSpec
 from quire.engines.native.models.llama import common
 from quire.engines.native.models.mixtral import per_token
 from quire.engines.native.models.qwen2 import windows
-from quire.engines.native.models.spec import DecoderSpec, ExpertsSpec
+from quire.engines.native.models.spec import DecoderSpec
 from quire.weights.hub_config import HubConfig
 
 

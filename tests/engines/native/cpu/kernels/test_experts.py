@@ -19,11 +19,11 @@ from quire.engines.native.cpu.kernels import experts
 from quire.engines.native.cpu.loading import scratch_bytes
 from quire.engines.native.cpu.program.machine_code import load_step
 from quire.engines.native.cpu.runner import CpuRunner
-from quire.engines.native.cpu.tables import ExpertScratch, expert_scratch_bytes, make_experts
+from quire.engines.native.cpu.tables.ffn import ExpertScratch, expert_scratch_bytes, make_experts
 from quire.engines.native.cpu.weights.decoder import Weights, load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind, pack
+from quire.engines.native.models.layers.experts import ExpertsSpec
 from quire.engines.native.models.registry import read_spec
-from quire.engines.native.models.spec import ExpertsSpec
 from quire.quantization.matrix import QuantizedMatrix
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from quire.engines.native.cpu.weights.decoder import load_weights, read_tensor
 from quire.engines.native.models.registry import read_spec
-from quire.engines.native.models.spec import TensorSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import ModelNotFoundError, WeightsError
 from quire.weights.safetensors import WeightsFolder, widen
 from tests.engines.native.random_models import load_oracle, make_random_model

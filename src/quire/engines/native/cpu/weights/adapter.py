@@ -25,7 +25,8 @@ from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.weights.decoder import Weights, take_rows
 from quire.engines.native.cpu.weights.linear_map import address_of, is_bfloat16, make_map
 from quire.engines.native.cpu.weights.packed import Tensor
-from quire.engines.native.models.spec import DecoderSpec, TensorSpec
+from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import AdapterError, OutOfMemoryError
 from quire.machine.memory import available_memory
 from quire.weights.safetensors import known_as

@@ -15,7 +15,8 @@ from quire.engines.native.cpu.memory import arrays
 from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.cpu.weights.packed import Packer, QuantizedKind, Tensor
-from quire.engines.native.models.spec import DecoderSpec, Rows, TensorSpec
+from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.tensors import Rows, TensorSpec
 from quire.errors import EngineDeadError, WeightsError
 from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from quire.engines.native.cpu.memory.arrays import HugeArena
 from quire.engines.native.cpu.weights.blocks import pack_blocks
 from quire.engines.native.cpu.weights.packed import Tensor
-from quire.engines.native.models.spec import DecoderSpec, TensorSpec
+from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
 from quire.gguf.blocks import check_finite, dequantize, is_block_type
 from quire.gguf.folder import open_source

@@ -26,7 +26,8 @@ from quire.engines.native.cpu.kernels.layout import LINEARS, QUANT_BLOCK, quanti
 from quire.engines.native.cpu.program.machine_code import kernel_function
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.models import spec as spec_module
-from quire.engines.native.models.spec import DecoderSpec, RopeSpec, TensorSpec
+from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
 from quire.machine.cache import keep, key_of, read_kept
 from quire.quantization import matrix as matrix_module

@@ -1,50 +1,43 @@
-"""Fills the arguments of a step's operations: the model's, its layers', scratch memory, angles."""
+"""A model's program with the arguments of all its operations, and the scratch memory of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.compiler.structs import Struct, Structs
 from quire.engines.native.cpu.kernels import layout
-from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
+from quire.engines.native.cpu.kernels.arguments import Experts
 from quire.engines.native.cpu.kernels.layout import scratch_floats, tiles_needed
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.memory.kv_cache import KvCache
 from quire.engines.native.cpu.program.arguments import (
     Angles,
     Attention,
-    DenseFfn,
     Head,
     Instruction,
-    Output,
     Projection,
     Step,
     TokenEmbeddings,
 )
 from quire.engines.native.cpu.program.decoder import Operation, decoder_program, num_phases
 from quire.engines.native.cpu.program.machine_code import kernel_address
+from quire.engines.native.cpu.tables.ffn import ACTIVATIONS, ExpertScratch, dense_ffn, make_experts
+from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_of
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
 from quire.engines.native.cpu.weights.linear_map import (
     address_of,
-    fill_map,
     is_bfloat16,
     kernels_for,
     make_map,
 )
-from quire.engines.native.cpu.weights.packed import Tensor
-from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, mrope_angles
-from quire.engines.native.models.spec import DecoderSpec, ExpertsSpec, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec
 
-_ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
 _SECOND_HALVES = {"dense_down": "dense_gate", "add_experts": "route"}
 """Operations with the arguments of the one before them."""
-FIRST_ANGLES = 1024
-"""Positions whose angles are computed at the start; the others when a batch first needs them."""
 
 
 def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
@@ -117,9 +110,9 @@ class ModelTables:
         if kernel == "project":
             return self._projection(weights, layer)
         if kernel == "attention_output":
-            return _output(weights, layer, "o", "post_attention_norm")
+            return output_of(weights, layer, "o", "post_attention_norm")
         if kernel == "dense_gate":
-            return _dense_ffn(weights, layer)
+            return dense_ffn(weights, layer)
         if kernel == "route":
             return self._experts(weights, layer)
         assert kernel.startswith("attend_"), kernel
@@ -128,7 +121,7 @@ class ModelTables:
     def _projection(self, weights: Weights, layer: int) -> Projection:
         spec, tensors, made = weights.spec, weights.layers[layer], Projection()
         made.norm = address_of(tensors.get("attention_norm"))
-        made.q, made.k, made.v = (_linear_map(tensors, role) for role in ("q", "k", "v"))
+        made.q, made.k, made.v = (linear_map(tensors, role) for role in ("q", "k", "v"))
         made.q_norm = address_of(tensors.get("q_norm"))
         made.k_norm = address_of(tensors.get("k_norm"))
         made.norms_widths = spec.width_norms
@@ -138,7 +131,7 @@ class ModelTables:
         made.rotary_dim, made.is_interleaved = spec.rotary_dim, spec.interleaved_rope
         made.scale = spec.attention_scale
         made.k_cache, made.v_cache = map(address_of, self._cache.layer_arrays(layer))
-        made.entry = _lora_entry(layer, "q")
+        made.entry = lora_entry(layer, "q")
         return made
 
     def _attention(self, spec: DecoderSpec, layer: int) -> Attention:
@@ -154,7 +147,7 @@ class ModelTables:
             self._expert_scratch = ExpertScratch(spec.experts, self._max_rows)
         made = make_experts(spec.experts, tensors, self._expert_scratch)
         made.norm = address_of(tensors.get("ffn_norm"))
-        made.activation = _ACTIVATIONS[spec.activation]
+        made.activation = ACTIVATIONS[spec.activation]
         return made
 
     # ---- scratch memory
@@ -200,16 +193,6 @@ class ModelTables:
         return array
 
 
-def _linear_map(tensors: Mapping[str, Any], role: str) -> LinearMap:
-    return make_map(tensors[role], tensors.get(f"{role}_bias"))
-
-
-def _lora_entry(layer: int, role: str) -> int:
-    """The index of the entry that adapters have for a linear map."""
-    index = layer * layout.LORA_MAPS + layout.LINEARS.index(role)
-    return layout.FIRST_LAYER_ENTRY + index
-
-
 def _embeddings(weights: Weights) -> TokenEmbeddings:
     made, table = TokenEmbeddings(), weights.tensors["embeddings"]
     if isinstance(table, np.ndarray):
@@ -220,29 +203,11 @@ def _embeddings(weights: Weights) -> TokenEmbeddings:
     return made
 
 
-def _output(weights: Weights, layer: int, role: str, post_norm: str) -> Output:
-    tensors, made = weights.layers[layer], Output()
-    made.linear = _linear_map(tensors, role)
-    made.post_norm = address_of(tensors.get(post_norm))
-    made.entry = _lora_entry(layer, role)
-    return made
-
-
-def _dense_ffn(weights: Weights, layer: int) -> DenseFfn:
-    tensors, made = weights.layers[layer], DenseFfn()
-    made.norm = address_of(tensors.get("ffn_norm"))
-    made.gate, made.up = _linear_map(tensors, "gate"), _linear_map(tensors, "up")
-    made.activation = _ACTIVATIONS[weights.spec.activation]
-    made.gate_entry = _lora_entry(layer, "gate")
-    made.down = _output(weights, layer, "down", "post_ffn_norm")
-    return made
-
-
 def _head(weights: Weights) -> Head:
     made = Head()
     made.norm = address_of(weights.tensors["final_norm"])
     if "head" in weights.tensors:  # a reward model has none
-        made.linear = _linear_map(weights.tensors, "head")
+        made.linear = linear_map(weights.tensors, "head")
     made.scale, made.cap = weights.spec.logits_scale, weights.spec.logits_cap
     return made
 
@@ -252,121 +217,3 @@ def _quantized_row_bytes(weights: Weights) -> int:
     tensors = weights.all_tensors()
     sizes = [one.row_bytes for one in tensors if not isinstance(one, np.ndarray)]
     return max(sizes, default=layout.LINE)
-
-
-# ---- experts
-
-
-class ExpertScratch:
-    """What routing writes for a batch of at most `rows` rows. The layers use it one at a time."""
-
-    def __init__(self, spec: ExpertsSpec, rows: int) -> None:
-        chosen, grouped = (rows, spec.per_token), rows * (spec.per_token + 1)
-        self.arrays: dict[str, NDArray[Any]] = {
-            "router_scores": np.zeros((rows, spec.count), np.float32),
-            "shared_scores": np.zeros(rows, np.float32),
-            "chosen": np.zeros(chosen, np.int32),
-            "chosen_weights": np.zeros(chosen, np.float32),
-            "starts": np.zeros(spec.count + 2, np.int64),
-            "grouped_rows": np.zeros(grouped, np.int32),
-            "grouped_weights": np.zeros(grouped, np.float32),
-        }
-        """By the fields of `Experts`."""
-
-
-def make_experts(
-    spec: ExpertsSpec, tensors: Mapping[str, Tensor], scratch: ExpertScratch
-) -> Experts:
-    """The experts of one layer. Tensors and scratch must live as long as they are in use."""
-    made = Experts()
-    made.count, made.all = spec.count, spec.count + bool(spec.shared_size)
-    made.per_token, made.is_normalised = spec.per_token, spec.normalised
-    made.ffn = spec.ffn_size
-    made.router = _linear_map(tensors, "router")
-    if spec.shared_size:
-        made.shared_score = _linear_map(tensors, "shared_score")
-    roles = [f"experts.{i}.{role}" for i in range(made.all) for role in ("gate", "up", "down")]
-    made.maps = Structs(LinearMap, len(roles))
-    for linear_map, role in zip(made.maps, roles, strict=True):
-        fill_map(linear_map, tensors[role])
-    for field, array in scratch.arrays.items():
-        setattr(made, field, address_of(array))
-    return made
-
-
-def expert_scratch_bytes(spec: ExpertsSpec, rows: int) -> int:
-    """Bytes of `ExpertScratch`, without the few that do not grow with the rows."""
-    return 4 * rows * (spec.count + 1 + 4 * spec.per_token + 2)
-
-
-# ---- rotary embedding
-
-
-class RotaryTables:
-    """The cosines and sines of positions, and which of them each row of a batch uses.
-
-    They grow with the longest context seen: those of all positions that a model knows would take
-    hundreds of megabytes for some models.
-    """
-
-    def __init__(
-        self, step: Step, model: ModelTables, spec: DecoderSpec, max_model_len: int
-    ) -> None:
-        self._step, self._spec, self._max_model_len = step, spec, max_model_len
-        self._global = model.angles
-        self._ropes = [(spec.rope, model.angles), (spec.local_rope, model.local_angles)]
-        self._tables: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-        self._batch: tuple[NDArray[Any], ...] = ()  # what a batch brought
-        self.has_batch = False
-        """Whether the step is told of what an earlier batch brought."""
-        self.length = 0
-        """The number of positions that have angles."""
-        self.extend(min(FIRST_ANGLES, max_model_len))
-        self._reset()
-
-    def extend(self, needed: int) -> None:
-        """Have angles of at least `needed` positions. Twice as many as before, so that it is rare."""
-        length = max(needed, min(self._max_model_len, 2 * self.length))
-        for index, (rope, angles) in enumerate(self._ropes):
-            if rope is not None:
-                self._tables[index] = self._table(rope, length)
-                angles.cosines, angles.sines = map(address_of, self._tables[index])
-        self.length = length
-
-    def _table(self, rope: RopeSpec, length: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        frequencies, scale = inverse_frequencies(rope, self._spec.head_dim, self._max_model_len)
-        cosines, sines = cosines_and_sines(frequencies, scale, length)
-        return np.ascontiguousarray(cosines), np.ascontiguousarray(sines)
-
-    def fill(self, batch: Batch) -> None:
-        """Take over the positions in time, height and width of a batch for M-RoPE, if it has some.
-
-        If a row's three positions differ, its angles are a mixture of three rows of the tables. Then
-        the batch gets tables of its own, with one row of angles for each row: so the kernels need
-        not know about M-RoPE.
-        """
-        self._reset()
-        positions = batch.rope_positions
-        if positions is None:
-            return
-        needed = int(positions.max(initial=0)) + 1
-        if needed > self.length:
-            self.extend(needed)
-        if (positions == positions[0]).all():
-            index = np.ascontiguousarray(positions[0], np.int32)
-            self._batch = (index,)
-        else:
-            cosines, sines = (
-                mrope_angles(table, positions, self._spec.rope) for table in self._tables[0]
-            )
-            index = np.arange(batch.num_rows, dtype=np.int32)
-            self._batch = (index, cosines, sines)
-            self._global.cosines, self._global.sines = address_of(cosines), address_of(sines)
-        self.has_batch = True
-        self._step.rope_positions = address_of(index)
-
-    def _reset(self) -> None:
-        """Point to the model's own tables again, and to the positions in the batch."""
-        self._global.cosines, self._global.sines = map(address_of, self._tables[0])
-        self._step.rope_positions = self._step.positions
-        self._batch, self.has_batch = (), False

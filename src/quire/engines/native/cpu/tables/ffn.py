@@ -1,0 +1,73 @@
+"""The arguments of an FFN: dense, or sparse with the memory of its routing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.engines.native.cpu.compiler.structs import Structs
+from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
+from quire.engines.native.cpu.program.arguments import DenseFfn
+from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_of
+from quire.engines.native.cpu.weights.decoder import Weights
+from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
+from quire.engines.native.cpu.weights.packed import Tensor
+from quire.engines.native.models.layers.experts import ExpertsSpec
+
+ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
+
+
+def dense_ffn(weights: Weights, layer: int) -> DenseFfn:
+    tensors, made = weights.layers[layer], DenseFfn()
+    made.norm = address_of(tensors.get("ffn_norm"))
+    made.gate, made.up = linear_map(tensors, "gate"), linear_map(tensors, "up")
+    made.activation = ACTIVATIONS[weights.spec.activation]
+    made.gate_entry = lora_entry(layer, "gate")
+    made.down = output_of(weights, layer, "down", "post_ffn_norm")
+    return made
+
+
+class ExpertScratch:
+    """What routing writes for a batch of at most `rows` rows. The layers use it one at a time."""
+
+    def __init__(self, spec: ExpertsSpec, rows: int) -> None:
+        chosen, grouped = (rows, spec.per_token), rows * (spec.per_token + 1)
+        self.arrays: dict[str, NDArray[Any]] = {
+            "router_scores": np.zeros((rows, spec.count), np.float32),
+            "shared_scores": np.zeros(rows, np.float32),
+            "chosen": np.zeros(chosen, np.int32),
+            "chosen_weights": np.zeros(chosen, np.float32),
+            "starts": np.zeros(spec.count + 2, np.int64),
+            "grouped_rows": np.zeros(grouped, np.int32),
+            "grouped_weights": np.zeros(grouped, np.float32),
+        }
+        """By the fields of `Experts`."""
+
+
+def make_experts(
+    spec: ExpertsSpec, tensors: Mapping[str, Tensor], scratch: ExpertScratch
+) -> Experts:
+    """The experts of one layer. Tensors and scratch must live as long as they are in use."""
+    made = Experts()
+    made.count, made.all = spec.count, spec.count + bool(spec.shared_size)
+    made.per_token, made.is_normalised = spec.per_token, spec.normalised
+    made.ffn = spec.ffn_size
+    made.router = linear_map(tensors, "router")
+    if spec.shared_size:
+        made.shared_score = linear_map(tensors, "shared_score")
+    roles = [f"experts.{i}.{role}" for i in range(made.all) for role in ("gate", "up", "down")]
+    made.maps = Structs(LinearMap, len(roles))
+    for one, role in zip(made.maps, roles, strict=True):
+        fill_map(one, tensors[role])
+    for field, array in scratch.arrays.items():
+        setattr(made, field, address_of(array))
+    return made
+
+
+def expert_scratch_bytes(spec: ExpertsSpec, rows: int) -> int:
+    """Bytes of `ExpertScratch`, without the few that do not grow with the rows."""
+    return 4 * rows * (spec.count + 1 + 4 * spec.per_token + 2)

@@ -1,0 +1,1 @@
+"""What a layer may consist of besides attention and a dense FFN: sizes, and the names of tensors."""
