@@ -68,10 +68,13 @@ class FakeRunner:
         max_model_len: int = 512,
         habit: float = 0.0,
         uses_mrope: bool = False,
+        num_state_slots: int = 0,
     ) -> None:
         self.num_blocks, self.block_size = num_blocks, block_size
         self.vocab_size, self.max_model_len = vocab_size, max_model_len
         self.hidden_size, self.uses_mrope = HIDDEN, uses_mrope
+        self.num_state_slots = num_state_slots
+        self.states: list[list[int] | None] = [None] * num_state_slots
         self.habit = habit
         self.weights_bytes = self.kv_cache_bytes = 0
         self.slots = np.full(num_blocks * block_size, _EMPTY, dtype=np.int64)
@@ -87,6 +90,8 @@ class FakeRunner:
         if self.before_run is not None:
             self.before_run(batch)
         self.slots[batch.slots] = _seen(batch) + 1000 * _styles(batch)
+        if self.num_state_slots:
+            self._run_states(batch)
         logits = self._hashes(batch, batch.logits_rows, self.vocab_size, self.habit)
         self.hidden = self._hashes(batch, batch.hidden_rows, HIDDEN)
         if self.after_run is not None:
@@ -101,8 +106,28 @@ class FakeRunner:
         for source, destination in pairs:
             blocks[destination] = blocks[source]
 
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        for source, destination in pairs:
+            self.states[destination] = self.states[source]
+
     def close(self) -> None:
         self.closed = True
+
+    def _run_states(self, batch: Batch) -> None:
+        """A state is the list of all tokens before; it must be what the blocks hold of them."""
+        assert batch.state_slots is not None
+        saved: list[int] = []
+        for s, slot in enumerate(batch.state_slots.tolist()):
+            for row in range(batch.query_start[s], batch.query_start[s + 1]):
+                context = self._context(batch, s, row)
+                if row == batch.query_start[s] and batch.positions[row]:
+                    assert self.states[slot] == context[:-1], "a state of other tokens"
+                if batch.state_saves is not None and batch.state_saves[row] >= 0:
+                    saved.append(int(batch.state_saves[row]))
+                    self.states[saved[-1]] = context
+            self.states[slot] = self._context(batch, s, int(batch.query_start[s + 1]) - 1)
+        written = [*batch.state_slots.tolist(), *saved]
+        assert len(set(written)) == len(written), "a slot is written twice"
 
     def _hashes(
         self, batch: Batch, rows: NDArray[np.int32], size: int, habit: float = 0.0

@@ -60,6 +60,7 @@ shapes = st.fixed_dictionaries(
         "prefix_caching": st.booleans(),
         "speculation": st.sampled_from([0, 1, 3, 8]),
         "habit": st.sampled_from([0.0, 4.0, 7.0]),
+        "num_state_slots": st.sampled_from([0, 0, 1, 2, 3, 5, 8, 13, 20]),
     }
 )
 
@@ -76,6 +77,7 @@ class Arrivals(RuleBasedStateMachine):
             max_model_len=36,
             habit=shape["habit"],
             uses_mrope=True,
+            num_state_slots=shape["num_state_slots"],
         )
         self.engine = Engine(
             self.runner,

@@ -252,6 +252,7 @@ class ReferenceRunner:
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens = max_batch_tokens
         self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
+        self.num_state_slots = 0
         self._spec, self._weights = spec, weights
         self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
         caches = (spec.num_layers, num_blocks, spec.num_kv_heads)

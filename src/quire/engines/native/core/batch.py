@@ -52,6 +52,11 @@ class Batch:
     """(M,) the rows that have `embeds`, each once."""
     rope_positions: NDArray[np.int32] | None = None
     """(3, T) rotary positions in time, height and width, for M-RoPE; None: `positions`."""
+    state_slots: NDArray[np.int32] | None = None
+    """(S,) the slot that holds each sequence's state, for models with states. It is read unless the first
+    row is at position 0, and then holds the state after the last row."""
+    state_saves: NDArray[np.int32] | None = None
+    """(T,) a slot that also gets the state as it is after the row, -1 for none; None where no row has one."""
 
     @property
     def num_rows(self) -> int:
@@ -74,6 +79,8 @@ class Runner(Protocol):
     hidden_size: int
     uses_mrope: bool
     """Whether rows have M-RoPE positions: `Batch.rope_positions`."""
+    num_state_slots: int
+    """Slots for states of sequences; 0 for models without."""
     weights_bytes: int
     kv_cache_bytes: int
 
@@ -105,6 +112,10 @@ class Runner(Protocol):
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks of the KV cache, `(source, destination)` each, in order."""
+        ...
+
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole slots of states, `(source, destination)` each, in order."""
         ...
 
     def close(self) -> None:

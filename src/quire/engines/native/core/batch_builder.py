@@ -118,6 +118,8 @@ def build_batch(plan: StepPlan, block_size: int) -> tuple[Batch, OutputRows]:
         embeds=embeds,
         embed_rows=embed_rows,
         rope_positions=rope_positions,
+        state_slots=_state_slots(plan.sequences),
+        state_saves=_state_saves(plan, query_start),
     )
     return batch, rows
 
@@ -148,6 +150,7 @@ def _build_decodes(plan: StepPlan, block_size: int) -> tuple[Batch, OutputRows]:
         hidden_rows=NO_ROWS,
         embed_rows=NO_ROWS,
         rope_positions=_generated_rope_positions(plan, positions) if plan.has_media else None,
+        state_slots=_state_slots(sequences),
     )
     return batch, OutputRows(sampled=sequences, sampled_rows=list(range(count)))
 
@@ -163,6 +166,28 @@ def _block_tables(sequences: list[Sequence]) -> NDArray[np.int32]:
 
 def _adapters(plan: StepPlan) -> list[LoadedAdapter | None]:
     return [sequence.request.adapter for sequence in plan.sequences]
+
+
+def _state_slots(sequences: list[Sequence]) -> NDArray[np.int32] | None:
+    """Return the slots of their states (S,); None for a model without."""
+    slots = [sequence.state.slot for sequence in sequences if sequence.state is not None]
+    return np.array(slots, dtype=np.int32) if slots else None
+
+
+def _state_saves(plan: StepPlan, query_start: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """Return the slots that also get the state after each row (T,), -1 for none; None if no row has one."""
+    saves: dict[int, int] = {}
+    for sequence, start in zip(plan.sequences, query_start.tolist()[:-1], strict=True):
+        if sequence.state is None:
+            return None
+        first = start - sequence.computed_tokens  # the row of position 0
+        saves |= {first + mark - 1: slot for mark, slot in sequence.state.saves}
+        saves |= {start + index: slot for index, slot in enumerate(sequence.state.drafts)}
+    if not saves:
+        return None
+    result = np.full(query_start[-1], -1, dtype=np.int32)
+    result[list(saves)] = list(saves.values())
+    return result
 
 
 def _token_ids(plan: StepPlan) -> NDArray[np.int32]:

@@ -109,6 +109,9 @@ class Engine:
             )
         if runner.num_blocks < 1:
             raise OutOfMemoryError("The KV cache holds no block: give it more memory.")
+        slots = runner.num_state_slots
+        if slots:  # some are left for checkpoints
+            max_sequences = min(max_sequences, max(1, slots - slots // 4))
         self._runner = runner
         limits = EngineLimits(
             runner.vocab_size,
@@ -127,6 +130,7 @@ class Engine:
             max_batch_tokens=max_batch_tokens,
             max_logits_rows=max(1, _LOGITS_BYTES // (4 * runner.vocab_size)),
             max_draft_tokens=speculation,
+            num_state_slots=slots,
         )
         self._sampler = Sampler()
         self._masks = MaskMaker()
@@ -244,6 +248,8 @@ class Engine:
         batch, rows = build_batch(plan, self._runner.block_size)
         if plan.copies:
             self._runner.copy_blocks(plan.copies)
+        if plan.state_copies:
+            self._runner.copy_states(plan.state_copies)
         if self._masks.waiting:
             self._masks.start()
         logits = self._runner.run(batch)

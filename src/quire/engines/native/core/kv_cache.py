@@ -12,7 +12,7 @@ Only ids are kept here; the keys and values themselves belong to the runner.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -80,6 +80,8 @@ class BlockPool:
         self._free = list(range(num_blocks - 1, -1, -1))
         self._idle: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._cache = PrefixCache()
+        self.on_forget: Callable[[int], None] | None = None
+        """Called with a block whose content is not cached any more."""
 
     @property
     def num_available(self) -> int:
@@ -99,7 +101,7 @@ class BlockPool:
                 block = self._free.pop()
             else:
                 block, _ = self._idle.popitem(last=False)  # always a leaf: see above
-                self._cache.forget(block)
+                self._forget(block)
             self.references[block] = 1
             taken.append(block)
         return taken
@@ -118,11 +120,16 @@ class BlockPool:
             if self.references[block]:
                 continue
             if discard and self._cache.is_leaf(block):
-                self._cache.forget(block)
+                self._forget(block)
             if block in self._cache:
                 self._idle[block] = None
             else:
                 self._free.append(block)
+
+    def _forget(self, block: int) -> None:
+        self._cache.forget(block)
+        if self.on_forget is not None:
+            self.on_forget(block)
 
     def match(self, root: Root, keys: Iterable[bytes]) -> list[int]:
         """Return the longest chain of cached blocks from the root, without taking them."""

@@ -15,6 +15,7 @@ from operator import attrgetter
 from quire.engines.native.core.kv_cache import BlockPool
 from quire.engines.native.core.sequence import Sequence
 from quire.engines.native.core.speculation import StepLoad
+from quire.engines.native.core.states import StateKeeper
 
 # Called by bisect and map in C, a getter costs less than a lambda or a property.
 _key = attrgetter("key")
@@ -27,7 +28,7 @@ _BEHIND_TOKENS = 256
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step: sequences, how many tokens of each, and the blocks to copy before.
+    """One step: sequences, how many tokens of each, and the blocks and states to copy before.
 
     The first `num_decodes` sequences get the one token that they miss, their last generated one, and
     after it their draft, if they have one.
@@ -38,6 +39,7 @@ class StepPlan:
     num_decodes: int = 0
     drafts: dict[Sequence, list[int]] = field(default_factory=dict["Sequence", list[int]])
     copies: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    state_copies: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     has_adapters: bool = False
     has_media: bool = False
 
@@ -80,6 +82,7 @@ class Scheduler:
         max_batch_tokens: int,
         max_logits_rows: int,
         max_draft_tokens: int = 0,
+        num_state_slots: int = 0,
     ) -> None:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -96,6 +99,9 @@ class Scheduler:
         # and preempt it in the next step, again and again.
         self._reserve = max(1, pool.num_blocks // 100)
         self._refused: tuple[Sequence, int] | None = None  # who did not fit, into how many blocks
+        self._states: StateKeeper | None = None  # None: the model has no states
+        if num_state_slots:
+            self._states = StateKeeper(pool, num_state_slots, block_size, max_sequences)
 
     # --- queues ----------------------------------------------------------------------------------
 
@@ -114,6 +120,8 @@ class Scheduler:
 
     def _release(self, sequence: Sequence, *, discard: bool = False) -> None:
         self._pool.release(sequence.table.truncate(0), discard=discard)
+        if self._states is not None:
+            self._states.release(sequence)
         sequence.computed_tokens = sequence.num_published = 0
 
     # --- the next step ---------------------------------------------------------------------------
@@ -134,6 +142,8 @@ class Scheduler:
         plan.has_media = any(map(_media, plan.sequences))
         if plan.has_adapters:
             plan.group_adapters()
+        if self._states is not None and plan.sequences:
+            plan.state_copies, self._states.copies = self._states.copies, []
         return plan
 
     def _urgent(self) -> int | None:
@@ -195,6 +205,8 @@ class Scheduler:
         logprobs = sequence.request.prompt_logprobs
         if logprobs is not None and not logprobs.is_complete:
             count = min(count, self._max_logits_rows)
+        if self._states is not None:
+            self._states.plan_saves(sequence, count)
         plan.sequences.append(sequence)
         plan.counts.append(count)
         return count
@@ -210,6 +222,8 @@ class Scheduler:
             draft = sequence.drafter.draft(sequence.tokens, most)
             most = min(len(draft), budget, self._free_slots(sequence))
             count = load.take(sequence.drafter.acceptance_rate, most)
+            if count and self._states is not None:
+                count = self._states.take_draft(sequence, count)
             if count:
                 self._take_slots(sequence, count)
                 plan.drafts[sequence] = draft[:count]
@@ -227,6 +241,8 @@ class Scheduler:
             sequence.computed_tokens += count
             if sequence.computed_tokens // size > sequence.num_published:
                 self._publish(sequence)
+            if self._states is not None:
+                self._states.advance(sequence)
             request = sequence.request
             if request.shares_prompt and sequence.computed_tokens == sequence.num_tokens:
                 request.shares_prompt = False
@@ -245,7 +261,8 @@ class Scheduler:
 
     def _fork(self, leader: Sequence, sibling: Sequence) -> None:
         """Let a sibling go on from what the leader has computed, on the same blocks."""
-        if len(self.running) >= self._max_sequences:
+        full = len(self.running) >= self._max_sequences
+        if full or (self._states is not None and not self._states.fork(leader, sibling)):
             self.add(sibling)
             return
         self._pool.share(leader.table.blocks)
@@ -255,7 +272,9 @@ class Scheduler:
         insort(self.running, sibling, key=_key)
 
     def take_back_slots(self, sequence: Sequence) -> None:
-        """Take back the blocks that a draft had in excess of what was accepted."""
+        """Take back the blocks, and states, that a draft had in excess of what was accepted."""
+        if self._states is not None:
+            self._states.end_draft(sequence)
         needed = -(-sequence.num_tokens // self._block_size)
         self._pool.release(sequence.table.truncate(needed))
 
@@ -315,11 +334,16 @@ class Scheduler:
             if refused is sequence and available <= blocks_then:
                 return False
         hits = pool.match(sequence.request.root, self._full_block_keys(sequence))
+        known = len(hits)
+        if self._states is not None:
+            hits = self._states.usable(hits)
         num_fresh = -(-sequence.num_tokens // self._block_size) - len(hits)
         num_revived = [pool.references[block] for block in hits].count(0)  # idle until now
         reserve = self._reserve if self.running else 0
         if num_fresh + num_revived + reserve > available:
             self._refused = (sequence, available)
+            return False
+        if self._states is not None and not self._states.admit(sequence, hits, known):
             return False
         self._refused = None
         pool.share(hits)  # before anything is taken, since that evicts idle blocks
@@ -366,3 +390,6 @@ class Scheduler:
             assert -(-sequence.computed_tokens // self._block_size) <= len(blocks) <= needed
             assert sequence.table.array[: len(blocks)].tolist() == blocks
         self._pool.check_integrity([sequence.table.blocks for sequence in self.running])
+        if self._states is not None:
+            self._states.check_integrity(self.running)
+            assert not any(sequence.state for sequence in self.waiting)

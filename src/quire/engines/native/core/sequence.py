@@ -17,6 +17,7 @@ from quire.engines.native.core.multimodal import RequestMedia
 from quire.engines.native.core.pooling import PoolingState
 from quire.engines.native.core.sampling_ops import Uniforms
 from quire.engines.native.core.speculation import Drafter
+from quire.engines.native.core.states import SequenceState
 from quire.engines.native.core.stop import StopChecker
 from quire.outputs import TokenLogprob
 from quire.sampling import SamplingParams
@@ -78,6 +79,7 @@ class Sequence:
         "num_tokens",
         "prompt_length",
         "request",
+        "state",
         "stop_checker",
         "table",
         "undelivered",
@@ -115,6 +117,7 @@ class Sequence:
         self.computed_tokens = 0
         self.num_published = 0
         self.table = BlockTable()
+        self.state: SequenceState | None = None  # of a model with states, while it runs
         self.finished = False
 
     @property

@@ -34,6 +34,7 @@ class RunnerLimits(Protocol):
     max_batch_tokens: int
     hidden_size: int
     uses_mrope: bool
+    num_state_slots: int
 
 
 def check_batch(batch: Batch, limits: RunnerLimits) -> None:
@@ -57,6 +58,12 @@ def check_batch(batch: Batch, limits: RunnerLimits) -> None:
     _check_below("hidden_rows", batch.hidden_rows, rows)
     if rows:
         _check_positions(batch, limits.block_size)
+    if batch.state_slots is not None:
+        _check_below("state_slots", batch.state_slots, limits.num_state_slots)
+        if len(np.unique(batch.state_slots)) != batch.num_sequences:
+            raise ValueError("two sequences of a batch have one slot")
+    if batch.state_saves is not None:
+        _check_below("state_saves", batch.state_saves + 1, limits.num_state_slots + 1)
     _check_media(batch, limits)
 
 
@@ -69,6 +76,13 @@ def check_shapes(batch: Batch, limits: RunnerLimits) -> None:
         raise ValueError("token_ids, positions and slots of a batch differ in length")
     if batch.adapters is not None and len(batch.adapters) != sequences:
         raise ValueError("adapters of a batch are not one for each sequence")
+    slots, saves = batch.state_slots, batch.state_saves
+    if (slots is not None) != (limits.num_state_slots > 0):
+        raise ValueError("state_slots of a batch are for models with states, and for all of them")
+    if slots is not None and len(slots) != sequences:
+        raise ValueError("state_slots of a batch are not one for each sequence")
+    if saves is not None and (slots is None or len(saves) != rows):
+        raise ValueError("state_saves of a batch are not one for each row of a model with states")
     if len(batch.query_start) != sequences + 1 or len(batch.block_tables) != sequences:
         raise ValueError("query_start and block_tables do not fit the number of sequences")
     if sequences > rows:
@@ -129,6 +143,9 @@ class BatchInputs:
         self._context_lens = self._array("context_lens", rows, np.int32)
         self._logits_rows = self._array("logits_rows", rows, np.int32)
         self._block_tables = self._array("block_tables", 1024, np.int32)
+        has_states = step.num_slots > 0
+        self._state_slots = self._array("state_slots", rows * has_states, np.int32)
+        self._state_saves = aligned_zeros((rows * has_states,), np.int32)
         self._media: tuple[NDArray[Any], ...] = ()  # what `embeds` and `embed_index` point to
 
     def _array(self, field: str, size: int, dtype: Any) -> NDArray[Any]:
@@ -157,6 +174,12 @@ class BatchInputs:
             # Twice as large as needed: tables grow with every block of every sequence.
             self._block_tables = self._array("block_tables", 2 * size, np.int32)
         self._block_tables[:size] = batch.block_tables.ravel()
+        if batch.state_slots is not None:
+            self._state_slots[:sequences] = batch.state_slots
+            step.state_saves = 0
+            if batch.state_saves is not None:
+                self._state_saves[:rows] = batch.state_saves
+                step.state_saves = address_of(self._state_saves)
         if batch.embeds is not None:
             self._fill_media(batch, batch.embeds)
         elif self._media:

@@ -11,11 +11,12 @@ from typing import Literal
 import numpy as np
 
 from quire.engines.native.cpu.kernels.layout import BLOCK_SIZES
-from quire.engines.native.cpu.memory.kv_cache import KV_KINDS, KvDtype, count_blocks
+from quire.engines.native.cpu.memory.kv_cache import KV_KINDS, CacheBudget, KvDtype, count_blocks
+from quire.engines.native.cpu.memory.states import count_slots, slot_bytes
 from quire.engines.native.cpu.program.machine_code import load_kernels, load_step
 from quire.engines.native.cpu.runner import CpuRunner
 from quire.engines.native.cpu.tables.ffn import expert_scratch_bytes
-from quire.engines.native.cpu.tables.model import kernels_of
+from quire.engines.native.cpu.tables.model import kernels_of, scratch_widths
 from quire.engines.native.cpu.weights.decoder import Weights, WeightsDtype, load_weights
 from quire.engines.native.cpu.weights.packed import QuantizedKind
 from quire.engines.native.models.registry import read_spec
@@ -103,14 +104,15 @@ def load_model(
     size = weights_bytes(weights)
     if kv_dtype == "auto":
         kv_dtype = "float16" if rounds_to_bytes(weights) else "float32"
+    reserved = size + scratch_bytes(spec, max_batch_tokens)
+    budget = CacheBudget.of(kv_cache_memory, memory_util, reserved)
+    num_slots = count_slots(spec, max_sequences=max_sequences, budget=budget)
     num_blocks = count_blocks(
         spec,
         block_size=block_size,
         max_model_len=length,
         max_sequences=max_sequences,
-        memory=kv_cache_memory,
-        memory_util=memory_util,
-        reserved=size + scratch_bytes(spec, max_batch_tokens),
+        budget=budget.without(num_slots * slot_bytes(spec)),
         kv_dtype=kv_dtype,
     )
     load_kernels(kernels_of(weights, KV_KINDS[kv_dtype]), on_compile)
@@ -120,6 +122,7 @@ def load_model(
             load_step(on_compile),
             max_model_len=length,
             num_blocks=num_blocks,
+            num_slots=num_slots,
             block_size=block_size,
             num_threads=threads,
             max_batch_tokens=max_batch_tokens,
@@ -173,6 +176,6 @@ def weights_bytes(weights: Weights) -> int:
 
 def scratch_bytes(spec: DecoderSpec, rows: int) -> int:
     """Bytes of the activations of a batch of `rows`."""
-    columns = 2 * (spec.hidden_size + spec.q_size + spec.kv_size + spec.ffn_width)
+    columns = sum(scratch_widths(spec).values())
     routing = expert_scratch_bytes(spec.experts, rows) if spec.experts else 0
     return 4 * rows * columns + routing

@@ -16,6 +16,7 @@ from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.inputs import BatchAdapters, BatchInputs, check_batch, check_shapes
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.memory.kv_cache import KvCache, KvDtype
+from quire.engines.native.cpu.memory.states import StateCache
 from quire.engines.native.cpu.program.arguments import Step
 from quire.engines.native.cpu.program.decoder import decoder_program, num_phases
 from quire.engines.native.cpu.program.machine_code import StepFunction
@@ -48,6 +49,7 @@ class CpuRunner:
         *,
         max_model_len: int,
         num_blocks: int,
+        num_slots: int = 0,
         block_size: int = 16,
         num_threads: int = 1,
         max_batch_tokens: int = 2048,
@@ -55,6 +57,7 @@ class CpuRunner:
     ) -> None:
         spec = weights.spec
         self.block_size, self.num_blocks = block_size, num_blocks
+        self.num_state_slots = num_slots
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens, self.num_threads = max_batch_tokens, num_threads
         self._known_tokens = weights.vocabulary
@@ -65,7 +68,9 @@ class CpuRunner:
         struct.block_size, struct.num_blocks = block_size, num_blocks
         struct.max_len = max_model_len
         self._cache = KvCache(spec, num_blocks=num_blocks, block_size=block_size, dtype=kv_dtype)
-        self.kv_cache_bytes = self._cache.nbytes
+        self._states = StateCache(spec, num_slots)
+        struct.num_slots = num_slots
+        self.kv_cache_bytes = self._cache.nbytes + self._states.nbytes
         self.program = list(decoder_program(spec, self._cache.kind))
         self._weights: Weights | None = weights
         self._model = ModelTables(
@@ -73,6 +78,7 @@ class CpuRunner:
             self.program,
             weights,
             self._cache,
+            self._states,
             max_rows=max_batch_tokens,
             num_threads=num_threads,
         )
@@ -167,6 +173,14 @@ class CpuRunner:
                 raise EngineClosedError("the runner was closed")
             self._cache.copy_blocks(pairs)
 
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole slots of states, `(source, destination)` each, in order."""
+        with self._lock:
+            if self._weights is None:
+                raise EngineClosedError("the runner was closed")
+            self._team.wait_until_idle()
+            self._states.copy(pairs)
+
     def load_adapter(self, adapter: Adapter) -> CpuAdapter:
         """Read an adapter for batches to come; see `Runner`. Steps go on meanwhile.
 
@@ -199,6 +213,7 @@ class CpuRunner:
             self._weights = None
             self._model.free()
             self._cache.free()
+            self._states.free()
             self._logits = self._logits[:0].copy()
 
     # ---- huge pages

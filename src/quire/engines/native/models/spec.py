@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from quire.engines.native.models.layers.experts import ExpertsSpec
+from quire.engines.native.models.layers.mixer import Mixer
 from quire.engines.native.models.tensors import Rows, TensorSpec
 from quire.quantization.schemes import Quantization
 
@@ -86,8 +87,44 @@ class WeightNames:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """The sizes of a layer's attention: what its heads are, and what the KV cache holds of them."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    """Of queries and keys."""
+    value_dim: int
+
+    @property
+    def group(self) -> int:
+        """The query heads that share a key-value head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def q_size(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def k_size(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    @property
+    def v_size(self) -> int:
+        return self.kv_heads * self.value_dim
+
+    @property
+    def out_size(self) -> int:
+        """The numbers of each row that attention gives."""
+        return self.heads * self.value_dim
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """A decoder-only transformer with RMS norms around attention and a gated FFN."""
+    """A decoder-only transformer with RMS norms around attention and a gated FFN.
+
+    What a layer has besides, or instead, is in `mixers` and `experts`.
+    """
 
     model_type: str
     vocab_size: int
@@ -139,6 +176,10 @@ class DecoderSpec:
     """Soft cap of the logits, after their scale."""
     experts: ExpertsSpec | None = None
     """The sparse FFN of some or all layers."""
+    mixers: tuple[Mixer | None, ...] = ()
+    """For each layer, what it has in place of attention, None for attention; empty if all have that."""
+    shapes: tuple[AttentionShape, ...] = ()
+    """For each layer, the sizes of its attention; empty if all are `num_heads`, `num_kv_heads`, `head_dim`."""
 
     def __post_init__(self) -> None:
         # A batch with M-RoPE brings one table of angles, not two.
@@ -150,13 +191,25 @@ class DecoderSpec:
     def num_layers(self) -> int:
         return len(self.windows)
 
-    @property
-    def q_size(self) -> int:
-        return self.num_heads * self.head_dim
+    def mixer(self, layer: int) -> Mixer | None:
+        """What a layer has in place of attention; None if it has attention."""
+        return self.mixers[layer] if self.mixers else None
+
+    def shape(self, layer: int) -> AttentionShape:
+        """The sizes of a layer's attention."""
+        if self.shapes:
+            return self.shapes[layer]
+        return AttentionShape(self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim)
+
+    def cached_shape(self, layer: int) -> AttentionShape | None:
+        """The sizes of what a layer has in the KV cache; None if it has nothing there."""
+        mixer = self.mixer(layer)
+        return self.shape(layer) if mixer is None or mixer.attends else None
 
     @property
-    def kv_size(self) -> int:
-        return self.num_kv_heads * self.head_dim
+    def state_floats(self) -> int:
+        """Float32 numbers of one sequence's state, over all layers; 0 if the model has none."""
+        return sum(mixer.state_floats for mixer in self.mixers if mixer)
 
     @property
     def attention_scale(self) -> float:
@@ -166,8 +219,13 @@ class DecoderSpec:
 
     @property
     def rotary_dim(self) -> int:
-        """How many dimensions of a head are rotated."""
-        return self.rope.size(self.head_dim)
+        """How many dimensions of a head are rotated by `rope`."""
+        return self.rope.size(self.rope_head_dim(self.rope))
+
+    def rope_head_dim(self, rope: RopeSpec) -> int:
+        """The size of the heads that a rotary embedding of this model rotates."""
+        layers = (layer for layer in range(self.num_layers) if self.rope_of(layer) is rope)
+        return next((self.shape(layer).head_dim for layer in layers), self.head_dim)
 
     def rope_of(self, layer: int) -> RopeSpec | None:
         """The rotary embedding of a layer, None for none."""
@@ -200,13 +258,17 @@ class DecoderSpec:
 
     def layer_tensors(self, layer: int) -> Iterator[TensorSpec]:
         """The tensors of one layer; a linear map's role is followed by its `<role>_bias`."""
-        names, prefix = self.names, self.names.layers.format(layer)
+        names, prefix, mixer = self.names, self.names.layers.format(layer), self.mixer(layer)
+        shape = self.shape(layer)
         linears = (
-            ("q", names.q, self.q_size, self.hidden_size, self.qkv_bias),
-            ("k", names.k, self.kv_size, self.hidden_size, self.qkv_bias),
-            ("v", names.v, self.kv_size, self.hidden_size, self.qkv_bias),
-            ("o", names.o, self.hidden_size, self.q_size, self.o_bias),
+            ("q", names.q, shape.q_size, self.hidden_size, self.qkv_bias),
+            ("k", names.k, shape.k_size, self.hidden_size, self.qkv_bias),
+            ("v", names.v, shape.v_size, self.hidden_size, self.qkv_bias),
+            ("o", names.o, self.hidden_size, shape.out_size, self.o_bias),
         )
+        if mixer:
+            yield from mixer.tensors(prefix, self.hidden_size)
+            linears = ()
         dense = (
             ("gate", names.gate, self.ffn_size, self.hidden_size, self.mlp_bias),
             ("up", names.up, self.ffn_size, self.hidden_size, self.mlp_bias),
@@ -214,17 +276,17 @@ class DecoderSpec:
         )
         experts = self.sparse_ffn(layer)
         for role, own_name, rows, columns, bias in linears if experts else (*linears, *dense):
-            name, part, whole = self._fused(role) or (own_name, (), 0)
+            name, part, whole = self._fused(role, shape) or (own_name, (), 0)
             yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), part, whole)
             if bias:
                 yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
         if experts:
             yield from experts.tensors(prefix, self.hidden_size)
-        for role, name, size in self._norms():
+        for role, name, size in self._norms(shape, has_heads=mixer is None):
             yield TensorSpec(role, f"{prefix}{name}.weight", (size,), offset=self.norm_offset)
 
-    def _norms(self) -> Iterator[tuple[str, str, int]]:
-        """Role, name and size of a layer's norms."""
+    def _norms(self, shape: AttentionShape, *, has_heads: bool) -> Iterator[tuple[str, str, int]]:
+        """Role, name and size of a layer's norms; those of heads only if it has some."""
         names = self.names
         if self.pre_norms:
             yield "attention_norm", names.attention_norm, self.hidden_size
@@ -232,24 +294,24 @@ class DecoderSpec:
         if self.post_norms:
             yield "post_attention_norm", names.post_attention_norm, self.hidden_size
             yield "post_ffn_norm", names.post_ffn_norm, self.hidden_size
-        if self.head_norms or self.width_norms:
+        if has_heads and (self.head_norms or self.width_norms):
             width = self.width_norms
-            yield "q_norm", names.q_norm, self.q_size if width else self.head_dim
-            yield "k_norm", names.k_norm, self.kv_size if width else self.head_dim
+            yield "q_norm", names.q_norm, shape.q_size if width else shape.head_dim
+            yield "k_norm", names.k_norm, shape.k_size if width else shape.head_dim
 
-    def _fused(self, role: str) -> tuple[str, Rows, int] | None:
+    def _fused(self, role: str, shape: AttentionShape) -> tuple[str, Rows, int] | None:
         """The larger tensor that a linear map is part of: its name, the rows of the part, all its rows.
 
         None if the map has a tensor of its own.
         """
-        names, q, kv, ffn = self.names, self.q_size, self.kv_size, self.ffn_size
+        names, ffn = self.names, self.ffn_size
         if names.gate_up and role in ("gate", "up"):
             return names.gate_up, ((0, ffn) if role == "gate" else (ffn, 2 * ffn),), 2 * ffn
         if not names.qkv or role not in ("q", "k", "v"):
             return None
-        groups = self.num_kv_heads if names.qkv_by_group else 1
-        q, kv = q // groups, kv // groups
-        first, end = {"q": (0, q), "k": (q, q + kv), "v": (q + kv, q + 2 * kv)}[role]
-        width = q + 2 * kv
+        groups = shape.kv_heads if names.qkv_by_group else 1
+        q, k, v = shape.q_size // groups, shape.k_size // groups, shape.v_size // groups
+        first, end = {"q": (0, q), "k": (q, q + k), "v": (q + k, q + k + v)}[role]
+        width = q + k + v
         rows = tuple((start + first, start + end) for start in range(0, groups * width, width))
         return names.qkv, rows, groups * width

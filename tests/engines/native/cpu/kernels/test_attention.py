@@ -83,10 +83,10 @@ def run_attention(
     assert count <= len(tiles)
     assert tiles[:count, 2].sum() == batch.num_rows
     out = np.full_like(q, np.nan)
-    scratch = np.full(scratch_floats(group, size), np.nan, np.float32)
+    scratch = np.full(scratch_floats(group, size, size), np.nan, np.float32)
     for task in range(count * kv_heads):
         attention.attention(
-            task, ptr(q), heads, kv_heads, size, ptr(batch.positions), ptr(batch.block_tables),
+            task, ptr(q), heads, kv_heads, size, size, ptr(batch.positions), ptr(batch.block_tables),
             batch.block_tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, ptr(tiles),
             ptr(out), ptr(scratch), cap, len(k_cache),
         )  # fmt: skip

@@ -323,17 +323,17 @@ def _block(table: int, number: int) -> int:
 
 @kernel
 def _attend_tile(
-    q: int, heads: int, kv_heads: int, size: int, row: int, rows: int, head: int, positions: int,
-    table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, out: int,
+    q: int, heads: int, kv_heads: int, size: int, value_size: int, row: int, rows: int, head: int,
+    positions: int, table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, out: int,
     scratch: int, cap: float, blocks: int,
 ) -> None:  # fmt: skip
     """Attend with one tile: `rows` rows from `row` on, and the key-value head `head`."""
     group = heads // kv_heads
-    width = (size + LANES - 1) // LANES * LANES
+    width = (value_size + LANES - 1) // LANES * LANES
     pairs = rows * group
     # The scratch memory holds queries, scores, outputs and softmax states of all pairs.
     queries = scratch
-    scores = queries + pairs * width * 4
+    scores = queries + pairs * ((size + LANES - 1) // LANES * LANES) * 4
     outs = scores + pairs * SCORE_STRIDE * 4
     states = outs + pairs * width * 4
     # Pairs are copied so that they follow each other, as the tiles read them.
@@ -389,26 +389,28 @@ def _attend_tile(
     # The softmax divides by its sum here, once, and not in every chunk.
     for pair in range(pairs):
         inverse = 1.0 / simd.get_float32(states, 2 * pair + 1)
-        target = out + ((row + pair // group) * heads + head * group + pair % group) * size * 4
-        for i in range(size):
+        target = (
+            out + ((row + pair // group) * heads + head * group + pair % group) * value_size * 4
+        )
+        for i in range(value_size):
             simd.put_float32(target, i, simd.get_float32(outs, pair * width + i) * inverse)
 
 
 @kernel
 def attention(
-    task: int, q: int, heads: int, kv_heads: int, size: int, positions: int, block_tables: int,
-    table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int,
+    task: int, q: int, heads: int, kv_heads: int, size: int, value_size: int, positions: int,
+    block_tables: int, table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int,
     tiles: int, out: int, scratch: int, cap: float, blocks: int,
 ) -> None:  # fmt: skip
     """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
 
-    q is scaled and rotated already; `out` has its shape. `window` is how many positions a row sees,
+    q is scaled and rotated already; out is (rows, heads, value_size). `window` is how many positions a row sees,
     0 for all. The caches hold `blocks` blocks a head; `scratch` is this thread's own memory, of
     `scratch_floats`. A score s becomes `cap * tanh(s / cap)`, unless `cap` is 0.
     `reference.attention` is the same on arrays.
     """
     tile, head = tiles + 24 * (task // kv_heads), task % kv_heads  # 24: a tile is 3 int64
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
-    _attend_tile(q, heads, kv_heads, size, simd.get_int64(tile, 1), simd.get_int64(tile, 2),
-                 head, positions, table, block_size, kind, k_cache, v_cache, window, out,
+    _attend_tile(q, heads, kv_heads, size, value_size, simd.get_int64(tile, 1),
+                 simd.get_int64(tile, 2), head, positions, table, block_size, kind, k_cache, v_cache, window, out,
                  scratch, cap, blocks)  # fmt: skip

@@ -52,14 +52,17 @@ def padded(size: int) -> int:
     return -(-size // LANES) * LANES
 
 
-def scratch_floats(group: int, head_dim: int, hidden: int = 0) -> int:
-    """The floats that one thread needs for itself.
+def scratch_floats(group: int, head_dim: int, value_dim: int, hidden: int = 0) -> int:
+    """The floats that one thread needs for itself; `group` query heads share a key-value head.
 
     Attention keeps the scores, queries, outputs and softmax states of its pairs there; at other
     times the thread keeps the norms of few rows in the same memory.
     """
     pairs = max(TILE_PAIRS, group)
-    return max(SCRATCH_ROWS * hidden, pairs * (SCORE_STRIDE + padded(head_dim) * 2 + 2 * LANES))
+    return max(
+        SCRATCH_ROWS * hidden,
+        pairs * (SCORE_STRIDE + padded(head_dim) + padded(value_dim) + 2 * LANES),
+    )
 
 
 def quantized_row_bytes(depth: int, span: int) -> int:

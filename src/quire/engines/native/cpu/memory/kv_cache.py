@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from quire.engines.native.cpu.kernels.layout import (
     padded,
 )
 from quire.engines.native.cpu.memory.arrays import huge_zeros
-from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.spec import AttentionShape, DecoderSpec
 from quire.errors import OutOfMemoryError
 from quire.machine.memory import available_memory
 
@@ -37,45 +38,92 @@ KV_KINDS: dict[KvDtype, int] = {
 
 
 class KvCache:
-    """Keys and values of all layers: each (layers, heads, blocks, bytes of one head in a block)."""
+    """Keys and values of all layers with attention: each (heads, blocks, bytes of one head in a block)."""
 
     def __init__(
         self, spec: DecoderSpec, *, num_blocks: int, block_size: int, dtype: KvDtype
     ) -> None:
         self.kind = KV_KINDS[dtype]
-        self.keys, self.values = (
-            huge_zeros((spec.num_layers, spec.num_kv_heads, num_blocks, size), np.uint8)
-            for size in _head_sizes(spec, block_size, self.kind)
+        self._layers: dict[int, tuple[NDArray[Any], NDArray[Any]]] = {}
+        shapes = {layer: spec.cached_shape(layer) for layer in range(spec.num_layers)}
+        sizes = {
+            layer: (shape.kv_heads, _head_sizes(shape, block_size, self.kind))
+            for layer, shape in shapes.items()
+            if shape is not None
+        }
+        # One array for all layers, since huge pages are given to large ones.
+        keys, values = (
+            huge_zeros(
+                (sum(heads * each[which] for heads, each in sizes.values()), num_blocks), np.uint8
+            )
+            for which in range(2)
         )
-        self.nbytes = self.keys.nbytes + self.values.nbytes
+        self.nbytes = keys.nbytes + values.nbytes
+        keys, values = keys.ravel(), values.ravel()
+        for layer, (heads, (key, value)) in sizes.items():
+            key_bytes, value_bytes = (heads * num_blocks * each for each in (key, value))
+            self._layers[layer] = (
+                keys[:key_bytes].reshape(heads, num_blocks, key),
+                values[:value_bytes].reshape(heads, num_blocks, value),
+            )
+            keys, values = keys[key_bytes:], values[value_bytes:]
 
     def layer_arrays(self, layer: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The keys and the values of one layer."""
-        return self.keys[layer], self.values[layer]
+        """The keys and the values of one layer that has some."""
+        return self._layers[layer]
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Copy whole blocks over all layers, `(source, destination)` each, in order."""
         for source, destination in pairs:
-            for cache in (self.keys, self.values):
-                cache[:, :, destination] = cache[:, :, source]
+            for arrays in self._layers.values():
+                for cache in arrays:
+                    cache[:, destination] = cache[:, source]
 
     def free(self) -> None:
         """Let go of the memory."""
-        self.keys = self.values = np.zeros((0, 0), np.uint8)
+        self._layers.clear()
 
 
-def _head_sizes(spec: DecoderSpec, block_size: int, kind: int) -> tuple[int, int]:
+def _head_sizes(shape: AttentionShape, block_size: int, kind: int) -> tuple[int, int]:
     """Bytes of one head in a block of keys, and in one of values, whose rows are padded."""
     return (
-        kv_head_bytes(kind, spec.head_dim, block_size),
-        kv_head_bytes(kind, padded(spec.head_dim), block_size),
+        kv_head_bytes(kind, shape.head_dim, block_size),
+        kv_head_bytes(kind, padded(shape.value_dim), block_size),
     )
 
 
 def block_bytes(spec: DecoderSpec, block_size: int, kv_dtype: KvDtype = "float32") -> int:
     """Bytes of one block of the KV cache, over all layers."""
-    per_head = sum(_head_sizes(spec, block_size, KV_KINDS[kv_dtype]))
-    return spec.num_layers * spec.num_kv_heads * per_head
+    shapes = (spec.cached_shape(layer) for layer in range(spec.num_layers))
+    return sum(
+        shape.kv_heads * sum(_head_sizes(shape, block_size, KV_KINDS[kv_dtype]))
+        for shape in shapes
+        if shape is not None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBudget:
+    """The memory for keys, values and states, and where its size comes from."""
+
+    nbytes: int
+    argument: str
+    """The argument that gives more of it."""
+    source: str
+    """The same with its value, for texts."""
+
+    @classmethod
+    def of(cls, memory: int | None, memory_util: float, reserved: int) -> CacheBudget:
+        """`memory` bytes, or `memory_util` of what is free without `reserved` bytes of it."""
+        if memory is not None:
+            return cls(memory, "native_kv_cache_memory", "native_kv_cache_memory gives")
+        nbytes = int(memory_util * max(0, available_memory() - reserved))
+        source = f"native_memory_util {memory_util:g} of the free memory gives"
+        return cls(nbytes, "native_memory_util", source)
+
+    def without(self, nbytes: int) -> CacheBudget:
+        """What is left if so many bytes of it are taken."""
+        return replace(self, nbytes=self.nbytes - nbytes)
 
 
 def count_blocks(
@@ -84,34 +132,24 @@ def count_blocks(
     block_size: int,
     max_model_len: int,
     max_sequences: int,
-    memory: int | None,
-    memory_util: float,
-    reserved: int,
+    budget: CacheBudget,
     kv_dtype: KvDtype = "float32",
 ) -> int:
-    """The number of KV blocks: as many as fit into `memory`, or into `memory_util` of what is free.
+    """The number of KV blocks: as many as fit into the budget.
 
-    `reserved` are bytes of free memory that weights and scratch will take. More blocks than
-    `max_sequences` of `max_model_len` need are never used, and so not counted.
+    More blocks than `max_sequences` of `max_model_len` need are never used, and so not counted.
 
     Raises:
         OutOfMemoryError: not even one sequence of `max_model_len` fits.
     """
-    one, needed = block_bytes(spec, block_size, kv_dtype), -(-max_model_len // block_size)
-    free = available_memory()
-    budget = memory if memory is not None else int(memory_util * max(0, free - reserved))
-    blocks = min(budget // one, max_sequences * needed)
+    needed = -(-max_model_len // block_size)
+    one = max(1, block_bytes(spec, block_size, kv_dtype))  # a model may have no attention at all
+    blocks = min(budget.nbytes // one, max_sequences * needed)
     if blocks < needed:
-        source = (
-            "native_kv_cache_memory gives"
-            if memory is not None
-            else f"native_memory_util {memory_util:g} of the free memory gives"
-        )
         raise OutOfMemoryError(
             f"The KV cache of one sequence of {max_model_len} tokens needs {needed} blocks, "
-            f"{needed * one / MIB:.1f} MiB; {source} {budget / MIB:.1f} MiB. Lower vllm_maxlen to "
-            f"{max(0, budget // one * block_size)} or less, or raise "
-            f"{'native_kv_cache_memory' if memory is not None else 'native_memory_util'}"
+            f"{needed * one / MIB:.1f} MiB; {budget.source} {budget.nbytes / MIB:.1f} MiB. Lower vllm_maxlen to "
+            f"{max(0, budget.nbytes // one * block_size)} or less, or raise {budget.argument}"
         )
     logger.info(
         "KV cache: %d blocks of %d tokens, %d tokens, up to %.1f MiB",

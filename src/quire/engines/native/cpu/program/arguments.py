@@ -78,10 +78,8 @@ class Step(Struct):
     program_length: int
     # The model's sizes.
     hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
     vocab: int
+    group: int  # the most query heads of a layer that share a key-value head
     eps: float
     residual_scale: float
     # The KV cache's.
@@ -89,6 +87,9 @@ class Step(Struct):
     num_blocks: int
     kv_kind: int
     max_len: int
+    # Those of sequences' states, of models that have some.
+    num_slots: int
+    state_stride: int  # bytes from one slot to the next
     # The team of threads: see `phases`.
     threads: int
     sync: int
@@ -123,6 +124,10 @@ class Step(Struct):
     context_lens: int  # (sequences,) int32
     block_tables: int  # (sequences, table_width) int32
     table_width: int
+    state_slots: int  # (sequences,) int32: where the state of each is
+    state_saves: (
+        int  # (rows,) int32: a slot that also gets the state after the row, -1 for none; or 0
+    )
     embeds: int  # embeddings that the batch brings
     embed_index: int  # (rows,) int32: each row's index into them, -1 for none; or 0
     logits_rows: int  # (normed_count,) int32
@@ -161,6 +166,10 @@ class Angles(Struct):
 class Projection(Struct):
     """`project`: norm, queries, keys and values, rotary embedding, and the write to the cache."""
 
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
     norm: int  # (hidden,), or 0
     q: LinearMap
     k: LinearMap
@@ -183,6 +192,10 @@ class Projection(Struct):
 class Attention(Struct):
     """`attend_...`: attention over the cache."""
 
+    heads: int
+    kv_heads: int
+    head_dim: int
+    value_dim: int
     k_cache: int
     v_cache: int
     window: int

@@ -43,7 +43,7 @@ def _rotate(
     row: int, rows: int,
 ) -> None:  # fmt: skip
     """`rotate_heads` for `rows` rows from `row` on, by the angles that this layer uses."""
-    size, cosines, sines = step.head_dim, 0, 0
+    size, cosines, sines = own.head_dim, 0, 0
     # Without angles, `rotate_heads` has a norm and a scale to do, at most.
     if own.angles:
         cosines, sines = own.angles.cosines, own.angles.sines
@@ -60,7 +60,7 @@ def _finish_queries(
 
     The queries are multiplied by the scale of the scores, which are more numerous.
     """
-    _rotate(step, own, step.queries, step.heads, first, end, norm, own.scale, row, rows)
+    _rotate(step, own, step.queries, own.heads, first, end, norm, own.scale, row, rows)
 
 
 @kernel
@@ -68,7 +68,7 @@ def _finish_keys(
     step: Step, own: Projection, first: int, end: int, norm: int, row: int, rows: int
 ) -> None:
     """Norm and rotary embedding of some heads of the keys, which are then written to the cache."""
-    kv_heads, size = step.kv_heads, step.head_dim
+    kv_heads, size = own.kv_heads, own.head_dim
     _rotate(step, own, step.keys, kv_heads, first, end, norm, 1.0, row, rows)
     store_keys(step.keys + 4 * row * kv_heads * size, rows, kv_heads, size, first, end,
                step.slots + 8 * row, step.block_size, step.kv_kind, own.k_cache,
@@ -81,10 +81,10 @@ def _finish_keys(
 @kernel
 def _project_columns(
     step: Step, own: Projection, linear_map: LinearMap, which: int, normed: int, quantized: int,
-    out: int, first: int, end: int,
+    out: int, size: int, first: int, end: int,
 ) -> None:  # fmt: skip
-    """The columns of some heads of queries, keys or values; `which` is _Q, _K or _V."""
-    first, end = first * step.head_dim, end * step.head_dim
+    """The columns of some heads of `size`, of queries, keys or values; `which` is _Q, _K or _V."""
+    first, end = first * size, end * size
     linear_columns(normed, quantized, step.rows, linear_map, out, first, end, NO)
     add_lora(step.adapters, own.entry + which, which, out, linear_map.columns, first, end)
 
@@ -99,29 +99,31 @@ def _project_task(
     also norms, rotates and stores it, while it is in the cache. Only norms over all heads have to
     wait for the other tasks: `_norm_widths` then does the rest for queries and keys.
     """
-    rows, heads, kv_heads = step.rows, step.heads, step.kv_heads
+    rows, heads, kv_heads, size = step.rows, own.heads, own.kv_heads, own.head_dim
     if first < heads:
         last = min(end, heads)
-        _project_columns(step, own, own.q, _Q, normed, quantized, step.queries, first, last)
+        _project_columns(step, own, own.q, _Q, normed, quantized, step.queries, size, first,
+                         last)  # fmt: skip
         if not own.norms_widths:  # a norm over all heads comes first
             _finish_queries(step, own, first, last, own.q_norm, 0, rows)
     first, end = max(first - heads, 0), end - heads
     if first < min(end, kv_heads):
         last = min(end, kv_heads)
-        _project_columns(step, own, own.k, _K, normed, quantized, step.keys, first, last)
+        _project_columns(step, own, own.k, _K, normed, quantized, step.keys, size, first, last)
         if not own.norms_widths:
             _finish_keys(step, own, first, last, own.k_norm, 0, rows)
     first, end = max(first - kv_heads, 0), end - kv_heads
     if first < end:
-        _project_columns(step, own, own.v, _V, normed, quantized, step.values, first, end)
-        store_values(step.values, rows, kv_heads, step.head_dim, first, end, step.slots,
+        size = own.value_dim
+        _project_columns(step, own, own.v, _V, normed, quantized, step.values, size, first, end)
+        store_values(step.values, rows, kv_heads, size, first, end, step.slots,
                      step.block_size, step.kv_kind, own.v_cache, step.num_blocks)  # fmt: skip
 
 
 @kernel
 def _norm_widths(step: Step, own: Projection, phase: int) -> None:
     """Norm each row's queries over all heads, and its keys; then rotate them and store the keys."""
-    rows, heads, kv_heads, size = step.rows, step.heads, step.kv_heads, step.head_dim
+    rows, heads, kv_heads, size = step.rows, own.heads, own.kv_heads, own.head_dim
     queries, keys = step.queries, step.keys
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
     task = take_task(counters)
@@ -151,7 +153,7 @@ def project(thread: int, step: Step, own: Projection, first_phase: int) -> None:
         layer_products(step, own.entry, _MAPS_OF_X, normed, first_phase + arguments.PROJECT_LORA)
     phase = first_phase + arguments.PROJECT_HEADS
     # Whole heads are the units: a task that had part of one could neither norm nor rotate it.
-    units = step.heads + 2 * step.kv_heads
+    units = own.heads + 2 * own.kv_heads
     counters, tasks = counters_of(step, phase), num_tasks(step, units)
     task = take_task(counters)
     if task < tasks and not normed:
@@ -175,15 +177,16 @@ def _make_attend(kind: int) -> Any:
     @kernel
     def attend(thread: int, step: Step, own: Attention, phase: int) -> None:
         """Attention, in one task for each tile of rows and each key-value head."""
-        counters, tasks = counters_of(step, phase), step.tile_count * step.kv_heads
+        counters, tasks = counters_of(step, phase), step.tile_count * own.kv_heads
         task = take_task(counters)
         while task < tasks:
             attention(
                 task,
                 step.queries,
-                step.heads,
-                step.kv_heads,
-                step.head_dim,
+                own.heads,
+                own.kv_heads,
+                own.head_dim,
+                own.value_dim,
                 step.positions,
                 step.block_tables,
                 step.table_width,

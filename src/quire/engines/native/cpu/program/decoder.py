@@ -5,12 +5,13 @@ Nothing here imports a kernel: a start with compiled kernels needs their names a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
+from quire.engines.native.models.layers.mixer import Mixer
 from quire.engines.native.models.spec import DecoderSpec
 
 KERNELS = {
@@ -50,6 +51,12 @@ attribute and, of a dict, the key.
 """
 
 
+MIXERS: Mapping[type[Mixer], tuple[str, ...]] = {}
+"""The operations of each kind of layer that has something else in place of attention; `ATTEND` among them
+is attention over the cache. `attention_output` follows."""
+ATTEND = "attend"
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One operation of a step: the name of its kernel, its layer if it has one, its first phase."""
@@ -70,7 +77,10 @@ def decoder_program(spec: DecoderSpec, kv_kind: int) -> Iterator[Operation]:
     for layer in range(spec.num_layers):
         is_sparse = spec.experts is not None and spec.experts.sparse[layer]
         ffn = ("route", "add_experts") if is_sparse else ("dense_gate", "dense_down")
-        operations += [(name, layer) for name in ("project", attend, "attention_output", *ffn)]
+        mixer = spec.mixer(layer)
+        mixing = MIXERS[type(mixer)] if mixer else ("project", ATTEND)
+        names = (attend if name == ATTEND else name for name in mixing)
+        operations += [(name, layer) for name in (*names, "attention_output", *ffn)]
     phase = STEP_PHASES
     for kernel, layer in (*operations, ("logits", None)):
         yield Operation(kernel, layer, phase)

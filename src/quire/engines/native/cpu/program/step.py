@@ -76,7 +76,23 @@ def is_valid_batch(step: Step) -> bool:
         and _all_below(step.logits_rows, step.normed_count, rows)
         and _all_below(step.block_tables, sequences * step.table_width, step.num_blocks)
         and _sequences_valid(step, rows, sequences)
+        and _states_valid(step, rows, sequences)
     )
+
+
+@kernel
+def _states_valid(step: Step, rows: int, sequences: int) -> bool:
+    """Whether each sequence has a slot for its state, if the model has states."""
+    if step.num_slots == 0:
+        return True
+    if not _all_below(step.state_slots, sequences, step.num_slots):
+        return False
+    if step.state_saves:
+        for row in range(rows):
+            slot = get_int32(step.state_saves, row)
+            if slot < -1 or slot >= step.num_slots:
+                return False
+    return True
 
 
 @kernel
@@ -126,8 +142,7 @@ def embed(thread: int, step: Step, own: TokenEmbeddings, phase: int) -> None:
     task = take_task(counters)
     while task <= parts:
         if task == parts:  # attention is the first to need the tiles
-            group = step.heads // step.kv_heads
-            step.tile_count = plan_tiles(step.query_start, step.sequences, group, step.tiles)
+            step.tile_count = plan_tiles(step.query_start, step.sequences, step.group, step.tiles)
         else:
             if own.table:
                 gather_rows(

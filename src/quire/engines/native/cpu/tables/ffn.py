@@ -31,6 +31,17 @@ def dense_ffn(weights: Weights, layer: int) -> DenseFfn:
     return made
 
 
+def sparse_ffn(weights: Weights, layer: int, scratch: ExpertScratch | None) -> Experts:
+    """What `route` and `add_experts` are told."""
+    spec, tensors = weights.spec, weights.layers[layer]
+    assert spec.experts is not None
+    assert scratch is not None
+    made = make_experts(spec.experts, tensors, scratch)
+    made.norm = address_of(tensors.get("ffn_norm"))
+    made.activation = ACTIVATIONS[spec.activation]
+    return made
+
+
 class ExpertScratch:
     """What routing writes for a batch of at most `rows` rows. The layers use it one at a time."""
 

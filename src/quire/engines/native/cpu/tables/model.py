@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quire.engines.native.cpu.compiler.structs import Struct, Structs
 from quire.engines.native.cpu.kernels import layout
-from quire.engines.native.cpu.kernels.arguments import Experts
 from quire.engines.native.cpu.kernels.layout import scratch_floats, tiles_needed
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.memory.kv_cache import KvCache
+from quire.engines.native.cpu.memory.states import StateCache
 from quire.engines.native.cpu.program.arguments import (
     Angles,
-    Attention,
     Head,
     Instruction,
-    Projection,
     Step,
     TokenEmbeddings,
 )
-from quire.engines.native.cpu.program.decoder import Operation, decoder_program, num_phases
+from quire.engines.native.cpu.program.decoder import ATTEND, Operation, decoder_program, num_phases
 from quire.engines.native.cpu.program.machine_code import kernel_address
-from quire.engines.native.cpu.tables.ffn import ACTIVATIONS, ExpertScratch, dense_ffn, make_experts
-from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_of
+from quire.engines.native.cpu.tables.attention import attention, projection
+from quire.engines.native.cpu.tables.ffn import ExpertScratch, dense_ffn, sparse_ffn
+from quire.engines.native.cpu.tables.maps import linear_map, output_of
+from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
 from quire.engines.native.cpu.weights.linear_map import (
     address_of,
@@ -38,6 +38,39 @@ from quire.engines.native.models.spec import DecoderSpec
 
 _SECOND_HALVES = {"dense_down": "dense_gate", "add_experts": "route"}
 """Operations with the arguments of the one before them."""
+
+
+_Fill: TypeAlias = Callable[[Weights, int, LayerMemory], Struct]
+_LAYERS: dict[str, _Fill] = {
+    "project": projection,
+    ATTEND: attention,
+    "attention_output": lambda weights, layer, _: output_of(
+        weights, layer, "o", "post_attention_norm"
+    ),
+    "dense_gate": lambda weights, layer, _: dense_ffn(weights, layer),
+    "route": lambda weights, layer, memory: sparse_ffn(weights, layer, memory.expert_scratch),
+}
+"""What fills the arguments of a layer's operations; the others have those of the one before."""
+
+
+def scratch_widths(spec: DecoderSpec) -> dict[str, int]:
+    """The columns that a step needs of each of its arrays of activations."""
+    widths = {"residual": spec.hidden_size, "normed": spec.hidden_size}
+    widths["gate"] = widths["up"] = spec.ffn_width
+    for layer in range(spec.num_layers):
+        shape, mixer = spec.shape(layer), spec.mixer(layer)
+        if mixer:
+            needed = {**mixer.widths, "attention_out": mixer.out_size}
+        else:
+            needed = {
+                "queries": shape.q_size,
+                "keys": shape.k_size,
+                "values": shape.v_size,
+                "attention_out": shape.out_size,
+            }
+        for field, columns in needed.items():
+            widths[field] = max(widths.get(field, 0), columns)
+    return widths
 
 
 def kernels_of(weights: Weights, kv_kind: int) -> set[str]:
@@ -65,16 +98,23 @@ class ModelTables:
         program: Sequence[Operation],
         weights: Weights,
         cache: KvCache,
+        states: StateCache,
         *,
         max_rows: int,
         num_threads: int,
     ) -> None:
-        self._step, self._cache = step, cache
+        self._step = step
+        step.kv_kind = cache.kind
+        step.state_stride = states.stride
         self._max_rows, self._num_threads = max_rows, num_threads
         self._scratch: list[NDArray[Any]] = []
-        self._expert_scratch: ExpertScratch | None = None
         self._program = program
         self.angles, self.local_angles = Angles(), Angles()
+        experts = weights.spec.experts
+        routing = ExpertScratch(experts, max_rows) if experts else None
+        self._memory: LayerMemory | None = LayerMemory(
+            self.angles, self.local_angles, cache, states, routing
+        )
         self._fill_scratch(weights)
         self.use(weights)
         self.has_head = "head" in weights.tensors
@@ -84,8 +124,6 @@ class ModelTables:
         self._weights: Weights | None = weights
         spec, step = weights.spec, self._step
         step.hidden, step.vocab = spec.hidden_size, spec.vocab_size
-        step.heads, step.kv_heads = spec.num_heads, spec.num_kv_heads
-        step.head_dim, step.kv_kind = spec.head_dim, self._cache.kind
         step.eps, step.residual_scale = spec.norm_eps, spec.residual_scale
         self._arguments = self._all_arguments(weights)
         instructions = Structs(Instruction, len(self._program))
@@ -107,66 +145,26 @@ class ModelTables:
         kernel, layer = operation.kernel, operation.layer
         if layer is None:
             return _head(weights) if kernel == "logits" else _embeddings(weights)
-        if kernel == "project":
-            return self._projection(weights, layer)
-        if kernel == "attention_output":
-            return output_of(weights, layer, "o", "post_attention_norm")
-        if kernel == "dense_gate":
-            return dense_ffn(weights, layer)
-        if kernel == "route":
-            return self._experts(weights, layer)
-        assert kernel.startswith("attend_"), kernel
-        return self._attention(weights.spec, layer)
-
-    def _projection(self, weights: Weights, layer: int) -> Projection:
-        spec, tensors, made = weights.spec, weights.layers[layer], Projection()
-        made.norm = address_of(tensors.get("attention_norm"))
-        made.q, made.k, made.v = (linear_map(tensors, role) for role in ("q", "k", "v"))
-        made.q_norm = address_of(tensors.get("q_norm"))
-        made.k_norm = address_of(tensors.get("k_norm"))
-        made.norms_widths = spec.width_norms
-        rope = spec.rope_of(layer)
-        if rope is not None:
-            made.angles = self.local_angles if rope is spec.local_rope else self.angles
-        made.rotary_dim, made.is_interleaved = spec.rotary_dim, spec.interleaved_rope
-        made.scale = spec.attention_scale
-        made.k_cache, made.v_cache = map(address_of, self._cache.layer_arrays(layer))
-        made.entry = lora_entry(layer, "q")
-        return made
-
-    def _attention(self, spec: DecoderSpec, layer: int) -> Attention:
-        made = Attention()
-        made.k_cache, made.v_cache = map(address_of, self._cache.layer_arrays(layer))
-        made.window, made.cap = spec.windows[layer], spec.attention_cap
-        return made
-
-    def _experts(self, weights: Weights, layer: int) -> Experts:
-        spec, tensors = weights.spec, weights.layers[layer]
-        assert spec.experts is not None
-        if self._expert_scratch is None:
-            self._expert_scratch = ExpertScratch(spec.experts, self._max_rows)
-        made = make_experts(spec.experts, tensors, self._expert_scratch)
-        made.norm = address_of(tensors.get("ffn_norm"))
-        made.activation = ACTIVATIONS[spec.activation]
-        return made
+        assert self._memory is not None
+        name = ATTEND if kernel.startswith(ATTEND + "_") else kernel
+        return _LAYERS[name](weights, layer, self._memory)
 
     # ---- scratch memory
 
     def _fill_scratch(self, weights: Weights) -> None:
         spec, rows = weights.spec, self._max_rows
-        for field, columns in (
-            ("residual", spec.hidden_size),
-            ("queries", spec.q_size),
-            ("keys", spec.kv_size),
-            ("values", spec.kv_size),
-            ("attention_out", spec.q_size),
-            ("gate", spec.ffn_width),
-            ("up", spec.ffn_width),
-        ):
+        widths = scratch_widths(spec)
+        self.normed = self._add_scratch("normed", aligned_zeros((rows, widths.pop("normed"))))
+        for field, columns in widths.items():
             self._add_scratch(field, aligned_zeros((rows, columns)))
-        self.normed = self._add_scratch("normed", aligned_zeros((rows, spec.hidden_size)))
-        group = spec.num_heads // spec.num_kv_heads
-        floats = scratch_floats(group, spec.head_dim, spec.hidden_size)
+        shapes = [spec.shape(layer) for layer in range(spec.num_layers)]
+        group = self._step.group = max(shape.group for shape in shapes)
+        floats = scratch_floats(
+            group,
+            max(shape.head_dim for shape in shapes),
+            max(shape.value_dim for shape in shapes),
+            spec.hidden_size,
+        )
         # Quantised rows follow at a cache line, and so does the scratch of the next thread.
         floats, row_bytes = -(-floats // 16) * 16, _quantized_row_bytes(weights)
         own = aligned_zeros((self._num_threads, floats + layout.SCRATCH_ROWS * row_bytes // 4))
@@ -184,7 +182,7 @@ class ModelTables:
         self._weights = None
         self._scratch.clear()
         self._arguments.clear()
-        self._expert_scratch = None
+        self._memory = None
         self.normed, self.counters = self.normed[:0].copy(), self.counters[:0].copy()
 
     def _add_scratch(self, field: str, array: NDArray[Any]) -> NDArray[Any]:

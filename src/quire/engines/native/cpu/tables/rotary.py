@@ -50,7 +50,9 @@ class RotaryTables:
         self.length = length
 
     def _table(self, rope: RopeSpec, length: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        frequencies, scale = inverse_frequencies(rope, self._spec.head_dim, self._max_model_len)
+        frequencies, scale = inverse_frequencies(
+            rope, self._spec.rope_head_dim(rope), self._max_model_len
+        )
         cosines, sines = cosines_and_sines(frequencies, scale, length)
         return np.ascontiguousarray(cosines), np.ascontiguousarray(sines)
 

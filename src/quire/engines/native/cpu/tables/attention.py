@@ -1,0 +1,45 @@
+"""The arguments of attention: queries, keys and values, and attention over the cache."""
+
+from __future__ import annotations
+
+from quire.engines.native.cpu.program.arguments import Attention, Projection
+from quire.engines.native.cpu.tables.maps import linear_map, lora_entry
+from quire.engines.native.cpu.tables.memory import LayerMemory
+from quire.engines.native.cpu.weights.decoder import Weights
+from quire.engines.native.cpu.weights.linear_map import address_of
+from quire.engines.native.models.spec import DecoderSpec
+
+
+def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
+    """What `project` is told."""
+    spec, tensors, made = weights.spec, weights.layers[layer], Projection()
+    _fill_shape(made, spec, layer)
+    made.norm = address_of(tensors.get("attention_norm"))
+    made.q, made.k, made.v = (linear_map(tensors, role) for role in ("q", "k", "v"))
+    made.q_norm = address_of(tensors.get("q_norm"))
+    made.k_norm = address_of(tensors.get("k_norm"))
+    made.norms_widths = spec.width_norms
+    rope = spec.rope_of(layer)
+    if rope is not None:
+        made.angles = memory.angles_of(spec, layer)
+        made.rotary_dim = rope.size(made.head_dim)
+    made.is_interleaved = spec.interleaved_rope
+    made.scale = spec.attention_scale
+    made.k_cache, made.v_cache = memory.cache_addresses(layer)
+    made.entry = lora_entry(layer, "q")
+    return made
+
+
+def attention(weights: Weights, layer: int, memory: LayerMemory) -> Attention:
+    """What attention over the cache is told."""
+    spec, made = weights.spec, Attention()
+    _fill_shape(made, spec, layer)
+    made.k_cache, made.v_cache = memory.cache_addresses(layer)
+    made.window, made.cap = spec.windows[layer], spec.attention_cap
+    return made
+
+
+def _fill_shape(made: Projection | Attention, spec: DecoderSpec, layer: int) -> None:
+    shape = spec.shape(layer)
+    made.heads, made.kv_heads = shape.heads, shape.kv_heads
+    made.head_dim, made.value_dim = shape.head_dim, shape.value_dim

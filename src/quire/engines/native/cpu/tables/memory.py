@@ -1,0 +1,35 @@
+"""The memory that a layer's operations work in, besides its weights and the step's scratch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire.engines.native.cpu.memory.kv_cache import KvCache
+from quire.engines.native.cpu.memory.states import StateCache
+from quire.engines.native.cpu.program.arguments import Angles
+from quire.engines.native.cpu.tables.ffn import ExpertScratch
+from quire.engines.native.cpu.weights.linear_map import address_of
+from quire.engines.native.models.spec import DecoderSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMemory:
+    """What all layers share: angles, the KV cache, sequences' states, and what routing writes."""
+
+    angles: Angles
+    local_angles: Angles
+    cache: KvCache
+    states: StateCache
+    expert_scratch: ExpertScratch | None
+
+    def angles_of(self, spec: DecoderSpec, layer: int) -> Angles | None:
+        """The angles of a layer's rotary embedding; None if it has none."""
+        rope = spec.rope_of(layer)
+        if rope is None:
+            return None
+        return self.local_angles if rope is spec.local_rope else self.angles
+
+    def cache_addresses(self, layer: int) -> tuple[int, int]:
+        """Where the keys and the values of a layer are."""
+        keys, values = self.cache.layer_arrays(layer)
+        return address_of(keys), address_of(values)
