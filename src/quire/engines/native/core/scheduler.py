@@ -101,7 +101,13 @@ class Scheduler:
         self._refused: tuple[Sequence, int] | None = None  # who did not fit, into how many blocks
         self._states: StateKeeper | None = None  # None: the model has no states
         if num_state_slots:
-            self._states = StateKeeper(pool, num_state_slots, block_size, max_sequences)
+            self._states = StateKeeper(
+                pool,
+                num_state_slots,
+                block_size,
+                max_sequences=max_sequences,
+                speculates=max_draft_tokens > 0,
+            )
 
     # --- queues ----------------------------------------------------------------------------------
 

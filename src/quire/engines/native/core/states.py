@@ -108,11 +108,18 @@ class StateKeeper:
     """
 
     def __init__(
-        self, blocks: BlockPool, num_slots: int, block_size: int, max_sequences: int
+        self,
+        blocks: BlockPool,
+        num_slots: int,
+        block_size: int,
+        *,
+        max_sequences: int,
+        speculates: bool,
     ) -> None:
-        caching = blocks.caching
-        # Half of what running sequences leave is for drafts.
-        self._pool = StatePool(num_slots, (num_slots - max_sequences + 1) // 2 if caching else 0)
+        spare = num_slots - max_sequences
+        if speculates:  # half of what running sequences leave is for drafts
+            spare = (spare + 1) // 2
+        self._pool = StatePool(num_slots, spare if blocks.caching else 0)
         self._block_size = block_size
         self.copies: list[tuple[int, int]] = []
         """Slots to copy before the next step, in order: `(source, destination)`."""
