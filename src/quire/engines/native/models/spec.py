@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from quire.engines.native.models.layers.experts import ExpertsSpec
-from quire.engines.native.models.layers.mixer import Mixer
+from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.tensors import Rows, TensorSpec
 from quire.quantization.schemes import Quantization
 
@@ -176,7 +176,7 @@ class DecoderSpec:
     """Soft cap of the logits, after their scale."""
     experts: ExpertsSpec | None = None
     """The sparse FFN of some or all layers."""
-    mixers: tuple[Mixer | None, ...] = ()
+    mixers: tuple[TokenMixer | None, ...] = ()
     """For each layer, what it has in place of attention, None for attention; empty if all have that."""
     shapes: tuple[AttentionShape, ...] = ()
     """For each layer, the sizes of its attention; empty if all are `num_heads`, `num_kv_heads`, `head_dim`."""
@@ -191,7 +191,7 @@ class DecoderSpec:
     def num_layers(self) -> int:
         return len(self.windows)
 
-    def mixer(self, layer: int) -> Mixer | None:
+    def mixer(self, layer: int) -> TokenMixer | None:
         """What a layer has in place of attention; None if it has attention."""
         return self.mixers[layer] if self.mixers else None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
-from quire.engines.native.models.layers.mixer import Mixer
+from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.spec import DecoderSpec
 
 KERNELS = {
@@ -51,7 +51,7 @@ attribute and, of a dict, the key.
 """
 
 
-MIXERS: Mapping[type[Mixer], tuple[str, ...]] = {}
+MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {}
 """The operations of each kind of layer that has something else in place of attention; `ATTEND` among them
 is attention over the cache. `attention_output` follows."""
 ATTEND = "attend"

@@ -8,7 +8,7 @@ from typing import Protocol
 from quire.engines.native.models.tensors import TensorSpec
 
 
-class Mixer(Protocol):
+class TokenMixer(Protocol):
     """Mixes the tokens of a sequence: by a state that each token changes, or by attention of another kind.
 
     Its output map has the role `o`: it reads `out_size` numbers of each row, and what it gives is added
