@@ -76,9 +76,11 @@ def make_engine(oracle: Oracle) -> Iterator[MakeEngine]:
             oracle.folder,
             max_model_len=128,
             block_size=block_size,
-            kv_cache_memory=blocks * _block_bytes(oracle, block_size),
+            kv_cache_memory=2**27,
             num_threads=1,
         )
+        assert runner.num_blocks >= blocks
+        runner.num_blocks = blocks  # the others are never used
         options = {"max_sequences": 16, **options}
         made.append(Engine(runner, lambda params: NoText(), **options))
         return made[-1]
@@ -86,15 +88,6 @@ def make_engine(oracle: Oracle) -> Iterator[MakeEngine]:
     yield make
     for engine in made:
         engine.close()
-
-
-def _block_bytes(oracle: Oracle, block_size: int) -> int:
-    """Bytes of one block in float32: keys and values of all layers, whole registers each."""
-    config = oracle.model.config.get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    padded = -(-size // 16) * 16
-    heads, layers = config.num_key_value_heads, config.num_hidden_layers
-    return layers * heads * block_size * (size + padded) * 4
 
 
 class NoText:
