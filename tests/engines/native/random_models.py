@@ -23,6 +23,7 @@ from transformers import (
     GlmConfig,
     GraniteConfig,
     LlamaConfig,
+    MiniCPM3Config,
     MinistralConfig,
     Mistral3Config,
     MistralConfig,
@@ -37,6 +38,7 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
     SmolLM3Config,
+    YoutuConfig,
 )
 
 # The oracle computes tiny models: a second thread costs it more than it gains.
@@ -97,6 +99,24 @@ _VISION: dict[str, Any] = {
     "head_dim": 8,
 }
 
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 40,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 20,
+    "v_head_dim": 12,
+}
+
+_LATENT_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "mscale": 0.7,
+    "mscale_all_dim": 1.1,
+}
+
 # kind: the configuration's class and what it changes of `_SMALL`.
 _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama2": (LlamaConfig, {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
@@ -114,6 +134,7 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "granite": (GraniteConfig, _GRANITE),
     "internlm2": (LlamaConfig, {"attention_bias": True}),
     "ministral": (MinistralConfig, {"sliding_window": 24, "head_dim": 16}),
+    "minicpm3": (MiniCPM3Config, {**_LATENT, "v_head_dim": None, "dim_model_base": 32}),
     "mistral3": (Mistral3Config, {"sliding_window": None, "head_dim": 16}),
     "olmo2": (Olmo2Config, {}),
     "olmo3": (Olmo3Config, {"sliding_window": 24, "rope_parameters": _YARN_OF_FULL_LAYERS}),
@@ -132,6 +153,11 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "olmoe": (
         OlmoeConfig,
         {"intermediate_size": 40, "num_experts": 7, "num_experts_per_tok": 3, "rms_norm_eps": 1e-5},
+    ),
+    "youtu": (YoutuConfig, {**_LATENT, "rope_parameters": _LATENT_YARN}),
+    "youtu_full_queries": (
+        YoutuConfig,
+        {**_LATENT, "q_lora_rank": None, "attention_bias": True, "rope_interleave": False},
     ),
     "mixtral": (MixtralConfig, {"num_local_experts": 5, "intermediate_size": 72}),
     "qwen2_moe": (

@@ -13,6 +13,7 @@ from quire.engines.native.models import (
     glm,
     granite,
     internlm2,
+    latent,
     llama,
     llava,
     mistral,
@@ -43,6 +44,7 @@ DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "internlm2": internlm2.decoder,
     "llama": llama.decoder,  # Yi too: its configs say llama
     "llava": llava.llava,  # Yi-VL too
+    "minicpm3": latent.minicpm3,
     "ministral": mistral.ministral,
     "mistral": mistral.decoder,
     "mistral3": mistral.multimodal,
@@ -59,6 +61,7 @@ DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
     "qwen3": qwen3.decoder,
     "qwen3_moe": qwen3_moe.decoder,
     "smollm3": smollm3.decoder,
+    "youtu": latent.youtu,
 }
 
 

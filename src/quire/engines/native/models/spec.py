@@ -223,8 +223,15 @@ class DecoderSpec:
         return self.rope.size(self.rope_head_dim(self.rope))
 
     def rope_head_dim(self, rope: RopeSpec) -> int:
-        """The size of the heads that a rotary embedding of this model rotates."""
-        layers = (layer for layer in range(self.num_layers) if self.rope_of(layer) is rope)
+        """The size of the heads that a rotary embedding of this model rotates.
+
+        It is `head_dim` for mixers, of whose heads only a part of that size is rotated.
+        """
+        layers = (
+            layer
+            for layer in range(self.num_layers)
+            if self.rope_of(layer) is rope and self.mixer(layer) is None
+        )
         return next((self.shape(layer).head_dim for layer in layers), self.head_dim)
 
     def rope_of(self, layer: int) -> RopeSpec | None:

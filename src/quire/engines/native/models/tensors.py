@@ -21,13 +21,18 @@ class TensorSpec:
     """The number of rows of the whole tensor, if it is a part."""
     offset: float = 0.0
     """A number that is added to the stored values."""
+    turned: bool = False
+    """The part is transposed once its rows are taken."""
     within: TensorPart | None = None
     """The part of a larger tensor that it is in folders without a tensor of its name."""
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """The shape of the tensor in the folder."""
-        return (self.of_rows, *self.shape[1:]) if self.rows else self.shape
+        if not self.rows:
+            return self.shape
+        columns = self.shape[:-1] if self.turned else self.shape[1:]
+        return (self.of_rows, *columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ BLOCK_SIZES = (16, 32, 64, 128)  # each holds whole registers, and CHUNK holds w
 SILU, GELU_TANH = range(2)  # activations of an FFN
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # kinds of KV caches
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together
-LINEARS = ("q", "k", "v", "o", "gate", "up", "down")  # the linear maps of a layer, by role
+# The linear maps of a layer, by role. Those with one input are neighbours.
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down", "q_a", "kv_a", "q_b")
 
 # What the threads of a step share: the number of the step that runs, or 0; the number of threads
 # inside it; and for each thread whether it sleeps. Each has a cache line of its own, since different

@@ -59,7 +59,7 @@ def rms_norm(
 
 
 @kernel
-def _copy_row(source: int, target: int, size: int) -> None:
+def copy_row(source: int, target: int, size: int) -> None:
     """Copy `size` floats from one address to another."""
     full = size // LANES * LANES
     rest = size - full
@@ -88,7 +88,7 @@ def gather_rows(
                 value = simd.load_bfloat16_part(source + 2 * full, rest)
                 simd.store_part(target + 4 * full, value, rest)
         else:
-            _copy_row(table + index * size * 4, target, size)
+            copy_row(table + index * size * 4, target, size)
 
 
 @kernel
@@ -103,7 +103,7 @@ def replace_rows(
     for row in range(first, end):
         index = simd.get_int32(indices, row)
         if index >= 0:
-            _copy_row(values + index * size * 4, out + row * size * 4, size)
+            copy_row(values + index * size * 4, out + row * size * 4, size)
 
 
 @kernel

@@ -200,9 +200,42 @@ class Attention(Struct):
     v_cache: int
     window: int
     cap: float
+    out: int  # (rows, heads, value_dim)
 
 
 ATTEND_PHASE, ATTEND_PHASES = range(2)
+
+
+class LatentAttention(Struct):
+    """`latent_project`, `latent_queries` and `latent_values`, around attention over latents."""
+
+    norm: int  # (hidden,)
+    heads: int
+    q_rank: int  # 0: `q_a` makes the queries
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    q_a: LinearMap
+    q_a_norm: int  # (q_rank,)
+    q_b: LinearMap | None
+    kv_a: LinearMap  # the rotated key, then the latent
+    kv_a_norm: int  # (kv_rank,)
+    keys: Structs[LinearMap]  # for each head, what its query is multiplied by
+    values: Structs[LinearMap]  # for each head, what makes its value of the latent
+    eps: float
+    angles: Angles | None
+    is_interleaved: bool
+    scale: float  # of the scores
+    k_cache: int
+    v_cache: int
+    entry: int  # of adapters, for q_a and kv_a
+    q_b_entry: int
+
+
+(LATENT_NORM, LATENT_ROWS, LATENT_LORA, LATENT_MAPS, LATENT_STORE, LATENT_PHASES) = range(6)
+(QUERY_ROWS, QUERY_LORA, QUERY_COLUMNS, QUERY_HEADS, QUERY_PHASES) = range(5)
+VALUE_HEADS, VALUE_PHASES = range(2)
 
 
 class Output(Struct):
@@ -250,6 +283,9 @@ PHASES: Mapping[str, int] = {
     "attend_float16": ATTEND_PHASES,
     "attend_int8": ATTEND_PHASES,
     "attention_output": OUTPUT_PHASES,
+    "latent_project": LATENT_PHASES,
+    "latent_queries": QUERY_PHASES,
+    "latent_values": VALUE_PHASES,
     "dense_gate": GATE_PHASES,
     "dense_down": OUTPUT_PHASES,
     "route": ROUTE_PHASES,

@@ -196,7 +196,7 @@ def _make_attend(kind: int) -> Any:
                 own.v_cache,
                 own.window,
                 step.tiles,
-                step.attention_out,
+                own.out,
                 scratch_of(thread, step),
                 own.cap,
                 step.num_blocks,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
+from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.spec import DecoderSpec
 
@@ -22,6 +23,9 @@ KERNELS = {
     "attend_float16": "program.attention_step:attend_float16",
     "attend_int8": "program.attention_step:attend_int8",
     "attention_output": "program.attention_step:attention_output",
+    "latent_project": "program.latent_step:latent_project",
+    "latent_queries": "program.latent_step:latent_queries",
+    "latent_values": "program.latent_step:latent_values",
     "dense_gate": "program.ffn_step:dense_gate",
     "dense_down": "program.ffn_step:dense_down",
     "route": "program.ffn_step:route",
@@ -51,10 +55,12 @@ attribute and, of a dict, the key.
 """
 
 
-MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {}
+ATTEND = "attend"
+MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {
+    LatentAttentionSpec: ("latent_project", "latent_queries", ATTEND, "latent_values"),
+}
 """The operations of each kind of layer that has something else in place of attention; `ATTEND` among them
 is attention over the cache. `attention_output` follows."""
-ATTEND = "attend"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ def attention(weights: Weights, layer: int, memory: LayerMemory) -> Attention:
     _fill_shape(made, spec, layer)
     made.k_cache, made.v_cache = memory.cache_addresses(layer)
     made.window, made.cap = spec.windows[layer], spec.attention_cap
+    step = memory.step
+    made.out = step.up if spec.mixer(layer) else step.attention_out
     return made
 
 

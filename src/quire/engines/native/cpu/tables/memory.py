@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quire.engines.native.cpu.memory.kv_cache import KvCache
 from quire.engines.native.cpu.memory.states import StateCache
-from quire.engines.native.cpu.program.arguments import Angles
+from quire.engines.native.cpu.program.arguments import Angles, Step
 from quire.engines.native.cpu.tables.ffn import ExpertScratch
 from quire.engines.native.cpu.weights.linear_map import address_of
 from quire.engines.native.models.spec import DecoderSpec
@@ -14,8 +14,9 @@ from quire.engines.native.models.spec import DecoderSpec
 
 @dataclass(frozen=True, slots=True)
 class LayerMemory:
-    """What all layers share: angles, the KV cache, sequences' states, and what routing writes."""
+    """What all layers share: the step, angles, the KV cache, sequences' states, and what routing writes."""
 
+    step: Step
     angles: Angles
     local_angles: Angles
     cache: KvCache

@@ -25,6 +25,7 @@ from quire.engines.native.cpu.program.decoder import ATTEND, Operation, decoder_
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.tables.attention import attention, projection
 from quire.engines.native.cpu.tables.ffn import ExpertScratch, dense_ffn, sparse_ffn
+from quire.engines.native.cpu.tables.latent_attention import latent_attention
 from quire.engines.native.cpu.tables.maps import linear_map, output_of
 from quire.engines.native.cpu.tables.memory import LayerMemory
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
@@ -36,12 +37,18 @@ from quire.engines.native.cpu.weights.linear_map import (
 )
 from quire.engines.native.models.spec import DecoderSpec
 
-_SECOND_HALVES = {"dense_down": "dense_gate", "add_experts": "route"}
-"""Operations with the arguments of the one before them."""
+_SECOND_HALVES = {
+    "dense_down": "dense_gate",
+    "add_experts": "route",
+    "latent_queries": "latent_project",
+    "latent_values": "latent_project",
+}
+"""Operations with the arguments of an earlier one."""
 
 
 _Fill: TypeAlias = Callable[[Weights, int, LayerMemory], Struct]
 _LAYERS: dict[str, _Fill] = {
+    "latent_project": latent_attention,
     "project": projection,
     ATTEND: attention,
     "attention_output": lambda weights, layer, _: output_of(
@@ -61,6 +68,7 @@ def scratch_widths(spec: DecoderSpec) -> dict[str, int]:
         shape, mixer = spec.shape(layer), spec.mixer(layer)
         if mixer:
             needed = {**mixer.widths, "attention_out": mixer.out_size}
+            needed.pop("scratch", None)
         else:
             needed = {
                 "queries": shape.q_size,
@@ -113,7 +121,7 @@ class ModelTables:
         experts = weights.spec.experts
         routing = ExpertScratch(experts, max_rows) if experts else None
         self._memory: LayerMemory | None = LayerMemory(
-            self.angles, self.local_angles, cache, states, routing
+            step, self.angles, self.local_angles, cache, states, routing
         )
         self._fill_scratch(weights)
         self.use(weights)
@@ -163,7 +171,7 @@ class ModelTables:
             group,
             max(shape.head_dim for shape in shapes),
             max(shape.value_dim for shape in shapes),
-            spec.hidden_size,
+            max(spec.hidden_size, *(one.widths.get("scratch", 0) for one in spec.mixers if one), 0),
         )
         # Quantised rows follow at a cache line, and so does the scratch of the next thread.
         floats, row_bytes = -(-floats // 16) * 16, _quantized_row_bytes(weights)

@@ -177,7 +177,10 @@ class _FolderReader:
             part = _take_columns(quantized, tensor.rows)
             packs = dtype == "auto" and self._packs(tensor.role)
             packed = packer.pack(part) if packs else None
-            return _unpack(part, dtype) if packed is None else packed
+            if packed is not None:
+                return packed
+            values = _unpack(part, dtype)
+            return np.ascontiguousarray(values.T) if tensor.turned else values
         stored = read_tensor(source, tensor)
         if packer.rounds(tensor.role) and self._packs(tensor.role):
             return packer.round(tensor, stored.values)
@@ -185,8 +188,10 @@ class _FolderReader:
         return values + np.float32(tensor.offset) if tensor.offset else values
 
     def _packs(self, role: str) -> bool:
-        # Embeddings are looked up row by row, which no packed matrix can do, and none can grow.
-        return role != "embeddings" and not (self._grows and role == "head")
+        # Embeddings are looked up row by row, which no packed matrix can do, and none can grow. Maps of
+        # single heads are too small to be rounded for.
+        of_head = role.startswith(("k.", "v."))
+        return role != "embeddings" and not of_head and not (self._grows and role == "head")
 
     def read_tied_head(self, embeddings: Tensor) -> Tensor:
         """The head that is tied to the embeddings: the same array, or one that is rounded."""
@@ -263,7 +268,8 @@ def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
         )
     if stored.dtype not in ("F32", "F16", "BF16", "F64"):
         raise WeightsError(f"{stored.path}: {stored.name} is stored as {stored.dtype}, no float")
-    return dataclasses.replace(stored, values=take_rows(stored.values, spec.rows))
+    values = take_rows(stored.values, spec.rows)
+    return dataclasses.replace(stored, values=values.T if spec.turned else values)
 
 
 def take_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
@@ -293,9 +299,10 @@ def _unpack(matrix: QuantizedMatrix, dtype: WeightsDtype) -> NDArray[Any]:
 
 def convert(stored: StoredTensor, dtype: WeightsDtype) -> NDArray[Any]:
     """The tensor as float32, or as bfloat16 in uint16; without a copy if it is stored so."""
-    if stored.dtype == "BF16":
-        return stored.values if dtype in ("auto", "bfloat16") else widen(stored.values)
-    values = stored.values.astype(np.float32, copy=False)
+    if stored.dtype == "BF16" and dtype in ("auto", "bfloat16"):
+        return np.ascontiguousarray(stored.values)
+    wide = widen(stored.values) if stored.dtype == "BF16" else stored.values
+    values = np.ascontiguousarray(wide, np.float32)
     return round_to_bfloat16(values) if dtype == "bfloat16" else values
 
 

@@ -22,7 +22,10 @@ class TokenMixer(Protocol):
 
     @property
     def attends(self) -> bool:
-        """Whether it has keys and values in the KV cache, of the layer's `AttentionShape`."""
+        """Whether it has keys and values in the KV cache, of the layer's `AttentionShape`.
+
+        What attention over them gives is then in a step's `up`.
+        """
         ...
 
     @property
@@ -32,7 +35,10 @@ class TokenMixer(Protocol):
 
     @property
     def widths(self) -> Mapping[str, int]:
-        """The columns that it needs of a step's `queries`, `keys`, `values`, `gate` and `up`."""
+        """The columns that it needs of a step's `queries`, `keys`, `values`, `gate` and `up`.
+
+        And, as `scratch`, those of the few rows that each thread has for itself.
+        """
         ...
 
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:

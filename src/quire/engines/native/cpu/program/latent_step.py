@@ -1,0 +1,217 @@
+"""Latent attention: what comes before attention over the latents in the cache, and after it.
+
+See `LatentAttentionSpec`. A key in the cache is the rotated part that all heads share, then the latent.
+"""
+
+from __future__ import annotations
+
+from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.kernels.arguments import LinearMap
+from quire.engines.native.cpu.kernels.attention import store_keys, store_values
+from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SCRATCH_ROWS
+from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
+from quire.engines.native.cpu.kernels.rowwise import (
+    copy_row,
+    normalise_row,
+    rotate_heads,
+    task_range,
+)
+from quire.engines.native.cpu.kernels.simd import NO
+from quire.engines.native.cpu.program import arguments
+from quire.engines.native.cpu.program.arguments import LatentAttention, Step
+from quire.engines.native.cpu.program.linear_phases import (
+    norm_phase,
+    normed_rows,
+    phase_input,
+    quantize_phase,
+    quantized_rows,
+)
+from quire.engines.native.cpu.program.lora import add_lora, layer_products
+from quire.engines.native.cpu.program.phases import (
+    counters_of,
+    next_task,
+    num_tasks,
+    scratch_of,
+    take_task,
+    wait_for_phase,
+)
+
+_NO_NORM = 0
+
+# ---- the layer's input to small vectors
+
+
+@kernel
+def _first_columns(
+    step: Step, own: LatentAttention, normed: int, quantized: int, first: int, end: int
+) -> None:
+    """Columns of `q_a` and, after them, of `kv_a`; each map begins at a whole grain."""
+    rows, columns = step.rows, own.q_a.columns
+    out = step.gate if own.q_rank else step.up
+    last = min(end, columns)
+    linear_columns(normed, quantized, rows, own.q_a, out, first, last, NO)
+    add_lora(step.adapters, own.entry, 0, out, columns, first, last)
+    before = (columns + COLUMN_GRAIN - 1) // COLUMN_GRAIN * COLUMN_GRAIN
+    first, end = max(first - before, 0), end - before
+    if first < end:
+        linear_columns(normed, quantized, rows, own.kv_a, step.keys, first, end, NO)
+        add_lora(step.adapters, own.entry + 1, 1, step.keys, own.kv_a.columns, first, end)
+
+
+@kernel
+def _rotate(own: LatentAttention, x: int, positions: int, rows: int, heads: int, first: int,
+            end: int, scale: float) -> None:  # fmt: skip
+    """Rotate the first part of some heads of x (rows, heads, rope_dim + kv_rank), and scale them."""
+    cosines, sines = 0, 0
+    if own.angles:
+        cosines, sines = own.angles.cosines, own.angles.sines
+    rotate_heads(x, rows, heads, own.rope_dim + own.kv_rank, first, end, _NO_NORM, own.eps, scale,
+                 positions, cosines, sines, own.rope_dim, own.is_interleaved)  # fmt: skip
+
+
+@kernel
+def _store(step: Step, own: LatentAttention, row: int) -> None:
+    """Norm a row's small vectors, rotate its key, and write key and latent to the cache."""
+    rope, size = own.rope_dim, own.kv_rank
+    if own.q_rank:
+        small = step.gate + 4 * row * own.q_rank
+        normalise_row(small, own.q_a_norm, small, own.q_rank, own.eps)
+    key = step.keys + 4 * row * (rope + size)
+    latent, slot = key + 4 * rope, step.slots + 8 * row
+    normalise_row(latent, own.kv_a_norm, latent, size, own.eps)
+    _rotate(own, key, step.rope_positions + 4 * row, 1, 1, 0, 1, 1.0)
+    store_keys(key, 1, 1, rope + size, 0, 1, slot, step.block_size, step.kv_kind, own.k_cache,
+               step.num_blocks)  # fmt: skip
+    store_values(latent, 1, 1, size, 0, 1, slot, step.block_size, step.kv_kind, own.v_cache,
+                 step.num_blocks)  # fmt: skip
+
+
+@kernel
+def latent_project(thread: int, step: Step, own: LatentAttention, first_phase: int) -> None:
+    """Norm, the small vectors that queries, keys and values are made of, and the write to the cache."""
+    x, rows = step.residual, step.rows
+    norm_phase(step, x, rows, own.norm, first_phase + arguments.LATENT_NORM)
+    quantized_map = quantized_map_of(own.q_a, own.kv_a)
+    quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
+                   first_phase + arguments.LATENT_ROWS)  # fmt: skip
+    normed = 0
+    if step.adapters:
+        normed = normed_rows(thread, step, x, rows, own.norm)
+        layer_products(step, own.entry, 2, normed, first_phase + arguments.LATENT_LORA)
+    phase = first_phase + arguments.LATENT_MAPS
+    before = (own.q_a.columns + COLUMN_GRAIN - 1) // COLUMN_GRAIN * COLUMN_GRAIN
+    columns = before + own.kv_a.columns
+    counters, tasks = counters_of(step, phase), num_tasks(step, columns // COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    if task < tasks and not normed:
+        normed = normed_rows(thread, step, x, rows, own.norm)
+    quantized = quantized_rows(thread, step, quantized_map, normed, rows) if task < tasks else 0
+    while task < tasks:
+        first, end = task_range(task, tasks, columns, COLUMN_GRAIN)
+        _first_columns(step, own, normed, quantized, first, end)
+        task = next_task(counters)
+    wait_for_phase(step, phase, tasks)
+    phase = first_phase + arguments.LATENT_STORE
+    counters, tasks = counters_of(step, phase), num_tasks(step, rows)
+    task = take_task(counters)
+    while task < tasks:
+        first, end = task_range(task, tasks, rows, 1)
+        for row in range(first, end):
+            _store(step, own, row)
+        task = next_task(counters)
+    wait_for_phase(step, phase, tasks)
+
+
+# ---- queries
+
+
+@kernel
+def _make_queries(
+    thread: int, step: Step, own: LatentAttention, q_b: LinearMap, first_phase: int
+) -> None:
+    """`step.up` = the queries as they are projected, from their small vectors."""
+    x, rows = step.gate, step.rows
+    quantize_phase(step, q_b, x, rows, first_phase + arguments.QUERY_ROWS)
+    layer_products(step, own.q_b_entry, 1, x, first_phase + arguments.QUERY_LORA)
+    phase, columns = first_phase + arguments.QUERY_COLUMNS, q_b.columns
+    counters, tasks = counters_of(step, phase), num_tasks(step, columns // COLUMN_GRAIN + 1)
+    task = take_task(counters)
+    quantized = quantized_rows(thread, step, q_b, x, rows) if task < tasks else 0
+    while task < tasks:
+        first, end = task_range(task, tasks, columns, COLUMN_GRAIN)
+        linear_columns(x, quantized, rows, q_b, step.up, first, end, NO)
+        add_lora(step.adapters, own.q_b_entry, 0, step.up, columns, first, end)
+        task = next_task(counters)
+    wait_for_phase(step, phase, tasks)
+
+
+@kernel
+def _query_of_head(
+    step: Step, own: LatentAttention, head: int, row: int, rows: int, scratch: int
+) -> None:
+    """One head's queries in `rows` rows from `row` on: rotated, and multiplied into latents."""
+    nope, rope, rank = own.nope_dim, own.rope_dim, own.kv_rank
+    made = scratch + 4 * rows * nope
+    for i in range(rows):
+        source = step.up + 4 * ((row + i) * own.heads + head) * (nope + rope)
+        copy_row(source, scratch + 4 * i * nope, nope)
+        target = step.queries + 4 * ((row + i) * own.heads + head) * (rope + rank)
+        copy_row(source + 4 * nope, target, rope)
+    linear_columns(scratch, 0, rows, own.keys[head], made, 0, rank, NO)
+    for i in range(rows):
+        target = step.queries + 4 * ((row + i) * own.heads + head) * (rope + rank)
+        copy_row(made + 4 * i * rank, target + 4 * rope, rank)
+    _rotate(own, step.queries + 4 * row * own.heads * (rope + rank), step.rope_positions + 4 * row,
+            rows, own.heads, head, head + 1, own.scale)  # fmt: skip
+
+
+@kernel
+def latent_queries(thread: int, step: Step, own: LatentAttention, first_phase: int) -> None:
+    """`step.queries` = queries (rows, heads, rope_dim + kv_rank) of the keys in the cache."""
+    q_b = own.q_b
+    if q_b:
+        _make_queries(thread, step, own, q_b, first_phase)
+    scratch, phase = scratch_of(thread, step), first_phase + arguments.QUERY_HEADS
+    pieces = (step.rows + SCRATCH_ROWS - 1) // SCRATCH_ROWS
+    counters, tasks = counters_of(step, phase), own.heads * pieces
+    task = take_task(counters)
+    while task < tasks:
+        row = task // own.heads * SCRATCH_ROWS
+        rows = min(SCRATCH_ROWS, step.rows - row)
+        _query_of_head(step, own, task % own.heads, row, rows, scratch)
+        task = next_task(counters)
+    wait_for_phase(step, phase, tasks)
+
+
+# ---- values
+
+
+@kernel
+def _value_of_head(
+    step: Step, own: LatentAttention, head: int, row: int, rows: int, scratch: int
+) -> None:
+    """One head's values in some rows, from what attention gives of the latents."""
+    rank, size = own.kv_rank, own.value_dim
+    made = scratch + 4 * rows * rank
+    for i in range(rows):
+        source = step.up + 4 * ((row + i) * own.heads + head) * rank
+        copy_row(source, scratch + 4 * i * rank, rank)
+    linear_columns(scratch, 0, rows, own.values[head], made, 0, size, NO)
+    for i in range(rows):
+        target = step.attention_out + 4 * ((row + i) * own.heads + head) * size
+        copy_row(made + 4 * i * size, target, size)
+
+
+@kernel
+def latent_values(thread: int, step: Step, own: LatentAttention, phase: int) -> None:
+    """`step.attention_out` = values (rows, heads, value_dim) of what attention gives of the latents."""
+    scratch = scratch_of(thread, step)
+    pieces = (step.rows + SCRATCH_ROWS - 1) // SCRATCH_ROWS
+    counters, tasks = counters_of(step, phase), own.heads * pieces
+    task = take_task(counters)
+    while task < tasks:
+        row = task // own.heads * SCRATCH_ROWS
+        rows = min(SCRATCH_ROWS, step.rows - row)
+        _value_of_head(step, own, task % own.heads, row, rows, scratch)
+        task = next_task(counters)
+    wait_for_phase(step, phase, tasks)
