@@ -119,14 +119,19 @@ def _fields(config: HubConfig, inner: HubConfig, kind: RopeKind, theta: float) -
         attention_factor=inner.get("attention_factor"),
         beta_fast=inner.number("beta_fast", 32.0),
         beta_slow=inner.number("beta_slow", 1.0),
-        mscale=inner.get("mscale"),
-        mscale_all_dim=inner.get("mscale_all_dim"),
+        mscale=_optional(inner, "mscale"),
+        mscale_all_dim=_optional(inner, "mscale_all_dim"),
         truncate=inner.flag("truncate", True),
         low_freq_factor=inner.number("low_freq_factor", 1.0),
         high_freq_factor=inner.number("high_freq_factor", 4.0),
         short_factors=_factors(inner, "short_factor") if kind == "longrope" else (),
         long_factors=_factors(inner, "long_factor") if kind == "longrope" else (),
     )
+
+
+def _optional(inner: HubConfig, key: str) -> float | None:
+    """A positive number; None where there is none, or 0, which says the same."""
+    return inner.number(key, 0.0) if inner.get(key) else None
 
 
 def _factors(inner: HubConfig, key: str) -> tuple[float, ...]:

@@ -21,7 +21,8 @@ from quire.engines.native.cpu.kernels.layout import (
     padded,
 )
 from quire.engines.native.cpu.memory.arrays import huge_zeros
-from quire.engines.native.models.spec import AttentionShape, DecoderSpec
+from quire.engines.native.models.layers.attention import AttentionShape
+from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import OutOfMemoryError
 from quire.machine.memory import available_memory
 

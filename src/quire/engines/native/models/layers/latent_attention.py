@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from quire.engines.native.models.spec import AttentionShape
+from quire.engines.native.models.layers.attention import AttentionShape
 from quire.engines.native.models.tensors import Rows, TensorSpec
 
 NORM_EPS = 1e-6
