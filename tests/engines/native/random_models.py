@@ -6,24 +6,35 @@ Torch and transformers make them and are also the oracle; nothing under `src` se
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    CwmConfig,
+    Ernie4_5Config,
+    Exaone4_5_Config,
+    Exaone4Config,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
     GemmaConfig,
     Glm4Config,
+    Glm4vConfig,
     GlmConfig,
     GraniteConfig,
+    HeliumConfig,
+    HyperCLOVAXConfig,
     LlamaConfig,
     MiniCPM3Config,
+    Ministral3Config,
     MinistralConfig,
     Mistral3Config,
     MistralConfig,
@@ -37,7 +48,10 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    Qwen3VLConfig,
+    SeedOssConfig,
     SmolLM3Config,
+    VaultGemmaConfig,
     YoutuConfig,
 )
 
@@ -82,11 +96,46 @@ _YARN_OF_FULL_LAYERS = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
 }
 
+# So short an original context that the tests' texts have several factors of the queries.
+_MINISTRAL3 = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "original_max_position_embeddings": 20,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.3,
+}
+
 _GRANITE = {
     "embedding_multiplier": 3.0,
     "attention_multiplier": 0.3,
     "residual_multiplier": 0.4,
     "logits_scaling": 2.5,
+}
+
+_MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 3, 3]}
+_PARTIAL_MROPE = {**_MROPE, "mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5}
+
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+_MINICPM = {
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 0.25,
+    "residual_multiplier": 1.4 / 3**0.5,
+    "logits_scaling": 4.0,
+    "rope_parameters": {
+        **_LONGROPE,
+        "short_factor": [1.0, 1.1, 1.2, 1.5, 1.9, 2.0, 2.5, 3.0],
+        "long_factor": [1.0, 1.5, 2.0, 5.0, 9.0, 15.0, 20.0, 40.0],
+        "original_max_position_embeddings": 256,
+    },
+    "tie_word_embeddings": True,
 }
 
 _VISION: dict[str, Any] = {
@@ -97,6 +146,26 @@ _VISION: dict[str, Any] = {
     "image_size": 28,
     "patch_size": 14,
     "head_dim": 8,
+}
+_QWEN_VISION: dict[str, Any] = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_heads": 2,
+    "patch_size": 14,
+    "out_hidden_size": 64,
+}
+
+# Configurations with a tower: the model_type of the text, and the tower's settings.
+_TOWERS: dict[type[PretrainedConfig], tuple[str, dict[str, Any]]] = {
+    Exaone4_5_Config: ("exaone4", {**_QWEN_VISION, "num_key_value_heads": 1}),
+    Gemma3Config: ("gemma3_text", _VISION),
+    Glm4vConfig: ("glm4v_text", {**_QWEN_VISION, "image_size": 28}),
+    Mistral3Config: ("mistral", _VISION),
+    Qwen3VLConfig: (
+        "qwen3_vl_text",
+        {**_QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+    ),
 }
 
 _LATENT: dict[str, Any] = {
@@ -122,6 +191,14 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "llama2": (LlamaConfig, {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
     "llama3": (LlamaConfig, {"rope_parameters": _LLAMA3_ROPE, "tie_word_embeddings": True}),
     "mistral": (MistralConfig, {"sliding_window": 24, "head_dim": 16}),
+    "cwm": (CwmConfig, {"sliding_window": 24, "head_dim": 24, "num_hidden_layers": 5}),
+    "ernie4_5": (Ernie4_5Config, {"head_dim": 24, "use_bias": True, "tie_word_embeddings": True}),
+    "exaone4": (Exaone4Config, {"sliding_window": 24, "sliding_window_pattern": 2}),
+    "exaone4_full": (
+        Exaone4Config,
+        {"sliding_window": None, "layer_types": ["full_attention"] * 3},
+    ),
+    "exaone4_5": (Exaone4_5_Config, {"sliding_window": 24, "rope_parameters": _LLAMA3_ROPE}),
     "gemma": (GemmaConfig, {"head_dim": 24, "tie_word_embeddings": True}),
     "gemma2": (Gemma2Config, {**_GEMMA, "sliding_window": 24}),
     "gemma3": (Gemma3Config, {**_GEMMA, "sliding_window": 24, "sliding_window_pattern": 2}),
@@ -131,8 +208,20 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     ),
     "glm": (GlmConfig, {"head_dim": 24, "partial_rotary_factor": 0.5}),
     "glm4": (Glm4Config, {"head_dim": 24, "attention_bias": False}),
+    "glm4v": (Glm4vConfig, {"rope_parameters": _PARTIAL_MROPE}),
     "granite": (GraniteConfig, _GRANITE),
+    "helium": (HeliumConfig, {"head_dim": 16}),
+    "hyperclovax": (HyperCLOVAXConfig, {**_GRANITE, "attention_bias": True}),
+    "hyperclovax_llama": (HyperCLOVAXConfig, {"use_post_norm": False, "mlp_bias": True}),
     "internlm2": (LlamaConfig, {"attention_bias": True}),
+    "internlm3": (SeedOssConfig, {"head_dim": 24, "attention_out_bias": True, "mlp_bias": True}),
+    "mimo": (Qwen2Config, {"head_dim": 16}),
+    "minicpm": (GraniteConfig, _MINICPM),
+    "ministral3": (Ministral3Config, {"head_dim": 16, "rope_parameters": _MINISTRAL3}),
+    "mistral3_of_ministral3": (
+        Mistral3Config,
+        {"model_type": "ministral3", "head_dim": 16, "rope_parameters": _MINISTRAL3},
+    ),
     "ministral": (MinistralConfig, {"sliding_window": 24, "head_dim": 16}),
     "minicpm3": (MiniCPM3Config, {**_LATENT, "v_head_dim": None, "dim_model_base": 32}),
     "mistral3": (Mistral3Config, {"sliding_window": None, "head_dim": 16}),
@@ -180,8 +269,38 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
             "norm_topk_prob": True,
         },
     ),
+    "qwen3_vl": (Qwen3VLConfig, {"head_dim": 24, "rope_parameters": _MROPE}),
+    "seed_oss": (SeedOssConfig, {"head_dim": 24, "attention_out_bias": True}),
     "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
+    "telechat3": (LlamaConfig, {"rope_parameters": _YARN}),
+    "vaultgemma": (VaultGemmaConfig, {**_GEMMA, "sliding_window": 24}),
     "yi": (LlamaConfig, {"hidden_size": 96, "rms_norm_eps": 1e-6, "vocab_size": 299}),
+}
+
+_SCALES = ("embedding_multiplier", "residual_multiplier", "logits_scaling", "attention_multiplier")
+
+# Types that transformers lacks: what the config of such a model has instead of its equal's keys.
+_EQUALS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "internlm2": lambda equal: {
+        "architectures": ["InternLM2ForCausalLM"],
+        "bias": equal["attention_bias"],
+    },
+    "internlm3": lambda equal: {
+        "architectures": ["InternLM3ForCausalLM"],
+        "qkv_bias": equal["attention_bias"],
+        "bias": equal["mlp_bias"],
+    },
+    "mimo": lambda _: {"architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1},
+    "minicpm": lambda equal: {
+        "architectures": ["MiniCPMForCausalLM"],
+        "scale_emb": equal["embedding_multiplier"],
+        "scale_depth": equal["residual_multiplier"] * equal["num_hidden_layers"] ** 0.5,
+        "dim_model_base": equal["hidden_size"] / equal["logits_scaling"],
+    },
+    "telechat3": lambda equal: {
+        "architectures": ["TeleChat3ForCausalLM"],
+        "rope_parameters": {**equal["rope_parameters"], "rope_type": "telechat3-yarn"},
+    },
 }
 
 ORACLE = "oracle"  # the folder inside a model's of its equal, where transformers lacks the type
@@ -219,44 +338,62 @@ def make_random_model(
     model.to(getattr(torch, dtype)).save_pretrained(
         folder, max_shard_size=max_shard_size, save_original_format=not fused_experts
     )
-    if kind == "internlm2":
-        _write_as_internlm2(folder)
+    if kind in _EQUALS:
+        _write_equal(folder, kind)
     return folder
 
 
 def config_values(kind: str) -> dict[str, Any]:
     """What the `config.json` of a random model holds."""
     config_class, changes = _KINDS[kind]
-    return _config(config_class, {**_SMALL, **changes}).to_dict()
+    values = _config(config_class, {**_SMALL, **changes}).to_dict()
+    return _as_type(kind, values) if kind in _EQUALS else values
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
-    towers = (Gemma3Config, Mistral3Config)
-    return AutoModelForImageTextToText if isinstance(config, towers) else AutoModelForCausalLM
+    return AutoModelForImageTextToText if type(config) in _TOWERS else AutoModelForCausalLM
 
 
 def _config(config_class: type[PretrainedConfig], values: dict[str, Any]) -> PretrainedConfig:
-    if config_class not in (Gemma3Config, Mistral3Config):
+    if config_class not in _TOWERS:
         return config_class(**values)
-    text_class = {Gemma3Config: Gemma3TextConfig, Mistral3Config: MistralConfig}[config_class]
-    return config_class(
-        text_config=text_class(**values).to_dict(),
-        vision_config=_VISION,
-        tie_word_embeddings=values["tie_word_embeddings"],
-    )
+    text_type, vision = _TOWERS[config_class]
+    text_type = values.get("model_type", text_type)
+    text = CONFIG_MAPPING[text_type](**{**values, "model_type": text_type})
+    settings: dict[str, Any] = {
+        "text_config": text.to_dict(),
+        "vision_config": vision,
+        "tie_word_embeddings": values["tie_word_embeddings"],
+    }
+    return config_class(**settings)
 
 
-def _write_as_internlm2(folder: Path) -> None:
-    """Turn a Llama's folder into InternLM2's, which transformers does not have; Llama goes inside.
+def _as_type(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a model from that of its equal."""
+    kept = {key: value for key, value in config.items() if key not in _SCALES}
+    return {**kept, "model_type": kind, **_EQUALS[kind](config)}
+
+
+def _write_equal(folder: Path, kind: str) -> None:
+    """Turn a folder into that of an equal type which transformers does not have; it goes inside."""
+    own = folder / ORACLE
+    own.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(folder / name, own / name)
+    config = json.loads((own / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(_as_type(kind, config)))
+    if kind == "internlm2":
+        _write_as_internlm2(folder, config, load_file(own / "model.safetensors"))
+
+
+def _write_as_internlm2(
+    folder: Path, config: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    """Write a Llama's tensors as InternLM2's.
 
     The layout is that of InternLM2's own code: `wqkv` viewed as (kv heads, group + 2, head, hidden)
     has the group's queries, then its key, then its value.
     """
-    own = folder / ORACLE
-    own.mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).rename(own / name)
-    config, tensors = json.loads((own / "config.json").read_text()), load_file(own / name)
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
     names = {
@@ -277,8 +414,6 @@ def _write_as_internlm2(folder: Path) -> None:
                 name = name.replace(llama, internlm2)
             made[name] = value
     save_file(made, folder / "model.safetensors")
-    config |= {"model_type": "internlm2", "bias": config["attention_bias"]}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def load_oracle(folder: Path | str) -> Any:

@@ -25,7 +25,12 @@ from quire.engines.native.cpu.kernels.layout import padded
 from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_weights
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
 from quire.engines.native.models.layers.experts import ExpertsSpec
-from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, mrope_angles
+from quire.engines.native.models.rope import (
+    cosines_and_sines,
+    inverse_frequencies,
+    mrope_angles,
+    query_factors,
+)
 from quire.engines.native.models.spec import Activation, RopeSpec
 from quire.weights.safetensors import widen
 
@@ -321,6 +326,9 @@ class ReferenceRunner:
             cosines, sines = self._angles_of(rope, batch)
             q, k = (rotate(x, cosines, sines, spec.interleaved_rope) for x in (q, k))
         q = q * np.float32(spec.attention_scale)
+        if spec.query_scale is not None:
+            factors = query_factors(spec.query_scale, self.max_model_len)
+            q = q * factors[batch.positions][:, None, None]
         store(k, v, batch.slots, self._keys[layer], self._values[layer])
         mixed = attention(
             q, batch, self._keys[layer], self._values[layer], spec.windows[layer],

@@ -17,7 +17,8 @@ from tests.engines.native.random_models import load_oracle, make_random_model
 
 
 @pytest.mark.parametrize(
-    "kind", ["mistral", "qwen2", "qwen3", "gemma2", "gemma3", "glm4", "granite", "olmo3"]
+    "kind",
+    ["mistral", "ministral3", "qwen2", "qwen3", "gemma2", "gemma3", "glm4", "granite", "olmo3"],
 )
 def test_reference_runner(kind: str, tmp_path: Path) -> None:
     folder = make_random_model(tmp_path / "model", kind)

@@ -23,6 +23,7 @@ from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.cpu.program.machine_code import load_step
 from quire.engines.native.cpu.runner import CpuRunner
+from quire.engines.native.cpu.tables.rotary import FIRST_ANGLES
 from quire.errors import EngineClosedError
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
 from tests.engines.native.random_models import KINDS, load_oracle, make_random_model
@@ -78,6 +79,13 @@ def test_longrope_of_long_texts(folders: Callable[..., Path], load: Load) -> Non
     np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
 
 
+def test_factors_of_queries_of_long_texts(folders: Callable[..., Path], load: Load) -> None:
+    """Factors are there for more positions than those of the start."""
+    folder, ids = folders("ministral3", max_position_embeddings=2048), random_ids(FIRST_ANGLES + 90)
+    found = logits_of(load(folder, max_batch_tokens=2048), ids, [600])
+    np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
+
+
 def test_rounded_embedding_scale(folders: Callable[..., Path], load: Load) -> None:
     """With bfloat16 weights, Gemma's scale is what its training multiplied by: rounded."""
     folder, ids = folders("gemma3_text", dtype="bfloat16", hidden_size=72), random_ids(40)
@@ -97,7 +105,9 @@ def test_odd_sizes(changes: dict[str, Any], folders: Callable[..., Path], load: 
     np.testing.assert_allclose(found, oracle_logits(folder, ids), atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["gemma2", "glm4", "granite", "internlm2", "olmo2", "phi3"])
+@pytest.mark.parametrize(
+    "kind", ["gemma2", "glm4", "granite", "internlm2", "ministral3", "olmo2", "phi3"]
+)
 def test_odd_sizes_of_other_kinds(kind: str, folders: Callable[..., Path], load: Load) -> None:
     """No size fills whole registers; there is one key head, and one of GLM's pairs is left over."""
     sizes = {"hidden_size": 72, "intermediate_size": 101, "num_attention_heads": 4}
@@ -138,7 +148,7 @@ def test_a_context_of_several_chunks_of_attention(folders: Callable[..., Path], 
 
 
 @pytest.mark.parametrize(
-    "kind", ["mistral", "qwen3", "llama3", "gemma2", "glm", "granite", "olmo3"]
+    "kind", ["mistral", "ministral3", "qwen3", "llama3", "gemma2", "glm", "granite", "olmo3"]
 )
 def test_chunks_threads_and_blocks_change_no_bit(
     kind: str, folders: Callable[..., Path], load: Load
@@ -155,7 +165,7 @@ def test_chunks_threads_and_blocks_change_no_bit(
 
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
-@pytest.mark.parametrize("kind", ["qwen2", "olmo2"])
+@pytest.mark.parametrize("kind", ["qwen2", "olmo2", "exaone4", "ministral3", "qwen3_vl"])
 def test_quantised_weights_are_batch_invariant(
     kind: str,
     quantize: str,

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import CONFIG_MAPPING
 
 from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.registry import read_spec, spec_of
+from quire.engines.native.models.spec import DecoderSpec, QueryScale
 from quire.engines.native.models.tensors import Rows
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
@@ -25,6 +27,7 @@ PLAIN: dict[str, Any] = {
     "intermediate_size": 112,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "max_position_embeddings": 128,
 }
 
@@ -43,11 +46,10 @@ def test_names_and_shapes_are_those_of_the_folder(tmp_path: Path, kind: str) -> 
     stored = SafetensorsFile(folder / "model.safetensors")
     shapes: dict[str, tuple[int, ...]] = {}
     for name in stored.names():
-        if "vision" not in name and "multi_modal" not in name:
-            here = next((h + name[len(t) :] for t, h in PREFIX_MAP if name.startswith(t)), name)
-            shapes[here if kind in ("gemma3", "mistral3") else name] = stored.tensor(
-                name
-            ).values.shape
+        if not any(part in name for part in ("vision", "visual", "multi_modal")):
+            mapped = found.names.prefix_map
+            here = next((h + name[len(t) :] for t, h in mapped if name.startswith(t)), name)
+            shapes[here] = stored.tensor(name).values.shape
     assert {t.name: t.stored_shape for t in tensors} == shapes
     # Parts of a tensor are all of it, each row once.
     for name, shape in shapes.items():
@@ -227,10 +229,20 @@ def test_other_models_with_experts_are_refused_with_what_is_known(model_type: st
 
 
 def test_unknown_model_type_names_the_known_and_vllm() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"'no_such'.*llama, llava, .*mistral.*vllm"):
+    known = r"'no_such' is not known\. .*llama, llava, .*mistral.*vllm"
+    with pytest.raises(UnsupportedModelError, match=known):
         spec(model_type="no_such")
     with pytest.raises(UnsupportedModelError, match="missing"):
         spec(model_type=None)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "near"),
+    [("qwen3_vl_txt", "qwen3_vl_text"), ("Llama", "llama"), ("ernie4_5_moe", "ernie4_5")],
+)
+def test_unknown_model_type_names_the_nearest(model_type: str, near: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=rf"\(the nearest known is {near}\).*vllm"):
+        spec(model_type=model_type)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +254,9 @@ def test_unknown_model_type_names_the_known_and_vllm() -> None:
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ by layer"),
         ({"model_type": "gemma2", "use_bidirectional_attention": True}, "bidirectional"),
         ({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
-        ({"model_type": "mistral3", "text_config": {"model_type": "ministral3"}}, "ministral3"),
+        ({"model_type": "minicpm", "num_experts": 8}, "num_experts is 8"),
+        ({"model_type": "exaone4_5", "text_config": {"model_type": "exaone"}}, "'exaone'"),
+        ({"model_type": "mistral3", "text_config": {"model_type": "mistral4"}}, "mistral4"),
     ],
 )
 def test_unsupported(changes: dict[str, Any], text: str) -> None:
@@ -265,12 +279,131 @@ def test_unsupported(changes: dict[str, Any], text: str) -> None:
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"model_type": "glm", "partial_rotary_factor": 2}, "partial_rotary_factor"),
         ({"model_type": "granite", "residual_multiplier": 0}, "residual_multiplier"),
+        ({"model_type": "seed_oss", "attention_out_bias": 1}, "attention_out_bias is 1"),
+        ({"model_type": "ernie4_5", "use_bias": "no"}, "use_bias is 'no'"),
+        ({"model_type": "exaone4", "sliding_window_pattern": "LLLG"}, "sliding_window_pattern"),
+        ({"model_type": "cwm", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"model_type": "vaultgemma", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ({"model_type": "helium", "head_dim": 7}, "head_dim is 7"),
+        ({"model_type": "minicpm", "scale_emb": -1}, "scale_emb is -1"),
+        ({"model_type": "minicpm", "sparse_config": {"dense_len": 0}}, "dense_len is 0"),
+        ({"model_type": "internlm3", "qkv_bias": 2}, "qkv_bias is 2"),
+        ({"model_type": "hyperclovax", "use_post_norm": 1}, "use_post_norm is 1"),
+        ({"model_type": "qwen3_vl_text", "rope_scaling": {"mrope_section": [64]}}, "mrope_section"),
+        ({"model_type": "glm4v_text", "rope_scaling": {"mrope_section": [9, 9]}}, "mrope_section"),
+        (
+            {"model_type": "ministral3", "rope_scaling": {"llama_4_scaling_beta": -0.1}},
+            "llama_4_scaling_beta is -0.1",
+        ),
+        (
+            {"model_type": "ministral3", "rope_scaling": {"llama_4_scaling_beta": 0.1}},
+            "original_max_position_embeddings is missing",
+        ),
         ({"model_type": "olmo3", "layer_types": ["full_attention"]}, "layer_types"),
     ],
 )
 def test_wrong_values_name_the_key(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(ModelError, match=text):
         spec(**changes)
+
+
+HALF_ROTATED = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+MODEL_TYPES_OF_DEFAULTS = [
+    "cwm", "ernie4_5", "exaone4", "helium", "hyperclovax", "ministral3", "qwen3_vl_text",
+    "seed_oss", "vaultgemma",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES_OF_DEFAULTS)
+@pytest.mark.parametrize("changes", [{}, {"num_hidden_layers": 6, "vocab_size": 77}], ids=len)
+def test_absent_keys_have_transformers_defaults(model_type: str, changes: dict[str, Any]) -> None:
+    config: Any = CONFIG_MAPPING[model_type](**changes)
+    found = spec_of(HubConfig({"model_type": model_type, **changes}))
+    assert_as_transformers_reads_it(found, config)
+    assert found.tied_embeddings == getattr(config, "tie_word_embeddings", False)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "text"),
+    [
+        ("exaone4_5", {"vocab_size": 77}),
+        ("glm4v", {"rope_parameters": HALF_ROTATED}),
+        ("mistral3", {"model_type": "ministral3"}),
+        ("qwen3_vl", {"vocab_size": 77}),
+    ],
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_defaults_of_texts_behind_a_tower(
+    model_type: str, text: dict[str, Any], tied: bool
+) -> None:
+    values = {"model_type": model_type, "text_config": text, "tie_word_embeddings": tied}
+    config: Any = CONFIG_MAPPING[model_type](**copy.deepcopy(values))
+    found = spec_of(HubConfig(values))
+    assert_as_transformers_reads_it(found, config.text_config)
+    assert found.tied_embeddings == tied
+    assert found.names.prefix_map == PREFIX_MAP
+
+
+def assert_as_transformers_reads_it(found: DecoderSpec, config: Any) -> None:
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    assert (found.vocab_size, found.hidden_size) == (config.vocab_size, hidden)
+    assert (found.ffn_size, found.num_layers) == (
+        config.intermediate_size,
+        config.num_hidden_layers,
+    )
+    assert (found.num_heads, found.num_kv_heads) == (heads, config.num_key_value_heads)
+    assert found.head_dim == (getattr(config, "head_dim", None) or hidden // heads)
+    assert (found.max_positions, found.norm_eps) == (
+        config.max_position_embeddings,
+        config.rms_norm_eps,
+    )
+    rope = config.rope_parameters
+    assert found.rope.theta == rope["rope_theta"]
+    assert found.rope.kind == rope["rope_type"]
+    if found.rope.kind != "default":
+        assert found.rope.factor == rope["factor"]
+        assert found.rope.positions == rope["original_max_position_embeddings"]
+    types = getattr(config, "layer_types", None) or ["full_attention"] * found.num_layers
+    window = getattr(config, "sliding_window", None) or 0
+    wanted = tuple(window if one == "sliding_attention" else 0 for one in types)
+    assert found.windows == wanted
+    beta = rope.get("llama_4_scaling_beta", 0)
+    assert (found.query_scale.beta if found.query_scale else 0) == beta
+
+
+def test_exaone4_rotates_in_layers_with_a_window_alone() -> None:
+    base = {"model_type": "exaone4", "num_hidden_layers": 4}
+    assert (spec(**base).windows, spec(**base).no_rope) == ((4096, 4096, 4096, 0), (3,))
+    found = spec(**base, sliding_window=None)
+    assert (found.windows, found.no_rope) == ((0,) * 4, ())
+    found = spec(**base, sliding_window=9, sliding_window_pattern=2)
+    assert (found.windows, found.no_rope) == ((9, 0, 9, 0), (1, 3))
+    types = ["full_attention", "sliding_attention"] * 2
+    found = spec(**base, sliding_window=9, sliding_window_pattern="LG", layer_types=types)
+    assert (found.windows, found.no_rope) == ((0, 9, 0, 9), (0, 2))
+
+
+def test_minicpm_scales() -> None:
+    found = spec(model_type="minicpm", scale_emb=12, scale_depth=1.4, dim_model_base=16)
+    assert (found.embedding_scale, found.residual_scale) == (12, 1.4 / 2**0.5)
+    assert (found.logits_scale, found.tied_embeddings) == (0.25, True)
+    sparse = {"sparse_config": {"kernel_size": 32, "dense_len": 100}}
+    assert spec(model_type="minicpm").max_positions == 128
+    assert spec(model_type="minicpm", **sparse).max_positions == 100
+
+
+def test_telechat3_has_its_own_name_for_yarn() -> None:
+    rope = {"factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 1e6}
+    found = spec(model_type="telechat3", rope_scaling={**rope, "rope_type": "telechat3-yarn"})
+    assert found.rope == spec(rope_scaling={**rope, "rope_type": "yarn"}).rope
+
+
+def test_ministral3_without_a_scale_of_queries() -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    for beta in ({}, {"llama_4_scaling_beta": None}, {"llama_4_scaling_beta": 0}):
+        assert spec(model_type="ministral3", rope_parameters={**rope, **beta}).query_scale is None
+    scaled = {**rope, "llama_4_scaling_beta": 0.2}
+    assert spec(model_type="ministral3", rope_parameters=scaled).query_scale == QueryScale(0.2, 32)
 
 
 def test_folder_faults(tmp_path: Path) -> None:

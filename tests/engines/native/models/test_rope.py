@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import CONFIG_MAPPING, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.glm4v.modeling_glm4v import Glm4vTextRotaryEmbedding
+from transformers.models.ministral3.modeling_ministral3 import get_llama_4_attn_scale
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbedding
 
 from quire.engines.native.models.registry import spec_of
-from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, override_rope
-from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.rope import (
+    cosines_and_sines,
+    inverse_frequencies,
+    mrope_angles,
+    override_rope,
+    query_factors,
+)
+from quire.engines.native.models.spec import DecoderSpec, QueryScale
 from quire.errors import ConfigError
 from quire.weights.hub_config import HubConfig
 
@@ -23,6 +32,7 @@ BASE: dict[str, Any] = {
     "intermediate_size": 112,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "max_position_embeddings": 512,
 }
 
@@ -125,3 +135,44 @@ def test_override_none_keeps_the_models_own() -> None:
     assert own.max_positions == 2048
     with pytest.raises(ConfigError, match=r"'cubic'.*linear, dynamic"):
         override_rope(own, "cubic")
+
+
+# ---- M-RoPE, and factors of queries
+
+
+def mrope(model_type: str, sections: list[int]) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": sections}
+    if model_type == "glm4v_text":
+        rope["partial_rotary_factor"] = 0.5
+    return {**BASE, "model_type": model_type, "head_dim": 64, "rope_parameters": rope}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sections", "embedding"),
+    [
+        ("qwen3_vl_text", [12, 10, 10], Qwen3VLTextRotaryEmbedding),
+        ("qwen3_vl_text", [24, 4, 4], Qwen3VLTextRotaryEmbedding),
+        ("qwen3_vl_text", [10, 8, 14], Qwen3VLTextRotaryEmbedding),
+        ("glm4v_text", [4, 6, 6], Glm4vTextRotaryEmbedding),
+        ("glm4v_text", [2, 4, 4, 6], Glm4vTextRotaryEmbedding),
+    ],
+)
+def test_mrope_of_three_positions(model_type: str, sections: list[int], embedding: Any) -> None:
+    values = mrope(model_type, sections)
+    spec = spec_of(HubConfig(values))
+    positions = np.random.default_rng(0).integers(0, 90, (3, 50)).astype(np.int32)
+    settings = CONFIG_MAPPING[model_type](**values)
+    wanted = embedding(settings)(torch.zeros(1), torch.from_numpy(positions)[:, None])
+    tables = cosines_and_sines(*inverse_frequencies(spec.rope, spec.head_dim, 90), 90)
+    for table, full in zip(tables, wanted, strict=True):
+        pairs = full[0, :, ::2] if spec.interleaved_rope else full[0, :, : full.shape[-1] // 2]
+        found = mrope_angles(table, positions, spec.rope)
+        assert found.flags.c_contiguous  # kernels read it
+        np.testing.assert_allclose(found, pairs.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(("beta", "length"), [(0.1, 16_384), (0.3, 7), (1.0, 1)])
+def test_factors_of_queries(beta: float, length: int) -> None:
+    wanted = get_llama_4_attn_scale(torch.arange(40_000)[None], beta, length)[0, 0, :, 0]
+    found = query_factors(QueryScale(beta, length), 40_000)
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-6)

@@ -10,6 +10,9 @@ from quire.engines.native.models.spec import DecoderSpec, WeightNames
 from quire.weights.hub_config import HubConfig
 
 NAMES = WeightNames(gate_up="mlp.gate_up_proj")
+POST_NORM_NAMES = dataclasses.replace(
+    NAMES, post_attention_norm="post_self_attn_layernorm", post_ffn_norm="post_mlp_layernorm"
+)
 
 
 def decoder(config: HubConfig) -> DecoderSpec:
@@ -26,9 +29,4 @@ def decoder(config: HubConfig) -> DecoderSpec:
 
 def with_post_norms(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `glm4`: GLM-4-0414."""
-    names = dataclasses.replace(
-        NAMES,
-        post_attention_norm="post_self_attn_layernorm",
-        post_ffn_norm="post_mlp_layernorm",
-    )
-    return dataclasses.replace(decoder(config), post_norms=True, names=names)
+    return dataclasses.replace(decoder(config), post_norms=True, names=POST_NORM_NAMES)

@@ -1,13 +1,14 @@
 """Mistral: Llama with a sliding window in every layer, unless the config says that there is none.
 
-Ministral has windows in the layers that its config names. Mistral Small 3 (`mistral3`) has a vision
-tower, of whose folder only the text decoder is read.
+Ministral has windows in the layers that its config names. Mistral Small 3 and Ministral 3 (`mistral3`)
+have a vision tower, of whose folder only the text decoder is read.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from quire.engines.native.models import ministral3
 from quire.engines.native.models.llama import common
 from quire.engines.native.models.multimodal import text_of
 from quire.engines.native.models.spec import DecoderSpec
@@ -47,5 +48,8 @@ def ministral(config: HubConfig) -> DecoderSpec:
 
 def multimodal(config: HubConfig) -> DecoderSpec:
     """The spec of the text decoder in a config whose model_type is `mistral3`."""
-    config.inner("text_config").require("model_type", ("mistral",), "mistral")
+    text = config.inner("text_config")
+    text.require("model_type", ("mistral", "ministral3"), "mistral")
+    if text.get("model_type") == "ministral3":
+        return text_of(config, ministral3.decoder)
     return text_of(config, decoder, DEFAULTS)

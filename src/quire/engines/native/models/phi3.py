@@ -14,7 +14,7 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `phi3`."""
     config = config.with_defaults({"original_max_position_embeddings": 4096})
     # The first configs call LongRoPE by these two names.
-    rope = read_rope(config, partial=1.0, longrope_names=("su", "yarn"))
+    rope = read_rope(config, partial=1.0, names={"su": "longrope", "yarn": "longrope"})
     window = config.integer("sliding_window", 0, minimum=0)
     return DecoderSpec(
         **common(config, rope=rope, norm_eps=1e-5),

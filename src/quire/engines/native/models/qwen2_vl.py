@@ -11,7 +11,7 @@ from typing import Any
 from quire.engines.native.models import qwen2
 from quire.engines.native.models.llama import common
 from quire.engines.native.models.multimodal import PREFIX_MAP
-from quire.engines.native.models.rope import read_rope
+from quire.engines.native.models.rope import read_rope, read_sections
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec, WeightNames
 from quire.weights.hub_config import HubConfig
 
@@ -49,14 +49,10 @@ def _rope(config: HubConfig) -> RopeSpec:
     """The rotary embedding, whose type is "mrope" before transformers 5 and "default" since."""
     key = "rope_scaling" if "rope_scaling" in config else "rope_parameters"
     values = config.inner(key, config.get(key, {}))
-    sections = values.get("mrope_section", _SECTIONS)
     plain = values.values
     if "mrope" in (values.get("rope_type"), values.get("type")):
         plain = {**plain, "rope_type": "default"}
     rope = read_rope(config.with_changes({key: plain}), 1e6)
     half = config.integer("hidden_size") // config.integer("num_attention_heads") // 2
     half = config.integer("head_dim", 2 * half) // 2
-    valid = isinstance(sections, list) and all(type(one) is int and one > 0 for one in sections)
-    if not valid or sum(sections) != half:
-        raise values.wrong("mrope_section", sections, f"positive integers whose sum is {half}")
-    return dataclasses.replace(rope, sections=tuple(sections))
+    return dataclasses.replace(rope, sections=read_sections(values, _SECTIONS, half))

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from quire.engines.native.models import (
+    cwm,
+    ernie4_5,
+    exaone4,
     gemma,
     gemma2,
     gemma3,
     glm,
+    glm4v,
     granite,
+    helium,
+    hyperclovax,
     internlm2,
+    internlm3,
     latent,
     llama,
     llava,
+    minicpm,
+    ministral3,
     mistral,
     mixtral,
     olmo,
@@ -26,43 +37,80 @@ from quire.engines.native.models import (
     qwen2_vl,
     qwen3,
     qwen3_moe,
+    qwen3_vl,
+    seed_oss,
     smollm3,
+    telechat3,
+    vaultgemma,
 )
 from quire.engines.native.models.spec import DecoderSpec
 from quire.errors import UnsupportedModelError
 from quire.quantization.formats import read_quantization
 from quire.weights.hub_config import HubConfig, short
 
-DECODERS: dict[str, Callable[[HubConfig], DecoderSpec]] = {
-    "gemma": gemma.decoder,
-    "gemma2": gemma2.decoder,
-    "gemma3": gemma3.multimodal,
-    "gemma3_text": gemma3.decoder,
-    "glm": glm.decoder,
-    "glm4": glm.with_post_norms,
-    "granite": granite.decoder,
-    "internlm2": internlm2.decoder,
-    "llama": llama.decoder,  # Yi too: its configs say llama
-    "llava": llava.llava,  # Yi-VL too
-    "minicpm3": latent.minicpm3,
-    "ministral": mistral.ministral,
-    "mistral": mistral.decoder,
-    "mistral3": mistral.multimodal,
-    "mixtral": mixtral.decoder,
-    "olmo2": olmo.olmo2,
-    "olmo3": olmo.olmo3,
-    "olmoe": olmoe.decoder,
-    "phi3": phi3.decoder,  # Phi-4 too
-    "qwen2": qwen2.decoder,
-    "qwen2_5_vl": qwen2_vl.decoder,
-    "qwen2_audio": llava.qwen2_audio,
-    "qwen2_moe": qwen2_moe.decoder,
-    "qwen2_vl": qwen2_vl.decoder,
-    "qwen3": qwen3.decoder,
-    "qwen3_moe": qwen3_moe.decoder,
-    "smollm3": smollm3.decoder,
-    "youtu": latent.youtu,
+
+@dataclass(frozen=True, slots=True)
+class ModelType:
+    """A type of model that the native engine runs."""
+
+    models: str
+    """The models that have it, for people."""
+    decoder: Callable[[HubConfig], DecoderSpec]
+    """Reads its configs."""
+
+
+DECODERS: dict[str, ModelType] = {
+    "cwm": ModelType("CWM", cwm.decoder),
+    "ernie4_5": ModelType("ERNIE 4.5", ernie4_5.decoder),
+    "exaone4": ModelType("EXAONE 4", exaone4.decoder),
+    "exaone4_5": ModelType("EXAONE 4.5", exaone4.multimodal),
+    "gemma": ModelType("Gemma", gemma.decoder),
+    "gemma2": ModelType("Gemma 2", gemma2.decoder),
+    "gemma3": ModelType("Gemma 3", gemma3.multimodal),
+    "gemma3_text": ModelType("Gemma 3, its text alone", gemma3.decoder),
+    "glm": ModelType("GLM-4", glm.decoder),
+    "glm4": ModelType("GLM-4-0414", glm.with_post_norms),
+    "glm4v": ModelType("GLM-4.1V", glm4v.multimodal),
+    "glm4v_text": ModelType("GLM-4.1V, its text alone", glm4v.decoder),
+    "granite": ModelType("Granite 3", granite.decoder),
+    "helium": ModelType("Helium", helium.decoder),
+    "hyperclovax": ModelType("HyperCLOVA X SEED", hyperclovax.decoder),
+    "internlm2": ModelType("InternLM2, InternLM2.5", internlm2.decoder),
+    "internlm3": ModelType("InternLM3", internlm3.decoder),
+    "llama": ModelType(
+        "Llama 2 to 3.3, Yi, SmolLM2 and whatever else has Llama's form", llama.decoder
+    ),
+    "llava": ModelType("LLaVA 1.5, Yi-VL", llava.llava),
+    "mimo": ModelType("MiMo 7B", qwen2.decoder),
+    "minicpm": ModelType("MiniCPM 1, 2 and 4", minicpm.decoder),
+    "minicpm3": ModelType("MiniCPM 3", latent.minicpm3),
+    "ministral": ModelType("Ministral", mistral.ministral),
+    "ministral3": ModelType("Ministral 3, its text alone", ministral3.decoder),
+    "mistral": ModelType("Mistral", mistral.decoder),
+    "mistral3": ModelType("Mistral Small 3, Ministral 3", mistral.multimodal),
+    "mixtral": ModelType("Mixtral", mixtral.decoder),
+    "olmo2": ModelType("OLMo 2", olmo.olmo2),
+    "olmo3": ModelType("OLMo 3", olmo.olmo3),
+    "olmoe": ModelType("OLMoE", olmoe.decoder),
+    "phi3": ModelType("Phi-3, Phi-3.5, Phi-4", phi3.decoder),
+    "qwen2": ModelType("Qwen2, Qwen2.5", qwen2.decoder),
+    "qwen2_5_vl": ModelType("Qwen2.5-VL", qwen2_vl.decoder),
+    "qwen2_audio": ModelType("Qwen2-Audio", llava.qwen2_audio),
+    "qwen2_moe": ModelType("Qwen1.5-MoE, Qwen2-MoE", qwen2_moe.decoder),
+    "qwen2_vl": ModelType("Qwen2-VL", qwen2_vl.decoder),
+    "qwen3": ModelType("Qwen3", qwen3.decoder),
+    "qwen3_moe": ModelType("Qwen3-MoE", qwen3_moe.decoder),
+    "qwen3_vl": ModelType("Qwen3-VL", qwen3_vl.multimodal),
+    "qwen3_vl_text": ModelType("Qwen3-VL, its text alone", qwen3_vl.decoder),
+    "seed_oss": ModelType("Seed-OSS", seed_oss.decoder),
+    "smollm3": ModelType("SmolLM3", smollm3.decoder),
+    "telechat3": ModelType("TeleChat3", telechat3.decoder),
+    "vaultgemma": ModelType("VaultGemma", vaultgemma.decoder),
+    "youtu": ModelType("Youtu-LLM", latent.youtu),
 }
+"""By `model_type`. `python docs/model_table.py` writes the table of docs/models.md anew."""
+
+_LONGEST = 100  # letters of a model_type that are compared: files may hold anything
 
 
 def read_spec(folder: Path | str) -> DecoderSpec:
@@ -85,11 +133,19 @@ def spec_of(config: HubConfig, folder: Path | None = None) -> DecoderSpec:
     `folder`.
     """
     model_type = config.get("model_type")
-    builder = DECODERS.get(model_type) if isinstance(model_type, str) else None
-    if builder is None:
-        problem = "is missing" if model_type is None else f"{short(model_type)} is not known"
+    found = DECODERS.get(model_type) if isinstance(model_type, str) else None
+    if found is None:
         raise UnsupportedModelError(
-            f"{config.source}: model_type {problem}. The native engine runs "
+            f"{config.source}: model_type {_problem(model_type)}. The native engine runs "
             f"{', '.join(sorted(DECODERS))}; infer_backend: vllm may run others"
         )
-    return replace(builder(config), quantization=read_quantization(config, folder))
+    return replace(found.decoder(config), quantization=read_quantization(config, folder))
+
+
+def _problem(model_type: Any) -> str:
+    """What is wrong with a model_type that is not known."""
+    if model_type is None:
+        return "is missing"
+    near = get_close_matches(str(model_type)[:_LONGEST], DECODERS, n=1)
+    nearest = f" (the nearest known is {near[0]})" if near else ""
+    return f"{short(model_type)} is not known{nearest}"

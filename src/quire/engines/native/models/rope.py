@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.models.spec import DecoderSpec, RopeKind, RopeSpec
+from quire.engines.native.models.spec import DecoderSpec, QueryScale, RopeKind, RopeSpec
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig, short
 
@@ -30,24 +31,22 @@ def read_rope(
     default_theta: float = 10_000.0,
     *,
     partial: float | None = None,
-    longrope_names: tuple[str, ...] = (),
+    names: Mapping[str, RopeKind] | None = None,
 ) -> RopeSpec:
     """Read `rope_parameters` (transformers 5), or `rope_scaling` and `rope_theta` (before).
 
     Args:
         partial: the share of dimensions that are rotated if the config gives none; None for a model
             type that rotates all.
-        longrope_names: what older configs of the model type call "longrope".
+        names: what configs of the model type call a kind by other names.
     """
-    values = _parameters(config)
+    values = rope_parameters(config)
     if any(isinstance(value, Mapping) for value in values.values()):
         raise UnsupportedModelError(
             f"{config.source}: rotary parameters that differ by layer are not computed by the "
             "native engine for this model_type. infer_backend: vllm may run this model"
         )
-    return _read(
-        config, values, config.number("rope_theta", default_theta), partial, longrope_names
-    )
+    return _read(config, values, config.number("rope_theta", default_theta), partial, names or {})
 
 
 def read_ropes_by_layer(
@@ -58,7 +57,7 @@ def read_ropes_by_layer(
     `theta` and `local_theta` are their bases if the config gives none. A scaling that is not given
     by layer type belongs to the layers with full attention.
     """
-    values = _parameters(config)
+    values = rope_parameters(config)
     if not any(isinstance(value, Mapping) for value in values.values()):
         values = {"full_attention": values}
     ropes: list[RopeSpec] = []
@@ -70,7 +69,8 @@ def read_ropes_by_layer(
     return ropes[0], ropes[1]
 
 
-def _parameters(config: HubConfig) -> Mapping[str, Any]:
+def rope_parameters(config: HubConfig) -> Mapping[str, Any]:
+    """`rope_scaling` or `rope_parameters`, under whichever name they are; empty if there are none."""
     values: Any = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(values, Mapping):
         raise config.wrong("rope_scaling", values, "an object")
@@ -82,11 +82,11 @@ def _read(
     values: Mapping[str, Any],
     default_theta: float,
     partial: float | None = None,
-    longrope_names: tuple[str, ...] = (),
+    names: Mapping[str, RopeKind] = MappingProxyType({}),
 ) -> RopeSpec:
     inner = HubConfig(values, f"{config.source}: rope")
     kind = inner.get("rope_type") or inner.get("type") or "default"
-    kind = "longrope" if kind in longrope_names else kind
+    kind = names.get(kind, kind) if isinstance(kind, str) else kind
     if kind not in KINDS:
         raise UnsupportedModelError(
             f"{config.source}: rope type {short(kind)} is not computed by the native engine "
@@ -182,6 +182,7 @@ def override_rope(spec: DecoderSpec, kind: str | None) -> DecoderSpec:
         positions=trained,
         partial=spec.rope.partial,
         sections=spec.rope.sections,
+        interleaved_sections=spec.rope.interleaved_sections,
     )
     return dataclasses.replace(spec, rope=rope, max_positions=int(trained * OVERRIDE_FACTOR))
 
@@ -273,19 +274,41 @@ def cosines_and_sines(
     return np.cos(angles) * factor, np.sin(angles) * factor
 
 
+def read_sections(values: HubConfig, default: list[int], pairs: int) -> tuple[int, ...]:
+    """`mrope_section` of M-RoPE: how many of the rotated pairs each section has."""
+    sections = values.get("mrope_section", default)
+    valid = isinstance(sections, list) and all(type(one) is int and one > 0 for one in sections)
+    if not valid or sum(sections) != pairs:
+        raise values.wrong("mrope_section", sections, f"positive integers whose sum is {pairs}")
+    return tuple(sections)
+
+
 def mrope_angles(
     angles: NDArray[np.float32], positions: NDArray[np.int32], rope: RopeSpec
 ) -> NDArray[np.float32]:
-    """Rows of a table of cosines or sines (length, half) for positions (3, T): (T, half).
+    """Rows of a table of cosines or sines (length, half) for positions (3, T): contiguous (T, half).
 
-    With M-RoPE, each section of the pairs is rotated by one of a token's three positions: the first
-    by time, the second by height, the third by width, and so on (Qwen2-VL, arXiv 2409.12191).
+    With M-RoPE, each pair is rotated by one of a token's three positions, in time, height or width
+    (Qwen2-VL, arXiv 2409.12191).
     """
-    result = angles[positions[0]]
-    first = 0
-    for index, width in enumerate(rope.sections):
-        if index % 3:
-            section = slice(first, first + width)
-            result[:, section] = angles[positions[index % 3], section]
-        first += width
-    return result
+    pairs = np.arange(angles.shape[1])
+    # Of an index that is a transposed array, NumPy would make a transposed result.
+    rows = np.take(positions.T, _axes(rope, len(pairs)), axis=1)
+    return angles[rows, pairs]
+
+
+def _axes(rope: RopeSpec, pairs: int) -> NDArray[np.intp]:
+    """Which position rotates each pair: 0 that in time, 1 in height, 2 in width."""
+    if not rope.interleaved_sections:
+        return np.repeat(np.arange(len(rope.sections)) % 3, rope.sections)
+    # Pairs take turns until a section has all of its own; time has the rest.
+    axes = np.arange(pairs) % 3
+    counts = np.array(rope.sections)
+    return np.where(np.arange(pairs) < 3 * counts[axes], axes, 0)
+
+
+def query_factors(scale: QueryScale, length: int) -> NDArray[np.float32]:
+    """What the queries of positions 0 to length - 1 are multiplied by."""
+    positions = np.arange(length, dtype=np.float32)
+    factors = 1 + scale.beta * np.log1p(positions // scale.length)
+    return factors.astype(np.float32)

@@ -41,10 +41,23 @@ class RopeSpec:
     """The share of a head's dimensions, from the first on, that is rotated."""
     sections: tuple[int, ...] = ()
     """M-RoPE: how many pairs are rotated by the position in time, then height, then width, and so on."""
+    interleaved_sections: bool = False
+    """These pairs take turns, instead of lying one section after the other (Qwen3-VL)."""
 
     def size(self, head_dim: int) -> int:
         """How many dimensions of a head are rotated."""
         return int(head_dim * self.partial)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryScale:
+    """A factor of the queries that grows with their position: `1 + beta * log(1 + floor(p / length))`.
+
+    It keeps attention sharp over texts that are longer than `length`.
+    """
+
+    beta: float
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +148,8 @@ class DecoderSpec:
     """Round that scale to the type of the embeddings, as the model's training did."""
     attention_multiplier: float | None = None
     """The scores are multiplied by it; None for 1 / sqrt(head_dim)."""
+    query_scale: QueryScale | None = None
+    """What queries are multiplied by besides, depending on their position."""
     residual_scale: float = 1.0
     """The outputs of attention and FFN are multiplied by it before they are added."""
     logits_scale: float = 1.0

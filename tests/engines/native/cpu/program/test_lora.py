@@ -89,6 +89,9 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "scaled embeddings saved": ("gemma3_text", {}, {"modules_to_save": ["embed_tokens"]}),
     "scales": ("granite", {}, {"lora_bias": True}),
     "norms of widths": ("olmo2", {}, {}),
+    "factors of queries": ("ministral3", {}, {}),
+    "norms before and after": ("hyperclovax", {}, {}),
+    "neighbouring pairs": ("ernie4_5", {}, {"modules_to_save": ["embed_tokens"]}),
     "beside experts": ("qwen3_moe", {}, {"target_modules": ["q_proj", "o_proj"]}),
     "half precision": ("llama2", {"dtype": "bfloat16"}, {"dtype": "bfloat16"}),
 }  # fmt: skip

@@ -163,6 +163,12 @@ class Angles(Struct):
     sines: int
 
 
+class QueryFactors(Struct):
+    """What queries are multiplied by, depending on their position."""
+
+    factors: int  # (positions,)
+
+
 class Projection(Struct):
     """`project`: norm, queries, keys and values, rotary embedding, and the write to the cache."""
 
@@ -181,6 +187,7 @@ class Projection(Struct):
     rotary_dim: int
     is_interleaved: bool
     scale: float  # of the scores, which queries are multiplied by
+    query_factors: QueryFactors | None  # and this
     k_cache: int
     v_cache: int
     entry: int  # of adapters, for q; k and v follow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quire.engines.native.cpu.compiler.language import kernel
-from quire.engines.native.cpu.kernels import layout
+from quire.engines.native.cpu.kernels import layout, simd
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.attention import attention, store_keys, store_values
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
@@ -60,7 +60,13 @@ def _finish_queries(
 
     The queries are multiplied by the scale of the scores, which are more numerous.
     """
-    _rotate(step, own, step.queries, own.heads, first, end, norm, own.scale, row, rows)
+    if own.query_factors:
+        for one in range(row, row + rows):
+            position = simd.get_int32(step.positions, one)
+            scale = own.scale * simd.get_float32(own.query_factors.factors, position)
+            _rotate(step, own, step.queries, own.heads, first, end, norm, scale, one, 1)
+    else:
+        _rotate(step, own, step.queries, own.heads, first, end, norm, own.scale, row, rows)
 
 
 @kernel

@@ -25,6 +25,7 @@ def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
         made.rotary_dim = rope.size(made.head_dim)
     made.is_interleaved = spec.interleaved_rope
     made.scale = spec.attention_scale
+    made.query_factors = memory.query_factors if spec.query_scale else None
     made.k_cache, made.v_cache = memory.cache_addresses(layer)
     made.entry = lora_entry(layer, "q")
     return made

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quire.engines.native.cpu.memory.kv_cache import KvCache
 from quire.engines.native.cpu.memory.states import StateCache
-from quire.engines.native.cpu.program.arguments import Angles, Step
+from quire.engines.native.cpu.program.arguments import Angles, QueryFactors, Step
 from quire.engines.native.cpu.tables.ffn import ExpertScratch
 from quire.engines.native.cpu.weights.linear_map import address_of
 from quire.engines.native.models.spec import DecoderSpec
@@ -14,11 +14,12 @@ from quire.engines.native.models.spec import DecoderSpec
 
 @dataclass(frozen=True, slots=True)
 class LayerMemory:
-    """What all layers share: the step, angles, the KV cache, sequences' states, and what routing writes."""
+    """What all layers share: the step, what depends on positions, the KV cache, states, routing's memory."""
 
     step: Step
     angles: Angles
     local_angles: Angles
+    query_factors: QueryFactors
     cache: KvCache
     states: StateCache
     expert_scratch: ExpertScratch | None

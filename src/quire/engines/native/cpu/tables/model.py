@@ -18,6 +18,7 @@ from quire.engines.native.cpu.program.arguments import (
     Angles,
     Head,
     Instruction,
+    QueryFactors,
     Step,
     TokenEmbeddings,
 )
@@ -118,10 +119,11 @@ class ModelTables:
         self._scratch: list[NDArray[Any]] = []
         self._program = program
         self.angles, self.local_angles = Angles(), Angles()
+        self.query_factors = QueryFactors()
         experts = weights.spec.experts
         routing = ExpertScratch(experts, max_rows) if experts else None
         self._memory: LayerMemory | None = LayerMemory(
-            step, self.angles, self.local_angles, cache, states, routing
+            step, self.angles, self.local_angles, self.query_factors, cache, states, routing
         )
         self._fill_scratch(weights)
         self.use(weights)

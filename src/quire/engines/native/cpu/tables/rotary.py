@@ -1,4 +1,4 @@
-"""The tables of angles of rotary embeddings, and which of them a batch uses."""
+"""What depends on a token's position: angles of rotary embeddings, and factors of queries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from quire.engines.native.core.batch import Batch
 from quire.engines.native.cpu.program.arguments import Step
 from quire.engines.native.cpu.tables.model import ModelTables
 from quire.engines.native.cpu.weights.linear_map import address_of
-from quire.engines.native.models.rope import cosines_and_sines, inverse_frequencies, mrope_angles
+from quire.engines.native.models.rope import (
+    cosines_and_sines,
+    inverse_frequencies,
+    mrope_angles,
+    query_factors,
+)
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
 
 FIRST_ANGLES = 1024
@@ -19,7 +24,7 @@ FIRST_ANGLES = 1024
 
 
 class RotaryTables:
-    """The cosines and sines of positions, and which of them each row of a batch uses.
+    """The cosines and sines of positions, which of them each row of a batch uses, and queries' factors.
 
     They grow with the longest context seen: those of all positions that a model knows would take
     hundreds of megabytes for some models.
@@ -29,7 +34,8 @@ class RotaryTables:
         self, step: Step, model: ModelTables, spec: DecoderSpec, max_model_len: int
     ) -> None:
         self._step, self._spec, self._max_model_len = step, spec, max_model_len
-        self._global = model.angles
+        self._global, self._query_factors = model.angles, model.query_factors
+        self._factors = np.zeros(0, np.float32)
         self._ropes = [(spec.rope, model.angles), (spec.local_rope, model.local_angles)]
         self._tables: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         self._batch: tuple[NDArray[Any], ...] = ()  # what a batch brought
@@ -47,6 +53,9 @@ class RotaryTables:
             if rope is not None:
                 self._tables[index] = self._table(rope, length)
                 angles.cosines, angles.sines = map(address_of, self._tables[index])
+        if self._spec.query_scale is not None:
+            self._factors = query_factors(self._spec.query_scale, length)
+            self._query_factors.factors = address_of(self._factors)
         self.length = length
 
     def _table(self, rope: RopeSpec, length: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -1,0 +1,16 @@
+"""VaultGemma: Gemma 2 without the norms after attention and FFN."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from quire.engines.native.models import gemma2
+from quire.engines.native.models.spec import DecoderSpec, WeightNames
+from quire.weights.hub_config import HubConfig
+
+NAMES = WeightNames(ffn_norm="pre_feedforward_layernorm")
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `vaultgemma`."""
+    return dataclasses.replace(gemma2.decoder(config), post_norms=False, names=NAMES)
