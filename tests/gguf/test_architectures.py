@@ -57,7 +57,9 @@ def spec(config: Any) -> Any:
 def test_every_type_that_the_engine_runs_has_an_architecture() -> None:
     """But towers, whose text has its own, and what llama.cpp has no converter for."""
     served = {one for architecture in ARCHITECTURES.values() for one in architecture.model_types}
-    assert set(DECODERS) - served == {"llava", "qwen2_audio", "ministral"}
+    without = {"llava", "qwen2_audio", "ministral", "glm4v", "glm4v_text"}
+    without |= {"cwm", "helium", "hyperclovax", "mimo", "telechat3", "vaultgemma"}
+    assert set(DECODERS) - served == without
     assert served <= set(DECODERS)
     assert {one.model_type for one in ARCHITECTURES.values()} <= set(DECODERS)
     assert set(BIASES) <= set(DECODERS)

@@ -6,7 +6,6 @@ Files are written by `writing.write_model` and, where its sources are at hand, b
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,16 @@ BIASES = {"attention_bias": True, "mlp_bias": True}
 GEMMA = {"query_pre_attn_scalar": 24, "sliding_window_pattern": 6, "num_hidden_layers": 7}
 # Its converter takes these for granted.
 GLM = {"rms_norm_eps": 1e-5, "max_position_embeddings": 64, "head_dim": 16}
-INTERNLM2 = {"architectures": ["InternLM2ForCausalLM"], "attention_bias": False}
+NO_BIASES = {"attention_bias": False, "attention_out_bias": False, "mlp_bias": False}
+# A file has float32: the scale of the residual stream is one that it holds.
+MINICPM = {"num_hidden_layers": 4, "residual_multiplier": 0.75, "rope_parameters": None}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.1, 1.2, 1.5, 1.9, 2.0, 2.5, 3.0],
+    "long_factor": [1.0, 1.5, 2.0, 5.0, 9.0, 15.0, 20.0, 40.0],
+    "original_max_position_embeddings": 512,
+}
 
 # kind of `make_random_model`, and its overrides
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -88,7 +96,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("mixtral", {"sliding_window": None}),
     "mistral3": ("mistral3", {}),
     "granite": ("granite", BIASES),
-    "internlm2": ("internlm2", INTERNLM2),
+    "internlm2": ("internlm2", {"attention_bias": False}),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 4, "num_hidden_layers": 5}),
     "qwen2": ("qwen2", {}),
     "qwen2 with yarn": ("qwen2", {"rope_parameters": YARN}),
@@ -109,6 +117,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3": ("gemma3", GEMMA),
     "phi3": ("phi3", {}),
     "phi4_mini": ("phi4_mini", {}),
+    "exaone4": ("exaone4", {"num_hidden_layers": 5, "sliding_window_pattern": 4}),
+    "exaone4 without windows": ("exaone4_full", {"rope_parameters": LLAMA_31}),
+    "exaone4_5": ("exaone4_5", {}),
+    "ernie4_5": ("ernie4_5", {}),
+    "ernie4_5 without biases": ("ernie4_5", {"use_bias": False}),
+    "internlm3": ("internlm3", NO_BIASES),
+    "minicpm": ("minicpm", MINICPM),
+    "minicpm with longrope": ("minicpm", {**MINICPM, "rope_parameters": LONGROPE}),
+    "ministral3": ("ministral3", {}),
+    "mistral3 of ministral3": ("mistral3_of_ministral3", {"tie_word_embeddings": True}),
+    "qwen3_vl": ("qwen3_vl", {}),
+    "seed_oss": ("seed_oss", {"attention_out_bias": False}),
     "glm": ("glm", GLM),
     "glm4": ("glm4", {}),
     "glm4 with biases": ("glm4", {"attention_bias": True}),
@@ -123,18 +143,12 @@ OWN_MODELS = {
     "glm with large heads": ("glm", {}),
 }
 
-_FREE = ("names", "model_type", "rope", "local_rope")
+_FREE = ("names", "model_type", "rope", "local_rope", "attention_multiplier")
 
 
 def make(tmp_path: Path, name: str) -> Path:
     kind, overrides = OWN_MODELS[name]
-    folder = make_random_model(tmp_path / "folder", kind, **overrides)
-    if kind == "internlm2":  # it is written from a Llama's
-        values = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**values, **INTERNLM2}))
-        if "with biases" in name:
-            (folder / "config.json").write_text(json.dumps(values))
-    return folder
+    return make_random_model(tmp_path / "folder", kind, **overrides)
 
 
 def open_model(path: Path) -> tuple[GgufSource, DecoderSpec]:
@@ -149,6 +163,7 @@ def assert_same_model(folder: Path, file: Path) -> None:
     source, found = open_model(file)
     same = {name: getattr(found, name) for name in _FREE}
     assert found == dataclasses.replace(expected, **same)
+    assert found.attention_scale == expected.attention_scale
     for layer in range(expected.num_layers):
         assert_same_rope(found.rope_of(layer), expected.rope_of(layer), expected.head_dim)
     stored = SafetensorsFile(folder / "model.safetensors")

@@ -171,14 +171,17 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 
 ARCHITECTURES = {
     "chatglm": ("glm",),
+    "ernie4_5": ("ernie4_5",),
+    "exaone4": ("exaone4", "exaone4_5"),
     "gemma": ("gemma",),
     "gemma2": ("gemma2",),
     "gemma3": ("gemma3", "gemma3_text"),
     "glm4": ("glm4",),
     "granite": ("granite",),
     "internlm2": ("internlm2",),
-    "llama": ("llama", "mistral", "mixtral"),
-    "mistral3": ("mistral3",),
+    "llama": ("llama", "mistral", "mixtral", "internlm3"),
+    "minicpm": ("minicpm",),
+    "mistral3": ("mistral3", "ministral3"),
     "olmo2": ("olmo2", "olmo3"),
     "olmoe": ("olmoe",),
     "phi3": ("phi3",),
@@ -187,12 +190,14 @@ ARCHITECTURES = {
     "qwen2vl": ("qwen2_vl", "qwen2_5_vl"),
     "qwen3": ("qwen3",),
     "qwen3moe": ("qwen3_moe",),
+    "qwen3vl": ("qwen3_vl", "qwen3_vl_text"),
+    "seed_oss": ("seed_oss",),
     "smollm3": ("smollm3",),
 }
 """By llama.cpp's names: the types of the folders that its converter gives them."""
 
 _OF_TYPE = {one: name for name, types in ARCHITECTURES.items() for one in types}
-_INTERLEAVED = ("llama", "mistral3", "granite", "smollm3", "internlm2")
+_INTERLEAVED = ("llama", "mistral3", "granite", "minicpm", "smollm3", "internlm2")
 _SHIFTED = ("gemma", "gemma2", "gemma3")
 
 Experts = Literal["stacked", "apart", "gate_up"]
@@ -255,7 +260,7 @@ def _stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> di
     stored = SafetensorsFile(folder / "model.safetensors")
     result: dict[str, Array] = {}
     for name in stored.names():
-        if "vision" in name or "multi_modal" in name:
+        if any(part in name for part in ("vision", "visual", "multi_modal")):
             continue
         own = name.replace("language_model.model.", "model.").replace(
             "model.language_model.", "model."
@@ -363,7 +368,7 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "attn_logit_softcapping": text.get("attn_logit_softcapping"),
         "final_logit_softcapping": text.get("final_logit_softcapping"),
         "attention.scale": text.get("attention_multiplier"),
-        "embedding_scale": text.get("embedding_multiplier"),
+        "embedding_scale": text.get("embedding_multiplier", text.get("scale_emb")),
         "residual_scale": text.get("residual_multiplier"),
         "logit_scale": text.get("logits_scaling"),
         "expert_count": text.get("num_local_experts", text.get("num_experts")),
@@ -371,6 +376,11 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "expert_feed_forward_length": text.get("moe_intermediate_size"),
         "expert_shared_feed_forward_length": text.get("shared_expert_intermediate_size"),
     }
+    if "scale_depth" in text:  # MiniCPM
+        keys |= {
+            "residual_scale": text["scale_depth"] / text["num_hidden_layers"] ** 0.5,
+            "logit_scale": text["hidden_size"] / text["dim_model_base"],
+        }
     head_dim = text.get("head_dim") or text["hidden_size"] // heads
     if text.get("head_dim"):
         keys |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
@@ -384,7 +394,9 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "phi3",
     ):
         keys["attention.sliding_window"] = text.get("sliding_window") or 0
-    if architecture == "olmo2" and "layer_types" in text:
+    if architecture == "exaone4" and text["sliding_window"]:
+        keys["attention.sliding_window"] = text["sliding_window"]
+    if architecture in ("olmo2", "exaone4") and text.get("sliding_window"):
         types = [one == "sliding_attention" for one in text["layer_types"]]
         keys["attention.sliding_window_pattern"] = types
     return keys | _rope_keys(text, architecture, head_dim)
@@ -420,7 +432,13 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
         keys |= {
             f"rope.scaling.{name}": float(rope[own]) for name, own in given.items() if own in rope
         }
-    if kind == "longrope":
+    if "mrope_section" in rope:
+        keys["rope.dimension_sections"] = np.array([*rope["mrope_section"], 0], np.int32)
+        keys["n_deepstack_layers"] = len(text["vision_config"]["deepstack_visual_indexes"])
+    if "llama_4_scaling_beta" in rope:
+        keys["attention.temperature_scale"] = rope["llama_4_scaling_beta"]
+        keys["rope.scaling.yarn_log_multiplier"] = rope["mscale_all_dim"]
+    if kind == "longrope" and architecture != "minicpm":
         original = rope["original_max_position_embeddings"]
         stretch = text["max_position_embeddings"] / original
         scale = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0

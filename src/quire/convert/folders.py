@@ -39,6 +39,8 @@ _WEIGHTS = frozenset(
 )
 _TEMPLATES = "additional_chat_templates"
 _CLASSES: Final[Mapping[str, str]] = {
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "exaone4": "Exaone4ForCausalLM",
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
@@ -47,6 +49,7 @@ _CLASSES: Final[Mapping[str, str]] = {
     "granite": "GraniteForCausalLM",
     "llama": "LlamaForCausalLM",
     "ministral": "MinistralForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",
     "mixtral": "MixtralForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
@@ -57,6 +60,7 @@ _CLASSES: Final[Mapping[str, str]] = {
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
 }
 """transformers' classes by model_type, which vLLM asks for."""

@@ -71,6 +71,7 @@ def header_of(
         "attention.key_length": spec.head_dim,
         "attention.value_length": spec.head_dim,
         "attention.layer_norm_rms_epsilon": float(spec.norm_eps),
+        "n_deepstack_layers": _deepstack_layers(folder, architecture),
         **_ffn(spec),
         **_windows(spec, architecture),
         **_rope(spec, architecture),
@@ -91,6 +92,14 @@ def _context(folder: Path, spec: DecoderSpec) -> int:
     config = read_json(folder, "config.json")
     own: Any = {**config, **(config.get("text_config") or {})}.get("max_position_embeddings")
     return own if isinstance(own, int) else spec.max_positions
+
+
+def _deepstack_layers(folder: Path, architecture: Architecture) -> int | None:
+    """How many layers of Qwen3-VL's text take features of the tower, which is in another file."""
+    if architecture.name != "qwen3vl":
+        return None
+    vision: dict[str, Any] = read_json(folder, "config.json").get("vision_config") or {}
+    return len(vision.get("deepstack_visual_indexes") or ())
 
 
 def _ffn(spec: DecoderSpec) -> dict[str, Written | None]:
@@ -118,10 +127,10 @@ def _windows(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written
         return {}
     keys: dict[str, Written | None] = {"attention.sliding_window": window}
     if architecture.windows == "all":
-        return {} if spec.model_type == "llama" else keys
+        return {} if spec.model_type in ("llama", "internlm3") else keys
     listed = [bool(one) for one in spec.windows]
     usual = [bool((layer + 1) % architecture.pattern) for layer in range(spec.num_layers)]
-    if window and (architecture.name == "olmo2" or listed != usual):
+    if window and (architecture.name in ("olmo2", "exaone4") or listed != usual):
         keys["attention.sliding_window_pattern"] = np.array(listed)
     return keys if window or architecture.window else {}
 
@@ -136,8 +145,11 @@ def _scales(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written 
         if cap or key in architecture.caps:
             keys[key] = float(cap)
     if architecture.name == "granite":
+        keys["attention.scale"] = float(spec.attention_scale)
+    if architecture.grows_queries and spec.query_scale:
+        keys["attention.temperature_scale"] = spec.query_scale.beta
+    if architecture.scales:
         keys |= {
-            "attention.scale": float(spec.attention_scale),
             "embedding_scale": float(spec.embedding_scale),
             "residual_scale": float(spec.residual_scale),
             "logit_scale": 1 / spec.logits_scale,
@@ -170,16 +182,19 @@ def _rope(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | 
     if rope.kind == "yarn" or architecture.name == "phi3":
         keys["rope.scaling.original_context_length"] = rope.positions
     if rope.kind == "yarn":
-        keys |= _yarn(spec)
+        keys |= _yarn(spec, architecture)
     if rope.kind == "longrope":
         keys["rope.scaling.attn_factor"] = float(_angles_scale(spec, rope))
     return keys
 
 
-def _yarn(spec: DecoderSpec) -> dict[str, Written | None]:
+def _yarn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
     rope, usual = spec.rope, RopeSpec()
+    weight = rope.mscale_all_dim if architecture.grows_queries and rope.mscale == 1 else None
     given = rope.attention_factor is not None or rope.mscale or rope.mscale_all_dim
+    given = given and not weight
     return {
+        "rope.scaling.yarn_log_multiplier": weight or None,
         "rope.scaling.yarn_attn_factor": float(_angles_scale(spec, rope)) if given else None,
         "rope.scaling.yarn_beta_fast": _unless(usual.beta_fast, rope.beta_fast),
         "rope.scaling.yarn_beta_slow": _unless(usual.beta_slow, rope.beta_slow),
@@ -230,6 +245,8 @@ def check_header(file: GgufFile, spec: DecoderSpec, source: Path) -> None:
     free = ("model_type", "names", "quantization", "rope", "local_rope")
     expected = dataclasses.replace(spec, **{name: getattr(found, name) for name in free})
     expected = dataclasses.replace(expected, experts=_with_names(expected, found))
+    if _same(found.attention_scale, spec.attention_scale):  # which None may stand for
+        expected = dataclasses.replace(expected, attention_multiplier=found.attention_multiplier)
     differing = [
         one.name
         for one in dataclasses.fields(DecoderSpec)

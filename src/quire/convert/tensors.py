@@ -111,6 +111,8 @@ def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
         kind = "exps" if int(expert[1]) < spec.experts.count else "shexp"
         return f"ffn_{expert[2]}_{kind}{suffix}"
     together = _FUSED.get(role, "")
+    if role == "ffn_norm" and role not in architecture.norms:  # Seed-OSS
+        role = "post_attention_norm"
     is_fused = architecture.fused_qkv if together == "qkv" else architecture.fused_gate_up
     return (_FUSED_NAMES[together] if together and is_fused else _ROLES[role]) + suffix
 

@@ -28,6 +28,9 @@ _POST_NORMS = {
     "post_ffw_norm": "post_feedforward_layernorm",
 }
 _GEMMA2_NORMS = {**_NORMS, **_POST_NORMS, "ffn_norm": "pre_feedforward_layernorm"}
+_SEED_NORMS = {
+    "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"
+}  # fmt: skip
 _GLM4_NORMS = {
     **_NORMS,
     "post_attention_norm": "post_self_attn_layernorm",
@@ -69,6 +72,10 @@ class Architecture:
     logits_cap: float = 0.0
     caps: tuple[str, ...] = ()
     """The soft caps that it has, by the config's keys."""
+    scales: bool = False
+    """Embeddings, the residual stream and logits are scaled by what the file says, as in Granite."""
+    grows_queries: bool = False
+    """Queries may be multiplied by a factor of their position."""
     no_rope_interval: int = 0
     """Every so many layers, one has no rotary embedding."""
     experts: Literal["none", "some", "all"] = "none"
@@ -94,12 +101,12 @@ class Architecture:
 _ALL = (
     Architecture(
         "llama", "Llama 2 to 3.3, Mistral, Mixtral, Yi, SmolLM2 and whatever else has Llama's form",
-        ("llama", "mistral", "mixtral"), "llama",
+        ("llama", "mistral", "mixtral", "internlm3"), "llama",
         windows="all", experts="some", normalised=True, interleaved=True,
     ),
     Architecture(
-        "mistral3", "Mistral Small 3, its text", ("mistral3",), "mistral",
-        windows="all", interleaved=True,
+        "mistral3", "Mistral Small 3, Ministral 3, their text", ("mistral3", "ministral3"), "mistral",
+        windows="all", grows_queries=True, interleaved=True,
     ),
     Architecture("qwen2", "Qwen2, Qwen2.5", ("qwen2",), "qwen2"),
     Architecture(
@@ -109,6 +116,10 @@ _ALL = (
         "qwen2moe", "Qwen1.5-MoE, Qwen2-MoE", ("qwen2_moe",), "qwen2_moe", experts="all"
     ),
     Architecture("qwen3", "Qwen3", ("qwen3",), "qwen3", query_key_norms="head"),
+    Architecture(
+        "qwen3vl", "Qwen3-VL, its text", ("qwen3_vl", "qwen3_vl_text"), "qwen3",
+        query_key_norms="head",
+    ),
     Architecture(
         "qwen3moe", "Qwen3-MoE", ("qwen3_moe",), "qwen3_moe",
         experts="all", normalised=True, query_key_norms="head",
@@ -129,7 +140,12 @@ _ALL = (
         wide_layers=62, caps=("final_logit_softcapping",),
         norm_shift=1.0, norms=_GEMMA2_NORMS, query_key_norms="head",
     ),
-    Architecture("granite", "Granite 3", ("granite",), "granite", interleaved=True),
+    Architecture(
+        "granite", "Granite 3", ("granite",), "granite", scales=True, interleaved=True
+    ),
+    Architecture(
+        "minicpm", "MiniCPM 1, 2 and 4", ("minicpm",), "granite", scales=True, interleaved=True
+    ),
     Architecture(
         "phi3", "Phi-3, Phi-3.5, Phi-4", ("phi3",), "phi3",
         windows="all", partial_rotary=True, fused_qkv=True, fused_gate_up=True,
@@ -152,6 +168,12 @@ _ALL = (
         "glm4", "GLM-4-0414", ("glm4",), "glm4",
         partial_rotary=True, fused_gate_up=True, norms=_GLM4_NORMS,
     ),
+    Architecture("ernie4_5", "ERNIE 4.5", ("ernie4_5",), "ernie4_5"),
+    Architecture(
+        "exaone4", "EXAONE 4, EXAONE 4.5, their text", ("exaone4", "exaone4_5"), "exaone4",
+        windows="pattern", pattern=4, norms=_POST_NORMS, query_key_norms="head",
+    ),
+    Architecture("seed_oss", "Seed-OSS", ("seed_oss",), "seed_oss", norms=_SEED_NORMS),
     Architecture("internlm2", "InternLM2, InternLM2.5", ("internlm2",), "llama", interleaved=True),
 )  # fmt: skip
 
@@ -166,7 +188,8 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("llama", "granite", "smollm3"), _ALL_MAPS),
     **dict.fromkeys(("qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"), _ATTENTION),
     **dict.fromkeys(("olmo2", "olmo3", "olmoe"), _ATTENTION),
-    **dict.fromkeys(("glm", "glm4"), _INPUTS),
+    **dict.fromkeys(("glm", "glm4", "seed_oss"), _INPUTS),
+    "ernie4_5": {"use_bias": _ALL_MAPS["attention_bias"] + _ALL_MAPS["mlp_bias"]},
     **dict.fromkeys(("qwen2", "qwen2_moe"), _ALWAYS),
 }
 """By model_type: the keys of a config that give linear maps biases, and these maps.
@@ -203,7 +226,7 @@ _NEUTRAL: dict[str, tuple[float, ...]] = {
     "use_parallel_residual": (0,),
 }
 """Keys of which the engine computes these values alone."""
-_SCALES = ("embedding_scale", "logit_scale", "residual_scale")  # Granite has them
+_SCALES = ("embedding_scale", "logit_scale", "residual_scale")
 
 
 def architecture_of(header: Header) -> Architecture:
@@ -263,6 +286,7 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     }
     config |= _windows(header, architecture, config)
     config |= _rope(header, architecture, config)
+    config |= _query_scale(header, architecture, config)
     config |= _ffn(header, architecture)
     config |= _scales(header, architecture, config)
     return config | _biases(header, config)
@@ -306,7 +330,9 @@ def _dtype(header: Header) -> str:
 
 def _refuse_what_is_not_computed(header: Header, architecture: Architecture) -> None:
     for key, values in _NEUTRAL.items():
-        if key not in header or (architecture.name == "granite" and key in _SCALES):
+        if key not in header or (architecture.scales and key in _SCALES):
+            continue
+        if key == "attention.temperature_scale" and architecture.grows_queries:
             continue
         value = header.value(key)
         if value not in values:
@@ -420,6 +446,25 @@ def _local_rope(
     return None
 
 
+def _query_scale(
+    header: Header, architecture: Architecture, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The factor of queries that grows with their position, which makes a Mistral a Ministral 3."""
+    beta = header.number("attention.temperature_scale", 0.0) if architecture.grows_queries else 0.0
+    if not beta:
+        return {}
+    rope = config["rope_parameters"]
+    if rope["rope_type"] != "yarn" or config["model_type"] != "mistral":
+        raise header.unsupported(
+            f"{header.key('attention.temperature_scale')} is {beta:g}, which is computed for YaRN and "
+            "one window for all layers"
+        )
+    return {
+        "model_type": "ministral3",
+        "rope_parameters": {**rope, "llama_4_scaling_beta": beta},
+    }
+
+
 # ---- the rest of a layer
 
 
@@ -494,12 +539,17 @@ def _scales(
 
 def _attention_scale(header: Header, architecture: Architecture, usual: float) -> dict[str, Any]:
     scale = header.number("attention.scale", 0.0) or usual
-    if architecture.name == "granite":
+    if architecture.scales:
+        usual_scales = _usual_scales(header, architecture)
+        found = (header.number(f"{key}_scale", 0.0) for key in ("embedding", "residual", "logit"))
+        embedding, residual, logit = (
+            one or own for one, own in zip(found, usual_scales, strict=True)
+        )
         return {
             "attention_multiplier": scale,
-            "embedding_multiplier": header.number("embedding_scale", 0.0) or 1.0,
-            "residual_multiplier": header.number("residual_scale", 0.0) or 1.0,
-            "logits_scaling": header.number("logit_scale", 0.0) or 1.0,
+            "embedding_multiplier": embedding,
+            "residual_multiplier": residual,
+            "logits_scaling": logit,
         }
     if not math.isclose(scale, usual, rel_tol=1e-5):
         raise header.unsupported(
@@ -507,6 +557,14 @@ def _attention_scale(header: Header, architecture: Architecture, usual: float) -
             f"{usual:g} for {architecture.name}"
         )
     return {}
+
+
+def _usual_scales(header: Header, architecture: Architecture) -> tuple[float, float, float]:
+    """Of embeddings, the residual stream and logits, where a file has none."""
+    if architecture.name != "minicpm":
+        return 1.0, 1.0, 1.0
+    # The files of MiniCPM 1 were written before there were keys.
+    return 12.0, 1.4 / header.layers**0.5, header.integer("embedding_length") / 256
 
 
 def _biases(header: Header, config: Mapping[str, Any]) -> dict[str, Any]:
