@@ -110,7 +110,7 @@ def test_the_values_of_each_type(tmp_path: Path, dtype: torch.dtype) -> None:
     [
         ("use_dora", True),
         ("trainable_token_indices", [3]),
-        ("target_parameters", ["experts.gate_up_proj"]),
+        ("target_parameters", "experts.gate_up_proj"),
         ("layer_replication", [[0, 2]]),
         ("alora_invocation_tokens", [5]),
         ("bias", "some"),

@@ -40,9 +40,8 @@ from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.gguf.test_weights import (
     OWN_MODELS,
     assert_same_model,
-    folder_tensor,
     make,
-    rows,
+    of_folder,
     tensors_of,
 )
 from tests.gguf.writing import write_model
@@ -111,8 +110,8 @@ def test_nothing_is_lost(tmp_path: Path, name: str) -> None:
     expected, found = read_spec(folder), read_spec(again)
     one, other = (SafetensorsFile(path / "model.safetensors") for path in (folder, again))
     for ours, theirs in zip(tensors_of(found), tensors_of(expected), strict=True):
-        mine = rows(other.tensor(ours.name).values, ours)
-        own = rows(folder_tensor(one, theirs.name), theirs)
+        mine = of_folder(other, ours)
+        own = of_folder(one, theirs)
         if ours.offset:  # a file has the sum, in float32
             mine, own = mine + np.float32(1), own + np.float32(1)
         np.testing.assert_array_equal(mine, own, err_msg=ours.name)
@@ -143,7 +142,7 @@ def test_file_is_that_of_the_converter(tmp_path: Path, name: str) -> None:
             np.testing.assert_allclose(ours.metadata[key], value, rtol=1e-6, err_msg=key)  # pyright: ignore
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "olmoe"])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "olmoe", "minimax_m2", "granitemoe"])
 def test_folders_with_all_experts_in_one_tensor(tmp_path: Path, kind: str) -> None:
     files = [
         run(

@@ -170,17 +170,24 @@ def _present(values: Mapping[str, Any]) -> dict[str, Any]:
 # ---- the file of a folder
 
 ARCHITECTURES = {
+    "bailingmoe2": ("bailing_moe", "bailing_moe_v2"),
     "chatglm": ("glm",),
     "ernie4_5": ("ernie4_5",),
     "exaone4": ("exaone4", "exaone4_5"),
+    "dots1": ("dots1",),
+    "ernie4_5-moe": ("ernie4_5_moe",),
     "gemma": ("gemma",),
     "gemma2": ("gemma2",),
     "gemma3": ("gemma3", "gemma3_text"),
     "glm4": ("glm4",),
+    "glm4moe": ("glm4_moe", "solar_open"),
     "granite": ("granite",),
+    "granitemoe": ("granitemoe", "granitemoeshared"),
+    "hunyuan-moe": ("hunyuan_v1_moe",),
     "internlm2": ("internlm2",),
     "llama": ("llama", "mistral", "mixtral", "internlm3"),
     "minicpm": ("minicpm",),
+    "minimax-m2": ("minimax_m2",),
     "mistral3": ("mistral3", "ministral3"),
     "olmo2": ("olmo2", "olmo3"),
     "olmoe": ("olmoe",),
@@ -197,7 +204,9 @@ ARCHITECTURES = {
 """By llama.cpp's names: the types of the folders that its converter gives them."""
 
 _OF_TYPE = {one: name for name, types in ARCHITECTURES.items() for one in types}
-_INTERLEAVED = ("llama", "mistral3", "granite", "minicpm", "smollm3", "internlm2")
+_INTERLEAVED = (
+    "llama", "mistral3", "granite", "granitemoe", "minicpm", "smollm3", "internlm2"
+)  # fmt: skip
 _SHIFTED = ("gemma", "gemma2", "gemma3")
 
 Experts = Literal["stacked", "apart", "gate_up"]
@@ -318,18 +327,23 @@ def _in_file_names(
     result: dict[str, Array] = {}
     own: dict[str, dict[int, Array]] = {}
     for name, values in tensors.items():
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias")
+        name = name.replace(".expert_bias", ".expert_bias.bias")
         before, _, after = name.partition(".experts.")
         if after:  # model.layers.0.mlp . experts . 3.gate_proj.weight
             expert, _, role = after.partition(".")
             role = {"w1": "gate", "w3": "up", "w2": "down"}.get(role[:2], role.partition("_")[0])
             layer = before.split(".")[2]
             own.setdefault(f"blk.{layer}.ffn_{role}", {})[int(expert)] = values
+        elif name.endswith(_GRANITES):
+            result |= _granites_experts(name, values)
         else:
             found = names.get_name(
                 name.replace("attention.wo", "self_attn.o_proj"), (".weight", ".bias")
             )
             assert found is not None, name
-            result[found] = values[0] if "shared_expert_gate" in name else values
+            is_row = "shared_expert_gate" in name or "moe_statics" in name
+            result[found] = values[0] if is_row else values
     for name, by_expert in own.items():
         if experts == "apart":
             result |= {f"{name}.{expert}.weight": one for expert, one in by_expert.items()}
@@ -341,6 +355,19 @@ def _in_file_names(
             both = np.concatenate((result.pop(name), up), axis=1)
             result[name.replace("gate", "gate_up")] = both
     return result
+
+
+_GRANITES = ("input_linear.weight", "output_linear.weight")
+
+
+def _granites_experts(name: str, values: Array) -> dict[str, Array]:
+    """Gate and up of all experts, or of the shared one, are apart in the file."""
+    kind = "shexp" if "shared_mlp" in name else "exps"
+    prefix = f"blk.{name.split('.')[2]}.ffn_"
+    if name.endswith("output_linear.weight"):
+        return {f"{prefix}down_{kind}.weight": values}
+    gate, up = np.split(values, 2, axis=-2)
+    return {f"{prefix}gate_{kind}.weight": gate, f"{prefix}up_{kind}.weight": up}
 
 
 def _with_fused_qkv(tensors: dict[str, Array]) -> dict[str, Array]:
@@ -371,10 +398,7 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "embedding_scale": text.get("embedding_multiplier", text.get("scale_emb")),
         "residual_scale": text.get("residual_multiplier"),
         "logit_scale": text.get("logits_scaling"),
-        "expert_count": text.get("num_local_experts", text.get("num_experts")),
-        "expert_used_count": text.get("num_experts_per_tok"),
-        "expert_feed_forward_length": text.get("moe_intermediate_size"),
-        "expert_shared_feed_forward_length": text.get("shared_expert_intermediate_size"),
+        **_expert_keys(text, architecture),
     }
     if "scale_depth" in text:  # MiniCPM
         keys |= {
@@ -400,6 +424,50 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         types = [one == "sliding_attention" for one in text["layer_types"]]
         keys["attention.sliding_window_pattern"] = types
     return keys | _rope_keys(text, architecture, head_dim)
+
+
+def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """Those of the sparse FFN, of which each family's converter writes some."""
+    count = [text.get(key) for key in ("num_local_experts", "num_experts", "n_routed_experts")]
+    keys: dict[str, Any] = {
+        "expert_count": next((one for one in count if one is not None), None),
+        "expert_used_count": text.get("num_experts_per_tok"),
+        "expert_feed_forward_length": text.get("moe_intermediate_size"),
+        "expert_shared_feed_forward_length": text.get("shared_expert_intermediate_size"),
+    }
+    if architecture in ("glm4moe", "dots1", "bailingmoe2"):
+        keys |= {
+            "expert_group_count": text["n_group"],
+            "expert_group_used_count": text["topk_group"],
+            "expert_weights_norm": text["norm_topk_prob"],
+            "expert_weights_scale": float(text["routed_scaling_factor"]),
+            "expert_shared_count": text["n_shared_experts"],
+            "leading_dense_block_count": text.get("first_k_dense_replace"),
+        }
+    if architecture in ("glm4moe", "dots1", "bailingmoe2", "minimax-m2"):
+        keys["expert_gating_func"] = 2
+    if architecture == "bailingmoe2":
+        keys["expert_shared_feed_forward_length"] = text["moe_shared_expert_intermediate_size"]
+    if architecture == "minimax-m2":
+        keys["expert_feed_forward_length"] = text["intermediate_size"]
+    if architecture == "granitemoe":
+        keys["expert_shared_feed_forward_length"] = text.get("shared_intermediate_size") or None
+    if architecture == "hunyuan-moe":
+        keys["expert_used_count"] = text["moe_topk"][0]
+        keys["expert_feed_forward_length"] = text["moe_intermediate_size"][0]
+        keys["expert_shared_feed_forward_length"] = text["intermediate_size"]
+    if architecture == "ernie4_5-moe":
+        keys |= {
+            "expert_count": text["moe_num_experts"],
+            "expert_used_count": text["moe_k"],
+            "expert_shared_count": text["moe_num_shared_experts"],
+            "expert_shared_feed_forward_length": (
+                text["intermediate_size"] // text["num_key_value_heads"]
+            ),
+            "leading_dense_block_count": text["moe_layer_start_index"],
+            "interleave_moe_layer_step": text["moe_layer_interval"],
+        }
+    return keys
 
 
 def _ropes(text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -443,9 +511,15 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
         stretch = text["max_position_embeddings"] / original
         scale = math.sqrt(1 + math.log(stretch) / math.log(original)) if stretch > 1 else 1.0
         keys["rope.scaling.attn_factor"] = scale
-    if architecture in ("llama", "granite", "smollm3", "mistral3", "phi3", "chatglm", "glm4"):
+    if architecture in _WITH_DIMENSIONS:
         keys["rope.dimension_count"] = _rotated(text, head_dim)
     return keys
+
+
+_WITH_DIMENSIONS = (
+    "llama", "granite", "granitemoe", "smollm3", "mistral3", "phi3", "chatglm", "glm4",
+    "glm4moe", "bailingmoe2", "minimax-m2",
+)  # fmt: skip
 
 
 def _rotated(text: dict[str, Any], head_dim: int) -> int:

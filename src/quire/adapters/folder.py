@@ -153,10 +153,13 @@ def _alpha_of(rank: int, config: LoraConfig) -> float:
 
 def _check_ranks(path: Path, config: LoraConfig, changes: Changes, *, extended: bool) -> None:
     for module, pair in changes.all_pairs():
-        if pair.rank != config.rank_of(module):
+        rank = config.rank_of(module)
+        # A parameter with all experts of a layer has so many rows for each.
+        has_experts = config.parameter_of(module) is not None
+        if pair.rank % rank if has_experts else pair.rank != rank:
             raise AdapterError(
                 f"The adapter {path} has rank {pair.rank} in the weights of {module}, but "
-                f"{config.rank_of(module)} in its {CONFIG_FILE}. Copy both files from one adapter."
+                f"{rank} in its {CONFIG_FILE}. Copy both files from one adapter."
             )
         one_scaling = math.isclose(config.scaling_of(module), config.scaling, rel_tol=1e-9)
         if not one_scaling and not extended:
@@ -200,6 +203,8 @@ def check_fits(adapter: Adapter, model_folder: Path, *, towers: bool = False) ->
     modules = read_modules(adapter.path, model_folder)
     stored_names: dict[str, str] = {}
     for name, shape in _changed_shapes(_changes_of(adapter)):
+        if adapter.config is not None and adapter.config.parameter_of(name) is not None:
+            continue  # folders have it in one tensor or in hundreds: the engine knows in which
         stored_names[name] = _find(adapter, name, modules, model_folder)
         if not towers and modules.is_outside(stored_names[name]):
             raise AdapterError(

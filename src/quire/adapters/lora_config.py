@@ -44,8 +44,11 @@ _REFUSED: dict[str, str] = {
 }
 """Options that change what is computed, and what to do about each. Falsy values have no effect."""
 
-_EXTENDED = frozenset(["modules_to_save", "lora_bias"])
+_EXTENDED = frozenset(["modules_to_save", "lora_bias", "target_parameters"])
 """Those of them that extended adapters may have."""
+
+_OF_EXPERTS = ("gate_up_proj", "down_proj")
+"""The parameters of all experts of a layer, in the order in which transformers' classes have them."""
 
 _KNOWN = frozenset(
     [
@@ -103,6 +106,25 @@ class LoraConfig:
     """The names that the config lists; empty where it gives a pattern, or excludes modules."""
     modules_to_save: tuple[str, ...] = ()
     """The names of modules whose weights stand whole in the adapter."""
+    target_parameters: tuple[str, ...] = ()
+    """The names of parameters that it changes besides modules, such as `mlp.experts.gate_up_proj`."""
+
+    def parameter_of(self, module: str) -> str | None:
+        """The parameter of all experts that a module's pair changes; None if it is a matrix's.
+
+        peft wraps the module that has the parameters once for each, in their order: what belongs to
+        the first is inside of what belongs to the second.
+        """
+        base = without_base_layer(module)
+        if base.rpartition(".")[2] != "experts":
+            return None
+        own = [one for one in _OF_EXPERTS if self._targets(f"{base}.{one}")]
+        inside = module.count(".base_layer")
+        return own[-1 - inside] if inside < len(own) else None
+
+    def _targets(self, parameter: str) -> bool:
+        name = f".{parameter}"
+        return any(name.endswith(f".{one}") for one in self.target_parameters)
 
     def rank_of(self, module: str) -> int:
         """The rank of one module.
@@ -134,9 +156,14 @@ class LoraConfig:
     def _scaling(self, rank: int, alpha: float) -> float:
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
+    def _pattern_name(self, module: str) -> str:
+        """What patterns are compared with."""
+        parameter = self.parameter_of(module)
+        return module if parameter is None else f"{without_base_layer(module)}.{parameter}"
+
     def _by_pattern(self, name: str, table: PatternTable[T], module: str, default: T) -> T:
         try:
-            return table.get(module, default)
+            return table.get(self._pattern_name(module), default)
         except ValueError as error:
             raise _unreadable(self.folder, name, error) from None
 
@@ -169,7 +196,15 @@ def read_config(folder: Path, *, extended: bool = False, scores: bool = False) -
         alpha_pattern=_pattern(folder, config, "alpha_pattern", _alpha),
         target_modules=_target_modules(folder, config),
         modules_to_save=saved,
+        target_parameters=_names(
+            folder, "target_parameters", config.get("target_parameters") or []
+        ),
     )
+
+
+def without_base_layer(module: str) -> str:
+    """The module itself where a pair stands inside of another's: of two parameters of one module."""
+    return module.replace(".base_layer", "")
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
@@ -201,7 +236,8 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
         raise AdapterError(
             f"The adapter {folder} has peft_type {_short(kind)}; only LORA is served."
         )
-    missing = [key for key in ("r", "lora_alpha", "target_modules") if config.get(key) is None]
+    targets = () if config.get("target_parameters") else ("target_modules",)
+    missing = [key for key in ("r", "lora_alpha", *targets) if config.get(key) is None]
     if missing:
         raise AdapterError(
             f"The adapter's {folder / CONFIG_FILE} does not say {' and '.join(missing)}. Copy the "
@@ -295,8 +331,8 @@ def _unreadable(folder: Path, name: str, error: ValueError) -> AdapterError:
 
 
 def _target_modules(folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
-    value = config["target_modules"]
-    if isinstance(value, str) or config.get("exclude_modules"):
+    value = config.get("target_modules")
+    if value is None or isinstance(value, str) or config.get("exclude_modules"):
         return ()
     return _names(folder, "target_modules", value)
 

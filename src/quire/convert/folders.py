@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 
 from quire.convert.merging import MergedFolder
 from quire.errors import WeightsError
+from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_header import Header
 from quire.gguf.arch_layout import Layout
 from quire.gguf.architectures import architecture_of, stored_biases
@@ -41,13 +43,20 @@ _TEMPLATES = "additional_chat_templates"
 _CLASSES: Final[Mapping[str, str]] = {
     "ernie4_5": "Ernie4_5ForCausalLM",
     "exaone4": "Exaone4ForCausalLM",
+    "dots1": "Dots1ForCausalLM",
+    "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
     "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",
+    "glm4_moe": "Glm4MoeForCausalLM",
     "granite": "GraniteForCausalLM",
+    "granitemoe": "GraniteMoeForCausalLM",
+    "granitemoeshared": "GraniteMoeSharedForCausalLM",
+    "hunyuan_v1_moe": "HunYuanMoEV1ForCausalLM",
     "llama": "LlamaForCausalLM",
+    "minimax_m2": "MiniMaxM2ForCausalLM",
     "ministral": "MinistralForCausalLM",
     "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -188,9 +197,12 @@ def folder_of_gguf(path: Path, dtype: str | None) -> NewFolder:
     header = Header(files)
     dtype = dtype or _own_type(header)
     layout = Layout(architecture_of(header), config, set(stored_biases(header)))
-    tensors = (
+    tensors = [
         _of_gguf(source, wanted.name, wanted.shape, dtype.upper()) for wanted in layout.tensors()
-    )
+    ]
+    family = FAMILIES.get(config["model_type"])
+    if family is not None and family.fused:
+        tensors = _with_fused_experts(tensors, family)
     config |= {
         "architectures": [_CLASSES[config["model_type"]]],
         "torch_dtype": DTYPES[dtype],
@@ -202,6 +214,36 @@ def folder_of_gguf(path: Path, dtype: str | None) -> NewFolder:
         if one.name not in (GGUF_SOURCE, "config.json")
     }
     return NewFolder(tensors, {"config.json": _json(config), **texts})
+
+
+def _with_fused_experts(tensors: Iterable[_NewTensor], family: ExpertFamily) -> list[_NewTensor]:
+    """The tensors, with those of all experts of a layer below each other in two."""
+    assert family.fused is not None
+    before, _, after = map(re.escape, family.experts.partition("{}"))
+    own = re.compile(rf"(.*\.){before}\d+{after}({'|'.join(family.maps)})\.weight")
+    kept: list[_NewTensor] = []
+    stacks: dict[str, list[_NewTensor]] = {}
+    for tensor in tensors:
+        match = own.fullmatch(tensor.name)
+        if match is None:
+            kept.append(tensor)
+        else:
+            name = family.fused[match[2] == family.maps[-1]]
+            stacks.setdefault(match[1] + name, []).append(tensor)
+    return [*kept, *(_stack(name, parts) for name, parts in stacks.items())]
+
+
+def _stack(name: str, parts: Sequence[_NewTensor]) -> _NewTensor:
+    """Maps of all experts of a layer in one tensor: gate and up of each, or down."""
+    rows, columns = parts[0].shape
+    experts = len({part.name.rpartition(".experts.")[2].partition(".")[0] for part in parts})
+    shape = (experts, len(parts) // experts * rows, columns)
+
+    def pieces() -> Iterator[Bytes]:
+        for part in parts:
+            yield from part.pieces()
+
+    return _NewTensor(name, parts[0].dtype, shape, sum(part.size for part in parts), pieces)
 
 
 def _own_type(header: Header) -> str:

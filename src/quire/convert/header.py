@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from quire.engines.native.models.registry import spec_of
 from quire.engines.native.models.rope import inverse_frequencies
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
 from quire.errors import UnsupportedModelError
+from quire.gguf.arch_experts import FAMILIES
 from quire.gguf.architectures import ARCHITECTURES, Architecture, config_of
 from quire.gguf.reader import GgufFile
 from quire.gguf.writer import Written
@@ -72,7 +73,7 @@ def header_of(
         "attention.value_length": spec.head_dim,
         "attention.layer_norm_rms_epsilon": float(spec.norm_eps),
         "n_deepstack_layers": _deepstack_layers(folder, architecture),
-        **_ffn(spec),
+        **_ffn(spec, architecture),
         **_windows(spec, architecture),
         **_rope(spec, architecture),
         **_scales(spec, architecture),
@@ -102,23 +103,58 @@ def _deepstack_layers(folder: Path, architecture: Architecture) -> int | None:
     return len(vision.get("deepstack_visual_indexes") or ())
 
 
-def _ffn(spec: DecoderSpec) -> dict[str, Written | None]:
+def _ffn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
     experts = spec.experts
     if experts is None:
         return {"feed_forward_length": spec.ffn_size}
-    if not all(experts.sparse):
+    # A folder of the type that files are read as has the keys that a file may have.
+    family = FAMILIES["mixtral" if spec.model_type == "mixtral" else architecture.model_type]
+    router = experts.router
+    first, step = _pattern(experts.sparse)
+    if (first and not family.first_sparse) or (step > 1 and not family.step):
         raise UnsupportedModelError(
             "The model has experts in some layers and one FFN in others, which llama.cpp does not "
             "compute for it: it cannot be written as GGUF"
         )
-    is_mixtral = spec.model_type == "mixtral"
-    return {
+    shared = experts.shared_size
+    counts_shared = bool(family.shared_count)
+    keys: dict[str, Written | None] = {
         "feed_forward_length": spec.ffn_size,
         "expert_count": experts.count,
         "expert_used_count": experts.per_token,
-        "expert_feed_forward_length": None if is_mixtral else experts.ffn_size,
-        "expert_shared_feed_forward_length": experts.shared_size or None,
+        "expert_feed_forward_length": None if spec.model_type == "mixtral" else experts.ffn_size,
+        "expert_shared_count": shared // experts.ffn_size if counts_shared else None,
+        "expert_shared_feed_forward_length": (
+            _shared_width(spec, architecture) if shared else None
+        ),
+        "expert_gating_func": family.gating if router.scores == "sigmoid" else None,
+        "leading_dense_block_count": first if family.first_sparse else None,
+        "interleave_moe_layer_step": step if family.step else None,
     }
+    if family.grouped:
+        keys |= {
+            "expert_weights_norm": router.normalised,
+            "expert_weights_scale": router.scale,
+            "expert_group_count": router.groups,
+            "expert_group_used_count": router.chosen_groups,
+        }
+    return keys
+
+
+def _pattern(sparse: Sequence[bool]) -> tuple[int, int]:
+    """The first sparse layer, or the one from which on every so many layers are; and that number."""
+    layers = [layer for layer, one in enumerate(sparse) if one]
+    step = layers[1] - layers[0] if len(layers) > 1 else 1
+    # The layers before it are dense also where the step would make one of them sparse.
+    first = layers[0] - step + 1
+    return max(first, 0), step
+
+
+def _shared_width(spec: DecoderSpec, architecture: Architecture) -> int:
+    """llama.cpp multiplies that of Ling by the number of shared experts."""
+    assert spec.experts is not None
+    is_ling = architecture.name == "bailingmoe2"
+    return spec.experts.ffn_size if is_ling else spec.experts.shared_size
 
 
 def _windows(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
@@ -144,7 +180,7 @@ def _scales(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written 
     for key, cap in caps.items():
         if cap or key in architecture.caps:
             keys[key] = float(cap)
-    if architecture.name == "granite":
+    if architecture.name in ("granite", "granitemoe"):
         keys["attention.scale"] = float(spec.attention_scale)
     if architecture.grows_queries and spec.query_scale:
         keys["attention.temperature_scale"] = spec.query_scale.beta

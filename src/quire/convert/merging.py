@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from quire.adapters.folder import Adapter, check_fits, read_adapter, read_tensors
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import DecoderSpec
-from quire.engines.native.models.tensors import TensorSpec
+from quire.engines.native.models.tensors import TensorSpec, find_part
 from quire.errors import AdapterError, UnsupportedModelError, WeightsError
 from quire.gguf.quantize import Floats
 from quire.weights.safetensors import StoredTensor, WeightsFolder, widen
@@ -149,12 +149,10 @@ class MergedFolder:
 
     def _find(self, spec: TensorSpec) -> tuple[StoredTensor, NDArray[Any], Rows | None]:
         """A stored tensor, its values, and which of its rows are meant; None for all."""
-        source, within = self.source, spec.within
-        if spec.name not in source and within is not None and within.name in source:
-            stored = self._stored(within.name, within.shape)
-            first = within.first_row
-            values = stored.values.reshape(-1, within.shape[-1])
-            return stored, values[first : first + spec.shape[0]], None
+        part = find_part(self.source, spec)
+        if part is not None:
+            stored = self._stored(part.name, part.stored_shape)
+            return stored, part.take(stored.values, spec.shape), None
         stored = self._stored(spec.name, spec.stored_shape)
         if not spec.rows:
             return stored, stored.values, None

@@ -32,6 +32,7 @@ _ROLES: Final[Mapping[str, str]] = {
     "up": "ffn_up",
     "down": "ffn_down",
     "router": "ffn_gate_inp",
+    "router_correction": "exp_probs_b",
     "shared_score": "ffn_gate_inp_shexp",
     "attention_norm": "attn_norm",
     "ffn_norm": "ffn_norm",
@@ -104,16 +105,17 @@ def _planned(
 
 def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
     role, is_bias = role.removesuffix("_bias"), role.endswith("_bias")
-    suffix = ".bias" if is_bias else ".weight"
+    suffix = ".bias" if is_bias or role == "router_correction" else ".weight"
     expert = _EXPERT.fullmatch(role)
     if expert is not None:
         assert spec.experts is not None
         kind = "exps" if int(expert[1]) < spec.experts.count else "shexp"
         return f"ffn_{expert[2]}_{kind}{suffix}"
     together = _FUSED.get(role, "")
-    if role == "ffn_norm" and role not in architecture.norms:  # Seed-OSS
+    if role == "ffn_norm" and role not in architecture.norms:  # Seed-OSS, GLM-4.5
         role = "post_attention_norm"
-    is_fused = architecture.fused_qkv if together == "qkv" else architecture.fused_gate_up
+    joins_qkv = architecture.fused_qkv or architecture.joins_qkv
+    is_fused = joins_qkv if together == "qkv" else architecture.fused_gate_up
     return (_FUSED_NAMES[together] if together and is_fused else _ROLES[role]) + suffix
 
 

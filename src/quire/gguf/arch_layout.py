@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.architectures import BIASES, Architecture
 
+_ROLES = ("gate", "up", "down")
 EMBEDDINGS, HEAD = "token_embd.weight", "output.weight"
 
 
@@ -68,18 +70,19 @@ class Layout:
         table, shift = (self._config["vocab_size"], self._hidden), self._architecture.norm_shift
         yield _whole("model.embed_tokens.weight", EMBEDDINGS, table)
         for layer in range(self._config["num_hidden_layers"]):
-            yield from self._layer(f"model.layers.{layer}.", f"blk.{layer}.")
+            yield from self._layer(layer)
         yield _whole("model.norm.weight", "output_norm.weight", (self._hidden,), shift)
         if not self._config["tie_word_embeddings"]:
             yield _whole("lm_head.weight", HEAD, table)
 
-    def _layer(self, here: str, there: str) -> Iterator[FolderTensor]:
+    def _layer(self, layer: int) -> Iterator[FolderTensor]:
         """`here` is how names in a folder begin, `there` those in a file."""
+        here, there = f"model.layers.{layer}.", f"blk.{layer}."
         yield from self._norms(here, there)
         yield from self._attention(here, there)
-        experts = self._config.get("num_local_experts") or self._config.get("num_experts")
-        if experts:
-            yield from self._router_and_experts(here, there, experts)
+        family = FAMILIES.get(self._config["model_type"])
+        if family is not None and family.is_sparse(self._config, layer):
+            yield from self._sparse(here, there, family)
         elif self._architecture.fused_gate_up:
             shape = (2 * self._ffn, self._hidden)
             yield _whole(f"{here}mlp.gate_up_proj.weight", f"{there}ffn_up.weight", shape)
@@ -96,11 +99,12 @@ class Layout:
         for stored, name in architecture.norms.items():
             shape = (self._hidden,)
             yield _whole(f"{here}{name}.weight", f"{there}{stored}.weight", shape, shift)
-        if architecture.query_key_norms:
+        if architecture.query_key_norms and self._config.get("use_qk_norm", True):
             for role, heads in (("q", self._heads), ("k", self._kv_heads)):
                 size = self._head_dim * (heads if architecture.query_key_norms == "width" else 1)
-                name, stored = f"self_attn.{role}_norm.weight", f"attn_{role}_norm.weight"
-                yield _whole(here + name, there + stored, (size,), shift)
+                name = architecture.norm_names[role]
+                stored = f"{there}attn_{role}_norm.weight"
+                yield _whole(f"{here}self_attn.{name}.weight", stored, (size,), shift)
 
     def _map(
         self, here: str, there: str, name: str, stored: str, rows: int, columns: int
@@ -147,25 +151,41 @@ class Layout:
             absent = suffix == "bias" and stored not in self._stored_biases
             yield _zeros(wanted) if absent else wanted
 
-    def _router_and_experts(self, here: str, there: str, experts: int) -> Iterator[FolderTensor]:
-        is_mixtral = self._config["model_type"] == "mixtral"
-        block = "block_sparse_moe." if is_mixtral else "mlp."
-        names = ("w1", "w3", "w2") if is_mixtral else ("gate_proj", "up_proj", "down_proj")
-        size = self._config.get("moe_intermediate_size", self._ffn)
-        router = f"{there}ffn_gate_inp.weight"
-        yield _whole(f"{here}{block}gate.weight", router, (experts, self._hidden))
-        for expert in range(experts):
-            for role, name in zip(("gate", "up", "down"), names, strict=True):
-                full = f"{here}{block}experts.{expert}.{name}.weight"
-                yield self._expert(full, there, role, expert, experts, size)
-        shared = self._config.get("shared_expert_intermediate_size", 0)
+    def _sparse(self, here: str, there: str, family: ExpertFamily) -> Iterator[FolderTensor]:
+        """The router and the experts of a layer."""
+        count, size = self._config[family.count], self._config[family.size]
+        whole = (count, self._hidden)
+        yield _whole(f"{here}{family.router}.weight", f"{there}ffn_gate_inp.weight", whole)
+        if family.correction:
+            shape = (1, count) if family.correction_is_row else (count,)
+            bias = _whole(f"{here}{family.correction}", f"{there}exp_probs_b.bias", shape)
+            yield bias if "exp_probs_b" in self._stored_biases else _zeros(bias)
+        for expert in range(count):
+            own = f"{here}{family.experts.format(expert)}"
+            for role, name in zip(_ROLES, family.maps, strict=True):
+                yield self._expert(f"{own}{name}.weight", there, role, expert, count, size)
+        shared = family.shared_width(self._config)
         if shared:
+            yield from self._shared(here, there, family, shared)
+
+    def _shared(
+        self, here: str, there: str, family: ExpertFamily, size: int
+    ) -> Iterator[FolderTensor]:
+        """The shared expert, in which a folder may have gate and up fused."""
+        if family.shared_score:
             score = f"{there}ffn_gate_inp_shexp.weight"
-            yield _whole(f"{here}mlp.shared_expert_gate.weight", score, (1, self._hidden))
-            for role in ("gate", "up", "down"):
-                shape = (self._hidden, shared) if role == "down" else (shared, self._hidden)
-                name = f"{here}mlp.shared_expert.{role}_proj.weight"
-                yield _whole(name, f"{there}ffn_{role}_shexp.weight", shape)
+            yield _whole(f"{here}{family.shared_score}.weight", score, (1, self._hidden))
+        gate, up = (
+            StoredPart(f"{there}ffn_{role}_shexp.weight", (size, self._hidden))
+            for role in ("gate", "up")
+        )
+        *first, last = family.shared_maps
+        ways = ((gate, up),) if len(first) == 1 else ((gate,), (up,))
+        for name, way in zip(first, ways, strict=True):
+            shape = (size * len(way), self._hidden)
+            yield FolderTensor(f"{here}{family.shared}{name}.weight", shape, (way,))
+        down = f"{there}ffn_down_shexp.weight"
+        yield _whole(f"{here}{family.shared}{last}.weight", down, (self._hidden, size))
 
     def _expert(
         self, name: str, there: str, role: str, expert: int, experts: int, size: int

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from quire.errors import UnsupportedModelError, WeightsError
 from quire.gguf import arch_rope
+from quire.gguf.arch_experts import expert_count, read_experts
 from quire.gguf.arch_header import Header
 from quire.gguf.reader import GgufFile
 from quire.weights.hub_config import short
@@ -35,6 +36,10 @@ _GLM4_NORMS = {
     **_NORMS,
     "post_attention_norm": "post_self_attn_layernorm",
     "post_ffw_norm": "post_mlp_layernorm",
+}
+_GLM4_MOE_NORMS = {
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
 }
 
 
@@ -92,8 +97,12 @@ class Architecture:
     """The norms of a layer: their names in a file, and in a folder."""
     query_key_norms: Literal["", "head", "width"] = ""
     """Norms of queries and keys, over each head or over all."""
+    norm_names: Mapping[str, str] = field(default_factory=lambda: {"q": "q_norm", "k": "k_norm"})
+    """What a folder calls them."""
     fused_qkv: bool = False
     """A folder has queries, keys and values in one tensor."""
+    joins_qkv: bool = False
+    """A file has queries, keys and values in one tensor, whatever a folder has."""
     fused_gate_up: bool = False
     """A folder has gate and up in one tensor, and so has the file, under the name of up."""
 
@@ -147,6 +156,10 @@ _ALL = (
         "minicpm", "MiniCPM 1, 2 and 4", ("minicpm",), "granite", scales=True, interleaved=True
     ),
     Architecture(
+        "granitemoe", "Granite 3 with experts", ("granitemoe", "granitemoeshared"), "granitemoe",
+        experts="all", normalised=True, scales=True, interleaved=True,
+    ),
+    Architecture(
         "phi3", "Phi-3, Phi-3.5, Phi-4", ("phi3",), "phi3",
         windows="all", partial_rotary=True, fused_qkv=True, fused_gate_up=True,
     ),
@@ -174,6 +187,30 @@ _ALL = (
         windows="pattern", pattern=4, norms=_POST_NORMS, query_key_norms="head",
     ),
     Architecture("seed_oss", "Seed-OSS", ("seed_oss",), "seed_oss", norms=_SEED_NORMS),
+    Architecture(
+        "glm4moe", "GLM-4.5, GLM-4.6, Solar Open", ("glm4_moe", "solar_open"), "glm4_moe",
+        partial_rotary=True, experts="all", norms=_GLM4_MOE_NORMS, query_key_norms="head",
+    ),
+    Architecture(
+        "bailingmoe2", "Ling 2.0", ("bailing_moe", "bailing_moe_v2"), "glm4_moe",
+        partial_rotary=True, experts="all", query_key_norms="head", joins_qkv=True,
+    ),
+    Architecture(
+        "minimax-m2", "MiniMax-M2", ("minimax_m2",), "minimax_m2",
+        partial_rotary=True, experts="all", normalised=True, query_key_norms="width",
+    ),
+    Architecture(
+        "ernie4_5-moe", "ERNIE 4.5 with experts", ("ernie4_5_moe",), "ernie4_5_moe",
+        experts="all", normalised=True,
+    ),
+    Architecture(
+        "dots1", "dots.llm1", ("dots1",), "dots1", experts="all", query_key_norms="head"
+    ),
+    Architecture(
+        "hunyuan-moe", "Hunyuan-A13B", ("hunyuan_v1_moe",), "hunyuan_v1_moe",
+        experts="all", normalised=True, query_key_norms="head",
+        norm_names={"q": "query_layernorm", "k": "key_layernorm"},
+    ),
     Architecture("internlm2", "InternLM2, InternLM2.5", ("internlm2",), "llama", interleaved=True),
 )  # fmt: skip
 
@@ -183,6 +220,7 @@ ARCHITECTURES: dict[str, Architecture] = {one.name: one for one in _ALL}
 _QKV = ("attn_q", "attn_k", "attn_v")
 _ATTENTION = {"attention_bias": (*_QKV, "attn_output")}
 _INPUTS, _ALWAYS = {"attention_bias": _QKV}, {"": _QKV}
+_CORRECTION = {"": ("exp_probs_b",)}  # of the choice of experts
 _ALL_MAPS = {**_ATTENTION, "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down")}
 BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("llama", "granite", "smollm3"), _ALL_MAPS),
@@ -191,16 +229,21 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("glm", "glm4", "seed_oss"), _INPUTS),
     "ernie4_5": {"use_bias": _ALL_MAPS["attention_bias"] + _ALL_MAPS["mlp_bias"]},
     **dict.fromkeys(("qwen2", "qwen2_moe"), _ALWAYS),
+    **dict.fromkeys(("granitemoe", "granitemoeshared", "hunyuan_v1_moe"), _ATTENTION),
+    "dots1": {**_ATTENTION, **_CORRECTION},
+    "glm4_moe": {**_INPUTS, **_CORRECTION},
+    **dict.fromkeys(("ernie4_5_moe", "minimax_m2"), _CORRECTION),
 }
 """By model_type: the keys of a config that give linear maps biases, and these maps.
 
 Those without a key always have biases. Other types have none.
 """
 
-_BIAS = re.compile(r"blk\.(\d+)\.(attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down))\.bias")
+_BIAS = re.compile(
+    r"blk\.(\d+)\.(attn_(?:q|k|v|qkv|output)|ffn_(?:gate|up|down)|exp_probs_b)\.bias"
+)
 
 _MOST_HEADS = 10_000
-_MOST_EXPERTS = 1024
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}
 
 _KINDS = {
@@ -216,10 +259,6 @@ _NEUTRAL: dict[str, tuple[float, ...]] = {
     "attention.shared_kv_layers": (0,),
     "attention.temperature_scale": (0,),
     "embedding_scale": (0, 1),
-    "expert_gating_func": (0, 1),
-    "expert_group_count": (0, 1),
-    "expert_weights_scale": (0, 1),
-    "leading_dense_block_count": (0,),
     "logit_scale": (0, 1),
     "residual_scale": (0, 1),
     "rope.scaling.alpha": (0,),
@@ -288,6 +327,7 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     config |= _rope(header, architecture, config)
     config |= _query_scale(header, architecture, config)
     config |= _ffn(header, architecture)
+    config |= _query_key_norms(header, config)
     config |= _scales(header, architecture, config)
     return config | _biases(header, config)
 
@@ -340,7 +380,7 @@ def _refuse_what_is_not_computed(header: Header, architecture: Architecture) -> 
                 f"{header.key(key)} is {short(value)}, which the native engine does not compute for "
                 f"{architecture.name}"
             )
-    if architecture.name == "granite" and not header.flag("rope.scaling.finetuned", True):
+    if architecture.scales and not header.flag("rope.scaling.finetuned", True):
         raise header.unsupported("it is a Granite without rotary embeddings, which is not run")
     sections = header.integers("rope.dimension_sections") or []
     if architecture.name == "glm4" and any(sections):
@@ -356,6 +396,8 @@ def _windows(
     """Attention windows: the keys, and the model_type that a window decides."""
     window = header.integer("attention.sliding_window", architecture.window, minimum=0)
     if architecture.windows == "none":
+        if architecture.name == "dots1":  # whose config means one by saying nothing
+            return {"sliding_window": None}
         if 0 < window < config["max_position_embeddings"]:
             logger.warning(
                 "%s: %s is %d. It is not used, as llama.cpp does not either for %s.",
@@ -469,42 +511,35 @@ def _query_scale(
 
 
 def _ffn(header: Header, architecture: Architecture) -> dict[str, Any]:
-    count = header.integer("expert_count", 0, minimum=0, maximum=_MOST_EXPERTS)
+    count = expert_count(header)
     if (architecture.experts == "none" and count) or (architecture.experts == "all" and not count):
         raise header.unsupported(
             f"{header.key('expert_count')} is {count}, which is not run for {architecture.name}"
         )
-    used = header.integer("expert_used_count", 0, minimum=0)
-    if used > count or (count and not used):
-        raise header.wrong(
-            header.key("expert_used_count"), used, f"1 to {count} of {count} experts"
-        )
     if not count:
+        used = header.integer("expert_used_count", 0, minimum=0)
+        if used:
+            raise header.wrong(header.key("expert_used_count"), used, "0, as the number of experts")
         return {"intermediate_size": header.integer("feed_forward_length")}
-    normalised = header.flag("expert_weights_norm", architecture.normalised)
-    chosen: dict[str, Any] = {"num_experts_per_tok": used}
+    model_type = _type_with_experts(header, architecture)
+    return read_experts(header, model_type, normalised=architecture.normalised)
+
+
+def _type_with_experts(header: Header, architecture: Architecture) -> str:
+    """The model_type of a model that has experts."""
     if architecture.name == "llama":
-        if not normalised:
-            raise header.unsupported(f"{header.key('expert_weights_norm')} is false")
-        size = header.integer("feed_forward_length")
-        return {
-            **chosen, "model_type": "mixtral", "num_local_experts": count, "intermediate_size": size
-        }  # fmt: skip
-    chosen |= {"num_experts": count, "norm_topk_prob": normalised}
-    if architecture.name == "olmoe":
-        return {**chosen, "intermediate_size": header.integer("feed_forward_length")}
-    return {**chosen, **_sparse_sizes(header, architecture, used)}
+        return "mixtral"
+    has_shared = header.integer("expert_shared_feed_forward_length", 0, minimum=0) > 0
+    if architecture.name == "granitemoe" and has_shared:
+        return "granitemoeshared"
+    return architecture.model_type
 
 
-def _sparse_sizes(header: Header, architecture: Architecture, used: int) -> dict[str, int]:
-    """The sizes of Qwen's experts."""
-    dense = header.integer("feed_forward_length", 0, minimum=0)
-    size = header.integer("expert_feed_forward_length", dense // used)
-    result = {"intermediate_size": dense or size, "moe_intermediate_size": size}
-    if architecture.name == "qwen2moe":
-        shared = header.integer("expert_shared_feed_forward_length", dense)
-        result["shared_expert_intermediate_size"] = shared
-    return result
+def _query_key_norms(header: Header, config: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether a GLM-4.5 has norms of queries and keys is in no metadata: Air has none."""
+    if config["model_type"] != "glm4_moe":
+        return {}
+    return {"use_qk_norm": "blk.0.attn_q_norm.weight" in header.tensors}
 
 
 def _scales(

@@ -19,21 +19,30 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     CwmConfig,
+    Dots1Config,
+    Ernie4_5_MoeConfig,
     Ernie4_5Config,
     Exaone4_5_Config,
     Exaone4Config,
+    FlexOlmoConfig,
     Gemma2Config,
     Gemma3Config,
     Gemma3TextConfig,
     GemmaConfig,
     Glm4Config,
+    Glm4MoeConfig,
     Glm4vConfig,
     GlmConfig,
     GraniteConfig,
+    GraniteMoeConfig,
+    GraniteMoeSharedConfig,
     HeliumConfig,
+    HunYuanMoEV1Config,
     HyperCLOVAXConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MiniCPM3Config,
+    MiniMaxM2Config,
     Ministral3Config,
     MinistralConfig,
     Mistral3Config,
@@ -51,6 +60,7 @@ from transformers import (
     Qwen3VLConfig,
     SeedOssConfig,
     SmolLM3Config,
+    SolarOpenConfig,
     VaultGemmaConfig,
     YoutuConfig,
 )
@@ -136,6 +146,19 @@ _MINICPM = {
         "original_max_position_embeddings": 256,
     },
     "tie_word_embeddings": True,
+}
+
+_MOE: dict[str, Any] = {"moe_intermediate_size": 24, "num_experts_per_tok": 3}
+
+_DEEPSEEK: dict[str, Any] = {
+    **_MOE,
+    "n_routed_experts": 12,
+    "n_shared_experts": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 1.5,
+    "norm_topk_prob": True,
+    "first_k_dense_replace": 1,
 }
 
 _VISION: dict[str, Any] = {
@@ -271,6 +294,68 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     ),
     "qwen3_vl": (Qwen3VLConfig, {"head_dim": 24, "rope_parameters": _MROPE}),
     "seed_oss": (SeedOssConfig, {"head_dim": 24, "attention_out_bias": True}),
+    "bailing_moe_v2": (Glm4MoeConfig, {**_DEEPSEEK, "head_dim": 24, "use_qk_norm": True}),
+    "dots1": (Dots1Config, {**_DEEPSEEK, "head_dim": 24, "norm_topk_prob": False}),
+    "ernie4_5_moe": (
+        Ernie4_5_MoeConfig,
+        {"head_dim": 24, "moe_num_experts": 9, "moe_k": 3, "moe_intermediate_size": 24},
+    ),
+    "flex_olmo": (
+        FlexOlmoConfig,
+        {"num_experts": 7, "num_experts_per_tok": 3, "intermediate_size": 40},
+    ),
+    "glm4_moe": (Glm4MoeConfig, {**_DEEPSEEK, "head_dim": 24, "use_qk_norm": True}),
+    "granitemoe": (GraniteMoeConfig, {**_GRANITE, "intermediate_size": 40}),
+    "granitemoeshared": (
+        GraniteMoeSharedConfig,
+        {**_GRANITE, "intermediate_size": 40, "shared_intermediate_size": 56},
+    ),
+    "hunyuan_v1_moe": (
+        HunYuanMoEV1Config,
+        {
+            "head_dim": 16,
+            "intermediate_size": 40,
+            "num_experts": 7,
+            "moe_topk": 3,
+            "rope_parameters": {
+                "rope_type": "dynamic",
+                "rope_theta": 1e4,
+                "factor": 1.0,
+                "alpha": 9.0,
+            },
+        },
+    ),
+    # So small chunks and floors that the tests' texts have several.
+    "llama4_text": (
+        Llama4TextConfig,
+        {
+            "head_dim": 24,
+            "num_hidden_layers": 4,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "intermediate_size": 40,
+            "intermediate_size_mlp": 72,
+            "interleave_moe_layer_step": 2,
+            "attention_chunk_size": 24,
+            "floor_scale": 10,
+            "attn_scale": 0.3,
+            "rope_parameters": _LLAMA3_ROPE,
+        },
+    ),
+    "minimax_m2": (
+        MiniMaxM2Config,
+        {
+            "head_dim": 24,
+            "rotary_dim": 12,
+            "intermediate_size": 40,
+            "num_local_experts": 9,
+            "num_experts_per_tok": 3,
+        },
+    ),
+    "solar_open": (
+        SolarOpenConfig,
+        {**_DEEPSEEK, "head_dim": 24, "attention_bias": True, "first_k_dense_replace": 0},
+    ),
     "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
     "telechat3": (LlamaConfig, {"rope_parameters": _YARN}),
     "vaultgemma": (VaultGemmaConfig, {**_GEMMA, "sliding_window": 24}),
@@ -281,6 +366,11 @@ _SCALES = ("embedding_multiplier", "residual_multiplier", "logits_scaling", "att
 
 # Types that transformers lacks: what the config of such a model has instead of its equal's keys.
 _EQUALS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "bailing_moe_v2": lambda equal: {
+        "architectures": ["BailingMoeV2ForCausalLM"],
+        "num_experts": equal["n_routed_experts"],
+        "num_shared_experts": equal["n_shared_experts"],
+    },
     "internlm2": lambda equal: {
         "architectures": ["InternLM2ForCausalLM"],
         "bias": equal["attention_bias"],
@@ -335,6 +425,9 @@ def make_random_model(
                 if parameter.ndim == 1:
                     at_zero = name.endswith("bias") or kind.startswith("gemma")
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
+            for name, values in model.state_dict().items():
+                if name.endswith("e_score_correction_bias"):  # a buffer, or two-dimensional
+                    values.copy_(0.2 * torch.randn_like(values))
     model.to(getattr(torch, dtype)).save_pretrained(
         folder, max_shard_size=max_shard_size, save_original_format=not fused_experts
     )
@@ -384,6 +477,8 @@ def _write_equal(folder: Path, kind: str) -> None:
     (folder / "config.json").write_text(json.dumps(_as_type(kind, config)))
     if kind == "internlm2":
         _write_as_internlm2(folder, config, load_file(own / "model.safetensors"))
+    if kind == "bailing_moe_v2":
+        _write_as_bailing(folder, load_file(own / "model.safetensors"))
 
 
 def _write_as_internlm2(
@@ -412,6 +507,26 @@ def _write_as_internlm2(
         elif ".k_proj." not in name and ".v_proj." not in name:
             for llama, internlm2 in names.items():
                 name = name.replace(llama, internlm2)
+            made[name] = value
+    save_file(made, folder / "model.safetensors")
+
+
+def _write_as_bailing(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write the tensors of a GLM-4.5 with norms of heads as Ling 2.0's, which computes the same."""
+    names = {
+        "embed_tokens": "word_embeddings", "self_attn.o_proj": "attention.dense",
+        "self_attn.q_norm": "attention.query_layernorm",
+        "self_attn.k_norm": "attention.key_layernorm",
+        "e_score_correction_bias": "expert_bias",
+    }  # fmt: skip
+    made: dict[str, torch.Tensor] = {}
+    for name, value in tensors.items():
+        if ".q_proj." in name:
+            parts = [tensors[name.replace("q_proj", f"{role}_proj")] for role in "qkv"]
+            made[name.replace("self_attn.q_proj", "attention.query_key_value")] = torch.cat(parts)
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            for glm, bailing in names.items():
+                name = name.replace(glm, bailing)
             made[name] = value
     save_file(made, folder / "model.safetensors")
 

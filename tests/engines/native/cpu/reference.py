@@ -24,7 +24,7 @@ from quire.engines.native.cpu.inputs import check_batch
 from quire.engines.native.cpu.kernels.layout import padded
 from quire.engines.native.cpu.weights.adapter import LoraMap, LoraWeights, lora_weights
 from quire.engines.native.cpu.weights.decoder import Weights, embedding_scale
-from quire.engines.native.models.layers.experts import ExpertsSpec
+from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
 from quire.engines.native.models.rope import (
     cosines_and_sines,
     inverse_frequencies,
@@ -72,6 +72,9 @@ def gelu_gate(gate: Floats, up: Floats) -> Floats:
     return (gate * (1 + np.tanh(inner)) / 2 * up).astype(np.float32)
 
 
+AddExpertLora = Callable[[str, NDArray[np.intp], Floats, Floats], Floats]
+"""`add(role, rows, x, out)`: the same for some rows of the batch."""
+
 AddLora = Callable[[str, Floats, Floats], Floats]
 """`add(role, x, out)`: out, plus what the rows' adapters add to the linear map of that role for x."""
 
@@ -97,41 +100,89 @@ def gated_ffn(
     return gate_by(gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
 
 
-def choose_experts(scores: Floats, spec: ExpertsSpec) -> tuple[NDArray[np.int64], Floats]:
+def choose_experts(
+    logits: Floats, spec: ExpertsSpec, correction: Floats | None = None
+) -> tuple[NDArray[np.int64], Floats]:
     """`experts.choose_experts`: each row's experts and their weights, (rows, per_token).
 
-    The most probable come first, equal ones in the order of their indices.
+    The best come first, equal ones in the order of their indices.
     """
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    chosen = np.argsort(-weights, axis=-1, kind="stable")[:, : spec.per_token]
-    weights = np.take_along_axis(weights, chosen, axis=-1)
-    if spec.normalised:
-        weights /= weights.sum(-1, keepdims=True)
-    return chosen, weights
+    router = spec.router
+    scores = logits if router.scores == "sigmoid_of_chosen" else _scores(logits, router.scores)
+    choice = scores if correction is None else scores + correction
+    if router.groups > 1:
+        choice = _without_groups(choice, router)
+    chosen = np.argsort(-choice, axis=-1, kind="stable")[:, : spec.per_token]
+    weights = np.take_along_axis(scores, chosen, axis=-1)
+    if router.scores == "sigmoid_of_chosen":
+        weights = _scores(weights, "sigmoid")
+    if router.normalised:
+        weights = weights / np.maximum(weights.sum(-1, keepdims=True), np.float32(router.least_sum))
+    return chosen, weights * np.float32(router.scale)
+
+
+def _scores(logits: Floats, kind: str) -> Floats:
+    with np.errstate(over="ignore"):
+        if kind == "sigmoid":
+            return (1 / (1 + np.exp(-logits))).astype(np.float32)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        return weights / weights.sum(-1, keepdims=True)
+
+
+def _without_groups(choice: Floats, router: RouterSpec) -> Floats:
+    """The scores, with those of all groups but the best ones -inf."""
+    groups = choice.reshape(len(choice), router.groups, -1)
+    best = np.sort(groups, axis=-1)[..., -1 if router.group_score == "best" else -2 :].sum(-1)
+    order = np.argsort(-best, axis=-1, kind="stable")
+    left_out = np.ones(best.shape, bool)
+    np.put_along_axis(left_out, order[:, : router.chosen_groups], False, axis=-1)
+    return np.where(left_out[..., None], np.float32(-np.inf), groups).reshape(choice.shape)
 
 
 def experts(
-    x: Floats, tensors: Mapping[str, Matrix], spec: ExpertsSpec, activation: Activation = "silu"
+    x: Floats,
+    tensors: Mapping[str, Matrix],
+    spec: ExpertsSpec,
+    activation: Activation = "silu",
+    add: AddExpertLora = lambda role, rows, x, out: out,
 ) -> Floats:
     """The weighted sum of each row's experts, including the shared one."""
-    chosen, weights = choose_experts(linear(x, tensors["router"]), spec)
+    every = np.arange(len(x))
+    logits = add("router", every, x, linear(x, tensors["router"]))
+    chosen, weights = choose_experts(logits, spec, tensors.get("router_correction"))
     out: Floats = np.zeros_like(x)
     for expert in range(spec.count):
         rows, ranks = np.nonzero(chosen == expert)
-        out[rows] += weights[rows, ranks, None] * _expert(x[rows], tensors, expert, activation)
+        weight = weights[rows, ranks, None]
+        if spec.router.weights_inputs:
+            out[rows] += _expert(x[rows] * weight, rows, tensors, expert, activation, add)
+        else:
+            out[rows] += weight * _expert(x[rows], rows, tensors, expert, activation, add)
     if spec.shared_size:
-        score = 1 / (1 + np.exp(-linear(x, tensors["shared_score"])))
-        out += score * _expert(x, tensors, spec.count, activation)
+        shared = _expert(x, every, tensors, spec.count, activation, add)
+        if spec.shared_gated:
+            score = add("shared_score", every, x, linear(x, tensors["shared_score"]))
+            shared = _scores(score, "sigmoid") * shared
+        out += shared
     return out
 
 
 def _expert(
-    x: Floats, tensors: Mapping[str, Matrix], expert: int, activation: Activation
+    x: Floats,
+    rows: NDArray[np.intp],
+    tensors: Mapping[str, Matrix],
+    expert: int,
+    activation: Activation,
+    add: AddExpertLora,
 ) -> Floats:
-    """The FFN of one expert."""
+    """The FFN of one expert for some rows of the batch."""
     own = {role: tensors[f"experts.{expert}.{role}"] for role in ("gate", "up", "down")}
-    return linear(gated_ffn(x, own, activation), own["down"])
+
+    def add_own(role: str, x: Floats, out: Floats) -> Floats:
+        return add(f"experts.{expert}.{role}", rows, x, out)
+
+    gate = gated_ffn(x, own, activation, add_own)
+    return add_own("down", gate, linear(gate, own["down"]))
 
 
 def soft_cap(x: Floats, cap: float) -> Floats:
@@ -166,7 +217,13 @@ def store(k: Floats, v: Floats, slots: NDArray[np.int64], k_cache: Floats, v_cac
 
 
 def attention(
-    q: Floats, batch: Batch, k_cache: Floats, v_cache: Floats, window: int, cap: float = 0.0
+    q: Floats,
+    batch: Batch,
+    k_cache: Floats,
+    v_cache: Floats,
+    window: int,
+    cap: float = 0.0,
+    chunked: bool = False,
 ) -> Floats:
     """`attention.attention`: q (rows, heads, size), scaled and rotated. Returns the shape of q."""
     size = q.shape[2]
@@ -182,7 +239,11 @@ def attention(
         values = np.repeat(values[:, :length], group, axis=0)
         scores = soft_cap(np.einsum("rhd,hpd->hrp", q[start:end], keys), cap)
         distance = batch.positions[start:end, None] - np.arange(length)
-        seen = (distance >= 0) & ((distance < window) if window else True)
+        seen = distance >= 0
+        if window and chunked:
+            seen &= np.arange(length) >= batch.positions[start:end, None] // window * window
+        elif window:
+            seen &= distance < window
         scores = np.where(seen, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
@@ -212,6 +273,20 @@ def _adder(batch: Batch, layer: int) -> AddLora:
             lora_map = weights.layers[layer].get(role)
             if lora_map is not None:
                 out[rows] = add_lora(x[rows], lora_map, out[rows])
+        return out
+
+    return add
+
+
+def _expert_adder(batch: Batch, layer: int) -> AddExpertLora:
+    """What adds the batch's adapters to the maps of one layer's sparse FFN."""
+
+    def add(role: str, rows: NDArray[np.intp], x: Floats, out: Floats) -> Floats:
+        for weights, own in _adapted_rows(batch):
+            lora_map = weights.layers[layer].get(role)
+            mine = (rows >= own.start) & (rows < own.stop)
+            if lora_map is not None:
+                out[mine] = add_lora(x[mine], lora_map, out[mine])
         return out
 
     return add
@@ -286,7 +361,10 @@ class ReferenceRunner:
             x = self._sum(x, self._norm(mixed, layer, "post_attention_norm"))
             normed, sparse = self._norm(x, layer, "ffn_norm"), spec.sparse_ffn(layer)
             if sparse:
-                x = x + experts(normed, layer_tensors, sparse, spec.activation)
+                summed = experts(
+                    normed, layer_tensors, sparse, spec.activation, _expert_adder(batch, layer)
+                )
+                x = self._sum(x, self._norm(summed, layer, "post_ffn_norm"))
                 continue
             gated = gated_ffn(normed, layer_tensors, spec.activation, add)
             down = linear(gated, layer_tensors["down"], layer_tensors.get("down_bias"))
@@ -319,20 +397,22 @@ class ReferenceRunner:
         if spec.width_norms:
             q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
         q, k, v = (x.reshape(batch.num_rows, -1, spec.head_dim) for x in (q, k, v))
-        if spec.head_norms:
+        if (spec.head_norms or spec.unit_norms) and not spec.norms_after_rope:
             q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
         rope = spec.rope_of(layer)
         if rope is not None:
             cosines, sines = self._angles_of(rope, batch)
             q, k = (rotate(x, cosines, sines, spec.interleaved_rope) for x in (q, k))
+        if spec.norms_after_rope:
+            q, k = self._norm(q, layer, "q_norm"), self._norm(k, layer, "k_norm")
         q = q * np.float32(spec.attention_scale)
-        if spec.query_scale is not None:
+        if spec.query_scale is not None and spec.scales_queries(layer):
             factors = query_factors(spec.query_scale, self.max_model_len)
             q = q * factors[batch.positions][:, None, None]
         store(k, v, batch.slots, self._keys[layer], self._values[layer])
         mixed = attention(
             q, batch, self._keys[layer], self._values[layer], spec.windows[layer],
-            spec.attention_cap,
+            spec.attention_cap, spec.chunked_windows,
         )  # fmt: skip
         return mixed.reshape(batch.num_rows, -1)
 

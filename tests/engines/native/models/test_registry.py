@@ -14,10 +14,10 @@ from transformers import CONFIG_MAPPING
 from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.registry import read_spec, spec_of
 from quire.engines.native.models.spec import DecoderSpec, QueryScale
-from quire.engines.native.models.tensors import Rows
+from quire.engines.native.models.tensors import Rows, find_part
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedModelError
 from quire.weights.hub_config import HubConfig
-from quire.weights.safetensors import SafetensorsFile
+from quire.weights.safetensors import SafetensorsFile, WeightsFolder
 from tests.engines.native.random_models import KINDS, config_values, make_random_model
 
 PLAIN: dict[str, Any] = {
@@ -50,7 +50,13 @@ def test_names_and_shapes_are_those_of_the_folder(tmp_path: Path, kind: str) -> 
             mapped = found.names.prefix_map
             here = next((h + name[len(t) :] for t, h in mapped if name.startswith(t)), name)
             shapes[here] = stored.tensor(name).values.shape
-    assert {t.name: t.stored_shape for t in tensors} == shapes
+    source = WeightsFolder(folder, found.names.prefix_map)
+    parts_of = {t.role + t.name: find_part(source, t) for t in tensors}
+    places = [(t, parts_of[t.role + t.name]) for t in tensors]
+    names = {p.name if p else t.name: p.stored_shape if p else t.stored_shape for t, p in places}
+    assert names == shapes
+    tensors = [t for t, part in places if part is None]
+    shapes = {t.name: shapes[t.name] for t in tensors}
     # Parts of a tensor are all of it, each row once.
     for name, shape in shapes.items():
         parts = [t for t in tensors if t.name == name]
@@ -140,14 +146,14 @@ def test_experts_of_every_kind() -> None:
     assert (mixtral.experts.count, mixtral.experts.per_token) == (4, 2)
     assert mixtral.experts.ffn_size == PLAIN["intermediate_size"]
     assert mixtral.experts.sparse == (True, True)
-    assert mixtral.experts.normalised
+    assert mixtral.experts.router.normalised
     assert mixtral.rope.theta == 1e6
     qwen2 = spec(model_type="qwen2_moe", **MOE, shared_expert_intermediate_size=40)
-    assert (qwen2.experts.shared_size, qwen2.experts.normalised) == (40, False)
+    assert (qwen2.experts.shared_size, qwen2.experts.router.normalised) == (40, False)
     assert qwen2.qkv_bias
     assert qwen2.ffn_width == max(112, 2 * 24 + 40)
     qwen3 = spec(model_type="qwen3_moe", **MOE, norm_topk_prob=True)
-    assert (qwen3.experts.shared_size, qwen3.experts.normalised) == (0, True)
+    assert (qwen3.experts.shared_size, qwen3.experts.router.normalised) == (0, True)
     assert qwen3.head_norms
     both_names = spec(model_type="qwen3_moe", **{**MOE, "num_local_experts": 5})
     assert both_names.experts.count == 5  # the name that transformers 5 writes

@@ -205,10 +205,11 @@ _Run = tuple[Any, int, int]
 class BatchAdapters:
     """The adapters in one batch, as compiled code reads them."""
 
-    def __init__(self, max_rows: int) -> None:
-        self._max_rows = max_rows
+    def __init__(self, max_rows: int, num_threads: int) -> None:
+        self._max_rows, self._num_threads = max_rows, num_threads
         self._struct = LoraBatch()
         self._products = np.zeros(0, np.float32)
+        self._thread_products = np.zeros(0, np.float32)
         self._adapters: Sequence[LoadedAdapter | None] = ()
         self.logits_runs: list[_Run] = []
         """The runs of the rows of the logits; empty where no row has an adapter."""
@@ -238,7 +239,12 @@ class BatchAdapters:
         struct.heads = _head_runs(heads)
         struct.head_count = len(struct.heads)
         struct.mask = np.bitwise_or.reduce([adapter.mask for adapter in own])
-        self._make_products(max(adapter.largest_rank for adapter in own))
+        rank = max(adapter.largest_rank for adapter in own)
+        self._make_products(rank)
+        has_experts = any(adapter.has_experts for adapter in own)
+        struct.expert_kernel = kernel_address("lora_experts") if has_experts else 0
+        if has_experts:
+            self._make_thread_products(rank)
         return struct
 
     def release(self) -> None:
@@ -252,6 +258,14 @@ class BatchAdapters:
             self._products = aligned_zeros((3 * floats,))
         self._struct.h = address_of(self._products)
         self._struct.h_bytes, self._struct.h_stride = 4 * floats, 4 * rank
+
+    def _make_thread_products(self, rank: int) -> None:
+        """Have memory for the small products that each thread computes for itself."""
+        floats = -(-layout.SCRATCH_ROWS * rank // 16) * 16  # whole cache lines
+        if len(self._thread_products) < self._num_threads * floats:
+            self._thread_products = aligned_zeros((self._num_threads * floats,))
+        self._struct.thread_h = address_of(self._thread_products)
+        self._struct.thread_h_bytes = 4 * floats
 
 
 def _lora_runs(runs: list[_Run]) -> Structs[LoraRun]:

@@ -84,7 +84,7 @@ class CpuRunner:
         )
         self._inputs = BatchInputs(struct, max_batch_tokens)
         self._rotary = RotaryTables(struct, self._model, spec, max_model_len)
-        self._adapters = BatchAdapters(max_batch_tokens)
+        self._adapters = BatchAdapters(max_batch_tokens, num_threads)
         self._make_logits(8)
         self._times = np.zeros(0, np.int64)
         self._team = Team(num_threads, step, struct)

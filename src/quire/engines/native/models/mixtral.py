@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec
+from quire.engines.native.models.layers.experts import ExpertNames, ExpertsSpec, RouterSpec
 from quire.engines.native.models.llama import common
 from quire.engines.native.models.rope import read_rope
 from quire.engines.native.models.spec import DecoderSpec
@@ -35,14 +35,16 @@ def _experts(config: HubConfig, layers: int) -> ExpertsSpec:
         per_token=per_token(config, count, 2),
         ffn_size=config.integer("intermediate_size"),
         sparse=(True,) * layers,
-        normalised=True,
+        router=RouterSpec(normalised=True),
         names=_NAMES,
     )
 
 
-def per_token(config: HubConfig, count: int, default: int) -> int:
-    """`num_experts_per_tok`, which must not exceed the number of experts."""
-    chosen = config.integer("num_experts_per_tok", default)
+def per_token(
+    config: HubConfig, count: int, default: int | None = None, key: str = "num_experts_per_tok"
+) -> int:
+    """How many experts a token has, which must not exceed the number of experts."""
+    chosen = config.integer(key, default)
     if chosen > count:
-        raise config.wrong("num_experts_per_tok", chosen, f"at most the {count} experts")
+        raise config.wrong(key, chosen, f"at most the {count} experts")
     return chosen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.layers.experts import ExpertsSpec
+from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
 from quire.engines.native.models.llama import common
 from quire.engines.native.models.mixtral import per_token
 from quire.engines.native.models.spec import DecoderSpec
@@ -25,6 +25,6 @@ def decoder(config: HubConfig) -> DecoderSpec:
             per_token=per_token(config, count, 8),
             ffn_size=config.integer("intermediate_size"),
             sparse=(True,) * layers,
-            normalised=config.flag("norm_topk_prob"),
+            router=RouterSpec(normalised=config.flag("norm_topk_prob")),
         ),
     )

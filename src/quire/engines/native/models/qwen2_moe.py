@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire.engines.native.models.layers.experts import ExpertsSpec
+from quire.engines.native.models.layers.experts import ExpertsSpec, RouterSpec
 from quire.engines.native.models.llama import common
 from quire.engines.native.models.mixtral import per_token
 from quire.engines.native.models.qwen2 import windows
@@ -54,8 +54,9 @@ def experts(
         per_token=per_token(config, count, chosen),
         ffn_size=config.integer("moe_intermediate_size", ffn_size),
         sparse=sparse,
-        normalised=config.flag("norm_topk_prob"),
+        router=RouterSpec(normalised=config.flag("norm_topk_prob")),
         shared_size=shared_size,
+        shared_gated=shared_size > 0,
     )
 
 

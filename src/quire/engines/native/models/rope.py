@@ -309,6 +309,6 @@ def _axes(rope: RopeSpec, pairs: int) -> NDArray[np.intp]:
 
 def query_factors(scale: QueryScale, length: int) -> NDArray[np.float32]:
     """What the queries of positions 0 to length - 1 are multiplied by."""
-    positions = np.arange(length, dtype=np.float32)
+    positions = np.arange(scale.first, scale.first + length, dtype=np.float32)
     factors = 1 + scale.beta * np.log1p(positions // scale.length)
     return factors.astype(np.float32)

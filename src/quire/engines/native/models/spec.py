@@ -58,6 +58,10 @@ class QueryScale:
 
     beta: float
     length: int
+    first: int = 0
+    """The position that the first token is taken for."""
+    no_rope_only: bool = False
+    """It is for layers without a rotary embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,8 @@ class DecoderSpec:
     rope: RopeSpec
     windows: tuple[int, ...]
     """For each layer, how many positions a token sees, including its own; 0 for all."""
+    chunked_windows: bool = False
+    """Windows are chunks of the text, one after the other, and a token sees its own up to itself."""
     norm_eps: float = 1e-6
     activation: Activation = "silu"
     qkv_bias: bool = False
@@ -125,6 +131,10 @@ class DecoderSpec:
     mlp_bias: bool = False
     head_norms: bool = False
     """RMS norms over `head_dim` of each query and key head, before the rotary embedding."""
+    unit_norms: bool = False
+    """The same in layers with a rotary embedding, without weights."""
+    norms_after_rope: bool = False
+    """Those norms come after the rotary embedding."""
     tied_embeddings: bool = False
     names: WeightNames = WeightNames()
     quantization: Quantization | None = None
@@ -149,7 +159,7 @@ class DecoderSpec:
     attention_multiplier: float | None = None
     """The scores are multiplied by it; None for 1 / sqrt(head_dim)."""
     query_scale: QueryScale | None = None
-    """What queries are multiplied by besides, depending on their position."""
+    """What queries are multiplied by besides, depending on their position; see `scales_queries`."""
     residual_scale: float = 1.0
     """The outputs of attention and FFN are multiplied by it before they are added."""
     logits_scale: float = 1.0
@@ -167,8 +177,6 @@ class DecoderSpec:
     def __post_init__(self) -> None:
         # A batch with M-RoPE brings one table of angles, not two.
         assert not self.rope.sections or self.local_rope is None
-        # The kernels of experts add to the residual directly, with neither scale nor norm.
-        assert self.experts is None or (self.residual_scale == 1 and not self.post_norms)
 
     @property
     def num_layers(self) -> int:
@@ -222,6 +230,11 @@ class DecoderSpec:
         if layer in self.no_rope:
             return None
         return self.local_rope if self.local_rope and self.windows[layer] else self.rope
+
+    def scales_queries(self, layer: int) -> bool:
+        """Whether the queries of a layer have `query_scale`."""
+        scale = self.query_scale
+        return scale is not None and not (scale.no_rope_only and self.rope_of(layer) is not None)
 
     @property
     def ffn_width(self) -> int:

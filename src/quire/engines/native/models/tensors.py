@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from quire.weights.safetensors import WeightsFolder
 
 Rows = tuple[tuple[int, int], ...]
 """Ranges of rows, each (first, end)."""
@@ -23,8 +28,8 @@ class TensorSpec:
     """A number that is added to the stored values."""
     turned: bool = False
     """The part is transposed once its rows are taken."""
-    within: TensorPart | None = None
-    """The part of a larger tensor that it is in folders without a tensor of its name."""
+    within: tuple[TensorPart, ...] = ()
+    """Where else it may be, in folders without a tensor of its name: parts of larger tensors."""
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -37,8 +42,43 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class TensorPart:
-    """Rows of a larger tensor. All its dimensions but the last are counted as rows."""
+    """Rows of a larger tensor. All its dimensions but the last are counted as rows; all, of a vector."""
 
     name: str
     shape: tuple[int, ...]
     first_row: int = 0
+    step: int = 1
+    """How far apart the rows are."""
+    transposed: bool = False
+    """The folder has the last two dimensions of `shape` in the other order."""
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor in the folder."""
+        if not self.transposed:
+            return self.shape
+        *stack, rows, columns = self.shape
+        return (*stack, columns, rows)
+
+    def take(self, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """The part of `shape` of the tensor's values as they are stored; a view."""
+        rows, *columns = shape
+        last = self.first_row + self.step * (rows - 1)
+        if not columns:
+            return values.reshape(-1)[self.first_row : last + 1 : self.step]
+        stack = values.reshape(-1, *values.shape[-2:])
+        stack = stack.swapaxes(1, 2) if self.transposed else stack
+        index, first = divmod(self.first_row, stack.shape[1])
+        return stack[index, first : first + last - self.first_row + 1 : self.step]
+
+
+def find_part(source: WeightsFolder, spec: TensorSpec) -> TensorPart | None:
+    """Where the folder has a tensor that it has not under its own name, or in another shape."""
+    is_own = spec.name in source
+    parts = [part for part in spec.within if part.name in source]
+    if is_own:
+        parts = [part for part in parts if part.name == spec.name]
+    if not parts or (is_own and source.stored(spec.name).values.shape == spec.stored_shape):
+        return None
+    fitting = (one for one in parts if source.stored(one.name).values.shape == one.stored_shape)
+    return next(fitting, None if is_own else parts[0])

@@ -73,6 +73,7 @@ def test_nan_shows_in_attention(kind: int) -> None:
 def run_attention(
     batch: Batch, q: NDArray[np.float32], k_cache: NDArray[np.float32],
     v_cache: NDArray[np.float32], window: int, cap: float = 0.0, kind: int = layout.KV_FLOAT32,
+    chunked: bool = False,
 ) -> NDArray[np.float32]:  # fmt: skip
     heads, size = q.shape[1:]
     kv_heads, block_size = k_cache.shape[1], k_cache.shape[3]
@@ -87,19 +88,25 @@ def run_attention(
     for task in range(count * kv_heads):
         attention.attention(
             task, ptr(q), heads, kv_heads, size, size, ptr(batch.positions), ptr(batch.block_tables),
-            batch.block_tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, ptr(tiles),
+            batch.block_tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, chunked, ptr(tiles),
             ptr(out), ptr(scratch), cap, len(k_cache),
         )  # fmt: skip
     return out
 
 
-@pytest.mark.parametrize(("window", "cap"), [(0, 0.0), (1, 0.0), (20, 2.0), (300, 0.0), (0, 0.7)])
+@pytest.mark.parametrize(
+    ("window", "cap", "chunked"),
+    [
+        (0, 0.0, False), (1, 0.0, False), (20, 2.0, False), (300, 0.0, False), (0, 0.7, False),
+        (1, 0.0, True), (24, 0.0, True), (300, 1.5, True), (900, 0.0, True),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "size", "block_size"),
     [(4, 2, 64, 16), (3, 3, 20, 32), (7, 1, 80, 16), (40, 1, 16, 16), (8, 2, 128, 64)],
 )
 def test_attention(
-    heads: int, kv_heads: int, size: int, block_size: int, window: int, cap: float
+    heads: int, kv_heads: int, size: int, block_size: int, window: int, cap: float, chunked: bool
 ) -> None:
     spans = ((1, 700), (37, 0), (70, 250), (1, 0))  # new rows, tokens before them
     rows, first = [], 0
@@ -111,8 +118,8 @@ def test_attention(
     q = floats(batch.num_rows, heads, size) * np.float32(size**-0.5)
     k_cache = floats(first, kv_heads, size, block_size)
     v_cache = floats(first, kv_heads, block_size, padded(size))
-    result = run_attention(batch, q, k_cache, v_cache, window, cap)
-    expected = reference.attention(q, batch, k_cache, v_cache, window, cap)
+    result = run_attention(batch, q, k_cache, v_cache, window, cap, chunked=chunked)
+    expected = reference.attention(q, batch, k_cache, v_cache, window, cap, chunked)
     np.testing.assert_allclose(result, expected, atol=2e-5)
 
 

@@ -58,15 +58,15 @@ def test_logits_are_scaled_and_capped_once() -> None:
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("norms", [False, True])
+@pytest.mark.parametrize("norms", ["none", "first", "last"])
 @pytest.mark.parametrize(
     ("size", "rotary", "interleaved"),
     [(6, 6, 0), (16, 16, 0), (20, 20, 0), (20, 12, 0), (20, 10, 1), (36, 36, 1), (20, 0, 0)],
 )
-def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool) -> None:
+def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: str) -> None:
     rows, heads, kv_heads, block_size, eps, scale = 5, 4, 2, 16, 1e-6, 0.3
     q, k, v = floats(rows, heads, size), floats(rows, kv_heads, size), floats(rows, kv_heads, size)
-    q_norm, k_norm = (floats(size), floats(size)) if norms else (None, None)
+    q_norm, k_norm = (floats(size), floats(size)) if norms != "none" else (None, None)
     positions = np.array([3, 0, 31, 7, 8], np.int32)
     slots = np.array([40, 2, 17, 16, 63], np.int64)
     frequencies = (1 / 100 ** (np.arange(rotary // 2) / size)).astype(np.float32)
@@ -79,8 +79,12 @@ def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool)
     caches = [np.zeros((kv_heads, 4, *cache.shape[2:]), np.float32) for cache in caches]
 
     def rotated(x: NDArray[np.float32], norm: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        x = x if norm is None else reference.rms_norm(x, norm, eps)
-        return reference.rotate(x, cosines[positions], sines[positions], bool(interleaved))
+        angles = cosines[positions], sines[positions], bool(interleaved)
+        if norm is None:
+            return reference.rotate(x, *angles)
+        if norms == "last":
+            return reference.rms_norm(reference.rotate(x, *angles), norm, eps)
+        return reference.rotate(reference.rms_norm(x, norm, eps), *angles)
 
     expected_q = rotated(q, q_norm) * np.float32(scale)
     reference.store(rotated(k, k_norm), v, slots, *expected)
@@ -88,7 +92,7 @@ def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool)
     for first in range(2):  # half of the heads at a time
         rowwise.rotate_heads(
             ptr(q), rows, heads, size, 2 * first, 2 * first + 2, ptr(q_norm), eps, scale,
-            ptr(positions), *angles, rotary, interleaved,
+            ptr(positions), *angles, rotary, interleaved, norms == "last",
         )  # fmt: skip
         one_head = (kv_heads, size, first, first + 1)
         rowwise.rotate_heads(
@@ -102,6 +106,7 @@ def test_rotate_and_store(size: int, rotary: int, interleaved: int, norms: bool)
             *angles,
             rotary,
             interleaved,
+            norms == "last",
         )
         attention.store_keys(ptr(k), rows, *one_head, ptr(slots), block_size, 0, ptr(caches[0]), 4)
         attention.store_values(

@@ -32,17 +32,30 @@ class LinearMap(Struct):
 class Experts(Struct):
     """The sparse FFN of one layer, and the memory of routing, which all layers share."""
 
-    norm: int  # (hidden,)
+    norm: int  # (hidden,), or 0
+    post_norm: int  # (hidden,), or 0
     activation: int
     count: int
     all: int  # with the shared expert
     per_token: int
-    is_normalised: bool
     ffn: int
+    # How experts are chosen and weighted: see `RouterSpec`.
     router: LinearMap
-    shared_score: LinearMap | None
+    scores: int  # one of `layout`'s
+    is_normalised: bool
+    least_sum: float
+    scale: float
+    correction: int  # (count,), or 0
+    groups: int
+    chosen_groups: int
+    is_best_only: bool  # a group is as good as its best expert
+    weights_inputs: bool
+    shared_score: LinearMap | None  # None: the shared expert has weight 1
+    first_entry: int  # of the layer, among the expert entries of adapters
     maps: Structs[LinearMap]  # gate, up, down of each expert, the shared one last
     router_scores: int  # (rows, count)
+    choice: int  # the same, with the correction and without the groups that are out; or 0
+    group_scores: int  # (rows, groups), where there is `choice`
     shared_scores: int  # (rows,)
     chosen: int  # (rows, per_token) int32
     chosen_weights: int  # (rows, per_token)

@@ -322,9 +322,19 @@ def _block(table: int, number: int) -> int:
 
 
 @kernel
+def _first_seen(position: int, window: int, chunked: int) -> int:
+    """The first position that one sees: all, those of a window, or those of its own chunk."""
+    if not window:
+        return 0
+    if chunked:
+        return position // window * window
+    return max(0, position + 1 - window)
+
+
+@kernel
 def _attend_tile(
     q: int, heads: int, kv_heads: int, size: int, value_size: int, row: int, rows: int, head: int,
-    positions: int, table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, out: int,
+    positions: int, table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int, out: int,
     scratch: int, cap: float, blocks: int,
 ) -> None:  # fmt: skip
     """Attend with one tile: `rows` rows from `row` on, and the key-value head `head`."""
@@ -347,7 +357,7 @@ def _attend_tile(
         simd.put_float32(states, 2 * pair + 1, 0.0)
 
     last = simd.get_int32(positions, row + rows - 1) + 1
-    begin = max(0, simd.get_int32(positions, row) + 1 - window) if window else 0
+    begin = _first_seen(simd.get_int32(positions, row), window, chunked)
     k_block, v_block = head_bytes(kind, size, block_size), head_bytes(kind, width, block_size)
     k_base, v_base = k_cache + head * blocks * k_block, v_cache + head * blocks * v_block
     final = (last - 1) // block_size  # the last block of the context
@@ -371,7 +381,7 @@ def _attend_tile(
         length = (high - low + LANES - 1) // LANES * LANES
         for pair in range(pairs):
             position = simd.get_int32(positions, row + pair // group)
-            first = max(0, position + 1 - window) if window else 0
+            first = _first_seen(position, window, chunked)
             _softmax_chunk(scores + 4 * (pair * SCORE_STRIDE + low - chunk), first - low, position + 1 - low,
                     length, states + 8 * pair, outs + pair * width * 4, width, cap)  # fmt: skip
         for block_start in range(low, high, block_size):
@@ -399,7 +409,7 @@ def _attend_tile(
 @kernel
 def attention(
     task: int, q: int, heads: int, kv_heads: int, size: int, value_size: int, positions: int,
-    block_tables: int, table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int,
+    block_tables: int, table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int,
     tiles: int, out: int, scratch: int, cap: float, blocks: int,
 ) -> None:  # fmt: skip
     """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
@@ -412,5 +422,5 @@ def attention(
     tile, head = tiles + 24 * (task // kv_heads), task % kv_heads  # 24: a tile is 3 int64
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
     _attend_tile(q, heads, kv_heads, size, value_size, simd.get_int64(tile, 1),
-                 simd.get_int64(tile, 2), head, positions, table, block_size, kind, k_cache, v_cache, window, out,
+                 simd.get_int64(tile, 2), head, positions, table, block_size, kind, k_cache, v_cache, window, chunked, out,
                  scratch, cap, blocks)  # fmt: skip

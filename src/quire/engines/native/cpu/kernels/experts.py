@@ -1,29 +1,16 @@
-"""The kernels of a sparse FFN: the experts of each row, and each expert's FFN for its rows.
+"""The routing of a sparse FFN: the experts of each row, their weights, and the rows of each expert.
 
-Rows are grouped by expert, so that an expert's weights are read once for all of its rows. A row's sum
-over its experts runs in the order of their indices, the shared expert last, whatever else is in the
-batch.
-
-`reference.choose_experts` and `reference.experts` are the same on arrays.
+`reference.choose_experts` is the same on arrays.
 """
 
 from __future__ import annotations
 
 from quire.engines.native.cpu.compiler.language import kernel
-from quire.engines.native.cpu.kernels import simd
-from quire.engines.native.cpu.kernels.activations import gate_columns
-from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
-from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, LANES, SCRATCH_ROWS
-from quire.engines.native.cpu.kernels.linear import (
-    is_quantized,
-    linear,
-    linear_columns,
-    quantize_for,
-    quantized_map_of,
-)
+from quire.engines.native.cpu.kernels import layout, simd
+from quire.engines.native.cpu.kernels.arguments import Experts
+from quire.engines.native.cpu.kernels.layout import LANES
 from quire.engines.native.cpu.kernels.rowwise import task_range
 from quire.engines.native.cpu.kernels.simd import (
-    NO,
     get_float32,
     get_int32,
     get_int64,
@@ -31,28 +18,7 @@ from quire.engines.native.cpu.kernels.simd import (
     put_int32,
 )
 
-_CHOSEN = -1.0  # marks a probability as chosen: it is below all others
-_GATE, _UP, _DOWN = 0, 1, 2  # the three maps of an expert
-
-
-@kernel
-def _expert_map(experts: Experts, expert: int, which: int) -> LinearMap:
-    """The gate, up or down map of an expert."""
-    return experts.maps[3 * expert + which]
-
-
-@kernel
-def router_scores(
-    task: int, tasks: int, experts: Experts, x: int, quantized: int, rows: int
-) -> None:
-    """Columns of the router's logits for x (rows, hidden); the last task has the shared score too.
-
-    `quantized` as in `linear`.
-    """
-    linear(task, tasks, x, quantized, rows, experts.router, experts.router_scores, NO)
-    score = experts.shared_score
-    if score and task == tasks - 1:
-        linear(0, 1, x, quantized, rows, score, experts.shared_scores, NO)
+# ---- scores
 
 
 @kernel
@@ -76,45 +42,135 @@ def softmax_row(x: int, size: int) -> None:
 
 
 @kernel
-def next_largest(x: int, size: int) -> int:
-    """The index of the largest probability that is not yet chosen, the first among equals.
+def sigmoid_row(x: int, size: int) -> None:
+    """`x = 1 / (1 + exp(-x))`, in place, for `size` floats."""
+    zero, one = simd.splat(0.0), simd.splat(1.0)
+    for i in range(0, size, LANES):
+        count = min(LANES, size - i)
+        power = simd.exp(simd.subtract(zero, simd.load_part(x + 4 * i, count)))
+        simd.store_part(x + 4 * i, simd.divide(one, simd.add(one, power)), count)
 
-    NaN comes last. So there is an index as long as fewer than `size` are chosen, even if the scores
-    are not numbers, and later kernels never follow an index that does not exist.
+
+# ---- the choice
+
+
+@kernel
+def next_largest(x: int, size: int, ids: int, rank: int) -> int:
+    """The index of the largest score, the first among equals; scores that were chosen are -inf.
+
+    NaN and -inf come last: the first index that is not among the `rank` that were chosen, in `ids`. So
+    there is an index as long as fewer than `size` are chosen, even if the scores are not numbers, and
+    later kernels never follow an index that does not exist.
     """
-    best, index = _CHOSEN, -1
+    best, index = simd.NEGATIVE_INFINITY, -1
     for i in range(size):
         value = get_float32(x, i)
         if value > best:
             best, index = value, i
     if index < 0:
         index = 0
-        while get_float32(x, index) == _CHOSEN:
+        while _is_among(index, ids, rank):
             index += 1
     return index
 
 
 @kernel
+def _is_among(index: int, ids: int, count: int) -> bool:
+    """Whether an index is one of the first `count` of `ids`."""
+    rank = 0
+    while rank < count and get_int32(ids, rank) != index:
+        rank += 1
+    return rank < count
+
+
+@kernel
+def _group_score(x: int, size: int, best_only: bool) -> float:
+    """How good a group of `size` experts is: the sum of its two best scores, or its best one."""
+    best, second = simd.NEGATIVE_INFINITY, simd.NEGATIVE_INFINITY
+    for i in range(size):
+        value = get_float32(x, i)
+        if value > best:
+            second, best = best, value
+        elif value > second:
+            second = value
+    return best if best_only or size == 1 else best + second
+
+
+@kernel
+def _leave_groups_out(experts: Experts, choice: int, scores: int) -> None:
+    """Make the scores of all groups but the best ones -inf. `scores` receives those of the groups."""
+    groups = experts.groups
+    size = experts.count // groups
+    for group in range(groups):
+        score = _group_score(choice + 4 * group * size, size, experts.is_best_only)
+        put_float32(scores, group, score)
+    for group in range(groups):
+        own, better = get_float32(scores, group), 0
+        for other in range(groups):
+            score = get_float32(scores, other)
+            # Among equals, the first is the best.
+            if score > own or (score == own and other < group):
+                better += 1
+        if better >= experts.chosen_groups:
+            for i in range(group * size, (group + 1) * size):
+                put_float32(choice, i, simd.NEGATIVE_INFINITY)
+
+
+@kernel
+def _choice_of(experts: Experts, scores: int, row: int) -> int:
+    """The address of what a row's experts are chosen by: its scores, or a copy that was corrected."""
+    choice, count, correction = experts.choice, experts.count, experts.correction
+    if not choice:
+        return scores
+    choice += 4 * row * count
+    for i in range(count):
+        bias = get_float32(correction, i) if correction else 0.0
+        put_float32(choice, i, get_float32(scores, i) + bias)
+    if experts.groups > 1:
+        _leave_groups_out(experts, choice, experts.group_scores + 4 * row * experts.groups)
+    return choice
+
+
+@kernel
+def _sigmoid(value: float) -> float:
+    one = 1.0
+    return one / (one + simd.first_lane(simd.exp(simd.splat(-value))))
+
+
+@kernel
 def choose_experts(task: int, tasks: int, experts: Experts, rows: int) -> None:
-    """Choose the experts of some rows and their weights, the most probable first."""
-    count, chosen = experts.count, experts.per_token
+    """Choose the experts of some rows and their weights, the best first."""
+    count, chosen, kind = experts.count, experts.per_token, experts.scores
     first, end = task_range(task, tasks, rows, 1)
     for row in range(first, end):
         scores = experts.router_scores + 4 * row * count
         ids = experts.chosen + 4 * row * chosen
         weights = experts.chosen_weights + 4 * row * chosen
-        softmax_row(scores, count)
+        if kind == layout.SOFTMAX:
+            softmax_row(scores, count)
+        elif kind == layout.SIGMOID:
+            sigmoid_row(scores, count)
+        choice = _choice_of(experts, scores, row)
         total = 0.0
         for rank in range(chosen):
-            expert = next_largest(scores, count)
+            expert = next_largest(choice, count, ids, rank)
             weight = get_float32(scores, expert)
-            put_float32(scores, expert, _CHOSEN)
+            if kind == layout.SIGMOID_OF_CHOSEN:
+                weight = _sigmoid(weight)
+            put_float32(choice, expert, simd.NEGATIVE_INFINITY)
             put_int32(ids, rank, expert)
             put_float32(weights, rank, weight)
             total += weight
-        if experts.is_normalised:
-            for rank in range(chosen):
-                put_float32(weights, rank, get_float32(weights, rank) / total)
+        if total < experts.least_sum:
+            total = experts.least_sum
+        for rank in range(chosen):
+            weight = get_float32(weights, rank)
+            if experts.is_normalised:
+                weight = weight / total
+            put_float32(weights, rank, weight * experts.scale)
+
+
+# ---- the rows of each expert
 
 
 @kernel
@@ -145,135 +201,21 @@ def group_rows(experts: Experts, rows: int) -> None:
         put_int32(rows_of, target, i // chosen)
         put_float32(weights_of, target, get_float32(weights, i))
         simd.put_int64(starts, entry, target + 1)
-    if experts.shared_score:
+    if experts.all > count:
         _group_shared(experts, rows)
 
 
 @kernel
 def _group_shared(experts: Experts, rows: int) -> None:
-    """Give the shared expert all rows, each weighted by the sigmoid of its score."""
+    """Give the shared expert all rows, each weighted by the sigmoid of its score if it has one."""
     count, chosen = experts.count, experts.per_token
     rows_of = experts.grouped_rows + 4 * rows * chosen
     weights_of = experts.grouped_weights + 4 * rows * chosen
     scores = experts.shared_scores
-    one = 1.0
     for row in range(rows):
-        power = simd.first_lane(simd.exp(simd.splat(-get_float32(scores, row))))
+        weight = 1.0
+        if experts.shared_score:
+            weight = _sigmoid(get_float32(scores, row))
         put_int32(rows_of, row, row)
-        put_float32(weights_of, row, one / (one + power))
+        put_float32(weights_of, row, weight)
     simd.put_int64(experts.starts, count + 1, rows * (chosen + 1))
-
-
-@kernel
-def _gather(x: int, size: int, rows_of: int, count: int, out: int) -> int:
-    """The address of `count` rows of x, one after another: x itself, or a copy at `out`.
-
-    Rows that are neighbours already, as those of the shared expert, are not copied.
-    """
-    first = get_int32(rows_of, 0)
-    if get_int32(rows_of, count - 1) - first == count - 1:
-        return x + 4 * first * size
-    for i in range(count):
-        source = x + 4 * get_int32(rows_of, i) * size
-        target = out + 4 * i * size
-        for k in range(0, size, LANES):
-            part = min(LANES, size - k)
-            simd.store_part(target + 4 * k, simd.load_part(source + 4 * k, part), part)
-    return out
-
-
-@kernel
-def _quantized(linear_map: LinearMap, x: int, rows: int, out: int) -> int:
-    """The address of the quantised rows of x, written to `out`; 0 if the map takes floats."""
-    if not is_quantized(linear_map):
-        return 0
-    quantize_for(linear_map, x, 0, rows, out)
-    return out
-
-
-@kernel
-def _gate_offset(experts: Experts, expert: int, first: int) -> int:
-    """The offset in bytes of an expert's grouped row `first` among the gate and up values.
-
-    An expert's rows are as wide as its FFN. All experts are equally wide but the shared one, which
-    comes last.
-    """
-    width = experts.ffn
-    if expert < experts.count:
-        return 4 * width * first
-    begin = get_int64(experts.starts, expert)
-    shared = _expert_map(experts, expert, _GATE).columns
-    return 4 * (width * begin + shared * (first - begin))
-
-
-@kernel
-def experts_gate(
-    part: int, parts: int, group: int, groups: int, experts: Experts, x: int, hidden: int, gate: int,
-    up: int, scratch: int, quantized: int,
-) -> None:  # fmt: skip
-    """One of `parts` parts of the columns of gate and up, for every `groups`-th expert from `group`.
-
-    x is (rows, hidden); `gate` and `up` receive the values of the grouped rows. `scratch` has room for
-    SCRATCH_ROWS of x, `quantized` for as many quantised ones.
-    """
-    starts = experts.starts
-    rows_of = experts.grouped_rows
-    expert = group
-    while expert < experts.all:
-        gate_map, up_map = _expert_map(experts, expert, _GATE), _expert_map(experts, expert, _UP)
-        quantized_map = quantized_map_of(gate_map, up_map)
-        columns = gate_map.columns
-        first, end = task_range(part, parts, columns, COLUMN_GRAIN)
-        row, last = get_int64(starts, expert), get_int64(starts, expert + 1)
-        # Each thread gathers the rows for itself: they stay in its cache for both products.
-        while row < last and first < end:
-            count = min(SCRATCH_ROWS, last - row)
-            source = _gather(x, hidden, rows_of + 4 * row, count, scratch)
-            offset = _gate_offset(experts, expert, row)
-            codes = _quantized(quantized_map, source, count, quantized)
-            linear_columns(source, codes, count, gate_map, gate + offset, first, end, NO)
-            linear_columns(source, codes, count, up_map, up + offset, first, end, NO)
-            gate_columns(experts.activation, gate + offset, up + offset, count, columns, first, end)
-            row += count
-        expert += groups
-
-
-@kernel
-def experts_down(
-    task: int, tasks: int, experts: Experts, hidden: int, gate: int, out: int, scratch: int,
-    quantized: int,
-) -> None:  # fmt: skip
-    """Add the weighted outputs of all experts to some columns of out (rows, hidden).
-
-    A task has its columns of every expert, and adds the experts one after another: so no two threads
-    add to one number, and the order of the sum is fixed. `gate` as `experts_gate` left it; `scratch`
-    has room for SCRATCH_ROWS of out, `quantized` for as many quantised rows of the widest FFN.
-    """
-    starts, rows_of = experts.starts, experts.grouped_rows
-    weights_of = experts.grouped_weights
-    first, end = task_range(task, tasks, hidden, COLUMN_GRAIN)
-    for expert in range(experts.all):
-        row, last = get_int64(starts, expert), get_int64(starts, expert + 1)
-        down_map = _expert_map(experts, expert, _DOWN)
-        while row < last:
-            count = min(SCRATCH_ROWS, last - row)
-            source = gate + _gate_offset(experts, expert, row)
-            codes = _quantized(down_map, source, count, quantized)
-            linear_columns(source, codes, count, down_map, scratch, first, end, NO)
-            # The product lies in scratch, since rows of different experts add to one row of out.
-            for i in range(count):
-                target = out + 4 * hidden * get_int32(rows_of, row + i)
-                weight = get_float32(weights_of, row + i)
-                _add_weighted(scratch + 4 * hidden * i, weight, target, first, end)
-            row += count
-
-
-@kernel
-def _add_weighted(x: int, weight: float, out: int, first: int, end: int) -> None:
-    """`out += weight * x` in the columns `first` to `end - 1`."""
-    factor = simd.splat(weight)
-    for k in range(first, end, LANES):
-        count = min(LANES, end - k)
-        value = simd.multiply(simd.load_part(x + 4 * k, count), factor)
-        value = simd.add(simd.load_part(out + 4 * k, count), value)
-        simd.store_part(out + 4 * k, value, count)

@@ -22,6 +22,7 @@ COLUMN_GRAIN = 16  # columns that fill a cache line: two threads seldom write to
 BLOCK_SIZES = (16, 32, 64, 128)  # each holds whole registers, and CHUNK holds whole blocks
 
 SILU, GELU_TANH = range(2)  # activations of an FFN
+SOFTMAX, SIGMOID, SIGMOID_OF_CHOSEN = range(3)  # what a router makes of its logits
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # kinds of KV caches
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together
 # The linear maps of a layer, by role. Those with one input are neighbours.
@@ -43,9 +44,27 @@ SCRATCH_ROWS = 64
 # Adapters have an entry for the embeddings, one for the head, and then LORA_MAPS for each layer.
 EMBEDDINGS_ENTRY, HEAD_ENTRY, FIRST_LAYER_ENTRY = range(3)
 LORA_MAPS = len(LINEARS)  # entries of a layer
+# They may have further ones for the sparse FFN of each layer: router, shared score, and gate, up and down
+# of each expert.
+ROUTER_ENTRY, SHARED_SCORE_ENTRY, FIRST_EXPERT_ENTRY = range(3)
 LORA_PANEL = 16  # columns of b that are stored together; whole registers
 LORA_GRAIN, LORA_PIECES = 4, 4  # the rank is cut into at most 4 pieces, of at least 4 each
 LORA_RUN_ROWS = 64  # at most, so that there are tasks for all threads and a run stays in the cache
+
+EXPERT_MAPS = ("gate", "up", "down")  # the linear maps of an expert, by role
+
+
+def expert_entries(experts: int) -> int:
+    """How many entries adapters have for a sparse FFN of so many experts, the shared one included."""
+    return FIRST_EXPERT_ENTRY + len(EXPERT_MAPS) * experts
+
+
+def expert_entry(role: str) -> int:
+    """The entry of a linear map of a sparse FFN among those of its layer."""
+    if role in ("router", "shared_score"):
+        return ROUTER_ENTRY if role == "router" else SHARED_SCORE_ENTRY
+    _, expert, own = role.split(".")
+    return FIRST_EXPERT_ENTRY + len(EXPERT_MAPS) * int(expert) + EXPERT_MAPS.index(own)
 
 
 def padded(size: int) -> int:

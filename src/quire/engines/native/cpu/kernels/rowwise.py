@@ -175,23 +175,30 @@ def _rotate_interleaved(x: int, cosines: int, sines: int, half: int, scale: floa
 def rotate_heads(
     x: int, rows: int, heads: int, size: int, first: int, end: int, norm: int, eps: float,
     scale: float, positions: int, cosines: int, sines: int, rotary: int, interleaved: int,
+    norm_last: int,
 ) -> None:  # fmt: skip
     """Norm, rotary embedding and scale of the heads `first` to `end - 1`, in place.
 
     x is (rows, heads, size), of which the first `rotary` dimensions are rotated: as neighbouring
-    pairs if `interleaved`, else as the two halves of a head. `norm` is 0 for no norm. Cosines and
-    sines are (positions, rotary / 2), or 0 for no rotary embedding.
+    pairs if `interleaved`, else as the two halves of a head. `norm` is 0 for no norm; with
+    `norm_last` it comes after the rotary embedding. Cosines and sines are (positions, rotary / 2),
+    or 0 for no rotary embedding.
     """
     rotated = rotary if cosines else 0
+    is_last = norm != 0 and norm_last != 0
+    factor = 1.0 if is_last else scale
     for row in range(rows):
         angles = simd.get_int32(positions, row) * (rotary // 2) * 4
         for head in range(first, end):
             address = x + (row * heads + head) * size * 4
-            if norm:
+            if norm and not is_last:
                 normalise_row(address, norm, address, size, eps)
             if rotated and interleaved:
-                _rotate_interleaved(address, cosines + angles, sines + angles, rotary // 2, scale)
+                _rotate_interleaved(address, cosines + angles, sines + angles, rotary // 2, factor)
             elif rotated:
-                _rotate_halves(address, cosines + angles, sines + angles, rotary // 2, scale)
+                _rotate_halves(address, cosines + angles, sines + angles, rotary // 2, factor)
             if rotated < size:  # these dimensions have nothing but the scale
-                soft_cap(address + 4 * rotated, size - rotated, scale, 0.0)
+                soft_cap(address + 4 * rotated, size - rotated, factor, 0.0)
+            if is_last:
+                normalise_row(address, norm, address, size, eps)
+                soft_cap(address, size, scale, 0.0)

@@ -37,6 +37,7 @@ class LoraAdapter(Struct):
     embeddings: int  # (vocabulary, hidden)
     is_bfloat16: bool
     entries: Structs[LoraEntry]  # EMBEDDINGS_ENTRY, HEAD_ENTRY, then LORA_MAPS of each layer
+    expert_entries: Structs[LoraEntry] | None  # see `layout.FIRST_EXPERT_ENTRY`
 
 
 class LoraRun(Struct):
@@ -69,6 +70,9 @@ class LoraBatch(Struct):
     h: int  # the small products x @ a.T, of up to three maps
     h_bytes: int  # from one map's to the next
     h_stride: int  # from one row to the next, of the largest rank
+    expert_kernel: int  # the address of `lora.add_expert_products`; 0 if no adapter has some
+    thread_h: int  # for the small products of experts: SCRATCH_ROWS rows of each thread
+    thread_h_bytes: int  # from one thread's to the next
 
 
 class Step(Struct):
@@ -183,6 +187,7 @@ class Projection(Struct):
     q_norm: int  # (head_dim,), or (heads * head_dim,) with `norms_widths`, or 0
     k_norm: int
     norms_widths: bool  # a norm is over all heads of a row
+    norms_last: bool  # the norms of heads come after the rotary embedding
     angles: Angles | None
     rotary_dim: int
     is_interleaved: bool
@@ -206,6 +211,7 @@ class Attention(Struct):
     k_cache: int
     v_cache: int
     window: int
+    is_chunked: bool
     cap: float
     out: int  # (rows, heads, value_dim)
 
@@ -269,7 +275,7 @@ class DenseFfn(Struct):
 
 (GATE_NORM, GATE_ROWS, GATE_LORA, GATE_COLUMNS, GATE_PHASES) = range(5)
 (ROUTE_NORM, ROUTE_ROWS, ROUTE_SCORES, ROUTE_CHOICE, ROUTE_GROUPS, ROUTE_PHASES) = range(6)
-(EXPERTS_GATE, EXPERTS_DOWN, EXPERTS_PHASES) = range(3)
+(EXPERTS_GATE, EXPERTS_DOWN, EXPERTS_SUM, EXPERTS_PHASES) = range(4)
 
 
 class Head(Struct):

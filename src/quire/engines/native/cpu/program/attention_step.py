@@ -49,7 +49,7 @@ def _rotate(
         cosines, sines = own.angles.cosines, own.angles.sines
     rotate_heads(x + 4 * row * heads * size, rows, heads, size, first, end, norm, step.eps, scale,
                  step.rope_positions + 4 * row, cosines, sines, own.rotary_dim,
-                 own.is_interleaved)  # fmt: skip
+                 own.is_interleaved, own.norms_last)  # fmt: skip
 
 
 @kernel
@@ -201,6 +201,7 @@ def _make_attend(kind: int) -> Any:
                 own.k_cache,
                 own.v_cache,
                 own.window,
+                own.is_chunked,
                 step.tiles,
                 own.out,
                 scratch_of(thread, step),

@@ -49,6 +49,7 @@ KERNELS = {
     **{f"linear_{form}_exact": f"kernels.block_linear:EXACT.{form}" for form in FORMS},
     **{f"read_{form}": f"kernels.block_linear:READ.{form}" for form in FORMS},
     "lora": "program.lora:add_products",
+    "lora_experts": "program.lora:add_expert_products",
 }
 """The kernels that are compiled each by itself, with the place of each among the modules: the module, the
 attribute and, of a dict, the key.

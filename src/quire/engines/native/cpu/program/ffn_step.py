@@ -5,21 +5,23 @@ from __future__ import annotations
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels.activations import gate_columns
 from quire.engines.native.cpu.kernels.arguments import Experts, LinearMap
-from quire.engines.native.cpu.kernels.experts import (
-    choose_experts,
-    experts_down,
-    experts_gate,
-    group_rows,
-    router_scores,
-)
+from quire.engines.native.cpu.kernels.experts import choose_experts, group_rows
 from quire.engines.native.cpu.kernels.layout import COLUMN_GRAIN, SILU
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
 from quire.engines.native.cpu.kernels.rowwise import rms_norm, task_range
 from quire.engines.native.cpu.kernels.simd import NO
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import DenseFfn, LoraBatch, Step
+from quire.engines.native.cpu.program.expert_ffns import (
+    clear_columns,
+    experts_down,
+    experts_gate,
+    router_scores,
+)
 from quire.engines.native.cpu.program.linear_phases import (
+    add_normed,
     add_to_residual,
+    is_added_apart,
     norm_phase,
     normed_rows,
     phase_input,
@@ -116,8 +118,8 @@ def route(thread: int, step: Step, experts: Experts, phase: int) -> None:
     quantized = quantized_rows(thread, step, quantized_map, normed, rows) if task < parts else 0
     while task <= parts:  # one task more than there are parts of columns
         if task < parts:
-            router_scores(task, parts, experts, normed, quantized, rows)
-        elif not prepared_in_phase(step, rows):
+            router_scores(task, parts, thread, experts, normed, quantized, rows, step.adapters)
+        elif norm and not prepared_in_phase(step, rows):
             # The experts gather their rows from `normed`, also if each thread has normed them all.
             rms_norm(0, 1, x, rows, step.hidden, norm, step.eps, step.normed)
         task = next_task(counters)
@@ -138,8 +140,9 @@ def route(thread: int, step: Step, experts: Experts, phase: int) -> None:
 
 @kernel
 def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
-    """Add the FFNs of all experts to the residual stream."""
+    """Add the FFNs of all experts to the residual stream: at once, or after a norm or a scale."""
     hidden, scratch = step.hidden, scratch_of(thread, step)
+    x = phase_input(step, step.residual, experts.norm)
     quantized = scratch + step.scratch_quantized
     counters = counters_of(step, phase + arguments.EXPERTS_GATE)
     parts = num_tasks(step, experts.ffn // COLUMN_GRAIN + 1)
@@ -147,14 +150,22 @@ def add_experts(thread: int, step: Step, experts: Experts, phase: int) -> None:
     groups = max(1, num_tasks(step, experts.all) // parts)
     task = take_task(counters)
     while task < parts * groups:
-        experts_gate(task // groups, parts, task % groups, groups, experts, step.normed, hidden,
-                     step.gate, step.up, scratch, quantized)  # fmt: skip
+        experts_gate(task // groups, parts, task % groups, groups, thread, experts, x, hidden,
+                     step.gate, step.up, scratch, quantized, step.adapters)  # fmt: skip
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.EXPERTS_GATE, parts * groups)
+    apart = is_added_apart(step, experts.post_norm)
+    # `normed` is free for the sum: every expert has read its rows.
+    out = step.normed if apart else step.residual
     counters = counters_of(step, phase + arguments.EXPERTS_DOWN)
     tasks = num_tasks(step, hidden // COLUMN_GRAIN + 1)
     task = take_task(counters)
     while task < tasks:
-        experts_down(task, tasks, experts, hidden, step.gate, step.residual, scratch, quantized)
+        if apart:
+            clear_columns(task, tasks, out, step.rows, hidden)
+        experts_down(task, tasks, thread, experts, hidden, step.gate, out, scratch, quantized,
+                     step.adapters)  # fmt: skip
         task = next_task(counters)
     wait_for_phase(step, phase + arguments.EXPERTS_DOWN, tasks)
+    if apart:
+        add_normed(step, experts.post_norm, phase + arguments.EXPERTS_SUM)

@@ -106,7 +106,13 @@ def quantized_rows(thread: int, step: Step, linear_map: LinearMap, x: int, rows:
 
 
 @kernel
-def _add_normed(step: Step, norm: int, phase: int) -> None:
+def is_added_apart(step: Step, post_norm: int) -> bool:
+    """Whether outputs get a norm or a scale before they are added to the residual stream."""
+    return post_norm != 0 or step.residual_scale != 1
+
+
+@kernel
+def add_normed(step: Step, norm: int, phase: int) -> None:
     """Add `step.normed` to the residual stream, after its norm if there is one, and times the scale."""
     rows, hidden, x = step.rows, step.hidden, step.normed
     counters, tasks = counters_of(step, phase), num_tasks(step, rows)
@@ -123,7 +129,7 @@ def _add_normed(step: Step, norm: int, phase: int) -> None:
 def add_to_residual(thread: int, step: Step, output: Output, x: int, first_phase: int) -> None:
     """Add a linear map of x to the residual stream: at once, or after a norm or a scale."""
     layer_products(step, output.entry, 1, x, first_phase + arguments.OUTPUT_LORA)
-    apart = output.post_norm != 0 or step.residual_scale != 1
+    apart = is_added_apart(step, output.post_norm)
     # `normed` is free for the output: when x is complete, nobody reads the norm there any more.
     out = step.normed if apart else step.residual
     rows, linear_map = step.rows, output.linear
@@ -141,4 +147,4 @@ def add_to_residual(thread: int, step: Step, output: Output, x: int, first_phase
         task = next_task(counters)
     wait_for_phase(step, phase, tasks)
     if apart:
-        _add_normed(step, output.post_norm, first_phase + arguments.OUTPUT_SUM)
+        add_normed(step, output.post_norm, first_phase + arguments.OUTPUT_SUM)

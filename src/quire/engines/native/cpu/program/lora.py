@@ -19,7 +19,7 @@ from quire.engines.native.cpu.kernels.linear import (
     linear_columns,
 )
 from quire.engines.native.cpu.kernels.rowwise import gather_rows, task_range
-from quire.engines.native.cpu.kernels.simd import NO, get_float32
+from quire.engines.native.cpu.kernels.simd import NO, get_float32, get_int32
 from quire.engines.native.cpu.kernels.tiles import make_outer_tile
 from quire.engines.native.cpu.program.arguments import (
     LoraBatch,
@@ -204,6 +204,62 @@ def add_lora(
         h = adapters.h + product * adapters.h_bytes
         _add_products(adapters.kernel, adapters.runs, adapters.run_count, entry, h,
                       adapters.h_stride, out, columns, first, end)  # fmt: skip
+
+
+# ---- experts
+
+
+@kernel
+def _first_row_from(row: int, rows_of: int, first: int, count: int) -> int:
+    """The first of `rows_of` (count,), from `first` on, that is at least `row`."""
+    while first < count and get_int32(rows_of, first) < row:
+        first += 1
+    return first
+
+
+@kernel
+def add_expert_products(
+    adapters: LoraBatch, h: int, entry: int, x: int, rows_of: int, count: int, out: int,
+    columns: int, first: int, end: int,
+) -> None:  # fmt: skip
+    """`out += x @ a.T @ b` in some columns of out (count, columns), each row by its own adapter.
+
+    Row i of x and out is row `rows_of[i]` of the batch, or row i if that is 0. They rise, so that the
+    rows of a run are neighbours here, too. `h` is this thread's, of SCRATCH_ROWS rows: every task
+    computes the small product for itself, which takes less time than a phase for each expert.
+    """
+    low = 0
+    for index in range(adapters.run_count):
+        run = adapters.runs[index]
+        high = min(run.first + run.rows, count)
+        if rows_of:
+            low = _first_row_from(run.first, rows_of, low, count)
+            high = _first_row_from(run.first + run.rows, rows_of, low, count)
+        else:
+            low = min(run.first, count)
+        entries = run.adapter.expert_entries
+        if entries and low < high:
+            own, rows = entries[entry], high - low
+            if own.b:
+                depth = own.a.depth
+                linear_columns(x + 4 * low * depth, 0, rows, own.a, h, 0, own.a.columns, NO)
+            add_product(own, h, rows, out + 4 * low * columns, columns, first, end)
+        low = high
+
+
+_add_expert_products = calling(NOTHING, pointer_to(LoraBatch), *[INT] * 9)
+
+
+@kernel
+def add_expert_lora(
+    adapters: LoraBatch | None, thread: int, entry: int, x: int, rows_of: int, count: int, out: int,
+    columns: int, first: int, end: int,
+) -> None:  # fmt: skip
+    """`add_expert_products`, if an adapter of the batch has entries for experts."""
+    if adapters and adapters.expert_kernel:
+        h = adapters.thread_h + thread * adapters.thread_h_bytes
+        _add_expert_products(adapters.expert_kernel, adapters, h, entry, x, rows_of, count, out,
+                             columns, first, end)  # fmt: skip
 
 
 # ---- embeddings

@@ -18,14 +18,14 @@ def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
     made.q, made.k, made.v = (linear_map(tensors, role) for role in ("q", "k", "v"))
     made.q_norm = address_of(tensors.get("q_norm"))
     made.k_norm = address_of(tensors.get("k_norm"))
-    made.norms_widths = spec.width_norms
+    made.norms_widths, made.norms_last = spec.width_norms, spec.norms_after_rope
     rope = spec.rope_of(layer)
     if rope is not None:
         made.angles = memory.angles_of(spec, layer)
         made.rotary_dim = rope.size(made.head_dim)
     made.is_interleaved = spec.interleaved_rope
     made.scale = spec.attention_scale
-    made.query_factors = memory.query_factors if spec.query_scale else None
+    made.query_factors = memory.query_factors if spec.scales_queries(layer) else None
     made.k_cache, made.v_cache = memory.cache_addresses(layer)
     made.entry = lora_entry(layer, "q")
     return made
@@ -36,7 +36,8 @@ def attention(weights: Weights, layer: int, memory: LayerMemory) -> Attention:
     spec, made = weights.spec, Attention()
     _fill_shape(made, spec, layer)
     made.k_cache, made.v_cache = memory.cache_addresses(layer)
-    made.window, made.cap = spec.windows[layer], spec.attention_cap
+    made.window, made.is_chunked = spec.windows[layer], spec.chunked_windows
+    made.cap = spec.attention_cap
     step = memory.step
     made.out = step.up if spec.mixer(layer) else step.attention_out
     return made

@@ -16,9 +16,14 @@ from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
 from quire.engines.native.cpu.weights.packed import Tensor
-from quire.engines.native.models.layers.experts import ExpertsSpec
+from quire.engines.native.models.layers.experts import ExpertsSpec, Scores
 
 ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
+_SCORES: Mapping[Scores, int] = {
+    "softmax": layout.SOFTMAX,
+    "sigmoid": layout.SIGMOID,
+    "sigmoid_of_chosen": layout.SIGMOID_OF_CHOSEN,
+}
 
 
 def dense_ffn(weights: Weights, layer: int) -> DenseFfn:
@@ -38,7 +43,9 @@ def sparse_ffn(weights: Weights, layer: int, scratch: ExpertScratch | None) -> E
     assert scratch is not None
     made = make_experts(spec.experts, tensors, scratch)
     made.norm = address_of(tensors.get("ffn_norm"))
+    made.post_norm = address_of(tensors.get("post_ffn_norm"))
     made.activation = ACTIVATIONS[spec.activation]
+    made.first_entry = layer * layout.expert_entries(spec.experts.total)
     return made
 
 
@@ -57,18 +64,32 @@ class ExpertScratch:
             "grouped_weights": np.zeros(grouped, np.float32),
         }
         """By the fields of `Experts`."""
+        if _has_choice(spec):
+            self.arrays["choice"] = np.zeros((rows, spec.count), np.float32)
+            self.arrays["group_scores"] = np.zeros((rows, spec.router.groups), np.float32)
+
+
+def _has_choice(spec: ExpertsSpec) -> bool:
+    """Whether experts are chosen by other numbers than their scores."""
+    return spec.router.is_corrected or spec.router.groups > 1
 
 
 def make_experts(
     spec: ExpertsSpec, tensors: Mapping[str, Tensor], scratch: ExpertScratch
 ) -> Experts:
     """The experts of one layer. Tensors and scratch must live as long as they are in use."""
-    made = Experts()
-    made.count, made.all = spec.count, spec.count + bool(spec.shared_size)
-    made.per_token, made.is_normalised = spec.per_token, spec.normalised
+    made, router = Experts(), spec.router
+    made.count, made.all, made.per_token = spec.count, spec.total, spec.per_token
     made.ffn = spec.ffn_size
-    made.router = linear_map(tensors, "router")
-    if spec.shared_size:
+    made.router, made.scores = linear_map(tensors, "router"), _SCORES[router.scores]
+    made.is_normalised, made.least_sum = router.normalised, router.least_sum
+    made.scale, made.weights_inputs = router.scale, router.weights_inputs
+    correction = tensors.get("router_correction")
+    assert correction is None or isinstance(correction, np.ndarray)
+    made.correction = address_of(correction)
+    made.groups, made.chosen_groups = router.groups, router.chosen_groups
+    made.is_best_only = router.group_score == "best"
+    if spec.shared_gated:
         made.shared_score = linear_map(tensors, "shared_score")
     roles = [f"experts.{i}.{role}" for i in range(made.all) for role in ("gate", "up", "down")]
     made.maps = Structs(LinearMap, len(roles))
@@ -81,4 +102,5 @@ def make_experts(
 
 def expert_scratch_bytes(spec: ExpertsSpec, rows: int) -> int:
     """Bytes of `ExpertScratch`, without the few that do not grow with the rows."""
-    return 4 * rows * (spec.count + 1 + 4 * spec.per_token + 2)
+    choice = spec.count + spec.router.groups if _has_choice(spec) else 0
+    return 4 * rows * (spec.count + choice + 1 + 4 * spec.per_token + 2)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, read_tensors
+from quire.adapters.lora_config import without_base_layer
 from quire.adapters.weights import WEIGHTS_FILE, Floats, LoraPair, Matrix
 from quire.engines.native.cpu.compiler.structs import Structs
 from quire.engines.native.cpu.kernels import layout
@@ -49,6 +50,14 @@ class LoraMap:
     def rank(self) -> int:
         return 0 if self.a is None else len(self.a)
 
+    def add(self, a: Floats, b: Floats) -> None:
+        """Add `x @ a.T @ b.T`: a (rank, depth), b (columns, rank)."""
+        if not (a.any() and b.any()):
+            return
+        columns = np.ascontiguousarray(b.T)
+        self.a = a if self.a is None else np.concatenate((self.a, a))
+        self.b = columns if self.b is None else np.concatenate((self.b, columns))
+
     @property
     def is_empty(self) -> bool:
         return self.a is None and (self.bias is None or not self.bias.any())
@@ -60,13 +69,15 @@ class LoraWeights:
 
     adapter: Adapter
     layers: tuple[dict[str, LoraMap], ...]
-    """For each layer, by the role of the linear map."""
+    """For each layer, by the role of the linear map; `ExpertsSpec` says those of a sparse FFN."""
     tables: dict[str, LoraMap] = field(default_factory=dict[str, LoraMap])
     """The same for `embeddings` and `head`."""
     replacements: dict[str, Matrix] = field(default_factory=dict[str, Matrix])
     """`embeddings` and `head` (vocabulary, hidden) that replace the model's."""
     vocabulary: int = 0
     """How many tokens the head knows; the rows after them are made up."""
+    experts: int = 0
+    """How many experts a sparse FFN of the model has, with the shared one."""
 
     @property
     def is_empty(self) -> bool:
@@ -86,7 +97,10 @@ def lora_weights(adapter: Adapter, weights: Weights) -> LoraWeights:
         OutOfMemoryError: there is not enough free memory to load it.
     """
     maps = tuple[dict[str, LoraMap], ...]({} for _ in weights.layers)
-    result = LoraWeights(adapter, maps, vocabulary=weights.vocabulary)
+    sparse = weights.spec.experts
+    result = LoraWeights(
+        adapter, maps, vocabulary=weights.vocabulary, experts=sparse.total if sparse else 0
+    )
     targets = _LoraTargets(weights.spec)
     for part in adapter.parts or (adapter,):
         _check_memory(part)
@@ -126,6 +140,16 @@ class _LoraTargets:
         self._by_tensor: dict[str, list[_LoraTarget]] = {}
         for target in _all_targets(spec):
             self._by_tensor.setdefault(target.tensor.name, []).append(target)
+        self._experts = {
+            spec.names.layers.format(layer) + module: layer
+            for layer in range(spec.num_layers)
+            if (experts := spec.sparse_ffn(layer)) is not None
+            for module in experts.names.fused_modules
+        }
+
+    def layer_of_experts(self, module: str) -> int | None:
+        """The layer whose experts a module has in one parameter, or two; None if it has none."""
+        return self._experts.get(known_as(module, self._prefix_map))
 
     def of(self, module: str, adapter: Adapter, *roles: str) -> list[_LoraTarget]:
         """The targets in a module. They must have one of the roles, by default a linear map's.
@@ -133,17 +157,30 @@ class _LoraTargets:
         Raises:
             AdapterError: the module has none, or one in another role.
         """
-        allowed = roles or (*LINEARS, "head")
         tensor = known_as(f"{adapter.stored_names.get(module, module)}.weight", self._prefix_map)
         targets = self._by_tensor.get(tensor, [])
-        if not targets or any(target.tensor.role not in allowed for target in targets):
+        if not targets or not all(_is_allowed(target.tensor.role, roles) for target in targets):
             what = "replaces" if "embeddings" in roles and "head" in roles else "changes"
             raise AdapterError(
                 f"The adapter {adapter.path} {what} {module}, which the native engine cannot do: it "
-                f"takes {_roles_in_words(allowed)}. Merge the adapter into the model (peft's "
+                f"takes {_roles_in_words(roles)}. Merge the adapter into the model (peft's "
                 "merge_and_unload) and serve the result, or choose infer_backend vllm."
             )
         return targets
+
+
+def _is_allowed(role: str, roles: tuple[str, ...]) -> bool:
+    """Whether a role is one of those, or, if there are none, a linear map's."""
+    return role in roles if roles else _is_linear(role) or role == "head"
+
+
+def _is_linear(role: str) -> bool:
+    return role in LINEARS or (_is_sparse(role) and not role.endswith("_bias"))
+
+
+def _is_sparse(role: str) -> bool:
+    """Whether the role is a linear map's of a sparse FFN."""
+    return role in ("router", "shared_score") or role.startswith("experts.")
 
 
 def _roles_in_words(roles: tuple[str, ...]) -> str:
@@ -163,7 +200,7 @@ def _all_targets(spec: DecoderSpec) -> Iterator[_LoraTarget]:
         yield _LoraTarget(None, TensorSpec("head", spec.names.head, shape))
     for layer in range(spec.num_layers):
         for tensor in spec.layer_tensors(layer):
-            if tensor.role in LINEARS:
+            if _is_linear(tensor.role):
                 yield _LoraTarget(layer, tensor)
 
 
@@ -197,6 +234,10 @@ class _LoraReader:
             for target in of(module, adapter):
                 self._set_bias(target, values)
         for module, pair in tensors.pairs.items():
+            layer = self._layer_of_experts(module)
+            if layer is not None:
+                self._add_experts(layer, module, pair)
+                continue
             for target in of(module, adapter):
                 self._check_shape(module, target, (pair.b.shape[0], pair.a.shape[1]))
                 self._add_pair(target, pair.a, pair.b, pair.bias)
@@ -254,12 +295,49 @@ class _LoraReader:
         if LoraPair(a, b, bias).is_zero:
             return
         lora_map = self._map_of(target)
-        if a.any() and b.any():
-            columns = np.ascontiguousarray(b.T)
-            lora_map.a = a if lora_map.a is None else np.concatenate((lora_map.a, a))
-            lora_map.b = columns if lora_map.b is None else np.concatenate((lora_map.b, columns))
+        lora_map.add(a, b)
         if bias is not None:
             lora_map.bias = bias if lora_map.bias is None else lora_map.bias + bias
+
+    def _layer_of_experts(self, module: str) -> int | None:
+        """The layer whose experts the pair of a module changes all at once; None if it does not."""
+        assert self._adapter.config is not None
+        if self._adapter.config.parameter_of(module) is None:
+            return None
+        return self._targets.layer_of_experts(without_base_layer(module))
+
+    def _add_experts(self, layer: int, module: str, pair: LoraPair) -> None:
+        """Take over a pair of a parameter with all experts of a layer.
+
+        It is as peft's `ParamWrapper` has it: the rows of A belong to one expert after the other, and
+        the columns of B to all experts in turn. Which of the two parameters it is, its shape says.
+        """
+        spec = self._weights.spec.experts
+        assert spec is not None
+        hidden, size, count = self._weights.spec.hidden_size, spec.ffn_size, spec.count
+        by_shape = {(2 * size, hidden): ("gate", "up"), (hidden, size): ("down",)}
+        shape = (pair.b.shape[0], pair.a.shape[1])
+        # peft takes the dimensions of a parameter for (experts, out, in), and some models have it
+        # the other way round.
+        is_transposed = shape not in by_shape
+        roles = by_shape.get(shape[::-1] if is_transposed else shape)
+        assert self._adapter.config is not None
+        rank = self._adapter.config.rank_of(module)
+        if roles is None or len(pair.a) != rank * count:
+            raise AdapterError(
+                f"The adapter {self._adapter.path} changes {module} as {len(pair.a) // rank} "
+                f"matrices of shape {list(shape)}, but the model has {count} experts of shapes "
+                f"{' and '.join(str(list(one)) for one in by_shape)}. It may belong to another model."
+            )
+        for expert in range(count):
+            a, b = pair.a[expert * rank : (expert + 1) * rank], pair.b[:, expert::count]
+            if is_transposed:
+                a, b = b.T, a.T
+            for index, role in enumerate(roles):
+                rows = b[index * len(b) // len(roles) : (index + 1) * len(b) // len(roles)]
+                if a.any() and rows.any():
+                    maps = self._result.layers[layer]
+                    maps.setdefault(f"experts.{expert}.{role}", LoraMap()).add(a, rows)
 
     def _set_bias(self, target: _LoraTarget, values: Floats) -> None:
         """Take over the difference of a bias, which replaces the model's, from the model's own."""
@@ -319,6 +397,10 @@ class CpuAdapter:
                 if role in maps and not maps[role].is_empty:
                     entry = layout.FIRST_LAYER_ENTRY + layout.LORA_MAPS * layer + index
                     self._fill_entry(entry, maps[role])
+        self.has_experts = any(_is_sparse(role) for maps in weights.layers for role in maps)
+        if self.has_experts:
+            kernel_address("lora_experts")
+            self._fill_experts(weights)
 
     @property
     def nbytes(self) -> int:
@@ -347,9 +429,27 @@ class CpuAdapter:
         if "head" in weights.tables:
             self._fill_entry(layout.HEAD_ENTRY, weights.tables["head"])
 
+    def _fill_experts(self, weights: LoraWeights) -> None:
+        """Enter the maps of sparse FFNs."""
+        of_layer = layout.expert_entries(weights.experts)
+        entries = Structs(LoraEntry, of_layer * len(weights.layers))
+        self.struct.expert_entries = entries
+        for layer, maps in enumerate(weights.layers):
+            for role, lora_map in maps.items():
+                if _is_sparse(role) and not lora_map.is_empty:
+                    entry = entries[layer * of_layer + layout.expert_entry(role)]
+                    self._fill(entry, lora_map)
+
     def _fill_entry(self, index: int, lora_map: LoraMap, *, transposed: bool = False) -> None:
         """Enter one map. `transposed` keeps a as a table with a row for each token."""
-        entry = self.struct.entries[index]
+        self._fill(self.struct.entries[index], lora_map, transposed=transposed)
+        of_layer = index - layout.FIRST_LAYER_ENTRY
+        bit = index
+        if of_layer >= 0:
+            bit = layout.FIRST_LAYER_ENTRY + of_layer % layout.LORA_MAPS
+        self.mask |= 1 << bit
+
+    def _fill(self, entry: LoraEntry, lora_map: LoraMap, *, transposed: bool = False) -> None:
         if lora_map.a is not None and lora_map.b is not None:
             a = self._keep(lora_map.a.T if transposed else lora_map.a)
             entry.a = make_map(a)
@@ -358,11 +458,6 @@ class CpuAdapter:
             self.largest_rank = max(self.largest_rank, lora_map.rank)
         if lora_map.bias is not None:
             entry.bias = address_of(self._keep(lora_map.bias))
-        of_layer = index - layout.FIRST_LAYER_ENTRY
-        bit = index
-        if of_layer >= 0:
-            bit = layout.FIRST_LAYER_ENTRY + of_layer % layout.LORA_MAPS
-        self.mask |= 1 << bit
 
 
 def panels_of(b: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, w
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.cpu.weights.packed import Packer, QuantizedKind, Tensor
 from quire.engines.native.models.spec import DecoderSpec
-from quire.engines.native.models.tensors import Rows, TensorSpec
+from quire.engines.native.models.tensors import Rows, TensorSpec, find_part
 from quire.errors import EngineDeadError, WeightsError
 from quire.machine.memory import available_memory
 from quire.quantization.formats import read_quantized
@@ -126,6 +126,7 @@ def load_weights(
         tensors["head"] = reader.read_tied_head(tensors["embeddings"])
     layers = tuple(
         {tensor.role: reader.read(tensor) for tensor in spec.layer_tensors(layer)}
+        | _unit_norms(spec, layer)
         for layer in range(spec.num_layers)
     )
     weights = Weights(spec, tensors, layers)
@@ -133,6 +134,13 @@ def load_weights(
         weights = _with_more_tokens(weights, known_tokens, rows)
     arrays = [array for tensor in weights.all_tensors() for array in _arrays_of(tensor)]
     return dataclasses.replace(weights, files=reader.finish(arrays))
+
+
+def _unit_norms(spec: DecoderSpec, layer: int) -> dict[str, NDArray[np.float32]]:
+    """Norms of heads that have no weights in a folder: see `DecoderSpec.unit_norms`."""
+    if not spec.unit_norms or spec.rope_of(layer) is None:
+        return {}
+    return dict.fromkeys(("q_norm", "k_norm"), np.ones(spec.shape(layer).head_dim, np.float32))
 
 
 class _TensorReader(Protocol):
@@ -252,11 +260,10 @@ def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
     Raises:
         WeightsError: it is missing, or has another shape, or a type that is no float.
     """
-    if spec.name not in source and spec.within and spec.within.name in source:
-        whole = read_tensor(source, TensorSpec(spec.role, spec.within.name, spec.within.shape))
-        rows = whole.values.reshape(-1, whole.values.shape[-1])
-        first = spec.within.first_row
-        return dataclasses.replace(whole, values=rows[first : first + spec.shape[0]])
+    part = find_part(source, spec)
+    if part is not None:
+        whole = read_tensor(source, TensorSpec(spec.role, part.name, part.stored_shape))
+        return dataclasses.replace(whole, values=part.take(whole.values, spec.shape))
     if spec.name not in source:
         raise WeightsError(f"{source.folder}: the weights lack {spec.name} {spec.stored_shape}")
     stored = source.stored(spec.name)

@@ -47,7 +47,8 @@ class GgufReader:
     def read(self, tensor: TensorSpec) -> Tensor:
         """The tensor as it is computed with: floats, or blocks."""
         stored = self._source.tensor(tensor.name)
-        if stored.shape != tensor.stored_shape:
+        shapes = [one.stored_shape for one in tensor.within if one.name == tensor.name]
+        if stored.shape not in (tensor.stored_shape, *shapes):
             raise WeightsError(
                 f"{self._source.path}: {tensor.name} has shape {stored.shape}, and the model needs "
                 f"{tensor.stored_shape}"

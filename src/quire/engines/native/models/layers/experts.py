@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from quire.engines.native.models.tensors import TensorPart, TensorSpec
+
+Scores = Literal["softmax", "sigmoid", "sigmoid_of_chosen"]
+GroupScore = Literal["two_best", "best"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +21,69 @@ class ExpertNames:
     """
 
     router: str = "mlp.gate"
+    correction: str = "mlp.gate.e_score_correction_bias"
+    """The bias of the choice: the whole name."""
     experts: str = "mlp.experts.{}."
     gate: str = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
     shared: str = "mlp.shared_expert."
     shared_score: str = "mlp.shared_expert_gate"
+    shared_gate_up: str = ""
+    """The tensor of the shared expert in which gate and up are fused; empty if they are separate."""
+    shared_down: str = ""
+    """The shared expert's down, if it has another name than those of experts."""
     fused_router: str = "mlp.gate"
+    fused_correction: str = ""
+    """Where the bias of the choice is in folders whose experts are fused, if it is elsewhere."""
     fused_gate_up: str = "mlp.experts.gate_up_proj"
     fused_down: str = "mlp.experts.down_proj"
+    also_fused: tuple[str, str] | None = None
+    """Other names of these two that folders have."""
+    fused_transposed: bool = False
+    """The last two dimensions of the fused tensors are in the other order: gate and up are columns."""
+
+    @property
+    def fused_modules(self) -> tuple[str, ...]:
+        """The modules that have the fused tensors as parameters."""
+        names = (self.fused_gate_up, self.fused_down, *(self.also_fused or ()))
+        return tuple({name.rpartition(".")[0]: None for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSpec:
+    """How the experts of a token are chosen, and what their outputs are weighted by.
+
+    The router's logits become scores. The experts with the highest scores are chosen, and their scores
+    are the weights of the sum. The softmax of the chosen logits alone, which some models have, is what
+    `softmax` gives with `normalised`.
+    """
+
+    scores: Scores = "softmax"
+    """`sigmoid_of_chosen` chooses by the logits: far from 0, sigmoids of float32 are all the same."""
+    normalised: bool = False
+    """The weights are divided by their sum."""
+    least_sum: float = 1e-20
+    """What that sum is at least, so that weights that are all 0 stay so."""
+    scale: float = 1.0
+    """The weights are multiplied by it, last."""
+    is_corrected: bool = False
+    """A bias is added to the scores for the choice, and not in the weights."""
+    groups: int = 1
+    """The experts are so many groups of neighbours, and those of some groups are chosen from."""
+    chosen_groups: int = 1
+    group_score: GroupScore = "two_best"
+    """A group is as good as the sum of its two best experts, or as the best one."""
+    weights_inputs: bool = False
+    """The weights multiply what an expert gets, instead of what it gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertsSpec:
-    """A sparse FFN: `per_token` of `count` gated FFNs, chosen by the softmax of a router.
+    """A sparse FFN: `per_token` of `count` gated FFNs, chosen by a router.
 
-    The sum is weighted by the probabilities of those chosen, which `normalised` makes sum to 1. A
-    shared expert of `shared_size` (0 for none) runs for every token, weighted by the sigmoid of its
-    own score.
+    A shared expert of `shared_size` (0 for none) runs for every token. Several of one size are one
+    that is wider.
     """
 
     count: int
@@ -42,8 +91,10 @@ class ExpertsSpec:
     ffn_size: int
     sparse: tuple[bool, ...]
     """For each layer, whether its FFN is sparse."""
-    normalised: bool
+    router: RouterSpec = RouterSpec()
     shared_size: int = 0
+    shared_gated: bool = False
+    """The shared expert is weighted by the sigmoid of a score of its own."""
     names: ExpertNames = ExpertNames()
 
     @property
@@ -51,32 +102,68 @@ class ExpertsSpec:
         """How many gate values one token has, over all its experts."""
         return self.per_token * self.ffn_size + self.shared_size
 
+    @property
+    def total(self) -> int:
+        """How many experts there are, with the shared one."""
+        return self.count + bool(self.shared_size)
+
     def tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
-        """The tensors of one layer: `router`, `experts.<i>.gate`, `.up` and `.down` and, with a
-        shared expert, `shared_score` and, as the expert after the last, its three.
+        """The tensors of one layer: `router`, `router_correction` if there is one,
+        `experts.<i>.gate`, `.up` and `.down` and, with a shared expert, `shared_score` if it is gated
+        and, as the expert after the last, its three.
         """
         names, count = self.names, self.count
         whole = (count, hidden)
         router = TensorPart(f"{prefix}{names.fused_router}.weight", whole)
-        yield TensorSpec("router", f"{prefix}{names.router}.weight", whole, within=router)
+        yield TensorSpec("router", f"{prefix}{names.router}.weight", whole, within=(router,))
+        if self.router.is_corrected:
+            yield self._correction(prefix)
         for expert in range(count):
             yield from self._expert_tensors(prefix, hidden, expert)
         if self.shared_size:
+            yield from self._shared_tensors(prefix, hidden)
+
+    def _correction(self, prefix: str) -> TensorSpec:
+        names, size = self.names, (self.count,)
+        own, other = f"{prefix}{names.correction}", f"{prefix}{names.fused_correction}"
+        parts = [TensorPart(own, (1, self.count))]  # as ERNIE has it
+        if names.fused_correction:
+            parts += [TensorPart(other, size), TensorPart(other, (1, self.count))]
+        return TensorSpec("router_correction", own, size, within=tuple(parts))
+
+    def _shared_tensors(self, prefix: str, hidden: int) -> Iterator[TensorSpec]:
+        names, size = self.names, self.shared_size
+        if self.shared_gated:
             yield TensorSpec("shared_score", f"{prefix}{names.shared_score}.weight", (1, hidden))
-            for role, name in (("gate", names.gate), ("up", names.up), ("down", names.down)):
-                shape = (self.shared_size, hidden) if role != "down" else (hidden, self.shared_size)
-                full = f"{prefix}{names.shared}{name}.weight"
-                yield TensorSpec(f"experts.{count}.{role}", full, shape)
+        for index, (role, name) in enumerate((("gate", names.gate), ("up", names.up))):
+            role, full = f"experts.{self.count}.{role}", f"{prefix}{names.shared}{name}.weight"
+            if names.shared_gate_up:
+                full, rows = (
+                    f"{prefix}{names.shared_gate_up}.weight",
+                    (index * size, (index + 1) * size),
+                )
+                yield TensorSpec(role, full, (size, hidden), (rows,), 2 * size)
+            else:
+                yield TensorSpec(role, full, (size, hidden))
+        down = names.shared_down or f"{names.shared}{names.down}"
+        yield TensorSpec(f"experts.{self.count}.down", f"{prefix}{down}.weight", (hidden, size))
 
     def _expert_tensors(self, prefix: str, hidden: int, expert: int) -> Iterator[TensorSpec]:
         names, size = self.names, self.ffn_size
         own = f"{prefix}{names.experts.format(expert)}"
-        gate_up, down = f"{prefix}{names.fused_gate_up}", f"{prefix}{names.fused_down}"
-        both, back = (self.count, 2 * size, hidden), (self.count, hidden, size)
         first = 2 * size * expert
-        for role, name, shape, part in (
-            ("gate", names.gate, (size, hidden), TensorPart(gate_up, both, first)),
-            ("up", names.up, (size, hidden), TensorPart(gate_up, both, first + size)),
-            ("down", names.down, (hidden, size), TensorPart(down, back, hidden * expert)),
+        for role, name, shape, index, rows, first_row in (
+            ("gate", names.gate, (size, hidden), 0, 2 * size, first),
+            ("up", names.up, (size, hidden), 0, 2 * size, first + size),
+            ("down", names.down, (hidden, size), 1, hidden, hidden * expert),
         ):
-            yield TensorSpec(f"experts.{expert}.{role}", f"{own}{name}.weight", shape, within=part)
+            stack = (self.count, rows, shape[1])
+            fused = ((names.fused_gate_up, names.fused_down), names.also_fused)
+            parts = tuple(
+                TensorPart(
+                    f"{prefix}{pair[index]}", stack, first_row, transposed=names.fused_transposed
+                )
+                for pair in fused
+                if pair is not None
+            )
+            yield TensorSpec(f"experts.{expert}.{role}", f"{own}{name}.weight", shape, within=parts)

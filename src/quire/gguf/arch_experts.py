@@ -1,0 +1,230 @@
+"""Sparse FFNs in GGUF files: what the metadata says of them, and how a folder calls it.
+
+Files have one set of keys and of tensors for all families; configs and folders have a set for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from quire.gguf.arch_header import Header
+
+_SOFTMAX, _SIGMOID = 1, 2  # values of `expert_gating_func`
+_MOST_EXPERTS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertFamily:
+    """How the config and the folder of a model_type call what a sparse FFN has. Empty: it has none."""
+
+    # -- keys of the config
+    count: str = "num_experts"
+    used: str = "num_experts_per_tok"
+    size: str = "moe_intermediate_size"
+    shared_size: str = ""
+    """The width of the shared expert."""
+    shared_count: str = ""
+    """Or of how many experts it has the width."""
+    normalised: str = ""
+    """Whether the weights sum to 1; without a key they do."""
+    grouped: bool = False
+    """It has DeepSeek's router, with groups and a scale."""
+    first_sparse: str = ""
+    """The first sparse layer."""
+    step: str = ""
+    """Of so many layers, one is sparse."""
+    gating: int = _SOFTMAX
+
+    # -- names of tensors in a layer
+    router: str = "mlp.gate"
+    correction: str = ""
+    """The bias of the choice: the whole name."""
+    correction_is_row: bool = False
+    """It is a matrix of one row."""
+    experts: str = "mlp.experts.{}."
+    maps: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")
+    fused: tuple[str, str] | None = None
+    """Gate and up, and down, of all experts, where folders have them in no other way: whole names."""
+    shared: str = ""
+    shared_maps: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    """Two, if gate and up are fused."""
+    shared_score: str = ""
+
+    def is_sparse(self, config: Mapping[str, Any], layer: int) -> bool:
+        """Whether the FFN of a layer is sparse."""
+        first = config[self.first_sparse] if self.first_sparse else 0
+        return layer >= first and (layer + 1) % (config[self.step] if self.step else 1) == 0
+
+    def shared_width(self, config: Mapping[str, Any]) -> int:
+        """How wide the shared expert is; 0 if there is none."""
+        if self.shared_size:
+            return config[self.shared_size]
+        return config[self.size] * config[self.shared_count] if self.shared_count else 0
+
+
+_CORRECTION = "mlp.gate.e_score_correction_bias"
+_DEEPSEEK = ExpertFamily(
+    count="n_routed_experts",
+    shared_count="n_shared_experts",
+    normalised="norm_topk_prob",
+    grouped=True,
+    first_sparse="first_k_dense_replace",
+    gating=_SIGMOID,
+    correction=_CORRECTION,
+    shared="mlp.shared_experts.",
+)
+_GRANITE = ExpertFamily(
+    count="num_local_experts",
+    size="intermediate_size",
+    router="block_sparse_moe.router.layer",
+    experts="block_sparse_moe.experts.{}.",
+    fused=("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
+)
+
+FAMILIES: Mapping[str, ExpertFamily] = {
+    "dots1": _DEEPSEEK,
+    "ernie4_5_moe": ExpertFamily(
+        count="moe_num_experts",
+        used="moe_k",
+        shared_count="moe_num_shared_experts",
+        first_sparse="moe_layer_start_index",
+        step="moe_layer_interval",
+        correction="mlp.moe_statics.e_score_correction_bias",
+        correction_is_row=True,
+        shared="mlp.shared_experts.",
+    ),
+    "glm4_moe": _DEEPSEEK,
+    "granitemoe": _GRANITE,
+    "granitemoeshared": replace(
+        _GRANITE,
+        shared_size="shared_intermediate_size",
+        shared="shared_mlp.",
+        shared_maps=("input_linear", "output_linear"),
+    ),
+    "hunyuan_v1_moe": ExpertFamily(
+        used="moe_topk",
+        size="intermediate_size",
+        shared_size="intermediate_size",
+        router="mlp.gate.wg",
+        shared="mlp.shared_mlp.",
+    ),
+    "minimax_m2": ExpertFamily(
+        count="num_local_experts",
+        size="intermediate_size",
+        gating=_SIGMOID,
+        router="block_sparse_moe.gate",
+        correction="block_sparse_moe.e_score_correction_bias",
+        experts="block_sparse_moe.experts.{}.",
+        maps=("w1", "w3", "w2"),
+    ),
+    "mixtral": ExpertFamily(
+        count="num_local_experts",
+        size="intermediate_size",
+        router="block_sparse_moe.gate",
+        experts="block_sparse_moe.experts.{}.",
+        maps=("w1", "w3", "w2"),
+    ),
+    "olmoe": ExpertFamily(size="intermediate_size", normalised="norm_topk_prob"),
+    "qwen2_moe": ExpertFamily(
+        shared_size="shared_expert_intermediate_size",
+        normalised="norm_topk_prob",
+        shared="mlp.shared_expert.",
+        shared_score="mlp.shared_expert_gate",
+    ),
+    "qwen3_moe": ExpertFamily(normalised="norm_topk_prob"),
+}
+"""By model_type."""
+
+
+def expert_count(header: Header) -> int:
+    """How many experts a model has; 0 for none."""
+    return header.integer("expert_count", 0, minimum=0, maximum=_MOST_EXPERTS)
+
+
+def read_experts(header: Header, model_type: str, *, normalised: bool) -> dict[str, Any]:
+    """What a config of the model_type says of the sparse FFN.
+
+    Args:
+        normalised: whether the weights sum to 1 where the file says nothing.
+    """
+    family, count = FAMILIES[model_type], expert_count(header)
+    used = header.integer("expert_used_count", 0, minimum=0)
+    if not 0 < used <= count:
+        raise header.wrong(
+            header.key("expert_used_count"), used, f"1 to {count} of {count} experts"
+        )
+    config: dict[str, Any] = {"model_type": model_type, family.count: count, family.used: used}
+    config |= _sizes(header, family, used)
+    config |= _layers(header, family)
+    config |= _router(header, family, normalised)
+    return config | _shared(header, family, config)
+
+
+def _sizes(header: Header, family: ExpertFamily, used: int) -> dict[str, int]:
+    """The width of an expert, and of an FFN that is not sparse."""
+    if family.size == "intermediate_size":
+        return {"intermediate_size": header.integer("feed_forward_length")}
+    dense = header.integer("feed_forward_length", 0, minimum=0)
+    size = header.integer("expert_feed_forward_length", dense // used)
+    return {"intermediate_size": dense or size, family.size: size}
+
+
+def _layers(header: Header, family: ExpertFamily) -> dict[str, int]:
+    """Which layers are sparse."""
+    config: dict[str, int] = {}
+    for key, name, usual in (
+        (family.first_sparse, "leading_dense_block_count", 0),
+        (family.step, "interleave_moe_layer_step", 1),
+    ):
+        value = header.integer(name, usual, minimum=usual, maximum=header.layers)
+        if key:
+            config[key] = value
+        elif value != usual:
+            raise _not_computed(header, name, value)
+    return config
+
+
+def _router(header: Header, family: ExpertFamily, normalised: bool) -> dict[str, Any]:
+    gating = header.integer("expert_gating_func", 0, minimum=0)
+    if gating not in (0, family.gating):
+        raise _not_computed(header, "expert_gating_func", gating)
+    normalised = header.flag("expert_weights_norm", normalised)
+    if not family.normalised and not normalised:
+        raise header.unsupported(f"{header.key('expert_weights_norm')} is false")
+    config: dict[str, Any] = {family.normalised: normalised} if family.normalised else {}
+    scale = header.number("expert_weights_scale", 0.0) or 1.0
+    groups = header.integer("expert_group_count", 1, minimum=0) or 1
+    chosen = header.integer("expert_group_used_count", 1, minimum=0) or 1
+    if family.grouped:
+        return {**config, "routed_scaling_factor": scale, "n_group": groups, "topk_group": chosen}
+    for name, value in (("expert_weights_scale", scale), ("expert_group_count", groups)):
+        if value != 1:
+            raise _not_computed(header, name, value)
+    return config
+
+
+def _shared(header: Header, family: ExpertFamily, config: Mapping[str, Any]) -> dict[str, int]:
+    """The width of the shared expert, which not all converters write as it is: its tensor has it."""
+    if family.shared_size and family.shared_size not in config:
+        usual = header.integer("feed_forward_length", 0, minimum=0)
+        return {family.shared_size: header.integer("expert_shared_feed_forward_length", usual)}
+    if not family.shared_count:
+        return {}
+    first = next((layer for layer in range(header.layers) if family.is_sparse(config, layer)), None)
+    shape = header.shape(f"blk.{first}.ffn_gate_shexp.weight") or (0,)
+    count, rest = divmod(shape[0], config[family.size])
+    if rest:
+        raise header.wrong(
+            f"the shape of blk.{first}.ffn_gate_shexp.weight", shape,
+            f"of whole experts of width {config[family.size]}",
+        )  # fmt: skip
+    return {family.shared_count: count}
+
+
+def _not_computed(header: Header, name: str, value: float) -> Exception:
+    return header.unsupported(
+        f"{header.key(name)} is {value:g}, which the native engine does not compute for "
+        f"{header.architecture}"
+    )
