@@ -169,7 +169,8 @@ def test_a_pipeline_of_devices(
     expected: Any,
 ) -> None:
     devices = importlib.import_module("quire.engines.vllm.devices")
-    monkeypatch.setattr(devices, "vllm_is_installed", lambda: True)
+    presence = importlib.import_module("quire.engines.vllm.presence")
+    monkeypatch.setattr(presence, "vllm_is_installed", lambda: True)
     monkeypatch.setattr(devices, "find_devices", lambda: devices.Devices("cuda", count))
     words = ("m", "--pipeline_parallel_size", *words)
     if isinstance(expected, str):

@@ -26,7 +26,7 @@ from quire.arguments import (
 )
 from quire.chat.base_engine import BaseEngine
 from quire.chat.loop_thread import LoopThread
-from quire.engines.vllm.devices import gpu_is_present, vllm_is_installed
+from quire.engines.vllm.presence import gpu_is_present, vllm_is_installed
 from quire.errors import EngineStartError
 from quire.outputs import ChatDelta, Delta, Response
 from quire.prompt import Prompt

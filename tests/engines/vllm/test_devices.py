@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import platform
 import re
@@ -13,21 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engines.vllm import devices
 from quire.engines.vllm.devices import (
     Devices,
     choose_placement,
     choose_precision,
     find_devices,
-    gpu_is_present,
-    vllm_is_installed,
 )
 from quire.engines.vllm.launch import import_vllm
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.machine.cpus import instruction_sets
 from tests.engines.vllm.facts import GIB, arguments, cpu, gpus, qwen
 
-HIDING = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 12, 14, 16, 20, 24, 25, 28, 32, 40, 48, 64, 71])
 AVX2 = ("avx2",)
 AVX512 = ("avx2", "avx512f")
@@ -35,41 +30,6 @@ BF16 = ("avx2", "avx512f", "avx512_bf16")
 
 
 # --- devices -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
-    """The device file of a GPU's driver, which is there; no variable hides it."""
-    for name in HIDING:
-        monkeypatch.delenv(name, raising=False)
-    file = tmp_path / "nvidiactl"
-    file.touch()
-    monkeypatch.setattr(devices, "_GPU_FILES", (str(tmp_path / "kfd"), str(file)))
-    return file
-
-
-def test_a_driver_that_is_there(driver: Any) -> None:
-    assert gpu_is_present()
-    driver.unlink()
-    assert not gpu_is_present()
-
-
-@pytest.mark.parametrize("name", HIDING)
-@pytest.mark.parametrize(
-    ("value", "seen"), [("", False), ("-1", False), (" ", False), ("0", True), ("GPU-1,2", True)]
-)
-def test_variables_that_hide_devices(
-    driver: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str, seen: bool
-) -> None:
-    monkeypatch.setenv(name, value)
-    assert gpu_is_present() is seen
-
-
-@pytest.mark.vllm
-def test_whether_vllm_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vllm_is_installed()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert not vllm_is_installed()
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,8 @@ def _spread(stages: int) -> dict[str, int]:
         return {}  # quire chooses how many devices share each layer
     if stages < 1:
         raise ConfigError(f"--pipeline_parallel_size must be at least 1, not {stages}.")
-    from quire.engines.vllm.devices import find_devices, vllm_is_installed
+    from quire.engines.vllm.devices import find_devices
+    from quire.engines.vllm.presence import vllm_is_installed
 
     count = find_devices().count if vllm_is_installed() else 0
     if stages > count:

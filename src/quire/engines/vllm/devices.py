@@ -5,11 +5,8 @@ Only `find_devices` imports vLLM.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from quire.arguments import ModelArguments
@@ -17,9 +14,6 @@ from quire.engines.vllm.model_facts import ModelFacts
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.machine.cpus import instruction_sets
 from quire.machine.memory import available_memory
-
-_GPU_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Device files of NVIDIA's driver, of the same driver under WSL, and of AMD's."""
 
 _ON_LOAD = {("bnb", 4): "bitsandbytes", ("fp8", 8): "fp8"}
 """vLLM's name for what it can quantise while it loads, by LLaMA-Factory's method and bits."""
@@ -61,19 +55,6 @@ class Devices:
     @property
     def has_avx512(self) -> bool:
         return "avx512f" in self.features
-
-
-def vllm_is_installed() -> bool:
-    """Whether vLLM is installed. It is not imported, which would take 10 s."""
-    return importlib.util.find_spec("vllm") is not None
-
-
-def gpu_is_present() -> bool:
-    """Whether a GPU's driver is loaded and no variable hides its devices from this process."""
-    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
-        if os.environ.get(name, "0").strip() in ("", "-1"):
-            return False
-    return any(Path(name).exists() for name in _GPU_FILES)
 
 
 def find_devices() -> Devices:

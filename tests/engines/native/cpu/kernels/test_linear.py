@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[5]
 
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "depth", "columns"), [(1, 64, 37), (2, 9, 48), (7, 130, 50), (200, 700, 8), (3, 3, 3)]
+    ("rows", "depth", "columns"),
+    [(1, 64, 37), (2, 9, 48), (7, 130, 50), (200, 700, 8), (3, 3, 3), (1, 2100, 5), (40, 2100, 21)],
 )
 def test_linear(rows: int, depth: int, columns: int, bfloat16: bool) -> None:
     x, bias, before = floats(rows, depth), floats(columns), floats(rows, columns)
@@ -53,8 +54,14 @@ def test_linear(rows: int, depth: int, columns: int, bfloat16: bool) -> None:
             np.testing.assert_array_equal(other, result[0])
 
 
-def test_linear_is_batch_invariant() -> None:
-    x, weight, alone = floats(23, 70), floats(45, 70), np.zeros((23, 45), np.float32)
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("depth", [70, 2 * linear.DEPTH_PIECE + 50])
+def test_linear_is_batch_invariant(depth: int, bfloat16: bool) -> None:
+    # With the larger depth, the last numbers of rows exceed what is few.
+    x, alone = floats(23, depth), np.zeros((23, 45), np.float32)
+    weight: NDArray[Any] = floats(45, depth)
+    if bfloat16:
+        weight = round_to_bfloat16(weight)
     linear_map = make_map(weight)
     for row in range(23):
         linear.linear(0, 1, ptr(x[row]), 0, 1, linear_map, ptr(alone[row]), 0)

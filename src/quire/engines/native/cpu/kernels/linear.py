@@ -22,10 +22,15 @@ from quire.engines.native.cpu.kernels.quantized_tiles import (
     quantize_group,
 )
 from quire.engines.native.cpu.kernels.rowwise import task_range
+from quire.engines.native.cpu.kernels.simd import YES
 from quire.engines.native.cpu.kernels.tiles import make_dot_tile
 
 TILE_ROWS = 6 if LANES == 16 else 3  # with 4 columns: as many sums as there are registers for
-ROW_BLOCK_BYTES = 128 * 1024  # activations multiplied at once: they stay in the second-level cache
+DEPTH_PIECE = 1024  # depths that a tile sums at once: what it reads stays in the first-level cache
+ROW_BLOCK_BYTES = 384 * 1024  # activations multiplied at once: they stay in the second-level cache
+FEW_BYTES = (
+    128 * 1024
+)  # up to so many of activations, reading weights takes longer than multiplying
 WEIGHTS_AHEAD = 2048  # bytes: a single row prefetches weights half a page before it needs them
 QUANTIZED_TILE_ROWS = 6 if LANES == 16 else 2
 QUANTIZED_WEIGHTS_AHEAD = 1024  # the same for quantised weights, of which a loop reads fewer bytes
@@ -43,75 +48,122 @@ def _make_product(bfloat16: bool) -> Any:
     single = make_dot_tile(1, 1, bfloat16)
 
     @kernel
+    def one_row(
+        x: int, w: int, depth: int, columns: int, out: int, bias: int, accumulate: int
+    ) -> None:
+        """The product of a single row, which reads hardly anything but weights.
+
+        One column after the other reads them in the order of memory, which is faster than four
+        streams at once.
+        """
+        for column in range(columns):
+            column_bias, adds = bias + 4 * column if bias else 0, accumulate
+            for start in range(0, depth, DEPTH_PIECE):
+                weights = w + (column * depth + start) * size
+                single(x + 4 * start, 0, weights, 0, min(DEPTH_PIECE, depth - start),
+                       out + 4 * column, 0, column_bias, adds, weights + WEIGHTS_AHEAD,
+                       LANES * size)  # fmt: skip
+                column_bias, adds = 0, YES
+
+    @kernel
+    def four_columns(
+        x: int, x_stride: int, rows: int, w: int, w_stride: int, depth: int, out: int,
+        out_stride: int, bias: int, accumulate: int, ahead: int, ahead_stride: int,
+    ) -> None:  # fmt: skip
+        """The product of some rows with 4 columns, whose weights all tiles read from the cache.
+
+        Meanwhile the weights needed next are prefetched: as many, from 4 addresses `ahead_stride` apart.
+        Each tile fetches its share of them.
+        """
+        tiles = max(1, rows // TILE_ROWS + (rows % TILE_ROWS + 1) // 2)
+        ahead_step = 4 * LANES * size // tiles
+        row, quarters = 0, 0  # of the share of one tile
+        while row < rows:
+            share = ahead + quarters // tiles * ahead_stride
+            share += quarters % tiles * depth * size // tiles
+            source, target = x + row * x_stride, out + row * out_stride
+            if row + TILE_ROWS <= rows:
+                tall(source, x_stride, w, w_stride, depth, target, out_stride, bias, accumulate,
+                     share, ahead_step)  # fmt: skip
+                row += TILE_ROWS
+            elif row + 2 <= rows:
+                middle(source, x_stride, w, w_stride, depth, target, out_stride, bias, accumulate,
+                       share, ahead_step)  # fmt: skip
+                row += 2
+            else:
+                small(source, x_stride, w, w_stride, depth, target, out_stride, bias, accumulate,
+                      share, ahead_step)  # fmt: skip
+                row += 1
+            quarters += 4
+
+    @kernel
+    def last_columns(
+        x: int, x_stride: int, rows: int, w: int, w_stride: int, depth: int, columns: int, out: int,
+        out_stride: int, bias: int, accumulate: int,
+    ) -> None:  # fmt: skip
+        """The product of some rows with fewer than 4 columns."""
+        for column in range(columns):
+            column_bias = bias + 4 * column if bias else 0
+            weights = w + column * w_stride
+            for row in range(rows):
+                single(x + row * x_stride, x_stride, weights, w_stride, depth,
+                       out + row * out_stride + 4 * column, out_stride, column_bias, accumulate,
+                       weights + w_stride, LANES * size)  # fmt: skip
+
+    @kernel
     def block(
-        x: int, x_stride: int, rows: int, w: int, depth: int, columns: int, out: int,
+        x: int, x_stride: int, rows: int, w: int, w_stride: int, depth: int, columns: int, out: int,
         out_stride: int, bias: int, accumulate: int,
     ) -> None:  # fmt: skip
         """`out (+)= x @ w.T + bias`, by addresses and strides in bytes; `w` is the first weight row."""
-        stride = depth * size
-        column = 0
-        # A single row reads hardly anything but weights. One column after the other reads them in
-        # the order of memory, which is faster than four streams at once.
-        if rows == 1:
-            while column < columns:
-                column_bias = bias + 4 * column if bias else 0
-                weights = w + column * stride
-                single(x, x_stride, weights, stride, depth, out + 4 * column, out_stride, column_bias,
-                       accumulate, weights + WEIGHTS_AHEAD, LANES * size)  # fmt: skip
-                column += 1
-        # All tiles of rows use the same 4 weight rows, from the cache. Meanwhile the next 4 are
-        # prefetched: each tile fetches its share of them.
-        tiles = max(1, rows // TILE_ROWS + (rows % TILE_ROWS + 1) // 2)
-        ahead_step = 4 * LANES * size // tiles
-        while column + 4 <= columns:
-            column_bias = bias + 4 * column if bias else 0
-            weights, target = w + column * stride, out + 4 * column
-            ahead = weights + 4 * stride
-            row = 0
-            while row + TILE_ROWS <= rows:
-                tall(x + row * x_stride, x_stride, weights, stride, depth,
-                     target + row * out_stride, out_stride, column_bias, accumulate, ahead,
-                     ahead_step)  # fmt: skip
-                row += TILE_ROWS
-                ahead += 4 * stride // tiles
-            while row + 2 <= rows:
-                middle(x + row * x_stride, x_stride, weights, stride, depth,
-                       target + row * out_stride, out_stride, column_bias, accumulate, ahead,
-                       ahead_step)  # fmt: skip
-                row += 2
-                ahead += 4 * stride // tiles
-            if row < rows:
-                small(x + row * x_stride, x_stride, weights, stride, depth,
-                      target + row * out_stride, out_stride, column_bias, accumulate, ahead,
-                      ahead_step)  # fmt: skip
-            column += 4
-        while column < columns:
-            column_bias = bias + 4 * column if bias else 0
-            weights = w + column * stride
-            for row in range(rows):
-                single(x + row * x_stride, x_stride, weights, stride, depth,
-                       out + row * out_stride + 4 * column, out_stride, column_bias, accumulate,
-                       weights + stride, LANES * size)  # fmt: skip
-            column += 1
+        for column in range(0, columns, 4):
+            target, column_bias = out + 4 * column, bias + 4 * column if bias else 0
+            adds = accumulate
+            for start in range(0, depth, DEPTH_PIECE):
+                piece = min(DEPTH_PIECE, depth - start)
+                source, weights = x + 4 * start, w + column * w_stride + start * size
+                if column + 4 > columns:
+                    last_columns(source, x_stride, rows, weights, w_stride, piece, columns - column,
+                                 target, out_stride, column_bias, adds)  # fmt: skip
+                elif depth * size == w_stride:  # whole weight rows: the next ones follow in memory
+                    ahead = w + (column + 4) * w_stride + 4 * start * size
+                    four_columns(source, x_stride, rows, weights, w_stride, piece, target,
+                                 out_stride, column_bias, adds, ahead, piece * size)  # fmt: skip
+                else:
+                    four_columns(source, x_stride, rows, weights, w_stride, piece, target,
+                                 out_stride, column_bias, adds, weights + 4 * w_stride,
+                                 w_stride)  # fmt: skip
+                column_bias, adds = 0, YES
 
     @kernel
     def columns_of(
         x: int, rows: int, linear_map: LinearMap, out: int, first: int, end: int, accumulate: int
     ) -> None:
-        """`linear_columns` for a map of this kind."""
-        weight, bias = linear_map.weight, linear_map.bias
+        """`linear_columns` for a map of this kind.
+
+        A row's product is summed piece by piece of the depth, in this order however many rows there are.
+        """
         depth, columns = linear_map.depth, linear_map.columns
-        # A prompt's rows exceed the cache: they are multiplied block by block, each with all weights.
-        tiles = max(1, ROW_BLOCK_BYTES // (4 * depth * TILE_ROWS))
-        step = tiles * TILE_ROWS
-        first_bias = bias + 4 * first if bias else 0
-        row = 0
-        while row < rows:
-            count = min(step, rows - row)
-            block(x + row * depth * 4, depth * 4, count, weight + first * depth * size, depth,
-                  end - first, out + row * columns * 4 + 4 * first, columns * 4, first_bias,
-                  accumulate)  # fmt: skip
-            row += step
+        w = linear_map.weight + first * depth * size
+        bias = linear_map.bias + 4 * first if linear_map.bias else 0
+        target = out + 4 * first
+        if rows == 1:
+            one_row(x, w, depth, end - first, target, bias, accumulate)
+            return
+        # Few rows take each column's pieces one after the other, and so read weights in the order of
+        # memory. A prompt's rows exceed the cache: they are multiplied block by block, and each block
+        # takes the same piece of all columns first, from the cache.
+        whole = 4 * rows * depth <= FEW_BYTES
+        piece = depth if whole else min(depth, DEPTH_PIECE)
+        block_rows = max(1, ROW_BLOCK_BYTES // (4 * piece * TILE_ROWS)) * TILE_ROWS
+        for row in range(0, rows, block_rows):
+            count = min(block_rows, rows - row)
+            block_bias, adds = bias, accumulate
+            for start in range(0, depth, piece):
+                block(x + 4 * (row * depth + start), depth * 4, count, w + start * size,
+                      depth * size, min(piece, depth - start), end - first,
+                      target + 4 * row * columns, columns * 4, block_bias, adds)  # fmt: skip
+                block_bias, adds = 0, YES
 
     return columns_of
 
