@@ -19,6 +19,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     CwmConfig,
+    DeepseekV2Config,
+    DeepseekV3Config,
     Dots1Config,
     Ernie4_5_MoeConfig,
     Ernie4_5Config,
@@ -31,6 +33,7 @@ from transformers import (
     GemmaConfig,
     Glm4Config,
     Glm4MoeConfig,
+    Glm4MoeLiteConfig,
     Glm4vConfig,
     GlmConfig,
     GraniteConfig,
@@ -266,6 +269,26 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
         OlmoeConfig,
         {"intermediate_size": 40, "num_experts": 7, "num_experts_per_tok": 3, "rms_norm_eps": 1e-5},
     ),
+    "deepseek_v2": (
+        DeepseekV2Config,
+        {
+            **_LATENT,
+            **_DEEPSEEK,
+            "q_lora_rank": None,
+            "n_group": None,
+            "topk_group": None,
+            "norm_topk_prob": False,
+        },
+    ),
+    "deepseek_v2_groups": (
+        DeepseekV2Config,
+        {**_LATENT, **_DEEPSEEK, "topk_method": "group_limited_greedy", "norm_topk_prob": False},
+    ),
+    "deepseek_v3": (
+        DeepseekV3Config,
+        {**_LATENT, **_DEEPSEEK, "rope_parameters": _LATENT_YARN},
+    ),
+    "glm4_moe_lite": (Glm4MoeLiteConfig, {**_LATENT, **_DEEPSEEK}),
     "youtu": (YoutuConfig, {**_LATENT, "rope_parameters": _LATENT_YARN}),
     "youtu_full_queries": (
         YoutuConfig,

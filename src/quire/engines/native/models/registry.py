@@ -11,6 +11,7 @@ from typing import Any
 from quire.engines.native.models import (
     bailing_moe,
     cwm,
+    deepseek,
     dots1,
     ernie4_5,
     ernie4_5_moe,
@@ -72,6 +73,8 @@ DECODERS: dict[str, ModelType] = {
     "bailing_moe": ModelType("Ling 2.0", bailing_moe.decoder),
     "bailing_moe_v2": ModelType("Ling 2.0", bailing_moe.decoder),
     "cwm": ModelType("CWM", cwm.decoder),
+    "deepseek_v2": ModelType("DeepSeek V2, V2-Lite, Coder V2", deepseek.v2),
+    "deepseek_v3": ModelType("DeepSeek V3, R1, V3.1, Moonlight", deepseek.v3),
     "dots1": ModelType("dots.llm1", dots1.decoder),
     "ernie4_5": ModelType("ERNIE 4.5", ernie4_5.decoder),
     "ernie4_5_moe": ModelType("ERNIE 4.5 with experts", ernie4_5_moe.decoder),
@@ -85,6 +88,7 @@ DECODERS: dict[str, ModelType] = {
     "glm": ModelType("GLM-4", glm.decoder),
     "glm4": ModelType("GLM-4-0414", glm.with_post_norms),
     "glm4_moe": ModelType("GLM-4.5, GLM-4.6, GLM-4.5-Air", glm4_moe.decoder),
+    "glm4_moe_lite": ModelType("GLM-4.7-Flash", deepseek.glm4_moe_lite),
     "glm4v": ModelType("GLM-4.1V", glm4v.multimodal),
     "glm4v_text": ModelType("GLM-4.1V, its text alone", glm4v.decoder),
     "granite": ModelType("Granite 3", granite.decoder),
@@ -95,6 +99,7 @@ DECODERS: dict[str, ModelType] = {
     "hyperclovax": ModelType("HyperCLOVA X SEED", hyperclovax.decoder),
     "internlm2": ModelType("InternLM2, InternLM2.5", internlm2.decoder),
     "internlm3": ModelType("InternLM3", internlm3.decoder),
+    "kimi_k2": ModelType("Kimi K2", deepseek.v3),
     "llama": ModelType(
         "Llama 2 to 3.3, Yi, SmolLM2 and whatever else has Llama's form", llama.decoder
     ),

@@ -66,7 +66,7 @@ def _rotate(own: LatentAttention, x: int, positions: int, rows: int, heads: int,
     if own.angles:
         cosines, sines = own.angles.cosines, own.angles.sines
     rotate_heads(x, rows, heads, own.rope_dim + own.kv_rank, first, end, _NO_NORM, own.eps, scale,
-                 positions, cosines, sines, own.rope_dim, own.is_interleaved)  # fmt: skip
+                 positions, cosines, sines, own.rope_dim, own.is_interleaved, NO)  # fmt: skip
 
 
 @kernel
