@@ -22,6 +22,12 @@ PAGE = Path(__file__).parent / "models.md"
 START, END = "<!-- made by docs/model_table.py -->\n", "<!-- end -->\n"
 _HEAD_DIMS = (128, 64)
 """M-RoPE's usual sections ask for one of these."""
+_REQUIRED: dict[str, Any] = {
+    "architectures": ["BailingMoeV2ForCausalLM"],
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+}
+"""What some types have no defaults for."""
 
 
 def page() -> str:
@@ -50,7 +56,7 @@ def _cells(model_type: str) -> tuple[str, ...]:
         f"`{model_type}`",
         DECODERS[model_type].models,
         "experts" if spec.experts else "dense",
-        _of_maps(roles, {role for role in roles if role in LINEARS}),
+        _of_maps(roles, {role for role in roles if role in LINEARS or _is_sparse(role)}),
         _of_maps(roles, {role for role in roles if role.rpartition(".")[2] in LINEARS}),
         ", ".join(files) or "no",
         ", ".join(sorted(tower.kinds)) if tower else "no",
@@ -70,6 +76,7 @@ def _spec(model_type: str) -> DecoderSpec:
             "num_key_value_heads": 4,
             "head_dim": head_dim,
             "max_position_embeddings": 64,
+            **_REQUIRED,
         }
         try:
             return spec_of(HubConfig({**sizes, "model_type": model_type, "text_config": sizes}))
@@ -84,6 +91,11 @@ def _matrices(spec: DecoderSpec) -> set[str]:
     tensors = (one for layer in range(spec.num_layers) for one in spec.layer_tensors(layer))
     roles = (one.role.split(".") for one in tensors if len(one.shape) > 1)
     return {".".join((parts[0], parts[-1])) if len(parts) > 1 else parts[0] for parts in roles}
+
+
+def _is_sparse(role: str) -> bool:
+    """Whether a matrix is one of a sparse FFN, all of which adapters may change."""
+    return role in ("router", "shared_score") or role.startswith("experts.")
 
 
 def _of_maps(roles: set[str], served: set[str]) -> str:

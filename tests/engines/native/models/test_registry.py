@@ -234,8 +234,68 @@ def test_other_models_with_experts_are_refused_with_what_is_known(model_type: st
         spec(model_type=model_type)
 
 
+# Of each type what a config may leave out: experts, those of a token, their size, the shared one's.
+DEFAULT_EXPERTS = {
+    "bailing_moe_v2": (256, 8, 512, 0),
+    "ernie4_5_moe": (64, 6, 1536, 3072),
+    "flex_olmo": (7, 5, 112, 0),
+    "glm4_moe": (128, 8, 1408, 1408),
+    "granitemoe": (8, 2, 112, 0),
+    "hunyuan_v1_moe": (1, 1, 112, 112),
+    "llama4_text": (16, 1, 112, 112),
+    "minimax_m2": (256, 8, 112, 0),
+    "solar_open": (128, 8, 1280, 1280),
+}
+
+
+@pytest.mark.parametrize("model_type", DEFAULT_EXPERTS)
+def test_what_sparse_types_have_by_default(model_type: str) -> None:
+    found = spec(model_type=model_type, num_hidden_layers=3).experts
+    sizes = (found.count, found.per_token, found.ffn_size, found.shared_size)
+    assert sizes == DEFAULT_EXPERTS[model_type]
+    has_dense = model_type in ("ernie4_5_moe", "glm4_moe")
+    assert found.sparse == (not has_dense, True, True)
+
+
+def test_llama4_layers() -> None:
+    found = spec(model_type="llama4_text", num_hidden_layers=5, interleave_moe_layer_step=2)
+    assert found.windows == (8192, 8192, 8192, 0, 8192)
+    assert (found.no_rope, found.ffn_size) == ((3,), 16_384)
+    assert found.experts.sparse == (False, True, False, True, False)
+    assert [found.scales_queries(layer) for layer in range(5)] == [False] * 3 + [True, False]
+    whole = spec(model_type="llama4_text", attention_chunk_size=None, no_rope_layers=[])
+    assert (whole.windows, whole.no_rope) == ((0, 0), ())
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "text"),
+    [
+        ("bailing_moe", {}, "architectures is None"),
+        ("bailing_moe_v2", {"score_function": "softmax"}, "score_function is 'softmax'"),
+        ("bailing_moe_v2", {"moe_shared_expert_intermediate_size": 9}, "moe_shared_expert_inter"),
+        ("dots1", {}, "n_routed_experts is missing"),
+        ("ernie4_5_moe", {"use_bias": True}, "use_bias is True"),
+        ("ernie4_5_moe", {"moe_k": 65}, "moe_k is 65; it must be at most the 64 experts"),
+        ("glm4_moe", {"n_group": 5}, "n_group is 5"),
+        ("glm4_moe", {"n_group": 128}, "n_group is 128"),
+        ("glm4_moe", {"topk_group": 2}, "topk_group is 2"),
+        ("glm4_moe", {"n_group": 64, "topk_group": 3}, "topk_group is 3"),
+        ("granitemoe", {"mlp_bias": True}, "mlp_bias is True"),
+        ("hunyuan_v1_moe", {"moe_topk": [1, 2]}, r"moe_topk is \[1, 2\]"),
+        ("hunyuan_v1_moe", {"num_shared_expert": 2}, "num_shared_expert is 2"),
+        ("llama4_text", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("llama4_text", {"moe_layers": "all"}, "moe_layers is 'all'"),
+        ("minimax_m2", {"attn_type_list": [0, 1]}, r"attn_type_list is \[0, 1\]"),
+        ("minimax_m2", {"rotary_dim": 129}, "rotary_dim is 129"),
+    ],
+)
+def test_what_sparse_types_refuse(model_type: str, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ModelError, match=text):
+        spec(model_type=model_type, **changes)
+
+
 def test_unknown_model_type_names_the_known_and_vllm() -> None:
-    known = r"'no_such' is not known\. .*llama, llava, .*mistral.*vllm"
+    known = r"'no_such' is not known\. .*llama, .*llava, .*mistral.*vllm"
     with pytest.raises(UnsupportedModelError, match=known):
         spec(model_type="no_such")
     with pytest.raises(UnsupportedModelError, match="missing"):
@@ -244,7 +304,7 @@ def test_unknown_model_type_names_the_known_and_vllm() -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "near"),
-    [("qwen3_vl_txt", "qwen3_vl_text"), ("Llama", "llama"), ("ernie4_5_moe", "ernie4_5")],
+    [("qwen3_vl_txt", "qwen3_vl_text"), ("Llama", "llama"), ("ernie4_5x", "ernie4_5")],
 )
 def test_unknown_model_type_names_the_nearest(model_type: str, near: str) -> None:
     with pytest.raises(UnsupportedModelError, match=rf"\(the nearest known is {near}\).*vllm"):

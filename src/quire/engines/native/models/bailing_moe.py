@@ -46,7 +46,7 @@ def decoder(config: HubConfig) -> DecoderSpec:
     """The spec of a config whose model_type is `bailing_moe_v2`, or `bailing_moe` as Ling 2.0 has it."""
     if config.get("model_type") == "bailing_moe":  # Ling 1 says so, too, and has another router
         two = ["BailingMoeV2ForCausalLM"]
-        config.require("architectures", (two,), two)
+        config.require("architectures", (two,), None)
     config = config.with_defaults(_DEFAULTS)
     config.require("moe_router_enable_expert_bias", (True,), True)
     config.require("norm_head", (False,), False)

@@ -396,7 +396,11 @@ def _with_experts_apart(adapter: Path, folder: Path, *, count: int) -> Path:
 
 def test_an_adapter_of_other_experts(load: Any, tmp_path: Path) -> None:
     model = make_random_model(tmp_path / "model", "qwen3_moe")
-    for name, changes in (("count", {"num_experts": 7}), ("size", {"moe_intermediate_size": 16})):
+    cases: dict[str, dict[str, Any]] = {
+        "count": {"num_experts": 7},
+        "size": {"moe_intermediate_size": 16},
+    }
+    for name, changes in cases.items():
         other = make_random_model(tmp_path / name, "qwen3_moe", **changes)
         adapter = make_random_adapter(
             tmp_path / f"adapter_{name}", other, target_modules=[], target_parameters=FUSED
