@@ -24,7 +24,7 @@ _HEAD_DIMS = (128, 64)
 """M-RoPE's usual sections ask for one of these."""
 _REQUIRED: dict[str, Any] = {
     "architectures": ["BailingMoeV2ForCausalLM"],
-    "n_routed_experts": 8,
+    "n_routed_experts": 16,
     "num_experts_per_tok": 2,
 }
 """What some types have no defaults for."""
