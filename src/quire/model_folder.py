@@ -146,6 +146,18 @@ def is_of_gguf(name: str) -> bool:
     return is_local(name) or (is_named and not path.exists())
 
 
+def means_gguf(model_args: ModelArguments) -> bool:
+    """Whether `is_of_gguf`, or a repository whose snapshot here, or else whose name, says that it is."""
+    from quire.weights.hub.cache import find_snapshot, has_only_gguf
+    from quire.weights.hub.fetch import repository_of
+
+    name = model_args.model_name_or_path
+    if is_of_gguf(name) or not is_on_hub(name):
+        return is_of_gguf(name)
+    folder = find_snapshot(repository_of(name, model_args))
+    return has_only_gguf(folder) if folder is not None else "gguf" in name.lower()
+
+
 def _is_ollama(name: str) -> bool:
     return is_ollama_name(name) and not os.path.exists(os.path.expanduser(name))
 
