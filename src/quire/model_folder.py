@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from quire.arguments import ModelArguments
+from quire.arguments import InferArgs, ModelArguments
 from quire.demo import NAMES, named_demo_path
 from quire.errors import AdapterError, ModelError, ModelNotFoundError, nearest, sentence
-from quire.weights.folder import read_json
+from quire.weights.folder import GGUF_SOURCE, read_json
 from quire.weights.gguf_names import is_gguf_name, split_quant
 from quire.weights.hub.files import Wanted
 from quire.weights.mistaken import check_model_folder
@@ -42,6 +42,23 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
     from quire.gguf.folder import make_folder
 
     return make_folder(found)
+
+
+def with_model_defaults(arguments: InferArgs, folder: Path) -> InferArgs:
+    """The arguments with what Ollama sets for the model of a folder, where the user sets nothing.
+
+    That is a system message, and the length of the context, cut to what the model knows. Defaults for
+    the options of requests are in the folder's `generation_config.json`.
+    """
+    known = read_json(folder, GGUF_SOURCE)
+    system, length = known.get("system"), known.get("context_length")
+    model, data = arguments.model, arguments.data
+    if system and data.default_system is None:
+        data = data.replace(default_system=system)
+    if length and "vllm_maxlen" not in model.explicit():
+        positions = read_json(folder, "config.json")["max_position_embeddings"]
+        model = model.replace(vllm_maxlen=min(length, positions))
+    return arguments._replace(model=model, data=data)
 
 
 def find_model(model_args: ModelArguments, *, weights: bool = True) -> Path:

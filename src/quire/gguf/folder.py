@@ -2,7 +2,7 @@
 
 The folder lies among the system's temporary files, is this process's own and goes with it. It has
 config.json, the tokenizer's files, the chat templates and the ends of answers, all made of the file's
-header, and `gguf.json`, which says where the weights are.
+header, and `gguf.json`, which says where the weights are and what else is set for the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,31 +55,42 @@ def open_source(folder: Path) -> GgufSource:
     return GgufSource(files, read_json_object(folder / "config.json"))
 
 
-def make_folder(
-    path: Path, sampling: Mapping[str, Any] | None = None, ends: Sequence[int] = ()
-) -> Path:
-    """The folder of the model in a GGUF file, or in the several files that `path` is the first of.
+@dataclass(frozen=True, slots=True)
+class ModelDefaults:
+    """What is set beside a model's file, where a user sets nothing else."""
 
-    Args:
-        sampling: more for `generation_config.json`: options for requests that set none.
-        ends: more tokens that end an answer.
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Options of requests, by their names in `generation_config.json`."""
+    end_ids: tuple[int, ...] = ()
+    """More tokens that end an answer."""
+    system: str = ""
+    """The system message."""
+    context_length: int | None = None
+    """In tokens."""
+
+
+_NONE = ModelDefaults()
+
+
+def make_folder(path: Path, defaults: ModelDefaults = _NONE) -> Path:
+    """The folder of the model in a GGUF file, or in the several files that `path` is the first of.
 
     Raises:
         ModelNotFoundError: the file, or a part of the model, is missing.
         ModelError: the file cannot be read, or the native engine does not run what is in it.
     """
     path = path.absolute()  # links stay: a hub's cache calls the parts of a model by their content
-    added = json.dumps([dict(sampling or {}), list(ends)])
+    added = json.dumps(asdict(defaults))
     try:
         state = (path, file_state(path.stat()), added)
     except OSError:
         state = (path, (), added)
     if state not in _folders or not is_gguf_folder(_folders[state]):
-        _folders[state] = _make(path, sampling or {}, ends)
+        _folders[state] = _make(path, defaults)
     return _folders[state]
 
 
-def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
+def _make(path: Path, defaults: ModelDefaults) -> Path:
     files = open_files(path)
     config = config_of(files)
     source = GgufSource(files, config)
@@ -93,18 +104,24 @@ def _make(path: Path, sampling: Mapping[str, Any], ends: Sequence[int]) -> Path:
     tokenizer = _tokenizer(files[0], key)
     for note in tokenizer.notes:
         logger.warning("%s: %s", path, note)
-    end_ids = list(dict.fromkeys((*tokenizer.end_ids, *ends)))
+    end_ids = list(dict.fromkeys((*tokenizer.end_ids, *defaults.end_ids)))
     _remove_abandoned()
     place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     atexit.register(_remove, place, os.getpid())
     folder = place / path.name
     folder.mkdir()
+    source_file = {
+        "file": str(path),
+        "header": key,
+        "system": defaults.system,
+        "context_length": defaults.context_length,
+    }
     (folder / "tokenizer.json").write_bytes(tokenizer.tokenizer_json)
     for name, content in (
         ("config.json", config),
         ("tokenizer_config.json", tokenizer.config),
-        ("generation_config.json", {**sampling, "eos_token_id": end_ids}),
-        (GGUF_SOURCE, {"file": str(path), "header": key}),
+        ("generation_config.json", {**defaults.options, "eos_token_id": end_ids}),
+        (GGUF_SOURCE, source_file),
     ):
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return folder
