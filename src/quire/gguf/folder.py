@@ -21,9 +21,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quire.errors import ModelError
 from quire.gguf.architectures import config_of
-from quire.gguf.reader import GgufFile
+from quire.gguf.reader import GgufFile, StringList
 from quire.gguf.weights import GgufSource, open_files
 from quire.json_files import read_json_object
 from quire.machine.cache import file_state, keep, key_of, read_kept
@@ -33,8 +35,11 @@ logger = logging.getLogger("quire")
 
 _PREFIX = "quire-gguf-"
 _ABANDONED = 24 * 3600.0  # seconds
+_CONTROL = (3, 4)  # of a vocabulary: control tokens, and those that a user has defined
 _folders: dict[tuple[Path, tuple[int, ...], str], Path] = {}
 """The folders that this process has made, by the file and its state, and what was added."""
+_unread: dict[Path, tuple[list[GgufFile], GgufSource]] = {}
+"""The open files of these folders until somebody reads their weights, most often soon after."""
 
 
 def gguf_file_of(folder: Path) -> Path:
@@ -49,6 +54,9 @@ def open_source(folder: Path) -> GgufSource:
         ModelError: the file has changed since, or its tensors do not fit.
     """
     path = gguf_file_of(folder)
+    files, source = _unread.pop(folder, ((), None))
+    if source is not None and all(file.is_current() for file in files):
+        return source
     files = open_files(path)
     if read_json_object(folder / GGUF_SOURCE)["header"] != _header_key(files):
         raise ModelError(f"{path} was replaced by another file while it was opened: try again")
@@ -61,8 +69,8 @@ class ModelDefaults:
 
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Options of requests, by their names in `generation_config.json`."""
-    end_ids: tuple[int, ...] = ()
-    """More tokens that end an answer."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer."""
     system: str = ""
     """The system message."""
     context_length: int | None = None
@@ -104,7 +112,12 @@ def _make(path: Path, defaults: ModelDefaults) -> Path:
     tokenizer = _tokenizer(files[0], key)
     for note in tokenizer.notes:
         logger.warning("%s: %s", path, note)
-    end_ids = list(dict.fromkeys((*tokenizer.end_ids, *defaults.end_ids)))
+    ends, stop = _stop_tokens(files[0], defaults.stop)
+    generation: dict[str, Any] = {
+        **defaults.options,
+        **({"stop_strings": stop} if stop else {}),
+        "eos_token_id": list(dict.fromkeys((*tokenizer.end_ids, *ends))),
+    }
     _remove_abandoned()
     place = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     atexit.register(_remove, place, os.getpid())
@@ -120,11 +133,27 @@ def _make(path: Path, defaults: ModelDefaults) -> Path:
     for name, content in (
         ("config.json", config),
         ("tokenizer_config.json", tokenizer.config),
-        ("generation_config.json", {**defaults.options, "eos_token_id": end_ids}),
+        ("generation_config.json", generation),
         (GGUF_SOURCE, source_file),
     ):
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    _unread[folder] = files, source
     return folder
+
+
+def _stop_tokens(file: GgufFile, stop: Sequence[str]) -> tuple[list[int], list[str]]:
+    """The ids of stop texts that are control tokens of the vocabulary, and the other texts."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    kinds = file.metadata.get("tokenizer.ggml.token_type")
+    if not stop or not isinstance(tokens, StringList) or not isinstance(kinds, np.ndarray):
+        return [], list(stop)
+    wanted = {text.encode(): text for text in stop}
+    found = {
+        wanted[token]: number
+        for number, (token, kind) in enumerate(zip(tokens, kinds.tolist(), strict=False))
+        if token in wanted and kind in _CONTROL
+    }
+    return list(found.values()), [text for text in stop if text not in found]
 
 
 def _remove(place: Path, owner: int) -> None:

@@ -21,11 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf.folder import ModelDefaults, make_folder
-from quire.gguf.reader import GgufFile, StringList
+from quire.weights.folder import read_json
 from quire.weights.model_names import OLLAMA
 
 logger = logging.getLogger("quire")
@@ -40,7 +38,6 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _LAYER = "application/vnd.ollama.image."
 _RUNNERS = ("llamacpp", "ollama", "ggml")
 """The programs whose manifests have GGUF files, the best first."""
-_CONTROL = (3, 4)  # of a vocabulary: control tokens, and those that a user has defined
 _MOST_BYTES = 16 << 20  # of a manifest, or of a layer of text
 _LISTED = 8
 
@@ -134,17 +131,16 @@ def ollama_folder(name: str) -> Path:
         ModelError: see `find_ollama`; or the file cannot be opened as a model.
     """
     model = find_ollama(name)
+    defaults = ModelDefaults(model.options, model.stop, model.system, model.context_length)
     try:
-        file = GgufFile(model.file)
+        folder = make_folder(model.file, defaults)
     except WeightsError as error:
         if isinstance(error.__cause__, PermissionError):
             raise _unreadable(model.file) from error
         raise
-    ends, stop = _stop_tokens(file, model.stop)
-    options = {**model.options, **({"stop_strings": stop} if stop else {})}
-    defaults = ModelDefaults(options, tuple(ends), model.system, model.context_length)
-    folder = make_folder(model.file, defaults)
-    for note in _notes(model, has_jinja="tokenizer.chat_template" in file.metadata):
+    for note in _notes(
+        model, has_jinja="chat_template" in read_json(folder, "tokenizer_config.json")
+    ):
         logger.warning("%s: %s", model.name, note)
     return folder
 
@@ -426,21 +422,6 @@ def _check_inside(store: Path, path: Path) -> None:
 
 
 # ---- what is not used
-
-
-def _stop_tokens(file: GgufFile, stop: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The ids of stop texts that are control tokens of the vocabulary, and the other texts."""
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    kinds = file.metadata.get("tokenizer.ggml.token_type")
-    if not stop or not isinstance(tokens, StringList) or not isinstance(kinds, np.ndarray):
-        return [], list(stop)
-    wanted = {text.encode(): text for text in stop}
-    found = {
-        wanted[token]: number
-        for number, (token, kind) in enumerate(zip(tokens, kinds.tolist(), strict=False))
-        if token in wanted and kind in _CONTROL
-    }
-    return list(found.values()), [text for text in stop if text not in found]
 
 
 def _notes(model: OllamaModel, *, has_jinja: bool) -> Iterator[str]:
