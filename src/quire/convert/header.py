@@ -28,7 +28,7 @@ from quire.weights.hub_config import HubConfig, short
 
 FILE_TYPES: Final[Mapping[str, int]] = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15, "bf16": 32}
 """The types of whole files, and llama.cpp's numbers for them."""
-_BLOCKS_VERSION = 2
+BLOCKS_VERSION = 2
 """Of the blocks of quantised types, since 2023."""
 _OF_TYPES: Final[Mapping[str, Architecture]] = {
     model_type: architecture
@@ -82,7 +82,7 @@ def header_of(
         "general.type": "model",
         "general.name": naming_path(folder.absolute()).name,
         "general.file_type": FILE_TYPES[file_type],
-        "general.quantization_version": _BLOCKS_VERSION,
+        "general.quantization_version": BLOCKS_VERSION,
         **{f"{architecture.name}.{key}": value for key, value in keys.items() if value is not None},
     }
 

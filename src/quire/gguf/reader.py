@@ -124,7 +124,8 @@ class GgufFile:
         self._bytes = np.frombuffer(self._content, np.uint8)
         cursor = _Cursor(path, self._content)
         tensors, keys = _read_counts(cursor)
-        self.metadata: Mapping[str, Value] = _read_metadata(cursor, keys)
+        self.metadata: Mapping[str, Value]
+        self.metadata, self._places = _read_metadata(cursor, keys)
         self.tensors: Mapping[str, GgufEntry] = self._read_tensors(cursor, tensors)
         self.header_size = cursor.at
 
@@ -152,6 +153,10 @@ class GgufFile:
     def header(self) -> memoryview:
         """The bytes before the data: everything but weights follows from them."""
         return self._content[: self.header_size]
+
+    def stored_value(self, key: str) -> bytes:
+        """The bytes of a value of the metadata, with its type before it."""
+        return bytes(self._content[self._places[key]])
 
     def data(self, entry: GgufEntry) -> NDArray[np.uint8]:
         """The bytes of a tensor, mapped."""
@@ -288,14 +293,18 @@ def _read_counts(cursor: _Cursor) -> tuple[int, int]:
     return tensors, keys
 
 
-def _read_metadata(cursor: _Cursor, count: int) -> dict[str, Value]:
+def _read_metadata(cursor: _Cursor, count: int) -> tuple[dict[str, Value], dict[str, slice]]:
+    """The values, and where each is with its type before it."""
     metadata: dict[str, Value] = {}
+    places: dict[str, slice] = {}
     for _ in range(count):
         key = cursor.text("a metadata key", _MOST_KEY)
         if key in metadata:
             raise cursor.wrong(f"the metadata key {key} is there twice")
+        begin = cursor.at
         metadata[key] = _read_value(cursor, key)
-    return metadata
+        places[key] = slice(begin, cursor.at)
+    return metadata, places
 
 
 def _read_value(cursor: _Cursor, key: str) -> Value:
