@@ -472,6 +472,8 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("llama2", {}),
     "rslora": ("llama2", {"use_rslora": True, "r": 8}),
     "patterns": ("qwen2", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 32}}),
+    "DoRA": ("qwen2", {"use_dora": True}),
+    "DoRA of fused tensors": ("phi3", {"use_dora": True, "target_modules": ["qkv_proj", "o_proj"]}),
     "fused tensors": ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]}),
     "whole modules": ("llama2", {"modules_to_save": ["embed_tokens", "lm_head"]}),
     "embeddings": ("llama2", {"target_modules": ["embed_tokens", "q_proj", "lm_head"]}),
@@ -525,8 +527,9 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
     adapter = make_random_adapter(tmp_path / "lora", other)
     with pytest.raises(AdapterError, match="The adapter may belong to another model"):
         run(folder, tmp_path / "model.gguf", adapters=(adapter,))
-    dora = make_random_adapter(tmp_path / "dora", folder, use_dora=True)
-    with pytest.raises(AdapterError, match="use_dora True"):
+    options = {"use_dora": True, "target_modules": ["embed_tokens"]}
+    dora = make_random_adapter(tmp_path / "dora", folder, **options)
+    with pytest.raises(AdapterError, match=r"a magnitude of DoRA for model\.embed_tokens"):
         run(folder, tmp_path / "model.gguf", adapters=(dora,))
 
 

@@ -120,6 +120,7 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "rows in llama.cpp's order": ("llama2", {}),
     "biases": ("qwen2", {}),
     "fused tensors": ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]}),
+    "DoRA": ("llama2", {"use_dora": True}),
     "norms": ("gemma", {}),
     "whole modules": ("llama2", {"modules_to_save": ["embed_tokens", "lm_head"]}),
     "embeddings": ("llama2", {"target_modules": ["embed_tokens", "q_proj", "lm_head"]}),

@@ -2,8 +2,8 @@
 
 They come from a folder's safetensors, or from a GGUF file by the names of the folder that is made of it.
 
-A LoRA pair makes `W + scaling * B A` of a matrix, in float32; what an adapter has whole replaces what
-the model has. Of a matrix no more is computed than the rows that are asked for.
+A LoRA pair makes `W + scaling * B A` of a matrix, in float32, and with DoRA the rows of that are brought
+to lengths that were trained (Liu et al., 2024); what an adapter has whole replaces what the model has. Of a matrix no more is computed than the rows that are asked for.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class MergedFolder:
         """By the name of a stored tensor, in the order of the adapters."""
         stored = source.shapes()
         for path in adapters:
-            adapter = read_adapter(path, extended=True)
+            adapter = read_adapter(path, extended=True, dora=True)
             fitting = check_fits(adapter, folder)
             adapter = dataclasses.replace(adapter, stored_names=fitting)
             for change in _changes_of(adapter):
@@ -286,6 +286,8 @@ def _changes_of(adapter: Adapter) -> Iterator[_Change]:
         yield _Change(stored(module, "bias"), _replacing(bias), bias.shape)
     for module, pair in tensors.pairs.items():
         yield _Change(stored(module), _adding(pair.b, pair.a))
+        if pair.magnitude is not None:
+            yield _Change(stored(module), _of_lengths(pair.magnitude))
         if pair.bias is not None:
             yield _Change(stored(module, "bias"), _adding_vector(pair.bias))
     for module, pair in tensors.embeddings.items():
@@ -303,6 +305,18 @@ def _adding(left: Floats, right: Floats) -> Callable[[Floats, Rows], Floats]:
         return product
 
     return added
+
+
+def _of_lengths(lengths: Floats) -> Callable[[Floats, Rows], Floats]:
+    """Brings rows to these lengths. A row of zeros has no direction, and stays."""
+
+    def scaled(values: Floats, rows: Rows) -> Floats:
+        found = np.linalg.norm(values, axis=1)
+        factors = np.divide(lengths[rows], found, out=np.zeros_like(found), where=found > 0)
+        values *= factors[:, None]
+        return values
+
+    return scaled
 
 
 def _adding_vector(vector: Floats) -> Callable[[Floats, Rows], Floats]:
