@@ -19,7 +19,7 @@ from tests.engines.native.random_models import make_random_model
 from tests.gguf.chat_files import write_chat, write_split
 from tests.gguf.test_convert import run, with_tokenizer
 from tests.gguf.test_models import write_blocks
-from tests.gguf.test_weights import OWN_MODELS, make
+from tests.gguf.test_weights import make
 
 
 def plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def floats(file: GgufFile, name: str) -> NDArray[np.float32]:
 def test_adapters_are_merged_into_a_file(tmp_path: Path, name: str) -> None:
     """As into the folder that the file was made of."""
     kind, options = ADAPTERS[name]
-    tied = {"tie_word_embeddings": False} if kind == "llama2" else OWN_MODELS[kind][1]
+    tied: dict[str, Any] = {"tie_word_embeddings": False} if kind == "llama2" else {}
     folder = make_random_model(tmp_path / "folder", kind, **tied)
     adapter = make_random_adapter(tmp_path / "lora", folder, **options)
     file = run(with_tokenizer(folder), tmp_path / "base.gguf", type="f32")
