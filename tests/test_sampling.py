@@ -41,6 +41,16 @@ def test_each_source_beats_the_next() -> None:
     assert (params.temperature, params.top_p, params.top_k) == (0.5, 0.6, 3)
 
 
+def test_a_models_seed_and_stop_strings() -> None:
+    """Under transformers' names for them."""
+    model = {"stop_strings": ["a", "b"], "seed": 5, "presence_penalty": 1, "stop": ["c"]}
+    params = merged(generation_config=model)
+    assert (params.stop, params.seed, params.presence_penalty) == (("a", "b"), 5, 1.0)
+    params = merged({"seed": 6}, {"presence_penalty": 0}, model)
+    assert (params.seed, params.presence_penalty) == (6, 0.0)
+    assert merged({"stop": []}, None, model).stop == ()
+
+
 def test_none_in_a_request_is_not_given() -> None:
     assert merged({"temperature": None, "seed": None}).temperature == 0.95
 

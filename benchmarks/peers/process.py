@@ -52,7 +52,7 @@ class Peer:
         return model.with_name(f"{model.name}.{slug}")
 
     def settings(self) -> dict[str, str]:
-        return {**os.environ, **dict(self.variables)}
+        return {**_environment(), **dict(self.variables)}
 
     def log(self) -> Path:
         FOLDER.mkdir(exist_ok=True)
@@ -79,6 +79,11 @@ class Peer:
                     check=True,
                 )
             marker.touch()
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, with which modules are compiled once and not at every start."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _options(peer: Peer, log: Any) -> dict[str, Any]:

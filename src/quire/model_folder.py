@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from quire.arguments import ModelArguments
+from quire.arguments import InferArgs, ModelArguments
 from quire.demo import NAMES, named_demo_path
 from quire.errors import AdapterError, ModelError, ModelNotFoundError, nearest, sentence
-from quire.weights.folder import read_json
+from quire.weights.folder import GGUF_SOURCE, read_json
 from quire.weights.gguf_names import is_gguf_name, split_quant
 from quire.weights.hub.files import Wanted
 from quire.weights.mistaken import check_model_folder
@@ -42,6 +42,23 @@ def find_model_folder(model_args: ModelArguments, *, weights: bool = True) -> Pa
     from quire.gguf.folder import make_folder
 
     return make_folder(found)
+
+
+def with_model_defaults(arguments: InferArgs, folder: Path) -> InferArgs:
+    """The arguments with what Ollama sets for the model of a folder, where the user sets nothing.
+
+    That is a system message, and the length of the context, cut to what the model knows. Defaults for
+    the options of requests are in the folder's `generation_config.json`.
+    """
+    known = read_json(folder, GGUF_SOURCE)
+    system, length = known.get("system"), known.get("context_length")
+    model, data = arguments.model, arguments.data
+    if system and data.default_system is None:
+        data = data.replace(default_system=system)
+    if length and "vllm_maxlen" not in model.explicit():
+        positions = read_json(folder, "config.json")["max_position_embeddings"]
+        model = model.replace(vllm_maxlen=min(length, positions))
+    return arguments._replace(model=model, data=data)
 
 
 def find_model(model_args: ModelArguments, *, weights: bool = True) -> Path:
@@ -144,6 +161,18 @@ def is_of_gguf(name: str) -> bool:
         return not _has_others(path) and any(is_gguf_name(one.name) for one in path.iterdir())
     is_named = is_hub_name(name) and split_quant(name)[1] is not None
     return is_local(name) or (is_named and not path.exists())
+
+
+def means_gguf(model_args: ModelArguments) -> bool:
+    """Whether `is_of_gguf`, or a repository whose snapshot here, or else whose name, says that it is."""
+    from quire.weights.hub.cache import find_snapshot, has_only_gguf
+    from quire.weights.hub.fetch import repository_of
+
+    name = model_args.model_name_or_path
+    if is_of_gguf(name) or not is_on_hub(name):
+        return is_of_gguf(name)
+    folder = find_snapshot(repository_of(name, model_args))
+    return has_only_gguf(folder) if folder is not None else "gguf" in name.lower()
 
 
 def _is_ollama(name: str) -> bool:

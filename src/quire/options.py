@@ -397,7 +397,7 @@ class Option:
             LLaMA-Factory's.
         param: the field of `SamplingParams` that it sets; None where it is read elsewhere.
         wires: its name in each API that has it.
-        from_model: whether the model's `generation_config.json` may set it.
+        from_model: its name in the model's `generation_config.json`; None where that may not set it.
         most: an engine's highest value, where that is lower than the type's.
         wire_types: an API's type, where that is narrower.
         template: whether it is for the chat template or the engine rather than for sampling.
@@ -409,7 +409,7 @@ class Option:
     meaning: str
     param: str | None = None
     wires: Mapping[Wire, str] = field(default_factory=lambda: _NO_NAMES)
-    from_model: bool = False
+    from_model: str | None = None
     most: Mapping[str, float] = field(default_factory=lambda: _NO_LIMITS)
     template: bool = False
     wire_types: Mapping[Wire, OptionType] = field(default_factory=lambda: _NO_TYPES)
@@ -431,22 +431,22 @@ def _named(
 OPTIONS: tuple[Option, ...] = (
     Option("do_sample", Flag(), True,
         "Whether tokens are sampled; false takes the most likely one each time.",
-        wires=_named("do_sample", "openai", "responses"), from_model=True),
+        wires=_named("do_sample", "openai", "responses"), from_model="do_sample"),
     Option("temperature", Number(0, 100), 0.95,
         "Divides the logits before sampling; below 1 the most likely tokens gain. 0 is greedy.",
         "temperature", _named("temperature", "openai", "responses", "anthropic", "vllm"),
-        from_model=True, most={"vllm": 2.0},
+        from_model="temperature", most={"vllm": 2.0},
         wire_types={"openai": Number(0, 2), "responses": Number(0, 2), "anthropic": Number(0, 1)}),
     Option("top_p", Number(0, 1), 0.7,
         "Samples from the most likely tokens that together have this probability. 0 means "
         "unset, 1.0; on the OpenAI and Anthropic APIs it is greedy, as there.",
-        "top_p", _named("top_p", "openai", "responses", "anthropic", "vllm"), from_model=True),
+        "top_p", _named("top_p", "openai", "responses", "anthropic", "vllm"), from_model="top_p"),
     Option("top_k", Integer(-1, 2**31 - 1), 50,
         "Samples from this many of the most likely tokens. 0 and -1 mean all.",
-        "top_k", _named("top_k", "openai", "responses", "anthropic", "vllm"), from_model=True),
+        "top_k", _named("top_k", "openai", "responses", "anthropic", "vllm"), from_model="top_k"),
     Option("min_p", Number(0, 1), 0.0,
         "Leaves out tokens whose probability is below this fraction of the most likely one's.",
-        "min_p", _named("min_p", "openai", "responses", "vllm"), from_model=True),
+        "min_p", _named("min_p", "openai", "responses", "vllm"), from_model="min_p"),
     Option("max_new_tokens", Integer(1), 1024,
         "Most tokens of an answer; always cut to what the context leaves.",
         "max_tokens",
@@ -465,10 +465,11 @@ OPTIONS: tuple[Option, ...] = (
         "n"),
     Option("seed", Integer(-(2**63), 2**64 - 1), None,
         "The seed of sampling: with it, the same request gets the same answer.",
-        "seed", _named("seed", "openai", "responses", "vllm")),
+        "seed", _named("seed", "openai", "responses", "vllm"), from_model="seed"),
     Option("stop", Strings(), (),
         "Strings that end an answer; they are not part of it.",
         "stop", _named("stop", "openai", "responses", "vllm", anthropic="stop_sequences"),
+        from_model="stop_strings",
         wire_types=dict.fromkeys(("openai", "responses", "anthropic"), Strings(longest=1000))),
     Option("include_stop_str_in_output", Flag(), False,
         "Whether what ends an answer, a stop string or a stop token with a text, stays at its end.",
@@ -484,13 +485,15 @@ OPTIONS: tuple[Option, ...] = (
     Option("repetition_penalty", Number(0.001, 100, or_zero=True), 1.0,
         "Divides positive logits, and multiplies negative ones, of tokens in the prompt or the "
         "answer (Keskar et al., 2019). 0 means unset, 1.0.",
-        "repetition_penalty", _named("repetition_penalty", "openai", "responses", "vllm"), from_model=True),
+        "repetition_penalty", _named("repetition_penalty", "openai", "responses", "vllm"), from_model="repetition_penalty"),
     Option("presence_penalty", Number(-2, 2), 0.0,
         "Subtracted from the logits of tokens that are in the answer.",
-        "presence_penalty", _named("presence_penalty", "openai", "responses", "vllm")),
+        "presence_penalty", _named("presence_penalty", "openai", "responses", "vllm"),
+        from_model="presence_penalty"),
     Option("frequency_penalty", Number(-2, 2), 0.0,
         "Subtracted from the logits of the answer's tokens, once for each occurrence.",
-        "frequency_penalty", _named("frequency_penalty", "openai", "responses", "vllm")),
+        "frequency_penalty", _named("frequency_penalty", "openai", "responses", "vllm"),
+        from_model="frequency_penalty"),
     Option("logit_bias", TokenBias(), MappingProxyType({}),
         "Added to the logits of the given tokens.",
         "logit_bias", _named("logit_bias", "openai", "responses", "vllm")),

@@ -112,9 +112,9 @@ class OptionResolver:
         self._eos = tuple(eos_token_ids)
         self._configured = _checked(configured)
         from_model = {
-            one.name: generation_config[one.name]
+            one.name: generation_config[one.from_model]
             for one in OPTIONS
-            if one.from_model and generation_config.get(one.name) is not None
+            if one.from_model and generation_config.get(one.from_model) is not None
         }
         defaults = {one.name: one.default for one in OPTIONS}
         self._base = {**defaults, **_checked(from_model), **self._configured}

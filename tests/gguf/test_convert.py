@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from quire.convert.run import Conversion, convert
 from quire.convert.vocabulary import FolderVocabulary
 from quire.demo import demo_model_path
 from quire.engines.native.models.registry import read_spec
+from quire.engines.native.models.rope import inverse_frequencies
 from quire.errors import (
     AdapterError,
     ConfigError,
@@ -31,6 +33,7 @@ from quire.errors import (
     UnsupportedModelError,
     WeightsError,
 )
+from quire.gguf.folder import make_folder
 from quire.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from quire.gguf.reader import GgufFile
 from quire.tokenizer import Tokenizer
@@ -123,6 +126,8 @@ def test_file_is_that_of_the_converter(tmp_path: Path, name: str) -> None:
     folder = with_tokenizer(make(tmp_path, name))
     ours = GgufFile(run(folder, tmp_path / "ours.gguf", type="f32"))
     theirs = GgufFile(write_model(folder, tmp_path / "theirs.gguf"))
+    passed_over = "llama.rope.scaling.yarn_attn_factor"  # by llama.cpp, which the next test shows
+    expected = {key: value for key, value in theirs.metadata.items() if key != passed_over}
     assert set(ours.tensors) == set(theirs.tensors)
     for key, entry in theirs.tensors.items():
         mine = ours.tensors[key]
@@ -134,8 +139,8 @@ def test_file_is_that_of_the_converter(tmp_path: Path, name: str) -> None:
             np.testing.assert_allclose(*values, rtol=1e-5)
         else:
             np.testing.assert_array_equal(ours.data(mine), theirs.data(entry), err_msg=key)
-    assert set(ours.metadata) >= set(theirs.metadata)
-    for key, value in theirs.metadata.items():
+    assert set(ours.metadata) >= set(expected)
+    for key, value in expected.items():
         if isinstance(value, str):
             assert ours.metadata[key] == value
         else:
@@ -264,12 +269,58 @@ def test_the_demo_model_answers_the_same(tmp_path: Path) -> None:
     assert answers[0] == answers[1]
 
 
-def test_llama_cpp_reads_it(tmp_path: Path) -> None:
+YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARNS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "scale": {"attention_factor": 1.5},
+    "scales by dimensions": {"mscale": 1.0, "mscale_all_dim": 0.7},
+    "betas": {"beta_fast": 8.0, "beta_slow": 2.0},
+}
+
+
+@pytest.mark.parametrize("name", YARNS)
+@pytest.mark.parametrize("kind", ["llama2", "qwen2"])
+def test_yarn_rotates_as_in_transformers(
+    tmp_path: Path, kind: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rope = {**YARN, **YARNS[name]}
+    folder = make_random_model(tmp_path / "folder", kind, rope_parameters=rope)
+    rotary = load_oracle(folder).model.rotary_emb
+    file = run(with_tokenizer(folder), tmp_path / "model.gguf", type="f32")
+    spec = read_spec(make_folder(file))
+    frequencies, scale = inverse_frequencies(spec.rope, spec.head_dim, 64)
+    np.testing.assert_allclose(frequencies, rotary.inv_freq, rtol=1e-6)
+    assert scale == pytest.approx(rotary.attention_scaling, rel=1e-6)
+    keys = GgufFile(file).metadata
+    usual = 0.1 * math.log(4) + 1
+    written = keys.get(f"{keys['general.architecture']}.rope.scaling.attn_factor")
+    assert (written or 1.0) == pytest.approx(rotary.attention_scaling / usual, rel=1e-6)
+    assert ("llama.cpp takes 32 and 1 whatever" in caplog.text) is (name == "betas")
+
+
+LLAMA_CPP_READS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama3": ("llama3", {}),
+    **{
+        f"{kind} with yarn: {name}": (kind, {"rope_parameters": {**YARN, **YARNS[name]}})
+        for kind in ("llama2", "qwen2")
+        for name in ("usual", "scale", "scales by dimensions")
+    },
+}
+
+
+@pytest.mark.parametrize("name", LLAMA_CPP_READS)
+def test_llama_cpp_reads_it(tmp_path: Path, name: str) -> None:
     """llama.cpp's greedy tokens are those of transformers."""
     python = os.environ.get(LLAMA_CPP_PYTHON)
     if python is None:
         pytest.skip(f"{LLAMA_CPP_PYTHON} names no Python with llama-cpp-python")
-    folder = make(tmp_path, "llama3")
+    kind, options = LLAMA_CPP_READS[name]
+    folder = make_random_model(tmp_path / "folder", kind, **options)
     oracle = load_oracle(folder)
     file = run(with_tokenizer(folder), tmp_path / "model.gguf", type="f32")
     prompt = [11, 50, 3, 97, 250]
@@ -471,6 +522,8 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("llama2", {}),
     "rslora": ("llama2", {"use_rslora": True, "r": 8}),
     "patterns": ("qwen2", {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 32}}),
+    "DoRA": ("qwen2", {"use_dora": True}),
+    "DoRA of fused tensors": ("phi3", {"use_dora": True, "target_modules": ["qkv_proj", "o_proj"]}),
     "fused tensors": ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj", "o_proj"]}),
     "whole modules": ("llama2", {"modules_to_save": ["embed_tokens", "lm_head"]}),
     "embeddings": ("llama2", {"target_modules": ["embed_tokens", "q_proj", "lm_head"]}),
@@ -524,8 +577,9 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
     adapter = make_random_adapter(tmp_path / "lora", other)
     with pytest.raises(AdapterError, match="The adapter may belong to another model"):
         run(folder, tmp_path / "model.gguf", adapters=(adapter,))
-    dora = make_random_adapter(tmp_path / "dora", folder, use_dora=True)
-    with pytest.raises(AdapterError, match="use_dora True"):
+    options = {"use_dora": True, "target_modules": ["embed_tokens"]}
+    dora = make_random_adapter(tmp_path / "dora", folder, **options)
+    with pytest.raises(AdapterError, match=r"a magnitude of DoRA for model\.embed_tokens"):
         run(folder, tmp_path / "model.gguf", adapters=(dora,))
 
 
@@ -574,9 +628,8 @@ def test_targets(tmp_path: Path) -> None:
         (folder, file, {}, "is there already"),
         (folder, tmp_path / "no" / "model.gguf", {}, "There is no folder"),
         (folder, tmp_path / "other", {}, "Name the target so that it ends in .gguf"),
-        (file, tmp_path / "other.gguf", {}, "Convert it to a folder first"),
+        (file, tmp_path / "other.gguf", {}, "is a GGUF file already"),
         (file, tmp_path / "other", {"type": "q8_0"}, "type=q8_0 is none of a folder"),
-        (file, tmp_path / "other", {"adapters": (folder,)}, "adapters are merged into folders"),
         (file, folder, {}, "is there already"),
         (file, file, {"overwrite": True}, "is the source itself"),
         (file, tmp_path / "full", {"overwrite": True}, "is no model's folder"),

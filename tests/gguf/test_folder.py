@@ -44,6 +44,18 @@ def test_a_file_that_is_replaced_meanwhile_is_not_mixed(tmp_path: Path) -> None:
         open_source(made)
 
 
+def test_a_start_opens_the_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_chat(tmp_path / "model.gguf")
+    opened: list[Path] = []
+    open_once = folders.open_files
+    monkeypatch.setattr(folders, "open_files", lambda path: opened.append(path) or open_once(path))
+    made = make_folder(path)
+    first = open_source(made)
+    assert opened == [path]
+    assert open_source(made) is not first  # nothing holds a file that was read
+    assert opened == [path, path]
+
+
 def test_its_process_takes_it_away(tmp_path: Path) -> None:
     path = write_chat(tmp_path / "model.gguf")
     code = "import sys; from pathlib import Path; from quire.gguf.folder import make_folder\n"

@@ -11,10 +11,13 @@ from typing import Any, NoReturn
 
 import pytest
 
+from quire.arguments import get_infer_args
+from quire.chat import ChatModel
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf import ollama
 from quire.gguf.folder import gguf_file_of
 from quire.gguf.ollama import OllamaName, find_ollama, ollama_folder
+from quire.model_folder import with_model_defaults
 from quire.weights.folder import read_json
 from quire.weights.model_names import is_ollama_name
 from tests.gguf.chat_files import END, STOP, write_chat
@@ -335,7 +338,10 @@ def test_parameters_are_defaults(store: OllamaStore, model: bytes) -> None:
         "top_k": 20,
         "min_p": 0,
         "repeat_penalty": 1.05,
-        "stop": ["<|stop|>", "<|im_end|>"],
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.25,
+        "seed": 7,
+        "stop": ["<|stop|>", "User:", "<|im_end|>"],
     }
     manifest = store.manifest(store.layer("model", model), store.layer("params", params))
     store.name(f"{LIBRARY}/a/latest", manifest)
@@ -346,6 +352,10 @@ def test_parameters_are_defaults(store: OllamaStore, model: bytes) -> None:
         "top_k": 20,
         "min_p": 0,
         "repetition_penalty": 1.05,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.25,
+        "seed": 7,
+        "stop_strings": ["User:"],
         "eos_token_id": [END, STOP],
     }
     assert gguf_file_of(folder).read_bytes() == model
@@ -357,26 +367,63 @@ def test_parameters_are_defaults(store: OllamaStore, model: bytes) -> None:
     }
 
 
+def test_defaults_of_a_chat(store: OllamaStore, model: bytes) -> None:
+    """Each holds where the user gives none: neither to the model nor with a request."""
+    params = {"seed": 7, "num_ctx": 48, "stop": "bb", "temperature": 3.0}
+    manifest = store.manifest(
+        store.layer("model", model),
+        store.layer("system", b"ABCABC\n"),
+        store.layer("params", params),
+    )
+    store.name(f"{LIBRARY}/a/latest", manifest)
+    given = {"model_name_or_path": "ollama:a", "infer_backend": "native", "max_new_tokens": 8}
+    hello = [{"role": "user", "content": "HI"}]
+    with ChatModel(given) as chat:
+        assert chat.engine.info.context_length == 48
+        (answer,) = chat.chat(hello)
+        (again,) = chat.chat(hello)
+        (other,) = chat.chat(hello, seed=8)
+        assert answer.prompt_length == len("ABCABC.HI.")
+        assert answer.response_text == again.response_text != other.response_text
+        (bare,) = chat.chat(hello, system="A")
+        assert bare.prompt_length == len("A.HI.")
+        prepared = chat.engine.tokens.preparation
+        assert prepared.params({}, 1).stop == ("bb",)
+        assert prepared.params({"stop": ["c"]}, 1).stop == ("c",)
+    with ChatModel({**given, "default_system": "", "vllm_maxlen": 32}) as chat:
+        assert chat.engine.info.context_length == 32
+        assert chat.chat(hello)[0].prompt_length == len("HI.")
+
+
+def test_a_context_is_cut_to_what_the_model_knows(store: OllamaStore, model: bytes) -> None:
+    layers = store.layer("model", model), store.layer("params", {"num_ctx": 1 << 20})
+    store.name(f"{LIBRARY}/a/latest", store.manifest(*layers))
+    folder = ollama_folder("ollama:a")
+    arguments = get_infer_args({"model_name_or_path": "ollama:a"})
+    positions = read_json(folder, "config.json")["max_position_embeddings"]
+    assert with_model_defaults(arguments, folder).model.vllm_maxlen == positions < 1 << 20
+    given = get_infer_args({"model_name_or_path": "ollama:a", "vllm_maxlen": 1 << 20})
+    assert with_model_defaults(given, folder) == given
+
+
 def test_what_is_not_taken_over_is_said(
     store: OllamaStore, model: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    params = {"num_ctx": 4096, "seed": 7, "stop": ["User:", "<|stop|>"], "temperature": "hot"}
+    params = {"num_predict": 9, "num_ctx": 0, "seed": -1, "stop": [7], "temperature": "hot"}
     manifest = store.manifest(
         store.layer("model", model),
         store.layer("projector", b"GGUF"),
         store.layer("template", TEMPLATE),
-        store.layer("system", b"You are Mario."),
         store.layer("params", params),
     )
     store.name(f"{LIBRARY}/a/latest", manifest)
     with caplog.at_level(logging.INFO, "quire"):
         folder = ollama_folder("ollama:a")
-    assert read_json(folder, "generation_config.json") == {"eos_token_id": [END, STOP]}
+    assert read_json(folder, "generation_config.json") == {"eos_token_id": [END]}
     for text in (
         "Go's language and is not run; the file's own is used",
         "left aside: text alone",
-        'give it as default_system: "You are Mario."',
-        'stop ["User:"], num_ctx 4096 (here vllm_maxlen), seed 7, temperature "hot"',
+        'num_predict 9 (here max_new_tokens), num_ctx 0, seed -1, stop [7], temperature "hot"',
     ):
         assert text in caplog.text
 

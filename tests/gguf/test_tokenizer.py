@@ -446,10 +446,24 @@ def test_each_token_is_made_by_one_merge(tmp_path: Path) -> None:
     metadata = {**byte_pairs(cuts), f"{GGML}.tokens": tokens}
     del metadata[f"{GGML}.token_type"]
     merges = json.loads(make(tmp_path, metadata).tokenizer_json)["model"]["merges"]
-    made = [["ab", "cd"], ["bc", "de"], ["ab", "cde"]]
-    assert merges == [["a", "b"], ["b", "c"], ["c", "d"], ["d", "e"], *merges[4:7], *made]
-    assert merges[4:7] == [["ab", "c"], ["bc", "d"], ["cd", "e"]]
+    made = ["ab cd", "bc de", "ab cde"]
+    assert merges == ["a b", "b c", "c d", "d e", *merges[4:7], *made]
+    assert merges[4:7] == ["ab c", "bc d", "cd e"]
     assert len(cuts) == 20
+
+
+@pytest.mark.parametrize("part", ["b c", "#version"])
+def test_merges_that_no_line_of_text_can_hold(tmp_path: Path, part: str) -> None:
+    """The library would split the first at its space, and pass over the second."""
+    left, right = ("a", part) if " " in part else (part, "a")
+    whole = left + right
+    metadata = byte_pairs([f"{left} {right}"])
+    tokens = [*dict.fromkeys([*LETTERS, part, whole])]
+    metadata[f"{GGML}.tokens"] = tokens
+    metadata[f"{GGML}.token_type"] = np.full(len(tokens), NORMAL, np.int32)
+    made = make(tmp_path, metadata)
+    assert json.loads(made.tokenizer_json)["model"]["merges"] == [[left, right]]
+    assert whole in load(tmp_path, made).backend.get_vocab()
 
 
 # ---- what is refused, and what is mended

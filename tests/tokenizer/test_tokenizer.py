@@ -156,6 +156,15 @@ def test_the_longest_text_at_an_offset(texts: list[str], text: str) -> None:
         assert (match[0] if match else None) == max(standing, key=len, default=None)
 
 
+def test_numbered_texts_become_a_short_expression() -> None:
+    texts = [f"<unused{number}>" for number in range(6242)] + ["<unused>"]
+    expression = longest_of(texts)
+    assert len(expression) < 300
+    pattern = re.compile(expression)
+    assert all(pattern.fullmatch(text) for text in texts)
+    assert not any(map(pattern.match, ["<unused6242>", "<unused00>", "<unused1", "unused1>"]))
+
+
 def chained(count: int, step: str = "x") -> list[str]:
     return [f"<{step * number}" for number in range(1, count + 1)]
 

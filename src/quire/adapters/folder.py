@@ -54,6 +54,8 @@ class Adapter:
     """Whether it was read as one that may hold more than pairs of linear maps under one scaling."""
     scores: bool = False
     """Whether it was read as a reward model's, whose head is read elsewhere."""
+    dora: bool = False
+    """Whether it was read as one that may be DoRA."""
     stored_names: Mapping[str, str] = field(default_factory=dict[str, str])
     """What each of the modules is called in the model's weights, as `check_fits` found it."""
     vocabulary: int = 0
@@ -72,7 +74,12 @@ class Adapter:
 
 
 def read_adapter(
-    path: Path, name: str | None = None, *, extended: bool = False, scores: bool = False
+    path: Path,
+    name: str | None = None,
+    *,
+    extended: bool = False,
+    scores: bool = False,
+    dora: bool = False,
 ) -> Adapter:
     """Read the adapter in the folder `path` and check it by itself; all of its weights are read.
 
@@ -82,15 +89,16 @@ def read_adapter(
         extended: the engine also serves biases, embeddings and heads (as pairs or whole), and
             several scalings in one adapter.
         scores: of a reward model; its head is read by `quire.weights.score_head`.
+        dora: take DoRA as well, which can be merged and is not served.
 
     Raises:
         AdapterError: the folder holds no plain LoRA adapter that changes something.
     """
     # Made absolute but not resolved: the name of a link is the adapter's name.
     path = Path(os.path.abspath(os.path.expanduser(path)))
-    config = read_config(path, extended=extended, scores=scores)
+    config = read_config(path, extended=extended, scores=scores, dora=dora)
     changes = read_changes(
-        path, extended=extended, scores=scores, modules_to_save=config.modules_to_save
+        path, extended=extended, scores=scores, dora=dora, modules_to_save=config.modules_to_save
     )
     _check_ranks(path, config, changes, extended=extended)
     _check_names(path, "target_modules", config.target_modules, changes)
@@ -107,6 +115,7 @@ def read_adapter(
         base_model=config.base_model,
         extended=extended,
         scores=scores,
+        dora=dora,
         config=config,
         vocabulary=max((shape[0] for shape in _table_shapes(changes)), default=0),
     )
@@ -141,7 +150,11 @@ def _changes_of(adapter: Adapter) -> Changes:
     """What the adapter changes, from its file's header."""
     saved = () if adapter.config is None else adapter.config.modules_to_save
     return read_changes(
-        adapter.path, extended=adapter.extended, scores=adapter.scores, modules_to_save=saved
+        adapter.path,
+        extended=adapter.extended,
+        scores=adapter.scores,
+        dora=adapter.dora,
+        modules_to_save=saved,
     )
 
 

@@ -31,7 +31,7 @@ _REFUSED: dict[str, str] = {
     "trainable_token_indices": f"such an adapter changes the embeddings of tokens; {_MERGE}",
     "target_parameters": f"such an adapter changes bare parameters, not modules; {_MERGE}",
     "layer_replication": f"such an adapter adds layers to the model; {_MERGE}",
-    "use_dora": _PLAIN,
+    "use_dora": "merge it with quire convert MODEL TARGET adapter_name_or_path=ADAPTER, and serve that",
     "lora_bias": _PLAIN,
     "fan_in_fan_out": f"the model stores its matrices transposed; {_MERGE}",
     "use_qalora": _PLAIN,
@@ -168,10 +168,13 @@ class LoraConfig:
             raise _unreadable(self.folder, name, error) from None
 
 
-def read_config(folder: Path, *, extended: bool = False, scores: bool = False) -> LoraConfig:
+def read_config(
+    folder: Path, *, extended: bool = False, scores: bool = False, dora: bool = False
+) -> LoraConfig:
     """Read the folder's adapter_config.json; with more than plain LoRA only if `extended`.
 
     Args:
+        dora: take DoRA as well.
         scores: pass over the `score` of a reward model in `modules_to_save`.
 
     Raises:
@@ -183,7 +186,8 @@ def read_config(folder: Path, *, extended: bool = False, scores: bool = False) -
     if scores:
         saved = tuple(name for name in saved if name not in _SCORES)
         config = {**config, "modules_to_save": saved}
-    _check_options(folder, config, extended=extended)
+    taken = (_EXTENDED if extended else frozenset()) | ({"use_dora"} if dora else frozenset())
+    _check_options(folder, config, taken, extended=extended)
     _check_start(folder, config.get("init_lora_weights", True))
     base_model = config.get("base_model_name_or_path")
     return LoraConfig(
@@ -245,9 +249,11 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _check_options(folder: Path, config: dict[str, Any], *, extended: bool) -> None:
+def _check_options(
+    folder: Path, config: dict[str, Any], taken: frozenset[str], *, extended: bool
+) -> None:
     for key, advice in _REFUSED.items():
-        if config.get(key) and not (extended and key in _EXTENDED):
+        if config.get(key) and key not in taken:
             raise AdapterError(
                 f"The adapter {folder} has {key} {_short(config[key])}, which is not served: {advice}."
             )

@@ -41,6 +41,7 @@ _EXTENDED = (
     ("matrix", re.compile(r"base_model\.model\.(?P<module>.+)\.weight")),
     ("bias", re.compile(r"base_model\.model\.(?P<module>.+?)(\.base_layer)?\.bias")),
 )
+_MAGNITUDE = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_magnitude_vector(\.weight)?")
 _SCORE = "base_model.model.score."
 _PICKLED = ("adapter_model.bin", "adapter_model.pt")
 _CONVERT = (
@@ -59,6 +60,8 @@ class Pair:
     b: TensorEntry
     bias: TensorEntry | None = None
     """What is added to B's product, of shape [out]."""
+    magnitude: TensorEntry | None = None
+    """Of DoRA: the lengths that the rows of the sum are brought to, of shape [out]."""
 
     @property
     def rank(self) -> int:
@@ -104,11 +107,13 @@ def read_changes(
     *,
     extended: bool = False,
     scores: bool = False,
+    dora: bool = False,
     modules_to_save: Iterable[str] = (),
 ) -> Changes:
     """What the adapter in `folder` changes; more than pairs of linear maps only if `extended`.
 
     Args:
+        dora: take the magnitudes of DoRA as well.
         scores: leave out the `score` of a reward model, which `quire.weights.score_head` reads.
         modules_to_save: as in the config. A whole weight of another module is the model's own.
 
@@ -118,12 +123,17 @@ def read_changes(
     saved = frozenset(modules_to_save)
     sides: dict[str, dict[str, TensorEntry]] = {}
     others: dict[str, dict[str, TensorEntry]] = {kind: {} for kind, _ in _EXTENDED}
+    magnitudes: dict[str, TensorEntry] = {}
     for name, entry in _read_entries(folder).items():
         if scores and name.startswith(_SCORE) and "lora_" not in name:
             continue
         match = _NAME.fullmatch(name)
         if match is not None:
             sides.setdefault(match["module"], {})[match["side"]] = entry
+            continue
+        magnitude = _MAGNITUDE.fullmatch(name) if dora else None
+        if magnitude is not None:
+            magnitudes[magnitude["module"]] = entry
             continue
         kind, module = _other_kind(name) if extended else ("", "")
         if not kind:
@@ -134,8 +144,8 @@ def read_changes(
     if not sides and not any(others.values()):
         raise AdapterError(f"The adapter {folder} changes nothing: its weights are empty. {_AGAIN}")
     changes = Changes(
-        _pairs(folder, sides, others["bias_of_b"]),
-        _pairs(folder, _embedding_sides(others), {}),
+        _pairs(folder, sides, others["bias_of_b"], magnitudes),
+        _pairs(folder, _embedding_sides(others), {}, {}),
         others["saved"] | others["matrix"],
         others["own"],
         others["bias"],
@@ -172,12 +182,22 @@ def _embedding_sides(
 
 
 def _pairs(
-    folder: Path, sides: dict[str, dict[str, TensorEntry]], biases: dict[str, TensorEntry]
+    folder: Path,
+    sides: dict[str, dict[str, TensorEntry]],
+    biases: dict[str, TensorEntry],
+    magnitudes: dict[str, TensorEntry],
 ) -> dict[str, Pair]:
     for module in biases:
         sides.setdefault(module, {})
+    for module in magnitudes:
+        if module not in sides:
+            raise AdapterError(
+                f"The adapter {folder} has a magnitude of DoRA for {module} without lora_A and lora_B of "
+                "a linear map. Merge the adapter into the model with peft (merge_and_unload)."
+            )
     return {
-        module: _pair(folder, module, sides[module], biases.get(module)) for module in sorted(sides)
+        module: _pair(folder, module, sides[module], biases.get(module), magnitudes.get(module))
+        for module in sorted(sides)
     }
 
 
@@ -229,7 +249,11 @@ def _no_weights(folder: Path) -> AdapterError:
 
 
 def _pair(
-    folder: Path, module: str, sides: dict[str, TensorEntry], bias: TensorEntry | None
+    folder: Path,
+    module: str,
+    sides: dict[str, TensorEntry],
+    bias: TensorEntry | None,
+    magnitude: TensorEntry | None,
 ) -> Pair:
     if len(sides) < 2:
         there = f"lora_{next(iter(sides))}" if sides else "the bias of lora_B"
@@ -237,12 +261,15 @@ def _pair(
         raise AdapterError(
             f"The adapter {folder} has {there} of {module}, but no lora_{missing}. {_AGAIN}"
         )
-    pair = Pair(sides["A"], sides["B"], bias)
+    pair = Pair(sides["A"], sides["B"], bias, magnitude)
     shapes = f"lora_A {list(pair.a.shape)} and lora_B {list(pair.b.shape)}"
     fits = len(pair.a.shape) == len(pair.b.shape) == 2 and pair.a.shape[0] == pair.b.shape[1]
     if bias is not None and fits:
         shapes += f" with a bias {list(bias.shape)}"
         fits = bias.shape == pair.b.shape[:1]
+    if magnitude is not None and fits:
+        shapes += f" with a magnitude {list(magnitude.shape)}"
+        fits = magnitude.shape == pair.b.shape[:1]
     if not fits or 0 in (*pair.a.shape, *pair.b.shape):
         raise AdapterError(
             f"The adapter {folder} has {shapes} for {module}; [rank, in] and [out, rank] with one "
@@ -259,6 +286,8 @@ def _parts(module: str, pair: Pair) -> Iterator[tuple[str, TensorEntry]]:
     yield f"lora_B of {module}", pair.b
     if pair.bias is not None:
         yield f"the bias of lora_B of {module}", pair.bias
+    if pair.magnitude is not None:
+        yield f"the magnitude of {module}", pair.magnitude
 
 
 def _check_type(folder: Path, what: str, entry: TensorEntry) -> None:
@@ -330,6 +359,8 @@ class LoraPair:
     """(out, rank), times the scaling."""
     bias: Floats | None
     """(out,), times the scaling."""
+    magnitude: Floats | None = None
+    """Of DoRA: the lengths of the rows of the sum."""
 
     @property
     def is_zero(self) -> bool:
@@ -376,7 +407,8 @@ def read_values(
 def _pair_values(folder: Path, pair: Pair, scaling: float) -> LoraPair:
     factor = np.float32(scaling)
     bias = None if pair.bias is None else _floats(folder, pair.bias) * factor
-    return LoraPair(_floats(folder, pair.a), _floats(folder, pair.b) * factor, bias)
+    magnitude = None if pair.magnitude is None else _floats(folder, pair.magnitude)
+    return LoraPair(_floats(folder, pair.a), _floats(folder, pair.b) * factor, bias, magnitude)
 
 
 def _floats(folder: Path, entry: TensorEntry) -> Floats:

@@ -59,7 +59,7 @@ class AnswerForms:
         controls = {text for text in control_texts(tokenizer) if text in texts} | {opener, closer}
         self._tokens = {
             token.content: number
-            for number, token in tokenizer.backend.get_added_tokens_decoder().items()
+            for number, token in tokenizer.added_tokens.items()
             if token.content in controls
         }
         self._vocab_size = tokenizer.vocab_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import (
     AsyncGenerator,
@@ -28,10 +29,13 @@ from quire.chat.base_engine import BaseEngine
 from quire.chat.loop_thread import LoopThread
 from quire.engines.vllm.presence import gpu_is_present, vllm_is_installed
 from quire.errors import EngineStartError
+from quire.model_folder import means_gguf
 from quire.outputs import ChatDelta, Delta, Response
 from quire.prompt import Prompt
 from quire.request import ChatRequest, Messages, Tools
 from quire.sampling import SamplingParams
+
+logger = logging.getLogger("quire")
 
 T = TypeVar("T")
 
@@ -284,14 +288,17 @@ class ChatModel:
 
 
 def engine_class_for(model_args: ModelArguments) -> EngineClass:
-    """Choose the engine by `infer_backend`; "auto" is vLLM if it is installed and a GPU is present.
+    """Choose the engine by `infer_backend`.
+
+    "auto" is vLLM if it is installed, a GPU is present, and vLLM reads the model's files.
 
     Raises:
         EngineStartError: a library of the engine cannot be loaded.
     """
     backend = model_args.infer_backend
     if backend == "auto":
-        backend = "vllm" if vllm_is_installed() and gpu_is_present() else "native"
+        use_vllm = vllm_is_installed() and gpu_is_present() and _vllm_reads(model_args)
+        backend = "vllm" if use_vllm else "native"
     if backend == "vllm":
         from quire.chat.vllm_engine import VllmEngine
 
@@ -308,3 +315,15 @@ def engine_class_for(model_args: ModelArguments) -> EngineClass:
             f"(ulimit -v), or one of them is damaged: {error}"
         ) from error
     return NativeEngine
+
+
+def _vllm_reads(model_args: ModelArguments) -> bool:
+    """Whether vLLM reads the model's files; of GGUF it may not. Why is logged."""
+    if not means_gguf(model_args):
+        return True
+    from quire.engines.vllm.launch import why_no_gguf
+
+    reason = why_no_gguf()
+    if reason is not None:
+        logger.info("%s: the native engine runs this model.", reason)
+    return reason is None

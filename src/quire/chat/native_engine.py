@@ -14,7 +14,7 @@ from quire.chat.preparation import ChatFormat, Preparation
 from quire.chat.token_chat import TokenChat
 from quire.engines.native.core.engine import EngineStatistics
 from quire.engines.native.token_engine import NativeTokenEngine, check_arguments
-from quire.model_folder import find_model_folder, with_local_adapters
+from quire.model_folder import find_model_folder, with_local_adapters, with_model_defaults
 
 
 class NativeEngine(BaseEngine):
@@ -36,7 +36,8 @@ class NativeEngine(BaseEngine):
         check_arguments(model_args)
         folder = find_model_folder(model_args)
         model_args = with_local_adapters(model_args)
-        arguments = InferArgs(model_args, data_args, finetuning_args, generating_args)
+        given = InferArgs(model_args, data_args, finetuning_args, generating_args)
+        arguments = with_model_defaults(given, folder)
         chat_format = ChatFormat.of_folder(folder, arguments)
         self.token_engine = NativeTokenEngine(arguments, folder, chat_format.tokenizer)
         try:

@@ -16,7 +16,7 @@ from quire.engines.remote.chat_engine import RemoteChatEngine
 from quire.engines.remote.connection import RemoteConnection, check_arguments, sends_tokens
 from quire.engines.remote.token_engine import RemoteTokenEngine
 from quire.engines.seam import ChatEngine
-from quire.model_folder import find_model_folder
+from quire.model_folder import find_model_folder, with_model_defaults
 
 
 class RemoteEngine(BaseEngine):
@@ -45,6 +45,7 @@ class RemoteEngine(BaseEngine):
         chat: ChatEngine
         if in_tokens:
             folder = find_model_folder(model_args)
+            arguments = with_model_defaults(arguments, folder)
             engine = RemoteTokenEngine(connection, folder, model_args)
             chat_format = ChatFormat.of_folder(folder, arguments)
             chat = TokenChat(Preparation(chat_format, arguments, engine.info), engine)

@@ -20,7 +20,7 @@ from quire.chat.token_chat import TokenChat
 from quire.engines.seam import with_timeout
 from quire.engines.vllm.token_engine import VllmTokenEngine
 from quire.errors import SamplingError
-from quire.model_folder import find_model_folder, with_local_adapters
+from quire.model_folder import find_model_folder, with_local_adapters, with_model_defaults
 from quire.options import read_option
 from quire.request import ChatRequest, Messages, Tools
 
@@ -47,7 +47,8 @@ class VllmEngine(BaseEngine):
     ) -> None:
         folder = find_model_folder(model_args)
         model_args = with_local_adapters(model_args)
-        arguments = InferArgs(model_args, data_args, finetuning_args, generating_args)
+        given = InferArgs(model_args, data_args, finetuning_args, generating_args)
+        arguments = with_model_defaults(given, folder)
         chat_format = ChatFormat.of_folder(folder, arguments)
         self.token_engine = VllmTokenEngine(arguments, folder, chat_format.tokenizer)
         try:

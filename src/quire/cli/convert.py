@@ -1,4 +1,4 @@
-"""`quire convert`: from a model's folder to a GGUF file and back, and adapters merged into a model."""
+"""`quire convert`: between a model's folder and GGUF files, with adapters merged into a model."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ _FLAGS: Mapping[str, bool] = {"true": True, "false": False}
 
 
 def convert(*words: Words) -> int:
-    """Write a model's folder as a GGUF file, or a GGUF file as a folder.
+    """Write a model's folder or GGUF file as a GGUF file or a folder.
 
     Both are models on this machine, or the first a name on the hub. A target that
-    ends in .gguf is a GGUF file. With an adapter it is merged into a folder's weights.
+    ends in .gguf is a GGUF file. With an adapter it is merged into the weights.
 
       quire convert saves/my-model my-model.gguf type=q4_k_m
       quire convert saves/my-model my-model.gguf adapter_name_or_path=saves/my-lora
       quire convert saves/my-model saves/merged adapter_name_or_path=saves/my-lora
       quire convert my-model.gguf saves/my-model type=bf16
+      quire convert my-model-Q8_0.gguf my-model-Q4_K_M.gguf type=q4_k_m
 
     type is f32, f16, bf16, q8_0 or q4_k_m (of a folder one of the first three);
     without it the weights keep their type. What is there is kept, unless

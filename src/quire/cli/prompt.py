@@ -137,10 +137,11 @@ def _read_words(words: Sequence[str], options: PromptOptions) -> _Model:
     from quire.tokenizer import Tokenizer
 
     if named:
-        from quire.model_folder import find_model_folder
+        from quire.model_folder import find_model_folder, with_model_defaults
         from quire.tokenizer.loading import load_tokenizer
 
         folder = find_model_folder(arguments.model, weights=False)
+        arguments = with_model_defaults(arguments, folder)
         return _Model(arguments, folder, load_tokenizer(folder, arguments.model))
     from quire.demo import demo_model_path
 

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -76,19 +77,21 @@ class GrammarChecker:
 
     def __init__(self, controls: Collection[str] = ()) -> None:
         """`controls`: the texts of a model's added tokens; see `vocabulary.control_texts`."""
-        self._controls = {
-            written
-            for text in controls
-            for written in (
-                text,
-                json.dumps(text)[1:-1],
-                json.dumps(text, ensure_ascii=False)[1:-1],
-            )
-        }
+        self._control_texts = frozenset(controls)
         self._idle: list[subprocess.Popen[bytes]] = []
         self._lock = threading.Lock()  # guards everything below, and _idle
         self._checked: OrderedDict[bytes, Reading] = OrderedDict()  # by digest, least recent first
         self._closed = False
+
+    @cached_property
+    def _written_controls(self) -> frozenset[str]:
+        """The control texts as they may stand in a grammar."""
+        escaped = frozenset(
+            json.dumps(text, ensure_ascii=is_ascii)[1:-1]
+            for text in self._control_texts
+            for is_ascii in (True, False)
+        )
+        return escaped | self._control_texts
 
     def read(
         self, constraint: Constraint, seconds: float, given_up: threading.Event | None = None
@@ -112,7 +115,9 @@ class GrammarChecker:
 
     def _headed(self, grammar: str) -> str:
         """A grammar with the first line that it needs: not forced where a text reads like a token."""
-        return unforced(grammar) if any(one in grammar for one in self._controls) else grammar
+        return (
+            unforced(grammar) if any(one in grammar for one in self._written_controls) else grammar
+        )
 
     def _read_answer(
         self, answer: AnswerForm, deadline: float, given_up: threading.Event | None

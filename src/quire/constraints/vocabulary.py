@@ -18,7 +18,7 @@ def control_texts(tokenizer: Tokenizer) -> frozenset[str]:
     """The texts of the added tokens that llguidance takes for none of the text that they read like."""
     return frozenset(
         token.content
-        for token in tokenizer.backend.get_added_tokens_decoder().values()
+        for token in tokenizer.added_tokens.values()
         if token.special or (token.content.startswith("<") and token.content.endswith(">"))
     )
 

@@ -21,15 +21,12 @@ from quire.convert.merging import MergedFolder
 from quire.errors import WeightsError
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_header import Header
-from quire.gguf.arch_layout import Layout
-from quire.gguf.architectures import architecture_of, stored_biases
-from quire.gguf.blocks import dequantize
-from quire.gguf.folder import make_folder
+from quire.gguf.blocks import is_block_type
+from quire.gguf.folder import gguf_file_of
 from quire.gguf.quantize import Bytes, Floats, encode
-from quire.gguf.weights import GgufSource, open_files
+from quire.gguf.weights import open_files
 from quire.json_files import read_json_object
 from quire.weights.folder import GGUF_SOURCE, read_json
-from quire.weights.safetensors import StoredTensor
 
 DTYPES: Final[Mapping[str, str]] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 """The types of folders, and what a `config.json` calls them."""
@@ -181,28 +178,16 @@ def _json(values: Mapping[str, Any]) -> str:
 # ---- of a GGUF file
 
 
-def folder_of_gguf(path: Path, dtype: str | None) -> NewFolder:
-    """The folder of the model in a GGUF file.
+def folder_of_gguf(source: MergedFolder, dtype: str | None) -> NewFolder:
+    """The folder of the model in a GGUF file, with its adapters merged into it.
 
     Args:
+        source: of the folder that is made of the file.
         dtype: one of `DTYPES`; None for the file's own, or float32 where it is quantised.
-
-    Raises:
-        ModelError: the file cannot be read, or the native engine does not run what is in it.
     """
-    made = make_folder(path)
-    files = open_files(path)
+    made = source.folder
+    dtype = dtype or _own_type(Header(open_files(gguf_file_of(made))))
     config = read_json_object(made / "config.json")
-    source = GgufSource(files, config)
-    header = Header(files)
-    dtype = dtype or _own_type(header)
-    layout = Layout(architecture_of(header), config, set(stored_biases(header)))
-    tensors = [
-        _of_gguf(source, wanted.name, wanted.shape, dtype.upper()) for wanted in layout.tensors()
-    ]
-    family = FAMILIES.get(config["model_type"])
-    if family is not None and family.fused:
-        tensors = _with_fused_experts(tensors, family)
     config |= {
         "architectures": [_CLASSES[config["model_type"]]],
         "torch_dtype": DTYPES[dtype],
@@ -213,6 +198,12 @@ def folder_of_gguf(path: Path, dtype: str | None) -> NewFolder:
         for one in made.iterdir()
         if one.name not in (GGUF_SOURCE, "config.json")
     }
+    tensors: Iterable[_NewTensor] = (
+        _new_tensor(source, name, dtype) for name in source.source.names()
+    )
+    family = FAMILIES.get(config["model_type"])
+    if family is not None and family.fused:
+        tensors = _with_fused_experts(tensors, family)
     return NewFolder(tensors, {"config.json": _json(config), **texts})
 
 
@@ -259,17 +250,6 @@ def _named_ends(folder: Path) -> dict[str, Any]:
     return {"eos_token_id": read_json(folder, "generation_config.json")["eos_token_id"]}
 
 
-def _of_gguf(source: GgufSource, name: str, shape: tuple[int, ...], dtype: str) -> _NewTensor:
-    def pieces() -> Iterator[Bytes]:
-        tensor = source.tensor(name)
-        step = max(_AT_ONCE // shape[-1], 1)
-        for first in range(0, len(tensor.data), step):
-            data = np.ascontiguousarray(tensor.data[first : first + step])
-            yield _encoded(dequantize(tensor.type.name, data), dtype, f"{source.path}: {name}")
-
-    return _NewTensor(name, dtype, shape, math.prod(shape) * _SIZES[dtype], pieces)
-
-
 def _encoded(values: Floats, dtype: str, what: str) -> Bytes:
     if dtype == "F16" and np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise WeightsError(
@@ -289,8 +269,7 @@ def merged_folder(source: MergedFolder, dtype: str | None) -> NewFolder:
         dtype: one of `DTYPES`; None for the type that each tensor has.
     """
     folder = source.folder
-    stored = source.source
-    tensors = (_of_folder(source, stored.stored(name), dtype) for name in stored.names())
+    tensors = (_new_tensor(source, name, dtype) for name in source.source.names())
     files: dict[str, str] = {}
     if dtype is not None:
         config = read_json_object(folder / "config.json")
@@ -309,21 +288,23 @@ def _is_kept(path: Path) -> bool:
     return path.suffix not in _WEIGHTS and not path.name.endswith(".index.json")
 
 
-def _of_folder(source: MergedFolder, stored: StoredTensor, dtype: str | None) -> _NewTensor:
-    kind = stored.dtype if dtype is None or stored.dtype not in _SIZES else dtype.upper()
-    shape = stored.values.shape
-    is_same = kind == stored.dtype and not source.changes(stored)
+def _new_tensor(source: MergedFolder, name: str, dtype: str | None) -> _NewTensor:
+    stored = source.source.find(name)
+    is_number = stored.type in _SIZES or is_block_type(stored.type)
+    kind = dtype.upper() if dtype is not None and is_number else stored.type
+    shape, width = stored.shape, math.prod(stored.shape[1:])
+    is_same = kind == stored.type and stored.name not in source.changed
+    size = stored.values.nbytes if is_same else math.prod(shape) * _SIZES[kind]
 
     def pieces() -> Iterator[Bytes]:
+        again = source.source.find(name)  # of a GGUF file it may be a copy, made for this
         if is_same:
-            yield stored.values.reshape(-1).view(np.uint8)
+            yield again.values.reshape(-1).view(np.uint8)
             return
-        width = math.prod(shape[1:])
         step = max(_AT_ONCE // width, 1)
         for first in range(0, shape[0], step):
             rows = np.arange(first, min(first + step, shape[0]))
-            values = source.stored_rows(stored, stored.values, rows).reshape(len(rows), -1)
-            yield _encoded(values, kind, f"{source.folder}: {stored.name}")
+            values = source.stored_rows(again, rows).reshape(len(rows), -1)
+            yield _encoded(values, kind, f"{source.folder}: {again.name}")
 
-    size = stored.values.nbytes if is_same else math.prod(shape) * _SIZES[kind]
     return _NewTensor(stored.name, kind, shape, size, pieces)

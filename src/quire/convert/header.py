@@ -7,6 +7,7 @@ read again as any file is, and a model that would then be another one is refused
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,15 +28,19 @@ from quire.weights.folder import read_json
 from quire.weights.hub.cache import naming_path
 from quire.weights.hub_config import HubConfig, short
 
+logger = logging.getLogger("quire")
+
 FILE_TYPES: Final[Mapping[str, int]] = {"f32": 0, "f16": 1, "q8_0": 7, "q4_k_m": 15, "bf16": 32}
 """The types of whole files, and llama.cpp's numbers for them."""
-_BLOCKS_VERSION = 2
+BLOCKS_VERSION = 2
 """Of the blocks of quantised types, since 2023."""
 _OF_TYPES: Final[Mapping[str, Architecture]] = {
     model_type: architecture
     for architecture in ARCHITECTURES.values()
     for model_type in architecture.model_types
 }
+_WITH_BETAS: Final = ("mistral3",)
+"""The architectures for which llama.cpp reads YaRN's two betas."""
 _SAME_ANGLES = 2e-6  # of a frequency: a file has divisors of frequencies, in float32
 
 
@@ -83,7 +88,7 @@ def header_of(
         "general.type": "model",
         "general.name": naming_path(folder.absolute()).name,
         "general.file_type": FILE_TYPES[file_type],
-        "general.quantization_version": _BLOCKS_VERSION,
+        "general.quantization_version": BLOCKS_VERSION,
         **{f"{architecture.name}.{key}": value for key, value in keys.items() if value is not None},
     }
 
@@ -225,13 +230,28 @@ def _rope(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | 
 
 
 def _yarn(spec: DecoderSpec, architecture: Architecture) -> dict[str, Written | None]:
+    """What a model's YaRN has besides its factor.
+
+    llama.cpp passes over `yarn_attn_factor`, which its converter writes: it takes the usual scale of
+    cosine and sine, times `attn_factor`. The betas it reads for few architectures.
+    """
     rope, usual = spec.rope, RopeSpec()
     weight = rope.mscale_all_dim if architecture.grows_queries and rope.mscale == 1 else None
-    given = rope.attention_factor is not None or rope.mscale or rope.mscale_all_dim
-    given = given and not weight
+    base = dataclasses.replace(
+        rope, attention_factor=None, mscale=1.0 if weight else None, mscale_all_dim=weight
+    )
+    has_betas = (rope.beta_fast, rope.beta_slow) != (usual.beta_fast, usual.beta_slow)
+    if has_betas and architecture.name not in _WITH_BETAS:
+        logger.warning(
+            "The model's YaRN has beta_fast %g and beta_slow %g. llama.cpp takes %g and %g whatever the "
+            "file says, and will answer otherwise; quire takes the model's own.",
+            rope.beta_fast, rope.beta_slow, usual.beta_fast, usual.beta_slow,
+        )  # fmt: skip
     return {
         "rope.scaling.yarn_log_multiplier": weight or None,
-        "rope.scaling.yarn_attn_factor": float(_angles_scale(spec, rope)) if given else None,
+        "rope.scaling.attn_factor": _unless(
+            1.0, _angles_scale(spec, rope) / _angles_scale(spec, base)
+        ),
         "rope.scaling.yarn_beta_fast": _unless(usual.beta_fast, rope.beta_fast),
         "rope.scaling.yarn_beta_slow": _unless(usual.beta_slow, rope.beta_slow),
     }

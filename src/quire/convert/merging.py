@@ -1,16 +1,18 @@
-"""A folder's weights in float32, row by row, with adapters merged into them.
+"""A model's weights in float32, row by row, with adapters merged into them.
 
-A LoRA pair makes `W + scaling * B A` of a matrix, in float32; what an adapter has whole replaces what
-the model has. Of a matrix no more is computed than the rows that are asked for.
+They come from a folder's safetensors, or from a GGUF file by the names of the folder that is made of it.
+
+A LoRA pair makes `W + scaling * B A` of a matrix, in float32, and with DoRA the rows of that are brought
+to lengths that were trained (Liu et al., 2024); what an adapter has whole replaces what the model has. Of a matrix no more is computed than the rows that are asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +20,104 @@ from numpy.typing import NDArray
 from quire.adapters.folder import Adapter, check_fits, read_adapter, read_tensors
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import DecoderSpec
-from quire.engines.native.models.tensors import TensorSpec, find_part
+from quire.engines.native.models.tensors import TensorPart, TensorSpec, find_part
 from quire.errors import AdapterError, UnsupportedModelError, WeightsError
+from quire.gguf.blocks import check_type, dequantize, is_block_type
+from quire.gguf.folder import open_source
 from quire.gguf.quantize import Floats
-from quire.weights.safetensors import StoredTensor, WeightsFolder, widen
+from quire.gguf.weights import GgufSource
+from quire.weights.folder import is_gguf_folder
+from quire.weights.safetensors import WeightsFolder, widen
 
 Rows: TypeAlias = NDArray[np.intp]
 """Numbers of rows; those of a vector are its elements."""
 
 _FLOATS = ("F32", "F16", "BF16", "F64")
+_NUMBERS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as it is stored."""
+
+    name: str
+    path: Path
+    type: str
+    """As safetensors or GGUF calls it."""
+    shape: tuple[int, ...]
+    values: NDArray[Any]
+    """Numbers in this shape, or of a type with blocks the bytes of each row."""
+
+    def floats(self, rows: Rows | slice) -> Floats:
+        """Some rows; of a vector, elements."""
+        if is_block_type(self.type):
+            shape = (-1, *self.shape[1:])
+            if len(self.shape) == 1:
+                return dequantize(self.type, self.values).reshape(-1)[rows]
+            part = np.ascontiguousarray(self.values[rows])
+            return dequantize(self.type, part).reshape(shape)
+        part = self.values[rows]
+        return widen(part) if self.type == "BF16" else part.astype(np.float32)
+
+    def part(self, part: TensorPart, shape: tuple[int, ...]) -> Stored:
+        """A part of a stack of matrices, as one matrix."""
+        return dataclasses.replace(self, shape=shape, values=part.take(self.values, shape))
+
+
+class _Source(Protocol):
+    """What has a model's tensors."""
+
+    def names(self) -> Iterable[str]: ...
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    def __contains__(self, name: str) -> bool: ...
+    def find(self, name: str) -> Stored: ...
+
+
+class _FolderSource:
+    """The tensors of a folder of safetensors."""
+
+    def __init__(self, weights: WeightsFolder) -> None:
+        self._weights = weights
+
+    def names(self) -> Iterable[str]:
+        return self._weights.names()
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {one.name: one.shape for one in map(self.find, self.names())}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
+    def find(self, name: str) -> Stored:
+        one = self._weights.stored(name)
+        return Stored(one.name, one.path, one.dtype, one.values.shape, one.values)
+
+
+class _GgufFolderSource:
+    """The tensors of a GGUF file by the names of a folder."""
+
+    def __init__(self, source: GgufSource) -> None:
+        self._source = source
+
+    def names(self) -> Iterable[str]:
+        return self._source.names()
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._source.shapes()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._source
+
+    def find(self, name: str) -> Stored:
+        one = self._source.tensor(name)
+        check_type(one.type.name, f"{self._source.path}: {name}")
+        values: NDArray[Any] = one.data
+        if not is_block_type(one.type.name):
+            number = _NUMBERS[one.type.name]
+            values = np.ascontiguousarray(values).view(number).reshape(one.shape)
+        elif len(one.shape) > 1:
+            values = values.reshape(one.shape[0], -1)
+        return Stored(name, self._source.path, one.type.name, one.shape, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +134,7 @@ class _Change:
 
 
 def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
-    """The weights of a model's folder with adapters merged into them.
+    """The weights of a model's folder with adapters merged into them; it may be made of a GGUF file.
 
     Raises:
         ModelNotFoundError: there is no such folder, or a file of it is missing.
@@ -51,6 +142,8 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
         AdapterError: an adapter does not fit, or cannot be merged.
     """
     spec = read_spec(folder)
+    if is_gguf_folder(folder):
+        return MergedFolder(folder, spec, _GgufFolderSource(open_source(folder)), adapters)
     if spec.quantization is not None:
         raise UnsupportedModelError(
             f"{folder} is quantised already. Rounding it once more would cost answers: convert the "
@@ -66,23 +159,21 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
         else:
             untied = source.are_untied(spec.names.embeddings, names.head)
             spec = dataclasses.replace(spec, tied_embeddings=not untied)
-    return MergedFolder(folder, spec, source, adapters)
+    return MergedFolder(folder, spec, _FolderSource(source), adapters)
 
 
 class MergedFolder:
     """See `open_merged`."""
 
     def __init__(
-        self, folder: Path, spec: DecoderSpec, source: WeightsFolder, adapters: Sequence[Path]
+        self, folder: Path, spec: DecoderSpec, source: _Source, adapters: Sequence[Path]
     ) -> None:
         self.folder, self.spec, self.source = folder, spec, source
         self._changes: dict[str, list[_Change]] = {}
         """By the name of a stored tensor, in the order of the adapters."""
-        stored = {
-            source.stored(name).name: source.stored(name).values.shape for name in source.names()
-        }
+        stored = source.shapes()
         for path in adapters:
-            adapter = read_adapter(path, extended=True)
+            adapter = read_adapter(path, extended=True, dora=True)
             fitting = check_fits(adapter, folder)
             adapter = dataclasses.replace(adapter, stored_names=fitting)
             for change in _changes_of(adapter):
@@ -113,9 +204,10 @@ class MergedFolder:
                 "embeddings and head: merged, it would change both. Serve the two together"
             )
 
-    def changes(self, stored: StoredTensor) -> bool:
-        """Whether an adapter changes a stored tensor."""
-        return stored.name in self._changes
+    @property
+    def changed(self) -> frozenset[str]:
+        """The names of the stored tensors that adapters change."""
+        return frozenset(self._changes)
 
     def check(self, spec: TensorSpec) -> str:
         """The name by which the folder stores a tensor, whose shape and type are checked.
@@ -131,45 +223,46 @@ class MergedFolder:
         Raises:
             WeightsError: the folder lacks it, or has it in another shape or type.
         """
-        stored, values, which = self._find(spec)
+        stored, which = self._find(spec)
         if which is not None:
             rows = which[rows]
-        found = self.stored_rows(stored, values, rows)
+        found = self.stored_rows(stored, rows)
         return found + np.float32(spec.offset) if spec.offset else found
 
-    def stored_rows(self, stored: StoredTensor, values: NDArray[Any], rows: Rows) -> Floats:
+    def stored_rows(self, stored: Stored, rows: Rows) -> Floats:
         """Some rows of a stored tensor, with what adapters change."""
         first, last = int(rows[0]), int(rows[-1])
         in_order = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
-        part = values[first : last + 1] if in_order else values[rows]
-        result = widen(part) if stored.dtype == "BF16" else part.astype(np.float32)
+        result = stored.floats(slice(first, last + 1) if in_order else rows)
         for change in self._changes.get(stored.name, ()):
             result = change.make(result, rows)
         return result
 
-    def _find(self, spec: TensorSpec) -> tuple[StoredTensor, NDArray[Any], Rows | None]:
-        """A stored tensor, its values, and which of its rows are meant; None for all."""
-        part = find_part(self.source, spec)
+    def _find(self, spec: TensorSpec) -> tuple[Stored, Rows | None]:
+        """A stored tensor, and which of its rows are meant; None for all."""
+        part = find_part(spec, self._shape_of)
         if part is not None:
-            stored = self._stored(part.name, part.stored_shape)
-            return stored, part.take(stored.values, spec.shape), None
+            return self._stored(part.name, part.stored_shape).part(part, spec.shape), None
         stored = self._stored(spec.name, spec.stored_shape)
         if not spec.rows:
-            return stored, stored.values, None
-        return stored, stored.values, np.concatenate([np.arange(*ends) for ends in spec.rows])
+            return stored, None
+        return stored, np.concatenate([np.arange(*ends) for ends in spec.rows])
 
-    def _stored(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
+    def _shape_of(self, name: str) -> tuple[int, ...] | None:
+        return self.source.find(name).shape if name in self.source else None
+
+    def _stored(self, name: str, shape: tuple[int, ...]) -> Stored:
         if name not in self.source:
             raise WeightsError(f"{self.folder}: the weights lack {name} {shape}")
-        stored = self.source.stored(name)
-        if stored.values.shape != shape:
+        stored = self.source.find(name)
+        if stored.shape != shape:
             raise WeightsError(
-                f"{stored.path}: {stored.name} has shape {stored.values.shape}, config.json asks for "
+                f"{stored.path}: {stored.name} has shape {stored.shape}, config.json asks for "
                 f"{shape}"
             )
-        if stored.dtype not in _FLOATS:
+        if stored.type not in _FLOATS and not is_block_type(stored.type):
             raise WeightsError(
-                f"{stored.path}: {stored.name} is stored as {stored.dtype}, and quire converts models "
+                f"{stored.path}: {stored.name} is stored as {stored.type}, and quire converts models "
                 "that are not quantised"
             )
         return stored
@@ -193,6 +286,8 @@ def _changes_of(adapter: Adapter) -> Iterator[_Change]:
         yield _Change(stored(module, "bias"), _replacing(bias), bias.shape)
     for module, pair in tensors.pairs.items():
         yield _Change(stored(module), _adding(pair.b, pair.a))
+        if pair.magnitude is not None:
+            yield _Change(stored(module), _of_lengths(pair.magnitude))
         if pair.bias is not None:
             yield _Change(stored(module, "bias"), _adding_vector(pair.bias))
     for module, pair in tensors.embeddings.items():
@@ -210,6 +305,18 @@ def _adding(left: Floats, right: Floats) -> Callable[[Floats, Rows], Floats]:
         return product
 
     return added
+
+
+def _of_lengths(lengths: Floats) -> Callable[[Floats, Rows], Floats]:
+    """Brings rows to these lengths. A row of zeros has no direction, and stays."""
+
+    def scaled(values: Floats, rows: Rows) -> Floats:
+        found = np.linalg.norm(values, axis=1)
+        factors = np.divide(lengths[rows], found, out=np.zeros_like(found), where=found > 0)
+        values *= factors[:, None]
+        return values
+
+    return scaled
 
 
 def _adding_vector(vector: Floats) -> Callable[[Floats, Rows], Floats]:

@@ -1,4 +1,4 @@
-"""From a model's folder to a GGUF file and back, with adapters merged on the way.
+"""From a model's folder to a GGUF file and back, or to another file or folder, with adapters merged.
 
 Everything is checked before anything is written: that the file can say what the model is, that its
 tokenizer makes the same ids, and that there is room on the disk.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from quire.convert.folders import DTYPES, NewFolder, OnBytes, folder_of_gguf, merged_folder
+from quire.convert.files import FilePlan, FileTensor, plan_file
+from quire.convert.folders import DTYPES, OnBytes, folder_of_gguf, merged_folder
 from quire.convert.header import (
     FILE_TYPES,
     architecture_for,
@@ -27,9 +28,10 @@ from quire.convert.merging import MergedFolder, open_merged
 from quire.convert.tensors import Mixture, Planned, pieces, plan_tensors, type_of
 from quire.convert.vocabulary import FolderVocabulary
 from quire.errors import ConfigError, ModelError
+from quire.gguf.folder import make_folder
 from quire.gguf.quantize import Bytes
 from quire.gguf.reader import GgufFile
-from quire.gguf.tensor_types import type_named
+from quire.gguf.tensor_types import TensorType, type_named
 from quire.gguf.writer import GgufWriter, NewTensor, Written, file_size
 from quire.weights.sizes import size_text
 
@@ -50,7 +52,7 @@ class Conversion:
     type: str | None = None
     """One of `FILE_TYPES`; None for the source's own."""
     adapters: tuple[Path, ...] = ()
-    """Adapters that are merged into a folder's weights, in order."""
+    """Adapters that are merged into the weights, in order."""
     pre: str | None = None
     """How the tokenizer splits texts, where no known way is just the folder's."""
     overwrite: bool = False
@@ -69,10 +71,19 @@ def convert(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) -> Non
         OSError: the target cannot be written.
     """
     _check_target(conversion)
-    if conversion.source.is_dir() and conversion.target.suffix == GGUF:
-        _write_gguf(conversion, on_start, on_bytes)
+    is_file, to_file = not conversion.source.is_dir(), conversion.target.suffix == GGUF
+    folder = make_folder(conversion.source) if is_file else conversion.source
+    if not is_file and not to_file and not conversion.adapters:
+        raise ConfigError(
+            f"{folder} is a folder, and {conversion.target} would be one. Name the target so that it "
+            "ends in .gguf, or name an adapter to merge: adapter_name_or_path=FOLDER."
+        )
+    source = open_merged(folder, conversion.adapters)
+    if to_file:
+        plan = plan_file(source, conversion) if is_file else _plan_of_folder(source, conversion)
+        _write_gguf(plan, conversion.target, on_start, on_bytes)
         return
-    new = _new_folder(conversion)
+    new = (folder_of_gguf if is_file else merged_folder)(source, conversion.type)
     _check_space(conversion.target, new.size)
     on_start(new.size)
     new.write(conversion.target, on_bytes)
@@ -110,63 +121,74 @@ def _check_space(target: Path, size: int) -> None:
         )
 
 
-def _new_folder(conversion: Conversion) -> NewFolder:
-    source = conversion.source
-    if source.is_dir():
-        if not conversion.adapters:
-            raise ConfigError(
-                f"{source} is a folder, and {conversion.target} would be one. Name the target so that it "
-                "ends in .gguf, or name an adapter to merge: adapter_name_or_path=FOLDER."
-            )
-        return merged_folder(open_merged(source, conversion.adapters), conversion.type)
-    if conversion.target.suffix == GGUF:
-        raise ConfigError(
-            f"{source} is a GGUF file, and {conversion.target} would be one. Convert it to a folder first."
-        )
-    if conversion.adapters:
-        raise ConfigError(
-            f"{source} is a GGUF file, and adapters are merged into folders: convert it to a folder first."
-        )
-    return folder_of_gguf(source, conversion.type)
-
-
 # ---- a GGUF file
 
 
-def _write_gguf(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) -> None:
-    folder, target = conversion.source, conversion.target
-    source = open_merged(folder, conversion.adapters)
-    architecture = architecture_for(folder, source.spec.model_type)
+def _plan_of_folder(source: MergedFolder, conversion: Conversion) -> FilePlan:
+    """The file of a folder's model.
+
+    Raises:
+        ModelError: a file cannot say what the model is, or the folder lacks a tensor.
+    """
+    architecture = architecture_for(source.folder, source.spec.model_type)
     file_type = conversion.type or _own_type(source)
     planned = plan_tensors(source.spec, architecture)
     _check_parts(source, planned)
     mixture = Mixture(source.spec, architecture) if file_type == "q4_k_m" else None
     rope = rope_tensors(source.spec)
-    vocabulary = FolderVocabulary(folder)
+    vocabulary = FolderVocabulary(source.folder)
+
+    def check(written: GgufFile) -> None:
+        check_header(written, source.spec, source.folder)
+        vocabulary.check(written.metadata, is_asked_for=conversion.pre is not None)
+
+    def rope_pieces(name: str) -> Callable[[], Iterator[Bytes]]:
+        return lambda: iter([rope[name].view(np.uint8)])
+
+    def tensor_pieces(one: Planned, kind: TensorType) -> Callable[[], Iterator[Bytes]]:
+        return lambda: pieces(one, kind, source)
+
+    frequencies = [
+        FileTensor(NewTensor(name, type_named("F32"), values.shape), rope_pieces(name))
+        for name, values in rope.items()
+    ]
+    kinds = {one.name: type_of(one, file_type, mixture) for one in planned}
     tensors = [
-        *(NewTensor(name, type_named("F32"), values.shape) for name, values in rope.items()),
-        *(NewTensor(one.name, type_of(one, file_type, mixture), one.shape) for one in planned),
+        FileTensor(
+            NewTensor(one.name, kinds[one.name], one.shape), tensor_pieces(one, kinds[one.name])
+        )
+        for one in planned
     ]
     metadata: dict[str, Written] = {
-        **header_of(source.spec, architecture, folder, file_type),
+        **header_of(source.spec, architecture, source.folder, file_type),
         **vocabulary.metadata(architecture.name, source.spec.vocab_size, conversion.pre),
     }
-    size = file_size(metadata, tensors)
+    return FilePlan(metadata, [*frequencies, *tensors], len(frequencies), check)
+
+
+def _write_gguf(plan: FilePlan, target: Path, on_start: OnBytes, on_bytes: OnBytes) -> None:
+    tensors = [one.tensor for one in plan.tensors]
+    size = file_size(plan.metadata, tensors)
     _check_space(target, size)
-    writer = GgufWriter(target, metadata, tensors)
+    writer = GgufWriter(target, plan.metadata, tensors)
     try:
-        for name, values in rope.items():
-            writer.write(name, [values.view(np.uint8)])
+        for one in plan.tensors[: plan.first]:
+            writer.write(one.tensor.name, one.pieces())
         writer.flush()
-        written = GgufFile(writer.partial)
-        check_header(written, source.spec, folder)
-        vocabulary.check(written.metadata, is_asked_for=conversion.pre is not None)
+        plan.check(GgufFile(writer.partial))
         on_start(size)
-        _write_tensors(writer, planned, tensors[len(rope) :], source, on_bytes)
+        for one in plan.tensors[plan.first :]:
+            writer.write(one.tensor.name, _counted(one.pieces(), on_bytes))
         writer.close()
     except BaseException:
         writer.remove()
         raise
+
+
+def _counted(pieces: Iterator[Bytes], on_bytes: OnBytes) -> Iterator[Bytes]:
+    for piece in pieces:
+        yield piece
+        on_bytes(piece.nbytes)
 
 
 def _check_parts(source: MergedFolder, planned: Sequence[Planned]) -> None:
@@ -174,7 +196,7 @@ def _check_parts(source: MergedFolder, planned: Sequence[Planned]) -> None:
     used = {source.check(part.spec) for one in planned for part in one.parts}
     names = source.source.names()
     rest = sorted(
-        {source.source.stored(name).name for name in names} - used - {source.spec.names.head}
+        {source.source.find(name).name for name in names} - used - {source.spec.names.head}
     )
     rest = [name for name in rest if not name.endswith(".inv_freq")]  # old folders have frequencies
     if rest:
@@ -184,24 +206,7 @@ def _check_parts(source: MergedFolder, planned: Sequence[Planned]) -> None:
         )  # fmt: skip
 
 
-def _write_tensors(
-    writer: GgufWriter,
-    planned: Sequence[Planned],
-    tensors: Sequence[NewTensor],
-    source: MergedFolder,
-    on_bytes: OnBytes,
-) -> None:
-    for one, tensor in zip(planned, tensors, strict=True):
-
-        def counted(one: Planned = one, tensor: NewTensor = tensor) -> Iterator[Bytes]:
-            for piece in pieces(one, tensor.type, source):
-                yield piece
-                on_bytes(piece.nbytes)
-
-        writer.write(tensor.name, counted())
-
-
 def _own_type(source: MergedFolder) -> str:
     """The type of the folder's embeddings."""
-    stored = source.source.stored(source.spec.names.embeddings)
-    return _DEFAULTS.get(stored.dtype, "f32")
+    stored = source.source.find(source.spec.names.embeddings)
+    return _DEFAULTS.get(stored.type, "f32")

@@ -206,23 +206,26 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
         step = max(_AT_ONCE // width, 1)
         for first in range(0, rows, step):
             values = source.rows(part.spec, order[first : first + step])
-            yield _encoded(values.reshape(-1, planned.shape[-1]), planned, kind, source)
+            what = f"{source.folder}: {planned.name}"
+            yield encoded(values.reshape(-1, planned.shape[-1]), kind, what)
 
 
-def _encoded(values: Floats, planned: Planned, kind: TensorType, source: MergedFolder) -> Bytes:
+def encoded(values: Floats, kind: TensorType, what: str) -> Bytes:
+    """The bytes of rows; `what` they are for errors.
+
+    Raises:
+        WeightsError: they have numbers that the type cannot hold.
+    """
     if not np.isfinite(values).all():
-        raise WeightsError(
-            f"{source.folder}: {planned.name} would have infinity or NaN. The model is damaged: take "
-            "another"
-        )
+        raise WeightsError(f"{what} would have infinity or NaN. The model is damaged: take another")
     data = encode(kind.name, values)
     if kind.name == "F32":
         return data
     try:
-        check_finite(kind.name, data, planned.name)
+        check_finite(kind.name, data, what)
     except WeightsError:
         raise WeightsError(
-            f"{source.folder}: {planned.name} has weights of up to {np.abs(values).max():g}, which are too "
+            f"{what} has weights of up to {np.abs(values).max():g}, which are too "
             f"large for {kind.name}. Take type=bf16 or type=f32"
         ) from None
     return data

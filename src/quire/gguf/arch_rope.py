@@ -148,10 +148,17 @@ def _yarn(header: Header, context: int) -> dict[str, Any]:
     weight = header.number("rope.scaling.yarn_log_multiplier", 0.0)
     more = header.number("rope.scaling.attn_factor", 1.0)
     if given or more != 1:
-        result["attention_factor"] = shortest((given or _yarn_scale(factor, weight)) * more)
+        result["attention_factor"] = _product(given or _yarn_scale(factor, weight), more)
     elif weight:
         result |= {"mscale": 1.0, "mscale_all_dim": weight}
     return result
+
+
+def _product(usual: float, more: float) -> float:
+    """The scale of which a file has the quotient, in float32; with few decimals, as a config has it."""
+    scale = usual * more
+    decimal = round(scale, 6)
+    return decimal if np.float32(decimal / usual) == np.float32(more) else shortest(scale)
 
 
 def _yarn_scale(factor: float, weight: float) -> float:

@@ -21,11 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
-from quire.gguf.folder import make_folder
-from quire.gguf.reader import GgufFile, StringList
+from quire.gguf.folder import ModelDefaults, make_folder
+from quire.weights.folder import read_json
 from quire.weights.model_names import OLLAMA
 
 logger = logging.getLogger("quire")
@@ -40,22 +38,23 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _LAYER = "application/vnd.ollama.image."
 _RUNNERS = ("llamacpp", "ollama", "ggml")
 """The programs whose manifests have GGUF files, the best first."""
-_CONTROL = (3, 4)  # of a vocabulary: control tokens, and those that a user has defined
 _MOST_BYTES = 16 << 20  # of a manifest, or of a layer of text
 _LISTED = 8
 
-_SAMPLING = {
+_OPTIONS = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
     "min_p": "min_p",
     "repeat_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "seed": "seed",
 }
-"""Ollama's parameters that a model's folder may set, with their names there."""
-_ARGUMENTS = {
-    "num_ctx": "vllm_maxlen",
-    "num_predict": "max_new_tokens",
-}
+"""Ollama's parameters that are options of requests, with their names in `generation_config.json`."""
+_CONTEXT = "num_ctx"
+_STOP = "stop"
+_ARGUMENTS = {"num_predict": "max_new_tokens"}
 """Those that only a user may set, and that have another name here."""
 
 
@@ -107,20 +106,22 @@ class OllamaModel:
 
     name: str
     file: Path
-    defaults: Mapping[str, float]
-    """Options for requests, by their names in a folder's `generation_config.json`."""
+    options: Mapping[str, float]
+    """Defaults for requests, by their names in a folder's `generation_config.json`."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer."""
+    system: str = ""
+    context_length: int | None = None
     left: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Parameters that quire does not take from the store."""
-    system: str = ""
     has_template: bool = False
     has_projector: bool = False
 
     @property
     def settings(self) -> str:
         """What the store sets for answers, as text by which a change can be told."""
-        return json.dumps([dict(self.defaults), self.stop], sort_keys=True)
+        others = [self.stop, self.system, self.context_length]
+        return json.dumps([dict(self.options), *others], sort_keys=True)
 
 
 def ollama_folder(name: str) -> Path:
@@ -130,15 +131,16 @@ def ollama_folder(name: str) -> Path:
         ModelError: see `find_ollama`; or the file cannot be opened as a model.
     """
     model = find_ollama(name)
+    defaults = ModelDefaults(model.options, model.stop, model.system, model.context_length)
     try:
-        file = GgufFile(model.file)
+        folder = make_folder(model.file, defaults)
     except WeightsError as error:
         if isinstance(error.__cause__, PermissionError):
             raise _unreadable(model.file) from error
         raise
-    ends, stop = _stop_tokens(file, model.stop)
-    folder = make_folder(model.file, model.defaults, ends)
-    for note in _notes(model, stop, has_jinja="tokenizer.chat_template" in file.metadata):
+    for note in _notes(
+        model, has_jinja="chat_template" in read_json(folder, "tokenizer_config.json")
+    ):
         logger.warning("%s: %s", model.name, note)
     return folder
 
@@ -251,24 +253,32 @@ def _read_model(store: Path, name: str, path: Path) -> OllamaModel:
         what = "no GGUF file" if not files else f"{len(files)} files, and quire opens one"
         raise UnsupportedModelError(f"{name} has {what} in Ollama's store.")
     params = _params(store, layers)
-    defaults = {_SAMPLING[key]: one for key, one in params.items() if _is_number(key, one)}
-    stop = params.get("stop", ())
+    length, stop = params.get(_CONTEXT), params.get(_STOP, ())
     stop = [stop] if isinstance(stop, str) else stop
-    left = {key: one for key, one in params.items() if not _is_number(key, one) and key != "stop"}
+    taken = {key for key, one in params.items() if _is_taken(key, one)}
     return OllamaModel(
         name,
         _model_file(store, name, files[0]),
-        defaults,
-        tuple(str(text) for text in stop if text),
-        left,
+        {_OPTIONS[key]: params[key] for key in _OPTIONS if key in taken},
+        tuple(stop) if _STOP in taken else (),
         _text(store, layers, "system").strip(),
+        length if _CONTEXT in taken else None,
+        {key: one for key, one in params.items() if key not in taken},
         "template" in kinds or "prompt" in kinds,
         "projector" in kinds,
     )
 
 
-def _is_number(key: str, value: Any) -> bool:
-    return key in _SAMPLING and isinstance(value, int | float) and not isinstance(value, bool)
+def _is_taken(key: str, value: Any) -> bool:
+    """Whether a parameter is one that becomes a default, and has a value that one can have."""
+    if key == _STOP:
+        values = [value] if isinstance(value, str) else value
+        return isinstance(values, list) and all(isinstance(one, str) and one for one in values)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if key in (_CONTEXT, "seed"):  # -1 is no seed
+        return isinstance(value, int) and value >= (key == _CONTEXT)
+    return key in _OPTIONS
 
 
 def _one_manifest(store: Path, name: str, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -414,22 +424,7 @@ def _check_inside(store: Path, path: Path) -> None:
 # ---- what is not used
 
 
-def _stop_tokens(file: GgufFile, stop: Sequence[str]) -> tuple[list[int], list[str]]:
-    """The ids of stop texts that are control tokens of the vocabulary, and the other texts."""
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    kinds = file.metadata.get("tokenizer.ggml.token_type")
-    if not stop or not isinstance(tokens, StringList) or not isinstance(kinds, np.ndarray):
-        return [], list(stop)
-    wanted = {text.encode(): text for text in stop}
-    found = {
-        wanted[token]: number
-        for number, (token, kind) in enumerate(zip(tokens, kinds.tolist(), strict=False))
-        if token in wanted and kind in _CONTROL
-    }
-    return list(found.values()), [text for text in stop if text not in found]
-
-
-def _notes(model: OllamaModel, stop: Sequence[str], *, has_jinja: bool) -> Iterator[str]:
+def _notes(model: OllamaModel, *, has_jinja: bool) -> Iterator[str]:
     """What a user should know."""
     if model.has_template and has_jinja:
         logger.info(
@@ -443,16 +438,10 @@ def _notes(model: OllamaModel, stop: Sequence[str], *, has_jinja: bool) -> Itera
         )
     if model.has_projector:
         yield "its part that sees or hears is a file of its own, which is left aside: text alone."
-    if model.system:
-        yield (
-            "its system message is not taken over; give it as default_system: "
-            f"{json.dumps(model.system[:200], ensure_ascii=False)}"
-        )
-    left = {**({"stop": list(stop)} if stop else {}), **model.left}
-    if left:
+    if model.left:
         listed = ", ".join(
             f"{key} {json.dumps(value, ensure_ascii=False)}"
             + (f" (here {_ARGUMENTS[key]})" if key in _ARGUMENTS else "")
-            for key, value in left.items()
+            for key, value in model.left.items()
         )
         yield f"parameters of its that are not taken over, and can be given: {listed[:500]}"

@@ -133,10 +133,10 @@ def read_vocabulary(keys: Keys) -> FileVocabulary:
         WeightsError: they are missing, or contradict each other.
     """
     tokens = _read_tokens(keys)
-    ids = {token: number for number, token in enumerate(tokens)}
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ids) != len(tokens) or "" in ids:
         tokens = _made_different(keys, tokens, ids)
-        ids = {token: number for number, token in enumerate(tokens)}
+        ids = dict(zip(tokens, range(len(tokens)), strict=True))
     return FileVocabulary(tokens, ids, _read_types(keys, tokens), _read_scores(keys, len(tokens)))
 
 

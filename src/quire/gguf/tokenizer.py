@@ -6,7 +6,7 @@ So all that reads a folder's tokenizer (the guard, the detokenizer, grammars) wo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import numpy as np
 from quire.gguf.pre_tokenizers import Step
 from quire.gguf.reader import Value
 from quire.gguf.token_ends import end_ids
+from quire.gguf.token_merges import Merges
 from quire.gguf.token_models import MODEL, PRE, TokenModel, read_model
 from quire.gguf.token_vocabulary import (
     PURPOSES,
@@ -231,13 +232,16 @@ def _suppressed(keys: Keys, vocabulary: FileVocabulary) -> tuple[int, ...]:
 def _to_json(
     content: dict[str, Any], model: TokenModel, vocabulary: FileVocabulary, unknown: str | None
 ) -> bytes:
-    """The whole `tokenizer.json`. The two long lists are put together by hand, in a quarter of the time."""
+    """The whole `tokenizer.json`, its two long lists as they are read back in two thirds of the time.
+
+    The vocabulary is sorted, since the library puts it into a tree first, and merges are texts where
+    they can be.
+    """
     # In JSON a line feed stands between strings alone, never in one.
     lines = json.dumps(vocabulary.tokens, ensure_ascii=False, separators=("\n", ""))
-    quoted = lines[1:-1].split("\n")
-    vocab = ",".join([f"{token}:{number}" for number, token in enumerate(quoted)])
-    pairs = zip(model.merges.left.tolist(), model.merges.right.tolist(), strict=True)
-    merges = ",".join([f"[{quoted[left]},{quoted[right]}]" for left, right in pairs])
+    entries = [f"{token}:{number}" for number, token in enumerate(lines[1:-1].split("\n"))]
+    entries.sort()
+    vocab, merges = ",".join(entries), _merges_to_json(model.merges, vocabulary.tokens)
     settings = {
         "type": "BPE",
         "dropout": None,
@@ -249,4 +253,14 @@ def _to_json(
         "ignore_merges": model.ignores_merges,
     }
     head, body = (json.dumps(part, ensure_ascii=False)[:-1] for part in (content, settings))
-    return f'{head},"model":{body},"vocab":{{{vocab}}},"merges":[{merges}]}}}}'.encode()
+    return f'{head},"model":{body},"vocab":{{{vocab}}},"merges":{merges}}}}}'.encode()
+
+
+def _merges_to_json(merges: Merges, tokens: Sequence[str]) -> str:
+    pairs = list(zip(merges.left.tolist(), merges.right.tolist(), strict=True))
+    texts = [f"{tokens[left]} {tokens[right]}" for left, right in pairs]
+    written = json.dumps(texts, ensure_ascii=False)
+    # The library splits a text at its spaces, and passes over what was the first line of a file once.
+    if "".join(texts).count(" ") == len(texts) and '"#version' not in written:
+        return written
+    return json.dumps([[tokens[left], tokens[right]] for left, right in pairs], ensure_ascii=False)

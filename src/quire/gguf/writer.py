@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from quire.gguf.reader import ALIGNMENT, MAGIC, VERSIONS
 from quire.gguf.tensor_types import TENSOR_TYPES, TensorType
 
-Written: TypeAlias = "bool | int | float | str | Sequence[str] | NDArray[Any]"
+Written: TypeAlias = "bool | int | float | str | bytes | Sequence[str] | NDArray[Any]"
 """A value of the metadata. Integers are written as u32, numbers as float32, lists of numbers as
-NumPy's type says."""
+NumPy's type says. Bytes are a value with its type before it, as `GgufFile.stored_value` has them."""
 
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 6, 7, 8, 9
 _OF_ARRAYS: Final[Mapping[str, int]] = {"b1": _BOOL, "i4": 5, "u4": _UINT32, "f4": _FLOAT32}
@@ -133,6 +133,8 @@ def _text(text: str) -> bytes:
 
 def _value(value: Written) -> bytes:
     """A value with its type before it."""
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, bool):  # which is an int, too
         return struct.pack("<I?", _BOOL, value)
     if isinstance(value, int):

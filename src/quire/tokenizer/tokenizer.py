@@ -66,6 +66,8 @@ class Tokenizer:
     """The ids of all tokens marked special: those that `decode` skips."""
     special_texts: frozenset[str]
     """The texts of all tokens marked special."""
+    added_tokens: Mapping[int, AddedToken]
+    """All added tokens by their ids, special or not."""
     added_texts: frozenset[str]
     """The texts of all added tokens, special or not."""
 
@@ -103,11 +105,11 @@ class Tokenizer:
             chat_template=settings.chat_template,
             declarations=settings.declarations,
         )
-        longest_of(tokenizer.added_texts)  # a guard of them can be made
+        _longest_of(tokenizer.added_texts)  # a guard of them can be made
         return tokenizer
 
     def _read_added_tokens(self) -> None:
-        added = self.backend.get_added_tokens_decoder()
+        added = self.added_tokens = self.backend.get_added_tokens_decoder()
         special = {number: token for number, token in added.items() if token.special}
         self.special_ids = frozenset(special)
         self.special_texts = frozenset(token.content for token in special.values())
@@ -209,7 +211,7 @@ class Tokenizer:
         """
         guard = self._guards.get(control)
         if guard is None:
-            guard = Guard(self.backend, control, self.unk_token_id)
+            guard = Guard(self.backend, self.added_tokens, control, self.unk_token_id)
             guard = self._guards.setdefault(control, guard)
         return guard
 
@@ -232,6 +234,8 @@ class Tokenizer:
             ConfigError: a token is empty.
         """
         wanted = list(tokens)
+        if not wanted:
+            return 0
         if not all(wanted):
             raise ConfigError("A token to add is empty.")
         new = [token for token in dict.fromkeys(wanted) if self.token_to_id(token) is None]
@@ -252,10 +256,15 @@ def _suspicious(most: int) -> int:
 class Guard:
     """The guarded encoding of one tokenizer with one set of control texts."""
 
-    def __init__(self, backend: Backend, control: frozenset[str], unk_id: int | None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        added: Mapping[int, AddedToken],
+        control: frozenset[str],
+        unk_id: int | None,
+    ) -> None:
         self._backend = backend
         self._unknown = {unk_id, *_unknown_ids(backend)}
-        added = backend.get_added_tokens_decoder()
         self._added = {number: token for number, token in added.items() if token.content}
         self._controls = {
             number: token.content
@@ -263,8 +272,8 @@ class Guard:
             if _is_control(token, control)
         }
         texts = [token.content for token in self._added.values()]
-        self._pattern = re.compile(longest_of(self._controls.values()))
-        self._anywhere = re.compile(f"(?=({longest_of(texts)}))")
+        self._pattern = re.compile(_longest_of(frozenset(self._controls.values())))
+        self._anywhere = re.compile(f"(?=({_longest_of(frozenset(texts))}))")
         self._reach = max(map(len, texts), default=0)
         self._neutral = _neutral_characters(texts)
         # Only then is every added token looked for in the text as it is.
@@ -379,7 +388,8 @@ class Guard:
 def longest_of(texts: Iterable[str]) -> str:
     """A regular expression for the longest of these texts that stands at a position.
 
-    It branches as the texts do, so that thousands of them are looked for at once.
+    It branches as the texts do, so that thousands of them are looked for at once. Branches that go on
+    alike are one: the ten thousand of `<unused0>` to `<unused9999>` become a line.
 
     Raises:
         UnsupportedModelError: the texts go on from one another again and again, so that no expression
@@ -392,6 +402,9 @@ def longest_of(texts: Iterable[str]) -> str:
             "that can be looked for. It is damaged, or made to do harm."
         )
     return _branches(ordered, _MAX_BRANCHES) if ordered else r"(?!)"
+
+
+_longest_of = functools.lru_cache(maxsize=4)(longest_of)
 
 
 def _branches(texts: list[str], depth: int) -> str:
@@ -408,7 +421,11 @@ def _branches(texts: list[str], depth: int) -> str:
         return re.escape(stem)
     if depth:
         groups = itertools.groupby(rests, operator.itemgetter(0))
-        branches = [_branches(list(group), depth - 1) for _, group in groups]
+        letters: dict[str, list[str]] = {}  # by what follows them
+        for letter, group in groups:
+            tail = _branches([text[1:] for text in group], depth - 1)
+            letters.setdefault(tail, []).append(re.escape(letter))
+        branches = [f"{_one_of(one)}{tail}" for tail, one in letters.items()]
     elif sum(map(len, rests)) > _MAX_UNBRANCHED:
         raise UnsupportedModelError(
             f"The tokenizer has added tokens that go on from one another more than {_MAX_BRANCHES} "
@@ -417,6 +434,10 @@ def _branches(texts: list[str], depth: int) -> str:
     else:
         branches = map(re.escape, reversed(rests))  # a text before those that it goes on from
     return f"{re.escape(stem)}(?:{'|'.join(branches)}){'?' if is_whole else ''}"
+
+
+def _one_of(letters: list[str]) -> str:
+    return letters[0] if len(letters) == 1 else f"[{''.join(letters)}]"
 
 
 class _Regions:

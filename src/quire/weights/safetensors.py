@@ -392,6 +392,10 @@ class WeightsFolder:
     def __contains__(self, name: str) -> bool:
         return name in self._stored_names
 
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor; None if there is none of the name."""
+        return self.stored(name).values.shape if name in self._stored_names else None
+
     def mapped_files(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
         """The files in whose mappings any of the arrays lies; the others are copies."""
         found = [file.mapped_for(arrays) for file in self._files.values()]

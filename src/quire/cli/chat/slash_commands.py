@@ -225,7 +225,10 @@ def _settings(chat: Chat) -> dict[str, str]:
     shown: dict[str, str] = {}
     for source, values in (
         ("default", {one.name: one.default for one in OPTIONS if one.name in CONFIGURABLE}),
-        ("from the model", {one.name: model.get(one.name) for one in OPTIONS if one.from_model}),
+        (
+            "from the model",
+            {one.name: model.get(one.from_model) for one in OPTIONS if one.from_model},
+        ),
         ("configured", session.configured),
         ("set here", session.settings),
     ):

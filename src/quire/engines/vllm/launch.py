@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("quire")
 
 T = TypeVar("T")
+
+_GGUF_PLUGIN = "vllm-gguf-plugin"
+_GGUF_IN_A_PLUGIN = (0, 24)
+"""The release from which on vLLM reads GGUF files through this package alone."""
 
 _SHUTDOWN_SECONDS = 5.0
 """How long vLLM's processes get to exit by themselves before they are killed."""
@@ -135,6 +140,18 @@ def missing_packages() -> dict[str, str]:
     return {} if importlib.util.find_spec(method) else {method: method}
 
 
+def why_no_gguf() -> str | None:
+    """Why the installed vLLM does not read GGUF files; None where it does.
+
+    vLLM is imported, which takes 10 s, only where its plug-in is there.
+    """
+    version = _installed_version()
+    if _gguf_plugin_version() is None and _release(version) >= _GGUF_IN_A_PLUGIN:
+        return _no_gguf(version)[0]
+    problem = in_stack_of_its_own(lambda: _gguf_problem(import_vllm()))
+    return None if problem is None else problem[0]
+
+
 def check_gguf_plugin(version: str) -> None:
     """Check that vLLM reads GGUF files, which it does through a plug-in since 0.24.
 
@@ -144,25 +161,44 @@ def check_gguf_plugin(version: str) -> None:
     Raises:
         ConfigError: it does not, since the plug-in is not installed, or does not fit.
     """
+    problem = _gguf_problem(version)
+    if problem is not None:
+        raise ConfigError(": ".join(problem))
+
+
+def _gguf_problem(version: str) -> tuple[str, str] | None:
+    """Why vLLM does not read GGUF files, and what to do; None where it does."""
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
     from vllm.plugins import load_general_plugins
 
     load_general_plugins()
-    if "gguf" in QUANTIZATION_METHODS:
-        return
-    package = "vllm-gguf-plugin"
-    try:
-        installed = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise ConfigError(
-            f"vLLM {version} reads GGUF files with the package {package} alone, which is not installed: "
-            f"pip install {package}, or infer_backend: native."
-        ) from None
-    raise ConfigError(
-        f"vLLM {version} has not loaded {package} {installed}, without which it reads no GGUF files: name "
-        "gguf in VLLM_PLUGINS where that is set, install versions that fit each other, or use "
+    return None if "gguf" in QUANTIZATION_METHODS else _no_gguf(version)
+
+
+def _no_gguf(version: str) -> tuple[str, str]:
+    installed = _gguf_plugin_version()
+    if installed is None:
+        what = f"reads GGUF files with the package {_GGUF_PLUGIN} alone, which is not installed"
+        return f"vLLM {version} {what}", f"pip install {_GGUF_PLUGIN}, or infer_backend: native."
+    what = f"has not loaded {_GGUF_PLUGIN} {installed}, without which it reads no GGUF files"
+    remedy = (
+        "name gguf in VLLM_PLUGINS where that is set, install versions that fit each other, or use "
         "infer_backend: native."
     )
+    return f"vLLM {version} {what}", remedy
+
+
+def _gguf_plugin_version() -> str | None:
+    try:
+        return importlib.metadata.version(_GGUF_PLUGIN)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The first two numbers of a version; none of one that has no such numbers."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return tuple(map(int, match.groups())) if match else ()
 
 
 def start(

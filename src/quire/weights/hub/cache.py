@@ -197,7 +197,7 @@ def missing_files(
     Args:
         quant: the GGUF model that is meant, if one is.
     """
-    if quant is not None or _is_of_gguf(folder):
+    if quant is not None or has_only_gguf(folder):
         return _missing_parts(folder, quant)
     if (folder / _ADAPTER_CONFIG).is_file():
         there = (folder / "adapter_model.safetensors").is_file() or not weights
@@ -212,7 +212,7 @@ def gguf_sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _is_of_gguf(folder: Path) -> bool:
+def has_only_gguf(folder: Path) -> bool:
     """Whether a snapshot's weights are GGUF, and not safetensors that may still come."""
     if any((folder / name).is_file() for name in (*_INDEXES, _ADAPTER_CONFIG)):
         return False

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
-
-from quire.weights.safetensors import WeightsFolder
 
 Rows = tuple[tuple[int, int], ...]
 """Ranges of rows, each (first, end)."""
@@ -72,13 +71,17 @@ class TensorPart:
         return stack[index, first : first + last - self.first_row + 1 : self.step]
 
 
-def find_part(source: WeightsFolder, spec: TensorSpec) -> TensorPart | None:
+ShapeOf = Callable[[str], tuple[int, ...] | None]
+"""The shape of a folder's tensor; None if it has none of the name."""
+
+
+def find_part(spec: TensorSpec, shape_of: ShapeOf) -> TensorPart | None:
     """Where the folder has a tensor that it has not under its own name, or in another shape."""
-    is_own = spec.name in source
-    parts = [part for part in spec.within if part.name in source]
-    if is_own:
+    own = shape_of(spec.name)
+    parts = [part for part in spec.within if shape_of(part.name) is not None]
+    if own is not None:
         parts = [part for part in parts if part.name == spec.name]
-    if not parts or (is_own and source.stored(spec.name).values.shape == spec.stored_shape):
+    if not parts or own == spec.stored_shape:
         return None
-    fitting = (one for one in parts if source.stored(one.name).values.shape == one.stored_shape)
-    return next(fitting, None if is_own else parts[0])
+    fitting = (one for one in parts if shape_of(one.name) == one.stored_shape)
+    return next(fitting, None if own is not None else parts[0])

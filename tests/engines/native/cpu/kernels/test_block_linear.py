@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,7 +106,8 @@ def test_a_product_is_that_of_the_dequantised_weights(kind: str, exact: bool) ->
     columns, depth = 70, 512
     data = random_blocks(kind, columns, depth)
     x = np.random.default_rng(1).standard_normal((15, depth), np.float32)
-    product = Product.of(pack_blocks(kind, data, depth, exact=exact, threads=2), x)
+    with ThreadPoolExecutor(2) as pool:
+        product = Product.of(pack_blocks(kind, data, depth, exact=exact, pool=pool), x)
     largest = np.abs(x).reshape(15, -1, SPAN).max(axis=2).repeat(SPAN, axis=1)
     steps = 32767 if exact else 127
     assert (np.abs(product.meant() - x) <= largest / steps * 0.51).all()

@@ -117,7 +117,7 @@ def pack_blocks(
     depth: int,
     *,
     exact: bool,
-    threads: int = 1,
+    pool: ThreadPoolExecutor | None = None,
     arena: HugeArena | None = None,
 ) -> PackedBlocks:
     """Pack a weight of a type with blocks: `data` is (columns, bytes of a row)."""
@@ -138,12 +138,11 @@ def pack_blocks(
     step = max(1, _PIECE // max(1, COLUMNS * depth))
     parts = [slice(first, min(first + step, blocks)) for first in range(0, blocks, step)]
     fill = _by_kernel(packed, data) if by_kernel(name) else _by_decoding(packed, form, kind, data)
-    if threads == 1 or len(parts) == 1:
+    if pool is None or len(parts) == 1:
         for part in parts:
             fill(part)
     else:
-        with ThreadPoolExecutor(threads, "quire-pack") as pool:
-            list(pool.map(fill, parts))
+        list(pool.map(fill, parts))
     return packed
 
 

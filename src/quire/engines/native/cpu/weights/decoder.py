@@ -260,7 +260,7 @@ def read_tensor(source: WeightsFolder, spec: TensorSpec) -> StoredTensor:
     Raises:
         WeightsError: it is missing, or has another shape, or a type that is no float.
     """
-    part = find_part(source, spec)
+    part = find_part(spec, source.shape_of)
     if part is not None:
         whole = read_tensor(source, TensorSpec(spec.role, part.name, part.stored_shape))
         return dataclasses.replace(whole, values=part.take(whole.values, spec.shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +41,8 @@ class GgufReader:
     ) -> None:
         self._spec, self._source = spec, open_source(folder)
         self._dtype, self._exact = dtype, exact
-        self._threads, self._grows = threads, grows
+        self._grows = grows
+        self._pool = ThreadPoolExecutor(threads, "quire-pack") if threads > 1 else None
         self._arena = HugeArena()
         self._read = 0  # bytes of the file since its pages were dropped
 
@@ -64,7 +66,7 @@ class GgufReader:
                 data,
                 tensor.shape[-1],
                 exact=self._exact,
-                threads=self._threads,
+                pool=self._pool,
                 arena=self._arena,
             )
             if not packed.has_finite_scales():
@@ -105,5 +107,7 @@ class GgufReader:
 
     def finish(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
         """Let go of the file's pages; return the files that arrays are mapped from."""
+        if self._pool is not None:
+            self._pool.shutdown()
         self._source.drop_pages()
         return self._source.mapped_files(arrays)
