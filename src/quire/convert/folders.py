@@ -11,24 +11,26 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from quire.convert.merging import MergedFolder
+from quire.engines.native.models.registry import spec_of
+from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_header import Header
-from quire.gguf.arch_layout import Layout
-from quire.gguf.architectures import architecture_of, stored_biases
 from quire.gguf.blocks import dequantize
 from quire.gguf.folder import make_folder
 from quire.gguf.quantize import Bytes, Floats, encode
 from quire.gguf.weights import GgufSource, open_files
 from quire.json_files import read_json_object
 from quire.weights.folder import GGUF_SOURCE, read_json
+from quire.weights.hub_config import HubConfig
 from quire.weights.safetensors import StoredTensor
 
 DTYPES: Final[Mapping[str, str]] = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
@@ -51,6 +53,7 @@ _CLASSES: Final[Mapping[str, str]] = {
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",
     "glm4_moe": "Glm4MoeForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
     "granite": "GraniteForCausalLM",
     "granitemoe": "GraniteMoeForCausalLM",
     "granitemoeshared": "GraniteMoeSharedForCausalLM",
@@ -197,8 +200,15 @@ def folder_of_gguf(path: Path, dtype: str | None) -> NewFolder:
     header = Header(files)
     dtype = dtype or _own_type(header)
     layout = Layout(architecture_of(header), config, set(stored_biases(header)))
+    fused = _fused_tensors(spec_of(HubConfig(config)))
+    apart = {one.name for parts in fused.values() for one in parts}
     tensors = [
-        _of_gguf(source, wanted.name, wanted.shape, dtype.upper()) for wanted in layout.tensors()
+        *(
+            _of_gguf(source, wanted.name, wanted.shape, dtype.upper())
+            for wanted in layout.tensors()
+            if wanted.name not in apart
+        ),
+        *(_of_experts(source, parts, dtype.upper()) for parts in fused.values()),
     ]
     family = FAMILIES.get(config["model_type"])
     if family is not None and family.fused:
@@ -268,6 +278,39 @@ def _of_gguf(source: GgufSource, name: str, shape: tuple[int, ...], dtype: str) 
             yield _encoded(dequantize(tensor.type.name, data), dtype, f"{source.path}: {name}")
 
     return _NewTensor(name, dtype, shape, math.prod(shape) * _SIZES[dtype], pieces)
+
+
+def _fused_tensors(spec: DecoderSpec) -> dict[str, list[TensorSpec]]:
+    """The parts of tensors of all experts, by these tensors' names, where folders have no others."""
+    fused: dict[str, list[TensorSpec]] = {}
+    if spec.experts is None or not spec.experts.names.always_fused:
+        return fused
+    for layer in range(spec.num_layers):
+        for tensor in spec.layer_tensors(layer):
+            for part in tensor.within:
+                if part.name != tensor.name:
+                    fused.setdefault(part.name, []).append(tensor)
+    return fused
+
+
+def _of_experts(source: GgufSource, parts: Sequence[TensorSpec], dtype: str) -> _NewTensor:
+    """One tensor of the maps, or of the biases, of all experts."""
+    first = parts[0].within[0]
+    shape, count = first.stored_shape, first.shape[0]
+    each = len(parts) // count  # gate and up, or down alone
+
+    def pieces() -> Iterator[Bytes]:
+        for expert in range(count):
+            values = np.empty((1, *shape[1:]), np.float32)
+            for one in parts[each * expert : each * (expert + 1)]:
+                part = one.within[0]
+                own = replace(part, first_row=part.first_row - expert * part.shape[1])
+                stored = source.tensor(one.name)
+                found = dequantize(stored.type.name, np.ascontiguousarray(stored.data))
+                own.take(values, one.shape)[...] = found.reshape(one.shape)
+            yield _encoded(values.reshape(-1, shape[-1]), dtype, f"{source.path}: {first.name}")
+
+    return _NewTensor(first.name, dtype, shape, math.prod(shape) * _SIZES[dtype], pieces)
 
 
 def _encoded(values: Floats, dtype: str, what: str) -> Bytes:

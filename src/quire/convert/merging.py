@@ -7,7 +7,7 @@ the model has. Of a matrix no more is computed than the rows that are asked for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, check_fits, read_adapter, read_tensors
+from quire.engines.native.cpu.weights.mxfp4 import block_rows, is_in_blocks
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorSpec, find_part
 from quire.errors import AdapterError, UnsupportedModelError, WeightsError
-from quire.gguf.quantize import Floats
+from quire.gguf.quantize import Bytes, Floats
+from quire.quantization import mxfp4
 from quire.weights.safetensors import StoredTensor, WeightsFolder, widen
 
 Rows: TypeAlias = NDArray[np.intp]
@@ -47,11 +49,12 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
 
     Raises:
         ModelNotFoundError: there is no such folder, or a file of it is missing.
-        UnsupportedModelError: the native engine does not run the model, or it is quantised.
+        UnsupportedModelError: the native engine does not run the model, or it is quantised, and not in
+            the blocks of GGUF's type MXFP4.
         AdapterError: an adapter does not fit, or cannot be merged.
     """
     spec = read_spec(folder)
-    if spec.quantization is not None:
+    if spec.quantization is not None and spec.quantization.method != "mxfp4":
         raise UnsupportedModelError(
             f"{folder} is quantised already. Rounding it once more would cost answers: convert the "
             "folder of the model that it was made of"
@@ -117,13 +120,27 @@ class MergedFolder:
         """Whether an adapter changes a stored tensor."""
         return stored.name in self._changes
 
-    def check(self, spec: TensorSpec) -> str:
-        """The name by which the folder stores a tensor, whose shape and type are checked.
+    def check(self, spec: TensorSpec) -> Collection[str]:
+        """The names by which the folder stores a tensor, whose shape and type are checked.
 
         Raises:
             WeightsError: it has none such.
         """
-        return self._find(spec)[0].name
+        if self.is_in_blocks(spec):
+            return mxfp4.names_of(spec.within[0].name)
+        return (self._find(spec)[0].name,)
+
+    def is_in_blocks(self, spec: TensorSpec) -> bool:
+        """Whether the folder has a tensor as GGUF's type MXFP4 has it, but for the order of bytes."""
+        return is_in_blocks(self.source, spec)
+
+    def block_rows(self, spec: TensorSpec) -> Bytes:
+        """The rows of such a tensor as GGUF has them.
+
+        Raises:
+            WeightsError: it is not as it must be.
+        """
+        return block_rows(self.source, spec)[:]
 
     def rows(self, spec: TensorSpec, rows: Rows) -> Floats:
         """Some rows of the tensor, or of the part of one, that `spec` names, its offset added.

@@ -145,7 +145,10 @@ def _write_gguf(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) ->
     vocabulary = FolderVocabulary(folder)
     tensors = [
         *(NewTensor(name, type_named("F32"), values.shape) for name, values in rope.items()),
-        *(NewTensor(one.name, type_of(one, file_type, mixture), one.shape) for one in planned),
+        *(
+            NewTensor(one.name, type_of(one, file_type, mixture, source), one.shape)
+            for one in planned
+        ),
     ]
     metadata: dict[str, Written] = {
         **header_of(source.spec, architecture, folder, file_type),
@@ -171,7 +174,7 @@ def _write_gguf(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) ->
 
 def _check_parts(source: MergedFolder, planned: Sequence[Planned]) -> None:
     """Check that the folder has every tensor, and say which of its own are left out."""
-    used = {source.check(part.spec) for one in planned for part in one.parts}
+    used = {name for one in planned for part in one.parts for name in source.check(part.spec)}
     names = source.source.names()
     rest = sorted(
         {source.source.stored(name).name for name in names} - used - {source.spec.names.head}
