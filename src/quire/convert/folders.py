@@ -24,6 +24,8 @@ from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_header import Header
+from quire.gguf.arch_layout import Layout
+from quire.gguf.architectures import architecture_of, stored_biases
 from quire.gguf.blocks import dequantize
 from quire.gguf.folder import make_folder
 from quire.gguf.quantize import Bytes, Floats, encode

@@ -114,10 +114,8 @@ def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
         assert spec.experts is not None
         kind = "exps" if int(expert[1]) < spec.experts.count else "shexp"
         return f"ffn_{expert[2]}_{kind}{suffix}"
-    if role == "ffn_norm" and "ffn_norm" not in architecture.norms:
-        return f"post_attention_norm{suffix}"
     together = _FUSED.get(role, "")
-    if role == "ffn_norm" and role not in architecture.norms:  # Seed-OSS, GLM-4.5
+    if role == "ffn_norm" and role not in architecture.norms:  # Seed-OSS, GLM-4.5, gpt-oss
         role = "post_attention_norm"
     joins_qkv = architecture.fused_qkv or architecture.joins_qkv
     is_fused = joins_qkv if together == "qkv" else architecture.fused_gate_up

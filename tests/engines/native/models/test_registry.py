@@ -245,6 +245,36 @@ def test_gpt_oss() -> None:
             spec_of(HubConfig({"model_type": "gpt_oss", key: value}))
 
 
+def test_gpt_oss_as_the_hub_has_it() -> None:
+    """The keys of gpt-oss-20b's config.json that say what is computed."""
+    scaling = {
+        "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "rope_type": "yarn", "truncate": False,
+        "original_max_position_embeddings": 4096,
+    }  # fmt: skip
+    kinds = ["sliding_attention", "full_attention"] * 12
+    found = spec_of(
+        HubConfig({
+            "model_type": "gpt_oss", "attention_bias": True, "experts_per_token": 4, "head_dim": 64,
+            "hidden_act": "silu", "hidden_size": 2880, "initial_context_length": 4096,
+            "intermediate_size": 2880, "layer_types": kinds, "max_position_embeddings": 131_072,
+            "num_attention_heads": 64, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+            "num_key_value_heads": 8, "num_local_experts": 32, "rms_norm_eps": 1e-5,
+            "rope_scaling": scaling, "rope_theta": 150_000, "sliding_window": 128, "swiglu_limit": 7.0,
+            "tie_word_embeddings": False, "vocab_size": 201_088,
+            "quantization_config": {
+                "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"],
+                "quant_method": "mxfp4",
+            },
+        })
+    )  # fmt: skip
+    assert found.quantization is not None
+    assert (found.quantization.method, found.quantization.rules) == ("mxfp4", ())
+    assert found.windows == (128, 0) * 12
+    assert (found.rope.theta, found.rope.positions, found.rope.truncate) == (150_000, 4096, False)
+    assert found.experts is not None
+    assert (found.experts.count, found.experts.per_token) == (32, 4)
+
+
 def test_olmoes_clipping_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match="clip_qkv is 8"):
         spec(model_type="olmoe", clip_qkv=8)

@@ -113,7 +113,7 @@ def form_of(kind: str) -> str:
 
 def pack_blocks(
     kind: str,
-    data: Rows,
+    data: BlockRows,
     depth: int,
     *,
     exact: bool,
@@ -147,8 +147,8 @@ def pack_blocks(
     return packed
 
 
-class Rows(Protocol):
-    """Rows of blocks as a file has them: an array, or what makes them when they are asked for."""
+class BlockRows(Protocol):
+    """BlockRows of blocks as a file has them: an array, or what makes them when they are asked for."""
 
     def __len__(self) -> int: ...
 
@@ -164,7 +164,7 @@ def by_kernel(form: str) -> bool:
     return form in PACKED_BY_KERNELS
 
 
-def _by_kernel(packed: PackedBlocks, data: Rows) -> Fill:
+def _by_kernel(packed: PackedBlocks, data: BlockRows) -> Fill:
     pack = kernel_function(f"pack_{packed.form}", 7)
     spans = packed.codes.shape[1]
 
@@ -177,13 +177,13 @@ def _by_kernel(packed: PackedBlocks, data: Rows) -> Fill:
     return fill
 
 
-def _by_decoding(packed: PackedBlocks, form: BlockForm, kind: str, data: Rows) -> Fill:
+def _by_decoding(packed: PackedBlocks, form: BlockForm, kind: str, data: BlockRows) -> Fill:
     interleave = kernel_function(f"order_{form.bits}", 4)
     return lambda part: _fill(packed, form, kind, data, part, interleave)
 
 
 def _fill(
-    packed: PackedBlocks, form: BlockForm, kind: str, data: Rows, part: slice,
+    packed: PackedBlocks, form: BlockForm, kind: str, data: BlockRows, part: slice,
     interleave: Callable[[int, int, int, int], None],
 ) -> None:  # fmt: skip
     """Pack some blocks of columns."""
