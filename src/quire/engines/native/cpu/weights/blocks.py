@@ -148,7 +148,7 @@ def pack_blocks(
 
 
 class BlockRows(Protocol):
-    """BlockRows of blocks as a file has them: an array, or what makes them when they are asked for."""
+    """Rows of blocks as a file has them: an array, or what makes them when they are asked for."""
 
     def __len__(self) -> int: ...
 
