@@ -22,7 +22,6 @@ from quire.convert.header import (
     check_header,
     header_of,
     rope_tensors,
-    xielu_keys,
 )
 from quire.convert.merging import MergedFolder, open_merged
 from quire.convert.tensors import Mixture, Planned, pieces, plan_tensors, type_of
@@ -153,7 +152,6 @@ def _write_gguf(conversion: Conversion, on_start: OnBytes, on_bytes: OnBytes) ->
     ]
     metadata: dict[str, Written] = {
         **header_of(source.spec, architecture, folder, file_type),
-        **xielu_keys(source.spec, source),
         **vocabulary.metadata(architecture.name, source.spec.vocab_size, conversion.pre),
     }
     size = file_size(metadata, tensors)
