@@ -37,6 +37,9 @@ class Shape:
     tied: bool
     qkv_bias: bool = False
     head_norms: bool = False
+    experts: int = 0
+    chosen: int = 0
+    window: int = 0
 
 
 SHAPES = {
@@ -44,8 +47,11 @@ SHAPES = {
     "1b": Shape("llama", 2048, 8192, 16, 32, 8, 64, 128_256, tied=True),
     "4b": Shape("qwen3", 2560, 9728, 36, 32, 8, 128, 151_936, tied=True, head_norms=True),
     "8b": Shape("llama", 4096, 14_336, 32, 32, 8, 128, 128_256, tied=False),
+    "gptoss": Shape(
+        "gpt-oss", 2880, 2880, 4, 64, 8, 64, 33_500, tied=False, experts=32, chosen=4, window=128
+    ),
 }
-"""Qwen2.5-0.5B, Llama-3.2-1B, Qwen3-4B and Llama-3.1-8B."""
+"""Qwen2.5-0.5B, Llama-3.2-1B, Qwen3-4B, Llama-3.1-8B; a sixth of gpt-oss-20b, in layers and in tokens."""
 
 FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "Q3_K": "Q4_0", "Q2_K": "Q4_0"}
 """What llama.cpp takes where a row is no multiple of 256."""
@@ -90,6 +96,12 @@ def _write(shape: Shape, kind: str, path: Path) -> None:
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
     writer.add_rope_freq_base(500_000.0)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.chosen)
+        writer.add_expert_feed_forward_length(shape.ffn)
+    if shape.window:
+        writer.add_sliding_window(shape.window)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.vocabulary)
     writer.add_tokenizer_model("gpt2")
@@ -108,7 +120,10 @@ def _write(shape: Shape, kind: str, path: Path) -> None:
         size = rows * depth // type_named(type_name).weights * type_named(type_name).bytes
         dtype = np.dtype(np.float32) if type_name == "F32" else np.dtype(np.uint8)
         bytes_of = type_named(type_name)
-        shown = (depth,) if rows == 1 else (rows, depth // bytes_of.weights * bytes_of.bytes)
+        width = depth if type_name == "F32" else depth // bytes_of.weights * bytes_of.bytes
+        shown = (depth,) if rows == 1 else (rows, width)
+        if "_exps.weight" in name:
+            shown = (shape.experts, rows // shape.experts, width)
         raw = None if type_name == "F32" else GGMLQuantizationType[type_name]
         writer.add_tensor_info(name, shown, dtype, size, raw_dtype=raw)
     writer.write_header_to_file()
@@ -156,7 +171,9 @@ def _tensors(shape: Shape, kind: str) -> Iterator[tuple[str, int, int, str]]:
         # llama.cpp's Q4_K_M: more bits for an eighth of the layers at each end, and every third.
         better = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
         yield f"{name}attn_norm.weight", 1, hidden, "F32"
-        yield f"{name}ffn_norm.weight", 1, hidden, "F32"
+        is_gpt_oss = shape.architecture == "gpt-oss"
+        norm = "post_attention_norm" if is_gpt_oss else "ffn_norm"
+        yield f"{name}{norm}.weight", 1, hidden, "F32"
         yield typed(f"{name}attn_q.weight", q, hidden)
         yield typed(f"{name}attn_k.weight", kv, hidden)
         yield typed(f"{name}attn_v.weight", kv, hidden, better)
@@ -167,9 +184,26 @@ def _tensors(shape: Shape, kind: str) -> Iterator[tuple[str, int, int, str]]:
         if shape.head_norms:
             yield f"{name}attn_q_norm.weight", 1, shape.head_dim, "F32"
             yield f"{name}attn_k_norm.weight", 1, shape.head_dim, "F32"
+        if is_gpt_oss:
+            yield from _gpt_oss(name, shape)
+            continue
         yield typed(f"{name}ffn_gate.weight", ffn, hidden)
         yield typed(f"{name}ffn_up.weight", ffn, hidden)
         yield typed(f"{name}ffn_down.weight", hidden, ffn, better)
+
+
+def _gpt_oss(name: str, shape: Shape) -> Iterator[tuple[str, int, int, str]]:
+    """What a layer of gpt-oss has beside attention's matrices. Its experts are MXFP4 in every file."""
+    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    hidden, ffn, count = shape.hidden, shape.ffn, shape.experts
+    for role, rows in (("q", q), ("k", kv), ("v", kv), ("output", hidden)):
+        yield f"{name}attn_{role}.bias", 1, rows, "F32"
+    yield f"{name}attn_sinks.weight", 1, shape.heads, "F32"
+    yield f"{name}ffn_gate_inp.weight", count, hidden, "F32"
+    yield f"{name}ffn_gate_inp.bias", 1, count, "F32"
+    for role, rows, depth in (("gate", ffn, hidden), ("up", ffn, hidden), ("down", hidden, ffn)):
+        yield f"{name}ffn_{role}_exps.weight", count * rows, depth, "MXFP4"
+        yield f"{name}ffn_{role}_exps.bias", count, rows, "F32"
 
 
 _SCALES = {"Q8_0": (0,), "Q4_0": (0,), "Q5_0": (0,), "Q4_1": (0, 2), "Q5_1": (0, 2),
@@ -183,12 +217,14 @@ def _random(
 ) -> NDArray[np.uint8] | NDArray[np.float32]:
     """Blocks of random bytes, whose weights are about as large as those of a trained model."""
     if type_name == "F32":
-        return random.standard_normal(depth, np.float32) / 8 + 1
+        return random.standard_normal(rows * depth, np.float32) / 8 + 1
     form = type_named(type_name)
     count = rows * depth // form.weights
     blocks = np.frombuffer(random.bytes(count * form.bytes), np.uint8).reshape(count, -1).copy()
     scale = 0.5 / depth**0.5 / _SPREADS.get(type_name, 5.0)
-    for at in _SCALES[type_name]:
+    if type_name == "MXFP4":
+        blocks[:, 0] = 118 + blocks[:, 0] % 3
+    for at in _SCALES.get(type_name, ()):
         values = (scale * (random.random((count, 1), np.float32) + 0.5)).astype(np.float16)
         blocks[:, at : at + 2] = values.view(np.uint8)
     return blocks.reshape(rows, -1)

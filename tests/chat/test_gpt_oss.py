@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
 
 from quire import ChatModel
@@ -19,6 +21,8 @@ from quire.engines.seam import EngineInfo
 from quire.messages import ToolCall
 from quire.outputs import AnswerPart, Delta, DeltaSum, TextPart, ThoughtPart
 from quire.request import ChatRequest
+from tests.engines.native.random_models import load_oracle
+from tests.engines.native.random_mxfp4 import make_mxfp4_model
 from tests.gpt_oss import NEXT, make_gpt_oss
 
 ASK: list[dict[str, Any]] = [{"role": "user", "content": "How is it in Paris?"}]
@@ -274,3 +278,34 @@ def test_what_ends_a_message_is_no_eos_where_the_files_say_so(tmp_path: Path) ->
     with ChatModel({"model_name_or_path": str(folder), "infer_backend": "native"}) as model:
         (answer,) = model.chat(ASK)
     assert answer.parts == PARTS[ANSWER]
+
+
+def test_a_model_of_random_weights_in_mxfp4(tmp_path: Path) -> None:
+    """A whole chat, streamed: each token is one that transformers finds as likely as any other."""
+    speaker = make_gpt_oss(tmp_path / "speaker", ANSWER)
+    size = json.loads((speaker / "config.json").read_text())["vocab_size"]
+    folder, plain = make_mxfp4_model(tmp_path, vocab_size=size, max_position_embeddings=1024)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copyfile(speaker / name, folder / name)
+    arguments = {
+        "model_name_or_path": str(folder),
+        "infer_backend": "native",
+        "native_kv_cache_memory": "32MiB",
+        "temperature": 0.0,
+        "max_new_tokens": 40,
+    }
+    with ChatModel(arguments) as model:
+        total = DeltaSum()
+        for delta in model.stream(ASK, tools=TOOLS, ignore_eos=True):
+            total.add(delta)
+        ids = total.response().token_ids
+        (whole,) = model.chat(ASK, tools=TOOLS, ignore_eos=True)
+        request = ChatRequest(ASK, tools=TOOLS)
+        prompt = model.engine.tokens.preparation.prepare_text(request).prompt.token_ids
+    assert whole.token_ids == ids
+    assert len(ids) == 40
+    oracle = load_oracle(plain)
+    with torch.inference_mode():
+        logits = oracle(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+    chosen = logits[torch.arange(len(ids)), torch.tensor(ids)]
+    assert (chosen > logits.max(-1).values - 1e-2).all()

@@ -24,6 +24,7 @@ from quire.convert import folders
 from quire.convert.run import Conversion, convert
 from quire.convert.vocabulary import FolderVocabulary
 from quire.demo import demo_model_path
+from quire.engines.native.cpu.loading import load_model
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.rope import inverse_frequencies
 from quire.errors import (
@@ -38,8 +39,10 @@ from quire.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from quire.gguf.reader import GgufFile
 from quire.tokenizer import Tokenizer
 from quire.weights.safetensors import SafetensorsFile
+from tests.engines.native.cpu.batches import logits_of
 from tests.engines.native.random_adapters import load_peft, make_random_adapter
 from tests.engines.native.random_models import load_oracle, make_random_model
+from tests.engines.native.random_mxfp4 import make_mxfp4_model
 from tests.gguf.test_weights import (
     OWN_MODELS,
     assert_same_model,
@@ -214,6 +217,27 @@ def test_a_folder_keeps_its_type(tmp_path: Path) -> None:
     one, other = (SafetensorsFile(at / "model.safetensors").tensor(name) for at in (folder, again))
     assert other.dtype == "BF16"
     np.testing.assert_array_equal(one.values, other.values)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_experts_in_blocks_stay_in_them(tmp_path: Path, exact: bool) -> None:
+    """A folder in MXFP4: the file has the same blocks, and gives the same logits bit for bit."""
+    folder, plain = make_mxfp4_model(tmp_path)
+    file = run(with_tokenizer(folder), tmp_path / "model.gguf", type="f32")
+    types = types_of(file)
+    assert types["blk.0.ffn_gate_exps.weight"] == types["blk.2.ffn_down_exps.weight"] == "MXFP4"
+    assert types["blk.0.ffn_gate_exps.bias"] == types["blk.0.attn_q.weight"] == "F32"
+    ids = list(range(3, 90))
+    logits = [
+        logits_of(load_model(at, exact=exact, kv_cache_memory=1 << 22), ids)
+        for at in (folder, make_folder(file))
+    ]
+    np.testing.assert_array_equal(*logits)
+    again = run(file, tmp_path / "again")
+    tensors, expected = (load_file(at / "model.safetensors") for at in (again, plain))
+    assert tensors.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(tensors[name], values, err_msg=name)
 
 
 def test_large_weights_do_not_become_infinite(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from quire.engines.native.cpu.weights.mxfp4 import block_rows, is_in_blocks
 from quire.engines.native.models.registry import read_spec, spec_of
 from quire.engines.native.models.rope import inverse_frequencies
 from quire.engines.native.models.spec import DecoderSpec, RopeSpec
@@ -23,8 +24,9 @@ from quire.errors import ModelNotFoundError, UnsupportedModelError, WeightsError
 from quire.gguf.architectures import config_of
 from quire.gguf.weights import GgufSource, GgufTensor, open_files
 from quire.weights.hub_config import HubConfig
-from quire.weights.safetensors import SafetensorsFile
+from quire.weights.safetensors import SafetensorsFile, WeightsFolder
 from tests.engines.native.random_models import make_random_model
+from tests.engines.native.random_mxfp4 import make_mxfp4_model
 from tests.gguf.writing import (
     LLAMA_CPP,
     convert_folders,
@@ -108,6 +110,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "yi": ("yi", {}),
     "mixtral": ("mixtral", {"sliding_window": None}),
     "mistral3": ("mistral3", {}),
+    "gpt_oss": ("gpt_oss", {}),
     "granite": ("granite", BIASES),
     "internlm2": ("internlm2", {"attention_bias": False}),
     "smollm3": ("smollm3", {"no_rope_layer_interval": 4, "num_hidden_layers": 5}),
@@ -324,6 +327,21 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
 @pytest.mark.parametrize("name", [*MODELS, *(f"{name}, fused" for name in FUSED)])
 def test_model_that_llama_cpp_converted(converted: dict[str, tuple[Path, Path]], name: str) -> None:
     assert_same_model(*converted[name])
+
+
+def test_blocks_that_llama_cpp_converted(tmp_path: Path) -> None:
+    """Its converter and quire put the codes of a folder in MXFP4 in the same order."""
+    if llama_cpp() is None:
+        pytest.skip(f"{LLAMA_CPP} does not name the folder of llama.cpp's sources")
+    folder, _ = make_mxfp4_model(tmp_path, dtype="bfloat16")
+    convert_folders([(folder, tmp_path / "model.gguf", [])])
+    source, found = open_model(tmp_path / "model.gguf")
+    stored, expected = WeightsFolder(folder), read_spec(folder)
+    for ours, theirs in zip(tensors_of(found), tensors_of(expected), strict=True):
+        if is_in_blocks(stored, theirs):
+            tensor = source.tensor(ours.name)
+            assert tensor.type.name == "MXFP4"
+            np.testing.assert_array_equal(tensor.data, block_rows(stored, theirs)[:])
 
 
 # ---- rows

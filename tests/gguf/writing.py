@@ -181,6 +181,7 @@ ARCHITECTURES = {
     "gemma3": ("gemma3", "gemma3_text"),
     "glm4": ("glm4",),
     "glm4moe": ("glm4_moe", "solar_open"),
+    "gpt-oss": ("gpt_oss",),
     "granite": ("granite",),
     "granitemoe": ("granitemoe", "granitemoeshared"),
     "hunyuan-moe": ("hunyuan_v1_moe",),
@@ -251,7 +252,9 @@ def write_model(
     }
     whole = {"general.architecture": name, "general.type": "model", **keys, **more}
     weights: dict[str, Any] = {
-        key: quantized(value, matrices) if value.ndim > 1 else value.astype(np.float32)
+        key: quantized(value, matrices)
+        if value.ndim > 1 and not key.endswith(".bias")
+        else value.astype(np.float32)
         for key, value in stored.items()
     }
     return write_file(target, _present(whole), _present({**weights, **(tensors or {})}), **options)
@@ -275,7 +278,9 @@ def _stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> di
             "model.language_model.", "model."
         )
         values = np.array(stored.tensor(name).values, np.float32)
-        if ".wkqv" in name or ".wqkv" in name:
+        if ".experts.gate_up_proj" in name or ".experts.down_proj" in name:
+            result |= _experts_apart(own, values)
+        elif ".wkqv" in name or ".wqkv" in name:
             result |= _apart(own, values, text)
         else:
             result[own.replace("language_model.lm_head", "lm_head")] = values
@@ -303,6 +308,19 @@ def interleave(rows: Array, heads: int) -> Array:
     return result
 
 
+def _experts_apart(name: str, fused: Array) -> dict[str, Array]:
+    """The maps or biases of each of gpt-oss's experts: inputs first, and gate and up alternate."""
+    stack, _, role = name.partition(".experts.")
+    suffix = "bias" if role.endswith("_bias") else "weight"
+    result: dict[str, Array] = {}
+    for expert, values in enumerate(fused):
+        rows = np.ascontiguousarray(values.T)
+        parts = {"down": rows} if role.startswith("down") else {"gate": rows[::2], "up": rows[1::2]}
+        for one, part in parts.items():
+            result[f"{stack}.experts.{expert}.{one}_proj.{suffix}"] = part
+    return result
+
+
 def _apart(name: str, fused: Array, text: dict[str, Any]) -> dict[str, Array]:
     """InternLM2's queries, keys and values, which lie together for each head of keys."""
     heads, kv_heads = text["num_attention_heads"], text["num_key_value_heads"]
@@ -325,30 +343,33 @@ def _in_file_names(
     number = {name: one for one, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(number, text["num_hidden_layers"])
     result: dict[str, Array] = {}
-    own: dict[str, dict[int, Array]] = {}
+    own: dict[tuple[str, str], dict[int, Array]] = {}
     for name, values in tensors.items():
         name = name.replace("e_score_correction_bias", "e_score_correction.bias")
         name = name.replace(".expert_bias", ".expert_bias.bias")
         before, _, after = name.partition(".experts.")
         if after:  # model.layers.0.mlp . experts . 3.gate_proj.weight
             expert, _, role = after.partition(".")
+            suffix = role.rpartition(".")[2]
             role = {"w1": "gate", "w3": "up", "w2": "down"}.get(role[:2], role.partition("_")[0])
             layer = before.split(".")[2]
-            own.setdefault(f"blk.{layer}.ffn_{role}", {})[int(expert)] = values
+            own.setdefault((f"blk.{layer}.ffn_{role}", suffix), {})[int(expert)] = values
         elif name.endswith(_GRANITES):
             result |= _granites_experts(name, values)
         else:
-            found = names.get_name(
-                name.replace("attention.wo", "self_attn.o_proj"), (".weight", ".bias")
-            )
+            asked = name.replace("attention.wo", "self_attn.o_proj")
+            asked = asked.replace(".sinks", ".sinks.weight")
+            found = names.get_name(asked, (".weight", ".bias"))
             assert found is not None, name
             is_row = "shared_expert_gate" in name or "moe_statics" in name
             result[found] = values[0] if is_row else values
-    for name, by_expert in own.items():
+    for (name, suffix), by_expert in own.items():
         if experts == "apart":
             result |= {f"{name}.{expert}.weight": one for expert, one in by_expert.items()}
         else:
-            result[f"{name}_exps.weight"] = np.stack([by_expert[i] for i in range(len(by_expert))])
+            result[f"{name}_exps.{suffix}"] = np.stack(
+                [by_expert[i] for i in range(len(by_expert))]
+            )
     if experts == "gate_up":
         for name in [one for one in result if one.endswith("ffn_gate_exps.weight")]:
             up = result.pop(name.replace("gate", "up"))
@@ -416,6 +437,7 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "gemma3_text",
         "olmo3",
         "phi3",
+        "gpt_oss",
     ):
         keys["attention.sliding_window"] = text.get("sliding_window") or 0
     if architecture == "exaone4" and text["sliding_window"]:
@@ -448,7 +470,7 @@ def _expert_keys(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         keys["expert_gating_func"] = 2
     if architecture == "bailingmoe2":
         keys["expert_shared_feed_forward_length"] = text["moe_shared_expert_intermediate_size"]
-    if architecture == "minimax-m2":
+    if architecture in ("minimax-m2", "gpt-oss"):
         keys["expert_feed_forward_length"] = text["intermediate_size"]
     if architecture == "granitemoe":
         keys["expert_shared_feed_forward_length"] = text.get("shared_intermediate_size") or None

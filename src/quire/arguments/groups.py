@@ -170,8 +170,9 @@ class ModelArguments(Arguments):
     ] = None
     """Round the weights to so many bits at load; the result is kept in the cache folder."""
     native_precision: Literal["exact", "fast"] = "exact"
-    """How activations are rounded for the quantised weights of a GGUF file: exact to 16 bits, so that
-    answers are those of the dequantised weights; fast to 8 bits in groups of 32, as llama.cpp does."""
+    """How activations are rounded for the quantised weights of a GGUF file, and for MXFP4: exact to 16
+    bits, so that answers are those of the dequantised weights; fast to 8 bits in groups of 32, as
+    llama.cpp does."""
     native_speculation: Annotated[Integer, Field(ge=0, le=64)] = 0
     """The most tokens that a stream guesses ahead in one step, from what followed the same words in
     its prompt and answer; 0 for none. It makes answers that repeat their prompt faster and changes

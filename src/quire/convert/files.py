@@ -110,7 +110,7 @@ class _Rewriting:
     def _find_changed(self, planned: Sequence[Planned]) -> None:
         found: set[str] = set()
         for one in planned:
-            names = {self._source.check(part.spec) for part in one.parts}
+            names = {name for part in one.parts for name in self._source.check(part.spec)}
             if one.name in self._header.tensors and names & self._source.changed:
                 self._changed[one.name] = one
                 found |= names
@@ -152,7 +152,8 @@ class _Rewriting:
         if entry.name in self._aside:
             return entry.type
         if self._wanted is not None:
-            return type_of(Planned(entry.name, entry.shape, ()), self._wanted, self._mixture)
+            planned = Planned(entry.name, entry.shape, ())
+            return type_of(planned, self._wanted, self._mixture, self._source)
         if entry.name in self._changed and entry.type.name not in KINDS:
             raise UnsupportedModelError(
                 f"{self._header.source}: the adapter changes {entry.name}, which is {entry.type.name}, and "

@@ -11,13 +11,15 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from quire.convert.merging import MergedFolder
+from quire.engines.native.models.spec import DecoderSpec
+from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_header import Header
@@ -48,6 +50,7 @@ _CLASSES: Final[Mapping[str, str]] = {
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",
     "glm4_moe": "Glm4MoeForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
     "granite": "GraniteForCausalLM",
     "granitemoe": "GraniteMoeForCausalLM",
     "granitemoeshared": "GraniteMoeSharedForCausalLM",
@@ -198,8 +201,12 @@ def folder_of_gguf(source: MergedFolder, dtype: str | None) -> NewFolder:
         for one in made.iterdir()
         if one.name not in (GGUF_SOURCE, "config.json")
     }
+    fused = _fused_tensors(source.spec)
+    apart = {one.name for parts in fused.values() for one in parts}
+    names = (name for name in source.source.names() if name not in apart)
     tensors: Iterable[_NewTensor] = (
-        _new_tensor(source, name, dtype) for name in source.source.names()
+        *(_new_tensor(source, name, dtype) for name in names),
+        *(_of_experts(source, parts, dtype.upper()) for parts in fused.values()),
     )
     family = FAMILIES.get(config["model_type"])
     if family is not None and family.fused:
@@ -248,6 +255,38 @@ def _own_type(header: Header) -> str:
 
 def _named_ends(folder: Path) -> dict[str, Any]:
     return {"eos_token_id": read_json(folder, "generation_config.json")["eos_token_id"]}
+
+
+def _fused_tensors(spec: DecoderSpec) -> dict[str, list[TensorSpec]]:
+    """The parts of tensors of all experts, by these tensors' names, where folders have no others."""
+    fused: dict[str, list[TensorSpec]] = {}
+    if spec.experts is None or not spec.experts.names.always_fused:
+        return fused
+    for layer in range(spec.num_layers):
+        for tensor in spec.layer_tensors(layer):
+            for part in tensor.within:
+                if part.name != tensor.name:
+                    fused.setdefault(part.name, []).append(tensor)
+    return fused
+
+
+def _of_experts(source: MergedFolder, parts: Sequence[TensorSpec], dtype: str) -> _NewTensor:
+    """One tensor of the maps, or of the biases, of all experts."""
+    first = parts[0].within[0]
+    shape, count = first.stored_shape, first.shape[0]
+    each = len(parts) // count  # gate and up, or down alone
+
+    def pieces() -> Iterator[Bytes]:
+        for expert in range(count):
+            values = np.empty((1, *shape[1:]), np.float32)
+            for one in parts[each * expert : each * (expert + 1)]:
+                part = one.within[0]
+                own = replace(part, first_row=part.first_row - expert * part.shape[1])
+                found = source.stored_rows(source.source.find(one.name), np.arange(one.shape[0]))
+                own.take(values, one.shape)[...] = found.reshape(one.shape)
+            yield _encoded(values.reshape(-1, shape[-1]), dtype, f"{source.folder}: {first.name}")
+
+    return _NewTensor(first.name, dtype, shape, math.prod(shape) * _SIZES[dtype], pieces)
 
 
 def _encoded(values: Floats, dtype: str, what: str) -> Bytes:

@@ -9,7 +9,7 @@ to lengths that were trained (Liu et al., 2024); what an adapter has whole repla
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -18,14 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.adapters.folder import Adapter, check_fits, read_adapter, read_tensors
+from quire.engines.native.cpu.weights.mxfp4 import block_rows, is_in_blocks
 from quire.engines.native.models.registry import read_spec
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import TensorPart, TensorSpec, find_part
 from quire.errors import AdapterError, UnsupportedModelError, WeightsError
 from quire.gguf.blocks import check_type, dequantize, is_block_type
 from quire.gguf.folder import open_source
-from quire.gguf.quantize import Floats
+from quire.gguf.quantize import Bytes, Floats
 from quire.gguf.weights import GgufSource
+from quire.quantization import mxfp4
 from quire.weights.folder import is_gguf_folder
 from quire.weights.safetensors import WeightsFolder, widen
 
@@ -67,6 +69,9 @@ class Stored:
 class _Source(Protocol):
     """What has a model's tensors."""
 
+    weights: WeightsFolder | None
+    """The folder of safetensors; None for a GGUF file."""
+
     def names(self) -> Iterable[str]: ...
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
     def __contains__(self, name: str) -> bool: ...
@@ -78,6 +83,7 @@ class _FolderSource:
 
     def __init__(self, weights: WeightsFolder) -> None:
         self._weights = weights
+        self.weights: WeightsFolder | None = weights
 
     def names(self) -> Iterable[str]:
         return self._weights.names()
@@ -98,6 +104,7 @@ class _GgufFolderSource:
 
     def __init__(self, source: GgufSource) -> None:
         self._source = source
+        self.weights: WeightsFolder | None = None
 
     def names(self) -> Iterable[str]:
         return self._source.names()
@@ -138,13 +145,14 @@ def open_merged(folder: Path, adapters: Sequence[Path] = ()) -> MergedFolder:
 
     Raises:
         ModelNotFoundError: there is no such folder, or a file of it is missing.
-        UnsupportedModelError: the native engine does not run the model, or it is quantised.
+        UnsupportedModelError: the native engine does not run the model, or it is quantised, and not in
+            the blocks of GGUF's type MXFP4.
         AdapterError: an adapter does not fit, or cannot be merged.
     """
     spec = read_spec(folder)
     if is_gguf_folder(folder):
         return MergedFolder(folder, spec, _GgufFolderSource(open_source(folder)), adapters)
-    if spec.quantization is not None:
+    if spec.quantization is not None and spec.quantization.method != "mxfp4":
         raise UnsupportedModelError(
             f"{folder} is quantised already. Rounding it once more would cost answers: convert the "
             "folder of the model that it was made of"
@@ -209,13 +217,29 @@ class MergedFolder:
         """The names of the stored tensors that adapters change."""
         return frozenset(self._changes)
 
-    def check(self, spec: TensorSpec) -> str:
-        """The name by which the folder stores a tensor, whose shape and type are checked.
+    def check(self, spec: TensorSpec) -> Collection[str]:
+        """The names by which the folder stores a tensor, whose shape and type are checked.
 
         Raises:
             WeightsError: it has none such.
         """
-        return self._find(spec)[0].name
+        if self.is_in_blocks(spec):
+            return mxfp4.names_of(spec.within[0].name)
+        return (self._find(spec)[0].name,)
+
+    def is_in_blocks(self, spec: TensorSpec) -> bool:
+        """Whether the folder has a tensor as GGUF's type MXFP4 has it, but for the order of bytes."""
+        weights = self.source.weights
+        return weights is not None and is_in_blocks(weights, spec)
+
+    def block_rows(self, spec: TensorSpec) -> Bytes:
+        """The rows of such a tensor as GGUF has them.
+
+        Raises:
+            WeightsError: it is not as it must be.
+        """
+        assert self.source.weights is not None
+        return block_rows(self.source.weights, spec)[:]
 
     def rows(self, spec: TensorSpec, rows: Rows) -> Floats:
         """Some rows of the tensor, or of the part of one, that `spec` names, its offset added.

@@ -152,7 +152,7 @@ def _plan_of_folder(source: MergedFolder, conversion: Conversion) -> FilePlan:
         FileTensor(NewTensor(name, type_named("F32"), values.shape), rope_pieces(name))
         for name, values in rope.items()
     ]
-    kinds = {one.name: type_of(one, file_type, mixture) for one in planned}
+    kinds = {one.name: type_of(one, file_type, mixture, source) for one in planned}
     tensors = [
         FileTensor(
             NewTensor(one.name, kinds[one.name], one.shape), tensor_pieces(one, kinds[one.name])
@@ -193,7 +193,7 @@ def _counted(pieces: Iterator[Bytes], on_bytes: OnBytes) -> Iterator[Bytes]:
 
 def _check_parts(source: MergedFolder, planned: Sequence[Planned]) -> None:
     """Check that the folder has every tensor, and say which of its own are left out."""
-    used = {source.check(part.spec) for one in planned for part in one.parts}
+    used = {name for one in planned for part in one.parts for name in source.check(part.spec)}
     names = source.source.names()
     rest = sorted(
         {source.source.find(name).name for name in names} - used - {source.spec.names.head}

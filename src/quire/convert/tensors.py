@@ -38,6 +38,7 @@ _ROLES: Final[Mapping[str, str]] = {
     "ffn_norm": "ffn_norm",
     "post_attention_norm": "post_attention_norm",
     "post_ffn_norm": "post_ffw_norm",
+    "sinks": "attn_sinks",
     "q_norm": "attn_q_norm",
     "k_norm": "attn_k_norm",
 }
@@ -53,6 +54,7 @@ _FUSED_NAMES: Final[Mapping[str, str]] = {"qkv": "attn_qkv", "gate_up": "ffn_up"
 _EXPERT: Final = re.compile(r"experts\.(\d+)\.(gate|up|down)")
 _PLAIN: Final = frozenset({"ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight"})
 """Matrices that stay float32: the choice of experts hangs on them."""
+_BLOCKS: Final = "MXFP4"
 _AT_ONCE = 1 << 22  # weights that are in memory at a time
 
 
@@ -75,8 +77,9 @@ class Planned:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it has the type that was asked for; vectors are float32."""
-        return len(self.shape) > 1 and self.name.split(".", 2)[-1] not in _PLAIN
+        """Whether it has the type that was asked for; vectors are float32, and so are those of experts."""
+        is_plain = self.name.split(".", 2)[-1] in _PLAIN or self.name.endswith(".bias")
+        return len(self.shape) > 1 and not is_plain
 
 
 def plan_tensors(spec: DecoderSpec, architecture: Architecture) -> list[Planned]:
@@ -112,7 +115,7 @@ def _name_of(role: str, spec: DecoderSpec, architecture: Architecture) -> str:
         kind = "exps" if int(expert[1]) < spec.experts.count else "shexp"
         return f"ffn_{expert[2]}_{kind}{suffix}"
     together = _FUSED.get(role, "")
-    if role == "ffn_norm" and role not in architecture.norms:  # Seed-OSS, GLM-4.5
+    if role == "ffn_norm" and role not in architecture.norms:  # Seed-OSS, GLM-4.5, gpt-oss
         role = "post_attention_norm"
     joins_qkv = architecture.fused_qkv or architecture.joins_qkv
     is_fused = joins_qkv if together == "qkv" else architecture.fused_gate_up
@@ -137,10 +140,17 @@ def _heads(tensor: TensorSpec, spec: DecoderSpec, architecture: Architecture) ->
 # ---- types
 
 
-def type_of(planned: Planned, wanted: str, mixture: Mixture | None) -> TensorType:
-    """The type of a tensor in a file of the type `wanted`, such as `q8_0`."""
+def type_of(
+    planned: Planned, wanted: str, mixture: Mixture | None, source: MergedFolder
+) -> TensorType:
+    """The type of a tensor in a file of the type `wanted`, such as `q8_0`.
+
+    What a folder has in blocks stays in these, whatever is wanted of the others.
+    """
     if not planned.is_matrix:
         return type_named("F32")
+    if planned.parts and source.is_in_blocks(planned.parts[0].spec):
+        return type_named(_BLOCKS)
     kind = mixture.kind(planned.name) if mixture else wanted.upper()
     return type_named(_fitting(kind, planned.shape[-1]))
 
@@ -200,6 +210,9 @@ def pieces(planned: Planned, kind: TensorType, source: MergedFolder) -> Iterator
         WeightsError: the folder lacks it, or it has numbers that the type cannot hold.
     """
     for part in planned.parts:
+        if kind.name == _BLOCKS:
+            yield source.block_rows(part.spec)
+            continue
         rows, *columns = part.spec.shape
         width = math.prod(columns)
         order = _file_order(rows, part.heads) if part.heads else np.arange(rows)

@@ -11,7 +11,7 @@ from typing import Any
 
 from quire.gguf.arch_header import Header
 
-_SOFTMAX, _SIGMOID = 1, 2  # values of `expert_gating_func`
+_SOFTMAX, _SIGMOID, _SOFTMAX_OF_CHOSEN = 1, 2, 3  # values of `expert_gating_func`
 _MOST_EXPERTS = 1024
 
 
@@ -39,6 +39,8 @@ class ExpertFamily:
 
     # -- names of tensors in a layer
     router: str = "mlp.gate"
+    biases: bool = False
+    """The linear maps of the router and of the experts have biases."""
     correction: str = ""
     """The bias of the choice: the whole name."""
     correction_is_row: bool = False
@@ -96,6 +98,13 @@ FAMILIES: Mapping[str, ExpertFamily] = {
         shared="mlp.shared_experts.",
     ),
     "glm4_moe": _DEEPSEEK,
+    "gpt_oss": ExpertFamily(
+        count="num_local_experts",
+        size="intermediate_size",
+        gating=_SOFTMAX_OF_CHOSEN,
+        router="mlp.router",
+        biases=True,
+    ),
     "granitemoe": _GRANITE,
     "granitemoeshared": replace(
         _GRANITE,

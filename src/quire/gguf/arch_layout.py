@@ -133,6 +133,8 @@ class Layout:
                 yield from self._slice(here, there, role, first, rows, heads)
                 first += rows
         yield from self._map(here, there, "self_attn.o_proj", "attn_output", self._hidden, q)
+        if self._architecture.sinks:
+            yield _whole(f"{here}self_attn.sinks", f"{there}attn_sinks.weight", (self._heads,))
 
     def _slice(
         self, here: str, there: str, role: str, first: int, rows: int, heads: int
@@ -156,6 +158,8 @@ class Layout:
         count, size = self._config[family.count], self._config[family.size]
         whole = (count, self._hidden)
         yield _whole(f"{here}{family.router}.weight", f"{there}ffn_gate_inp.weight", whole)
+        if family.biases:
+            yield _whole(f"{here}{family.router}.bias", f"{there}ffn_gate_inp.bias", (count,))
         if family.correction:
             shape = (1, count) if family.correction_is_row else (count,)
             bias = _whole(f"{here}{family.correction}", f"{there}exp_probs_b.bias", shape)
@@ -164,6 +168,11 @@ class Layout:
             own = f"{here}{family.experts.format(expert)}"
             for role, name in zip(_ROLES, family.maps, strict=True):
                 yield self._expert(f"{own}{name}.weight", there, role, expert, count, size)
+                if family.biases:
+                    rows = self._hidden if role == "down" else size
+                    stored = f"{there}ffn_{role}_exps.bias"
+                    part = StoredPart(stored, (count, rows), expert * rows, rows)
+                    yield FolderTensor(f"{own}{name}.bias", (rows,), ((part,),))
         shared = family.shared_width(self._config)
         if shared:
             yield from self._shared(here, there, family, shared)

@@ -67,6 +67,8 @@ class Architecture:
     """The rotary base of layers with a window; None for that of the others."""
     scales_full_layers_only: bool = False
     """Layers with a window have a rotary embedding of their own, which is not scaled."""
+    truncates_yarn: bool = True
+    """YaRN's borders between fast and slow dimensions are whole numbers."""
     partial_rotary: bool = False
     """The engine rotates a part of each head, if the file says so."""
     names_theta: bool = True
@@ -87,6 +89,8 @@ class Architecture:
     """Whether its models have experts."""
     normalised: bool = False
     """The weights of the chosen experts sum to 1."""
+    sinks: bool = False
+    """Each query head has an attention sink."""
 
     # -- the weights
     interleaved: bool = False
@@ -148,6 +152,12 @@ _ALL = (
         windows="pattern", pattern=6, local_theta=10_000.0, scales_full_layers_only=True,
         wide_layers=62, caps=("final_logit_softcapping",),
         norm_shift=1.0, norms=_GEMMA2_NORMS, query_key_norms="head",
+    ),
+    # llama.cpp rounds YaRN's borders, which the model was not trained with: see `truncate` in its config.
+    Architecture(
+        "gpt-oss", "gpt-oss", ("gpt_oss",), "gpt_oss",
+        windows="pattern", pattern=2, truncates_yarn=False, experts="all", normalised=True,
+        sinks=True, norms=_SEED_NORMS,
     ),
     Architecture(
         "granite", "Granite 3", ("granite",), "granite", scales=True, interleaved=True
@@ -225,6 +235,7 @@ _ALL_MAPS = {**_ATTENTION, "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down")}
 BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("llama", "granite", "smollm3"), _ALL_MAPS),
     **dict.fromkeys(("qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"), _ATTENTION),
+    "gpt_oss": _ATTENTION,
     **dict.fromkeys(("olmo2", "olmo3", "olmoe"), _ATTENTION),
     **dict.fromkeys(("glm", "glm4", "seed_oss"), _INPUTS),
     "ernie4_5": {"use_bias": _ALL_MAPS["attention_bias"] + _ALL_MAPS["mlp_bias"]},
@@ -451,6 +462,8 @@ def _layer_types(header: Header, period: int) -> list[str]:
 def _rope(header: Header, architecture: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
     head_dim, context = config["head_dim"], config["max_position_embeddings"]
     rope = arch_rope.read_rope(header, head_dim, context, names_theta=architecture.names_theta)
+    if rope["rope_type"] == "yarn" and not architecture.truncates_yarn:
+        rope["truncate"] = False
     size = arch_rope.rotated(header, head_dim)
     if architecture.partial_rotary:
         rope["partial_rotary_factor"] = arch_rope.share(size, head_dim)

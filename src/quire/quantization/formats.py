@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import WeightsError
-from quire.quantization import awq, bitsandbytes, compressed_tensors, gptq
+from quire.quantization import awq, bitsandbytes, compressed_tensors, gptq, mxfp4
 from quire.quantization.matrix import QuantizedMatrix
 from quire.quantization.module_tensors import ModuleTensors, TensorSource
 from quire.quantization.schemes import (
@@ -31,6 +31,7 @@ METHODS: dict[str, Callable[[HubConfig], Iterator[Rule]]] = {
     "bitsandbytes": bitsandbytes.rules,
     "compressed-tensors": compressed_tensors.rules,
     "gptq": gptq.rules,
+    "mxfp4": mxfp4.rules,
 }
 
 
@@ -51,7 +52,9 @@ _LAYOUTS: dict[Layout, tuple[Callable[[ModuleTensors], bool], _Reader]] = {
     "integers": (_has_bytes, compressed_tensors.read),
     "bitsandbytes": (bitsandbytes.is_stored, bitsandbytes.read),
 }
-_QUANTIZED_PARTS = (".qweight", ".weight_packed", ".weight_scale", ".weight.absmax", ".SCB")
+_QUANTIZED_PARTS = (
+    ".qweight", ".weight_packed", ".weight_scale", ".weight.absmax", ".SCB", mxfp4.BLOCKS
+)  # fmt: skip
 """How the names of tensors end that only quantised modules have."""
 _KEYS = ("quantization_config", "compression_config")
 _FILES = ("quantize_config.json", "quant_config.json")

@@ -18,6 +18,7 @@ import itertools
 import json
 import logging
 import math
+import mmap
 import os
 import struct
 from collections.abc import Collection, Mapping
@@ -239,6 +240,12 @@ class SafetensorsFile:
         lies_here = any(np.may_share_memory(self._bytes, array) for array in arrays)
         return self._mapped if lies_here else None
 
+    def drop_pages(self) -> None:
+        """Let go of the pages that were read; they stay in the system's cache of files."""
+        mapping = self._bytes.base
+        if isinstance(mapping, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+
     def _read_header(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         if len(self._bytes) < 8:
             raise WeightsError(f"{self.path} is truncated: {len(self._bytes)} bytes")
@@ -400,6 +407,11 @@ class WeightsFolder:
         """The files in whose mappings any of the arrays lies; the others are copies."""
         found = [file.mapped_for(arrays) for file in self._files.values()]
         return tuple(file for file in found if file is not None)
+
+    def drop_pages(self) -> None:
+        """Let go of the files' pages in this process; whatever is read again comes back."""
+        for file in self._files.values():
+            file.drop_pages()
 
     def names(self) -> list[str]:
         """The names by which the tensors are known."""

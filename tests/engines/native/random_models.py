@@ -36,6 +36,7 @@ from transformers import (
     Glm4MoeLiteConfig,
     Glm4vConfig,
     GlmConfig,
+    GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
     GraniteMoeSharedConfig,
@@ -118,6 +119,14 @@ _MINISTRAL3 = {
     "mscale": 1.0,
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.3,
+}
+
+_YARN_OF_GPT_OSS = {
+    "rope_type": "yarn",
+    "rope_theta": 150_000.0,
+    "factor": 4.0,
+    "truncate": False,
+    "original_max_position_embeddings": 64,
 }
 
 _GRANITE = {
@@ -235,6 +244,18 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "glm": (GlmConfig, {"head_dim": 24, "partial_rotary_factor": 0.5}),
     "glm4": (Glm4Config, {"head_dim": 24, "attention_bias": False}),
     "glm4v": (Glm4vConfig, {"rope_parameters": _PARTIAL_MROPE}),
+    "gpt_oss": (
+        GptOssConfig,
+        {
+            "head_dim": 24,
+            "intermediate_size": 96,
+            "num_local_experts": 6,
+            "num_experts_per_tok": 3,
+            "sliding_window": 24,
+            "rope_parameters": _YARN_OF_GPT_OSS,
+            "max_position_embeddings": 256,
+        },
+    ),
     "granite": (GraniteConfig, _GRANITE),
     "helium": (HeliumConfig, {"head_dim": 16}),
     "hyperclovax": (HyperCLOVAXConfig, {**_GRANITE, "attention_bias": True}),
@@ -448,6 +469,8 @@ def make_random_model(
                 if parameter.ndim == 1:
                     at_zero = name.endswith("bias") or kind.startswith("gemma")
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
+                elif name.endswith("_bias"):  # of experts; some are large enough to be clamped
+                    parameter.copy_(3 * torch.randn_like(parameter))
             for name, values in model.state_dict().items():
                 if name.endswith("e_score_correction_bias"):  # a buffer, or two-dimensional
                     values.copy_(0.2 * torch.randn_like(values))

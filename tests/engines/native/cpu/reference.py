@@ -72,6 +72,15 @@ def gelu_gate(gate: Floats, up: Floats) -> Floats:
     return (gate * (1 + np.tanh(inner)) / 2 * up).astype(np.float32)
 
 
+def clamped_swiglu_gate(gate: Floats, up: Floats) -> Floats:
+    """`activations.clamped_swiglu_gate`: gate / (1 + exp(-1.702 gate)) * (up + 1), both clamped to 7."""
+    gate, up = np.minimum(gate, np.float32(7)), np.clip(up, np.float32(-7), np.float32(7))
+    with np.errstate(over="ignore"):
+        return (gate / (1 + np.exp(np.float32(-1.702) * gate)) * (up + 1)).astype(np.float32)
+
+
+GATES = {"silu": silu_gate, "gelu_tanh": gelu_gate, "clamped_swiglu": clamped_swiglu_gate}
+
 AddExpertLora = Callable[[str, NDArray[np.intp], Floats, Floats], Floats]
 """`add(role, rows, x, out)`: the same for some rows of the batch."""
 
@@ -96,8 +105,7 @@ def gated_ffn(
 ) -> Floats:
     """`ffn_step.gated_ffn`: act(x @ gate.T + gate_bias) * (x @ up.T + up_bias)."""
     gate = add("gate", x, linear(x, tensors["gate"], tensors.get("gate_bias")))
-    gate_by = {"silu": silu_gate, "gelu_tanh": gelu_gate}[activation]
-    return gate_by(gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
+    return GATES[activation](gate, add("up", x, linear(x, tensors["up"], tensors.get("up_bias"))))
 
 
 def choose_experts(
@@ -148,7 +156,7 @@ def experts(
 ) -> Floats:
     """The weighted sum of each row's experts, including the shared one."""
     every = np.arange(len(x))
-    logits = add("router", every, x, linear(x, tensors["router"]))
+    logits = add("router", every, x, linear(x, tensors["router"], tensors.get("router_bias")))
     chosen, weights = choose_experts(logits, spec, tensors.get("router_correction"))
     out: Floats = np.zeros_like(x)
     for expert in range(spec.count):
@@ -176,13 +184,16 @@ def _expert(
     add: AddExpertLora,
 ) -> Floats:
     """The FFN of one expert for some rows of the batch."""
-    own = {role: tensors[f"experts.{expert}.{role}"] for role in ("gate", "up", "down")}
+    prefix = f"experts.{expert}."
+    own = {
+        role.removeprefix(prefix): one for role, one in tensors.items() if role.startswith(prefix)
+    }
 
     def add_own(role: str, x: Floats, out: Floats) -> Floats:
         return add(f"experts.{expert}.{role}", rows, x, out)
 
     gate = gated_ffn(x, own, activation, add_own)
-    return add_own("down", gate, linear(gate, own["down"]))
+    return add_own("down", gate, linear(gate, own["down"], own.get("down_bias")))
 
 
 def soft_cap(x: Floats, cap: float) -> Floats:
@@ -224,6 +235,7 @@ def attention(
     window: int,
     cap: float = 0.0,
     chunked: bool = False,
+    sinks: Floats | None = None,
 ) -> Floats:
     """`attention.attention`: q (rows, heads, size), scaled and rotated. Returns the shape of q."""
     size = q.shape[2]
@@ -245,8 +257,10 @@ def attention(
         elif window:
             seen &= distance < window
         scores = np.where(seen, scores, -np.inf)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
+        lone = np.full(q.shape[1], -np.inf, np.float32) if sinks is None else sinks
+        top = np.maximum(scores.max(-1, keepdims=True), lone[:, None, None])
+        weights = np.exp(scores - top)
+        weights /= weights.sum(-1, keepdims=True) + np.exp(lone[:, None, None] - top)
         out[start:end] = np.einsum("hrp,hpd->rhd", weights, values)
     return out
 
@@ -412,7 +426,7 @@ class ReferenceRunner:
         store(k, v, batch.slots, self._keys[layer], self._values[layer])
         mixed = attention(
             q, batch, self._keys[layer], self._values[layer], spec.windows[layer],
-            spec.attention_cap, spec.chunked_windows,
+            spec.attention_cap, spec.chunked_windows, tensors.get("sinks"),
         )  # fmt: skip
         return mixed.reshape(batch.num_rows, -1)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import CONFIG_MAPPING
 
@@ -55,6 +57,10 @@ def test_names_and_shapes_are_those_of_the_folder(tmp_path: Path, kind: str) -> 
     places = [(t, parts_of[t.role + t.name]) for t in tensors]
     names = {p.name if p else t.name: p.stored_shape if p else t.stored_shape for t, p in places}
     assert names == shapes
+    for place in {part.name for _, part in places if part}:
+        numbers = np.arange(math.prod(shapes[place])).reshape(shapes[place])
+        taken = [p.take(numbers, t.shape).ravel() for t, p in places if p and p.name == place]
+        assert sorted(np.concatenate(taken).tolist()) == numbers.ravel().tolist()
     tensors = [t for t, part in places if part is None]
     shapes = {t.name: shapes[t.name] for t in tensors}
     # Parts of a tensor are all of it, each row once.
@@ -205,6 +211,68 @@ def test_wrong_experts(model_type: str, changes: dict[str, Any], text: str) -> N
     values = {**MOE, "num_local_experts": 6, **changes}
     with pytest.raises(ModelError, match=text):
         spec(model_type=model_type, **values)
+
+
+def test_gpt_oss() -> None:
+    """A config that says no more than its type has the sizes of the 120B, as in transformers."""
+    found = spec_of(HubConfig({"model_type": "gpt_oss"}))
+    assert (found.num_layers, found.windows[:3], found.attention_sinks) == (36, (128, 0, 128), True)
+    assert (found.hidden_size, found.head_dim, found.num_heads, found.num_kv_heads) == (
+        2880,
+        64,
+        64,
+        8,
+    )
+    assert (found.qkv_bias, found.o_bias, found.norm_eps) == (True, True, 1e-5)
+    rope = found.rope
+    assert (rope.kind, rope.theta, rope.factor, rope.truncate) == ("yarn", 150_000, 32, False)
+    assert found.max_positions == 131_072
+    experts = found.experts
+    assert experts is not None
+    assert (experts.count, experts.per_token, experts.ffn_size, experts.biases) == (
+        128,
+        4,
+        2880,
+        True,
+    )
+    small = {"num_hidden_layers": 2, "sliding_window": 9}
+    full = spec_of(
+        HubConfig({"model_type": "gpt_oss", **small, "layer_types": ["full_attention"] * 2})
+    )
+    assert full.windows == (0, 0)
+    for key, value in (("swiglu_limit", 5.0), ("swiglu_alpha", 1.0)):
+        with pytest.raises(UnsupportedModelError, match=f"{key} is {value}"):
+            spec_of(HubConfig({"model_type": "gpt_oss", key: value}))
+
+
+def test_gpt_oss_as_the_hub_has_it() -> None:
+    """The keys of gpt-oss-20b's config.json that say what is computed."""
+    scaling = {
+        "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "rope_type": "yarn", "truncate": False,
+        "original_max_position_embeddings": 4096,
+    }  # fmt: skip
+    kinds = ["sliding_attention", "full_attention"] * 12
+    found = spec_of(
+        HubConfig({
+            "model_type": "gpt_oss", "attention_bias": True, "experts_per_token": 4, "head_dim": 64,
+            "hidden_act": "silu", "hidden_size": 2880, "initial_context_length": 4096,
+            "intermediate_size": 2880, "layer_types": kinds, "max_position_embeddings": 131_072,
+            "num_attention_heads": 64, "num_experts_per_tok": 4, "num_hidden_layers": 24,
+            "num_key_value_heads": 8, "num_local_experts": 32, "rms_norm_eps": 1e-5,
+            "rope_scaling": scaling, "rope_theta": 150_000, "sliding_window": 128, "swiglu_limit": 7.0,
+            "tie_word_embeddings": False, "vocab_size": 201_088,
+            "quantization_config": {
+                "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"],
+                "quant_method": "mxfp4",
+            },
+        })
+    )  # fmt: skip
+    assert found.quantization is not None
+    assert (found.quantization.method, found.quantization.rules) == ("mxfp4", ())
+    assert found.windows == (128, 0) * 12
+    assert (found.rope.theta, found.rope.positions, found.rope.truncate) == (150_000, 4096, False)
+    assert found.experts is not None
+    assert (found.experts.count, found.experts.per_token) == (32, 4)
 
 
 def test_olmoes_clipping_is_refused() -> None:

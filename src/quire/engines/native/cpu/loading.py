@@ -68,7 +68,7 @@ def load_model(
         max_sequences: the most sequences at once, which the KV cache need not exceed.
         with_head: False for a model that writes no text, and may lack the head.
         known_tokens, rows: of embeddings and head, if more than the model has; see `load_weights`.
-        exact: of GGUF's blocks; see `load_weights`.
+        exact: of blocks of GGUF and MXFP4; see `load_weights`.
         on_compile: gets one line of text if the kernels must be compiled, or the weights rounded.
 
     Raises:

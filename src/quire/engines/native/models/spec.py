@@ -13,7 +13,7 @@ from quire.engines.native.models.tensors import Rows, TensorSpec
 from quire.quantization.schemes import Quantization
 
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "llama3", "longrope"]
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu_tanh", "clamped_swiglu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class WeightNames:
     o: str = "self_attn.o_proj"
     q_norm: str = "self_attn.q_norm"
     k_norm: str = "self_attn.k_norm"
+    sinks: str = "self_attn.sinks"
     ffn_norm: str = "post_attention_layernorm"
     gate: str = "mlp.gate_proj"
     up: str = "mlp.up_proj"
@@ -163,6 +164,8 @@ class DecoderSpec:
     residual_scale: float = 1.0
     """The outputs of attention and FFN are multiplied by it before they are added."""
     logits_scale: float = 1.0
+    attention_sinks: bool = False
+    """Each query head has a learned score that no position has, which takes a share of the softmax."""
     attention_cap: float = 0.0
     """Soft cap of the scores: s becomes cap * tanh(s / cap); 0 for no cap."""
     logits_cap: float = 0.0
@@ -283,6 +286,8 @@ class DecoderSpec:
             yield TensorSpec(role, f"{prefix}{name}.weight", (rows, columns), part, whole)
             if bias:
                 yield TensorSpec(f"{role}_bias", f"{prefix}{name}.bias", (rows,), part, whole)
+        if self.attention_sinks and mixer is None:
+            yield TensorSpec("sinks", f"{prefix}{names.sinks}", (shape.heads,))
         if experts:
             yield from experts.tensors(prefix, self.hidden_size)
         for role, name, size in self._norms(shape, has_heads=mixer is None):

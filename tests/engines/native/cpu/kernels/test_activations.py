@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from quire.engines.native.cpu.kernels import activations
+from quire.engines.native.cpu.kernels.layout import LANES
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.kernels.arrays import ptr
 
@@ -26,6 +27,21 @@ def test_gates_everywhere() -> None:
             kernel(ptr(gate), ptr(up), 1, gate.size, 0, gate.size)
             expected = 2 * wide / (1 + np.exp(-exponent))
             np.testing.assert_allclose(gate, expected, rtol=1e-5, atol=1e-36)
+
+
+def test_clamped_swiglu_everywhere() -> None:
+    """Gates and ups below and above the limits, and what is no number."""
+    values = np.array([*np.linspace(-30, 30, 241), 0, 1e-30, np.inf], np.float32)
+    gate, up = (one.ravel().copy() for one in np.meshgrid(values, [*-values, *values]))
+    gate, up = gate.astype(np.float32), up.astype(np.float32)
+    expected: Any = reference.clamped_swiglu_gate
+    wanted = expected(gate.astype(np.float64), up.astype(np.float64))
+    activations.clamped_swiglu_gate(ptr(gate), ptr(up), 1, gate.size, 0, gate.size)
+    np.testing.assert_allclose(gate, wanted, rtol=2e-6, atol=1e-36)
+    for broken in ((np.nan, 1.0), (1.0, np.nan)):
+        gate, up = (np.full(LANES + 3, one, np.float32) for one in broken)
+        activations.clamped_swiglu_gate(ptr(gate), ptr(up), 1, gate.size, 0, gate.size)
+        assert np.isnan(gate).all()
 
 
 @pytest.mark.parametrize("cap", [0.0, 0.5, 50.0])

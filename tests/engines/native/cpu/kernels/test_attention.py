@@ -74,6 +74,7 @@ def run_attention(
     batch: Batch, q: NDArray[np.float32], k_cache: NDArray[np.float32],
     v_cache: NDArray[np.float32], window: int, cap: float = 0.0, kind: int = layout.KV_FLOAT32,
     chunked: bool = False,
+    sinks: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:  # fmt: skip
     heads, size = q.shape[1:]
     kv_heads, block_size = k_cache.shape[1], k_cache.shape[3]
@@ -89,7 +90,7 @@ def run_attention(
         attention.attention(
             task, ptr(q), heads, kv_heads, size, size, ptr(batch.positions), ptr(batch.block_tables),
             batch.block_tables.shape[1], block_size, kind, ptr(keys), ptr(values), window, chunked, ptr(tiles),
-            ptr(out), ptr(scratch), cap, len(k_cache),
+            ptr(out), ptr(scratch), cap, 0 if sinks is None else ptr(sinks), len(k_cache),
         )  # fmt: skip
     return out
 
@@ -121,6 +122,24 @@ def test_attention(
     result = run_attention(batch, q, k_cache, v_cache, window, cap, chunked=chunked)
     expected = reference.attention(q, batch, k_cache, v_cache, window, cap, chunked)
     np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", [layout.KV_FLOAT32, layout.KV_FLOAT16, layout.KV_INT8])
+@pytest.mark.parametrize(("window", "cap"), [(0, 0.0), (20, 0.0), (0, 0.7)])
+def test_attention_with_sinks(kind: int, window: int, cap: float) -> None:
+    """Sinks below all scores, among them, and far above, where next to nothing is left of the values."""
+    batch = make_batch([(range(37), 250, table_of(287)), (range(1), 0, table_of(1, 18))])
+    q = floats(batch.num_rows, 6, 40) * np.float32(40**-0.5)
+    k_cache, v_cache = floats(19, 2, 40, 16), floats(19, 2, 16, padded(40))
+    sinks = np.array([-1e30, -20, 0, 2, 9, 1000], np.float32)
+    result = run_attention(batch, q, k_cache, v_cache, window, cap, kind, sinks)
+    if kind != layout.KV_FLOAT32:
+        k_cache, v_cache = held_by(kind, k_cache, axis=2), held_by(kind, v_cache, axis=3)
+    expected = reference.attention(q, batch, k_cache, v_cache, window, cap, sinks)
+    np.testing.assert_allclose(result, expected, atol=2e-5)
+    without = reference.attention(q, batch, k_cache, v_cache, window, cap)
+    np.testing.assert_allclose(result[:, 0], without[:, 0], atol=2e-5)
+    assert (result[:, 5] == 0).all()
 
 
 def test_attention_far_from_zero() -> None:

@@ -172,8 +172,12 @@ def test_kernels_pack_as_numpy_does(kind: str, monkeypatch: pytest.MonkeyPatch) 
     plainly = pack_blocks(kind, data, 1280, exact=False)
     for one, other in zip(packed.arrays, plainly.arrays, strict=True):
         # Columns beyond the last hold anything, but a kernel leaves zeros there.
-        shown, expected = one[:4], other[:4]
-        assert np.array_equal(shown.view(np.uint8), expected.view(np.uint8))
+        shown, expected = one[:4].view(np.uint8), other[:4].view(np.uint8)
+        if kind == "MXFP4" and one is packed.codes:  # NumPy takes its -0 for 0
+            halves = np.stack((shown & 15, shown >> 4))
+            halves[halves == 8] = 0
+            shown = halves[0] | halves[1] << 4
+        assert np.array_equal(shown, expected)
 
 
 def test_every_form_is_that_of_a_type() -> None:

@@ -267,6 +267,11 @@ VARIATIONS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2_moe", {"num_experts": 0}),
     ("qwen3_moe", {"norm_topk_prob": False, "attention_bias": True, "mlp_only_layers": [0, 2]}),
     ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 9}),
+    ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 2}),
+    ("gpt_oss", {"dtype": "bfloat16"}),
+    ("gpt_oss", {"attention_bias": False, "sliding_window": 5, "num_experts_per_tok": 1}),
+    ("gpt_oss", {"hidden_size": 72, "intermediate_size": 101, "head_dim": 20}),
+    ("gpt_oss", {"num_attention_heads": 9, "num_key_value_heads": 3, "max_shard_size": "100KB"}),
     ("qwen3_moe", {"num_experts": 70, "num_experts_per_tok": 8, "max_shard_size": "100KB"}),
     ("glm4_moe", {"n_group": 1, "topk_group": 1, "attention_bias": True, "use_qk_norm": False}),
     ("glm4_moe", {"first_k_dense_replace": 3}),
@@ -319,7 +324,7 @@ def test_the_reference_and_both_layouts_of_folders(kind: str, tmp_path: Path, lo
     np.testing.assert_array_equal(*found)
 
 
-@pytest.mark.parametrize("kind", [*MOE_KINDS, "llama4_text"])
+@pytest.mark.parametrize("kind", [*MOE_KINDS, "llama4_text", "gpt_oss"])
 def test_batch_invariance(kind: str, tmp_path: Path, load: Load) -> None:
     folder, ids = make_random_model(tmp_path, kind), random_ids(LENGTH)
     whole = logits_of(load(folder), ids)

@@ -18,6 +18,7 @@ from quire.engines.native.cpu.kernels import layout, linear
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.memory.arrays import aligned_zeros
 from quire.engines.native.cpu.program import ffn_step
+from quire.engines.native.cpu.tables.ffn import ACTIVATIONS
 from quire.engines.native.cpu.weights.linear_map import make_map
 from quire.engines.native.cpu.weights.packed import PackedMatrix, pack, span_for
 from quire.engines.native.models.spec import Activation
@@ -72,7 +73,7 @@ def test_linear_is_batch_invariant(depth: int, bfloat16: bool) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "clamped_swiglu"])
 def test_gated_ffn(bias: bool, activation: Activation) -> None:
     rows, depth, columns = 5, 48, 37
     x = floats(rows, depth)
@@ -84,7 +85,7 @@ def test_gated_ffn(bias: bool, activation: Activation) -> None:
         tensors |= {"gate_bias": floats(columns), "up_bias": floats(columns)}
     gate_map, up_map = (make_map(tensors[n], tensors.get(f"{n}_bias")) for n in ("gate", "up"))
     gate, up = np.zeros((2, rows, columns), np.float32)
-    word = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}[activation]
+    word = ACTIVATIONS[activation]
     for thread in range(2):
         ffn_step.gated_ffn(thread, 2, ptr(x), 0, rows, gate_map, up_map, ptr(gate), ptr(up), word)
     expected = reference.gated_ffn(x, tensors, activation)

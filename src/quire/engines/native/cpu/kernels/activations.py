@@ -1,4 +1,4 @@
-"""Activations and soft caps: SiLU and GELU gates of the FFN, and tanh, which caps scores and logits.
+"""Activations and soft caps: the gates of the FFN, and tanh, which caps scores and logits.
 
 They are made of `build_exp` and one tanh of our own, since the C library computes neither on a
 register. The NumPy functions of the same names in `reference` say what each means.
@@ -21,6 +21,8 @@ from quire.engines.native.cpu.kernels.simd import REGISTER
 
 GELU_SLOPE = 1.5957691216057308  # 2 * sqrt(2 / pi)
 GELU_CUBE = 0.044715
+SWIGLU_SLOPE = 1.702
+SWIGLU_LIMIT = 7.0
 
 
 def build_tanh(builder: ir.IRBuilder, x: Any) -> Any:
@@ -79,6 +81,22 @@ def gelu(builder: ir.IRBuilder, gate: Any, up: Any) -> Any:
     return builder.fmul(builder.fdiv(gate, builder.fadd(one, power)), up)
 
 
+@primitive(REGISTER, REGISTER, REGISTER)
+def clamped_swiglu(builder: ir.IRBuilder, gate: Any, up: Any) -> Any:
+    """gpt-oss's gate of each lane: gate / (1 + exp(-1.702 * gate)) * (up + 1).
+
+    Before that, gate is at most 7, and up between -7 and 7. What is no number stays none.
+    """
+    one = constant_vector(1.0)
+    highest, lowest = constant_vector(SWIGLU_LIMIT), constant_vector(-SWIGLU_LIMIT)
+    gate = builder.select(builder.fcmp_ordered(">", gate, highest), highest, gate)
+    up = builder.select(builder.fcmp_ordered(">", up, highest), highest, up)
+    up = builder.select(builder.fcmp_ordered("<", up, lowest), lowest, up)
+    power = build_exp(builder, builder.fmul(gate, constant_vector(-SWIGLU_SLOPE)))
+    gate = builder.fdiv(gate, builder.fadd(one, power))
+    return builder.fmul(gate, builder.fadd(up, one))
+
+
 def _make_gate(activation: Any) -> Any:
     """`gate = activation(gate) * up` of (rows, size), in the columns `first` to `end - 1`."""
 
@@ -99,14 +117,17 @@ def _make_gate(activation: Any) -> Any:
 
 
 silu_gate, gelu_gate = _make_gate(silu), _make_gate(gelu)
+clamped_swiglu_gate = _make_gate(clamped_swiglu)
 
 
 @kernel
 def gate_columns(
     activation: int, gate: int, up: int, rows: int, size: int, first: int, end: int
 ) -> None:
-    """`silu_gate` or `gelu_gate`, by one of `layout`'s activations."""
+    """The gate of one of `layout`'s activations."""
     if activation == layout.GELU_TANH:
         gelu_gate(gate, up, rows, size, first, end)
+    elif activation == layout.CLAMPED_SWIGLU:
+        clamped_swiglu_gate(gate, up, rows, size, first, end)
     else:
         silu_gate(gate, up, rows, size, first, end)

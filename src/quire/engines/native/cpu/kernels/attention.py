@@ -335,7 +335,7 @@ def _first_seen(position: int, window: int, chunked: int) -> int:
 def _attend_tile(
     q: int, heads: int, kv_heads: int, size: int, value_size: int, row: int, rows: int, head: int,
     positions: int, table: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int, out: int,
-    scratch: int, cap: float, blocks: int,
+    scratch: int, cap: float, sinks: int, blocks: int,
 ) -> None:  # fmt: skip
     """Attend with one tile: `rows` rows from `row` on, and the key-value head `head`."""
     group = heads // kv_heads
@@ -353,8 +353,14 @@ def _attend_tile(
             simd.put_float32(queries, pair * size + i, simd.get_float32(source, i))
         for i in range(width):
             simd.put_float32(outs, pair * width + i, 0.0)
-        simd.put_float32(states, 2 * pair, simd.NEGATIVE_INFINITY)
-        simd.put_float32(states, 2 * pair + 1, 0.0)
+        # A sink is a score without a position, and the first one: it has no value to add.
+        if sinks:
+            sink = simd.get_float32(sinks, head * group + pair % group)
+            simd.put_float32(states, 2 * pair, sink)
+            simd.put_float32(states, 2 * pair + 1, 1.0)
+        else:
+            simd.put_float32(states, 2 * pair, simd.NEGATIVE_INFINITY)
+            simd.put_float32(states, 2 * pair + 1, 0.0)
 
     last = simd.get_int32(positions, row + rows - 1) + 1
     begin = _first_seen(simd.get_int32(positions, row), window, chunked)
@@ -410,17 +416,18 @@ def _attend_tile(
 def attention(
     task: int, q: int, heads: int, kv_heads: int, size: int, value_size: int, positions: int,
     block_tables: int, table_width: int, block_size: int, kind: int, k_cache: int, v_cache: int, window: int, chunked: int,
-    tiles: int, out: int, scratch: int, cap: float, blocks: int,
+    tiles: int, out: int, scratch: int, cap: float, sinks: int, blocks: int,
 ) -> None:  # fmt: skip
     """One of (number of tiles * kv_heads) tasks: attend with some of q (rows, heads, size).
 
     q is scaled and rotated already; out is (rows, heads, value_size). `window` is how many positions a row sees,
     0 for all. The caches hold `blocks` blocks a head; `scratch` is this thread's own memory, of
-    `scratch_floats`. A score s becomes `cap * tanh(s / cap)`, unless `cap` is 0.
+    `scratch_floats`. A score s becomes `cap * tanh(s / cap)`, unless `cap` is 0. `sinks` (heads,) is one
+    more score of each head in its softmax, which no cap changes; 0 for none.
     `reference.attention` is the same on arrays.
     """
     tile, head = tiles + 24 * (task // kv_heads), task % kv_heads  # 24: a tile is 3 int64
     table = block_tables + 4 * table_width * simd.get_int64(tile, 0)
     _attend_tile(q, heads, kv_heads, size, value_size, simd.get_int64(tile, 1),
                  simd.get_int64(tile, 2), head, positions, table, block_size, kind, k_cache, v_cache, window, chunked, out,
-                 scratch, cap, blocks)  # fmt: skip
+                 scratch, cap, sinks, blocks)  # fmt: skip

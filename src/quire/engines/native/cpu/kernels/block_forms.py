@@ -108,5 +108,7 @@ FORMS: dict[str, BlockForm] = {
 }
 """The forms by name. Those of a type have its name; `codebook` serves every other type."""
 
-PACKED_BY_KERNELS = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k")
+PACKED_BY_KERNELS = (
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "mxfp4"
+)  # fmt: skip
 """The types whose blocks a kernel packs: see `block_packing`."""

@@ -97,6 +97,11 @@ def _q6_k(block: int, span: int, step: int) -> int:
     return (low & _LOW) | ((high & _TWO) << 4)
 
 
+@kernel
+def _mxfp4(block: int, span: int, step: int) -> int:
+    return (get_word(block + 1 + step % 4 * 4) >> step // 4 * 4) & _LOW
+
+
 # ---- codes in order
 
 
@@ -170,6 +175,12 @@ def _negated(half: int) -> int:
 
 
 @kernel
+def _power_of_two(exponent: int) -> int:
+    """The float32 of MXFP4's scale, 2 ** (exponent - 128), as its bits; the least two are subnormal."""
+    return (exponent - 1) << 23 if exponent > 1 else 1 << (21 + exponent)
+
+
+@kernel
 def _put_k_scales(block: int, span: int, target: int) -> None:
     """The scale and the minimum of a span of Q4_K or Q5_K, of six bits each."""
     scales = block + 4
@@ -192,7 +203,7 @@ def _make_pack(form_name: str, word: Any, block_bytes: int, super_at: int = -1) 
     span_bytes, minimums = form.span_bytes, form.minimums
     factor_bytes, super_bytes = form.factor_bytes, form.super_bytes
     block_spans = 1 if super_at < 0 else SUPER_SPANS
-    is_q6 = form_name == "q6_k"
+    is_q6, is_single = form_name == "q6_k", form.scales == "single"
 
     @kernel
     def pack(
@@ -207,7 +218,9 @@ def _make_pack(form_name: str, word: Any, block_bytes: int, super_at: int = -1) 
                 place = block * spans + span
                 put_span(source, span % block_spans, codes + place * span_bytes + 4 * lane)
                 target = factors + place * factor_bytes
-                if super_at < 0:
+                if is_single:
+                    put_word(target + 4 * lane, _power_of_two(get_byte(source)))
+                elif super_at < 0:
                     put_half(target + 2 * lane, get_half(source))
                     if minimums:
                         lowest = _negated(get_half(source + 2))
@@ -237,4 +250,5 @@ PACK = {
     "q4_k": _make_pack("q4_k", _q4_k, 144, 0),
     "q5_k": _make_pack("q5_k", _q5_k, 176, 0),
     "q6_k": _make_pack("q6_k", _q6_k, 210, 208),
+    "mxfp4": _make_pack("mxfp4", _mxfp4, 17),
 }

@@ -21,7 +21,7 @@ TILE_PAIRS = (
 COLUMN_GRAIN = 16  # columns that fill a cache line: two threads seldom write to the same one
 BLOCK_SIZES = (16, 32, 64, 128)  # each holds whole registers, and CHUNK holds whole blocks
 
-SILU, GELU_TANH = range(2)  # activations of an FFN
+SILU, GELU_TANH, CLAMPED_SWIGLU = range(3)  # activations of an FFN
 SOFTMAX, SIGMOID, SIGMOID_OF_CHOSEN = range(3)  # what a router makes of its logits
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # kinds of KV caches
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together

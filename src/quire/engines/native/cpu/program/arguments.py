@@ -214,6 +214,7 @@ class Attention(Struct):
     is_chunked: bool
     cap: float
     out: int  # (rows, heads, value_dim)
+    sinks: int  # (heads,), or 0
 
 
 ATTEND_PHASE, ATTEND_PHASES = range(2)

@@ -206,6 +206,7 @@ def _make_attend(kind: int) -> Any:
                 own.out,
                 scratch_of(thread, step),
                 own.cap,
+                own.sinks,
                 step.num_blocks,
             )
             task = next_task(counters)

@@ -40,6 +40,7 @@ def attention(weights: Weights, layer: int, memory: LayerMemory) -> Attention:
     made.cap = spec.attention_cap
     step = memory.step
     made.out = step.up if spec.mixer(layer) else step.attention_out
+    made.sinks = address_of(weights.layers[layer].get("sinks"))
     return made
 
 

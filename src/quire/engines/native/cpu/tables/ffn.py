@@ -15,10 +15,13 @@ from quire.engines.native.cpu.program.arguments import DenseFfn
 from quire.engines.native.cpu.tables.maps import linear_map, lora_entry, output_of
 from quire.engines.native.cpu.weights.decoder import Weights
 from quire.engines.native.cpu.weights.linear_map import address_of, fill_map
-from quire.engines.native.cpu.weights.packed import Tensor
 from quire.engines.native.models.layers.experts import ExpertsSpec, Scores
 
-ACTIVATIONS = {"silu": layout.SILU, "gelu_tanh": layout.GELU_TANH}
+ACTIVATIONS = {
+    "silu": layout.SILU,
+    "gelu_tanh": layout.GELU_TANH,
+    "clamped_swiglu": layout.CLAMPED_SWIGLU,
+}
 _SCORES: Mapping[Scores, int] = {
     "softmax": layout.SOFTMAX,
     "sigmoid": layout.SIGMOID,
@@ -74,9 +77,7 @@ def _has_choice(spec: ExpertsSpec) -> bool:
     return spec.router.is_corrected or spec.router.groups > 1
 
 
-def make_experts(
-    spec: ExpertsSpec, tensors: Mapping[str, Tensor], scratch: ExpertScratch
-) -> Experts:
+def make_experts(spec: ExpertsSpec, tensors: Mapping[str, Any], scratch: ExpertScratch) -> Experts:
     """The experts of one layer. Tensors and scratch must live as long as they are in use."""
     made, router = Experts(), spec.router
     made.count, made.all, made.per_token = spec.count, spec.total, spec.per_token
@@ -94,7 +95,7 @@ def make_experts(
     roles = [f"experts.{i}.{role}" for i in range(made.all) for role in ("gate", "up", "down")]
     made.maps = Structs(LinearMap, len(roles))
     for one, role in zip(made.maps, roles, strict=True):
-        fill_map(one, tensors[role])
+        fill_map(one, tensors[role], tensors.get(f"{role}_bias"))
     for field, array in scratch.arrays.items():
         setattr(made, field, address_of(array))
     return made

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,14 +113,14 @@ def form_of(kind: str) -> str:
 
 def pack_blocks(
     kind: str,
-    data: NDArray[np.uint8],
+    data: BlockRows,
     depth: int,
     *,
     exact: bool,
     pool: ThreadPoolExecutor | None = None,
     arena: HugeArena | None = None,
 ) -> PackedBlocks:
-    """Pack a weight of a type with blocks: `data` is (columns, bytes of a row)."""
+    """Pack a weight of a type with blocks: `data` has (columns, bytes of a row)."""
     zeros = arena.zeros if arena is not None else aligned_zeros
     name, columns = form_of(kind), len(data)
     form = FORMS[name]
@@ -146,6 +146,14 @@ def pack_blocks(
     return packed
 
 
+class BlockRows(Protocol):
+    """Rows of blocks as a file has them: an array, or what makes them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.uint8]: ...
+
+
 Fill: TypeAlias = Callable[[slice], None]
 """Packs some blocks of columns."""
 
@@ -155,26 +163,26 @@ def by_kernel(form: str) -> bool:
     return form in PACKED_BY_KERNELS
 
 
-def _by_kernel(packed: PackedBlocks, data: NDArray[np.uint8]) -> Fill:
+def _by_kernel(packed: PackedBlocks, data: BlockRows) -> Fill:
     pack = kernel_function(f"pack_{packed.form}", 7)
-    data = data if data.strides[1] == 1 else np.ascontiguousarray(data)
     spans = packed.codes.shape[1]
 
     def fill(part: slice) -> None:
         rows = data[part.start * COLUMNS : part.stop * COLUMNS]
+        rows = rows if rows.strides[1] == 1 else np.ascontiguousarray(rows)
         places = [array[part].ctypes.data for array in packed.arrays]
         pack(rows.ctypes.data, rows.strides[0], len(rows), spans, *places)
 
     return fill
 
 
-def _by_decoding(packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8]) -> Fill:
+def _by_decoding(packed: PackedBlocks, form: BlockForm, kind: str, data: BlockRows) -> Fill:
     interleave = kernel_function(f"order_{form.bits}", 4)
     return lambda part: _fill(packed, form, kind, data, part, interleave)
 
 
 def _fill(
-    packed: PackedBlocks, form: BlockForm, kind: str, data: NDArray[np.uint8], part: slice,
+    packed: PackedBlocks, form: BlockForm, kind: str, data: BlockRows, part: slice,
     interleave: Callable[[int, int, int, int], None],
 ) -> None:  # fmt: skip
     """Pack some blocks of columns."""

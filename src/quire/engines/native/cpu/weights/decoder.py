@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from quire.engines.native.cpu.memory import arrays
 from quire.engines.native.cpu.memory.arrays import has_huge_pages, huge_bytes, whole_lines
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
+from quire.engines.native.cpu.weights.mxfp4 import Mxfp4Reader
 from quire.engines.native.cpu.weights.packed import Packer, QuantizedKind, Tensor
 from quire.engines.native.models.spec import DecoderSpec
 from quire.engines.native.models.tensors import Rows, TensorSpec, find_part
@@ -97,7 +98,7 @@ def load_weights(
         known_tokens: how many tokens the model shall know at least: those after its own begin as the
             mean of all, as in transformers' `resize_token_embeddings`.
         rows: how many rows embeddings and head shall have at least, for tokens of adapters.
-        exact: multiply blocks of GGUF with activations of 16 bits, not of 8.
+        exact: multiply blocks of GGUF, and of MXFP4, with activations of 16 bits, not of 8.
 
     Raises:
         ModelNotFoundError: the folder or one of its files is missing.
@@ -116,7 +117,8 @@ def load_weights(
             spec = dataclasses.replace(spec, names=spec.names.bare())
         spec = _tied_as_stored(spec, source, with_head=with_head)
         packer = Packer(spec, source, quantize, threads, on_progress)
-        reader = _FolderReader(spec, source, packer, dtype, grows)
+        blocks = Mxfp4Reader(source, dtype, exact=exact, threads=threads)
+        reader = _FolderReader(spec, source, packer, blocks, dtype, grows)
     tensors = {
         tensor.role: reader.read(tensor)
         for tensor in spec.global_tensors()
@@ -167,16 +169,20 @@ class _FolderReader:
         spec: DecoderSpec,
         source: WeightsFolder,
         packer: Packer,
+        blocks: Mxfp4Reader,
         dtype: WeightsDtype,
         grows: bool,
     ) -> None:
-        self._spec, self._source, self._packer = spec, source, packer
+        self._spec, self._source = spec, source
+        self._packer, self._blocks = packer, blocks
         self._dtype: WeightsDtype = dtype
         self._grows = grows
 
     def read(self, tensor: TensorSpec) -> Tensor:
         """The tensor as it is computed with."""
         source, packer, dtype = self._source, self._packer, self._dtype
+        if self._blocks.has(tensor):
+            return self._blocks.read(tensor)
         kind = "Embedding" if tensor.role == "embeddings" else "Linear"
         quantized = read_quantized(
             source, tensor.name, tensor.stored_shape, self._spec.quantization, kind
@@ -209,6 +215,7 @@ class _FolderReader:
     def finish(self, arrays: Collection[NDArray[Any]]) -> tuple[MappedFile, ...]:
         """Keep what was rounded; return the files that arrays are mapped from."""
         self._packer.keep()
+        self._blocks.close()
         return self._source.mapped_files(arrays)
 
 
@@ -348,9 +355,12 @@ def in_huge_pages(weights: Weights) -> Weights:
     there are no huge pages, or if memory is scarce: mapped weights can be dropped from memory and
     read again, a copy cannot.
     """
-    by_id = {id(array): array for tensor in weights.all_tensors() for array in _arrays_of(tensor)}
-    if any(isinstance(one, PackedBlocks) for layer in weights.layers for one in layer.values()):
-        return weights  # they were packed into huge pages
+    by_id = {
+        id(array): array
+        for tensor in weights.all_tensors()
+        if not isinstance(tensor, PackedBlocks)  # these were packed into huge pages
+        for array in _arrays_of(tensor)
+    }
     size = sum(whole_lines(array.nbytes) for array in by_id.values())
     if size < arrays.LEAST or size * MEMORY_SHARE > available_memory() or not has_huge_pages():
         return weights
@@ -380,4 +390,4 @@ def _copy_of(tensor: Tensor, copies: dict[int, NDArray[Any]]) -> Tensor:
     """The tensor with its arrays replaced by their copies."""
     if isinstance(tensor, np.ndarray):
         return copies[id(tensor)]
-    return tensor.with_arrays(copies[id(array)] for array in tensor.arrays)
+    return tensor.with_arrays(copies.get(id(array), array) for array in tensor.arrays)

@@ -18,6 +18,7 @@ class ExpertNames:
 
     A folder has the maps of each expert in tensors of their own, or all experts in one tensor (the
     `fused` names, without `.weight`): gate and up (experts, 2 * ffn_size, hidden), down (experts, hidden, ffn_size).
+    Biases of fused tensors are called as these are, with `_bias` after it.
     """
 
     router: str = "mlp.gate"
@@ -40,8 +41,12 @@ class ExpertNames:
     fused_down: str = "mlp.experts.down_proj"
     also_fused: tuple[str, str] | None = None
     """Other names of these two that folders have."""
+    always_fused: bool = False
+    """transformers knows no folders with the experts apart; files of GGUF have them so."""
     fused_transposed: bool = False
     """The last two dimensions of the fused tensors are in the other order: gate and up are columns."""
+    fused_interleaved: bool = False
+    """In the fused tensor, the rows of gate and up alternate."""
 
     @property
     def fused_modules(self) -> tuple[str, ...]:
@@ -95,6 +100,8 @@ class ExpertsSpec:
     shared_size: int = 0
     shared_gated: bool = False
     """The shared expert is weighted by the sigmoid of a score of its own."""
+    biases: bool = False
+    """The linear maps of the router and of the experts have biases."""
     names: ExpertNames = ExpertNames()
 
     @property
@@ -118,6 +125,8 @@ class ExpertsSpec:
         yield TensorSpec("router", f"{prefix}{names.router}.weight", whole, within=(router,))
         if self.router.is_corrected:
             yield self._correction(prefix)
+        if self.biases:
+            yield TensorSpec("router_bias", f"{prefix}{names.router}.bias", (count,))
         for expert in range(count):
             yield from self._expert_tensors(prefix, hidden, expert)
         if self.shared_size:
@@ -151,19 +160,23 @@ class ExpertsSpec:
     def _expert_tensors(self, prefix: str, hidden: int, expert: int) -> Iterator[TensorSpec]:
         names, size = self.names, self.ffn_size
         own = f"{prefix}{names.experts.format(expert)}"
-        first = 2 * size * expert
-        for role, name, shape, index, rows, first_row in (
-            ("gate", names.gate, (size, hidden), 0, 2 * size, first),
-            ("up", names.up, (size, hidden), 0, 2 * size, first + size),
-            ("down", names.down, (hidden, size), 1, hidden, hidden * expert),
+        first, step = 2 * size * expert, 2 if names.fused_interleaved else 1
+        up = first + (1 if names.fused_interleaved else size)
+        for role, name, shape, index, rows, first_row, apart in (
+            ("gate", names.gate, (size, hidden), 0, 2 * size, first, step),
+            ("up", names.up, (size, hidden), 0, 2 * size, up, step),
+            ("down", names.down, (hidden, size), 1, hidden, hidden * expert, 1),
         ):
-            stack = (self.count, rows, shape[1])
+            stack, full = (self.count, rows), f"experts.{expert}.{role}"
             fused = ((names.fused_gate_up, names.fused_down), names.also_fused)
+            places = [f"{prefix}{pair[index]}" for pair in fused if pair is not None]
             parts = tuple(
-                TensorPart(
-                    f"{prefix}{pair[index]}", stack, first_row, transposed=names.fused_transposed
-                )
-                for pair in fused
-                if pair is not None
+                TensorPart(place, (*stack, shape[1]), first_row, apart, names.fused_transposed)
+                for place in places
             )
-            yield TensorSpec(f"experts.{expert}.{role}", f"{own}{name}.weight", shape, within=parts)
+            yield TensorSpec(full, f"{own}{name}.weight", shape, within=parts)
+            if self.biases:
+                parts = tuple(
+                    TensorPart(f"{place}_bias", stack, first_row, apart) for place in places
+                )
+                yield TensorSpec(f"{full}_bias", f"{own}{name}.bias", shape[:1], within=parts)

@@ -1,0 +1,101 @@
+"""Stacks of experts in MXFP4, from a folder of safetensors: the blocks of GGUF's type of that name."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from quire.engines.native.cpu.memory.arrays import HugeArena
+from quire.engines.native.cpu.weights.blocks import PackedBlocks, pack_blocks
+from quire.engines.native.models.tensors import TensorPart, TensorSpec
+from quire.quantization import mxfp4
+from quire.quantization.module_tensors import TensorSource
+from quire.weights.safetensors import WeightsFolder, round_to_bfloat16
+
+_KIND = "MXFP4"
+_DROPPED = 128 * 2**20
+"""Bytes after whose packing the files' pages are dropped."""
+
+
+def is_in_blocks(source: TensorSource, tensor: TensorSpec) -> bool:
+    """Whether the folder has a tensor in this form."""
+    return any(mxfp4.is_stored(source, part.name) for part in tensor.within)
+
+
+def block_rows(source: TensorSource, tensor: TensorSpec) -> mxfp4.GgufRows:
+    """The rows of a tensor in this form as GGUF has them.
+
+    Raises:
+        WeightsError: the stack is not as it must be.
+    """
+    part = next(one for one in tensor.within if mxfp4.is_stored(source, one.name))
+    experts, rows, depth = part.shape
+    codes, exponents = mxfp4.stored_stack(source, part.name, (experts, rows, depth))
+    # Stacks of codes have their rows in order, also where those of floats lie on their side.
+    own = TensorPart(part.name, part.shape, part.first_row, part.step)
+    columns = tensor.shape[0]
+    return mxfp4.GgufRows(
+        own.take(codes, (columns, codes.shape[2])),
+        own.take(exponents, (columns, exponents.shape[2])),
+        part.name,
+    )
+
+
+class Mxfp4Reader:
+    """Reads the matrices of a folder that are parts of stacks in MXFP4."""
+
+    def __init__(
+        self,
+        source: WeightsFolder,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"],
+        *,
+        exact: bool,
+        threads: int,
+    ) -> None:
+        self._source, self._dtype = source, dtype
+        self._exact = exact
+        self._pool = ThreadPoolExecutor(threads, "quire-pack") if threads > 1 else None
+        self._arena = HugeArena()
+        self._read = 0  # bytes since pages were dropped
+
+    def has(self, tensor: TensorSpec) -> bool:
+        """Whether the folder has a tensor in this form."""
+        return is_in_blocks(self._source, tensor)
+
+    def read(self, tensor: TensorSpec) -> NDArray[Any] | PackedBlocks:
+        """The tensor in blocks, unrounded; or in floats of the type that was asked for.
+
+        Raises:
+            WeightsError: the stack is not as it must be.
+        """
+        rows = block_rows(self._source, tensor)
+        if self._dtype == "auto":
+            packed = pack_blocks(
+                _KIND,
+                rows,
+                tensor.shape[1],
+                exact=self._exact,
+                pool=self._pool,
+                arena=self._arena,
+            )
+            self._drop_pages(packed.nbytes)
+            return packed
+        # Here and not above: who computes with the blocks does without it.
+        from quire.gguf.blocks import dequantize
+
+        values = dequantize(_KIND, rows[:])
+        return round_to_bfloat16(values) if self._dtype == "bfloat16" else values
+
+    def close(self) -> None:
+        """End its threads. It reads no more."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _drop_pages(self, size: int) -> None:
+        """Let go of pages that were packed: else the model is in memory twice."""
+        self._read += size
+        if self._read > _DROPPED:
+            self._source.drop_pages()
+            self._read = 0
