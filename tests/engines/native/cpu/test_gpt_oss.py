@@ -18,7 +18,7 @@ from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.cpu.weights.decoder import in_huge_pages, load_weights
 from quire.engines.native.cpu.weights.packed import PackedMatrix, QuantizedKind
 from quire.engines.native.models.registry import read_spec
-from quire.errors import AdapterError, ConfigError, UnsupportedModelError, WeightsError
+from quire.errors import ConfigError, UnsupportedModelError, WeightsError
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.batches import logits_of, make_batch, random_ids, table_of
 from tests.engines.native.random_adapters import checked, load_peft, make_random_adapter
@@ -154,14 +154,22 @@ def test_adapters_of_attention(folders: Folders, tmp_path: Path, load: Load) -> 
     assert np.abs(found - base).max() > 0.1
 
 
-def test_adapters_of_experts_are_refused(folders: Folders, tmp_path: Path, load: Load) -> None:
-    """peft trains the stacks as bare parameters."""
+@pytest.mark.parametrize("size", [96, 64])
+def test_adapters_of_experts(size: int, tmp_path: Path, load: Load) -> None:
+    """peft trains the stacks as bare parameters, which lie on their side, also if they are square."""
+    folder = make_random_model(tmp_path / "folder", "gpt_oss", intermediate_size=size)
     stacks = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
     adapter = make_random_adapter(
-        tmp_path / "adapter", folders[1], target_modules=["q_proj"], target_parameters=stacks
+        tmp_path / "adapter", folder, target_modules=["q_proj"], target_parameters=stacks
     )
-    with pytest.raises(AdapterError, match="target_parameters"):
-        checked(adapter, folders[0])
+    ids = random_ids(LENGTH)
+    with torch.inference_mode():
+        wanted = load_peft(folder, adapter)(torch.tensor([ids])).logits[0].numpy()
+    runner = load(folder)
+    base = logits_of(runner, ids)
+    found = logits_of(runner, ids, adapter=runner.load_adapter(checked(adapter, folder)))
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    assert np.abs(found - base).max() > 0.1
 
 
 def damaged(folders: Folders, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -132,10 +132,10 @@ def test_attention_with_sinks(kind: int, window: int, cap: float) -> None:
     q = floats(batch.num_rows, 6, 40) * np.float32(40**-0.5)
     k_cache, v_cache = floats(19, 2, 40, 16), floats(19, 2, 16, padded(40))
     sinks = np.array([-1e30, -20, 0, 2, 9, 1000], np.float32)
-    result = run_attention(batch, q, k_cache, v_cache, window, cap, kind, sinks)
+    result = run_attention(batch, q, k_cache, v_cache, window, cap, kind, sinks=sinks)
     if kind != layout.KV_FLOAT32:
         k_cache, v_cache = held_by(kind, k_cache, axis=2), held_by(kind, v_cache, axis=3)
-    expected = reference.attention(q, batch, k_cache, v_cache, window, cap, sinks)
+    expected = reference.attention(q, batch, k_cache, v_cache, window, cap, sinks=sinks)
     np.testing.assert_allclose(result, expected, atol=2e-5)
     without = reference.attention(q, batch, k_cache, v_cache, window, cap)
     np.testing.assert_allclose(result[:, 0], without[:, 0], atol=2e-5)

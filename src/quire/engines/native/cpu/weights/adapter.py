@@ -335,6 +335,8 @@ class _LoraReader:
                 a, b = b.T, a.T
             for index, role in enumerate(roles):
                 rows = b[index * len(b) // len(roles) : (index + 1) * len(b) // len(roles)]
+                if spec.names.fused_interleaved:
+                    rows = np.ascontiguousarray(b[index :: len(roles)])
                 if a.any() and rows.any():
                     maps = self._result.layers[layer]
                     maps.setdefault(f"experts.{expert}.{role}", LoraMap()).add(a, rows)
