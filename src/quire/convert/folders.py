@@ -21,6 +21,7 @@ from quire.convert.merging import MergedFolder
 from quire.errors import WeightsError
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_header import Header
+from quire.gguf.arch_mixers import TILED_OUTPUT
 from quire.gguf.blocks import is_block_type
 from quire.gguf.folder import gguf_file_of
 from quire.gguf.quantize import Bytes, Floats, encode
@@ -65,6 +66,8 @@ _CLASSES: Final[Mapping[str, str]] = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "seed_oss": "SeedOssForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
@@ -188,6 +191,7 @@ def folder_of_gguf(source: MergedFolder, dtype: str | None) -> NewFolder:
     made = source.folder
     dtype = dtype or _own_type(Header(open_files(gguf_file_of(made))))
     config = read_json_object(made / "config.json")
+    config.pop(TILED_OUTPUT, None)  # the folder is in its own order
     config |= {
         "architectures": [_CLASSES[config["model_type"]]],
         "torch_dtype": DTYPES[dtype],

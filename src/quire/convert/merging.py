@@ -25,7 +25,7 @@ from quire.errors import AdapterError, UnsupportedModelError, WeightsError
 from quire.gguf.blocks import check_type, dequantize, is_block_type
 from quire.gguf.folder import open_source
 from quire.gguf.quantize import Floats
-from quire.gguf.weights import GgufSource
+from quire.gguf.weights import GgufSource, in_folder_order
 from quire.weights.folder import is_gguf_folder
 from quire.weights.safetensors import WeightsFolder, widen
 
@@ -47,6 +47,8 @@ class Stored:
     shape: tuple[int, ...]
     values: NDArray[Any]
     """Numbers in this shape, or of a type with blocks the bytes of each row."""
+    tiles: tuple[int, int] = (1, 1)
+    """How the columns lie: see `GgufTensor.tiles`."""
 
     def floats(self, rows: Rows | slice) -> Floats:
         """Some rows; of a vector, elements."""
@@ -55,9 +57,10 @@ class Stored:
             if len(self.shape) == 1:
                 return dequantize(self.type, self.values).reshape(-1)[rows]
             part = np.ascontiguousarray(self.values[rows])
-            return dequantize(self.type, part).reshape(shape)
+            return in_folder_order(dequantize(self.type, part).reshape(shape), self.tiles)
         part = self.values[rows]
-        return widen(part) if self.type == "BF16" else part.astype(np.float32)
+        floats = widen(part) if self.type == "BF16" else part.astype(np.float32)
+        return in_folder_order(floats, self.tiles)
 
     def part(self, part: TensorPart, shape: tuple[int, ...]) -> Stored:
         """A part of a stack of matrices, as one matrix."""
@@ -117,7 +120,7 @@ class _GgufFolderSource:
             values = np.ascontiguousarray(values).view(number).reshape(one.shape)
         elif len(one.shape) > 1:
             values = values.reshape(one.shape[0], -1)
-        return Stored(name, self._source.path, one.type.name, one.shape, values)
+        return Stored(name, self._source.path, one.type.name, one.shape, values, one.tiles)
 
 
 @dataclass(frozen=True, slots=True)
