@@ -224,7 +224,7 @@ def assert_same_model(folder: Path, file: Path) -> None:
         if ours.offset:  # the file has the sum, in float32
             mine, own = mine + np.float32(1), own + np.float32(1)
         if ours.role == "log_decay":  # the file has -exp of it
-            np.testing.assert_allclose(mine, own, rtol=1e-6)
+            np.testing.assert_allclose(mine, own, rtol=1e-6, atol=1e-6)
         else:
             np.testing.assert_array_equal(mine, own, err_msg=ours.name)
         asked.add(ours.name)
