@@ -191,7 +191,7 @@ def test_chunks_threads_and_blocks_change_no_bit(
 
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
 @pytest.mark.parametrize(
-    "kind", ["qwen2", "olmo2", "exaone4", "ministral3", "qwen3_vl", "qwen3_next"]
+    "kind", ["qwen2", "olmo2", "exaone4", "ministral3", "qwen3_vl", "qwen3_5_text"]
 )
 def test_quantised_weights_are_batch_invariant(
     kind: str,
@@ -209,7 +209,10 @@ def test_quantised_weights_are_batch_invariant(
     whole = logits_of(runner, ids)
     np.testing.assert_array_equal(logits_of(runner, ids, [1] * LENGTH), whole)
     errors = np.sqrt(np.mean((whole - plain) ** 2, axis=-1))
-    assert 0 < np.median(errors) < (0.1 if quantize == "int8" else 0.6) * plain.std()
+    most = 0.1 if quantize == "int8" else 0.6
+    if runner.num_state_slots:  # a state adds up the errors of many rows
+        most *= 1.5
+    assert 0 < np.median(errors) < most * plain.std()
 
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen3_next", "olmo_hybrid"])
