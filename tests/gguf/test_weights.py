@@ -317,6 +317,19 @@ def test_fused_queries_keys_and_values(tmp_path: Path, name: str) -> None:
     assert_same_model(folder, write_model(folder, tmp_path / "model.gguf", fused_qkv=True))
 
 
+def test_first_files_of_qwen3_next(tmp_path: Path) -> None:
+    """They have all maps of a delta net in one tensor, in the order of a folder."""
+    folder = make(tmp_path, "qwen3_next")
+    stored, tensors = SafetensorsFile(folder / "model.safetensors"), dict[str, Any]()
+    for name in stored.names():
+        if "in_proj_qkvz" in name:
+            block = f"blk.{name.split('.')[2]}."
+            tensors[f"{block}ssm_in.weight"] = np.array(stored.tensor(name).values)
+            tensors |= {f"{block}attn_qkv.weight": None, f"{block}attn_gate.weight": None}
+    assert len(tensors) == 9
+    assert_same_model(folder, write_model(folder, tmp_path / "model.gguf", tensors=tensors))
+
+
 def test_text_of_qwen2_vl(tmp_path: Path) -> None:
     """In a text the three positions of M-RoPE are equal, so the model is a Qwen2."""
     folder = make(tmp_path, "qwen2")
