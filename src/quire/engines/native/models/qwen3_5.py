@@ -1,7 +1,7 @@
 """Qwen3.5 and 3.6, dense and with experts: Qwen3-Next with a tensor for each part of its delta nets.
 
-Of a folder with a vision tower (`qwen3_5`, `qwen3_5_moe`), only the text decoder is read. So are the
-layers that guess further tokens (MTP) left aside.
+Of a folder with a vision tower (`qwen3_5`, `qwen3_5_moe`), only the text decoder is read. Layers that only
+guess further tokens (MTP) are left aside.
 """
 
 from __future__ import annotations
