@@ -134,10 +134,18 @@ def test_folder_of_what_is_only_read(tmp_path: Path, name: str) -> None:
     more = {"tokenizer.ggml.merges": merges, "tokenizer.ggml.eos_token_id": len(tokens) - 1}
     file = write_model(folder, tmp_path / "model.gguf", metadata={**keys, **more})
     again = run(file, tmp_path / "again")
+    adapter = make_random_adapter(
+        tmp_path / "adapter", folder, target_modules=["out_proj", "o_proj"], strength=0.3
+    )
+    with pytest.raises(UnsupportedModelError, match="Name a folder as the target"):
+        run(file, tmp_path / "b.gguf", adapters=(adapter,))
+    merged = run(file, tmp_path / "merged", adapters=(adapter,))
     ids = torch.tensor([list(range(5, 60))])
     with torch.inference_mode():
         found, expected = (load_oracle(one)(ids).logits for one in (again, folder))
+        theirs, ours = load_peft(folder, adapter)(ids).logits, load_oracle(merged)(ids).logits
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", OWN_MODELS)

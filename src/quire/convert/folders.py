@@ -297,7 +297,7 @@ def _new_tensor(source: MergedFolder, name: str, dtype: str | None) -> _NewTenso
     is_number = stored.type in _SIZES or is_block_type(stored.type)
     kind = dtype.upper() if dtype is not None and is_number else stored.type
     shape, width = stored.shape, math.prod(stored.shape[1:])
-    is_same = kind == stored.type and stored.name not in source.changed
+    is_same = kind == stored.type and stored.is_in_order and stored.name not in source.changed
     size = stored.values.nbytes if is_same else math.prod(shape) * _SIZES[kind]
 
     def pieces() -> Iterator[Bytes]:

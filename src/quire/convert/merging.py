@@ -50,6 +50,11 @@ class Stored:
     tiles: tuple[int, int] = (1, 1)
     """How the columns lie: see `GgufTensor.tiles`."""
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the columns lie as in a folder."""
+        return self.tiles[1] == 1
+
     def floats(self, rows: Rows | slice) -> Floats:
         """Some rows; of a vector, elements."""
         if is_block_type(self.type):
