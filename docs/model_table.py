@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quire.engines.native.cpu.kernels.layout import LINEARS
+from quire.engines.native.cpu.kernels.layout import LINEARS, UNROUNDED
 from quire.engines.native.media.encoder import TOWERS
 from quire.engines.native.models.registry import DECODERS, spec_of
 from quire.engines.native.models.spec import DecoderSpec
@@ -20,6 +20,7 @@ from quire.weights.hub_config import HubConfig
 
 PAGE = Path(__file__).parent / "models.md"
 START, END = "<!-- made by docs/model_table.py -->\n", "<!-- end -->\n"
+ROUNDED = {*LINEARS} - {*UNROUNDED}
 _HEAD_DIMS = (128, 64)
 """M-RoPE's usual sections ask for one of these."""
 _REQUIRED: dict[str, Any] = {
@@ -57,7 +58,7 @@ def _cells(model_type: str) -> tuple[str, ...]:
         DECODERS[model_type].models,
         "experts" if spec.experts else "dense",
         _of_maps(roles, {role for role in roles if role in LINEARS or _is_sparse(role)}),
-        _of_maps(roles, {role for role in roles if role.rpartition(".")[2] in LINEARS}),
+        _of_maps(roles, {role for role in roles if role.rpartition(".")[2] in ROUNDED}),
         ", ".join(files) or "no",
         ", ".join(sorted(tower.kinds)) if tower else "no",
     )
@@ -89,7 +90,7 @@ def _spec(model_type: str) -> DecoderSpec:
 def _matrices(spec: DecoderSpec) -> set[str]:
     """The roles of the matrices of all layers; those of an expert without its number."""
     tensors = (one for layer in range(spec.num_layers) for one in spec.layer_tensors(layer))
-    roles = (one.role.split(".") for one in tensors if len(one.shape) > 1)
+    roles = (one.role.split(".") for one in tensors if len(one.shape) == 2)
     return {".".join((parts[0], parts[-1])) if len(parts) > 1 else parts[0] for parts in roles}
 
 

@@ -45,6 +45,7 @@ from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.engines.native.random_mxfp4 import make_mxfp4_model
 from tests.gguf.test_weights import (
     OWN_MODELS,
+    READ_MODELS,
     assert_same_model,
     make,
     of_folder,
@@ -121,6 +122,33 @@ def test_nothing_is_lost(tmp_path: Path, name: str) -> None:
         if ours.offset:  # a file has the sum, in float32
             mine, own = mine + np.float32(1), own + np.float32(1)
         np.testing.assert_array_equal(mine, own, err_msg=ours.name)
+
+
+@pytest.mark.parametrize("name", READ_MODELS)
+def test_folder_of_what_is_only_read(tmp_path: Path, name: str) -> None:
+    """transformers takes the folder, whose value heads are in its own order again."""
+    folder = with_tokenizer(make(tmp_path, name))
+    with pytest.raises(UnsupportedModelError, match="writes no GGUF file of the model_type"):
+        run(folder, tmp_path / "model.gguf", type="f32")
+    keys = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
+    tokens = [*json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"], END]
+    keys |= {"tokenizer.ggml.tokens": [*tokens, *(f"<{n}>" for n in range(300 - len(tokens)))]}
+    merges = ["t h", "th e", "Ġ the"]
+    more = {"tokenizer.ggml.merges": merges, "tokenizer.ggml.eos_token_id": len(tokens) - 1}
+    file = write_model(folder, tmp_path / "model.gguf", metadata={**keys, **more})
+    again = run(file, tmp_path / "again")
+    adapter = make_random_adapter(
+        tmp_path / "adapter", folder, target_modules=["out_proj", "o_proj"], strength=0.3
+    )
+    with pytest.raises(UnsupportedModelError, match="Name a folder as the target"):
+        run(file, tmp_path / "b.gguf", adapters=(adapter,))
+    merged = run(file, tmp_path / "merged", adapters=(adapter,))
+    ids = torch.tensor([list(range(5, 60))])
+    with torch.inference_mode():
+        found, expected = (load_oracle(one)(ids).logits for one in (again, folder))
+        theirs, ours = load_peft(folder, adapter)(ids).logits, load_oracle(merged)(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", OWN_MODELS)

@@ -18,10 +18,11 @@ from quire.errors import AdapterError, ConfigError, WeightsError
 from quire.gguf.blocks import dequantize
 from quire.gguf.folder import make_folder, open_source
 from quire.gguf.tensor_types import type_named
+from quire.gguf.weights import in_folder_order
 from tests.engines.native.cpu.batches import logits_of
 from tests.engines.native.cpu.kernels.test_block_linear import HALVES, random_blocks
-from tests.engines.native.random_adapters import load_peft, make_random_adapter
-from tests.engines.native.random_models import make_random_model
+from tests.engines.native.random_adapters import checked, load_peft, make_random_adapter
+from tests.engines.native.random_models import load_oracle, make_random_model
 from tests.gguf.writing import write_file, write_model
 
 WORDS = 300
@@ -130,6 +131,7 @@ class Oracle:
         for name in source.names():
             tensor = source.tensor(name)
             values = dequantize(tensor.type.name, np.ascontiguousarray(tensor.data))
+            values = in_folder_order(values, tensor.tiles)
             weights[name] = torch.tensor(values.reshape(tensor.shape))
         missing = self.model.load_state_dict(weights, strict=False)
         assert not missing.unexpected_keys
@@ -241,6 +243,62 @@ def test_a_broken_scale_is_named(tmp_path: Path) -> None:
     other.write_bytes(content)
     with pytest.raises(WeightsError, match=r"down_proj.weight.*NaN"):
         ChatModel({"model_name_or_path": str(other)})
+
+
+# ---- delta nets
+
+_WIDE: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_value_head_dim": 128,
+}
+
+
+@pytest.mark.parametrize("matrices", ["Q8_0", "Q4_0"])
+def test_value_heads_in_the_order_of_llama_cpp(matrices: str, tmp_path: Path) -> None:
+    """A head of the output map is part of a block of its weights, so that the heads go to its columns."""
+    folder = make_random_model(tmp_path / "folder", "qwen3_5_text", **_WIDE)
+    keys = {key: value for key, value in metadata("").items() if key.startswith("tokenizer.")}
+    file = write_model(folder, tmp_path / "a.gguf", matrices=matrices, metadata=keys)
+    made = make_folder(file)
+    ids = np.random.default_rng(5).integers(3, WORDS, 90).tolist()
+    reference = Oracle(made).logits(ids)
+    runner = load_model(made, exact=True, num_threads=2, max_sequences=2, kv_dtype="float32")
+    logits = logits_of(runner, ids)
+    assert divergence(reference, logits).max() < 1e-5
+    np.testing.assert_array_equal(logits_of(runner, ids, chunks=(1, 7, 30)), logits)
+    runner.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [
+        (
+            "qwen3_5_text",
+            ["q_proj", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"],
+        ),
+        ("qwen3_5_moe_text", ["o_proj", "in_proj_qkv", "out_proj"]),
+        ("qwen3_next", ["q_proj", "o_proj", "out_proj"]),
+    ],
+)
+def test_delta_nets_with_an_adapter(kind: str, targets: list[str], tmp_path: Path) -> None:
+    """The adapter's rows and columns are in the folder's order, whatever the file's is."""
+    sizes: dict[str, Any] = {"mlp_only_layers": []} if kind == "qwen3_next" else {}
+    folder = make_random_model(tmp_path / "folder", kind, **sizes)
+    keys = {key: value for key, value in metadata("").items() if key.startswith("tokenizer.")}
+    made = make_folder(write_model(folder, tmp_path / "a.gguf", metadata=keys))
+    adapter = make_random_adapter(tmp_path / "adapter", folder, target_modules=targets)
+    ids = np.random.default_rng(5).integers(3, WORDS, 60).tolist()
+    runner = load_model(made, num_threads=2, max_sequences=2, kv_dtype="float32")
+    loaded = runner.load_adapter(checked(adapter, made))
+    with torch.inference_mode():
+        plain = load_oracle(folder)(torch.tensor([ids])).logits[0].numpy()
+        tuned = load_peft(folder, adapter)(torch.tensor([ids])).logits[0].numpy()
+    np.testing.assert_allclose(logits_of(runner, ids), plain, atol=1e-4)
+    np.testing.assert_allclose(logits_of(runner, ids, adapter=loaded), tuned, atol=1e-4)
+    runner.close()
 
 
 # ---- adapters

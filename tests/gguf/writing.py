@@ -197,7 +197,10 @@ ARCHITECTURES = {
     "qwen2moe": ("qwen2_moe",),
     "qwen2vl": ("qwen2_vl", "qwen2_5_vl"),
     "qwen3": ("qwen3",),
+    "qwen35": ("qwen3_5", "qwen3_5_text"),
+    "qwen35moe": ("qwen3_5_moe", "qwen3_5_moe_text"),
     "qwen3moe": ("qwen3_moe",),
+    "qwen3next": ("qwen3_next",),
     "qwen3vl": ("qwen3_vl", "qwen3_vl_text"),
     "seed_oss": ("seed_oss",),
     "smollm3": ("smollm3",),
@@ -208,7 +211,8 @@ _OF_TYPE = {one: name for name, types in ARCHITECTURES.items() for one in types}
 _INTERLEAVED = (
     "llama", "mistral3", "granite", "granitemoe", "minicpm", "smollm3", "internlm2"
 )  # fmt: skip
-_SHIFTED = ("gemma", "gemma2", "gemma3")
+_SHIFTED = ("gemma", "gemma2", "gemma3", "qwen3next", "qwen35", "qwen35moe")
+_TILED = ("qwen35", "qwen35moe")
 
 Experts = Literal["stacked", "apart", "gate_up"]
 
@@ -252,7 +256,7 @@ def write_model(
     }
     whole = {"general.architecture": name, "general.type": "model", **keys, **more}
     weights: dict[str, Any] = {
-        key: quantized(value, matrices)
+        key: quantized(value, matrices if "conv" not in key else "F32")
         if value.ndim > 1 and not key.endswith(".bias")
         else value.astype(np.float32)
         for key, value in stored.items()
@@ -292,8 +296,47 @@ def _stored_tensors(folder: Path, text: dict[str, Any], architecture: str) -> di
         elif architecture in _INTERLEAVED and ".k_proj." in name:
             result[name] = interleave(values, text["num_key_value_heads"])
         elif architecture in _SHIFTED and name.endswith("norm.weight"):
-            result[name] = values + np.float32(1)
+            result[name] = values + np.float32("linear_attn." not in name)
+    if "linear_num_value_heads" in text:
+        result = _with_delta_nets(result, text, architecture)
     return result
+
+
+def _with_delta_nets(
+    tensors: dict[str, Array], text: dict[str, Any], architecture: str
+) -> dict[str, Array]:
+    """The tensors with those of gated delta nets as the file has them."""
+    keys, values = text["linear_num_key_heads"], text["linear_num_value_heads"]
+    size, group = text["linear_value_head_dim"], values // keys
+    both = 2 * keys * text["linear_key_head_dim"]
+    result: dict[str, Array] = {}
+    for name, stored in tensors.items():
+        own, role = stored, name.rpartition("linear_attn.")[2].removesuffix(".weight")
+        if role == "conv1d":
+            own = stored[:, 0]
+        if role == "in_proj_qkvz":
+            by_head = stored.reshape(keys, -1, stored.shape[-1])
+            cuts = np.cumsum([both // 2 // keys, both // 2 // keys, group * size])
+            parts = [one.reshape(-1, stored.shape[-1]) for one in np.split(by_head, cuts, axis=1)]
+            name = name.replace("qkvz", "qkv")
+            result[name.replace("qkv", "z")] = parts.pop()
+            own = np.concatenate(parts)
+        if architecture in _TILED:
+            if role in ("in_proj_qkv", "conv1d"):
+                own = np.concatenate((own[:both], _tiled(own[both:], keys, group)))
+            elif role in ("in_proj_z", "in_proj_b", "in_proj_a", "A_log", "dt_bias"):
+                own = _tiled(own, keys, group)
+            elif role == "out_proj":
+                own = _tiled(own.T, keys, group).T
+        if role == "A_log":
+            own = -np.exp(own)
+        result[name.replace(".dt_bias", ".dt_proj.bias")] = np.ascontiguousarray(own)
+    return result
+
+
+def _tiled(rows: Array, keys: int, group: int) -> Array:
+    """Rows of value heads, of which those of a key head are far from each other afterwards."""
+    return rows.reshape(keys, group, -1).swapaxes(0, 1).reshape(rows.shape)
 
 
 def interleave(rows: Array, heads: int) -> Array:
@@ -409,7 +452,7 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
         "block_count": text["num_hidden_layers"],
         "context_length": text["max_position_embeddings"],
         "embedding_length": text["hidden_size"],
-        "feed_forward_length": text["intermediate_size"],
+        "feed_forward_length": text.get("intermediate_size"),
         "attention.head_count": heads,
         "attention.head_count_kv": text["num_key_value_heads"],
         "attention.layer_norm_rms_epsilon": float(text["rms_norm_eps"]),
@@ -445,6 +488,19 @@ def _metadata(text: dict[str, Any], architecture: str) -> dict[str, Any]:
     if architecture in ("olmo2", "exaone4") and text.get("sliding_window"):
         types = [one == "sliding_attention" for one in text["layer_types"]]
         keys["attention.sliding_window_pattern"] = types
+    if "linear_num_value_heads" in text:
+        heads = text["linear_num_value_heads"]
+        keys |= {
+            "ssm.conv_kernel": text["linear_conv_kernel_dim"],
+            "ssm.state_size": text["linear_key_head_dim"],
+            "ssm.group_count": text["linear_num_key_heads"],
+            "ssm.time_step_rank": heads,
+            "ssm.inner_size": text["linear_value_head_dim"] * heads,
+            "attention.recurrent_layers": [
+                one == "linear_attention" for one in text["layer_types"]
+            ],
+            "full_attention_interval": 4,
+        }
     return keys | _rope_keys(text, architecture, head_dim)
 
 
@@ -540,7 +596,7 @@ def _rope_keys(text: dict[str, Any], architecture: str, head_dim: int) -> dict[s
 
 _WITH_DIMENSIONS = (
     "llama", "granite", "granitemoe", "smollm3", "mistral3", "phi3", "chatglm", "glm4",
-    "glm4moe", "bailingmoe2", "minimax-m2",
+    "glm4moe", "bailingmoe2", "minimax-m2", "qwen3next", "qwen35", "qwen35moe",
 )  # fmt: skip
 
 

@@ -104,6 +104,11 @@ class _Rewriting:
         self._aside = frozenset(GgufSource(files, config).left_aside)
         self._changed: dict[str, Planned] = {}
         """Those that adapters change, by their names in the file."""
+        if source.changed and not architecture.is_written:
+            raise UnsupportedModelError(
+                f"{self._header.source}: quire merges no adapter into a file of {architecture.models}. Name "
+                "a folder as the target"
+            )
         if source.changed:
             self._find_changed(plan_tensors(source.spec, architecture))
 

@@ -23,6 +23,7 @@ from quire.engines.native.models.tensors import TensorSpec
 from quire.errors import WeightsError
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
 from quire.gguf.arch_header import Header
+from quire.gguf.arch_mixers import TILED_OUTPUT
 from quire.gguf.blocks import is_block_type
 from quire.gguf.folder import gguf_file_of
 from quire.gguf.quantize import Bytes, Floats, encode
@@ -68,6 +69,8 @@ _CLASSES: Final[Mapping[str, str]] = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "seed_oss": "SeedOssForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
@@ -191,6 +194,7 @@ def folder_of_gguf(source: MergedFolder, dtype: str | None) -> NewFolder:
     made = source.folder
     dtype = dtype or _own_type(Header(open_files(gguf_file_of(made))))
     config = read_json_object(made / "config.json")
+    config.pop(TILED_OUTPUT, None)  # the folder is in its own order
     config |= {
         "architectures": [_CLASSES[config["model_type"]]],
         "torch_dtype": DTYPES[dtype],
@@ -332,7 +336,7 @@ def _new_tensor(source: MergedFolder, name: str, dtype: str | None) -> _NewTenso
     is_number = stored.type in _SIZES or is_block_type(stored.type)
     kind = dtype.upper() if dtype is not None and is_number else stored.type
     shape, width = stored.shape, math.prod(stored.shape[1:])
-    is_same = kind == stored.type and stored.name not in source.changed
+    is_same = kind == stored.type and stored.is_in_order and stored.name not in source.changed
     size = stored.values.nbytes if is_same else math.prod(shape) * _SIZES[kind]
 
     def pieces() -> Iterator[Bytes]:

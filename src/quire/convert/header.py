@@ -37,6 +37,7 @@ BLOCKS_VERSION = 2
 _OF_TYPES: Final[Mapping[str, Architecture]] = {
     model_type: architecture
     for architecture in ARCHITECTURES.values()
+    if architecture.is_written
     for model_type in architecture.model_types
 }
 _WITH_BETAS: Final = ("mistral3",)

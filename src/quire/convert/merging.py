@@ -26,7 +26,7 @@ from quire.errors import AdapterError, UnsupportedModelError, WeightsError
 from quire.gguf.blocks import check_type, dequantize, is_block_type
 from quire.gguf.folder import open_source
 from quire.gguf.quantize import Bytes, Floats
-from quire.gguf.weights import GgufSource
+from quire.gguf.weights import GgufSource, in_folder_order
 from quire.quantization import mxfp4
 from quire.weights.folder import is_gguf_folder
 from quire.weights.safetensors import WeightsFolder, widen
@@ -49,6 +49,13 @@ class Stored:
     shape: tuple[int, ...]
     values: NDArray[Any]
     """Numbers in this shape, or of a type with blocks the bytes of each row."""
+    tiles: tuple[int, int] = (1, 1)
+    """How the columns lie: see `GgufTensor.tiles`."""
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the columns lie as in a folder."""
+        return self.tiles[1] == 1
 
     def floats(self, rows: Rows | slice) -> Floats:
         """Some rows; of a vector, elements."""
@@ -57,9 +64,10 @@ class Stored:
             if len(self.shape) == 1:
                 return dequantize(self.type, self.values).reshape(-1)[rows]
             part = np.ascontiguousarray(self.values[rows])
-            return dequantize(self.type, part).reshape(shape)
+            return in_folder_order(dequantize(self.type, part).reshape(shape), self.tiles)
         part = self.values[rows]
-        return widen(part) if self.type == "BF16" else part.astype(np.float32)
+        floats = widen(part) if self.type == "BF16" else part.astype(np.float32)
+        return in_folder_order(floats, self.tiles)
 
     def part(self, part: TensorPart, shape: tuple[int, ...]) -> Stored:
         """A part of a stack of matrices, as one matrix."""
@@ -124,7 +132,7 @@ class _GgufFolderSource:
             values = np.ascontiguousarray(values).view(number).reshape(one.shape)
         elif len(one.shape) > 1:
             values = values.reshape(one.shape[0], -1)
-        return Stored(name, self._source.path, one.type.name, one.shape, values)
+        return Stored(name, self._source.path, one.type.name, one.shape, values, one.tiles)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,8 +52,8 @@ _FUSED: Final[Mapping[str, str]] = {
 }
 _FUSED_NAMES: Final[Mapping[str, str]] = {"qkv": "attn_qkv", "gate_up": "ffn_up"}
 _EXPERT: Final = re.compile(r"experts\.(\d+)\.(gate|up|down)")
-_PLAIN: Final = frozenset({"ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight"})
-"""Matrices that stay float32: the choice of experts hangs on them."""
+_PLAIN: Final = frozenset({"ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight"})
+"""Matrices that stay float32: the choice of experts hangs on them, or they are tiny."""
 _BLOCKS: Final = "MXFP4"
 _AT_ONCE = 1 << 22  # weights that are in memory at a time
 

@@ -85,6 +85,13 @@ _GRANITE = ExpertFamily(
     fused=("block_sparse_moe.input_linear.weight", "block_sparse_moe.output_linear.weight"),
 )
 
+_QWEN2_MOE = ExpertFamily(
+    shared_size="shared_expert_intermediate_size",
+    normalised="norm_topk_prob",
+    shared="mlp.shared_expert.",
+    shared_score="mlp.shared_expert_gate",
+)
+
 FAMILIES: Mapping[str, ExpertFamily] = {
     "dots1": _DEEPSEEK,
     "ernie4_5_moe": ExpertFamily(
@@ -136,12 +143,8 @@ FAMILIES: Mapping[str, ExpertFamily] = {
         maps=("w1", "w3", "w2"),
     ),
     "olmoe": ExpertFamily(size="intermediate_size", normalised="norm_topk_prob"),
-    "qwen2_moe": ExpertFamily(
-        shared_size="shared_expert_intermediate_size",
-        normalised="norm_topk_prob",
-        shared="mlp.shared_expert.",
-        shared_score="mlp.shared_expert_gate",
-    ),
+    "qwen2_moe": _QWEN2_MOE,
+    "qwen3_5_moe_text": replace(_QWEN2_MOE, normalised=""),
     "qwen3_moe": ExpertFamily(normalised="norm_topk_prob"),
 }
 """By model_type."""

@@ -7,7 +7,7 @@ or several ways to be found, of which the first that the file has is taken.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from quire.gguf.arch_experts import FAMILIES, ExpertFamily
@@ -43,6 +43,11 @@ class FolderTensor:
     """The file has the rows of so many heads in llama.cpp's order; 0 for the folder's."""
     shift: float = 0.0
     """What the file's values are larger by."""
+    is_negative_exp: bool = False
+    """The file's values are -exp of the folder's."""
+    tiles: tuple[int, int] = (1, 1)
+    """The file has the columns of value heads in llama.cpp's order: so many key heads, and value heads of
+    each."""
 
 
 class Layout:
@@ -79,7 +84,10 @@ class Layout:
         """`here` is how names in a folder begin, `there` those in a file."""
         here, there = f"model.layers.{layer}.", f"blk.{layer}."
         yield from self._norms(here, there)
-        yield from self._attention(here, there)
+        if self._architecture.mixer and self._config["layer_types"][layer] != "full_attention":
+            yield from self._delta_net(here, there)
+        else:
+            yield from self._attention(here, there)
         family = FAMILIES.get(self._config["model_type"])
         if family is not None and family.is_sparse(self._config, layer):
             yield from self._sparse(here, there, family)
@@ -99,6 +107,10 @@ class Layout:
         for stored, name in architecture.norms.items():
             shape = (self._hidden,)
             yield _whole(f"{here}{name}.weight", f"{there}{stored}.weight", shape, shift)
+
+    def _query_key_norms(self, here: str, there: str) -> Iterator[FolderTensor]:
+        architecture = self._architecture
+        shift = architecture.norm_shift
         if architecture.query_key_norms and self._config.get("use_qk_norm", True):
             for role, heads in (("q", self._heads), ("k", self._kv_heads)):
                 size = self._head_dim * (heads if architecture.query_key_norms == "width" else 1)
@@ -117,7 +129,9 @@ class Layout:
 
     def _attention(self, here: str, there: str) -> Iterator[FolderTensor]:
         """Queries, keys and values, which a file may have in one tensor, and the output."""
-        q, kv = self._heads * self._head_dim, self._kv_heads * self._head_dim
+        yield from self._query_key_norms(here, there)
+        out, kv = self._heads * self._head_dim, self._kv_heads * self._head_dim
+        q = 2 * out if self._architecture.gated_attention else out
         roles = (("q", q, self._heads), ("k", kv, self._kv_heads), ("v", kv, 0))
         if self._architecture.fused_qkv:
             shape = (q + 2 * kv, self._hidden)
@@ -132,7 +146,7 @@ class Layout:
             for role, rows, heads in roles:
                 yield from self._slice(here, there, role, first, rows, heads)
                 first += rows
-        yield from self._map(here, there, "self_attn.o_proj", "attn_output", self._hidden, q)
+        yield from self._map(here, there, "self_attn.o_proj", "attn_output", self._hidden, out)
         if self._architecture.sinks:
             yield _whole(f"{here}self_attn.sinks", f"{there}attn_sinks.weight", (self._heads,))
 
@@ -152,6 +166,67 @@ class Layout:
             wanted = FolderTensor(name, own.shape, ((own,), (fused,)), heads)
             absent = suffix == "bias" and stored not in self._stored_biases
             yield _zeros(wanted) if absent else wanted
+
+    def _delta_net(self, here: str, there: str) -> Iterator[FolderTensor]:
+        """A gated delta net, whose value heads may be in llama.cpp's order."""
+        config, hidden, own = self._config, self._hidden, f"{here}linear_attn."
+        keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+        size, group = config["linear_value_head_dim"], values // keys
+        both, width = 2 * keys * config["linear_key_head_dim"], values * size
+        order = [head % group * keys + head // group for head in range(values)]
+        order = order if self._architecture.tiled_values else list(range(values))
+
+        def heads(stored: str, shape: tuple[int, ...], first: int, rows: int) -> Way:
+            """The value heads of a tensor in a folder's order, from row `first` on."""
+            return tuple(StoredPart(stored, shape, first + rows * head, rows) for head in order)
+
+        for name, stored, columns in (
+            ("in_proj_qkv.weight", "attn_qkv.weight", (hidden,)),
+            ("conv1d.weight", "ssm_conv1d.weight", (config["linear_conv_kernel_dim"],)),
+        ):
+            shape = (both + width, *columns)
+            way = (
+                StoredPart(there + stored, shape, 0, both),
+                *heads(there + stored, shape, both, size),
+            )
+            mine = (both + width, 1, *columns) if name.startswith("conv") else shape
+            ways = (
+                (way, self._old_parts(there, (0, 1, 2))) if name.startswith("in_proj") else (way,)
+            )
+            yield FolderTensor(own + name, mine, ways)
+        shape = (width, hidden)
+        ways = (heads(f"{there}attn_gate.weight", shape, 0, size), self._old_parts(there, (3,)))
+        yield FolderTensor(f"{own}in_proj_z.weight", shape, ways)
+        for index, (name, stored) in enumerate((("b", "ssm_beta"), ("a", "ssm_alpha"))):
+            way = heads(f"{there}{stored}.weight", (values, hidden), 0, 1)
+            together = StoredPart(f"{there}ssm_ba.weight", (2 * values, hidden))
+            starts = range(index * group, 2 * values, 2 * group)
+            fused = tuple(together._replace(first=start, rows=group) for start in starts)
+            yield FolderTensor(f"{own}in_proj_{name}.weight", (values, hidden), (way, fused))
+        decays = heads(f"{there}ssm_a", (values,), 0, 1)
+        yield FolderTensor(f"{own}A_log", (values,), (decays,), is_negative_exp=True)
+        yield FolderTensor(
+            f"{own}dt_bias", (values,), (heads(f"{there}ssm_dt.bias", (values,), 0, 1),)
+        )
+        yield _whole(f"{own}norm.weight", f"{there}ssm_norm.weight", (size,))
+        out = _whole(f"{own}out_proj.weight", f"{there}ssm_out.weight", (hidden, width))
+        tiles = (keys, group) if self._architecture.tiled_values else (1, 1)
+        yield replace(out, tiles=tiles)
+
+    def _old_parts(self, there: str, parts: tuple[int, ...]) -> Way:
+        """Parts of a tensor of all maps, as in the first files of Qwen3-Next: by key head q, k, v and z."""
+        config = self._config
+        keys, values = config["linear_num_key_heads"], config["linear_num_value_heads"]
+        key_size = config["linear_key_head_dim"]
+        wide = values // keys * config["linear_value_head_dim"]
+        sizes = (key_size, key_size, wide, wide)
+        each = sum(sizes)
+        whole = StoredPart(f"{there}ssm_in.weight", (keys * each, self._hidden))
+        return tuple(
+            whole._replace(first=head * each + sum(sizes[:part]), rows=sizes[part])
+            for part in parts
+            for head in range(keys)
+        )
 
     def _sparse(self, here: str, there: str, family: ExpertFamily) -> Iterator[FolderTensor]:
         """The router and the experts of a layer."""

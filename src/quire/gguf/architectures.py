@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from quire.errors import UnsupportedModelError, WeightsError
-from quire.gguf import arch_rope
+from quire.gguf import arch_mixers, arch_rope
 from quire.gguf.arch_experts import expert_count, read_experts
 from quire.gguf.arch_header import Header
 from quire.gguf.reader import GgufFile
@@ -91,6 +91,10 @@ class Architecture:
     """The weights of the chosen experts sum to 1."""
     sinks: bool = False
     """Each query head has an attention sink."""
+    gated_attention: bool = False
+    """The rows of queries have those of attention's gates beside them, head by head."""
+    mixer: Literal["", "delta_net"] = ""
+    """What some layers have in place of attention."""
 
     # -- the weights
     interleaved: bool = False
@@ -109,7 +113,21 @@ class Architecture:
     """A file has queries, keys and values in one tensor, whatever a folder has."""
     fused_gate_up: bool = False
     """A folder has gate and up in one tensor, and so has the file, under the name of up."""
+    tiled_values: bool = False
+    """The value heads of delta nets are in llama.cpp's order: see `weights`."""
+    is_written: bool = True
+    """quire makes such files of folders, too."""
 
+
+_QWEN_HYBRID: Any = {
+    "partial_rotary": True,
+    "gated_attention": True,
+    "mixer": "delta_net",
+    "norm_shift": 1.0,
+    "norms": {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"},
+    "query_key_norms": "head",
+    "is_written": False,
+}
 
 _ALL = (
     Architecture(
@@ -136,6 +154,19 @@ _ALL = (
     Architecture(
         "qwen3moe", "Qwen3-MoE", ("qwen3_moe",), "qwen3_moe",
         experts="all", normalised=True, query_key_norms="head",
+    ),
+    Architecture(
+        "qwen3next", "Qwen3-Next", ("qwen3_next",), "qwen3_5_moe_text",
+        experts="all", normalised=True, **_QWEN_HYBRID,
+    ),
+    Architecture(
+        "qwen35", "Qwen3.5, Qwen3.6, their text", ("qwen3_5", "qwen3_5_text"), "qwen3_5_text",
+        tiled_values=True, **_QWEN_HYBRID,
+    ),
+    Architecture(
+        "qwen35moe", "Qwen3.5 and Qwen3.6 with experts, their text",
+        ("qwen3_5_moe", "qwen3_5_moe_text"), "qwen3_5_moe_text",
+        experts="all", normalised=True, tiled_values=True, **_QWEN_HYBRID,
     ),
     Architecture(
         "gemma", "Gemma", ("gemma",), "gemma", names_theta=False, norm_shift=1.0
@@ -237,6 +268,7 @@ BIASES: dict[str, Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text"), _ATTENTION),
     "gpt_oss": _ATTENTION,
     **dict.fromkeys(("olmo2", "olmo3", "olmoe"), _ATTENTION),
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text"), _ATTENTION),
     **dict.fromkeys(("glm", "glm4", "seed_oss"), _INPUTS),
     "ernie4_5": {"use_bias": _ALL_MAPS["attention_bias"] + _ALL_MAPS["mlp_bias"]},
     **dict.fromkeys(("qwen2", "qwen2_moe"), _ALWAYS),
@@ -340,6 +372,8 @@ def config_of(files: Sequence[GgufFile]) -> dict[str, Any]:
     config |= _ffn(header, architecture)
     config |= _query_key_norms(header, config)
     config |= _scales(header, architecture, config)
+    if architecture.mixer:
+        config |= arch_mixers.delta_net_keys(header, is_tiled=architecture.tiled_values)
     return config | _biases(header, config)
 
 

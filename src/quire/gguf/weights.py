@@ -6,6 +6,11 @@ of queries and keys in another order: within a head, row i of the first half is 
 row i of the second half is row 2i + 1. This order is undone here. It is a matter of the architecture and
 cannot be seen in the weights: a file whose keys an old converter put in the order of another number of
 heads has wrong keys here as it has in llama.cpp.
+
+A delta net's value heads share key heads: in a folder those of one key head follow each other, and in
+llama.cpp every so many heads one is of the same key head. Rows are put back into a folder's order here.
+The columns of the output map stay, since those of one head may be half of a block of quantised weights:
+`GgufTensor.tiles` says how they lie.
 """
 
 from __future__ import annotations
@@ -48,6 +53,17 @@ class GgufTensor:
     data: NDArray[np.uint8]
     """(rows, bytes of a row). All dimensions but the last are counted as rows. It is mapped if rows are
     as in the file, else a copy."""
+    tiles: tuple[int, int] = (1, 1)
+    """The columns are in llama.cpp's order of so many key heads, with so many value heads each."""
+
+
+def in_folder_order(values: NDArray[Any], tiles: tuple[int, int]) -> NDArray[Any]:
+    """Rows whose columns are in llama.cpp's order (see `GgufTensor.tiles`), as a folder has them."""
+    keys, group = tiles
+    if group == 1:
+        return values
+    shape = (len(values), group, keys, -1)
+    return np.ascontiguousarray(values.reshape(shape).swapaxes(1, 2)).reshape(len(values), -1)
 
 
 class GgufSource:
@@ -116,8 +132,9 @@ class GgufSource:
         if wanted.heads:
             rows = rows[_folder_order(len(rows), wanted.heads)]
         data = rows.reshape(math.prod(wanted.shape[:-1]), -1)
-        tensor = GgufTensor(name, kind, wanted.shape, data)
-        return self._unshifted(tensor, wanted) if wanted.shift else tensor
+        tensor = GgufTensor(name, kind, wanted.shape, data, wanted.tiles)
+        changes = wanted.shift or wanted.is_negative_exp
+        return self._as_in_folder(tensor, wanted) if changes else tensor
 
     def _rows(self, part: StoredPart, wanted: FolderTensor) -> NDArray[np.uint8]:
         """The bytes of a part, row by row; of a vector, element by element."""
@@ -145,18 +162,20 @@ class GgufSource:
             )
         return kinds.pop()
 
-    def _unshifted(self, tensor: GgufTensor, wanted: FolderTensor) -> GgufTensor:
-        """The tensor in float32, with less in each element."""
+    def _as_in_folder(self, tensor: GgufTensor, wanted: FolderTensor) -> GgufTensor:
+        """The tensor in float32, with the values that a folder has."""
         kind = tensor.type.name
         if kind not in ("F32", "F16", "BF16"):
             stored = self._ways[tensor.name][0].name
-            raise WeightsError(f"{self._header.source}: {stored} is {kind}; a norm must be F32")
+            raise WeightsError(f"{self._header.source}: {stored} is {kind}; it must be F32")
         if kind == "BF16":
             values = widen(tensor.data.view("<u2"))
         else:
             values = tensor.data.view("<f4" if kind == "F32" else "<f2").astype(np.float32)
-        with np.errstate(invalid="ignore"):  # a signalling NaN
-            values -= np.float32(wanted.shift)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a signalling NaN; the log of 0
+            values = (
+                np.log(-values) if wanted.is_negative_exp else values - np.float32(wanted.shift)
+            )
         return replace(tensor, type=_F32, data=values.view(np.uint8))
 
     # -- finding tensors

@@ -55,12 +55,18 @@ from transformers import (
     Olmo2Config,
     Olmo3Config,
     OlmoeConfig,
+    OlmoHybridConfig,
     Phi3Config,
     PretrainedConfig,
     Qwen2Config,
     Qwen2MoeConfig,
+    Qwen3_5Config,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    Qwen3NextConfig,
     Qwen3VLConfig,
     SeedOssConfig,
     SmolLM3Config,
@@ -197,6 +203,8 @@ _TOWERS: dict[type[PretrainedConfig], tuple[str, dict[str, Any]]] = {
     Gemma3Config: ("gemma3_text", _VISION),
     Glm4vConfig: ("glm4v_text", {**_QWEN_VISION, "image_size": 28}),
     Mistral3Config: ("mistral", _VISION),
+    Qwen3_5Config: ("qwen3_5_text", {**_QWEN_VISION, "num_position_embeddings": 16}),
+    Qwen3_5MoeConfig: ("qwen3_5_moe_text", {**_QWEN_VISION, "num_position_embeddings": 16}),
     Qwen3VLConfig: (
         "qwen3_vl_text",
         {**_QWEN_VISION, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
@@ -219,6 +227,21 @@ _LATENT_YARN = {
     "original_max_position_embeddings": 64,
     "mscale": 0.7,
     "mscale_all_dim": 1.1,
+}
+
+_DELTA: dict[str, Any] = {
+    "head_dim": 24,
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 12,
+    "linear_value_head_dim": 20,
+}
+_SHARED_EXPERTS: dict[str, Any] = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40,
 }
 
 # kind: the configuration's class and what it changes of `_SMALL`.
@@ -336,8 +359,17 @@ _KINDS: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
             "norm_topk_prob": True,
         },
     ),
+    "qwen3_5": (Qwen3_5Config, _DELTA),
+    "qwen3_5_moe": (Qwen3_5MoeConfig, {**_DELTA, **_SHARED_EXPERTS}),
+    "qwen3_5_moe_text": (Qwen3_5MoeTextConfig, {**_DELTA, **_SHARED_EXPERTS}),
+    "qwen3_5_text": (Qwen3_5TextConfig, {**_DELTA, "tie_word_embeddings": True}),
+    "qwen3_next": (Qwen3NextConfig, {**_DELTA, **_SHARED_EXPERTS, "mlp_only_layers": [1]}),
     "qwen3_vl": (Qwen3VLConfig, {"head_dim": 24, "rope_parameters": _MROPE}),
     "seed_oss": (SeedOssConfig, {"head_dim": 24, "attention_out_bias": True}),
+    "olmo_hybrid": (
+        OlmoHybridConfig,
+        {"num_hidden_layers": 4, "linear_key_head_dim": 12, "rope_parameters": None},
+    ),
     "bailing_moe_v2": (Glm4MoeConfig, {**_DEEPSEEK, "head_dim": 24, "use_qk_norm": True}),
     "dots1": (Dots1Config, {**_DEEPSEEK, "head_dim": 24, "norm_topk_prob": False}),
     "ernie4_5_moe": (
@@ -467,10 +499,12 @@ def make_random_model(
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1:
-                    at_zero = name.endswith("bias") or kind.startswith("gemma")
+                    at_zero = name.endswith("bias") or _has_norms_at_zero(name, kind)
                     parameter.copy_((not at_zero) + 0.2 * torch.randn_like(parameter))
                 elif name.endswith("_bias"):  # of experts; some are large enough to be clamped
                     parameter.copy_(3 * torch.randn_like(parameter))
+                if name.endswith(".A_log"):  # slow enough that a state remembers
+                    parameter.copy_(torch.randn_like(parameter) - 2)
             for name, values in model.state_dict().items():
                 if name.endswith("e_score_correction_bias"):  # a buffer, or two-dimensional
                     values.copy_(0.2 * torch.randn_like(values))
@@ -479,7 +513,16 @@ def make_random_model(
     )
     if kind in _EQUALS:
         _write_equal(folder, kind)
+    if kind == "olmo_hybrid":
+        _mend_olmo_hybrid(folder)
     return folder
+
+
+def _has_norms_at_zero(name: str, kind: str) -> bool:
+    """Whether a norm's weights are stored without the 1 that is added to them."""
+    if kind.startswith(("qwen3_next", "qwen3_5")):
+        return not name.endswith("linear_attn.norm.weight")
+    return kind.startswith("gemma")
 
 
 def config_values(kind: str) -> dict[str, Any]:
@@ -575,6 +618,31 @@ def _write_as_bailing(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
                 name = name.replace(glm, bailing)
             made[name] = value
     save_file(made, folder / "model.safetensors")
+
+
+def _mend_olmo_hybrid(folder: Path) -> None:
+    """Write OLMo Hybrid's tensors as its publishers do.
+
+    transformers cuts the convolution into thirds, though values are wider than queries and keys, and
+    renames a norm of the layers with attention that has no other name in their folder.
+    """
+    path = folder / "model.safetensors"
+    tensors, config = load_file(path), json.loads((folder / "config.json").read_text())
+    made: dict[str, torch.Tensor] = {}
+    keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    for name, value in tensors.items():
+        layer = name.rpartition(".linear_attn.")[0]
+        if ".q_conv1d." in name:
+            parts = [tensors[name.replace("q_conv1d", f"{role}_conv1d")] for role in "qkv"]
+            whole = torch.cat(parts)
+            sizes = [keys, keys, len(whole) - 2 * keys]
+            for role, part in zip("qkv", whole.split(sizes), strict=True):
+                made[f"{layer}.linear_attn.{role}_conv1d.weight"] = part.contiguous()
+        elif f"{name.rpartition('.feedforward_layer_norm.')[0]}.self_attn.q_norm.weight" in tensors:
+            made[name.replace("feedforward_layer_norm", "post_attention_layernorm")] = value
+        elif "_conv1d." not in name:
+            made[name] = value
+    save_file(made, path, {"format": "pt"})
 
 
 def load_oracle(folder: Path | str) -> Any:

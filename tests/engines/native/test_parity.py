@@ -71,7 +71,7 @@ def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def make_engine(oracle: Oracle) -> Iterator[MakeEngine]:
     made: list[Engine] = []
 
-    def make(*, blocks: int = 64, block_size: int = 16, **options: Any) -> Engine:
+    def make(*, blocks: int = 64, slots: int = 32, block_size: int = 16, **options: Any) -> Engine:
         runner = load_model(
             oracle.folder,
             max_model_len=128,
@@ -81,6 +81,9 @@ def make_engine(oracle: Oracle) -> Iterator[MakeEngine]:
         )
         assert runner.num_blocks >= blocks
         runner.num_blocks = blocks  # the others are never used
+        if runner.num_state_slots:
+            assert runner.num_state_slots >= slots
+            runner.num_state_slots = slots
         options = {"max_sequences": 16, **options}
         made.append(Engine(runner, lambda params: NoText(), **options))
         return made[-1]
@@ -122,9 +125,11 @@ def run(engine: Engine) -> dict[str, list[Delta]]:
     raise AssertionError("the engine does not end")
 
 
-def answers(engine: Engine, prompts: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def answers(
+    engine: Engine, prompts: list[tuple[int, ...]], params: SamplingParams | None = None
+) -> list[tuple[int, ...]]:
     for number, prompt in enumerate(prompts):
-        engine.add(str(number), Prompt(prompt), greedy())
+        engine.add(str(number), Prompt(prompt), params or greedy())
     results = run(engine)
     return [
         tuple(token for delta in results[str(number)] for token in delta.token_ids)
@@ -183,8 +188,39 @@ def test_several_completions_share_the_prompt(oracle: Oracle, make_engine: MakeE
     engine.add("a", Prompt(oracle.prompts[1]), greedy(n=3))
     deltas = run(engine)["a"]
     for index in range(3):
-        ids = tuple(t for d in deltas if d.index == index for t in d.token_ids)
-        assert ids == oracle.answers[1]
+        assert ids_of(deltas, index) == oracle.answers[1]
+
+
+def test_drafts(oracle: Oracle, make_engine: MakeEngine) -> None:
+    """Of few tokens, much is drafted. What is rejected leaves nothing behind."""
+    few = greedy(logit_bias=dict.fromkeys((5, 9, 60, 61), 100.0))
+    plain, drafting = make_engine(), make_engine(speculation=4)
+    expected = answers(plain, oracle.prompts, few)
+    assert answers(drafting, oracle.prompts, few) == expected
+    assert drafting.statistics.accepted_tokens > 0
+    if has_states(plain):
+        assert drafting.statistics.drafted_tokens > drafting.statistics.accepted_tokens
+
+
+def test_few_slots(oracle: Oracle, make_engine: MakeEngine) -> None:
+    """Where there is room for few states, requests wait, and checkpoints give way."""
+    engine = make_engine(slots=4, speculation=4, max_batch_tokens=48)
+    if not has_states(engine):
+        return
+    for _ in range(2):
+        assert answers(engine, oracle.prompts) == oracle.answers
+    engine.add("a", Prompt(oracle.prompts[1]), greedy(n=3))
+    deltas = run(engine)["a"]
+    assert {ids_of(deltas, index) for index in range(3)} == {oracle.answers[1]}
+
+
+def has_states(engine: Engine) -> bool:
+    return engine._runner.num_state_slots > 0
+
+
+def ids_of(deltas: list[Delta], index: int) -> tuple[int, ...]:
+    """The tokens of one completion."""
+    return tuple(token for delta in deltas if delta.index == index for token in delta.token_ids)
 
 
 def test_logprobs(oracle: Oracle, make_engine: MakeEngine) -> None:

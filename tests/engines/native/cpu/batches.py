@@ -19,6 +19,7 @@ class CanRun(Protocol):
     """A runner, or the slow reference of one."""
 
     block_size: int
+    num_state_slots: int
 
     def run(self, batch: Batch) -> NDArray[np.float32]: ...
 
@@ -27,6 +28,8 @@ def make_batch(
     rows: Sequence[Rows],
     block_size: int = 16,
     adapters: Sequence[LoadedAdapter | None] | None = None,
+    state_slots: Sequence[int] | None = None,
+    state_saves: Sequence[int] | None = None,
 ) -> Batch:
     """A batch whose every row wants logits."""
     width = max(len(table) for _, _, table in rows)
@@ -46,6 +49,8 @@ def make_batch(
         block_tables=np.array([[*t, *[0] * (width - len(t))] for t in tables], np.int32),
         logits_rows=np.arange(sum(counts), dtype=np.int32),
         adapters=adapters,
+        state_slots=None if state_slots is None else np.array(state_slots, np.int32),
+        state_saves=None if state_saves is None else np.array(state_saves, np.int32),
     )
 
 
@@ -62,11 +67,15 @@ def logits_of(
     first_block: int = 0,
     adapter: LoadedAdapter | None = None,
 ) -> NDArray[np.float32]:
-    """The logits of every token, computed in chunks of the given sizes; the rest at once."""
+    """The logits of every token, computed in chunks of the given sizes; the rest at once.
+
+    A model with states keeps that of the text in slot 1.
+    """
+    slots = [1] if runner.num_state_slots else None
     table = table_of(len(ids), first_block, runner.block_size)
     edges = [0, *np.cumsum(chunks).tolist(), len(ids)]
     found = [
-        runner.run(make_batch([(ids[a:b], a, table)], runner.block_size, [adapter])).copy()
+        runner.run(make_batch([(ids[a:b], a, table)], runner.block_size, [adapter], slots)).copy()
         for a, b in itertools.pairwise(edges)
         if a < b
     ]

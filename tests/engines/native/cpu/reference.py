@@ -38,7 +38,7 @@ Floats = NDArray[np.float32]
 Matrix = NDArray[Any]  # float32, or bfloat16 as uint16
 
 
-def _wide(matrix: Matrix) -> Floats:
+def wide(matrix: Matrix) -> Floats:
     """A matrix as float32."""
     return widen(matrix) if matrix.dtype == np.uint16 else matrix
 
@@ -51,12 +51,12 @@ def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
 
 def gather_rows(table: Matrix, indices: NDArray[np.int32]) -> Floats:
     """`rowwise.gather_rows`: table[indices], as float32."""
-    return _wide(table[indices])
+    return wide(table[indices])
 
 
 def linear(x: Floats, weight: Matrix, bias: Floats | None = None) -> Floats:
     """`linear.linear`: x @ weight.T + bias."""
-    product: Floats = x @ _wide(weight).T
+    product: Floats = x @ wide(weight).T
     return product if bias is None else product + bias
 
 
@@ -80,6 +80,27 @@ def clamped_swiglu_gate(gate: Floats, up: Floats) -> Floats:
 
 
 GATES = {"silu": silu_gate, "gelu_tanh": gelu_gate, "clamped_swiglu": clamped_swiglu_gate}
+
+
+def causal_conv(
+    x: Floats, weight: Floats, bias: Floats | None, state: Floats, silu: bool
+) -> tuple[Floats, Floats]:
+    """`causal_conv.causal_conv` for one sequence: (rows, channels), and the state after the last row.
+
+    `weight` is (channels, width), as folders have it; `state` is the last width - 1 inputs.
+    """
+    width = weight.shape[1]
+    inputs = np.concatenate([state, x])
+    windows = np.lib.stride_tricks.sliding_window_view(inputs, width, axis=0)
+    out: Floats = (windows * weight).sum(-1, dtype=np.float32)
+    out = out if bias is None else out + bias
+    return silu_gate(out, np.ones_like(out)) if silu else out, inputs[len(x) :]
+
+
+def softplus(x: Floats) -> Floats:
+    """`activations.softplus`: log(1 + exp(x))."""
+    return np.logaddexp(x, np.zeros_like(x))
+
 
 AddExpertLora = Callable[[str, NDArray[np.intp], Floats, Floats], Floats]
 """`add(role, rows, x, out)`: the same for some rows of the batch."""
@@ -340,13 +361,15 @@ class ReferenceRunner:
         num_blocks: int,
         block_size: int = 16,
         max_batch_tokens: int = 2048,
+        num_state_slots: int = 0,
     ) -> None:
         spec = weights.spec
         self.block_size, self.num_blocks = block_size, num_blocks
         self.vocab_size, self.max_model_len = spec.vocab_size, max_model_len
         self.max_batch_tokens = max_batch_tokens
         self.hidden_size, self.uses_mrope = spec.hidden_size, bool(spec.rope.sections)
-        self.num_state_slots = 0
+        self.num_state_slots = num_state_slots
+        self._states: dict[tuple[int, int], Any] = {}  # by layer and slot
         self._spec, self._weights = spec, weights
         self.hidden: Floats = np.zeros((0, spec.hidden_size), np.float32)
         caches = (spec.num_layers, num_blocks, spec.num_kv_heads)
@@ -370,7 +393,8 @@ class ReferenceRunner:
             x[batch.embed_rows] = batch.embeds
         for layer, layer_tensors in enumerate(self._weights.layers):
             add = _adder(batch, layer)
-            mixed = self._attend(self._norm(x, layer, "attention_norm"), batch, layer)
+            mix = self._mix if spec.mixer(layer) else self._attend
+            mixed = mix(self._norm(x, layer, "attention_norm"), batch, layer)
             mixed = add("o", mixed, linear(mixed, layer_tensors["o"], layer_tensors.get("o_bias")))
             x = self._sum(x, self._norm(mixed, layer, "post_attention_norm"))
             normed, sparse = self._norm(x, layer, "ffn_norm"), spec.sparse_ffn(layer)
@@ -400,6 +424,36 @@ class ReferenceRunner:
         weight = self._weights.layers[layer].get(role)
         return x if weight is None else rms_norm(x, weight, self._spec.norm_eps)
 
+    def _mix(self, normed: Floats, batch: Batch, layer: int) -> Floats:
+        """What a layer has in place of attention, without its output map."""
+        # Here and not above: they are made of the functions of this module.
+        from tests.engines.native.cpu.reference_mixers import MIX
+
+        mixer, tensors, add = (
+            self._spec.mixer(layer),
+            self._weights.layers[layer],
+            _adder(batch, layer),
+        )
+        assert mixer is not None
+        assert batch.state_slots is not None
+        roles, mix = MIX[type(mixer)]
+        projected = {
+            role: add(role, normed, linear(normed, tensors[role], tensors.get(f"{role}_bias")))
+            for role in roles
+        }
+        out: Floats = np.zeros((batch.num_rows, mixer.out_size), np.float32)
+        saves = batch.state_saves
+        for sequence, slot in enumerate(batch.state_slots.tolist()):
+            first, end = batch.query_start[sequence : sequence + 2].tolist()
+            state = self._states[layer, slot] if batch.positions[first] else None
+            for row in range(first, end):
+                of_row = {role: values[row : row + 1] for role, values in projected.items()}
+                out[row], state = mix(of_row, tensors, mixer, state)
+                if saves is not None and saves[row] >= 0:
+                    self._states[layer, int(saves[row])] = state
+            self._states[layer, slot] = state
+        return out
+
     def _attend(self, normed: Floats, batch: Batch, layer: int) -> Floats:
         """The attention half of a layer, without its output map."""
         spec, tensors = self._spec, self._weights.layers[layer]
@@ -427,8 +481,11 @@ class ReferenceRunner:
         mixed = attention(
             q, batch, self._keys[layer], self._values[layer], spec.windows[layer],
             spec.attention_cap, spec.chunked_windows, tensors.get("sinks"),
-        )  # fmt: skip
-        return mixed.reshape(batch.num_rows, -1)
+        ).reshape(batch.num_rows, -1)  # fmt: skip
+        if spec.gated_attention:
+            gate = add("z", normed, linear(normed, tensors["z"], tensors.get("z_bias")))
+            mixed = (mixed / (1 + np.exp(-gate))).astype(np.float32)
+        return mixed
 
     def _angles_of(self, rope: RopeSpec, batch: Batch) -> tuple[Floats, Floats]:
         """Cosines and sines (rows, half) of each row's positions."""
@@ -451,6 +508,13 @@ class ReferenceRunner:
         for source, destination in pairs:
             for cache in (self._keys, self._values):
                 cache[:, destination] = cache[:, source]
+
+    def copy_states(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy whole slots of states, `(source, destination)` each, in order."""
+        for source, destination in pairs:
+            for layer in range(self._spec.num_layers):
+                if (layer, source) in self._states:
+                    self._states[layer, destination] = self._states[layer, source]
 
     def close(self) -> None:
         """Let go of the cache."""

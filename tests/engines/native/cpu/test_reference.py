@@ -18,12 +18,25 @@ from tests.engines.native.random_models import load_oracle, make_random_model
 
 @pytest.mark.parametrize(
     "kind",
-    ["mistral", "ministral3", "qwen2", "qwen3", "gemma2", "gemma3", "glm4", "granite", "olmo3"],
+    [
+        "mistral",
+        "ministral3",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "glm4",
+        "granite",
+        "olmo3",
+        "qwen3_next",
+        "olmo_hybrid",
+    ],
 )
 def test_reference_runner(kind: str, tmp_path: Path) -> None:
     folder = make_random_model(tmp_path / "model", kind)
     weights = load_weights(read_spec(folder), folder)
-    runner = ReferenceRunner(weights, max_model_len=128, num_blocks=16)
+    slots = 4 if weights.spec.state_floats else 0
+    runner = ReferenceRunner(weights, max_model_len=128, num_blocks=16, num_state_slots=slots)
     ids = random_ids(70)
     found = logits_of(runner, ids, [30, 1], first_block=5)
     with torch.inference_mode():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from transformers import CONFIG_MAPPING
 
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec
 from quire.engines.native.models.multimodal import PREFIX_MAP
 from quire.engines.native.models.registry import read_spec, spec_of
 from quire.engines.native.models.spec import DecoderSpec, QueryScale
@@ -103,6 +104,44 @@ def test_gemma3_text_config_leaves_out_what_is_the_default() -> None:
     assert (found.attention_multiplier, found.logits_cap) == (256**-0.5, 0)
     with pytest.raises(ModelError, match="text_config is missing"):
         spec_of(HubConfig({"model_type": "gemma3"}))
+
+
+def test_hybrids_of_delta_nets() -> None:
+    """What a config leaves out is the default of its type; what is not computed is refused."""
+    found = spec(model_type="qwen3_next", num_hidden_layers=8)
+    assert [mixer is not None for mixer in found.mixers] == [True, True, True, False] * 2
+    assert (found.head_dim, found.rotary_dim, found.gated_attention) == (256, 64, True)
+    net = found.mixers[0]
+    assert isinstance(net, DeltaNetSpec)
+    assert (net.key_heads, net.value_heads, net.key_size, net.value_size) == (16, 32, 128, 128)
+    types = ["full_attention", "linear_attention"]
+    found = spec(model_type="qwen3_5_text", layer_types=types)
+    assert [mixer is not None for mixer in found.mixers] == [False, True]
+    for changes, problem in (
+        ({"linear_conv_kernel_dim": 3}, "linear_conv_kernel_dim is 3"),
+        ({"attn_output_gate": False}, "attn_output_gate is False"),
+        ({"layer_types": ["full_attention", "conv"]}, "layer_types"),
+        ({"linear_num_key_heads": 3, "linear_num_value_heads": 4}, "linear_num_value_heads is 4"),
+    ):
+        with pytest.raises(ModelError, match=problem):
+            spec(model_type="qwen3_5_text", **changes)
+
+
+def test_olmo_hybrid() -> None:
+    found = spec(model_type="olmo_hybrid", num_hidden_layers=4, hidden_size=128)
+    net = found.mixers[0]
+    assert isinstance(net, DeltaNetSpec)
+    assert (net.key_heads, net.key_size, net.value_size, net.rate_scale) == (4, 24, 48, 2.0)
+    # The published models have no rotary embedding; others say what theirs is.
+    assert found.no_rope == (0, 1, 2, 3)
+    rope = {"rope_type": "default", "rope_theta": 5e5}
+    found = spec(model_type="olmo_hybrid", num_hidden_layers=4, rope_parameters=rope)
+    assert (found.no_rope, found.rope.theta) == ((), 5e5)
+    roles = [{one.role for one in found.layer_tensors(layer)} for layer in (2, 3)]
+    assert "attention_norm" in roles[0]
+    assert "post_attention_norm" not in roles[0]
+    assert "attention_norm" not in roles[1]
+    assert "post_attention_norm" in roles[1]
 
 
 def test_smollm3_layers() -> None:

@@ -252,10 +252,10 @@ class BatchAdapters:
         self._adapters, self.logits_runs, self._struct = (), [], LoraBatch()
 
     def _make_products(self, rank: int) -> None:
-        """Have memory for the small products of up to three maps of one phase."""
+        """Have memory for the small products of the maps of one phase."""
         floats = self._max_rows * rank
-        if len(self._products) < 3 * floats:
-            self._products = aligned_zeros((3 * floats,))
+        if len(self._products) < layout.LORA_MAPS_OF_INPUT * floats:
+            self._products = aligned_zeros((layout.LORA_MAPS_OF_INPUT * floats,))
         self._struct.h = address_of(self._products)
         self._struct.h_bytes, self._struct.h_stride = 4 * floats, 4 * rank
 

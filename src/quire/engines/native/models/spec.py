@@ -172,8 +172,13 @@ class DecoderSpec:
     """Soft cap of the logits, after their scale."""
     experts: ExpertsSpec | None = None
     """The sparse FFN of some or all layers."""
+    gated_attention: bool = False
+    """What attention gives is multiplied by the sigmoid of a gate, whose rows are beside those of the
+    queries: head by head first a query's, then its gate's."""
     mixers: tuple[TokenMixer | None, ...] = ()
     """For each layer, what it has in place of attention, None for attention; empty if all have that."""
+    norms_before_mixers: bool = False
+    """Layers with a mixer have norms before it and before the FFN, whatever the other layers have."""
     shapes: tuple[AttentionShape, ...] = ()
     """For each layer, the sizes of its attention; empty if all are `num_heads`, `num_kv_heads`, `head_dim`."""
 
@@ -272,6 +277,8 @@ class DecoderSpec:
             ("v", names.v, shape.v_size, self.hidden_size, self.qkv_bias),
             ("o", names.o, self.hidden_size, shape.out_size, self.o_bias),
         )
+        if self.gated_attention:
+            linears += (("z", names.q, shape.out_size, self.hidden_size, self.qkv_bias),)
         if mixer:
             yield from mixer.tensors(prefix, self.hidden_size)
             linears = ()
@@ -290,19 +297,22 @@ class DecoderSpec:
             yield TensorSpec("sinks", f"{prefix}{names.sinks}", (shape.heads,))
         if experts:
             yield from experts.tensors(prefix, self.hidden_size)
-        for role, name, size in self._norms(shape, has_heads=mixer is None):
+        for role, name, size in self._norms(shape, mixer):
             yield TensorSpec(role, f"{prefix}{name}.weight", (size,), offset=self.norm_offset)
 
-    def _norms(self, shape: AttentionShape, *, has_heads: bool) -> Iterator[tuple[str, str, int]]:
+    def _norms(
+        self, shape: AttentionShape, mixer: TokenMixer | None
+    ) -> Iterator[tuple[str, str, int]]:
         """Role, name and size of a layer's norms; those of heads only if it has some."""
         names = self.names
-        if self.pre_norms:
+        before_mixer = mixer is not None and self.norms_before_mixers
+        if self.pre_norms or before_mixer:
             yield "attention_norm", names.attention_norm, self.hidden_size
             yield "ffn_norm", names.ffn_norm, self.hidden_size
-        if self.post_norms:
+        if self.post_norms and not before_mixer:
             yield "post_attention_norm", names.post_attention_norm, self.hidden_size
             yield "post_ffn_norm", names.post_ffn_norm, self.hidden_size
-        if has_heads and (self.head_norms or self.width_norms):
+        if mixer is None and (self.head_norms or self.width_norms):
             width = self.width_norms
             yield "q_norm", names.q_norm, shape.q_size if width else shape.head_dim
             yield "k_norm", names.k_norm, shape.k_size if width else shape.head_dim
@@ -315,6 +325,10 @@ class DecoderSpec:
         names, ffn = self.names, self.ffn_size
         if names.gate_up and role in ("gate", "up"):
             return names.gate_up, ((0, ffn) if role == "gate" else (ffn, 2 * ffn),), 2 * ffn
+        if self.gated_attention and role in ("q", "z"):
+            size = shape.head_dim
+            starts = range(0 if role == "q" else size, 2 * shape.q_size, 2 * size)
+            return names.q, tuple((start, start + size) for start in starts), 2 * shape.q_size
         if not names.qkv or role not in ("q", "k", "v"):
             return None
         groups = shape.kv_heads if names.qkv_by_group else 1

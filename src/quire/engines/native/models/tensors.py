@@ -27,6 +27,8 @@ class TensorSpec:
     """A number that is added to the stored values."""
     turned: bool = False
     """The part is transposed once its rows are taken."""
+    columns: Rows = ()
+    """Ranges of a folder's columns in the order that a GGUF file has them in; none if that is the same."""
     within: tuple[TensorPart, ...] = ()
     """Where else it may be, in folders without a tensor of its name: parts of larger tensors."""
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.engines.native.cpu.kernels import activations
+from quire.engines.native.cpu.compiler.language import kernel
+from quire.engines.native.cpu.kernels import activations, simd
 from quire.engines.native.cpu.kernels.layout import LANES
 from tests.engines.native.cpu import reference
 from tests.engines.native.cpu.kernels.arrays import ptr
@@ -53,3 +54,23 @@ def test_soft_cap(cap: float) -> None:
     expected = exact(x.astype(np.float64) * 0.7, cap)
     activations.soft_cap(ptr(x), x.size, 0.7, cap)
     np.testing.assert_allclose(x, expected, rtol=5e-7, atol=1e-37)
+
+
+@kernel
+def _softplus(x: int, size: int) -> None:
+    for k in range(0, size, simd.LANES):
+        count = min(simd.LANES, size - k)
+        value = activations.softplus(simd.load_part(x + 4 * k, count))
+        simd.store_part(x + 4 * k, value, count)
+
+
+def test_softplus() -> None:
+    tiny = 10.0 ** np.arange(-30, 3)
+    values = [*tiny, *-tiny, *np.linspace(-80, 20, 2000), 0, np.inf, -np.inf]
+    x = np.array(values, np.float32)
+    expected = np.logaddexp(x.astype(np.float64), 0)
+    _softplus(ptr(x), x.size)
+    np.testing.assert_allclose(x, expected, rtol=4e-7, atol=1e-37)
+    x[0] = np.nan
+    _softplus(ptr(x), 1)
+    assert np.isnan(x[0])

@@ -96,6 +96,16 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "norms before and after": ("hyperclovax", {}, {}),
     "neighbouring pairs": ("ernie4_5", {}, {"modules_to_save": ["embed_tokens"]}),
     "beside experts": ("qwen3_moe", {}, {"target_modules": ["q_proj", "o_proj"]}),
+    "delta nets": (
+        "qwen3_5_text",
+        {},
+        {"target_modules": [*LINEARS, "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"]},
+    ),
+    "fused delta nets": (
+        "qwen3_next",
+        {},
+        {"target_modules": ["q_proj", "in_proj_qkvz", "in_proj_ba", "out_proj"]},
+    ),
     "experts": ("qwen3_moe", {}, {"target_parameters": FUSED}),
     "experts alone": (
         "mixtral",
@@ -219,7 +229,9 @@ def test_logits_equal_pefts(name: str, folders: Any, load: Any) -> None:
     found = logits_of(runner, ids, adapter=loaded)
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     np.testing.assert_allclose(logits_of(runner, ids), plain, atol=1e-4)
-    slow = ReferenceRunner(load_weights(read_spec(model), model), max_model_len=128, num_blocks=16)
+    weights = load_weights(read_spec(model), model)
+    slots = 2 if weights.spec.state_floats else 0
+    slow = ReferenceRunner(weights, max_model_len=128, num_blocks=16, num_state_slots=slots)
     own = slow.load_adapter(checked(adapter, model))
     np.testing.assert_allclose(logits_of(slow, ids, [33], adapter=own), wanted, atol=1e-4)
     for threads in (1, 3, 5):

@@ -1,4 +1,4 @@
-"""Activations and soft caps: the gates of the FFN, and tanh, which caps scores and logits.
+"""Activations and soft caps: gates of the FFN, tanh, which caps scores and logits, softplus.
 
 They are made of `build_exp` and one tanh of our own, since the C library computes neither on a
 register. The NumPy functions of the same names in `reference` say what each means.
@@ -43,6 +43,24 @@ def build_tanh(builder: ir.IRBuilder, x: Any) -> Any:
 def tanh(builder: ir.IRBuilder, value: Any) -> Any:
     """The hyperbolic tangent of each lane; see `build_tanh`."""
     return build_tanh(builder, value)
+
+
+@primitive(REGISTER, REGISTER)
+def softplus(builder: ir.IRBuilder, x: Any) -> Any:
+    """log(1 + exp(x)) of each lane, within 3 units in the last place; NaN for NaN."""
+    zero = constant_vector(0.0)
+    is_positive = builder.fcmp_ordered(">", x, zero)
+    negative = builder.select(is_positive, builder.fsub(zero, x), x)
+    small = build_exp(builder, negative, negative=True)
+    # log(1 + u) = 2 atanh(u / (2 + u)), whose series ends soon: that quotient is at most a third.
+    ratio = builder.fdiv(small, builder.fadd(small, constant_vector(2.0)))
+    square = builder.fmul(ratio, ratio)
+    series = constant_vector(2 / 17)
+    for power in (15, 13, 11, 9, 7, 5, 3):
+        series = build_fma(builder, series, square, constant_vector(2 / power))
+    cube = builder.fmul(ratio, square)
+    log = build_fma(builder, cube, series, builder.fadd(ratio, ratio))
+    return builder.fadd(builder.select(is_positive, x, zero), log)
 
 
 @kernel
@@ -95,6 +113,23 @@ def clamped_swiglu(builder: ir.IRBuilder, gate: Any, up: Any) -> Any:
     power = build_exp(builder, builder.fmul(gate, constant_vector(-SWIGLU_SLOPE)))
     gate = builder.fdiv(gate, builder.fadd(one, power))
     return builder.fmul(gate, builder.fadd(up, one))
+
+
+@primitive(REGISTER, REGISTER)
+def sigmoid(builder: ir.IRBuilder, value: Any) -> Any:
+    """1 / (1 + exp(-x)) of each lane."""
+    one = constant_vector(1.0)
+    power = build_exp(builder, builder.fsub(constant_vector(0.0), value))
+    return builder.fdiv(one, builder.fadd(one, power))
+
+
+@kernel
+def multiply_by_sigmoid(x: int, gate: int, size: int) -> None:
+    """`x *= sigmoid(gate)` for `size` floats."""
+    for k in range(0, size, simd.LANES):
+        count = min(simd.LANES, size - k)
+        factor = sigmoid(simd.load_part(gate + 4 * k, count))
+        simd.store_part(x + 4 * k, simd.multiply(simd.load_part(x + 4 * k, count), factor), count)
 
 
 def _make_gate(activation: Any) -> Any:

@@ -62,3 +62,19 @@ class Experts(Struct):
     starts: int  # (count + 2,) int64
     grouped_rows: int  # (rows * (per_token + 1),) int32
     grouped_weights: int  # the same, float32
+
+
+class DeltaNet(Struct):
+    """The gated delta rule of one layer: its sizes, its small weights, and the states of sequences."""
+
+    key_heads: int
+    value_heads: int  # a multiple of the key heads
+    key_size: int
+    value_size: int
+    log_decay: int  # (value_heads,): A_log
+    step_bias: int  # (value_heads,)
+    rate_scale: float  # the most that a state learns of a row
+    is_tiled: bool  # value heads leave in another order: see `delta_net.place_of`
+    norm: int  # (value_size,)
+    norm_eps: float
+    states: int  # of this layer in slot 0: (value heads, slices, key size, COLUMNS)

@@ -25,8 +25,10 @@ SILU, GELU_TANH, CLAMPED_SWIGLU = range(3)  # activations of an FFN
 SOFTMAX, SIGMOID, SIGMOID_OF_CHOSEN = range(3)  # what a router makes of its logits
 KV_FLOAT32, KV_FLOAT16, KV_INT8 = range(3)  # kinds of KV caches
 QUANT_BLOCK = 16  # columns of a quantised map that are stored together
-# The linear maps of a layer, by role. Those with one input are neighbours.
-LINEARS = ("q", "k", "v", "o", "gate", "up", "down", "q_a", "kv_a", "q_b")
+# The linear maps of a layer, by role. Those of one input follow each other: q, k, v and, in layers with
+# gates, z, rate and decay; gate and up; q_a and kv_a.
+LINEARS = ("q", "k", "v", "z", "rate", "decay", "o", "gate", "up", "down", "q_a", "kv_a", "q_b")
+UNROUNDED = ("rate", "decay")  # small ones that stay floats: errors of a state's add up
 
 # What the threads of a step share: the number of the step that runs, or 0; the number of threads
 # inside it; and for each thread whether it sleeps. Each has a cache line of its own, since different
@@ -44,6 +46,7 @@ SCRATCH_ROWS = 64
 # Adapters have an entry for the embeddings, one for the head, and then LORA_MAPS for each layer.
 EMBEDDINGS_ENTRY, HEAD_ENTRY, FIRST_LAYER_ENTRY = range(3)
 LORA_MAPS = len(LINEARS)  # entries of a layer
+LORA_MAPS_OF_INPUT = 6  # the most that read one input
 # They may have further ones for the sparse FFN of each layer: router, shared score, and gate, up and down
 # of each expert.
 ROUTER_ENTRY, SHARED_SCORE_ENTRY, FIRST_EXPERT_ENTRY = range(3)

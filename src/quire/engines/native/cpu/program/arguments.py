@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quire.engines.native.cpu.compiler.structs import Struct, Structs
-from quire.engines.native.cpu.kernels.arguments import LinearMap
+from quire.engines.native.cpu.kernels.arguments import DeltaNet, LinearMap
 
 # ---- the step
 
@@ -67,7 +67,7 @@ class LoraBatch(Struct):
     head_run_count: int
     heads: Structs[HeadRun]
     head_count: int
-    h: int  # the small products x @ a.T, of up to three maps
+    h: int  # the small products x @ a.T, of the maps of one input
     h_bytes: int  # from one map's to the next
     h_stride: int  # from one row to the next, of the largest rank
     expert_kernel: int  # the address of `lora.add_expert_products`; 0 if no adapter has some
@@ -184,6 +184,7 @@ class Projection(Struct):
     q: LinearMap
     k: LinearMap
     v: LinearMap
+    z: LinearMap | None  # the gate of what attention gives, computed into `step.gate`
     q_norm: int  # (head_dim,), or (heads * head_dim,) with `norms_widths`, or 0
     k_norm: int
     norms_widths: bool  # a norm is over all heads of a row
@@ -195,7 +196,7 @@ class Projection(Struct):
     query_factors: QueryFactors | None  # and this
     k_cache: int
     v_cache: int
-    entry: int  # of adapters, for q; k and v follow
+    entry: int  # of adapters, for q; k, v and z follow
 
 
 (PROJECT_NORM, PROJECT_ROWS, PROJECT_LORA, PROJECT_HEADS, PROJECT_WIDTHS, PROJECT_PHASES) = range(6)
@@ -215,6 +216,7 @@ class Attention(Struct):
     cap: float
     out: int  # (rows, heads, value_dim)
     sinks: int  # (heads,), or 0
+    is_gated: bool  # by the sigmoid of `step.gate`
 
 
 ATTEND_PHASE, ATTEND_PHASES = range(2)
@@ -250,6 +252,38 @@ class LatentAttention(Struct):
 (LATENT_NORM, LATENT_ROWS, LATENT_LORA, LATENT_MAPS, LATENT_STORE, LATENT_PHASES) = range(6)
 (QUERY_ROWS, QUERY_LORA, QUERY_COLUMNS, QUERY_HEADS, QUERY_PHASES) = range(5)
 VALUE_HEADS, VALUE_PHASES = range(2)
+
+
+class CausalConv(Struct):
+    """A causal convolution over each channel: see `causal_conv`."""
+
+    channels: int
+    width: int
+    taps: int  # (width, channels)
+    bias: int  # (channels,), or 0
+    is_silu: bool
+    states: int  # of this layer in slot 0: (width - 1, channels)
+
+
+class GatedDeltaNet(Struct):
+    """`project_delta` and `delta_rule`: the maps of a gated delta net, its convolutions, its rule."""
+
+    norm: int  # (hidden,), or 0
+    q: LinearMap
+    k: LinearMap
+    v: LinearMap
+    z: LinearMap  # the gate of the output
+    rate: LinearMap  # a column for each value head
+    decay: LinearMap  # the same
+    entry: int  # of adapters, for q; those for the others follow
+    q_conv: CausalConv
+    k_conv: CausalConv
+    v_conv: CausalConv
+    net: DeltaNet
+
+
+(DELTA_NORM, DELTA_ROWS, DELTA_LORA, DELTA_HEADS, DELTA_PROJECT_PHASES) = range(5)
+(DELTA_SLICES, DELTA_GATES, DELTA_RULE_PHASES) = range(3)
 
 
 class Output(Struct):
@@ -296,6 +330,8 @@ PHASES: Mapping[str, int] = {
     "attend_float32": ATTEND_PHASES,
     "attend_float16": ATTEND_PHASES,
     "attend_int8": ATTEND_PHASES,
+    "project_delta": DELTA_PROJECT_PHASES,
+    "delta_rule": DELTA_RULE_PHASES,
     "attention_output": OUTPUT_PHASES,
     "latent_project": LATENT_PHASES,
     "latent_queries": QUERY_PHASES,

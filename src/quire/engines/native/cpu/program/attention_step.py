@@ -6,11 +6,12 @@ from typing import Any
 
 from quire.engines.native.cpu.compiler.language import kernel
 from quire.engines.native.cpu.kernels import layout, simd
+from quire.engines.native.cpu.kernels.activations import multiply_by_sigmoid
 from quire.engines.native.cpu.kernels.arguments import LinearMap
 from quire.engines.native.cpu.kernels.attention import attention, store_keys, store_values
 from quire.engines.native.cpu.kernels.linear import linear_columns, quantized_map_of
 from quire.engines.native.cpu.kernels.rowwise import rms_norm, rotate_heads, task_range
-from quire.engines.native.cpu.kernels.simd import NO
+from quire.engines.native.cpu.kernels.simd import NO, get_int64
 from quire.engines.native.cpu.program import arguments
 from quire.engines.native.cpu.program.arguments import Attention, Output, Projection, Step
 from quire.engines.native.cpu.program.linear_phases import (
@@ -31,7 +32,7 @@ from quire.engines.native.cpu.program.phases import (
     wait_for_phase,
 )
 
-_Q, _K, _V, _MAPS_OF_X = range(4)
+_Q, _K, _V, _Z = range(4)
 
 
 # ---- rotary embedding and the cache
@@ -89,7 +90,7 @@ def _project_columns(
     step: Step, own: Projection, linear_map: LinearMap, which: int, normed: int, quantized: int,
     out: int, size: int, first: int, end: int,
 ) -> None:  # fmt: skip
-    """The columns of some heads of `size`, of queries, keys or values; `which` is _Q, _K or _V."""
+    """The columns of some heads of `size`, of queries, keys, values or gates; `which` is _Q to _Z."""
     first, end = first * size, end * size
     linear_columns(normed, quantized, step.rows, linear_map, out, first, end, NO)
     add_lora(step.adapters, own.entry + which, which, out, linear_map.columns, first, end)
@@ -99,9 +100,9 @@ def _project_columns(
 def _project_task(
     step: Step, own: Projection, normed: int, quantized: int, first: int, end: int
 ) -> None:
-    """Make heads `first` to `end - 1` of the queries, keys and values ready for attention.
+    """Make heads `first` to `end - 1` of the queries, keys, values and gates ready for attention.
 
-    Heads are counted over queries, keys and values in this order. The task that computes a head
+    Heads are counted over queries, keys, values and gates in this order. The task that computes a head
     also norms, rotates and stores it, while it is in the cache. Only norms over all heads have to
     wait for the other tasks: `_norm_widths` then does the rest for queries and keys.
     """
@@ -119,11 +120,15 @@ def _project_task(
         if not own.norms_widths:
             _finish_keys(step, own, first, last, own.k_norm, 0, rows)
     first, end = max(first - kv_heads, 0), end - kv_heads
-    if first < end:
-        size = own.value_dim
-        _project_columns(step, own, own.v, _V, normed, quantized, step.values, size, first, end)
-        store_values(step.values, rows, kv_heads, size, first, end, step.slots,
+    size = own.value_dim
+    if first < min(end, kv_heads):
+        last = min(end, kv_heads)
+        _project_columns(step, own, own.v, _V, normed, quantized, step.values, size, first, last)
+        store_values(step.values, rows, kv_heads, size, first, last, step.slots,
                      step.block_size, step.kv_kind, own.v_cache, step.num_blocks)  # fmt: skip
+    first, end = max(first - kv_heads, 0), end - kv_heads
+    if own.z and first < end:
+        _project_columns(step, own, own.z, _Z, normed, quantized, step.gate, size, first, end)
 
 
 @kernel
@@ -145,10 +150,14 @@ def _norm_widths(step: Step, own: Projection, phase: int) -> None:
 
 @kernel
 def project(thread: int, step: Step, own: Projection, first_phase: int) -> None:
-    """Norm, queries, keys and values, rotary embedding, and the write to the cache."""
+    """Norm, queries, keys, values and gates, rotary embedding, and the write to the cache."""
     x, rows = step.residual, step.rows
     norm_phase(step, x, rows, own.norm, first_phase + arguments.PROJECT_NORM)
     quantized_map = quantized_map_of(own.q, quantized_map_of(own.k, own.v))
+    maps, units = _Z, own.heads + 2 * own.kv_heads
+    if own.z:
+        quantized_map = quantized_map_of(quantized_map, own.z)
+        maps, units = _Z + 1, units + own.heads
     quantize_phase(step, quantized_map, phase_input(step, x, own.norm), rows,
                    first_phase + arguments.PROJECT_ROWS)  # fmt: skip
     # Adapters read the norm in a phase before the first task. Without them, a thread that finds no
@@ -156,10 +165,9 @@ def project(thread: int, step: Step, own: Projection, first_phase: int) -> None:
     normed = 0
     if step.adapters:
         normed = normed_rows(thread, step, x, rows, own.norm)
-        layer_products(step, own.entry, _MAPS_OF_X, normed, first_phase + arguments.PROJECT_LORA)
+        layer_products(step, own.entry, maps, normed, first_phase + arguments.PROJECT_LORA)
     phase = first_phase + arguments.PROJECT_HEADS
     # Whole heads are the units: a task that had part of one could neither norm nor rotate it.
-    units = own.heads + 2 * own.kv_heads
     counters, tasks = counters_of(step, phase), num_tasks(step, units)
     task = take_task(counters)
     if task < tasks and not normed:
@@ -175,6 +183,16 @@ def project(thread: int, step: Step, own: Projection, first_phase: int) -> None:
 
 
 # ---- attention
+
+
+@kernel
+def _gate_tile(step: Step, own: Attention, task: int) -> None:
+    """Multiply what a task of attention gave by the sigmoid of its gates."""
+    tile, head = step.tiles + 24 * (task // own.kv_heads), task % own.kv_heads
+    width, row = own.heads // own.kv_heads * own.value_dim, get_int64(tile, 1)
+    for one in range(row, row + get_int64(tile, 2)):
+        place = 4 * (one * own.kv_heads + head) * width
+        multiply_by_sigmoid(own.out + place, step.gate + place, width)
 
 
 def _make_attend(kind: int) -> Any:
@@ -209,6 +227,8 @@ def _make_attend(kind: int) -> Any:
                 own.sinks,
                 step.num_blocks,
             )
+            if own.is_gated:
+                _gate_tile(step, own, task)
             task = next_task(counters)
         wait_for_phase(step, phase, tasks)
 

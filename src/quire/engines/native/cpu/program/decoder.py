@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from quire.engines.native.cpu.kernels import layout
 from quire.engines.native.cpu.kernels.block_forms import FORMS, PACKED_BY_KERNELS
 from quire.engines.native.cpu.program.arguments import PHASES, STEP_PHASES
+from quire.engines.native.models.layers.delta_net import DeltaNetSpec
 from quire.engines.native.models.layers.latent_attention import LatentAttentionSpec
 from quire.engines.native.models.layers.mixer import TokenMixer
 from quire.engines.native.models.spec import DecoderSpec
@@ -22,6 +23,8 @@ KERNELS = {
     "attend_float32": "program.attention_step:attend_float32",
     "attend_float16": "program.attention_step:attend_float16",
     "attend_int8": "program.attention_step:attend_int8",
+    "project_delta": "program.delta_step:project_delta",
+    "delta_rule": "program.delta_step:delta_rule",
     "attention_output": "program.attention_step:attention_output",
     "latent_project": "program.latent_step:latent_project",
     "latent_queries": "program.latent_step:latent_queries",
@@ -59,6 +62,7 @@ attribute and, of a dict, the key.
 ATTEND = "attend"
 MIXERS: Mapping[type[TokenMixer], tuple[str, ...]] = {
     LatentAttentionSpec: ("latent_project", "latent_queries", ATTEND, "latent_values"),
+    DeltaNetSpec: ("project_delta", "delta_rule"),
 }
 """The operations of each kind of layer that has something else in place of attention; `ATTEND` among them
 is attention over the cache. `attention_output` follows."""

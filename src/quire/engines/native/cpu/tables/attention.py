@@ -16,6 +16,8 @@ def projection(weights: Weights, layer: int, memory: LayerMemory) -> Projection:
     _fill_shape(made, spec, layer)
     made.norm = address_of(tensors.get("attention_norm"))
     made.q, made.k, made.v = (linear_map(tensors, role) for role in ("q", "k", "v"))
+    if spec.gated_attention:
+        made.z = linear_map(tensors, "z")
     made.q_norm = address_of(tensors.get("q_norm"))
     made.k_norm = address_of(tensors.get("k_norm"))
     made.norms_widths, made.norms_last = spec.width_norms, spec.norms_after_rope
@@ -41,6 +43,7 @@ def attention(weights: Weights, layer: int, memory: LayerMemory) -> Attention:
     step = memory.step
     made.out = step.up if spec.mixer(layer) else step.attention_out
     made.sinks = address_of(weights.layers[layer].get("sinks"))
+    made.is_gated = spec.gated_attention and spec.mixer(layer) is None
     return made
 
 

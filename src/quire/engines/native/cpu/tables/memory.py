@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
 
 from quire.engines.native.cpu.memory.kv_cache import KvCache
 from quire.engines.native.cpu.memory.states import StateCache
@@ -23,6 +26,13 @@ class LayerMemory:
     cache: KvCache
     states: StateCache
     expert_scratch: ExpertScratch | None
+    arrays: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
+    """What was made of weights, and structs have the addresses of."""
+
+    def keep(self, array: NDArray[Any]) -> int:
+        """Keep an array alive; returns its address."""
+        self.arrays.append(array)
+        return address_of(array)
 
     def angles_of(self, spec: DecoderSpec, layer: int) -> Angles | None:
         """The angles of a layer's rotary embedding; None if it has none."""

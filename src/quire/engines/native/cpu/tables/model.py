@@ -25,6 +25,7 @@ from quire.engines.native.cpu.program.arguments import (
 from quire.engines.native.cpu.program.decoder import ATTEND, Operation, decoder_program, num_phases
 from quire.engines.native.cpu.program.machine_code import kernel_address
 from quire.engines.native.cpu.tables.attention import attention, projection
+from quire.engines.native.cpu.tables.delta_net import delta_net
 from quire.engines.native.cpu.tables.ffn import ExpertScratch, dense_ffn, sparse_ffn
 from quire.engines.native.cpu.tables.latent_attention import latent_attention
 from quire.engines.native.cpu.tables.maps import linear_map, output_of
@@ -41,6 +42,7 @@ from quire.engines.native.models.spec import DecoderSpec
 _SECOND_HALVES = {
     "dense_down": "dense_gate",
     "add_experts": "route",
+    "delta_rule": "project_delta",
     "latent_queries": "latent_project",
     "latent_values": "latent_project",
 }
@@ -52,6 +54,7 @@ _LAYERS: dict[str, _Fill] = {
     "latent_project": latent_attention,
     "project": projection,
     ATTEND: attention,
+    "project_delta": delta_net,
     "attention_output": lambda weights, layer, _: output_of(
         weights, layer, "o", "post_attention_norm"
     ),
@@ -76,6 +79,7 @@ def scratch_widths(spec: DecoderSpec) -> dict[str, int]:
                 "keys": shape.k_size,
                 "values": shape.v_size,
                 "attention_out": shape.out_size,
+                "gate": shape.out_size if spec.gated_attention else 0,
             }
         for field, columns in needed.items():
             widths[field] = max(widths.get(field, 0), columns)
@@ -135,6 +139,8 @@ class ModelTables:
         spec, step = weights.spec, self._step
         step.hidden, step.vocab = spec.hidden_size, spec.vocab_size
         step.eps, step.residual_scale = spec.norm_eps, spec.residual_scale
+        if self._memory is not None:
+            self._memory.arrays.clear()
         self._arguments = self._all_arguments(weights)
         instructions = Structs(Instruction, len(self._program))
         for instruction, one in zip(instructions, self._program, strict=True):

@@ -286,6 +286,8 @@ class _LoraReader:
         """Take over a pair, or the part of it that belongs to a part of a fused tensor."""
         if target.tensor.role not in self._weights.tensors and target.layer is None:
             return
+        if target.tensor.columns:
+            a = np.concatenate([a[:, first:end] for first, end in target.tensor.columns], axis=1)
         if target.tensor.role == "head":
             self._result.vocabulary = max(self._result.vocabulary, len(b))
             b = _with_rows(b, self._rows)

@@ -22,7 +22,12 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engines.native.cpu.kernels.layout import LINEARS, QUANT_BLOCK, quantized_row_bytes
+from quire.engines.native.cpu.kernels.layout import (
+    LINEARS,
+    QUANT_BLOCK,
+    UNROUNDED,
+    quantized_row_bytes,
+)
 from quire.engines.native.cpu.program.machine_code import kernel_function
 from quire.engines.native.cpu.weights.blocks import PackedBlocks
 from quire.engines.native.models import spec as spec_module
@@ -272,10 +277,12 @@ class Packer:
         """Whether a full-precision tensor in this role is to be rounded.
 
         The router and the score of a shared expert are not: they are small, and a small error in
-        them can choose another expert.
+        them can choose another expert. Nor are a state's rates and decays, whose errors add up.
         """
         linear = role.rpartition(".")[2]  # of an expert's: experts.<i>.gate
-        return self._kind is not None and (linear in LINEARS or linear == "head")
+        if self._kind is None or linear in UNROUNDED:
+            return False
+        return linear in LINEARS or linear == "head"
 
     def pack(self, matrix: QuantizedMatrix) -> PackedMatrix | None:
         """A checkpoint's matrix for the kernels; None if they have no tiles for its groups.

@@ -1,0 +1,71 @@
+"""Qwen3.5 and 3.6, dense and with experts: Qwen3-Next with a tensor for each part of its delta nets.
+
+Of a folder with a vision tower (`qwen3_5`, `qwen3_5_moe`), only the text decoder is read. Layers that only
+guess further tokens (MTP) are left aside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.engines.native.models.layers.delta_net import DeltaNetNames
+from quire.engines.native.models.multimodal import text_of
+from quire.engines.native.models.qwen2_moe import experts
+from quire.engines.native.models.qwen3_next import hybrid
+from quire.engines.native.models.rope import read_rope
+from quire.engines.native.models.spec import DecoderSpec, RopeSpec
+from quire.weights.hub_config import HubConfig
+
+# transformers' defaults. A saved config leaves out every key whose value is the default.
+_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 248_320,
+    "num_attention_heads": 16,
+    "max_position_embeddings": 32_768,
+}
+_DENSE = _DEFAULTS | {
+    "hidden_size": 4096,
+    "intermediate_size": 12_288,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 4,
+}
+_SPARSE = _DEFAULTS | {
+    "hidden_size": 2048,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 2,
+    "moe_intermediate_size": 512,
+}
+_NAMES = DeltaNetNames(qkv="linear_attn.in_proj_qkv", conv="linear_attn.conv1d")
+
+
+def decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `qwen3_5_text`."""
+    config = config.with_defaults(_DENSE)
+    return hybrid(config, _NAMES, rope=_rope(config), sparse=None)
+
+
+def sparse_decoder(config: HubConfig) -> DecoderSpec:
+    """The spec of a config whose model_type is `qwen3_5_moe_text`: every layer has experts."""
+    config = config.with_defaults(_SPARSE)
+    ffn_size = config.integer("moe_intermediate_size")
+    # No layer is dense.
+    config = config.with_changes({"norm_topk_prob": True}).with_defaults(
+        {"intermediate_size": ffn_size}
+    )
+    shared = config.integer("shared_expert_intermediate_size", 512, minimum=0)
+    sparse = experts(config, count=256, chosen=8, ffn_size=ffn_size, shared_size=shared)
+    return hybrid(config, _NAMES, rope=_rope(config), sparse=sparse)
+
+
+def multimodal(config: HubConfig) -> DecoderSpec:
+    """The spec of the text decoder in a config whose model_type is `qwen3_5`."""
+    return text_of(config, decoder)
+
+
+def sparse_multimodal(config: HubConfig) -> DecoderSpec:
+    """The spec of the text decoder in a config whose model_type is `qwen3_5_moe`."""
+    return text_of(config, sparse_decoder)
+
+
+def _rope(config: HubConfig) -> RopeSpec:
+    """The rotary embedding of texts, whose tokens have one position in time, height and width."""
+    return read_rope(config, partial=0.25)
