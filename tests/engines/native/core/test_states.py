@@ -75,10 +75,11 @@ def test_answers_are_those_without_a_prefix_cache(speculation: int) -> None:
     plain, _ = engine_of(prefix_caching=False)
     cached, _ = engine_of(slots=64, speculation=speculation)
     expected = [answer for _, answer in complete(plain, *prompts, max_tokens=20)]
+    found: list[tuple[int, list[int]]] = []
     for _ in range(3):
         found = complete(cached, *prompts, max_tokens=20)
         assert [answer for _, answer in found] == expected
-    assert all(count > 0 for count, _ in found)
+    assert min(count for count, _ in found) > 0
 
 
 def test_a_single_slot_serves_one_sequence_after_the_other() -> None:
