@@ -54,7 +54,7 @@ def test_names_and_shapes_are_those_of_the_folder(tmp_path: Path, kind: str) -> 
             here = next((h + name[len(t) :] for t, h in mapped if name.startswith(t)), name)
             shapes[here] = stored.tensor(name).values.shape
     source = WeightsFolder(folder, found.names.prefix_map)
-    parts_of = {t.role + t.name: find_part(source, t) for t in tensors}
+    parts_of = {t.role + t.name: find_part(t, source.shape_of) for t in tensors}
     places = [(t, parts_of[t.role + t.name]) for t in tensors]
     names = {p.name if p else t.name: p.stored_shape if p else t.stored_shape for t, p in places}
     assert names == shapes
